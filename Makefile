@@ -1,0 +1,60 @@
+# SynthMix. `make help` lists what there is. Everything is set up by what needs it; nothing is installed by hand.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := .tools
+MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-contracts test-integration lint format protos check-protos lock clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Use
+setup: $(VENV)/.ready ## Install SynthMix and what it needs into .venv
+demo: setup ## Run the sample study from start to report (about 10 minutes on 2 cores)
+	$(BIN)/synthmix --home demo demo
+
+##@ Develop
+test: setup $(TOOLS)/bin/minio ## Run every test that CI runs
+	$(BIN)/python -m pytest
+test-unit: setup ## Tests without a network, in seconds
+	$(BIN)/python -m pytest tests/unit
+test-contracts: setup $(TOOLS)/bin/minio ## The object store's contract against every server
+	$(BIN)/python -m pytest tests/contracts
+test-integration: setup ## Real gRPC, real S3, real Ray
+	$(BIN)/python -m pytest tests/integration
+lint: setup ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+format: setup ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+##@ Generated files
+protos: setup ## Generate services/synthmix_api from protos/
+	$(BIN)/python protos/generate.py
+check-protos: setup ## Generated code is current, protos lint, and no earlier client breaks
+	$(BIN)/python protos/generate.py --check
+lock: setup ## Pin every package anew
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-emit-index-url --generate-hashes --extra dev pyproject.toml -o requirements.lock
+
+##@ Housekeeping
+clean: ## Remove what make made
+	rm -rf $(VENV) $(TOOLS) build demo
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "SynthMix needs Python 3.11 or newer; $(PYTHON) is older. Use make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+# MinIO publishes no binaries any more; its community edition is built from source, once.
+$(TOOLS)/bin/minio:
+	@command -v go >/dev/null || { echo "the MinIO contract tests need Go 1.24 or newer: install it (Debian: apt-get install golang), or put a minio binary at $@" >&2; exit 1; }
+	GOBIN=$(CURDIR)/$(TOOLS)/bin go install github.com/minio/minio@$(MINIO_VERSION)

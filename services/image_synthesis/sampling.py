@@ -1,0 +1,102 @@
+"""What a worker does for one shard: the pipeline with its adapter, and images that each have a generator of their own.
+
+Sampling follows the base model's own scheduler; guidance is classifier-free (Ho and Salimans 2022, arXiv:2207.12598).
+The image at index i starts from the noise of (seed, i): which worker makes it, and how many there are, changes nothing.
+"""
+
+import io
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from image_synthesis.shards import SHARD_IMAGES, SyntheticImage, write_shard
+from latent_diffusion import base_model
+from latent_diffusion.loading import LatentDiffusion, load, select_device
+from service_kit.artifacts import Manifest, fetch_payload, read_manifest
+from service_kit.digests import derived_seed
+from service_kit.errors import DataLoss
+from service_kit.metrics import count_on_worker
+from service_kit.object_store import ObjectStore
+from service_kit.resource_names import ADAPTERS, ArtifactName
+from service_kit.settings import IMAGE_SYNTHESIS, object_store_settings
+
+BATCH_IMAGES = 16
+WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+def synthesise_shard(target: str, request: dict[str, Any], number: int, report: Callable[[int], None], threads: int) -> int:
+    """Makes the images of one shard, writes it, and returns how many they are."""
+    torch.set_num_threads(threads)
+    store = ObjectStore(object_store_settings())
+    adapter = read_manifest(store, ArtifactName(ADAPTERS, request["adapter"]))
+    model = adapted_model(adapter.name)
+    total = len(request["labels"]) * request["per_class"]
+    indices = range(number * SHARD_IMAGES, min(total, (number + 1) * SHARD_IMAGES))
+    images: list[SyntheticImage] = []
+    for start in range(0, len(indices), BATCH_IMAGES):
+        images += synthesise_batch(model, adapter, request, indices[start:start + BATCH_IMAGES])
+        report(len(images))
+    write_shard(store, ArtifactName.parse(target, field="target"), number, images)
+    count_on_worker("synthmix_images", len(images), IMAGE_SYNTHESIS)
+    return len(images)
+
+
+def synthesise_batch(model: LatentDiffusion, adapter: Manifest, request: dict[str, Any], indices: range) -> list[SyntheticImage]:
+    """The images at these indices, which are ordered by class."""
+    labels = [request["labels"][index // request["per_class"]] for index in indices]
+    prompts = [request["prompt"].replace("{label}", label) for label in labels]
+    seeds = [derived_seed(request["seed"], "image", index) for index in indices]
+    size_px = adapter.request["image_size"]
+    pixels = model.pipeline(
+        prompts, height=size_px, width=size_px, num_inference_steps=request["steps"], guidance_scale=request["guidance_scale"],
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds], output_type="np").images
+    return [SyntheticImage(index, label, prompt, seed, _png(image, grey=adapter.summary["grey"]))
+            for index, label, prompt, seed, image in zip(indices, labels, prompts, seeds, pixels, strict=True)]
+
+
+@lru_cache(maxsize=1)  # a worker makes many shards of one image set
+def adapted_model(adapter_name: ArtifactName) -> LatentDiffusion:
+    """The adapter's base model with the adapter in it. Raises DataLoss if the adapter changes nothing."""
+    store = ObjectStore(object_store_settings())
+    adapter = read_manifest(store, adapter_name)
+    found = base_model.resolve(adapter.summary["base_model"], field="adapter.base_model")
+    base_model.verify(found, adapter.inputs["base_model"])
+    model = load(found.folder, select_device())
+    before = probe(model)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(fetch_payload(store, adapter, WEIGHTS), Path(folder) / WEIGHTS)
+        model.pipeline.load_lora_weights(folder, weight_name=WEIGHTS)
+    check_adapter_counts(model, before, adapter)
+    return model
+
+
+@torch.no_grad()
+def probe(model: LatentDiffusion) -> torch.Tensor:
+    """What the UNet answers to fixed noise."""
+    config, random = model.unet.config, torch.Generator().manual_seed(0)
+    latents = torch.randn(1, config.in_channels, config.sample_size, config.sample_size, generator=random)
+    tokens = torch.randn(1, 4, config.cross_attention_dim, generator=random)
+    answer: torch.Tensor = model.unet(latents.to(model.device, model.dtype), torch.tensor([500], device=model.device),
+                                      tokens.to(model.device, model.dtype)).sample
+    return answer.float().cpu()
+
+
+def check_adapter_counts(model: LatentDiffusion, before: torch.Tensor, adapter: Manifest) -> None:
+    """Raises DataLoss if the adapter was loaded and changes nothing: weights under unknown names load without an error."""
+    if torch.equal(before, probe(model)):
+        raise DataLoss(f"{adapter.name} was loaded and changes nothing; delete it and train it again", reason="ADAPTER_WITHOUT_EFFECT")
+
+
+def _png(image: np.ndarray, *, grey: bool) -> bytes:
+    """PNG of an image (height, width, 3) in 0 to 1. Grey if the real ones are: colour noise would tell synthetic from real."""
+    values = np.clip(np.rint(image.mean(axis=-1) * 255 if grey else image * 255), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    return buffer.getvalue()

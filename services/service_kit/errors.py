@@ -1,0 +1,180 @@
+"""One root error, and its form on the wire: google.rpc.Status with ErrorInfo and BadRequest (AIP-193)."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import json_format
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+DOMAIN = "synthmix"
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """A field of a request, as a path such as `mixtures.ratios[2]`, and what is wrong with its value."""
+
+    field: str
+    description: str
+
+
+class SynthMixError(Exception):
+    """Root of every error that a user may see.
+
+    Args:
+        message: What is wrong and how to put it right, in one or two sentences.
+        reason: UPPER_SNAKE cause, stable between versions.
+        violations: The fields at fault, if it is the request's.
+        metadata: Further facts, for programs.
+    """
+
+    code = code_pb2.INTERNAL
+
+    def __init__(self, message: str, *, reason: str = "INTERNAL", violations: Iterable[FieldViolation] = (),
+                 metadata: dict[str, str] | None = None):
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.violations = tuple(violations)
+        self.metadata = dict(metadata or {})
+
+    def __reduce__(self) -> Any:
+        # Ray carries errors between processes; keyword-only arguments need help to survive that.
+        return _rebuild, (type(self), self.message, self.reason, self.violations, self.metadata)
+
+
+def _rebuild(cls: type[SynthMixError], message: str, reason: str, violations: tuple[FieldViolation, ...],
+             metadata: dict[str, str]) -> SynthMixError:
+    return cls(message, reason=reason, violations=violations, metadata=metadata)
+
+
+class InvalidArgument(SynthMixError):
+    """The request can't be carried out as it is written."""
+
+    code = code_pb2.INVALID_ARGUMENT
+
+
+class NotFound(SynthMixError):
+    code = code_pb2.NOT_FOUND
+
+
+class AlreadyExists(SynthMixError):
+    code = code_pb2.ALREADY_EXISTS
+
+
+class FailedPrecondition(SynthMixError):
+    """The request is well formed, but the state of the system or of its inputs forbids it."""
+
+    code = code_pb2.FAILED_PRECONDITION
+
+
+class Unauthenticated(SynthMixError):
+    code = code_pb2.UNAUTHENTICATED
+
+
+class Unavailable(SynthMixError):
+    """A dependency doesn't answer; the same request may succeed later."""
+
+    code = code_pb2.UNAVAILABLE
+
+
+class Cancelled(SynthMixError):
+    code = code_pb2.CANCELLED
+
+
+class DataLoss(SynthMixError):
+    """Stored bytes aren't those that were written."""
+
+    code = code_pb2.DATA_LOSS
+
+
+class Unimplemented(SynthMixError):
+    code = code_pb2.UNIMPLEMENTED
+
+
+class Internal(SynthMixError):
+    """A defect of SynthMix; the log has the stack trace."""
+
+
+_BY_CODE: dict[int, type[SynthMixError]] = {
+    cls.code: cls for cls in (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition, Unauthenticated, Unavailable,
+                              Cancelled, DataLoss, Unimplemented)
+}
+
+
+def invalid_field(field: str, value: object, problem: str, remedy: str, *, reason: str = "INVALID_FIELD") -> InvalidArgument:
+    """An InvalidArgument that names the field, its value, what is wrong and what to do."""
+    description = f"{_shown(value)} {problem}; {remedy}"
+    return InvalidArgument(f"{field}: {description}", reason=reason, violations=[FieldViolation(field, description)])
+
+
+def missing_field(field: str, remedy: str) -> InvalidArgument:
+    description = f"is required; {remedy}"
+    return InvalidArgument(f"{field} {description}", reason="FIELD_MISSING",
+                           violations=[FieldViolation(field, description)])
+
+
+def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
+    """Raises InvalidArgument, with the nearest choice, if value isn't one of the choices."""
+    known = list(choices)
+    if value in known:
+        return
+    nearest = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+    remedy = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise invalid_field(field, value, "is not one of the choices", f"{remedy}use one of: {', '.join(known)}",
+                        reason="UNKNOWN_CHOICE")
+
+
+def check_range(field: str, value: float, low: float, high: float, *, exclusive: bool = False) -> None:
+    """Raises InvalidArgument if value is not between low and high."""
+    inside = low < value < high if exclusive else low <= value <= high
+    if not inside:  # written so that NaN is outside
+        raise invalid_field(field, value, "is out of range",
+                            f"use a value {'strictly ' if exclusive else ''}between {low:g} and {high:g}",
+                            reason="OUT_OF_RANGE")
+
+
+def merge_violations(errors: list[InvalidArgument]) -> InvalidArgument:
+    """One error for several, so that a user mends a request in one go."""
+    if len(errors) == 1:
+        return errors[0]
+    return InvalidArgument("; ".join(error.message for error in errors), reason="SEVERAL_FIELDS",
+                           violations=[violation for error in errors for violation in error.violations])
+
+
+def to_status(error: SynthMixError) -> status_pb2.Status:
+    """The error as google.rpc.Status."""
+    status = status_pb2.Status(code=error.code, message=error.message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    if error.violations:
+        bad_request = error_details_pb2.BadRequest(field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field=item.field, description=item.description)
+            for item in error.violations])
+        status.details.add().Pack(bad_request)
+    return status
+
+
+def from_status(status: status_pb2.Status) -> SynthMixError:
+    """The error that a google.rpc.Status stands for."""
+    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad_request)
+    return _BY_CODE.get(status.code, Internal)(
+        status.message, reason=info.reason or code_pb2.Code.Name(status.code),
+        violations=[FieldViolation(item.field, item.description) for item in bad_request.field_violations],
+        metadata=dict(info.metadata))
+
+
+def to_json(error: SynthMixError) -> dict[str, Any]:
+    return json_format.MessageToDict(to_status(error))
+
+
+def from_json(value: dict[str, Any]) -> SynthMixError:
+    return from_status(json_format.ParseDict(value, status_pb2.Status()))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,131 @@
+"""What surrounds every gRPC method: metrics outermost, then errors, then authentication.
+
+Unary and streaming handlers alike: a streaming handler's errors come out of its generator, so the wrapping is around
+the iteration, not around the call.
+"""
+
+import asyncio
+import hmac
+import inspect
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+
+from service_kit import metrics
+from service_kit.errors import Internal, SynthMixError, Unauthenticated, to_status
+
+log = logging.getLogger(__name__)
+
+# A probe carries no token, and what a server offers is no secret.
+OPEN_SERVICES = ("grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]]
+Around = Callable[[Any, str], Any]
+
+
+class _Surround(grpc.aio.ServerInterceptor):
+    """Runs `around(context, method)`, an asynchronous context manager, around every handler, to its very end."""
+
+    def __init__(self, around: Around):
+        self._around = around
+
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        method = details.method
+
+        def unary(behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+            async def surrounded(request: Any, context: Any) -> Any:
+                async with self._around(context, method):
+                    return await behaviour(request, context)
+            return surrounded
+
+        def streaming(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+            async def surrounded(request: Any, context: Any) -> AsyncIterator[Any]:
+                async with self._around(context, method):
+                    async for response in behaviour(request, context):
+                        yield response
+            return surrounded
+
+        forms = {
+            (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary, unary),
+            (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream, streaming),
+            (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary, unary),
+            (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream, streaming),
+        }
+        make, behaviour, wrap = forms[handler.request_streaming, handler.response_streaming]
+        if not inspect.isasyncgenfunction(behaviour):
+            wrap = unary  # a streaming handler that writes to its context is a coroutine
+        return make(wrap(behaviour), request_deserializer=handler.request_deserializer,
+                    response_serializer=handler.response_serializer)
+
+
+class _CountRequests:
+    def __init__(self, service: str, context: Any, method: str):
+        self._service, self._context, self._method = service, context, method
+
+    async def __aenter__(self) -> None:
+        self._start_s = time.perf_counter()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+        code = self._context.code() or grpc.StatusCode.OK
+        if isinstance(code, int):
+            code = next(item for item in grpc.StatusCode if item.value[0] == code)
+        if error is not None and code == grpc.StatusCode.OK:
+            left = isinstance(error, (GeneratorExit, asyncio.CancelledError))
+            code = grpc.StatusCode.CANCELLED if left else grpc.StatusCode.UNKNOWN
+        metrics.REQUESTS.labels(self._service, self._method, code.name).inc()
+        metrics.REQUEST_SECONDS.labels(self._service, self._method).observe(time.perf_counter() - self._start_s)
+        return False
+
+
+class _MapErrors:
+    def __init__(self, context: Any, method: str):
+        self._context, self._method = context, method
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, SynthMixError):
+            await self._context.abort_with_status(rpc_status.to_status(to_status(error)))
+        if isinstance(error, Exception) and not isinstance(error, (grpc.aio.AbortError, grpc.RpcError)):
+            incident = uuid.uuid4().hex[:12]
+            log.exception("incident %s in %s", incident, self._method, exc_info=error)
+            internal = Internal(f"{self._method} failed unexpectedly; look for incident {incident} in the server's log and report it",
+                                reason="INTERNAL", metadata={"incident": incident})
+            await self._context.abort_with_status(rpc_status.to_status(to_status(internal)))
+        return False
+
+
+class _CheckToken:
+    def __init__(self, token: str, context: Any, method: str):
+        self._token, self._context, self._method = token, context, method
+
+    async def __aenter__(self) -> None:
+        if self._method.split("/")[1] in OPEN_SERVICES:
+            return
+        shown = dict(self._context.invocation_metadata() or ()).get("authorization", "")
+        if not shown:
+            raise Unauthenticated("the request carries no token; send metadata `authorization: Bearer TOKEN` "
+                                  "(synthmix --token, or SYNTHMIX_TOKEN)", reason="TOKEN_MISSING")
+        if not hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode()):
+            raise Unauthenticated("the token is not this server's; check --token or SYNTHMIX_TOKEN", reason="TOKEN_WRONG")
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+        return False
+
+
+def interceptors(service: str, token: str) -> list[grpc.aio.ServerInterceptor]:
+    """The interceptors of a server, outermost first."""
+    return [
+        _Surround(lambda context, method: _CountRequests(service, context, method)),
+        _Surround(_MapErrors),
+        _Surround(lambda context, method: _CheckToken(token, context, method)),
+    ]

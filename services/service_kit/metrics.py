@@ -1,0 +1,67 @@
+"""Prometheus metrics of the front ends, and of the tasks that run on Ray workers.
+
+Front ends serve theirs at http://{SYNTHMIX_METRICS_LISTEN}/metrics. What a worker counts goes through ray.util.metrics:
+Ray's agent of that node serves it, with the prefix `ray_`.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+if TYPE_CHECKING:
+    from ray.util import metrics as ray_metrics
+
+REGISTRY = CollectorRegistry()
+
+REQUESTS = Counter("synthmix_requests", "gRPC requests finished.", ["service", "method", "code"], registry=REGISTRY)
+REQUEST_SECONDS = Histogram("synthmix_request_seconds", "Seconds from a gRPC request's arrival to its end.",
+                            ["service", "method"], registry=REGISTRY,
+                            buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600))
+OPERATIONS = Gauge("synthmix_operations", "Operations in object storage by state.", ["service", "state"], registry=REGISTRY)
+READY = Gauge("synthmix_ready", "1 while the server accepts requests.", ["service"], registry=REGISTRY)
+
+WORKER_COUNTERS = {
+    "synthmix_training_images": "Images seen in adapter training.",
+    "synthmix_training_steps": "Optimizer steps of adapter training.",
+    "synthmix_images": "Images synthesised.",
+    "synthmix_classifier_steps": "Optimizer steps of classifier training.",
+    "synthmix_cells": "Cells of a grid trained and evaluated.",
+    "synthmix_worker_seconds": "Seconds that workers spent in tasks.",
+    "synthmix_gpu_seconds": "GPUs times seconds that workers spent in tasks.",
+}
+WORKER_HISTOGRAMS = {
+    "synthmix_operation_queue_seconds": "Seconds from an operation's request to its first task's start.",
+    "synthmix_operation_run_seconds": "Seconds from an operation's start to its end.",
+}
+
+
+def serve(listen: str) -> None:
+    """Serves /metrics on host:port from a daemon thread."""
+    host, _, port = listen.rpartition(":")
+    start_http_server(int(port), addr=host or "0.0.0.0", registry=REGISTRY)
+
+
+@cache
+def _worker_counter(name: str) -> "ray_metrics.Counter":
+    from ray.util import metrics as ray_metrics
+
+    return ray_metrics.Counter(name, WORKER_COUNTERS[name], tag_keys=("service",))
+
+
+@cache
+def _worker_histogram(name: str) -> "ray_metrics.Histogram":
+    from ray.util import metrics as ray_metrics
+
+    return ray_metrics.Histogram(name, WORKER_HISTOGRAMS[name], boundaries=[0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 43200],
+                                 tag_keys=("service",))
+
+
+def count_on_worker(name: str, value: float, service: str) -> None:
+    """Adds to a counter from inside a Ray task or actor. Zero is not an event."""
+    if value > 0:
+        _worker_counter(name).inc(value, tags={"service": service})
+
+
+def observe_on_worker(name: str, seconds: float, service: str) -> None:
+    _worker_histogram(name).observe(seconds, tags={"service": service})

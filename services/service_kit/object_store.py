@@ -1,0 +1,217 @@
+"""Object storage through the MinIO SDK: one client code path for SeaweedFS, MinIO and any other S3 endpoint."""
+
+import io
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+from minio.error import MinioException, S3Error
+
+from service_kit.errors import FailedPrecondition, NotFound, Unavailable
+from service_kit.settings import ObjectStoreSettings
+
+PART_SIZE_BYTES = 16 * 1024 * 1024
+CHUNK_SIZE_BYTES = 1024 * 1024
+ATTEMPTS = 6
+FIRST_BACKOFF_SECONDS = 0.2
+LONGEST_BACKOFF_SECONDS = 5.0
+
+_MISSING = {"NoSuchKey", "NoSuchObject", "ResourceNotFound", "NotFound"}
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
+_PASSING = {"InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "XMinioServerNotInitialized",
+            "ServerNotInitialized", "OperationAborted"}
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    key: str
+    size_bytes: int
+
+
+class ObjectStore:
+    """Objects by key in one bucket. Safe to share between threads.
+
+    Every call is retried with exponential backoff and jitter while the server is out of reach or overloaded, and then
+    raises Unavailable. Puts are atomic: a reader sees the whole object or none.
+
+    Raises:
+        FailedPrecondition: The credentials are refused or the bucket doesn't exist.
+        Unavailable: The server didn't answer within the retries.
+    """
+
+    def __init__(self, settings: ObjectStoreSettings, *, attempts: int = ATTEMPTS):
+        parts = urlsplit(settings.endpoint_url)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
+            raise FailedPrecondition(
+                f"SYNTHMIX_OBJECT_STORE_ENDPOINT is {settings.endpoint_url!r}; use http://host:port or https://host",
+                reason="SETTING_INVALID")
+        self.settings = settings
+        self._attempts = attempts
+        pool = urllib3.PoolManager(num_pools=4, maxsize=32, retries=False,
+                                   timeout=urllib3.Timeout(connect=3.0, read=60.0))
+        # A region given up front saves a request for every bucket location.
+        self._client = Minio(parts.netloc, access_key=settings.access_key, secret_key=settings.secret_key,
+                             secure=parts.scheme == "https", region="us-east-1", http_client=pool)
+
+    def create_bucket(self) -> None:
+        """Creates the bucket if it isn't there."""
+        def create() -> None:
+            if not self._client.bucket_exists(self.settings.bucket):
+                try:
+                    self._client.make_bucket(self.settings.bucket)
+                except S3Error as error:
+                    if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                        raise
+        self._call("create bucket", create)
+
+    def check(self) -> None:
+        """Raises unless the bucket can be reached with these credentials."""
+        if not self._call("check bucket", lambda: self._client.bucket_exists(self.settings.bucket)):
+            raise FailedPrecondition(
+                f"bucket {self.settings.bucket!r} doesn't exist at {self.settings.endpoint_url}; create it, or set "
+                "SYNTHMIX_OBJECT_STORE_BUCKET", reason="BUCKET_MISSING")
+
+    def put_bytes(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
+        self._call(f"write {key}", lambda: self._client.put_object(
+            self.settings.bucket, key, io.BytesIO(data), len(data), content_type=content_type, part_size=PART_SIZE_BYTES))
+
+    def put_json(self, key: str, value: Any) -> None:
+        self.put_bytes(key, json.dumps(value, sort_keys=True, indent=1).encode(), "application/json")
+
+    def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
+        """Uploads a file, in parts of 16 MiB if it is larger than that."""
+        self._call(f"write {key}", lambda: self._client.fput_object(
+            self.settings.bucket, key, str(path), content_type=content_type, part_size=PART_SIZE_BYTES))
+
+    def get_bytes(self, key: str) -> bytes:
+        """Raises NotFound if there is no such object."""
+        def get() -> bytes:
+            response = self._client.get_object(self.settings.bucket, key)
+            try:
+                data = response.read()
+                _check_length(response, len(data))
+                return data
+            finally:
+                response.close()
+                response.release_conn()
+        return self._call(f"read {key}", get)
+
+    def get_json(self, key: str) -> Any:
+        return json.loads(self.get_bytes(key))
+
+    def find_json(self, key: str) -> Any | None:
+        """The object as JSON, or None if there is none."""
+        try:
+            return self.get_json(key)
+        except NotFound:
+            return None
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Downloads to a path, which appears only when it is whole."""
+        partial = path.with_name(f"{path.name}.{threading.get_ident()}-{random.getrandbits(32):08x}.partial")
+
+        def get() -> None:
+            with partial.open("wb") as file:
+                for chunk in self._stream(key):
+                    file.write(chunk)
+        try:
+            self._call(f"read {key}", get)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """Yields the object in chunks of at most 1 MiB. Only opening it is retried: a reader has seen the first chunks."""
+        response = self._call(f"read {key}", lambda: self._client.get_object(self.settings.bucket, key))
+        return self._chunks(response, key)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        try:
+            found = self._call(f"look up {key}", lambda: self._client.stat_object(self.settings.bucket, key))
+        except NotFound:
+            return None
+        return ObjectInfo(key, found.size or 0)
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """Every object whose key begins with the prefix, in the order of keys."""
+        return self._call(f"list {prefix}", lambda: [
+            ObjectInfo(item.object_name or "", item.size or 0)
+            for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)])
+
+    def list_folders(self, prefix: str) -> list[str]:
+        """The names directly under a prefix that ends in a slash, in order."""
+        return self._call(f"list {prefix}", lambda: [
+            (item.object_name or "")[len(prefix):].rstrip("/")
+            for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=False)])
+
+    def delete(self, key: str) -> None:
+        """Deletes an object; deleting what isn't there is no error."""
+        self._call(f"delete {key}", lambda: self._client.remove_object(self.settings.bucket, key))
+
+    def delete_prefix(self, prefix: str) -> None:
+        def delete() -> None:
+            names = (DeleteObject(item.key) for item in self.list(prefix))
+            for failure in self._client.remove_objects(self.settings.bucket, names):
+                raise Unavailable(f"object storage didn't delete {failure.name}: {failure.message}; try again",
+                                  reason="OBJECT_STORAGE_UNAVAILABLE")
+        self._call(f"delete {prefix}", delete)
+
+    def _stream(self, key: str) -> Iterator[bytes]:
+        return self._chunks(self._client.get_object(self.settings.bucket, key), key)
+
+    def _chunks(self, response: Any, key: str) -> Iterator[bytes]:
+        try:
+            size = 0
+            for chunk in response.stream(CHUNK_SIZE_BYTES):
+                size += len(chunk)
+                yield chunk
+            _check_length(response, size)
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _call(self, action: str, call: Callable[[], Result]) -> Result:
+        for attempt in range(self._attempts):
+            try:
+                return call()
+            except S3Error as error:
+                if error.code in _MISSING:
+                    raise NotFound(f"object storage has no {action.partition(' ')[2]}", reason="OBJECT_NOT_FOUND") from error
+                if error.code == "NoSuchBucket":
+                    raise FailedPrecondition(f"bucket {self.settings.bucket!r} doesn't exist at {self.settings.endpoint_url}; "
+                                             "create it, or set SYNTHMIX_OBJECT_STORE_BUCKET", reason="BUCKET_MISSING") from error
+                if error.code in _DENIED:
+                    raise FailedPrecondition(f"object storage at {self.settings.endpoint_url} refuses the credentials "
+                                             f"({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY and _SECRET_KEY",
+                                             reason="OBJECT_STORAGE_DENIED") from error
+                if error.code not in _PASSING or attempt == self._attempts - 1:
+                    raise self._unavailable(action, error) from error
+            except (urllib3.exceptions.HTTPError, MinioException, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+                    raise  # a local file, not the network
+                if attempt == self._attempts - 1:
+                    raise self._unavailable(action, error) from error
+            backoff = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**attempt)
+            time.sleep(backoff * (0.5 + random.random() / 2))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _unavailable(self, action: str, error: Exception) -> Unavailable:
+        return Unavailable(f"object storage at {self.settings.endpoint_url} can't {action} ({type(error).__name__}); "
+                           "check that it runs and is reachable, then try again", reason="OBJECT_STORAGE_UNAVAILABLE")
+
+
+def _check_length(response: Any, received_bytes: int) -> None:
+    declared = response.headers.get("Content-Length")
+    if declared is not None and int(declared) != received_bytes:
+        raise urllib3.exceptions.IncompleteRead(received_bytes, int(declared) - received_bytes)

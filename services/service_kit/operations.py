@@ -1,0 +1,198 @@
+"""Operations of one front end: starting them, answering google.longrunning.Operations, keeping them going."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf import empty_pb2
+from google.protobuf.message import Message
+
+from service_kit import metrics, pages
+from service_kit import operation_records as records
+from service_kit.coordinator import launch
+from service_kit.errors import FailedPrecondition, SynthMixError, Unavailable
+from service_kit.object_store import ObjectStore
+from service_kit.ray_connection import RayConnection
+from service_kit.resource_names import OperationName
+
+log = logging.getLogger(__name__)
+
+RECONCILE_SECONDS = 10.0
+POLL_SECONDS = 0.3
+LONGEST_WAIT_SECONDS = 600.0
+HANDOVER_SECONDS = 20.0
+
+
+class Operations(operations_pb2_grpc.OperationsServicer):
+    """Starts and answers the operations of one service. Keeps nothing that a restart would miss.
+
+    Args:
+        service: The service's name.
+        coordinators: For each kind of operation, the coordinating function as "module:name". It takes an
+            OperationContext and returns the name of what it made.
+        resource: Reads a finished resource by name.
+    """
+
+    full_name = operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name
+
+    def __init__(self, service: str, store: ObjectStore, ray_connection: RayConnection, coordinators: Mapping[str, str],
+                 resource: records.Resource):
+        self.service = service
+        self._store = store
+        self._ray = ray_connection
+        self._coordinators = dict(coordinators)
+        self._resource = resource
+        self._wanted: asyncio.Queue[OperationName] = asyncio.Queue()
+        self._final_states: dict[OperationName, str] = {}
+
+    async def start(self, operation_id: str, kind: str, target: str, request: dict[str, Any]) -> operations_pb2.Operation:
+        """The operation of this content address: the one that exists, or a new one.
+
+        One that was cancelled or failed is started again and goes on from what it had done.
+        """
+        name = OperationName(self.service, operation_id)
+        record = await asyncio.to_thread(self._record, name, kind, target, request)
+        operation = await asyncio.to_thread(records.read_operation, self._store, record, self._resource)
+        if not operation.done:
+            self._wanted.put_nowait(name)
+        return operation
+
+    def _record(self, name: OperationName, kind: str, target: str, request: dict[str, Any]) -> records.OperationRecord:
+        record = records.find_record(self._store, name)
+        if record is None:
+            record = records.OperationRecord(name, kind, target, request, records.now())
+            records.write_record(self._store, record)
+        result = records.find_result(self._store, name)
+        if result is not None and "error" in result:
+            records.clear_result(self._store, name)
+        return record
+
+    async def keep_going(self) -> None:
+        """Endless: starts what is wanted at once, and now and then every unfinished operation that has no coordinator."""
+        next_reconcile_s = 0.0
+        while True:
+            wanted: list[OperationName] = []
+            try:
+                wanted.append(await asyncio.wait_for(self._wanted.get(), timeout=max(0.1, next_reconcile_s - time.monotonic())))
+            except TimeoutError:
+                next_reconcile_s = time.monotonic() + RECONCILE_SECONDS
+            try:
+                if not wanted:
+                    wanted = await asyncio.to_thread(self._reconcile)
+                for name in wanted:
+                    await asyncio.to_thread(self._launch, name)
+            except SynthMixError as error:
+                log.warning("%s", error.message)
+                for name in wanted:
+                    await self._later(name)
+            except Exception:
+                # Whatever Ray raised, the next round tries again: an operation must not be lost with this task.
+                log.exception("operations of %s", self.service)
+
+    async def _later(self, name: OperationName) -> None:
+        await asyncio.sleep(1.0)
+        self._wanted.put_nowait(name)
+
+    def _launch(self, name: OperationName) -> None:
+        record = records.find_record(self._store, name)
+        if record is None or records.find_result(self._store, name) is not None:
+            return
+        ray = self._ray.ensure()
+        deadline_s = time.monotonic() + HANDOVER_SECONDS
+        while time.monotonic() < deadline_s:
+            actor = launch(ray, name, self._coordinators[record.kind])
+            try:
+                if ray.get(actor.working.remote(), timeout=HANDOVER_SECONDS):
+                    return
+            except ray.exceptions.RayActorError:
+                log.info("%s: an earlier coordinator was on its way out", name)
+            except ray.exceptions.GetTimeoutError:
+                return  # pending: Ray starts it when it can
+            time.sleep(POLL_SECONDS)
+        raise Unavailable(f"the coordinator of {name} doesn't start", reason="RAY_UNAVAILABLE")
+
+    def _reconcile(self) -> list[OperationName]:
+        states = dict.fromkeys(("queued", "running", "succeeded", "failed", "cancelled"), 0)
+        todo = []
+        for name, objects in records.list_names(self._store, self.service).items():
+            if "request.json" not in objects:
+                continue
+            if "result.json" not in objects:
+                self._final_states.pop(name, None)
+                todo.append(name)
+                state = records.state_of(self._store.find_json(f"{name}/progress.json"), None)
+            else:
+                if name not in self._final_states:
+                    self._final_states[name] = records.state_of(None, records.find_result(self._store, name))
+                state = self._final_states[name]
+            states[state.removeprefix("STATE_").lower()] += 1
+        for state, count in states.items():
+            metrics.OPERATIONS.labels(self.service, state).set(count)
+        return todo
+
+    async def GetOperation(self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext) -> operations_pb2.Operation:
+        return await asyncio.to_thread(self._read, OperationName.parse(request.name))
+
+    def _read(self, name: OperationName) -> operations_pb2.Operation:
+        return records.read_operation(self._store, records.read_record(self._store, name), self._resource)
+
+    async def ListOperations(self, request: operations_pb2.ListOperationsRequest,
+                             context: grpc.aio.ServicerContext) -> operations_pb2.ListOperationsResponse:
+        def read() -> operations_pb2.ListOperationsResponse:
+            names = sorted(records.list_names(self._store, self.service), key=str)
+            page, token = pages.page(names, request.page_size, request.page_token)
+            return operations_pb2.ListOperationsResponse(operations=[self._read(name) for name in page], next_page_token=token)
+        return await asyncio.to_thread(read)
+
+    async def CancelOperation(self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext) -> empty_pb2.Empty:
+        """Asks the operation to stop; it ends as CANCELLED within seconds. Cancelling a finished one changes nothing."""
+        name = OperationName.parse(request.name)
+
+        def cancel() -> None:
+            records.read_record(self._store, name)
+            if records.find_result(self._store, name) is None:
+                records.request_cancellation(self._store, name)
+                self._hurry_cancellation(name)
+        await asyncio.to_thread(cancel)
+        return empty_pb2.Empty()
+
+    def _hurry_cancellation(self, name: OperationName) -> None:
+        """The actor looks for cancel.json every two seconds by itself; a call spares the wait."""
+        try:
+            ray = self._ray.ensure()
+            ray.get_actor(str(name), namespace="synthmix").cancel.remote()
+        except (Unavailable, ValueError) as error:
+            log.info("%s: no running coordinator to tell: %s", name, error)
+
+    async def WaitOperation(self, request: operations_pb2.WaitOperationRequest, context: grpc.aio.ServicerContext) -> operations_pb2.Operation:
+        """Returns once the operation is done or the timeout (at most 10 min) has passed, whichever is first."""
+        wanted_s = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else LONGEST_WAIT_SECONDS
+        deadline_s = time.monotonic() + min(wanted_s, LONGEST_WAIT_SECONDS)
+        name = OperationName.parse(request.name)
+        while True:
+            operation = await asyncio.to_thread(self._read, name)
+            if operation.done or time.monotonic() >= deadline_s:
+                return operation
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def DeleteOperation(self, request: operations_pb2.DeleteOperationRequest, context: grpc.aio.ServicerContext) -> empty_pb2.Empty:
+        """Forgets a finished operation. What it made stays."""
+        name = OperationName.parse(request.name)
+
+        def delete() -> None:
+            record = records.read_record(self._store, name)
+            if records.find_result(self._store, name) is None:
+                raise FailedPrecondition(f"{record.name} isn't finished; cancel it first", reason="OPERATION_RUNNING")
+            self._store.delete_prefix(f"{name}/")
+        await asyncio.to_thread(delete)
+        return empty_pb2.Empty()
+
+    @property
+    def add(self) -> Callable[[Any, grpc.aio.Server], None]:
+        return operations_pb2_grpc.add_OperationsServicer_to_server
+
+

@@ -1,0 +1,103 @@
+"""Settings, read once from the environment. The same variables configure a laptop's children and a cluster's pods."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from service_kit.errors import FailedPrecondition
+
+ADAPTER_TRAINING = "adapter-training"
+IMAGE_SYNTHESIS = "image-synthesis"
+CLASSIFIER_EVALUATION = "classifier-evaluation"
+STUDY_CONTROL = "study-control"
+SERVICES = (ADAPTER_TRAINING, IMAGE_SYNTHESIS, CLASSIFIER_EVALUATION, STUDY_CONTROL)
+
+
+@dataclass(frozen=True)
+class ObjectStoreSettings:
+    """Where object storage is. endpoint_url carries the scheme: http://host:port or https://host."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    bucket: str
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What one Ray task of a service is given."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where a front end listens (host:port), and the bearer token that its callers must show."""
+
+    listen: str
+    metrics_listen: str
+    token: str
+
+
+def object_store_settings(environment: Mapping[str, str] = os.environ) -> ObjectStoreSettings:
+    return ObjectStoreSettings(
+        endpoint_url=required(environment, "SYNTHMIX_OBJECT_STORE_ENDPOINT"),
+        access_key=required(environment, "SYNTHMIX_OBJECT_STORE_ACCESS_KEY"),
+        secret_key=required(environment, "SYNTHMIX_OBJECT_STORE_SECRET_KEY"),
+        bucket=environment.get("SYNTHMIX_OBJECT_STORE_BUCKET", "synthmix"))
+
+
+def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
+    return ServerSettings(
+        listen=environment.get("SYNTHMIX_LISTEN", "0.0.0.0:50051"),
+        metrics_listen=environment.get("SYNTHMIX_METRICS_LISTEN", "0.0.0.0:9090"),
+        token=required(environment, "SYNTHMIX_TOKEN"))
+
+
+def worker_settings(service: str, environment: Mapping[str, str] = os.environ) -> WorkerSettings:
+    prefix = variable_prefix(service)
+    return WorkerSettings(cpus=_number(environment, f"{prefix}_CPUS", 1.0), gpus=_number(environment, f"{prefix}_GPUS", 0.0))
+
+
+def service_address(service: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The gRPC target of a service, as host:port or any target that gRPC resolves."""
+    return required(environment, f"{variable_prefix(service)}_ADDRESS")
+
+
+def ray_address(environment: Mapping[str, str] = os.environ) -> str:
+    """host:port of a Ray head on this machine, or ray://host:port of a Ray Client server."""
+    return required(environment, "SYNTHMIX_RAY_ADDRESS")
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where this node keeps verified copies of payloads. May be emptied at any time."""
+    return Path(environment.get("SYNTHMIX_CACHE_DIR") or Path(tempfile.gettempdir()) / "synthmix-cache")
+
+
+def variable_prefix(service: str) -> str:
+    return "SYNTHMIX_" + service.upper().replace("-", "_")
+
+
+def required(environment: Mapping[str, str], variable: str) -> str:
+    value = environment.get(variable, "")
+    if not value:
+        raise FailedPrecondition(f"environment variable {variable} is not set; set it, or start everything with `synthmix up`",
+                                 reason="SETTING_MISSING")
+    return value
+
+
+def _number(environment: Mapping[str, str], variable: str, default: float) -> float:
+    text = environment.get(variable, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise FailedPrecondition(f"environment variable {variable} is {text!r}; set it to a number of 0 or more",
+                                 reason="SETTING_INVALID")
+    return value

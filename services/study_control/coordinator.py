@@ -1,0 +1,141 @@
+"""One study: its steps on the other services, in order, then the report.
+
+The services may restart, and another study may share or cancel a step: a step that ends as cancelled while this study isn't
+is submitted again.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from google.longrunning import operations_pb2
+from google.protobuf import json_format
+
+from service_kit import errors
+from service_kit.artifacts import Manifest, find_manifest, write_manifest
+from service_kit.coordinator import OperationContext
+from service_kit.resource_names import STUDIES, ArtifactName
+from service_kit.settings import SERVICES, required, service_address
+from study_control import planning
+from synthmix.client import Client, metadata_of
+from synthmix.endpoints import Endpoints
+from synthmix.transport import Channels
+from synthmix_api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix_api.studies.v1 import studies_pb2
+
+POLL_SECONDS = 0.5
+REPORT_STEP = "report"
+
+
+def service_client() -> Client:
+    """A client of the other services, by the environment's addresses and token."""
+    return Client(Channels(Endpoints({service: service_address(service) for service in SERVICES},
+                                     required(os.environ, "SYNTHMIX_TOKEN"))))
+
+
+def coordinate(context: OperationContext) -> ArtifactName:
+    """Returns the study's name."""
+    target = ArtifactName.parse(context.record.target, field="target", collection=STUDIES)
+    if find_manifest(context.store, target) is not None:
+        return target
+    spec = json_format.ParseDict(context.record.request["spec"], studies_pb2.StudySpec())
+    with service_client() as client:
+        study = planning.lay_out(context.store, client, spec)
+        if study.name != target:
+            raise errors.FailedPrecondition(
+                f"{target} was planned by another version of SynthMix; submit the study again", reason="RECIPE_CHANGED")
+        progress = StudyProgress(context, study)
+        run_steps(context, client, progress, study.adapters, "create_adapter")
+        run_steps(context, client, progress, study.image_sets, "create_image_set")
+        run_steps(context, client, progress, (study.evaluation,), "create_evaluation")
+        progress.start_report()
+        summary, payloads = make_report(context, client, study)
+    write_manifest(context.store, Manifest(
+        name=target,
+        inputs={"split": study.split.name, "evaluation": study.evaluation.plan.target,
+                **{f"adapter-{index}": step.plan.target for index, step in enumerate(study.adapters)},
+                **{f"image-set-{index}": step.plan.target for index, step in enumerate(study.image_sets)}},
+        request=context.record.request, recipe_version=study.request["recipe_version"], payloads=tuple(payloads), summary=summary))
+    progress.finish()
+    return target
+
+
+class StudyProgress:
+    """The study's steps as its operation's metadata shows them."""
+
+    def __init__(self, context: OperationContext, study: planning.StudySteps):
+        self._context = context
+        self._steps = [progress_pb2.Step(display_name=step.display_name, target=step.plan.target, unit=step.plan.unit,
+                                         total=step.plan.total, state=progress_pb2.STATE_QUEUED) for step in study.steps]
+        self._steps.append(progress_pb2.Step(display_name=REPORT_STEP, total=1, unit="reports", state=progress_pb2.STATE_QUEUED))
+        self._publish("planning")
+
+    def follow(self, step: planning.Step, operation: operations_pb2.Operation) -> None:
+        """Takes over what a step's operation says."""
+        metadata = metadata_of(operation)
+        [shown] = [item for item in self._steps if item.target == step.plan.target]
+        if operation.done and shown.state in (progress_pb2.STATE_QUEUED, progress_pb2.STATE_UNSPECIFIED) and step.plan.done == step.plan.total:
+            shown.reused = step.plan.total
+        else:
+            shown.reused = max(shown.reused, metadata.reused)
+        shown.state = metadata.state
+        shown.operation = operation.name
+        shown.done = step.plan.total if operation.done and metadata.state == progress_pb2.STATE_SUCCEEDED else metadata.done
+        self._publish(step.display_name)
+
+    def start_report(self) -> None:
+        self._steps[-1].state = progress_pb2.STATE_RUNNING
+        self._publish(REPORT_STEP)
+
+    def finish(self) -> None:
+        self._steps[-1].state = progress_pb2.STATE_SUCCEEDED
+        self._steps[-1].done = 1
+        self._publish("done")
+
+    def _publish(self, message: str) -> None:
+        finished = sum(step.state == progress_pb2.STATE_SUCCEEDED for step in self._steps)
+        self._context.update(
+            message=message, done=finished, total=len(self._steps), unit="steps",
+            reused=sum(step.reused == step.total > 0 for step in self._steps),
+            steps=[json_format.MessageToDict(step, preserving_proto_field_name=True) for step in self._steps])
+
+
+def run_steps(context: OperationContext, client: Client, progress: StudyProgress, steps: Sequence[planning.Step], method: str) -> None:
+    """Runs steps of one service at once and returns when all have succeeded; cancels them if the study is cancelled."""
+    running: dict[str, tuple[planning.Step, operations_pb2.Operation]] = {}
+    try:
+        for step in steps:
+            operation = getattr(client, method)(step.request)
+            progress.follow(step, operation)
+            if not succeeded(operation):
+                running[operation.name] = (step, operation)
+        while running:
+            context.sleep(POLL_SECONDS)
+            for name, (step, _) in list(running.items()):
+                operation = client.get_operation(name)
+                progress.follow(step, operation)
+                if succeeded(operation):
+                    del running[name]
+                elif operation.done:
+                    # Someone else cancelled it, and this study still needs it.
+                    running[name] = (step, getattr(client, method)(step.request))
+    except errors.Cancelled:
+        for name in running:
+            client.cancel(name)
+        wait_until_stopped(client, running)
+        raise
+
+
+def succeeded(operation: operations_pb2.Operation) -> bool:
+    """Whether it has. Raises what it failed with, unless it was cancelled."""
+    if operation.HasField("error"):
+        error = errors.from_status(operation.error)
+        if isinstance(error, errors.Cancelled):
+            return False
+        raise error
+    return bool(operation.done)
+
+
+def wait_until_stopped(client: Client, names: Sequence[str] | dict[str, Any]) -> None:
+    for name in names:
+        client.wait(name, timeout_s=10.0)

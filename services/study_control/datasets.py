@@ -1,0 +1,139 @@
+"""What requests about datasets and splits mean, and their resources as messages."""
+
+from typing import Any
+
+from service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_manifest
+from service_kit.digests import digest_of
+from service_kit.errors import AlreadyExists, NotFound, check_choice, check_range, invalid_field, missing_field
+from service_kit.front_end import payload_messages
+from service_kit.object_store import ObjectStore
+from service_kit.resource_names import DATASETS, PARTS, SPLITS, ArtifactName, UploadName, check_display_name
+from study_control import split as splitting
+from synthmix_api.datasets.v1 import datasets_pb2
+
+IMPORT_VERSION = 1
+
+
+def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]:
+    """The canonical request of an import. Raises InvalidArgument."""
+    dataset = request.dataset
+    check_display_name("dataset.display_name", dataset.display_name)
+    rule = dataset.group_rule.WhichOneof("rule")
+    if rule is None:
+        raise missing_field("dataset.group_rule", "say how images belong together: a pattern, a column, or none if each "
+                            "image is independent", )
+    return {
+        "upload": UploadName.parse(request.upload, field="upload").sha256,
+        "display_name": dataset.display_name,
+        "group_rule": {rule: getattr(dataset.group_rule, rule)},
+        "classes": sorted(dataset.classes),
+        "simulated": dataset.simulated,
+        "recipe_version": IMPORT_VERSION,
+    }
+
+
+def group_rule(value: dict[str, Any]) -> datasets_pb2.GroupRule:
+    return datasets_pb2.GroupRule(**value)
+
+
+def claim_name(store: ObjectStore, display_name: str, dataset: ArtifactName, *, replace: bool) -> None:
+    """Makes a display name mean a dataset. Raises AlreadyExists if it means another one and may not be replaced."""
+    key = f"dataset-names/{display_name}.json"
+    holder = store.find_json(key)
+    if holder is not None and holder["dataset"] == str(dataset):
+        return
+    if holder is not None and not replace:
+        raise AlreadyExists(f"dataset.display_name: {display_name!r} is the name of {holder['dataset']}, which holds other images "
+                            f"than the new {dataset}; choose another name, or pass --replace to move the name",
+                            reason="DISPLAY_NAME_TAKEN", metadata={"dataset": holder["dataset"]})
+    store.put_json(key, {"dataset": str(dataset)})
+
+
+def display_names(store: ObjectStore) -> dict[str, str]:
+    """Resource name -> display name."""
+    names = {}
+    for item in store.list("dataset-names/"):
+        names[store.get_json(item.key)["dataset"]] = item.key.removeprefix("dataset-names/").removesuffix(".json")
+    return names
+
+
+def find_dataset(store: ObjectStore, name: str, *, field: str) -> Manifest:
+    """By datasets/{digest}, datasets/{display name}, or display name. Raises InvalidArgument or NotFound."""
+    short = name.removeprefix("datasets/")
+    if len(short) == 32 and all(character in "0123456789abcdef" for character in short):
+        return read_manifest(store, ArtifactName(DATASETS, short))
+    check_display_name(field, short)
+    holder = store.find_json(f"dataset-names/{short}.json")
+    if holder is None:
+        known = sorted(display_names(store).values())
+        nearest = _nearest(short, known)
+        raise NotFound(f"{field}: there is no dataset {short!r}{nearest}; import it with `synthmix datasets import`, or use one of: "
+                       f"{', '.join(known) or 'none yet'}", reason="DATASET_NOT_FOUND", metadata={"dataset": short})
+    return read_manifest(store, ArtifactName.parse(holder["dataset"], field=field, collection=DATASETS))
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    try:
+        check_choice("dataset", name, known)
+    except Exception as error:
+        return ", did you mean" + str(error).partition("did you mean")[2].partition("?")[0] + "?" if "did you mean" in str(error) else ""
+    return ""
+
+
+def get_dataset(store: ObjectStore, name: str, *, field: str = "dataset") -> datasets_pb2.Dataset:
+    return dataset_message(store, find_dataset(store, name, field=field), display_names(store))
+
+
+def list_datasets(store: ObjectStore) -> list[ArtifactName]:
+    return list_artifacts(store, DATASETS)
+
+
+def dataset_message(store: ObjectStore, manifest: Manifest, names: dict[str, str]) -> datasets_pb2.Dataset:
+    """The resource that a manifest describes. `names` are display_names()."""
+    summary = manifest.summary
+    message = datasets_pb2.Dataset(
+        name=str(manifest.name), display_name=names.get(str(manifest.name), ""), group_rule=group_rule(summary["group_rule"]),
+        simulated=summary["simulated"], image_count=summary["image_count"], group_count=summary["group_count"],
+        warnings=summary["warnings"], payloads=payload_messages(store, manifest),
+        class_counts=[datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
+                      for label, counts in sorted(summary["class_counts"].items())])
+    message.create_time.FromJsonString(manifest.create_time)
+    return message
+
+
+def create_split(store: ObjectStore, request: datasets_pb2.Split) -> datasets_pb2.Split:
+    """The split that a request means: the one in storage, or a new one. Raises SynthMixError."""
+    for part in ("test", "validation"):
+        check_range(f"split.{part}", getattr(request, part), 0.0, 1.0, exclusive=True)
+    if request.test + request.validation >= 1:
+        raise invalid_field("split.test", request.test, f"and validation {request.validation:g} leave nothing to train on",
+                            "make their sum smaller than 1", reason="OUT_OF_RANGE")
+    if not request.dataset:
+        raise missing_field("split.dataset", "name a dataset; `synthmix datasets list` shows them")
+    dataset = find_dataset(store, request.dataset, field="split.dataset")
+    name = splitting.split_name(dataset.name, test=request.test, validation=request.validation, seed=request.seed)
+    manifest = find_manifest(store, name)
+    if manifest is None:
+        splitting.make_and_write(store, dataset, test=request.test, validation=request.validation, seed=request.seed)
+        manifest = read_manifest(store, name)
+    return split_message(manifest)
+
+
+def get_split(store: ObjectStore, name: str) -> datasets_pb2.Split:
+    return split_message(read_manifest(store, ArtifactName.parse(name, field="name", collection=SPLITS)))
+
+
+def split_message(manifest: Manifest) -> datasets_pb2.Split:
+    summary, request = manifest.summary, manifest.request
+    return datasets_pb2.Split(
+        name=str(manifest.name), dataset=str(ArtifactName(DATASETS, manifest.inputs["dataset"])), test=request["test"],
+        validation=request["validation"], seed=request["seed"], warnings=summary["warnings"],
+        part_counts=[datasets_pb2.PartCount(
+            part=part, digest=summary["parts"][part]["digest"],
+            class_counts=[datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
+                          for label, counts in sorted(summary["parts"][part]["class_counts"].items())])
+            for part in PARTS])
+
+
+def upload_key(upload_sha256: str) -> str:
+    return str(UploadName(upload_sha256))

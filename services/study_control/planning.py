@@ -1,0 +1,138 @@
+"""What a study would do and cost: its steps' names are known before anything runs, since requests are content addressed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
+
+from service_kit.digests import digest_of
+from service_kit.errors import InvalidArgument, SynthMixError, merge_violations
+from service_kit.object_store import ObjectStore
+from service_kit.resource_names import STUDIES, ArtifactName
+from study_control import datasets, specification
+from synthmix.client import Client
+from synthmix_api.adapters.v1 import adapters_pb2
+from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix_api.operations.v1 import operations_pb2
+from synthmix_api.studies.v1 import studies_pb2
+
+PlanValue = TypeVar("PlanValue")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One request to one service: its plan, and the request that starts it."""
+
+    display_name: str
+    request: Any
+    plan: operations_pb2.Plan
+
+
+@dataclass(frozen=True)
+class StudySteps:
+    """A study laid out.
+
+    Attributes:
+        spec: With its defaults.
+        adapters: One step each.
+        image_sets: One step for each adapter, in the same order.
+        evaluation: The grid over all image sets.
+        request: The study's canonical request.
+    """
+
+    spec: studies_pb2.StudySpec
+    dataset: datasets_pb2.Dataset
+    split: datasets_pb2.Split
+    adapters: tuple[Step, ...]
+    image_sets: tuple[Step, ...]
+    evaluation: Step
+    request: dict[str, Any]
+
+    @property
+    def name(self) -> ArtifactName:
+        return ArtifactName(STUDIES, digest_of(self.request))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (*self.adapters, *self.image_sets, self.evaluation)
+
+    def plan(self) -> studies_pb2.StudyPlan:
+        return studies_pb2.StudyPlan(
+            name=str(self.name), spec=self.spec, predicted_seconds=sum(step.plan.predicted_seconds for step in self.steps),
+            steps=[studies_pb2.PlannedStep(display_name=step.display_name, plan=step.plan) for step in self.steps],
+            warnings=[*self.dataset.warnings, *self.split.warnings])
+
+
+def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> StudySteps:
+    """Checks a specification against what exists and asks every service for its plan.
+
+    The split is made and stored, since the plans build on it: an index of what the dataset holds, made in a second.
+
+    Raises:
+        SynthMixError: With fields named as the specification names them.
+    """
+    full = specification.with_defaults(spec)
+    specification.check(full)
+    try:
+        dataset = datasets.get_dataset(store, full.dataset)
+        split = datasets.create_split(store, datasets_pb2.Split(
+            dataset=dataset.name, test=full.split.test, validation=full.split.validation, seed=full.split.seed))
+    except SynthMixError as error:
+        raise specification.in_study_terms(error) from None
+
+    problems: list[InvalidArgument] = []
+    adapters, image_sets = [], []
+    for adapter_step in specification.adapter_steps(full, split):
+        plan = _planned(problems, lambda adapter_step=adapter_step: client.plan_adapter(adapter_step.adapter))
+        if plan is None:
+            continue
+        adapters.append(Step(f"adapter {adapter_step.display_name}", adapter_step.adapter, plan))
+        named = adapters_pb2.Adapter(name=plan.target, prompt=adapter_step.adapter.prompt)
+        request = specification.image_set(full, split, named)
+        image_plan = _planned(problems, lambda request=request: client.plan_image_set(request))
+        if image_plan is not None:
+            image_sets.append(Step(f"images {adapter_step.display_name}", request, image_plan))
+    if problems:
+        # The grid is checked as well, so that a user mends everything in one go.
+        _planned(problems, lambda: client.plan_evaluation(specification.evaluation(full, split, [])))
+        raise merge_violations(_unique(problems))
+    evaluation = specification.evaluation(full, split, [step.plan.target for step in image_sets])
+    grid_plan = _planned(problems, lambda: client.plan_evaluation(evaluation))
+    if grid_plan is None:
+        raise merge_violations(problems)
+    request = {
+        "spec": canonical_spec(full, dataset.name),
+        "split": split.name,
+        "adapters": [step.plan.target for step in adapters],
+        "image_sets": [step.plan.target for step in image_sets],
+        "evaluation": grid_plan.target,
+        "recipe_version": specification.RECIPE_VERSION,
+    }
+    return StudySteps(full, dataset, split, tuple(adapters), tuple(image_sets), Step("grid", evaluation, grid_plan), request)
+
+
+def canonical_spec(spec: studies_pb2.StudySpec, dataset: str) -> dict[str, Any]:
+    """The specification as JSON, with the dataset by its digest."""
+    exact = studies_pb2.StudySpec()
+    exact.CopyFrom(spec)
+    exact.dataset = dataset
+    value: dict[str, Any] = json_format.MessageToDict(exact, preserving_proto_field_name=True)
+    return value
+
+
+def _planned(problems: list[InvalidArgument], ask: Callable[[], PlanValue]) -> PlanValue | None:
+    try:
+        return ask()
+    except InvalidArgument as error:
+        problem = specification.in_study_terms(error)
+        assert isinstance(problem, InvalidArgument)
+        problems.append(problem)
+        return None
+    except SynthMixError as error:
+        raise specification.in_study_terms(error) from None
+
+
+def _unique(problems: list[InvalidArgument]) -> list[InvalidArgument]:
+    """Several adapters have the same fault once."""
+    return list({problem.message: problem for problem in problems}.values())
