@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TOOLS := .tools
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/synthmix/tools
 MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 
 .DEFAULT_GOAL := help
@@ -44,7 +44,7 @@ lock: setup ## Pin every package anew
 
 ##@ Housekeeping
 clean: ## Remove what make made
-	rm -rf $(VENV) $(TOOLS) build demo
+	rm -rf $(VENV) build demo
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "SynthMix needs Python 3.11 or newer; $(PYTHON) is older. Use make PYTHON=python3.12" >&2; exit 1; }
@@ -57,4 +57,4 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 # MinIO publishes no binaries any more; its community edition is built from source, once.
 $(TOOLS)/bin/minio:
 	@command -v go >/dev/null || { echo "the MinIO contract tests need Go 1.24 or newer: install it (Debian: apt-get install golang), or put a minio binary at $@" >&2; exit 1; }
-	GOBIN=$(CURDIR)/$(TOOLS)/bin go install github.com/minio/minio@$(MINIO_VERSION)
+	GOBIN=$(TOOLS)/bin go install github.com/minio/minio@$(MINIO_VERSION)

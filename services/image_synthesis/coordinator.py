@@ -1,6 +1,7 @@
 """One image set's operation: a task for each shard that isn't in object storage yet, then the index and the manifest."""
 
-from image_synthesis.shards import SHARD_IMAGES, shard_count, shard_name, write_index
+from image_data.image_table import shard_name
+from image_synthesis.shards import image_count, shard_count, shard_range, write_index
 from service_kit.artifacts import Manifest, find_manifest, write_manifest
 from service_kit.coordinator import OperationContext
 from service_kit.resource_names import IMAGE_SETS, ArtifactName
@@ -10,11 +11,11 @@ def coordinate(context: OperationContext) -> ArtifactName:
     """Returns the image set's name."""
     request = context.record.request["request"]
     target = ArtifactName.parse(context.record.target, field="target", collection=IMAGE_SETS)
-    total = len(request["labels"]) * request["per_class"]
+    total = image_count(request)
     if find_manifest(context.store, target) is None:
         present = {item.key.rpartition("/")[2] for item in context.store.list(f"{target}/")}
         missing = [number for number in range(shard_count(total)) if shard_name(number) not in present]
-        done = total - sum(min(SHARD_IMAGES, total - number * SHARD_IMAGES) for number in missing)
+        done = total - sum(len(shard_range(total, number)) for number in missing)
         context.update(total=total, done=done, reused=done, unit="images", message="synthesising")
 
         def count(index: int, made: int) -> None:
@@ -24,7 +25,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
 
         context.run_tasks("image_synthesis.sampling:synthesise_shard", [
             {"target": str(target), "request": request, "number": number} for number in missing], count)
-        payloads = write_index(context.store, target, shard_count(total))
+        payloads = write_index(context.store, target, request)
         write_manifest(context.store, Manifest(
             name=target, inputs={"adapter": request["adapter"]},
             request={key: value for key, value in request.items() if key != "recipe_version"},

@@ -7,7 +7,7 @@ The image at index i starts from the noise of (seed, i): which worker makes it, 
 import io
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from image_synthesis.shards import SHARD_IMAGES, SyntheticImage, write_shard
+from image_data.image_table import write_shard
+from image_synthesis.shards import PlannedImage, image_count, planned_images, shard_range
 from latent_diffusion import base_model
 from latent_diffusion.loading import LatentDiffusion, load, select_device
 from service_kit.artifacts import Manifest, fetch_payload, read_manifest
-from service_kit.digests import derived_seed
 from service_kit.errors import DataLoss
 from service_kit.metrics import count_on_worker
 from service_kit.object_store import ObjectStore
@@ -37,28 +37,24 @@ def synthesise_shard(target: str, request: dict[str, Any], number: int, report: 
     store = ObjectStore(object_store_settings())
     adapter = read_manifest(store, ArtifactName(ADAPTERS, request["adapter"]))
     model = adapted_model(adapter.name)
-    total = len(request["labels"]) * request["per_class"]
-    indices = range(number * SHARD_IMAGES, min(total, (number + 1) * SHARD_IMAGES))
-    images: list[SyntheticImage] = []
-    for start in range(0, len(indices), BATCH_IMAGES):
-        images += synthesise_batch(model, adapter, request, indices[start:start + BATCH_IMAGES])
+    planned = planned_images(request, shard_range(image_count(request), number))
+    images: list[bytes] = []
+    for start in range(0, len(planned), BATCH_IMAGES):
+        images += synthesise_batch(model, adapter, request, planned[start:start + BATCH_IMAGES])
         report(len(images))
     write_shard(store, ArtifactName.parse(target, field="target"), number, images)
     count_on_worker("synthmix_images", len(images), IMAGE_SYNTHESIS)
     return len(images)
 
 
-def synthesise_batch(model: LatentDiffusion, adapter: Manifest, request: dict[str, Any], indices: range) -> list[SyntheticImage]:
-    """The images at these indices, which are ordered by class."""
-    labels = [request["labels"][index // request["per_class"]] for index in indices]
-    prompts = [request["prompt"].replace("{label}", label) for label in labels]
-    seeds = [derived_seed(request["seed"], "image", index) for index in indices]
+def synthesise_batch(model: LatentDiffusion, adapter: Manifest, request: dict[str, Any], planned: Sequence[PlannedImage]) -> list[bytes]:
+    """PNGs of the planned images."""
     size_px = adapter.request["image_size"]
     pixels = model.pipeline(
-        prompts, height=size_px, width=size_px, num_inference_steps=request["steps"], guidance_scale=request["guidance_scale"],
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds], output_type="np").images
-    return [SyntheticImage(index, label, prompt, seed, _png(image, grey=adapter.summary["grey"]))
-            for index, label, prompt, seed, image in zip(indices, labels, prompts, seeds, pixels, strict=True)]
+        [image.prompt for image in planned], height=size_px, width=size_px, num_inference_steps=request["steps"],
+        guidance_scale=request["guidance_scale"], generator=[torch.Generator().manual_seed(image.seed) for image in planned],
+        output_type="np").images
+    return [_png(image, grey=adapter.summary["grey"]) for image in pixels]
 
 
 @lru_cache(maxsize=1)  # a worker makes many shards of one image set

@@ -149,12 +149,6 @@ class ObjectStore:
             ObjectInfo(item.object_name or "", item.size or 0)
             for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)])
 
-    def list_folders(self, prefix: str) -> list[str]:
-        """The names directly under a prefix that ends in a slash, in order."""
-        return self._call(f"list {prefix}", lambda: [
-            (item.object_name or "")[len(prefix):].rstrip("/")
-            for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=False)])
-
     def delete(self, key: str) -> None:
         """Deletes an object; deleting what isn't there is no error."""
         self._call(f"delete {key}", lambda: self._client.remove_object(self.settings.bucket, key))

@@ -12,7 +12,7 @@ from google.longrunning import operations_pb2
 from google.protobuf import json_format
 
 from service_kit import errors
-from service_kit.artifacts import Manifest, find_manifest, write_manifest
+from service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
 from service_kit.coordinator import OperationContext
 from service_kit.resource_names import STUDIES, ArtifactName
 from service_kit.settings import SERVICES, required, service_address
@@ -48,16 +48,28 @@ def coordinate(context: OperationContext) -> ArtifactName:
         run_steps(context, client, progress, study.adapters, "create_adapter")
         run_steps(context, client, progress, study.image_sets, "create_image_set")
         run_steps(context, client, progress, (study.evaluation,), "create_evaluation")
-        progress.start_report()
-        summary, payloads = make_report(context, client, study)
+    progress.start_report()
+    made = make_report(context, study, progress)
     write_manifest(context.store, Manifest(
         name=target,
         inputs={"split": study.split.name, "evaluation": study.evaluation.plan.target,
                 **{f"adapter-{index}": step.plan.target for index, step in enumerate(study.adapters)},
                 **{f"image-set-{index}": step.plan.target for index, step in enumerate(study.image_sets)}},
-        request=context.record.request, recipe_version=study.request["recipe_version"], payloads=tuple(payloads), summary=summary))
+        request=context.record.request, recipe_version=study.request["recipe_version"],
+        payloads=tuple(Payload(**payload) for payload in made["payloads"]), summary={"verdict": made["verdict"]}))
     progress.finish()
     return target
+
+
+def make_report(context: OperationContext, study: planning.StudySteps, progress: "StudyProgress") -> dict[str, Any]:
+    """Has a worker write the report; returns its payloads and the verdict."""
+    [made] = context.run_tasks("study_control.reporting:make_report", [{
+        "target": context.record.target, "create_time": context.record.create_time, "spec": context.record.request["spec"],
+        "split": study.split.name, "adapters": [step.plan.target for step in study.adapters],
+        "image_sets": [step.plan.target for step in study.image_sets], "evaluation": study.evaluation.plan.target,
+        "costs": progress.costs()}])
+    assert isinstance(made, dict)
+    return made
 
 
 class StudyProgress:
@@ -67,6 +79,7 @@ class StudyProgress:
         self._context = context
         self._steps = [progress_pb2.Step(display_name=step.display_name, target=step.plan.target, unit=step.plan.unit,
                                          total=step.plan.total, state=progress_pb2.STATE_QUEUED) for step in study.steps]
+        self._predicted_seconds = [step.plan.predicted_seconds for step in study.steps]
         self._steps.append(progress_pb2.Step(display_name=REPORT_STEP, total=1, unit="reports", state=progress_pb2.STATE_QUEUED))
         self._publish("planning")
 
@@ -82,6 +95,11 @@ class StudyProgress:
         shown.operation = operation.name
         shown.done = step.plan.total if operation.done and metadata.state == progress_pb2.STATE_SUCCEEDED else metadata.done
         self._publish(step.display_name)
+
+    def costs(self) -> list[dict[str, Any]]:
+        """What each step was, for the report's table of costs."""
+        return [{"name": step.display_name, "tasks": step.total, "reused": step.reused, "predicted_seconds": seconds}
+                for step, seconds in zip(self._steps, self._predicted_seconds, strict=False)]
 
     def start_report(self) -> None:
         self._steps[-1].state = progress_pb2.STATE_RUNNING

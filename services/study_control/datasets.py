@@ -3,7 +3,6 @@
 from typing import Any
 
 from service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_manifest
-from service_kit.digests import digest_of
 from service_kit.errors import AlreadyExists, NotFound, check_choice, check_range, invalid_field, missing_field
 from service_kit.front_end import payload_messages
 from service_kit.object_store import ObjectStore

@@ -1,0 +1,3 @@
+from classifier_evaluation.front_end import main
+
+main()

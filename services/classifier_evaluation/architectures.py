@@ -1,0 +1,43 @@
+"""The names of timm's architectures, for front ends, which can't spend four seconds on importing timm to check one.
+
+architectures.txt has a line for each: its name, and `pretrained` if timm knows weights for it. Run this module to write it
+anew after a change of timm's version.
+"""
+
+import difflib
+from functools import cache
+from pathlib import Path
+
+from service_kit.errors import invalid_field
+
+_FILE = Path(__file__).with_name("architectures.txt")
+
+
+@cache
+def architectures() -> dict[str, bool]:
+    """Whether timm knows pretrained weights, by architecture."""
+    lines = (line.split() for line in _FILE.read_text().splitlines())
+    return {name: rest == ["pretrained"] for name, *rest in lines}
+
+
+def check_architecture(name: str, *, pretrained: bool) -> None:
+    """Raises InvalidArgument, with the nearest name, if timm has no such architecture or no weights for it."""
+    known = architectures()
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["tf_efficientnet_lite0"]
+        raise invalid_field("classifier.architecture", name, "is not an architecture of timm",
+                            f"did you mean {' or '.join(nearest)}?", reason="UNKNOWN_ARCHITECTURE")
+    if pretrained and not known[name]:
+        raise invalid_field("classifier.pretrained", pretrained, f"can't be: timm has no weights for {name}",
+                            "use false, or another architecture", reason="NO_PRETRAINED_WEIGHTS")
+
+
+def timm_architectures() -> str:
+    """What architectures.txt must hold with the installed timm."""
+    import timm
+
+    return "".join(f"{name} pretrained\n" if timm.is_model_pretrained(name) else f"{name}\n" for name in timm.list_models())
+
+
+if __name__ == "__main__":
+    _FILE.write_text(timm_architectures())

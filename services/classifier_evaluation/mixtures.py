@@ -1,0 +1,248 @@
+"""Mixtures: what a classifier trains on, and the grid of them that an evaluation asks for.
+
+Imported by front ends: numpy, no torch.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from image_data.split_parts import TrainPart
+from image_data.synthetic_images import SyntheticImages
+from service_kit.digests import derived_seed
+from service_kit.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    check_choice,
+    check_range,
+    invalid_field,
+    merge_violations,
+    missing_field,
+)
+
+REAL = "real"
+APPEND = "append"
+SYNTHETIC_ONLY = "synthetic_only"
+DUPLICATED_REAL = "duplicated_real"
+
+MODES = (APPEND,)
+CONTROLS = (DUPLICATED_REAL,)
+LARGEST_RATIO = 10.0
+MOST_SEEDS = 1000
+
+# Of each kind: whether it has a ratio, and whether it holds synthetic images.
+_KINDS = {REAL: (False, False), APPEND: (True, True), SYNTHETIC_ONLY: (False, True), DUPLICATED_REAL: (True, False)}
+
+
+@dataclass(frozen=True)
+class MixtureSpec:
+    """A mixture before any image is chosen for it.
+
+    Attributes:
+        kind: real, append, synthetic_only or duplicated_real.
+        ratio: Images added to N real ones, as a share of N; 0 for the kinds that add none.
+        image_set: Id of the image set that the synthetic images come from; None for the kinds that hold none.
+    """
+
+    kind: str
+    ratio: float = 0.0
+    image_set: str | None = None
+
+    def __post_init__(self) -> None:
+        has_ratio, has_image_set = _KINDS[self.kind]
+        if (self.ratio > 0) != has_ratio or (self.image_set is not None) != has_image_set:
+            raise ValueError(f"no mixture is {self}")
+
+    @property
+    def key(self) -> str:
+        """Unique within a grid, and fit for file names and tables."""
+        return "-".join(str(part) for part in (self.kind, f"{self.ratio:g}" if self.ratio else None, self.image_set) if part)
+
+    @property
+    def label(self) -> str:
+        """What people call it. The image set isn't named: where there are several, whoever shows this shows them too."""
+        percent = f"{100 * self.ratio:g} %"
+        return {REAL: "real only", APPEND: f"append {percent}", SYNTHETIC_ONLY: "synthetic only",
+                DUPLICATED_REAL: f"real duplicated {percent}"}[self.kind]
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One classifier: a mixture and a seed, counted from 0."""
+
+    mixture: MixtureSpec
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """The images that one classifier trains on: rows of the train part, then rows of the image set.
+
+    Attributes:
+        real_rows: Positions in the train part, (R,) int64; a row that stands twice is trained on twice as often.
+        synthetic_rows: Positions in the image set, (S,) int64.
+        labels: Class of each image in that order, (R + S,) int64.
+    """
+
+    real_rows: np.ndarray = field(repr=False)
+    synthetic_rows: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def expand_grid(ratios: Sequence[float], synthetic_only: bool, controls: Sequence[str], image_sets: Sequence[str],
+                seeds: int) -> list[CellSpec]:
+    """Every cell of an evaluation, mixture by mixture, real only first.
+
+    Real only, which is ratio 0 and always there, and the duplicated control don't depend on the image set: they are
+    trained once, whatever the number of image sets.
+
+    Args:
+        ratios: Synthetic ratios, 0 to 10, in any order.
+        synthetic_only: Whether to train on synthetic images alone too.
+        controls: duplicated_real, or nothing.
+        image_sets: Ids of image sets; every ratio is evaluated with each.
+        seeds: Number of seeds.
+
+    Raises:
+        InvalidArgument: Naming every field at fault.
+    """
+    _check_grid(ratios, synthetic_only, controls, image_sets, seeds)
+    added = sorted(ratio for ratio in ratios if ratio)
+    mixtures = [MixtureSpec(REAL)]
+    if DUPLICATED_REAL in controls:
+        mixtures += [MixtureSpec(DUPLICATED_REAL, ratio) for ratio in added]
+    for image_set in image_sets:
+        mixtures += [MixtureSpec(APPEND, ratio, image_set) for ratio in added]
+        if synthetic_only:
+            mixtures.append(MixtureSpec(SYNTHETIC_ONLY, image_set=image_set))
+    return [CellSpec(mixture, seed) for mixture in mixtures for seed in range(seeds)]
+
+
+def needed_per_class(mixture: MixtureSpec, train_class_counts: Sequence[int]) -> tuple[int, ...]:
+    """How many synthetic images of each class a mixture takes.
+
+    Args:
+        mixture: The mixture.
+        train_class_counts: Real train images of each class.
+    """
+    if mixture.kind == APPEND:
+        return _stratified(mixture.ratio, train_class_counts)
+    return tuple(train_class_counts) if mixture.kind == SYNTHETIC_ONLY else (0,) * len(train_class_counts)
+
+
+def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages | None, seed: int) -> Mixture:
+    """Chooses the images of a mixture, with the train part's class proportions.
+
+    With one seed the choice is nested: the images for ratio 0.10 are among those for 0.25, so that neighbouring ratios
+    differ by what was added and by nothing else. There is no way to give this a validation or a test part: a synthetic
+    image can't get into either (leakage rule 4).
+
+    Args:
+        mixture: The mixture.
+        train: The real images.
+        synthetic: The image set that the mixture names; None if it names none.
+        seed: The cell's.
+
+    Raises:
+        FailedPrecondition: The image set has too few images of a class.
+        TypeError: The images aren't of a train part and of an image set.
+        ValueError: The image set isn't the mixture's.
+    """
+    if not isinstance(train, TrainPart) or not isinstance(synthetic, SyntheticImages | None):
+        raise TypeError(f"a mixture is made of a train part and an image set, not of {type(train).__name__} and "
+                        f"{type(synthetic).__name__}")
+    if mixture.image_set != (synthetic.manifest.name.id if synthetic else None):
+        raise ValueError(f"{mixture} isn't made of {synthetic}")
+    labels = np.asarray(train.labels, dtype=np.int64)
+    class_counts = np.bincount(labels, minlength=len(train.classes)).tolist()
+    real_rows = np.arange(len(labels)) if mixture.kind != SYNTHETIC_ONLY else np.arange(0)
+    if mixture.kind == DUPLICATED_REAL:
+        copies = _draw(labels, _stratified(mixture.ratio, class_counts), derived_seed(seed, "duplicated real"))
+        real_rows = np.concatenate([real_rows, copies])
+    if synthetic is None:
+        return Mixture(real_rows, np.arange(0), labels[real_rows])
+    synthetic_labels = np.asarray(synthetic.labels, dtype=np.int64)
+    needed = needed_per_class(mixture, class_counts)
+    _check_enough(mixture, train, synthetic, needed)
+    synthetic_rows = _draw(synthetic_labels, needed, derived_seed(seed, "synthetic images"))
+    return Mixture(real_rows, synthetic_rows, np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]]))
+
+
+def _stratified(ratio: float, class_counts: Sequence[int]) -> tuple[int, ...]:
+    """Shares round(ratio x N) images out among the classes in proportion to their counts, by Webster's method.
+
+    Largest remainders would do for one ratio, but can give a class fewer images of a larger total (the Alabama paradox;
+    Balinski and Young, Fair Representation, 1982), and then a ratio's images wouldn't be among the next one's. A divisor
+    method can't: its n-th image goes to the class with the largest count / (images it has + 1/2), whatever the total.
+    """
+    # The decimal fraction that was written: 0.1 and not 0.1000000000000000055.
+    total = round(Fraction(str(ratio)) * sum(class_counts))
+    shares = [0] * len(class_counts)
+    queue = [(-float(count), index) for index, count in enumerate(class_counts) if count]
+    heapq.heapify(queue)
+    for _ in range(total):
+        index = queue[0][1]
+        shares[index] += 1
+        heapq.heapreplace(queue, (-class_counts[index] / (2 * shares[index] + 1), index))
+    return tuple(shares)
+
+
+def _draw(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
+    """Draws counts[c] rows of each class c, in class order; none comes a second time before all have come once."""
+    drawn = []
+    for label, count in enumerate(counts):
+        rows = np.flatnonzero(labels == label)
+        order = np.random.default_rng(derived_seed(seed, "class", label)).permutation(rows)
+        drawn.append(np.resize(order, count))
+    return np.concatenate(drawn)
+
+
+def _check_enough(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages, needed: Sequence[int]) -> None:
+    found = np.bincount(np.asarray(synthetic.labels, dtype=np.int64), minlength=len(needed)).tolist()
+    short = [index for index, count in enumerate(needed) if found[index] < count]
+    if not short:
+        return
+    classes = ", ".join(f"{train.classes[index]!r} (needs {needed[index]}, has {found[index]})" for index in short)
+    name = synthetic.manifest.name
+    description = (f"{name} has too few images for {mixture.label}, of {classes}; make an image set of at least "
+                   f"{max(needed)} images a class, or ask for smaller ratios")
+    raise FailedPrecondition(description, reason="TOO_FEW_SYNTHETIC_IMAGES",
+                             violations=[FieldViolation("image_sets", description)],
+                             metadata={"artifact": str(name), "needed_per_class": str(max(needed))})
+
+
+def _check_grid(ratios: Sequence[float], synthetic_only: bool, controls: Sequence[str], image_sets: Sequence[str],
+                seeds: int) -> None:
+    errors: list[InvalidArgument] = []
+    for index, ratio in enumerate(ratios):
+        with _collected(errors):
+            check_range(f"mixtures.ratios[{index}]", ratio, 0.0, LARGEST_RATIO)
+    for index, control in enumerate(controls):
+        with _collected(errors):
+            check_choice(f"mixtures.controls[{index}]", control, CONTROLS)
+    with _collected(errors):
+        check_range("seeds", seeds, 1, MOST_SEEDS)
+    for name, values in (("mixtures.ratios", ratios), ("mixtures.controls", controls), ("image_sets", image_sets)):
+        errors += [invalid_field(f"{name}[{index}]", value, "is there twice", "leave one of them out", reason="DUPLICATE_VALUE")
+                   for index, value in enumerate(values) if value in values[:index]]
+    if not image_sets and (synthetic_only or any(ratios)):
+        errors.append(missing_field("image_sets", "ratios above 0 and synthetic only are made of an image set: name one or "
+                                    "more, or ask for ratio 0 alone"))
+    if errors:
+        raise merge_violations(errors)
+
+
+@contextmanager
+def _collected(errors: list[InvalidArgument]) -> Iterator[None]:
+    try:
+        yield
+    except InvalidArgument as error:
+        errors.append(error)

@@ -1,0 +1,142 @@
+"""Reading an untrusted ZIP. Nothing is ever extracted to disk, and nothing is decompressed before the whole list is checked."""
+
+import stat
+import struct
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from service_kit.errors import InvalidArgument, invalid_field
+from study_control.image_import.problems import refused_files
+
+FIELD = "upload"
+LONGEST_PATH = 512
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 0x1
+_SMALL_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """What an archive may declare.
+
+    Attributes:
+        entries: Files and folders in it.
+        entry_bytes: Of the largest file, uncompressed.
+        total_bytes: Of all files, uncompressed.
+        ratio: Of total_bytes to the archive's own size, once that total is beyond 64 MiB: deflate reaches about 1,000 on a bomb,
+            and overlapping entries any number, where microscopy images seldom reach 10.
+    """
+
+    entries: int = 200_000
+    entry_bytes: int = 256 * 1024 * 1024
+    total_bytes: int = 256 * 1024**3
+    ratio: int = 200
+
+
+LIMITS = ArchiveLimits()
+
+
+class Archive:
+    """The files of a checked ZIP, by their path: relative, with slashes, in Unicode's composed form."""
+
+    def __init__(self, opened: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]):
+        self._opened = opened
+        self._entries = entries
+
+    @property
+    def paths(self) -> list[str]:
+        return list(self._entries)
+
+    def size_bytes(self, path: str) -> int:
+        return self._entries[path].file_size
+
+    def read(self, path: str) -> bytes:
+        """The file's bytes: at most what the archive declares, checked against its CRC. Raises InvalidArgument."""
+        try:
+            return self._opened.read(self._entries[path])
+        except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError) as error:
+            raise InvalidArgument(f"is damaged in the archive ({error}); pack and upload it again",
+                                  reason="ARCHIVE_DAMAGED") from error
+
+
+@contextmanager
+def open_archive(path: Path, limits: ArchiveLimits = LIMITS) -> Iterator[Archive]:
+    """Opens a ZIP and checks everything that it declares.
+
+    Raises:
+        InvalidArgument: It isn't a whole ZIP; it is encrypted, or compressed by a method other than deflate; it holds an
+            absolute path, `..`, a link or another special file, or a name twice; or it exceeds the limits.
+    """
+    try:
+        opened = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, UnicodeDecodeError) as error:
+        raise invalid_field(FIELD, path.name, f"is not a whole ZIP archive ({error})",
+                            "it may be truncated: pack and upload it again", reason="ARCHIVE_UNREADABLE") from error
+    with opened:
+        _check_limits(opened, path.stat().st_size, limits)
+        yield Archive(opened, _checked_entries(opened))
+
+
+def _check_limits(opened: zipfile.ZipFile, archive_bytes: int, limits: ArchiveLimits) -> None:
+    infos = opened.infolist()
+    total_bytes = sum(info.file_size for info in infos)
+    largest = max(infos, key=lambda info: info.file_size, default=None)
+    if len(infos) > limits.entries:
+        raise _too_large(f"{len(infos):,} entries", f"more than {limits.entries:,}")
+    if largest and largest.file_size > limits.entry_bytes:
+        raise _too_large(f"{largest.filename} of {_mib(largest.file_size)}", f"a file of more than {_mib(limits.entry_bytes)}")
+    if total_bytes > limits.total_bytes:
+        raise _too_large(f"{_mib(total_bytes)} in all", f"more than {_mib(limits.total_bytes)} uncompressed")
+    if total_bytes > _SMALL_BYTES and total_bytes > limits.ratio * archive_bytes:
+        raise _too_large(f"{_mib(total_bytes)} from {_mib(archive_bytes)}",
+                         f"more than {limits.ratio} times its own size, as a decompression bomb would")
+
+
+def _checked_entries(opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    entries: dict[str, zipfile.ZipInfo] = {}
+    problems = []
+    for info in opened.infolist():
+        # Some Windows programs write backslashes, and macOS writes letters apart from their accents.
+        name = unicodedata.normalize("NFC", info.filename.replace("\\", "/"))
+        path = str(PurePosixPath(name))  # without ./ and doubled slashes
+        problem = _problem(info, path) or ("is there twice" if path in entries else None)
+        if problem is not None:
+            problems.append(f"{path[:LONGEST_PATH]} {problem}")
+        elif not name.endswith("/"):
+            entries[path] = info
+    if problems:
+        raise refused_files(FIELD, "entries of the archive are refused", problems, "pack a plain folder of images, without "
+                            "links, passwords or absolute paths", reason="ARCHIVE_UNSAFE")
+    return entries
+
+
+def _problem(info: zipfile.ZipInfo, path: str) -> str | None:
+    file_type = stat.S_IFMT(info.external_attr >> 16)
+    if path.startswith("/") or path[1:2] == ":":
+        return "is an absolute path"
+    if ".." in PurePosixPath(path).parts:
+        return "leads out of the archive"
+    if len(path) > LONGEST_PATH:
+        return f"is longer than {LONGEST_PATH} characters"
+    if stat.S_ISLNK(file_type):
+        return "is a symbolic link"
+    if file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a special file"
+    if info.flag_bits & _ENCRYPTED:
+        return "is encrypted"
+    if info.compress_type not in _COMPRESSIONS:
+        return "is compressed by a method other than deflate"
+    return None
+
+
+def _too_large(value: str, problem: str) -> InvalidArgument:
+    return invalid_field(FIELD, value, f"is {problem}", "import fewer or smaller images at a time", reason="ARCHIVE_TOO_LARGE")
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB"

@@ -1,0 +1,67 @@
+"""Numbers and times as readers want them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+ABSENT = "–"
+_MINUS = "−"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share of 1 as "81.3 %"; a dash for None."""
+    return ABSENT if value is None else f"{100.0 * value:.{digits}f} %"
+
+
+def interval_percent(interval: tuple[float, float] | None) -> str:
+    """An interval of shares as "78.0 to 84.1"; a dash for None."""
+    return ABSENT if interval is None else f"{100.0 * interval[0]:.1f} to {100.0 * interval[1]:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference of shares in points with its sign, such as "+1.8", with a true minus."""
+    return f"{100.0 * value:+.1f}".replace("-", _MINUS)
+
+
+def interval_points(interval: tuple[float, float] | None) -> str:
+    """An interval of differences as "−0.3 to +3.9"; a dash for None."""
+    return ABSENT if interval is None else f"{points(interval[0])} to {points(interval[1])}"
+
+
+def ratio(value: float) -> str:
+    """A ratio in percent without its sign, such as "25" or "12.5"."""
+    return f"{round(100.0 * value, 1):g}"
+
+
+def decimal(value: float | None) -> str:
+    """A score as "0.813"; a dash for None."""
+    return ABSENT if value is None else f"{value:.3f}".replace("-", _MINUS)
+
+
+def count(value: int) -> str:
+    """A whole number with separators, such as "12,400"."""
+    return f"{value:,}"
+
+
+def plural(value: int, noun: str) -> str:
+    """A count with its noun, such as "1 seed" and "3 seeds"."""
+    return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
+
+
+def duration(seconds: float | None) -> str:
+    """A time as "48 s", "3 min 20 s" or "2 h 05 min"; a dash for None."""
+    if seconds is None:
+        return ABSENT
+    if 0.0 < seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def moment(value: datetime) -> str:
+    """A time in UTC as "2025-11-22 10:42 UTC"."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

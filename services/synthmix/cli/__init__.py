@@ -1,0 +1,27 @@
+"""The command line. `main` parses; everything heavier than that is imported only once a command is known.
+
+Exit codes, which scripts may rely on:
+
+    0    done
+    1    the operation or study failed, or something else went wrong
+    2    the command line or an input is invalid
+    3    what was named doesn't exist
+    4    the services can't be reached, or refuse the token
+    5    the operation or study was cancelled
+    130  interrupted; what runs in the services goes on
+"""
+
+from collections.abc import Sequence
+
+from synthmix.cli.parser import build_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code. Exits by itself, as argparse does, on --help and misuse."""
+    arguments = build_parser().parse_args(argv)
+
+    from synthmix.cli.dispatch import (
+        run,
+    )  # not at the top: it imports protobuf, and --help need not wait for that
+
+    return run(arguments)

@@ -1,0 +1,11 @@
+"""The client that a command line asks for."""
+
+import argparse
+
+from synthmix.client import Client
+
+
+def connect(arguments: argparse.Namespace) -> Client:
+    return Client.connect(
+        arguments.home, addresses=arguments.address, token=arguments.token, tls_ca=arguments.tls_ca
+    )

@@ -1,0 +1,127 @@
+"""`synthmix datasets`: import real images and look at them, or write simulated ones."""
+
+import argparse
+import re
+
+from service_kit.errors import InvalidArgument, invalid_field
+from synthmix.cli import exit_codes
+from synthmix.cli.connection import connect
+from synthmix.cli.output import emit, human_time, note, table
+from synthmix.cli.progress import progress, transfer_rows
+from synthmix.client import GroupRule
+from synthmix.study_file import to_yaml
+from synthmix_api.datasets.v1 import datasets_pb2
+
+
+def import_(arguments: argparse.Namespace) -> int:
+    rule = group_rule(arguments)
+    with connect(arguments) as client, progress() as show_progress:
+        dataset = client.import_dataset(
+            arguments.path,
+            arguments.name,
+            group=rule,
+            classes=arguments.classes,
+            simulated=arguments.simulated,
+            replace=arguments.replace,
+            progress=lambda transfer: show_progress(transfer_rows(transfer), ""),
+        )
+    emit(arguments, dataset, dataset_text(dataset))
+    return exit_codes.OK
+
+
+def list_(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as client:
+        datasets = list(client.list_datasets())
+    rows = [
+        (
+            item.display_name,
+            item.name,
+            item.image_count,
+            item.group_count,
+            len(item.class_counts),
+            "simulated" if item.simulated else "real",
+            human_time(item.create_time),
+        )
+        for item in datasets
+    ]
+    emit(
+        arguments,
+        datasets,
+        table(
+            ("DATASET", "NAME", "IMAGES", "GROUPS", "CLASSES", "KIND", "CREATED"),
+            rows,
+            right=("IMAGES", "GROUPS", "CLASSES"),
+        ),
+    )
+    return exit_codes.OK
+
+
+def show(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as client:
+        dataset = client.get_dataset(arguments.name)
+    emit(arguments, dataset, to_yaml(dataset).rstrip())
+    return exit_codes.OK
+
+
+def simulate(arguments: argparse.Namespace) -> int:
+    from synthmix.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
+
+    settings = SimulatedCellsSettings(
+        images_per_class=arguments.images_per_class, chips=arguments.chips, seed=arguments.seed
+    )
+    try:
+        count = write_simulated_dataset(arguments.folder, settings)
+    except ValueError as error:
+        raise InvalidArgument(str(error), reason="SIMULATION_INVALID") from None
+    emit(
+        arguments,
+        {"folder": str(arguments.folder), "images": count, "group_pattern": GROUP_PATTERN},
+        f"{count} simulated images in {arguments.folder}",
+    )
+    if arguments.output == "text":
+        note(
+            f"import them with `synthmix datasets import {arguments.folder} --name sim-cells --simulated "
+            f"--group-pattern '{GROUP_PATTERN}'`"
+        )
+    return exit_codes.OK
+
+
+def group_rule(arguments: argparse.Namespace) -> GroupRule:
+    """The rule that the options state; a bad pattern is found before anything is packed and uploaded."""
+    if arguments.no_groups:
+        return GroupRule(none=True)
+    if arguments.group_column is not None:
+        return GroupRule(column=arguments.group_column)
+    try:
+        pattern = re.compile(arguments.group_pattern)
+    except re.error as error:
+        raise invalid_field(
+            "--group-pattern",
+            arguments.group_pattern,
+            f"is not a regular expression: {error}",
+            r"write one such as 'chip-(?P<group>\d+)'",
+        ) from None
+    if "group" not in pattern.groupindex:
+        raise invalid_field(
+            "--group-pattern",
+            arguments.group_pattern,
+            "has no group named `group`",
+            r"mark the part that says the group, as in 'chip-(?P<group>\d+)'",
+        )
+    return GroupRule(pattern=arguments.group_pattern)
+
+
+def dataset_text(dataset: datasets_pb2.Dataset) -> str:
+    """What an import made: its size, its classes, and what is worth a warning."""
+    counts = table(
+        ("CLASS", "IMAGES", "GROUPS"),
+        [(item.label, item.images, item.groups) for item in dataset.class_counts],
+        right=("IMAGES", "GROUPS"),
+    )
+    lines = [
+        f"{dataset.display_name}: {dataset.image_count} images in {dataset.group_count} groups",
+        dataset.name,
+        "",
+        counts,
+    ]
+    return "\n".join(lines + [f"warning: {warning}" for warning in dataset.warnings])

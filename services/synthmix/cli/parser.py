@@ -1,0 +1,334 @@
+"""The command line's grammar. Nothing but argparse is imported here, so that --help is fast.
+
+A command says its handler as "module:function" below synthmix.cli; synthmix.cli.dispatch imports it.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+EPILOG = """\
+exit codes:
+  0    done
+  1    the operation or study failed, or something else went wrong
+  2    the command line or an input is invalid
+  3    what was named doesn't exist
+  4    the services can't be reached, or refuse the token
+  5    the operation or study was cancelled
+  130  interrupted; what runs in the services goes on
+
+environment:
+  SYNTHMIX_HOME     where a stack on this machine keeps everything (~/.synthmix)
+  SYNTHMIX_ADDRESS  as --address
+  SYNTHMIX_TOKEN    as --token, but invisible to other users of this machine
+  SYNTHMIX_TLS_CA   as --tls-ca
+  SYNTHMIX_DEBUG    1 shows the stack trace of an error
+
+first steps:
+  synthmix doctor
+  synthmix demo
+"""
+SERVICES = ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole grammar, with every command's handler in `run`."""
+    parser = argparse.ArgumentParser(
+        prog="synthmix",
+        description="Does adding synthetic images improve my classifier, at which ratio, and how sure can I "
+        "be?",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.set_defaults(home=None, address=None, token=None, tls_ca=None, output="text")
+    _add_common(parser)
+    groups = parser.add_subparsers(title="commands", dest="group", required=True, metavar="COMMAND")
+    _add_stack_commands(groups)
+    _add_datasets(groups)
+    _add_studies(groups)
+    _add_resource(groups, "adapters", "train low-rank adapters and get their weights", "adapter")
+    _add_resource(groups, "images", "synthesise image sets and get their images", "image set")
+    _add_resource(groups, "evaluations", "train and evaluate grids of classifiers", "evaluation")
+    _add_operations(groups)
+    return parser
+
+
+def _add_stack_commands(groups: Any) -> None:
+    up = _command(
+        groups,
+        "up",
+        "stack:up",
+        "run the whole stack on this machine until Ctrl-C",
+        "Starts object storage, Ray and the four services on loopback with generated credentials, prints how "
+        "to reach them, and stops them all on Ctrl-C. Everything is kept in the home (--home, SYNTHMIX_HOME, "
+        "~/.synthmix).",
+    )
+    demo = _command(
+        groups,
+        "demo",
+        "demo:demo",
+        "run the sample study on simulated images, from nothing to the report",
+        "Starts a stack, makes a dataset of simulated brightfield cell images, runs the sample study on it, "
+        "writes the report and stops the stack. Run again, it reuses what is done.",
+    )
+    demo.add_argument(
+        "--study",
+        type=Path,
+        metavar="FILE",
+        help="another study than the sample one, of the dataset sim-cells",
+    )
+    for parser in (up, demo):
+        parser.add_argument(
+            "--cpus", type=_count(1), metavar="N", help="processors for the workers (all that are there)"
+        )
+        parser.add_argument(
+            "--gpus", type=_count(0), metavar="N", help="GPUs for the workers (all that are there)"
+        )
+    _command(
+        groups,
+        "doctor",
+        "doctor:doctor",
+        "check this machine and the stack that runs on it",
+        "Checks Python, packages, processors, memory, disk, GPU, object storage and the running stack. "
+        "Exits with 1 if a check fails.",
+    )
+
+
+def _add_datasets(groups: Any) -> None:
+    commands = _group(groups, "datasets", "import real images and look at them")
+    simulate = _command(
+        commands, "simulate", "datasets:simulate", "write a labelled dataset of simulated cell images"
+    )
+    simulate.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="where to write; made if it doesn't exist"
+    )
+    simulate.add_argument(
+        "--images-per-class", type=int, default=120, metavar="N", help="images of each class (%(default)s)"
+    )
+    simulate.add_argument(
+        "--chips", type=int, default=12, metavar="N", help="chips, which are the groups (%(default)s)"
+    )
+    simulate.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same images (%(default)s)"
+    )
+    add = _command(
+        commands,
+        "import",
+        "datasets:import_",
+        "make a dataset of a folder, ZIP or manifest",
+        "PATH is a folder of class folders, a ZIP of one, or a CSV or Parquet manifest. Splits never part "
+        "images of one group, so say how a group (chip, well, plate, date, patient) is known.",
+    )
+    add.add_argument("path", type=Path, metavar="PATH")
+    add.add_argument(
+        "--name",
+        required=True,
+        help="what a study's `dataset:` will say: lower-case letters, digits and hyphens",
+    )
+    group = add.add_mutually_exclusive_group(required=True)
+    group.add_argument(
+        "--group-pattern",
+        metavar="REGEX",
+        help=r"searched in each image's relative path; its group named `group` is the image's group, "
+        r"such as 'chip-(?P<group>\d+)'",
+    )
+    group.add_argument("--group-column", metavar="COLUMN", help="the manifest's column that says the group")
+    group.add_argument(
+        "--no-groups",
+        action="store_true",
+        help="states that the images are independent of one another; reports say so in red",
+    )
+    add.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="keep this class; may be repeated (all are kept if not given)",
+    )
+    add.add_argument(
+        "--simulated", action="store_true", help="state that the images are simulated; reports repeat it"
+    )
+    add.add_argument(
+        "--replace", action="store_true", help="let the name move here from the dataset that holds it"
+    )
+    _command(commands, "list", "datasets:list_", "list datasets")
+    _name(
+        _command(commands, "show", "datasets:show", "show a dataset"),
+        "a dataset's name, or datasets/{digest}",
+    )
+
+
+def _add_studies(groups: Any) -> None:
+    commands = _group(groups, "studies", "plan, run and follow studies")
+    _file(
+        _command(
+            commands,
+            "validate",
+            "studies:validate",
+            "check a study's file and show what it would do and cost",
+        )
+    )
+    submit = _command(
+        commands,
+        "submit",
+        "studies:submit",
+        "start a study and print its name",
+        "Prints the study's name and returns; the study goes on in the services. Submitting the same file "
+        "again starts nothing that is done or running.",
+    )
+    _file(submit)
+    submit.add_argument("--wait", action="store_true", help="watch it until it ends, as `studies watch` does")
+    _name(
+        _command(
+            commands,
+            "watch",
+            "studies:watch",
+            "follow a study until it ends",
+            "Shows progress with rate and time left. Ctrl-C stops watching, not the study.",
+        ),
+        STUDY,
+    )
+    _command(commands, "list", "studies:list_", "list studies")
+    _name(_command(commands, "show", "studies:show", "show a study"), STUDY)
+    _name(
+        _command(
+            commands, "cancel", "studies:cancel", "stop a study; submitted again it goes on from what is done"
+        ),
+        STUDY,
+    )
+    report = _command(commands, "report", "studies:report", "download a study's report (HTML, JSON, CSV)")
+    _name(report, STUDY)
+    report.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (./{study's name}-report)")
+
+
+def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
+    commands = _group(groups, group, summary)
+    create = _command(
+        commands,
+        "create",
+        "resources:create",
+        f"make an {noun}" if noun[0] in "aei" else f"make a {noun}",
+        f"Starts making the {noun} that the file describes, and prints the operation's name. "
+        "What exists already isn't made again.",
+    )
+    _file(create)
+    mode = create.add_mutually_exclusive_group()
+    mode.add_argument("--wait", action="store_true", help="wait until it is made, and print its name instead")
+    mode.add_argument(
+        "--validate", action="store_true", help="only check the file, and say what it would cost"
+    )
+    _command(commands, "list", "resources:list_", f"list {noun}s")
+    _name(_command(commands, "show", "resources:show", f"show one {noun}"), f"the {noun}'s name")
+    download = _command(
+        commands,
+        "download",
+        "resources:download",
+        f"download the files of one {noun}",
+        "Files that are there already are checked and not fetched again.",
+    )
+    _name(download, f"the {noun}'s name")
+    download.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (./{name's digest})")
+
+
+def _add_operations(groups: Any) -> None:
+    commands = _group(groups, "operations", "look at long-running work, and stop it")
+    listing = _command(commands, "list", "operations:list_", "list operations")
+    listing.add_argument("--service", choices=SERVICES, help="only this service's")
+    for command, summary in (
+        ("show", "show an operation"),
+        ("wait", "follow an operation until it ends"),
+        ("cancel", "stop an operation; the same request goes on from what is done"),
+    ):
+        _name(_command(commands, command, f"operations:{command}", summary), "operations/{service}/{id}")
+
+
+STUDY = "the name in its file (the newest of that name), or studies/{digest}"
+
+
+def _group(groups: Any, name: str, summary: str) -> Any:
+    parser = groups.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    return parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+
+
+def _command(
+    commands: Any, name: str, run: str, summary: str, description: str = ""
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=description or summary, allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    _add_common(parser)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that may stand before or after the command.
+
+    Their defaults are suppressed: the command's parser must not reset what stood before the command.
+    """
+    common = parser.add_argument_group("common options")
+    common.add_argument(
+        "--home",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help="the home of a stack on this machine",
+    )
+    common.add_argument(
+        "--address",
+        default=argparse.SUPPRESS,
+        help="host:port or https://host of a stack elsewhere, or SERVICE=host:port,... for each service",
+    )
+    common.add_argument("--token", default=argparse.SUPPRESS, help="the stack's token")
+    common.add_argument(
+        "--tls-ca",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="PEM",
+        help="trust these authorities, and use TLS",
+    )
+    common.add_argument(
+        "--output",
+        choices=("text", "json"),
+        default=argparse.SUPPRESS,
+        help="json prints one JSON value to standard output (text)",
+    )
+
+
+def _count(least: int) -> Callable[[str], int]:
+    """A whole number of at least this."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return int(text)
+
+    return parse
+
+
+def _file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="YAML or JSON; - reads standard input")
+
+
+def _name(parser: argparse.ArgumentParser, help_text: str) -> None:
+    parser.add_argument("name", metavar="NAME", help=help_text)
+
+
+class _Version(argparse.Action):
+    """argparse's own action wants the version at once, and finding it takes longer than all of --help."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        import synthmix
+
+        print(f"synthmix {synthmix.__version__}")
+        parser.exit()

@@ -1,0 +1,234 @@
+"""Live progress on standard error: bars on a terminal, a line now and then elsewhere."""
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from synthmix.cli.output import human_bytes, human_duration
+from synthmix.client import Transfer
+from synthmix_api.operations.v1 import operations_pb2
+
+LINE_INTERVAL_S = 10.0
+REFRESHES_PER_SECOND = 4
+# Enough changes to smooth over units that take unequal time, few enough to follow a cluster that grows.
+RATE_CHANGES = 60
+SHORTEST_RATE_S = 1.0
+
+QUEUED, RUNNING, DONE = "queued", "running", "done"
+_STATES = {
+    operations_pb2.STATE_UNSPECIFIED: "waiting",
+    operations_pb2.STATE_QUEUED: QUEUED,
+    operations_pb2.STATE_RUNNING: RUNNING,
+    operations_pb2.STATE_SUCCEEDED: DONE,
+    operations_pb2.STATE_FAILED: "failed",
+    operations_pb2.STATE_CANCELLED: "cancelled",
+}
+_STYLES = {RUNNING: "bold", DONE: "green", "failed": "red", "cancelled": "yellow"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that goes on: how many of its units are done, and how many of those were found done."""
+
+    label: str
+    state: str
+    done: int
+    total: int
+    unit: str
+    reused: int = 0
+
+
+Show = Callable[[Sequence[Row], str], None]
+"""Shows rows, and a word on what is being done now."""
+
+
+def metadata_rows(metadata: operations_pb2.OperationMetadata) -> list[Row]:
+    """An operation's steps, or the operation itself if it has none."""
+    if metadata.steps:
+        return [
+            Row(
+                item.display_name,
+                _STATES.get(item.state, "unknown"),
+                item.done,
+                item.total,
+                item.unit,
+                item.reused,
+            )
+            for item in metadata.steps
+        ]
+    return [
+        Row(
+            metadata.target or "operation",
+            _STATES.get(metadata.state, "unknown"),
+            metadata.done,
+            metadata.total,
+            metadata.unit,
+            metadata.reused,
+        )
+    ]
+
+
+def transfer_rows(transfer: Transfer) -> list[Row]:
+    state = DONE if transfer.total and transfer.done >= transfer.total else RUNNING
+    return [Row(transfer.stage, state, transfer.done, transfer.total, transfer.unit)]
+
+
+@contextmanager
+def progress(stream: TextIO | None = None) -> Iterator[Show]:
+    """Yields a function that shows progress until the block ends."""
+    stream = stream or sys.stderr
+    if not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+        yield Lines(stream)
+        return
+    view = Bars()
+    with Live(
+        get_renderable=view.render, console=Console(file=stream), refresh_per_second=REFRESHES_PER_SECOND
+    ):
+        yield view
+
+
+@dataclass
+class Rate:
+    """Units a second, over the latest changes. What was done before the first observation doesn't count."""
+
+    changes: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_CHANGES))
+
+    def observe(self, now_s: float, done: int) -> None:
+        if not self.changes or done != self.changes[-1][1]:
+            self.changes.append((now_s, done))
+
+    def per_second(self, now_s: float) -> float | None:
+        """None until there is something to tell."""
+        if len(self.changes) < 2:
+            return None
+        start_s, start = self.changes[0]
+        grown, passed_s = self.changes[-1][1] - start, now_s - start_s
+        return grown / passed_s if grown > 0 and passed_s >= SHORTEST_RATE_S else None
+
+
+class Rates:
+    """The rate of each row, by its label."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self._clock = clock
+        self._rates: dict[str, Rate] = {}
+
+    def observe(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.state == RUNNING:
+                self._rates.setdefault(row.label, Rate()).observe(self._clock(), row.done)
+
+    def describe(self, row: Row) -> tuple[str, str]:
+        """The row's rate and time left, each "" if unknown."""
+        per_second = self._rates[row.label].per_second(self._clock()) if row.label in self._rates else None
+        if per_second is None or row.state != RUNNING:
+            return "", ""
+        left = f"{human_duration((row.total - row.done) / per_second)} left" if row.total else ""
+        return human_rate(per_second, row.unit), left
+
+
+class Lines:
+    """For logs and pipes: a line when a row's state changes, and every ten seconds for what runs."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic):
+        self._stream, self._clock = stream, clock
+        self._start_s = clock()
+        self._rates = Rates(clock)
+        self._states: dict[str, str] = {}
+        self._next_line_s: dict[str, float] = {}
+
+    def __call__(self, rows: Sequence[Row], message: str) -> None:
+        self._rates.observe(rows)
+        now_s = self._clock()
+        for row in rows:
+            changed = self._states.get(row.label) != row.state
+            due = row.state == RUNNING and now_s >= self._next_line_s.get(row.label, 0.0)
+            if (changed and row.state not in ("waiting", QUEUED)) or due:
+                self._next_line_s[row.label] = now_s + LINE_INTERVAL_S
+                elapsed = f"{int(now_s - self._start_s)} s"
+                print(f"{elapsed:>7}  {self._line(row)}", file=self._stream, flush=True)
+            self._states[row.label] = row.state
+
+    def _line(self, row: Row) -> str:
+        parts = [row.state, human_count(row), *self._rates.describe(row), _reused(row)]
+        return f"{row.label}: {', '.join(part for part in parts if part)}"
+
+
+class Bars:
+    """For a terminal: a bar for each row, drawn anew several times a second so that times go on."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._start_s = clock()
+        self._rates = Rates(clock)
+        self._rows: Sequence[Row] = ()
+        self._message = ""
+
+    def __call__(self, rows: Sequence[Row], message: str) -> None:
+        self._rates.observe(rows)
+        self._rows, self._message = rows, message
+
+    def render(self) -> Group:
+        grid = Table.grid(padding=(0, 2))
+        for column in ("label", "bar", "count", "rate", "left"):
+            grid.add_column(
+                no_wrap=True, overflow="ellipsis", justify="right" if column == "count" else "left"
+            )
+        for row in self._rows:
+            rate, left = self._rates.describe(row)
+            note = ", ".join(
+                part for part in (left or ("" if row.state == RUNNING else row.state), _reused(row)) if part
+            )
+            bar = ProgressBar(
+                total=row.total or None,
+                completed=row.done,
+                width=24,
+                pulse=row.state == RUNNING and not row.total,
+            )
+            grid.add_row(
+                Text(row.label, style=_STYLES.get(row.state, "dim")), bar, human_count(row), rate, note
+            )
+        elapsed = human_duration(round(self._clock() - self._start_s)) if self._rows else ""
+        return Group(grid, Text(f"{elapsed}  {self._message}".strip(), style="dim"))
+
+
+def human_count(row: Row) -> str:
+    """Such as 1200/4800 images seen."""
+    if row.unit == "bytes":
+        return f"{human_bytes(row.done)}/{human_bytes(row.total)}" if row.total else human_bytes(row.done)
+    if not row.total:
+        return f"{row.done} {_words(row.unit)}" if row.done else ""
+    return f"{row.done}/{row.total} {_words(row.unit)}".rstrip()
+
+
+def human_rate(per_second: float, unit: str) -> str:
+    """Such as 14.2/s, 3.1/min, 2.5 MiB/s."""
+    if unit == "bytes":
+        return f"{human_bytes(per_second)}/s"
+    for scale, name in ((1, "s"), (60, "min"), (3600, "h")):
+        if per_second * scale >= 1 or name == "h":
+            return (
+                f"{per_second * scale:.0f}/{name}"
+                if per_second * scale >= 100
+                else f"{per_second * scale:.1f}/{name}"
+            )
+    raise AssertionError("the last unit takes whatever is left")
+
+
+def _words(unit: str) -> str:
+    return unit.replace("_", " ")
+
+
+def _reused(row: Row) -> str:
+    return f"{row.reused} reused" if row.reused else ""

@@ -1,0 +1,134 @@
+"""`synthmix adapters`, `images` and `evaluations`: the same four commands on three kinds of resource."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+
+from synthmix.cli import exit_codes
+from synthmix.cli.connection import connect
+from synthmix.cli.operations import follow
+from synthmix.cli.output import emit, human_duration, human_time, note, table
+from synthmix.cli.progress import progress, transfer_rows
+from synthmix.cli.studies import located
+from synthmix.client import Client, Operation
+from synthmix.study_file import read_document, to_yaml
+from synthmix_api.adapters.v1 import adapters_pb2
+from synthmix_api.evaluations.v1 import evaluations_pb2
+from synthmix_api.image_sets.v1 import image_sets_pb2
+from synthmix_api.operations.v1 import operations_pb2
+
+
+@dataclass(frozen=True)
+class Resource:
+    """How the commands handle one kind: its message, the client's methods for it, its columns in a list."""
+
+    kind: type[Message]
+    create: Callable[[Client, Any], Operation]
+    plan: Callable[[Client, Any], operations_pb2.Plan]
+    list: Callable[[Client], Iterator[Any]]
+    get: Callable[[Client, str], Any]
+    headers: Sequence[str]
+    row: Callable[[Any], Sequence[object]]
+
+
+RESOURCES = {
+    "adapters": Resource(
+        adapters_pb2.Adapter,
+        Client.create_adapter,
+        Client.plan_adapter,
+        Client.list_adapters,
+        Client.get_adapter,
+        ("BASE MODEL", "METHOD", "RANK", "TARGETS", "IMAGES SEEN"),
+        lambda item: (item.base_model, item.method, item.rank, item.targets, item.images_seen),
+    ),
+    "images": Resource(
+        image_sets_pb2.ImageSet,
+        Client.create_image_set,
+        Client.plan_image_set,
+        Client.list_image_sets,
+        Client.get_image_set,
+        ("IMAGES", "CLASSES", "STEPS", "GUIDANCE", "ADAPTER"),
+        lambda item: (
+            item.image_count,
+            len(item.labels),
+            item.steps,
+            f"{item.guidance_scale:g}",
+            item.adapter,
+        ),
+    ),
+    "evaluations": Resource(
+        evaluations_pb2.Evaluation,
+        Client.create_evaluation,
+        Client.plan_evaluation,
+        Client.list_evaluations,
+        Client.get_evaluation,
+        ("CELLS", "SEEDS", "IMAGE SETS", "SPLIT"),
+        lambda item: (item.cell_count, item.seeds, len(item.image_sets), item.split),
+    ),
+}
+
+
+def create(arguments: argparse.Namespace) -> int:
+    resource = RESOURCES[arguments.group]
+    document = read_document(arguments.file, resource.kind)
+    with connect(arguments) as client:
+        if arguments.validate:
+            with located(document):
+                plan = resource.plan(client, document.message)
+            emit(arguments, plan, plan_text(plan))
+            return exit_codes.OK
+        with located(document):
+            operation = resource.create(client, document.message)
+        if arguments.wait:
+            return follow(client, operation, arguments)
+    emit(arguments, operation, operation.name)
+    if arguments.output == "text":
+        note(f"follow it with `synthmix operations wait {operation.name}`")
+    return exit_codes.OK
+
+
+def list_(arguments: argparse.Namespace) -> int:
+    resource = RESOURCES[arguments.group]
+    with connect(arguments) as client:
+        items = list(resource.list(client))
+    rows = [
+        (item.name, *resource.row(item), human_duration(item.seconds), human_time(item.create_time))
+        for item in items
+    ]
+    emit(arguments, items, table(("NAME", *resource.headers, "TOOK", "CREATED"), rows, right=("TOOK",)))
+    return exit_codes.OK
+
+
+def show(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as client:
+        item = RESOURCES[arguments.group].get(client, arguments.name)
+    emit(arguments, item, to_yaml(item).rstrip())
+    return exit_codes.OK
+
+
+def download(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as client, progress() as show_progress:
+        name = RESOURCES[arguments.group].get(client, arguments.name).name
+        folder = arguments.to or Path(name.partition("/")[2])
+        files = client.download(
+            name, folder, progress=lambda transfer: show_progress(transfer_rows(transfer), "")
+        )
+    emit(
+        arguments,
+        {"name": name, "files": [str(path) for path in files]},
+        f"{len(files)} files of {name} in {folder}",
+    )
+    return exit_codes.OK
+
+
+def plan_text(plan: operations_pb2.Plan) -> str:
+    left = (
+        f"{human_duration(plan.predicted_seconds)} of worker time predicted"
+        if plan.done < plan.total
+        else "all done already"
+    )
+    return f"{plan.target}: {plan.done} of {plan.total} {plan.unit.replace('_', ' ')} done, {left}"

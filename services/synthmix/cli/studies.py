@@ -1,0 +1,157 @@
+"""`synthmix studies`: plan, run and follow studies."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from service_kit.errors import Internal, SynthMixError
+from synthmix.cli import exit_codes
+from synthmix.cli.connection import connect
+from synthmix.cli.output import emit, human_duration, human_time, note, print_error, shortened, table
+from synthmix.cli.progress import metadata_rows, progress
+from synthmix.client import Client, failure_of, metadata_of
+from synthmix.study_file import Document, read_study, to_yaml
+from synthmix_api.operations.v1 import operations_pb2
+from synthmix_api.studies.v1 import studies_pb2
+
+VERDICT_WIDTH = 70
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    document = read_study(arguments.file)
+    with connect(arguments) as client, located(document):
+        plan = client.plan_study(document.message)
+    emit(arguments, plan, plan_text(plan))
+    return exit_codes.OK
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    document = read_study(arguments.file)
+    with connect(arguments) as client:
+        with located(document):
+            operation = client.submit_study(document.message)
+        name = metadata_of(operation).target
+        if arguments.wait:
+            return follow(client, name, arguments)
+        emit(arguments, operation, name)
+    if arguments.output == "text":
+        note(f"follow it with `synthmix studies watch {name}`")
+    return exit_codes.OK
+
+
+def watch(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as client:
+        return follow(client, arguments.name, arguments)
+
+
+def list_(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as client:
+        studies = list(client.list_studies())
+    rows = [
+        (
+            item.spec.name,
+            item.name,
+            state_word(item.state),
+            human_time(item.create_time),
+            shortened(item.verdict, VERDICT_WIDTH),
+        )
+        for item in studies
+    ]
+    emit(arguments, studies, table(("STUDY", "NAME", "STATE", "CREATED", "VERDICT"), rows))
+    return exit_codes.OK
+
+
+def show(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as client:
+        study = client.get_study(arguments.name)
+    emit(arguments, study, to_yaml(study).rstrip())
+    return exit_codes.OK
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as client:
+        operation = client.cancel_study(arguments.name)
+    emit(
+        arguments,
+        {"operation": operation},
+        f"{operation} is asked to stop; submitted again it goes on from what is done",
+    )
+    return exit_codes.OK
+
+
+def report(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as client:
+        study = client.get_study(arguments.name)
+        folder = arguments.to or Path(f"{study.spec.name}-report")
+        files = client.download_report(study.name, folder)
+    emit(
+        arguments,
+        {"study": study.name, "verdict": study.verdict, "files": [str(path) for path in files]},
+        "\n".join([study.verdict, *(str(path) for path in files)]),
+    )
+    return exit_codes.OK
+
+
+def follow(client: Client, name: str, arguments: argparse.Namespace) -> int:
+    """Shows a study's progress until it ends, then its verdict. Ctrl-C leaves the study running."""
+    try:
+        study = watch_to_end(client, name)
+    except KeyboardInterrupt:
+        note(
+            f"\nno longer watching; the study goes on\n  watch it again:  synthmix studies watch {name}\n"
+            f"  stop it:         synthmix studies cancel {name}"
+        )
+        return exit_codes.INTERRUPTED
+    if study.state == operations_pb2.STATE_SUCCEEDED:
+        emit(arguments, study, f"{study.verdict}\n{study.name}")
+        if arguments.output == "text":
+            note(f"get the report with `synthmix studies report {study.name}`")
+        return exit_codes.OK
+    error = failure_of(client.get_operation(study.operation))
+    print_error(arguments, error)
+    return exit_codes.of_outcome(error)
+
+
+def watch_to_end(client: Client, name: str) -> studies_pb2.Study:
+    """The study, once it has ended; shows its progress until then."""
+    with progress() as show_progress:
+        for event in client.watch_study(name):
+            show_progress(metadata_rows(event.progress), event.progress.message)
+            if event.HasField("study"):
+                return event.study
+    raise Internal(f"the stream of {name} ended without the study", reason="STREAM_ENDED")
+
+
+@contextmanager
+def located(document: Document[Any]) -> Iterator[None]:
+    """Adds the file's lines to what the server finds wrong in it."""
+    try:
+        yield
+    except SynthMixError as error:
+        raise document.locate(error) from None
+
+
+def plan_text(plan: studies_pb2.StudyPlan) -> str:
+    """The steps of a plan as a table, their sum and the warnings below it."""
+    rows = [
+        (
+            item.display_name,
+            item.plan.total,
+            item.plan.done,
+            item.plan.unit.replace("_", " "),
+            human_duration(item.plan.predicted_seconds) if item.plan.done < item.plan.total else "-",
+        )
+        for item in plan.steps
+    ]
+    lines = [
+        table(("STEP", "UNITS", "DONE", "UNIT", "PREDICTED"), rows, right=("UNITS", "DONE", "PREDICTED")),
+        "",
+        f"{plan.name}: {human_duration(plan.predicted_seconds)} of worker time predicted for what isn't done",
+    ]
+    return "\n".join(lines + [f"warning: {warning}" for warning in plan.warnings])
+
+
+def state_word(state: int) -> str:
+    return str(operations_pb2.State.Name(state)).removeprefix("STATE_").lower()

@@ -1,0 +1,657 @@
+"""The typed client of SynthMix's services.
+
+    with Client.connect() as client:
+        client.import_dataset(Path("images"), "six-phenotypes", group=GroupRule(pattern=r"(?P<group>P\\d+)"))
+        operation = client.submit_study(spec)
+        for event in client.watch_study("six-phenotypes"):
+            print(event.progress.message)
+        client.download_report("six-phenotypes", Path("report"))
+
+Every failure is a SynthMixError. Long work is a google.longrunning.Operation: `wait` waits for it and
+`result_of` unpacks what it made. Requests are content addressed: what was made before isn't made again.
+"""
+
+import functools
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeAlias, TypeVar
+
+from google.longrunning import operations_pb2_grpc, operations_proto_pb2
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service_kit import errors
+from service_kit import resource_names as names
+from service_kit.settings import (
+    ADAPTER_TRAINING,
+    CLASSIFIER_EVALUATION,
+    IMAGE_SYNTHESIS,
+    SERVICES,
+    STUDY_CONTROL,
+)
+from synthmix.endpoints import Addresses, find_endpoints
+from synthmix.packing import pack
+from synthmix.transport import UNARY_DEADLINE_S, Channels
+from synthmix_api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
+from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix_api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from synthmix_api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
+from synthmix_api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
+from synthmix_api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix_api.studies.v1 import studies_pb2, studies_pb2_grpc
+
+Operation: TypeAlias = operations_proto_pb2.Operation
+OperationMetadata: TypeAlias = progress_pb2.OperationMetadata
+GroupRule: TypeAlias = datasets_pb2.GroupRule
+
+REPORT_PAYLOADS = ("report.html", "report.json", "results.csv")
+CHUNK_BYTES = 1024 * 1024
+PAGE_SIZE = 200
+# How long `wait` and `watch_study` go on asking a service that answered before: it may be restarting.
+PATIENCE_S = 120.0
+LONGEST_POLL_S = 30.0
+POLL_WITH_PROGRESS_S = 1.0
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How far an import or a download has come.
+
+    Attributes:
+        stage: packing, uploading, importing or downloading.
+        unit: files, bytes or images.
+    """
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+
+
+class Client:
+    """A connection to a stack; made by `Client.connect`, closed by `close` or by leaving a `with` block."""
+
+    def __init__(self, channels: Channels):
+        self._channels = channels
+        self._adapters = adapters_pb2_grpc.AdapterServiceStub(channels.of(ADAPTER_TRAINING))
+        self._image_sets = image_sets_pb2_grpc.ImageSetServiceStub(channels.of(IMAGE_SYNTHESIS))
+        self._evaluations = evaluations_pb2_grpc.EvaluationServiceStub(channels.of(CLASSIFIER_EVALUATION))
+        self._studies = studies_pb2_grpc.StudyServiceStub(channels.of(STUDY_CONTROL))
+        self._datasets = datasets_pb2_grpc.DatasetServiceStub(channels.of(STUDY_CONTROL))
+        self._artifacts = artifacts_pb2_grpc.ArtifactServiceStub(channels.of(STUDY_CONTROL))
+        self._operations = {
+            service: operations_pb2_grpc.OperationsStub(channels.of(service)) for service in SERVICES
+        }
+
+    @classmethod
+    def connect(
+        cls,
+        home: Path | None = None,
+        *,
+        addresses: Addresses | None = None,
+        token: str | None = None,
+        tls_ca: Path | None = None,
+    ) -> Self:
+        """A client of the stack that `synthmix.endpoints.find_endpoints` decides for. Nothing is sent yet."""
+        return cls(Channels(find_endpoints(home, addresses=addresses, token=token, tls_ca=tls_ca)))
+
+    def close(self) -> None:
+        self._channels.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # Datasets and splits
+
+    def import_dataset(
+        self,
+        path: Path,
+        name: str,
+        *,
+        group: GroupRule,
+        classes: Iterable[str] = (),
+        simulated: bool = False,
+        replace: bool = False,
+        progress: Callable[[Transfer], None] | None = None,
+    ) -> datasets_pb2.Dataset:
+        """Packs a folder or ZIP of labelled images, uploads it, and waits until it is a dataset.
+
+        Args:
+            path: A folder of class folders, a ZIP of one, or a CSV or Parquet manifest.
+            name: What a study's `dataset:` may say.
+            group: How an image's chip, well, plate or patient is known: GroupRule(pattern=...),
+                GroupRule(column=...), or GroupRule(none=True) if the images are independent.
+            classes: The classes to keep; none means all.
+            simulated: States that the images are simulated; every report repeats it.
+            replace: Lets `name`, which another dataset holds, move to this one.
+            progress: Called as packing, uploading and importing go on.
+        """
+        names.check_display_name("name", name)
+        with tempfile.TemporaryDirectory(prefix="synthmix-import-") as scratch:
+            packing = _transfers(progress, "packing", "files")
+            packed = pack(path, Path(scratch) / "dataset.zip", progress=packing)
+            upload = self.upload(packed, progress=progress)
+        request = datasets_pb2.CreateDatasetRequest(
+            dataset=datasets_pb2.Dataset(
+                display_name=name, group_rule=group, classes=list(classes), simulated=simulated
+            ),
+            upload=upload.name,
+            replace_display_name=replace,
+        )
+        operation = self._call(STUDY_CONTROL, self._datasets.CreateDataset, request, Operation)
+        done = self.wait(
+            operation,
+            progress=lambda metadata: _transfers(progress, "importing", metadata.unit)(
+                metadata.done, metadata.total
+            ),
+        )
+        return result_of(done, datasets_pb2.Dataset)
+
+    def upload(
+        self, path: Path, *, progress: Callable[[Transfer], None] | None = None
+    ) -> artifacts_pb2.Upload:
+        """Stores a file under its sha256. Raises DataLoss if other bytes arrived than were sent."""
+        digest = hashlib.sha256()
+        report, total = _transfers(progress, "uploading", "bytes"), path.stat().st_size
+
+        def chunks() -> Iterator[artifacts_pb2.UploadFileRequest]:
+            sent = 0
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    yield artifacts_pb2.UploadFileRequest(chunk=chunk)
+                    sent += len(chunk)
+                    report(sent, total)
+
+        upload = self._call(
+            STUDY_CONTROL, self._artifacts.UploadFile, chunks(), artifacts_pb2.Upload, timeout_s=None
+        )
+        if upload.name != str(names.UploadName(digest.hexdigest())):
+            raise errors.DataLoss(
+                f"{path.name} arrived as {upload.name}, which isn't what was sent; send it again",
+                reason="UPLOAD_CORRUPT",
+            )
+        return upload
+
+    def list_datasets(self) -> Iterator[datasets_pb2.Dataset]:
+        return self._pages(
+            STUDY_CONTROL, self._datasets.ListDatasets, datasets_pb2.ListDatasetsRequest, "datasets"
+        )
+
+    def get_dataset(self, name: str) -> datasets_pb2.Dataset:
+        """By display name, or by datasets/{digest}."""
+        request = datasets_pb2.GetDatasetRequest(name=_qualified(names.DATASETS, name))
+        return self._call(STUDY_CONTROL, self._datasets.GetDataset, request, datasets_pb2.Dataset)
+
+    def create_split(
+        self, dataset: str, *, test: float, validation: float, seed: int = 0
+    ) -> datasets_pb2.Split:
+        """Splits a dataset by group. The same request gives the same split."""
+        request = datasets_pb2.CreateSplitRequest(
+            split=datasets_pb2.Split(
+                dataset=_qualified(names.DATASETS, dataset), test=test, validation=validation, seed=seed
+            )
+        )
+        return self._call(STUDY_CONTROL, self._datasets.CreateSplit, request, datasets_pb2.Split)
+
+    def get_split(self, name: str) -> datasets_pb2.Split:
+        request = datasets_pb2.GetSplitRequest(name=_qualified(names.SPLITS, name))
+        return self._call(STUDY_CONTROL, self._datasets.GetSplit, request, datasets_pb2.Split)
+
+    # Adapters
+
+    def create_adapter(self, adapter: adapters_pb2.Adapter) -> Operation:
+        """Starts training; the operation's result is an Adapter."""
+        request = adapters_pb2.CreateAdapterRequest(adapter=adapter)
+        return self._call(ADAPTER_TRAINING, self._adapters.CreateAdapter, request, Operation)
+
+    def plan_adapter(self, adapter: adapters_pb2.Adapter) -> progress_pb2.Plan:
+        """What create_adapter would do and cost. Starts nothing."""
+        request = adapters_pb2.CreateAdapterRequest(adapter=adapter, validate_only=True)
+        return result_of(
+            self._call(ADAPTER_TRAINING, self._adapters.CreateAdapter, request, Operation), progress_pb2.Plan
+        )
+
+    def list_adapters(self) -> Iterator[adapters_pb2.Adapter]:
+        return self._pages(
+            ADAPTER_TRAINING, self._adapters.ListAdapters, adapters_pb2.ListAdaptersRequest, "adapters"
+        )
+
+    def get_adapter(self, name: str) -> adapters_pb2.Adapter:
+        request = adapters_pb2.GetAdapterRequest(name=_qualified(names.ADAPTERS, name))
+        return self._call(ADAPTER_TRAINING, self._adapters.GetAdapter, request, adapters_pb2.Adapter)
+
+    # Image sets
+
+    def create_image_set(self, image_set: image_sets_pb2.ImageSet) -> Operation:
+        """Starts synthesis; the operation's result is an ImageSet."""
+        request = image_sets_pb2.CreateImageSetRequest(image_set=image_set)
+        return self._call(IMAGE_SYNTHESIS, self._image_sets.CreateImageSet, request, Operation)
+
+    def plan_image_set(self, image_set: image_sets_pb2.ImageSet) -> progress_pb2.Plan:
+        """What create_image_set would do and cost. Starts nothing."""
+        request = image_sets_pb2.CreateImageSetRequest(image_set=image_set, validate_only=True)
+        return result_of(
+            self._call(IMAGE_SYNTHESIS, self._image_sets.CreateImageSet, request, Operation),
+            progress_pb2.Plan,
+        )
+
+    def list_image_sets(self) -> Iterator[image_sets_pb2.ImageSet]:
+        return self._pages(
+            IMAGE_SYNTHESIS, self._image_sets.ListImageSets, image_sets_pb2.ListImageSetsRequest, "image_sets"
+        )
+
+    def get_image_set(self, name: str) -> image_sets_pb2.ImageSet:
+        request = image_sets_pb2.GetImageSetRequest(name=_qualified(names.IMAGE_SETS, name))
+        return self._call(IMAGE_SYNTHESIS, self._image_sets.GetImageSet, request, image_sets_pb2.ImageSet)
+
+    # Evaluations
+
+    def create_evaluation(self, evaluation: evaluations_pb2.Evaluation) -> Operation:
+        """Starts the grid; the operation's result is an Evaluation."""
+        request = evaluations_pb2.CreateEvaluationRequest(evaluation=evaluation)
+        return self._call(CLASSIFIER_EVALUATION, self._evaluations.CreateEvaluation, request, Operation)
+
+    def plan_evaluation(self, evaluation: evaluations_pb2.Evaluation) -> progress_pb2.Plan:
+        """What create_evaluation would do and cost. Starts nothing."""
+        request = evaluations_pb2.CreateEvaluationRequest(evaluation=evaluation, validate_only=True)
+        return result_of(
+            self._call(CLASSIFIER_EVALUATION, self._evaluations.CreateEvaluation, request, Operation),
+            progress_pb2.Plan,
+        )
+
+    def list_evaluations(self) -> Iterator[evaluations_pb2.Evaluation]:
+        return self._pages(
+            CLASSIFIER_EVALUATION,
+            self._evaluations.ListEvaluations,
+            evaluations_pb2.ListEvaluationsRequest,
+            "evaluations",
+        )
+
+    def get_evaluation(self, name: str) -> evaluations_pb2.Evaluation:
+        request = evaluations_pb2.GetEvaluationRequest(name=_qualified(names.EVALUATIONS, name))
+        return self._call(
+            CLASSIFIER_EVALUATION, self._evaluations.GetEvaluation, request, evaluations_pb2.Evaluation
+        )
+
+    # Studies
+
+    def plan_study(self, spec: studies_pb2.StudySpec) -> studies_pb2.StudyPlan:
+        """Checks a specification and says what it would do and cost. Starts nothing."""
+        request = studies_pb2.CreateStudyRequest(spec=spec, validate_only=True)
+        return result_of(
+            self._call(STUDY_CONTROL, self._studies.CreateStudy, request, Operation), studies_pb2.StudyPlan
+        )
+
+    def submit_study(self, spec: studies_pb2.StudySpec) -> Operation:
+        """Starts a study; the operation's result is a Study, its metadata's target the study's name."""
+        request = studies_pb2.CreateStudyRequest(spec=spec)
+        return self._call(STUDY_CONTROL, self._studies.CreateStudy, request, Operation)
+
+    def list_studies(self) -> Iterator[studies_pb2.Study]:
+        return self._pages(
+            STUDY_CONTROL, self._studies.ListStudies, studies_pb2.ListStudiesRequest, "studies"
+        )
+
+    def get_study(self, name: str) -> studies_pb2.Study:
+        """By studies/{digest}, or by its specification's name: then the newest of that name."""
+        request = studies_pb2.GetStudyRequest(name=_qualified(names.STUDIES, name))
+        return self._call(STUDY_CONTROL, self._studies.GetStudy, request, studies_pb2.Study)
+
+    def watch_study(self, name: str) -> Iterator[studies_pb2.WatchStudyResponse]:
+        """Yields the study's state now and then each change, until the one that carries the finished study.
+
+        A connection that breaks is taken up again where it broke; two minutes later it raises Unavailable.
+        """
+        request = studies_pb2.WatchStudyRequest(name=_qualified(names.STUDIES, name))
+        patience = _Patience()
+        while True:
+            try:
+                for response in self._channels.stream(STUDY_CONTROL, self._studies.WatchStudy, request):
+                    patience.renew()
+                    request.resume_marker = response.resume_marker or request.resume_marker
+                    yield response
+                    if response.HasField("study"):
+                        return
+            except errors.Unavailable as error:
+                patience.spend(error)
+            else:
+                patience.spend(
+                    errors.Unavailable(
+                        f"study-control ends the stream of {request.name} before the study ends",
+                        reason="STREAM_ENDED",
+                    )
+                )
+
+    def cancel_study(self, name: str) -> str:
+        """Asks a study to stop and returns its operation's name. What is done stays."""
+        study = self.get_study(name)
+        self.cancel(study.operation)
+        return str(study.operation)
+
+    def download_report(self, name: str, folder: Path) -> list[Path]:
+        """Writes report.html, report.json and results.csv. Raises FailedPrecondition if there is none yet."""
+        study = self.get_study(name)
+        if not study.payloads:
+            state = progress_pb2.State.Name(study.state).removeprefix("STATE_").lower()
+            raise errors.FailedPrecondition(
+                f"{study.name} is {state} and has no report; follow it with "
+                f"`synthmix studies watch {study.name}`",
+                reason="REPORT_NOT_READY",
+            )
+        return self._download(study.name, study.payloads, folder, REPORT_PAYLOADS, None)
+
+    # Artifacts
+
+    def download(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        only: Collection[str] | None = None,
+        progress: Callable[[Transfer], None] | None = None,
+    ) -> list[Path]:
+        """Writes the payloads of a dataset, adapter, image set, evaluation or study below a folder.
+
+        A file that is there already with the same sha256 is left alone: a broken download can be repeated.
+
+        Args:
+            only: The payloads to write; all if not given.
+
+        Raises:
+            DataLoss: What arrived isn't what the manifest says. Nothing is left of that file.
+        """
+        readers: dict[str, Callable[[str], Any]] = {
+            names.DATASETS: self.get_dataset,
+            names.ADAPTERS: self.get_adapter,
+            names.IMAGE_SETS: self.get_image_set,
+            names.EVALUATIONS: self.get_evaluation,
+            names.STUDIES: self.get_study,
+        }
+        collection = name.partition("/")[0]
+        if collection not in readers:
+            raise errors.invalid_field(
+                "name",
+                name,
+                "has nothing to download",
+                f"use a name that begins with one of {', '.join(f'{item}/' for item in readers)}",
+            )
+        resource = readers[collection](name)
+        return self._download(resource.name, resource.payloads, folder, only, progress)
+
+    def _download(
+        self,
+        artifact: str,
+        payloads: Iterable[artifacts_pb2.Payload],
+        folder: Path,
+        only: Collection[str] | None,
+        progress: Callable[[Transfer], None] | None,
+    ) -> list[Path]:
+        by_name = {payload.name: payload for payload in payloads}
+        absent = [item for item in only or () if item not in by_name]
+        if absent:
+            raise errors.NotFound(
+                f"{artifact} has no payload {', '.join(absent)}; it has {', '.join(by_name) or 'none'}",
+                reason="PAYLOAD_NOT_FOUND",
+            )
+        wanted = [payload for payload in by_name.values() if only is None or payload.name in only]
+        report, total, before = (
+            _transfers(progress, "downloading", "bytes"),
+            sum(item.size_bytes for item in wanted),
+            0,
+        )
+        paths = []
+        for payload in wanted:
+            path = _inside(folder, payload.name, artifact)
+            if not _is_payload(path, payload):
+                self._download_payload(
+                    artifact, payload, path, functools.partial(_offset, report, before, total)
+                )
+            before += payload.size_bytes
+            report(before, total)
+            paths.append(path)
+        return paths
+
+    def _download_payload(
+        self, artifact: str, payload: artifacts_pb2.Payload, path: Path, report: Callable[[int], None]
+    ) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        request = artifacts_pb2.DownloadPayloadRequest(artifact=artifact, payload=payload.name)
+        digest, received = hashlib.sha256(), 0
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with partial.open("wb") as file:
+                for response in self._channels.stream(
+                    STUDY_CONTROL, self._artifacts.DownloadPayload, request
+                ):
+                    file.write(response.chunk)
+                    digest.update(response.chunk)
+                    received += len(response.chunk)
+                    report(received)
+            if digest.hexdigest() != payload.sha256:
+                raise errors.DataLoss(
+                    f"{artifact}/{payload.name} arrived with sha256 {digest.hexdigest()[:12]}… instead of "
+                    f"{payload.sha256[:12]}…; download it again, and if that doesn't help delete {artifact} "
+                    "and make it again",
+                    reason="PAYLOAD_CORRUPT",
+                    metadata={"artifact": artifact},
+                )
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    # Operations
+
+    def list_operations(self, service: str) -> Iterator[Operation]:
+        """The operations of one service; service_kit.settings.SERVICES names them."""
+        errors.check_choice("service", service, SERVICES)
+        return self._pages(
+            service,
+            self._operations[service].ListOperations,
+            operations_proto_pb2.ListOperationsRequest,
+            "operations",
+            name=f"operations/{service}",
+        )
+
+    def get_operation(self, name: str) -> Operation:
+        service = _service_of(name)
+        request = operations_proto_pb2.GetOperationRequest(name=name)
+        return self._call(service, self._operations[service].GetOperation, request, Operation)
+
+    def cancel(self, name: str) -> None:
+        """Asks an operation to stop. What it has done stays; the same request goes on from there."""
+        service = _service_of(name)
+        self._channels.unary(
+            service,
+            self._operations[service].CancelOperation,
+            operations_proto_pb2.CancelOperationRequest(name=name),
+        )
+
+    def wait(
+        self,
+        operation: Operation | str,
+        *,
+        timeout_s: float | None = None,
+        progress: Callable[[OperationMetadata], None] | None = None,
+    ) -> Operation:
+        """Returns the operation once it is done, whether or not it succeeded; `result_of` says which.
+
+        Args:
+            timeout_s: Returns the unfinished operation after this time; waits for ever if not given.
+            progress: Called with the operation's metadata about once a second.
+
+        Raises:
+            Unavailable: The service was lost for more than two minutes.
+        """
+        current = self.get_operation(operation) if isinstance(operation, str) else operation
+        deadline_s = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        patience = _Patience()
+        patience.renew()
+        while True:
+            if progress is not None:
+                progress(metadata_of(current))
+            left_s = deadline_s - time.monotonic()
+            if current.done or left_s <= 0:
+                return current
+            try:
+                current = self._wait_once(
+                    current.name, min(left_s, LONGEST_POLL_S if progress is None else POLL_WITH_PROGRESS_S)
+                )
+                patience.renew()
+            except errors.Unavailable as error:
+                patience.spend(error)
+
+    def _wait_once(self, name: str, poll_s: float) -> Operation:
+        service = _service_of(name)
+        request = operations_proto_pb2.WaitOperationRequest(name=name)
+        request.timeout.FromMilliseconds(int(poll_s * 1000))
+        start_s = time.monotonic()
+        operation = self._call(
+            service,
+            self._operations[service].WaitOperation,
+            request,
+            Operation,
+            timeout_s=poll_s + UNARY_DEADLINE_S,
+        )
+        if not operation.done:
+            # A server may answer at once; asking again at once would be a busy loop.
+            time.sleep(max(0.0, min(poll_s, 0.5) - (time.monotonic() - start_s)))
+        return operation
+
+    def check_health(self, service: str, *, timeout_s: float = UNARY_DEADLINE_S) -> None:
+        """Raises Unavailable unless the service says that it serves."""
+        health = health_pb2_grpc.HealthStub(self._channels.of(service))
+        answer = self._channels.unary(
+            service, health.Check, health_pb2.HealthCheckRequest(), timeout_s=timeout_s
+        )
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            raise errors.Unavailable(
+                f"{service} is starting or stopping; try again in a moment", reason="NOT_SERVING"
+            )
+
+    # What the methods above share
+
+    def _call(
+        self,
+        service: str,
+        method: Callable[..., Any],
+        request: Any,
+        response: type[M],
+        *,
+        timeout_s: float | None = UNARY_DEADLINE_S,
+    ) -> M:
+        answer = self._channels.unary(service, method, request, timeout_s=timeout_s)
+        assert isinstance(answer, response)
+        return answer
+
+    def _pages(
+        self, service: str, method: Callable[..., Any], request: Callable[..., Any], field: str, **parent: str
+    ) -> Iterator[Any]:
+        token = ""
+        while True:
+            page = self._channels.unary(
+                service, method, request(page_size=PAGE_SIZE, page_token=token, **parent)
+            )
+            yield from getattr(page, field)
+            token = page.next_page_token
+            if not token:
+                return
+
+
+def metadata_of(operation: Operation) -> OperationMetadata:
+    """An operation's state and progress."""
+    metadata = OperationMetadata()
+    operation.metadata.Unpack(metadata)
+    return metadata
+
+
+def result_of(operation: Operation, kind: type[M]) -> M:
+    """What an operation made. Raises the error that it ended with, or FailedPrecondition if it hasn't."""
+    if not operation.done:
+        raise errors.FailedPrecondition(
+            f"{operation.name} isn't finished; wait for it first", reason="OPERATION_RUNNING"
+        )
+    if operation.HasField("error"):
+        raise failure_of(operation)
+    result = kind()
+    if not operation.response.Unpack(result):
+        raise errors.Internal(
+            f"{operation.name or 'the server'} answers {operation.response.type_url or 'nothing'} instead "
+            f"of {kind.DESCRIPTOR.full_name}; are client and server of the same version?",
+            reason="RESPONSE_UNEXPECTED",
+        )
+    return result
+
+
+def failure_of(operation: Operation) -> errors.SynthMixError:
+    """The error that an operation ended with."""
+    return errors.from_status(operation.error)
+
+
+class _Patience:
+    """How long a service that was reached may stay away: a first contact that fails is an error at once."""
+
+    def __init__(self) -> None:
+        self._until_s = 0.0
+        self._pause_s = 0.0
+
+    def renew(self) -> None:
+        self._until_s, self._pause_s = time.monotonic() + PATIENCE_S, 0.1
+
+    def spend(self, error: errors.Unavailable) -> None:
+        """Waits, longer each time. Raises the error once patience is at its end."""
+        if time.monotonic() + self._pause_s > self._until_s:
+            raise error
+        time.sleep(self._pause_s)
+        self._pause_s = min(5.0, 2 * self._pause_s)
+
+
+def _transfers(
+    progress: Callable[[Transfer], None] | None, stage: str, unit: str
+) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(Transfer(stage, done, total, unit))
+
+    return report
+
+
+def _offset(report: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    report(before + done, total)
+
+
+def _qualified(collection: str, name: str) -> str:
+    return name if "/" in name else f"{collection}/{name}"
+
+
+def _service_of(operation: str) -> str:
+    service = names.OperationName.parse(operation).service
+    errors.check_choice("name", service, SERVICES)
+    return service
+
+
+def _inside(folder: Path, payload: str, artifact: str) -> Path:
+    path = folder / payload
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise errors.DataLoss(
+            f"{artifact} has a payload {payload!r} outside of its folder; nothing of it is written",
+            reason="PAYLOAD_NAME_UNSAFE",
+        )
+    return path
+
+
+def _is_payload(path: Path, payload: artifacts_pb2.Payload) -> bool:
+    if not path.is_file() or path.stat().st_size != payload.size_bytes:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == payload.sha256

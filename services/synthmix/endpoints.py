@@ -1,0 +1,126 @@
+"""Where the services are and what their callers must show. Light: no gRPC is imported to find out."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service_kit.errors import InvalidArgument, Unauthenticated
+from service_kit.settings import SERVICES
+from synthmix.embedded.connection import read_connection
+
+ADDRESS_VARIABLE = "SYNTHMIX_ADDRESS"
+TOKEN_VARIABLE = "SYNTHMIX_TOKEN"
+TLS_CA_VARIABLE = "SYNTHMIX_TLS_CA"
+HOME_VARIABLE = "SYNTHMIX_HOME"
+
+Addresses = Mapping[str, str] | str
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """How to reach a stack.
+
+    Attributes:
+        addresses: A gRPC target for each service, without a scheme.
+        token: The bearer token of every call.
+        tls: Whether connections are encrypted.
+        tls_ca: PEM file of the authorities to trust instead of the system's.
+    """
+
+    addresses: Mapping[str, str]
+    token: str = field(repr=False)
+    tls: bool = False
+    tls_ca: Path | None = None
+
+
+def default_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where a stack keeps everything on this machine: SYNTHMIX_HOME, or ~/.synthmix."""
+    home = environment.get(HOME_VARIABLE)
+    return Path(home).expanduser() if home else Path.home() / ".synthmix"
+
+
+def find_endpoints(
+    home: Path | None = None,
+    *,
+    addresses: Addresses | None = None,
+    token: str | None = None,
+    tls_ca: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Endpoints:
+    """Decides which stack to talk to.
+
+    The first that is given wins: `addresses`; `home`; SYNTHMIX_ADDRESS; SYNTHMIX_HOME; ~/.synthmix. A home's
+    stack says its own token; an address takes it from `token` or SYNTHMIX_TOKEN.
+
+    Args:
+        home: The home of a stack that runs on this machine.
+        addresses: One address of all services (an ingress), or an address of each, which as text is written
+            "study-control=host:port,image-synthesis=host:port,...". `https://host` asks for TLS.
+        token: The bearer token.
+        tls_ca: PEM file of the authorities to trust; asks for TLS.
+
+    Raises:
+        InvalidArgument: An address can't be read.
+        Unauthenticated: There is no token.
+        Unavailable: No stack runs at the home, or one that isn't ready.
+    """
+    if addresses is None and home is None:
+        addresses = environment.get(ADDRESS_VARIABLE) or None
+    if addresses is None:
+        return _stack_endpoints(home or default_home(environment), token)
+    token = token or environment.get(TOKEN_VARIABLE, "")
+    if not token:
+        raise Unauthenticated(
+            f"no token for {addresses}; give --token or set {TOKEN_VARIABLE}", reason="TOKEN_MISSING"
+        )
+    ca_text = environment.get(TLS_CA_VARIABLE)
+    tls_ca = tls_ca or (Path(ca_text) if ca_text else None)
+    by_service = _by_service(addresses)
+    schemes = {address.partition("://")[0] if "://" in address else "http" for address in by_service.values()}
+    if len(schemes) > 1 or not schemes <= {"http", "https"}:
+        raise _bad_address(", ".join(by_service.values()), "start all with https://, or none")
+    return Endpoints(
+        addresses={service: _target(address) for service, address in by_service.items()},
+        token=token,
+        tls=schemes == {"https"} or tls_ca is not None,
+        tls_ca=tls_ca,
+    )
+
+
+def _stack_endpoints(home: Path, token: str | None) -> Endpoints:
+    connection = read_connection(home)
+    return Endpoints(addresses=dict(connection.services), token=token or connection.token)
+
+
+def _by_service(addresses: Addresses) -> dict[str, str]:
+    if isinstance(addresses, str):
+        if "=" not in addresses:
+            return dict.fromkeys(SERVICES, addresses.strip())
+        pairs = (item.partition("=") for item in addresses.split(",") if item.strip())
+        addresses = {service.strip(): address.strip() for service, _, address in pairs}
+    unknown, absent = (
+        sorted(set(addresses) - set(SERVICES)),
+        [item for item in SERVICES if item not in addresses],
+    )
+    if unknown or absent:
+        raise _bad_address(
+            ", ".join(f"{key}={value}" for key, value in addresses.items()),
+            f"name each of {', '.join(SERVICES)} once, or give one address for all",
+        )
+    return dict(addresses)
+
+
+def _target(address: str) -> str:
+    scheme, separator, rest = address.rpartition("://")
+    host = rest.rstrip("/")
+    port = host.rpartition(":")[2]
+    if separator and not port.isdecimal():
+        host, port = f"{host}:{443 if scheme == 'https' else 80}", "443"
+    if not port.isdecimal() or not 0 < int(port) < 65536 or "/" in host or host.startswith(":"):
+        raise _bad_address(address, "write host:port, or https://host for TLS on port 443")
+    return host
+
+
+def _bad_address(address: str, remedy: str) -> InvalidArgument:
+    return InvalidArgument(f"address {address!r} can't be used; {remedy}", reason="ADDRESS_INVALID")

@@ -1,0 +1,1 @@
+"""Sample studies, as package data."""

@@ -1,0 +1,159 @@
+"""What every object store must do: one suite, run against SeaweedFS, MinIO and the memory store of the unit tests."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_payload, stream_payload, write_manifest, write_payload
+from service_kit.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
+from service_kit.object_store import PART_SIZE_BYTES, ObjectStore
+from service_kit.resource_names import ArtifactName
+from service_kit.settings import ObjectStoreSettings
+
+ARTIFACT = ArtifactName("adapters", "0123456789abcdef" * 2)
+
+
+def test_bytes_come_back(store: ObjectStore) -> None:
+    for data in (b"", b"x", os.urandom(1_000_000)):
+        store.put_bytes("a/object", data)
+        assert store.get_bytes("a/object") == data
+        info = store.stat("a/object")
+        assert info is not None
+        assert info.size_bytes == len(data)
+
+
+def test_a_put_replaces(store: ObjectStore) -> None:
+    store.put_json("a/record.json", {"n": 1})
+    store.put_json("a/record.json", {"n": 2})
+    assert store.get_json("a/record.json") == {"n": 2}
+
+
+def test_what_is_not_there_is_not_found(store: ObjectStore) -> None:
+    with pytest.raises(NotFound, match="a/nothing"):
+        store.get_bytes("a/nothing")
+    with pytest.raises(NotFound):
+        list(store.stream("a/nothing"))
+    assert store.stat("a/nothing") is None
+    assert store.find_json("a/nothing") is None
+    assert store.list("nothing/") == []
+    store.delete("a/nothing")
+
+
+def test_a_prefix_of_a_key_is_no_object(store: ObjectStore) -> None:
+    store.put_bytes("a/b/c", b"x")
+    assert store.stat("a/b") is None
+    with pytest.raises(NotFound):
+        store.get_bytes("a/b")
+
+
+def test_names_with_spaces_and_letters_of_other_scripts(store: ObjectStore) -> None:
+    key = "a/Zellen é 細胞 + 100 %/image #1.png"
+    store.put_bytes(key, b"x")
+    assert store.get_bytes(key) == b"x"
+    assert [item.key for item in store.list("a/")] == [key]
+
+
+def test_large_files_go_in_parts(store: ObjectStore, tmp_path: Path) -> None:
+    data = os.urandom(1024) * ((2 * PART_SIZE_BYTES + 5_000_000) // 1024)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(data)
+    store.put_file("a/large", source)
+    store.get_file("a/large", target)
+    assert target.read_bytes() == data
+    assert b"".join(store.stream("a/large")) == data
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
+
+
+def test_a_failed_download_leaves_no_file(store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        store.get_file("a/nothing", tmp_path / "target")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_listing_is_whole_and_in_order(store: ObjectStore) -> None:
+    keys = [f"many/{number:04d}/x" for number in range(1100)]
+    threads = [threading.Thread(target=lambda part=part: [store.put_bytes(key, b"x") for key in keys[part::8]]) for part in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [item.key for item in store.list("many/")] == keys
+    assert [item.key for item in store.list("many/0001")] == ["many/0001/x"]
+    store.delete_prefix("many/")
+    assert store.list("many/") == []
+
+
+def test_a_reader_never_sees_half_a_put(store: ObjectStore) -> None:
+    versions = [bytes([letter]) * 300_000 for letter in b"abcd"]
+    store.put_bytes("a/torn", versions[0])
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            for version in versions:
+                store.put_bytes("a/torn", version)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(40):
+            assert store.get_bytes("a/torn") in versions
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_an_artifact_exists_once_its_manifest_does(store: ObjectStore) -> None:
+    payload = write_payload(store, ARTIFACT, "weights.bin", b"weights")
+    assert find_manifest(store, ARTIFACT) is None
+    assert list_artifacts(store, "adapters") == []
+    manifest = Manifest(name=ARTIFACT, inputs={"train_split": "x"}, request={"rank": 4}, recipe_version=1, payloads=(payload,))
+    write_manifest(store, manifest)
+    assert find_manifest(store, ARTIFACT) == manifest
+    assert list_artifacts(store, "adapters") == [ARTIFACT]
+    assert read_payload(store, manifest, "weights.bin") == b"weights"
+    with pytest.raises(NotFound, match=r"it has weights\.bin"):
+        read_payload(store, manifest, "other.bin")
+
+
+def test_changed_bytes_are_noticed(store: ObjectStore) -> None:
+    payload = write_payload(store, ARTIFACT, "weights.bin", b"weights")
+    manifest = Manifest(name=ARTIFACT, inputs={}, request={}, recipe_version=1, payloads=(payload,))
+    store.put_bytes(f"{ARTIFACT}/weights.bin", b"wejghts")
+    with pytest.raises(DataLoss, match=r"weights\.bin"):
+        read_payload(store, manifest, "weights.bin")
+    with pytest.raises(DataLoss):
+        list(stream_payload(store, manifest, "weights.bin"))
+
+
+def test_wrong_credentials_are_refused(server: ObjectStoreSettings) -> None:
+    wrong = ObjectStore(ObjectStoreSettings(server.endpoint_url, server.access_key, "not the secret key", server.bucket))
+    with pytest.raises(FailedPrecondition, match="refuses the credentials"):
+        wrong.get_bytes("a/object")
+    with pytest.raises(FailedPrecondition, match="refuses the credentials"):
+        wrong.put_bytes("a/object", b"x")
+    unknown = ObjectStore(ObjectStoreSettings(server.endpoint_url, "nobody", server.secret_key, server.bucket))
+    with pytest.raises(FailedPrecondition, match="refuses the credentials"):
+        unknown.put_bytes("a/object", b"x")
+
+
+def test_a_missing_bucket_is_named(server: ObjectStoreSettings) -> None:
+    elsewhere = ObjectStore(ObjectStoreSettings(server.endpoint_url, server.access_key, server.secret_key, "no-such-bucket"))
+    with pytest.raises(FailedPrecondition, match="'no-such-bucket' doesn't exist"):
+        elsewhere.check()
+    with pytest.raises((FailedPrecondition, NotFound), match="no-such-bucket|a/object"):
+        elsewhere.get_bytes("a/object")
+
+
+def test_a_server_that_is_down_is_unavailable() -> None:
+    nowhere = ObjectStore(ObjectStoreSettings("http://127.0.0.1:9", "key", "secret", "synthmix"), attempts=2)
+    with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:9 can't read a/object"):
+        nowhere.get_bytes("a/object")
+
+
+@pytest.mark.parametrize("endpoint", ["", "127.0.0.1:9000", "ftp://127.0.0.1", "http://127.0.0.1:9000/path"])
+def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
+    with pytest.raises(FailedPrecondition, match="SYNTHMIX_OBJECT_STORE_ENDPOINT"):
+        ObjectStore(ObjectStoreSettings(endpoint, "key", "secret", "synthmix"))

@@ -1,0 +1,773 @@
+"""The command line: what it prints, where, and the exit codes that scripts rely on."""
+
+import argparse
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+import fake_services as fake
+import synthmix.cli
+from service_kit import errors, settings
+from synthmix.cli import doctor, exit_codes, parser
+from synthmix.cli.output import human_bytes, human_duration, human_time, shortened, table
+from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
+from synthmix_api.adapters.v1 import adapters_pb2
+from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix_api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix_api.studies.v1 import studies_pb2
+
+STUDY_FILE = "name: demo\ndataset: sim-cells\nmixtures:\n  ratios:\n    - 0\n    - 99\n"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake.FakeServices]:
+    with fake.serving() as services:
+        monkeypatch.setenv("SYNTHMIX_ADDRESS", services.address)
+        monkeypatch.setenv("SYNTHMIX_TOKEN", fake.TOKEN)
+        yield services
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run_command(*arguments: object) -> tuple[int, str, str]:
+        code = synthmix.cli.main([str(item) for item in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return run_command
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY_FILE)
+    return path
+
+
+def fails(error: errors.SynthMixError) -> fake.Handler:
+    def handler(request: Any, context: Any) -> Any:
+        raise error
+
+    return handler
+
+
+def watch(*events: Any) -> fake.Handler:
+    return lambda request, context: iter(events)
+
+
+ENDED = studies_pb2.WatchStudyResponse(study=fake.study(), resume_marker="9")
+
+
+# The grammar
+
+
+def commands() -> Iterator[argparse.ArgumentParser]:
+    pending = [parser.build_parser()]
+    while pending:
+        current = pending.pop()
+        for action in current._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                pending.extend(action.choices.values())
+        if current.get_default("run"):
+            yield current
+
+
+def test_every_command_has_a_handler() -> None:
+    handlers = {item.prog: item.get_default("run") for item in commands()}
+    assert len(handlers) >= 25
+    for handler in set(handlers.values()):
+        module, _, function = handler.partition(":")
+        assert callable(getattr(import_module(f"synthmix.cli.{module}"), function))
+
+
+def test_the_grammar_names_the_services() -> None:
+    assert parser.SERVICES == settings.SERVICES  # spelled twice, so that --help imports nothing
+
+
+def test_the_exit_codes_are_documented() -> None:
+    for text in (parser.EPILOG, synthmix.cli.__doc__ or ""):
+        documented = {int(code) for code in re.findall(r"^ +(\d+) ", text, flags=re.MULTILINE)}
+        assert documented == {0, 1, 2, 3, 4, 5, 130}
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_common_options_stand_before_or_after(place: str, services: fake.FakeServices, run: Run) -> None:
+    services.answers["ListStudies"] = lambda request, context: studies_pb2.ListStudiesResponse()
+    common = ["--output", "json", "--address", services.address, "--token", fake.TOKEN]
+    words = ["studies", "list"]
+    code, out, _ = run(*(common + words if place == "before" else words + common))
+    assert (code, json.loads(out)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["studies"],
+        ["studies", "sumbit"],
+        ["studies", "submit"],
+        ["datasets", "import", "x", "--name", "a"],
+        ["datasets", "import", "x", "--name", "a", "--no-groups", "--group-column", "b"],
+        ["--output", "xml", "doctor"],
+        ["adapters", "create", "f", "--wait", "--validate"],
+        ["up", "--cpus", "0"],
+    ],
+)
+def test_misuse_exits_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        synthmix.cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        synthmix.cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("synthmix ")
+
+
+# Exit codes and errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidArgument("x"), 2),
+        (errors.AlreadyExists("x"), 2),
+        (errors.Unimplemented("x"), 2),
+        (errors.NotFound("x"), 3),
+        (errors.Unauthenticated("x"), 4),
+        (errors.Cancelled("x"), 5),
+        (errors.FailedPrecondition("x"), 1),
+        (errors.DataLoss("x"), 1),
+        (errors.Internal("x"), 1),
+    ],
+)
+def test_errors_have_exit_codes(
+    error: errors.SynthMixError, code: int, services: fake.FakeServices, run: Run
+) -> None:
+    services.answers["GetStudy"] = fails(error)
+    assert run("studies", "show", "demo") == (code, "", "error: x\n")
+
+
+def test_services_that_cannot_be_reached(run: Run) -> None:
+    code, out, err = run("studies", "list", "--address", "127.0.0.1:1", "--token", "t")
+    assert (code, out) == (4, "")
+    assert err.startswith("error: study-control at 127.0.0.1:1 can't be reached (")
+    assert len(err.splitlines()) == 1
+
+
+def test_no_stack(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("studies", "list", "--home", tmp_path)
+    assert code == 4
+    assert "no stack runs at" in err
+    assert "synthmix up" in err
+
+
+def test_wrong_token(services: fake.FakeServices, run: Run) -> None:
+    code, _, err = run("studies", "list", "--token", "wrong")
+    assert (code, err) == (4, "error: the token is not this server's\n")
+
+
+def test_unexpected_errors_have_no_stack_trace(
+    services: fake.FakeServices, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: object) -> None:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr("synthmix.client.Client.list_studies", broken)
+    code, _, err = run("studies", "list")
+    assert code == 1
+    assert (
+        err == "error: unexpected RuntimeError: surprise; "
+        "set SYNTHMIX_DEBUG=1 for the stack trace and report it\n"
+    )
+
+    monkeypatch.setenv("SYNTHMIX_DEBUG", "1")
+    assert synthmix.cli.main(["studies", "list"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_errors_as_json(services: fake.FakeServices, run: Run, study_file: Path) -> None:
+    services.answers["CreateStudy"] = fails(
+        errors.invalid_field("spec.mixtures.ratios[1]", 99.0, "is out of range", "use 0 to 10")
+    )
+    code, out, err = run("studies", "submit", study_file, "--output", "json")
+    assert (code, out) == (2, "")
+    value = json.loads(err)
+    assert value["exit_code"] == 2
+    assert value["error"]["code"] == "INVALID_ARGUMENT"
+    assert value["error"]["reason"] == "INVALID_FIELD"
+    assert value["error"]["violations"] == [
+        {
+            "field": "spec.mixtures.ratios[1]",
+            "description": "99.0 is out of range; use 0 to 10",
+            "place": f"{study_file}:6",
+        }
+    ]
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m synthmix doctor --home '{tmp_path}'; echo $? >'{tmp_path}/code'"
+    environment = os.environ | {"PYTHONPATH": str(Path(synthmix.__file__).parents[1])}
+    result = subprocess.run(
+        ["bash", "-c", f"({command}) | true"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.stderr == ""
+    assert (tmp_path / "code").read_text().strip() in ("0", "1", "141")
+
+
+# Studies
+
+
+def test_validate_shows_the_plan(services: fake.FakeServices, run: Run, study_file: Path) -> None:
+    plan = studies_pb2.StudyPlan(
+        name=fake.STUDY,
+        predicted_seconds=425,
+        warnings=["the images are simulated"],
+        steps=[
+            studies_pb2.PlannedStep(
+                display_name="adapter lora rank 16",
+                plan=progress_pb2.Plan(total=4800, unit="images_seen", predicted_seconds=200),
+            ),
+            studies_pb2.PlannedStep(
+                display_name="grid",
+                plan=progress_pb2.Plan(total=18, done=18, unit="cells", predicted_seconds=0),
+            ),
+        ],
+    )
+    services.answers["CreateStudy"] = lambda request, context: fake.operation("", response=plan)
+    code, out, err = run("studies", "validate", study_file)
+    assert (code, err) == (0, "")
+    assert out == (
+        "STEP                  UNITS  DONE  UNIT          PREDICTED\n"
+        "adapter lora rank 16   4800     0  images seen  3 min 20 s\n"
+        "grid                     18    18  cells                 -\n"
+        "\n"
+        f"{fake.STUDY}: 7 min 5 s of worker time predicted for what isn't done\n"
+        "warning: the images are simulated\n"
+    )
+    assert services.requests["CreateStudy"][0].validate_only
+    code, out, _ = run("studies", "validate", study_file, "--output", "json")
+    assert json.loads(out)["steps"][0]["plan"]["total"] == "4800"
+
+
+def test_the_servers_violations_have_lines(services: fake.FakeServices, run: Run, study_file: Path) -> None:
+    services.answers["CreateStudy"] = fails(
+        errors.merge_violations(
+            [
+                errors.invalid_field("spec.mixtures.ratios[1]", 99.0, "is out of range", "use 0 to 10"),
+                errors.missing_field("spec.seeds", "say how many"),
+            ]
+        )
+    )
+    code, _, err = run("studies", "submit", study_file)
+    assert code == 2
+    assert err.splitlines() == [
+        f"error: {study_file}:6: spec.mixtures.ratios[1]: 99.0 is out of range; use 0 to 10",
+        f"error: {study_file}: spec.seeds: is required; say how many",
+    ]
+
+
+def test_a_bad_file_is_found_before_any_call(run: Run, study_file: Path) -> None:
+    study_file.write_text("nmae: demo\nseeds: x\n")
+    code, _, err = run("studies", "submit", study_file, "--address", "127.0.0.1:1", "--token", "t")
+    assert code == 2
+    assert err.splitlines() == [
+        f"error: {study_file}:1: nmae: is not a known key; did you mean `name`?",
+        f"error: {study_file}:2: seeds: expects a whole number (at most 2147483647), but has 'x'",
+    ]
+    assert run("studies", "validate", study_file.with_name("absent.yaml"))[0] == 2
+
+
+def test_submit_prints_the_name_alone(services: fake.FakeServices, run: Run, study_file: Path) -> None:
+    services.answers["CreateStudy"] = lambda request, context: fake.operation(
+        fake.STUDY_OPERATION, target=fake.STUDY
+    )
+    code, out, err = run("studies", "submit", study_file)
+    assert (code, out) == (0, f"{fake.STUDY}\n")
+    assert err == f"follow it with `synthmix studies watch {fake.STUDY}`\n"
+    code, out, err = run("studies", "submit", study_file, "--output", "json")
+    assert json.loads(out)["metadata"]["target"] == fake.STUDY
+    assert err == ""
+
+
+def test_submit_and_wait(services: fake.FakeServices, run: Run, study_file: Path) -> None:
+    services.answers["CreateStudy"] = lambda request, context: fake.operation(
+        fake.STUDY_OPERATION, target=fake.STUDY
+    )
+    services.answers["WatchStudy"] = watch(*fake.watch_of(("training", "1")), ENDED)
+    code, out, err = run("studies", "submit", study_file, "--wait")
+    assert code == 0
+    assert out == f"No ratio improves balanced accuracy by 0.02 or more.\n{fake.STUDY}\n"
+    assert "adapter lora rank 16: running, 1200/4800 images seen" in err
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "code"),
+    [
+        ("STATE_FAILED", errors.InvalidArgument("a class has one image", reason="R"), 1),
+        ("STATE_FAILED", errors.Internal("incident 1", reason="R"), 1),
+        ("STATE_CANCELLED", errors.Cancelled("was cancelled", reason="CANCELLED"), 5),
+    ],
+)
+def test_a_study_that_does_not_succeed(
+    state: str, error: errors.SynthMixError, code: int, services: fake.FakeServices, run: Run
+) -> None:
+    services.answers["WatchStudy"] = watch(studies_pb2.WatchStudyResponse(study=fake.study(state)))
+    services.answers["GetOperation"] = lambda request, context: fake.operation(request.name, error=error)
+    result, out, err = run("studies", "watch", "demo")
+    assert (result, out) == (code, "")
+    assert f"error: {error.message}" in err
+
+
+def test_watch_prints_json_to_standard_output_only(services: fake.FakeServices, run: Run) -> None:
+    services.answers["WatchStudy"] = watch(*fake.watch_of(("training", "1")), ENDED)
+    code, out, err = run("studies", "watch", "demo", "--output", "json")
+    assert code == 0
+    assert json.loads(out)["verdict"].startswith("No ratio")
+    assert "images seen" in err
+
+
+def test_interrupting_a_watch_leaves_the_study(services: fake.FakeServices) -> None:
+    watched, released = threading.Event(), threading.Event()
+
+    def stream(request: Any, context: Any) -> Iterator[Any]:
+        yield from fake.watch_of(("training", "1"))
+        watched.set()
+        released.wait(20)
+
+    services.answers["WatchStudy"] = stream
+    process = subprocess.Popen(
+        [sys.executable, "-m", "synthmix", "studies", "watch", "demo"],
+        env=os.environ | {"PYTHONPATH": str(Path(synthmix.__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        assert watched.wait(20)
+        assert "1200/4800" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(20) == 130
+    finally:
+        released.set()
+        process.kill()
+        process.stderr.close()
+    assert "the study goes on" in rest
+    assert "synthmix studies watch demo" in rest
+    assert "synthmix studies cancel demo" in rest
+    assert "Traceback" not in rest
+    assert "CancelOperation" not in services.requests
+
+
+def test_list_show_and_cancel_studies(services: fake.FakeServices, run: Run) -> None:
+    services.answers["ListStudies"] = lambda request, context: studies_pb2.ListStudiesResponse(
+        studies=[fake.study("STATE_RUNNING")]
+    )
+    services.answers["GetStudy"] = lambda request, context: fake.study("STATE_RUNNING")
+    services.answers["CancelOperation"] = fake.cancelled
+    out = run("studies", "list")[1].splitlines()
+    assert out[0].split() == ["STUDY", "NAME", "STATE", "CREATED", "VERDICT"]
+    assert out[1].split() == ["demo", fake.STUDY, "running", "-"]
+    assert "dataset: sim-cells" in run("studies", "show", "demo")[1]
+    assert run("studies", "cancel", "demo")[1].startswith(f"{fake.STUDY_OPERATION} is asked to stop")
+
+
+def test_report(
+    services: fake.FakeServices, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payloads = {"report.html": b"<html>", "report.json": b"{}", "results.csv": b"a\n"}
+    services.answers["GetStudy"] = lambda request, context: fake.study(payloads=payloads)
+    services.answers["DownloadPayload"] = fake.download_of(payloads)
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("studies", "report", "demo")
+    assert code == 0
+    assert out.splitlines()[1] == "demo-report/report.html"
+    assert (tmp_path / "demo-report" / "report.html").read_bytes() == b"<html>"
+    code, out, _ = run("studies", "report", "demo", "--to", "there", "--output", "json")
+    assert json.loads(out)["files"][0] == "there/report.html"
+
+
+def test_a_report_that_cannot_be_written(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    payloads = {"report.html": b"<html>", "report.json": b"{}", "results.csv": b"a\n"}
+    services.answers["GetStudy"] = lambda request, context: fake.study(payloads=payloads)
+    (tmp_path / "file").write_text("")
+    code, _, err = run("studies", "report", "demo", "--to", tmp_path / "file" / "below")
+    assert (code, err) == (1, f"error: {tmp_path}/file/below: Not a directory\n")
+
+
+# Datasets
+
+
+def test_import(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        (tmp_path / "images" / label / "chip-1.png").write_bytes(b"\x89PNG")
+    made = datasets_pb2.Dataset(
+        name=f"datasets/{fake.ID}",
+        display_name="cells",
+        image_count=2,
+        group_count=1,
+        class_counts=[datasets_pb2.ClassCount(label="a", images=1, groups=1)],
+        warnings=["only one group"],
+    )
+    services.answers["UploadFile"] = fake.upload
+    services.answers["CreateDataset"] = lambda request, context: fake.operation("o", response=made)
+    arguments = ["datasets", "import", tmp_path / "images", "--name", "cells", "--class", "a", "--class", "b"]
+    code, out, _ = run(*arguments, "--group-pattern", r"chip-(?P<group>\d)", "--simulated", "--replace")
+    assert code == 0
+    assert out.splitlines()[0] == "cells: 2 images in 1 groups"
+    assert "warning: only one group" in out
+    request = services.requests["CreateDataset"][0]
+    assert (request.dataset.simulated, request.replace_display_name) == (True, True)
+    assert list(request.dataset.classes) == ["a", "b"]
+    run(*arguments, "--group-column", "plate")
+    run(*arguments, "--no-groups")
+    rules = [item.dataset.group_rule for item in services.requests["CreateDataset"]]
+    assert [rule.WhichOneof("rule") for rule in rules] == ["pattern", "column", "none"]
+
+
+@pytest.mark.parametrize("pattern", ["(", "chip", "chip-([0-9])", ""])
+def test_a_bad_group_pattern_is_found_before_uploading(pattern: str, run: Run, tmp_path: Path) -> None:
+    code, _, err = run("datasets", "import", tmp_path, "--name", "a", "--group-pattern", pattern)
+    assert code == 2
+    assert "error: --group-pattern: " in err
+    assert "(?P<group>" in err
+
+
+def test_list_and_show_datasets(services: fake.FakeServices, run: Run) -> None:
+    dataset = datasets_pb2.Dataset(
+        name=f"datasets/{fake.ID}",
+        display_name="cells",
+        image_count=5,
+        simulated=True,
+        create_time=Timestamp(seconds=60),
+    )
+    services.answers["ListDatasets"] = lambda request, context: datasets_pb2.ListDatasetsResponse(
+        datasets=[dataset]
+    )
+    services.answers["GetDataset"] = lambda request, context: dataset
+    assert "simulated" in run("datasets", "list")[1]
+    shown = run("datasets", "show", "cells")[1]
+    assert "image_count: 5" in shown
+    assert "create_time: '1970-01-01T00:01:00Z'" in shown
+    assert services.requests["GetDataset"][0].name == "datasets/cells"
+
+
+def test_simulate(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("datasets", "simulate", tmp_path / "sim", "--images-per-class", 2, "--chips", 2)
+    assert code == 0
+    assert "simulated images in" in out
+    assert "--simulated --group-pattern" in err
+    assert len(list((tmp_path / "sim").glob("*/*.png"))) == 2 * 3
+    code, _, err = run("datasets", "simulate", tmp_path / "sim", "--images-per-class", 0)
+    assert code == 2
+    assert err.startswith("error: ")
+
+
+# Adapters, images, evaluations, operations
+
+
+def test_create_a_resource(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "adapter.yaml"
+    path.write_text(f"train_split: splits/{fake.ID}/parts/train\nbase_model: embedded\nrank: 4\n")
+    adapter = adapters_pb2.Adapter(name=f"adapters/{fake.ID}")
+    services.answers["CreateAdapter"] = lambda request, context: (
+        fake.operation("", response=progress_pb2.Plan(target=adapter.name, total=4800, unit="images_seen"))
+        if request.validate_only
+        else fake.operation(fake.ADAPTER_OPERATION)
+    )
+    services.answers["WaitOperation"] = lambda request, context: fake.operation(
+        fake.ADAPTER_OPERATION, response=adapter, target=adapter.name
+    )
+    assert run("adapters", "create", path)[:2] == (0, f"{fake.ADAPTER_OPERATION}\n")
+    assert services.requests["CreateAdapter"][0].adapter.rank == 4
+    assert run("adapters", "create", path, "--wait")[:2] == (0, f"{adapter.name}\n")
+    assert "0 of 4800 images seen done" in run("adapters", "create", path, "--validate")[1]
+    path.write_text("rnak: 4\n")
+    code, _, err = run("adapters", "create", path)
+    assert (code, err) == (2, f"error: {path}:1: rnak: is not a known key; did you mean `rank`?\n")
+
+
+def test_list_show_and_download_resources(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    adapter = adapters_pb2.Adapter(
+        name=f"adapters/{fake.ID}",
+        method="lora",
+        rank=4,
+        seconds=75,
+        payloads=[fake.payload("weights", b"1234")],
+    )
+    services.answers["ListAdapters"] = lambda request, context: adapters_pb2.ListAdaptersResponse(
+        adapters=[adapter]
+    )
+    services.answers["GetAdapter"] = lambda request, context: adapter
+    services.answers["DownloadPayload"] = fake.download_of({"weights": b"1234"})
+    assert "1 min 15 s" in run("adapters", "list")[1]
+    assert json.loads(run("adapters", "list", "--output", "json")[1])[0]["rank"] == 4
+    assert "method: lora" in run("adapters", "show", adapter.name)[1]
+    code, out, _ = run("adapters", "download", adapter.name, "--to", tmp_path)
+    assert (code, out) == (0, f"1 files of {adapter.name} in {tmp_path}\n")
+    assert (tmp_path / "weights").read_bytes() == b"1234"
+
+
+def test_operations(services: fake.FakeServices, run: Run) -> None:
+    failed = fake.operation(
+        fake.ADAPTER_OPERATION,
+        error=errors.Internal("no more memory", reason="R"),
+        state="STATE_FAILED",
+        done=3,
+        total=9,
+    )
+    services.answers["ListOperations"] = lambda request, context: {
+        "operations/adapter-training": fake.operations_pb2.ListOperationsResponse(operations=[failed])
+    }.get(request.name, fake.operations_pb2.ListOperationsResponse())
+    services.answers["GetOperation"] = lambda request, context: failed
+    services.answers["CancelOperation"] = fake.cancelled
+    lines = run("operations", "list")[1].splitlines()
+    assert lines[1].split()[:3] == [fake.ADAPTER_OPERATION, "failed", "3/9"]
+    assert run("operations", "list", "--service", "study-control")[1].splitlines()[1:] == []
+    assert "error: no more memory" in run("operations", "show", fake.ADAPTER_OPERATION)[1]
+    assert run("operations", "cancel", fake.ADAPTER_OPERATION)[0] == 0
+    code, out, err = run("operations", "wait", fake.ADAPTER_OPERATION)
+    assert (code, out) == (1, "")
+    assert "error: no more memory" in err
+
+
+# Demo
+
+
+@pytest.fixture
+def demo_stack(
+    services: fake.FakeServices, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> fake.FakeServices:
+    """The demo on fake services, which answer as if all went well, and on few images."""
+    payloads = {"report.html": b"<html>", "report.json": b"{}", "results.csv": b"a\n"}
+    dataset = datasets_pb2.Dataset(name=f"datasets/{fake.ID}", display_name="sim-cells", image_count=6)
+    services.answers |= {
+        "UploadFile": fake.upload,
+        "CreateDataset": lambda request, context: fake.operation("o", response=dataset),
+        "CreateStudy": lambda request, context: (
+            fake.operation("", response=studies_pb2.StudyPlan(name=fake.STUDY))
+            if request.validate_only
+            else fake.operation(fake.STUDY_OPERATION, target=fake.STUDY)
+        ),
+        "WatchStudy": watch(ENDED),
+        "GetStudy": lambda request, context: fake.study(payloads=payloads),
+        "DownloadPayload": fake.download_of(payloads),
+    }
+
+    @contextmanager
+    def fake_stack(home: Path, **options: Any) -> Iterator[None]:
+        with fake.stack_at(home, services):
+            yield
+
+    module = import_module("synthmix.cli.demo")
+    few = module.SimulatedCellsSettings(images_per_class=2, chips=2)
+    monkeypatch.setattr(module, "embedded_stack", fake_stack)
+    monkeypatch.setattr(module, "SimulatedCellsSettings", lambda: few)
+    monkeypatch.chdir(tmp_path)
+    return services
+
+
+def test_demo(demo_stack: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    code, out, err = run("demo")
+    assert code == 0
+    assert "SIMULATED" in err
+    assert out.splitlines()[0] == "No ratio improves balanced accuracy by 0.02 or more."
+    assert out.splitlines()[-1] == f"report: {tmp_path}/synthmix-demo/report/report.html"
+    assert (tmp_path / "synthmix-demo" / "report" / "report.html").read_bytes() == b"<html>"
+    assert demo_stack.requests["CreateDataset"][0].dataset.simulated
+    assert [item.spec.name for item in demo_stack.requests["CreateStudy"]] == ["demo", "demo"]
+
+
+def test_a_demo_that_fails_says_so(demo_stack: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    demo_stack.answers["WatchStudy"] = watch(studies_pb2.WatchStudyResponse(study=fake.study("STATE_FAILED")))
+    demo_stack.answers["GetOperation"] = lambda request, context: fake.operation(
+        request.name, error=errors.Internal("no more memory", reason="R")
+    )
+    code, out, err = run("demo", "--home", tmp_path / "here")
+    assert (code, out) == (1, "")
+    assert "error: no more memory" in err
+
+
+def test_the_sample_study_and_the_sample_dataset_fit() -> None:
+    module = import_module("synthmix.cli.demo")
+    assert module.sample_study().message.dataset == module.DATASET
+
+
+# Doctor
+
+
+def test_doctor_on_a_machine_without_a_stack(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("doctor", "--home", tmp_path / "home", "--output", "json")
+    checks = {item["name"]: item for item in json.loads(out)["checks"]}
+    assert checks["Python"]["status"] == "ok"
+    assert "no stack runs at" in checks["stack"]["found"]
+    assert all(item["remedy"] for item in checks.values() if item["status"] != "ok")
+    assert code == (1 if any(item["status"] == "fail" for item in checks.values()) else 0)
+    assert not (tmp_path / "home").exists()
+
+
+def test_doctor_asks_every_service(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    services.answers["ListOperations"] = fails(
+        errors.Unavailable("object storage is down", reason="STORE_DOWN")
+    )
+    code, out, _ = run("doctor", "--home", tmp_path, "--output", "json", "--address", services.address)
+    checks = json.loads(out)["checks"][-8:]
+    assert [item["status"] for item in checks] == ["ok", "fail"] * 4
+    assert code == 1
+    services.answers["ListOperations"] = lambda request, context: fake.operations_pb2.ListOperationsResponse()
+    out = run("doctor", "--home", tmp_path, "--address", services.address)[1]
+    assert "FAIL" not in "\n".join(line for line in out.splitlines() if "object storage" in line)
+
+
+def test_doctors_eye_for_little(tmp_path: Path) -> None:
+    assert doctor._amount("memory", 8 * doctor.GIB, 4 * doctor.GIB, doctor.GIB, "r").status == "ok"
+    assert doctor._amount("memory", 2 * doctor.GIB, 4 * doctor.GIB, doctor.GIB, "r").status == "warn"
+    assert doctor._amount("memory", doctor.GIB // 2, 4 * doctor.GIB, doctor.GIB, "r").status == "fail"
+    limit, used = tmp_path / "max", tmp_path / "current"
+    limit.write_text("1000\n")
+    used.write_text("400\n")
+    assert doctor.available_memory_bytes(limit, used) == 600
+    limit.write_text("max\n")
+    assert doctor.available_memory_bytes(limit, used) > 600
+    assert doctor._packages("p", ("no-such-package",), "fail", "r").found == "missing: no-such-package"
+
+
+# Progress
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_rate_counts_only_what_was_seen_to_grow() -> None:
+    rate = Rate()
+    assert rate.per_second(0.0) is None
+    rate.observe(0.0, 1000)  # reused, or done before we came
+    assert rate.per_second(5.0) is None
+    rate.observe(10.0, 1100)
+    assert rate.per_second(10.0) == 10.0
+    assert rate.per_second(20.0) == 5.0, "it falls while nothing happens"
+    rate.observe(20.0, 900)  # a new attempt began at a checkpoint
+    assert rate.per_second(21.0) is None
+
+
+def test_lines_say_what_changed_and_what_goes_on() -> None:
+    clock, stream = Clock(), io.StringIO()
+    show = Lines(stream, clock)
+    rows = [Row("adapter", "running", 0, 100, "images_seen", 20), Row("grid", "waiting", 0, 18, "cells")]
+    show(rows, "")
+    for second in range(1, 26):
+        clock.now_s = second
+        show([Row("adapter", "running", 2 * second, 100, "images_seen", 20), rows[1]], "")
+    clock.now_s = 30
+    show([Row("adapter", "done", 100, 100, "images_seen", 20), rows[1]], "")
+    assert stream.getvalue().splitlines() == [
+        "    0 s  adapter: running, 0/100 images seen, 20 reused",
+        "   10 s  adapter: running, 20/100 images seen, 2.0/s, 40 s left, 20 reused",
+        "   20 s  adapter: running, 40/100 images seen, 2.0/s, 30 s left, 20 reused",
+        "   30 s  adapter: done, 100/100 images seen, 20 reused",
+    ]
+
+
+def test_bars_show_every_step() -> None:
+    from rich.console import Console
+
+    clock = Clock()
+    bars = Bars(clock)
+    console = Console(file=io.StringIO(), width=110)
+    bars([Row("adapter", "running", 0, 100, "images_seen"), Row("grid", "waiting", 0, 18, "cells")], "")
+    clock.now_s = 10
+    bars(
+        [Row("adapter", "running", 50, 100, "images_seen"), Row("grid", "waiting", 0, 18, "cells")],
+        "training",
+    )
+    console.print(bars.render())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in (
+        "adapter",
+        "50/100 images seen",
+        "5.0/s",
+        "10 s left",
+        "grid",
+        "0/18 cells",
+        "waiting",
+        "training",
+    ):
+        assert part in text
+
+
+def test_rows_of_operations() -> None:
+    step = progress_pb2.Step(
+        display_name="grid", state="STATE_SUCCEEDED", done=18, total=18, unit="cells", reused=15
+    )
+    assert metadata_rows(progress_pb2.OperationMetadata(steps=[step])) == [
+        Row("grid", "done", 18, 18, "cells", 15)
+    ]
+    alone = progress_pb2.OperationMetadata(target="adapters/x", state="STATE_QUEUED")
+    assert metadata_rows(alone) == [Row("adapters/x", "queued", 0, 0, "", 0)]
+
+
+# Words for numbers
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (0.44, "0.4 s"),
+        (12.4, "12 s"),
+        (59.6, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599.7, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+        (273_600, "3 d 4 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert human_duration(seconds) == text
+
+
+def test_other_words_for_numbers() -> None:
+    assert [human_bytes(count) for count in (0, 1023, 1024, 3_565_158, 5 * 1024**4)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "3.4 MiB",
+        "5.0 TiB",
+    ]
+    assert [human_rate(rate, "cells") for rate in (1234.0, 14.2, 0.05, 0.001)] == [
+        "1234/s",
+        "14.2/s",
+        "3.0/min",
+        "3.6/h",
+    ]
+    assert human_rate(2.5 * 1024**2, "bytes") == "2.5 MiB/s"
+    assert human_count(Row("r", "running", 1024, 2048, "bytes")) == "1.0 KiB/2.0 KiB"
+    assert human_time(Timestamp()) == "-"
+    assert shortened("a long verdict", 7) == "a long…"
+    assert table(("A", "BB"), [("aaa", 1)], right=("BB",)) == "A    BB\naaa   1"
+    assert exit_codes.of_outcome(errors.NotFound("x")) == 1

@@ -1,0 +1,520 @@
+"""Reports: self-contained, safe with any text, right in their numbers, legible in hard cases."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classifier_evaluation.statistics import MixturePredictions, compare
+from study_control.report import charts, formatting, render_csv, render_html, render_json, tables
+from study_control.report.data import (
+    Adapter,
+    Artifact,
+    Cell,
+    ClassMetrics,
+    Dataset,
+    Estimate,
+    Gallery,
+    ImageSet,
+    LeakageCheck,
+    LossPoint,
+    Metrics,
+    Mixture,
+    MixtureIdentity,
+    Provenance,
+    ReportData,
+    Results,
+    SplitPart,
+    StepCost,
+    Study,
+    SyntheticExample,
+    Verdict,
+    results_from_statistics,
+)
+
+NASTY = "</style><script>alert('x')</script>\"'><img src=x onerror=alert(1)>"
+
+
+def png(grey: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (4, 4), grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def estimate(mean: float, half: float | None, seeds: int) -> Estimate:
+    interval = None if half is None else (mean - half, mean + half)
+    return Estimate(mean, interval, tuple(mean + 0.01 * (s - (seeds - 1) / 2) for s in range(seeds)), 0.25)
+
+
+def results(
+    ratios: Sequence[float] = (0.1, 0.25, 0.5, 0.75),
+    image_sets: Sequence[str] = ("lora-r4",),
+    *,
+    seeds: int = 3,
+    synthetic_only: float | None = 0.5,
+    control: bool = True,
+    half: float | None = 0.02,
+    **changes: Any,
+) -> Results:
+    """Results in which each mixture scores 1 point more than the one before it, from 0.8."""
+    identities = []
+    for image_set in image_sets:
+        identities += [
+            MixtureIdentity(f"append-{r}@{image_set}", f"append {100 * r:g} %", "mixed", r, image_set)
+            for r in ratios
+        ]
+        if synthetic_only is not None:
+            identities.append(
+                MixtureIdentity(f"only@{image_set}", "synthetic only", "synthetic_only", None, image_set)
+            )
+    if control:
+        identities += [
+            MixtureIdentity(f"duplicated-{r}", f"real duplicated, {100 * r:g} %", "duplicated_real", r, None)
+            for r in ratios
+        ]
+    mixtures = [
+        Mixture(
+            MixtureIdentity("real", "real only", "real", 0.0, None), 0.8, estimate(0.8, half, seeds), None
+        )
+    ]
+    for index, identity in enumerate(identities):
+        mean = 0.8 + 0.01 * (index % 10 + 1)
+        if identity.kind == "synthetic_only" and synthetic_only is not None:
+            mean = synthetic_only
+        mixtures.append(
+            Mixture(identity, mean, estimate(mean, half, seeds), estimate(mean - 0.8, half, seeds))
+        )
+    chosen = identities[0].key if identities else None
+    values: dict[str, Any] = {
+        "mode": "append",
+        "reference": "real",
+        "confidence": 0.95,
+        "margin": 0.02,
+        "seeds": seeds,
+        "test_images": 40,
+        "test_groups": 12,
+        "resampled": "group",
+        "resamples": 2000,
+        "mixtures": tuple(mixtures),
+        "verdict": Verdict("inconclusive", chosen, "Inconclusive: it may or may not.") if chosen else None,
+        "warnings": ("Only 3 seeds were run.",),
+    }
+    return Results(**(values | changes))
+
+
+def metrics(class_names: Sequence[str], right: int) -> Metrics:
+    """Of 10 test images of each class, `right` right and the others taken for the next class."""
+    classes = len(class_names)
+    confusion = [[0] * classes for _ in class_names]
+    for index in range(classes):
+        confusion[index][index] = right
+        confusion[index][(index + 1) % classes] += 10 - right
+    per_class = tuple(ClassMetrics(name, right / 10, right / 10, 10) for name in class_names)
+    share = right / 10
+    return Metrics(
+        share, share, share, share, None, 0.05, 0.3, 0.7, per_class, tuple(map(tuple, confusion))
+    )
+
+
+def report(
+    found: Results | None = None,
+    class_names: tuple[str, ...] = ("round", "spindle"),
+    *,
+    name: str = "first-look",
+    simulated: bool = False,
+    group_rule: str | None = 'column "chip"',
+    **changes: Any,
+) -> ReportData:
+    found = found or results()
+    image_sets = list(dict.fromkeys(m.identity.image_set for m in found.mixtures if m.identity.image_set))
+    cells = [
+        Cell(m.identity.key, seed, 100, 25, 400, 7, metrics(class_names, 8 if index else 6 + seed % 2))
+        for index, m in enumerate(found.mixtures)
+        for seed in range(found.seeds)
+    ]
+    example = SyntheticExample(png(10), png(20), 3.25)
+    parts = [SplitPart(part, 12, dict.fromkeys(class_names, 20)) for part in ("train", "validation", "test")]
+    values: dict[str, Any] = {
+        "study": Study(name, "studies/0123abcd", datetime(2025, 11, 22, 10, 42, tzinfo=UTC), f"name: {name}\n"),
+        "dataset": Dataset("cells", "ab" * 32, simulated, group_rule, tuple(parts), ("2 near-duplicates.",)),
+        "class_names": class_names,
+        "base_model": "embedded",
+        "adapters": tuple(
+            Adapter(s, "lora", 4, "attention", 480, 9000, 0.08, (LossPoint(0, 0.4), LossPoint(480, 0.08)), 9.0, 0.0)
+            for s in image_sets
+        ),
+        "image_sets": tuple(
+            ImageSet(s, s, dict.fromkeys(class_names, 50), "cells of {label}", 25, 3.0, 8.0, 0.0)
+            for s in image_sets
+        ),
+        "galleries": tuple(Gallery(s, c, (example,) * 3) for s in image_sets for c in class_names),
+        "real_examples": {c: (png(30), png(40)) for c in class_names},
+        "nearest_distance": "Euclidean distance",
+        "classifier": {"Architecture": "resnet10t"},
+        "results": found,
+        "cells": tuple(cells),
+        "leakage": (LeakageCheck("Validation and test hold real images only.", True),),
+        "costs": (StepCost("classifiers", 20, 4, 125.0, 0.0, None),),
+        "provenance": Provenance((Artifact("split", "7", "cd" * 32),), {"evaluation": "1"}, {"timm": "1.0"}),
+        "warnings": (),
+    }
+    return ReportData(**(values | changes))
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def values(self, attribute: str) -> list[str]:
+        return [attributes[attribute] or "" for _, attributes in self.tags if attribute in attributes]
+
+
+CASES: dict[str, Callable[[], ReportData]] = {
+    "usual": report,
+    "one ratio": lambda: report(results([0.25])),
+    "one seed": lambda: report(results(seeds=1)),
+    "no synthetic only": lambda: report(results(synthetic_only=None)),
+    "synthetic only above the rest": lambda: report(results(synthetic_only=0.97)),
+    "no control": lambda: report(results(control=False)),
+    "no intervals": lambda: report(results(half=None)),
+    "crowded ratios": lambda: report(results([0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 10.0])),
+    "nine image sets": lambda: report(results([0.1, 0.5], [f"set {k}" for k in range(9)])),
+    "long names": lambda: report(
+        results(image_sets=["dora-r16-attention+feedforward+convolution-lr-0.0002-" * 3, "細胞" * 30]),
+        ("Interphase" * 20, "b" * 200),
+    ),
+    "sixteen classes": lambda: report(class_names=tuple(f"phenotype {k}" for k in range(16))),
+    "real only": lambda: report(results([], synthetic_only=None, control=False)),
+    "nothing spreads": lambda: report(results([0.1], synthetic_only=None, control=False, half=0.0, seeds=1)),
+    "simulated without groups": lambda: report(simulated=True, group_rule=None),
+    "other modes": lambda: report(results(mode="pretrain")),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_page_needs_nothing_from_outside_and_names_all_it_shows(case: str) -> None:
+    html = render_html(CASES[case]())
+    page = Page(html)
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert all(value.startswith("data:image/png;base64,") for value in page.values("src"))
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert all(value.startswith("#") and value[1:] in ids for value in page.values("href"))
+    assert all(value in ids for value in page.values("aria-labelledby"))
+    assert "http" not in html and "url(" not in html and "@import" not in html
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    headings = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(headings[:-1], headings[1:], strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("width_px", [920, 340])
+def test_no_text_of_a_chart_overlaps_another_or_leaves_the_chart(case: str, width_px: int) -> None:
+    found = CASES[case]().results
+    for markup in (charts.ratio_curve(found, width_px), charts.forest_plot(found, width_px)):
+        svg = ElementTree.fromstring(str(markup))
+        assert svg.find("title") is not None and svg.find("desc") is not None
+        boxes = [text_box(text) for text in svg.iter("text")]
+        height = float(svg.attrib["height"])
+        for left, top, right, bottom, text in boxes:
+            assert left >= 0 and right <= width_px and top >= 0 and bottom <= height, text
+        for index, one in enumerate(boxes):
+            for other in boxes[index + 1 :]:
+                apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+                assert apart, (one, other)
+        for value in numbers(svg):
+            assert -1.0 <= value <= max(width_px, height) + 1.0
+
+
+def text_box(text: ElementTree.Element) -> tuple[float, float, float, float, str]:
+    """Left, top, right and bottom of a text of 13 pixels, by a browser's usual widths."""
+    content = text.text or ""
+    width = sum(13.0 if ord(character) > 0x2E80 else 6.9 for character in content)
+    x, y = float(text.attrib["x"]), float(text.attrib["y"])
+    left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[text.attrib["text-anchor"]] * width
+    return left, y - 10.0, left + width, y + 3.0, content
+
+
+def numbers(svg: ElementTree.Element) -> list[float]:
+    """All coordinates of a chart's shapes."""
+    values = []
+    for element in svg.iter():
+        for name in ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy"):
+            if name in element.attrib:
+                values.append(float(element.attrib[name]))
+        values += [float(value) for value in re.findall(r"[-\d.]+", element.attrib.get("points", ""))]
+    return values
+
+
+def test_text_from_users_never_becomes_markup() -> None:
+    found = results(image_sets=[NASTY], warnings=(NASTY,))
+    found = replace(found, verdict=Verdict("harms", found.mixtures[1].identity.key, NASTY))
+    found = replace(
+        found,
+        mixtures=tuple(replace(m, identity=replace(m.identity, label=NASTY)) for m in found.mixtures),
+    )
+    data = report(found, (NASTY, "b"), name=NASTY, group_rule=NASTY, base_model=NASTY, classifier={NASTY: NASTY})
+    data = replace(
+        data,
+        costs=(replace(data.costs[0], name=NASTY),),
+        leakage=(LeakageCheck(NASTY, False),),
+        provenance=Provenance((Artifact(NASTY, NASTY, NASTY),), {NASTY: NASTY}, {NASTY: NASTY}),
+        image_sets=tuple(replace(image_set, prompt=NASTY) for image_set in data.image_sets),
+    )
+    html = render_html(data)
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert all(value.startswith("data:") for value in page.values("src"))
+    # The page's own style sheet ends at its own end.
+    assert html.count("</style>") == 1
+    assert NASTY in "".join(page.text)
+
+
+def test_the_verdict_stands_at_the_top_with_its_badge() -> None:
+    for kind, badge in (
+        ("improves", "▲ Improves"),
+        ("harms", "▼ Harms"),
+        ("equivalent", "= Equivalent"),
+        ("inconclusive", "? Inconclusive"),
+    ):
+        found = results()
+        verdict = Verdict(kind, "append-0.25@lora-r4", "The sentence.")  # type: ignore[arg-type]
+        html = render_html(report(replace(found, verdict=verdict)))
+        assert f'<span class="badge {kind}">{badge}</span>' in html
+        assert html.index("The sentence.") < html.index("<h2")
+    assert "No verdict" in render_html(report(replace(results(), verdict=None)))
+
+
+def test_the_control_of_the_chosen_size_stands_beside_the_verdict() -> None:
+    found = results()
+    html = render_html(report(found))
+    control = next(m for m in found.mixtures if m.identity.key == "duplicated-0.1")
+    assert control.difference is not None
+    assert f"duplicated to the same size score {formatting.points(control.difference.mean)} points" in html
+    assert "duplicated to the same size score" not in render_html(report(results(control=False)))
+
+
+def test_simulated_images_missing_groups_and_broken_rules_are_loud() -> None:
+    plain = render_html(report())
+    loud = render_html(
+        report(simulated=True, group_rule=None, leakage=(LeakageCheck("Test is real only.", False),))
+    )
+    for words in ("SIMULATED IMAGES", "No groups:", "Leakage rule broken: Test is real only."):
+        assert words in loud and words not in plain
+    assert "Real train images (simulated)" in loud
+    for warning in ("2 near-duplicates.", "Only 3 seeds were run."):
+        assert warning in plain
+
+
+def test_the_same_data_give_the_same_bytes() -> None:
+    for render in (render_html, render_json, render_csv):
+        assert render(report()) == render(report())
+
+
+def test_json_holds_everything_but_the_images() -> None:
+    data = report()
+    values = json.loads(render_json(data))
+    assert values["report_version"] == 1
+    assert values["study"]["created_at"] == "2025-11-22T10:42:00+00:00"
+    assert len(values["cells"]) == len(data.cells)
+    assert values["results"]["mixtures"][1]["difference"]["mean"] == pytest.approx(0.01)
+    image = values["galleries"][0]["examples"][0]["png"]
+    assert image["bytes"] == len(png(10)) and len(image["sha256"]) == 64
+    broken = replace(data, costs=(replace(data.costs[0], seconds=float("nan")),))
+    with pytest.raises(ValueError, match="JSON compliant"):
+        render_json(broken)
+
+
+def test_csv_has_a_row_for_each_cell_and_a_column_for_each_metric() -> None:
+    data = report(class_names=("round, flat", 'spin"dle'))
+    rows = list(csv.DictReader(io.StringIO(render_csv(data))))
+    assert len(rows) == len(data.cells) == 30
+    assert [row["seed"] for row in rows[:3]] == ["0", "1", "2"]
+    assert rows[0]["key"] == "real" and rows[0]["image_set"] == "" and rows[0]["ratio"] == "0.0"
+    assert rows[0]["balanced_accuracy"] == "0.6" and rows[0]["auroc"] == ""
+    assert rows[3]["label"] == "append 10 %" and rows[3]["n_synthetic"] == "25"
+    assert rows[0]["recall: round, flat"] == "0.6" and rows[0]['support: spin"dle'] == "10"
+    assert json.loads(rows[0]["confusion"]) == [[6, 4], [4, 6]]
+
+
+def test_tables_sum_and_average_over_seeds() -> None:
+    data = report()
+    rows = tables.confusion_rows(data, "real")
+    assert [row.counts for row in rows] == [(19, 11), (11, 19)]
+    assert rows[0].shares == pytest.approx((19 / 30, 11 / 30))
+    recall = tables.recall_rows(data, "append-0.25@lora-r4")[0]
+    assert (recall.real, recall.chosen) == pytest.approx((1.9 / 3, 0.8))
+    row = tables.mixture_rows(data)[0]
+    accuracy, auroc = row.metrics[0], row.metrics[3]
+    assert accuracy.mean == pytest.approx(1.9 / 3) and accuracy.deviation == pytest.approx(0.1 / 3**0.5)
+    assert (auroc.mean, auroc.deviation) == (None, None)
+    assert tables.spread([0.5]).deviation is None
+
+
+def test_statistics_are_read_as_they_were_stored() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    keys = ("real", "append-0.5@a", "only@a")
+    predictions = [
+        MixturePredictions(key, key, rng.integers(0, 3, (2, 60)), np.array([0.5, 0.6])) for key in keys
+    ]
+    comparison = compare(
+        labels,
+        np.arange(60) // 6,
+        predictions,
+        reference="real",
+        candidates=["append-0.5@a"],
+        class_names=("x", "y", "z"),
+        confidence=0.9,
+        margin=0.05,
+    )
+    identities = [
+        MixtureIdentity("real", "real only", "real", 0.0, None),
+        MixtureIdentity("only@a", "synthetic only", "synthetic_only", None, "a"),
+        MixtureIdentity("append-0.5@a", "append 50 %", "mixed", 0.5, "a"),
+    ]
+    stored = json.loads(json.dumps(asdict(comparison)))
+    read = results_from_statistics(stored, identities, "append")
+    assert [m.identity for m in read.mixtures] == identities
+    difference, original = read.mixtures[2].difference, comparison.mixtures[1].difference
+    assert difference is not None and original is not None
+    assert difference.interval == (original.low, original.high)
+    assert (difference.mean, difference.per_seed) == (original.mean, original.per_seed)
+    assert read.verdict is not None and comparison.verdict is not None
+    assert read.verdict.sentence == comparison.verdict.sentence
+    assert (read.test_groups, read.resamples, read.warnings) == (10, 2000, comparison.warnings)
+    assert "Ratio curve" in render_html(report(read))
+    with pytest.raises(ValueError, match="give the same"):
+        results_from_statistics(stored, identities[:2], "append")
+    del stored["margin"]
+    with pytest.raises(ValueError, match="lacks the field 'margin'"):
+        results_from_statistics(stored, identities, "append")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: replace(d, cells=d.cells[3:]), "cells has none of mixture 'real'"),
+        (lambda d: replace(d, cells=(replace(d.cells[0], mixture="reel"), *d.cells)), "'reel' is no mixture"),
+        (lambda d: replace(d, results=replace(d.results, reference="reel")), "'reel' is no mixture"),
+        (lambda d: replace(d, class_names=("round",)), r"give 1 by 1 and 1"),
+        (lambda d: replace(d, galleries=(Gallery("set", "round", ()),)), "image set 'set'"),
+        (lambda d: replace(d, real_examples={"round": (b"GIF89a",)}), "no PNG"),
+        (lambda d: replace(d, study=replace(d.study, created_at=datetime(2025, 1, 1))), "time zone"),
+    ],
+)
+def test_data_that_do_not_fit_together_are_refused(
+    change: Callable[[ReportData], ReportData], words: str
+) -> None:
+    for render in (render_html, render_json, render_csv):
+        with pytest.raises(ValueError, match=words):
+            render(change(report()))
+
+
+def test_the_ratio_axis_is_linear_where_there_is_room_and_says_where_it_is_not() -> None:
+    roomy, crowded = results([0.1, 0.25, 0.5]), results([0.01, 0.02, 5.0])
+    assert "not to scale" not in charts.ratio_curve(roomy, 920)
+    assert "not to scale" in charts.ratio_curve(crowded, 920)
+
+
+def test_a_far_synthetic_only_leaves_the_other_points_their_room() -> None:
+    def spans(markup: str) -> list[str]:
+        return re.findall(r'text-anchor="end">(\d+) %<', markup)
+
+    near = spans(charts.ratio_curve(results(synthetic_only=None), 920))
+    far = charts.ratio_curve(results(synthetic_only=0.2), 920)
+    assert spans(far) == near
+    assert "20.0 %" in far
+    assert "−60.0 (−62.0 to −58.0)" in charts.forest_plot(results(synthetic_only=0.2), 920)
+
+
+def test_a_constant_loss_is_a_flat_line() -> None:
+    svg = charts.loss_curve([LossPoint(0, 0.5), LossPoint(0, 0.5)], 270)
+    assert "nan" not in svg and svg.count("0.5") >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (formatting.duration(None), "–"),
+        (formatting.duration(0.0), "0 s"),
+        (formatting.duration(2.34), "2.3 s"),
+        (formatting.duration(59.6), "1 min 00 s"),
+        (formatting.duration(200.0), "3 min 20 s"),
+        (formatting.duration(7500.0), "2 h 05 min"),
+        (formatting.points(-0.0123), "−1.2"),
+        (formatting.interval_points((-0.003, 0.039)), "−0.3 to +3.9"),
+        (formatting.percent(0.8129), "81.3 %"),
+        (formatting.ratio(0.07), "7"),
+        (formatting.ratio(1 / 3), "33.3"),
+        (formatting.ratio(10.0), "1000"),
+        (formatting.plural(1, "seed"), "1 seed"),
+        (formatting.plural(1440, "image"), "1,440 images"),
+    ],
+)
+def test_numbers_read_well(text: str, expected: str) -> None:
+    assert text == expected
+
+
+def test_colours_have_contrast_in_light_and_dark() -> None:
+    style = Path(charts.__file__).with_name("style.css").read_text(encoding="utf-8")
+    themes = [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in style.split(":root")[1:3]]
+    for theme in themes:
+        for name in ("ink", "quiet", "link", "s0", "s1", "s2", "s3", "s4", "s5", "control"):
+            assert contrast(theme[name], theme["page"]) >= 4.5, name
+        for name in ("ink", "quiet"):
+            assert contrast(theme[name], theme["raised"]) >= 4.5, name
+        for name in ("good", "bad", "even", "open"):
+            assert contrast(theme["on-badge"], theme[name]) >= 4.5, name
+        assert contrast(theme["alarm"], theme["alarm-page"]) >= 4.5
+        assert contrast(theme["notice"], theme["notice-page"]) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of WCAG 2."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_reports_need_no_heavy_package() -> None:
+    heavy = "{'torch', 'ray', 'grpc', 'numpy', 'scipy'}"
+    code = f"import sys, study_control.report; print({heavy} & set(sys.modules))"
+    services = Path(charts.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=services, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "set()"

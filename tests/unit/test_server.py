@@ -1,0 +1,167 @@
+"""A front end's server: health, reflection, token, errors and metrics, over a real loopback connection."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from service_kit import metrics
+from service_kit.errors import InvalidArgument, Unauthenticated, from_status, invalid_field
+from service_kit.server import Servicer, serve
+from service_kit.settings import ServerSettings
+from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+
+TOKEN = "correct horse"
+AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)
+
+
+class Artifacts(artifacts_pb2_grpc.ArtifactServiceServicer):
+    """Counts the bytes it gets; fails in the ways that a handler can."""
+
+    async def UploadFile(self, request_iterator: AsyncIterator[Any], context: Any) -> artifacts_pb2.Upload:
+        size = 0
+        async for message in request_iterator:
+            if message.chunk == b"bad":
+                raise invalid_field("chunk", message.chunk, "is bad", "send another", reason="BAD_CHUNK")
+            size += len(message.chunk)
+        return artifacts_pb2.Upload(size_bytes=size)
+
+    async def DownloadPayload(self, request: Any, context: Any) -> AsyncIterator[artifacts_pb2.DownloadPayloadResponse]:
+        yield artifacts_pb2.DownloadPayloadResponse(chunk=b"first")
+        if request.payload == "bad":
+            raise invalid_field("payload", "bad", "is bad", "ask for another", reason="BAD_PAYLOAD")
+        if request.payload == "crash":
+            raise ZeroDivisionError("a secret detail")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def with_server(body: Callable[[grpc.aio.Channel], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        port = free_port()
+        settings = ServerSettings(f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}", TOKEN)
+        servicer = Servicer(Artifacts(), artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server,
+                            "synthmix.artifacts.v1.ArtifactService")
+        server = asyncio.create_task(serve("test", settings, [servicer]))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+            await asyncio.wait_for(channel.channel_ready(), 10)
+            try:
+                await body(channel)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                await asyncio.wait_for(server, 10)
+    asyncio.run(main())
+
+
+def error_of(raised: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> Any:
+    status = rpc_status.from_call(_Call(raised.value))
+    assert status is not None
+    return from_status(status)
+
+
+class _Call:
+    """grpc_status reads a synchronous call's methods."""
+
+    def __init__(self, error: grpc.aio.AioRpcError):
+        self.code, self.details = error.code, error.details
+        self.trailing_metadata = lambda: error.trailing_metadata()
+
+
+def test_probes_and_reflection_need_no_token() -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        [listed] = [response async for response in stub.ServerReflectionInfo(requests)]
+        names = {service.name for service in listed.list_services_response.service}
+        assert {"synthmix.artifacts.v1.ArtifactService", "grpc.health.v1.Health"} <= names
+    with_server(body)
+
+
+def test_health_can_be_watched() -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watch.cancel()
+    with_server(body)
+
+
+@pytest.mark.parametrize(("metadata", "reason"), [((), "TOKEN_MISSING"), ((("authorization", "Bearer wrong"),), "TOKEN_WRONG"),
+                                                  ((("authorization", TOKEN),), "TOKEN_WRONG")])
+def test_a_call_without_the_token_is_refused(metadata: Any, reason: str) -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.UploadFile(iter([artifacts_pb2.UploadFileRequest(chunk=b"x")]), metadata=metadata)
+        error = error_of(raised)
+        assert isinstance(error, Unauthenticated)
+        assert error.reason == reason
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            async for _ in stub.DownloadPayload(artifacts_pb2.DownloadPayloadRequest(), metadata=metadata):
+                pass
+        assert error_of(raised).reason == reason
+    with_server(body)
+
+
+def test_errors_of_unary_and_streaming_handlers_are_mapped() -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        upload = await stub.UploadFile(iter([artifacts_pb2.UploadFileRequest(chunk=b"four")] * 2), metadata=AUTHORIZED)
+        assert upload.size_bytes == 8
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.UploadFile(iter([artifacts_pb2.UploadFileRequest(chunk=b"bad")]), metadata=AUTHORIZED)
+        error = error_of(raised)
+        assert isinstance(error, InvalidArgument)
+        assert (error.reason, error.violations[0].field) == ("BAD_CHUNK", "chunk")
+
+        received = []
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            async for response in stub.DownloadPayload(artifacts_pb2.DownloadPayloadRequest(payload="bad"), metadata=AUTHORIZED):
+                received.append(response.chunk)
+        assert received == [b"first"]
+        assert error_of(raised).reason == "BAD_PAYLOAD"
+    with_server(body)
+
+
+def test_a_defect_shows_an_incident_and_no_detail() -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            async for _ in stub.DownloadPayload(artifacts_pb2.DownloadPayloadRequest(payload="crash"), metadata=AUTHORIZED):
+                pass
+        error = error_of(raised)
+        assert raised.value.code() == grpc.StatusCode.INTERNAL
+        assert error.metadata["incident"] in error.message
+        assert "secret" not in error.message
+    with_server(body)
+
+
+def test_requests_are_counted_after_they_ended_by_their_code() -> None:
+    def count(code: str) -> float:
+        labels = {"service": "test", "method": "/synthmix.artifacts.v1.ArtifactService/DownloadPayload", "code": code}
+        return metrics.REGISTRY.get_sample_value("synthmix_requests_total", labels) or 0.0
+
+    before = {code: count(code) for code in ("OK", "INVALID_ARGUMENT")}
+
+    async def body(channel: grpc.aio.Channel) -> None:
+        stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        for payload in ("good", "bad"):
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async for _ in stub.DownloadPayload(artifacts_pb2.DownloadPayloadRequest(payload=payload), metadata=AUTHORIZED):
+                    pass
+    with_server(body)
+    assert {code: count(code) - before[code] for code in before} == {"OK": 1.0, "INVALID_ARGUMENT": 1.0}

@@ -1,0 +1,119 @@
+"""Errors, digests, resource names, pages, settings and defaults: what everything else stands on."""
+
+import pickle
+
+import pytest
+
+from service_kit import errors, pages
+from service_kit.defaults import set_default
+from service_kit.digests import canonical_json, derived_seed, digest_of
+from service_kit.resource_names import ArtifactName, OperationName, PartName, UploadName, check_display_name
+from service_kit.settings import object_store_settings, worker_settings
+from synthmix_api.adapters.v1 import adapters_pb2
+
+ID = "0123456789abcdef" * 2
+
+
+def test_an_error_survives_the_wire() -> None:
+    error = errors.invalid_field("mixtures.ratios[2]", 12.0, "is out of range", "use a value between 0 and 10", reason="OUT_OF_RANGE")
+    back = errors.from_status(errors.to_status(error))
+    assert type(back) is errors.InvalidArgument
+    assert (back.message, back.reason, back.violations) == (error.message, "OUT_OF_RANGE", error.violations)
+    assert back.violations[0].field == "mixtures.ratios[2]"
+    assert "12.0" in back.message
+    assert "between 0 and 10" in back.message
+
+
+def test_an_error_survives_ray() -> None:
+    error = errors.NotFound("gone", reason="ARTIFACT_NOT_FOUND", metadata={"artifact": "adapters/x"})
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), back.message, back.reason, back.metadata) == (errors.NotFound, "gone", "ARTIFACT_NOT_FOUND", error.metadata)
+
+
+def test_every_error_class_has_its_own_code() -> None:
+    kinds = [errors.InvalidArgument, errors.NotFound, errors.AlreadyExists, errors.FailedPrecondition, errors.Unauthenticated,
+             errors.Unavailable, errors.Cancelled, errors.DataLoss, errors.Unimplemented, errors.Internal]
+    for kind in kinds:
+        assert type(errors.from_json(errors.to_json(kind("x", reason="R")))) is kind
+
+
+def test_a_choice_names_the_nearest() -> None:
+    with pytest.raises(errors.InvalidArgument, match="did you mean 'attention'"):
+        errors.check_choice("adapter.targets", "atention", ["attention", "attention+feedforward"])
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), float("inf")])
+def test_a_range_refuses_what_is_outside(value: float) -> None:
+    with pytest.raises(errors.InvalidArgument, match="seeds"):
+        errors.check_range("seeds", value, 0.0, 1.0)
+
+
+def test_digests_depend_on_content_only() -> None:
+    assert digest_of({"a": 1, "b": [2.5, "é"]}) == digest_of({"b": [2.5, "é"], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
+    assert canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json(float("nan"))
+
+
+def test_seeds_are_the_same_everywhere() -> None:
+    assert derived_seed(7, "image", 3) == 6180935061041264899
+    assert derived_seed(7, "image", 4) != derived_seed(7, "image", 3)
+    assert 0 <= derived_seed("x") < 2**63
+
+
+def test_resource_names_round_trip() -> None:
+    assert str(ArtifactName.parse(f"adapters/{ID}", field="name")) == f"adapters/{ID}"
+    assert str(PartName.parse(f"splits/{ID}/parts/train", field="name")) == f"splits/{ID}/parts/train"
+    assert str(OperationName.parse(f"operations/adapter-training/{ID}")) == f"operations/adapter-training/{ID}"
+    assert str(UploadName.parse(f"uploads/{ID}{ID}", field="upload")) == f"uploads/{ID}{ID}"
+
+
+@pytest.mark.parametrize("text", ["", "adapters", "adapters/", "adapters/XYZ", f"adaptors/{ID}", f"adapters/{ID}/x", f"../{ID}"])
+def test_a_wrong_resource_name_is_refused_by_field(text: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match="image_set.adapter"):
+        ArtifactName.parse(text, field="image_set.adapter")
+
+
+def test_a_name_of_another_collection_is_refused() -> None:
+    with pytest.raises(errors.InvalidArgument, match="adapters/"):
+        ArtifactName.parse(f"studies/{ID}", field="image_set.adapter", collection="adapters")
+
+
+@pytest.mark.parametrize("name", ["", "Six", "a b", "-a", "a-", "a/b", "..", "x" * 64, ID])
+def test_display_names_are_safe_in_keys(name: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match="display_name"):
+        check_display_name("display_name", name)
+
+
+def test_pages_visit_every_item_once() -> None:
+    items = [f"item-{number:03d}" for number in range(25)]
+    seen: list[str] = []
+    token = ""
+    while True:
+        found, token = pages.page(items, 10, token)
+        seen += found
+        if not token:
+            break
+    assert seen == items
+
+
+@pytest.mark.parametrize("token", ["!!", "bm90LWEtdG9rZW4=", "item-003"])
+def test_a_token_that_no_listing_gave_is_refused(token: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match="page_token"):
+        pages.page(["a"], 1, token)
+
+
+def test_settings_name_the_variable_that_is_missing() -> None:
+    with pytest.raises(errors.FailedPrecondition, match="SYNTHMIX_OBJECT_STORE_ENDPOINT"):
+        object_store_settings({})
+    with pytest.raises(errors.FailedPrecondition, match="SYNTHMIX_IMAGE_SYNTHESIS_GPUS is 'two'"):
+        worker_settings("image-synthesis", {"SYNTHMIX_IMAGE_SYNTHESIS_GPUS": "two"})
+
+
+def test_a_zero_that_was_set_is_not_a_default() -> None:
+    adapter = adapters_pb2.Adapter(rank=0)
+    set_default(adapter, "rank", 16)
+    set_default(adapter, "batch_size", 4)
+    set_default(adapter, "method", "lora")
+    assert (adapter.rank, adapter.batch_size, adapter.method) == (0, 4, "lora")

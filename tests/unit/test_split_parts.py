@@ -1,0 +1,261 @@
+"""Leakage rules 3 and 4: a generator gets a train part, and no synthetic image can be in a part."""
+
+import dataclasses
+import multiprocessing
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_archives import dataset, encoded, picture, plates
+from image_data import pixel_cache
+from image_data.decoding import decode_image
+from image_data.image_table import ImageTableWriter
+from image_data.pixel_cache import pixels
+from image_data.split_parts import (
+    DatasetRows,
+    TestPart,
+    TrainPart,
+    ValidationPart,
+    dataset_rows,
+    open_split,
+    open_train_part,
+    part_digest,
+)
+from image_data.synthetic_images import SyntheticImages, open_image_set
+from memory_object_store import MemoryObjectStore
+from service_kit.artifacts import Manifest, read_manifest, write_manifest
+from service_kit.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from service_kit.resource_names import ArtifactName, PartName
+from study_control.split import create_split
+
+SOME_ID = "0123456789abcdef" * 2
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def store() -> MemoryObjectStore:
+    return MemoryObjectStore.created()
+
+
+@pytest.fixture
+def split(store: MemoryObjectStore, tmp_path: Path) -> ArtifactName:
+    return create_split(store, dataset(store, tmp_path), test=0.3, validation=0.2, seed=1)
+
+
+def image_set(store: MemoryObjectStore, labels: tuple[str, ...] = ("alpha", "beta")) -> ArtifactName:
+    name = ArtifactName("image-sets", SOME_ID)
+    with ImageTableWriter(store, name) as table:
+        for number, label in enumerate(labels):
+            table.add(picture(1000 + number), label=label, prompt=f"a {label} cell", seed=1, index=number)
+        write_manifest(store, Manifest(name=name, inputs={}, request={}, recipe_version=1, payloads=tuple(table.close())))
+    return name
+
+
+def test_parts_hold_the_dataset_and_share_nothing(store: MemoryObjectStore, split: ArtifactName) -> None:
+    train, validation, test = open_split(store, str(split), field="split")
+    assert [type(part) for part in (train, validation, test)] == [TrainPart, ValidationPart, TestPart]
+    assert train.classes == validation.classes == test.classes == ("alpha", "beta")
+    assert len(train) + len(validation) + len(test) == 24
+    assert sorted(train.index_rows + validation.index_rows + test.index_rows) == list(range(24))
+    for left, right in ((train, validation), (train, test), (validation, test)):
+        assert not set(left.groups) & set(right.groups)
+        assert not set(left.sha256s) & set(right.sha256s)
+    assert train.white_level == 255
+    assert len(train.labels) == len(train.groups) == len(train.sha256s) == len(train) == len(list(train.images()))
+    assert set(train.labels) == {0, 1}
+
+
+def test_images_are_those_of_the_rows(store: MemoryObjectStore, split: ArtifactName) -> None:
+    files = plates()
+    _, _, test = open_split(store, str(split), field="split")
+    expected = [files[path] for path in sorted(files)]
+    assert list(test.images()) == [expected[row] for row in test.index_rows]
+
+
+def test_digests_are_cheap_and_of_the_content(store: MemoryObjectStore, split: ArtifactName) -> None:
+    train, validation, test = open_split(store, str(split), field="split")
+    for part in (train, validation, test):
+        assert part.digest == part_digest(store, part.name)
+    assert len({train.digest, validation.digest, test.digest}) == 3
+
+
+def test_a_brighter_white_level_is_other_content(store: MemoryObjectStore, split: ArtifactName) -> None:
+    rows = open_train_part(store, f"{split}/parts/train", field="x").rows
+    brighter = dataclasses.replace(rows.dataset, summary=rows.dataset.summary | {"white_level": 4095})
+    assert dataclasses.replace(rows, dataset=brighter).digest != rows.digest
+
+
+@pytest.mark.parametrize("name", [f"datasets/{SOME_ID}", "datasets/mitocheck-six", f"splits/{SOME_ID}",
+                                  f"splits/{SOME_ID}/parts/test", f"splits/{SOME_ID}/parts/validation"])
+def test_rule_3_only_a_train_part_reaches_a_generator(store: MemoryObjectStore, name: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        open_train_part(store, name, field="adapter.train_split")
+    assert caught.value.reason == "TRAIN_SPLIT_REQUIRED"
+    assert caught.value.violations[0].field == "adapter.train_split"
+    assert name in caught.value.message
+    assert "must not reach a generator; use splits/{id}/parts/train" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["", "train", f"adapters/{SOME_ID}", f"splits/{SOME_ID}/parts/training", "splits/x/parts/train"])
+def test_other_names_are_no_parts(store: MemoryObjectStore, name: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        open_train_part(store, name, field="adapter.train_split")
+    assert caught.value.reason == "INVALID_RESOURCE_NAME"
+
+
+def test_a_missing_split_is_not_found(store: MemoryObjectStore) -> None:
+    with pytest.raises(NotFound, match=f"splits/{SOME_ID} doesn't exist"):
+        open_train_part(store, f"splits/{SOME_ID}/parts/train", field="x")
+
+
+def test_the_train_part_opens(store: MemoryObjectStore, split: ArtifactName) -> None:
+    part = open_train_part(store, f"{split}/parts/train", field="x")
+    assert isinstance(part, TrainPart)
+    assert part == open_split(store, str(split), field="x")[0]
+
+
+def test_rule_4_no_part_can_hold_a_synthetic_image(store: MemoryObjectStore, split: ArtifactName) -> None:
+    synthetic = open_image_set(store, str(image_set(store)), classes=("alpha", "beta"), field="image_set")
+    assert not isinstance(synthetic, DatasetRows)
+    for kind, part in ((TrainPart, "train"), (ValidationPart, "validation"), (TestPart, "test")):
+        with pytest.raises(TypeError, match="holds rows of a dataset, not SyntheticImages"):
+            kind(PartName(split, part), synthetic, store)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="only real images"):
+        dataset_rows(store, synthetic.manifest, [0])
+    with pytest.raises(TypeError, match="only real images"):
+        DatasetRows(synthetic.manifest, (0,), synthetic.sha256s[:1], ("alpha",), ("g",))
+
+
+def test_rule_4_a_dataset_is_no_image_set(store: MemoryObjectStore, split: ArtifactName) -> None:
+    real = open_train_part(store, f"{split}/parts/train", field="x")
+    with pytest.raises(TypeError, match="isn't an image set"):
+        SyntheticImages(real.manifest, real.classes, real.labels, real.sha256s, store)
+    with pytest.raises(InvalidArgument, match="image_set"):
+        open_image_set(store, str(real.manifest.name), classes=("alpha", "beta"), field="image_set")
+
+
+def test_parts_are_not_each_other(store: MemoryObjectStore, split: ArtifactName) -> None:
+    train, validation, test = open_split(store, str(split), field="split")
+    for part, others in ((train, (ValidationPart, TestPart)), (validation, (TrainPart, TestPart)), (test, (TrainPart, ValidationPart))):
+        assert not isinstance(part, others)
+    with pytest.raises(TypeError, match="isn't a train part"):
+        TrainPart(test.name, test.rows, store)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        test.rows = train.rows  # type: ignore[misc]
+
+
+def test_a_split_whose_dataset_changed_is_refused(store: MemoryObjectStore, split: ArtifactName) -> None:
+    manifest = read_manifest(store, split)
+    manifest.summary["parts"]["test"]["digest"] = SOME_ID
+    write_manifest(store, manifest)
+    with pytest.raises(DataLoss, match=r"parts/test isn't what was split"):
+        open_split(store, str(split), field="split")
+
+
+def test_an_image_set_of_other_classes_is_refused(store: MemoryObjectStore) -> None:
+    name = image_set(store, ("alpha", "gamma"))
+    with pytest.raises(FailedPrecondition, match="holds class 'gamma', which the train part hasn't"):
+        open_image_set(store, str(name), classes=("alpha", "beta"), field="image_set")
+    opened = open_image_set(store, str(name), classes=("gamma", "other", "alpha"), field="image_set")
+    assert opened.labels == (2, 0)
+    assert list(opened.images()) == [picture(1000), picture(1001)]
+
+
+def test_pixels_are_decoded_once(store: MemoryObjectStore, split: ArtifactName, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = open_train_part(store, f"{split}/parts/train", field="x")
+    decoded = pixels(store, train, 16)
+    assert decoded.shape == (len(train), 16, 16, 3)
+    np.testing.assert_array_equal(decoded, [decode_image(data, white_level=255) for data in train.images()])
+    assert not decoded.flags.writeable
+
+    def again(*arguments: object) -> None:
+        raise AssertionError("decoded again")
+    monkeypatch.setattr(pixel_cache, "_write", again)
+    np.testing.assert_array_equal(pixels(store, train, 16), decoded)
+    with pytest.raises(AssertionError, match="decoded again"):
+        pixels(store, train, 8)  # another size is another file
+    assert len(list((cache / "pixels").glob("*.npy"))) == 1
+
+
+def test_synthetic_images_have_pixels_too(store: MemoryObjectStore) -> None:
+    synthetic = open_image_set(store, str(image_set(store)), classes=("alpha", "beta"), field="image_set")
+    assert pixels(store, synthetic, 8).shape == (2, 8, 8, 3)
+    assert synthetic.digest != ""
+
+
+def test_16_bit_pixels_are_scaled_by_the_white_level_of_the_dataset(store: MemoryObjectStore, tmp_path: Path) -> None:
+    dark = {name: encoded(np.full((4, 4), 100 + number, dtype=np.uint16)) for number, name in enumerate(plates())}
+    dark["alpha/plate-0_bright.png"] = encoded(np.full((4, 4), 4000, dtype=np.uint16))
+    manifest = dataset(store, tmp_path, dark)
+    assert manifest.summary["white_level"] == 4095
+    train = open_train_part(store, f"{create_split(store, manifest, test=0.3, validation=0.2, seed=0)}/parts/train", field="x")
+    largest = 4000 if any("bright" in path for path in _paths(store, train)) else 123
+    assert pixels(store, train, 4).max() == round(largest * 255 / 4095)
+
+
+def _paths(store: MemoryObjectStore, part: TrainPart) -> list[str]:
+    from image_data.image_table import read_index
+    paths = read_index(store, part.manifest, ["path"])["path"].to_pylist()
+    return [paths[row] for row in part.index_rows]
+
+
+def test_one_process_decodes_while_the_others_wait(store: MemoryObjectStore, split: ArtifactName, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = open_train_part(store, f"{split}/parts/train", field="x")
+    writes = []
+    write = pixel_cache._write
+
+    def counted(*arguments: object) -> None:
+        writes.append(threading.get_ident())
+        write(*arguments)  # type: ignore[arg-type]
+    monkeypatch.setattr(pixel_cache, "_write", counted)
+    results: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: results.append(pixels(store, train, 16))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(writes) == 1
+    assert all(np.array_equal(result, results[0]) for result in results)
+    assert len(results) == 6
+
+
+def test_a_killed_writer_leaves_nothing_that_is_read(store: MemoryObjectStore, split: ArtifactName, cache: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    train = open_train_part(store, f"{split}/parts/train", field="x")
+    to_square, calls = pixel_cache.to_square, []
+
+    def dying(image: np.ndarray, size_px: int) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 3:
+            os._exit(9)
+        return to_square(image, size_px)
+    with monkeypatch.context() as patched:
+        patched.setattr(pixel_cache, "to_square", dying)
+        process = multiprocessing.get_context("fork").Process(target=pixels, args=(store, train, 16))
+        process.start()
+        process.join(60)
+    assert process.exitcode == 9
+    assert len(list((cache / "pixels").glob("*.partial"))) == 1
+    assert not list((cache / "pixels").glob("*.npy"))
+    assert pixels(store, train, 16).shape == (len(train), 16, 16, 3)
+    assert not list((cache / "pixels").glob("*.partial"))
+
+
+def test_a_failed_writer_leaves_no_file(store: MemoryObjectStore, split: ArtifactName, cache: Path,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    train = open_train_part(store, f"{split}/parts/train", field="x")
+
+    def full(file_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(pixel_cache.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        pixels(store, train, 16)
+    assert [path.suffix for path in (cache / "pixels").iterdir()] == [".lock"]

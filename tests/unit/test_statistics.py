@@ -1,0 +1,315 @@
+"""Statistics over a grid: known answers, coverage, pairing, verdicts, honesty about small studies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from classifier_evaluation import statistics
+from classifier_evaluation.statistics import Comparison, MixturePredictions, MixtureResult, compare
+
+CLASSES = ("round", "spindle", "flat")
+
+
+def mixture(key: str, predicted: np.ndarray, validation: float = 0.8) -> MixturePredictions:
+    return MixturePredictions(key, key.replace("-", " "), predicted, np.full(len(predicted), validation))
+
+
+def run(
+    labels: np.ndarray, groups: np.ndarray, mixtures: Sequence[MixturePredictions], **changes: Any
+) -> Comparison:
+    settings: dict[str, Any] = {
+        "reference": "real",
+        "candidates": [m.key for m in mixtures if m.key.startswith("append")],
+        "class_names": CLASSES,
+        "confidence": 0.95,
+        "margin": 0.02,
+    }
+    return compare(labels, groups, mixtures, **(settings | changes))
+
+
+def result(comparison: Comparison, key: str) -> MixtureResult:
+    return next(r for r in comparison.mixtures if r.key == key)
+
+
+def design(groups: int, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and groups of `groups` groups that hold `per_class` images of each class."""
+    labels = np.tile(np.repeat(np.arange(len(CLASSES)), per_class), groups)
+    return labels, np.repeat(np.arange(groups), per_class * len(CLASSES))
+
+
+def noisy(labels: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Predictions that are the label where `right`, shape (seeds, images), and another class elsewhere."""
+    return np.where(right, labels, (labels + 1) % len(CLASSES))
+
+
+def simulated(
+    rng: np.random.Generator, labels: np.ndarray, groups: np.ndarray, seeds: int, gain: float, spread: float
+) -> list[MixturePredictions]:
+    """Real only at about 0.7 and a mixture `gain` above it, in expectation.
+
+    `spread` is the gain's standard deviation over groups and over seeds. An image is as hard to both.
+    """
+    difficulty = rng.random((1, len(labels)))
+    base = 0.7 + rng.normal(0.0, 0.05, groups.max() + 1)[groups]
+    gains = gain + rng.normal(0.0, spread, groups.max() + 1)[groups] + rng.normal(0.0, spread, (seeds, 1))
+    # Half of an image's luck is its own, half the training's: both uniform, so their draw stays calibrated.
+    luck = np.where(rng.random((seeds, len(labels))) < 0.5, difficulty, rng.random((seeds, len(labels))))
+    return [
+        mixture("real", noisy(labels, luck < base)),
+        mixture("append-0.25", noisy(labels, luck < np.clip(base + gains, 0.0, 1.0))),
+    ]
+
+
+def test_balanced_accuracy_and_difference_have_the_values_worked_out_by_hand() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    groups = np.array([0, 0, 1, 1, 0, 1, 0, 1])
+    # Recalls 3/4, 1/2, 1 and 1/4, 1/2, 1; then 1, 1, 1/2 and 3/4, 1/2, 1/2.
+    real = np.array([[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 1, 1, 1, 0, 2, 2]])
+    mixed = np.array([[0, 0, 0, 0, 1, 1, 2, 0], [0, 0, 0, 2, 1, 0, 2, 0]])
+    comparison = run(labels, groups, [mixture("real", real), mixture("append-0.1", mixed)])
+    reference, other = result(comparison, "real"), result(comparison, "append-0.1")
+    assert reference.difference is None
+    assert reference.balanced_accuracy.per_seed == pytest.approx((2.25 / 3, 1.75 / 3))
+    assert other.balanced_accuracy.per_seed == pytest.approx((2.5 / 3, 1.75 / 3))
+    assert other.difference is not None
+    assert other.difference.per_seed == pytest.approx((0.25 / 3, 0.0))
+    assert other.difference.mean == pytest.approx(0.125 / 3)
+    assert other.difference.low <= other.difference.mean <= other.difference.high
+
+
+def test_an_image_of_a_rare_class_weighs_more() -> None:
+    labels = np.array([0] * 18 + [1] * 2)
+    predicted = np.zeros((1, 20), dtype=int)
+    comparison = run(labels, np.arange(20) % 4, [mixture("real", predicted)], class_names=("a", "b"))
+    assert result(comparison, "real").balanced_accuracy.mean == 0.5
+
+
+def test_group_weights_agree_with_resampling_the_images_themselves() -> None:
+    rng = np.random.default_rng(3)
+    labels, groups = rng.integers(0, 3, 40), rng.integers(0, 5, 40)
+    predicted = rng.integers(0, 3, (2, 3, 40))
+    weights = np.array([[2, 0, 1, 1, 1], [0, 3, 0, 2, 0]])
+    counts = [statistics._class_counts(labels, predicted, groups, c) for c in range(3)]
+    scores = statistics._balanced_accuracy(counts, weights.astype(float))
+    for b in range(2):
+        images = np.concatenate([np.flatnonzero(groups == g) for g in range(5) for _ in range(weights[b, g])])
+        drawn = labels[images]
+        for m in range(2):
+            for s in range(3):
+                recalls = [np.mean(predicted[m, s, images][drawn == c] == c) for c in np.unique(drawn)]
+                assert scores[b, m, s] == pytest.approx(np.mean(recalls))
+
+
+def test_identical_predictions_differ_by_exactly_nothing_and_are_equivalent() -> None:
+    labels, groups = design(12, 3)
+    right = np.random.default_rng(0).random((3, len(labels))) < 0.7
+    same = noisy(labels, right)
+    comparison = run(labels, groups, [mixture("real", same), mixture("append-0.5", same.copy())])
+    difference = result(comparison, "append-0.5").difference
+    assert difference is not None
+    assert (difference.mean, difference.low, difference.high, difference.seed_share) == (0.0, 0.0, 0.0, 0.0)
+    assert comparison.verdict is not None
+    assert comparison.verdict.kind == "equivalent"
+    assert comparison.verdict.excludes_gain_of_margin and comparison.verdict.excludes_loss_of_margin
+    assert (
+        result(comparison, "real").balanced_accuracy.low < result(comparison, "real").balanced_accuracy.high
+    )
+
+
+def test_pairing_makes_the_difference_surer_than_its_two_parts() -> None:
+    labels, groups = design(15, 6)
+    real, mixed = simulated(np.random.default_rng(1), labels, groups, 5, gain=0.05, spread=0.01)
+    comparison = run(labels, groups, [real, mixed])
+    a, b = result(comparison, "real").balanced_accuracy, result(comparison, "append-0.25").balanced_accuracy
+    difference = result(comparison, "append-0.25").difference
+    assert difference is not None
+    unpaired = np.hypot(a.high - a.low, b.high - b.low)
+    assert difference.high - difference.low < 0.6 * unpaired
+
+
+def test_groups_that_differ_widen_the_interval_over_single_images() -> None:
+    rng = np.random.default_rng(2)
+    labels, groups = design(12, 10)
+    right = rng.random((3, len(labels))) < np.where(groups % 2 == 0, 0.95, 0.45)
+    predictions = [mixture("real", noisy(labels, right))]
+    by_group = result(run(labels, groups, predictions), "real").balanced_accuracy
+    by_image = result(run(labels, np.arange(len(labels)), predictions), "real").balanced_accuracy
+    assert by_group.high - by_group.low > 2.0 * (by_image.high - by_image.low)
+
+
+@pytest.mark.parametrize(("groups", "seeds"), [(6, 3), (16, 6)])
+def test_intervals_cover_the_true_difference_about_as_often_as_they_say(groups: int, seeds: int) -> None:
+    rng = np.random.default_rng(4)
+    labels, group_of_image = design(groups, 4)
+    studies, covered = 120, 0
+    for study in range(studies):
+        mixtures = simulated(rng, labels, group_of_image, seeds, gain=0.06, spread=0.06)
+        comparison = run(labels, group_of_image, mixtures, confidence=0.9, resamples=300, seed=study)
+        difference = result(comparison, "append-0.25").difference
+        assert difference is not None
+        covered += difference.low <= 0.06 <= difference.high
+    # 0.9 less three standard errors of a proportion of 120.
+    assert covered / studies > 0.82
+
+
+@pytest.mark.parametrize(
+    ("gain", "spread", "groups", "per_class", "margin", "kind", "words"),
+    [
+        (0.15, 0.01, 20, 8, 0.02, "improves", "The improvement is at least the 2 points that matter."),
+        (0.15, 0.01, 20, 8, 0.14, "improves", "Whether it reaches the 14 points that matter stays open."),
+        (0.15, 0.01, 20, 8, 0.5, "improves", "The improvement is smaller than the 50 points"),
+        (-0.15, 0.01, 20, 8, 0.02, "harms", "Synthetic images harm the classifier"),
+        (0.0, 0.01, 40, 12, 0.06, "equivalent", "A gain and a loss of 6 points or more are both excluded."),
+        (0.0, 0.15, 6, 3, 0.02, "inconclusive", "Neither a gain nor a loss of 2 points is excluded."),
+    ],
+)
+def test_each_kind_of_verdict(
+    gain: float, spread: float, groups: int, per_class: int, margin: float, kind: str, words: str
+) -> None:
+    labels, group_of_image = design(groups, per_class)
+    mixtures = simulated(np.random.default_rng(6), labels, group_of_image, 6, gain=gain, spread=spread)
+    verdict = run(labels, group_of_image, mixtures, margin=margin).verdict
+    assert verdict is not None
+    assert verdict.kind == kind
+    assert words in verdict.sentence
+    evidence = f"6 seeds, {len(labels)} test images of {groups} groups)"
+    assert evidence in verdict.sentence and "append 0.25" in verdict.sentence
+
+
+def test_an_inconclusive_verdict_says_which_side_is_excluded_and_what_would_help() -> None:
+    labels, groups = design(12, 20)
+    seeds = np.arange(4)[:, None]
+    image = np.arange(len(labels))[None, :] % 20
+    real = noisy(labels, image < 14 + 0 * seeds)
+    # Seeds disagree, groups don't: 0, 0, 0 and -6 images of each 20.
+    mixed = noisy(labels, image < np.where(seeds == 3, 8, 14))
+    verdict = run(labels, groups, [mixture("real", real), mixture("append-0.5", mixed)], margin=0.2).verdict
+    assert verdict is not None
+    assert verdict.kind == "inconclusive"
+    assert verdict.excludes_gain_of_margin and not verdict.excludes_loss_of_margin
+    assert "A gain of 20 points or more is excluded, a loss is not." in verdict.sentence
+    assert "Most of the uncertainty comes from the 4 seeds: run more." in verdict.sentence
+
+
+def test_the_mixture_is_chosen_by_validation_never_by_test() -> None:
+    labels, groups = design(10, 4)
+    perfect = noisy(labels, np.ones((2, len(labels)), dtype=bool))
+    poor = noisy(labels, np.arange(len(labels))[None, :].repeat(2, 0) % 2 == 0)
+    mixtures = [
+        mixture("real", poor, 0.6),
+        mixture("append-0.1", perfect, 0.7),
+        mixture("append-0.25", poor, 0.9),
+        mixture("append-0.5", perfect, 0.9),
+    ]
+    comparison = run(labels, groups, mixtures)
+    assert comparison.verdict is not None
+    # The earlier, cheaper one of equals.
+    assert comparison.verdict.key == "append-0.25"
+    assert "(the best of 3 on validation)" in comparison.verdict.sentence
+    assert run(labels, groups, mixtures, candidates=[]).verdict is None
+
+
+def test_results_repeat_and_do_not_depend_on_other_mixtures_or_on_block_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels, groups = design(9, 5)
+    rng = np.random.default_rng(8)
+    mixtures = simulated(rng, labels, groups, 3, gain=0.03, spread=0.02)
+    alone = run(labels, groups, mixtures)
+    assert run(labels, groups, mixtures) == alone
+    assert run(labels, groups, mixtures, seed=1) != alone
+    more = [mixture(f"append-{r}", noisy(labels, rng.random((3, len(labels))) < 0.6)) for r in (0.5, 0.75)]
+    enlarged = run(labels, groups, [more[0], *mixtures, more[1]], candidates=["append-0.25"])
+    assert result(enlarged, "append-0.25") == result(alone, "append-0.25")
+    monkeypatch.setattr(statistics, "_BLOCK_NUMBERS", 999)
+    assert run(labels, groups, mixtures) == alone
+
+
+def test_one_group_falls_back_to_images_and_says_so() -> None:
+    labels = np.tile(np.arange(3), 20)
+    mixtures = simulated(np.random.default_rng(9), labels, np.zeros(60, dtype=int), 1, gain=0.0, spread=0.0)
+    comparison = run(labels, np.array(["chip-1"] * 60), mixtures)
+    assert comparison.resampled == "image"
+    assert comparison.test_groups == 1
+    interval = result(comparison, "real").balanced_accuracy
+    assert interval.low < interval.mean < interval.high
+    assert any("resampling single images" in warning for warning in comparison.warnings)
+    assert any("One seed" in warning for warning in comparison.warnings)
+    assert comparison.verdict is not None
+    assert "1 seed, 60 test images of 1 group)" in comparison.verdict.sentence
+
+
+def test_few_groups_few_seeds_and_thin_classes_are_told() -> None:
+    labels = np.array([0, 1, 0, 1, 0, 0, 0, 0])
+    groups = np.array(["a", "a", "a", "a", "b", "b", "c", "c"])
+    warnings = run(labels, groups, [mixture("real", np.stack([labels, labels]))]).warnings
+    assert any("only 3 groups" in warning for warning in warnings)
+    assert any("Only 2 seeds" in warning for warning in warnings)
+    assert any("'spindle' has test images of one group only" in warning for warning in warnings)
+    assert any("'flat' has no test image" in warning for warning in warnings)
+    labels, groups = design(10, 1)
+    assert run(labels, groups, [mixture("real", np.stack([labels] * 5))]).warnings == ()
+
+
+def test_each_image_its_own_group_stays_light() -> None:
+    labels = np.arange(30_000) % 3
+    rng = np.random.default_rng(10)
+    mixtures = [mixture(key, noisy(labels, rng.random((3, 30_000)) < 0.8)) for key in ("real", "append-0.1")]
+    comparison = run(labels, np.arange(30_000), mixtures, resamples=100)
+    interval = result(comparison, "real").balanced_accuracy
+    assert interval.low < 0.8 < interval.high < 0.82
+
+
+def test_a_comparison_is_json() -> None:
+    labels, groups = design(4, 2)
+    mixtures = simulated(np.random.default_rng(11), labels, groups, 2, gain=0.0, spread=0.2)
+    text = json.dumps(asdict(run(labels, groups, mixtures)), allow_nan=False)
+    assert json.loads(text)["verdict"]["kind"] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": np.array([[0, 1]])}, "labels has shape"),
+        ({"labels": np.array([0.0, 1.0] * 6)}, "labels has type float64"),
+        ({"labels": np.full(12, 3)}, "class indices go from 0 to 2"),
+        ({"groups": np.zeros(3)}, "groups has shape"),
+        ({"mixtures": []}, "reference is 'real'"),
+        ({"reference": "reel"}, "reference is 'reel'"),
+        ({"candidates": ["append-9"]}, "candidates contains 'append-9'"),
+        ({"candidates": ["real"]}, "candidates contains 'real'"),
+        ({"confidence": 95.0}, "confidence is 95.0"),
+        ({"margin": 0.0}, "margin is 0.0"),
+        ({"resamples": 10}, "resamples is 10"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(changes: dict[str, Any], words: str) -> None:
+    labels, groups = design(2, 2)
+    arguments: dict[str, Any] = {
+        "labels": labels,
+        "groups": groups,
+        "mixtures": [mixture("real", labels[None, :])],
+    }
+    with pytest.raises(ValueError, match=words):
+        run(**(arguments | {"candidates": []} | changes))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (mixture("real", np.zeros((1, 12), dtype=int)), "a key of its own"),
+        (mixture("append-0.1", np.zeros((2, 12), dtype=int)), r"here \(1, 12\)"),
+        (mixture("append-0.1", np.full((1, 12), -1)), "predicted of 'append-0.1' holds -1"),
+        (mixture("append-0.1", np.zeros((1, 12), dtype=int), float("nan")), "validation_balanced_accuracy"),
+    ],
+)
+def test_mixtures_that_do_not_match_are_refused(other: MixturePredictions, words: str) -> None:
+    labels, groups = design(2, 2)
+    with pytest.raises(ValueError, match=words):
+        run(labels, groups, [mixture("real", labels[None, :]), other], candidates=[])

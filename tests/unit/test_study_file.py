@@ -1,0 +1,267 @@
+"""Studies as users write them: what is understood, and what is said of what isn't."""
+
+import importlib.resources
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from service_kit.errors import FieldViolation, InvalidArgument, NotFound
+from synthmix.study_file import (
+    LARGEST_FILE_BYTES,
+    STANDARD_INPUT,
+    PlacedViolation,
+    parse_document,
+    read_document,
+    read_study,
+    spec_lines,
+    to_yaml,
+)
+from synthmix_api.adapters.v1 import adapters_pb2
+from synthmix_api.studies.v1 import studies_pb2
+
+STUDY = """\
+name: six-phenotypes
+dataset: mitocheck-six            # or datasets/<id>
+split: {test: 0.25, validation: 0.15, seed: 7}
+adapters:
+  base_model: embedded
+  method: [lora, dora]
+  rank: [4, 16]
+  targets: attention
+  images_seen: 4800
+  learning_rate: 1e-4
+synthesis: {prompt: "an image of a {label} nucleus", steps: 25, guidance_scale: 3.0, per_class: 200}
+selection: {class_consistency: 0.5}
+mixtures:
+  mode: append
+  ratios:
+    - 0
+    - 0.10
+    - 0.25
+  synthetic_only: true
+  controls: [duplicated_real]
+classifier: {architecture: tf_efficientnet_lite0, pretrained: true, image_size: 64, match: steps}
+seeds: 10
+claim: {margin: 0.02, confidence: 0.95}
+"""
+
+
+def parse(text: str, source: str = "study.yaml") -> studies_pb2.StudySpec:
+    return parse_document(text, studies_pb2.StudySpec, source).message
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(InvalidArgument) as caught:
+        parse(text)
+    return caught.value.message.splitlines()
+
+
+def test_reads_the_study_of_the_design() -> None:
+    spec = parse(STUDY)
+    assert (spec.name, spec.dataset, spec.seeds) == ("six-phenotypes", "mitocheck-six", 10)
+    assert list(spec.adapters.method) == ["lora", "dora"]
+    assert list(spec.adapters.rank) == [4, 16]
+    assert list(spec.adapters.targets) == ["attention"]
+    assert list(spec.adapters.images_seen) == [4800]
+    assert list(spec.adapters.learning_rate) == [1e-4]
+    assert list(spec.mixtures.ratios) == [0.0, 0.1, 0.25]
+    assert spec.mixtures.synthetic_only
+    assert spec.selection.class_consistency == 0.5
+    assert spec.synthesis.prompt == "an image of a {label} nucleus"
+
+
+def test_reads_the_packaged_sample_study() -> None:
+    spec = parse(importlib.resources.files("synthmix.examples").joinpath("demo.yaml").read_text())
+    assert (spec.name, spec.dataset, spec.seeds) == ("demo", "sim-cells", 3)
+    assert list(spec.mixtures.ratios) == [0, 0.10, 0.25, 0.50, 0.75]
+
+
+def test_what_is_written_reads_back() -> None:
+    spec = parse(STUDY)
+    assert parse(to_yaml(spec)) == spec
+
+
+def test_json_with_its_own_spelling_of_keys_is_understood() -> None:
+    text = '{\n\t"name": "a",\n\t"synthesis": {"guidanceScale": 2.5, "perClass": "200", "seed": "7"}\n}'
+    spec = parse(text, "study.json")
+    assert spec.synthesis.guidance_scale == 2.5
+    assert spec.synthesis.per_class == 200
+    assert spec.synthesis.seed == 7
+
+
+def test_presence_of_a_zero_is_kept() -> None:
+    assert parse("adapters: {caption_dropout: 0}").adapters.HasField("caption_dropout")
+    assert not parse("adapters: {rank: 4}").adapters.HasField("caption_dropout")
+
+
+def test_sections_may_be_absent_or_empty() -> None:
+    spec = parse("name: a\nadapters:\nsplit:\n  # seed: 7\n")
+    assert not spec.HasField("adapters")
+    assert not spec.HasField("split")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("2024", "2024"), ("1.10", "1.10"), ("2024-05-01", "2024-05-01"), ("'true'", "true")]
+)
+def test_text_is_taken_as_it_is_written(text: str, name: str) -> None:
+    assert parse(f"name: {text}").name == name
+
+
+def test_numbers_are_taken_as_they_are_meant() -> None:
+    adapters = parse("adapters: {alpha: [1e-4, .5, 5., 1_000.0], images_seen: [4_800, '12']}").adapters
+    assert list(adapters.alpha) == [1e-4, 0.5, 5.0, 1000.0]
+    assert list(adapters.images_seen) == [4800, 12]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: a\nnmae: b", "study.yaml:2: nmae: is not a known key; did you mean `name`?"),
+        (
+            "mixtures:\n  mode: append\n  ratoi: [0]",
+            "study.yaml:3: mixtures.ratoi: is not a known key; did you mean `ratios`?",
+        ),
+        (
+            "classifier: {batchSze: 4}",
+            "study.yaml:1: classifier.batchSze: is not a known key; did you mean `batch_size`?",
+        ),
+        (
+            "rank: 4",
+            "study.yaml:1: rank: is not a known key here; it belongs below `adapters:`, indented",
+        ),
+        (
+            "image_size: 4",
+            "study.yaml:1: image_size: is not a known key here; "
+            "it belongs below `adapters:` or `classifier:`, indented",
+        ),
+        (
+            "split: {zebra: 1}",
+            "study.yaml:1: split.zebra: is not a known key; known are test, validation, seed",
+        ),
+        ("name: a\n\nname: b", "study.yaml:3: name: is given twice, first in line 1; keep one of the two"),
+        (
+            "synthesis:\n  guidance_scale: 2\n  guidanceScale: 3",
+            "study.yaml:3: synthesis.guidance_scale: is given twice, first in line 2; keep one of the two",
+        ),
+        ("seeds: 1.5", "study.yaml:1: seeds: expects a whole number (at most 2147483647), but has '1.5'"),
+        ("seeds: 3000000000", "expects a whole number (at most 2147483647), but has '3000000000'"),
+        ("seeds: 010", "expects a whole number"),  # 8 to YAML 1.1, 10 to people
+        ("seeds: [1, 2]", "study.yaml:1: seeds: expects a whole number (at most 2147483647), but has a list"),
+        ("claim: {margin: 2%}", "study.yaml:1: claim.margin: expects a number, but has '2%'; write 0.02"),
+        ("claim: {margin: .nan}", "claim.margin: expects a number, but has '.nan'"),
+        ("claim: {margin: 1e999}", "claim.margin: expects a number, but has '1e999'"),
+        (
+            "adapters:\n  rank:\n    - 4\n    - four",
+            "study.yaml:4: adapters.rank[1]: expects a whole number (at most 2147483647), but has 'four'",
+        ),
+        ("adapters:\n  rank:\n", "study.yaml:2: adapters.rank: has no value; give a whole number"),
+        ("name: true", "study.yaml:1: name: expects text, but has 'true'; put it in quotes if it is meant"),
+        ("mixtures: {synthetic_only: 'true'}", "expects true or false, without quotes, but has 'true'"),
+        (
+            "split: 0.25",
+            "study.yaml:1: split: expects keys below it (test, validation, seed), but has '0.25'",
+        ),
+        ("adapters: [lora]", "study.yaml:1: adapters: expects keys below it"),
+        ("name: {a: b}", "study.yaml:1: name: expects text, but has keys below it"),
+        ("name: !!python/object:os.system x", "has the tag '!!python/object:os.system', which isn't allowed"),
+        ("name: !secret x", "has the tag '!secret', which isn't allowed"),
+        ('name: "\\ud83d"', "name: expects text"),
+        ("a: &a {name: b}\n<<: *a", "study.yaml:2: <<: merging isn't supported; write the keys plainly"),
+        ("? [a]\n: b", "study.yaml:1: a key must be text, not a list"),
+        (
+            "name: a: b",
+            "study.yaml:1:8: isn't YAML: mapping values are not allowed here; is the line indented",
+        ),
+        ("name: 'a", "isn't YAML: found unexpected end of stream"),
+        ("mixtures:\n\tmode: append", "study.yaml:2:1: isn't YAML: found character '\\t' that cannot start"),
+        ("name: a\n---\nname: b", "study.yaml:2:1: isn't YAML: has a second document"),
+        ("name: a\x00", "study.yaml:1: has the character '\\x00', which YAML forbids"),
+        ("", "study.yaml:1: is empty"),
+        ("# nothing yet\n", "study.yaml:1: is empty"),
+        ("- name: a", "study.yaml:1: expects keys with values, such as `name: my-study`, but is a list"),
+        ("just text", "study.yaml:1: expects keys with values, such as `name: my-study`, but is 'just text'"),
+        ("[" * 2000, "study.yaml:1: nests deeper than 32 levels"),
+        ("a: &a 1\n" + "b: [" + "*a, " * 101 + "]", "study.yaml:2: has more than 100 aliases"),
+    ],
+)
+def test_says_where_and_what_is_wrong(text: str, said: str) -> None:
+    assert said in "\n".join(problems(text))
+
+
+def test_says_everything_that_is_wrong_at_once() -> None:
+    assert len(problems("nmae: a\nseeds: x\nmixtures: {ratoi: [0], mode: [a, b]}")) == 4
+
+
+def test_an_alias_that_holds_itself_ends() -> None:
+    assert "name: expects text, but has a list" in problems("name: &a [*a]")[0]
+
+
+def test_exponential_aliases_cost_nothing() -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+        f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 10)
+    )
+    assert "is not a known key" in problems(bomb + "\nname: *a9")[0]
+
+
+def test_what_a_service_sets_cannot_be_given() -> None:
+    with pytest.raises(InvalidArgument, match=r"a.yaml:2: final_loss: is set by the service"):
+        parse_document("rank: 4\nfinal_loss: 0.1\nname: x\n", adapters_pb2.Adapter, "a.yaml")
+
+
+def test_a_servers_violation_gets_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    document = read_study(path)
+    error = NotFound(
+        "several",
+        reason="R",
+        metadata={"a": "b"},
+        violations=[
+            FieldViolation("spec.mixtures.ratios[2]", "is wrong"),
+            FieldViolation("mixtures.ratios[1]", "is wrong"),
+            FieldViolation("spec.adapters.rank[1]", "is wrong"),
+            FieldViolation("spec.synthesis.seed", "is wrong"),
+            FieldViolation("spec.nothing", "is wrong"),
+        ],
+    )
+    located = document.locate(error)
+    assert isinstance(located, NotFound)
+    assert (located.message, located.reason, located.metadata) == ("several", "R", {"a": "b"})
+    places = [item.place for item in located.violations if isinstance(item, PlacedViolation)]
+    assert places == [f"{path}:18", f"{path}:17", f"{path}:7", f"{path}:11", str(path)]
+
+
+def test_spec_lines(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    lines = spec_lines(path)
+    assert lines["name"] == 1
+    assert lines["split.seed"] == 3
+    assert lines["mixtures.ratios[0]"] == 16
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="No such file"):
+        read_study(tmp_path / "absent.yaml")
+    with pytest.raises(InvalidArgument, match="Is a directory"):
+        read_study(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"name: a\nprompt: caf\xe9\n")
+    with pytest.raises(InvalidArgument, match=r"latin.yaml:2: isn't UTF-8 text"):
+        read_study(tmp_path / "latin.yaml")
+    (tmp_path / "large.yaml").write_bytes(b"#" * (LARGEST_FILE_BYTES + 1))
+    with pytest.raises(InvalidArgument, match="larger than 1 MiB"):
+        read_study(tmp_path / "large.yaml")
+
+
+def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_bytes(b"\xef\xbb\xbfname: a\r\nseeds: 3\r\n")
+    assert read_study(path).message.seeds == 3
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"name: a\nsees: 3\n")))
+    with pytest.raises(InvalidArgument, match=r"<stdin>:2: sees: is not a known key; did you mean `seeds`"):
+        read_document(STANDARD_INPUT, studies_pb2.StudySpec)
