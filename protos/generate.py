@@ -27,7 +27,9 @@ INIT = '"""Generated from protos/ by protos/generate.py. Not to be edited."""\n'
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true")
     mode.add_argument("--release", action="store_true")
@@ -35,7 +37,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         includes = write_includes(Path(scratch) / "include")
         descriptors = Path(scratch) / "descriptors.binpb"
-        run_protoc(includes, [f"--descriptor_set_out={descriptors}", "--include_imports", "--include_source_info"])
+        run_protoc(
+            includes, [f"--descriptor_set_out={descriptors}", "--include_imports", "--include_source_info"]
+        )
         if arguments.release:
             shutil.copy(descriptors, BASELINE)
             return 0
@@ -47,7 +51,10 @@ def main() -> int:
         generate(includes, fresh)
         stale = differing_files(fresh, GENERATED)
         for name in stale:
-            print(f"services/synthmix_api/{name} is not what protos/ generates: run `make protos`", file=sys.stderr)
+            print(
+                f"services/synthmix_api/{name} is not what protos/ generates: run `make protos`",
+                file=sys.stderr,
+            )
         lint = buf("lint", str(descriptors))
         breaking = buf("breaking", str(descriptors), "--against", str(BASELINE))
         return 1 if stale or lint or breaking else 0
@@ -81,15 +88,21 @@ def generate(includes: list[Path], target: Path) -> None:
 
 
 def differing_files(fresh: Path, committed: Path) -> list[str]:
-    names = {str(path.relative_to(root)) for root in (fresh, committed)
-             for path in root.rglob("*.py*") if "__pycache__" not in path.parts}
+    names = {
+        str(path.relative_to(root))
+        for root in (fresh, committed)
+        for path in root.rglob("*.py*")
+        if "__pycache__" not in path.parts
+    }
     _, mismatch, missing = filecmp.cmpfiles(fresh, committed, sorted(names), shallow=False)
     return sorted(mismatch + missing)
 
 
 def buf(*arguments: str) -> int:
     binary = Path(sys.executable).with_name("buf")
-    return subprocess.run([str(binary), *arguments, "--config", str(PROTOS / "buf.yaml")], check=False).returncode
+    return subprocess.run(
+        [str(binary), *arguments, "--config", str(PROTOS / "buf.yaml")], check=False
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Object storage in memory, for unit tests: the methods and errors of ObjectStore, which the contract suite holds both to."""
+"""Object storage in memory, for unit tests. The contract suite holds it to what ObjectStore does."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,9 @@ class MemoryObjectStore(ObjectStore):
     """Objects by key in a dictionary. The bucket has to be created, as anywhere."""
 
     def __init__(self, settings: ObjectStoreSettings | None = None) -> None:
-        self.settings = settings or ObjectStoreSettings("http://memory.invalid", "unused", "unused", "synthmix")
+        self.settings = settings or ObjectStoreSettings(
+            "http://memory.invalid", "unused", "unused", "synthmix"
+        )
         self._objects: dict[str, bytes] | None = None
 
     @classmethod
@@ -24,7 +26,7 @@ class MemoryObjectStore(ObjectStore):
         return store
 
     @property
-    def keys(self) -> "list[str]":
+    def keys(self) -> list[str]:
         """The key of every object, in order."""
         return sorted(self._bucket())
 
@@ -52,17 +54,18 @@ class MemoryObjectStore(ObjectStore):
 
     def stream(self, key: str) -> Iterator[bytes]:
         data = self.get_bytes(key)
-        return (data[start:start + CHUNK_SIZE_BYTES] for start in range(0, len(data), CHUNK_SIZE_BYTES))
+        return (data[start : start + CHUNK_SIZE_BYTES] for start in range(0, len(data), CHUNK_SIZE_BYTES))
 
     def stat(self, key: str) -> ObjectInfo | None:
         data = self._bucket().get(key)
         return None if data is None else ObjectInfo(key, len(data))
 
-    def list(self, prefix: str) -> "list[ObjectInfo]":
-        return [ObjectInfo(key, len(data)) for key, data in sorted(self._bucket().copy().items()) if key.startswith(prefix)]
-
-    def list_folders(self, prefix: str) -> "list[str]":
-        return sorted({key[len(prefix):].split("/")[0] for key in self._bucket().copy() if key.startswith(prefix)})
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        return [
+            ObjectInfo(key, len(data))
+            for key, data in sorted(self._bucket().copy().items())
+            if key.startswith(prefix)
+        ]
 
     def delete(self, key: str) -> None:
         self._bucket().pop(key, None)
@@ -73,6 +76,9 @@ class MemoryObjectStore(ObjectStore):
 
     def _bucket(self) -> dict[str, bytes]:
         if self._objects is None:
-            raise FailedPrecondition(f"bucket {self.settings.bucket!r} doesn't exist at {self.settings.endpoint_url}; create it, or "
-                                     "set SYNTHMIX_OBJECT_STORE_BUCKET", reason="BUCKET_MISSING")
+            raise FailedPrecondition(
+                f"bucket {self.settings.bucket!r} doesn't exist at {self.settings.endpoint_url}; create it, "
+                "or set SYNTHMIX_OBJECT_STORE_BUCKET",
+                reason="BUCKET_MISSING",
+            )
         return self._objects

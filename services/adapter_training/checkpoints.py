@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     import torch
 
 
-def write_checkpoint(store: ObjectStore, operation: OperationName, images_seen: int, tensors: "dict[str, torch.Tensor]",
-                     losses: list[float]) -> None:
+def write_checkpoint(
+    store: ObjectStore,
+    operation: OperationName,
+    images_seen: int,
+    tensors: "dict[str, torch.Tensor]",
+    losses: list[float],
+) -> None:
     from safetensors.torch import save
 
     older = _keys(store, operation)
@@ -27,7 +32,9 @@ def write_checkpoint(store: ObjectStore, operation: OperationName, images_seen: 
             store.delete(stale)
 
 
-def read_newest_checkpoint(store: ObjectStore, operation: OperationName) -> "tuple[int, dict[str, torch.Tensor], list[float]] | None":
+def read_newest_checkpoint(
+    store: ObjectStore, operation: OperationName
+) -> "tuple[int, dict[str, torch.Tensor], list[float]] | None":
     """Images seen, the tensors, and the losses so far; or None if there is no checkpoint."""
     from safetensors.torch import load
 
@@ -36,8 +43,12 @@ def read_newest_checkpoint(store: ObjectStore, operation: OperationName) -> "tup
         return None
     data = store.get_bytes(keys[-1])
     header_bytes = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8:8 + header_bytes])["__metadata__"]
-    return int(keys[-1].rpartition("/")[2].removesuffix(".safetensors")), load(data), json.loads(metadata["losses"])
+    metadata = json.loads(data[8 : 8 + header_bytes])["__metadata__"]
+    return (
+        int(keys[-1].rpartition("/")[2].removesuffix(".safetensors")),
+        load(data),
+        json.loads(metadata["losses"]),
+    )
 
 
 def delete_checkpoints(store: ObjectStore, operation: OperationName) -> None:

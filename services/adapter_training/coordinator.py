@@ -12,16 +12,30 @@ def coordinate(context: OperationContext) -> ArtifactName:
     target = ArtifactName.parse(context.record.target, field="target", collection=ADAPTERS)
     context.update(total=request["images_seen"], unit="images seen", message="training")
     if find_manifest(context.store, target) is None:
-        [trained] = context.run_tasks("adapter_training.task:train", [
-            {"operation": str(context.record.name), "target": str(target), "request": request, "names": names}])
-        write_manifest(context.store, Manifest(
-            name=target,
-            inputs={"train_split": request["train_split"], "base_model": request["base_model"]},
-            request={key: value for key, value in request.items() if key != "recipe_version"},
-            recipe_version=request["recipe_version"],
-            payloads=tuple(Payload(**payload) for payload in trained["payloads"]),
-            summary={**names, **trained["summary"]},
-            seconds=context.worker_seconds, gpu_seconds=context.gpu_seconds))
+        [trained] = context.run_tasks(
+            "adapter_training.task:train",
+            [
+                {
+                    "operation": str(context.record.name),
+                    "target": str(target),
+                    "request": request,
+                    "names": names,
+                }
+            ],
+        )
+        write_manifest(
+            context.store,
+            Manifest(
+                name=target,
+                inputs={"train_split": request["train_split"], "base_model": request["base_model"]},
+                request={key: value for key, value in request.items() if key != "recipe_version"},
+                recipe_version=request["recipe_version"],
+                payloads=tuple(Payload(**payload) for payload in trained["payloads"]),
+                summary={**names, **trained["summary"]},
+                seconds=context.worker_seconds,
+                gpu_seconds=context.gpu_seconds,
+            ),
+        )
     context.update(done=request["images_seen"])
     delete_checkpoints(context.store, context.record.name)
     return target

@@ -83,7 +83,9 @@ def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray
         labels: (images,), class indices.
         views: 1 to 8.
     """
-    means, deviations = zip(*(encode_images(model, symmetry(pixels, view), ENCODE_BATCH) for view in range(views)), strict=True)
+    means, deviations = zip(
+        *(encode_images(model, symmetry(pixels, view), ENCODE_BATCH) for view in range(views)), strict=True
+    )
     return Latents(torch.stack(means), torch.stack(deviations), torch.from_numpy(labels).long())
 
 
@@ -96,17 +98,32 @@ def symmetry(pixels: np.ndarray, view: int) -> np.ndarray:
 def set_up(model: LatentDiffusion, settings: LoraSettings) -> TrainingState:
     """Adds a fresh adapter to the UNet, with weights in float32, and its optimizer."""
     torch.manual_seed(derived_seed(settings.seed, "adapter weights"))
-    model.unet.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, init_lora_weights="gaussian",
-                                      target_modules=list(settings.target_modules)))
+    model.unet.add_adapter(
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            init_lora_weights="gaussian",
+            target_modules=list(settings.target_modules),
+        )
+    )
     # Adapters made in the base model's bfloat16 would lose small updates.
     cast_training_params(model.unet, dtype=torch.float32)
     parameters = {name: value for name, value in model.unet.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.AdamW(list(parameters.values()), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        list(parameters.values()), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+    )
     return TrainingState(0, parameters, optimizer, [])
 
 
-def train(model: LatentDiffusion, state: TrainingState, settings: LoraSettings, latents: Latents, class_embeddings: torch.Tensor,
-          empty_embedding: torch.Tensor, after_step: Callable[[TrainingState], None]) -> None:
+def train(
+    model: LatentDiffusion,
+    state: TrainingState,
+    settings: LoraSettings,
+    latents: Latents,
+    class_embeddings: torch.Tensor,
+    empty_embedding: torch.Tensor,
+    after_step: Callable[[TrainingState], None],
+) -> None:
     """Trains from state.step to the end.
 
     Args:
@@ -125,15 +142,24 @@ def train(model: LatentDiffusion, state: TrainingState, settings: LoraSettings, 
         random = torch.Generator().manual_seed(derived_seed(settings.seed, "adapter step", state.step))
         rows, views = batch_rows(settings, state.step, len(latents.labels), len(latents.mean))
         clean = latents.mean[views, rows] + latents.deviation[views, rows] * torch.randn(
-            latents.mean[views, rows].shape, generator=random)
+            latents.mean[views, rows].shape, generator=random
+        )
         noise = torch.randn(clean.shape, generator=random)
-        timesteps = torch.randint(0, noise_scheduler.config.num_train_timesteps, (len(rows),), generator=random)
+        timesteps = torch.randint(
+            0, noise_scheduler.config.num_train_timesteps, (len(rows),), generator=random
+        )
         dropped = torch.rand(len(rows), generator=random) < settings.caption_dropout
         noisy = noise_scheduler.add_noise(clean, noise, timesteps)
         target = prediction_target(noise_scheduler, clean, noise, timesteps)
-        context = torch.where(dropped.to(model.device)[:, None, None], empty_embedding, class_embeddings[latents.labels[rows].to(model.device)])
+        context = torch.where(
+            dropped.to(model.device)[:, None, None],
+            empty_embedding,
+            class_embeddings[latents.labels[rows].to(model.device)],
+        )
         with autocast:
-            predicted = model.unet(noisy.to(model.device, model.dtype), timesteps.to(model.device), context).sample
+            predicted = model.unet(
+                noisy.to(model.device, model.dtype), timesteps.to(model.device), context
+            ).sample
         loss = torch.nn.functional.mse_loss(predicted.float(), target.to(model.device))
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -151,10 +177,14 @@ def learning_rate_share(step: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
-    return FINAL_LEARNING_RATE_SHARE + (1 - FINAL_LEARNING_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+    return FINAL_LEARNING_RATE_SHARE + (1 - FINAL_LEARNING_RATE_SHARE) * 0.5 * (
+        1 + math.cos(math.pi * progress)
+    )
 
 
-def batch_rows(settings: LoraSettings, step: int, images: int, views: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_rows(
+    settings: LoraSettings, step: int, images: int, views: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Which images, and which view of each, a step sees: each epoch is a permutation with views of its own."""
     rows, chosen = [], []
     for position in range(step * settings.batch_size, (step + 1) * settings.batch_size):
@@ -176,7 +206,9 @@ def training_scheduler(model: LatentDiffusion) -> Any:
     return DDPMScheduler.from_config(model.pipeline.scheduler.config)
 
 
-def prediction_target(scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+def prediction_target(
+    scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
     """What the UNet is to predict: noise, velocity (Salimans and Ho 2022, appendix D) or the clean latents."""
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
@@ -191,32 +223,47 @@ def prediction_target(scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, 
 
 def state_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
     """Parameters and AdamW's moments as named tensors, for a checkpoint."""
-    tensors = {f"parameter.{name}": value.detach().cpu().contiguous() for name, value in state.parameters.items()}
+    tensors = {
+        f"parameter.{name}": value.detach().cpu().contiguous() for name, value in state.parameters.items()
+    }
     for name, value in state.parameters.items():
         for key, moment in state.optimizer.state[value].items():
             tensors[f"optimizer.{key}.{name}"] = moment.detach().cpu().contiguous()
     return tensors
 
 
-def restore(state: TrainingState, images_seen: int, tensors: dict[str, torch.Tensor], losses: list[float],
-            settings: LoraSettings) -> None:
+def restore(
+    state: TrainingState,
+    images_seen: int,
+    tensors: dict[str, torch.Tensor],
+    losses: list[float],
+    settings: LoraSettings,
+) -> None:
     """Puts a checkpoint's content into a fresh state. Raises KeyError if it is another adapter's."""
     with torch.no_grad():
         for name, value in state.parameters.items():
             value.copy_(tensors[f"parameter.{name}"])
             state.optimizer.state[value] = {
                 key: tensors[f"optimizer.{key}.{name}"].to(value.device if key != "step" else "cpu").clone()
-                for key in ("step", "exp_avg", "exp_avg_sq")}
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
     state.step = images_seen // settings.batch_size
     state.losses = list(losses)
 
 
-def prompt_embeddings(model: LatentDiffusion, prompt: str, classes: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def prompt_embeddings(
+    model: LatentDiffusion, prompt: str, classes: tuple[str, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The text embeddings of each class's prompt, and of the empty one."""
-    return encode_prompts(model, [prompt.replace("{label}", label) for label in classes]), encode_prompts(model, [""])
+    return encode_prompts(model, [prompt.replace("{label}", label) for label in classes]), encode_prompts(
+        model, [""]
+    )
 
 
 def loss_curve(losses: list[float]) -> list[tuple[int, float]]:
     """At most 200 points of (step, mean loss since the last point)."""
     width = max(1, math.ceil(len(losses) / LOSS_POINTS))
-    return [(min(start + width, len(losses)), float(np.mean(losses[start:start + width]))) for start in range(0, len(losses), width)]
+    return [
+        (min(start + width, len(losses)), float(np.mean(losses[start : start + width])))
+        for start in range(0, len(losses), width)
+    ]

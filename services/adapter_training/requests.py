@@ -22,8 +22,17 @@ LATER_METHODS = ("rslora", "dora", "pissa", "olora", "loha", "lokr", "oft", "bof
 TARGETS: dict[str, tuple[str, ...]] = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
     "attention+feedforward": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
-    "attention+feedforward+convolution": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2",
-                                          "conv1", "conv2", "time_emb_proj"),
+    "attention+feedforward+convolution": (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "ff.net.0.proj",
+        "ff.net.2",
+        "conv1",
+        "conv2",
+        "time_emb_proj",
+    ),
 }
 
 DEFAULT_PROMPT = "a microscopy image of a {label} cell"
@@ -54,8 +63,10 @@ def with_defaults(adapter: adapters_pb2.Adapter, base_model: BaseModel) -> adapt
 def check(adapter: adapters_pb2.Adapter) -> None:
     """Raises InvalidArgument or Unimplemented for the first field that can't be carried out."""
     if adapter.method in LATER_METHODS:
-        raise Unimplemented(f"adapter.method: {adapter.method!r} isn't available in this version; use lora",
-                            reason="METHOD_UNAVAILABLE")
+        raise Unimplemented(
+            f"adapter.method: {adapter.method!r} isn't available in this version; use lora",
+            reason="METHOD_UNAVAILABLE",
+        )
     check_choice("adapter.method", adapter.method, METHODS)
     check_range("adapter.rank", adapter.rank, 1, 1024)
     check_range("adapter.alpha", adapter.alpha, 1e-3, 1e5)
@@ -65,8 +76,13 @@ def check(adapter: adapters_pb2.Adapter) -> None:
     check_range("adapter.learning_rate", adapter.learning_rate, 1e-8, 1.0)
     check_range("adapter.image_size", adapter.image_size, 16, 2048)
     if adapter.image_size % 8:
-        raise invalid_field("adapter.image_size", adapter.image_size, "isn't a multiple of 8", "use 64, 512 or another multiple of 8",
-                            reason="OUT_OF_RANGE")
+        raise invalid_field(
+            "adapter.image_size",
+            adapter.image_size,
+            "isn't a multiple of 8",
+            "use 64, 512 or another multiple of 8",
+            reason="OUT_OF_RANGE",
+        )
     check_range("adapter.caption_dropout", adapter.caption_dropout, 0.0, 0.9)
     check_prompt("adapter.prompt", adapter.prompt)
 
@@ -74,10 +90,17 @@ def check(adapter: adapters_pb2.Adapter) -> None:
 def check_prompt(field: str, prompt: str) -> None:
     """A prompt without {label} would ask for every class in the same words."""
     if "{label}" not in prompt:
-        raise invalid_field(field, prompt, "doesn't name the class", "put {label} where the class belongs, such as "
-                            "'a microscopy image of a {label} cell'", reason="PROMPT_WITHOUT_LABEL")
+        raise invalid_field(
+            field,
+            prompt,
+            "doesn't name the class",
+            "put {label} where the class belongs, such as 'a microscopy image of a {label} cell'",
+            reason="PROMPT_WITHOUT_LABEL",
+        )
     if len(prompt) > 1000:
-        raise invalid_field(field, prompt, f"has {len(prompt)} characters", "use at most 1000", reason="OUT_OF_RANGE")
+        raise invalid_field(
+            field, prompt, f"has {len(prompt)} characters", "use at most 1000", reason="OUT_OF_RANGE"
+        )
 
 
 def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
@@ -108,6 +131,14 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     target = ArtifactName(ADAPTERS, digest_of(request))
     done = find_manifest(store, target) is not None
     seconds = START_SECONDS + full.images_seen * SECONDS_PER_IMAGE_SEEN[base_model.reference == EMBEDDED]
-    return Planned(request, names, operations_pb2.Plan(
-        target=str(target), total=full.images_seen, done=full.images_seen if done else 0, unit="images seen",
-        predicted_seconds=0.0 if done else seconds))
+    return Planned(
+        request,
+        names,
+        operations_pb2.Plan(
+            target=str(target),
+            total=full.images_seen,
+            done=full.images_seen if done else 0,
+            unit="images seen",
+            predicted_seconds=0.0 if done else seconds,
+        ),
+    )

@@ -32,8 +32,14 @@ REPORT_INTERVAL_SECONDS = 0.5
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
-def train(operation: str, target: str, request: dict[str, Any], names: dict[str, Any], report: Callable[[int], None],
-          threads: int) -> dict[str, Any]:
+def train(
+    operation: str,
+    target: str,
+    request: dict[str, Any],
+    names: dict[str, Any],
+    report: Callable[[int], None],
+    threads: int,
+) -> dict[str, Any]:
     """Trains an adapter, from its newest checkpoint if there is one, and writes its payloads.
 
     Returns:
@@ -44,14 +50,22 @@ def train(operation: str, target: str, request: dict[str, Any], names: dict[str,
     name = OperationName.parse(operation)
     part = open_train_part(store, names["train_split"], field="adapter.train_split")
     if part.digest != request["train_split"]:
-        raise FailedPrecondition(f"{part.name} isn't the train split that was asked for", reason="SPLIT_DIFFERS")
+        raise FailedPrecondition(
+            f"{part.name} isn't the train split that was asked for", reason="SPLIT_DIFFERS"
+        )
     found = base_model.resolve(names["base_model"], field="adapter.base_model")
     base_model.verify(found, request["base_model"])
     model = load(found.folder, select_device())
     settings = recipe.LoraSettings(
-        rank=request["rank"], alpha=request["alpha"], target_modules=TARGETS[request["targets"]],
-        images_seen=request["images_seen"], batch_size=request["batch_size"], learning_rate=request["learning_rate"],
-        caption_dropout=request["caption_dropout"], seed=request["seed"])
+        rank=request["rank"],
+        alpha=request["alpha"],
+        target_modules=TARGETS[request["targets"]],
+        images_seen=request["images_seen"],
+        batch_size=request["batch_size"],
+        learning_rate=request["learning_rate"],
+        caption_dropout=request["caption_dropout"],
+        seed=request["seed"],
+    )
 
     images = pixels(store, part, request["image_size"])
     epochs = -(-settings.steps * settings.batch_size // len(images))
@@ -73,16 +87,23 @@ def train(operation: str, target: str, request: dict[str, Any], names: dict[str,
             report(min(state.step * settings.batch_size, settings.images_seen))
         if now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS and state.step < settings.steps:
             last["checkpoint_s"] = now_s
-            write_checkpoint(store, name, state.step * settings.batch_size, recipe.state_tensors(state), state.losses)
+            write_checkpoint(
+                store, name, state.step * settings.batch_size, recipe.state_tensors(state), state.losses
+            )
 
     recipe.train(model, state, settings, latents, class_embeddings, empty_embedding, after_step)
     if not np.isfinite(state.losses[-1]):
-        raise FailedPrecondition(f"the training diverged (loss {state.losses[-1]}); lower adapter.learning_rate "
-                                 f"(it was {settings.learning_rate:g})", reason="TRAINING_DIVERGED")
+        raise FailedPrecondition(
+            f"the training diverged (loss {state.losses[-1]}); lower adapter.learning_rate "
+            f"(it was {settings.learning_rate:g})",
+            reason="TRAINING_DIVERGED",
+        )
     curve = recipe.loss_curve(state.losses)
     artifact = ArtifactName.parse(target, field="target")
-    payloads = [write_payload(store, artifact, WEIGHTS, adapter_weights(model.unet)),
-                write_payload(store, artifact, "losses.json", json.dumps(curve).encode())]
+    payloads = [
+        write_payload(store, artifact, WEIGHTS, adapter_weights(model.unet)),
+        write_payload(store, artifact, "losses.json", json.dumps(curve).encode()),
+    ]
     return {
         "payloads": [payload.__dict__ for payload in payloads],
         "summary": {
@@ -102,8 +123,10 @@ def adapter_weights(unet: Any) -> bytes:
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     with tempfile.TemporaryDirectory() as folder:
         StableDiffusionPipeline.save_lora_weights(
-            folder, unet_lora_layers={key: value.float() for key, value in layers.items()},
-            unet_lora_adapter_metadata=_plain(unet.peft_config["default"].to_dict()))
+            folder,
+            unet_lora_layers={key: value.float() for key, value in layers.items()},
+            unet_lora_adapter_metadata=_plain(unet.peft_config["default"].to_dict()),
+        )
         return (Path(folder) / WEIGHTS).read_bytes()
 
 

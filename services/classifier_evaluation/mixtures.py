@@ -30,13 +30,17 @@ APPEND = "append"
 SYNTHETIC_ONLY = "synthetic_only"
 DUPLICATED_REAL = "duplicated_real"
 
-MODES = (APPEND,)
 CONTROLS = (DUPLICATED_REAL,)
 LARGEST_RATIO = 10.0
 MOST_SEEDS = 1000
 
 # Of each kind: whether it has a ratio, and whether it holds synthetic images.
-_KINDS = {REAL: (False, False), APPEND: (True, True), SYNTHETIC_ONLY: (False, True), DUPLICATED_REAL: (True, False)}
+_KINDS = {
+    REAL: (False, False),
+    APPEND: (True, True),
+    SYNTHETIC_ONLY: (False, True),
+    DUPLICATED_REAL: (True, False),
+}
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,18 @@ class MixtureSpec:
     @property
     def key(self) -> str:
         """Unique within a grid, and fit for file names and tables."""
-        return "-".join(str(part) for part in (self.kind, f"{self.ratio:g}" if self.ratio else None, self.image_set) if part)
+        return "-".join(str(part) for part in (self.kind, self.ratio, self.image_set) if part)
 
     @property
     def label(self) -> str:
         """What people call it. The image set isn't named: where there are several, whoever shows this shows them too."""
         percent = f"{100 * self.ratio:g} %"
-        return {REAL: "real only", APPEND: f"append {percent}", SYNTHETIC_ONLY: "synthetic only",
-                DUPLICATED_REAL: f"real duplicated {percent}"}[self.kind]
+        return {
+            REAL: "real only",
+            APPEND: f"append {percent}",
+            SYNTHETIC_ONLY: "synthetic only",
+            DUPLICATED_REAL: f"real duplicated {percent}",
+        }[self.kind]
 
 
 @dataclass(frozen=True)
@@ -97,8 +105,13 @@ class Mixture:
         return len(self.labels)
 
 
-def expand_grid(ratios: Sequence[float], synthetic_only: bool, controls: Sequence[str], image_sets: Sequence[str],
-                seeds: int) -> list[CellSpec]:
+def expand_grid(
+    ratios: Sequence[float],
+    synthetic_only: bool,
+    controls: Sequence[str],
+    image_sets: Sequence[str],
+    seeds: int,
+) -> list[CellSpec]:
     """Every cell of an evaluation, mixture by mixture, real only first.
 
     Real only, which is ratio 0 and always there, and the duplicated control don't depend on the image set: they are
@@ -115,7 +128,7 @@ def expand_grid(ratios: Sequence[float], synthetic_only: bool, controls: Sequenc
         InvalidArgument: Naming every field at fault.
     """
     _check_grid(ratios, synthetic_only, controls, image_sets, seeds)
-    added = sorted(ratio for ratio in ratios if ratio)
+    added = sorted(float(ratio) for ratio in ratios if ratio)
     mixtures = [MixtureSpec(REAL)]
     if DUPLICATED_REAL in controls:
         mixtures += [MixtureSpec(DUPLICATED_REAL, ratio) for ratio in added]
@@ -157,15 +170,19 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
         ValueError: The image set isn't the mixture's.
     """
     if not isinstance(train, TrainPart) or not isinstance(synthetic, SyntheticImages | None):
-        raise TypeError(f"a mixture is made of a train part and an image set, not of {type(train).__name__} and "
-                        f"{type(synthetic).__name__}")
+        raise TypeError(
+            f"a mixture is made of a train part and an image set, not of {type(train).__name__} and "
+            f"{type(synthetic).__name__}"
+        )
     if mixture.image_set != (synthetic.manifest.name.id if synthetic else None):
         raise ValueError(f"{mixture} isn't made of {synthetic}")
     labels = np.asarray(train.labels, dtype=np.int64)
     class_counts = np.bincount(labels, minlength=len(train.classes)).tolist()
     real_rows = np.arange(len(labels)) if mixture.kind != SYNTHETIC_ONLY else np.arange(0)
     if mixture.kind == DUPLICATED_REAL:
-        copies = _draw(labels, _stratified(mixture.ratio, class_counts), derived_seed(seed, "duplicated real"))
+        copies = _draw(
+            labels, _stratified(mixture.ratio, class_counts), derived_seed(seed, "duplicated real")
+        )
         real_rows = np.concatenate([real_rows, copies])
     if synthetic is None:
         return Mixture(real_rows, np.arange(0), labels[real_rows])
@@ -173,7 +190,9 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
     needed = needed_per_class(mixture, class_counts)
     _check_enough(mixture, train, synthetic, needed)
     synthetic_rows = _draw(synthetic_labels, needed, derived_seed(seed, "synthetic images"))
-    return Mixture(real_rows, synthetic_rows, np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]]))
+    return Mixture(
+        real_rows, synthetic_rows, np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]])
+    )
 
 
 def _stratified(ratio: float, class_counts: Sequence[int]) -> tuple[int, ...]:
@@ -205,37 +224,65 @@ def _draw(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
     return np.concatenate(drawn)
 
 
-def _check_enough(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages, needed: Sequence[int]) -> None:
+def _check_enough(
+    mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages, needed: Sequence[int]
+) -> None:
     found = np.bincount(np.asarray(synthetic.labels, dtype=np.int64), minlength=len(needed)).tolist()
     short = [index for index, count in enumerate(needed) if found[index] < count]
     if not short:
         return
-    classes = ", ".join(f"{train.classes[index]!r} (needs {needed[index]}, has {found[index]})" for index in short)
+    classes = ", ".join(
+        f"{train.classes[index]!r} (needs {needed[index]}, has {found[index]})" for index in short
+    )
     name = synthetic.manifest.name
-    description = (f"{name} has too few images for {mixture.label}, of {classes}; make an image set of at least "
-                   f"{max(needed)} images a class, or ask for smaller ratios")
-    raise FailedPrecondition(description, reason="TOO_FEW_SYNTHETIC_IMAGES",
-                             violations=[FieldViolation("image_sets", description)],
-                             metadata={"artifact": str(name), "needed_per_class": str(max(needed))})
+    description = (
+        f"{name} has too few images for {mixture.label}, of {classes}; make an image set of at least "
+        f"{max(needed)} images a class, or ask for smaller ratios"
+    )
+    raise FailedPrecondition(
+        f"evaluation.image_sets: {description}",
+        reason="TOO_FEW_SYNTHETIC_IMAGES",
+        violations=[FieldViolation("evaluation.image_sets", description)],
+        metadata={"artifact": str(name), "needed_per_class": str(max(needed))},
+    )
 
 
-def _check_grid(ratios: Sequence[float], synthetic_only: bool, controls: Sequence[str], image_sets: Sequence[str],
-                seeds: int) -> None:
+def _check_grid(
+    ratios: Sequence[float],
+    synthetic_only: bool,
+    controls: Sequence[str],
+    image_sets: Sequence[str],
+    seeds: int,
+) -> None:
     errors: list[InvalidArgument] = []
     for index, ratio in enumerate(ratios):
         with _collected(errors):
-            check_range(f"mixtures.ratios[{index}]", ratio, 0.0, LARGEST_RATIO)
+            check_range(f"evaluation.mixtures.ratios[{index}]", ratio, 0.0, LARGEST_RATIO)
     for index, control in enumerate(controls):
         with _collected(errors):
-            check_choice(f"mixtures.controls[{index}]", control, CONTROLS)
+            check_choice(f"evaluation.mixtures.controls[{index}]", control, CONTROLS)
     with _collected(errors):
-        check_range("seeds", seeds, 1, MOST_SEEDS)
-    for name, values in (("mixtures.ratios", ratios), ("mixtures.controls", controls), ("image_sets", image_sets)):
-        errors += [invalid_field(f"{name}[{index}]", value, "is there twice", "leave one of them out", reason="DUPLICATE_VALUE")
-                   for index, value in enumerate(values) if value in values[:index]]
+        check_range("evaluation.seeds", seeds, 1, MOST_SEEDS)
+    for name, values in (
+        ("evaluation.mixtures.ratios", ratios),
+        ("evaluation.mixtures.controls", controls),
+        ("evaluation.image_sets", image_sets),
+    ):
+        errors += [
+            invalid_field(
+                f"{name}[{index}]", value, "is there twice", "leave one of them out", reason="DUPLICATE_VALUE"
+            )
+            for index, value in enumerate(values)
+            if value in values[:index]
+        ]
     if not image_sets and (synthetic_only or any(ratios)):
-        errors.append(missing_field("image_sets", "ratios above 0 and synthetic only are made of an image set: name one or "
-                                    "more, or ask for ratio 0 alone"))
+        errors.append(
+            missing_field(
+                "evaluation.image_sets",
+                "ratios above 0 and synthetic only are made of an image set: name one or "
+                "more, or ask for ratio 0 alone",
+            )
+        )
     if errors:
         raise merge_violations(errors)
 

@@ -68,9 +68,18 @@ class CellResult:
     test_probabilities: np.ndarray = field(repr=False)
 
 
-def train_and_evaluate(settings: ClassifierSettings, class_count: int, train: TrainingImages, validation: np.ndarray,
-                       validation_labels: np.ndarray, open_test: Callable[[], np.ndarray], *, seed: int, threads: int,
-                       report: Callable[[int], None]) -> CellResult:
+def train_and_evaluate(
+    settings: ClassifierSettings,
+    class_count: int,
+    train: TrainingImages,
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    open_test: Callable[[], np.ndarray],
+    *,
+    seed: int,
+    threads: int,
+    report: Callable[[int], None],
+) -> CellResult:
     """Trains the classifier of one cell and evaluates the epoch that did best on validation.
 
     On a CPU the same arguments give the same bytes. What changes nothing: what ran before in the process.
@@ -93,8 +102,13 @@ def train_and_evaluate(settings: ClassifierSettings, class_count: int, train: Tr
     """
     _make_reproducible(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, preprocessing = build_classifier(settings.architecture, class_count, pretrained=settings.pretrained,
-                                            image_size_px=settings.image_size_px, seed=seed)
+    model, preprocessing = build_classifier(
+        settings.architecture,
+        class_count,
+        pretrained=settings.pretrained,
+        image_size_px=settings.image_size_px,
+        seed=seed,
+    )
     model = model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=settings.learning_rate, fused=True)
     interval_steps = steps_per_epoch(settings, len(train.real), len(train.mixture))
@@ -130,19 +144,27 @@ def train_and_evaluate(settings: ClassifierSettings, class_count: int, train: Tr
             report(step + 1)
 
     model.load_state_dict(best_state)
-    return CellResult(tuple(epochs), best_epoch, total_steps, best_probabilities,
-                      predict(model, preprocessing, open_test(), settings.batch_size))
+    return CellResult(
+        tuple(epochs),
+        best_epoch,
+        total_steps,
+        best_probabilities,
+        predict(model, preprocessing, open_test(), settings.batch_size),
+    )
 
 
-def training_batch(train: TrainingImages, settings: ClassifierSettings, seed: int,
-                   step: int) -> tuple[torch.Tensor, torch.Tensor]:
+def training_batch(
+    train: TrainingImages, settings: ClassifierSettings, seed: int, step: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The batch of one step: (B, 3, S, S) uint8, and (B,) int64 labels. It depends on the seed and the step alone."""
     positions = batch_positions(len(train.mixture), settings.batch_size, seed, step)
     pixels = np.empty((len(positions), *train.real.shape[1:]), np.uint8)
     is_real = positions < len(train.mixture.real_rows)
     pixels[is_real] = train.real[train.mixture.real_rows[positions[is_real]]]
     if train.synthetic is not None:
-        pixels[~is_real] = train.synthetic[train.mixture.synthetic_rows[positions[~is_real] - len(train.mixture.real_rows)]]
+        pixels[~is_real] = train.synthetic[
+            train.mixture.synthetic_rows[positions[~is_real] - len(train.mixture.real_rows)]
+        ]
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if settings.augmentation:
         images = augment(images, torch.Generator().manual_seed(derived_seed(seed, "augmentation", step)))
@@ -157,10 +179,14 @@ def batch_positions(image_count: int, batch_size: int, seed: int, step: int) -> 
     """
     first = step * batch_size
     passes = range(first // image_count, (first + batch_size - 1) // image_count + 1)
-    order = np.concatenate([np.random.default_rng(derived_seed(seed, "order", number)).permutation(image_count)
-                            for number in passes])
+    order = np.concatenate(
+        [
+            np.random.default_rng(derived_seed(seed, "order", number)).permutation(image_count)
+            for number in passes
+        ]
+    )
     start = first - passes[0] * image_count
-    return order[start:start + batch_size]
+    return order[start : start + batch_size]
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -182,18 +208,25 @@ def learning_rate_factor(step: int, total_steps: int) -> float:
 def parameter_groups(model: nn.Module) -> list[dict[str, object]]:
     """Matrices and kernels decay; biases and normalisation don't."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [{"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": WEIGHT_DECAY},
-            {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0}]
+    return [
+        {
+            "params": [parameter for parameter in parameters if parameter.ndim > 1],
+            "weight_decay": WEIGHT_DECAY,
+        },
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, preprocessing: Preprocessing, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+def predict(
+    model: nn.Module, preprocessing: Preprocessing, pixels: np.ndarray, batch_size: int
+) -> np.ndarray:
     """Class probabilities, (images, classes) float32, of (images, S, S, 3) uint8 pixels, in order."""
     model.eval()
     device = next(model.parameters()).device
     probabilities = []
     for start in range(0, len(pixels), batch_size):
-        images = torch.from_numpy(np.array(pixels[start:start + batch_size])).permute(0, 3, 1, 2)
+        images = torch.from_numpy(np.array(pixels[start : start + batch_size])).permute(0, 3, 1, 2)
         with _autocast(device):
             logits = model(preprocessing.normalise(images.to(device)))
         probabilities.append(logits.float().softmax(1).cpu())
@@ -202,15 +235,21 @@ def predict(model: nn.Module, preprocessing: Preprocessing, pixels: np.ndarray, 
 
 def _epoch(losses: list[torch.Tensor], probabilities: np.ndarray, labels: np.ndarray) -> Epoch:
     confusion = confusion_matrix(probabilities.argmax(1), labels, probabilities.shape[1])
-    return Epoch(torch.stack(losses).double().mean().item(), balanced_accuracy(confusion),
-                 negative_log_likelihood(probabilities, labels))
+    return Epoch(
+        torch.stack(losses).double().mean().item(),
+        balanced_accuracy(confusion),
+        negative_log_likelihood(probabilities, labels),
+    )
 
 
 def _check_finite(epoch: Epoch, settings: ClassifierSettings) -> None:
     # Once an epoch: looking at a loss makes the CPU wait for the GPU.
     if not math.isfinite(epoch.train_loss) or not math.isfinite(epoch.validation_loss):
-        raise FailedPrecondition(f"the training diverged (loss {epoch.train_loss}); lower classifier.learning_rate "
-                                 f"(it was {settings.learning_rate:g})", reason="TRAINING_DIVERGED")
+        raise FailedPrecondition(
+            f"the training diverged (loss {epoch.train_loss}); lower classifier.learning_rate "
+            f"(it was {settings.learning_rate:g})",
+            reason="TRAINING_DIVERGED",
+        )
 
 
 def _autocast(device: torch.device) -> torch.autocast:
@@ -219,7 +258,11 @@ def _autocast(device: torch.device) -> torch.autocast:
 
 def _make_reproducible(threads: int) -> None:
     torch.set_num_threads(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # read when CUDA starts; without it cuBLAS may vary
     # Some operations have no deterministic form on a GPU: a warning is enough there, bytes are promised on CPUs.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # costs time, and nothing here reads such memory
+    )

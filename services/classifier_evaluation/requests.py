@@ -5,13 +5,25 @@ from dataclasses import asdict
 from typing import Any
 
 from classifier_evaluation.cell_requests import RECIPE_VERSION, cell_name, cell_request, check_generator
-from classifier_evaluation.classifier_settings import ClassifierSettings, checked_settings, steps_per_epoch, with_defaults
+from classifier_evaluation.classifier_settings import (
+    ClassifierSettings,
+    checked_settings,
+    steps_per_epoch,
+    with_defaults,
+)
 from classifier_evaluation.mixtures import REAL, CellSpec, MixtureSpec, expand_grid, needed_per_class
 from image_data.split_parts import part_summary
 from service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
 from service_kit.defaults import set_default
 from service_kit.digests import digest_of
-from service_kit.errors import FailedPrecondition, FieldViolation, Unimplemented, check_choice, check_range, missing_field
+from service_kit.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    Unimplemented,
+    check_choice,
+    check_range,
+    missing_field,
+)
 from service_kit.front_end import Planned
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import EVALUATIONS, IMAGE_SETS, PARTS, SPLITS, ArtifactName
@@ -36,10 +48,14 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     """
     if not evaluation.split:
         raise missing_field("evaluation.split", "use splits/{id}")
-    split = read_manifest(store, ArtifactName.parse(evaluation.split, field="evaluation.split", collection=SPLITS))
+    split = read_manifest(
+        store, ArtifactName.parse(evaluation.split, field="evaluation.split", collection=SPLITS)
+    )
     parts = {part: part_summary(split, part)["digest"] for part in PARTS}
-    image_sets = [ArtifactName.parse(name, field=f"evaluation.image_sets[{index}]", collection=IMAGE_SETS)
-                  for index, name in enumerate(evaluation.image_sets)]
+    image_sets = [
+        ArtifactName.parse(name, field=f"evaluation.image_sets[{index}]", collection=IMAGE_SETS)
+        for index, name in enumerate(evaluation.image_sets)
+    ]
     full = evaluations_pb2.Evaluation()
     full.CopyFrom(evaluation)
     set_default(full.mixtures, "mode", "append")
@@ -54,16 +70,25 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     request = {
         "parts": parts,
         "image_sets": [name.id for name in image_sets],
-        "mixtures": {"mode": full.mixtures.mode, "ratios": sorted({0.0, *full.mixtures.ratios}),
-                     "synthetic_only": full.mixtures.synthetic_only, "controls": sorted(full.mixtures.controls)},
+        "mixtures": {
+            "mode": full.mixtures.mode,
+            "ratios": sorted({0.0, *full.mixtures.ratios}),
+            "synthetic_only": full.mixtures.synthetic_only,
+            "controls": sorted(full.mixtures.controls),
+        },
         "classifier": asdict(settings),
         "seeds": full.seeds,
         "claim": {"margin": full.claim.margin, "confidence": full.claim.confidence},
         "recipe_version": f"{RECIPE_VERSION}.{STATISTICS_VERSION}",
     }
     # The request's own lists, so that an error names the position that the user wrote.
-    expand_grid(list(full.mixtures.ratios), full.mixtures.synthetic_only, list(full.mixtures.controls),
-                request["image_sets"], full.seeds)
+    expand_grid(
+        list(full.mixtures.ratios),
+        full.mixtures.synthetic_only,
+        list(full.mixtures.controls),
+        request["image_sets"],
+        full.seeds,
+    )
     cells = grid(request)
     train_counts = train_class_counts(split)
     for index, name in enumerate(image_sets):
@@ -74,22 +99,40 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     missing = [cell for cell in cells if not cell_exists(store, request, cell)]
     target = ArtifactName(EVALUATIONS, digest_of(request))
     seconds = sum(predicted_seconds(settings, cell.mixture, sum(train_counts.values())) for cell in missing)
-    return Planned(request, {"split": str(split.name)}, operations_pb2.Plan(
-        target=str(target), total=len(cells), done=len(cells) - len(missing), unit="cells", predicted_seconds=seconds))
+    return Planned(
+        request,
+        {"split": str(split.name)},
+        operations_pb2.Plan(
+            target=str(target),
+            total=len(cells),
+            done=len(cells) - len(missing),
+            unit="cells",
+            predicted_seconds=seconds,
+        ),
+    )
 
 
 def check_mode(mode: str) -> None:
     if mode in LATER_MODES:
         description = f"{mode!r} isn't available in this version; use append"
-        raise Unimplemented(f"evaluation.mixtures.mode: {description}", reason="MODE_UNAVAILABLE",
-                            violations=[FieldViolation("evaluation.mixtures.mode", description)])
+        raise Unimplemented(
+            f"evaluation.mixtures.mode: {description}",
+            reason="MODE_UNAVAILABLE",
+            violations=[FieldViolation("evaluation.mixtures.mode", description)],
+        )
     check_choice("evaluation.mixtures.mode", mode, MODES)
 
 
 def grid(request: Mapping[str, Any]) -> list[CellSpec]:
     """The cells of a canonical request."""
     mixtures = request["mixtures"]
-    return expand_grid(mixtures["ratios"], mixtures["synthetic_only"], mixtures["controls"], request["image_sets"], request["seeds"])
+    return expand_grid(
+        mixtures["ratios"],
+        mixtures["synthetic_only"],
+        mixtures["controls"],
+        request["image_sets"],
+        request["seeds"],
+    )
 
 
 def request_of_cell(request: Mapping[str, Any], cell: CellSpec) -> dict[str, Any]:
@@ -102,18 +145,30 @@ def cell_exists(store: ObjectStore, request: Mapping[str, Any], cell: CellSpec) 
 
 
 def train_class_counts(split: Manifest) -> dict[str, int]:
-    return {label: count["images"] for label, count in sorted(part_summary(split, "train")["class_counts"].items())}
+    return {
+        label: count["images"]
+        for label, count in sorted(part_summary(split, "train")["class_counts"].items())
+    }
 
 
-def check_enough(image_set: Manifest, train_counts: Mapping[str, int], cells: list[CellSpec], *, field: str) -> None:
+def check_enough(
+    image_set: Manifest, train_counts: Mapping[str, int], cells: list[CellSpec], *, field: str
+) -> None:
     """Raises FailedPrecondition if an image set is too small for a mixture of the grid: before any classifier is trained."""
     mixtures = {cell.mixture for cell in cells if cell.mixture.image_set == image_set.name.id}
-    needed = max((max(needed_per_class(mixture, list(train_counts.values()))) for mixture in mixtures), default=0)
+    needed = max(
+        (max(needed_per_class(mixture, list(train_counts.values()))) for mixture in mixtures), default=0
+    )
     if needed > image_set.request["per_class"]:
-        description = (f"{image_set.name} has {image_set.request['per_class']} images of each class and the grid needs {needed}; "
-                       "make a larger image set, or ask for smaller ratios")
-        raise FailedPrecondition(f"{field}: {description}", reason="TOO_FEW_SYNTHETIC_IMAGES",
-                                 violations=[FieldViolation(field, description)])
+        description = (
+            f"{image_set.name} has {image_set.request['per_class']} images of each class and the grid needs {needed}; "
+            "make a larger image set, or ask for smaller ratios"
+        )
+        raise FailedPrecondition(
+            f"{field}: {description}",
+            reason="TOO_FEW_SYNTHETIC_IMAGES",
+            violations=[FieldViolation(field, description)],
+        )
 
 
 def predicted_seconds(settings: ClassifierSettings, mixture: MixtureSpec, real_images: int) -> float:

@@ -393,8 +393,11 @@ def _sentence(
     evidence = (
         f"({100.0 * comparison.confidence:g} % CI {low} to {high}; "
         f"{_plural(comparison.seeds, 'seed')}, {_plural(comparison.test_images, 'test image')} "
-        f"of {_plural(comparison.test_groups, 'group')})"
     )
+    if comparison.test_groups == comparison.test_images:
+        evidence += "without groups)"
+    else:
+        evidence += f"of {_plural(comparison.test_groups, 'group')})"
     if kind == "improves":
         if difference.low >= comparison.margin:
             size = f"The improvement is at least the {margin} that matter."
@@ -427,12 +430,14 @@ def _remedy(difference: Estimate, comparison: Comparison) -> str:
         return "More seeds are needed first: one can't show how much trainings differ."
     if difference.seed_share > 0.5:
         return f"Most of the uncertainty comes from the {comparison.seeds} seeds: run more."
-    return f"Most of the uncertainty comes from the {comparison.test_groups} test groups: more would help."
+    units = "images" if comparison.test_groups == comparison.test_images else "groups"
+    return f"Most of the uncertainty comes from the {comparison.test_groups:,} test {units}: more would help."
 
 
 def _signed(value: float) -> str:
-    """A difference in points, such as +1.8."""
-    return f"{100.0 * value:+.1f}"
+    """A difference in points, such as +1.8; nothing is 0.0."""
+    text = f"{100.0 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def _plural(count: float, noun: str) -> str:

@@ -4,14 +4,16 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from image_data.fingerprints import fingerprint
 from service_kit.errors import InvalidArgument
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 64 * 1024 * 1024
-DECODER_VERSION = 1  # raise it when the same bytes decode to other pixels: cached pixels and recipes depend on it
+DECODER_VERSION = (
+    1  # raise it when the same bytes decode to other pixels: cached pixels and recipes depend on it
+)
 
 _GREY_16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *_GREY_16_BIT_MODES)
@@ -49,28 +51,36 @@ def inspect_image(data: bytes) -> ImageFacts:
     """
     mode, pixels = _read(data)
     found = fingerprint(pixels)
-    return ImageFacts(width_px=pixels.shape[1], height_px=pixels.shape[0], mode=mode, bits=8 * pixels.itemsize,
-                      max_value=int(pixels.max()), perceptual_hash=found.perceptual_hash, thumbnail=found.thumbnail)
+    return ImageFacts(
+        width_px=pixels.shape[1],
+        height_px=pixels.shape[0],
+        mode=mode,
+        bits=8 * pixels.itemsize,
+        max_value=int(pixels.max()),
+        perceptual_hash=found.perceptual_hash,
+        thumbnail=found.thumbnail,
+    )
 
 
 def decode_image(data: bytes, *, white_level: int) -> np.ndarray:
     """The image as 8-bit RGB, whatever it is stored as.
 
-    Grey becomes three equal channels. Transparent pixels lie on black: what its author hid doesn't reach a model. Colour
-    profiles are ignored. So is an EXIF orientation: the class of a cell doesn't depend on how the camera was held, and the
-    pixels stay where coordinates measured in other programs say they are.
+    Grey becomes three equal channels. Transparent pixels lie on black: what its author hid doesn't reach a
+    model. Colour profiles are ignored. So is an EXIF orientation: the class of a cell doesn't depend on how
+    the camera was held, and the pixels stay where coordinates measured in other programs say they are.
 
     Args:
         data: A whole PNG, JPEG, TIFF, BMP or WebP file.
-        white_level: The value of a 16-bit image that becomes 255; one for a whole dataset, so that brightness stays
-            comparable between images. 8-bit images don't use it.
+        white_level: The value of a 16-bit image that becomes 255; one for a whole dataset, so that brightness
+            stays comparable between images. 8-bit images don't use it.
 
     Returns:
         (height, width, 3) uint8.
 
     Raises:
-        InvalidArgument: It isn't such a file, is damaged or truncated, has more than MAX_PIXELS pixels, holds several
-            frames, or stores what 8-bit RGB can't stand for. The message says which and what to do, but names no file.
+        InvalidArgument: It isn't such a file, is damaged or truncated, has more than MAX_PIXELS pixels, holds
+            several frames, or stores what 8-bit RGB can't stand for. The message says which and what to do,
+            but names no file.
     """
     if not 1 <= white_level <= 65535:
         raise ValueError(f"white_level is {white_level}; use 1 to 65535")
@@ -98,9 +108,11 @@ def to_square(image: np.ndarray, size_px: int) -> np.ndarray:
         return image
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
-    # One step from the source's square to the result: no rounding to whole pixels between resizing and cropping.
-    square = Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BICUBIC,
-                                           box=(left, top, left + side, top + side))
+    # One step from the source's square to the result: no rounding to whole pixels between resizing and
+    # cropping.
+    square = Image.fromarray(image).resize(
+        (size_px, size_px), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+    )
     return np.asarray(square)
 
 
@@ -114,13 +126,16 @@ def _read(data: bytes) -> tuple[str, np.ndarray]:
             return mode, _pixels(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large("") from error  # Pillow's own limit, above ours, refuses before the size can be read
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except InvalidArgument:
         raise
     except Exception as error:
-        # Pillow's plugins raise nearly anything on damaged bytes: OSError, SyntaxError, ValueError, struct.error, KeyError.
-        raise _refused(f"is damaged or truncated ({error})", "export or copy it again", "IMAGE_UNREADABLE") from error
+        # Pillow's plugins raise nearly anything on damaged bytes: OSError, SyntaxError, ValueError,
+        # struct.error, KeyError.
+        raise _refused(
+            f"is damaged or truncated ({error})", "export or copy it again", "IMAGE_UNREADABLE"
+        ) from error
 
 
 def _check_header(image: Image.Image, data: bytes) -> None:
@@ -129,21 +144,29 @@ def _check_header(image: Image.Image, data: bytes) -> None:
     if width * height > MAX_PIXELS:
         raise _too_large(f" ({width} x {height} pixels)")
     if getattr(image, "is_animated", False):
-        raise _refused("holds several frames or pages", "save each one as a file of its own", "IMAGE_UNSUPPORTED")
+        raise _refused(
+            "holds several frames or pages", "save each one as a file of its own", "IMAGE_UNSUPPORTED"
+        )
     if image.mode not in _MODES:
-        raise _refused(f"has pixels of a kind that isn't supported (mode {image.mode})",
-                       "save it as 8-bit grey or colour, or as 16-bit unsigned grey", "IMAGE_UNSUPPORTED")
+        raise _refused(
+            f"has pixels of a kind that isn't supported (mode {image.mode})",
+            "save it as 8-bit grey or colour, or as 16-bit unsigned grey",
+            "IMAGE_UNSUPPORTED",
+        )
     if image.mode not in _GREY_16_BIT_MODES and _stored_bits(image, data) > 8:
         # Pillow would keep the high byte alone: a 12-bit camera's image would come out black.
-        raise _refused("stores colour or transparency with more than 8 bits a channel",
-                       "save it with 8 bits a channel, or as 16-bit grey", "IMAGE_UNSUPPORTED")
+        raise _refused(
+            "stores colour or transparency with more than 8 bits a channel",
+            "save it with 8 bits a channel, or as 16-bit grey",
+            "IMAGE_UNSUPPORTED",
+        )
 
 
 def _stored_bits(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG":
         return data[24]  # IHDR's bit depth: 8 bytes signature, 8 chunk header, 4 width, 4 height
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,)))
+        return int(max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))))
     return 8
 
 
@@ -162,13 +185,22 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 def _unidentified(data: bytes) -> InvalidArgument:
     if data.startswith(_SIGNATURES):
-        return _refused("is damaged, truncated, or of a variant that isn't supported",
-                        "save it as 8-bit grey or colour, or as 16-bit grey, in PNG or TIFF", "IMAGE_UNREADABLE")
-    return _refused("is not a PNG, JPEG, TIFF, BMP or WebP image", "convert it to one of these", "IMAGE_UNREADABLE")
+        return _refused(
+            "is damaged, truncated, or of a variant that isn't supported",
+            "save it as 8-bit grey or colour, or as 16-bit grey, in PNG or TIFF",
+            "IMAGE_UNREADABLE",
+        )
+    return _refused(
+        "is not a PNG, JPEG, TIFF, BMP or WebP image", "convert it to one of these", "IMAGE_UNREADABLE"
+    )
 
 
 def _too_large(size: str) -> InvalidArgument:
-    return _refused(f"is larger than {MAX_PIXELS // 2**20} megapixels{size}", "cut it into smaller fields", "IMAGE_TOO_LARGE")
+    return _refused(
+        f"is larger than {MAX_PIXELS // 2**20} megapixels{size}",
+        "cut it into smaller fields",
+        "IMAGE_TOO_LARGE",
+    )
 
 
 def _refused(problem: str, remedy: str, reason: str) -> InvalidArgument:

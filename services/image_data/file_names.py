@@ -5,12 +5,47 @@ from pathlib import PurePosixPath
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
 
-# Pictures in formats that aren't decoded. They are errors where a text file is merely passed over: a class whose images were
-# all skipped, without a word, would give a study of something else.
-_UNSUPPORTED_IMAGE_SUFFIXES = frozenset((
-    ".gif", ".svg", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ico", ".ppm", ".pgm", ".pnm", ".exr", ".raw", ".dng", ".psd",
-    ".dcm", ".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".vsi", ".svs", ".ndpi", ".scn", ".mrxs", ".stk", ".zvi", ".ims",
-    ".mrc", ".npy", ".npz", ".h5", ".hdf5"))
+# Pictures in formats that aren't decoded. They are errors where a text file is merely passed over: a class
+# whose images were all skipped, without a word, would give a study of something else.
+_UNSUPPORTED_IMAGE_SUFFIXES = frozenset(
+    (
+        ".gif",
+        ".svg",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".jxl",
+        ".ico",
+        ".ppm",
+        ".pgm",
+        ".pnm",
+        ".exr",
+        ".raw",
+        ".dng",
+        ".psd",
+        ".dcm",
+        ".czi",
+        ".nd2",
+        ".lif",
+        ".lsm",
+        ".oib",
+        ".oif",
+        ".vsi",
+        ".svs",
+        ".ndpi",
+        ".scn",
+        ".mrxs",
+        ".stk",
+        ".zvi",
+        ".ims",
+        ".mrc",
+        ".npy",
+        ".npz",
+        ".h5",
+        ".hdf5",
+    )
+)
 _SYSTEM_NAMES = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini"))
 
 

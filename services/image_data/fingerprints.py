@@ -1,12 +1,14 @@
 """Near duplicates: the same picture saved again, brighter, smaller, blurred or with a little noise.
 
-Each image has a fingerprint of two pieces. A 64-bit hash of low frequencies (after Zauner, "Implementation and benchmarking of
-perceptual image hash functions", 2010) finds candidates fast among tens of thousands; it calls any two centred nuclei of one
-shape alike. So a candidate counts only if the two 16 x 16 thumbnails correlate as well.
+Each image has a fingerprint of two pieces. A 64-bit hash of low frequencies (after Zauner, "Implementation
+and benchmarking of perceptual image hash functions", 2010) finds candidates fast among tens of thousands; it
+calls any two centred nuclei of one shape alike. So a candidate counts only if the two 16 x 16 thumbnails
+correlate as well.
 
-Measured on mitocheck's 5.3 million pairs of images from different plates, which hold no duplicate: 884 candidates, 1 pair
-reported. Of copies saved as JPEG at quality 75, at 0.5 to 2 times the size, at 0.8 times the brightness, with noise of 3 grey
-levels or blurred by 0.7 pixels, at least 99 % are found. A shift by one pixel of 64 is found in a third of images.
+Measured on mitocheck's 5.2 million pairs of images from different plates, which hold no duplicate: 885
+candidates, 1 pair reported. Of copies saved as JPEG at quality 75, at 0.5 to 2 times the size, at 0.8 times
+the brightness, with noise of 3 grey levels or blurred by 0.7 pixels, at least 99 % are found. A shift by one
+pixel of 64 is found in a third of images.
 """
 
 from collections.abc import Iterator
@@ -25,7 +27,9 @@ _HASH_SIDE_PX = 32
 _COMPARISONS_AT_ONCE = 500_000  # of 9 bytes: they stay in the cache
 _PAIRS_AT_ONCE = 50_000  # of 2 KiB
 _FREQUENCIES = np.arange(1, 9)  # without the constant: neither brightness nor a gradient in it shows
-_COSINES = np.cos(np.pi / (2 * _HASH_SIDE_PX) * _FREQUENCIES[:, None] * (2 * np.arange(_HASH_SIDE_PX)[None] + 1))
+_COSINES = np.cos(
+    np.pi / (2 * _HASH_SIDE_PX) * _FREQUENCIES[:, None] * (2 * np.arange(_HASH_SIDE_PX)[None] + 1)
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two images, as positions in the two lists that were compared, and the correlation of their thumbnails."""
+    """Two images, as positions in the lists that were compared, and the correlation of their thumbnails."""
 
     left: int
     right: int
@@ -72,8 +76,14 @@ def fingerprint(pixels: np.ndarray) -> Fingerprint:
     return Fingerprint(int.from_bytes(bits.tobytes(), "big"), np.round(stretched).astype(np.uint8).tobytes())
 
 
-def near_duplicates(left_hashes: np.ndarray, left_thumbnails: np.ndarray, right_hashes: np.ndarray,
-                    right_thumbnails: np.ndarray, *, most_examples: int) -> NearDuplicates:
+def near_duplicates(
+    left_hashes: np.ndarray,
+    left_thumbnails: np.ndarray,
+    right_hashes: np.ndarray,
+    right_thumbnails: np.ndarray,
+    *,
+    most_examples: int,
+) -> NearDuplicates:
     """Counts the near duplicates between two lists of images.
 
     Compares all pairs at some 3 nanoseconds each, in a memory that doesn't grow with them.
@@ -89,12 +99,16 @@ def near_duplicates(left_hashes: np.ndarray, left_thumbnails: np.ndarray, right_
     left_vectors, right_vectors = _unit_vectors(left_thumbnails), _unit_vectors(right_thumbnails)
     for left, right in _candidates(left_hashes, right_hashes):
         # Rounded, so that the order of examples isn't that of rounding errors.
-        correlations = np.round(np.einsum("ij,ij->i", left_vectors[left], right_vectors[right]).astype(np.float64), 4)
+        correlations = np.round(
+            np.einsum("ij,ij->i", left_vectors[left], right_vectors[right]).astype(np.float64), 4
+        )
         found = np.flatnonzero(correlations >= CORRELATION)
         count += len(found)
         best = found[np.argsort(-correlations[found], kind="stable")[:most_examples]]
         examples += [NearDuplicate(int(left[k]), int(right[k]), float(correlations[k])) for k in best]
-        examples = sorted(examples, key=lambda pair: (-pair.correlation, pair.left, pair.right))[:most_examples]
+        examples = sorted(examples, key=lambda pair: (-pair.correlation, pair.left, pair.right))[
+            :most_examples
+        ]
     return NearDuplicates(count, tuple(examples))
 
 
@@ -104,7 +118,7 @@ def _candidates(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[np.ndarra
         return
     rows_at_once = max(1, _COMPARISONS_AT_ONCE // len(right))
     for start in range(0, len(left), rows_at_once):
-        distances = np.bitwise_count(left[start:start + rows_at_once, None] ^ right[None, :])
+        distances = np.bitwise_count(left[start : start + rows_at_once, None] ^ right[None, :])
         rows, columns = np.nonzero(distances <= HASH_DISTANCE)
         for first in range(0, len(rows), _PAIRS_AT_ONCE):
             chunk = slice(first, first + _PAIRS_AT_ONCE)
@@ -112,7 +126,7 @@ def _candidates(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[np.ndarra
 
 
 def _unit_vectors(thumbnails: np.ndarray) -> np.ndarray:
-    """(images, 257) float32 of length 1, whose products are correlations; blank images are like one another alone."""
+    """(images, 257) float32 of length 1: products are correlations; only blank images are like blank ones."""
     centred = thumbnails.astype(np.float32)
     centred -= centred.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)

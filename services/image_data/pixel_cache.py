@@ -18,11 +18,13 @@ from service_kit.object_store import ObjectStore
 from service_kit.settings import cache_folder
 
 
-def pixels(store: ObjectStore, source: TrainPart | ValidationPart | TestPart | SyntheticImages, size_px: int) -> np.ndarray:
+def pixels(
+    store: ObjectStore, source: TrainPart | ValidationPart | TestPart | SyntheticImages, size_px: int
+) -> np.ndarray:
     """The images of a part or an image set, in order, as square RGB of one size.
 
-    The first process on a node decodes them into a file of the cache while the others wait; all then map the same file, so
-    that its pages are in memory once.
+    The first process on a node decodes them into a file of the cache while the others wait; all then map the
+    same file, so that its pages are in memory once.
 
     Returns:
         (images, size_px, size_px, 3) uint8, read-only, mapped from a file.
@@ -32,19 +34,33 @@ def pixels(store: ObjectStore, source: TrainPart | ValidationPart | TestPart | S
         InvalidArgument: An image can't be decoded.
     """
     shape = (len(source), size_px, size_px, 3)
-    key = digest_of({"sha256s": list(source.sha256s), "white_level": source.white_level, "size_px": size_px,
-                     "decoder_version": DECODER_VERSION})
+    key = digest_of(
+        {
+            "sha256s": list(source.sha256s),
+            "white_level": source.white_level,
+            "size_px": size_px,
+            "decoder_version": DECODER_VERSION,
+        }
+    )
     path = cache_folder() / "pixels" / f"{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+            return mapped
         except FileNotFoundError:
             pass  # not made yet; or made, and the cache emptied before it was opened
         with _locked(path.with_suffix(".lock")):
             if not path.exists():
                 images = (data for _, data in read_images(store, source.manifest, source.index_rows))
-                _write(path, shape, (to_square(decode_image(data, white_level=source.white_level), size_px) for data in images))
+                _write(
+                    path,
+                    shape,
+                    (
+                        to_square(decode_image(data, white_level=source.white_level), size_px)
+                        for data in images
+                    ),
+                )
 
 
 def _write(path: Path, shape: tuple[int, ...], images: Iterator[np.ndarray]) -> None:
@@ -52,9 +68,13 @@ def _write(path: Path, shape: tuple[int, ...], images: Iterator[np.ndarray]) -> 
     for abandoned in path.parent.glob(f"{path.stem}.*.partial"):
         abandoned.unlink(missing_ok=True)  # its writer was killed: it held this lock
     # Not a memory map: writing to one on a full disk kills the process instead of raising.
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.stem}.", suffix=".partial", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f"{path.stem}.", suffix=".partial", delete=False
+    ) as file:
         try:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
             for image in images:
                 file.write(image.tobytes())
             file.flush()

@@ -1,8 +1,8 @@
 """The parts of a split: three types, so that nothing made for one can be given another.
 
-A part is rows of one dataset's index. DatasetRows is the only thing that a part can be built from, and it can be built from a
-dataset's manifest alone, so that a synthetic image can be in none of them (leakage rule 4). A generator asks for a train part by
-open_train_part, which refuses everything else by name (leakage rule 3).
+A part is rows of one dataset's index. DatasetRows is the only thing that a part can be built from, and it can
+be built from a dataset's manifest alone, so that a synthetic image can be in none of them (leakage rule 4). A
+generator asks for a train part by open_train_part, which refuses everything else by name (leakage rule 3).
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,10 @@ from service_kit.errors import DataLoss, invalid_field
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, SPLITS, ArtifactName, PartName
 
-PART_SCHEMA = pa.schema([("row", pa.int32()), ("sha256", pa.string()), ("label", pa.string()), ("group", pa.string())])
-"""A part's payload, {train|validation|test}.parquet: rows of the dataset's index, in order, with what they were when split."""
+PART_SCHEMA = pa.schema(
+    [("row", pa.int32()), ("sha256", pa.string()), ("label", pa.string()), ("group", pa.string())]
+)
+"""A part's payload, {train|validation|test}.parquet: rows of the dataset's index, in order."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class DatasetRows:
 
     @property
     def white_level(self) -> int:
-        return self.dataset.summary["white_level"]
+        return int(self.dataset.summary["white_level"])
 
     @cached_property
     def digest(self) -> str:
@@ -61,7 +63,7 @@ class DatasetRows:
 
 @dataclass(frozen=True)
 class _Part:
-    """What the three parts have in common. Nothing takes one of these: functions name the part that they need."""
+    """What the three parts have in common. Nothing takes one of these: functions name the part they need."""
 
     part: ClassVar[str]
 
@@ -149,7 +151,9 @@ def dataset_rows(store: ObjectStore, dataset: Manifest, rows: Sequence[int]) -> 
     if dataset.name.collection != DATASETS:
         raise TypeError(f"{dataset.name} isn't a dataset: only real images can be rows of a split")
     index = read_index(store, dataset, ["sha256", "label", "group"]).take(list(rows))
-    return DatasetRows(dataset, tuple(rows), *(tuple(index[name].to_pylist()) for name in ("sha256", "label", "group")))
+    return DatasetRows(
+        dataset, tuple(rows), *(tuple(index[name].to_pylist()) for name in ("sha256", "label", "group"))
+    )
 
 
 def open_train_part(store: ObjectStore, name: str, *, field: str) -> TrainPart:
@@ -181,21 +185,27 @@ def train_part_name(name: str, *, field: str) -> PartName:
     raise invalid_field(field, name, problem, "use splits/{id}/parts/train", reason="TRAIN_SPLIT_REQUIRED")
 
 
-def open_split(store: ObjectStore, split_name: str, *, field: str) -> tuple[TrainPart, ValidationPart, TestPart]:
+def open_split(
+    store: ObjectStore, split_name: str, *, field: str
+) -> tuple[TrainPart, ValidationPart, TestPart]:
     """The three parts of a split. Raises InvalidArgument naming the field, NotFound, DataLoss."""
     split = ArtifactName.parse(split_name, field=field, collection=SPLITS)
-    return (_open(TrainPart, store, PartName(split, "train")), _open(ValidationPart, store, PartName(split, "validation")),
-            _open(TestPart, store, PartName(split, "test")))
+    return (
+        _open(TrainPart, store, PartName(split, "train")),
+        _open(ValidationPart, store, PartName(split, "validation")),
+        _open(TestPart, store, PartName(split, "test")),
+    )
 
 
 def part_digest(store: ObjectStore, name: PartName) -> str:
     """The digest of a part, from the split's manifest: cheap enough for a front end. Raises NotFound."""
-    return part_summary(read_manifest(store, name.split), name.part)["digest"]
+    return str(part_summary(read_manifest(store, name.split), name.part)["digest"])
 
 
 def part_summary(split: Manifest, part: str) -> dict[str, Any]:
     """What a split's manifest says of a part: digest, image_count, group_count, class_counts."""
-    return split.summary["parts"][part]
+    summary: dict[str, Any] = split.summary["parts"][part]
+    return summary
 
 
 def part_payload(part: str) -> str:
@@ -204,10 +214,17 @@ def part_payload(part: str) -> str:
 
 def _open(kind: type[AnyPart], store: ObjectStore, name: PartName) -> AnyPart:
     split = read_manifest(store, name.split)
-    rows = pq.ParquetFile(fetch_payload(store, split, part_payload(name.part))).read(columns=["row"])["row"].to_pylist()
+    rows = (
+        pq.ParquetFile(fetch_payload(store, split, part_payload(name.part)))
+        .read(columns=["row"])["row"]
+        .to_pylist()
+    )
     dataset = read_manifest(store, ArtifactName(DATASETS, split.inputs["dataset"]))
     part = kind(name, dataset_rows(store, dataset, rows), store)
     if part.digest != part_summary(split, name.part)["digest"]:
-        raise DataLoss(f"{name} isn't what was split: {dataset.name} has changed; import the dataset and split it again",
-                       reason="SPLIT_CORRUPT", metadata={"artifact": str(name.split)})
+        raise DataLoss(
+            f"{name} isn't what was split: {dataset.name} has changed; import the dataset and split it again",
+            reason="SPLIT_CORRUPT",
+            metadata={"artifact": str(name.split)},
+        )
     return part

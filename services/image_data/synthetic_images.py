@@ -1,4 +1,4 @@
-"""The images of an image set: synthetic, and a type of their own, which no part of a split can hold (leakage rule 4)."""
+"""The images of an image set: a type of their own, which no part of a split can hold (leakage rule 4)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,9 @@ class SyntheticImages:
     @cached_property
     def digest(self) -> str:
         """Of the content: images and class names in order."""
-        return digest_of([[sha256, self.classes[label]] for sha256, label in zip(self.sha256s, self.labels, strict=True)])
+        return digest_of(
+            [[sha256, self.classes[label]] for sha256, label in zip(self.sha256s, self.labels, strict=True)]
+        )
 
     @property
     def index_rows(self) -> range:
@@ -71,7 +73,15 @@ def open_image_set(store: ObjectStore, name: str, *, classes: Sequence[str], fie
     unknown = sorted(set(labels) - set(positions))
     if unknown:
         raise FailedPrecondition(
-            f"{field}: {name} holds class {unknown[0]!r}, which the train part hasn't (it has {', '.join(classes)}); use an image "
-            "set made from an adapter of the same dataset", reason="CLASSES_DIFFER", metadata={"artifact": name})
-    return SyntheticImages(manifest, tuple(classes), tuple(positions[label] for label in labels),
-                           tuple(index["sha256"].to_pylist()), store)
+            f"{field}: {name} holds class {unknown[0]!r}, which the train part hasn't (it has "
+            f"{', '.join(classes)}); use an image set made from an adapter of the same dataset",
+            reason="CLASSES_DIFFER",
+            metadata={"artifact": name},
+        )
+    return SyntheticImages(
+        manifest,
+        tuple(classes),
+        tuple(positions[label] for label in labels),
+        tuple(index["sha256"].to_pylist()),
+        store,
+    )

@@ -23,13 +23,24 @@ def coordinate(context: OperationContext) -> ArtifactName:
             done += made
             context.update(done=done)
 
-        context.run_tasks("image_synthesis.sampling:synthesise_shard", [
-            {"target": str(target), "request": request, "number": number} for number in missing], count)
+        context.run_tasks(
+            "image_synthesis.sampling:synthesise_shard",
+            [{"target": str(target), "request": request, "number": number} for number in missing],
+            count,
+        )
         payloads = write_index(context.store, target, request)
-        write_manifest(context.store, Manifest(
-            name=target, inputs={"adapter": request["adapter"]},
-            request={key: value for key, value in request.items() if key != "recipe_version"},
-            recipe_version=request["recipe_version"], payloads=tuple(payloads), summary={"image_count": total},
-            seconds=context.worker_seconds, gpu_seconds=context.gpu_seconds))
+        write_manifest(
+            context.store,
+            Manifest(
+                name=target,
+                inputs={"adapter": request["adapter"]},
+                request={key: value for key, value in request.items() if key != "recipe_version"},
+                recipe_version=request["recipe_version"],
+                payloads=tuple(payloads),
+                summary={"image_count": total},
+                seconds=context.worker_seconds,
+                gpu_seconds=context.gpu_seconds,
+            ),
+        )
     context.update(total=total, done=total, unit="images")
     return target

@@ -26,8 +26,11 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     adapter = ArtifactName.parse(image_set.adapter, field="image_set.adapter", collection=ADAPTERS)
     manifest = find_manifest(store, adapter)
     if manifest is None and not (validate_only and image_set.prompt and image_set.labels):
-        raise NotFound(f"image_set.adapter: {adapter} doesn't exist; create it first", reason="ARTIFACT_NOT_FOUND",
-                       metadata={"artifact": str(adapter)})
+        raise NotFound(
+            f"image_set.adapter: {adapter} doesn't exist; create it first",
+            reason="ARTIFACT_NOT_FOUND",
+            metadata={"artifact": str(adapter)},
+        )
     labels = _labels(image_set, manifest)
     full = image_sets_pb2.ImageSet()
     full.CopyFrom(image_set)
@@ -45,8 +48,13 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
         "recipe_version": RECIPE_VERSION,
     }
     if "{label}" not in request["prompt"]:
-        raise invalid_field("image_set.prompt", request["prompt"], "doesn't name the class", "put {label} where the class belongs",
-                            reason="PROMPT_WITHOUT_LABEL")
+        raise invalid_field(
+            "image_set.prompt",
+            request["prompt"],
+            "doesn't name the class",
+            "put {label} where the class belongs",
+            reason="PROMPT_WITHOUT_LABEL",
+        )
     check_range("image_set.steps", request["steps"], 1, 1000)
     check_range("image_set.guidance_scale", request["guidance_scale"], 0.0, 50.0)
     check_range("image_set.per_class", request["per_class"], 1, 1_000_000)
@@ -54,8 +62,17 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     total = len(labels) * request["per_class"]
     done = total if find_manifest(store, target) is not None else 0
     seconds = START_SECONDS + total * request["steps"] * SECONDS_PER_IMAGE_STEP
-    return Planned(request, {}, operations_pb2.Plan(target=str(target), total=total, done=done, unit="images",
-                                                    predicted_seconds=0.0 if done else seconds))
+    return Planned(
+        request,
+        {},
+        operations_pb2.Plan(
+            target=str(target),
+            total=total,
+            done=done,
+            unit="images",
+            predicted_seconds=0.0 if done else seconds,
+        ),
+    )
 
 
 def _labels(image_set: image_sets_pb2.ImageSet, manifest: Manifest | None) -> list[str]:
@@ -65,4 +82,3 @@ def _labels(image_set: image_sets_pb2.ImageSet, manifest: Manifest | None) -> li
     for index, label in enumerate(labels):
         check_choice(f"image_set.labels[{index}]", label, manifest.summary["classes"])
     return labels or list(manifest.summary["classes"])
-

@@ -31,7 +31,9 @@ BATCH_IMAGES = 16
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
-def synthesise_shard(target: str, request: dict[str, Any], number: int, report: Callable[[int], None], threads: int) -> int:
+def synthesise_shard(
+    target: str, request: dict[str, Any], number: int, report: Callable[[int], None], threads: int
+) -> int:
     """Makes the images of one shard, writes it, and returns how many they are."""
     torch.set_num_threads(threads)
     store = ObjectStore(object_store_settings())
@@ -40,20 +42,27 @@ def synthesise_shard(target: str, request: dict[str, Any], number: int, report: 
     planned = planned_images(request, shard_range(image_count(request), number))
     images: list[bytes] = []
     for start in range(0, len(planned), BATCH_IMAGES):
-        images += synthesise_batch(model, adapter, request, planned[start:start + BATCH_IMAGES])
+        images += synthesise_batch(model, adapter, request, planned[start : start + BATCH_IMAGES])
         report(len(images))
     write_shard(store, ArtifactName.parse(target, field="target"), number, images)
     count_on_worker("synthmix_images", len(images), IMAGE_SYNTHESIS)
     return len(images)
 
 
-def synthesise_batch(model: LatentDiffusion, adapter: Manifest, request: dict[str, Any], planned: Sequence[PlannedImage]) -> list[bytes]:
+def synthesise_batch(
+    model: LatentDiffusion, adapter: Manifest, request: dict[str, Any], planned: Sequence[PlannedImage]
+) -> list[bytes]:
     """PNGs of the planned images."""
     size_px = adapter.request["image_size"]
     pixels = model.pipeline(
-        [image.prompt for image in planned], height=size_px, width=size_px, num_inference_steps=request["steps"],
-        guidance_scale=request["guidance_scale"], generator=[torch.Generator().manual_seed(image.seed) for image in planned],
-        output_type="np").images
+        [image.prompt for image in planned],
+        height=size_px,
+        width=size_px,
+        num_inference_steps=request["steps"],
+        guidance_scale=request["guidance_scale"],
+        generator=[torch.Generator().manual_seed(image.seed) for image in planned],
+        output_type="np",
+    ).images
     return [_png(image, grey=adapter.summary["grey"]) for image in pixels]
 
 
@@ -79,15 +88,21 @@ def probe(model: LatentDiffusion) -> torch.Tensor:
     config, random = model.unet.config, torch.Generator().manual_seed(0)
     latents = torch.randn(1, config.in_channels, config.sample_size, config.sample_size, generator=random)
     tokens = torch.randn(1, 4, config.cross_attention_dim, generator=random)
-    answer: torch.Tensor = model.unet(latents.to(model.device, model.dtype), torch.tensor([500], device=model.device),
-                                      tokens.to(model.device, model.dtype)).sample
+    answer: torch.Tensor = model.unet(
+        latents.to(model.device, model.dtype),
+        torch.tensor([500], device=model.device),
+        tokens.to(model.device, model.dtype),
+    ).sample
     return answer.float().cpu()
 
 
 def check_adapter_counts(model: LatentDiffusion, before: torch.Tensor, adapter: Manifest) -> None:
     """Raises DataLoss if the adapter was loaded and changes nothing: weights under unknown names load without an error."""
     if torch.equal(before, probe(model)):
-        raise DataLoss(f"{adapter.name} was loaded and changes nothing; delete it and train it again", reason="ADAPTER_WITHOUT_EFFECT")
+        raise DataLoss(
+            f"{adapter.name} was loaded and changes nothing; delete it and train it again",
+            reason="ADAPTER_WITHOUT_EFFECT",
+        )
 
 
 def _png(image: np.ndarray, *, grey: bool) -> bytes:

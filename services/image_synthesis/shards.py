@@ -31,8 +31,15 @@ class PlannedImage:
 def planned_images(request: dict[str, Any], indices: range) -> list[PlannedImage]:
     """The images at these indices of a canonical request."""
     labels = [request["labels"][index // request["per_class"]] for index in indices]
-    return [PlannedImage(index, label, request["prompt"].replace("{label}", label), derived_seed(request["seed"], "image", index))
-            for index, label in zip(indices, labels, strict=True)]
+    return [
+        PlannedImage(
+            index,
+            label,
+            request["prompt"].replace("{label}", label),
+            derived_seed(request["seed"], "image", index),
+        )
+        for index, label in zip(indices, labels, strict=True)
+    ]
 
 
 def image_count(request: dict[str, Any]) -> int:
@@ -51,7 +58,9 @@ def shard_range(images: int, number: int) -> range:
 def write_index(store: ObjectStore, target: ArtifactName, request: dict[str, Any]) -> list[Payload]:
     """Writes the index over all shards, which are in object storage, and returns every payload."""
     payloads: list[Payload] = []
-    columns: dict[str, list[Any]] = {name: [] for name in ("sha256", "shard", "row", "index", "label", "prompt", "seed")}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("sha256", "shard", "row", "index", "label", "prompt", "seed")
+    }
     total = image_count(request)
     for number in range(shard_count(total)):
         payload, sha256s = image_table.read_shard_digests(store, target, number)
@@ -61,8 +70,17 @@ def write_index(store: ObjectStore, target: ArtifactName, request: dict[str, Any
     return [*payloads, image_table.write_index(store, target, columns)]
 
 
-def _append(columns: dict[str, list[Any]], shard: int, sha256s: Sequence[str], images: Sequence[PlannedImage]) -> None:
+def _append(
+    columns: dict[str, list[Any]], shard: int, sha256s: Sequence[str], images: Sequence[PlannedImage]
+) -> None:
     for row, (sha256, image) in enumerate(zip(sha256s, images, strict=True)):
-        for name, value in {"sha256": sha256, "shard": shard, "row": row, "index": image.index, "label": image.label,
-                            "prompt": image.prompt, "seed": image.seed}.items():
+        for name, value in {
+            "sha256": sha256,
+            "shard": shard,
+            "row": row,
+            "index": image.index,
+            "label": image.label,
+            "prompt": image.prompt,
+            "seed": image.seed,
+        }.items():
             columns[name].append(value)

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
-from service_kit.errors import FailedPrecondition, InvalidArgument, Unimplemented, invalid_field, missing_field
+from service_kit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    Unimplemented,
+    invalid_field,
+    missing_field,
+)
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -48,9 +54,13 @@ def resolve(reference: str, *, field: str) -> BaseModel:
     if folder.is_dir():
         return _inspect(str(folder.resolve()), folder.resolve(), field)
     if folder.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
-        raise invalid_field(field, reference, "is not a folder here",
-                            "use embedded, a folder that the service and its workers can read, or owner/name@revision",
-                            reason="BASE_MODEL_NOT_FOUND")
+        raise invalid_field(
+            field,
+            reference,
+            "is not a folder here",
+            "use embedded, a folder that the service and its workers can read, or owner/name@revision",
+            reason="BASE_MODEL_NOT_FOUND",
+        )
     name, _, revision = reference.partition("@")
     folder, revision = _download(name, revision or "main", field, reference)
     return _inspect(f"{name}@{revision}", folder, field)
@@ -61,50 +71,85 @@ def _download(name: str, revision: str, field: str, reference: str) -> tuple[Pat
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        folder = Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]
+            )
+        )
     except HFValidationError as error:
-        raise invalid_field(field, reference, f"is neither a folder nor a hub model ({error})",
-                            "use embedded, a folder in the diffusers layout, or owner/name@revision",
-                            reason="BASE_MODEL_NOT_FOUND") from error
+        raise invalid_field(
+            field,
+            reference,
+            f"is neither a folder nor a hub model ({error})",
+            "use embedded, a folder in the diffusers layout, or owner/name@revision",
+            reason="BASE_MODEL_NOT_FOUND",
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise invalid_field(field, reference, f"is no folder here and can't be had from the hub ({type(error).__name__})",
-                            "check the name and the network, or download it and give the folder",
-                            reason="BASE_MODEL_NOT_FOUND") from error
+        raise invalid_field(
+            field,
+            reference,
+            f"is no folder here and can't be had from the hub ({type(error).__name__})",
+            "check the name and the network, or download it and give the folder",
+            reason="BASE_MODEL_NOT_FOUND",
+        ) from error
     return folder, folder.name  # the hub's cache names a snapshot's folder by its commit
 
 
 def _inspect(reference: str, folder: Path, field: str) -> BaseModel:
     index = _json(folder / "model_index.json", field, reference)
     if "text_encoder_2" in index:
-        raise Unimplemented(f"{field}: {reference!r} is an SDXL model, which this version can't adapt; "
-                            "use an SD 1.x or 2.x model, or embedded", reason="BASE_MODEL_UNSUPPORTED")
+        raise Unimplemented(
+            f"{field}: {reference!r} is an SDXL model, which this version can't adapt; "
+            "use an SD 1.x or 2.x model, or embedded",
+            reason="BASE_MODEL_UNSUPPORTED",
+        )
     missing = [component for component in COMPONENTS if not (folder / component).is_dir()]
     if missing:
-        raise invalid_field(field, reference, f"lacks {', '.join(missing)}",
-                            "give a folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler)",
-                            reason="BASE_MODEL_INCOMPLETE")
-    without = [component for component in WEIGHT_COMPONENTS if not list((folder / component).glob("*.safetensors"))]
+        raise invalid_field(
+            field,
+            reference,
+            f"lacks {', '.join(missing)}",
+            "give a folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler)",
+            reason="BASE_MODEL_INCOMPLETE",
+        )
+    without = [
+        component for component in WEIGHT_COMPONENTS if not list((folder / component).glob("*.safetensors"))
+    ]
     if without:
-        raise invalid_field(field, reference, f"has no safetensors weights in {', '.join(without)}",
-                            "convert them; pickled weights are never loaded", reason="BASE_MODEL_NOT_SAFETENSORS")
+        raise invalid_field(
+            field,
+            reference,
+            f"has no safetensors weights in {', '.join(without)}",
+            "convert them; pickled weights are never loaded",
+            reason="BASE_MODEL_NOT_SAFETENSORS",
+        )
     unet, vae = (_json(folder / component / "config.json", field, reference) for component in ("unet", "vae"))
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
-    files = tuple((str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
-                  for component in COMPONENTS for path in sorted((folder / component).rglob("*")) if path.is_file())
+    files = tuple(
+        (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
+        for component in COMPONENTS
+        for path in sorted((folder / component).rglob("*"))
+        if path.is_file()
+    )
     return BaseModel(reference, folder, _digest(folder, files), int(unet["sample_size"]) * scale)
 
 
 @lru_cache(maxsize=16)
 def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
     # Sizes and times are part of the cache's key only: gigabytes are read once, and again if they changed.
-    return hashlib.sha256(canonical_json({name: sha256_of_file(folder / name) for name, _, _ in files})).hexdigest()[:ID_LENGTH]
+    return hashlib.sha256(
+        canonical_json({name: sha256_of_file(folder / name) for name, _, _ in files})
+    ).hexdigest()[:ID_LENGTH]
 
 
 def verify(model: BaseModel, digest: str) -> None:
     """Raises FailedPrecondition unless the model found here is the one that was asked for."""
     if model.digest != digest:
-        raise FailedPrecondition(f"the base model {model.reference!r} on this worker isn't the one that the service saw "
-                                 "(its files differ); give every node the same folder", reason="BASE_MODEL_DIFFERS")
+        raise FailedPrecondition(
+            f"the base model {model.reference!r} on this worker isn't the one that the service saw "
+            "(its files differ); give every node the same folder",
+            reason="BASE_MODEL_DIFFERS",
+        )
 
 
 def _json(path: Path, field: str, reference: str) -> dict[str, Any]:
@@ -116,5 +161,10 @@ def _json(path: Path, field: str, reference: str) -> dict[str, Any]:
 
 
 def _unreadable(field: str, reference: str, path: Path, error: Exception) -> InvalidArgument:
-    return invalid_field(field, reference, f"has no readable {path.parent.name}/{path.name} ({type(error).__name__})",
-                         "give a folder in the diffusers layout", reason="BASE_MODEL_INCOMPLETE")
+    return invalid_field(
+        field,
+        reference,
+        f"has no readable {path.parent.name}/{path.name} ({type(error).__name__})",
+        "give a folder in the diffusers layout",
+        reason="BASE_MODEL_INCOMPLETE",
+    )

@@ -40,8 +40,14 @@ def select_device() -> torch.device:
 def load(folder: Path, device: torch.device) -> LatentDiffusion:
     """Loads a folder in the diffusers layout from safetensors."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None, feature_extractor=None,
-                                                       requires_safety_checker=False, use_safetensors=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder,
+        torch_dtype=dtype,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        use_safetensors=True,
+    )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
@@ -53,13 +59,20 @@ def load(folder: Path, device: torch.device) -> LatentDiffusion:
 def encode_prompts(model: LatentDiffusion, prompts: Sequence[str]) -> torch.Tensor:
     """Text embeddings, (prompts, tokens, width)."""
     tokenizer = model.pipeline.tokenizer
-    tokens = tokenizer(list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
-                       return_tensors="pt")
+    tokens = tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
     return model.pipeline.text_encoder(tokens.input_ids.to(model.device))[0]
 
 
 @torch.no_grad()
-def encode_images(model: LatentDiffusion, pixels: np.ndarray, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_images(
+    model: LatentDiffusion, pixels: np.ndarray, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of the latents' posterior, scaled as the UNet sees them.
 
     Args:
@@ -70,7 +83,7 @@ def encode_images(model: LatentDiffusion, pixels: np.ndarray, batch_size: int) -
     """
     means, deviations = [], []
     for start in range(0, len(pixels), batch_size):
-        batch = torch.from_numpy(np.array(pixels[start:start + batch_size])).permute(0, 3, 1, 2)
+        batch = torch.from_numpy(np.array(pixels[start : start + batch_size])).permute(0, 3, 1, 2)
         posterior = model.vae.encode((batch.to(model.device, model.dtype) / 127.5 - 1)).latent_dist
         means.append(posterior.mean.float().cpu())
         deviations.append(posterior.std.float().cpu())

@@ -1,7 +1,7 @@
 """Artifacts: payload objects first, then the manifest. No manifest, no artifact.
 
-    {collection}/{id}/{payload}      any number of them
-    {collection}/{id}/manifest.json  what they are, from which inputs, by which recipe
+{collection}/{id}/{payload}      any number of them
+{collection}/{id}/manifest.json  what they are, from which inputs, by which recipe
 """
 
 import hashlib
@@ -59,7 +59,9 @@ class Manifest:
     summary: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     gpu_seconds: float = 0.0
-    create_time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"))
+    create_time: str = field(
+        default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    )
     software: dict[str, str] = field(default_factory=lambda: software_versions())
 
     def payload(self, name: str) -> Payload:
@@ -67,8 +69,10 @@ class Manifest:
         for payload in self.payloads:
             if payload.name == name:
                 return payload
-        raise NotFound(f"{self.name} has no payload {name!r}; it has {', '.join(item.name for item in self.payloads)}",
-                       reason="PAYLOAD_NOT_FOUND")
+        raise NotFound(
+            f"{self.name} has no payload {name!r}; it has {', '.join(item.name for item in self.payloads)}",
+            reason="PAYLOAD_NOT_FOUND",
+        )
 
 
 def write_payload(store: ObjectStore, artifact: ArtifactName, name: str, data: bytes | Path) -> Payload:
@@ -103,16 +107,22 @@ def read_manifest(store: ObjectStore, artifact: ArtifactName) -> Manifest:
     """Raises NotFound."""
     manifest = find_manifest(store, artifact)
     if manifest is None:
-        raise NotFound(f"{artifact} doesn't exist; `synthmix {artifact.collection} list` shows what does",
-                       reason="ARTIFACT_NOT_FOUND", metadata={"artifact": str(artifact)})
+        raise NotFound(
+            f"{artifact} doesn't exist; `synthmix {artifact.collection} list` shows what does",
+            reason="ARTIFACT_NOT_FOUND",
+            metadata={"artifact": str(artifact)},
+        )
     return manifest
 
 
 def list_artifacts(store: ObjectStore, collection: str) -> list[ArtifactName]:
     """Every artifact of a collection that has a manifest, in the order of ids."""
     suffix = f"/{MANIFEST}"
-    return [ArtifactName(collection, item.key.split("/")[1]) for item in store.list(f"{collection}/")
-            if item.key.endswith(suffix) and item.key.count("/") == 2]
+    return [
+        ArtifactName(collection, item.key.split("/")[1])
+        for item in store.list(f"{collection}/")
+        if item.key.endswith(suffix) and item.key.count("/") == 2
+    ]
 
 
 def read_payload(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
@@ -135,6 +145,7 @@ def stream_payload(store: ObjectStore, manifest: Manifest, name: str) -> Iterato
             yield chunk
         if state.hexdigest() != payload.sha256:
             raise _data_loss(manifest.name, name)
+
     return checked()
 
 
@@ -168,5 +179,9 @@ def software_versions() -> dict[str, str]:
 
 
 def _data_loss(artifact: ArtifactName, name: str) -> DataLoss:
-    return DataLoss(f"{artifact}/{name} in object storage isn't what was written (sha256 differs); "
-                    f"delete {artifact} and make it again", reason="PAYLOAD_CORRUPT", metadata={"artifact": str(artifact)})
+    return DataLoss(
+        f"{artifact}/{name} in object storage isn't what was written (sha256 differs); "
+        f"delete {artifact} and make it again",
+        reason="PAYLOAD_CORRUPT",
+        metadata={"artifact": str(artifact)},
+    )

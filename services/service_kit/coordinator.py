@@ -54,7 +54,13 @@ class OperationContext:
         self.record = record
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
-        self._progress: dict[str, Any] = {"state": "STATE_RUNNING", "done": 0, "total": 0, "reused": 0, "revision": 0}
+        self._progress: dict[str, Any] = {
+            "state": "STATE_RUNNING",
+            "done": 0,
+            "total": 0,
+            "reused": 0,
+            "revision": 0,
+        }
         self._within: dict[str, int] = {}
         self._dirty = True
         self.worker_seconds = 0.0
@@ -70,10 +76,16 @@ class OperationContext:
             self._progress.update(fields)
             self._dirty = True
 
-    def report(self, task: str, done: int) -> None:
-        """What a running task has done so far; counts beside `done` until the task ends."""
+    def report(self, task: str, done: int, total: int | None = None) -> None:
+        """What a running task has done so far; counts beside `done` until the task ends.
+
+        Args:
+            total: Of the whole operation, if only the task knows it.
+        """
         with self._lock:
             self._within[task] = done
+            if total is not None:
+                self._progress["total"] = total
             self._dirty = True
 
     def cancel(self) -> None:
@@ -81,15 +93,22 @@ class OperationContext:
 
     def raise_if_cancelled(self) -> None:
         if self._cancelled.is_set():
-            raise Cancelled(f"{self.record.name} was cancelled; submit it again to go on from what is done", reason="CANCELLED")
+            raise Cancelled(
+                f"{self.record.name} was cancelled; submit it again to go on from what is done",
+                reason="CANCELLED",
+            )
 
     def sleep(self, seconds: float) -> None:
         """Waits, less long if the operation is cancelled."""
         self._cancelled.wait(seconds)
         self.raise_if_cancelled()
 
-    def run_tasks(self, function: str, arguments: Sequence[Mapping[str, Any]],
-                  on_result: Callable[[int, Any], None] = lambda index, value: None) -> list[Any]:
+    def run_tasks(
+        self,
+        function: str,
+        arguments: Sequence[Mapping[str, Any]],
+        on_result: Callable[[int, Any], None] = lambda index, value: None,
+    ) -> list[Any]:
         """Runs `function`, as "module:name", once for each keyword arguments, on the service's worker group.
 
         A task whose worker dies is run again. The first error cancels the other tasks and is raised.
@@ -103,12 +122,21 @@ class OperationContext:
         import ray
 
         settings = worker_settings(self.service)
-        remote = ray.remote(run_task).options(
-            num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=TASK_RETRIES, max_calls=0,
-            label_selector={f"synthmix.io/{self.service}": "true"}, name=function)
+        # By default a worker process is thrown away after one task that holds a GPU, and its imports with it.
+        remote = ray.remote(max_calls=0)(run_task).options(
+            num_cpus=settings.cpus,
+            num_gpus=settings.gpus,
+            max_retries=TASK_RETRIES,
+            label_selector={f"synthmix.io/{self.service}": "true"},
+            name=function,
+        )
         threads = max(1, int(settings.cpus))
-        pending = {remote.remote(str(self.record.name), str(index), function, dict(keywords), threads, settings.gpus): index
-                   for index, keywords in enumerate(arguments)}
+        pending = {
+            remote.remote(
+                str(self.record.name), str(index), function, dict(keywords), threads, settings.gpus
+            ): index
+            for index, keywords in enumerate(arguments)
+        }
         values: list[Any] = [None] * len(pending)
         try:
             while pending:
@@ -147,8 +175,10 @@ class OperationContext:
             self._progress["revision"] = int(before.get("revision", 0))
 
 
-def run_task(operation: str, task: str, function: str, keywords: dict[str, Any], threads: int, gpus: float) -> TaskResult:
-    """Runs one task on a worker. Besides its keywords the function gets `report(done)` and `threads`."""
+def run_task(
+    operation: str, task: str, function: str, keywords: dict[str, Any], threads: int, gpus: float
+) -> TaskResult:
+    """Runs one task on a worker. Besides its keywords the function gets `report(done, total)` and `threads`."""
     import ray
 
     name = OperationName.parse(operation)
@@ -160,7 +190,11 @@ def run_task(operation: str, task: str, function: str, keywords: dict[str, Any],
     call = getattr(importlib.import_module(module), attribute)
     start_s = time.perf_counter()
     try:
-        value = call(**keywords, report=lambda done: coordinator.report.remote(task, done), threads=threads)
+        value = call(
+            **keywords,
+            report=lambda done, total=None: coordinator.report.remote(task, done, total),
+            threads=threads,
+        )
     finally:
         seconds = time.perf_counter() - start_s
         count_on_worker("synthmix_worker_seconds", seconds, name.service)
@@ -194,9 +228,9 @@ class Coordinator:
         """False once the result is written: whoever wants another attempt has to wait until this actor is gone."""
         return not self._ended.is_set()
 
-    def report(self, task: str, done: int) -> None:
+    def report(self, task: str, done: int, total: int | None = None) -> None:
         if self._context is not None:
-            self._context.report(task, done)
+            self._context.report(task, done, total)
 
     def cancel(self) -> None:
         if self._context is not None:
@@ -230,7 +264,11 @@ class Coordinator:
         if records.cancellation_requested(self._store, self._name):
             context.cancel()
         start_s = time.time()
-        observe_on_worker("synthmix_operation_queue_seconds", max(0.0, start_s - _seconds(record.create_time)), context.service)
+        observe_on_worker(
+            "synthmix_operation_queue_seconds",
+            max(0.0, start_s - _seconds(record.create_time)),
+            context.service,
+        )
         context.update(start_time=records.now())
         stop = threading.Event()
         tender = threading.Thread(target=self._tend, args=(context, stop), daemon=True)
@@ -246,9 +284,12 @@ class Coordinator:
         except Exception as error:
             incident = uuid.uuid4().hex[:12]
             log.error("incident %s in %s\n%s", incident, self._name, traceback.format_exc())
-            failure = Internal(f"{self._name} failed unexpectedly ({type(error).__name__}: {_first_line(error)}); look for "
-                               f"incident {incident} in Ray's log, then submit it again", reason="INTERNAL",
-                               metadata={"incident": incident})
+            failure = Internal(
+                f"{self._name} failed unexpectedly ({type(error).__name__}: {_first_line(error)}); look for "
+                f"incident {incident} in Ray's log, then submit it again",
+                reason="INTERNAL",
+                metadata={"incident": incident},
+            )
         else:
             failure = None
         finally:
@@ -284,10 +325,19 @@ class Coordinator:
 
 def launch(ray: Any, name: OperationName, function: str) -> Any:
     """Starts the operation's coordinator unless it runs, and returns its handle."""
-    return ray.remote(Coordinator).options(
-        name=str(name), namespace=NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0, max_restarts=-1,
-        max_concurrency=4,
-    ).remote(str(name), function)
+    return (
+        ray.remote(Coordinator)
+        .options(
+            name=str(name),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_concurrency=4,
+        )
+        .remote(str(name), function)
+    )
 
 
 def _seconds(time_text: str) -> float:

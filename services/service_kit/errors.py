@@ -31,8 +31,14 @@ class SynthMixError(Exception):
 
     code = code_pb2.INTERNAL
 
-    def __init__(self, message: str, *, reason: str = "INTERNAL", violations: Iterable[FieldViolation] = (),
-                 metadata: dict[str, str] | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "INTERNAL",
+        violations: Iterable[FieldViolation] = (),
+        metadata: dict[str, str] | None = None,
+    ):
         super().__init__(message)
         self.message = message
         self.reason = reason
@@ -44,8 +50,13 @@ class SynthMixError(Exception):
         return _rebuild, (type(self), self.message, self.reason, self.violations, self.metadata)
 
 
-def _rebuild(cls: type[SynthMixError], message: str, reason: str, violations: tuple[FieldViolation, ...],
-             metadata: dict[str, str]) -> SynthMixError:
+def _rebuild(
+    cls: type[SynthMixError],
+    message: str,
+    reason: str,
+    violations: tuple[FieldViolation, ...],
+    metadata: dict[str, str],
+) -> SynthMixError:
     return cls(message, reason=reason, violations=violations, metadata=metadata)
 
 
@@ -98,21 +109,36 @@ class Internal(SynthMixError):
 
 
 _BY_CODE: dict[int, type[SynthMixError]] = {
-    cls.code: cls for cls in (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition, Unauthenticated, Unavailable,
-                              Cancelled, DataLoss, Unimplemented)
+    cls.code: cls
+    for cls in (
+        InvalidArgument,
+        NotFound,
+        AlreadyExists,
+        FailedPrecondition,
+        Unauthenticated,
+        Unavailable,
+        Cancelled,
+        DataLoss,
+        Unimplemented,
+    )
 }
 
 
-def invalid_field(field: str, value: object, problem: str, remedy: str, *, reason: str = "INVALID_FIELD") -> InvalidArgument:
+def invalid_field(
+    field: str, value: object, problem: str, remedy: str, *, reason: str = "INVALID_FIELD"
+) -> InvalidArgument:
     """An InvalidArgument that names the field, its value, what is wrong and what to do."""
     description = f"{_shown(value)} {problem}; {remedy}"
-    return InvalidArgument(f"{field}: {description}", reason=reason, violations=[FieldViolation(field, description)])
+    return InvalidArgument(
+        f"{field}: {description}", reason=reason, violations=[FieldViolation(field, description)]
+    )
 
 
 def missing_field(field: str, remedy: str) -> InvalidArgument:
     description = f"is required; {remedy}"
-    return InvalidArgument(f"{field} {description}", reason="FIELD_MISSING",
-                           violations=[FieldViolation(field, description)])
+    return InvalidArgument(
+        f"{field} {description}", reason="FIELD_MISSING", violations=[FieldViolation(field, description)]
+    )
 
 
 def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
@@ -122,35 +148,52 @@ def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
         return
     nearest = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
     remedy = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise invalid_field(field, value, "is not one of the choices", f"{remedy}use one of: {', '.join(known)}",
-                        reason="UNKNOWN_CHOICE")
+    raise invalid_field(
+        field,
+        value,
+        "is not one of the choices",
+        f"{remedy}use one of: {', '.join(known)}",
+        reason="UNKNOWN_CHOICE",
+    )
 
 
 def check_range(field: str, value: float, low: float, high: float, *, exclusive: bool = False) -> None:
     """Raises InvalidArgument if value is not between low and high."""
     inside = low < value < high if exclusive else low <= value <= high
     if not inside:  # written so that NaN is outside
-        raise invalid_field(field, value, "is out of range",
-                            f"use a value {'strictly ' if exclusive else ''}between {low:g} and {high:g}",
-                            reason="OUT_OF_RANGE")
+        raise invalid_field(
+            field,
+            value,
+            "is out of range",
+            f"use a value {'strictly ' if exclusive else ''}between {low:g} and {high:g}",
+            reason="OUT_OF_RANGE",
+        )
 
 
 def merge_violations(errors: list[InvalidArgument]) -> InvalidArgument:
     """One error for several, so that a user mends a request in one go."""
     if len(errors) == 1:
         return errors[0]
-    return InvalidArgument("; ".join(error.message for error in errors), reason="SEVERAL_FIELDS",
-                           violations=[violation for error in errors for violation in error.violations])
+    return InvalidArgument(
+        "; ".join(error.message for error in errors),
+        reason="SEVERAL_FIELDS",
+        violations=[violation for error in errors for violation in error.violations],
+    )
 
 
 def to_status(error: SynthMixError) -> status_pb2.Status:
     """The error as google.rpc.Status."""
     status = status_pb2.Status(code=error.code, message=error.message)
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    )
     if error.violations:
-        bad_request = error_details_pb2.BadRequest(field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(field=item.field, description=item.description)
-            for item in error.violations])
+        bad_request = error_details_pb2.BadRequest(
+            field_violations=[
+                error_details_pb2.BadRequest.FieldViolation(field=item.field, description=item.description)
+                for item in error.violations
+            ]
+        )
         status.details.add().Pack(bad_request)
     return status
 
@@ -162,9 +205,11 @@ def from_status(status: status_pb2.Status) -> SynthMixError:
         detail.Unpack(info)
         detail.Unpack(bad_request)
     return _BY_CODE.get(status.code, Internal)(
-        status.message, reason=info.reason or code_pb2.Code.Name(status.code),
+        status.message,
+        reason=info.reason or code_pb2.Code.Name(status.code),
         violations=[FieldViolation(item.field, item.description) for item in bad_request.field_violations],
-        metadata=dict(info.metadata))
+        metadata=dict(info.metadata),
+    )
 
 
 def to_json(error: SynthMixError) -> dict[str, Any]:

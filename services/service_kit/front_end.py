@@ -48,7 +48,13 @@ class ArtifactCollection:
         resource: Builds the resource's message from its manifest.
     """
 
-    def __init__(self, store: ObjectStore, operations: Operations, collection: str, resource: Callable[[Manifest], Message]):
+    def __init__(
+        self,
+        store: ObjectStore,
+        operations: Operations,
+        collection: str,
+        resource: Callable[[Manifest], Message],
+    ):
         self._store = store
         self._operations = operations
         self._collection = collection
@@ -63,8 +69,9 @@ class ArtifactCollection:
         if manifest is not None:
             name = OperationName(self._operations.service, planned.id)
             return finished_operation(self._resource(manifest), str(name), str(target))
-        return await self._operations.start(planned.id, self._collection, str(target),
-                                            {"request": planned.request, "names": planned.names})
+        return await self._operations.start(
+            planned.id, self._collection, str(target), {"request": planned.request, "names": planned.names}
+        )
 
     async def get(self, name: str) -> Any:
         """Raises InvalidArgument, NotFound."""
@@ -73,21 +80,34 @@ class ArtifactCollection:
 
     async def list(self, page_size: int, page_token: str) -> tuple[list[Any], str]:
         """One page of resources, and the next page's token."""
+
         def read() -> tuple[list[Any], str]:
             names, token = pages.page(list_artifacts(self._store, self._collection), page_size, page_token)
             return [self._resource(read_manifest(self._store, name)) for name in names], token
+
         return await asyncio.to_thread(read)
 
 
 def payload_messages(store: ObjectStore, manifest: Manifest) -> list[artifacts_pb2.Payload]:
     """An artifact's payloads, as the API says them."""
-    return [artifacts_pb2.Payload(name=item.name, sha256=item.sha256, size_bytes=item.size_bytes,
-                                  uri=f"s3://{store.settings.bucket}/{manifest.name}/{item.name}")
-            for item in manifest.payloads]
+    return [
+        artifacts_pb2.Payload(
+            name=item.name,
+            sha256=item.sha256,
+            size_bytes=item.size_bytes,
+            uri=f"s3://{store.settings.bucket}/{manifest.name}/{item.name}",
+        )
+        for item in manifest.payloads
+    ]
 
 
-async def serve_artifacts(service: str, collection: str, coordinator: str, message: Callable[[ObjectStore, Manifest], Message],
-                          servicer: Callable[[ObjectStore, ArtifactCollection], Servicer]) -> None:
+async def serve_artifacts(
+    service: str,
+    collection: str,
+    coordinator: str,
+    message: Callable[[ObjectStore, Manifest], Message],
+    servicer: Callable[[ObjectStore, ArtifactCollection], Servicer],
+) -> None:
     """Serves a service that makes one kind of artifact, until SIGTERM.
 
     Args:
@@ -100,9 +120,15 @@ async def serve_artifacts(service: str, collection: str, coordinator: str, messa
     await asyncio.to_thread(store.check)
 
     def resource(name: str) -> Message:
-        return message(store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection)))
+        return message(
+            store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection))
+        )
 
     operations = Operations(service, store, RayConnection(ray_address()), {collection: coordinator}, resource)
     artifacts = ArtifactCollection(store, operations, collection, lambda manifest: message(store, manifest))
-    await serve(service, server_settings(),
-                [servicer(store, artifacts), Servicer(operations, operations.add, operations.full_name)], [operations.keep_going])
+    await serve(
+        service,
+        server_settings(),
+        [servicer(store, artifacts), Servicer(operations, operations.add, operations.full_name)],
+        [operations.keep_going],
+    )

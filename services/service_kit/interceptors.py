@@ -22,7 +22,11 @@ from service_kit.errors import Internal, SynthMixError, Unauthenticated, to_stat
 log = logging.getLogger(__name__)
 
 # A probe carries no token, and what a server offers is no secret.
-OPEN_SERVICES = ("grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+OPEN_SERVICES = (
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1alpha.ServerReflection",
+    "grpc.reflection.v1.ServerReflection",
+)
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]]
 Around = Callable[[Any, str], Any]
@@ -44,13 +48,17 @@ class _Surround(grpc.aio.ServerInterceptor):
             async def surrounded(request: Any, context: Any) -> Any:
                 async with self._around(context, method):
                     return await behaviour(request, context)
+
             return surrounded
 
-        def streaming(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        def streaming(
+            behaviour: Callable[[Any, Any], AsyncIterator[Any]],
+        ) -> Callable[[Any, Any], AsyncIterator[Any]]:
             async def surrounded(request: Any, context: Any) -> AsyncIterator[Any]:
                 async with self._around(context, method):
                     async for response in behaviour(request, context):
                         yield response
+
             return surrounded
 
         forms = {
@@ -62,8 +70,11 @@ class _Surround(grpc.aio.ServerInterceptor):
         make, behaviour, wrap = forms[handler.request_streaming, handler.response_streaming]
         if not inspect.isasyncgenfunction(behaviour):
             wrap = unary  # a streaming handler that writes to its context is a coroutine
-        return make(wrap(behaviour), request_deserializer=handler.request_deserializer,
-                    response_serializer=handler.response_serializer)
+        return make(
+            wrap(behaviour),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
 
 
 class _CountRequests:
@@ -73,7 +84,9 @@ class _CountRequests:
     async def __aenter__(self) -> None:
         self._start_s = time.perf_counter()
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
+    ) -> bool:
         code = self._context.code() or grpc.StatusCode.OK
         if isinstance(code, int):
             code = next(item for item in grpc.StatusCode if item.value[0] == code)
@@ -81,7 +94,9 @@ class _CountRequests:
             left = isinstance(error, (GeneratorExit, asyncio.CancelledError))
             code = grpc.StatusCode.CANCELLED if left else grpc.StatusCode.UNKNOWN
         metrics.REQUESTS.labels(self._service, self._method, code.name).inc()
-        metrics.REQUEST_SECONDS.labels(self._service, self._method).observe(time.perf_counter() - self._start_s)
+        metrics.REQUEST_SECONDS.labels(self._service, self._method).observe(
+            time.perf_counter() - self._start_s
+        )
         return False
 
 
@@ -92,14 +107,19 @@ class _MapErrors:
     async def __aenter__(self) -> None:
         return None
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
+    ) -> bool:
         if isinstance(error, SynthMixError):
             await self._context.abort_with_status(rpc_status.to_status(to_status(error)))
         if isinstance(error, Exception) and not isinstance(error, (grpc.aio.AbortError, grpc.RpcError)):
             incident = uuid.uuid4().hex[:12]
             log.exception("incident %s in %s", incident, self._method, exc_info=error)
-            internal = Internal(f"{self._method} failed unexpectedly; look for incident {incident} in the server's log and report it",
-                                reason="INTERNAL", metadata={"incident": incident})
+            internal = Internal(
+                f"{self._method} failed unexpectedly; look for incident {incident} in the server's log and report it",
+                reason="INTERNAL",
+                metadata={"incident": incident},
+            )
             await self._context.abort_with_status(rpc_status.to_status(to_status(internal)))
         return False
 
@@ -113,12 +133,19 @@ class _CheckToken:
             return
         shown = dict(self._context.invocation_metadata() or ()).get("authorization", "")
         if not shown:
-            raise Unauthenticated("the request carries no token; send metadata `authorization: Bearer TOKEN` "
-                                  "(synthmix --token, or SYNTHMIX_TOKEN)", reason="TOKEN_MISSING")
+            raise Unauthenticated(
+                "the request carries no token; send metadata `authorization: Bearer TOKEN` "
+                "(synthmix --token, or SYNTHMIX_TOKEN)",
+                reason="TOKEN_MISSING",
+            )
         if not hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode()):
-            raise Unauthenticated("the token is not this server's; check --token or SYNTHMIX_TOKEN", reason="TOKEN_WRONG")
+            raise Unauthenticated(
+                "the token is not this server's; check --token or SYNTHMIX_TOKEN", reason="TOKEN_WRONG"
+            )
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
+    ) -> bool:
         return False
 
 

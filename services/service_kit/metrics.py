@@ -14,11 +14,19 @@ if TYPE_CHECKING:
 
 REGISTRY = CollectorRegistry()
 
-REQUESTS = Counter("synthmix_requests", "gRPC requests finished.", ["service", "method", "code"], registry=REGISTRY)
-REQUEST_SECONDS = Histogram("synthmix_request_seconds", "Seconds from a gRPC request's arrival to its end.",
-                            ["service", "method"], registry=REGISTRY,
-                            buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600))
-OPERATIONS = Gauge("synthmix_operations", "Operations in object storage by state.", ["service", "state"], registry=REGISTRY)
+REQUESTS = Counter(
+    "synthmix_requests", "gRPC requests finished.", ["service", "method", "code"], registry=REGISTRY
+)
+REQUEST_SECONDS = Histogram(
+    "synthmix_request_seconds",
+    "Seconds from a gRPC request's arrival to its end.",
+    ["service", "method"],
+    registry=REGISTRY,
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600),
+)
+OPERATIONS = Gauge(
+    "synthmix_operations", "Operations in object storage by state.", ["service", "state"], registry=REGISTRY
+)
 READY = Gauge("synthmix_ready", "1 while the server accepts requests.", ["service"], registry=REGISTRY)
 
 WORKER_COUNTERS = {
@@ -53,8 +61,12 @@ def _worker_counter(name: str) -> "ray_metrics.Counter":
 def _worker_histogram(name: str) -> "ray_metrics.Histogram":
     from ray.util import metrics as ray_metrics
 
-    return ray_metrics.Histogram(name, WORKER_HISTOGRAMS[name], boundaries=[0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 43200],
-                                 tag_keys=("service",))
+    return ray_metrics.Histogram(
+        name,
+        WORKER_HISTOGRAMS[name],
+        boundaries=[0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 43200],
+        tag_keys=("service",),
+    )
 
 
 def count_on_worker(name: str, value: float, service: str) -> None:

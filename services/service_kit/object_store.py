@@ -27,8 +27,15 @@ LONGEST_BACKOFF_SECONDS = 5.0
 
 _MISSING = {"NoSuchKey", "NoSuchObject", "ResourceNotFound", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
-_PASSING = {"InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "XMinioServerNotInitialized",
-            "ServerNotInitialized", "OperationAborted"}
+_PASSING = {
+    "InternalError",
+    "ServiceUnavailable",
+    "SlowDown",
+    "RequestTimeout",
+    "XMinioServerNotInitialized",
+    "ServerNotInitialized",
+    "OperationAborted",
+}
 
 Result = TypeVar("Result")
 
@@ -55,17 +62,26 @@ class ObjectStore:
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
             raise FailedPrecondition(
                 f"SYNTHMIX_OBJECT_STORE_ENDPOINT is {settings.endpoint_url!r}; use http://host:port or https://host",
-                reason="SETTING_INVALID")
+                reason="SETTING_INVALID",
+            )
         self.settings = settings
         self._attempts = attempts
-        pool = urllib3.PoolManager(num_pools=4, maxsize=32, retries=False,
-                                   timeout=urllib3.Timeout(connect=3.0, read=60.0))
+        pool = urllib3.PoolManager(
+            num_pools=4, maxsize=32, retries=False, timeout=urllib3.Timeout(connect=3.0, read=60.0)
+        )
         # A region given up front saves a request for every bucket location.
-        self._client = Minio(parts.netloc, access_key=settings.access_key, secret_key=settings.secret_key,
-                             secure=parts.scheme == "https", region="us-east-1", http_client=pool)
+        self._client = Minio(
+            parts.netloc,
+            access_key=settings.access_key,
+            secret_key=settings.secret_key,
+            secure=parts.scheme == "https",
+            region="us-east-1",
+            http_client=pool,
+        )
 
     def create_bucket(self) -> None:
         """Creates the bucket if it isn't there."""
+
         def create() -> None:
             if not self._client.bucket_exists(self.settings.bucket):
                 try:
@@ -73,6 +89,7 @@ class ObjectStore:
                 except S3Error as error:
                     if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                         raise
+
         self._call("create bucket", create)
 
     def check(self) -> None:
@@ -80,22 +97,38 @@ class ObjectStore:
         if not self._call("check bucket", lambda: self._client.bucket_exists(self.settings.bucket)):
             raise FailedPrecondition(
                 f"bucket {self.settings.bucket!r} doesn't exist at {self.settings.endpoint_url}; create it, or set "
-                "SYNTHMIX_OBJECT_STORE_BUCKET", reason="BUCKET_MISSING")
+                "SYNTHMIX_OBJECT_STORE_BUCKET",
+                reason="BUCKET_MISSING",
+            )
 
     def put_bytes(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
-        self._call(f"write {key}", lambda: self._client.put_object(
-            self.settings.bucket, key, io.BytesIO(data), len(data), content_type=content_type, part_size=PART_SIZE_BYTES))
+        self._call(
+            f"write {key}",
+            lambda: self._client.put_object(
+                self.settings.bucket,
+                key,
+                io.BytesIO(data),
+                len(data),
+                content_type=content_type,
+                part_size=PART_SIZE_BYTES,
+            ),
+        )
 
     def put_json(self, key: str, value: Any) -> None:
         self.put_bytes(key, json.dumps(value, sort_keys=True, indent=1).encode(), "application/json")
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         """Uploads a file, in parts of 16 MiB if it is larger than that."""
-        self._call(f"write {key}", lambda: self._client.fput_object(
-            self.settings.bucket, key, str(path), content_type=content_type, part_size=PART_SIZE_BYTES))
+        self._call(
+            f"write {key}",
+            lambda: self._client.fput_object(
+                self.settings.bucket, key, str(path), content_type=content_type, part_size=PART_SIZE_BYTES
+            ),
+        )
 
     def get_bytes(self, key: str) -> bytes:
         """Raises NotFound if there is no such object."""
+
         def get() -> bytes:
             response = self._client.get_object(self.settings.bucket, key)
             try:
@@ -105,6 +138,7 @@ class ObjectStore:
             finally:
                 response.close()
                 response.release_conn()
+
         return self._call(f"read {key}", get)
 
     def get_json(self, key: str) -> Any:
@@ -125,6 +159,7 @@ class ObjectStore:
             with partial.open("wb") as file:
                 for chunk in self._stream(key):
                     file.write(chunk)
+
         try:
             self._call(f"read {key}", get)
             partial.replace(path)
@@ -145,9 +180,13 @@ class ObjectStore:
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """Every object whose key begins with the prefix, in the order of keys."""
-        return self._call(f"list {prefix}", lambda: [
-            ObjectInfo(item.object_name or "", item.size or 0)
-            for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)])
+        return self._call(
+            f"list {prefix}",
+            lambda: [
+                ObjectInfo(item.object_name or "", item.size or 0)
+                for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)
+            ],
+        )
 
     def delete(self, key: str) -> None:
         """Deletes an object; deleting what isn't there is no error."""
@@ -157,8 +196,11 @@ class ObjectStore:
         def delete() -> None:
             names = (DeleteObject(item.key) for item in self.list(prefix))
             for failure in self._client.remove_objects(self.settings.bucket, names):
-                raise Unavailable(f"object storage didn't delete {failure.name}: {failure.message}; try again",
-                                  reason="OBJECT_STORAGE_UNAVAILABLE")
+                raise Unavailable(
+                    f"object storage didn't delete {failure.name}: {failure.message}; try again",
+                    reason="OBJECT_STORAGE_UNAVAILABLE",
+                )
+
         self._call(f"delete {prefix}", delete)
 
     def _stream(self, key: str) -> Iterator[bytes]:
@@ -181,14 +223,21 @@ class ObjectStore:
                 return call()
             except S3Error as error:
                 if error.code in _MISSING:
-                    raise NotFound(f"object storage has no {action.partition(' ')[2]}", reason="OBJECT_NOT_FOUND") from error
+                    raise NotFound(
+                        f"object storage has no {action.partition(' ')[2]}", reason="OBJECT_NOT_FOUND"
+                    ) from error
                 if error.code == "NoSuchBucket":
-                    raise FailedPrecondition(f"bucket {self.settings.bucket!r} doesn't exist at {self.settings.endpoint_url}; "
-                                             "create it, or set SYNTHMIX_OBJECT_STORE_BUCKET", reason="BUCKET_MISSING") from error
+                    raise FailedPrecondition(
+                        f"bucket {self.settings.bucket!r} doesn't exist at {self.settings.endpoint_url}; "
+                        "create it, or set SYNTHMIX_OBJECT_STORE_BUCKET",
+                        reason="BUCKET_MISSING",
+                    ) from error
                 if error.code in _DENIED:
-                    raise FailedPrecondition(f"object storage at {self.settings.endpoint_url} refuses the credentials "
-                                             f"({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY and _SECRET_KEY",
-                                             reason="OBJECT_STORAGE_DENIED") from error
+                    raise FailedPrecondition(
+                        f"object storage at {self.settings.endpoint_url} refuses the credentials "
+                        f"({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY and _SECRET_KEY",
+                        reason="OBJECT_STORAGE_DENIED",
+                    ) from error
                 if error.code not in _PASSING or attempt == self._attempts - 1:
                     raise self._unavailable(action, error) from error
             except (urllib3.exceptions.HTTPError, MinioException, OSError) as error:
@@ -201,8 +250,11 @@ class ObjectStore:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _unavailable(self, action: str, error: Exception) -> Unavailable:
-        return Unavailable(f"object storage at {self.settings.endpoint_url} can't {action} ({type(error).__name__}); "
-                           "check that it runs and is reachable, then try again", reason="OBJECT_STORAGE_UNAVAILABLE")
+        return Unavailable(
+            f"object storage at {self.settings.endpoint_url} can't {action} ({type(error).__name__}); "
+            "check that it runs and is reachable, then try again",
+            reason="OBJECT_STORAGE_UNAVAILABLE",
+        )
 
 
 def _check_length(response: Any, received_bytes: int) -> None:

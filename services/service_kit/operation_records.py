@@ -51,8 +51,15 @@ def now() -> str:
 
 
 def write_record(store: ObjectStore, record: OperationRecord) -> None:
-    store.put_json(f"{record.name}/request.json", {"kind": record.kind, "target": record.target, "request": record.request,
-                                                   "create_time": record.create_time})
+    store.put_json(
+        f"{record.name}/request.json",
+        {
+            "kind": record.kind,
+            "target": record.target,
+            "request": record.request,
+            "create_time": record.create_time,
+        },
+    )
 
 
 def find_record(store: ObjectStore, name: OperationName) -> OperationRecord | None:
@@ -64,7 +71,9 @@ def read_record(store: ObjectStore, name: OperationName) -> OperationRecord:
     """Raises NotFound."""
     record = find_record(store, name)
     if record is None:
-        raise errors.NotFound(f"{name} doesn't exist; `synthmix operations list` shows what does", reason="OPERATION_NOT_FOUND")
+        raise errors.NotFound(
+            f"{name} doesn't exist; `synthmix operations list` shows what does", reason="OPERATION_NOT_FOUND"
+        )
     return record
 
 
@@ -104,8 +113,11 @@ def list_names(store: ObjectStore, service: str) -> dict[OperationName, set[str]
 
 
 def unfinished(store: ObjectStore, service: str) -> list[OperationName]:
-    return [name for name, objects in list_names(store, service).items()
-            if "request.json" in objects and "result.json" not in objects]
+    return [
+        name
+        for name, objects in list_names(store, service).items()
+        if "request.json" in objects and "result.json" not in objects
+    ]
 
 
 def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> str:
@@ -120,7 +132,9 @@ def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> 
     return str(progress["state"])
 
 
-def read_operation(store: ObjectStore, record: OperationRecord, resource: Resource) -> operations_pb2.Operation:
+def read_operation(
+    store: ObjectStore, record: OperationRecord, resource: Resource
+) -> operations_pb2.Operation:
     """The operation as its records stand now. `resource` reads the finished resource by name."""
     progress = store.find_json(f"{record.name}/progress.json")
     result = find_result(store, record.name)

@@ -38,8 +38,14 @@ class Operations(operations_pb2_grpc.OperationsServicer):
 
     full_name = operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name
 
-    def __init__(self, service: str, store: ObjectStore, ray_connection: RayConnection, coordinators: Mapping[str, str],
-                 resource: records.Resource):
+    def __init__(
+        self,
+        service: str,
+        store: ObjectStore,
+        ray_connection: RayConnection,
+        coordinators: Mapping[str, str],
+        resource: records.Resource,
+    ):
         self.service = service
         self._store = store
         self._ray = ray_connection
@@ -48,7 +54,9 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         self._wanted: asyncio.Queue[OperationName] = asyncio.Queue()
         self._final_states: dict[OperationName, str] = {}
 
-    async def start(self, operation_id: str, kind: str, target: str, request: dict[str, Any]) -> operations_pb2.Operation:
+    async def start(
+        self, operation_id: str, kind: str, target: str, request: dict[str, Any]
+    ) -> operations_pb2.Operation:
         """The operation of this content address: the one that exists, or a new one.
 
         One that was cancelled or failed is started again and goes on from what it had done.
@@ -60,7 +68,9 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             self._wanted.put_nowait(name)
         return operation
 
-    def _record(self, name: OperationName, kind: str, target: str, request: dict[str, Any]) -> records.OperationRecord:
+    def _record(
+        self, name: OperationName, kind: str, target: str, request: dict[str, Any]
+    ) -> records.OperationRecord:
         record = records.find_record(self._store, name)
         if record is None:
             record = records.OperationRecord(name, kind, target, request, records.now())
@@ -76,7 +86,11 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         while True:
             wanted: list[OperationName] = []
             try:
-                wanted.append(await asyncio.wait_for(self._wanted.get(), timeout=max(0.1, next_reconcile_s - time.monotonic())))
+                wanted.append(
+                    await asyncio.wait_for(
+                        self._wanted.get(), timeout=max(0.1, next_reconcile_s - time.monotonic())
+                    )
+                )
             except TimeoutError:
                 next_reconcile_s = time.monotonic() + RECONCILE_SECONDS
             try:
@@ -133,21 +147,29 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             metrics.OPERATIONS.labels(self.service, state).set(count)
         return todo
 
-    async def GetOperation(self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext) -> operations_pb2.Operation:
+    async def GetOperation(
+        self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
         return await asyncio.to_thread(self._read, OperationName.parse(request.name))
 
     def _read(self, name: OperationName) -> operations_pb2.Operation:
         return records.read_operation(self._store, records.read_record(self._store, name), self._resource)
 
-    async def ListOperations(self, request: operations_pb2.ListOperationsRequest,
-                             context: grpc.aio.ServicerContext) -> operations_pb2.ListOperationsResponse:
+    async def ListOperations(
+        self, request: operations_pb2.ListOperationsRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.ListOperationsResponse:
         def read() -> operations_pb2.ListOperationsResponse:
             names = sorted(records.list_names(self._store, self.service), key=str)
             page, token = pages.page(names, request.page_size, request.page_token)
-            return operations_pb2.ListOperationsResponse(operations=[self._read(name) for name in page], next_page_token=token)
+            return operations_pb2.ListOperationsResponse(
+                operations=[self._read(name) for name in page], next_page_token=token
+            )
+
         return await asyncio.to_thread(read)
 
-    async def CancelOperation(self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext) -> empty_pb2.Empty:
+    async def CancelOperation(
+        self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext
+    ) -> empty_pb2.Empty:
         """Asks the operation to stop; it ends as CANCELLED within seconds. Cancelling a finished one changes nothing."""
         name = OperationName.parse(request.name)
 
@@ -156,6 +178,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             if records.find_result(self._store, name) is None:
                 records.request_cancellation(self._store, name)
                 self._hurry_cancellation(name)
+
         await asyncio.to_thread(cancel)
         return empty_pb2.Empty()
 
@@ -167,9 +190,15 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         except (Unavailable, ValueError) as error:
             log.info("%s: no running coordinator to tell: %s", name, error)
 
-    async def WaitOperation(self, request: operations_pb2.WaitOperationRequest, context: grpc.aio.ServicerContext) -> operations_pb2.Operation:
+    async def WaitOperation(
+        self, request: operations_pb2.WaitOperationRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
         """Returns once the operation is done or the timeout (at most 10 min) has passed, whichever is first."""
-        wanted_s = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else LONGEST_WAIT_SECONDS
+        wanted_s = (
+            request.timeout.ToTimedelta().total_seconds()
+            if request.HasField("timeout")
+            else LONGEST_WAIT_SECONDS
+        )
         deadline_s = time.monotonic() + min(wanted_s, LONGEST_WAIT_SECONDS)
         name = OperationName.parse(request.name)
         while True:
@@ -178,20 +207,23 @@ class Operations(operations_pb2_grpc.OperationsServicer):
                 return operation
             await asyncio.sleep(POLL_SECONDS)
 
-    async def DeleteOperation(self, request: operations_pb2.DeleteOperationRequest, context: grpc.aio.ServicerContext) -> empty_pb2.Empty:
+    async def DeleteOperation(
+        self, request: operations_pb2.DeleteOperationRequest, context: grpc.aio.ServicerContext
+    ) -> empty_pb2.Empty:
         """Forgets a finished operation. What it made stays."""
         name = OperationName.parse(request.name)
 
         def delete() -> None:
             record = records.read_record(self._store, name)
             if records.find_result(self._store, name) is None:
-                raise FailedPrecondition(f"{record.name} isn't finished; cancel it first", reason="OPERATION_RUNNING")
+                raise FailedPrecondition(
+                    f"{record.name} isn't finished; cancel it first", reason="OPERATION_RUNNING"
+                )
             self._store.delete_prefix(f"{name}/")
+
         await asyncio.to_thread(delete)
         return empty_pb2.Empty()
 
     @property
     def add(self) -> Callable[[Any, grpc.aio.Server], None]:
         return operations_pb2_grpc.add_OperationsServicer_to_server
-
-

@@ -19,7 +19,13 @@ def page(items: Sequence[Item], page_size: int, page_token: str) -> tuple[Sequen
     Raises InvalidArgument for a negative page_size or a token that no listing gave.
     """
     if page_size < 0:
-        raise invalid_field("page_size", page_size, "is negative", "use 0 for the default, or 1 to 1000", reason="OUT_OF_RANGE")
+        raise invalid_field(
+            "page_size",
+            page_size,
+            "is negative",
+            "use 0 for the default, or 1 to 1000",
+            reason="OUT_OF_RANGE",
+        )
     size = min(page_size or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE)
     after = _decode(page_token)
     rest = [item for item in items if str(item) > after]
@@ -38,6 +44,11 @@ def _decode(token: str) -> str:
     except (binascii.Error, UnicodeDecodeError, ValueError):
         version = after = ""
     if version != "v1" or not after:
-        raise invalid_field("page_token", token, "is not a token of this listing", "start again without one",
-                            reason="INVALID_PAGE_TOKEN")
+        raise invalid_field(
+            "page_token",
+            token,
+            "is not a token of this listing",
+            "start again without one",
+            reason="INVALID_PAGE_TOKEN",
+        )
     return after

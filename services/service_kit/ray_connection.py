@@ -27,11 +27,21 @@ class RayConnection:
                 ray.shutdown()
             if not ray.is_initialized():
                 try:
-                    ray.init(address=self.address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
-                except Exception as error:  # Ray raises many kinds, RuntimeError and ConnectionError among them
+                    ray.init(
+                        address=self.address,
+                        namespace=NAMESPACE,
+                        log_to_driver=False,
+                        configure_logging=False,
+                    )
+                except (
+                    Exception
+                ) as error:  # Ray raises many kinds, RuntimeError and ConnectionError among them
                     ray.shutdown()
-                    raise Unavailable(f"the Ray cluster at {self.address} doesn't answer ({type(error).__name__}: {error}); "
-                                      "check that it runs and that RAY_AUTH_TOKEN is its token", reason="RAY_UNAVAILABLE") from error
+                    raise Unavailable(
+                        f"the Ray cluster at {self.address} doesn't answer ({type(error).__name__}: {error}); "
+                        "check that it runs and that RAY_AUTH_TOKEN is its token",
+                        reason="RAY_UNAVAILABLE",
+                    ) from error
                 log.info("connected to Ray at %s", self.address)
             return ray
 

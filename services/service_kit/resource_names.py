@@ -37,9 +37,13 @@ class ArtifactName:
         found, _, artifact_id = text.partition("/")
         allowed = (collection,) if collection else COLLECTIONS
         if found not in allowed or not _ID.fullmatch(artifact_id):
-            raise invalid_field(field, text, "is not a resource name",
-                                f"use {' or '.join(allowed)}/ followed by 32 hexadecimal digits",
-                                reason="INVALID_RESOURCE_NAME")
+            raise invalid_field(
+                field,
+                text,
+                "is not a resource name",
+                f"use {' or '.join(allowed)}/ followed by 32 hexadecimal digits",
+                reason="INVALID_RESOURCE_NAME",
+            )
         return cls(found, artifact_id)
 
 
@@ -57,9 +61,13 @@ class PartName:
     def parse(cls, text: str, *, field: str) -> Self:
         split, _, part = text.partition("/parts/")
         if part not in PARTS:
-            raise invalid_field(field, text, "is not a part of a split",
-                                f"use splits/{{id}}/parts/ followed by one of {', '.join(PARTS)}",
-                                reason="INVALID_RESOURCE_NAME")
+            raise invalid_field(
+                field,
+                text,
+                "is not a part of a split",
+                f"use splits/{{id}}/parts/ followed by one of {', '.join(PARTS)}",
+                reason="INVALID_RESOURCE_NAME",
+            )
         return cls(ArtifactName.parse(split, field=field, collection=SPLITS), part)
 
 
@@ -76,8 +84,13 @@ class UploadName:
     def parse(cls, text: str, *, field: str) -> Self:
         collection, _, sha256 = text.partition("/")
         if collection != "uploads" or not _SHA256.fullmatch(sha256):
-            raise invalid_field(field, text, "is not an upload", "upload the file first and use the name that UploadFile returns",
-                                reason="INVALID_RESOURCE_NAME")
+            raise invalid_field(
+                field,
+                text,
+                "is not an upload",
+                "upload the file first and use the name that UploadFile returns",
+                reason="INVALID_RESOURCE_NAME",
+            )
         return cls(sha256)
 
 
@@ -96,14 +109,23 @@ class OperationName:
         head, _, rest = text.partition("/")
         service, _, operation_id = rest.partition("/")
         if head != "operations" or not service or not _ID.fullmatch(operation_id):
-            raise invalid_field(field, text, "is not an operation",
-                                "use operations/{service}/ followed by 32 hexadecimal digits; `synthmix operations list` shows them",
-                                reason="INVALID_RESOURCE_NAME")
+            raise invalid_field(
+                field,
+                text,
+                "is not an operation",
+                "use operations/{service}/ followed by 32 hexadecimal digits; `synthmix operations list` shows them",
+                reason="INVALID_RESOURCE_NAME",
+            )
         return cls(service, operation_id)
 
 
 def check_display_name(field: str, value: str) -> None:
     """Raises InvalidArgument unless value can be both a name a person types and a part of an object's key."""
     if not _DISPLAY_NAME.fullmatch(value) or _ID.fullmatch(value):
-        raise invalid_field(field, value, "is not a valid name",
-                            "use 1 to 63 lower-case letters, digits and hyphens, such as six-phenotypes", reason="INVALID_NAME")
+        raise invalid_field(
+            field,
+            value,
+            "is not a valid name",
+            "use 1 to 63 lower-case letters, digits and hyphens, such as six-phenotypes",
+            reason="INVALID_NAME",
+        )

@@ -45,8 +45,12 @@ class Servicer:
 Background = Callable[[], Coroutine[Any, Any, None]]
 
 
-async def serve(service: str, settings: ServerSettings, servicers: Sequence[Servicer],
-                background: Sequence[Background] = ()) -> None:
+async def serve(
+    service: str,
+    settings: ServerSettings,
+    servicers: Sequence[Servicer],
+    background: Sequence[Background] = (),
+) -> None:
     """Serves until SIGTERM or SIGINT: health turns to NOT_SERVING, running calls get 10 s, then it returns.
 
     Args:
@@ -63,7 +67,9 @@ async def serve(service: str, settings: ServerSettings, servicers: Sequence[Serv
     try:
         server.add_insecure_port(settings.listen)
     except RuntimeError:
-        raise SystemExit(f"{service}: can't listen on SYNTHMIX_LISTEN={settings.listen}; is the port taken?") from None
+        raise SystemExit(
+            f"{service}: can't listen on SYNTHMIX_LISTEN={settings.listen}; is the port taken?"
+        ) from None
     metrics.serve(settings.metrics_listen)
     await server.start()
     for name in ("", *names):
@@ -91,9 +97,10 @@ async def serve(service: str, settings: ServerSettings, servicers: Sequence[Serv
 
 def run(service: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Runs a front end's main; a SynthMixError ends it with one line instead of a stack trace."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {service} %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {service} %(levelname)s %(message)s"
+    )
     try:
         asyncio.run(main())
     except SynthMixError as error:
         raise SystemExit(f"{service}: {error.message}") from None
-

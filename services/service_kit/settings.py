@@ -47,19 +47,23 @@ def object_store_settings(environment: Mapping[str, str] = os.environ) -> Object
         endpoint_url=required(environment, "SYNTHMIX_OBJECT_STORE_ENDPOINT"),
         access_key=required(environment, "SYNTHMIX_OBJECT_STORE_ACCESS_KEY"),
         secret_key=required(environment, "SYNTHMIX_OBJECT_STORE_SECRET_KEY"),
-        bucket=environment.get("SYNTHMIX_OBJECT_STORE_BUCKET", "synthmix"))
+        bucket=environment.get("SYNTHMIX_OBJECT_STORE_BUCKET", "synthmix"),
+    )
 
 
 def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
     return ServerSettings(
         listen=environment.get("SYNTHMIX_LISTEN", "0.0.0.0:50051"),
         metrics_listen=environment.get("SYNTHMIX_METRICS_LISTEN", "0.0.0.0:9090"),
-        token=required(environment, "SYNTHMIX_TOKEN"))
+        token=required(environment, "SYNTHMIX_TOKEN"),
+    )
 
 
 def worker_settings(service: str, environment: Mapping[str, str] = os.environ) -> WorkerSettings:
     prefix = variable_prefix(service)
-    return WorkerSettings(cpus=_number(environment, f"{prefix}_CPUS", 1.0), gpus=_number(environment, f"{prefix}_GPUS", 0.0))
+    return WorkerSettings(
+        cpus=_number(environment, f"{prefix}_CPUS", 1.0), gpus=_number(environment, f"{prefix}_GPUS", 0.0)
+    )
 
 
 def service_address(service: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -84,8 +88,10 @@ def variable_prefix(service: str) -> str:
 def required(environment: Mapping[str, str], variable: str) -> str:
     value = environment.get(variable, "")
     if not value:
-        raise FailedPrecondition(f"environment variable {variable} is not set; set it, or start everything with `synthmix up`",
-                                 reason="SETTING_MISSING")
+        raise FailedPrecondition(
+            f"environment variable {variable} is not set; set it, or start everything with `synthmix up`",
+            reason="SETTING_MISSING",
+        )
     return value
 
 
@@ -98,6 +104,8 @@ def _number(environment: Mapping[str, str], variable: str, default: float) -> fl
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise FailedPrecondition(f"environment variable {variable} is {text!r}; set it to a number of 0 or more",
-                                 reason="SETTING_INVALID")
+        raise FailedPrecondition(
+            f"environment variable {variable} is {text!r}; set it to a number of 0 or more",
+            reason="SETTING_INVALID",
+        )
     return value

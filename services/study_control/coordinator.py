@@ -29,8 +29,14 @@ REPORT_STEP = "report"
 
 def service_client() -> Client:
     """A client of the other services, by the environment's addresses and token."""
-    return Client(Channels(Endpoints({service: service_address(service) for service in SERVICES},
-                                     required(os.environ, "SYNTHMIX_TOKEN"))))
+    return Client(
+        Channels(
+            Endpoints(
+                {service: service_address(service) for service in SERVICES},
+                required(os.environ, "SYNTHMIX_TOKEN"),
+            )
+        )
+    )
 
 
 def coordinate(context: OperationContext) -> ArtifactName:
@@ -43,31 +49,54 @@ def coordinate(context: OperationContext) -> ArtifactName:
         study = planning.lay_out(context.store, client, spec)
         if study.name != target:
             raise errors.FailedPrecondition(
-                f"{target} was planned by another version of SynthMix; submit the study again", reason="RECIPE_CHANGED")
+                f"{target} was planned by another version of SynthMix; submit the study again",
+                reason="RECIPE_CHANGED",
+            )
         progress = StudyProgress(context, study)
         run_steps(context, client, progress, study.adapters, "create_adapter")
         run_steps(context, client, progress, study.image_sets, "create_image_set")
         run_steps(context, client, progress, (study.evaluation,), "create_evaluation")
     progress.start_report()
     made = make_report(context, study, progress)
-    write_manifest(context.store, Manifest(
-        name=target,
-        inputs={"split": study.split.name, "evaluation": study.evaluation.plan.target,
+    write_manifest(
+        context.store,
+        Manifest(
+            name=target,
+            inputs={
+                "split": study.split.name,
+                "evaluation": study.evaluation.plan.target,
                 **{f"adapter-{index}": step.plan.target for index, step in enumerate(study.adapters)},
-                **{f"image-set-{index}": step.plan.target for index, step in enumerate(study.image_sets)}},
-        request=context.record.request, recipe_version=study.request["recipe_version"],
-        payloads=tuple(Payload(**payload) for payload in made["payloads"]), summary={"verdict": made["verdict"]}))
+                **{f"image-set-{index}": step.plan.target for index, step in enumerate(study.image_sets)},
+            },
+            request=context.record.request,
+            recipe_version=study.request["recipe_version"],
+            payloads=tuple(Payload(**payload) for payload in made["payloads"]),
+            summary={"verdict": made["verdict"]},
+        ),
+    )
     progress.finish()
     return target
 
 
-def make_report(context: OperationContext, study: planning.StudySteps, progress: "StudyProgress") -> dict[str, Any]:
+def make_report(
+    context: OperationContext, study: planning.StudySteps, progress: "StudyProgress"
+) -> dict[str, Any]:
     """Has a worker write the report; returns its payloads and the verdict."""
-    [made] = context.run_tasks("study_control.reporting:make_report", [{
-        "target": context.record.target, "create_time": context.record.create_time, "spec": context.record.request["spec"],
-        "split": study.split.name, "adapters": [step.plan.target for step in study.adapters],
-        "image_sets": [step.plan.target for step in study.image_sets], "evaluation": study.evaluation.plan.target,
-        "costs": progress.costs()}])
+    [made] = context.run_tasks(
+        "study_control.reporting:make_report",
+        [
+            {
+                "target": context.record.target,
+                "create_time": context.record.create_time,
+                "spec": context.record.request["spec"],
+                "split": study.split.name,
+                "adapters": [step.plan.target for step in study.adapters],
+                "image_sets": [step.plan.target for step in study.image_sets],
+                "evaluation": study.evaluation.plan.target,
+                "costs": progress.costs(),
+            }
+        ],
+    )
     assert isinstance(made, dict)
     return made
 
@@ -77,29 +106,56 @@ class StudyProgress:
 
     def __init__(self, context: OperationContext, study: planning.StudySteps):
         self._context = context
-        self._steps = [progress_pb2.Step(display_name=step.display_name, target=step.plan.target, unit=step.plan.unit,
-                                         total=step.plan.total, state=progress_pb2.STATE_QUEUED) for step in study.steps]
+        self._steps = [
+            progress_pb2.Step(
+                display_name=step.display_name,
+                target=step.plan.target,
+                unit=step.plan.unit,
+                total=step.plan.total,
+                state=progress_pb2.STATE_QUEUED,
+            )
+            for step in study.steps
+        ]
         self._predicted_seconds = [step.plan.predicted_seconds for step in study.steps]
-        self._steps.append(progress_pb2.Step(display_name=REPORT_STEP, total=1, unit="reports", state=progress_pb2.STATE_QUEUED))
+        self._steps.append(
+            progress_pb2.Step(
+                display_name=REPORT_STEP, total=1, unit="reports", state=progress_pb2.STATE_QUEUED
+            )
+        )
         self._publish("planning")
 
     def follow(self, step: planning.Step, operation: operations_pb2.Operation) -> None:
         """Takes over what a step's operation says."""
         metadata = metadata_of(operation)
         [shown] = [item for item in self._steps if item.target == step.plan.target]
-        if operation.done and shown.state in (progress_pb2.STATE_QUEUED, progress_pb2.STATE_UNSPECIFIED) and step.plan.done == step.plan.total:
+        if (
+            operation.done
+            and shown.state in (progress_pb2.STATE_QUEUED, progress_pb2.STATE_UNSPECIFIED)
+            and step.plan.done == step.plan.total
+        ):
             shown.reused = step.plan.total
         else:
             shown.reused = max(shown.reused, metadata.reused)
         shown.state = metadata.state
         shown.operation = operation.name
-        shown.done = step.plan.total if operation.done and metadata.state == progress_pb2.STATE_SUCCEEDED else metadata.done
+        shown.done = (
+            step.plan.total
+            if operation.done and metadata.state == progress_pb2.STATE_SUCCEEDED
+            else metadata.done
+        )
         self._publish(step.display_name)
 
     def costs(self) -> list[dict[str, Any]]:
         """What each step was, for the report's table of costs."""
-        return [{"name": step.display_name, "tasks": step.total, "reused": step.reused, "predicted_seconds": seconds}
-                for step, seconds in zip(self._steps, self._predicted_seconds, strict=False)]
+        return [
+            {
+                "name": step.display_name,
+                "tasks": step.total,
+                "reused": step.reused,
+                "predicted_seconds": seconds,
+            }
+            for step, seconds in zip(self._steps, self._predicted_seconds, strict=False)
+        ]
 
     def start_report(self) -> None:
         self._steps[-1].state = progress_pb2.STATE_RUNNING
@@ -113,12 +169,22 @@ class StudyProgress:
     def _publish(self, message: str) -> None:
         finished = sum(step.state == progress_pb2.STATE_SUCCEEDED for step in self._steps)
         self._context.update(
-            message=message, done=finished, total=len(self._steps), unit="steps",
+            message=message,
+            done=finished,
+            total=len(self._steps),
+            unit="steps",
             reused=sum(step.reused == step.total > 0 for step in self._steps),
-            steps=[json_format.MessageToDict(step, preserving_proto_field_name=True) for step in self._steps])
+            steps=[json_format.MessageToDict(step, preserving_proto_field_name=True) for step in self._steps],
+        )
 
 
-def run_steps(context: OperationContext, client: Client, progress: StudyProgress, steps: Sequence[planning.Step], method: str) -> None:
+def run_steps(
+    context: OperationContext,
+    client: Client,
+    progress: StudyProgress,
+    steps: Sequence[planning.Step],
+    method: str,
+) -> None:
     """Runs steps of one service at once and returns when all have succeeded; cancels them if the study is cancelled."""
     running: dict[str, tuple[planning.Step, operations_pb2.Operation]] = {}
     try:

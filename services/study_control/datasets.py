@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_manifest
-from service_kit.errors import AlreadyExists, NotFound, check_choice, check_range, invalid_field, missing_field
+from service_kit.artifacts import Manifest, list_artifacts, read_manifest
+from service_kit.errors import AlreadyExists, NotFound, check_choice, missing_field
 from service_kit.front_end import payload_messages
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, PARTS, SPLITS, ArtifactName, UploadName, check_display_name
@@ -19,8 +19,10 @@ def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]
     check_display_name("dataset.display_name", dataset.display_name)
     rule = dataset.group_rule.WhichOneof("rule")
     if rule is None:
-        raise missing_field("dataset.group_rule", "say how images belong together: a pattern, a column, or none if each "
-                            "image is independent", )
+        raise missing_field(
+            "dataset.group_rule",
+            "say how images belong together: a pattern, a column, or none if each image is independent",
+        )
     return {
         "upload": UploadName.parse(request.upload, field="upload").sha256,
         "display_name": dataset.display_name,
@@ -42,9 +44,12 @@ def claim_name(store: ObjectStore, display_name: str, dataset: ArtifactName, *, 
     if holder is not None and holder["dataset"] == str(dataset):
         return
     if holder is not None and not replace:
-        raise AlreadyExists(f"dataset.display_name: {display_name!r} is the name of {holder['dataset']}, which holds other images "
-                            f"than the new {dataset}; choose another name, or pass --replace to move the name",
-                            reason="DISPLAY_NAME_TAKEN", metadata={"dataset": holder["dataset"]})
+        raise AlreadyExists(
+            f"dataset.display_name: {display_name!r} is the name of {holder['dataset']}, which holds other images "
+            f"than the new {dataset}; choose another name, or pass --replace to move the name",
+            reason="DISPLAY_NAME_TAKEN",
+            metadata={"dataset": holder["dataset"]},
+        )
     store.put_json(key, {"dataset": str(dataset)})
 
 
@@ -52,7 +57,9 @@ def display_names(store: ObjectStore) -> dict[str, str]:
     """Resource name -> display name."""
     names = {}
     for item in store.list("dataset-names/"):
-        names[store.get_json(item.key)["dataset"]] = item.key.removeprefix("dataset-names/").removesuffix(".json")
+        names[store.get_json(item.key)["dataset"]] = item.key.removeprefix("dataset-names/").removesuffix(
+            ".json"
+        )
     return names
 
 
@@ -66,8 +73,12 @@ def find_dataset(store: ObjectStore, name: str, *, field: str) -> Manifest:
     if holder is None:
         known = sorted(display_names(store).values())
         nearest = _nearest(short, known)
-        raise NotFound(f"{field}: there is no dataset {short!r}{nearest}; import it with `synthmix datasets import`, or use one of: "
-                       f"{', '.join(known) or 'none yet'}", reason="DATASET_NOT_FOUND", metadata={"dataset": short})
+        raise NotFound(
+            f"{field}: there is no dataset {short!r}{nearest}; import it with `synthmix datasets import`, or use one of: "
+            f"{', '.join(known) or 'none yet'}",
+            reason="DATASET_NOT_FOUND",
+            metadata={"dataset": short},
+        )
     return read_manifest(store, ArtifactName.parse(holder["dataset"], field=field, collection=DATASETS))
 
 
@@ -75,7 +86,11 @@ def _nearest(name: str, known: list[str]) -> str:
     try:
         check_choice("dataset", name, known)
     except Exception as error:
-        return ", did you mean" + str(error).partition("did you mean")[2].partition("?")[0] + "?" if "did you mean" in str(error) else ""
+        return (
+            ", did you mean" + str(error).partition("did you mean")[2].partition("?")[0] + "?"
+            if "did you mean" in str(error)
+            else ""
+        )
     return ""
 
 
@@ -91,31 +106,32 @@ def dataset_message(store: ObjectStore, manifest: Manifest, names: dict[str, str
     """The resource that a manifest describes. `names` are display_names()."""
     summary = manifest.summary
     message = datasets_pb2.Dataset(
-        name=str(manifest.name), display_name=names.get(str(manifest.name), ""), group_rule=group_rule(summary["group_rule"]),
-        simulated=summary["simulated"], image_count=summary["image_count"], group_count=summary["group_count"],
-        warnings=summary["warnings"], payloads=payload_messages(store, manifest),
-        class_counts=[datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
-                      for label, counts in sorted(summary["class_counts"].items())])
+        name=str(manifest.name),
+        display_name=names.get(str(manifest.name), ""),
+        group_rule=group_rule(summary["group_rule"]),
+        simulated=summary["simulated"],
+        image_count=summary["image_count"],
+        group_count=summary["group_count"],
+        warnings=summary["warnings"],
+        payloads=payload_messages(store, manifest),
+        class_counts=[
+            datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
+            for label, counts in sorted(summary["class_counts"].items())
+        ],
+    )
     message.create_time.FromJsonString(manifest.create_time)
     return message
 
 
 def create_split(store: ObjectStore, request: datasets_pb2.Split) -> datasets_pb2.Split:
     """The split that a request means: the one in storage, or a new one. Raises SynthMixError."""
-    for part in ("test", "validation"):
-        check_range(f"split.{part}", getattr(request, part), 0.0, 1.0, exclusive=True)
-    if request.test + request.validation >= 1:
-        raise invalid_field("split.test", request.test, f"and validation {request.validation:g} leave nothing to train on",
-                            "make their sum smaller than 1", reason="OUT_OF_RANGE")
     if not request.dataset:
         raise missing_field("split.dataset", "name a dataset; `synthmix datasets list` shows them")
     dataset = find_dataset(store, request.dataset, field="split.dataset")
-    name = splitting.split_name(dataset.name, test=request.test, validation=request.validation, seed=request.seed)
-    manifest = find_manifest(store, name)
-    if manifest is None:
-        splitting.make_and_write(store, dataset, test=request.test, validation=request.validation, seed=request.seed)
-        manifest = read_manifest(store, name)
-    return split_message(manifest)
+    name = splitting.create_split(
+        store, dataset, test=request.test, validation=request.validation, seed=request.seed
+    )
+    return split_message(read_manifest(store, name))
 
 
 def get_split(store: ObjectStore, name: str) -> datasets_pb2.Split:
@@ -125,13 +141,24 @@ def get_split(store: ObjectStore, name: str) -> datasets_pb2.Split:
 def split_message(manifest: Manifest) -> datasets_pb2.Split:
     summary, request = manifest.summary, manifest.request
     return datasets_pb2.Split(
-        name=str(manifest.name), dataset=str(ArtifactName(DATASETS, manifest.inputs["dataset"])), test=request["test"],
-        validation=request["validation"], seed=request["seed"], warnings=summary["warnings"],
-        part_counts=[datasets_pb2.PartCount(
-            part=part, digest=summary["parts"][part]["digest"],
-            class_counts=[datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
-                          for label, counts in sorted(summary["parts"][part]["class_counts"].items())])
-            for part in PARTS])
+        name=str(manifest.name),
+        dataset=str(ArtifactName(DATASETS, manifest.inputs["dataset"])),
+        test=request["test"],
+        validation=request["validation"],
+        seed=request["seed"],
+        warnings=summary["warnings"],
+        part_counts=[
+            datasets_pb2.PartCount(
+                part=part,
+                digest=summary["parts"][part]["digest"],
+                class_counts=[
+                    datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
+                    for label, counts in sorted(summary["parts"][part]["class_counts"].items())
+                ],
+            )
+            for part in PARTS
+        ],
+    )
 
 
 def upload_key(upload_sha256: str) -> str:

@@ -21,7 +21,14 @@ from service_kit.object_store import ObjectStore
 from service_kit.operation_records import finished_operation, read_operation
 from service_kit.operations import Operations
 from service_kit.ray_connection import RayConnection
-from service_kit.resource_names import DATASETS, STUDIES, ArtifactName, OperationName, UploadName, check_display_name
+from service_kit.resource_names import (
+    DATASETS,
+    STUDIES,
+    ArtifactName,
+    OperationName,
+    UploadName,
+    check_display_name,
+)
 from service_kit.server import Servicer, run, serve
 from service_kit.settings import STUDY_CONTROL, object_store_settings, ray_address, server_settings
 from study_control import datasets, planning
@@ -46,34 +53,63 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
         self._store = store
         self._operations = operations
 
-    async def CreateDataset(self, request: datasets_pb2.CreateDatasetRequest, context: grpc.aio.ServicerContext) -> operations_pb2.Operation:
+    async def CreateDataset(
+        self, request: datasets_pb2.CreateDatasetRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
         canonical = datasets.import_request(request)
         if await asyncio.to_thread(self._store.stat, request.upload) is None:
-            raise NotFound(f"upload: {request.upload} doesn't exist; send the file with UploadFile first", reason="UPLOAD_NOT_FOUND")
-        operation = await self._operations.start(digest_of(canonical), DATASETS, "", {
-            "request": canonical, "replace_display_name": request.replace_display_name})
+            raise NotFound(
+                f"upload: {request.upload} doesn't exist; send the file with UploadFile first",
+                reason="UPLOAD_NOT_FOUND",
+            )
+        operation = await self._operations.start(
+            digest_of(canonical),
+            DATASETS,
+            "",
+            {"request": canonical, "replace_display_name": request.replace_display_name},
+        )
         if operation.done:
             target = ArtifactName.parse(metadata_of(operation).target, field="dataset", collection=DATASETS)
-            await asyncio.to_thread(datasets.claim_name, self._store, request.dataset.display_name, target,
-                                    replace=request.replace_display_name)
+            await asyncio.to_thread(
+                datasets.claim_name,
+                self._store,
+                request.dataset.display_name,
+                target,
+                replace=request.replace_display_name,
+            )
         return operation
 
-    async def GetDataset(self, request: datasets_pb2.GetDatasetRequest, context: grpc.aio.ServicerContext) -> datasets_pb2.Dataset:
+    async def GetDataset(
+        self, request: datasets_pb2.GetDatasetRequest, context: grpc.aio.ServicerContext
+    ) -> datasets_pb2.Dataset:
         return await asyncio.to_thread(datasets.get_dataset, self._store, request.name, field="name")
 
-    async def ListDatasets(self, request: datasets_pb2.ListDatasetsRequest,
-                           context: grpc.aio.ServicerContext) -> datasets_pb2.ListDatasetsResponse:
+    async def ListDatasets(
+        self, request: datasets_pb2.ListDatasetsRequest, context: grpc.aio.ServicerContext
+    ) -> datasets_pb2.ListDatasetsResponse:
         def read() -> datasets_pb2.ListDatasetsResponse:
-            found, token = pages.page(datasets.list_datasets(self._store), request.page_size, request.page_token)
+            found, token = pages.page(
+                datasets.list_datasets(self._store), request.page_size, request.page_token
+            )
             names = datasets.display_names(self._store)
-            return datasets_pb2.ListDatasetsResponse(next_page_token=token, datasets=[
-                datasets.dataset_message(self._store, read_manifest(self._store, name), names) for name in found])
+            return datasets_pb2.ListDatasetsResponse(
+                next_page_token=token,
+                datasets=[
+                    datasets.dataset_message(self._store, read_manifest(self._store, name), names)
+                    for name in found
+                ],
+            )
+
         return await asyncio.to_thread(read)
 
-    async def CreateSplit(self, request: datasets_pb2.CreateSplitRequest, context: grpc.aio.ServicerContext) -> datasets_pb2.Split:
+    async def CreateSplit(
+        self, request: datasets_pb2.CreateSplitRequest, context: grpc.aio.ServicerContext
+    ) -> datasets_pb2.Split:
         return await asyncio.to_thread(datasets.create_split, self._store, request.split)
 
-    async def GetSplit(self, request: datasets_pb2.GetSplitRequest, context: grpc.aio.ServicerContext) -> datasets_pb2.Split:
+    async def GetSplit(
+        self, request: datasets_pb2.GetSplitRequest, context: grpc.aio.ServicerContext
+    ) -> datasets_pb2.Split:
         return await asyncio.to_thread(datasets.get_split, self._store, request.name)
 
 
@@ -81,8 +117,11 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactServiceServicer):
     def __init__(self, store: ObjectStore):
         self._store = store
 
-    async def UploadFile(self, request_iterator: AsyncIterator[artifacts_pb2.UploadFileRequest],
-                         context: grpc.aio.ServicerContext) -> artifacts_pb2.Upload:
+    async def UploadFile(
+        self,
+        request_iterator: AsyncIterator[artifacts_pb2.UploadFileRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> artifacts_pb2.Upload:
         digest, size = hashlib.sha256(), 0
         with tempfile.NamedTemporaryFile(prefix="synthmix-upload-") as file:
             async for message in request_iterator:
@@ -97,8 +136,9 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactServiceServicer):
                 await asyncio.to_thread(self._store.put_file, str(name), Path(file.name))
         return artifacts_pb2.Upload(name=str(name), size_bytes=size)
 
-    async def DownloadPayload(self, request: artifacts_pb2.DownloadPayloadRequest,
-                              context: grpc.aio.ServicerContext) -> AsyncIterator[artifacts_pb2.DownloadPayloadResponse]:
+    async def DownloadPayload(
+        self, request: artifacts_pb2.DownloadPayloadRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[artifacts_pb2.DownloadPayloadResponse]:
         artifact = ArtifactName.parse(request.artifact, field="artifact")
         manifest = await asyncio.to_thread(read_manifest, self._store, artifact)
         chunks = stream_payload(self._store, manifest, request.payload)
@@ -112,43 +152,66 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         self._operations = operations
         self._client = client
 
-    async def CreateStudy(self, request: studies_pb2.CreateStudyRequest, context: grpc.aio.ServicerContext) -> operations_pb2.Operation:
+    async def CreateStudy(
+        self, request: studies_pb2.CreateStudyRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
         study = await asyncio.to_thread(planning.lay_out, self._store, self._client, request.spec)
         if request.validate_only:
             return finished_operation(study.plan())
         name = study.name
-        await asyncio.to_thread(self._store.put_json, f"study-names/{study.spec.name}.json", {"study": str(name)})
+        await asyncio.to_thread(
+            self._store.put_json, f"study-names/{study.spec.name}.json", {"study": str(name)}
+        )
         manifest = await asyncio.to_thread(find_manifest, self._store, name)
         if manifest is not None:
             operation = OperationName(STUDY_CONTROL, name.id)
             return finished_operation(self.message(manifest), str(operation), str(name))
-        return await self._operations.start(name.id, STUDIES, str(name), {
-            "spec": study.request["spec"], "split": study.split.name, "dataset": study.dataset.name})
+        return await self._operations.start(
+            name.id,
+            STUDIES,
+            str(name),
+            {"spec": study.request["spec"], "split": study.split.name, "dataset": study.dataset.name},
+        )
 
-    async def GetStudy(self, request: studies_pb2.GetStudyRequest, context: grpc.aio.ServicerContext) -> studies_pb2.Study:
+    async def GetStudy(
+        self, request: studies_pb2.GetStudyRequest, context: grpc.aio.ServicerContext
+    ) -> studies_pb2.Study:
         return await asyncio.to_thread(self._read, request.name)
 
-    async def ListStudies(self, request: studies_pb2.ListStudiesRequest,
-                          context: grpc.aio.ServicerContext) -> studies_pb2.ListStudiesResponse:
+    async def ListStudies(
+        self, request: studies_pb2.ListStudiesRequest, context: grpc.aio.ServicerContext
+    ) -> studies_pb2.ListStudiesResponse:
         def read() -> studies_pb2.ListStudiesResponse:
-            records = (operation_records.find_record(self._store, name)
-                       for name in operation_records.list_names(self._store, STUDY_CONTROL))
-            names = sorted(ArtifactName.parse(record.target, field="name") for record in records
-                           if record is not None and record.kind == STUDIES)
+            records = (
+                operation_records.find_record(self._store, name)
+                for name in operation_records.list_names(self._store, STUDY_CONTROL)
+            )
+            names = sorted(
+                ArtifactName.parse(record.target, field="name")
+                for record in records
+                if record is not None and record.kind == STUDIES
+            )
             page, token = pages.page(names, request.page_size, request.page_token)
-            return studies_pb2.ListStudiesResponse(studies=[self._read(str(name)) for name in page], next_page_token=token)
+            return studies_pb2.ListStudiesResponse(
+                studies=[self._read(str(name)) for name in page], next_page_token=token
+            )
+
         return await asyncio.to_thread(read)
 
-    async def WatchStudy(self, request: studies_pb2.WatchStudyRequest,
-                         context: grpc.aio.ServicerContext) -> AsyncIterator[studies_pb2.WatchStudyResponse]:
+    async def WatchStudy(
+        self, request: studies_pb2.WatchStudyRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[studies_pb2.WatchStudyResponse]:
         name = await asyncio.to_thread(self._resolve, request.name)
         seen = request.resume_marker
         while True:
             metadata, done = await asyncio.to_thread(self._progress, name)
             marker = f"{metadata.revision}-{progress_pb2.State.Name(metadata.state)}"
             if done:
-                yield studies_pb2.WatchStudyResponse(progress=metadata, resume_marker=marker,
-                                                     study=await asyncio.to_thread(self._read, str(name)))
+                yield studies_pb2.WatchStudyResponse(
+                    progress=metadata,
+                    resume_marker=marker,
+                    study=await asyncio.to_thread(self._read, str(name)),
+                )
                 return
             if marker != seen:
                 seen = marker
@@ -168,7 +231,10 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         check_display_name("name", short)
         pointer = self._store.find_json(f"study-names/{short}.json")
         if pointer is None:
-            raise NotFound(f"there is no study {short!r}; `synthmix studies list` shows what there is", reason="STUDY_NOT_FOUND")
+            raise NotFound(
+                f"there is no study {short!r}; `synthmix studies list` shows what there is",
+                reason="STUDY_NOT_FOUND",
+            )
         return ArtifactName.parse(pointer["study"], field="name", collection=STUDIES)
 
     def _read(self, name: str) -> studies_pb2.Study:
@@ -178,12 +244,20 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             return self.message(manifest)
         record = operation_records.find_record(self._store, OperationName(STUDY_CONTROL, target.id))
         if record is None:
-            raise NotFound(f"there is no study {target}; `synthmix studies list` shows what there is", reason="STUDY_NOT_FOUND")
+            raise NotFound(
+                f"there is no study {target}; `synthmix studies list` shows what there is",
+                reason="STUDY_NOT_FOUND",
+            )
         progress = self._store.find_json(f"{record.name}/progress.json")
         state = operation_records.state_of(progress, operation_records.find_result(self._store, record.name))
-        study = studies_pb2.Study(name=str(target), state=state, operation=str(record.name), split=record.request["split"],
-                                  dataset=record.request["dataset"],
-                                  spec=json_format.ParseDict(record.request["spec"], studies_pb2.StudySpec()))
+        study = studies_pb2.Study(
+            name=str(target),
+            state=state,
+            operation=str(record.name),
+            split=record.request["split"],
+            dataset=record.request["dataset"],
+            spec=json_format.ParseDict(record.request["spec"], studies_pb2.StudySpec()),
+        )
         study.create_time.FromJsonString(record.create_time)
         return study
 
@@ -199,12 +273,18 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         """The study that a manifest describes."""
         inputs: dict[str, Any] = manifest.inputs
         study = studies_pb2.Study(
-            name=str(manifest.name), state=progress_pb2.STATE_SUCCEEDED, dataset=manifest.request["dataset"], split=inputs["split"],
+            name=str(manifest.name),
+            state=progress_pb2.STATE_SUCCEEDED,
+            dataset=manifest.request["dataset"],
+            split=inputs["split"],
             adapters=[value for key, value in inputs.items() if key.startswith("adapter-")],
             image_sets=[value for key, value in inputs.items() if key.startswith("image-set-")],
-            evaluation=inputs["evaluation"], verdict=manifest.summary["verdict"], payloads=payload_messages(self._store, manifest),
+            evaluation=inputs["evaluation"],
+            verdict=manifest.summary["verdict"],
+            payloads=payload_messages(self._store, manifest),
             operation=str(OperationName(STUDY_CONTROL, manifest.name.id)),
-            spec=json_format.ParseDict(manifest.request["spec"], studies_pb2.StudySpec()))
+            spec=json_format.ParseDict(manifest.request["spec"], studies_pb2.StudySpec()),
+        )
         study.create_time.FromJsonString(manifest.create_time)
         return study
 
@@ -213,15 +293,26 @@ async def start() -> None:
     store = ObjectStore(object_store_settings())
     await asyncio.to_thread(store.check)
     client = service_client()
-    operations = Operations(STUDY_CONTROL, store, RayConnection(ray_address()), COORDINATORS, lambda name: studies.resource(name))
+    operations = Operations(
+        STUDY_CONTROL, store, RayConnection(ray_address()), COORDINATORS, lambda name: studies.resource(name)
+    )
     studies = StudyService(store, operations, client)
     servicers = [
-        Servicer(DatasetService(store, operations), datasets_pb2_grpc.add_DatasetServiceServicer_to_server,
-                 datasets_pb2.DESCRIPTOR.services_by_name["DatasetService"].full_name),
-        Servicer(studies, studies_pb2_grpc.add_StudyServiceServicer_to_server,
-                 studies_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name),
-        Servicer(ArtifactService(store), artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server,
-                 artifacts_pb2.DESCRIPTOR.services_by_name["ArtifactService"].full_name),
+        Servicer(
+            DatasetService(store, operations),
+            datasets_pb2_grpc.add_DatasetServiceServicer_to_server,
+            datasets_pb2.DESCRIPTOR.services_by_name["DatasetService"].full_name,
+        ),
+        Servicer(
+            studies,
+            studies_pb2_grpc.add_StudyServiceServicer_to_server,
+            studies_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name,
+        ),
+        Servicer(
+            ArtifactService(store),
+            artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server,
+            artifacts_pb2.DESCRIPTOR.services_by_name["ArtifactService"].full_name,
+        ),
         Servicer(operations, operations.add, operations.full_name),
     ]
     await serve(STUDY_CONTROL, server_settings(), servicers, [operations.keep_going])

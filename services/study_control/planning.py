@@ -59,9 +59,14 @@ class StudySteps:
 
     def plan(self) -> studies_pb2.StudyPlan:
         return studies_pb2.StudyPlan(
-            name=str(self.name), spec=self.spec, predicted_seconds=sum(step.plan.predicted_seconds for step in self.steps),
-            steps=[studies_pb2.PlannedStep(display_name=step.display_name, plan=step.plan) for step in self.steps],
-            warnings=[*self.dataset.warnings, *self.split.warnings])
+            name=str(self.name),
+            spec=self.spec,
+            predicted_seconds=sum(step.plan.predicted_seconds for step in self.steps),
+            steps=[
+                studies_pb2.PlannedStep(display_name=step.display_name, plan=step.plan) for step in self.steps
+            ],
+            warnings=[*self.dataset.warnings, *self.split.warnings],
+        )
 
 
 def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> StudySteps:
@@ -76,8 +81,15 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
     specification.check(full)
     try:
         dataset = datasets.get_dataset(store, full.dataset)
-        split = datasets.create_split(store, datasets_pb2.Split(
-            dataset=dataset.name, test=full.split.test, validation=full.split.validation, seed=full.split.seed))
+        split = datasets.create_split(
+            store,
+            datasets_pb2.Split(
+                dataset=dataset.name,
+                test=full.split.test,
+                validation=full.split.validation,
+                seed=full.split.seed,
+            ),
+        )
     except SynthMixError as error:
         raise specification.in_study_terms(error) from None
 
@@ -109,7 +121,9 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
         "evaluation": grid_plan.target,
         "recipe_version": specification.RECIPE_VERSION,
     }
-    return StudySteps(full, dataset, split, tuple(adapters), tuple(image_sets), Step("grid", evaluation, grid_plan), request)
+    return StudySteps(
+        full, dataset, split, tuple(adapters), tuple(image_sets), Step("grid", evaluation, grid_plan), request
+    )
 
 
 def canonical_spec(spec: studies_pb2.StudySpec, dataset: str) -> dict[str, Any]:

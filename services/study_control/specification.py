@@ -6,8 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from service_kit.defaults import set_default
-from service_kit.errors import (FieldViolation, InvalidArgument, SynthMixError, Unimplemented, check_range, invalid_field,
-                                merge_violations, missing_field)
+from service_kit.errors import (
+    FieldViolation,
+    InvalidArgument,
+    SynthMixError,
+    Unimplemented,
+    check_range,
+    invalid_field,
+    merge_violations,
+    missing_field,
+)
 from service_kit.resource_names import check_display_name
 from synthmix_api.adapters.v1 import adapters_pb2
 from synthmix_api.datasets.v1 import datasets_pb2
@@ -23,8 +31,14 @@ DEFAULT_RATIOS = (0.0, 0.10, 0.25, 0.50, 0.75)
 LARGEST_RATIO = 10.0
 MOST_ADAPTERS = 256
 # Where a service names a field of its own request, the study's user wrote another one.
-FIELD_NAMES = (("adapter.prompt", "synthesis.prompt"), ("adapter.", "adapters."), ("image_set.labels", "dataset"),
-               ("image_set.", "synthesis."), ("evaluation.", ""), ("split.dataset", "dataset"))
+FIELD_NAMES = (
+    ("adapter.prompt", "synthesis.prompt"),
+    ("adapter.", "adapters."),
+    ("image_set.labels", "dataset"),
+    ("image_set.", "synthesis."),
+    ("evaluation.", ""),
+    ("split.dataset", "dataset"),
+)
 
 
 def with_defaults(spec: studies_pb2.StudySpec) -> studies_pb2.StudySpec:
@@ -49,9 +63,13 @@ def with_defaults(spec: studies_pb2.StudySpec) -> studies_pb2.StudySpec:
 def check(spec: studies_pb2.StudySpec) -> None:
     """Raises one InvalidArgument for all fields at fault, or Unimplemented for what this version can't do."""
     if spec.HasField("selection") and spec.selection.HasField("class_consistency"):
-        raise Unimplemented("selection.class_consistency: selection isn't available in this version; leave `selection` out",
-                            reason="SELECTION_UNAVAILABLE",
-                            violations=[FieldViolation("selection.class_consistency", "isn't available in this version; leave it out")])
+        raise Unimplemented(
+            "selection.class_consistency: selection isn't available in this version; leave `selection` out",
+            reason="SELECTION_UNAVAILABLE",
+            violations=[
+                FieldViolation("selection.class_consistency", "isn't available in this version; leave it out")
+            ],
+        )
     found = [error for error in _problems(spec) if error is not None]
     if found:
         raise merge_violations(found)
@@ -65,27 +83,57 @@ def _problems(spec: studies_pb2.StudySpec) -> Iterator[InvalidArgument | None]:
     if not spec.dataset:
         yield missing_field("dataset", "name a dataset; `synthmix datasets list` shows them")
     for part in ("test", "validation"):
-        yield _caught(lambda part=part: check_range(f"split.{part}", getattr(spec.split, part), 0.0, 1.0, exclusive=True))
+        yield _caught(
+            lambda part=part: check_range(
+                f"split.{part}", getattr(spec.split, part), 0.0, 1.0, exclusive=True
+            )
+        )
     if spec.split.test + spec.split.validation >= 1:
-        yield invalid_field("split.test", spec.split.test, f"and validation {spec.split.validation:g} leave nothing to train on",
-                            "make their sum smaller than 1", reason="OUT_OF_RANGE")
+        yield invalid_field(
+            "split.test",
+            spec.split.test,
+            f"and validation {spec.split.validation:g} leave nothing to train on",
+            "make their sum smaller than 1",
+            reason="OUT_OF_RANGE",
+        )
     for index, ratio in enumerate(spec.mixtures.ratios):
-        yield _caught(lambda index=index, ratio=ratio: check_range(f"mixtures.ratios[{index}]", ratio, 0.0, LARGEST_RATIO))
+        yield _caught(
+            lambda index=index, ratio=ratio: check_range(
+                f"mixtures.ratios[{index}]", ratio, 0.0, LARGEST_RATIO
+            )
+        )
     yield _caught(lambda: check_range("seeds", spec.seeds, 1, 1000))
     for field in ("method", "rank", "alpha", "targets", "images_seen", "learning_rate"):
         values = list(getattr(spec.adapters, field))
         for index, value in enumerate(values):
             if value in values[:index]:
-                yield invalid_field(f"adapters.{field}[{index}]", value, "stands twice in the list", "remove one of them",
-                                    reason="DUPLICATE_VALUE")
+                yield invalid_field(
+                    f"adapters.{field}[{index}]",
+                    value,
+                    "stands twice in the list",
+                    "remove one of them",
+                    reason="DUPLICATE_VALUE",
+                )
             if not value:
-                yield invalid_field(f"adapters.{field}[{index}]", value, "is empty", "give a value, or leave the field out",
-                                    reason="OUT_OF_RANGE")
-    combinations = math.prod(max(1, len(getattr(spec.adapters, field)))
-                             for field in ("method", "rank", "alpha", "targets", "images_seen", "learning_rate"))
+                yield invalid_field(
+                    f"adapters.{field}[{index}]",
+                    value,
+                    "is empty",
+                    "give a value, or leave the field out",
+                    reason="OUT_OF_RANGE",
+                )
+    combinations = math.prod(
+        max(1, len(getattr(spec.adapters, field)))
+        for field in ("method", "rank", "alpha", "targets", "images_seen", "learning_rate")
+    )
     if combinations > MOST_ADAPTERS:
-        yield invalid_field("adapters", combinations, "are too many combinations", f"shorten the lists to at most {MOST_ADAPTERS}",
-                            reason="OUT_OF_RANGE")
+        yield invalid_field(
+            "adapters",
+            combinations,
+            "are too many combinations",
+            f"shorten the lists to at most {MOST_ADAPTERS}",
+            reason="OUT_OF_RANGE",
+        )
 
 
 def _caught(check_field: object) -> InvalidArgument | None:
@@ -112,29 +160,49 @@ def adapter_steps(spec: studies_pb2.StudySpec, split: datasets_pb2.Split) -> lis
     """One adapter for each combination of the lists; none if no mixture needs synthetic images."""
     if not needs_images(spec):
         return []
-    lists = {field: list(getattr(spec.adapters, field)) for field in
-             ("method", "rank", "alpha", "targets", "images_seen", "learning_rate")}
+    lists = {
+        field: list(getattr(spec.adapters, field))
+        for field in ("method", "rank", "alpha", "targets", "images_seen", "learning_rate")
+    }
     given = {field: values for field, values in lists.items() if values}
     steps = []
     for values in itertools.product(*given.values()):
         chosen = dict(zip(given, values, strict=True))
-        adapter = adapters_pb2.Adapter(train_split=f"{split.name}/parts/train", base_model=spec.adapters.base_model,
-                                       prompt=spec.synthesis.prompt, seed=spec.adapters.seed, **chosen)
+        adapter = adapters_pb2.Adapter(
+            train_split=f"{split.name}/parts/train",
+            base_model=spec.adapters.base_model,
+            prompt=spec.synthesis.prompt,
+            seed=spec.adapters.seed,
+            **chosen,
+        )
         for field in ("batch_size", "caption_dropout", "image_size"):
             if spec.adapters.HasField(field):
                 setattr(adapter, field, getattr(spec.adapters, field))
-        differing = " ".join(f"{field.replace('_', ' ')} {chosen[field]:g}" if isinstance(chosen[field], (int, float))
-                             else str(chosen[field]) for field in chosen if len(lists[field]) > 1 or field in ("method", "rank"))
+        differing = " ".join(
+            f"{field.replace('_', ' ')} {chosen[field]:g}"
+            if isinstance(chosen[field], (int, float))
+            else str(chosen[field])
+            for field in chosen
+            if len(lists[field]) > 1 or field in ("method", "rank")
+        )
         steps.append(AdapterStep(adapter, differing or "lora"))
     return steps
 
 
-def image_set(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, adapter: adapters_pb2.Adapter) -> image_sets_pb2.ImageSet:
+def image_set(
+    spec: studies_pb2.StudySpec, split: datasets_pb2.Split, adapter: adapters_pb2.Adapter
+) -> image_sets_pb2.ImageSet:
     """The image set of one adapter. `adapter` carries its name and its prompt."""
     train = part_counts(split, "train")
     request = image_sets_pb2.ImageSet(
-        adapter=adapter.name, prompt=adapter.prompt, labels=sorted(train), seed=spec.synthesis.seed,
-        per_class=spec.synthesis.per_class if spec.synthesis.HasField("per_class") else largest_need(spec, train))
+        adapter=adapter.name,
+        prompt=adapter.prompt,
+        labels=sorted(train),
+        seed=spec.synthesis.seed,
+        per_class=spec.synthesis.per_class
+        if spec.synthesis.HasField("per_class")
+        else largest_need(spec, train),
+    )
     for field in ("steps", "guidance_scale"):
         if spec.synthesis.HasField(field):
             setattr(request, field, getattr(spec.synthesis, field))
@@ -147,9 +215,17 @@ def largest_need(spec: studies_pb2.StudySpec, train_counts: dict[str, int]) -> i
     return math.ceil(ratio * max(train_counts.values())) + 1
 
 
-def evaluation(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, image_sets: Sequence[str]) -> evaluations_pb2.Evaluation:
-    return evaluations_pb2.Evaluation(split=split.name, image_sets=image_sets, mixtures=spec.mixtures, classifier=spec.classifier,
-                                      seeds=spec.seeds, claim=spec.claim)
+def evaluation(
+    spec: studies_pb2.StudySpec, split: datasets_pb2.Split, image_sets: Sequence[str]
+) -> evaluations_pb2.Evaluation:
+    return evaluations_pb2.Evaluation(
+        split=split.name,
+        image_sets=image_sets,
+        mixtures=spec.mixtures,
+        classifier=spec.classifier,
+        seeds=spec.seeds,
+        claim=spec.claim,
+    )
 
 
 def part_counts(split: datasets_pb2.Split, part: str) -> dict[str, int]:
@@ -163,8 +239,14 @@ def in_study_terms(error: SynthMixError) -> SynthMixError:
     message = error.message
     violations = []
     for violation in error.violations:
-        field = next((new + violation.field[len(old):] for old, new in FIELD_NAMES if violation.field.startswith(old)),
-                     violation.field)
+        field = next(
+            (
+                new + violation.field[len(old) :]
+                for old, new in FIELD_NAMES
+                if violation.field.startswith(old)
+            ),
+            violation.field,
+        )
         message = message.replace(violation.field, field)
         violations.append(FieldViolation(field, violation.description))
     return type(error)(message, reason=error.reason, violations=violations, metadata=error.metadata)

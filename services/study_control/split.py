@@ -1,9 +1,9 @@
-"""Splits of a dataset into train, validation and test: no group in two parts, every class in each, shares as asked.
+"""Splits into train, validation and test: no group in two parts, every class in each, shares as asked.
 
-Groups can't be divided, so that shares are met only as well as groups allow. Each try deals the groups out in a random order,
-largest first, each to the part that it brings nearest to its shares, and then moves and swaps groups while that helps. The
-first try that is near enough is taken, rather than the best of many: another seed should give another split, not find the same
-optimum again.
+Groups can't be divided, so that shares are met only as well as groups allow. Each try deals the groups out in
+a random order, largest first, each to the part that it brings nearest to its shares, and then moves and swaps
+groups while that helps. The first try that is near enough is taken, rather than the best of many: another
+seed should give another split, not find the same optimum again.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ WARN_BEYOND = 0.05
 MOST_EXAMPLES = 10
 
 _MOST_TRIES = 24
-_TRIES_BUDGET = 50_000  # groups dealt out in all: a dataset of single images needs one try, as every share can be met
+_TRIES_BUDGET = 50_000  # groups dealt out in all: if each image is a group, the first try meets every share
 _MOST_GROUPS_TO_SWAP = 400  # swaps are tried between all pairs of groups
 _ABSENT = 1e6  # cost of a class that a part hasn't: above what shares can cost
 
@@ -66,8 +66,13 @@ def check_shares(*, test: float, validation: float) -> None:
     check_range("split.test", test, 0, 1, exclusive=True)
     check_range("split.validation", validation, 0, 1, exclusive=True)
     if test + validation >= 1:
-        raise invalid_field("split.validation", validation, f"and split.test, {test:g}, leave nothing to train on",
-                            "choose two shares of a sum below 1, such as 0.15 and 0.25", reason="OUT_OF_RANGE")
+        raise invalid_field(
+            "split.validation",
+            validation,
+            f"and split.test, {test:g}, leave nothing to train on",
+            "choose two shares of a sum below 1, such as 0.15 and 0.25",
+            reason="OUT_OF_RANGE",
+        )
 
 
 def make_split(index: pa.Table, *, dataset_id: str, test: float, validation: float, seed: int) -> SplitTables:
@@ -96,12 +101,21 @@ def make_split(index: pa.Table, *, dataset_id: str, test: float, validation: flo
     counts = np.stack([images[part_of_group == part].sum(axis=0) for part in range(len(PARTS))])
     if not counts.all():
         raise _absent(classes, images, counts)
-    rows = {part: tuple(np.flatnonzero(part_of_group[group_of] == number).tolist()) for number, part in enumerate(PARTS)}
+    rows = {
+        part: tuple(np.flatnonzero(part_of_group[group_of] == number).tolist())
+        for number, part in enumerate(PARTS)
+    }
     return SplitTables(
-        request=_request(dataset_id, test, validation, seed), rows=rows,
-        class_counts={part: class_counts([labels[row] for row in rows[part]], [groups[row] for row in rows[part]])
-                      for part in PARTS},
-        warnings=tuple(_share_warnings(counts, shares, list(classes)) + _near_duplicate_warnings(index, rows)))
+        request=_request(dataset_id, test, validation, seed),
+        rows=rows,
+        class_counts={
+            part: class_counts([labels[row] for row in rows[part]], [groups[row] for row in rows[part]])
+            for part in PARTS
+        },
+        warnings=tuple(
+            _share_warnings(counts, shares, list(classes)) + _near_duplicate_warnings(index, rows)
+        ),
+    )
 
 
 def write_split(store: ObjectStore, dataset: Manifest, tables: SplitTables) -> ArtifactName:
@@ -114,46 +128,84 @@ def write_split(store: ObjectStore, dataset: Manifest, tables: SplitTables) -> A
         rows = dataset_rows(store, dataset, tables.rows[part])
         table = pa.table([rows.rows, rows.sha256s, rows.labels, rows.groups], schema=PART_SCHEMA)
         payloads.append(write_payload(store, name, part_payload(part), _parquet(table)))
-        parts[part] = {"digest": rows.digest, "image_count": len(rows.rows), "group_count": len(set(rows.groups)),
-                       "class_counts": tables.class_counts[part]}
-    write_manifest(store, Manifest(
-        name=name, inputs={"dataset": dataset.name.id}, request=tables.request, recipe_version=RECIPE_VERSION,
-        payloads=tuple(payloads), summary={"dataset": str(dataset.name), "parts": parts, "warnings": list(tables.warnings)}))
+        parts[part] = {
+            "digest": rows.digest,
+            "image_count": len(rows.rows),
+            "group_count": len(set(rows.groups)),
+            "class_counts": tables.class_counts[part],
+        }
+    write_manifest(
+        store,
+        Manifest(
+            name=name,
+            inputs={"dataset": dataset.name.id},
+            request=tables.request,
+            recipe_version=RECIPE_VERSION,
+            payloads=tuple(payloads),
+            summary={"dataset": str(dataset.name), "parts": parts, "warnings": list(tables.warnings)},
+        ),
+    )
     return name
 
 
-def create_split(store: ObjectStore, dataset: Manifest, *, test: float, validation: float, seed: int) -> ArtifactName:
+def create_split(
+    store: ObjectStore, dataset: Manifest, *, test: float, validation: float, seed: int
+) -> ArtifactName:
     """Makes and stores a split, unless it exists. Raises as make_split does."""
     check_shares(test=test, validation=validation)
     name = split_name(dataset.name.id, test=test, validation=validation, seed=seed)
     if find_manifest(store, name) is not None:
         return name
-    return write_split(store, dataset, make_split(read_index(store, dataset), dataset_id=dataset.name.id, test=test,
-                                                  validation=validation, seed=seed))
+    return write_split(
+        store,
+        dataset,
+        make_split(
+            read_index(store, dataset),
+            dataset_id=dataset.name.id,
+            test=test,
+            validation=validation,
+            seed=seed,
+        ),
+    )
 
 
 def _request(dataset_id: str, test: float, validation: float, seed: int) -> dict[str, Any]:
-    return {"dataset": dataset_id, "test": float(test), "validation": float(validation), "seed": int(seed),
-            "recipe_version": RECIPE_VERSION}
+    return {
+        "dataset": dataset_id,
+        "test": float(test),
+        "validation": float(validation),
+        "seed": int(seed),
+        "recipe_version": RECIPE_VERSION,
+    }
 
 
 def _check_groups(labels: Sequence[str], groups: Sequence[str]) -> None:
     for label, count in class_counts(labels, groups).items():
         if count["groups"] < len(PARTS):
             raise FailedPrecondition(
-                f"class {label!r} has {count['groups']} groups, and train, validation and test need one each; import the dataset "
-                "with more groups of it, or without it", reason="CLASS_TOO_SMALL", metadata={"class": label})
+                f"class {label!r} has {count['groups']} groups, and train, validation and test need one "
+                "each; import the dataset with more groups of it, or without it",
+                reason="CLASS_TOO_SMALL",
+                metadata={"class": label},
+            )
 
 
-def _best_assignment(images: np.ndarray, shares: np.ndarray, names: list[str], dataset_id: str, seed: int) -> np.ndarray:
+def _best_assignment(
+    images: np.ndarray, shares: np.ndarray, names: list[str], dataset_id: str, seed: int
+) -> np.ndarray:
     """The part of each group: (groups,) int."""
-    # Beside the images of each class, a part should get its share of all images and of the groups: a test part of a single
-    # huge plate would balance the classes, and say nothing of other plates.
+    # Beside the images of each class, a part should get its share of all images and of the groups: a test
+    # part of a single huge plate would balance the classes, and say nothing of other plates.
     amounts = np.column_stack([images, images.sum(axis=1), np.ones(len(images))])
     amounts /= amounts.sum(axis=0)
     best, best_cost = None, np.inf
     for attempt in range(min(_MOST_TRIES, max(1, _TRIES_BUDGET // len(names)))):
-        noise = np.array([derived_seed(seed, "split", dataset_id, attempt, name) for name in names], dtype=np.float64) / 2**63
+        noise = (
+            np.array(
+                [derived_seed(seed, "split", dataset_id, attempt, name) for name in names], dtype=np.float64
+            )
+            / 2**63
+        )
         parts = _deal(amounts, shares, noise)
         _improve(amounts, shares, parts, len(images[0]))
         totals = _totals(amounts, parts)
@@ -191,10 +243,17 @@ def _improve(amounts: np.ndarray, shares: np.ndarray, parts: np.ndarray, classes
                 there = np.flatnonzero(parts == target)
                 if target == source:
                     continue
-                best = min(best, _best_exchange(amounts, shares, totals, source, target, here, None, classes), key=lambda b: b[0])
+                best = min(
+                    best,
+                    _best_exchange(amounts, shares, totals, source, target, here, None, classes),
+                    key=lambda b: b[0],
+                )
                 if target > source and len(parts) <= _MOST_GROUPS_TO_SWAP:
-                    best = min(best, _best_exchange(amounts, shares, totals, source, target, here, there, classes),
-                               key=lambda b: b[0])
+                    best = min(
+                        best,
+                        _best_exchange(amounts, shares, totals, source, target, here, there, classes),
+                        key=lambda b: b[0],
+                    )
         cost, changes = best
         if changes is None:
             return
@@ -203,12 +262,24 @@ def _improve(amounts: np.ndarray, shares: np.ndarray, parts: np.ndarray, classes
         totals = _totals(amounts, parts)
 
 
-def _best_exchange(amounts: np.ndarray, shares: np.ndarray, totals: np.ndarray, source: int, target: int, here: np.ndarray,
-                   there: np.ndarray | None, classes: int) -> tuple[float, list[tuple[int, int]] | None]:
-    """The cheapest result of moving one group from source to target or, with there, of swapping one for another."""
+def _best_exchange(
+    amounts: np.ndarray,
+    shares: np.ndarray,
+    totals: np.ndarray,
+    source: int,
+    target: int,
+    here: np.ndarray,
+    there: np.ndarray | None,
+    classes: int,
+) -> tuple[float, list[tuple[int, int]] | None]:
+    """The cheapest result of moving a group from source to target or, with there, of swapping two."""
     if not len(here) or (there is not None and not len(there)):
         return np.inf, None
-    moved = amounts[here] if there is None else (amounts[here][:, None] - amounts[there][None]).reshape(-1, amounts.shape[1])
+    moved = (
+        amounts[here]
+        if there is None
+        else (amounts[here][:, None] - amounts[there][None]).reshape(-1, amounts.shape[1])
+    )
     changed = np.repeat(totals[None], len(moved), axis=0)
     changed[:, source] -= moved
     changed[:, target] += moved
@@ -225,29 +296,46 @@ def _totals(amounts: np.ndarray, parts: np.ndarray) -> np.ndarray:
 
 
 def _cost(totals: np.ndarray, shares: np.ndarray, classes: int) -> Any:
-    """Distance from the shares of (..., parts, amounts), as chi-squared has it: 5 points too few weigh more in a small part."""
+    """Distance of (..., parts, amounts) from the shares.
+
+    As in chi-squared, 5 points too few weigh more in a small part.
+    """
     absent = (totals[..., :classes] < 1e-12).sum(axis=(-2, -1))
     # Rounded, so that equal costs are equal whatever order a machine adds in, and ties go to the first group.
-    return np.round(((totals - shares[:, None]) ** 2 / shares[:, None]).sum(axis=(-2, -1)) + _ABSENT * absent, 12)
+    return np.round(
+        ((totals - shares[:, None]) ** 2 / shares[:, None]).sum(axis=(-2, -1)) + _ABSENT * absent, 12
+    )
 
 
 def _absent(classes: np.ndarray, images: np.ndarray, counts: np.ndarray) -> FailedPrecondition:
     part, position = np.argwhere(counts == 0)[0]
     label, groups = classes[position], int((images[:, position] > 0).sum())
     return FailedPrecondition(
-        f"class {label!r} has {groups} groups, and no division of the {len(images)} groups gives {PARTS[part]} one of every class; "
-        "import the dataset with more groups, or without this class", reason="SPLIT_IMPOSSIBLE", metadata={"class": str(label)})
+        f"class {label!r} has {groups} groups, and no division of the {len(images)} groups was found that "
+        f"gives {PARTS[part]} one of every class; import the dataset with more groups, or without this class",
+        reason="SPLIT_IMPOSSIBLE",
+        metadata={"class": str(label)},
+    )
 
 
 def _share_warnings(counts: np.ndarray, shares: np.ndarray, classes: list[str]) -> list[str]:
     found = counts / counts.sum(axis=0)
-    off = [(abs(found[part, k] - shares[part]), f"{found[part, k]:.0%} of {classes[k]} instead of {shares[part]:.0%} is in {name}")
-           for part, name in enumerate(PARTS) for k in range(len(classes))]
+    off = [
+        (
+            abs(found[part, k] - shares[part]),
+            f"{found[part, k]:.0%} of {classes[k]} instead of {shares[part]:.0%} is in {name}",
+        )
+        for part, name in enumerate(PARTS)
+        for k in range(len(classes))
+    ]
     beyond = [text for distance, text in sorted(off, reverse=True) if distance > WARN_BEYOND]
     if not beyond:
         return []
     more = f"; and {len(beyond) - MOST_EXAMPLES} more" if len(beyond) > MOST_EXAMPLES else ""
-    return [f"groups can't be divided, so that shares are off by more than 5 points: {'; '.join(beyond[:MOST_EXAMPLES])}{more}"]
+    return [
+        "groups can't be divided, so that shares are off by more than 5 points: "
+        f"{'; '.join(beyond[:MOST_EXAMPLES])}{more}"
+    ]
 
 
 def _near_duplicate_warnings(index: pa.Table, rows: dict[str, tuple[int, ...]]) -> list[str]:
@@ -257,19 +345,34 @@ def _near_duplicate_warnings(index: pa.Table, rows: dict[str, tuple[int, ...]]) 
     count, examples = 0, []
     for left, right in (("train", "test"), ("train", "validation"), ("validation", "test")):
         left_rows, right_rows = np.array(rows[left]), np.array(rows[right])
-        found = near_duplicates(hashes[left_rows], thumbnails[left_rows], hashes[right_rows], thumbnails[right_rows],
-                                most_examples=MOST_EXAMPLES)
+        found = near_duplicates(
+            hashes[left_rows],
+            thumbnails[left_rows],
+            hashes[right_rows],
+            thumbnails[right_rows],
+            most_examples=MOST_EXAMPLES,
+        )
         count += found.count
-        examples += [(-pair.correlation, f"{index['path'][int(left_rows[pair.left])]} ({left}) and "
-                      f"{index['path'][int(right_rows[pair.right])]} ({right})") for pair in found.examples]
+        examples += [
+            (
+                -pair.correlation,
+                f"{index['path'][int(left_rows[pair.left])]} ({left}) and "
+                f"{index['path'][int(right_rows[pair.right])]} ({right})",
+            )
+            for pair in found.examples
+        ]
     if not count:
         return []
     shown = "; ".join(text for _, text in sorted(examples)[:MOST_EXAMPLES])
-    return [f"{count:,} pairs of images in different parts are near duplicates, which make results too optimistic: {shown}"
-            f"{'; ...' if count > MOST_EXAMPLES else ''}"]
+    return [
+        f"{count:,} pairs of images in different parts are near duplicates, which make results too "
+        f"optimistic: {shown}"
+        f"{'; ...' if count > MOST_EXAMPLES else ''}"
+    ]
 
 
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

@@ -343,11 +343,11 @@ class Client:
         """Writes report.html, report.json and results.csv. Raises FailedPrecondition if there is none yet."""
         study = self.get_study(name)
         if not study.payloads:
-            state = progress_pb2.State.Name(study.state).removeprefix("STATE_").lower()
+            ended = study.state in (progress_pb2.STATE_FAILED, progress_pb2.STATE_CANCELLED)
+            remedy = "submit it again" if ended else f"follow it with `synthmix studies watch {study.name}`"
+            state = str(progress_pb2.State.Name(study.state)).removeprefix("STATE_").lower()
             raise errors.FailedPrecondition(
-                f"{study.name} is {state} and has no report; follow it with "
-                f"`synthmix studies watch {study.name}`",
-                reason="REPORT_NOT_READY",
+                f"{study.name} is {state} and has no report; {remedy}", reason="REPORT_NOT_READY"
             )
         return self._download(study.name, study.payloads, folder, REPORT_PAYLOADS, None)
 
@@ -583,7 +583,7 @@ def result_of(operation: Operation, kind: type[M]) -> M:
         )
     if operation.HasField("error"):
         raise failure_of(operation)
-    result = kind()
+    result: M = kind()
     if not operation.response.Unpack(result):
         raise errors.Internal(
             f"{operation.name or 'the server'} answers {operation.response.type_url or 'nothing'} instead "

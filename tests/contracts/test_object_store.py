@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_payload, stream_payload, write_manifest, write_payload
+from service_kit.artifacts import (
+    Manifest,
+    find_manifest,
+    list_artifacts,
+    read_payload,
+    stream_payload,
+    write_manifest,
+    write_payload,
+)
 from service_kit.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from service_kit.object_store import PART_SIZE_BYTES, ObjectStore
 from service_kit.resource_names import ArtifactName
@@ -74,7 +82,10 @@ def test_a_failed_download_leaves_no_file(store: ObjectStore, tmp_path: Path) ->
 
 def test_listing_is_whole_and_in_order(store: ObjectStore) -> None:
     keys = [f"many/{number:04d}/x" for number in range(1100)]
-    threads = [threading.Thread(target=lambda part=part: [store.put_bytes(key, b"x") for key in keys[part::8]]) for part in range(8)]
+    threads = [
+        threading.Thread(target=lambda part=part: [store.put_bytes(key, b"x") for key in keys[part::8]])
+        for part in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -109,7 +120,9 @@ def test_an_artifact_exists_once_its_manifest_does(store: ObjectStore) -> None:
     payload = write_payload(store, ARTIFACT, "weights.bin", b"weights")
     assert find_manifest(store, ARTIFACT) is None
     assert list_artifacts(store, "adapters") == []
-    manifest = Manifest(name=ARTIFACT, inputs={"train_split": "x"}, request={"rank": 4}, recipe_version=1, payloads=(payload,))
+    manifest = Manifest(
+        name=ARTIFACT, inputs={"train_split": "x"}, request={"rank": 4}, recipe_version=1, payloads=(payload,)
+    )
     write_manifest(store, manifest)
     assert find_manifest(store, ARTIFACT) == manifest
     assert list_artifacts(store, "adapters") == [ARTIFACT]
@@ -129,18 +142,24 @@ def test_changed_bytes_are_noticed(store: ObjectStore) -> None:
 
 
 def test_wrong_credentials_are_refused(server: ObjectStoreSettings) -> None:
-    wrong = ObjectStore(ObjectStoreSettings(server.endpoint_url, server.access_key, "not the secret key", server.bucket))
+    wrong = ObjectStore(
+        ObjectStoreSettings(server.endpoint_url, server.access_key, "not the secret key", server.bucket)
+    )
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
         wrong.get_bytes("a/object")
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
         wrong.put_bytes("a/object", b"x")
-    unknown = ObjectStore(ObjectStoreSettings(server.endpoint_url, "nobody", server.secret_key, server.bucket))
+    unknown = ObjectStore(
+        ObjectStoreSettings(server.endpoint_url, "nobody", server.secret_key, server.bucket)
+    )
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
         unknown.put_bytes("a/object", b"x")
 
 
 def test_a_missing_bucket_is_named(server: ObjectStoreSettings) -> None:
-    elsewhere = ObjectStore(ObjectStoreSettings(server.endpoint_url, server.access_key, server.secret_key, "no-such-bucket"))
+    elsewhere = ObjectStore(
+        ObjectStoreSettings(server.endpoint_url, server.access_key, server.secret_key, "no-such-bucket")
+    )
     with pytest.raises(FailedPrecondition, match="'no-such-bucket' doesn't exist"):
         elsewhere.check()
     with pytest.raises((FailedPrecondition, NotFound), match="no-such-bucket|a/object"):

@@ -36,6 +36,7 @@ STUDY_OPERATION = f"operations/study-control/{ID}"
 ADAPTER_OPERATION = f"operations/adapter-training/{ID}"
 
 Handler = Callable[[Any, Any], Any]
+Method = Callable[[Any, Any, Any], Any]
 
 
 @dataclass
@@ -73,11 +74,11 @@ class FakeServices:
 
 
 def _servicer(base: type, services: FakeServices, methods: list[str], streams: list[str]) -> Any:
-    def unary(name: str) -> Handler:
-        return lambda self, request, context: services.answer(name, request, context)  # type: ignore[misc]
+    def unary(name: str) -> Method:
+        return lambda self, request, context: services.answer(name, request, context)
 
-    def stream(name: str) -> Handler:
-        return lambda self, request, context: services.answer_stream(name, request, context)  # type: ignore[misc]
+    def stream(name: str) -> Method:
+        return lambda self, request, context: services.answer_stream(name, request, context)
 
     members = {name: unary(name) for name in methods} | {name: stream(name) for name in streams}
     return type(f"Fake{base.__name__}", (base,), members)()

@@ -15,6 +15,8 @@ from study_control.image_import.importer import import_archive
 from synthmix_api.datasets.v1 import datasets_pb2
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+SIX = ["Interphase", "Apoptosis", "Binuclear", "Polylobed", "Prometaphase", "OutOfFocus"]
+"""The six largest classes of mitocheck."""
 BY_PLATE = datasets_pb2.GroupRule(pattern=r"(?P<group>plate-\d+)")
 
 
@@ -35,9 +37,16 @@ def picture(seed: int) -> bytes:
     return encoded(noise(seed))
 
 
-def plates(classes: tuple[str, ...] = ("alpha", "beta"), *, plate_count: int = 6, per_plate: int = 2) -> dict[str, bytes]:
+def plates(
+    classes: tuple[str, ...] = ("alpha", "beta"), *, plate_count: int = 6, per_plate: int = 2
+) -> dict[str, bytes]:
     """Files of an archive: each plate has as many images of each class."""
-    names = [f"{label}/plate-{plate}_{number}.png" for label in classes for plate in range(plate_count) for number in range(per_plate)]
+    names = [
+        f"{label}/plate-{plate}_{number}.png"
+        for label in classes
+        for plate in range(plate_count)
+        for number in range(per_plate)
+    ]
     return {name: picture(seed) for seed, name in enumerate(names)}
 
 
@@ -50,10 +59,17 @@ def zipped(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_S
 
 def imported(store: MemoryObjectStore, archive: Path, **changes: Any) -> ArtifactName:
     """import_archive, with plates as groups unless told otherwise."""
-    arguments: dict[str, Any] = {"group_rule": BY_PLATE, "classes": [], "simulated": False, "progress": lambda done, total: None}
+    arguments: dict[str, Any] = {
+        "group_rule": BY_PLATE,
+        "classes": [],
+        "simulated": False,
+        "progress": lambda done, total: None,
+    }
     return import_archive(store, archive, **(arguments | changes))
 
 
-def dataset(store: MemoryObjectStore, folder: Path, files: dict[str, bytes] | None = None, **changes: Any) -> Manifest:
+def dataset(
+    store: MemoryObjectStore, folder: Path, files: dict[str, bytes] | None = None, **changes: Any
+) -> Manifest:
     """A dataset of small images in a store."""
     return read_manifest(store, imported(store, zipped(folder / "images.zip", files or plates()), **changes))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import fake_services as fake
@@ -202,6 +203,23 @@ def test_unexpected_errors_have_no_stack_trace(
     monkeypatch.setenv("SYNTHMIX_DEBUG", "1")
     assert synthmix.cli.main(["studies", "list"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_broken_installation_has_no_stack_trace(tmp_path: Path) -> None:
+    (tmp_path / "google").mkdir()  # hides protobuf
+    (tmp_path / "google" / "__init__.py").write_text("")
+    path = os.pathsep.join([str(tmp_path), str(Path(synthmix.__file__).parents[1])])
+    result = subprocess.run(
+        [sys.executable, "-m", "synthmix", "studies", "list"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert (
+        result.stderr == "error: Python's module 'google.protobuf' isn't installed; install synthmix again\n"
+    )
 
 
 def test_errors_as_json(services: fake.FakeServices, run: Run, study_file: Path) -> None:
@@ -537,8 +555,8 @@ def test_operations(services: fake.FakeServices, run: Run) -> None:
         total=9,
     )
     services.answers["ListOperations"] = lambda request, context: {
-        "operations/adapter-training": fake.operations_pb2.ListOperationsResponse(operations=[failed])
-    }.get(request.name, fake.operations_pb2.ListOperationsResponse())
+        "operations/adapter-training": operations_pb2.ListOperationsResponse(operations=[failed])
+    }.get(request.name, operations_pb2.ListOperationsResponse())
     services.answers["GetOperation"] = lambda request, context: failed
     services.answers["CancelOperation"] = fake.cancelled
     lines = run("operations", "list")[1].splitlines()
@@ -634,7 +652,7 @@ def test_doctor_asks_every_service(services: fake.FakeServices, run: Run, tmp_pa
     checks = json.loads(out)["checks"][-8:]
     assert [item["status"] for item in checks] == ["ok", "fail"] * 4
     assert code == 1
-    services.answers["ListOperations"] = lambda request, context: fake.operations_pb2.ListOperationsResponse()
+    services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse()
     out = run("doctor", "--home", tmp_path, "--address", services.address)[1]
     assert "FAIL" not in "\n".join(line for line in out.splitlines() if "object storage" in line)
 

@@ -377,7 +377,10 @@ def test_payloads_may_lie_in_folders(services: fake.FakeServices, client: Client
 
 def test_no_report_yet(services: fake.FakeServices, client: Client, tmp_path: Path) -> None:
     services.answers["GetStudy"] = lambda request, context: fake.study("STATE_RUNNING")
-    with pytest.raises(errors.FailedPrecondition, match="is running and has no report"):
+    with pytest.raises(errors.FailedPrecondition, match="is running and has no report; follow it"):
+        client.download_report("demo", tmp_path)
+    services.answers["GetStudy"] = lambda request, context: fake.study("STATE_CANCELLED")
+    with pytest.raises(errors.FailedPrecondition, match="is cancelled and has no report; submit it again"):
         client.download_report("demo", tmp_path)
 
 
@@ -405,7 +408,9 @@ def test_operation_names_are_checked(name: str, client: Client) -> None:
 
 
 def test_waiting_reports_progress_and_ends(services: fake.FakeServices, client: Client) -> None:
-    states = iter([{"done": 1}, {"done": 2, "response": adapters_pb2.Adapter(name="adapters/x")}])
+    states: Iterator[dict[str, Any]] = iter(
+        [{"done": 1}, {"done": 2, "response": adapters_pb2.Adapter(name="adapters/x")}]
+    )
     services.answers["WaitOperation"] = lambda request, context: fake.operation(
         fake.ADAPTER_OPERATION, **next(states)
     )

@@ -23,7 +23,12 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 def png(width: int, height: int, bits: int, colour_type: int, rows: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def grey_as_rgb(grey: np.ndarray) -> np.ndarray:
@@ -37,10 +42,14 @@ def test_grey_becomes_three_equal_channels(image_format: str) -> None:
     np.testing.assert_array_equal(decoded, grey_as_rgb(GREY))
 
 
-@pytest.mark.parametrize(("image_format", "options"), [("PNG", {}), ("TIFF", {"compression": "tiff_lzw"}), ("BMP", {}),
-                                                       ("WEBP", {"lossless": True})])
+@pytest.mark.parametrize(
+    ("image_format", "options"),
+    [("PNG", {}), ("TIFF", {"compression": "tiff_lzw"}), ("BMP", {}), ("WEBP", {"lossless": True})],
+)
 def test_colour_stays_as_it_is(image_format: str, options: dict[str, object]) -> None:
-    np.testing.assert_array_equal(decode_image(encoded(COLOUR, image_format, **options), white_level=255), COLOUR)
+    np.testing.assert_array_equal(
+        decode_image(encoded(COLOUR, image_format, **options), white_level=255), COLOUR
+    )
 
 
 def test_jpeg_is_decoded_nearly_as_it_was() -> None:
@@ -56,12 +65,16 @@ def test_transparent_pixels_lie_on_black() -> None:
     grey_alpha = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(alpha)])
     np.testing.assert_array_equal(decode_image(encoded(grey_alpha), white_level=255), grey_as_rgb(shown))
     rgba = Image.fromarray(np.dstack([COLOUR, alpha]))
-    np.testing.assert_array_equal(decode_image(encoded(rgba), white_level=255), COLOUR * (alpha[..., None] > 0))
+    np.testing.assert_array_equal(
+        decode_image(encoded(rgba), white_level=255), COLOUR * (alpha[..., None] > 0)
+    )
 
 
 def test_palettes_are_looked_up() -> None:
     palette = Image.fromarray(COLOUR).quantize(16)
-    np.testing.assert_array_equal(decode_image(encoded(palette), white_level=255), np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(
+        decode_image(encoded(palette), white_level=255), np.asarray(palette.convert("RGB"))
+    )
     hidden = palette.copy()
     decoded = decode_image(encoded(hidden, transparency=0), white_level=255)
     assert (decoded[np.asarray(palette) == 0] == 0).all()
@@ -69,7 +82,9 @@ def test_palettes_are_looked_up() -> None:
 
 def test_one_bit_is_black_and_white() -> None:
     mask = Image.fromarray(GREY > 128)
-    np.testing.assert_array_equal(decode_image(encoded(mask), white_level=255), grey_as_rgb((GREY > 128).astype(np.uint8) * 255))
+    np.testing.assert_array_equal(
+        decode_image(encoded(mask), white_level=255), grey_as_rgb((GREY > 128).astype(np.uint8) * 255)
+    )
 
 
 def test_cmyk_becomes_rgb() -> None:
@@ -85,47 +100,66 @@ def test_16_bit_grey_is_scaled_by_the_white_level(image_format: str) -> None:
     assert decode_image(data, white_level=65535)[0, :, 0].tolist() == [0, 0, 8, 16]
     assert decode_image(data, white_level=1023)[0, :, 0].tolist() == [0, 0, 255, 255]
     facts = inspect_image(data)
-    assert (facts.width_px, facts.height_px, facts.mode, facts.bits, facts.max_value) == (4, 4, "I;16", 16, 4095)
+    assert (facts.width_px, facts.height_px, facts.mode, facts.bits, facts.max_value) == (
+        4,
+        4,
+        "I;16",
+        16,
+        4095,
+    )
 
 
 def test_big_endian_16_bit_tiff_has_the_same_values() -> None:
     values = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4000
     big_endian = Image.frombytes("I;16B", (4, 4), values.astype(">u2").tobytes())
-    np.testing.assert_array_equal(decode_image(encoded(big_endian, "TIFF"), white_level=65535),
-                                  decode_image(encoded(values, "TIFF"), white_level=65535))
+    np.testing.assert_array_equal(
+        decode_image(encoded(big_endian, "TIFF"), white_level=65535),
+        decode_image(encoded(values, "TIFF"), white_level=65535),
+    )
 
 
 def test_facts_of_8_bit_images() -> None:
     facts = inspect_image(encoded(COLOUR))
-    assert (facts.width_px, facts.height_px, facts.mode, facts.bits, facts.max_value) == (32, 24, "RGB", 8, int(COLOUR.max()))
+    assert (facts.width_px, facts.height_px, facts.mode, facts.bits, facts.max_value) == (
+        32,
+        24,
+        "RGB",
+        8,
+        int(COLOUR.max()),
+    )
     assert 0 <= facts.perceptual_hash < 2**64
     assert len(facts.thumbnail) == 256
 
 
 def frames(image_format: str) -> bytes:
-    return encoded(Image.fromarray(GREY), image_format, save_all=True, append_images=[Image.fromarray(255 - GREY)])
+    return encoded(
+        Image.fromarray(GREY), image_format, save_all=True, append_images=[Image.fromarray(255 - GREY)]
+    )
 
 
-@pytest.mark.parametrize(("data", "problem"), [
-    (b"", "is not a PNG, JPEG, TIFF, BMP or WebP image"),
-    (b"hello", "is not a PNG, JPEG, TIFF, BMP or WebP image"),
-    (encoded(GREY, "GIF"), "is not a PNG, JPEG, TIFF, BMP or WebP image"),
-    (encoded(GREY, "PPM"), "is not a PNG, JPEG, TIFF, BMP or WebP image"),
-    (b"\x89PNG\r\n\x1a\n", "is damaged, truncated, or of a variant"),
-    (encoded(GREY)[:-200], "is damaged or truncated"),
-    (encoded(GREY, "JPEG")[:-200], "is damaged or truncated"),
-    (encoded(GREY, "TIFF")[:300], "is damaged"),
-    (encoded(GREY)[:200] + b"\0" + encoded(GREY)[201:], "is damaged or truncated"),
-    (frames("TIFF"), "holds several frames"),
-    (frames("WEBP"), "holds several frames"),
-    (frames("PNG"), "holds several frames"),
-    (encoded(GREY.astype(np.float32), "TIFF"), "mode F"),
-    (encoded(GREY.astype(np.int32), "TIFF"), "mode I"),
-    (png(2, 2, 16, 2, (b"\0" + bytes(12)) * 2), "more than 8 bits a channel"),
-    (png(2, 2, 16, 4, (b"\0" + bytes(8)) * 2), "more than 8 bits a channel"),
-    (png(8193, 8192, 8, 0, b""), "larger than 64 megapixels (8193 x 8192 pixels)"),
-    (png(2**20, 2**20, 8, 0, b""), "larger than 64 megapixels"),
-])
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "is not a PNG, JPEG, TIFF, BMP or WebP image"),
+        (b"hello", "is not a PNG, JPEG, TIFF, BMP or WebP image"),
+        (encoded(GREY, "GIF"), "is not a PNG, JPEG, TIFF, BMP or WebP image"),
+        (encoded(GREY, "PPM"), "is not a PNG, JPEG, TIFF, BMP or WebP image"),
+        (b"\x89PNG\r\n\x1a\n", "is damaged, truncated, or of a variant"),
+        (encoded(GREY)[:-200], "is damaged or truncated"),
+        (encoded(GREY, "JPEG")[:-200], "is damaged or truncated"),
+        (encoded(GREY, "TIFF")[:300], "is damaged"),
+        (encoded(GREY)[:200] + b"\0" + encoded(GREY)[201:], "is damaged or truncated"),
+        (frames("TIFF"), "holds several frames"),
+        (frames("WEBP"), "holds several frames"),
+        (frames("PNG"), "holds several frames"),
+        (encoded(GREY.astype(np.float32), "TIFF"), "mode F"),
+        (encoded(GREY.astype(np.int32), "TIFF"), "mode I"),
+        (png(2, 2, 16, 2, (b"\0" + bytes(12)) * 2), "more than 8 bits a channel"),
+        (png(2, 2, 16, 4, (b"\0" + bytes(8)) * 2), "more than 8 bits a channel"),
+        (png(8193, 8192, 8, 0, b""), "larger than 64 megapixels (8193 x 8192 pixels)"),
+        (png(2**20, 2**20, 8, 0, b""), "larger than 64 megapixels"),
+    ],
+)
 def test_what_cannot_be_decoded_is_refused_with_the_reason(data: bytes, problem: str) -> None:
     for read in (inspect_image, lambda data: decode_image(data, white_level=255)):
         with pytest.raises(InvalidArgument) as caught:
@@ -139,6 +173,7 @@ def test_what_cannot_be_decoded_is_refused_with_the_reason(data: bytes, problem:
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: Image.Image) -> None:
         raise AssertionError("decoded")
+
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
     with pytest.raises(InvalidArgument, match="larger than 64 megapixels"):
         decode_image(png(MAX_PIXELS, 2, 1, 0, b""), white_level=255)
@@ -171,8 +206,14 @@ def test_an_image_of_the_right_size_is_left_alone() -> None:
 
 def near(first: np.ndarray, second: np.ndarray) -> bool:
     left, right = fingerprint(first), fingerprint(second)
-    arrays = [array for item in (left, right) for array in (np.array([item.perceptual_hash], dtype=np.uint64),
-                                                            np.frombuffer(item.thumbnail, dtype=np.uint8)[None])]
+    arrays = [
+        array
+        for item in (left, right)
+        for array in (
+            np.array([item.perceptual_hash], dtype=np.uint64),
+            np.frombuffer(item.thumbnail, dtype=np.uint8)[None],
+        )
+    ]
     return near_duplicates(*arrays, most_examples=1).count == 1
 
 
@@ -182,13 +223,16 @@ def cell(seed: int) -> np.ndarray:
     return np.asarray(coarse.resize((64, 64), Image.Resampling.BICUBIC))
 
 
-@pytest.mark.parametrize("change", [
-    lambda image: np.asarray(Image.open(io.BytesIO(encoded(image, "JPEG", quality=75)))),
-    lambda image: (image * 0.8).astype(np.uint8),
-    lambda image: image.astype(np.uint16) * 16,
-    lambda image: np.asarray(Image.fromarray(image).resize((96, 96))),
-    lambda image: grey_as_rgb(image),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: np.asarray(Image.open(io.BytesIO(encoded(image, "JPEG", quality=75)))),
+        lambda image: (image * 0.8).astype(np.uint8),
+        lambda image: image.astype(np.uint16) * 16,
+        lambda image: np.asarray(Image.fromarray(image).resize((96, 96))),
+        lambda image: grey_as_rgb(image),
+    ],
+)
 def test_the_same_picture_saved_again_is_a_near_duplicate(change) -> None:  # type: ignore[no-untyped-def]
     found = sum(near(cell(seed), change(cell(seed))) for seed in range(40))
     assert found >= 39

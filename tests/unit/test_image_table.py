@@ -1,4 +1,4 @@
-"""Images of an artifact as Parquet: equal bytes for equal images, bounded memory, nothing left behind by a failure."""
+"""Images of an artifact as Parquet: equal bytes for equal images, bounded memory, nothing after a failure."""
 
 from pathlib import Path
 
@@ -49,7 +49,10 @@ def test_images_come_back_in_order() -> None:
 
 def test_equal_images_give_equal_bytes() -> None:
     images = [picture(seed) for seed in range(10)]
-    assert written(MemoryObjectStore.created(), images).payloads == written(MemoryObjectStore.created(), images).payloads
+    assert (
+        written(MemoryObjectStore.created(), images).payloads
+        == written(MemoryObjectStore.created(), images).payloads
+    )
 
 
 def test_shards_and_row_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,11 +61,18 @@ def test_shards_and_row_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     store = MemoryObjectStore.created()
     images = [picture(seed) for seed in range(20)]
     manifest = written(store, images)
-    assert [payload.name for payload in manifest.payloads] == [*(f"images-0000{shard}.parquet" for shard in range(3)), INDEX]
+    assert [payload.name for payload in manifest.payloads] == [
+        *(f"images-0000{shard}.parquet" for shard in range(3)),
+        INDEX,
+    ]
     first = pq.ParquetFile(fetch_payload(store, manifest, "images-00000.parquet")).metadata
     assert [first.row_group(number).num_rows for number in range(first.num_row_groups)] == [3, 3, 2]
     assert list(read_images(store, manifest, range(20))) == list(enumerate(images))
-    assert list(read_images(store, manifest, [19, 8, 4])) == [(4, images[4]), (8, images[8]), (19, images[19])]
+    assert list(read_images(store, manifest, [19, 8, 4])) == [
+        (4, images[4]),
+        (8, images[8]),
+        (19, images[19]),
+    ]
 
 
 def test_a_shard_ends_before_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +86,7 @@ def test_a_shard_ends_before_it_is_too_large(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_failure_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(image_table, "SHARD_ROWS", 2)
-    monkeypatch.setattr(image_table.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "work"))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(tmp_path / "work"))
     for failing_key in ("images-00002", "index", "manifest"):
         (tmp_path / "work").mkdir()
         store = MemoryObjectStore.created()
@@ -111,7 +121,10 @@ def test_columns_that_change_or_are_unknown_are_defects() -> None:
         table.add(picture(1), label="cell")
         with pytest.raises(ValueError, match="aren't those of the first image"):
             table.add(picture(2), group="x")
-    with pytest.raises(KeyError, match="colour"), ImageTableWriter(MemoryObjectStore.created(), ARTIFACT) as table:
+    with (
+        pytest.raises(KeyError, match="colour"),
+        ImageTableWriter(MemoryObjectStore.created(), ARTIFACT) as table,
+    ):
         table.add(picture(1), colour="red")
         table.close()
 
@@ -124,7 +137,7 @@ def test_a_damaged_copy_in_the_cache_is_noticed(cache: Path) -> None:
     copy = cache / "payloads" / manifest.payload("images-00000.parquet").sha256
     data = copy.read_bytes()
     start = data.index(images[1])
-    copy.write_bytes(data[:start + 60] + b"\0" + data[start + 61:])
+    copy.write_bytes(data[: start + 60] + b"\0" + data[start + 61 :])
     with pytest.raises(DataLoss, match=r"image 1 of image-sets/.*delete .* and try again"):
         list(read_images(store, manifest, range(3)))
 

@@ -46,10 +46,18 @@ def refused(source: Path, tmp_path: Path) -> InvalidArgument:
 
 
 def test_a_folder_of_class_folders_is_packed(tmp_path: Path) -> None:
-    files = plates() | {"LICENSE": b"MIT", ".DS_Store": b"x", "alpha/.hidden.png": b"x", "alpha/notes.txt": b"x"}
+    files = plates() | {
+        "LICENSE": b"MIT",
+        ".DS_Store": b"x",
+        "alpha/.hidden.png": b"x",
+        "alpha/notes.txt": b"x",
+    }
     steps: list[tuple[int, int]] = []
-    archive = pack(folder_of(tmp_path / "images", files), tmp_path / "images.zip",
-                   progress=lambda done, total: steps.append((done, total)))
+    archive = pack(
+        folder_of(tmp_path / "images", files),
+        tmp_path / "images.zip",
+        progress=lambda done, total: steps.append((done, total)),
+    )
     assert packed_names(archive) == sorted(plates())
     assert steps == [(done, 24) for done in range(1, 25)]
     with zipfile.ZipFile(archive) as opened:
@@ -89,7 +97,9 @@ def test_a_manifest_is_packed_with_the_files_that_it_names(tmp_path: Path, name:
     archive = pack(folder / name, tmp_path / "images.zip", progress=quietly)
     assert packed_names(archive) == [f"manifest{Path(name).suffix.lower()}", *paths]
     if name.startswith("manifest"):
-        assert sha256_of_file(pack(folder, tmp_path / "again.zip", progress=quietly)) == sha256_of_file(archive)
+        assert sha256_of_file(pack(folder, tmp_path / "again.zip", progress=quietly)) == sha256_of_file(
+            archive
+        )
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
@@ -102,27 +112,57 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert packed_names(pack(source, tmp_path / "images.zip", progress=quietly)) == sorted(plates())
 
 
-@pytest.mark.parametrize(("files", "source", "reason", "problem"), [
-    ({}, "nowhere", "SOURCE_NOT_FOUND", "doesn't exist"),
-    ({}, "nowhere.zip", "SOURCE_NOT_FOUND", "doesn't exist"),
-    ({"LICENSE": b"MIT"}, "", "NO_IMAGES", "holds no images (1 other files)"),
-    ({"a.png": b"x", "b.png": b"x"}, "", "NO_CLASS_FOLDERS", "holds images, but no class folders"),
-    (plates() | {"a.png": b"x"}, "", "SOURCE_INVALID", "holds images in no class folder (a.png)"),
-    (plates() | {"alpha/a.gif": b"x"}, "", "SOURCE_INVALID", "formats that aren't decoded (alpha/a.gif)"),
-    ({"a.txt": b"x"}, "a.txt", "SOURCE_UNKNOWN", "is neither a folder nor a manifest nor a ZIP"),
-    ({"a.zip": b"x"}, "a.zip", "ARCHIVE_UNREADABLE", "is not a whole ZIP archive"),
-    ({"m.csv": b"file,label\n"}, "m.csv", "MANIFEST_COLUMN_MISSING", "has no column 'path'"),
-    ({"m.csv": b"path,class\n"}, "m.csv", "MANIFEST_COLUMN_MISSING", "has no column 'label'"),
-    ({"m.csv": b""}, "m.csv", "MANIFEST_COLUMN_MISSING", "its columns are none"),
-    ({"m.csv": b"path,label\n"}, "m.csv", "NO_IMAGES", "lists no images"),
-    ({"m.csv": b"path,label\n\xff,x\n"}, "m.csv", "MANIFEST_UNREADABLE", "is not a CSV file in UTF-8"),
-    ({"m.csv": b"path,label\na.png,x\n"}, "m.csv", "SOURCE_INVALID", "names files that don't exist (a.png)"),
-    ({"m.csv": b"path,label\n../a.png,x\n"}, "m.csv", "SOURCE_INVALID", "names files outside its folder (../a.png)"),
-    ({"m.csv": b"path,label\n/etc/passwd,x\n"}, "m.csv", "SOURCE_INVALID", "names files outside its folder (/etc/passwd)"),
-    ({"m.parquet": b"PAR1"}, "m.parquet", "MANIFEST_UNREADABLE", "is not a Parquet file that can be read"),
-    ({"manifest.csv": b"", "manifest.parquet": b""}, "", "MANIFEST_AMBIGUOUS", "holds both manifest.csv and manifest.parquet"),
-])
-def test_sources_that_are_refused(tmp_path: Path, files: dict[str, bytes], source: str, reason: str, problem: str) -> None:
+@pytest.mark.parametrize(
+    ("files", "source", "reason", "problem"),
+    [
+        ({}, "nowhere", "SOURCE_NOT_FOUND", "doesn't exist"),
+        ({}, "nowhere.zip", "SOURCE_NOT_FOUND", "doesn't exist"),
+        ({"LICENSE": b"MIT"}, "", "NO_IMAGES", "holds no images (1 other files)"),
+        ({"a.png": b"x", "b.png": b"x"}, "", "NO_CLASS_FOLDERS", "holds images, but no class folders"),
+        (plates() | {"a.png": b"x"}, "", "SOURCE_INVALID", "holds images in no class folder (a.png)"),
+        (plates() | {"alpha/a.gif": b"x"}, "", "SOURCE_INVALID", "formats that aren't decoded (alpha/a.gif)"),
+        ({"a.txt": b"x"}, "a.txt", "SOURCE_UNKNOWN", "is neither a folder nor a manifest nor a ZIP"),
+        ({"a.zip": b"x"}, "a.zip", "ARCHIVE_UNREADABLE", "is not a whole ZIP archive"),
+        ({"m.csv": b"file,label\n"}, "m.csv", "MANIFEST_COLUMN_MISSING", "has no column 'path'"),
+        ({"m.csv": b"path,class\n"}, "m.csv", "MANIFEST_COLUMN_MISSING", "has no column 'label'"),
+        ({"m.csv": b""}, "m.csv", "MANIFEST_COLUMN_MISSING", "its columns are none"),
+        ({"m.csv": b"path,label\n"}, "m.csv", "NO_IMAGES", "lists no images"),
+        ({"m.csv": b"path,label\n\xff,x\n"}, "m.csv", "MANIFEST_UNREADABLE", "is not a CSV file in UTF-8"),
+        (
+            {"m.csv": b"path,label\na.png,x\n"},
+            "m.csv",
+            "SOURCE_INVALID",
+            "names files that don't exist (a.png)",
+        ),
+        (
+            {"m.csv": b"path,label\n../a.png,x\n"},
+            "m.csv",
+            "SOURCE_INVALID",
+            "names files outside its folder (../a.png)",
+        ),
+        (
+            {"m.csv": b"path,label\n/etc/passwd,x\n"},
+            "m.csv",
+            "SOURCE_INVALID",
+            "names files outside its folder (/etc/passwd)",
+        ),
+        (
+            {"m.parquet": b"PAR1"},
+            "m.parquet",
+            "MANIFEST_UNREADABLE",
+            "is not a Parquet file that can be read",
+        ),
+        (
+            {"manifest.csv": b"", "manifest.parquet": b""},
+            "",
+            "MANIFEST_AMBIGUOUS",
+            "holds both manifest.csv and manifest.parquet",
+        ),
+    ],
+)
+def test_sources_that_are_refused(
+    tmp_path: Path, files: dict[str, bytes], source: str, reason: str, problem: str
+) -> None:
     (tmp_path / "in").mkdir()
     error = refused(folder_of(tmp_path / "in", files) / source, tmp_path)
     assert error.reason == reason
@@ -131,13 +171,16 @@ def test_sources_that_are_refused(tmp_path: Path, files: dict[str, bytes], sourc
 
 def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "images", plates())
-    with pytest.raises(FailedPrecondition, match=r"nowhere/images\.zip.* No such file or directory; check that it exists"):
+    with pytest.raises(
+        FailedPrecondition, match=r"nowhere/images\.zip.* No such file or directory; check that it exists"
+    ):
         pack(source, tmp_path / "nowhere" / "images.zip", progress=quietly)
 
 
 def test_an_interrupted_packing_leaves_no_file(tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
+
     source = folder_of(tmp_path / "images", plates())
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "images.zip", progress=interrupt)
@@ -159,4 +202,6 @@ def test_the_client_packs_without_heavy_imports(module: str) -> None:
 
 def test_progress_is_typed(tmp_path: Path) -> None:
     counter: Callable[[int, int], None] = quietly
-    assert pack(folder_of(tmp_path / "images", {"a/1.png": picture(1)}), tmp_path / "i.zip", progress=counter).exists()
+    assert pack(
+        folder_of(tmp_path / "images", {"a/1.png": picture(1)}), tmp_path / "i.zip", progress=counter
+    ).exists()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -126,9 +127,7 @@ def metrics(class_names: Sequence[str], right: int) -> Metrics:
         confusion[index][(index + 1) % classes] += 10 - right
     per_class = tuple(ClassMetrics(name, right / 10, right / 10, 10) for name in class_names)
     share = right / 10
-    return Metrics(
-        share, share, share, share, None, 0.05, 0.3, 0.7, per_class, tuple(map(tuple, confusion))
-    )
+    return Metrics(share, share, share, share, None, 0.05, 0.3, 0.7, per_class, tuple(map(tuple, confusion)))
 
 
 def report(
@@ -150,12 +149,25 @@ def report(
     example = SyntheticExample(png(10), png(20), 3.25)
     parts = [SplitPart(part, 12, dict.fromkeys(class_names, 20)) for part in ("train", "validation", "test")]
     values: dict[str, Any] = {
-        "study": Study(name, "studies/0123abcd", datetime(2025, 11, 22, 10, 42, tzinfo=UTC), f"name: {name}\n"),
+        "study": Study(
+            name, "studies/0123abcd", datetime(2025, 11, 22, 10, 42, tzinfo=UTC), f"name: {name}\n"
+        ),
         "dataset": Dataset("cells", "ab" * 32, simulated, group_rule, tuple(parts), ("2 near-duplicates.",)),
         "class_names": class_names,
         "base_model": "embedded",
         "adapters": tuple(
-            Adapter(s, "lora", 4, "attention", 480, 9000, 0.08, (LossPoint(0, 0.4), LossPoint(480, 0.08)), 9.0, 0.0)
+            Adapter(
+                s,
+                "lora",
+                4,
+                "attention",
+                480,
+                9000,
+                0.08,
+                (LossPoint(0, 0.4), LossPoint(480, 0.08)),
+                9.0,
+                0.0,
+            )
             for s in image_sets
         ),
         "image_sets": tuple(
@@ -231,7 +243,7 @@ def test_a_page_needs_nothing_from_outside_and_names_all_it_shows(case: str) -> 
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
     headings = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(headings[:-1], headings[1:], strict=True))
+    assert all(after <= before + 1 for before, after in pairwise(headings))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -280,7 +292,9 @@ def test_text_from_users_never_becomes_markup() -> None:
         found,
         mixtures=tuple(replace(m, identity=replace(m.identity, label=NASTY)) for m in found.mixtures),
     )
-    data = report(found, (NASTY, "b"), name=NASTY, group_rule=NASTY, base_model=NASTY, classifier={NASTY: NASTY})
+    data = report(
+        found, (NASTY, "b"), name=NASTY, group_rule=NASTY, base_model=NASTY, classifier={NASTY: NASTY}
+    )
     data = replace(
         data,
         costs=(replace(data.costs[0], name=NASTY),),
@@ -453,7 +467,7 @@ def test_a_far_synthetic_only_leaves_the_other_points_their_room() -> None:
     far = charts.ratio_curve(results(synthetic_only=0.2), 920)
     assert spans(far) == near
     assert "20.0 %" in far
-    assert "−60.0 (−62.0 to −58.0)" in charts.forest_plot(results(synthetic_only=0.2), 920)
+    assert "\u221260.0 (\u221262.0 to \u221258.0)" in charts.forest_plot(results(synthetic_only=0.2), 920)
 
 
 def test_a_constant_loss_is_a_flat_line() -> None:
@@ -464,14 +478,15 @@ def test_a_constant_loss_is_a_flat_line() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (formatting.duration(None), "–"),
+        (formatting.duration(None), "\u2013"),
         (formatting.duration(0.0), "0 s"),
         (formatting.duration(2.34), "2.3 s"),
         (formatting.duration(59.6), "1 min 00 s"),
         (formatting.duration(200.0), "3 min 20 s"),
         (formatting.duration(7500.0), "2 h 05 min"),
-        (formatting.points(-0.0123), "−1.2"),
-        (formatting.interval_points((-0.003, 0.039)), "−0.3 to +3.9"),
+        (formatting.points(-0.0123), "\u22121.2"),
+        (formatting.points(-0.0004), "0.0"),
+        (formatting.interval_points((-0.003, 0.039)), "\u22120.3 to +3.9"),
         (formatting.percent(0.8129), "81.3 %"),
         (formatting.ratio(0.07), "7"),
         (formatting.ratio(1 / 3), "33.3"),
@@ -485,7 +500,7 @@ def test_numbers_read_well(text: str, expected: str) -> None:
 
 
 def test_colours_have_contrast_in_light_and_dark() -> None:
-    style = Path(charts.__file__).with_name("style.css").read_text(encoding="utf-8")
+    style = Path(charts.__file__).with_name("style.css.j2").read_text(encoding="utf-8")
     themes = [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in style.split(":root")[1:3]]
     for theme in themes:
         for name in ("ink", "quiet", "link", "s0", "s1", "s2", "s3", "s4", "s5", "control"):

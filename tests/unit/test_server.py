@@ -35,7 +35,9 @@ class Artifacts(artifacts_pb2_grpc.ArtifactServiceServicer):
             size += len(message.chunk)
         return artifacts_pb2.Upload(size_bytes=size)
 
-    async def DownloadPayload(self, request: Any, context: Any) -> AsyncIterator[artifacts_pb2.DownloadPayloadResponse]:
+    async def DownloadPayload(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[artifacts_pb2.DownloadPayloadResponse]:
         yield artifacts_pb2.DownloadPayloadResponse(chunk=b"first")
         if request.payload == "bad":
             raise invalid_field("payload", "bad", "is bad", "ask for another", reason="BAD_PAYLOAD")
@@ -53,8 +55,11 @@ def with_server(body: Callable[[grpc.aio.Channel], Coroutine[Any, Any, None]]) -
     async def main() -> None:
         port = free_port()
         settings = ServerSettings(f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}", TOKEN)
-        servicer = Servicer(Artifacts(), artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server,
-                            "synthmix.artifacts.v1.ArtifactService")
+        servicer = Servicer(
+            Artifacts(),
+            artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server,
+            "synthmix.artifacts.v1.ArtifactService",
+        )
         server = asyncio.create_task(serve("test", settings, [servicer]))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
             await asyncio.wait_for(channel.channel_ready(), 10)
@@ -63,6 +68,7 @@ def with_server(body: Callable[[grpc.aio.Channel], Coroutine[Any, Any, None]]) -
             finally:
                 os.kill(os.getpid(), signal.SIGTERM)
                 await asyncio.wait_for(server, 10)
+
     asyncio.run(main())
 
 
@@ -89,6 +95,7 @@ def test_probes_and_reflection_need_no_token() -> None:
         [listed] = [response async for response in stub.ServerReflectionInfo(requests)]
         names = {service.name for service in listed.list_services_response.service}
         assert {"synthmix.artifacts.v1.ArtifactService", "grpc.health.v1.Health"} <= names
+
     with_server(body)
 
 
@@ -97,11 +104,18 @@ def test_health_can_be_watched() -> None:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         watch.cancel()
+
     with_server(body)
 
 
-@pytest.mark.parametrize(("metadata", "reason"), [((), "TOKEN_MISSING"), ((("authorization", "Bearer wrong"),), "TOKEN_WRONG"),
-                                                  ((("authorization", TOKEN),), "TOKEN_WRONG")])
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ((), "TOKEN_MISSING"),
+        ((("authorization", "Bearer wrong"),), "TOKEN_WRONG"),
+        ((("authorization", TOKEN),), "TOKEN_WRONG"),
+    ],
+)
 def test_a_call_without_the_token_is_refused(metadata: Any, reason: str) -> None:
     async def body(channel: grpc.aio.Channel) -> None:
         stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
@@ -114,13 +128,16 @@ def test_a_call_without_the_token_is_refused(metadata: Any, reason: str) -> None
             async for _ in stub.DownloadPayload(artifacts_pb2.DownloadPayloadRequest(), metadata=metadata):
                 pass
         assert error_of(raised).reason == reason
+
     with_server(body)
 
 
 def test_errors_of_unary_and_streaming_handlers_are_mapped() -> None:
     async def body(channel: grpc.aio.Channel) -> None:
         stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
-        upload = await stub.UploadFile(iter([artifacts_pb2.UploadFileRequest(chunk=b"four")] * 2), metadata=AUTHORIZED)
+        upload = await stub.UploadFile(
+            iter([artifacts_pb2.UploadFileRequest(chunk=b"four")] * 2), metadata=AUTHORIZED
+        )
         assert upload.size_bytes == 8
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await stub.UploadFile(iter([artifacts_pb2.UploadFileRequest(chunk=b"bad")]), metadata=AUTHORIZED)
@@ -130,10 +147,13 @@ def test_errors_of_unary_and_streaming_handlers_are_mapped() -> None:
 
         received = []
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            async for response in stub.DownloadPayload(artifacts_pb2.DownloadPayloadRequest(payload="bad"), metadata=AUTHORIZED):
+            async for response in stub.DownloadPayload(
+                artifacts_pb2.DownloadPayloadRequest(payload="bad"), metadata=AUTHORIZED
+            ):
                 received.append(response.chunk)
         assert received == [b"first"]
         assert error_of(raised).reason == "BAD_PAYLOAD"
+
     with_server(body)
 
 
@@ -141,18 +161,25 @@ def test_a_defect_shows_an_incident_and_no_detail() -> None:
     async def body(channel: grpc.aio.Channel) -> None:
         stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            async for _ in stub.DownloadPayload(artifacts_pb2.DownloadPayloadRequest(payload="crash"), metadata=AUTHORIZED):
+            async for _ in stub.DownloadPayload(
+                artifacts_pb2.DownloadPayloadRequest(payload="crash"), metadata=AUTHORIZED
+            ):
                 pass
         error = error_of(raised)
         assert raised.value.code() == grpc.StatusCode.INTERNAL
         assert error.metadata["incident"] in error.message
         assert "secret" not in error.message
+
     with_server(body)
 
 
 def test_requests_are_counted_after_they_ended_by_their_code() -> None:
     def count(code: str) -> float:
-        labels = {"service": "test", "method": "/synthmix.artifacts.v1.ArtifactService/DownloadPayload", "code": code}
+        labels = {
+            "service": "test",
+            "method": "/synthmix.artifacts.v1.ArtifactService/DownloadPayload",
+            "code": code,
+        }
         return metrics.REGISTRY.get_sample_value("synthmix_requests_total", labels) or 0.0
 
     before = {code: count(code) for code in ("OK", "INVALID_ARGUMENT")}
@@ -161,7 +188,10 @@ def test_requests_are_counted_after_they_ended_by_their_code() -> None:
         stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
         for payload in ("good", "bad"):
             with contextlib.suppress(grpc.aio.AioRpcError):
-                async for _ in stub.DownloadPayload(artifacts_pb2.DownloadPayloadRequest(payload=payload), metadata=AUTHORIZED):
+                async for _ in stub.DownloadPayload(
+                    artifacts_pb2.DownloadPayloadRequest(payload=payload), metadata=AUTHORIZED
+                ):
                     pass
+
     with_server(body)
     assert {code: count(code) - before[code] for code in before} == {"OK": 1.0, "INVALID_ARGUMENT": 1.0}

@@ -15,7 +15,9 @@ ID = "0123456789abcdef" * 2
 
 
 def test_an_error_survives_the_wire() -> None:
-    error = errors.invalid_field("mixtures.ratios[2]", 12.0, "is out of range", "use a value between 0 and 10", reason="OUT_OF_RANGE")
+    error = errors.invalid_field(
+        "mixtures.ratios[2]", 12.0, "is out of range", "use a value between 0 and 10", reason="OUT_OF_RANGE"
+    )
     back = errors.from_status(errors.to_status(error))
     assert type(back) is errors.InvalidArgument
     assert (back.message, back.reason, back.violations) == (error.message, "OUT_OF_RANGE", error.violations)
@@ -27,12 +29,27 @@ def test_an_error_survives_the_wire() -> None:
 def test_an_error_survives_ray() -> None:
     error = errors.NotFound("gone", reason="ARTIFACT_NOT_FOUND", metadata={"artifact": "adapters/x"})
     back = pickle.loads(pickle.dumps(error))
-    assert (type(back), back.message, back.reason, back.metadata) == (errors.NotFound, "gone", "ARTIFACT_NOT_FOUND", error.metadata)
+    assert (type(back), back.message, back.reason, back.metadata) == (
+        errors.NotFound,
+        "gone",
+        "ARTIFACT_NOT_FOUND",
+        error.metadata,
+    )
 
 
 def test_every_error_class_has_its_own_code() -> None:
-    kinds = [errors.InvalidArgument, errors.NotFound, errors.AlreadyExists, errors.FailedPrecondition, errors.Unauthenticated,
-             errors.Unavailable, errors.Cancelled, errors.DataLoss, errors.Unimplemented, errors.Internal]
+    kinds = [
+        errors.InvalidArgument,
+        errors.NotFound,
+        errors.AlreadyExists,
+        errors.FailedPrecondition,
+        errors.Unauthenticated,
+        errors.Unavailable,
+        errors.Cancelled,
+        errors.DataLoss,
+        errors.Unimplemented,
+        errors.Internal,
+    ]
     for kind in kinds:
         assert type(errors.from_json(errors.to_json(kind("x", reason="R")))) is kind
 
@@ -65,11 +82,15 @@ def test_seeds_are_the_same_everywhere() -> None:
 def test_resource_names_round_trip() -> None:
     assert str(ArtifactName.parse(f"adapters/{ID}", field="name")) == f"adapters/{ID}"
     assert str(PartName.parse(f"splits/{ID}/parts/train", field="name")) == f"splits/{ID}/parts/train"
-    assert str(OperationName.parse(f"operations/adapter-training/{ID}")) == f"operations/adapter-training/{ID}"
+    assert (
+        str(OperationName.parse(f"operations/adapter-training/{ID}")) == f"operations/adapter-training/{ID}"
+    )
     assert str(UploadName.parse(f"uploads/{ID}{ID}", field="upload")) == f"uploads/{ID}{ID}"
 
 
-@pytest.mark.parametrize("text", ["", "adapters", "adapters/", "adapters/XYZ", f"adaptors/{ID}", f"adapters/{ID}/x", f"../{ID}"])
+@pytest.mark.parametrize(
+    "text", ["", "adapters", "adapters/", "adapters/XYZ", f"adaptors/{ID}", f"adapters/{ID}/x", f"../{ID}"]
+)
 def test_a_wrong_resource_name_is_refused_by_field(text: str) -> None:
     with pytest.raises(errors.InvalidArgument, match="image_set.adapter"):
         ArtifactName.parse(text, field="image_set.adapter")

@@ -1,4 +1,4 @@
-"""Leakage rules 1 and 2: splits share no group, hold every class, meet their shares, and tell of near duplicates."""
+"""Leakage rules 1 and 2: splits share no group, hold every class, meet shares, tell of near duplicates."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from image_archives import DATA, dataset, encoded, noise
+from image_archives import DATA, SIX, dataset, encoded, noise
 from image_data.fingerprints import fingerprint
 from image_data.image_table import read_index
 from image_data.split_parts import open_split
@@ -18,7 +18,6 @@ from service_kit.errors import FailedPrecondition, InvalidArgument
 from service_kit.resource_names import PARTS
 from study_control.split import SplitTables, create_split, make_split, split_name, write_split
 from synthmix_api.datasets.v1 import datasets_pb2
-from test_image_import import SIX
 
 DATASET = "0123456789abcdef" * 2
 
@@ -36,15 +35,20 @@ def store() -> MemoryObjectStore:
 def index_of(rows: list[tuple[str, str]]) -> pa.Table:
     """An index of (label, group), whose images all look different."""
     prints = np.random.default_rng(0)
-    return pa.table({
-        "label": [label for label, _ in rows], "group": [group for _, group in rows],
-        "path": [f"{label}/{group}/{row}.png" for row, (label, group) in enumerate(rows)],
-        "perceptual_hash": pa.array(prints.integers(0, 2**63, len(rows)).astype(np.uint64)),
-        "thumbnail": pa.array([prints.bytes(256) for _ in rows], pa.binary(256))})
+    return pa.table(
+        {
+            "label": [label for label, _ in rows],
+            "group": [group for _, group in rows],
+            "path": [f"{label}/{group}/{row}.png" for row, (label, group) in enumerate(rows)],
+            "perceptual_hash": pa.array(prints.integers(0, 2**63, len(rows)).astype(np.uint64)),
+            "thumbnail": pa.array([prints.bytes(256) for _ in rows], pa.binary(256)),
+        }
+    )
 
 
 def split_of(rows: list[tuple[str, str]], **changes: Any) -> SplitTables:
-    return make_split(index_of(rows), **({"dataset_id": DATASET, "test": 0.25, "validation": 0.15, "seed": 7} | changes))
+    arguments: dict[str, Any] = {"dataset_id": DATASET, "test": 0.25, "validation": 0.15, "seed": 7}
+    return make_split(index_of(rows), **(arguments | changes))
 
 
 def uneven_plates(seed: int, groups: int = 40, images: int = 800, classes: int = 4) -> list[tuple[str, str]]:
@@ -79,7 +83,8 @@ def test_shares_are_met_where_groups_allow(seed: int) -> None:
 def test_independent_images_are_split_exactly() -> None:
     tables = split_of([("alpha" if row % 4 else "beta", f"image-{row}") for row in range(2000)])
     assert {part: tables.class_counts[part]["beta"]["images"] for part in PARTS} == pytest.approx(
-        {"train": 300, "validation": 75, "test": 125}, abs=2)
+        {"train": 300, "validation": 75, "test": 125}, abs=2
+    )
 
 
 def test_the_same_request_gives_the_same_split_and_another_seed_another() -> None:
@@ -105,7 +110,9 @@ def test_shares_that_groups_do_not_allow_are_a_warning() -> None:
 
 
 def test_a_class_in_too_few_groups_is_refused() -> None:
-    rows = [("alpha", f"plate-{plate}") for plate in range(9)] + [("beta", f"plate-{plate}") for plate in (0, 1)]
+    rows = [("alpha", f"plate-{plate}") for plate in range(9)] + [
+        ("beta", f"plate-{plate}") for plate in (0, 1)
+    ]
     with pytest.raises(FailedPrecondition) as caught:
         split_of(rows)
     assert caught.value.reason == "CLASS_TOO_SMALL"
@@ -114,18 +121,32 @@ def test_a_class_in_too_few_groups_is_refused() -> None:
 
 
 def test_a_division_that_does_not_exist_is_refused() -> None:
-    # Each class has three groups, but no three parts hold all of them: class c is in the groups a, b and c share pairwise.
-    rows = [("one", group) for group in "abc"] + [("two", group) for group in "abd"] + [("three", group) for group in "acd"] + [
-        ("four", group) for group in "bcd"]
+    # Each class has three groups, but no three parts hold all of them: class c is in the groups a, b and c
+    # share pairwise.
+    rows = (
+        [("one", group) for group in "abc"]
+        + [("two", group) for group in "abd"]
+        + [("three", group) for group in "acd"]
+        + [("four", group) for group in "bcd"]
+    )
     with pytest.raises(FailedPrecondition) as caught:
         split_of(rows)
     assert caught.value.reason == "SPLIT_IMPOSSIBLE"
-    assert "has 3 groups, and no division of the 4 groups gives" in caught.value.message
+    assert "has 3 groups, and no division of the 4 groups was found that gives" in caught.value.message
 
 
-@pytest.mark.parametrize(("test", "validation", "field"), [
-    (0, 0.15, "split.test"), (1, 0.15, "split.test"), (float("nan"), 0.15, "split.test"), (0.25, 0, "split.validation"),
-    (0.25, -0.1, "split.validation"), (0.5, 0.5, "split.validation"), (0.9, 0.2, "split.validation")])
+@pytest.mark.parametrize(
+    ("test", "validation", "field"),
+    [
+        (0, 0.15, "split.test"),
+        (1, 0.15, "split.test"),
+        (float("nan"), 0.15, "split.test"),
+        (0.25, 0, "split.validation"),
+        (0.25, -0.1, "split.validation"),
+        (0.5, 0.5, "split.validation"),
+        (0.9, 0.2, "split.validation"),
+    ],
+)
 def test_shares_that_leave_a_part_empty_are_refused(test: float, validation: float, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         split_of(uneven_plates(0), test=test, validation=validation)
@@ -134,21 +155,34 @@ def test_shares_that_leave_a_part_empty_are_refused(test: float, validation: flo
 
 
 def cells(count: int) -> list[bytes]:
-    smooth = [Image.fromarray(noise(seed, 8, 8)).resize((64, 64), Image.Resampling.BICUBIC) for seed in range(count)]
+    smooth = [
+        Image.fromarray(noise(seed, 8, 8)).resize((64, 64), Image.Resampling.BICUBIC) for seed in range(count)
+    ]
     return [encoded(image) for image in smooth]
 
 
 def test_rule_2_near_duplicates_across_parts_are_reported(store: MemoryObjectStore, tmp_path: Path) -> None:
     images = cells(24)
-    files = {f"{label}/plate-{row % 12}_{row}.png": images[row] for row, label in enumerate(["alpha", "beta"] * 12)}
+    files = {
+        f"{label}/plate-{row % 12}_{row}.png": images[row] for row, label in enumerate(["alpha", "beta"] * 12)
+    }
     # The picture of the first plate, saved again for every other one.
     original = Image.fromarray(noise(0, 8, 8)).resize((64, 64), Image.Resampling.BICUBIC)
-    files |= {f"alpha/plate-{plate}_again.jpg": encoded(original, "JPEG", quality=60 + plate) for plate in range(1, 12)}
+    files |= {
+        f"alpha/plate-{plate}_again.jpg": encoded(original, "JPEG", quality=60 + plate)
+        for plate in range(1, 12)
+    }
     manifest = dataset(store, tmp_path, files)
     split = read_manifest(store, create_split(store, manifest, test=0.3, validation=0.2, seed=1))
     index = read_index(store, manifest)
-    again = [row for row, path in enumerate(index["path"].to_pylist()) if "again" in path or path == "alpha/plate-0_0.png"]
-    counts = [len(set(again) & set(part.index_rows)) for part in open_split(store, str(split.name), field="split")]
+    again = [
+        row
+        for row, path in enumerate(index["path"].to_pylist())
+        if "again" in path or path == "alpha/plate-0_0.png"
+    ]
+    counts = [
+        len(set(again) & set(part.index_rows)) for part in open_split(store, str(split.name), field="split")
+    ]
     pairs = counts[0] * counts[1] + counts[0] * counts[2] + counts[1] * counts[2]
     warning = split.summary["warnings"][-1]
     assert warning.startswith(f"{pairs} pairs of images in different parts are near duplicates")
@@ -159,36 +193,56 @@ def test_rule_2_near_duplicates_across_parts_are_reported(store: MemoryObjectSto
 def test_pictures_that_only_look_a_little_alike_are_not_reported() -> None:
     index = index_of([("alpha" if row % 2 else "beta", f"plate-{row % 12}") for row in range(200)])
     pictures = [fingerprint(noise(row, 8, 8)) for row in range(200)]
-    index = index.set_column(3, "perceptual_hash", pa.array([item.perceptual_hash for item in pictures], pa.uint64()))
+    index = index.set_column(
+        3, "perceptual_hash", pa.array([item.perceptual_hash for item in pictures], pa.uint64())
+    )
     index = index.set_column(4, "thumbnail", pa.array([item.thumbnail for item in pictures], pa.binary(256)))
     tables = make_split(index, dataset_id=DATASET, test=0.25, validation=0.15, seed=1)
     assert not [warning for warning in tables.warnings if "near duplicates" in warning]
 
 
-def test_a_split_is_stored_once_under_the_name_of_its_request(store: MemoryObjectStore, tmp_path: Path,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_is_stored_once_under_the_name_of_its_request(
+    store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = dataset(store, tmp_path)
     name = create_split(store, manifest, test=0.3, validation=0.2, seed=1)
     assert name == split_name(manifest.name.id, test=0.3, validation=0.2, seed=1)
     assert name != split_name(manifest.name.id, test=0.3, validation=0.2, seed=2)
     stored = read_manifest(store, name)
-    assert [payload.name for payload in stored.payloads] == ["train.parquet", "validation.parquet", "test.parquet"]
+    assert [payload.name for payload in stored.payloads] == [
+        "train.parquet",
+        "validation.parquet",
+        "test.parquet",
+    ]
     assert stored.inputs == {"dataset": manifest.name.id}
     assert sum(part["image_count"] for part in stored.summary["parts"].values()) == 24
 
     def put(*arguments: object) -> None:
         raise AssertionError("written again")
+
     monkeypatch.setattr(store, "put_bytes", put)
     assert create_split(store, manifest, test=0.3, validation=0.2, seed=1) == name
-    tables = make_split(read_index(store, manifest), dataset_id=manifest.name.id, test=0.3, validation=0.2, seed=1)
+    tables = make_split(
+        read_index(store, manifest), dataset_id=manifest.name.id, test=0.3, validation=0.2, seed=1
+    )
     assert write_split(store, manifest, tables) == name
 
 
-@pytest.mark.parametrize(("folder", "classes", "pattern"), [("mitocheck", SIX, r"(?P<group>[^/]+?)___"),
-                                                          ("hek_ht1080", [], r"(?P<group>(293A|HT1080)-\d{6})")])
-def test_real_microscopy_splits_evenly(store: MemoryObjectStore, tmp_path: Path, folder: str, classes: list[str], pattern: str) -> None:
-    files = {str(path.relative_to(DATA / folder)): path.read_bytes() for path in (DATA / folder).rglob("*") if path.is_file()}
-    manifest = dataset(store, tmp_path, files, classes=classes, group_rule=datasets_pb2.GroupRule(pattern=pattern))
+@pytest.mark.parametrize(
+    ("folder", "classes", "pattern"),
+    [("mitocheck", SIX, r"(?P<group>[^/]+?)___"), ("hek_ht1080", [], r"(?P<group>(293A|HT1080)-\d{6})")],
+)
+def test_real_microscopy_splits_evenly(
+    store: MemoryObjectStore, tmp_path: Path, folder: str, classes: list[str], pattern: str
+) -> None:
+    files = {
+        str(path.relative_to(DATA / folder)): path.read_bytes()
+        for path in (DATA / folder).rglob("*")
+        if path.is_file()
+    }
+    manifest = dataset(
+        store, tmp_path, files, classes=classes, group_rule=datasets_pb2.GroupRule(pattern=pattern)
+    )
     split = read_manifest(store, create_split(store, manifest, test=0.25, validation=0.15, seed=7))
     assert split.summary["warnings"] == []
     for part, share in zip(PARTS, (0.6, 0.15, 0.25), strict=True):

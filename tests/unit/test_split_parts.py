@@ -11,7 +11,7 @@ import pytest
 
 from image_archives import dataset, encoded, picture, plates
 from image_data import pixel_cache
-from image_data.decoding import decode_image
+from image_data.decoding import decode_image, to_square
 from image_data.image_table import ImageTableWriter
 from image_data.pixel_cache import pixels
 from image_data.split_parts import (
@@ -55,7 +55,9 @@ def image_set(store: MemoryObjectStore, labels: tuple[str, ...] = ("alpha", "bet
     with ImageTableWriter(store, name) as table:
         for number, label in enumerate(labels):
             table.add(picture(1000 + number), label=label, prompt=f"a {label} cell", seed=1, index=number)
-        write_manifest(store, Manifest(name=name, inputs={}, request={}, recipe_version=1, payloads=tuple(table.close())))
+        write_manifest(
+            store, Manifest(name=name, inputs={}, request={}, recipe_version=1, payloads=tuple(table.close()))
+        )
     return name
 
 
@@ -69,7 +71,13 @@ def test_parts_hold_the_dataset_and_share_nothing(store: MemoryObjectStore, spli
         assert not set(left.groups) & set(right.groups)
         assert not set(left.sha256s) & set(right.sha256s)
     assert train.white_level == 255
-    assert len(train.labels) == len(train.groups) == len(train.sha256s) == len(train) == len(list(train.images()))
+    assert (
+        len(train.labels)
+        == len(train.groups)
+        == len(train.sha256s)
+        == len(train)
+        == len(list(train.images()))
+    )
     assert set(train.labels) == {0, 1}
 
 
@@ -93,8 +101,16 @@ def test_a_brighter_white_level_is_other_content(store: MemoryObjectStore, split
     assert dataclasses.replace(rows, dataset=brighter).digest != rows.digest
 
 
-@pytest.mark.parametrize("name", [f"datasets/{SOME_ID}", "datasets/mitocheck-six", f"splits/{SOME_ID}",
-                                  f"splits/{SOME_ID}/parts/test", f"splits/{SOME_ID}/parts/validation"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"datasets/{SOME_ID}",
+        "datasets/mitocheck-six",
+        f"splits/{SOME_ID}",
+        f"splits/{SOME_ID}/parts/test",
+        f"splits/{SOME_ID}/parts/validation",
+    ],
+)
 def test_rule_3_only_a_train_part_reaches_a_generator(store: MemoryObjectStore, name: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         open_train_part(store, name, field="adapter.train_split")
@@ -104,7 +120,9 @@ def test_rule_3_only_a_train_part_reaches_a_generator(store: MemoryObjectStore, 
     assert "must not reach a generator; use splits/{id}/parts/train" in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["", "train", f"adapters/{SOME_ID}", f"splits/{SOME_ID}/parts/training", "splits/x/parts/train"])
+@pytest.mark.parametrize(
+    "name", ["", "train", f"adapters/{SOME_ID}", f"splits/{SOME_ID}/parts/training", "splits/x/parts/train"]
+)
 def test_other_names_are_no_parts(store: MemoryObjectStore, name: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         open_train_part(store, name, field="adapter.train_split")
@@ -144,7 +162,11 @@ def test_rule_4_a_dataset_is_no_image_set(store: MemoryObjectStore, split: Artif
 
 def test_parts_are_not_each_other(store: MemoryObjectStore, split: ArtifactName) -> None:
     train, validation, test = open_split(store, str(split), field="split")
-    for part, others in ((train, (ValidationPart, TestPart)), (validation, (TrainPart, TestPart)), (test, (TrainPart, ValidationPart))):
+    for part, others in (
+        (train, (ValidationPart, TestPart)),
+        (validation, (TrainPart, TestPart)),
+        (test, (TrainPart, ValidationPart)),
+    ):
         assert not isinstance(part, others)
     with pytest.raises(TypeError, match="isn't a train part"):
         TrainPart(test.name, test.rows, store)
@@ -169,7 +191,9 @@ def test_an_image_set_of_other_classes_is_refused(store: MemoryObjectStore) -> N
     assert list(opened.images()) == [picture(1000), picture(1001)]
 
 
-def test_pixels_are_decoded_once(store: MemoryObjectStore, split: ArtifactName, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_decoded_once(
+    store: MemoryObjectStore, split: ArtifactName, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = open_train_part(store, f"{split}/parts/train", field="x")
     decoded = pixels(store, train, 16)
     assert decoded.shape == (len(train), 16, 16, 3)
@@ -178,6 +202,7 @@ def test_pixels_are_decoded_once(store: MemoryObjectStore, split: ArtifactName, 
 
     def again(*arguments: object) -> None:
         raise AssertionError("decoded again")
+
     monkeypatch.setattr(pixel_cache, "_write", again)
     np.testing.assert_array_equal(pixels(store, train, 16), decoded)
     with pytest.raises(AssertionError, match="decoded again"):
@@ -191,23 +216,32 @@ def test_synthetic_images_have_pixels_too(store: MemoryObjectStore) -> None:
     assert synthetic.digest != ""
 
 
-def test_16_bit_pixels_are_scaled_by_the_white_level_of_the_dataset(store: MemoryObjectStore, tmp_path: Path) -> None:
-    dark = {name: encoded(np.full((4, 4), 100 + number, dtype=np.uint16)) for number, name in enumerate(plates())}
+def test_16_bit_pixels_are_scaled_by_the_white_level_of_the_dataset(
+    store: MemoryObjectStore, tmp_path: Path
+) -> None:
+    dark = {
+        name: encoded(np.full((4, 4), 100 + number, dtype=np.uint16)) for number, name in enumerate(plates())
+    }
     dark["alpha/plate-0_bright.png"] = encoded(np.full((4, 4), 4000, dtype=np.uint16))
     manifest = dataset(store, tmp_path, dark)
     assert manifest.summary["white_level"] == 4095
-    train = open_train_part(store, f"{create_split(store, manifest, test=0.3, validation=0.2, seed=0)}/parts/train", field="x")
+    train = open_train_part(
+        store, f"{create_split(store, manifest, test=0.3, validation=0.2, seed=0)}/parts/train", field="x"
+    )
     largest = 4000 if any("bright" in path for path in _paths(store, train)) else 123
     assert pixels(store, train, 4).max() == round(largest * 255 / 4095)
 
 
 def _paths(store: MemoryObjectStore, part: TrainPart) -> list[str]:
     from image_data.image_table import read_index
+
     paths = read_index(store, part.manifest, ["path"])["path"].to_pylist()
     return [paths[row] for row in part.index_rows]
 
 
-def test_one_process_decodes_while_the_others_wait(store: MemoryObjectStore, split: ArtifactName, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_decodes_while_the_others_wait(
+    store: MemoryObjectStore, split: ArtifactName, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = open_train_part(store, f"{split}/parts/train", field="x")
     writes = []
     write = pixel_cache._write
@@ -215,6 +249,7 @@ def test_one_process_decodes_while_the_others_wait(store: MemoryObjectStore, spl
     def counted(*arguments: object) -> None:
         writes.append(threading.get_ident())
         write(*arguments)  # type: ignore[arg-type]
+
     monkeypatch.setattr(pixel_cache, "_write", counted)
     results: list[np.ndarray] = []
     threads = [threading.Thread(target=lambda: results.append(pixels(store, train, 16))) for _ in range(6)]
@@ -227,16 +262,18 @@ def test_one_process_decodes_while_the_others_wait(store: MemoryObjectStore, spl
     assert len(results) == 6
 
 
-def test_a_killed_writer_leaves_nothing_that_is_read(store: MemoryObjectStore, split: ArtifactName, cache: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_writer_leaves_nothing_that_is_read(
+    store: MemoryObjectStore, split: ArtifactName, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = open_train_part(store, f"{split}/parts/train", field="x")
-    to_square, calls = pixel_cache.to_square, []
+    calls = []
 
     def dying(image: np.ndarray, size_px: int) -> np.ndarray:
         calls.append(1)
         if len(calls) == 3:
             os._exit(9)
         return to_square(image, size_px)
+
     with monkeypatch.context() as patched:
         patched.setattr(pixel_cache, "to_square", dying)
         process = multiprocessing.get_context("fork").Process(target=pixels, args=(store, train, 16))
@@ -249,13 +286,15 @@ def test_a_killed_writer_leaves_nothing_that_is_read(store: MemoryObjectStore, s
     assert not list((cache / "pixels").glob("*.partial"))
 
 
-def test_a_failed_writer_leaves_no_file(store: MemoryObjectStore, split: ArtifactName, cache: Path,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_writer_leaves_no_file(
+    store: MemoryObjectStore, split: ArtifactName, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = open_train_part(store, f"{split}/parts/train", field="x")
 
     def full(file_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(pixel_cache.os, "fsync", full)
+
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         pixels(store, train, 16)
     assert [path.suffix for path in (cache / "pixels").iterdir()] == [".lock"]

@@ -178,7 +178,7 @@ def test_each_kind_of_verdict(
     assert verdict is not None
     assert verdict.kind == kind
     assert words in verdict.sentence
-    evidence = f"6 seeds, {len(labels)} test images of {groups} groups)"
+    evidence = f"6 seeds, {len(labels):,} test images of {groups} groups)"
     assert evidence in verdict.sentence and "append 0.25" in verdict.sentence
 
 
@@ -264,6 +264,8 @@ def test_each_image_its_own_group_stays_light() -> None:
     comparison = run(labels, np.arange(30_000), mixtures, resamples=100)
     interval = result(comparison, "real").balanced_accuracy
     assert interval.low < 0.8 < interval.high < 0.82
+    assert comparison.verdict is not None
+    assert "3 seeds, 30,000 test images without groups)" in comparison.verdict.sentence
 
 
 def test_a_comparison_is_json() -> None:

@@ -16,16 +16,21 @@ LONGEST_PATTERN = 500
 LONGEST_GROUP = 200
 # A pattern such as (a+)+$ can search for ever: `regex` is Python's re with a time limit.
 MOST_SECONDS = 20.0
-NO_GROUPS_WARNING = ("group: none was stated, so that each image counts as independent of all others; if some share a chip, well, "
-                     "plate or patient, every result is too optimistic")
+NO_GROUPS_WARNING = (
+    "group: none was stated, so that each image counts as independent of all others; if some share a chip, "
+    "well, plate or patient, every result is too optimistic"
+)
 
 
 def check_rule(rule: datasets_pb2.GroupRule) -> None:
     """Raises InvalidArgument if the rule can't be one, before any image is looked at."""
     kind = rule.WhichOneof("rule")
     if kind is None or (kind == "none" and not rule.none):
-        raise missing_field("dataset.group_rule", "images of one chip, well, plate or patient must not be split: give a pattern "
-                            "with a named group, such as (?P<group>[^/]+)_, or a column, or state none: true")
+        raise missing_field(
+            "dataset.group_rule",
+            "images of one chip, well, plate or patient must not be split: give a pattern "
+            "with a named group, such as (?P<group>[^/]+)_, or a column, or state none: true",
+        )
     if kind == "pattern":
         _compile(rule.pattern)
     if kind == "column" and not rule.column:
@@ -43,11 +48,19 @@ def groups_of(images: Sequence[ListedImage], rule: datasets_pb2.GroupRule) -> li
         return [image.path for image in images]
     field = PATTERN_FIELD if kind == "pattern" else COLUMN_FIELD
     groups = _matches(images, rule.pattern) if kind == "pattern" else [image.group or "" for image in images]
-    problems = [f"{image.path} gives {group!r}" for image, group in zip(images, groups, strict=True)
-                if not group.isprintable() or len(group) > LONGEST_GROUP]
+    problems = [
+        f"{image.path} gives {group!r}"
+        for image, group in zip(images, groups, strict=True)
+        if not group.isprintable() or len(group) > LONGEST_GROUP
+    ]
     if problems:
-        raise refused_files(field, "images have unusable groups", problems,
-                            f"groups have 1 to {LONGEST_GROUP} printable characters", reason="INVALID_GROUP")
+        raise refused_files(
+            field,
+            "images have unusable groups",
+            problems,
+            f"groups have 1 to {LONGEST_GROUP} printable characters",
+            reason="INVALID_GROUP",
+        )
     return groups
 
 
@@ -59,21 +72,33 @@ def _matches(images: Sequence[ListedImage], pattern: str) -> list[str]:
         try:
             match = compiled.search(image.path, timeout=max(0.001, deadline - time.monotonic()))
         except TimeoutError as error:
-            raise invalid_field(PATTERN_FIELD, pattern, f"takes more than {MOST_SECONDS:g} s on {image.path!r}",
-                                "avoid a repetition inside a repetition", reason="PATTERN_TOO_SLOW") from error
+            raise invalid_field(
+                PATTERN_FIELD,
+                pattern,
+                f"takes more than {MOST_SECONDS:g} s on {image.path!r}",
+                "avoid a repetition inside a repetition",
+                reason="PATTERN_TOO_SLOW",
+            ) from error
         group = match["group"] if match else None
         if not group:
             unmatched.append(image.path)
         groups.append(group or "")
     if unmatched:
-        raise refused_files(PATTERN_FIELD, f"of {len(images):,} images get no group from {pattern!r}", unmatched,
-                            "change the pattern so that it matches the path of every image", reason="PATTERN_UNMATCHED")
+        raise refused_files(
+            PATTERN_FIELD,
+            f"of {len(images):,} images get no group from {pattern!r}",
+            unmatched,
+            "change the pattern so that it matches the path of every image",
+            reason="PATTERN_UNMATCHED",
+        )
     return groups
 
 
 def _compile(pattern: str) -> "regex.Pattern[str]":
     if not pattern:
-        raise missing_field(PATTERN_FIELD, "give a regular expression with a named group, such as (?P<group>[^/]+)_")
+        raise missing_field(
+            PATTERN_FIELD, "give a regular expression with a named group, such as (?P<group>[^/]+)_"
+        )
     if len(pattern) > LONGEST_PATTERN:
         raise _invalid(pattern, f"is longer than {LONGEST_PATTERN} characters")
     try:
@@ -86,6 +111,10 @@ def _compile(pattern: str) -> "regex.Pattern[str]":
 
 
 def _invalid(pattern: str, problem: str) -> InvalidArgument:
-    return invalid_field(PATTERN_FIELD, pattern, problem,
-                         "use one with a named group around what images of one group share, such as (?P<group>[^/]+)_",
-                         reason="INVALID_PATTERN")
+    return invalid_field(
+        PATTERN_FIELD,
+        pattern,
+        problem,
+        "use one with a named group around what images of one group share, such as (?P<group>[^/]+)_",
+        reason="INVALID_PATTERN",
+    )

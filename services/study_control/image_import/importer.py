@@ -1,4 +1,4 @@
-"""From an uploaded ZIP to a dataset: every image decoded once, duplicates found, then written in the order of paths."""
+"""From an uploaded ZIP to a dataset: every image decoded, duplicates found, all written in order of paths."""
 
 import time
 from collections import defaultdict
@@ -39,12 +39,21 @@ class _Image:
     facts: ImageFacts
 
 
-def import_archive(store: ObjectStore, archive: Path, *, group_rule: datasets_pb2.GroupRule, classes: Sequence[str],
-                   simulated: bool, progress: Callable[[int, int], None], limits: ArchiveLimits = LIMITS) -> ArtifactName:
+def import_archive(
+    store: ObjectStore,
+    archive: Path,
+    *,
+    group_rule: datasets_pb2.GroupRule,
+    classes: Sequence[str],
+    simulated: bool,
+    progress: Callable[[int, int], None],
+    limits: ArchiveLimits = LIMITS,
+) -> ArtifactName:
     """Imports a ZIP of class folders, or one with a manifest, as a dataset.
 
-    Each image is read twice, one at a time: to check it, and, once the digest of everything is known, to store it. A dataset
-    that exists already is not written again. A failed import leaves nothing in object storage.
+    Each image is read twice, one at a time: to check it, and, once the digest of everything is known, to
+    store it. A dataset that exists already is not written again. A failed import leaves nothing in object
+    storage.
 
     Args:
         store: Object storage.
@@ -56,23 +65,28 @@ def import_archive(store: ObjectStore, archive: Path, *, group_rule: datasets_pb
         limits: What the archive may declare.
 
     Returns:
-        datasets/{digest of the images' paths, labels, groups and bytes, the group rule and whether they are simulated}.
+        datasets/{digest of the images' paths, labels, groups and bytes, the group rule and whether they are
+        simulated}.
 
     Raises:
-        InvalidArgument: The archive, an image in it, the group rule or the classes can't be used; the message says why and what
-            to do, and lists up to 20 files.
+        InvalidArgument: The archive, an image in it, the group rule or the classes can't be used; the message
+            says why and what to do, and lists up to 20 files.
     """
     started = time.monotonic()
     check_rule(group_rule)
     with open_archive(archive, limits) as opened:
-        listing = list_images(opened, group_column=group_rule.column if group_rule.WhichOneof("rule") == "column" else None)
+        listing = list_images(
+            opened, group_column=group_rule.column if group_rule.WhichOneof("rule") == "column" else None
+        )
         kept = _of_classes(listing.images, classes)
         images = _inspect(opened, kept, groups_of(kept, group_rule), progress)
         images, duplicate_warnings = _without_duplicates(images, independent=group_rule.none)
         _check_classes(images)
         white_level, brightness_warnings = _white_level(image.facts for image in images)
         request = {
-            "images": digest_of([[image.listed.path, image.listed.label, image.group, image.sha256] for image in images]),
+            "images": digest_of(
+                [[image.listed.path, image.listed.label, image.group, image.sha256] for image in images]
+            ),
             "group_rule": json_format.MessageToDict(group_rule),
             "simulated": simulated,
             "recipe_version": RECIPE_VERSION,
@@ -81,16 +95,29 @@ def import_archive(store: ObjectStore, archive: Path, *, group_rule: datasets_pb
         name = ArtifactName(DATASETS, digest_of(request))
         if find_manifest(store, name) is not None:
             return name
-        warnings = [*([NO_GROUPS_WARNING] if group_rule.none else []), *_ignored_warning(listing.ignored), *duplicate_warnings,
-                    *brightness_warnings]
+        warnings = [
+            *([NO_GROUPS_WARNING] if group_rule.none else []),
+            *_ignored_warning(listing.ignored),
+            *duplicate_warnings,
+            *brightness_warnings,
+        ]
         with ImageTableWriter(store, name) as table:
             for done, image in enumerate(images, start=1):
                 _store(table, opened, image)
                 progress(2 * len(kept) - len(images) + done, 2 * len(kept))
             payloads = table.close()
-            write_manifest(store, Manifest(
-                name=name, inputs={}, request=request, recipe_version=RECIPE_VERSION, payloads=tuple(payloads),
-                summary=_summary(images, group_rule, white_level, simulated, warnings), seconds=time.monotonic() - started))
+            write_manifest(
+                store,
+                Manifest(
+                    name=name,
+                    inputs={},
+                    request=request,
+                    recipe_version=RECIPE_VERSION,
+                    payloads=tuple(payloads),
+                    summary=_summary(images, group_rule, white_level, simulated, warnings),
+                    seconds=time.monotonic() - started,
+                ),
+            )
     return name
 
 
@@ -110,13 +137,22 @@ def _of_classes(images: Sequence[ListedImage], classes: Sequence[str]) -> list[L
         check_choice(f"dataset.classes[{position}]", label, known)
     kept = set(classes) or set(known)
     if len(kept) < 2:
-        raise invalid_field("dataset.classes", sorted(kept), "is a single class", "a classifier needs at least two; pack one folder "
-                            "for each class", reason="SINGLE_CLASS")
+        raise invalid_field(
+            "dataset.classes",
+            sorted(kept),
+            "is a single class",
+            "a classifier needs at least two; pack one folder for each class",
+            reason="SINGLE_CLASS",
+        )
     return [image for image in images if image.label in kept]
 
 
-def _inspect(archive: Archive, listed: Sequence[ListedImage], groups: Sequence[str],
-             progress: Callable[[int, int], None]) -> list[_Image]:
+def _inspect(
+    archive: Archive,
+    listed: Sequence[ListedImage],
+    groups: Sequence[str],
+    progress: Callable[[int, int], None],
+) -> list[_Image]:
     images, problems = [], []
     for done, (image, group) in enumerate(zip(listed, groups, strict=True), start=1):
         try:
@@ -126,14 +162,17 @@ def _inspect(archive: Archive, listed: Sequence[ListedImage], groups: Sequence[s
             problems.append(f"{image.entry} {error.message}")
         progress(done, 2 * len(listed))
     if problems:
-        raise refused_files(FIELD, "images can't be used", problems, "mend them or leave them out", reason="IMAGE_UNREADABLE")
+        raise refused_files(
+            FIELD, "images can't be used", problems, "mend them or leave them out", reason="IMAGE_UNREADABLE"
+        )
     return images
 
 
 def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple[list[_Image], list[str]]:
-    """Keeps one of the copies in one class and group; refuses copies that a split could put into two parts (leakage rule 2).
+    """Keeps one of the copies in a class and group; refuses those that could be split apart (leakage rule 2).
 
-    If the user stated that images are independent, each one's group is of our making: dropping the copy is enough.
+    If the user stated that images are independent, each one's group is of our making: dropping the copy is
+    enough.
     """
     first: dict[str, _Image] = {}
     kept, dropped, differing, crossing = [], [], [], []
@@ -142,59 +181,105 @@ def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple
         if original is image:
             kept.append(image)
         elif original.listed.label != image.listed.label:
-            differing.append(f"{original.listed.path} ({original.listed.label}) and {image.listed.path} ({image.listed.label})")
+            differing.append(
+                f"{original.listed.path} ({original.listed.label}) and "
+                f"{image.listed.path} ({image.listed.label})"
+            )
         elif original.group != image.group and not independent:
-            crossing.append(f"{original.listed.path} (group {original.group}) and {image.listed.path} (group {image.group})")
+            crossing.append(
+                f"{original.listed.path} (group {original.group}) and "
+                f"{image.listed.path} (group {image.group})"
+            )
         else:
             dropped.append(image.listed.path)
     if differing:
-        raise refused_files(FIELD, "pairs of identical images are in two classes", differing, "keep each image in one class",
-                            reason="DUPLICATE_LABELS")
+        raise refused_files(
+            FIELD,
+            "pairs of identical images are in two classes",
+            differing,
+            "keep each image in one class",
+            reason="DUPLICATE_LABELS",
+        )
     if crossing:
-        raise refused_files(FIELD, "pairs of identical images are in two groups, so that one could be trained on and the other "
-                            "tested", crossing, "keep one of each, or mend the group rule", reason="DUPLICATE_ACROSS_GROUPS")
+        raise refused_files(
+            FIELD,
+            "pairs of identical images are in two groups, so that one could be trained on and the other "
+            "tested",
+            crossing,
+            "keep one of each, or mend the group rule",
+            reason="DUPLICATE_ACROSS_GROUPS",
+        )
     return kept, [_counted(dropped, "identical copies of an image were dropped")] if dropped else []
 
 
 def _check_classes(images: Sequence[_Image]) -> None:
     counts = class_counts([image.listed.label for image in images], [image.group for image in images])
-    problems = [f"{label} has {count['images']} images in {count['groups']} groups" for label, count in counts.items()
-                if count["groups"] < PARTS_NEEDED]
+    problems = [
+        f"{label} has {count['images']} images in {count['groups']} groups"
+        for label, count in counts.items()
+        if count["groups"] < PARTS_NEEDED
+    ]
     if problems:
-        raise refused_files(FIELD, "classes are too small to split", problems, f"train, validation and test need at least "
-                            f"{PARTS_NEEDED} groups of each class: add images, leave the class out by `classes`, or mend the group "
-                            "rule", reason="CLASS_TOO_SMALL")
+        raise refused_files(
+            FIELD,
+            "classes are too small to split",
+            problems,
+            f"train, validation and test need at least "
+            f"{PARTS_NEEDED} groups of each class: add images, leave the class out by `classes`, or mend the "
+            "group rule",
+            reason="CLASS_TOO_SMALL",
+        )
 
 
 def _white_level(facts: Iterable[ImageFacts]) -> tuple[int, list[str]]:
-    """What 16-bit images are scaled by: full scale of the fewest bits that hold all of them, as a camera's 12 of 16."""
+    """What 16-bit images are scaled by: full scale of the fewest bits that hold all, as 12 of 16."""
     largest_by_bits: dict[int, int] = {}
     for image in facts:
         largest_by_bits[image.bits] = max(largest_by_bits.get(image.bits, 0), image.max_value)
     if 16 not in largest_by_bits:
         return _FULL_SCALE_8_BIT, []
     white_level = max(_FULL_SCALE_8_BIT, 2 ** largest_by_bits[16].bit_length() - 1)
-    mixed = ["8-bit and 16-bit images are mixed: a classifier may tell them apart by brightness alone"] if len(
-        largest_by_bits) > 1 else []
+    mixed = (
+        ["8-bit and 16-bit images are mixed: a classifier may tell them apart by brightness alone"]
+        if len(largest_by_bits) > 1
+        else []
+    )
     return white_level, mixed
 
 
 def _store(table: ImageTableWriter, archive: Archive, image: _Image) -> None:
     data = archive.read(image.listed.entry)
-    sha256 = table.add(data, path=image.listed.path, label=image.listed.label, group=image.group, mode=image.facts.mode,
-                       width_px=image.facts.width_px, height_px=image.facts.height_px,
-                       perceptual_hash=image.facts.perceptual_hash, thumbnail=image.facts.thumbnail)
+    sha256 = table.add(
+        data,
+        path=image.listed.path,
+        label=image.listed.label,
+        group=image.group,
+        mode=image.facts.mode,
+        width_px=image.facts.width_px,
+        height_px=image.facts.height_px,
+        perceptual_hash=image.facts.perceptual_hash,
+        thumbnail=image.facts.thumbnail,
+    )
     if sha256 != image.sha256:
-        raise DataLoss(f"{image.listed.entry} changed while it was imported; import the archive again",
-                       reason="ARCHIVE_CHANGED")
+        raise DataLoss(
+            f"{image.listed.entry} changed while it was imported; import the archive again",
+            reason="ARCHIVE_CHANGED",
+        )
 
 
-def _summary(images: Sequence[_Image], group_rule: datasets_pb2.GroupRule, white_level: int, simulated: bool,
-             warnings: list[str]) -> dict[str, Any]:
+def _summary(
+    images: Sequence[_Image],
+    group_rule: datasets_pb2.GroupRule,
+    white_level: int,
+    simulated: bool,
+    warnings: list[str],
+) -> dict[str, Any]:
     return {
         "image_count": len(images),
         "group_count": len({image.group for image in images}),
-        "class_counts": class_counts([image.listed.label for image in images], [image.group for image in images]),
+        "class_counts": class_counts(
+            [image.listed.label for image in images], [image.group for image in images]
+        ),
         "white_level": white_level,
         "simulated": simulated,
         "group_rule": json_format.MessageToDict(group_rule),

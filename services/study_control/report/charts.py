@@ -1,15 +1,17 @@
 """Charts as inline SVG, drawn element by element so that no text of a user's can become markup.
 
-Colours come from the page's style sheet by class (`s0` to `s5` for series, `control`, `reference`), which is how the
-charts follow light, dark and print. A chart is drawn for a width in pixels; the page holds a wide one and a narrow one.
+Colours come from the page's style sheet by class (`s0` to `s5` for series, `control`, `reference`), which is
+how charts follow light, dark and print. A chart is drawn for a width in pixels; the page holds a wide and a
+narrow one.
 """
 
 from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -74,12 +76,22 @@ class _Scale:
         return self(min(max(value, self.low), self.high))
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """Where a chart's data lie, in pixels."""
+
+    left: float
+    right: float
+    top: float
+    floor: float
+
+
 def ratio_curve(results: Results, width_px: int) -> Markup:
     """Balanced accuracy against the ratio, a line for each image set and one for the duplicated control.
 
-    Points are means over seeds, whiskers their intervals, small dots single seeds. Synthetic only, which has no
-    ratio, stands apart on the right; if it scores far below the rest it is an arrow with its value, so that the
-    rest stays readable. Ratios that would collide on a linear axis are spaced evenly, and the axis says so.
+    Points are means over seeds, whiskers their intervals, small dots single seeds. Synthetic only, which has
+    no ratio, stands apart on the right; far below the rest it is an arrow with its value, so that the rest
+    stays readable. Ratios that would collide on a linear axis are spaced evenly, and the axis says so.
 
     Args:
         results: What to draw.
@@ -91,89 +103,70 @@ def ratio_curve(results: Results, width_px: int) -> Markup:
     reference = next(m for m in results.mixtures if m.identity.key == results.reference)
     series = _series(results)
     apart = [(one, one.synthetic_only) for one in series if one.synthetic_only is not None]
-    height, left, top, bottom = (360 if width_px >= 600 else 300), 56.0, 14.0, 54.0
-    apart_px = max(100.0, 18.0 * len(apart)) if apart else 0.0
-    right = width_px - 14.0 - apart_px
-    floor = height - bottom
+    height = 360 if width_px >= 600 else 300
+    edge = width_px - 14.0
+    right = edge - (max(100.0, 18.0 * len(apart)) if apart else 0.0)
+    frame = _Frame(left=56.0, right=right, top=14.0, floor=height - 54.0)
 
     svg = _svg(
         width_px,
         height,
         "Balanced accuracy by ratio of synthetic images",
-        "; ".join(f"{m.identity.label} {formatting.percent(m.balanced_accuracy.mean)}" for m in results.mixtures),
+        "; ".join(
+            f"{m.identity.label} {formatting.percent(m.balanced_accuracy.mean)}" for m in results.mixtures
+        ),
     )
     along = [reference, *(mixture for one in series for mixture in one.mixtures)]
     low, high = _extent(along, [mixture for _, mixture in apart], len(series))
     ticks = _ticks(100.0 * low, 100.0 * high, 5)
-    y = _Scale(min(low, ticks[0] / 100.0), max(high, ticks[-1] / 100.0), floor, top)
+    y = _Scale(ticks[0] / 100.0, ticks[-1] / 100.0, frame.floor, frame.top)
     for tick in ticks:
-        _line(svg, left, y(tick / 100.0), width_px - 14.0, y(tick / 100.0), "grid")
-        _text(svg, left - 8.0, y(tick / 100.0) + 4.0, f"{tick:g} %", "end")
-    _line(svg, left, y(reference.balanced_accuracy.mean), right, y(reference.balanced_accuracy.mean), "level")
+        _line(svg, frame.left, y(tick / 100.0), edge, y(tick / 100.0), "grid")
+        _text(svg, frame.left - 8.0, y(tick / 100.0) + 4.0, f"{tick:g} %", "end")
+    level = y(reference.balanced_accuracy.mean)
+    _line(svg, frame.left, level, frame.right, level, "level")
 
+    # Series at one ratio stand side by side, by what the closest ratios allow; the ends need half of it.
     ratios = sorted({m.identity.ratio or 0.0 for m in along})
-    # Series at one ratio stand side by side, which needs room at both ends.
-    abreast = min(8.0 * (len(series) - 1), 0.1 * width_px)
-    places, gap, to_scale = _places(
-        ratios, left + 18.0 + abreast, right - 24.0 - abreast, least_gap_px=8.0 + 10.0 * len(series)
-    )
-    occupied = -math.inf
-    for ratio, place in places.items():
-        label = formatting.ratio(ratio)
-        if place - _text_px(label) / 2.0 >= occupied + 4.0:
-            _line(svg, place, floor, place, floor + 5.0, "axis")
-            _text(svg, place, floor + 20.0, label, "middle")
-            occupied = place + _text_px(label) / 2.0
-    _line(svg, left, floor, right, floor, "axis")
+    first, last, least_gap = frame.left + 18.0, frame.right - 24.0, 8.0 + 10.0 * len(series)
+    step = min(16.0, 0.8 * _places(ratios, first, last, least_gap)[1] / max(len(series), 1))
+    half = 0.5 * step * max(len(series) - 1, 0)
+    places, _, to_scale = _places(ratios, first + half, last - half, least_gap)
     title = _RATIO_TITLES[results.mode] if to_scale else f"{_RATIO_TITLES[results.mode]}; not to scale"
-    half = _text_px(title) / 2.0
-    _text(svg, min(max((left + right) / 2.0, half + 4.0), width_px - half - 4.0), floor + 42.0, title, "middle")
+    _ratio_axis(svg, places, title, frame, width_px)
 
-    step = min(2.0 * abreast, 0.8 * gap) / max(len(series) - 1, 1)
-    room = len(series) == 1 or step >= _LEAST_WHISKER_GAP_PX
-    with_seeds = room and len(series) <= _MOST_SERIES_WITH_SEEDS and results.seeds > 1
+    with_whiskers = len(series) == 1 or step >= _LEAST_WHISKER_GAP_PX
+    with_seeds = with_whiskers and len(series) <= _MOST_SERIES_WITH_SEEDS and results.seeds > 1
+    start = (places[0.0], reference.balanced_accuracy)
     for index, one in enumerate(series):
-        shift = (index - (len(series) - 1) / 2.0) * step
+        shift = index * step - half
         group = ElementTree.SubElement(svg, "g", {"class": one.style})
-        start = (places[0.0], reference.balanced_accuracy)
-        path = [start, *((places[m.identity.ratio or 0.0] + shift, m.balanced_accuracy) for m in one.mixtures)]
-        if len(series) == 1 or (one.style == "s0" and sum(not s.dashed for s in series) == 1):
-            _band(group, path, y)
-        if len(path) > 1:
-            _path(group, [(x, y(estimate.mean)) for x, estimate in path], "dashed" if one.dashed else "curve")
-        for x, estimate in path[1:]:
-            _point(group, x, estimate, y, one.marker, room, with_seeds)
+        points = [(places[m.identity.ratio or 0.0] + shift, m.balanced_accuracy) for m in one.mixtures]
+        # Bands of several image sets would hide one another.
+        if not one.dashed and sum(not other.dashed for other in series) == 1:
+            _band(group, [start, *points], y)
+        if points:
+            line = [(x, y(estimate.mean)) for x, estimate in [start, *points]]
+            _path(group, line, "dashed" if one.dashed else "curve")
+        for x, estimate in points:
+            _point(group, x, estimate, y, one.marker, with_whiskers, with_seeds)
     group = ElementTree.SubElement(svg, "g", {"class": "reference"})
-    _point(group, places[0.0], reference.balanced_accuracy, y, "square", True, with_seeds)
-
+    _point(group, *start, y, "square", True, with_seeds)
     if apart:
-        start_px = right + 16.0
-        _line(svg, start_px, floor, width_px - 14.0, floor, "axis")
-        _line(svg, right + 8.0, top, right + 8.0, floor, "divider")
-        _text(svg, (start_px + width_px - 14.0) / 2.0, floor + 20.0, "synthetic only", "middle")
-        below = 0
-        for index, (one, mixture) in enumerate(apart):
-            x = start_px + (index + 0.5) * (width_px - 14.0 - start_px) / len(apart)
-            group = ElementTree.SubElement(svg, "g", {"class": one.style})
-            mean = mixture.balanced_accuracy.mean
-            if mean >= y.low:
-                _point(group, x, mixture.balanced_accuracy, y, one.marker, True, with_seeds)
-            else:
-                _marker(group, x, floor - 8.0, "down")
-                middle = (start_px + width_px - 14.0) / 2.0
-                text = formatting.percent(mean)
-                _text(group, middle, floor - 20.0 - 16.0 * below, text, "middle", "coloured")
-                below += 1
+        _line(svg, frame.right + 8.0, frame.top, frame.right + 8.0, frame.floor, "divider")
+        _synthetic_only(svg, apart, y, replace(frame, left=frame.right + 16.0, right=edge), with_seeds)
     return _markup(svg)
 
 
 def legend(results: Results) -> list[LegendItem]:
     """What the marks of the ratio curve mean, in the order in which they are drawn."""
-    entries = [("real only", "reference", "square", None)]
+    entries: list[tuple[str, str, str, str | None]] = [("real only", "reference", "square", None)]
     entries += [(s.name, s.style, s.marker, "dashed" if s.dashed else "curve") for s in _series(results)]
     items = []
     for name, style, marker, line in entries:
-        svg = ElementTree.Element("svg", {"width": "30", "height": "14", "viewBox": "0 0 30 14", "aria-hidden": "true"})
+        svg = ElementTree.Element(
+            "svg", {"width": "30", "height": "14", "viewBox": "0 0 30 14", "aria-hidden": "true"}
+        )
         group = ElementTree.SubElement(svg, "g", {"class": style})
         if line is not None:
             _path(group, [(1.0, 7.0), (29.0, 7.0)], line)
@@ -185,8 +178,8 @@ def legend(results: Results) -> list[LegendItem]:
 def forest_plot(results: Results, width_px: int) -> Markup:
     """Paired differences from real only with their intervals, in points; the margin's zone is shaded.
 
-    Rows stand under the name of their series. A difference far outside the others' range, as synthetic only often
-    is, ends in an arrow; its numbers are written in full.
+    Rows stand under the name of their series. A difference far outside the others' range, as synthetic only
+    often is, ends in an arrow; its numbers are written in full.
 
     Args:
         results: What to draw.
@@ -208,8 +201,8 @@ def forest_plot(results: Results, width_px: int) -> Markup:
         "; ".join(f"{identity.label} {_difference_text(one)} points" for identity, one in compared),
     )
     reach = [0.0, -1.5 * results.margin, 1.5 * results.margin]
-    for _, one in [row for row in compared if row[0].kind != "synthetic_only"] or compared:
-        reach += [*(one.interval or ()), one.mean]
+    for _, difference in [row for row in compared if row[0].kind != "synthetic_only"] or compared:
+        reach += [*(difference.interval or ()), difference.mean]
     ticks = _ticks(100.0 * min(reach), 100.0 * max(reach), 7 if width_px >= 600 else 4)
     x = _Scale(ticks[0] / 100.0, ticks[-1] / 100.0, side + 14.0, width_px - side - 14.0)
 
@@ -220,7 +213,13 @@ def forest_plot(results: Results, width_px: int) -> Markup:
         group = ElementTree.SubElement(svg, "g", {"class": one.style})
         _line(group, side, start, width_px - side, start, "grid")
         _text(
-            group, side, start + 20.0, _fitting(one.name, width_px - 2.0 * side), "start", "coloured", full=one.name
+            group,
+            side,
+            start + 20.0,
+            _fitting(one.name, width_px - 2.0 * side),
+            "start",
+            "coloured",
+            full=one.name,
         )
         start += head_px
         for mixture in _members(one):
@@ -240,7 +239,7 @@ def forest_plot(results: Results, width_px: int) -> Markup:
             start += row_px
     for tick in ticks:
         _line(svg, x(tick / 100.0), floor, x(tick / 100.0), floor + 5.0, "axis")
-        _text(svg, x(tick / 100.0), floor + 20.0, f"{tick:+g}".replace("-", "−") if tick else "0", "middle")
+        _text(svg, x(tick / 100.0), floor + 20.0, formatting.signed(tick), "middle")
     _line(svg, x.at_low_px, floor, x.at_high_px, floor, "axis")
     _text(svg, width_px / 2.0, floor + 40.0, "difference, points of balanced accuracy", "middle")
     return _markup(svg)
@@ -263,7 +262,9 @@ def loss_curve(points: Sequence[LossPoint], width_px: int) -> Markup:
     # A constant loss is a flat line in the middle.
     pad = 0.0 if greatest > least else max(abs(greatest), 1e-12)
     y = _Scale(least - pad, greatest + pad, bottom - 4.0, 12.0)
-    x = _Scale(points[0].images_seen, max(points[-1].images_seen, points[0].images_seen + 1), left, width_px - 10.0)
+    x = _Scale(
+        points[0].images_seen, max(points[-1].images_seen, points[0].images_seen + 1), left, width_px - 10.0
+    )
     group = ElementTree.SubElement(svg, "g", {"class": "s0"})
     _path(group, [(x(point.images_seen), y(point.loss)) for point in points], "thin")
     _line(svg, left, bottom, width_px - 10.0, bottom, "axis")
@@ -273,6 +274,48 @@ def loss_curve(points: Sequence[LossPoint], width_px: int) -> Markup:
     _text(svg, left, bottom + 18.0, formatting.count(points[0].images_seen), "start")
     _text(svg, width_px - 10.0, bottom + 18.0, f"{formatting.count(points[-1].images_seen)} images", "end")
     return _markup(svg)
+
+
+def _ratio_axis(
+    svg: ElementTree.Element, places: Mapping[float, float], title: str, frame: _Frame, width_px: int
+) -> None:
+    """Draws the axis of ratios; a label that would touch the one before it is left out."""
+    _line(svg, frame.left, frame.floor, frame.right, frame.floor, "axis")
+    occupied = -math.inf
+    for ratio, place in places.items():
+        label = formatting.ratio(ratio)
+        if place - _text_px(label) / 2.0 >= occupied + 4.0:
+            _line(svg, place, frame.floor, place, frame.floor + 5.0, "axis")
+            _text(svg, place, frame.floor + 20.0, label, "middle")
+            occupied = place + _text_px(label) / 2.0
+    half = _text_px(title) / 2.0
+    middle = min(max((frame.left + frame.right) / 2.0, half), width_px - half)
+    _text(svg, middle, frame.floor + 42.0, title, "middle")
+
+
+def _synthetic_only(
+    svg: ElementTree.Element,
+    apart: Sequence[tuple[_Series, Mixture]],
+    y: _Scale,
+    frame: _Frame,
+    with_seeds: bool,
+) -> None:
+    """Draws synthetic only of each image set; an arrow and a number for what lies below the chart."""
+    middle = (frame.left + frame.right) / 2.0
+    _line(svg, frame.left, frame.floor, frame.right, frame.floor, "axis")
+    _text(svg, middle, frame.floor + 20.0, "synthetic only", "middle")
+    below = 0
+    for index, (one, mixture) in enumerate(apart):
+        x = frame.left + (index + 0.5) * (frame.right - frame.left) / len(apart)
+        group = ElementTree.SubElement(svg, "g", {"class": one.style})
+        estimate = mixture.balanced_accuracy
+        if estimate.mean >= y.low:
+            _point(group, x, estimate, y, one.marker, True, with_seeds)
+        else:
+            _marker(group, x, frame.floor - 8.0, "down")
+            number = formatting.percent(estimate.mean)
+            _text(group, middle, frame.floor - 20.0 - 16.0 * below, number, "middle", "coloured")
+            below += 1
 
 
 def _series(results: Results) -> list[_Series]:
@@ -323,7 +366,8 @@ def _places(
 ) -> tuple[dict[float, float], float, bool]:
     """Where each ratio stands, the smallest distance of two, and whether they are to scale.
 
-    They are where labels have room and neighbours are at least `least_gap_px` apart; otherwise they are evenly spaced.
+    They are if labels have room and neighbours are `least_gap_px` apart or more; if not, they are evenly
+    spaced.
     """
     if len(ratios) == 1:
         return {ratios[0]: (first_px + last_px) / 2.0}, last_px - first_px, True
@@ -331,9 +375,9 @@ def _places(
     linear = [scale(ratio) for ratio in ratios]
     needed = [
         max((_text_px(formatting.ratio(a)) + _text_px(formatting.ratio(b))) / 2.0 + 6.0, least_gap_px)
-        for a, b in zip(ratios[:-1], ratios[1:], strict=True)
+        for a, b in pairwise(ratios)
     ]
-    gaps = [b - a for a, b in zip(linear[:-1], linear[1:], strict=True)]
+    gaps = [b - a for a, b in pairwise(linear)]
     if all(gap >= need for gap, need in zip(gaps, needed, strict=True)):
         return dict(zip(ratios, linear, strict=True)), min(gaps), True
     step = (last_px - first_px) / (len(ratios) - 1)
@@ -351,7 +395,9 @@ def _extent(along: Sequence[Mixture], apart: Sequence[Mixture], series: int) -> 
     shown = [value for mixture in along for value in values(mixture)]
     span = max(max(shown) - min(shown), 0.02)
     far = min(shown) - 0.75 * span
-    shown += [value for mixture in apart if mixture.balanced_accuracy.mean >= far for value in values(mixture)]
+    shown += [
+        value for mixture in apart if mixture.balanced_accuracy.mean >= far for value in values(mixture)
+    ]
     # Room above and below for markers.
     pad = 0.05 * max(max(shown) - min(shown), 0.02)
     return max(min(shown) - pad, 0.0), min(max(shown) + pad, 1.0)
@@ -366,14 +412,16 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def _difference_text(difference: Estimate) -> str:
-    """A difference and its interval, such as "+1.8 (−0.3 to +3.9)"."""
+    """A difference and its interval, such as "+1.8 (+0.3 to +3.9)"."""
     text = formatting.points(difference.mean)
     if difference.interval is None:
         return text
     return f"{text} ({formatting.interval_points(difference.interval)})"
 
 
-def _difference(parent: ElementTree.Element, difference: Estimate, x: _Scale, y_px: float, marker: str) -> None:
+def _difference(
+    parent: ElementTree.Element, difference: Estimate, x: _Scale, y_px: float, marker: str
+) -> None:
     """Draws one difference: whisker and mark, or an arrow where they leave the chart."""
     mean, interval = difference.mean, difference.interval
     if interval is not None:
@@ -400,10 +448,10 @@ def _point(
 ) -> None:
     """Draws a mean with its interval and, a little to the right, its seeds."""
     if with_whisker and estimate.interval is not None:
-        low, high = (y.clipped(end) for end in estimate.interval)
-        _line(parent, x_px, low, x_px, high, "whisker")
-        for end in (low, high):
-            _line(parent, x_px - 4.0, end, x_px + 4.0, end, "whisker")
+        _line(parent, x_px, y.clipped(estimate.interval[0]), x_px, y.clipped(estimate.interval[1]), "whisker")
+        for end in estimate.interval:
+            if y.low <= end <= y.high:
+                _line(parent, x_px - 4.0, y(end), x_px + 4.0, y(end), "whisker")
     if with_seeds:
         for value in estimate.per_seed:
             if y.low <= value <= y.high:
@@ -450,7 +498,9 @@ def _line(parent: ElementTree.Element, x1: float, y1: float, x2: float, y2: floa
 
 def _shape(parent: ElementTree.Element, tag: str, style: str, **attributes: float | str) -> None:
     """Adds an element; numbers are rounded to a tenth of a pixel."""
-    written = {name: value if isinstance(value, str) else _number(value) for name, value in attributes.items()}
+    written = {
+        name: value if isinstance(value, str) else _number(value) for name, value in attributes.items()
+    }
     ElementTree.SubElement(parent, tag, {"class": style, **written})
 
 

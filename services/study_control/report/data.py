@@ -45,7 +45,7 @@ class Dataset:
     digest: str
     # Made by a simulator: said in a banner.
     simulated: bool
-    # How groups are known, such as 'pattern "(?P<group>chip-\d+)"'; None if the user stated that there are none.
+    # How groups are known, such as 'column "chip"'; None if the user stated that there are none.
     group_rule: str | None
     # train, validation, test
     parts: tuple[SplitPart, ...]
@@ -312,7 +312,9 @@ def results_from_statistics(
         rows = {row["key"]: row for row in statistics["mixtures"]}
         keys = [identity.key for identity in identities]
         if sorted(keys) != sorted(rows):
-            raise ValueError(f"identities are of {sorted(keys)}, the statistics of {sorted(rows)}: give the same")
+            raise ValueError(
+                f"identities are of {sorted(keys)}, the statistics of {sorted(rows)}: give the same"
+            )
         verdict = statistics["verdict"]
         return Results(
             mode=mode,
@@ -370,11 +372,11 @@ def check(data: ReportData) -> None:
     for gallery in data.galleries:
         if gallery.image_set not in image_sets or gallery.class_name not in data.class_names:
             raise ValueError(
-                f"a gallery is of image set {gallery.image_set!r}, class {gallery.class_name!r}, which the report "
-                "doesn't have"
+                f"a gallery is of image set {gallery.image_set!r}, class {gallery.class_name!r}: use names "
+                "in image_sets and class_names"
             )
     if data.study.created_at.tzinfo is None:
-        raise ValueError(f"created_at is {data.study.created_at}, without a time zone: use an aware datetime")
+        raise ValueError(f"created_at is {data.study.created_at}, without a time zone: give one that has it")
     images = [png for pngs in data.real_examples.values() for png in pngs]
     for gallery in data.galleries:
         images += [png for example in gallery.examples for png in (example.png, example.nearest_real_png)]

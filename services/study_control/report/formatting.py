@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-ABSENT = "–"
-_MINUS = "−"
+ABSENT = "\u2013"
+_MINUS = "\u2212"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -19,12 +19,18 @@ def interval_percent(interval: tuple[float, float] | None) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of shares in points with its sign, such as "+1.8", with a true minus."""
-    return f"{100.0 * value:+.1f}".replace("-", _MINUS)
+    """A difference of shares in points with its sign, such as "+1.8", with a true minus; nothing is "0.0"."""
+    text = f"{100.0 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", _MINUS)
+
+
+def signed(value: float) -> str:
+    """A round number with its sign, such as "+5"; zero has none."""
+    return f"{value:+g}".replace("-", _MINUS) if value else "0"
 
 
 def interval_points(interval: tuple[float, float] | None) -> str:
-    """An interval of differences as "−0.3 to +3.9"; a dash for None."""
+    """An interval of differences as "+0.3 to +3.9"; a dash for None."""
     return ABSENT if interval is None else f"{points(interval[0])} to {points(interval[1])}"
 
 

@@ -13,7 +13,6 @@ from datetime import datetime
 from importlib.resources import files
 
 import jinja2
-from markupsafe import Markup
 
 from study_control.report import charts, formatting, tables
 from study_control.report.data import Mixture, ReportData, check
@@ -22,6 +21,7 @@ from study_control.report.data import Mixture, ReportData, check
 REPORT_VERSION = 1
 WIDE_PX = 920
 NARROW_PX = 340
+CARD_PX = 270
 
 
 def render_html(data: ReportData) -> str:
@@ -30,7 +30,7 @@ def render_html(data: ReportData) -> str:
     Every text of `data` is escaped. The same data give the same bytes.
 
     Args:
-        data: What to report. Example images are shown at about 90 pixels: larger ones only make the page heavier.
+        data: What to report. Example images are shown 90 pixels wide: larger ones make the page heavier.
 
     Returns:
         The page.
@@ -39,27 +39,39 @@ def render_html(data: ReportData) -> str:
         ValueError: The data don't fit together.
     """
     check(data)
-    folder = files(__package__)
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_source),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    for name in ("percent", "interval_percent", "points", "interval_points", "ratio", "decimal", "count", "duration"):
+    for name in (
+        "percent",
+        "interval_percent",
+        "points",
+        "interval_points",
+        "ratio",
+        "decimal",
+        "count",
+        "duration",
+    ):
         environment.filters[name] = getattr(formatting, name)
     environment.filters["moment"] = formatting.moment
     environment.filters["plural"] = formatting.plural
     environment.filters["png"] = _data_uri
-    template = environment.from_string(folder.joinpath("template.html.j2").read_text(encoding="utf-8"))
+    template = environment.get_template("template.html.j2")
     chosen = _mixture(data, data.results.verdict.key) if data.results.verdict else None
     return template.render(
         data=data,
         results=data.results,
-        style=Markup(folder.joinpath("style.css").read_text(encoding="utf-8")),
         charts=charts,
         tables=tables,
         chosen=chosen,
         control=tables.control_of(data, chosen) if chosen else None,
         wide_px=WIDE_PX,
         narrow_px=NARROW_PX,
+        card_px=CARD_PX,
     )
 
 
@@ -83,7 +95,7 @@ def render_json(data: ReportData) -> str:
 def render_csv(data: ReportData) -> str:
     """The cells as CSV: one row each, with every metric.
 
-    Precision, recall and support have a column for each class; the confusion matrix is one column that holds JSON.
+    Precision, recall and support have a column for each class; the confusion matrix is one column of JSON.
 
     Args:
         data: What to report.
@@ -131,6 +143,11 @@ def render_csv(data: ReportData) -> str:
 def _mixture(data: ReportData, key: str) -> Mixture:
     """The mixture of a key; `check` has seen that it is there."""
     return next(mixture for mixture in data.results.mixtures if mixture.identity.key == key)
+
+
+def _source(name: str) -> str:
+    """The text of a template beside this file."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _data_uri(png: bytes) -> str:

@@ -42,7 +42,7 @@ class MixtureRow:
 
 @dataclass(frozen=True)
 class ConfusionRow:
-    """A true class: counts over all seeds, and each count's share of the row (0 for a class without images)."""
+    """A true class: counts over all seeds, and their shares of the row (0 for a class without images)."""
 
     class_name: str
     counts: tuple[int, ...]
@@ -51,12 +51,17 @@ class ConfusionRow:
 
 @dataclass(frozen=True)
 class RecallRow:
-    """A class's mean recall over seeds with real only and with the chosen mixture; None if it has no test image."""
+    """A class's mean recall over seeds, with real only and with the chosen mixture; None if untested."""
 
     class_name: str
     support: int
     real: float | None
     chosen: float | None
+
+
+def synthetic_images(data: ReportData) -> int:
+    """How many images all image sets hold."""
+    return sum(sum(image_set.images.values()) for image_set in data.image_sets)
 
 
 def mixture_rows(data: ReportData) -> list[MixtureRow]:

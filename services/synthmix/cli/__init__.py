@@ -11,6 +11,7 @@ Exit codes, which scripts may rely on:
     130  interrupted; what runs in the services goes on
 """
 
+import sys
 from collections.abc import Sequence
 
 from synthmix.cli.parser import build_parser
@@ -20,8 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. Exits by itself, as argparse does, on --help and misuse."""
     arguments = build_parser().parse_args(argv)
 
-    from synthmix.cli.dispatch import (
-        run,
-    )  # not at the top: it imports protobuf, and --help need not wait for that
-
+    # Not at the top: it imports protobuf, which --help need not wait for, and which may be what is missing.
+    try:
+        from synthmix.cli.dispatch import run
+    except ModuleNotFoundError as error:
+        print(
+            f"error: Python's module {error.name!r} isn't installed; install synthmix again", file=sys.stderr
+        )
+        return 1
     return run(arguments)

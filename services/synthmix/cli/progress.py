@@ -20,14 +20,15 @@ from synthmix.client import Transfer
 from synthmix_api.operations.v1 import operations_pb2
 
 LINE_INTERVAL_S = 10.0
+BAR_WIDTH = 16
 REFRESHES_PER_SECOND = 4
 # Enough changes to smooth over units that take unequal time, few enough to follow a cluster that grows.
 RATE_CHANGES = 60
 SHORTEST_RATE_S = 1.0
 
-QUEUED, RUNNING, DONE = "queued", "running", "done"
+WAITING, QUEUED, RUNNING, DONE = "waiting", "queued", "running", "done"
 _STATES = {
-    operations_pb2.STATE_UNSPECIFIED: "waiting",
+    operations_pb2.STATE_UNSPECIFIED: WAITING,
     operations_pb2.STATE_QUEUED: QUEUED,
     operations_pb2.STATE_RUNNING: RUNNING,
     operations_pb2.STATE_SUCCEEDED: DONE,
@@ -117,21 +118,25 @@ class Rate:
         return grown / passed_s if grown > 0 and passed_s >= SHORTEST_RATE_S else None
 
 
+Key = tuple[int, str]
+"""Tells rows apart from one update to the next: place and label, since two steps may have one label."""
+
+
 class Rates:
-    """The rate of each row, by its label."""
+    """The rate of each row."""
 
     def __init__(self, clock: Callable[[], float]):
         self._clock = clock
-        self._rates: dict[str, Rate] = {}
+        self._rates: dict[Key, Rate] = {}
 
     def observe(self, rows: Sequence[Row]) -> None:
-        for row in rows:
+        for key, row in _keyed(rows):
             if row.state == RUNNING:
-                self._rates.setdefault(row.label, Rate()).observe(self._clock(), row.done)
+                self._rates.setdefault(key, Rate()).observe(self._clock(), row.done)
 
-    def describe(self, row: Row) -> tuple[str, str]:
+    def describe(self, key: Key, row: Row) -> tuple[str, str]:
         """The row's rate and time left, each "" if unknown."""
-        per_second = self._rates[row.label].per_second(self._clock()) if row.label in self._rates else None
+        per_second = self._rates[key].per_second(self._clock()) if key in self._rates else None
         if per_second is None or row.state != RUNNING:
             return "", ""
         left = f"{human_duration((row.total - row.done) / per_second)} left" if row.total else ""
@@ -145,23 +150,23 @@ class Lines:
         self._stream, self._clock = stream, clock
         self._start_s = clock()
         self._rates = Rates(clock)
-        self._states: dict[str, str] = {}
-        self._next_line_s: dict[str, float] = {}
+        self._states: dict[Key, str] = {}
+        self._next_line_s: dict[Key, float] = {}
 
     def __call__(self, rows: Sequence[Row], message: str) -> None:
         self._rates.observe(rows)
         now_s = self._clock()
-        for row in rows:
-            changed = self._states.get(row.label) != row.state
-            due = row.state == RUNNING and now_s >= self._next_line_s.get(row.label, 0.0)
-            if (changed and row.state not in ("waiting", QUEUED)) or due:
-                self._next_line_s[row.label] = now_s + LINE_INTERVAL_S
+        for key, row in _keyed(rows):
+            changed = self._states.get(key) != row.state
+            due = row.state == RUNNING and now_s >= self._next_line_s.get(key, 0.0)
+            if (changed and row.state not in (WAITING, QUEUED)) or due:
+                self._next_line_s[key] = now_s + LINE_INTERVAL_S
                 elapsed = f"{int(now_s - self._start_s)} s"
-                print(f"{elapsed:>7}  {self._line(row)}", file=self._stream, flush=True)
-            self._states[row.label] = row.state
+                print(f"{elapsed:>7}  {self._line(key, row)}", file=self._stream, flush=True)
+            self._states[key] = row.state
 
-    def _line(self, row: Row) -> str:
-        parts = [row.state, human_count(row), *self._rates.describe(row), _reused(row)]
+    def _line(self, key: Key, row: Row) -> str:
+        parts = [row.state, human_count(row), *self._rates.describe(key, row), _reused(row)]
         return f"{row.label}: {', '.join(part for part in parts if part)}"
 
 
@@ -181,19 +186,18 @@ class Bars:
 
     def render(self) -> Group:
         grid = Table.grid(padding=(0, 2))
-        for column in ("label", "bar", "count", "rate", "left"):
-            grid.add_column(
-                no_wrap=True, overflow="ellipsis", justify="right" if column == "count" else "left"
-            )
-        for row in self._rows:
-            rate, left = self._rates.describe(row)
+        for column in ("label", "bar", "count", "rate", "note"):
+            # Where a terminal is narrow, labels give way first.
+            grid.add_column(no_wrap=column != "label", justify="right" if column == "count" else "left")
+        for key, row in _keyed(self._rows):
+            rate, left = self._rates.describe(key, row)
             note = ", ".join(
                 part for part in (left or ("" if row.state == RUNNING else row.state), _reused(row)) if part
             )
             bar = ProgressBar(
                 total=row.total or None,
                 completed=row.done,
-                width=24,
+                width=BAR_WIDTH,
                 pulse=row.state == RUNNING and not row.total,
             )
             grid.add_row(
@@ -216,14 +220,13 @@ def human_rate(per_second: float, unit: str) -> str:
     """Such as 14.2/s, 3.1/min, 2.5 MiB/s."""
     if unit == "bytes":
         return f"{human_bytes(per_second)}/s"
-    for scale, name in ((1, "s"), (60, "min"), (3600, "h")):
-        if per_second * scale >= 1 or name == "h":
-            return (
-                f"{per_second * scale:.0f}/{name}"
-                if per_second * scale >= 100
-                else f"{per_second * scale:.1f}/{name}"
-            )
-    raise AssertionError("the last unit takes whatever is left")
+    scale, name = next(((s, n) for s, n in ((1, "s"), (60, "min")) if per_second * s >= 1), (3600, "h"))
+    rate = per_second * scale
+    return f"{rate:.0f}/{name}" if rate >= 100 else f"{rate:.1f}/{name}"
+
+
+def _keyed(rows: Sequence[Row]) -> list[tuple[Key, Row]]:
+    return [((index, row.label), row) for index, row in enumerate(rows)]
 
 
 def _words(unit: str) -> str:

@@ -118,7 +118,8 @@ def watch_to_end(client: Client, name: str) -> studies_pb2.Study:
     """The study, once it has ended; shows its progress until then."""
     with progress() as show_progress:
         for event in client.watch_study(name):
-            show_progress(metadata_rows(event.progress), event.progress.message)
+            if event.HasField("progress"):
+                show_progress(metadata_rows(event.progress), event.progress.message)
             if event.HasField("study"):
                 return event.study
     raise Internal(f"the stream of {name} ended without the study", reason="STREAM_ENDED")

@@ -1,0 +1,1 @@
+"""Pretraining of the embedded base model: `python -m latent_diffusion.pretraining`."""

@@ -1,0 +1,152 @@
+"""Recipe of the base model's UNet and text encoder, trained together on cached latents.
+
+The objective is v-prediction (Salimans and Ho, 2022, section 4) on a noise schedule with zero terminal
+signal-to-noise ratio (Lin et al., 2024, section 3.1): pictures on black and on light backgrounds differ most
+in their mean, which an ordinary schedule leaks to the model through the last step's noise.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from latent_diffusion.pretraining.autoencoder import encode
+from latent_diffusion.pretraining.corpus import SIZE_PX, Corpus
+from latent_diffusion.pretraining.pipeline import GRID_PROMPTS, assemble, build_scheduler, sample
+from latent_diffusion.pretraining.text import build_text_encoder, token_ids
+from latent_diffusion.pretraining.training_state import (
+    ProgressLog,
+    augment,
+    learning_rate,
+    load_checkpoint,
+    save_checkpoint,
+    step_generators,
+    write_grid,
+)
+
+
+@dataclass(frozen=True)
+class UnetSettings:
+    """How the UNet and the text encoder are trained."""
+
+    steps: int
+    seed: int = 0
+    batch_size: int = 16
+    peak_learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    caption_dropout: float = 0.1
+    ema_decay: float = 0.999
+    checkpoint_every_steps: int = 1000
+    most_views: int = 8
+    """Most augmented views of a picture whose latents are kept; a picture drawn more often has more."""
+
+
+def build_unet(seed: int) -> UNet2DConditionModel:
+    """Returns an untrained UNet for latents of shape (8, 8, 8) and text of width 128."""
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=SIZE_PX // 8,
+        in_channels=8,
+        out_channels=8,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(80, 144),
+        layers_per_block=1,
+        attention_head_dim=(2, 4),  # heads, not their width: diffusers keeps the field's old name
+        cross_attention_dim=128,
+        norm_num_groups=16,
+        use_linear_projection=True,
+    )
+
+
+def train_unet(
+    corpus: Corpus, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, out: Path, settings: UnetSettings
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Trains the UNet and the text encoder, going on from `out`/unet.safetensors if it is there.
+
+    Args:
+        corpus: Pictures and captions.
+        autoencoder: Trained autoencoder, frozen, with latents of mean 0 and deviation 1.
+        tokenizer: The base model's tokenizer.
+        out: Folder for the checkpoint, unet.json and unet.png (a row a prompt of `GRID_PROMPTS`).
+        settings: How.
+
+    Returns:
+        The averaged UNet and text encoder.
+    """
+    latents, picture_of = _cache_latents(corpus, autoencoder, settings)
+    unique_captions, caption_of = np.unique(corpus.captions, return_inverse=True)
+    prompt_ids = token_ids(tokenizer, ["", *unique_captions.tolist()])
+    chances = corpus.weights[picture_of] / np.bincount(picture_of)[picture_of]
+    chances /= chances.sum()
+
+    scheduler = build_scheduler()
+    model = nn.ModuleDict(
+        {"unet": build_unet(settings.seed), "text": build_text_encoder(tokenizer, settings.seed)}
+    )
+    average = copy.deepcopy(model).requires_grad_(False)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.peak_learning_rate, betas=(0.9, 0.99), weight_decay=1e-3
+    )
+    checkpoint = out / "unet.safetensors"
+    first_step = load_checkpoint(checkpoint, {"model": model, "average": average}, optimizer)
+    log = ProgressLog(out / "unet.json", "unet", settings.steps)
+    recent_loss = float("nan")
+    for step in range(first_step, settings.steps):
+        rng, generator = step_generators(settings.seed, "unet", step)
+        chosen = rng.choice(len(latents), size=settings.batch_size, p=chances)
+        captions = np.where(
+            rng.random(settings.batch_size) < settings.caption_dropout, 0, 1 + caption_of[picture_of[chosen]]
+        )
+        clean = latents[chosen]
+        noise = torch.randn(clean.shape, generator=generator)
+        timesteps = torch.from_numpy(rng.integers(0, 1000, size=settings.batch_size))
+        noisy = scheduler.add_noise(clean, noise, timesteps)
+        text = model["text"](prompt_ids[captions]).last_hidden_state
+        velocity = model["unet"](noisy, timesteps, text).sample
+        loss = F.mse_loss(velocity, scheduler.get_velocity(clean, noise, timesteps))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(
+                step, settings.steps, settings.peak_learning_rate, settings.warmup_steps
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        _follow(average, model, min(settings.ema_decay, (1 + step) / (10 + step)))
+        recent_loss = loss.item() if step == first_step else 0.98 * recent_loss + 0.02 * loss.item()
+        log.record(step, {"loss": recent_loss})
+        if (step + 1) % settings.checkpoint_every_steps == 0 or step + 1 == settings.steps:
+            save_checkpoint(checkpoint, {"model": model, "average": average}, optimizer, step + 1)
+            pipeline = assemble(autoencoder, tokenizer, average["text"], average["unet"])
+            write_grid(out / "unet.png", sample(pipeline, GRID_PROMPTS, 8, settings.seed), 8)
+    average.eval()
+    return average["unet"], average["text"]
+
+
+def _cache_latents(
+    corpus: Corpus, autoencoder: AutoencoderKL, settings: UnetSettings
+) -> tuple[Tensor, np.ndarray]:
+    """Encodes augmented views; returns latents (M, 8, 8, 8) and the picture of each, int64 (M,)."""
+    wanted = np.ceil(corpus.weights * len(corpus.weights)).astype(int)
+    picture_of = np.repeat(np.arange(len(wanted)), np.clip(wanted, 1, settings.most_views))
+    rng, _ = step_generators(settings.seed, "views", 0)
+    latents = encode(autoencoder, augment(corpus.images[picture_of], rng))
+    return latents.clone(), picture_of  # a clone, since autograd refuses tensors made in inference mode
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Moves the averaged parameters towards the model's: average <- decay average + (1 - decay) model."""
+    kept, current = list(average.parameters()), [p.detach() for p in model.parameters()]
+    torch._foreach_lerp_(kept, current, 1.0 - decay)

@@ -1,0 +1,49 @@
+"""What several integration tests do with studies."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from service_kit.artifacts import read_manifest
+from service_kit.object_store import ObjectStore
+from service_kit.resource_names import ArtifactName
+from synthmix import Client, GroupRule
+from synthmix.client import metadata_of, result_of
+from synthmix.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
+from synthmix_api.operations.v1 import operations_pb2
+from synthmix_api.studies.v1 import studies_pb2
+
+FEW_CELLS = SimulatedCellsSettings(images_per_class=32, chips=8)
+
+
+def import_simulated(client: Client, folder: Path, name: str, settings: SimulatedCellsSettings = FEW_CELLS) -> None:
+    write_simulated_dataset(folder, settings)
+    client.import_dataset(folder, name, group=GroupRule(pattern=GROUP_PATTERN), simulated=True)
+
+
+def run_study(client: Client, spec: studies_pb2.StudySpec) -> studies_pb2.Study:
+    """Submits a study and waits for it. Raises what it failed with."""
+    return result_of(client.wait(client.submit_study(spec)), studies_pb2.Study)
+
+
+def steps_of(client: Client, study: studies_pb2.Study) -> dict[str, operations_pb2.Step]:
+    """The study's steps by the first word of their names: adapter, images, grid, report."""
+    metadata = metadata_of(client.get_operation(study.operation))
+    return {step.display_name.split()[0]: step for step in metadata.steps}
+
+
+def payload_digests(store: ObjectStore, study: studies_pb2.Study) -> dict[str, str]:
+    """sha256 of every payload that the study made or caused, but for those that tell when and how long."""
+    evaluation = read_manifest(store, ArtifactName.parse(study.evaluation, field="evaluation"))
+    names = [study.name, study.evaluation, study.split, *study.adapters, *study.image_sets, *evaluation.summary["cells"]]
+    return {f"{name}/{payload.name}": payload.sha256
+            for name in names for payload in read_manifest(store, ArtifactName.parse(name, field="name")).payloads
+            if payload.name not in ("report.html", "run.json")}
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"{what} didn't happen within {timeout_s:g} s")
+        time.sleep(0.1)

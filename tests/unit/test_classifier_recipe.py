@@ -1,0 +1,377 @@
+"""The recipe of one cell: golden losses, equal bytes, the test read once; and the artifact that a worker writes."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+
+from classifier_evaluation import architectures, recipe
+from classifier_evaluation.cells import METRICS, PREDICTIONS, VALIDATION_PREDICTIONS, evaluate_cell
+from classifier_evaluation.classifier_settings import ClassifierSettings
+from classifier_evaluation.classifiers import build_classifier
+from classifier_evaluation.mixtures import (
+    APPEND,
+    DUPLICATED_REAL,
+    REAL,
+    SYNTHETIC_ONLY,
+    CellSpec,
+    Mixture,
+    MixtureSpec,
+)
+from classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
+from image_archives import dataset, encoded, noise
+from image_data.image_table import ImageTableWriter
+from image_data.split_parts import open_split
+from memory_object_store import MemoryObjectStore
+from service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload, write_manifest
+from service_kit.errors import FailedPrecondition, InvalidArgument
+from service_kit.resource_names import ArtifactName
+from study_control.split import create_split
+
+TINY = ClassifierSettings(
+    architecture="test_efficientnet",
+    pretrained=False,
+    image_size_px=32,
+    match="steps",
+    epochs=3,
+    batch_size=8,
+    learning_rate=1e-3,
+    augmentation=True,
+)
+IMAGE_SET = "a" * 32
+
+
+def stripes(label: int, seed: int, side: int = 32) -> np.ndarray:
+    """A noisy picture of stripes, (side, side) uint8: wide ones are class 0, narrow ones class 1."""
+    rows = np.arange(side) + seed % 7
+    wave = 40 * np.sign(np.sin(2 * np.pi * rows / (16, 6)[label]))[:, None]
+    return np.clip(128 + wave + noise(seed, side, side).astype(float) / 4 - 32, 0, 255).astype(np.uint8)
+
+
+def images(count: int, first_seed: int) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.arange(count) % 2
+    grey = np.stack([stripes(int(label), first_seed + row) for row, label in enumerate(labels)])
+    return np.repeat(grey[..., None], 3, axis=3), labels
+
+
+def run(
+    settings: ClassifierSettings = TINY,
+    *,
+    synthetic: int = 0,
+    seed: int = 0,
+    open_test: Callable[[], np.ndarray] | None = None,
+    report: Callable[[int], None] = lambda steps: None,
+) -> recipe.CellResult:
+    (real, labels), (made, made_labels) = images(20, 0), images(10, 100)
+    mixture = Mixture(np.arange(20), np.arange(synthetic), np.concatenate([labels, made_labels[:synthetic]]))
+    validation, validation_labels = images(12, 200)
+    return recipe.train_and_evaluate(
+        settings,
+        2,
+        recipe.TrainingImages(mixture, real, made if synthetic else None),
+        validation,
+        validation_labels,
+        open_test or (lambda: images(10, 300)[0]),
+        seed=seed,
+        threads=1,
+        report=report,
+    )
+
+
+def test_golden_losses() -> None:
+    """Measured once. A change means that the recipe has changed: if it was meant to, raise RECIPE_VERSION."""
+    assert [epoch.train_loss for epoch in run().epochs] == pytest.approx([0.0, 0.0, 0.0], rel=1e-5)
+    with_synthetic = run(dataclasses.replace(TINY, match="epochs"), synthetic=10)
+    assert [epoch.train_loss for epoch in with_synthetic.epochs] == pytest.approx([0.0, 0.0, 0.0], rel=1e-5)
+
+
+def test_it_learns() -> None:
+    result = run(dataclasses.replace(TINY, epochs=12))
+    assert result.test_probabilities.argmax(1).tolist() == images(10, 300)[1].tolist()
+    assert result.epochs[-1].train_loss < 0.5 * result.epochs[0].train_loss
+
+
+def test_the_same_cell_gives_the_same_bytes_whatever_ran_before() -> None:
+    first = run()
+    torch.manual_seed(12345)
+    np.random.seed(12345)
+    run(seed=1)
+    second = run()
+    assert first.epochs == second.epochs
+    assert first.test_probabilities.tobytes() == second.test_probabilities.tobytes()
+    assert first.validation_probabilities.tobytes() == second.validation_probabilities.tobytes()
+    assert first.epochs != run(seed=1).epochs
+
+
+def test_rule_5_the_test_is_read_once_after_the_last_choice() -> None:
+    steps_done: list[int] = []
+    opened: list[int] = []
+
+    def open_test() -> np.ndarray:
+        opened.append(steps_done[-1])
+        return images(10, 300)[0]
+
+    result = run(open_test=open_test, report=steps_done.append)
+    assert opened == [result.steps]
+    assert steps_done == [3, 6, 9]
+    other_test = run(open_test=lambda: 255 - images(10, 300)[0])
+    assert (other_test.epochs, other_test.best_epoch) == (result.epochs, result.best_epoch)
+    assert other_test.validation_probabilities.tobytes() == result.validation_probabilities.tobytes()
+
+
+def test_the_kept_epoch_did_best_on_validation() -> None:
+    result = run(dataclasses.replace(TINY, epochs=6, learning_rate=2e-2))
+    scores = [(epoch.validation_balanced_accuracy, -epoch.validation_loss) for epoch in result.epochs]
+    assert scores[result.best_epoch - 1] == max(scores)
+    right = result.validation_probabilities.argmax(1) == images(12, 200)[1]
+    assert right.mean() == pytest.approx(max(scores)[0])
+
+
+def test_matched_steps_and_matched_epochs() -> None:
+    assert run(synthetic=10).steps == run().steps == 9
+    assert run(dataclasses.replace(TINY, match="epochs"), synthetic=10).steps == 12
+    assert len(run(synthetic=10).epochs) == 3
+
+
+def test_a_diverging_training_says_so() -> None:
+    with pytest.raises(
+        FailedPrecondition, match=r"diverged .* lower classifier\.learning_rate \(it was 1e\+30\)"
+    ):
+        run(dataclasses.replace(TINY, learning_rate=1e30))
+
+
+def test_every_image_comes_equally_often() -> None:
+    batches = [recipe.batch_positions(20, 8, 0, step) for step in range(15)]
+    assert {len(batch) for batch in batches} == {8}
+    assert np.bincount(np.concatenate(batches)).tolist() == [6] * 20
+    assert sorted(np.concatenate(batches)[20:40]) == list(range(20))
+    assert len(recipe.batch_positions(3, 8, 0, 5)) == 8
+    assert recipe.batch_positions(20, 8, 1, 0).tolist() != batches[0].tolist()
+
+
+def test_augmentation_is_the_symmetries_of_the_square() -> None:
+    image = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4).to(torch.uint8)[:1]
+    turned = [torch.rot90(side, turns, (2, 3)) for side in (image, image.flip(3)) for turns in range(4)]
+    found = recipe.augment(image.expand(400, -1, -1, -1), torch.Generator().manual_seed(0))
+    counts = [sum(torch.equal(one, other[0]) for one in found) for other in turned]
+    assert sum(counts) == 400 and min(counts) > 25
+
+
+def test_the_learning_rate_goes_up_then_down() -> None:
+    factors = [recipe.learning_rate_factor(step, 100) for step in range(100)]
+    assert factors[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
+    assert all(later < earlier for earlier, later in zip(factors[9:], factors[10:], strict=False))
+    assert 0 < factors[-1] < 1e-3
+    assert recipe.learning_rate_factor(0, 1) == 1
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    model, _ = build_classifier("test_efficientnet", 2, pretrained=False, image_size_px=32, seed=0)
+    decayed, others = recipe.parameter_groups(model)
+    assert decayed["weight_decay"] == recipe.WEIGHT_DECAY and others["weight_decay"] == 0
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))
+
+
+def test_the_embedded_weights_of_lite0() -> None:
+    model, preprocessing = build_classifier(
+        "tf_efficientnet_lite0", 3, pretrained=True, image_size_px=64, seed=0
+    )
+    scaled = preprocessing.normalise(torch.tensor([0, 127, 255], dtype=torch.uint8).view(1, 3, 1, 1))
+    assert scaled.flatten().tolist() == pytest.approx([-127 / 128, 0, 1])
+    pixels = torch.from_numpy(noise(0, 2, 3, 64, 64))
+    with torch.inference_mode():
+        assert not model.eval()(preprocessing.normalise(pixels)).any(), "the new last layer starts at zero"
+        features = model.forward_head(
+            model.forward_features(preprocessing.normalise(pixels)), pre_logits=True
+        )
+    # Of weights in the wrong places, or of none, the features are hundredths or thousands.
+    assert 0.1 < features.mean().item() < 1.5
+    other, _ = build_classifier("tf_efficientnet_lite0", 3, pretrained=True, image_size_px=64, seed=1)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*arguments: Any, **options: Any) -> None:
+        raise FileNotFoundError("check your connection")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        FailedPrecondition, match="can't be downloaded; make the Hugging Face hub reachable"
+    ) as caught:
+        build_classifier("resnet18", 2, pretrained=True, image_size_px=64, seed=0)
+    assert caught.value.violations[0].field == "evaluation.classifier.pretrained"
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", "test_resnet", "test_convnext"])
+def test_other_architectures(architecture: str) -> None:
+    model, _ = build_classifier(architecture, 5, pretrained=False, image_size_px=48, seed=0)
+    with torch.inference_mode():
+        assert model.eval()(torch.zeros(2, 3, 48, 48)).shape == (2, 5)
+
+
+def test_an_image_size_that_an_architecture_cannot_see() -> None:
+    with pytest.raises(InvalidArgument, match="50 is not a size that test_vit can see") as caught:
+        build_classifier("test_vit", 5, pretrained=False, image_size_px=50, seed=0)
+    assert caught.value.violations[0].field == "evaluation.classifier.image_size"
+
+
+def test_architectures_are_those_of_the_installed_timm() -> None:
+    committed = Path(architectures.__file__).with_name("architectures.txt").read_text()
+    assert committed == architectures.timm_architectures(), (
+        "run python -m classifier_evaluation.architectures"
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "height", "width"), [(5, 2, 2), (5, 4, 4), (3, 2, 2), (3, 1, 2), (7, 3, 5), (3, 4, 4)]
+)
+def test_small_maps_are_convolved_like_large_ones(side: int, height: int, width: int) -> None:
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Conv2d(6, 6, side, padding=side // 2, groups=6))
+    replaced = torch.nn.Sequential(torch.nn.Conv2d(6, 6, side, padding=side // 2, groups=6))
+    replaced.load_state_dict(plain.state_dict())
+    use_small_map_convolutions(replaced)
+    assert isinstance(replaced[0], SmallMapConv2d)
+    assert replaced.state_dict().keys() == plain.state_dict().keys()
+    x = torch.randn(4, 6, height, width).contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn(4, 6, height, width)
+    outcomes = []
+    for model in (plain, replaced):
+        given = x.clone().requires_grad_()
+        y = model(given)
+        y.backward(gradient)
+        outcomes.append((y, given.grad, model[0].weight.grad, model[0].bias.grad))
+    for left, right in zip(*outcomes, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def test_other_convolutions_stay_as_they_are() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(6, 6, 3),
+        torch.nn.Conv2d(6, 6, 3, padding=1),
+        torch.nn.Conv2d(6, 6, 3, padding=1, groups=6, stride=2),
+    )
+    use_small_map_convolutions(model)
+    assert [type(layer) for layer in model] == [torch.nn.Conv2d] * 3
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def store(cache: Path, tmp_path: Path) -> MemoryObjectStore:
+    """A store with a split of striped pictures and an image set made for it."""
+    store = MemoryObjectStore.created()
+    files = {
+        f"{name}/plate-{plate}_{number}.png": encoded(stripes(label, 1000 * label + 10 * plate + number))
+        for label, name in enumerate(("narrow", "wide"))
+        for plate in range(8)
+        for number in range(3)
+    }
+    create_split(store, dataset(store, tmp_path, files), test=0.25, validation=0.25, seed=0)
+    train, _, _ = open_split(store, split_of(store), field="split")
+    write_manifest(
+        store, Manifest(ArtifactName("adapters", "e" * 32), {"train_split": train.digest}, {}, 1, ())
+    )
+    name = ArtifactName("image-sets", IMAGE_SET)
+    with ImageTableWriter(store, name) as table:
+        for label, class_name in enumerate(("narrow", "wide")):
+            for number in range(20):
+                table.add(
+                    encoded(stripes(label, 5000 + 100 * label + number)),
+                    label=class_name,
+                    prompt="",
+                    seed=0,
+                    index=number,
+                )
+        write_manifest(store, Manifest(name, {"adapter": "e" * 32}, {}, 1, tuple(table.close())))
+    return store
+
+
+def split_of(store: MemoryObjectStore) -> str:
+    [name] = list_artifacts(store, "splits")
+    return str(name)
+
+
+def cell_of(kind: str, seed: int = 0) -> CellSpec:
+    ratio = 0.5 if kind in (APPEND, DUPLICATED_REAL) else 0.0
+    return CellSpec(MixtureSpec(kind, ratio, IMAGE_SET if kind in (APPEND, SYNTHETIC_ONLY) else None), seed)
+
+
+def evaluated(store: MemoryObjectStore, cell: CellSpec) -> Manifest:
+    summary = evaluate_cell(store, split_of(store), cell, TINY, report=lambda steps: None, threads=1)
+    return read_manifest(store, ArtifactName.parse(summary["name"], field="name"))
+
+
+def test_a_cell_artifact(store: MemoryObjectStore) -> None:
+    manifest = evaluated(store, cell_of(APPEND))
+    train, validation, test = open_split(store, split_of(store), field="split")
+    assert manifest.inputs == {
+        "train": train.digest,
+        "validation": validation.digest,
+        "test": test.digest,
+        "image_set": IMAGE_SET,
+    }
+    metrics = json.loads(read_payload(store, manifest, METRICS))
+    assert metrics["mixture"]["label"] == "append 50 %"
+    assert (metrics["real_images"], metrics["synthetic_images"]) == (len(train), len(train) // 2)
+    assert len(metrics["epochs"]) == TINY.epochs and 1 <= metrics["best_epoch"] <= TINY.epochs
+    assert metrics["test"]["images"] == len(test)
+    for payload, part, values in (
+        (PREDICTIONS, test, metrics["test"]),
+        (VALIDATION_PREDICTIONS, validation, metrics["validation"]),
+    ):
+        rows = pq.read_table(io.BytesIO(read_payload(store, manifest, payload))).to_pydict()
+        assert rows["sha256"] == list(part.sha256s)
+        assert rows["group"] == list(part.groups)
+        assert rows["label"] == list(part.labels)
+        assert np.sum(rows["probabilities"], axis=1) == pytest.approx(np.ones(len(part)), abs=1e-6)
+        assert rows["predicted"] == np.argmax(rows["probabilities"], axis=1).tolist()
+        assert values["accuracy"] == pytest.approx(np.mean(np.equal(rows["predicted"], rows["label"])))
+    assert manifest.summary["balanced_accuracy"] == metrics["test"]["balanced_accuracy"]
+    assert manifest.summary["validation_balanced_accuracy"] == metrics["validation"]["balanced_accuracy"]
+
+
+def test_a_cell_made_anew_has_the_same_digests(store: MemoryObjectStore, cache: Path) -> None:
+    first = evaluated(store, cell_of(APPEND))
+    for key in store.keys:
+        if key.startswith("cells/"):
+            store.delete(key)
+    cache.rename(cache.with_name("old"))
+    assert evaluated(store, cell_of(APPEND)).payloads == first.payloads
+
+
+def test_a_cell_that_is_there_is_not_made_again(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluated(store, cell_of(REAL))
+    monkeypatch.setattr(
+        recipe, "train_and_evaluate", lambda *arguments, **options: pytest.fail("trained again")
+    )
+    assert evaluated(store, cell_of(REAL)) == first
+
+
+@pytest.mark.parametrize("kind", [REAL, DUPLICATED_REAL, SYNTHETIC_ONLY])
+def test_every_kind_of_mixture(store: MemoryObjectStore, kind: str) -> None:
+    manifest = evaluated(store, cell_of(kind))
+    assert ("image_set" in manifest.inputs) == (kind == SYNTHETIC_ONLY)
+    assert manifest.summary["steps"] == 9
+
+
+def test_a_cell_refuses_an_image_set_of_another_split(store: MemoryObjectStore) -> None:
+    write_manifest(store, Manifest(ArtifactName("adapters", "e" * 32), {"train_split": "9" * 32}, {}, 1, ()))
+    with pytest.raises(FailedPrecondition, match="may have seen this one's test images"):
+        evaluated(store, cell_of(APPEND))
+    assert not store.list("cells/")

@@ -1,0 +1,354 @@
+"""Mixtures and the grid: what a classifier trains on, and what a cell is addressed by."""
+
+import dataclasses
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classifier_evaluation.cell_requests import cell_name, cell_request, check_generator
+from classifier_evaluation.classifier_settings import (
+    ClassifierSettings,
+    checked_settings,
+    steps_per_epoch,
+    with_defaults,
+)
+from classifier_evaluation.mixtures import (
+    APPEND,
+    DUPLICATED_REAL,
+    REAL,
+    SYNTHETIC_ONLY,
+    CellSpec,
+    Mixture,
+    MixtureSpec,
+    compose,
+    expand_grid,
+    needed_per_class,
+)
+from image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
+from image_data.synthetic_images import SyntheticImages
+from memory_object_store import MemoryObjectStore
+from service_kit.artifacts import Manifest, write_manifest
+from service_kit.errors import FailedPrecondition, InvalidArgument
+from service_kit.resource_names import ArtifactName, PartName
+from synthmix_api.evaluations.v1 import evaluations_pb2
+
+SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
+CLASSES = ("alpha", "beta", "gamma")
+COUNTS = (53, 31, 16)
+IMAGE_SET, OTHER_IMAGE_SET = "a" * 32, "b" * 32
+RATIOS = (0.1, 0.25, 0.5, 0.75)
+STORE = MemoryObjectStore.created()
+
+
+def manifest(name: ArtifactName, inputs: dict[str, str] | None = None) -> Manifest:
+    summary = {"white_level": 255, "class_counts": dict.fromkeys(CLASSES, 1)}
+    return Manifest(
+        name=name, inputs=inputs or {}, request={}, recipe_version=1, payloads=(), summary=summary
+    )
+
+
+def part(kind: type[AnyPart], counts: tuple[int, ...] = COUNTS) -> AnyPart:
+    labels = tuple(label for label, count in zip(CLASSES, counts, strict=True) for _ in range(count))
+    order = np.random.default_rng(0).permutation(len(labels))
+    texts = tuple(f"{row:064x}" for row in range(len(labels)))
+    rows = DatasetRows(
+        manifest(ArtifactName("datasets", "d" * 32)),
+        tuple(range(len(labels))),
+        texts,
+        tuple(labels[row] for row in order),
+        texts,
+    )
+    return kind(PartName(ArtifactName("splits", "5" * 32), kind.part), rows, STORE)
+
+
+def image_set(per_class: int, image_set_id: str = IMAGE_SET) -> SyntheticImages:
+    labels = tuple(label for label in range(len(CLASSES)) for _ in range(per_class))
+    return SyntheticImages(
+        manifest(ArtifactName("image-sets", image_set_id)),
+        CLASSES,
+        labels,
+        tuple(f"{row:064x}" for row in range(len(labels))),
+        STORE,
+    )
+
+
+def appended(ratio: float, seed: int = 0) -> Mixture:
+    return compose(MixtureSpec(APPEND, ratio, IMAGE_SET), part(TrainPart), image_set(60), seed)
+
+
+def test_the_grid_of_the_paper() -> None:
+    cells = expand_grid([0, *RATIOS], True, [DUPLICATED_REAL], [IMAGE_SET], 3)
+    labels = list(dict.fromkeys(cell.mixture.label for cell in cells))
+    assert labels == [
+        "real only",
+        "real duplicated 10 %",
+        "real duplicated 25 %",
+        "real duplicated 50 %",
+        "real duplicated 75 %",
+        "append 10 %",
+        "append 25 %",
+        "append 50 %",
+        "append 75 %",
+        "synthetic only",
+    ]
+    assert len(cells) == len(set(cells)) == 30
+    assert [cell.seed for cell in cells[:3]] == [0, 1, 2]
+
+
+def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
+    cells = expand_grid([0.5, 0.25], True, [DUPLICATED_REAL], [IMAGE_SET, OTHER_IMAGE_SET], 1)
+    keys = [cell.mixture.key for cell in cells]
+    assert keys == [
+        "real",
+        "duplicated_real-0.25",
+        "duplicated_real-0.5",
+        f"append-0.25-{IMAGE_SET}",
+        f"append-0.5-{IMAGE_SET}",
+        f"synthetic_only-{IMAGE_SET}",
+        f"append-0.25-{OTHER_IMAGE_SET}",
+        f"append-0.5-{OTHER_IMAGE_SET}",
+        f"synthetic_only-{OTHER_IMAGE_SET}",
+    ]
+    assert [cell.mixture.kind for cell in expand_grid([], False, [], [], 2)] == [REAL, REAL]
+    assert expand_grid([0], False, [], [], 2) == expand_grid([], False, [], [], 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        (
+            {"ratios": [0, 0.1, -0.25]},
+            "evaluation.mixtures.ratios[2]",
+            "-0.25 is out of range; use a value between 0 and 10",
+        ),
+        ({"ratios": [float("nan")]}, "evaluation.mixtures.ratios[0]", "nan is out of range"),
+        ({"ratios": [0.5, 11]}, "evaluation.mixtures.ratios[1]", "11 is out of range"),
+        ({"ratios": [0.5, 0.5]}, "evaluation.mixtures.ratios[1]", "0.5 is there twice"),
+        (
+            {"controls": ["duplicated-real"]},
+            "evaluation.mixtures.controls[0]",
+            "did you mean 'duplicated_real'?",
+        ),
+        ({"image_sets": [IMAGE_SET, IMAGE_SET]}, "evaluation.image_sets[1]", "is there twice"),
+        ({"image_sets": []}, "evaluation.image_sets", "name one or more, or ask for ratio 0 alone"),
+        ({"image_sets": [], "ratios": []}, "evaluation.image_sets", "synthetic only"),
+        ({"seeds": 0}, "evaluation.seeds", "0 is out of range"),
+    ],
+)
+def test_bad_grids(changes: dict[str, typing.Any], field: str, words: str) -> None:
+    grid = {
+        "ratios": [0.5],
+        "synthetic_only": True,
+        "controls": [],
+        "image_sets": [IMAGE_SET],
+        "seeds": 1,
+    } | changes
+    with pytest.raises(InvalidArgument) as caught:
+        expand_grid(**grid)
+    assert [violation.field for violation in caught.value.violations] == [field]
+    assert words in caught.value.message
+
+
+def test_every_fault_of_a_grid_is_named_at_once() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        expand_grid([-1, 99], False, ["shuffled"], [IMAGE_SET], 0)
+    assert [violation.field for violation in caught.value.violations] == [
+        "evaluation.mixtures.ratios[0]",
+        "evaluation.mixtures.ratios[1]",
+        "evaluation.mixtures.controls[0]",
+        "evaluation.seeds",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "ratio", "image_set_id"),
+    [
+        (REAL, 0.5, None),
+        (REAL, 0.0, IMAGE_SET),
+        (APPEND, 0.0, IMAGE_SET),
+        (APPEND, 0.5, None),
+        (SYNTHETIC_ONLY, 0.0, None),
+        (DUPLICATED_REAL, 0.5, IMAGE_SET),
+        (DUPLICATED_REAL, 0.0, None),
+    ],
+)
+def test_no_such_mixture(kind: str, ratio: float, image_set_id: str | None) -> None:
+    with pytest.raises(ValueError, match="no mixture is"):
+        MixtureSpec(kind, ratio, image_set_id)
+
+
+@pytest.mark.parametrize("ratio", [0.03, *RATIOS, 1.0, 1.73])
+def test_append_adds_a_share_of_every_class(ratio: float) -> None:
+    mixture = compose(MixtureSpec(APPEND, ratio, IMAGE_SET), part(TrainPart), image_set(120), seed=0)
+    assert mixture.real_rows.tolist() == list(range(sum(COUNTS)))
+    assert len(mixture.synthetic_rows) == round(ratio * sum(COUNTS))
+    assert len(set(mixture.synthetic_rows)) == len(mixture.synthetic_rows)
+    added = np.bincount(mixture.labels[sum(COUNTS) :], minlength=3)
+    assert np.abs(added - ratio * np.array(COUNTS)).max() < 1
+    assert tuple(added) == needed_per_class(MixtureSpec(APPEND, ratio, IMAGE_SET), COUNTS)
+    synthetic_labels = np.array(image_set(120).labels)[mixture.synthetic_rows]
+    assert mixture.labels.tolist() == [*part(TrainPart).labels, *synthetic_labels]
+
+
+def test_what_a_ratio_adds_is_among_what_the_next_adds() -> None:
+    train, synthetic = part(TrainPart), image_set(60)
+    smaller: set[int] = set()
+    # Every total from 0 to 60, small steps: where largest remainders would take an image away from a class.
+    for percent in range(1, 61):
+        mixture = compose(MixtureSpec(APPEND, percent / 100, IMAGE_SET), train, synthetic, seed=0)
+        larger = set(mixture.synthetic_rows.tolist())
+        assert smaller < larger
+        smaller = larger
+
+
+def test_seeds_choose_the_images() -> None:
+    assert appended(0.25, seed=1).synthetic_rows.tolist() == appended(0.25, seed=1).synthetic_rows.tolist()
+    assert set(appended(0.25, seed=1).synthetic_rows) != set(appended(0.25, seed=2).synthetic_rows)
+
+
+def test_synthetic_only_has_the_real_class_counts() -> None:
+    mixture = compose(
+        MixtureSpec(SYNTHETIC_ONLY, image_set=IMAGE_SET), part(TrainPart), image_set(60), seed=0
+    )
+    assert len(mixture.real_rows) == 0
+    assert np.bincount(mixture.labels).tolist() == list(COUNTS)
+    assert len(set(mixture.synthetic_rows)) == sum(COUNTS)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 1.0, 2.5])
+def test_duplicated_real_is_as_large_and_as_mixed_as_append(ratio: float) -> None:
+    mixture = compose(MixtureSpec(DUPLICATED_REAL, ratio), part(TrainPart), None, seed=0)
+    per_class = needed_per_class(MixtureSpec(APPEND, ratio, IMAGE_SET), COUNTS)
+    assert np.bincount(mixture.labels).tolist() == (np.array(COUNTS) + per_class).tolist()
+    assert len(mixture.synthetic_rows) == 0
+    repeats = np.bincount(mixture.real_rows)
+    assert {int(count) for count in repeats} <= {1 + int(ratio), 2 + int(ratio)}, (
+        "none twice before all have come once"
+    )
+    assert mixture.labels.tolist() == np.array(part(TrainPart).labels)[mixture.real_rows].tolist()
+
+
+def test_real_only_is_the_train_part() -> None:
+    mixture = compose(MixtureSpec(REAL), part(TrainPart), None, seed=3)
+    assert mixture.real_rows.tolist() == list(range(sum(COUNTS)))
+    assert mixture.labels.tolist() == list(part(TrainPart).labels)
+    assert needed_per_class(MixtureSpec(REAL), COUNTS) == (0, 0, 0)
+
+
+def test_an_image_set_that_is_too_small_says_how_large_it_must_be() -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        compose(MixtureSpec(APPEND, 0.75, IMAGE_SET), part(TrainPart), image_set(20), seed=0)
+    assert caught.value.reason == "TOO_FEW_SYNTHETIC_IMAGES"
+    assert "append 75 %, of 'alpha' (needs 40, has 20), 'beta' (needs 23, has 20)" in caught.value.message
+    assert "at least 40 images a class" in caught.value.message
+    assert caught.value.metadata["needed_per_class"] == "40"
+
+
+def test_rule_4_a_mixture_takes_a_train_part_and_an_image_set_only() -> None:
+    hints = typing.get_type_hints(compose)
+    assert (hints["train"], hints["synthetic"]) == (TrainPart, SyntheticImages | None)
+    mixture = MixtureSpec(APPEND, 0.5, IMAGE_SET)
+    for train, synthetic in [
+        (part(ValidationPart), image_set(60)),
+        (part(TestPart), image_set(60)),
+        (image_set(60), image_set(60)),
+        (part(TrainPart), part(TrainPart)),
+        (part(TrainPart), part(TestPart)),
+    ]:
+        with pytest.raises(TypeError, match="made of a train part and an image set"):
+            compose(mixture, train, synthetic, 0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="isn't made of"):
+        compose(mixture, part(TrainPart), image_set(60, OTHER_IMAGE_SET), 0)
+    with pytest.raises(ValueError, match="isn't made of"):
+        compose(mixture, part(TrainPart), None, 0)
+
+
+def settings(**changes: typing.Any) -> ClassifierSettings:
+    return checked_settings(with_defaults(evaluations_pb2.Classifier(**changes)))
+
+
+def test_a_cell_is_addressed_by_what_shapes_it() -> None:
+    parts = {"train": "1" * 32, "validation": "2" * 32, "test": "3" * 32}
+    cell = CellSpec(MixtureSpec(APPEND, 0.25, IMAGE_SET), 0)
+    name = cell_name(cell_request(parts, settings(), cell))
+    assert name == cell_name(cell_request(dict(reversed(parts.items())), settings(learning_rate=1e-3), cell))
+    others = {
+        cell_name(cell_request(parts | {"test": "4" * 32}, settings(), cell)),
+        cell_name(cell_request(parts, settings(epochs=11), cell)),
+        cell_name(cell_request(parts, settings(augmentation=False), cell)),
+        cell_name(cell_request(parts, settings(), dataclasses.replace(cell, seed=1))),
+        *(
+            cell_name(cell_request(parts, settings(), CellSpec(mixture, 0)))
+            for mixture in (
+                MixtureSpec(REAL),
+                MixtureSpec(DUPLICATED_REAL, 0.25),
+                MixtureSpec(APPEND, 0.5, IMAGE_SET),
+                MixtureSpec(APPEND, 0.25, OTHER_IMAGE_SET),
+                MixtureSpec(SYNTHETIC_ONLY, image_set=IMAGE_SET),
+            )
+        ),
+    }
+    assert len(others) == 9 and name not in others
+
+
+def test_matched_steps_and_matched_epochs() -> None:
+    assert steps_per_epoch(settings(batch_size=32), 100, 175) == 4
+    assert steps_per_epoch(settings(batch_size=32, match="epochs"), 100, 175) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"architecture": "eficientnet_b7"}, "architecture", "did you mean efficientnet_b7"),
+        (
+            {"architecture": "efficientnet_b7"},
+            "pretrained",
+            "timm has no weights for efficientnet_b7; use tf_efficientnet_b7",
+        ),
+        ({"image_size": 0}, "image_size", "0 is out of range"),
+        ({"match": "step"}, "match", "did you mean 'steps'?"),
+        ({"epochs": 0}, "epochs", "0 is out of range"),
+        ({"batch_size": 1}, "batch_size", "1 is out of range"),
+        ({"learning_rate": -1e-3}, "learning_rate", "-0.001 is out of range"),
+    ],
+)
+def test_bad_settings(changes: dict[str, typing.Any], field: str, words: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        settings(**changes)
+    assert [violation.field for violation in caught.value.violations] == [f"evaluation.classifier.{field}"]
+    assert words in caught.value.message
+
+
+def test_what_a_user_sets_is_no_default() -> None:
+    assert settings(pretrained=False, augmentation=False).pretrained is False
+    assert settings(pretrained=False, augmentation=False).augmentation is False
+    assert settings().pretrained and settings().augmentation
+
+
+def test_an_image_set_of_another_split_is_refused() -> None:
+    store = MemoryObjectStore.created()
+    write_manifest(store, manifest(ArtifactName("adapters", "e" * 32), {"train_split": "1" * 32}))
+    images = manifest(ArtifactName("image-sets", IMAGE_SET), {"adapter": "e" * 32})
+    check_generator(store, images, "1" * 32, field="evaluation.image_sets[0]")
+    with pytest.raises(FailedPrecondition, match="may have seen this one's test images") as caught:
+        check_generator(store, images, "2" * 32, field="evaluation.image_sets[0]")
+    assert caught.value.violations[0].field == "evaluation.image_sets[0]"
+
+
+def test_front_ends_get_by_without_torch() -> None:
+    code = (
+        "import sys, classifier_evaluation.mixtures, classifier_evaluation.cell_requests; "
+        "from classifier_evaluation.architectures import check_architecture; "
+        "check_architecture('tf_efficientnet_b7', pretrained=True); "
+        "sys.exit(bool({'torch', 'timm', 'sklearn', 'ray'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONPATH": str(SERVICES_FOLDER)}, check=False
+        ).returncode
+        == 0
+    )
