@@ -20,6 +20,7 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
 from latent_diffusion.loading import LatentDiffusion, encode_images, encode_prompts
+from latent_diffusion.prompts import prompt_for
 from service_kit.digests import derived_seed
 
 MOST_VIEWS = 8
@@ -255,7 +256,7 @@ def prompt_embeddings(
     model: LatentDiffusion, prompt: str, classes: tuple[str, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The text embeddings of each class's prompt, and of the empty one."""
-    return encode_prompts(model, [prompt.replace("{label}", label) for label in classes]), encode_prompts(
+    return encode_prompts(model, [prompt_for(prompt, label) for label in classes]), encode_prompts(
         model, [""]
     )
 

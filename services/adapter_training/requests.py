@@ -2,10 +2,19 @@
 
 from image_data.split_parts import open_train_part
 from latent_diffusion.base_model import EMBEDDED, BaseModel, resolve
+from latent_diffusion.prompts import check_prompt
 from service_kit.artifacts import find_manifest
-from service_kit.digests import digest_of
-from service_kit.errors import Unimplemented, check_choice, check_range, invalid_field, missing_field
 from service_kit.defaults import set_default
+from service_kit.digests import digest_of
+from service_kit.errors import (
+    FieldViolation,
+    Problems,
+    Unimplemented,
+    check_choice,
+    check_range,
+    invalid_field,
+    missing_field,
+)
 from service_kit.front_end import Planned
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ADAPTERS, ArtifactName
@@ -35,6 +44,16 @@ TARGETS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+RANGES = (
+    ("rank", 1, 1024),
+    ("alpha", 1e-3, 1e5),
+    ("images_seen", 1, 10**9),
+    ("batch_size", 1, 4096),
+    ("learning_rate", 1e-8, 1.0),
+    ("image_size", 16, 2048),
+    ("caption_dropout", 0.0, 0.9),
+)
+
 DEFAULT_PROMPT = "a microscopy image of a {label} cell"
 # Measured on two cores of a server CPU for the embedded model; a hub model takes about a thousand times the work.
 SECONDS_PER_IMAGE_SEEN = {True: 0.012, False: 12.0}
@@ -61,46 +80,33 @@ def with_defaults(adapter: adapters_pb2.Adapter, base_model: BaseModel) -> adapt
 
 
 def check(adapter: adapters_pb2.Adapter) -> None:
-    """Raises InvalidArgument or Unimplemented for the first field that can't be carried out."""
+    """Raises InvalidArgument for every field that can't be carried out, or Unimplemented."""
     if adapter.method in LATER_METHODS:
+        description = f"{adapter.method!r} isn't available in this version; use lora"
         raise Unimplemented(
-            f"adapter.method: {adapter.method!r} isn't available in this version; use lora",
+            f"adapter.method: {description}",
             reason="METHOD_UNAVAILABLE",
+            violations=[FieldViolation("adapter.method", description)],
         )
-    check_choice("adapter.method", adapter.method, METHODS)
-    check_range("adapter.rank", adapter.rank, 1, 1024)
-    check_range("adapter.alpha", adapter.alpha, 1e-3, 1e5)
-    check_choice("adapter.targets", adapter.targets, TARGETS)
-    check_range("adapter.images_seen", adapter.images_seen, 1, 10**9)
-    check_range("adapter.batch_size", adapter.batch_size, 1, 4096)
-    check_range("adapter.learning_rate", adapter.learning_rate, 1e-8, 1.0)
-    check_range("adapter.image_size", adapter.image_size, 16, 2048)
-    if adapter.image_size % 8:
-        raise invalid_field(
-            "adapter.image_size",
-            adapter.image_size,
-            "isn't a multiple of 8",
-            "use 64, 512 or another multiple of 8",
-            reason="OUT_OF_RANGE",
-        )
-    check_range("adapter.caption_dropout", adapter.caption_dropout, 0.0, 0.9)
-    check_prompt("adapter.prompt", adapter.prompt)
-
-
-def check_prompt(field: str, prompt: str) -> None:
-    """A prompt without {label} would ask for every class in the same words."""
-    if "{label}" not in prompt:
-        raise invalid_field(
-            field,
-            prompt,
-            "doesn't name the class",
-            "put {label} where the class belongs, such as 'a microscopy image of a {label} cell'",
-            reason="PROMPT_WITHOUT_LABEL",
-        )
-    if len(prompt) > 1000:
-        raise invalid_field(
-            field, prompt, f"has {len(prompt)} characters", "use at most 1000", reason="OUT_OF_RANGE"
-        )
+    problems = Problems()
+    for field, choices in (("method", METHODS), ("targets", tuple(TARGETS))):
+        with problems:
+            check_choice(f"adapter.{field}", getattr(adapter, field), choices)
+    for field, low, high in RANGES:
+        with problems:
+            check_range(f"adapter.{field}", getattr(adapter, field), low, high)
+    with problems:
+        if adapter.image_size % 8:
+            raise invalid_field(
+                "adapter.image_size",
+                adapter.image_size,
+                "isn't a multiple of 8",
+                "use 64, 512 or another multiple of 8",
+                reason="OUT_OF_RANGE",
+            )
+    with problems:
+        check_prompt("adapter.prompt", adapter.prompt)
+    problems.raise_if_any()
 
 
 def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:

@@ -1,7 +1,7 @@
-"""The names of timm's architectures, for front ends, which can't spend four seconds on importing timm to check one.
+"""The names of timm's architectures, for front ends, which can't spend four seconds on importing timm.
 
-architectures.txt has a line for each: its name, and `pretrained` if timm knows weights for it. Run this module to write it
-anew after a change of timm's version.
+architectures.txt has a line for each: its name, and `pretrained` if timm knows weights for it. Run this
+module to write it anew after a change of timm's version.
 """
 
 import difflib
@@ -21,7 +21,7 @@ def architectures() -> dict[str, bool]:
 
 
 def check_architecture(name: str, *, pretrained: bool) -> None:
-    """Raises InvalidArgument, with the nearest name, if timm has no such architecture or no weights for it."""
+    """Raises InvalidArgument, with the nearest name, if timm has no such architecture or no weights of it."""
     known = architectures()
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["tf_efficientnet_lite0"]
@@ -34,7 +34,7 @@ def check_architecture(name: str, *, pretrained: bool) -> None:
         )
     if pretrained and not known[name]:
         trained = [other for other in known if known[other]]
-        # timm puts the origin of weights before the name: efficientnet_b7 has none, tf_efficientnet_b7 has Google's.
+        # timm puts the weights' origin first: efficientnet_b7 has none, tf_efficientnet_b7 has Google's.
         similar = sorted((other for other in trained if name in other), key=len) or difflib.get_close_matches(
             name, trained, n=1, cutoff=0
         )

@@ -1,4 +1,4 @@
-"""What a cell is addressed by, so that a grid that was enlarged, or another that overlaps it, finds what is done.
+"""What a cell is addressed by, so that a grid that grew, or another that overlaps it, finds what is done.
 
 Imported by front ends: no torch.
 """
@@ -50,15 +50,15 @@ def cell_name(request: Mapping[str, Any]) -> ArtifactName:
 def check_generator(store: ObjectStore, image_set: Manifest, train_digest: str, *, field: str) -> None:
     """Raises FailedPrecondition if an image set's adapter was trained on anything but this train part.
 
-    Another split of the same dataset has some of this one's test images in its train part: what a generator made of them
-    would carry the test into training.
+    Another split of the same dataset has some of this one's test images in its train part: what a generator
+    made of them would carry the test into training.
     """
     adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
     if adapter.inputs["train_split"] == train_digest:
         return
     description = (
-        f"{image_set.name} was made by {adapter.name}, which was trained on another train split and may have seen "
-        "this one's test images; train an adapter on this split's train part and make an image set with it"
+        f"{image_set.name} was made by {adapter.name}, which was trained on another train split and may have "
+        "seen this one's test images; train an adapter on this split's train part and make an image set of it"
     )
     raise FailedPrecondition(
         f"{field}: {description}",

@@ -47,8 +47,8 @@ PREDICTION_SCHEMA = pa.schema(
         ("probabilities", pa.list_(pa.float32())),
     ]
 )
-"""A row an image: sha256 of its bytes, its group, its class and the predicted one as positions in the manifest's classes,
-and the probability of each class."""
+"""A row an image: sha256 of its bytes, its group, its class and the predicted one as positions in the
+manifest's classes, and the probability of each class."""
 
 
 def run_cell(
@@ -59,7 +59,7 @@ def run_cell(
     threads: int,
     gpus: float = 0.0,
 ) -> dict[str, Any]:
-    """The task that a coordinator runs on a worker: evaluate_cell, with the worker's own settings and counters.
+    """The task that a coordinator runs on a worker: evaluate_cell, with the worker's settings and counters.
 
     Its operation counts cells, so a cell's own steps are counted by the metrics only.
     """
@@ -101,8 +101,8 @@ def evaluate_cell(
         The summary in the cell's manifest, and the cell's name.
 
     Raises:
-        FailedPrecondition: The image set has too few images, or its generator was trained on another split; or the
-            training can't be done.
+        FailedPrecondition: The image set has too few images, or its generator was trained on another split;
+            or the training can't be done.
         NotFound: There is no such split or image set.
     """
     start_s = time.perf_counter()

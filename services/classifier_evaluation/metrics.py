@@ -13,8 +13,8 @@ CALIBRATION_BINS = 15
 def all_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Every metric, ready for JSON. Classes are in the order of the probabilities' columns.
 
-    Precision is 0 for a class that was never predicted. Recall is None, and left out of balanced accuracy, for a class
-    without images.
+    Precision is 0 for a class that was never predicted. Recall is None, and left out of balanced accuracy,
+    for a class without images.
     """
     confusion = confusion_matrix(probabilities.argmax(1), labels, probabilities.shape[1])
     correct, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
@@ -57,8 +57,10 @@ def macro_f1(confusion: np.ndarray) -> float:
 
 
 def matthews_correlation(confusion: np.ndarray) -> float:
-    """The multi-class Matthews correlation (Gorodkin, Comput. Biol. Chem. 28, 2004, equation 8), -1 to 1; 0 if only one
-    class was predicted or is there."""
+    """The multi-class Matthews correlation (Gorodkin, Comput. Biol. Chem. 28, 2004, equation 8), -1 to 1.
+
+    It is 0 if only one class was predicted or is there.
+    """
     images, correct = float(confusion.sum()), float(np.trace(confusion))
     support, predicted = confusion.sum(1).astype(float), confusion.sum(0).astype(float)
     scale = (images**2 - predicted @ predicted) * (images**2 - support @ support)
@@ -66,10 +68,10 @@ def matthews_correlation(confusion: np.ndarray) -> float:
 
 
 def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
-    """Mean over classes of the area under the curve of that class against the rest; None if a class has no images, or all.
+    """Mean over classes of the area under the ROC curve of that class against the rest.
 
-    The area is the share of (image of the class, other image) pairs that are ranked right, ties counting one half
-    (Hanley and McNeil, Radiology 143, 1982).
+    The area is the share of (image of the class, other image) pairs that are ranked right, ties counting one
+    half (Hanley and McNeil, Radiology 143, 1982). It is None if a class has no images, or all of them.
     """
     areas = []
     for index, scores in enumerate(probabilities.T):
@@ -84,8 +86,10 @@ def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean distance between confidence and accuracy over bins of equal width (Guo et al., ICML 2017, arXiv:1706.04599,
-    equation 3), weighted by images. A bin holds its upper edge."""
+    """Mean distance between confidence and accuracy over bins of equal width, weighted by images.
+
+    Guo et al., ICML 2017, arXiv:1706.04599, equation 3, with 15 bins. A bin holds its upper edge.
+    """
     confidence = probabilities.max(1).astype(float)
     correct = probabilities.argmax(1) == labels
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
@@ -94,14 +98,16 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean squared distance from the true class's unit vector (Brier, Mon. Weather Rev. 78, 1950, equation 2), 0 to 2."""
+    """Mean squared distance from the true class's unit vector, 0 to 2 (Brier, Mon. Weather Rev. 78, 1950)."""
     errors = probabilities.astype(float)
     errors[np.arange(len(labels)), labels] -= 1
     return float(np.mean(np.sum(errors**2, axis=1)))
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log of the true class's probability, in nats. A float32 probability that is 0 counts as the smallest step
-    below 1, so that one image can't make it infinite."""
+    """Mean of -log of the true class's probability, in nats.
+
+    A probability below float32's epsilon counts as that, so that one image can't make the mean infinite.
+    """
     true = probabilities[np.arange(len(labels)), labels].astype(float)
     return float(-np.mean(np.log(np.maximum(true, np.finfo(np.float32).eps))))

@@ -4,8 +4,7 @@ Imported by front ends: numpy, no torch.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -17,11 +16,10 @@ from service_kit.digests import derived_seed
 from service_kit.errors import (
     FailedPrecondition,
     FieldViolation,
-    InvalidArgument,
+    Problems,
     check_choice,
     check_range,
     invalid_field,
-    merge_violations,
     missing_field,
 )
 
@@ -69,7 +67,7 @@ class MixtureSpec:
 
     @property
     def label(self) -> str:
-        """What people call it. The image set isn't named: where there are several, whoever shows this shows them too."""
+        """What people call it. Where there are several image sets, whoever shows it names them beside it."""
         percent = f"{100 * self.ratio:g} %"
         return {
             REAL: "real only",
@@ -92,7 +90,7 @@ class Mixture:
     """The images that one classifier trains on: rows of the train part, then rows of the image set.
 
     Attributes:
-        real_rows: Positions in the train part, (R,) int64; a row that stands twice is trained on twice as often.
+        real_rows: Positions in the train part, (R,) int64; a row that stands twice is seen twice as often.
         synthetic_rows: Positions in the image set, (S,) int64.
         labels: Class of each image in that order, (R + S,) int64.
     """
@@ -114,8 +112,8 @@ def expand_grid(
 ) -> list[CellSpec]:
     """Every cell of an evaluation, mixture by mixture, real only first.
 
-    Real only, which is ratio 0 and always there, and the duplicated control don't depend on the image set: they are
-    trained once, whatever the number of image sets.
+    Real only, which is ratio 0 and always there, and the duplicated control don't depend on the image set:
+    they are trained once, whatever the number of image sets.
 
     Args:
         ratios: Synthetic ratios, 0 to 10, in any order.
@@ -154,9 +152,9 @@ def needed_per_class(mixture: MixtureSpec, train_class_counts: Sequence[int]) ->
 def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages | None, seed: int) -> Mixture:
     """Chooses the images of a mixture, with the train part's class proportions.
 
-    With one seed the choice is nested: the images for ratio 0.10 are among those for 0.25, so that neighbouring ratios
-    differ by what was added and by nothing else. There is no way to give this a validation or a test part: a synthetic
-    image can't get into either (leakage rule 4).
+    With one seed the choice is nested: the images for ratio 0.10 are among those for 0.25, so that
+    neighbouring ratios differ by what was added and by nothing else. There is no way to give this a
+    validation or a test part: a synthetic image can't get into either (leakage rule 4).
 
     Args:
         mixture: The mixture.
@@ -196,11 +194,12 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
 
 
 def _stratified(ratio: float, class_counts: Sequence[int]) -> tuple[int, ...]:
-    """Shares round(ratio x N) images out among the classes in proportion to their counts, by Webster's method.
+    """Shares round(ratio x N) images among the classes in proportion to their counts, by Webster's method.
 
-    Largest remainders would do for one ratio, but can give a class fewer images of a larger total (the Alabama paradox;
-    Balinski and Young, Fair Representation, 1982), and then a ratio's images wouldn't be among the next one's. A divisor
-    method can't: its n-th image goes to the class with the largest count / (images it has + 1/2), whatever the total.
+    Largest remainders would do for one ratio, but can give a class fewer images of a larger total (the
+    Alabama paradox; Balinski and Young, Fair Representation, 1982), and then a ratio's images wouldn't be
+    among the next one's. A divisor method can't: its n-th image goes to the class with the largest count /
+    (images it has + 1/2), whatever the total.
     """
     # The decimal fraction that was written: 0.1 and not 0.1000000000000000055.
     total = round(Fraction(str(ratio)) * sum(class_counts))
@@ -215,7 +214,7 @@ def _stratified(ratio: float, class_counts: Sequence[int]) -> tuple[int, ...]:
 
 
 def _draw(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
-    """Draws counts[c] rows of each class c, in class order; none comes a second time before all have come once."""
+    """Draws counts[c] rows of each class c, in class order; none comes twice before all have come once."""
     drawn = []
     for label, count in enumerate(counts):
         rows = np.flatnonzero(labels == label)
@@ -254,42 +253,36 @@ def _check_grid(
     image_sets: Sequence[str],
     seeds: int,
 ) -> None:
-    errors: list[InvalidArgument] = []
+    problems = Problems()
     for index, ratio in enumerate(ratios):
-        with _collected(errors):
+        with problems:
             check_range(f"evaluation.mixtures.ratios[{index}]", ratio, 0.0, LARGEST_RATIO)
     for index, control in enumerate(controls):
-        with _collected(errors):
+        with problems:
             check_choice(f"evaluation.mixtures.controls[{index}]", control, CONTROLS)
-    with _collected(errors):
+    with problems:
         check_range("evaluation.seeds", seeds, 1, MOST_SEEDS)
-    for name, values in (
-        ("evaluation.mixtures.ratios", ratios),
-        ("evaluation.mixtures.controls", controls),
-        ("evaluation.image_sets", image_sets),
-    ):
-        errors += [
-            invalid_field(
-                f"{name}[{index}]", value, "is there twice", "leave one of them out", reason="DUPLICATE_VALUE"
-            )
-            for index, value in enumerate(values)
-            if value in values[:index]
-        ]
-    if not image_sets and (synthetic_only or any(ratios)):
-        errors.append(
-            missing_field(
+    _check_distinct("evaluation.mixtures.ratios", ratios, problems)
+    _check_distinct("evaluation.mixtures.controls", controls, problems)
+    _check_distinct("evaluation.image_sets", image_sets, problems)
+    with problems:
+        if not image_sets and (synthetic_only or any(ratios)):
+            raise missing_field(
                 "evaluation.image_sets",
-                "ratios above 0 and synthetic only are made of an image set: name one or "
-                "more, or ask for ratio 0 alone",
+                "ratios above 0 and synthetic only are made of an image set: name one or more, or ask for "
+                "ratio 0 alone",
             )
-        )
-    if errors:
-        raise merge_violations(errors)
+    problems.raise_if_any()
 
 
-@contextmanager
-def _collected(errors: list[InvalidArgument]) -> Iterator[None]:
-    try:
-        yield
-    except InvalidArgument as error:
-        errors.append(error)
+def _check_distinct(field: str, values: Sequence[float] | Sequence[str], problems: Problems) -> None:
+    for index, value in enumerate(values):
+        with problems:
+            if value in values[:index]:
+                raise invalid_field(
+                    f"{field}[{index}]",
+                    value,
+                    "is there twice",
+                    "leave one of them out",
+                    reason="DUPLICATE_VALUE",
+                )

@@ -1,18 +1,19 @@
-"""The recipe of one cell: fine-tuning a classifier on a mixture, choosing its epoch on validation, reading the test once.
+"""The recipe of one cell: train on a mixture, choose the epoch on validation, read the test once.
 
-AdamW (Loshchilov and Hutter, arXiv:1711.05101) with a linear warmup and half a cosine down to zero, cross-entropy, and the
-eight symmetries of the square as augmentation. Imported by workers only.
+AdamW (Loshchilov and Hutter, arXiv:1711.05101) with a linear warmup and half a cosine down to zero,
+cross-entropy, and the eight symmetries of the square as augmentation. Imported by workers only.
 """
 
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from classifier_evaluation.classifier_settings import ClassifierSettings, steps_per_epoch
 from classifier_evaluation.classifiers import Preprocessing, build_classifier
@@ -42,7 +43,7 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What was seen between two validations: mean train loss, then balanced accuracy (0 to 1) and loss on validation, in nats."""
+    """Mean train loss up to a validation; balanced accuracy (0 to 1) and loss there. Losses are in nats."""
 
     train_loss: float
     validation_balanced_accuracy: float
@@ -109,14 +110,15 @@ def train_and_evaluate(
         image_size_px=settings.image_size_px,
         seed=seed,
     )
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=settings.learning_rate, fused=True)
     interval_steps = steps_per_epoch(settings, len(train.real), len(train.mixture))
     total_steps = settings.epochs * interval_steps
 
     epochs: list[Epoch] = []
     losses: list[torch.Tensor] = []
-    best_score, best_epoch, best_state, best_probabilities = (-math.inf, -math.inf), 0, {}, None
+    best_score, best_epoch, best_state = (-math.inf, -math.inf), 0, model.state_dict()
+    best_probabilities = np.empty((0, class_count), np.float32)
     for step in range(total_steps):
         images, labels = training_batch(train, settings, seed, step)
         for group in optimizer.param_groups:
@@ -125,9 +127,9 @@ def train_and_evaluate(
         torch.manual_seed(derived_seed(seed, "dropout", step))
         with _autocast(device):
             logits = model(preprocessing.normalise(images.to(device)))
-        loss = F.cross_entropy(logits.float(), labels.to(device))
+        loss = functional.cross_entropy(logits.float(), labels.to(device))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.detach())
 
@@ -156,7 +158,7 @@ def train_and_evaluate(
 def training_batch(
     train: TrainingImages, settings: ClassifierSettings, seed: int, step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch of one step: (B, 3, S, S) uint8, and (B,) int64 labels. It depends on the seed and the step alone."""
+    """The batch of one step: (B, 3, S, S) uint8, and (B,) int64 labels. It depends on seed and step alone."""
     positions = batch_positions(len(train.mixture), settings.batch_size, seed, step)
     pixels = np.empty((len(positions), *train.real.shape[1:]), np.uint8)
     is_real = positions < len(train.mixture.real_rows)
@@ -172,10 +174,10 @@ def training_batch(
 
 
 def batch_positions(image_count: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Which of image_count images a step trains on, (batch_size,): the next ones of an endless row of shuffled passes.
+    """Which of image_count images a step trains on, (batch_size,): the next of endless shuffled passes.
 
-    Batches run on from one pass into the next. All have the same size, so that none leaves batch normalisation with one
-    image, and every image comes equally often.
+    Batches run on from one pass into the next. All have the same size, so that none leaves batch
+    normalisation with one image, and every image comes equally often.
     """
     first = step * batch_size
     passes = range(first // image_count, (first + batch_size - 1) // image_count + 1)
@@ -190,7 +192,7 @@ def batch_positions(image_count: int, batch_size: int, seed: int, step: int) -> 
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each image in one of the eight symmetries of the square, (B, 3, S, S) to the same: a cell has no right way up."""
+    """Each image in one of the square's eight symmetries, (B, 3, S, S) to the same: cells have no way up."""
     mirror, flip, transpose = torch.randint(2, (3, len(images), 1, 1, 1), generator=generator).bool()
     images = torch.where(mirror, images.flip(3), images)
     images = torch.where(flip, images.flip(2), images)
@@ -198,14 +200,14 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def learning_rate_factor(step: int, total_steps: int) -> float:
-    """Share of the peak learning rate: up in a line over the first tenth, down in half a cosine, 0 at the end."""
+    """Share of the peak learning rate: a line up over the first tenth, half a cosine down to nearly 0."""
     warmup_steps = max(1, round(WARMUP_SHARE * total_steps))
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps + 1) / (total_steps - warmup_steps + 1)))
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Matrices and kernels decay; biases and normalisation don't."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
@@ -261,8 +263,7 @@ def _make_reproducible(threads: int) -> None:
     os.environ.setdefault(
         "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
     )  # read when CUDA starts; without it cuBLAS may vary
-    # Some operations have no deterministic form on a GPU: a warning is enough there, bytes are promised on CPUs.
+    # Some operations have no deterministic form on a GPU: a warning will do, as bytes are promised on CPUs.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # costs time, and nothing here reads such memory
-    )
+    # Costs time, and nothing here reads such memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

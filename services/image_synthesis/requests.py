@@ -1,9 +1,10 @@
 """What a CreateImageSet request means: its defaults, its checks, its canonical form and its predicted time."""
 
+from latent_diffusion.prompts import check_prompt
 from service_kit.artifacts import Manifest, find_manifest
-from service_kit.digests import digest_of
-from service_kit.errors import NotFound, check_choice, check_range, invalid_field
 from service_kit.defaults import set_default
+from service_kit.digests import digest_of
+from service_kit.errors import NotFound, Problems, check_choice, check_range
 from service_kit.front_end import Planned
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
@@ -47,17 +48,13 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
         "seed": image_set.seed,
         "recipe_version": RECIPE_VERSION,
     }
-    if "{label}" not in request["prompt"]:
-        raise invalid_field(
-            "image_set.prompt",
-            request["prompt"],
-            "doesn't name the class",
-            "put {label} where the class belongs",
-            reason="PROMPT_WITHOUT_LABEL",
-        )
-    check_range("image_set.steps", request["steps"], 1, 1000)
-    check_range("image_set.guidance_scale", request["guidance_scale"], 0.0, 50.0)
-    check_range("image_set.per_class", request["per_class"], 1, 1_000_000)
+    problems = Problems()
+    with problems:
+        check_prompt("image_set.prompt", request["prompt"])
+    for field, low, high in (("steps", 1, 1000), ("guidance_scale", 0.0, 50.0), ("per_class", 1, 1_000_000)):
+        with problems:
+            check_range(f"image_set.{field}", request[field], low, high)
+    problems.raise_if_any()
     target = ArtifactName(IMAGE_SETS, digest_of(request))
     total = len(labels) * request["per_class"]
     done = total if find_manifest(store, target) is not None else 0

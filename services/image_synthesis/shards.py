@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from image_data import image_table
+from latent_diffusion.prompts import prompt_for
 from service_kit.artifacts import Payload
 from service_kit.digests import derived_seed
 from service_kit.object_store import ObjectStore
@@ -35,7 +36,7 @@ def planned_images(request: dict[str, Any], indices: range) -> list[PlannedImage
         PlannedImage(
             index,
             label,
-            request["prompt"].replace("{label}", label),
+            prompt_for(request["prompt"], label),
             derived_seed(request["seed"], "image", index),
         )
         for index, label in zip(indices, labels, strict=True)

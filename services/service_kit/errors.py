@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from google.protobuf import json_format
@@ -170,15 +171,40 @@ def check_range(field: str, value: float, low: float, high: float, *, exclusive:
         )
 
 
-def merge_violations(errors: list[InvalidArgument]) -> InvalidArgument:
-    """One error for several, so that a user mends a request in one go."""
-    if len(errors) == 1:
-        return errors[0]
-    return InvalidArgument(
-        "; ".join(error.message for error in errors),
-        reason="SEVERAL_FIELDS",
-        violations=[violation for error in errors for violation in error.violations],
-    )
+class Problems:
+    """Collects every InvalidArgument of a request, so that a user mends it in one go.
+
+    problems = Problems()
+    with problems:
+        check_range(...)
+    with problems:
+        check_choice(...)
+    problems.raise_if_any()
+    """
+
+    def __init__(self) -> None:
+        self.found: list[InvalidArgument] = []
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if not isinstance(error, InvalidArgument):
+            return False
+        self.found.append(error)
+        return True
+
+    def raise_if_any(self) -> None:
+        """Raises one InvalidArgument for all that was collected, each fault once."""
+        distinct = list({error.message: error for error in self.found}.values())
+        if len(distinct) == 1:
+            raise distinct[0]
+        if distinct:
+            raise InvalidArgument(
+                "; ".join(error.message for error in distinct),
+                reason="SEVERAL_FIELDS",
+                violations=[violation for error in distinct for violation in error.violations],
+            )
 
 
 def to_status(error: SynthMixError) -> status_pb2.Status:

@@ -8,9 +8,9 @@ from service_kit.front_end import payload_messages
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, PARTS, SPLITS, ArtifactName, UploadName, check_display_name
 from study_control import split as splitting
+from study_control.image_import import importer
+from study_control.image_import.groups import check_rule
 from synthmix_api.datasets.v1 import datasets_pb2
-
-IMPORT_VERSION = 1
 
 
 def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]:
@@ -23,13 +23,14 @@ def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]
             "dataset.group_rule",
             "say how images belong together: a pattern, a column, or none if each image is independent",
         )
+    check_rule(dataset.group_rule)
     return {
         "upload": UploadName.parse(request.upload, field="upload").sha256,
         "display_name": dataset.display_name,
         "group_rule": {rule: getattr(dataset.group_rule, rule)},
         "classes": sorted(dataset.classes),
         "simulated": dataset.simulated,
-        "recipe_version": IMPORT_VERSION,
+        "recipe_version": importer.RECIPE_VERSION,
     }
 
 

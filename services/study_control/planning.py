@@ -1,15 +1,16 @@
 """What a study would do and cost: its steps' names are known before anything runs, since requests are content addressed."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from google.protobuf import json_format
 
-from service_kit.digests import digest_of
-from service_kit.errors import InvalidArgument, SynthMixError, merge_violations
+from service_kit.digests import ID_LENGTH, digest_of
+from service_kit.errors import Problems, SynthMixError
 from service_kit.object_store import ObjectStore
-from service_kit.resource_names import STUDIES, ArtifactName
+from service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from study_control import datasets, specification
 from synthmix.client import Client
 from synthmix_api.adapters.v1 import adapters_pb2
@@ -17,7 +18,7 @@ from synthmix_api.datasets.v1 import datasets_pb2
 from synthmix_api.operations.v1 import operations_pb2
 from synthmix_api.studies.v1 import studies_pb2
 
-PlanValue = TypeVar("PlanValue")
+NO_ID = "0" * ID_LENGTH
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,11 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
         SynthMixError: With fields named as the specification names them.
     """
     full = specification.with_defaults(spec)
-    specification.check(full)
-    try:
+    problems = Problems()
+    specification.check(full, problems)
+    if any(violation.field.startswith(("dataset", "split")) for error in problems.found for violation in error.violations):
+        problems.raise_if_any()
+    with _study_terms():
         dataset = datasets.get_dataset(store, full.dataset)
         split = datasets.create_split(
             store,
@@ -90,29 +94,25 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
                 seed=full.split.seed,
             ),
         )
-    except SynthMixError as error:
-        raise specification.in_study_terms(error) from None
-
-    problems: list[InvalidArgument] = []
+    specification.check_enough_images(full, split, problems)
     adapters, image_sets = [], []
     for adapter_step in specification.adapter_steps(full, split):
-        plan = _planned(problems, lambda adapter_step=adapter_step: client.plan_adapter(adapter_step.adapter))
-        if plan is None:
-            continue
-        adapters.append(Step(f"adapter {adapter_step.display_name}", adapter_step.adapter, plan))
-        named = adapters_pb2.Adapter(name=plan.target, prompt=adapter_step.adapter.prompt)
-        request = specification.image_set(full, split, named)
-        image_plan = _planned(problems, lambda request=request: client.plan_image_set(request))
-        if image_plan is not None:
+        with problems, _study_terms():
+            plan = client.plan_adapter(adapter_step.adapter)
+            adapters.append(Step(f"adapter {adapter_step.display_name}", adapter_step.adapter, plan))
+        # An adapter that can't be planned has no name; any will do to check the images' own fields.
+        name = adapters[-1].plan.target if adapters else str(ArtifactName(ADAPTERS, NO_ID))
+        with problems, _study_terms():
+            request = specification.image_set(full, split, adapters_pb2.Adapter(name=name, prompt=full.synthesis.prompt))
+            image_plan = client.plan_image_set(request)
             image_sets.append(Step(f"images {adapter_step.display_name}", request, image_plan))
-    if problems:
-        # The grid is checked as well, so that a user mends everything in one go.
-        _planned(problems, lambda: client.plan_evaluation(specification.evaluation(full, split, [])))
-        raise merge_violations(_unique(problems))
-    evaluation = specification.evaluation(full, split, [step.plan.target for step in image_sets])
-    grid_plan = _planned(problems, lambda: client.plan_evaluation(evaluation))
-    if grid_plan is None:
-        raise merge_violations(problems)
+    names = [step.plan.target for step in image_sets]
+    if problems.found and specification.needs_images(full) and not names:
+        names = [str(ArtifactName(IMAGE_SETS, NO_ID))]
+    evaluation = specification.evaluation(full, split, names)
+    with problems, _study_terms():
+        grid_plan = client.plan_evaluation(evaluation)
+    problems.raise_if_any()
     request = {
         "spec": canonical_spec(full, dataset.name),
         "split": split.name,
@@ -135,18 +135,10 @@ def canonical_spec(spec: studies_pb2.StudySpec, dataset: str) -> dict[str, Any]:
     return value
 
 
-def _planned(problems: list[InvalidArgument], ask: Callable[[], PlanValue]) -> PlanValue | None:
+@contextmanager
+def _study_terms() -> Iterator[None]:
+    """What another service says of its request, with fields named as the specification names them."""
     try:
-        return ask()
-    except InvalidArgument as error:
-        problem = specification.in_study_terms(error)
-        assert isinstance(problem, InvalidArgument)
-        problems.append(problem)
-        return None
+        yield
     except SynthMixError as error:
         raise specification.in_study_terms(error) from None
-
-
-def _unique(problems: list[InvalidArgument]) -> list[InvalidArgument]:
-    """Several adapters have the same fault once."""
-    return list({problem.message: problem for problem in problems}.values())

@@ -18,9 +18,10 @@ from service_kit.artifacts import Manifest, read_manifest, read_payload, write_p
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
 from service_kit.settings import object_store_settings
+from service_kit.short_names import tell_apart
 from study_control.datasets import display_names
 from study_control.report import data as page
-from study_control.report.render import render_csv, render_html, render_json
+from study_control.report.render import render_csv, render_html, render_json, render_run_json
 from synthmix.study_file import to_yaml
 from synthmix_api.studies.v1 import studies_pb2
 
@@ -64,6 +65,7 @@ def make_report(
             ("report.html", render_html(data)),
             ("report.json", render_json(data)),
             ("results.csv", render_csv(data)),
+            ("run.json", render_run_json(data)),
         )
     ]
     report(1)
@@ -99,7 +101,7 @@ def collect(
     adapter_names = dict(
         zip(
             adapters,
-            _short_names([_adapter_settings(item) for item in adapter_manifests], "lora"),
+            tell_apart([item.request for item in adapter_manifests], ("method", "rank")),
             strict=True,
         )
     )
@@ -222,31 +224,6 @@ def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def _adapter_settings(manifest: Manifest) -> dict[str, str]:
-    request = manifest.request
-    return {
-        "method": request["method"],
-        "rank": f"r{request['rank']}",
-        "alpha": f"alpha{request['alpha']:g}",
-        "targets": request["targets"],
-        "images": f"{request['images_seen']} images",
-        "rate": f"lr{request['learning_rate']:g}",
-    }
-
-
-def _short_names(settings: Sequence[dict[str, str]], single: str) -> list[str]:
-    """Names that say what differs: method and rank, and whatever else isn't the same for all."""
-    names = []
-    for item in settings:
-        parts = [
-            value
-            for key, value in item.items()
-            if key in ("method", "rank") or len({other[key] for other in settings}) > 1
-        ]
-        names.append("-".join(parts) or single)
-    return names
 
 
 def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, shown_name: str) -> page.Dataset:

@@ -2,18 +2,17 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service_kit.defaults import set_default
 from service_kit.errors import (
     FieldViolation,
-    InvalidArgument,
+    Problems,
     SynthMixError,
     Unimplemented,
     check_range,
     invalid_field,
-    merge_violations,
     missing_field,
 )
 from service_kit.resource_names import check_display_name
@@ -30,6 +29,8 @@ DEFAULT_PROMPT = "a microscopy image of a {label} cell"
 DEFAULT_RATIOS = (0.0, 0.10, 0.25, 0.50, 0.75)
 LARGEST_RATIO = 10.0
 MOST_ADAPTERS = 256
+# Of adapters: a list expands to one adapter for each value.
+LISTED_FIELDS = ("method", "rank", "alpha", "targets", "images_seen", "learning_rate")
 # Where a service names a field of its own request, the study's user wrote another one.
 FIELD_NAMES = (
     ("adapter.prompt", "synthesis.prompt"),
@@ -60,88 +61,70 @@ def with_defaults(spec: studies_pb2.StudySpec) -> studies_pb2.StudySpec:
     return full
 
 
-def check(spec: studies_pb2.StudySpec) -> None:
-    """Raises one InvalidArgument for all fields at fault, or Unimplemented for what this version can't do."""
+def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
+    """Collects the fields at fault. Raises Unimplemented for what this version can't do."""
     if spec.HasField("selection") and spec.selection.HasField("class_consistency"):
+        description = "isn't available in this version; leave `selection` out"
         raise Unimplemented(
-            "selection.class_consistency: selection isn't available in this version; leave `selection` out",
+            f"selection.class_consistency {description}",
             reason="SELECTION_UNAVAILABLE",
-            violations=[
-                FieldViolation("selection.class_consistency", "isn't available in this version; leave it out")
-            ],
+            violations=[FieldViolation("selection.class_consistency", description)],
         )
-    found = [error for error in _problems(spec) if error is not None]
-    if found:
-        raise merge_violations(found)
-
-
-def _problems(spec: studies_pb2.StudySpec) -> Iterator[InvalidArgument | None]:
-    if not spec.name:
-        yield missing_field("name", "name the study with lower-case letters, digits and hyphens")
-    else:
-        yield _caught(lambda: check_display_name("name", spec.name))
-    if not spec.dataset:
-        yield missing_field("dataset", "name a dataset; `synthmix datasets list` shows them")
+    with problems:
+        if not spec.name:
+            raise missing_field("name", "name the study with lower-case letters, digits and hyphens")
+        check_display_name("name", spec.name)
+    with problems:
+        if not spec.dataset:
+            raise missing_field("dataset", "name a dataset; `synthmix datasets list` shows them")
     for part in ("test", "validation"):
-        yield _caught(
-            lambda part=part: check_range(
-                f"split.{part}", getattr(spec.split, part), 0.0, 1.0, exclusive=True
+        with problems:
+            check_range(f"split.{part}", getattr(spec.split, part), 0.0, 1.0, exclusive=True)
+    with problems:
+        if spec.split.test + spec.split.validation >= 1:
+            raise invalid_field(
+                "split.test",
+                spec.split.test,
+                f"and validation {spec.split.validation:g} leave nothing to train on",
+                "make their sum smaller than 1",
+                reason="OUT_OF_RANGE",
             )
-        )
-    if spec.split.test + spec.split.validation >= 1:
-        yield invalid_field(
-            "split.test",
-            spec.split.test,
-            f"and validation {spec.split.validation:g} leave nothing to train on",
-            "make their sum smaller than 1",
-            reason="OUT_OF_RANGE",
-        )
-    for index, ratio in enumerate(spec.mixtures.ratios):
-        yield _caught(
-            lambda index=index, ratio=ratio: check_range(
-                f"mixtures.ratios[{index}]", ratio, 0.0, LARGEST_RATIO
-            )
-        )
-    yield _caught(lambda: check_range("seeds", spec.seeds, 1, 1000))
-    for field in ("method", "rank", "alpha", "targets", "images_seen", "learning_rate"):
+    for field in LISTED_FIELDS:
         values = list(getattr(spec.adapters, field))
         for index, value in enumerate(values):
-            if value in values[:index]:
-                yield invalid_field(
-                    f"adapters.{field}[{index}]",
-                    value,
-                    "stands twice in the list",
-                    "remove one of them",
-                    reason="DUPLICATE_VALUE",
-                )
-            if not value:
-                yield invalid_field(
-                    f"adapters.{field}[{index}]",
-                    value,
-                    "is empty",
-                    "give a value, or leave the field out",
-                    reason="OUT_OF_RANGE",
-                )
-    combinations = math.prod(
-        max(1, len(getattr(spec.adapters, field)))
-        for field in ("method", "rank", "alpha", "targets", "images_seen", "learning_rate")
-    )
-    if combinations > MOST_ADAPTERS:
-        yield invalid_field(
-            "adapters",
-            combinations,
-            "are too many combinations",
-            f"shorten the lists to at most {MOST_ADAPTERS}",
-            reason="OUT_OF_RANGE",
-        )
+            with problems:
+                if value in values[:index]:
+                    raise invalid_field(
+                        f"adapters.{field}[{index}]",
+                        value,
+                        "stands twice in the list",
+                        "remove one of them",
+                        reason="DUPLICATE_VALUE",
+                    )
+    combinations = math.prod(max(1, len(getattr(spec.adapters, field))) for field in LISTED_FIELDS)
+    with problems:
+        if combinations > MOST_ADAPTERS:
+            raise invalid_field(
+                "adapters",
+                combinations,
+                "are too many combinations",
+                f"shorten the lists to at most {MOST_ADAPTERS}",
+                reason="OUT_OF_RANGE",
+            )
 
 
-def _caught(check_field: object) -> InvalidArgument | None:
-    try:
-        check_field()  # type: ignore[operator]
-    except InvalidArgument as error:
-        return error
-    return None
+def check_enough_images(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, problems: Problems) -> None:
+    """Collects a per_class that the largest mixture needs more than."""
+    needed = largest_need(spec, part_counts(split, "train"))
+    with problems:
+        if spec.synthesis.HasField("per_class") and needs_images(spec) and 0 < spec.synthesis.per_class < needed:
+            raise invalid_field(
+                "synthesis.per_class",
+                spec.synthesis.per_class,
+                "is too small for the largest mixture",
+                f"use at least {needed}, leave it out, or ask for smaller ratios",
+                reason="TOO_FEW_SYNTHETIC_IMAGES",
+            )
 
 
 @dataclass(frozen=True)
@@ -162,7 +145,7 @@ def adapter_steps(spec: studies_pb2.StudySpec, split: datasets_pb2.Split) -> lis
         return []
     lists = {
         field: list(getattr(spec.adapters, field))
-        for field in ("method", "rank", "alpha", "targets", "images_seen", "learning_rate")
+        for field in LISTED_FIELDS
     }
     given = {field: values for field, values in lists.items() if values}
     steps = []

@@ -286,13 +286,19 @@ def test_validate_shows_the_plan(services: fake.FakeServices, run: Run, study_fi
     assert json.loads(out)["steps"][0]["plan"]["total"] == "4800"
 
 
+def several(*found: errors.InvalidArgument) -> errors.InvalidArgument:
+    problems = errors.Problems()
+    problems.found += found
+    with pytest.raises(errors.InvalidArgument) as raised:
+        problems.raise_if_any()
+    return raised.value
+
+
 def test_the_servers_violations_have_lines(services: fake.FakeServices, run: Run, study_file: Path) -> None:
     services.answers["CreateStudy"] = fails(
-        errors.merge_violations(
-            [
-                errors.invalid_field("spec.mixtures.ratios[1]", 99.0, "is out of range", "use 0 to 10"),
-                errors.missing_field("spec.seeds", "say how many"),
-            ]
+        several(
+            errors.invalid_field("spec.mixtures.ratios[1]", 99.0, "is out of range", "use 0 to 10"),
+            errors.missing_field("spec.seeds", "say how many"),
         )
     )
     code, _, err = run("studies", "submit", study_file)

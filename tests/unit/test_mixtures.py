@@ -140,7 +140,7 @@ def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
     ],
 )
 def test_bad_grids(changes: dict[str, typing.Any], field: str, words: str) -> None:
-    grid = {
+    grid: dict[str, typing.Any] = {
         "ratios": [0.5],
         "synthetic_only": True,
         "controls": [],

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from classifier_evaluation.statistics import MixturePredictions, compare
-from study_control.report import charts, formatting, render_csv, render_html, render_json, tables
+from study_control.report import charts, formatting, render_csv, render_html, render_json, render_run_json, tables
 from study_control.report.data import (
     Adapter,
     Artifact,
@@ -349,7 +349,7 @@ def test_simulated_images_missing_groups_and_broken_rules_are_loud() -> None:
 
 
 def test_the_same_data_give_the_same_bytes() -> None:
-    for render in (render_html, render_json, render_csv):
+    for render in (render_html, render_json, render_run_json, render_csv):
         assert render(report()) == render(report())
 
 
@@ -357,14 +357,29 @@ def test_json_holds_everything_but_the_images() -> None:
     data = report()
     values = json.loads(render_json(data))
     assert values["report_version"] == 1
-    assert values["study"]["created_at"] == "2025-11-22T10:42:00+00:00"
     assert len(values["cells"]) == len(data.cells)
     assert values["results"]["mixtures"][1]["difference"]["mean"] == pytest.approx(0.01)
     image = values["galleries"][0]["examples"][0]["png"]
     assert image["bytes"] == len(png(10)) and len(image["sha256"]) == 64
+
+
+def test_times_and_costs_are_apart_from_results() -> None:
+    data = report()
+    values = json.loads(render_run_json(data))
+    assert values["created_at"] == "2025-11-22T10:42:00+00:00"
+    assert len(values["costs"]) == len(data.costs)
+    later = replace(
+        data,
+        study=replace(data.study, created_at=data.study.created_at.replace(year=2031)),
+        costs=tuple(replace(cost, seconds=cost.seconds + 1) for cost in data.costs),
+        adapters=tuple(replace(adapter, seconds=adapter.seconds + 1) for adapter in data.adapters),
+    )
+    assert render_run_json(later) != render_run_json(data)
+    assert render_json(later) == render_json(data)
+    assert render_csv(later) == render_csv(data)
     broken = replace(data, costs=(replace(data.costs[0], seconds=float("nan")),))
     with pytest.raises(ValueError, match="JSON compliant"):
-        render_json(broken)
+        render_run_json(broken)
 
 
 def test_csv_has_a_row_for_each_cell_and_a_column_for_each_metric() -> None:
@@ -448,7 +463,7 @@ def test_statistics_are_read_as_they_were_stored() -> None:
 def test_data_that_do_not_fit_together_are_refused(
     change: Callable[[ReportData], ReportData], words: str
 ) -> None:
-    for render in (render_html, render_json, render_csv):
+    for render in (render_html, render_json, render_run_json, render_csv):
         with pytest.raises(ValueError, match=words):
             render(change(report()))
 

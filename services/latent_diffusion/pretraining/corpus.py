@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
 from synthmix.simulated_cells import (
     CELL_LINES,
     CellLine,

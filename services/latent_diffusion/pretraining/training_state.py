@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from synthmix.simulated_cells import derived_rng
 from torch import Tensor, nn
+
+from synthmix.simulated_cells import derived_rng
 
 
 def save_checkpoint(

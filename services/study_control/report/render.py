@@ -76,7 +76,9 @@ def render_html(data: ReportData) -> str:
 
 
 def render_json(data: ReportData) -> str:
-    """The report as JSON: all of `data`, each example image replaced by its sha256.
+    """The results as JSON: all of `data` but what `render_run_json` has, each example image replaced by its sha256.
+
+    It doesn't tell when or how fast the study ran: the same study, run again or interrupted, gives the same bytes.
 
     Args:
         data: What to report.
@@ -89,7 +91,28 @@ def render_json(data: ReportData) -> str:
     """
     check(data)
     values = {"report_version": REPORT_VERSION, **dataclasses.asdict(data)}
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=_json_value) + "\n"
+    del values["costs"], values["study"]["created_at"], values["provenance"]["software"]
+    for made in (*values["adapters"], *values["image_sets"]):
+        del made["seconds"], made["gpu_seconds"]
+    return _json(values)
+
+
+def render_run_json(data: ReportData) -> str:
+    """When, how long and with which software the study ran, as JSON.
+
+    Raises:
+        ValueError: The data don't fit together, or a number is not finite.
+    """
+    check(data)
+    return _json(
+        {
+            "report_version": REPORT_VERSION,
+            "study": data.study.id,
+            "created_at": data.study.created_at,
+            "costs": [dataclasses.asdict(cost) for cost in data.costs],
+            "software": data.provenance.software,
+        }
+    )
 
 
 def render_csv(data: ReportData) -> str:
@@ -153,6 +176,10 @@ def _source(name: str) -> str:
 def _data_uri(png: bytes) -> str:
     """A PNG as an address that holds it."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _json(values: Mapping[str, object]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=_json_value) + "\n"
 
 
 def _json_value(value: object) -> object:

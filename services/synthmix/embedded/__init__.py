@@ -1,7 +1,7 @@
-"""The whole system on one machine: object storage, Ray and the four services, on loopback, as children of one process.
+"""The whole system on one machine: object storage, Ray and the four services, as children of one process.
 
-    with embedded_stack(Path("~/.synthmix").expanduser()) as connection:
-        print(connection.services["study-control"])
+with embedded_stack(Path("~/.synthmix").expanduser()) as connection:
+    print(connection.services["study-control"])
 """
 
 from synthmix.embedded.connection import Connection, read_connection

@@ -14,7 +14,7 @@ from synthmix.embedded.sweep import CHILD_VARIABLE, kill_marked
 LOG_TAIL_BYTES = 4_000
 LOG_TAIL_LINES = 15
 POLL_INTERVAL_S = 0.2
-# A child that dies younger than this may do so again at once; its restarts back off, and after some it is given up.
+# A child that dies younger than this may do so again: its restarts back off, and in the end it is given up.
 QUICK_DEATH_S = 30.0
 QUICK_DEATHS_ALLOWED = 5
 FIRST_BACKOFF_S = 0.25
@@ -33,8 +33,16 @@ class Child:
         holds_pipe: Whether its standard input is a pipe that ends when this process does.
     """
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, folder: Path, log: Path,
-                 holds_pipe: bool = False):
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        folder: Path,
+        log: Path,
+        holds_pipe: bool = False,
+    ):
         self.name = name
         self.log = log
         self.started_s = 0.0
@@ -51,23 +59,33 @@ class Child:
         return self._started().pid
 
     def start(self) -> None:
-        """Starts it. In a session of its own: Ctrl-C and a closed terminal are for the stack's process to answer."""
+        """Starts it, in a session of its own: Ctrl-C is for the stack's process to answer."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, env=self._environment, cwd=self._folder, stdin=self._stdin,
-                                             stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                cwd=self._folder,
+                stdin=self._stdin,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.started_s = time.monotonic()
 
     def has_ended(self) -> bool:
         return self._started().poll() is not None
 
     def request_stop(self) -> None:
-        """Asks it to end: by closing its pipe if it has one, else by SIGTERM. Nothing happens if it never started."""
+        """Asks it to end: closes its pipe if it has one, else sends SIGTERM. Harmless if it never started."""
         if self._process is None:
             return
         if self._process.stdin is not None:
             self._process.stdin.close()
         else:
             self._process.terminate()
+
+    def kill(self) -> None:
+        self._started().kill()
 
     def wait(self, deadline_s: float) -> None:
         """Waits for its end, and kills it at the deadline (of time.monotonic)."""
@@ -82,7 +100,9 @@ class Child:
     def how_it_ended(self) -> str:
         """Such as "ended with exit status 1" or "was killed by SIGKILL"."""
         status = self._started().returncode
-        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        if status < 0:
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"ended with exit status {status}"
 
     def log_tail(self) -> str:
         """The last lines of its output, indented."""
@@ -105,8 +125,13 @@ def stop_children(children: Sequence[Child], grace_s: float) -> None:
         child.wait(deadline_s)
 
 
-def wait_until_ready(checks: Mapping[Child, Callable[[], bool]], *, timeout_s: float, say_ready: Callable[[Child], None],
-                     check_stop: Callable[[], None]) -> None:
+def wait_until_ready(
+    checks: Mapping[Child, Callable[[], bool]],
+    *,
+    timeout_s: float,
+    say_ready: Callable[[Child], None],
+    check_stop: Callable[[], None],
+) -> None:
     """Waits for children that start side by side.
 
     Args:
@@ -137,19 +162,30 @@ def wait_until_ready(checks: Mapping[Child, Callable[[], bool]], *, timeout_s: f
 
 
 class Supervisor:
-    """Starts children again that died, from a thread of its own, with growing pauses; gives up on one that dies on and on.
+    """Starts children again that died, from a thread of its own, with growing pauses.
+
+    One that dies on and on is given up: `failure` then says so, and nothing is started any more.
 
     Args:
         children: All started.
+        dependents: Children that must begin anew when another did.
         marker: The stack's, to find what a dead child left running.
         say: Told of each death and restart.
         restarted: Called after each restart.
     """
 
-    def __init__(self, children: Sequence[Child], marker: str, *, say: Callable[[str], None], restarted: Callable[[], None]):
+    def __init__(
+        self,
+        children: Sequence[Child],
+        *,
+        dependents: Mapping[Child, Sequence[Child]],
+        marker: str,
+        say: Callable[[str], None],
+        restarted: Callable[[], None],
+    ):
         self.failure: SynthMixError | None = None
-        self.failed = threading.Event()
         self._children = list(children)
+        self._dependents = dependents
         self._marker = marker
         self._say = say
         self._restarted = restarted
@@ -172,9 +208,12 @@ class Supervisor:
                 for child in self._children:
                     self._look_after(child)
         except SynthMixError as error:
-            self._fail(error)
+            self.failure = error
         except Exception as error:
-            self._fail(Internal(f"the supervisor of the stack failed ({type(error).__name__}: {error})", reason="SUPERVISOR_FAILED"))
+            self.failure = Internal(
+                f"the supervisor of the stack failed ({type(error).__name__}: {error})",
+                reason="SUPERVISOR_FAILED",
+            )
 
     def _look_after(self, child: Child) -> None:
         if child not in self._restart_s:
@@ -184,22 +223,29 @@ class Supervisor:
             deaths = self._quick_deaths[child] + 1 if age_s < QUICK_DEATH_S else 1
             self._quick_deaths[child] = deaths
             if deaths >= QUICK_DEATHS_ALLOWED:
-                raise _failure(child, f"{child.how_it_ended()}, as it did {deaths} times in a row within {QUICK_DEATH_S:.0f} s of its start")
+                raise _failure(
+                    child,
+                    f"{child.how_it_ended()}, {deaths} times in a row within {QUICK_DEATH_S:.0f} s of start",
+                )
             backoff_s = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (deaths - 1))
             self._restart_s[child] = time.monotonic() + backoff_s
-            self._say(f"{child.name} {child.how_it_ended()} after {age_s:.0f} s; starting it again in {backoff_s:g} s (log: {child.log})")
+            self._say(
+                f"{child.name} {child.how_it_ended()} after {age_s:.0f} s; starting it again in "
+                f"{backoff_s:g} s (log: {child.log})"
+            )
         elif time.monotonic() >= self._restart_s[child]:
             del self._restart_s[child]
             kill_marked(self._marker, child.name)  # what it had started holds its ports
             child.start()
             self._restarted()
             self._say(f"{child.name} was started again")
-
-    def _fail(self, error: SynthMixError) -> None:
-        self.failure = error
-        self.failed.set()
+            for dependent in self._dependents.get(child, ()):
+                dependent.kill()
 
 
 def _failure(child: Child, what: str) -> Unavailable:
-    return Unavailable(f"{child.name} {what}; the end of {child.log}:\n{child.log_tail()}", reason="CHILD_FAILED",
-                       metadata={"child": child.name, "log": str(child.log)})
+    return Unavailable(
+        f"{child.name} {what}; the end of {child.log}:\n{child.log_tail()}",
+        reason="CHILD_FAILED",
+        metadata={"child": child.name, "log": str(child.log)},
+    )

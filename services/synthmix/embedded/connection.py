@@ -49,31 +49,60 @@ def read_connection(home: Path) -> Connection:
         text = paths.connection.read_text()
     except FileNotFoundError:
         if runs:
-            raise Unavailable(f"the stack at {paths.folder} is starting or stopping; try again in a few seconds",
-                              reason="STACK_NOT_READY", metadata={"home": str(paths.folder)}) from None
+            raise Unavailable(
+                f"the stack at {paths.folder} is starting or stopping; try again in a few seconds",
+                reason="STACK_NOT_READY",
+                metadata={"home": str(paths.folder)},
+            ) from None
         raise _no_stack(paths) from None
     if not runs:  # its process was killed or the machine went down: nothing answers at these addresses
         raise _no_stack(paths)
     value = json.loads(text)
     store = value["object_store"]
     return Connection(
-        home=paths.folder, services=value["services"], metrics=value["metrics"], token=value["token"],
-        object_store=ObjectStoreSettings(endpoint_url=store["endpoint"], access_key=store["access_key"],
-                                         secret_key=store["secret_key"], bucket=store["bucket"]),
-        ray_address=value["ray_address"], ray_auth_token=value["ray_auth_token"], pid=value["pid"], pids=value["pids"])
+        home=paths.folder,
+        services=value["services"],
+        metrics=value["metrics"],
+        token=value["token"],
+        object_store=ObjectStoreSettings(
+            endpoint_url=store["endpoint"],
+            access_key=store["access_key"],
+            secret_key=store["secret_key"],
+            bucket=store["bucket"],
+        ),
+        ray_address=value["ray_address"],
+        ray_auth_token=value["ray_auth_token"],
+        pid=value["pid"],
+        pids=value["pids"],
+    )
 
 
 def write_connection(connection: Connection) -> None:
     """Publishes how to reach a stack, for this user only."""
     store = connection.object_store
-    write_private(Home(connection.home).connection, {
-        "services": dict(connection.services), "metrics": dict(connection.metrics), "token": connection.token,
-        "object_store": {"endpoint": store.endpoint_url, "access_key": store.access_key, "secret_key": store.secret_key,
-                         "bucket": store.bucket},
-        "ray_address": connection.ray_address, "ray_auth_token": connection.ray_auth_token, "pid": connection.pid,
-        "pids": dict(connection.pids)})
+    write_private(
+        Home(connection.home).connection,
+        {
+            "services": dict(connection.services),
+            "metrics": dict(connection.metrics),
+            "token": connection.token,
+            "object_store": {
+                "endpoint": store.endpoint_url,
+                "access_key": store.access_key,
+                "secret_key": store.secret_key,
+                "bucket": store.bucket,
+            },
+            "ray_address": connection.ray_address,
+            "ray_auth_token": connection.ray_auth_token,
+            "pid": connection.pid,
+            "pids": dict(connection.pids),
+        },
+    )
 
 
 def _no_stack(home: Home) -> Unavailable:
-    return Unavailable(f"no stack runs at {home.folder}; start one with `synthmix up`, or give --address",
-                       reason="NO_STACK", metadata={"home": str(home.folder)})
+    return Unavailable(
+        f"no stack runs at {home.folder}; start one with `synthmix up`, or give --address",
+        reason="NO_STACK",
+        metadata={"home": str(home.folder)},
+    )

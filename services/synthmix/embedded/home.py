@@ -1,12 +1,12 @@
 """A stack's home: one folder that keeps everything between runs, and that one stack at a time may use.
 
-    object-storage/    what object storage holds
-    cache/             verified copies of payloads; may be emptied at any time
-    logs/              a log of each child, and of the run before
-    credentials.json   the keys of object storage, made once
-    lock               held while a stack runs
-    running.json       what a stack that didn't stop by itself leaves behind (see sweep)
-    stack.json         how to reach the running stack (see connection)
+object-storage/    what object storage holds
+cache/             verified copies of payloads; may be emptied at any time
+logs/              a log of each child, and of the run before
+credentials.json   the keys of object storage, made once
+lock               held while a stack runs
+running.json       what a stack that didn't stop by itself leaves behind (see sweep)
+stack.json         how to reach the running stack (see connection)
 """
 
 import fcntl
@@ -75,8 +75,11 @@ def prepare(folder: Path) -> Home:
         for part in (home.object_storage, home.cache, home.logs):
             part.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise FailedPrecondition(f"home {home.folder} can't be used ({error.strerror}: {error.filename}); choose another folder "
-                                 "with --home or SYNTHMIX_HOME", reason="HOME_UNUSABLE") from error
+        raise FailedPrecondition(
+            f"home {home.folder} can't be used ({error.strerror}: {error.filename}); choose another folder "
+            "with --home or SYNTHMIX_HOME",
+            reason="HOME_UNUSABLE",
+        ) from error
     return home
 
 
@@ -98,13 +101,19 @@ def lock(home: Home) -> int:
                 pid = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
                 os.close(descriptor)
                 raise FailedPrecondition(
-                    f"a stack runs at home {home.folder} already, as process {pid}; use it, stop it, or choose another home with "
-                    "--home or SYNTHMIX_HOME", reason="STACK_RUNNING", metadata={"home": str(home.folder), "pid": pid}) from None
+                    f"a stack runs at home {home.folder} already, as process {pid}; use it, stop it, or "
+                    "choose another home with --home or SYNTHMIX_HOME",
+                    reason="STACK_RUNNING",
+                    metadata={"home": str(home.folder), "pid": pid},
+                ) from None
             time.sleep(0.05)
         except OSError as error:
             os.close(descriptor)
-            raise FailedPrecondition(f"home {home.folder} is on a file system that can't lock files ({error.strerror}); choose "
-                                     "another home with --home or SYNTHMIX_HOME", reason="HOME_UNUSABLE") from error
+            raise FailedPrecondition(
+                f"home {home.folder} is on a file system that can't lock files ({error.strerror}); choose "
+                "another home with --home or SYNTHMIX_HOME",
+                reason="HOME_UNUSABLE",
+            ) from error
         else:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -112,7 +121,7 @@ def lock(home: Home) -> int:
 
 
 def is_locked(home: Home) -> bool:
-    """Whether a stack runs there. Unlike a process id in a file, a lock doesn't outlive a crash or a reboot."""
+    """Whether a stack runs there. Unlike a process id in a file, a lock doesn't outlive a reboot."""
     try:
         descriptor = os.open(home.lock, os.O_RDONLY)
     except FileNotFoundError:
@@ -138,8 +147,11 @@ def object_storage_keys(home: Home) -> ObjectStorageKeys:
         values = json.loads(text)
         return ObjectStorageKeys(access_key=str(values["access_key"]), secret_key=str(values["secret_key"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise FailedPrecondition(f"{home.credentials} can't be understood ({type(error).__name__}: {error}); delete it, and new keys "
-                                 "to the same data are made", reason="CREDENTIALS_INVALID") from error
+        raise FailedPrecondition(
+            f"{home.credentials} can't be understood ({type(error).__name__}: {error}); delete it, and new "
+            "keys to the same data are made",
+            reason="CREDENTIALS_INVALID",
+        ) from error
 
 
 def write_private(path: Path, value: dict[str, Any]) -> None:

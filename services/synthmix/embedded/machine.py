@@ -30,8 +30,13 @@ def usable_gpus(environment: Mapping[str, str], say: Callable[[str], None]) -> i
     if program is None:
         return 0
     try:
-        listing = subprocess.run([program, "--query-gpu=index", "--format=csv,noheader"], check=True, text=True,
-                                 capture_output=True, timeout=NVIDIA_SMI_TIMEOUT_S).stdout
+        listing = subprocess.run(
+            [program, "--query-gpu=index", "--format=csv,noheader"],
+            check=True,
+            text=True,
+            capture_output=True,
+            timeout=NVIDIA_SMI_TIMEOUT_S,
+        ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         say(f"no GPU is used: {program} fails ({error}); mend the driver, or set CUDA_VISIBLE_DEVICES")
         return 0

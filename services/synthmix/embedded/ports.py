@@ -6,8 +6,8 @@ import socket
 from service_kit.errors import FailedPrecondition
 
 LOOPBACK = "127.0.0.1"
-# Below the range that outgoing connections are given ports from (32768 and up on Linux, 49152 on macOS): a child that is
-# started again must find its port free. The upper end leaves room for partners at +10000.
+# Below the range that outgoing connections take ports from (32768 and up on Linux, 49152 on macOS): a child
+# that is started again must find its port free. The upper end leaves room for partners at +10000.
 LOWEST_PORT = 12_000
 HIGHEST_PORT = 21_999
 ATTEMPTS = 1_000
@@ -26,8 +26,11 @@ def free_port(taken: set[int], *, partner_offset: int = 0) -> int:
         if not wanted & taken and all(_is_free(number) for number in wanted):
             taken |= wanted
             return port
-    raise FailedPrecondition(f"no free port on {LOOPBACK} between {LOWEST_PORT} and {HIGHEST_PORT} in {ATTEMPTS} attempts; stop some "
-                             "of the programs that listen there", reason="NO_FREE_PORT")
+    raise FailedPrecondition(
+        f"no free port on {LOOPBACK} between {LOWEST_PORT} and {HIGHEST_PORT} in {ATTEMPTS} attempts; stop "
+        "some of the programs that listen there",
+        reason="NO_FREE_PORT",
+    )
 
 
 def accepts_connections(port: int) -> bool:

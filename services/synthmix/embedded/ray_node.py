@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synthmix.embedded.ports import LOOPBACK, accepts_connections, free_port
+from synthmix.embedded.ports import LOOPBACK, free_port
 
 NAME = "ray-node"
 # A cluster has a worker group for each of these; here one node is all of them.
-LABELS = {f"synthmix.io/{group}": "true"
-          for group in ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")}
-# What goes through Ray's object store is small (records, lists of keys): images and weights go through object storage.
+LABELS = {
+    f"synthmix.io/{group}": "true"
+    for group in ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
+}
+# What goes through Ray's object store is small (records, lists of keys): images and weights go through object
+# storage.
 OBJECT_STORE_BYTES = 512 * 1024 * 1024
 METRICS_INTERVAL_MS = 1_000
+ADDRESS_FILE = "ray_current_cluster"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def plan(folder: Path, cpus: int, gpus: int, taken_ports: set[int]) -> RayNode:
 def command(node: RayNode) -> list[str]:
     """The head's command line, Ray's own `ray start`.
 
-    It always starts a dashboard process and a Ray Client server; without their options they would take fixed ports.
+    It always starts a dashboard process and a Ray Client server, on fixed ports unless told others.
     """
     ports = node.ports
     options = {
@@ -86,8 +90,18 @@ def command(node: RayNode) -> list[str]:
         "temp-dir": node.folder,
         "include-log-monitor": "false",  # it carries workers' output to drivers, and ours don't want it
     }
-    return [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", "--no-monitor",
-            *(f"--{name}={value}" for name, value in options.items())]
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        "--no-monitor",
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
 
 
 def driver_environment(node: RayNode) -> dict[str, str]:
@@ -95,8 +109,8 @@ def driver_environment(node: RayNode) -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": node.auth_token,
-        # Ray replaces 127.0.0.1 by the machine's address on the network unless it may not form clusters of several
-        # machines. The name is older than the use: it works on Linux as well, for the head and for its drivers.
+        # Ray replaces 127.0.0.1 by the machine's address on the network, unless it may not form clusters of
+        # several machines. The name is older than the use: it works on Linux, for the head and its drivers.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
@@ -115,5 +129,5 @@ def environment(node: RayNode, inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_ready(node: RayNode) -> bool:
-    """Whether drivers can connect: the raylet, last of the head's parts, listens."""
-    return all(accepts_connections(port) for port in (node.ports.gcs, node.ports.node_manager, node.ports.object_manager))
+    """Whether drivers can connect at once: its last act before that is to write down its address."""
+    return (node.folder / ADDRESS_FILE).exists()

@@ -38,7 +38,11 @@ def command(service: Service) -> list[str]:
 
 
 def environment(service: Service, inherited: Mapping[str, str]) -> dict[str, str]:
-    return {**inherited, "SYNTHMIX_LISTEN": service.address, "SYNTHMIX_METRICS_LISTEN": service.metrics_address}
+    return {
+        **inherited,
+        "SYNTHMIX_LISTEN": service.address,
+        "SYNTHMIX_METRICS_LISTEN": service.metrics_address,
+    }
 
 
 def is_ready(service: Service) -> bool:
@@ -51,7 +55,9 @@ def is_ready(service: Service) -> bool:
     # A proxy that the user's environment names can't reach this machine's loopback.
     with grpc.insecure_channel(service.address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S
+            )
         except grpc.RpcError:
             return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

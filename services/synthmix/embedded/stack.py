@@ -31,15 +31,15 @@ SERVICE_GRACE_S = 12.0  # a service drains for 10 s
 RAY_GRACE_S = 10.0
 OBJECT_STORAGE_GRACE_S = 15.0
 REAPER_GRACE_S = sweep.KILL_DEADLINE_S + 5.0
-# A socket's path holds 107 characters, and Ray adds up to 64 to its folder's.
-LONGEST_TEMPORARY_FOLDER = 24
+# The path of a socket holds 107 characters (103 on macOS). Ours and Ray's names in it need 82.
+LONGEST_TEMPORARY_PARENT = 21
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """All that is decided before the first process starts: the workers' environment names every other's port."""
+    """All that is decided before the first process starts: each one's environment names the others' ports."""
 
     home: Home
     marker: str
@@ -53,7 +53,14 @@ class _Plan:
 class Stack:
     """A running stack. Made by start_stack."""
 
-    def __init__(self, connection: Connection, children: "_Children", supervisor: Supervisor, home: Home, lock_descriptor: int):
+    def __init__(
+        self,
+        connection: Connection,
+        children: "_Children",
+        supervisor: Supervisor,
+        home: Home,
+        lock_descriptor: int,
+    ):
         self.connection = connection
         self._children = children
         self._supervisor = supervisor
@@ -72,7 +79,7 @@ class Stack:
             self.check()
 
     def stop(self) -> None:
-        """Stops everything: services drain, then Ray, then object storage. Afterwards no process and no temporary file is left.
+        """Stops all: services drain, then Ray, then object storage. No process, no temporary file stays.
 
         Raises Internal if a process can't be killed.
         """
@@ -83,8 +90,14 @@ class Stack:
         _tear_down(self._home, self._children, self._lock_descriptor)
 
 
-def start_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None, say: Say = log.info,
-                stop_requested: threading.Event | None = None) -> Stack:
+def start_stack(
+    home: Path,
+    *,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    say: Say = log.info,
+    stop_requested: threading.Event | None = None,
+) -> Stack:
     """Starts object storage, Ray and the four services, on loopback, and supervises them.
 
     Args:
@@ -95,7 +108,7 @@ def start_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None,
         stop_requested: Set it to give up.
 
     Raises:
-        FailedPrecondition: A stack runs at that home already, the home can't be used, or a program isn't installed.
+        FailedPrecondition: A stack runs at that home, the home can't be used, or a program isn't installed.
         Unavailable: A child didn't start. The message has the last lines of its log.
         Cancelled: The start was given up.
     """
@@ -103,7 +116,11 @@ def start_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None,
     lock_descriptor = lock(paths)
     try:
         sweep.sweep(paths)
-        plan = _plan(paths, usable_cpus() if cpus is None else cpus, usable_gpus(os.environ, say) if gpus is None else gpus)
+        plan = _plan(
+            paths,
+            usable_cpus() if cpus is None else cpus,
+            usable_gpus(os.environ, say) if gpus is None else gpus,
+        )
     except BaseException:
         os.close(lock_descriptor)
         raise
@@ -112,7 +129,15 @@ def start_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None,
         children = _children(plan)
         _start(plan, children, say, stop_requested or threading.Event())
         connection = _connection(plan, children)
-        supervisor = Supervisor(children.all(), plan.marker, say=say, restarted=lambda: write_connection(_connection(plan, children)))
+        supervisor = Supervisor(
+            children.all(),
+            # Ray's library aborts a driver that meets a new cluster at the old address, whatever it serves,
+            # or lets it hang. So the services, which keep nothing, begin anew with Ray.
+            dependents={children.ray: list(children.services.values())},
+            marker=plan.marker,
+            say=say,
+            restarted=lambda: write_connection(_connection(plan, children)),
+        )
         write_connection(connection)
         supervisor.start()
     except BaseException:
@@ -122,9 +147,13 @@ def start_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None,
 
 
 @contextmanager
-def embedded_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None, say: Say = log.info) -> Iterator[Connection]:
-    """A stack that runs for the length of a `with` block. Raises as start_stack does, and Unavailable at the end of the
-    block if a child was given up within it."""
+def embedded_stack(
+    home: Path, *, cpus: int | None = None, gpus: int | None = None, say: Say = log.info
+) -> Iterator[Connection]:
+    """A stack that runs for the length of a `with` block.
+
+    Raises as start_stack does, and Unavailable at the end of the block if a child was given up within it.
+    """
     stack = start_stack(home, cpus=cpus, gpus=gpus, say=say)
     try:
         yield stack.connection
@@ -134,9 +163,10 @@ def embedded_stack(home: Path, *, cpus: int | None = None, gpus: int | None = No
 
 
 def run_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None) -> None:
-    """Runs a stack until SIGINT, SIGTERM or SIGHUP, and says on standard output how to reach it. Main thread only.
+    """Runs a stack until SIGINT, SIGTERM or SIGHUP, and prints how to reach it. For the main thread.
 
-    Raises as start_stack does, except that a signal during the start is no error; Unavailable if a child was given up.
+    Raises as start_stack does, except that a signal during the start is no error, and Unavailable if a child
+    was given up.
     """
     stop_requested = threading.Event()
     with _signals_set(stop_requested):
@@ -154,7 +184,7 @@ def run_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None) -
             began_s = time.monotonic()
             _print("stopping")
             stack.stop()
-            _print(f"stopped in {time.monotonic() - began_s:.1f} s; everything is kept at {stack.connection.home}")
+            _print(f"stopped in {time.monotonic() - began_s:.1f} s; all is kept at {stack.connection.home}")
 
 
 @dataclass(frozen=True)
@@ -170,30 +200,60 @@ class _Children:
 
 def _plan(home: Home, cpus: int, gpus: int) -> _Plan:
     taken_ports: set[int] = set()
-    temporary = _make_temporary_folder()
-    plan = _Plan(home=home, marker=uuid.uuid4().hex, temporary=temporary, token=secrets.token_urlsafe(32),
-                 storage=object_storage.plan(home, object_storage_keys(home), temporary, taken_ports),
-                 # Ray opens its folder to every user of the machine, so it gets one below a folder that is ours alone.
-                 ray=ray_node.plan(temporary / "r", cpus, gpus, taken_ports),
-                 services=services.plan(taken_ports))
+    marker = uuid.uuid4().hex
+    temporary = _temporary_folder(marker)
+    plan = _Plan(
+        home=home,
+        marker=marker,
+        temporary=temporary,
+        token=secrets.token_urlsafe(32),
+        storage=object_storage.plan(home, object_storage_keys(home), temporary, taken_ports),
+        # Ray opens its folder to every user of the machine, so it gets one below a folder that is ours alone.
+        ray=ray_node.plan(temporary / "r", cpus, gpus, taken_ports),
+        services=services.plan(taken_ports),
+    )
     sweep.record_run(home, plan.marker, [temporary, *plan.storage.temporary_paths])
+    temporary.mkdir(mode=0o700)
     return plan
 
 
 def _children(plan: _Plan) -> _Children:
     environment = _environment(plan, os.environ)
 
-    def child(name: str, command: Sequence[str], child_environment: Mapping[str, str], *, holds_pipe: bool = False) -> Child:
-        # Relative imports of the user's folder must not reach the services, nor Ray's workers, which are given the
-        # working directory of their drivers as a place to import from.
-        return Child(name, command, child_environment, folder=plan.home.folder, log=plan.home.logs / f"{name}.log", holds_pipe=holds_pipe)
+    def child(
+        name: str, command: Sequence[str], child_environment: Mapping[str, str], *, holds_pipe: bool = False
+    ) -> Child:
+        # In the home, not where the user stands: Ray's workers import from the working directory of their
+        # drivers before they look elsewhere, and a user's folder may well hold a torch.py.
+        return Child(
+            name,
+            command,
+            child_environment,
+            folder=plan.home.folder,
+            log=plan.home.logs / f"{name}.log",
+            holds_pipe=holds_pipe,
+        )
 
     return _Children(
-        reaper=child("reaper", [sys.executable, "-P", "-m", "synthmix.embedded.reaper", str(plan.home.folder)], environment, holds_pipe=True),
-        storage=child(object_storage.NAME, object_storage.command(plan.storage), object_storage.environment(plan.storage, environment)),
+        reaper=child(
+            "reaper",
+            [sys.executable, "-P", "-m", "synthmix.embedded.reaper", str(plan.home.folder)],
+            environment,
+            holds_pipe=True,
+        ),
+        storage=child(
+            object_storage.NAME,
+            object_storage.command(plan.storage),
+            object_storage.environment(plan.storage, environment),
+        ),
         ray=child(ray_node.NAME, ray_node.command(plan.ray), ray_node.environment(plan.ray, environment)),
-        services={service: child(service.name, services.command(service), services.environment(service, environment))
-                  for service in plan.services})
+        services={
+            service: child(
+                service.name, services.command(service), services.environment(service, environment)
+            )
+            for service in plan.services
+        },
+    )
 
 
 def _start(plan: _Plan, children: _Children, say: Say, stop_requested: threading.Event) -> None:
@@ -204,15 +264,20 @@ def _start(plan: _Plan, children: _Children, say: Say, stop_requested: threading
     def say_ready(child: Child) -> None:
         say(f"  {child.name:<24} {time.monotonic() - child.started_s:5.1f} s")
 
+    def wait(checks: Mapping[Child, Callable[[], bool]]) -> None:
+        wait_until_ready(checks, timeout_s=START_TIMEOUT_S, say_ready=say_ready, check_stop=check_stop)
+
     object_storage.forget_ports(plan.storage)
     for child in (children.reaper, children.storage, children.ray):
         child.start()
-    wait_until_ready({children.storage: partial(object_storage.is_ready, plan.storage), children.ray: partial(ray_node.is_ready, plan.ray)},
-                     timeout_s=START_TIMEOUT_S, say_ready=say_ready, check_stop=check_stop)
+    wait({children.storage: partial(object_storage.is_ready, plan.storage)})
+    # Ray takes longest, and a service needs it at its first operation only, so the services start meanwhile.
     for child in children.services.values():
         child.start()
-    wait_until_ready({child: partial(services.is_ready, service) for service, child in children.services.items()},
-                     timeout_s=START_TIMEOUT_S, say_ready=say_ready, check_stop=check_stop)
+    wait(
+        {child: partial(services.is_ready, service) for service, child in children.services.items()}
+        | {children.ray: partial(ray_node.is_ready, plan.ray)}
+    )
 
 
 def _tear_down(home: Home, children: _Children | None, lock_descriptor: int) -> None:
@@ -230,7 +295,11 @@ def _tear_down(home: Home, children: _Children | None, lock_descriptor: int) -> 
 
 def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
     """What all children share: the settings of service_kit.settings, Ray's, and the marker."""
-    environment = {name: value for name, value in inherited.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")}
+    environment = {
+        name: value
+        for name, value in inherited.items()
+        if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
+    }
     store = plan.storage.settings
     environment |= {
         sweep.MARKER_VARIABLE: plan.marker,
@@ -248,9 +317,14 @@ def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
     for service in plan.services:
         environment[f"{variable_prefix(service.name)}_ADDRESS"] = service.address
     gpus_per_task = "1" if plan.ray.gpus else "0"
-    for name, cpus_per_task in ((ADAPTER_TRAINING, min(2, plan.ray.cpus)), (IMAGE_SYNTHESIS, 1), (CLASSIFIER_EVALUATION, 1)):
-        environment.setdefault(f"{variable_prefix(name)}_CPUS", str(cpus_per_task))  # a user's own setting stays
-        environment.setdefault(f"{variable_prefix(name)}_GPUS", gpus_per_task)
+    for name, cpus_per_task in (
+        (ADAPTER_TRAINING, min(2, plan.ray.cpus)),
+        (IMAGE_SYNTHESIS, 1),
+        (CLASSIFIER_EVALUATION, 1),
+    ):
+        prefix = variable_prefix(name)
+        environment.setdefault(f"{prefix}_CPUS", str(cpus_per_task))  # a user's own setting stays
+        environment.setdefault(f"{prefix}_GPUS", gpus_per_task)
     if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy") for name in inherited):
         for name in ("no_proxy", "NO_PROXY"):  # gRPC asks the proxy for loopback too, unless told not to
             environment[name] = ",".join(filter(None, [inherited.get(name), "127.0.0.1", "localhost"]))
@@ -258,35 +332,46 @@ def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def _python_path(inherited: Mapping[str, str]) -> str:
-    """PYTHONPATH for a child in another folder: absolute, and with the place that this package was imported from."""
+    """PYTHONPATH for a child in another folder: absolute, and with the place that this package came from."""
     packages = Path(__file__).resolve().parents[2]
-    entries = [str(Path(entry).absolute()) for entry in inherited.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    entries = [
+        str(Path(entry).absolute()) for entry in inherited.get("PYTHONPATH", "").split(os.pathsep) if entry
+    ]
     return os.pathsep.join(dict.fromkeys([*entries, str(packages)]))
 
 
-def _make_temporary_folder() -> Path:
-    folder = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="smx", dir=folder if len(folder) <= LONGEST_TEMPORARY_FOLDER else "/tmp"))
+def _temporary_folder(marker: str) -> Path:
+    parent = tempfile.gettempdir()
+    return Path(parent if len(parent) <= LONGEST_TEMPORARY_PARENT else "/tmp") / f"smx{marker[:12]}"
 
 
 def _connection(plan: _Plan, children: _Children) -> Connection:
     metrics = {service.name: service.metrics_address for service in plan.services}
     return Connection(
-        home=plan.home.folder, services={service.name: service.address for service in plan.services},
-        metrics=metrics | {ray_node.NAME: plan.ray.metrics_address}, token=plan.token, object_store=plan.storage.settings,
-        ray_address=plan.ray.address, ray_auth_token=plan.ray.auth_token, pid=os.getpid(),
-        pids={child.name: child.pid for child in children.all()})
+        home=plan.home.folder,
+        services={service.name: service.address for service in plan.services},
+        metrics=metrics | {ray_node.NAME: plan.ray.metrics_address},
+        token=plan.token,
+        object_store=plan.storage.settings,
+        ray_address=plan.ray.address,
+        ray_auth_token=plan.ray.auth_token,
+        pid=os.getpid(),
+        pids={child.name: child.pid for child in children.all()},
+    )
 
 
 def _how_to_reach(connection: Connection, seconds: float) -> str:
     lines = [f"ready in {seconds:.1f} s", ""]
     lines += [f"  {name:<24} {address}" for name, address in connection.services.items()]
-    lines += [f"  {'object storage':<24} {connection.object_store.endpoint_url}",
-              f"  {'Ray':<24} {connection.ray_address}",
-              f"  {'token and keys':<24} {connection.home / 'stack.json'}",
-              f"  {'logs':<24} {connection.home / 'logs'}", "",
-              f"use it from another terminal: synthmix --home {connection.home} studies list",
-              "Ctrl-C stops it; everything is kept"]
+    lines += [
+        f"  {'object storage':<24} {connection.object_store.endpoint_url}",
+        f"  {'Ray':<24} {connection.ray_address}",
+        f"  {'token and keys':<24} {connection.home / 'stack.json'}",
+        f"  {'logs':<24} {connection.home / 'logs'}",
+        "",
+        f"use it from another terminal: synthmix --home {connection.home} studies list",
+        "Ctrl-C stops it; everything is kept",
+    ]
     return "\n".join(lines)
 
 
@@ -297,10 +382,15 @@ def _print(line: str) -> None:
 @contextmanager
 def _signals_set(event: threading.Event) -> Iterator[None]:
     """Within the block, SIGINT, SIGTERM and SIGHUP set the event. One that is ignored stays so (nohup)."""
+
     def handle(number: int, frame: FrameType | None) -> None:
         event.set()
 
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield

@@ -1,7 +1,7 @@
 """Finds and removes what a stack leaves running.
 
-Every process of a stack inherits SYNTHMIX_STACK={marker}, so that all of them can be found, however deep they were
-started and whoever adopted them.
+Every process of a stack inherits SYNTHMIX_STACK={marker}, so that all of them can be found, however deep they
+were started and whoever adopted them.
 """
 
 import json
@@ -24,13 +24,15 @@ SCAN_INTERVAL_S = 0.05
 
 def record_run(home: Home, marker: str, temporary_paths: Sequence[Path]) -> None:
     """Notes what a sweep needs to know. Written before the first child starts."""
-    write_private(home.running, {"marker": marker, "temporary_paths": [str(path) for path in temporary_paths]})
+    write_private(
+        home.running, {"marker": marker, "temporary_paths": [str(path) for path in temporary_paths]}
+    )
 
 
 def sweep(home: Home) -> None:
-    """Kills what is left of the stack that ran at a home, and removes its temporary files. Harmless if nothing is left.
+    """Kills what is left of the stack that ran at a home, and removes its temporary files.
 
-    Raises Internal if a process can't be killed.
+    Harmless if nothing is left. Raises Internal if a process can't be killed.
     """
     try:
         running = json.loads(home.running.read_text())
@@ -62,8 +64,11 @@ def kill_marked(marker: str, child: str | None = None) -> None:
             except psutil.NoSuchProcess:
                 continue
         if found and time.monotonic() > deadline_s:
-            raise Internal(f"processes {[process.pid for process in found]} of the stack {marker} don't die; kill them, "
-                           "or restart the machine", reason="PROCESS_UNKILLABLE")
+            raise Internal(
+                f"processes {[process.pid for process in found]} of the stack {marker} don't die; kill them, "
+                "or restart the machine",
+                reason="PROCESS_UNKILLABLE",
+            )
         time.sleep(SCAN_INTERVAL_S)
 
 
