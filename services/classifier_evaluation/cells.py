@@ -144,7 +144,9 @@ def evaluate_cell(
         write_payload(store, name, METRICS, json.dumps(metrics, sort_keys=True, indent=1).encode()),
     )
     seconds = time.perf_counter() - start_s
-    inputs = request["parts"] | ({"image_set": cell.mixture.image_set} if cell.mixture.image_set else {})
+    inputs = {f"{part}_split": digest for part, digest in request["parts"].items()}
+    if cell.mixture.image_set is not None:
+        inputs["image_set"] = cell.mixture.image_set
     summary = _summary(metrics)
     write_manifest(
         store,

@@ -69,7 +69,7 @@ def build_classifier(
                 "can't be downloaded",
                 "make the Hugging Face hub reachable from the workers, or put the weights into their HF_HOME",
             ) from error
-        except (AssertionError, TypeError, ValueError) as error:
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise _wrong_size(architecture, image_size_px, error) from error
     if from_package:
         _load_lite0(model)
@@ -77,7 +77,7 @@ def build_classifier(
         preprocessing = Preprocessing((127 / 255,) * 3, (128 / 255,) * 3)
     else:
         preprocessing = Preprocessing(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
-    for layer in _last_layers(model):
+    for layer in _last_layers(model, class_count):
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
     use_small_map_convolutions(model)
@@ -93,14 +93,14 @@ def _size_options(architecture: str, image_size_px: int) -> dict[str, int]:
     return {"img_size": image_size_px}
 
 
-def _last_layers(model: Any) -> list[nn.Module]:
-    """The layers that make the logits: two of them in distilled transformers."""
+def _last_layers(model: Any, class_count: int) -> list[nn.Module]:
+    """The layers that make the logits: two of them in distilled transformers, never those within a head."""
     heads = model.get_classifier()
     return [
         layer
         for head in (heads if isinstance(heads, tuple) else (heads,))
         for layer in head.modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
+        if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == class_count
     ]
 
 

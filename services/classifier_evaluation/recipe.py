@@ -83,7 +83,7 @@ def train_and_evaluate(
 ) -> CellResult:
     """Trains the classifier of one cell and evaluates the epoch that did best on validation.
 
-    On a CPU the same arguments give the same bytes. What changes nothing: what ran before in the process.
+    On a CPU the same arguments give the same bytes, whatever ran in the process before.
 
     Args:
         settings: The recipe's.

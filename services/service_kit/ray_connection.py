@@ -1,6 +1,7 @@
 """A front end's connection to Ray, made when it is first needed and again when it was lost."""
 
 import logging
+import socket
 import threading
 from typing import Any
 
@@ -9,6 +10,7 @@ from service_kit.errors import Unavailable
 log = logging.getLogger(__name__)
 
 NAMESPACE = "synthmix"
+CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 class RayConnection:
@@ -26,6 +28,7 @@ class RayConnection:
             if ray.is_initialized() and not self._answers(ray):
                 ray.shutdown()
             if not ray.is_initialized():
+                self._check_listens()
                 try:
                     ray.init(
                         address=self.address,
@@ -44,6 +47,17 @@ class RayConnection:
                     ) from error
                 log.info("connected to Ray at %s", self.address)
             return ray
+
+    def _check_listens(self) -> None:
+        """ray.init goes on for minutes trying an address where nothing listens."""
+        host, _, port = self.address.removeprefix("ray://").rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise Unavailable(
+                f"nothing listens at the Ray cluster's address {self.address} ({error}); check SYNTHMIX_RAY_ADDRESS and that Ray runs",
+                reason="RAY_UNAVAILABLE",
+            ) from error
 
     @staticmethod
     def _answers(ray: Any) -> bool:

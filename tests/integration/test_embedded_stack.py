@@ -157,7 +157,7 @@ def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
         store.put_bytes("kept", os.urandom(100_000))
         kept = store.get_bytes("kept")
 
-        # Children that are killed come back where they were, object storage with all that it had acknowledged.
+        # Children that are killed come back where they were, object storage with all that it acknowledged.
         for name in ("object-storage", "study-control"):
             os.kill(connection.pids[name], signal.SIGKILL)
         _wait(lambda: _restarted(home, connection, "object-storage", "study-control"), 20.0, "the restart")

@@ -331,9 +331,9 @@ def test_a_cell_artifact(store: MemoryObjectStore) -> None:
     manifest = evaluated(store, cell_of(APPEND))
     train, validation, test = open_split(store, split_of(store), field="split")
     assert manifest.inputs == {
-        "train": train.digest,
-        "validation": validation.digest,
-        "test": test.digest,
+        "train_split": train.digest,
+        "validation_split": validation.digest,
+        "test_split": test.digest,
         "image_set": IMAGE_SET,
     }
     metrics = json.loads(read_payload(store, manifest, METRICS))

@@ -240,6 +240,7 @@ class Supervisor:
             self._restarted()
             self._say(f"{child.name} was started again")
             for dependent in self._dependents.get(child, ()):
+                self._say(f"{dependent.name} begins anew with {child.name}")
                 dependent.kill()
 
 

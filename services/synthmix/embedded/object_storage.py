@@ -155,6 +155,17 @@ def is_ready(storage: ObjectStorage) -> bool:
     return True
 
 
+def flush(folder: Path) -> None:
+    """Brings to the disk what a stopped weed has written; it acknowledges what the system's cache holds."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
 def _program() -> str:
     search_path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     program = shutil.which("weed", path=search_path)

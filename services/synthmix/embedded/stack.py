@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 180.0
 SERVICE_GRACE_S = 12.0  # a service drains for 10 s
 RAY_GRACE_S = 10.0
-OBJECT_STORAGE_GRACE_S = 15.0
+# weed ends in 1 s, or waits 10 s more for an admin server that nobody uses. Its clients are gone by then, and
+# it keeps what it acknowledged even if it is killed while it writes.
+OBJECT_STORAGE_GRACE_S = 3.0
 REAPER_GRACE_S = sweep.KILL_DEADLINE_S + 5.0
 # The path of a socket holds 107 characters (103 on macOS). Ours and Ray's names in it need 82.
 LONGEST_TEMPORARY_PARENT = 21
@@ -287,6 +289,7 @@ def _tear_down(home: Home, children: _Children | None, lock_descriptor: int) -> 
             stop_children(list(children.services.values()), SERVICE_GRACE_S)
             stop_children([children.ray], RAY_GRACE_S)
             stop_children([children.storage], OBJECT_STORAGE_GRACE_S)
+            object_storage.flush(home.object_storage)
             stop_children([children.reaper], REAPER_GRACE_S)
         sweep.sweep(home)
     finally:
