@@ -27,9 +27,7 @@ INIT = '"""Generated from protos/ by protos/generate.py. Not to be edited."""\n'
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true")
     mode.add_argument("--release", action="store_true")
@@ -37,9 +35,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         includes = write_includes(Path(scratch) / "include")
         descriptors = Path(scratch) / "descriptors.binpb"
-        run_protoc(
-            includes, [f"--descriptor_set_out={descriptors}", "--include_imports", "--include_source_info"]
-        )
+        run_protoc(includes, [f"--descriptor_set_out={descriptors}", "--include_imports", "--include_source_info"])
         if arguments.release:
             shutil.copy(descriptors, BASELINE)
             return 0
@@ -100,9 +96,7 @@ def differing_files(fresh: Path, committed: Path) -> list[str]:
 
 def buf(*arguments: str) -> int:
     binary = Path(sys.executable).with_name("buf")
-    return subprocess.run(
-        [str(binary), *arguments, "--config", str(PROTOS / "buf.yaml")], check=False
-    ).returncode
+    return subprocess.run([str(binary), *arguments, "--config", str(PROTOS / "buf.yaml")], check=False).returncode
 
 
 if __name__ == "__main__":

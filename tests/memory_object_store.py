@@ -13,9 +13,7 @@ class MemoryObjectStore(ObjectStore):
     """Objects by key in a dictionary. The bucket has to be created, as anywhere."""
 
     def __init__(self, settings: ObjectStoreSettings | None = None) -> None:
-        self.settings = settings or ObjectStoreSettings(
-            "http://memory.invalid", "unused", "unused", "synthmix"
-        )
+        self.settings = settings or ObjectStoreSettings("http://memory.invalid", "unused", "unused", "synthmix")
         self._objects: dict[str, bytes] | None = None
 
     @classmethod
@@ -62,9 +60,7 @@ class MemoryObjectStore(ObjectStore):
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         return [
-            ObjectInfo(key, len(data))
-            for key, data in sorted(self._bucket().copy().items())
-            if key.startswith(prefix)
+            ObjectInfo(key, len(data)) for key, data in sorted(self._bucket().copy().items()) if key.startswith(prefix)
         ]
 
     def delete(self, key: str) -> None:

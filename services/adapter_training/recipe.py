@@ -51,16 +51,14 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class Latents:
-    """Posteriors of the training images' latents, for each augmentation view.
+    """Latents of the training images, for each augmentation view.
 
     Attributes:
-        mean: (views, images, channels, height, width), float32.
-        deviation: The same shape.
+        values: (views, images, channels, height, width), float32.
         labels: (images,), class indices.
     """
 
-    mean: torch.Tensor
-    deviation: torch.Tensor
+    values: torch.Tensor
     labels: torch.Tensor
 
 
@@ -84,10 +82,8 @@ def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray
         labels: (images,), class indices.
         views: 1 to 8.
     """
-    means, deviations = zip(
-        *(encode_images(model, symmetry(pixels, view), ENCODE_BATCH) for view in range(views)), strict=True
-    )
-    return Latents(torch.stack(means), torch.stack(deviations), torch.from_numpy(labels).long())
+    values = torch.stack([encode_images(model, symmetry(pixels, view), ENCODE_BATCH) for view in range(views)])
+    return Latents(values, torch.from_numpy(labels).long())
 
 
 def symmetry(pixels: np.ndarray, view: int) -> np.ndarray:
@@ -141,14 +137,10 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = settings.learning_rate * learning_rate_share(state.step, settings.steps)
         random = torch.Generator().manual_seed(derived_seed(settings.seed, "adapter step", state.step))
-        rows, views = batch_rows(settings, state.step, len(latents.labels), len(latents.mean))
-        clean = latents.mean[views, rows] + latents.deviation[views, rows] * torch.randn(
-            latents.mean[views, rows].shape, generator=random
-        )
+        rows, views = batch_rows(settings, state.step, len(latents.labels), len(latents.values))
+        clean = latents.values[views, rows]
         noise = torch.randn(clean.shape, generator=random)
-        timesteps = torch.randint(
-            0, noise_scheduler.config.num_train_timesteps, (len(rows),), generator=random
-        )
+        timesteps = torch.randint(0, noise_scheduler.config.num_train_timesteps, (len(rows),), generator=random)
         dropped = torch.rand(len(rows), generator=random) < settings.caption_dropout
         noisy = noise_scheduler.add_noise(clean, noise, timesteps)
         target = prediction_target(noise_scheduler, clean, noise, timesteps)
@@ -158,9 +150,7 @@ def train(
             class_embeddings[latents.labels[rows].to(model.device)],
         )
         with autocast:
-            predicted = model.unet(
-                noisy.to(model.device, model.dtype), timesteps.to(model.device), context
-            ).sample
+            predicted = model.unet(noisy.to(model.device, model.dtype), timesteps.to(model.device), context).sample
         loss = torch.nn.functional.mse_loss(predicted.float(), target.to(model.device))
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -178,14 +168,10 @@ def learning_rate_share(step: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
-    return FINAL_LEARNING_RATE_SHARE + (1 - FINAL_LEARNING_RATE_SHARE) * 0.5 * (
-        1 + math.cos(math.pi * progress)
-    )
+    return FINAL_LEARNING_RATE_SHARE + (1 - FINAL_LEARNING_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def batch_rows(
-    settings: LoraSettings, step: int, images: int, views: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_rows(settings: LoraSettings, step: int, images: int, views: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which images, and which view of each, a step sees: each epoch is a permutation with views of its own."""
     rows, chosen = [], []
     for position in range(step * settings.batch_size, (step + 1) * settings.batch_size):
@@ -224,9 +210,7 @@ def prediction_target(
 
 def state_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
     """Parameters and AdamW's moments as named tensors, for a checkpoint."""
-    tensors = {
-        f"parameter.{name}": value.detach().cpu().contiguous() for name, value in state.parameters.items()
-    }
+    tensors = {f"parameter.{name}": value.detach().cpu().contiguous() for name, value in state.parameters.items()}
     for name, value in state.parameters.items():
         for key, moment in state.optimizer.state[value].items():
             tensors[f"optimizer.{key}.{name}"] = moment.detach().cpu().contiguous()
@@ -256,9 +240,7 @@ def prompt_embeddings(
     model: LatentDiffusion, prompt: str, classes: tuple[str, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The text embeddings of each class's prompt, and of the empty one."""
-    return encode_prompts(model, [prompt_for(prompt, label) for label in classes]), encode_prompts(
-        model, [""]
-    )
+    return encode_prompts(model, [prompt_for(prompt, label) for label in classes]), encode_prompts(model, [""])
 
 
 def loss_curve(losses: list[float]) -> list[tuple[int, float]]:

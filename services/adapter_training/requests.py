@@ -69,10 +69,10 @@ def with_defaults(adapter: adapters_pb2.Adapter, base_model: BaseModel) -> adapt
     set_default(full, "rank", 16)
     set_default(full, "alpha", full.rank)
     set_default(full, "targets", "attention")
-    set_default(full, "images_seen", 9600 if embedded else 20000)
+    set_default(full, "images_seen", 4800 if embedded else 20000)
     set_default(full, "batch_size", 16 if embedded else 4)
     # A model of a few million parameters bears, and needs, a larger step than Stable Diffusion's 1e-4.
-    set_default(full, "learning_rate", 1e-3 if embedded else 1e-4)
+    set_default(full, "learning_rate", 2e-3 if embedded else 1e-4)
     set_default(full, "prompt", DEFAULT_PROMPT)
     set_default(full, "image_size", base_model.image_size_px)
     set_default(full, "caption_dropout", 0.1)

@@ -50,9 +50,7 @@ def train(
     name = OperationName.parse(operation)
     part = open_train_part(store, names["train_split"], field="adapter.train_split")
     if part.digest != request["train_split"]:
-        raise FailedPrecondition(
-            f"{part.name} isn't the train split that was asked for", reason="SPLIT_DIFFERS"
-        )
+        raise FailedPrecondition(f"{part.name} isn't the train split that was asked for", reason="SPLIT_DIFFERS")
     found = base_model.resolve(names["base_model"], field="adapter.base_model")
     base_model.verify(found, request["base_model"])
     model = load(found.folder, select_device())
@@ -87,9 +85,7 @@ def train(
             report(min(state.step * settings.batch_size, settings.images_seen))
         if now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS and state.step < settings.steps:
             last["checkpoint_s"] = now_s
-            write_checkpoint(
-                store, name, state.step * settings.batch_size, recipe.state_tensors(state), state.losses
-            )
+            write_checkpoint(store, name, state.step * settings.batch_size, recipe.state_tensors(state), state.losses)
 
     recipe.train(model, state, settings, latents, class_embeddings, empty_embedding, after_step)
     if not np.isfinite(state.losses[-1]):

@@ -52,8 +52,7 @@ def timm_architectures() -> str:
     import timm
 
     return "".join(
-        f"{name} pretrained\n" if timm.is_model_pretrained(name) else f"{name}\n"
-        for name in timm.list_models()
+        f"{name} pretrained\n" if timm.is_model_pretrained(name) else f"{name}\n" for name in timm.list_models()
     )
 
 

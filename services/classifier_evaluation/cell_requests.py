@@ -24,9 +24,7 @@ VALIDATION_PREDICTIONS = "validation_predictions.parquet"
 METRICS = "metrics.json"
 
 
-def cell_request(
-    part_digests: Mapping[str, str], settings: ClassifierSettings, cell: CellSpec
-) -> dict[str, Any]:
+def cell_request(part_digests: Mapping[str, str], settings: ClassifierSettings, cell: CellSpec) -> dict[str, Any]:
     """The canonical request of a cell.
 
     Args:

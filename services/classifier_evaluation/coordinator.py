@@ -75,12 +75,8 @@ def _write_evaluation(
     cells: list[CellSpec],
 ) -> None:
     store = context.store
-    manifests = {
-        cell: read_manifest(store, cell_name(requests.request_of_cell(request, cell))) for cell in cells
-    }
-    metrics = {
-        cell: json.loads(read_payload(store, manifest, METRICS)) for cell, manifest in manifests.items()
-    }
+    manifests = {cell: read_manifest(store, cell_name(requests.request_of_cell(request, cell))) for cell in cells}
+    metrics = {cell: json.loads(read_payload(store, manifest, METRICS)) for cell, manifest in manifests.items()}
     labels = mixture_labels(store, mixtures_of(cells))
     comparison = compare_cells(store, request, manifests, labels)
     statistics_value = {
@@ -109,8 +105,7 @@ def _write_evaluation(
                 "cells": [str(manifest.name) for manifest in manifests.values()],
                 "verdict": comparison.verdict.sentence if comparison.verdict else "",
                 "results": [
-                    result_row(mixture, results[mixture.key], request["seeds"])
-                    for mixture in mixtures_of(cells)
+                    result_row(mixture, results[mixture.key], request["seeds"]) for mixture in mixtures_of(cells)
                 ],
             },
             seconds=context.worker_seconds,
@@ -135,8 +130,10 @@ def mixture_labels(store: ObjectStore, mixtures: Sequence[MixtureSpec]) -> dict[
         requests_of_sets.append({key: value for key, value in request.items() if key != "adapter"})
     names = dict(zip(image_sets, tell_apart(requests_of_sets, ("method", "rank")), strict=True))
     several = len(image_sets) > 1
-    return {mixture: f"{mixture.label} with {names[mixture.image_set]}" if mixture.image_set and several else mixture.label
-            for mixture in mixtures}
+    return {
+        mixture: f"{mixture.label} with {names[mixture.image_set]}" if mixture.image_set and several else mixture.label
+        for mixture in mixtures
+    }
 
 
 def verdict_candidates(mixtures: Sequence[MixtureSpec]) -> list[MixtureSpec]:
@@ -145,7 +142,8 @@ def verdict_candidates(mixtures: Sequence[MixtureSpec]) -> list[MixtureSpec]:
     Ratios, since the question is at which ratio synthetic images help; synthetic only, if there are no ratios.
     """
     return [mixture for mixture in mixtures if mixture.kind == APPEND] or [
-        mixture for mixture in mixtures if mixture.kind == SYNTHETIC_ONLY]
+        mixture for mixture in mixtures if mixture.kind == SYNTHETIC_ONLY
+    ]
 
 
 def compare_cells(

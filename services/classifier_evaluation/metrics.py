@@ -30,9 +30,7 @@ def all_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]
         "negative_log_likelihood": negative_log_likelihood(probabilities, labels),
         "per_class": {
             "precision": (correct / np.maximum(predicted, 1)).tolist(),
-            "recall": [
-                float(right / count) if count else None for right, count in zip(correct, support, strict=True)
-            ],
+            "recall": [float(right / count) if count else None for right, count in zip(correct, support, strict=True)],
             "support": support.tolist(),
         },
         "confusion": confusion.tolist(),

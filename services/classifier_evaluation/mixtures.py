@@ -178,9 +178,7 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
     class_counts = np.bincount(labels, minlength=len(train.classes)).tolist()
     real_rows = np.arange(len(labels)) if mixture.kind != SYNTHETIC_ONLY else np.arange(0)
     if mixture.kind == DUPLICATED_REAL:
-        copies = _draw(
-            labels, _stratified(mixture.ratio, class_counts), derived_seed(seed, "duplicated real")
-        )
+        copies = _draw(labels, _stratified(mixture.ratio, class_counts), derived_seed(seed, "duplicated real"))
         real_rows = np.concatenate([real_rows, copies])
     if synthetic is None:
         return Mixture(real_rows, np.arange(0), labels[real_rows])
@@ -188,9 +186,7 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
     needed = needed_per_class(mixture, class_counts)
     _check_enough(mixture, train, synthetic, needed)
     synthetic_rows = _draw(synthetic_labels, needed, derived_seed(seed, "synthetic images"))
-    return Mixture(
-        real_rows, synthetic_rows, np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]])
-    )
+    return Mixture(real_rows, synthetic_rows, np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]]))
 
 
 def _stratified(ratio: float, class_counts: Sequence[int]) -> tuple[int, ...]:
@@ -223,16 +219,12 @@ def _draw(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
     return np.concatenate(drawn)
 
 
-def _check_enough(
-    mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages, needed: Sequence[int]
-) -> None:
+def _check_enough(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages, needed: Sequence[int]) -> None:
     found = np.bincount(np.asarray(synthetic.labels, dtype=np.int64), minlength=len(needed)).tolist()
     short = [index for index, count in enumerate(needed) if found[index] < count]
     if not short:
         return
-    classes = ", ".join(
-        f"{train.classes[index]!r} (needs {needed[index]}, has {found[index]})" for index in short
-    )
+    classes = ", ".join(f"{train.classes[index]!r} (needs {needed[index]}, has {found[index]})" for index in short)
     name = synthetic.manifest.name
     description = (
         f"{name} has too few images for {mixture.label}, of {classes}; make an image set of at least "

@@ -182,10 +182,7 @@ def batch_positions(image_count: int, batch_size: int, seed: int, step: int) -> 
     first = step * batch_size
     passes = range(first // image_count, (first + batch_size - 1) // image_count + 1)
     order = np.concatenate(
-        [
-            np.random.default_rng(derived_seed(seed, "order", number)).permutation(image_count)
-            for number in passes
-        ]
+        [np.random.default_rng(derived_seed(seed, "order", number)).permutation(image_count) for number in passes]
     )
     start = first - passes[0] * image_count
     return order[start : start + batch_size]
@@ -220,9 +217,7 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 @torch.inference_mode()
-def predict(
-    model: nn.Module, preprocessing: Preprocessing, pixels: np.ndarray, batch_size: int
-) -> np.ndarray:
+def predict(model: nn.Module, preprocessing: Preprocessing, pixels: np.ndarray, batch_size: int) -> np.ndarray:
     """Class probabilities, (images, classes) float32, of (images, S, S, 3) uint8 pixels, in order."""
     model.eval()
     device = next(model.parameters()).device
@@ -260,9 +255,7 @@ def _autocast(device: torch.device) -> torch.autocast:
 
 def _make_reproducible(threads: int) -> None:
     torch.set_num_threads(threads)
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # read when CUDA starts; without it cuBLAS may vary
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary
     # Some operations have no deterministic form on a GPU: a warning will do, as bytes are promised on CPUs.
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Costs time, and nothing here reads such memory.

@@ -48,9 +48,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     """
     if not evaluation.split:
         raise missing_field("evaluation.split", "use splits/{id}")
-    split = read_manifest(
-        store, ArtifactName.parse(evaluation.split, field="evaluation.split", collection=SPLITS)
-    )
+    split = read_manifest(store, ArtifactName.parse(evaluation.split, field="evaluation.split", collection=SPLITS))
     parts = {part: part_summary(split, part)["digest"] for part in PARTS}
     image_sets = [
         ArtifactName.parse(name, field=f"evaluation.image_sets[{index}]", collection=IMAGE_SETS)
@@ -145,20 +143,13 @@ def cell_exists(store: ObjectStore, request: Mapping[str, Any], cell: CellSpec) 
 
 
 def train_class_counts(split: Manifest) -> dict[str, int]:
-    return {
-        label: count["images"]
-        for label, count in sorted(part_summary(split, "train")["class_counts"].items())
-    }
+    return {label: count["images"] for label, count in sorted(part_summary(split, "train")["class_counts"].items())}
 
 
-def check_enough(
-    image_set: Manifest, train_counts: Mapping[str, int], cells: list[CellSpec], *, field: str
-) -> None:
+def check_enough(image_set: Manifest, train_counts: Mapping[str, int], cells: list[CellSpec], *, field: str) -> None:
     """Raises FailedPrecondition if an image set is too small for a mixture of the grid: before any classifier is trained."""
     mixtures = {cell.mixture for cell in cells if cell.mixture.image_set == image_set.name.id}
-    needed = max(
-        (max(needed_per_class(mixture, list(train_counts.values()))) for mixture in mixtures), default=0
-    )
+    needed = max((max(needed_per_class(mixture, list(train_counts.values()))) for mixture in mixtures), default=0)
     if needed > image_set.request["per_class"]:
         description = (
             f"{image_set.name} has {image_set.request['per_class']} images of each class and the grid needs {needed}; "

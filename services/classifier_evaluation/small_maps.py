@@ -91,8 +91,4 @@ class _ChannelProduct(torch.autograd.Function):
 
 
 def _channels_last(product: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    return (
-        product.view(shape[1], shape[0], *shape[2:])
-        .transpose(0, 1)
-        .contiguous(memory_format=torch.channels_last)
-    )
+    return product.view(shape[1], shape[0], *shape[2:]).transpose(0, 1).contiguous(memory_format=torch.channels_last)

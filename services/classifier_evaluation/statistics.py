@@ -167,9 +167,7 @@ def compare(
             key=mixture.key,
             label=mixture.label,
             validation_balanced_accuracy=float(np.mean(mixture.validation_balanced_accuracy)),
-            balanced_accuracy=_estimate(
-                observed[m], joint[:, m], units_only[:, m], units, confidence, (0.0, 1.0)
-            ),
+            balanced_accuracy=_estimate(observed[m], joint[:, m], units_only[:, m], units, confidence, (0.0, 1.0)),
             difference=None
             if m == base
             else _estimate(
@@ -236,9 +234,7 @@ class _ClassCounts:
     correct: np.ndarray  # shape (held, mixtures, seeds)
 
 
-def _class_counts(
-    labels: np.ndarray, predicted: np.ndarray, unit_of_image: np.ndarray, index: int
-) -> _ClassCounts:
+def _class_counts(labels: np.ndarray, predicted: np.ndarray, unit_of_image: np.ndarray, index: int) -> _ClassCounts:
     """Counts a class's images and right predictions; `predicted` has shape (mixtures, seeds, images)."""
     members = np.flatnonzero(labels == index)
     members = members[np.argsort(unit_of_image[members], kind="stable")]
@@ -372,9 +368,7 @@ def _warnings(
     for index, name in enumerate(class_names):
         held = np.unique(group_of_image[labels == index])
         if len(held) == 0:
-            warnings.append(
-                f"Class {name!r} has no test image: balanced accuracy is the mean recall of the others."
-            )
+            warnings.append(f"Class {name!r} has no test image: balanced accuracy is the mean recall of the others.")
         elif len(held) == 1 and groups > 1:
             warnings.append(
                 f"Class {name!r} has test images of one group only: resamples without it leave the class out."
@@ -382,9 +376,7 @@ def _warnings(
     return tuple(warnings)
 
 
-def _sentence(
-    kind: VerdictKind, label: str, difference: Estimate, comparison: Comparison, candidates: int
-) -> str:
+def _sentence(kind: VerdictKind, label: str, difference: Estimate, comparison: Comparison, candidates: int) -> str:
     """The verdict for people, in points (hundredths) of balanced accuracy."""
     low, high = _signed(difference.low), _signed(difference.high)
     margin = _plural(100.0 * comparison.margin, "point")
@@ -409,10 +401,7 @@ def _sentence(
     if kind == "harms":
         return f"Synthetic images harm the classifier: even {chosen} {scores} {evidence}."
     if kind == "equivalent":
-        return (
-            f"No improvement: {chosen} {scores} {evidence}. "
-            f"A gain and a loss of {margin} or more are both excluded."
-        )
+        return f"No improvement: {chosen} {scores} {evidence}. A gain and a loss of {margin} or more are both excluded."
     if difference.high < comparison.margin:
         excluded = f"A gain of {margin} or more is excluded, a loss is not."
     elif difference.low > -comparison.margin:
@@ -459,13 +448,9 @@ def _check(
 ) -> None:
     """Refuses what can't be compared."""
     if labels.ndim != 1 or len(labels) < 2:
-        raise ValueError(
-            f"labels has shape {labels.shape}: give one class index for each of 2 or more test images"
-        )
+        raise ValueError(f"labels has shape {labels.shape}: give one class index for each of 2 or more test images")
     if groups.shape != labels.shape:
-        raise ValueError(
-            f"groups has shape {groups.shape}, labels {labels.shape}: give one group for each test image"
-        )
+        raise ValueError(f"groups has shape {groups.shape}, labels {labels.shape}: give one group for each test image")
     _check_indices("labels", labels, len(class_names))
     keys = [mixture.key for mixture in mixtures]
     if len(set(keys)) != len(keys):
@@ -502,6 +487,4 @@ def _check_indices(field: str, values: np.ndarray, classes: int) -> None:
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"{field} has type {values.dtype}: give integer class indices")
     if values.min() < 0 or values.max() >= classes:
-        raise ValueError(
-            f"{field} holds {values.min()} to {values.max()}: class indices go from 0 to {classes - 1}"
-        )
+        raise ValueError(f"{field} holds {values.min()} to {values.max()}: class indices go from 0 to {classes - 1}")

@@ -11,9 +11,7 @@ from service_kit.errors import InvalidArgument
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 64 * 1024 * 1024
-DECODER_VERSION = (
-    1  # raise it when the same bytes decode to other pixels: cached pixels and recipes depend on it
-)
+DECODER_VERSION = 1  # raise it when the same bytes decode to other pixels: cached pixels and recipes depend on it
 
 _GREY_16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *_GREY_16_BIT_MODES)
@@ -133,9 +131,7 @@ def _read(data: bytes) -> tuple[str, np.ndarray]:
     except Exception as error:
         # Pillow's plugins raise nearly anything on damaged bytes: OSError, SyntaxError, ValueError,
         # struct.error, KeyError.
-        raise _refused(
-            f"is damaged or truncated ({error})", "export or copy it again", "IMAGE_UNREADABLE"
-        ) from error
+        raise _refused(f"is damaged or truncated ({error})", "export or copy it again", "IMAGE_UNREADABLE") from error
 
 
 def _check_header(image: Image.Image, data: bytes) -> None:
@@ -144,9 +140,7 @@ def _check_header(image: Image.Image, data: bytes) -> None:
     if width * height > MAX_PIXELS:
         raise _too_large(f" ({width} x {height} pixels)")
     if getattr(image, "is_animated", False):
-        raise _refused(
-            "holds several frames or pages", "save each one as a file of its own", "IMAGE_UNSUPPORTED"
-        )
+        raise _refused("holds several frames or pages", "save each one as a file of its own", "IMAGE_UNSUPPORTED")
     if image.mode not in _MODES:
         raise _refused(
             f"has pixels of a kind that isn't supported (mode {image.mode})",
@@ -190,9 +184,7 @@ def _unidentified(data: bytes) -> InvalidArgument:
             "save it as 8-bit grey or colour, or as 16-bit grey, in PNG or TIFF",
             "IMAGE_UNREADABLE",
         )
-    return _refused(
-        "is not a PNG, JPEG, TIFF, BMP or WebP image", "convert it to one of these", "IMAGE_UNREADABLE"
-    )
+    return _refused("is not a PNG, JPEG, TIFF, BMP or WebP image", "convert it to one of these", "IMAGE_UNREADABLE")
 
 
 def _too_large(size: str) -> InvalidArgument:

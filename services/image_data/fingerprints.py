@@ -27,9 +27,7 @@ _HASH_SIDE_PX = 32
 _COMPARISONS_AT_ONCE = 500_000  # of 9 bytes: they stay in the cache
 _PAIRS_AT_ONCE = 50_000  # of 2 KiB
 _FREQUENCIES = np.arange(1, 9)  # without the constant: neither brightness nor a gradient in it shows
-_COSINES = np.cos(
-    np.pi / (2 * _HASH_SIDE_PX) * _FREQUENCIES[:, None] * (2 * np.arange(_HASH_SIDE_PX)[None] + 1)
-)
+_COSINES = np.cos(np.pi / (2 * _HASH_SIDE_PX) * _FREQUENCIES[:, None] * (2 * np.arange(_HASH_SIDE_PX)[None] + 1))
 
 
 @dataclass(frozen=True)
@@ -99,16 +97,12 @@ def near_duplicates(
     left_vectors, right_vectors = _unit_vectors(left_thumbnails), _unit_vectors(right_thumbnails)
     for left, right in _candidates(left_hashes, right_hashes):
         # Rounded, so that the order of examples isn't that of rounding errors.
-        correlations = np.round(
-            np.einsum("ij,ij->i", left_vectors[left], right_vectors[right]).astype(np.float64), 4
-        )
+        correlations = np.round(np.einsum("ij,ij->i", left_vectors[left], right_vectors[right]).astype(np.float64), 4)
         found = np.flatnonzero(correlations >= CORRELATION)
         count += len(found)
         best = found[np.argsort(-correlations[found], kind="stable")[:most_examples]]
         examples += [NearDuplicate(int(left[k]), int(right[k]), float(correlations[k])) for k in best]
-        examples = sorted(examples, key=lambda pair: (-pair.correlation, pair.left, pair.right))[
-            :most_examples
-        ]
+        examples = sorted(examples, key=lambda pair: (-pair.correlation, pair.left, pair.right))[:most_examples]
     return NearDuplicates(count, tuple(examples))
 
 

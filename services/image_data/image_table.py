@@ -81,9 +81,7 @@ class ImageTableWriter:
         """Adds an image and returns its sha256. Every call gives the same columns, of COLUMN_TYPES."""
         if self._index["sha256"] and set(columns) | {"sha256", "shard", "row"} != set(self._index):
             raise ValueError(f"columns {sorted(columns)} aren't those of the first image")
-        if self._shard_rows and (
-            self._shard_rows == SHARD_ROWS or self._shard_bytes + len(data) > SHARD_BYTES
-        ):
+        if self._shard_rows and (self._shard_rows == SHARD_ROWS or self._shard_bytes + len(data) > SHARD_BYTES):
             self._close_shard()
         sha256 = hashlib.sha256(data).hexdigest()
         row = {"sha256": sha256, "shard": len(self._payloads), "row": self._shard_rows} | columns
@@ -136,22 +134,16 @@ class ImageTableWriter:
 def write_index(store: ObjectStore, artifact: ArtifactName, columns: Mapping[str, Sequence[Any]]) -> Payload:
     """Writes the index: sha256, shard and row of each image, and further columns of COLUMN_TYPES."""
     placed = {"sha256": pa.string(), "shard": pa.int32(), "row": pa.int32()}
-    schema = pa.schema(
-        [*placed.items(), *((name, COLUMN_TYPES[name]) for name in sorted(set(columns) - set(placed)))]
-    )
+    schema = pa.schema([*placed.items(), *((name, COLUMN_TYPES[name]) for name in sorted(set(columns) - set(placed)))])
     buffer = io.BytesIO()
-    pq.write_table(
-        pa.table({name: columns[name] for name in schema.names}, schema=schema), buffer, compression="zstd"
-    )
+    pq.write_table(pa.table({name: columns[name] for name in schema.names}, schema=schema), buffer, compression="zstd")
     return write_payload(store, artifact, INDEX, buffer.getvalue())
 
 
 def write_shard(store: ObjectStore, artifact: ArtifactName, number: int, images: Sequence[bytes]) -> Payload:
     """Writes one shard by itself, of an artifact whose shards many workers write: whole, or not at all."""
     buffer = io.BytesIO()
-    table = pa.table(
-        [[hashlib.sha256(data).hexdigest() for data in images], list(images)], schema=_SHARD_SCHEMA
-    )
+    table = pa.table([[hashlib.sha256(data).hexdigest() for data in images], list(images)], schema=_SHARD_SCHEMA)
     pq.write_table(table, buffer, row_group_size=ROW_GROUP_ROWS, **_SHARD_OPTIONS)
     return write_payload(store, artifact, shard_name(number), buffer.getvalue())
 
@@ -204,9 +196,7 @@ def _read_shard(
             inside = (places >= start) & (places < end)
             if inside.any():
                 images = file.read_row_group(number, columns=["data"])["data"]
-                for row, place in zip(
-                    wanted[inside].tolist(), (places[inside] - start).tolist(), strict=True
-                ):
+                for row, place in zip(wanted[inside].tolist(), (places[inside] - start).tolist(), strict=True):
                     data = images[place].as_py()
                     if hashlib.sha256(data).hexdigest() != index["sha256"][row].as_py():
                         raise DataLoss(

@@ -56,10 +56,7 @@ def pixels(
                 _write(
                     path,
                     shape,
-                    (
-                        to_square(decode_image(data, white_level=source.white_level), size_px)
-                        for data in images
-                    ),
+                    (to_square(decode_image(data, white_level=source.white_level), size_px) for data in images),
                 )
 
 
@@ -68,13 +65,9 @@ def _write(path: Path, shape: tuple[int, ...], images: Iterator[np.ndarray]) -> 
     for abandoned in path.parent.glob(f"{path.stem}.*.partial"):
         abandoned.unlink(missing_ok=True)  # its writer was killed: it held this lock
     # Not a memory map: writing to one on a full disk kills the process instead of raising.
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f"{path.stem}.", suffix=".partial", delete=False
-    ) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.stem}.", suffix=".partial", delete=False) as file:
         try:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-            )
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for image in images:
                 file.write(image.tobytes())
             file.flush()

@@ -20,9 +20,7 @@ from service_kit.errors import DataLoss, invalid_field
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, SPLITS, ArtifactName, PartName
 
-PART_SCHEMA = pa.schema(
-    [("row", pa.int32()), ("sha256", pa.string()), ("label", pa.string()), ("group", pa.string())]
-)
+PART_SCHEMA = pa.schema([("row", pa.int32()), ("sha256", pa.string()), ("label", pa.string()), ("group", pa.string())])
 """A part's payload, {train|validation|test}.parquet: rows of the dataset's index, in order."""
 
 
@@ -151,9 +149,7 @@ def dataset_rows(store: ObjectStore, dataset: Manifest, rows: Sequence[int]) -> 
     if dataset.name.collection != DATASETS:
         raise TypeError(f"{dataset.name} isn't a dataset: only real images can be rows of a split")
     index = read_index(store, dataset, ["sha256", "label", "group"]).take(list(rows))
-    return DatasetRows(
-        dataset, tuple(rows), *(tuple(index[name].to_pylist()) for name in ("sha256", "label", "group"))
-    )
+    return DatasetRows(dataset, tuple(rows), *(tuple(index[name].to_pylist()) for name in ("sha256", "label", "group")))
 
 
 def open_train_part(store: ObjectStore, name: str, *, field: str) -> TrainPart:
@@ -185,9 +181,7 @@ def train_part_name(name: str, *, field: str) -> PartName:
     raise invalid_field(field, name, problem, "use splits/{id}/parts/train", reason="TRAIN_SPLIT_REQUIRED")
 
 
-def open_split(
-    store: ObjectStore, split_name: str, *, field: str
-) -> tuple[TrainPart, ValidationPart, TestPart]:
+def open_split(store: ObjectStore, split_name: str, *, field: str) -> tuple[TrainPart, ValidationPart, TestPart]:
     """The three parts of a split. Raises InvalidArgument naming the field, NotFound, DataLoss."""
     split = ArtifactName.parse(split_name, field=field, collection=SPLITS)
     return (
@@ -214,11 +208,7 @@ def part_payload(part: str) -> str:
 
 def _open(kind: type[AnyPart], store: ObjectStore, name: PartName) -> AnyPart:
     split = read_manifest(store, name.split)
-    rows = (
-        pq.ParquetFile(fetch_payload(store, split, part_payload(name.part)))
-        .read(columns=["row"])["row"]
-        .to_pylist()
-    )
+    rows = pq.ParquetFile(fetch_payload(store, split, part_payload(name.part))).read(columns=["row"])["row"].to_pylist()
     dataset = read_manifest(store, ArtifactName(DATASETS, split.inputs["dataset"]))
     part = kind(name, dataset_rows(store, dataset, rows), store)
     if part.digest != part_summary(split, name.part)["digest"]:

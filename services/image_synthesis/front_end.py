@@ -50,10 +50,7 @@ def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
         payloads=payload_messages(store, manifest),
-        **{
-            field: request[field]
-            for field in ("prompt", "labels", "steps", "guidance_scale", "per_class", "seed")
-        },
+        **{field: request[field] for field in ("prompt", "labels", "steps", "guidance_scale", "per_class", "seed")},
     )
     message.create_time.FromJsonString(manifest.create_time)
     return message

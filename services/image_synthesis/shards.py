@@ -71,9 +71,7 @@ def write_index(store: ObjectStore, target: ArtifactName, request: dict[str, Any
     return [*payloads, image_table.write_index(store, target, columns)]
 
 
-def _append(
-    columns: dict[str, list[Any]], shard: int, sha256s: Sequence[str], images: Sequence[PlannedImage]
-) -> None:
+def _append(columns: dict[str, list[Any]], shard: int, sha256s: Sequence[str], images: Sequence[PlannedImage]) -> None:
     for row, (sha256, image) in enumerate(zip(sha256s, images, strict=True)):
         for name, value in {
             "sha256": sha256,

@@ -72,9 +72,7 @@ def _download(name: str, revision: str, field: str, reference: str) -> tuple[Pat
 
     try:
         folder = Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]
-            )
+            snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
         )
     except HFValidationError as error:
         raise invalid_field(
@@ -112,9 +110,7 @@ def _inspect(reference: str, folder: Path, field: str) -> BaseModel:
             "give a folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler)",
             reason="BASE_MODEL_INCOMPLETE",
         )
-    without = [
-        component for component in WEIGHT_COMPONENTS if not list((folder / component).glob("*.safetensors"))
-    ]
+    without = [component for component in WEIGHT_COMPONENTS if not list((folder / component).glob("*.safetensors"))]
     if without:
         raise invalid_field(
             field,
@@ -137,9 +133,9 @@ def _inspect(reference: str, folder: Path, field: str) -> BaseModel:
 @lru_cache(maxsize=16)
 def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
     # Sizes and times are part of the cache's key only: gigabytes are read once, and again if they changed.
-    return hashlib.sha256(
-        canonical_json({name: sha256_of_file(folder / name) for name, _, _ in files})
-    ).hexdigest()[:ID_LENGTH]
+    return hashlib.sha256(canonical_json({name: sha256_of_file(folder / name) for name, _, _ in files})).hexdigest()[
+        :ID_LENGTH
+    ]
 
 
 def verify(model: BaseModel, digest: str) -> None:

@@ -70,22 +70,21 @@ def encode_prompts(model: LatentDiffusion, prompts: Sequence[str]) -> torch.Tens
 
 
 @torch.no_grad()
-def encode_images(
-    model: LatentDiffusion, pixels: np.ndarray, batch_size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the latents' posterior, scaled as the UNet sees them.
+def encode_images(model: LatentDiffusion, pixels: np.ndarray, batch_size: int) -> torch.Tensor:
+    """Latents as the UNet sees them: the mean of the posterior, times the autoencoder's scaling factor.
+
+    The mean and not a sample: autoencoders trained with next to no KL term (Rombach et al. 2022, section 3.1) leave the
+    deviation without meaning. Stable Diffusion's is negligible; the embedded model's is as large as the latents.
 
     Args:
         pixels: (images, height, width, 3), uint8.
 
     Returns:
-        Two tensors of (images, channels, height / f, width / f), float32, on the CPU.
+        (images, channels, height / f, width / f), float32, on the CPU.
     """
-    means, deviations = [], []
+    latents = []
     for start in range(0, len(pixels), batch_size):
         batch = torch.from_numpy(np.array(pixels[start : start + batch_size])).permute(0, 3, 1, 2)
-        posterior = model.vae.encode((batch.to(model.device, model.dtype) / 127.5 - 1)).latent_dist
-        means.append(posterior.mean.float().cpu())
-        deviations.append(posterior.std.float().cpu())
-    scale = model.vae.config.scaling_factor
-    return torch.cat(means) * scale, torch.cat(deviations) * scale
+        posterior = model.vae.encode(batch.to(model.device, model.dtype) / 127.5 - 1).latent_dist
+        latents.append(posterior.mean.float().cpu())
+    return torch.cat(latents) * model.vae.config.scaling_factor

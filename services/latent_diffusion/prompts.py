@@ -17,7 +17,11 @@ def check_prompt(field: str, prompt: str) -> None:
         )
     if len(prompt) > LONGEST_PROMPT_CHARACTERS:
         raise invalid_field(
-            field, prompt, f"has {len(prompt)} characters", f"use at most {LONGEST_PROMPT_CHARACTERS}", reason="OUT_OF_RANGE"
+            field,
+            prompt,
+            f"has {len(prompt)} characters",
+            f"use at most {LONGEST_PROMPT_CHARACTERS}",
+            reason="OUT_OF_RANGE",
         )
 
 

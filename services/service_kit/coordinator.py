@@ -132,9 +132,7 @@ class OperationContext:
         )
         threads = max(1, int(settings.cpus))
         pending = {
-            remote.remote(
-                str(self.record.name), str(index), function, dict(keywords), threads, settings.gpus
-            ): index
+            remote.remote(str(self.record.name), str(index), function, dict(keywords), threads, settings.gpus): index
             for index, keywords in enumerate(arguments)
         }
         values: list[Any] = [None] * len(pending)

@@ -11,9 +11,7 @@ ID_LENGTH = 32
 
 def canonical_json(value: Any) -> bytes:
     """One byte string for equal values: sorted keys, no spaces, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 def digest_of(value: Any) -> str:

@@ -130,9 +130,7 @@ def invalid_field(
 ) -> InvalidArgument:
     """An InvalidArgument that names the field, its value, what is wrong and what to do."""
     description = f"{_shown(value)} {problem}; {remedy}"
-    return InvalidArgument(
-        f"{field}: {description}", reason=reason, violations=[FieldViolation(field, description)]
-    )
+    return InvalidArgument(f"{field}: {description}", reason=reason, violations=[FieldViolation(field, description)])
 
 
 def missing_field(field: str, remedy: str) -> InvalidArgument:
@@ -188,7 +186,9 @@ class Problems:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         if not isinstance(error, InvalidArgument):
             return False
         self.found.append(error)
@@ -210,9 +210,7 @@ class Problems:
 def to_status(error: SynthMixError) -> status_pb2.Status:
     """The error as google.rpc.Status."""
     status = status_pb2.Status(code=error.code, message=error.message)
-    status.details.add().Pack(
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    )
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
     if error.violations:
         bad_request = error_details_pb2.BadRequest(
             field_violations=[

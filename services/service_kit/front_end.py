@@ -120,9 +120,7 @@ async def serve_artifacts(
     await asyncio.to_thread(store.check)
 
     def resource(name: str) -> Message:
-        return message(
-            store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection))
-        )
+        return message(store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection)))
 
     operations = Operations(service, store, RayConnection(ray_address()), {collection: coordinator}, resource)
     artifacts = ArtifactCollection(store, operations, collection, lambda manifest: message(store, manifest))

@@ -84,9 +84,7 @@ class _CountRequests:
     async def __aenter__(self) -> None:
         self._start_s = time.perf_counter()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
-    ) -> bool:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
         code = self._context.code() or grpc.StatusCode.OK
         if isinstance(code, int):
             code = next(item for item in grpc.StatusCode if item.value[0] == code)
@@ -94,9 +92,7 @@ class _CountRequests:
             left = isinstance(error, (GeneratorExit, asyncio.CancelledError))
             code = grpc.StatusCode.CANCELLED if left else grpc.StatusCode.UNKNOWN
         metrics.REQUESTS.labels(self._service, self._method, code.name).inc()
-        metrics.REQUEST_SECONDS.labels(self._service, self._method).observe(
-            time.perf_counter() - self._start_s
-        )
+        metrics.REQUEST_SECONDS.labels(self._service, self._method).observe(time.perf_counter() - self._start_s)
         return False
 
 
@@ -107,9 +103,7 @@ class _MapErrors:
     async def __aenter__(self) -> None:
         return None
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
-    ) -> bool:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
         if isinstance(error, SynthMixError):
             await self._context.abort_with_status(rpc_status.to_status(to_status(error)))
         if isinstance(error, Exception) and not isinstance(error, (grpc.aio.AbortError, grpc.RpcError)):
@@ -143,9 +137,7 @@ class _CheckToken:
                 "the token is not this server's; check --token or SYNTHMIX_TOKEN", reason="TOKEN_WRONG"
             )
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
-    ) -> bool:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
         return False
 
 

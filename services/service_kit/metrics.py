@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 REGISTRY = CollectorRegistry()
 
-REQUESTS = Counter(
-    "synthmix_requests", "gRPC requests finished.", ["service", "method", "code"], registry=REGISTRY
-)
+REQUESTS = Counter("synthmix_requests", "gRPC requests finished.", ["service", "method", "code"], registry=REGISTRY)
 REQUEST_SECONDS = Histogram(
     "synthmix_request_seconds",
     "Seconds from a gRPC request's arrival to its end.",

@@ -132,9 +132,7 @@ def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> 
     return str(progress["state"])
 
 
-def read_operation(
-    store: ObjectStore, record: OperationRecord, resource: Resource
-) -> operations_pb2.Operation:
+def read_operation(store: ObjectStore, record: OperationRecord, resource: Resource) -> operations_pb2.Operation:
     """The operation as its records stand now. `resource` reads the finished resource by name."""
     progress = store.find_json(f"{record.name}/progress.json")
     result = find_result(store, record.name)

@@ -68,9 +68,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             self._wanted.put_nowait(name)
         return operation
 
-    def _record(
-        self, name: OperationName, kind: str, target: str, request: dict[str, Any]
-    ) -> records.OperationRecord:
+    def _record(self, name: OperationName, kind: str, target: str, request: dict[str, Any]) -> records.OperationRecord:
         record = records.find_record(self._store, name)
         if record is None:
             record = records.OperationRecord(name, kind, target, request, records.now())
@@ -87,9 +85,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             wanted: list[OperationName] = []
             try:
                 wanted.append(
-                    await asyncio.wait_for(
-                        self._wanted.get(), timeout=max(0.1, next_reconcile_s - time.monotonic())
-                    )
+                    await asyncio.wait_for(self._wanted.get(), timeout=max(0.1, next_reconcile_s - time.monotonic()))
                 )
             except TimeoutError:
                 next_reconcile_s = time.monotonic() + RECONCILE_SECONDS
@@ -195,9 +191,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
     ) -> operations_pb2.Operation:
         """Returns once the operation is done or the timeout (at most 10 min) has passed, whichever is first."""
         wanted_s = (
-            request.timeout.ToTimedelta().total_seconds()
-            if request.HasField("timeout")
-            else LONGEST_WAIT_SECONDS
+            request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else LONGEST_WAIT_SECONDS
         )
         deadline_s = time.monotonic() + min(wanted_s, LONGEST_WAIT_SECONDS)
         name = OperationName.parse(request.name)
@@ -216,9 +210,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         def delete() -> None:
             record = records.read_record(self._store, name)
             if records.find_result(self._store, name) is None:
-                raise FailedPrecondition(
-                    f"{record.name} isn't finished; cancel it first", reason="OPERATION_RUNNING"
-                )
+                raise FailedPrecondition(f"{record.name} isn't finished; cancel it first", reason="OPERATION_RUNNING")
             self._store.delete_prefix(f"{name}/")
 
         await asyncio.to_thread(delete)

@@ -36,9 +36,7 @@ class RayConnection:
                         log_to_driver=False,
                         configure_logging=False,
                     )
-                except (
-                    Exception
-                ) as error:  # Ray raises many kinds, RuntimeError and ConnectionError among them
+                except Exception as error:  # Ray raises many kinds, RuntimeError and ConnectionError among them
                     ray.shutdown()
                     raise Unavailable(
                         f"the Ray cluster at {self.address} doesn't answer ({type(error).__name__}: {error}); "

@@ -67,9 +67,7 @@ async def serve(
     try:
         server.add_insecure_port(settings.listen)
     except RuntimeError:
-        raise SystemExit(
-            f"{service}: can't listen on SYNTHMIX_LISTEN={settings.listen}; is the port taken?"
-        ) from None
+        raise SystemExit(f"{service}: can't listen on SYNTHMIX_LISTEN={settings.listen}; is the port taken?") from None
     metrics.serve(settings.metrics_listen)
     await server.start()
     for name in ("", *names):

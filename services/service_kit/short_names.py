@@ -11,7 +11,9 @@ def tell_apart(requests: Sequence[Mapping[str, Any]], always: Sequence[str]) -> 
         requests: Of one kind, so with the same keys.
         always: Keys that every name says, first.
     """
-    differing = [key for key in (requests[0] if requests else ()) if any(item[key] != requests[0][key] for item in requests)]
+    differing = [
+        key for key in (requests[0] if requests else ()) if any(item[key] != requests[0][key] for item in requests)
+    ]
     keys = [*always, *(key for key in differing if key not in always)]
     return [" ".join(_shown(key, item[key]) for key in keys) for item in requests]
 
@@ -19,4 +21,6 @@ def tell_apart(requests: Sequence[Mapping[str, Any]], always: Sequence[str]) -> 
 def _shown(key: str, value: Any) -> str:
     if isinstance(value, str):
         return value
-    return f"{key.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) else f"{key.replace('_', ' ')} {value}"
+    return (
+        f"{key.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) else f"{key.replace('_', ' ')} {value}"
+    )

@@ -78,9 +78,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
     return target
 
 
-def make_report(
-    context: OperationContext, study: planning.StudySteps, progress: "StudyProgress"
-) -> dict[str, Any]:
+def make_report(context: OperationContext, study: planning.StudySteps, progress: "StudyProgress") -> dict[str, Any]:
     """Has a worker write the report; returns its payloads and the verdict."""
     [made] = context.run_tasks(
         "study_control.reporting:make_report",
@@ -118,9 +116,7 @@ class StudyProgress:
         ]
         self._predicted_seconds = [step.plan.predicted_seconds for step in study.steps]
         self._steps.append(
-            progress_pb2.Step(
-                display_name=REPORT_STEP, total=1, unit="reports", state=progress_pb2.STATE_QUEUED
-            )
+            progress_pb2.Step(display_name=REPORT_STEP, total=1, unit="reports", state=progress_pb2.STATE_QUEUED)
         )
         self._publish("planning")
 
@@ -139,9 +135,7 @@ class StudyProgress:
         shown.state = metadata.state
         shown.operation = operation.name
         shown.done = (
-            step.plan.total
-            if operation.done and metadata.state == progress_pb2.STATE_SUCCEEDED
-            else metadata.done
+            step.plan.total if operation.done and metadata.state == progress_pb2.STATE_SUCCEEDED else metadata.done
         )
         self._publish(step.display_name)
 

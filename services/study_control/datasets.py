@@ -58,9 +58,7 @@ def display_names(store: ObjectStore) -> dict[str, str]:
     """Resource name -> display name."""
     names = {}
     for item in store.list("dataset-names/"):
-        names[store.get_json(item.key)["dataset"]] = item.key.removeprefix("dataset-names/").removesuffix(
-            ".json"
-        )
+        names[store.get_json(item.key)["dataset"]] = item.key.removeprefix("dataset-names/").removesuffix(".json")
     return names
 
 
@@ -129,9 +127,7 @@ def create_split(store: ObjectStore, request: datasets_pb2.Split) -> datasets_pb
     if not request.dataset:
         raise missing_field("split.dataset", "name a dataset; `synthmix datasets list` shows them")
     dataset = find_dataset(store, request.dataset, field="split.dataset")
-    name = splitting.create_split(
-        store, dataset, test=request.test, validation=request.validation, seed=request.seed
-    )
+    name = splitting.create_split(store, dataset, test=request.test, validation=request.validation, seed=request.seed)
     return split_message(read_manifest(store, name))
 
 

@@ -88,15 +88,12 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
         self, request: datasets_pb2.ListDatasetsRequest, context: grpc.aio.ServicerContext
     ) -> datasets_pb2.ListDatasetsResponse:
         def read() -> datasets_pb2.ListDatasetsResponse:
-            found, token = pages.page(
-                datasets.list_datasets(self._store), request.page_size, request.page_token
-            )
+            found, token = pages.page(datasets.list_datasets(self._store), request.page_size, request.page_token)
             names = datasets.display_names(self._store)
             return datasets_pb2.ListDatasetsResponse(
                 next_page_token=token,
                 datasets=[
-                    datasets.dataset_message(self._store, read_manifest(self._store, name), names)
-                    for name in found
+                    datasets.dataset_message(self._store, read_manifest(self._store, name), names) for name in found
                 ],
             )
 
@@ -159,9 +156,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         if request.validate_only:
             return finished_operation(study.plan())
         name = study.name
-        await asyncio.to_thread(
-            self._store.put_json, f"study-names/{study.spec.name}.json", {"study": str(name)}
-        )
+        await asyncio.to_thread(self._store.put_json, f"study-names/{study.spec.name}.json", {"study": str(name)})
         manifest = await asyncio.to_thread(find_manifest, self._store, name)
         if manifest is not None:
             operation = OperationName(STUDY_CONTROL, name.id)

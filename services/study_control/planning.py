@@ -63,9 +63,7 @@ class StudySteps:
             name=str(self.name),
             spec=self.spec,
             predicted_seconds=sum(step.plan.predicted_seconds for step in self.steps),
-            steps=[
-                studies_pb2.PlannedStep(display_name=step.display_name, plan=step.plan) for step in self.steps
-            ],
+            steps=[studies_pb2.PlannedStep(display_name=step.display_name, plan=step.plan) for step in self.steps],
             warnings=[*self.dataset.warnings, *self.split.warnings],
         )
 
@@ -81,7 +79,9 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
     full = specification.with_defaults(spec)
     problems = Problems()
     specification.check(full, problems)
-    if any(violation.field.startswith(("dataset", "split")) for error in problems.found for violation in error.violations):
+    if any(
+        violation.field.startswith(("dataset", "split")) for error in problems.found for violation in error.violations
+    ):
         problems.raise_if_any()
     with _study_terms():
         dataset = datasets.get_dataset(store, full.dataset)
@@ -103,7 +103,9 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
         # An adapter that can't be planned has no name; any will do to check the images' own fields.
         name = adapters[-1].plan.target if adapters else str(ArtifactName(ADAPTERS, NO_ID))
         with problems, _study_terms():
-            request = specification.image_set(full, split, adapters_pb2.Adapter(name=name, prompt=full.synthesis.prompt))
+            request = specification.image_set(
+                full, split, adapters_pb2.Adapter(name=name, prompt=full.synthesis.prompt)
+            )
             image_plan = client.plan_image_set(request)
             image_sets.append(Step(f"images {adapter_step.display_name}", request, image_plan))
     names = [step.plan.target for step in image_sets]

@@ -91,9 +91,7 @@ def collect(
     split_manifest = read_manifest(store, ArtifactName.parse(split, field="split"))
     dataset = read_manifest(store, ArtifactName(DATASETS, split_manifest.inputs["dataset"]))
     adapter_manifests = [read_manifest(store, ArtifactName.parse(name, field="adapter")) for name in adapters]
-    image_set_manifests = [
-        read_manifest(store, ArtifactName.parse(name, field="image_set")) for name in image_sets
-    ]
+    image_set_manifests = [read_manifest(store, ArtifactName.parse(name, field="image_set")) for name in image_sets]
     evaluation_manifest = read_manifest(store, ArtifactName.parse(evaluation, field="evaluation"))
     statistics = json.loads(read_payload(store, evaluation_manifest, "statistics.json"))
     cells = json.loads(read_payload(store, evaluation_manifest, "cells.json"))
@@ -139,9 +137,7 @@ def collect(
         cells=tuple(_cell(item, train.classes) for item in cells),
         leakage=leakage_checks(dataset),
         costs=_costs(costs, [*adapter_manifests, *image_set_manifests, evaluation_manifest]),
-        provenance=_provenance(
-            dataset, split_manifest, adapter_manifests, image_set_manifests, evaluation_manifest
-        ),
+        provenance=_provenance(dataset, split_manifest, adapter_manifests, image_set_manifests, evaluation_manifest),
         warnings=(),
     )
 
@@ -195,8 +191,7 @@ def gallery(
         for index, label in enumerate(train.classes)
     }
     shown = sorted(
-        {row for rows in real_rows.values() for row in rows}
-        | {row for items in chosen.values() for _, row, _ in items}
+        {row for rows in real_rows.values() for row in rows} | {row for items in chosen.values() for _, row, _ in items}
     )
     display = pixels(store, train, GALLERY_SIZE_PX)
     real_png = {row: _png(Image.fromarray(np.asarray(display[row]))) for row in shown}
@@ -237,10 +232,7 @@ def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, shown_name:
             page.SplitPart(
                 part,
                 split.summary["parts"][part]["group_count"],
-                {
-                    label: _images(count)
-                    for label, count in split.summary["parts"][part]["class_counts"].items()
-                },
+                {label: _images(count) for label, count in split.summary["parts"][part]["class_counts"].items()},
             )
             for part in PARTS
         ),
@@ -341,8 +333,7 @@ def _provenance(
     for kind, manifests in (("adapter", adapters), ("image set", image_sets), ("evaluation", [evaluation])):
         artifacts += [page.Artifact(kind, str(item.name), item.name.id) for item in manifests]
     artifacts += [
-        page.Artifact("base model", item.summary["base_model"], item.inputs["base_model"])
-        for item in adapters[:1]
+        page.Artifact("base model", item.summary["base_model"], item.inputs["base_model"]) for item in adapters[:1]
     ]
     recipes = {
         kind: str(manifests[0].recipe_version)

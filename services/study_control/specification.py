@@ -143,10 +143,7 @@ def adapter_steps(spec: studies_pb2.StudySpec, split: datasets_pb2.Split) -> lis
     """One adapter for each combination of the lists; none if no mixture needs synthetic images."""
     if not needs_images(spec):
         return []
-    lists = {
-        field: list(getattr(spec.adapters, field))
-        for field in LISTED_FIELDS
-    }
+    lists = {field: list(getattr(spec.adapters, field)) for field in LISTED_FIELDS}
     given = {field: values for field, values in lists.items() if values}
     steps = []
     for values in itertools.product(*given.values()):
@@ -182,9 +179,7 @@ def image_set(
         prompt=adapter.prompt,
         labels=sorted(train),
         seed=spec.synthesis.seed,
-        per_class=spec.synthesis.per_class
-        if spec.synthesis.HasField("per_class")
-        else largest_need(spec, train),
+        per_class=spec.synthesis.per_class if spec.synthesis.HasField("per_class") else largest_need(spec, train),
     )
     for field in ("steps", "guidance_scale"):
         if spec.synthesis.HasField(field):
@@ -223,11 +218,7 @@ def in_study_terms(error: SynthMixError) -> SynthMixError:
     violations = []
     for violation in error.violations:
         field = next(
-            (
-                new + violation.field[len(old) :]
-                for old, new in FIELD_NAMES
-                if violation.field.startswith(old)
-            ),
+            (new + violation.field[len(old) :] for old, new in FIELD_NAMES if violation.field.startswith(old)),
             violation.field,
         )
         message = message.replace(violation.field, field)

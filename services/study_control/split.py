@@ -102,8 +102,7 @@ def make_split(index: pa.Table, *, dataset_id: str, test: float, validation: flo
     if not counts.all():
         raise _absent(classes, images, counts)
     rows = {
-        part: tuple(np.flatnonzero(part_of_group[group_of] == number).tolist())
-        for number, part in enumerate(PARTS)
+        part: tuple(np.flatnonzero(part_of_group[group_of] == number).tolist()) for number, part in enumerate(PARTS)
     }
     return SplitTables(
         request=_request(dataset_id, test, validation, seed),
@@ -112,9 +111,7 @@ def make_split(index: pa.Table, *, dataset_id: str, test: float, validation: flo
             part: class_counts([labels[row] for row in rows[part]], [groups[row] for row in rows[part]])
             for part in PARTS
         },
-        warnings=tuple(
-            _share_warnings(counts, shares, list(classes)) + _near_duplicate_warnings(index, rows)
-        ),
+        warnings=tuple(_share_warnings(counts, shares, list(classes)) + _near_duplicate_warnings(index, rows)),
     )
 
 
@@ -148,9 +145,7 @@ def write_split(store: ObjectStore, dataset: Manifest, tables: SplitTables) -> A
     return name
 
 
-def create_split(
-    store: ObjectStore, dataset: Manifest, *, test: float, validation: float, seed: int
-) -> ArtifactName:
+def create_split(store: ObjectStore, dataset: Manifest, *, test: float, validation: float, seed: int) -> ArtifactName:
     """Makes and stores a split, unless it exists. Raises as make_split does."""
     check_shares(test=test, validation=validation)
     name = split_name(dataset.name.id, test=test, validation=validation, seed=seed)
@@ -201,9 +196,7 @@ def _best_assignment(
     best, best_cost = None, np.inf
     for attempt in range(min(_MOST_TRIES, max(1, _TRIES_BUDGET // len(names)))):
         noise = (
-            np.array(
-                [derived_seed(seed, "split", dataset_id, attempt, name) for name in names], dtype=np.float64
-            )
+            np.array([derived_seed(seed, "split", dataset_id, attempt, name) for name in names], dtype=np.float64)
             / 2**63
         )
         parts = _deal(amounts, shares, noise)
@@ -302,9 +295,7 @@ def _cost(totals: np.ndarray, shares: np.ndarray, classes: int) -> Any:
     """
     absent = (totals[..., :classes] < 1e-12).sum(axis=(-2, -1))
     # Rounded, so that equal costs are equal whatever order a machine adds in, and ties go to the first group.
-    return np.round(
-        ((totals - shares[:, None]) ** 2 / shares[:, None]).sum(axis=(-2, -1)) + _ABSENT * absent, 12
-    )
+    return np.round(((totals - shares[:, None]) ** 2 / shares[:, None]).sum(axis=(-2, -1)) + _ABSENT * absent, 12)
 
 
 def _absent(classes: np.ndarray, images: np.ndarray, counts: np.ndarray) -> FailedPrecondition:

@@ -86,9 +86,7 @@ class Client:
         self._studies = studies_pb2_grpc.StudyServiceStub(channels.of(STUDY_CONTROL))
         self._datasets = datasets_pb2_grpc.DatasetServiceStub(channels.of(STUDY_CONTROL))
         self._artifacts = artifacts_pb2_grpc.ArtifactServiceStub(channels.of(STUDY_CONTROL))
-        self._operations = {
-            service: operations_pb2_grpc.OperationsStub(channels.of(service)) for service in SERVICES
-        }
+        self._operations = {service: operations_pb2_grpc.OperationsStub(channels.of(service)) for service in SERVICES}
 
     @classmethod
     def connect(
@@ -151,15 +149,11 @@ class Client:
         operation = self._call(STUDY_CONTROL, self._datasets.CreateDataset, request, Operation)
         done = self.wait(
             operation,
-            progress=lambda metadata: _transfers(progress, "importing", metadata.unit)(
-                metadata.done, metadata.total
-            ),
+            progress=lambda metadata: _transfers(progress, "importing", metadata.unit)(metadata.done, metadata.total),
         )
         return result_of(done, datasets_pb2.Dataset)
 
-    def upload(
-        self, path: Path, *, progress: Callable[[Transfer], None] | None = None
-    ) -> artifacts_pb2.Upload:
+    def upload(self, path: Path, *, progress: Callable[[Transfer], None] | None = None) -> artifacts_pb2.Upload:
         """Stores a file under its sha256. Raises DataLoss if other bytes arrived than were sent."""
         digest = hashlib.sha256()
         report, total = _transfers(progress, "uploading", "bytes"), path.stat().st_size
@@ -173,9 +167,7 @@ class Client:
                     sent += len(chunk)
                     report(sent, total)
 
-        upload = self._call(
-            STUDY_CONTROL, self._artifacts.UploadFile, chunks(), artifacts_pb2.Upload, timeout_s=None
-        )
+        upload = self._call(STUDY_CONTROL, self._artifacts.UploadFile, chunks(), artifacts_pb2.Upload, timeout_s=None)
         if upload.name != str(names.UploadName(digest.hexdigest())):
             raise errors.DataLoss(
                 f"{path.name} arrived as {upload.name}, which isn't what was sent; send it again",
@@ -184,18 +176,14 @@ class Client:
         return upload
 
     def list_datasets(self) -> Iterator[datasets_pb2.Dataset]:
-        return self._pages(
-            STUDY_CONTROL, self._datasets.ListDatasets, datasets_pb2.ListDatasetsRequest, "datasets"
-        )
+        return self._pages(STUDY_CONTROL, self._datasets.ListDatasets, datasets_pb2.ListDatasetsRequest, "datasets")
 
     def get_dataset(self, name: str) -> datasets_pb2.Dataset:
         """By display name, or by datasets/{digest}."""
         request = datasets_pb2.GetDatasetRequest(name=_qualified(names.DATASETS, name))
         return self._call(STUDY_CONTROL, self._datasets.GetDataset, request, datasets_pb2.Dataset)
 
-    def create_split(
-        self, dataset: str, *, test: float, validation: float, seed: int = 0
-    ) -> datasets_pb2.Split:
+    def create_split(self, dataset: str, *, test: float, validation: float, seed: int = 0) -> datasets_pb2.Split:
         """Splits a dataset by group. The same request gives the same split."""
         request = datasets_pb2.CreateSplitRequest(
             split=datasets_pb2.Split(
@@ -223,9 +211,7 @@ class Client:
         )
 
     def list_adapters(self) -> Iterator[adapters_pb2.Adapter]:
-        return self._pages(
-            ADAPTER_TRAINING, self._adapters.ListAdapters, adapters_pb2.ListAdaptersRequest, "adapters"
-        )
+        return self._pages(ADAPTER_TRAINING, self._adapters.ListAdapters, adapters_pb2.ListAdaptersRequest, "adapters")
 
     def get_adapter(self, name: str) -> adapters_pb2.Adapter:
         request = adapters_pb2.GetAdapterRequest(name=_qualified(names.ADAPTERS, name))
@@ -280,9 +266,7 @@ class Client:
 
     def get_evaluation(self, name: str) -> evaluations_pb2.Evaluation:
         request = evaluations_pb2.GetEvaluationRequest(name=_qualified(names.EVALUATIONS, name))
-        return self._call(
-            CLASSIFIER_EVALUATION, self._evaluations.GetEvaluation, request, evaluations_pb2.Evaluation
-        )
+        return self._call(CLASSIFIER_EVALUATION, self._evaluations.GetEvaluation, request, evaluations_pb2.Evaluation)
 
     # Studies
 
@@ -299,9 +283,7 @@ class Client:
         return self._call(STUDY_CONTROL, self._studies.CreateStudy, request, Operation)
 
     def list_studies(self) -> Iterator[studies_pb2.Study]:
-        return self._pages(
-            STUDY_CONTROL, self._studies.ListStudies, studies_pb2.ListStudiesRequest, "studies"
-        )
+        return self._pages(STUDY_CONTROL, self._studies.ListStudies, studies_pb2.ListStudiesRequest, "studies")
 
     def get_study(self, name: str) -> studies_pb2.Study:
         """By studies/{digest}, or by its specification's name: then the newest of that name."""
@@ -414,9 +396,7 @@ class Client:
         for payload in wanted:
             path = _inside(folder, payload.name, artifact)
             if not _is_payload(path, payload):
-                self._download_payload(
-                    artifact, payload, path, functools.partial(_offset, report, before, total)
-                )
+                self._download_payload(artifact, payload, path, functools.partial(_offset, report, before, total))
             before += payload.size_bytes
             report(before, total)
             paths.append(path)
@@ -431,9 +411,7 @@ class Client:
         partial = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             with partial.open("wb") as file:
-                for response in self._channels.stream(
-                    STUDY_CONTROL, self._artifacts.DownloadPayload, request
-                ):
+                for response in self._channels.stream(STUDY_CONTROL, self._artifacts.DownloadPayload, request):
                     file.write(response.chunk)
                     digest.update(response.chunk)
                     received += len(response.chunk)
@@ -531,13 +509,9 @@ class Client:
     def check_health(self, service: str, *, timeout_s: float = UNARY_DEADLINE_S) -> None:
         """Raises Unavailable unless the service says that it serves."""
         health = health_pb2_grpc.HealthStub(self._channels.of(service))
-        answer = self._channels.unary(
-            service, health.Check, health_pb2.HealthCheckRequest(), timeout_s=timeout_s
-        )
+        answer = self._channels.unary(service, health.Check, health_pb2.HealthCheckRequest(), timeout_s=timeout_s)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
-            raise errors.Unavailable(
-                f"{service} is starting or stopping; try again in a moment", reason="NOT_SERVING"
-            )
+            raise errors.Unavailable(f"{service} is starting or stopping; try again in a moment", reason="NOT_SERVING")
 
     # What the methods above share
 
@@ -559,9 +533,7 @@ class Client:
     ) -> Iterator[Any]:
         token = ""
         while True:
-            page = self._channels.unary(
-                service, method, request(page_size=PAGE_SIZE, page_token=token, **parent)
-            )
+            page = self._channels.unary(service, method, request(page_size=PAGE_SIZE, page_token=token, **parent))
             yield from getattr(page, field)
             token = page.next_page_token
             if not token:
@@ -616,9 +588,7 @@ class _Patience:
         self._pause_s = min(5.0, 2 * self._pause_s)
 
 
-def _transfers(
-    progress: Callable[[Transfer], None] | None, stage: str, unit: str
-) -> Callable[[int, int], None]:
+def _transfers(progress: Callable[[Transfer], None] | None, stage: str, unit: str) -> Callable[[int, int], None]:
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress(Transfer(stage, done, total, unit))

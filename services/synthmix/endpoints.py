@@ -71,9 +71,7 @@ def find_endpoints(
         return _stack_endpoints(home or default_home(environment), token)
     token = token or environment.get(TOKEN_VARIABLE, "")
     if not token:
-        raise Unauthenticated(
-            f"no token for {addresses}; give --token or set {TOKEN_VARIABLE}", reason="TOKEN_MISSING"
-        )
+        raise Unauthenticated(f"no token for {addresses}; give --token or set {TOKEN_VARIABLE}", reason="TOKEN_MISSING")
     ca_text = environment.get(TLS_CA_VARIABLE)
     tls_ca = tls_ca or (Path(ca_text) if ca_text else None)
     by_service = _by_service(addresses)

@@ -101,9 +101,7 @@ def _folder_files(source: Path) -> list[tuple[str, Path]]:
             reason="NO_CLASS_FOLDERS",
         )
     if outside:
-        raise _refused(
-            source, "holds images in no class folder", outside, "move them into the folder of their class"
-        )
+        raise _refused(source, "holds images in no class folder", outside, "move them into the folder of their class")
     return images
 
 
@@ -119,9 +117,7 @@ def _manifest_files(manifest: Path) -> list[tuple[str, Path]]:
         )
     read = _csv_paths if packed_name.endswith(".csv") else _parquet_paths
     names = [PurePosixPath(path.replace("\\", "/")) for path in read(manifest)]
-    leaving = [
-        str(name) for name in names if name.is_absolute() or ".." in name.parts or str(name)[1:2] == ":"
-    ]
+    leaving = [str(name) for name in names if name.is_absolute() or ".." in name.parts or str(name)[1:2] == ":"]
     if leaving:
         raise _refused(
             manifest,
@@ -138,9 +134,7 @@ def _manifest_files(manifest: Path) -> list[tuple[str, Path]]:
             "mend the paths: they are relative to its folder",
         )
     if not names:
-        raise invalid_field(
-            FIELD, str(manifest), "lists no images", "add a row for each image", reason="NO_IMAGES"
-        )
+        raise invalid_field(FIELD, str(manifest), "lists no images", "add a row for each image", reason="NO_IMAGES")
     return [
         (packed_name, manifest),
         *((name, manifest.parent / name) for name in sorted({str(name) for name in names})),
@@ -209,9 +203,7 @@ def _checked_zip(source: Path) -> Path:
     return source
 
 
-def _write(
-    files: Sequence[tuple[str, Path]], destination: Path, progress: Callable[[int, int], None]
-) -> None:
+def _write(files: Sequence[tuple[str, Path]], destination: Path, progress: Callable[[int, int], None]) -> None:
     partial = destination.with_name(f"{destination.name}.{os.getpid()}.partial")
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:

@@ -212,21 +212,13 @@ def draw_field(line: CellLine, image_size_px: int, rng: np.random.Generator) -> 
         cell = _draw_cell(rows - centre[0], columns - centre[1], angle, radius, stretch, line.roughness, rng)
         # The thinner cell yields where two meet, which leaves the dark seam of a cell-cell contact.
         thickness = np.maximum(thickness, cell)
-    grain = (
-        ndimage.gaussian_filter(rng.normal(0.0, 1.0, size=thickness.shape), 0.75 * scale, mode="wrap")
-        * 2.6
-        * scale
-    )
+    grain = ndimage.gaussian_filter(rng.normal(0.0, 1.0, size=thickness.shape), 0.75 * scale, mode="wrap") * 2.6 * scale
     spots = np.where(grain > 1.3, grain, 0.35 * grain)
-    granules = (
-        line.granularity * spots * ndimage.gaussian_filter(np.minimum(1.0, 2.0 * thickness), 0.7 * scale)
-    )
+    granules = line.granularity * spots * ndimage.gaussian_filter(np.minimum(1.0, 2.0 * thickness), 0.7 * scale)
     return thickness, granules
 
 
-def brightfield(
-    thickness: np.ndarray, granules: np.ndarray, optics: Optics, rng: np.random.Generator
-) -> np.ndarray:
+def brightfield(thickness: np.ndarray, granules: np.ndarray, optics: Optics, rng: np.random.Generator) -> np.ndarray:
     """Forms a brightfield image by the transport of intensity.
 
     Args:
@@ -246,9 +238,7 @@ def brightfield(
     y, x = np.mgrid[-1.0 : 1.0 : height * 1j, -1.0 : 1.0 : width * 1j]
     direction = optics.gradient_direction_rad
     illumination = 1.0 + optics.gradient * (np.cos(direction) * x + np.sin(direction) * y)
-    return optics.brightness * illumination * (1.0 + signal) + rng.normal(
-        0.0, optics.noise, size=thickness.shape
-    )
+    return optics.brightness * illumination * (1.0 + signal) + rng.normal(0.0, optics.noise, size=thickness.shape)
 
 
 def _free_place(thickness: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -33,8 +33,7 @@ _PERCENTAGE = re.compile(r"([+-]?\d+(\.\d+)?)\s*%")
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {
-    _TAG + kind
-    for kind in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value", "map", "seq")
+    _TAG + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value", "map", "seq")
 }
 _INTEGER_BITS = {FieldDescriptor.CPPTYPE_INT32: 31, FieldDescriptor.CPPTYPE_INT64: 63}
 
@@ -64,10 +63,7 @@ class Document(Generic[M]):
 
     def locate(self, error: SynthMixError) -> SynthMixError:
         """The same error, its violations with the lines of this file. Fields may begin with `spec.`."""
-        placed = [
-            PlacedViolation(item.field, item.description, self._place(item.field))
-            for item in error.violations
-        ]
+        placed = [PlacedViolation(item.field, item.description, self._place(item.field)) for item in error.violations]
         return type(error)(error.message, reason=error.reason, violations=placed, metadata=error.metadata)
 
     def _place(self, path: str) -> str:
@@ -102,25 +98,19 @@ def read_document(path: Path, kind: type[M]) -> Document[M]:
     except OSError as error:
         raise InvalidArgument(f"{source} can't be read: {error.strerror}", reason="FILE_UNREADABLE") from None
     if len(data) > LARGEST_FILE_BYTES:
-        raise InvalidArgument(
-            f"{source} is larger than 1 MiB; is it the right file?", reason="FILE_TOO_LARGE"
-        )
+        raise InvalidArgument(f"{source} is larger than 1 MiB; is it the right file?", reason="FILE_TOO_LARGE")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InvalidArgument(
-            f"{source}:{line}: isn't UTF-8 text; save it as UTF-8", reason="FILE_NOT_TEXT"
-        ) from None
+        raise InvalidArgument(f"{source}:{line}: isn't UTF-8 text; save it as UTF-8", reason="FILE_NOT_TEXT") from None
     return parse_document(text, kind, source)
 
 
 def parse_document(text: str, kind: type[M], source: str) -> Document[M]:
     """YAML or JSON text as a message of this kind. `source` names it in messages. Raises InvalidArgument."""
     if source.endswith(".json"):
-        text = text.replace(
-            "\t", " "
-        )  # JSON may be indented by tabs, YAML not; inside JSON's strings there are none
+        text = text.replace("\t", " ")  # JSON may be indented by tabs, YAML not; inside JSON's strings there are none
     root = _compose(text, source)
     reader = _Reader(source)
     message = kind()
@@ -136,11 +126,7 @@ def parse_document(text: str, kind: type[M], source: str) -> Document[M]:
 
 def to_yaml(message: Message) -> str:
     """A message in the form that a person writes. Reading a specification's text gives it back."""
-    return str(
-        yaml.safe_dump(
-            _plain(message), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
-        )
-    )
+    return str(yaml.safe_dump(_plain(message), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110))
 
 
 def _compose(text: str, source: str) -> yaml.MappingNode:
@@ -284,9 +270,7 @@ class _Reader:
             return None
         value = _scalar_value(target, node)
         if value is None:
-            self.problem(
-                path, node, f"expects {_expected(target)}, but has {node.value[:80]!r}{_remedy(target, node)}"
-            )
+            self.problem(path, node, f"expects {_expected(target)}, but has {node.value[:80]!r}{_remedy(target, node)}")
         return value
 
 
@@ -396,9 +380,7 @@ def _kind(node: yaml.Node) -> str:
 def _plain(message: Message) -> dict[str, Any]:
     """A message as dicts, lists and scalars. Unlike protobuf's JSON, it doesn't quote int64."""
     return {
-        item.name: [_plain_value(item, one) for one in value]
-        if item.is_repeated
-        else _plain_value(item, value)
+        item.name: [_plain_value(item, one) for one in value] if item.is_repeated else _plain_value(item, value)
         for item, value in message.ListFields()
     }
 

@@ -27,9 +27,7 @@ LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024  # a resource lists its payloads, and a
 
 def service_config() -> str:
     """The gRPC service config that every client of SynthMix uses, as JSON."""
-    return (
-        importlib.resources.files("service_kit").joinpath("service_config.json").read_text(encoding="utf-8")
-    )
+    return importlib.resources.files("service_kit").joinpath("service_config.json").read_text(encoding="utf-8")
 
 
 class Channels:
@@ -107,9 +105,7 @@ def error_of(error: Any, service: str, address: str) -> SynthMixError:
             reason="TOKEN_REFUSED",
         )
     name = code_pb2.Code.Name(code.value[0])
-    return from_status(
-        status_pb2.Status(code=code.value[0], message=f"{where} answers {name}: {_reason(details)}")
-    )
+    return from_status(status_pb2.Status(code=code.value[0], message=f"{where} answers {name}: {_reason(details)}"))
 
 
 def _rich_status(error: Any) -> status_pb2.Status | None:
@@ -195,7 +191,5 @@ class _BearerToken(
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         return continuation(self._signed(client_call_details), request)
 
-    def intercept_stream_unary(
-        self, continuation: Any, client_call_details: Any, request_iterator: Any
-    ) -> Any:
+    def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         return continuation(self._signed(client_call_details), request_iterator)

@@ -149,9 +149,7 @@ def test_wrong_credentials_are_refused(server: ObjectStoreSettings) -> None:
         wrong.get_bytes("a/object")
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
         wrong.put_bytes("a/object", b"x")
-    unknown = ObjectStore(
-        ObjectStoreSettings(server.endpoint_url, "nobody", server.secret_key, server.bucket)
-    )
+    unknown = ObjectStore(ObjectStoreSettings(server.endpoint_url, "nobody", server.secret_key, server.bucket))
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
         unknown.put_bytes("a/object", b"x")
 

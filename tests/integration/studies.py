@@ -35,10 +35,20 @@ def steps_of(client: Client, study: studies_pb2.Study) -> dict[str, operations_p
 def payload_digests(store: ObjectStore, study: studies_pb2.Study) -> dict[str, str]:
     """sha256 of every payload that the study made or caused, but for those that tell when and how long."""
     evaluation = read_manifest(store, ArtifactName.parse(study.evaluation, field="evaluation"))
-    names = [study.name, study.evaluation, study.split, *study.adapters, *study.image_sets, *evaluation.summary["cells"]]
-    return {f"{name}/{payload.name}": payload.sha256
-            for name in names for payload in read_manifest(store, ArtifactName.parse(name, field="name")).payloads
-            if payload.name not in ("report.html", "run.json")}
+    names = [
+        study.name,
+        study.evaluation,
+        study.split,
+        *study.adapters,
+        *study.image_sets,
+        *evaluation.summary["cells"],
+    ]
+    return {
+        f"{name}/{payload.name}": payload.sha256
+        for name in names
+        for payload in read_manifest(store, ArtifactName.parse(name, field="name")).payloads
+        if payload.name not in ("report.html", "run.json")
+    }
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:

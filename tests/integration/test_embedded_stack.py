@@ -245,9 +245,7 @@ def test_a_child_that_fails_to_start_is_an_error_with_its_last_words(tmp_path: P
     child = _child(tmp_path, "raise SystemExit('SYNTHMIX_TOKEN is not set')")
     child.start()
     with pytest.raises(Unavailable, match="SYNTHMIX_TOKEN is not set"):
-        wait_until_ready(
-            {child: lambda: False}, timeout_s=20.0, say_ready=lambda _: None, check_stop=lambda: None
-        )
+        wait_until_ready({child: lambda: False}, timeout_s=20.0, say_ready=lambda _: None, check_stop=lambda: None)
 
 
 def test_an_unreadable_credentials_file_is_an_error_with_a_remedy(tmp_path: Path) -> None:
@@ -290,9 +288,7 @@ def _up(home: Path, *, wait: bool = True) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _child(folder: Path, program: str) -> Child:
-    return Child(
-        "dying", [sys.executable, "-c", program], os.environ, folder=folder, log=folder / "dying.log"
-    )
+    return Child("dying", [sys.executable, "-c", program], os.environ, folder=folder, log=folder / "dying.log")
 
 
 def _restarted(home: Path, before: Connection, *names: str) -> bool:

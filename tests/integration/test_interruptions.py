@@ -60,9 +60,11 @@ def children_named(pid: int, *words: str) -> list[psutil.Process]:
 
 def wait_for_step(client: Client, name: str, step: str, done: int) -> None:
     """Waits until a step of the study has done so much."""
+
     def reached() -> bool:
         steps = steps_of(client, client.get_study(name))
         return step in steps and steps[step].done >= done
+
     wait_for(reached, f"{step} at {done}", timeout_s=240)
 
 
@@ -72,7 +74,9 @@ def kill(processes: list[psutil.Process]) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def test_killed_anywhere_a_study_ends_the_same(other_stack: Connection, undisturbed: dict[str, str], tmp_path: Path) -> None:
+def test_killed_anywhere_a_study_ends_the_same(
+    other_stack: Connection, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
     """kill -9 of a worker in training, of each coordinator, of each service: then the same digests as undisturbed."""
     me = os.getpid()
     with Client.connect(other_stack.home) as client:
@@ -80,7 +84,10 @@ def test_killed_anywhere_a_study_ends_the_same(other_stack: Connection, undistur
         import_simulated(client, tmp_path / "simulated", "sim-kill")
         client.submit_study(reduced_study("kill", "sim-kill", **STUDY))
         stack_children = lambda *words: [  # noqa: E731
-            process for process in children_named(me, *words) if process.environ().get("RAY_AUTH_TOKEN") == other_stack.ray_auth_token]
+            process
+            for process in children_named(me, *words)
+            if process.environ().get("RAY_AUTH_TOKEN") == other_stack.ray_auth_token
+        ]
 
         wait_for_step(client, "kill", "adapter", 16)
         kill(stack_children("ray::run_task"))
@@ -93,7 +100,9 @@ def test_killed_anywhere_a_study_ends_the_same(other_stack: Connection, undistur
             os.kill(pid, signal.SIGKILL)
         kill(stack_children("ray::Coordinator"))
 
-        operation = client.wait(f"operations/study-control/{client.get_study('kill').name.split('/')[1]}", timeout_s=400)
+        operation = client.wait(
+            f"operations/study-control/{client.get_study('kill').name.split('/')[1]}", timeout_s=400
+        )
         study = result_of(operation, studies_pb2.Study)
         assert payload_digests(store, study) == undisturbed
         # What was finished then is what is there now: a cell that is trained again has another time in its manifest.
@@ -101,7 +110,9 @@ def test_killed_anywhere_a_study_ends_the_same(other_stack: Connection, undistur
         assert {name: find_manifest(store, name) for name in finished} == finished
 
 
-def test_a_whole_stack_that_is_killed_goes_on_when_it_is_started_again(undisturbed: dict[str, str], tmp_path: Path) -> None:
+def test_a_whole_stack_that_is_killed_goes_on_when_it_is_started_again(
+    undisturbed: dict[str, str], tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     with embedded_stack(home) as connection, Client.connect(home) as client:
         import_simulated(client, tmp_path / "simulated", "sim-kill")
@@ -114,8 +125,9 @@ def test_a_whole_stack_that_is_killed_goes_on_when_it_is_started_again(undisturb
         assert payload_digests(ObjectStore(connection.object_store), study) == undisturbed
 
 
-def test_a_cancelled_study_stops_and_goes_on_from_what_is_done(client: Client, store: ObjectStore,
-                                                               undisturbed: dict[str, str]) -> None:
+def test_a_cancelled_study_stops_and_goes_on_from_what_is_done(
+    client: Client, store: ObjectStore, undisturbed: dict[str, str]
+) -> None:
     spec = reduced_study("cancelled", "sim-kill", **(STUDY | {"seeds": 5}))
     operation = client.submit_study(spec)
     target = ArtifactName.parse(metadata_of(operation).target, field="target")

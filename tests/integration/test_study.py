@@ -40,9 +40,15 @@ def test_synthetic_images_and_cells_are_what_the_grid_says(store: ObjectStore, f
     split = read_manifest(store, ArtifactName.parse(finished.split, field="split"))
     train = split.summary["parts"]["train"]["image_count"]
     evaluation = read_manifest(store, ArtifactName.parse(finished.evaluation, field="evaluation"))
-    cells = [read_manifest(store, ArtifactName.parse(name, field="cell")).summary for name in evaluation.summary["cells"]]
+    cells = [
+        read_manifest(store, ArtifactName.parse(name, field="cell")).summary for name in evaluation.summary["cells"]
+    ]
     counts = {cell["mixture"]["label"]: (cell["real_images"], cell["synthetic_images"]) for cell in cells}
-    assert counts == {"real only": (train, 0), "append 25 %": (train, round(0.25 * train)), "synthetic only": (0, train)}
+    assert counts == {
+        "real only": (train, 0),
+        "append 25 %": (train, round(0.25 * train)),
+        "synthetic only": (0, train),
+    }
     assert {cell["steps"] for cell in cells} == {-(-train // 32)}  # match: steps
 
 
@@ -88,14 +94,17 @@ def test_a_study_that_shares_the_adapter_does_not_train_it(client: Client, finis
 def test_real_images_by_plate(client: Client) -> None:
     client.import_dataset(DATA / "mitocheck", "mitocheck-six", group=GroupRule(pattern=PLATE), classes=MITOCHECK_SIX)
     synthesis = {"prompt": "a fluorescence image of a {label} nucleus", "steps": 2, "per_class": 71}
-    study = run_study(client, reduced_study("mitocheck-reduced", "mitocheck-six", synthesis=synthesis,
-                                            mixtures={"ratios": [0, 0.25]}))
+    study = run_study(
+        client, reduced_study("mitocheck-reduced", "mitocheck-six", synthesis=synthesis, mixtures={"ratios": [0, 0.25]})
+    )
     assert study.verdict
     assert client.get_dataset("mitocheck-six").image_count == 2217
 
 
 def test_real_images_by_field(client: Client) -> None:
     client.import_dataset(DATA / "hek_ht1080", "hek-ht1080", group=GroupRule(pattern=FIELD))
-    study = run_study(client, reduced_study("hek-reduced", "hek-ht1080", mixtures={"ratios": [0, 0.5], "synthetic_only": True}))
+    study = run_study(
+        client, reduced_study("hek-reduced", "hek-ht1080", mixtures={"ratios": [0, 0.5], "synthetic_only": True})
+    )
     assert study.verdict
     assert client.get_split(study.split).part_counts[0].part == "train"

@@ -68,8 +68,6 @@ def imported(store: MemoryObjectStore, archive: Path, **changes: Any) -> Artifac
     return import_archive(store, archive, **(arguments | changes))
 
 
-def dataset(
-    store: MemoryObjectStore, folder: Path, files: dict[str, bytes] | None = None, **changes: Any
-) -> Manifest:
+def dataset(store: MemoryObjectStore, folder: Path, files: dict[str, bytes] | None = None, **changes: Any) -> Manifest:
     """A dataset of small images in a store."""
     return read_manifest(store, imported(store, zipped(folder / "images.zip", files or plates()), **changes))

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from memory_object_store import MemoryObjectStore
 from safetensors.torch import load as load_tensors
-from tiny_base_model import write_tiny_base_model
 
 from adapter_training import recipe
 from adapter_training.checkpoints import delete_checkpoints, read_newest_checkpoint, write_checkpoint
@@ -16,12 +14,22 @@ from adapter_training.requests import TARGETS
 from adapter_training.task import adapter_weights
 from image_synthesis.sampling import check_adapter_counts, probe
 from latent_diffusion.loading import LatentDiffusion, load
+from memory_object_store import MemoryObjectStore
 from service_kit.artifacts import Manifest
 from service_kit.errors import DataLoss
 from service_kit.resource_names import ArtifactName, OperationName
+from tiny_base_model import write_tiny_base_model
 
-SETTINGS = recipe.LoraSettings(rank=4, alpha=4.0, target_modules=TARGETS["attention"], images_seen=48, batch_size=4,
-                               learning_rate=1e-2, caption_dropout=0.25, seed=3)
+SETTINGS = recipe.LoraSettings(
+    rank=4,
+    alpha=4.0,
+    target_modules=TARGETS["attention"],
+    images_seen=48,
+    batch_size=4,
+    learning_rate=1e-2,
+    caption_dropout=0.25,
+    seed=3,
+)
 CPU = torch.device("cpu")
 
 
@@ -56,6 +64,7 @@ def trained(folder: Path, stop_after: int | None = None) -> tuple[LatentDiffusio
     def after_step(state: recipe.TrainingState) -> None:
         if state.step == stop_after:
             raise Stop
+
     try:
         recipe.train(model, state, SETTINGS, latents, classes, empty, after_step)
     except Stop:
@@ -66,7 +75,7 @@ def trained(folder: Path, stop_after: int | None = None) -> tuple[LatentDiffusio
 def test_golden_losses(folder: Path) -> None:
     _, state = trained(folder)
     assert len(state.losses) == SETTINGS.steps == 12
-    assert state.losses[:3] + state.losses[-1:] == pytest.approx([1.1751070, 1.0838035, 0.9468926, 0.9120606], rel=1e-5)
+    assert state.losses[:3] + state.losses[-1:] == pytest.approx([1.2756249, 0.9813319, 1.1362238, 1.3101804], rel=1e-5)
 
 
 def test_a_resumed_training_gives_the_same_bytes(folder: Path) -> None:
@@ -106,7 +115,9 @@ def test_only_the_adapter_is_trained_and_in_float32(folder: Path) -> None:
     assert {value.dtype for value in state.parameters.values()} == {torch.float32}
     assert all("lora" in name for name in state.parameters)
     recipe.train(model, state, SETTINGS, latents, classes, empty, lambda state: None)
-    after = {name.replace(".base_layer", ""): value for name, value in model.unet.named_parameters() if "lora" not in name}
+    after = {
+        name.replace(".base_layer", ""): value for name, value in model.unet.named_parameters() if "lora" not in name
+    }
     assert after.keys() == frozen.keys()
     assert all(torch.equal(after[name], frozen[name]) for name in frozen)
 
@@ -120,6 +131,7 @@ def test_gradients_are_clipped(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         gradients = [value.grad for group in self.param_groups for value in group["params"] if value.grad is not None]
         norms.append(torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in gradients])).item())
         return step(self, *arguments)
+
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
     monkeypatch.setattr(recipe, "GRADIENT_NORM", 1e-4)
     trained(folder)
@@ -143,7 +155,7 @@ def test_each_epoch_sees_every_image_once() -> None:
     settings = recipe.LoraSettings(4, 4.0, (), 60, 4, 1e-3, 0.1, 0)
     rows = torch.cat([recipe.batch_rows(settings, step, 10, 3)[0] for step in range(15)])
     for epoch in range(6):
-        assert sorted(rows[epoch * 10:epoch * 10 + 10].tolist()) == list(range(10))
+        assert sorted(rows[epoch * 10 : epoch * 10 + 10].tolist()) == list(range(10))
 
 
 def test_an_adapter_loads_into_diffusers_and_changes_the_output(folder: Path, tmp_path: Path) -> None:

@@ -149,9 +149,7 @@ def test_matched_steps_and_matched_epochs() -> None:
 
 
 def test_a_diverging_training_says_so() -> None:
-    with pytest.raises(
-        FailedPrecondition, match=r"diverged .* lower classifier\.learning_rate \(it was 1e\+30\)"
-    ):
+    with pytest.raises(FailedPrecondition, match=r"diverged .* lower classifier\.learning_rate \(it was 1e\+30\)"):
         run(dataclasses.replace(TINY, learning_rate=1e30))
 
 
@@ -189,9 +187,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 
 
 def test_the_embedded_weights_of_lite0() -> None:
-    model, preprocessing = build_classifier(
-        "tf_efficientnet_lite0", 3, pretrained=True, image_size_px=64, seed=0
-    )
+    model, preprocessing = build_classifier("tf_efficientnet_lite0", 3, pretrained=True, image_size_px=64, seed=0)
     scaled = preprocessing.normalise(torch.tensor([0, 127, 255], dtype=torch.uint8).view(1, 3, 1, 1))
     assert scaled.flatten().tolist() == pytest.approx([-127 / 128, 0, 1])
     pixels = torch.from_numpy(noise(0, 2, 3, 64, 64))
@@ -216,9 +212,7 @@ def test_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError("check your connection")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(
-        FailedPrecondition, match="can't be downloaded; make the Hugging Face hub reachable"
-    ) as caught:
+    with pytest.raises(FailedPrecondition, match="can't be downloaded; make the Hugging Face hub reachable") as caught:
         build_classifier("resnet18", 2, pretrained=True, image_size_px=64, seed=0)
     assert caught.value.violations[0].field == "evaluation.classifier.pretrained"
 
@@ -238,9 +232,7 @@ def test_an_image_size_that_an_architecture_cannot_see() -> None:
 
 def test_architectures_are_those_of_the_installed_timm() -> None:
     committed = Path(architectures.__file__).with_name("architectures.txt").read_text()
-    assert committed == architectures.timm_architectures(), (
-        "run python -m classifier_evaluation.architectures"
-    )
+    assert committed == architectures.timm_architectures(), "run python -m classifier_evaluation.architectures"
 
 
 @pytest.mark.parametrize(
@@ -294,9 +286,7 @@ def store(cache: Path, tmp_path: Path) -> MemoryObjectStore:
     }
     create_split(store, dataset(store, tmp_path, files), test=0.25, validation=0.25, seed=0)
     train, _, _ = open_split(store, split_of(store), field="split")
-    write_manifest(
-        store, Manifest(ArtifactName("adapters", "e" * 32), {"train_split": train.digest}, {}, 1, ())
-    )
+    write_manifest(store, Manifest(ArtifactName("adapters", "e" * 32), {"train_split": train.digest}, {}, 1, ()))
     name = ArtifactName("image-sets", IMAGE_SET)
     with ImageTableWriter(store, name) as table:
         for label, class_name in enumerate(("narrow", "wide")):
@@ -365,13 +355,9 @@ def test_a_cell_made_anew_has_the_same_digests(store: MemoryObjectStore, cache: 
     assert evaluated(store, cell_of(APPEND)).payloads == first.payloads
 
 
-def test_a_cell_that_is_there_is_not_made_again(
-    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_that_is_there_is_not_made_again(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     first = evaluated(store, cell_of(REAL))
-    monkeypatch.setattr(
-        recipe, "train_and_evaluate", lambda *arguments, **options: pytest.fail("trained again")
-    )
+    monkeypatch.setattr(recipe, "train_and_evaluate", lambda *arguments, **options: pytest.fail("trained again"))
     assert evaluated(store, cell_of(REAL)) == first
 
 

@@ -160,9 +160,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (errors.Internal("x"), 1),
     ],
 )
-def test_errors_have_exit_codes(
-    error: errors.SynthMixError, code: int, services: fake.FakeServices, run: Run
-) -> None:
+def test_errors_have_exit_codes(error: errors.SynthMixError, code: int, services: fake.FakeServices, run: Run) -> None:
     services.answers["GetStudy"] = fails(error)
     assert run("studies", "show", "demo") == (code, "", "error: x\n")
 
@@ -195,10 +193,7 @@ def test_unexpected_errors_have_no_stack_trace(
     monkeypatch.setattr("synthmix.client.Client.list_studies", broken)
     code, _, err = run("studies", "list")
     assert code == 1
-    assert (
-        err == "error: unexpected RuntimeError: surprise; "
-        "set SYNTHMIX_DEBUG=1 for the stack trace and report it\n"
-    )
+    assert err == "error: unexpected RuntimeError: surprise; set SYNTHMIX_DEBUG=1 for the stack trace and report it\n"
 
     monkeypatch.setenv("SYNTHMIX_DEBUG", "1")
     assert synthmix.cli.main(["studies", "list"]) == 1
@@ -217,9 +212,7 @@ def test_a_broken_installation_has_no_stack_trace(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 1
-    assert (
-        result.stderr == "error: Python's module 'google.protobuf' isn't installed; install synthmix again\n"
-    )
+    assert result.stderr == "error: Python's module 'google.protobuf' isn't installed; install synthmix again\n"
 
 
 def test_errors_as_json(services: fake.FakeServices, run: Run, study_file: Path) -> None:
@@ -321,9 +314,7 @@ def test_a_bad_file_is_found_before_any_call(run: Run, study_file: Path) -> None
 
 
 def test_submit_prints_the_name_alone(services: fake.FakeServices, run: Run, study_file: Path) -> None:
-    services.answers["CreateStudy"] = lambda request, context: fake.operation(
-        fake.STUDY_OPERATION, target=fake.STUDY
-    )
+    services.answers["CreateStudy"] = lambda request, context: fake.operation(fake.STUDY_OPERATION, target=fake.STUDY)
     code, out, err = run("studies", "submit", study_file)
     assert (code, out) == (0, f"{fake.STUDY}\n")
     assert err == f"follow it with `synthmix studies watch {fake.STUDY}`\n"
@@ -333,9 +324,7 @@ def test_submit_prints_the_name_alone(services: fake.FakeServices, run: Run, stu
 
 
 def test_submit_and_wait(services: fake.FakeServices, run: Run, study_file: Path) -> None:
-    services.answers["CreateStudy"] = lambda request, context: fake.operation(
-        fake.STUDY_OPERATION, target=fake.STUDY
-    )
+    services.answers["CreateStudy"] = lambda request, context: fake.operation(fake.STUDY_OPERATION, target=fake.STUDY)
     services.answers["WatchStudy"] = watch(*fake.watch_of(("training", "1")), ENDED)
     code, out, err = run("studies", "submit", study_file, "--wait")
     assert code == 0
@@ -415,9 +404,7 @@ def test_list_show_and_cancel_studies(services: fake.FakeServices, run: Run) -> 
     assert run("studies", "cancel", "demo")[1].startswith(f"{fake.STUDY_OPERATION} is asked to stop")
 
 
-def test_report(
-    services: fake.FakeServices, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report(services: fake.FakeServices, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     payloads = {"report.html": b"<html>", "report.json": b"{}", "results.csv": b"a\n"}
     services.answers["GetStudy"] = lambda request, context: fake.study(payloads=payloads)
     services.answers["DownloadPayload"] = fake.download_of(payloads)
@@ -485,9 +472,7 @@ def test_list_and_show_datasets(services: fake.FakeServices, run: Run) -> None:
         simulated=True,
         create_time=Timestamp(seconds=60),
     )
-    services.answers["ListDatasets"] = lambda request, context: datasets_pb2.ListDatasetsResponse(
-        datasets=[dataset]
-    )
+    services.answers["ListDatasets"] = lambda request, context: datasets_pb2.ListDatasetsResponse(datasets=[dataset])
     services.answers["GetDataset"] = lambda request, context: dataset
     assert "simulated" in run("datasets", "list")[1]
     shown = run("datasets", "show", "cells")[1]
@@ -539,9 +524,7 @@ def test_list_show_and_download_resources(services: fake.FakeServices, run: Run,
         seconds=75,
         payloads=[fake.payload("weights", b"1234")],
     )
-    services.answers["ListAdapters"] = lambda request, context: adapters_pb2.ListAdaptersResponse(
-        adapters=[adapter]
-    )
+    services.answers["ListAdapters"] = lambda request, context: adapters_pb2.ListAdaptersResponse(adapters=[adapter])
     services.answers["GetAdapter"] = lambda request, context: adapter
     services.answers["DownloadPayload"] = fake.download_of({"weights": b"1234"})
     assert "1 min 15 s" in run("adapters", "list")[1]
@@ -579,9 +562,7 @@ def test_operations(services: fake.FakeServices, run: Run) -> None:
 
 
 @pytest.fixture
-def demo_stack(
-    services: fake.FakeServices, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> fake.FakeServices:
+def demo_stack(services: fake.FakeServices, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> fake.FakeServices:
     """The demo on fake services, which answer as if all went well, and on few images."""
     payloads = {"report.html": b"<html>", "report.json": b"{}", "results.csv": b"a\n"}
     dataset = datasets_pb2.Dataset(name=f"datasets/{fake.ID}", display_name="sim-cells", image_count=6)
@@ -651,9 +632,7 @@ def test_doctor_on_a_machine_without_a_stack(run: Run, tmp_path: Path) -> None:
 
 
 def test_doctor_asks_every_service(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
-    services.answers["ListOperations"] = fails(
-        errors.Unavailable("object storage is down", reason="STORE_DOWN")
-    )
+    services.answers["ListOperations"] = fails(errors.Unavailable("object storage is down", reason="STORE_DOWN"))
     code, out, _ = run("doctor", "--home", tmp_path, "--output", "json", "--address", services.address)
     checks = json.loads(out)["checks"][-8:]
     assert [item["status"] for item in checks] == ["ok", "fail"] * 4
@@ -745,12 +724,8 @@ def test_bars_show_every_step() -> None:
 
 
 def test_rows_of_operations() -> None:
-    step = progress_pb2.Step(
-        display_name="grid", state="STATE_SUCCEEDED", done=18, total=18, unit="cells", reused=15
-    )
-    assert metadata_rows(progress_pb2.OperationMetadata(steps=[step])) == [
-        Row("grid", "done", 18, 18, "cells", 15)
-    ]
+    step = progress_pb2.Step(display_name="grid", state="STATE_SUCCEEDED", done=18, total=18, unit="cells", reused=15)
+    assert metadata_rows(progress_pb2.OperationMetadata(steps=[step])) == [Row("grid", "done", 18, 18, "cells", 15)]
     alone = progress_pb2.OperationMetadata(target="adapters/x", state="STATE_QUEUED")
     assert metadata_rows(alone) == [Row("adapters/x", "queued", 0, 0, "", 0)]
 

@@ -159,9 +159,7 @@ def test_a_status_without_details_is_mapped(services: fake.FakeServices, client:
 def test_a_service_that_cannot_be_reached_is_named() -> None:
     with (
         Client.connect(addresses=UNUSED_ADDRESS, token="t") as client,
-        pytest.raises(
-            errors.Unavailable, match=f"study-control at {UNUSED_ADDRESS} can't be reached"
-        ) as caught,
+        pytest.raises(errors.Unavailable, match=f"study-control at {UNUSED_ADDRESS} can't be reached") as caught,
     ):
         client.get_study("demo")
     assert "synthmix doctor" in caught.value.message
@@ -189,9 +187,7 @@ def test_unavailable_is_tried_again_where_that_is_safe(services: fake.FakeServic
     assert len(services.requests["CreateStudy"]) == 2
 
 
-def test_an_upload_is_not_sent_again_by_grpc(
-    services: fake.FakeServices, client: Client, tmp_path: Path
-) -> None:
+def test_an_upload_is_not_sent_again_by_grpc(services: fake.FakeServices, client: Client, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"abc")
     services.answers["UploadFile"] = fails(errors.Unavailable("down", reason="STORE_DOWN"))
     with pytest.raises(errors.Unavailable):
@@ -200,10 +196,7 @@ def test_an_upload_is_not_sent_again_by_grpc(
 
 
 def test_the_service_config_names_every_method_but_uploads() -> None:
-    listed = {
-        f"{item['service']}/{item['method']}"
-        for item in json.loads(service_config())["methodConfig"][0]["name"]
-    }
+    listed = {f"{item['service']}/{item['method']}" for item in json.loads(service_config())["methodConfig"][0]["name"]}
     known = {
         f"{service.full_name}/{method.name}"
         for module in (
@@ -220,9 +213,7 @@ def test_the_service_config_names_every_method_but_uploads() -> None:
     ours = {name for name in listed if not name.startswith("google.longrunning.Operations/")}
     assert known - ours == {"synthmix.artifacts.v1.ArtifactService/UploadFile"}
     assert ours <= known
-    assert json.loads(service_config())["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"] == [
-        "UNAVAILABLE"
-    ]
+    assert json.loads(service_config())["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
 
 
 def test_health(services: fake.FakeServices, client: Client) -> None:
@@ -292,9 +283,7 @@ def test_import_packs_uploads_and_waits(services: fake.FakeServices, client: Cli
     assert all(item.done <= item.total for item in seen if item.total)
 
 
-def test_an_upload_that_arrives_changed_is_noticed(
-    services: fake.FakeServices, client: Client, tmp_path: Path
-) -> None:
+def test_an_upload_that_arrives_changed_is_noticed(services: fake.FakeServices, client: Client, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"abc")
 
     def other(request: Iterator[Any], context: Any) -> artifacts_pb2.Upload:
@@ -325,9 +314,7 @@ def test_a_report_is_written_and_checked(services: fake.FakeServices, client: Cl
     services.answers["DownloadPayload"] = fake.download_of(PAYLOADS)
     paths = client.download_report("demo", tmp_path / "report")
     assert [path.name for path in paths] == ["report.html", "report.json", "results.csv"]
-    assert {path.name: path.read_bytes() for path in paths} == {
-        key: PAYLOADS[key] for key in list(PAYLOADS)[:3]
-    }
+    assert {path.name: path.read_bytes() for path in paths} == {key: PAYLOADS[key] for key in list(PAYLOADS)[:3]}
     assert services.requests["DownloadPayload"][0].artifact == fake.STUDY
 
     client.download_report("demo", tmp_path / "report")
@@ -342,9 +329,7 @@ def test_wrong_bytes_leave_nothing(services: fake.FakeServices, client: Client, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_breaks_leaves_nothing(
-    services: fake.FakeServices, client: Client, tmp_path: Path
-) -> None:
+def test_a_download_that_breaks_leaves_nothing(services: fake.FakeServices, client: Client, tmp_path: Path) -> None:
     def broken(request: Any, context: Any) -> Iterator[Any]:
         yield artifacts_pb2.DownloadPayloadResponse(chunk=b"<ht")
         raise errors.Unavailable("object storage is down", reason="STORE_DOWN")
@@ -367,9 +352,7 @@ def test_a_payload_never_leaves_its_folder(
 
 
 def test_payloads_may_lie_in_folders(services: fake.FakeServices, client: Client, tmp_path: Path) -> None:
-    adapter = adapters_pb2.Adapter(
-        name=f"adapters/{fake.ID}", payloads=[fake.payload("unet/weights", b"12345678")]
-    )
+    adapter = adapters_pb2.Adapter(name=f"adapters/{fake.ID}", payloads=[fake.payload("unet/weights", b"12345678")])
     services.answers["GetAdapter"] = lambda request, context: adapter
     services.answers["DownloadPayload"] = fake.download_of({"unet/weights": b"12345678"})
     assert client.download(adapter.name, tmp_path) == [tmp_path / "unet" / "weights"]
@@ -411,13 +394,9 @@ def test_waiting_reports_progress_and_ends(services: fake.FakeServices, client: 
     states: Iterator[dict[str, Any]] = iter(
         [{"done": 1}, {"done": 2, "response": adapters_pb2.Adapter(name="adapters/x")}]
     )
-    services.answers["WaitOperation"] = lambda request, context: fake.operation(
-        fake.ADAPTER_OPERATION, **next(states)
-    )
+    services.answers["WaitOperation"] = lambda request, context: fake.operation(fake.ADAPTER_OPERATION, **next(states))
     seen: list[int] = []
-    done = client.wait(
-        fake.operation(fake.ADAPTER_OPERATION), progress=lambda metadata: seen.append(metadata.done)
-    )
+    done = client.wait(fake.operation(fake.ADAPTER_OPERATION), progress=lambda metadata: seen.append(metadata.done))
     assert result_of(done, adapters_pb2.Adapter).name == "adapters/x"
     assert seen == [0, 1, 2]
 
@@ -427,9 +406,7 @@ def test_waiting_ends_at_its_timeout(services: fake.FakeServices, client: Client
     start_s = time.monotonic()
     assert not client.wait(fake.operation(fake.ADAPTER_OPERATION), timeout_s=0.3).done
     assert time.monotonic() - start_s < 5
-    assert len(services.requests["WaitOperation"]) < 5, (
-        "a server that answers at once isn't asked in a busy loop"
-    )
+    assert len(services.requests["WaitOperation"]) < 5, "a server that answers at once isn't asked in a busy loop"
 
 
 def test_waiting_survives_a_service_that_restarts(services: fake.FakeServices, client: Client) -> None:
@@ -503,18 +480,14 @@ def test_watching_survives_a_server_that_is_gone_for_a_while() -> None:
         assert next(events).progress.message == "a"
     hang.set()
     again = fake.FakeServices(
-        answers={
-            "WatchStudy": lambda request, context: iter([studies_pb2.WatchStudyResponse(study=fake.study())])
-        }
+        answers={"WatchStudy": lambda request, context: iter([studies_pb2.WatchStudyResponse(study=fake.study())])}
     )
     with fake.serving(services.address, again), client:
         assert next(events).study.name == fake.STUDY
     assert again.requests["WatchStudy"][0].resume_marker == "1"
 
 
-def test_watching_gives_up(
-    services: fake.FakeServices, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watching_gives_up(services: fake.FakeServices, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthmix.client, "PATIENCE_S", 0.3)
     [first] = fake.watch_of(("a", "1"))
 

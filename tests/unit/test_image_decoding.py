@@ -47,9 +47,7 @@ def test_grey_becomes_three_equal_channels(image_format: str) -> None:
     [("PNG", {}), ("TIFF", {"compression": "tiff_lzw"}), ("BMP", {}), ("WEBP", {"lossless": True})],
 )
 def test_colour_stays_as_it_is(image_format: str, options: dict[str, object]) -> None:
-    np.testing.assert_array_equal(
-        decode_image(encoded(COLOUR, image_format, **options), white_level=255), COLOUR
-    )
+    np.testing.assert_array_equal(decode_image(encoded(COLOUR, image_format, **options), white_level=255), COLOUR)
 
 
 def test_jpeg_is_decoded_nearly_as_it_was() -> None:
@@ -65,16 +63,12 @@ def test_transparent_pixels_lie_on_black() -> None:
     grey_alpha = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(alpha)])
     np.testing.assert_array_equal(decode_image(encoded(grey_alpha), white_level=255), grey_as_rgb(shown))
     rgba = Image.fromarray(np.dstack([COLOUR, alpha]))
-    np.testing.assert_array_equal(
-        decode_image(encoded(rgba), white_level=255), COLOUR * (alpha[..., None] > 0)
-    )
+    np.testing.assert_array_equal(decode_image(encoded(rgba), white_level=255), COLOUR * (alpha[..., None] > 0))
 
 
 def test_palettes_are_looked_up() -> None:
     palette = Image.fromarray(COLOUR).quantize(16)
-    np.testing.assert_array_equal(
-        decode_image(encoded(palette), white_level=255), np.asarray(palette.convert("RGB"))
-    )
+    np.testing.assert_array_equal(decode_image(encoded(palette), white_level=255), np.asarray(palette.convert("RGB")))
     hidden = palette.copy()
     decoded = decode_image(encoded(hidden, transparency=0), white_level=255)
     assert (decoded[np.asarray(palette) == 0] == 0).all()
@@ -132,9 +126,7 @@ def test_facts_of_8_bit_images() -> None:
 
 
 def frames(image_format: str) -> bytes:
-    return encoded(
-        Image.fromarray(GREY), image_format, save_all=True, append_images=[Image.fromarray(255 - GREY)]
-    )
+    return encoded(Image.fromarray(GREY), image_format, save_all=True, append_images=[Image.fromarray(255 - GREY)])
 
 
 @pytest.mark.parametrize(

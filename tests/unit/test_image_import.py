@@ -67,9 +67,7 @@ def test_class_folders_become_a_dataset(store: MemoryObjectStore, tmp_path: Path
     assert index["group"].to_pylist() == [path.split("/")[1].split("_")[0] for path in sorted(files)]
     assert index["sha256"].to_pylist() == [sha256_of([files[path]]) for path in sorted(files)]
     assert set(index["width_px"].to_pylist()) == set(index["height_px"].to_pylist()) == {16}
-    assert [data for _, data in read_images(store, manifest, range(24))] == [
-        files[path] for path in sorted(files)
-    ]
+    assert [data for _, data in read_images(store, manifest, range(24))] == [files[path] for path in sorted(files)]
     assert steps == [(done, 48) for done in range(1, 49)]
 
 
@@ -150,9 +148,7 @@ def test_classes_are_chosen(store: MemoryObjectStore, tmp_path: Path) -> None:
 
 
 def test_backslashes_and_decomposed_accents_are_read(store: MemoryObjectStore, tmp_path: Path) -> None:
-    files = {
-        name.replace("alpha", "Zu\u0308rich").replace("/", "\\"): data for name, data in plates().items()
-    }
+    files = {name.replace("alpha", "Zu\u0308rich").replace("/", "\\"): data for name, data in plates().items()}
     assert sorted(dataset(store, tmp_path, files).summary["class_counts"]) == ["Z\u00fcrich", "beta"]
 
 
@@ -207,9 +203,7 @@ def test_a_parquet_manifest_is_the_same_dataset(store: MemoryObjectStore, tmp_pa
     columns = list(zip(*(row.split(",") for row in ROWS), strict=True))
     sink = io.BytesIO()
     pq.write_table(
-        pa.table(
-            {"plate": [int(value[1:]) for value in columns[2]], "label": columns[1], "path": columns[0]}
-        ),
+        pa.table({"plate": [int(value[1:]) for value in columns[2]], "label": columns[1], "path": columns[0]}),
         sink,
     )
     files = {name: data for name, data in manifest_files(ROWS).items() if name != "manifest.csv"}
@@ -223,10 +217,7 @@ def test_a_parquet_manifest_is_the_same_dataset(store: MemoryObjectStore, tmp_pa
 def test_images_that_no_row_names_are_ignored(store: MemoryObjectStore, tmp_path: Path) -> None:
     manifest = dataset(store, tmp_path, manifest_files(ROWS[:20]), group_rule=BY_COLUMN)
     assert manifest.summary["image_count"] == 20
-    assert (
-        "4 files that aren't images of the dataset were ignored: images/20.png"
-        in manifest.summary["warnings"][0]
-    )
+    assert "4 files that aren't images of the dataset were ignored: images/20.png" in manifest.summary["warnings"][0]
 
 
 def test_a_manifest_may_use_a_pattern(store: MemoryObjectStore, tmp_path: Path) -> None:
@@ -234,22 +225,15 @@ def test_a_manifest_may_use_a_pattern(store: MemoryObjectStore, tmp_path: Path) 
     assert dataset(store, tmp_path, manifest_files(ROWS), group_rule=rule).summary["group_count"] == 24
 
 
-def test_without_groups_each_image_is_one_and_a_warning_says_so(
-    store: MemoryObjectStore, tmp_path: Path
-) -> None:
+def test_without_groups_each_image_is_one_and_a_warning_says_so(store: MemoryObjectStore, tmp_path: Path) -> None:
     files = plates() | {"alpha/plate-1_copy.png": plates()["alpha/plate-0_0.png"]}
     manifest = dataset(store, tmp_path, files, group_rule=datasets_pb2.GroupRule(none=True))
     assert manifest.summary["group_count"] == 24
     assert manifest.summary["warnings"][0].startswith("group: none was stated")
-    assert (
-        manifest.summary["warnings"][1]
-        == "1 identical copies of an image were dropped: alpha/plate-1_copy.png"
-    )
+    assert manifest.summary["warnings"][1] == "1 identical copies of an image were dropped: alpha/plate-1_copy.png"
 
 
-def test_copies_in_one_class_and_group_are_dropped_with_a_warning(
-    store: MemoryObjectStore, tmp_path: Path
-) -> None:
+def test_copies_in_one_class_and_group_are_dropped_with_a_warning(store: MemoryObjectStore, tmp_path: Path) -> None:
     copies = {f"alpha/plate-0_copy{number}.png": plates()["alpha/plate-0_0.png"] for number in range(5)}
     manifest = dataset(store, tmp_path, plates() | copies)
     assert manifest.summary["image_count"] == 24
@@ -463,9 +447,7 @@ def test_images_that_are_refused(
     assert problem in error.message
 
 
-def test_a_label_with_control_characters_does_not_reach_a_terminal(
-    store: MemoryObjectStore, tmp_path: Path
-) -> None:
+def test_a_label_with_control_characters_does_not_reach_a_terminal(store: MemoryObjectStore, tmp_path: Path) -> None:
     files = plates() | {"alpha/plate-0_\x1b[31m.png": b"bad"}
     error = refused(store, zipped(tmp_path / "images.zip", files))
     assert "\x1b" not in error.message + error.violations[0].description
@@ -559,9 +541,7 @@ def test_an_unknown_class_is_refused_with_the_nearest(store: MemoryObjectStore, 
 def test_group_rules_that_are_refused(
     store: MemoryObjectStore, tmp_path: Path, rule: dict[str, Any], reason: str, field: str, problem: str
 ) -> None:
-    error = refused(
-        store, zipped(tmp_path / "images.zip", plates()), group_rule=datasets_pb2.GroupRule(**rule)
-    )
+    error = refused(store, zipped(tmp_path / "images.zip", plates()), group_rule=datasets_pb2.GroupRule(**rule))
     assert (error.reason, error.violations[0].field) == (reason, field)
     assert problem in error.message
 
@@ -707,13 +687,9 @@ def test_real_microscopy_is_imported(
     groups: int,
 ) -> None:
     files = {
-        str(path.relative_to(DATA / folder)): path.read_bytes()
-        for path in (DATA / folder).rglob("*")
-        if path.is_file()
+        str(path.relative_to(DATA / folder)): path.read_bytes() for path in (DATA / folder).rglob("*") if path.is_file()
     }
-    manifest = dataset(
-        store, tmp_path, files, classes=classes, group_rule=datasets_pb2.GroupRule(pattern=pattern)
-    )
+    manifest = dataset(store, tmp_path, files, classes=classes, group_rule=datasets_pb2.GroupRule(pattern=pattern))
     assert (manifest.summary["image_count"], manifest.summary["group_count"]) == (images, groups)
     assert manifest.summary["warnings"] == ["1 files that aren't images of the dataset were ignored: LICENSE"]
     assert manifest.seconds < 60

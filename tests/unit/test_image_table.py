@@ -50,8 +50,7 @@ def test_images_come_back_in_order() -> None:
 def test_equal_images_give_equal_bytes() -> None:
     images = [picture(seed) for seed in range(10)]
     assert (
-        written(MemoryObjectStore.created(), images).payloads
-        == written(MemoryObjectStore.created(), images).payloads
+        written(MemoryObjectStore.created(), images).payloads == written(MemoryObjectStore.created(), images).payloads
     )
 
 

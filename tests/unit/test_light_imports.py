@@ -29,8 +29,7 @@ def imported(code: str, home: Path) -> set[str]:
 
 def command_line(*arguments: str) -> str:
     return (
-        f"import runpy, sys\nsys.argv = ['synthmix', *{arguments!r}]\n"
-        "runpy.run_module('synthmix', run_name='__main__')"
+        f"import runpy, sys\nsys.argv = ['synthmix', *{arguments!r}]\nrunpy.run_module('synthmix', run_name='__main__')"
     )
 
 
@@ -55,9 +54,7 @@ def test_the_client_imports_nothing_heavy(tmp_path: Path) -> None:
     assert not modules & set(NEVER)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["studies", "list"], ["datasets", "list"], ["operations", "list"], ["doctor"]]
-)
+@pytest.mark.parametrize("arguments", [["studies", "list"], ["datasets", "list"], ["operations", "list"], ["doctor"]])
 def test_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     modules = imported(command_line(*arguments), tmp_path)
     assert not modules & set(NEVER)

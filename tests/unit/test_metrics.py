@@ -27,24 +27,14 @@ def test_like_scikit_learn(classes: int) -> None:
         if classes == 2
         else reference.roc_auc_score(labels, exact, multi_class="ovr", average="macro")
     )
-    precision, recall, _, support = reference.precision_recall_fscore_support(
-        labels, predicted, zero_division=0
-    )
+    precision, recall, _, support = reference.precision_recall_fscore_support(labels, predicted, zero_division=0)
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted), rel=1e-12)
-    assert found["balanced_accuracy"] == pytest.approx(
-        reference.balanced_accuracy_score(labels, predicted), rel=1e-12
-    )
-    assert found["macro_f1"] == pytest.approx(
-        reference.f1_score(labels, predicted, average="macro"), rel=1e-12
-    )
-    assert found["matthews_correlation"] == pytest.approx(
-        reference.matthews_corrcoef(labels, predicted), rel=1e-12
-    )
+    assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(labels, predicted), rel=1e-12)
+    assert found["macro_f1"] == pytest.approx(reference.f1_score(labels, predicted, average="macro"), rel=1e-12)
+    assert found["matthews_correlation"] == pytest.approx(reference.matthews_corrcoef(labels, predicted), rel=1e-12)
     assert found["auroc"] == pytest.approx(area, abs=1e-5)
     assert found["negative_log_likelihood"] == pytest.approx(reference.log_loss(labels, exact), rel=1e-6)
-    assert found["brier_score"] == pytest.approx(
-        np.mean(np.sum((exact - np.eye(classes)[labels]) ** 2, 1)), rel=1e-6
-    )
+    assert found["brier_score"] == pytest.approx(np.mean(np.sum((exact - np.eye(classes)[labels]) ** 2, 1)), rel=1e-6)
     assert found["per_class"]["precision"] == pytest.approx(precision.tolist())
     assert found["per_class"]["recall"] == pytest.approx(recall.tolist())
     assert found["per_class"]["support"] == support.tolist()

@@ -46,9 +46,7 @@ STORE = MemoryObjectStore.created()
 
 def manifest(name: ArtifactName, inputs: dict[str, str] | None = None) -> Manifest:
     summary = {"white_level": 255, "class_counts": dict.fromkeys(CLASSES, 1)}
-    return Manifest(
-        name=name, inputs=inputs or {}, request={}, recipe_version=1, payloads=(), summary=summary
-    )
+    return Manifest(name=name, inputs=inputs or {}, request={}, recipe_version=1, payloads=(), summary=summary)
 
 
 def part(kind: type[AnyPart], counts: tuple[int, ...] = COUNTS) -> AnyPart:
@@ -211,9 +209,7 @@ def test_seeds_choose_the_images() -> None:
 
 
 def test_synthetic_only_has_the_real_class_counts() -> None:
-    mixture = compose(
-        MixtureSpec(SYNTHETIC_ONLY, image_set=IMAGE_SET), part(TrainPart), image_set(60), seed=0
-    )
+    mixture = compose(MixtureSpec(SYNTHETIC_ONLY, image_set=IMAGE_SET), part(TrainPart), image_set(60), seed=0)
     assert len(mixture.real_rows) == 0
     assert np.bincount(mixture.labels).tolist() == list(COUNTS)
     assert len(set(mixture.synthetic_rows)) == sum(COUNTS)
@@ -226,9 +222,7 @@ def test_duplicated_real_is_as_large_and_as_mixed_as_append(ratio: float) -> Non
     assert np.bincount(mixture.labels).tolist() == (np.array(COUNTS) + per_class).tolist()
     assert len(mixture.synthetic_rows) == 0
     repeats = np.bincount(mixture.real_rows)
-    assert {int(count) for count in repeats} <= {1 + int(ratio), 2 + int(ratio)}, (
-        "none twice before all have come once"
-    )
+    assert {int(count) for count in repeats} <= {1 + int(ratio), 2 + int(ratio)}, "none twice before all have come once"
     assert mixture.labels.tolist() == np.array(part(TrainPart).labels)[mixture.real_rows].tolist()
 
 
@@ -347,8 +341,6 @@ def test_front_ends_get_by_without_torch() -> None:
         "sys.exit(bool({'torch', 'timm', 'sklearn', 'ray'} & set(sys.modules)))"
     )
     assert (
-        subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONPATH": str(SERVICES_FOLDER)}, check=False
-        ).returncode
+        subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(SERVICES_FOLDER)}, check=False).returncode
         == 0
     )

@@ -97,9 +97,7 @@ def test_a_manifest_is_packed_with_the_files_that_it_names(tmp_path: Path, name:
     archive = pack(folder / name, tmp_path / "images.zip", progress=quietly)
     assert packed_names(archive) == [f"manifest{Path(name).suffix.lower()}", *paths]
     if name.startswith("manifest"):
-        assert sha256_of_file(pack(folder, tmp_path / "again.zip", progress=quietly)) == sha256_of_file(
-            archive
-        )
+        assert sha256_of_file(pack(folder, tmp_path / "again.zip", progress=quietly)) == sha256_of_file(archive)
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
@@ -202,6 +200,4 @@ def test_the_client_packs_without_heavy_imports(module: str) -> None:
 
 def test_progress_is_typed(tmp_path: Path) -> None:
     counter: Callable[[int, int], None] = quietly
-    assert pack(
-        folder_of(tmp_path / "images", {"a/1.png": picture(1)}), tmp_path / "i.zip", progress=counter
-    ).exists()
+    assert pack(folder_of(tmp_path / "images", {"a/1.png": picture(1)}), tmp_path / "i.zip", progress=counter).exists()

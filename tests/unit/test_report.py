@@ -76,30 +76,21 @@ def results(
     identities = []
     for image_set in image_sets:
         identities += [
-            MixtureIdentity(f"append-{r}@{image_set}", f"append {100 * r:g} %", "mixed", r, image_set)
-            for r in ratios
+            MixtureIdentity(f"append-{r}@{image_set}", f"append {100 * r:g} %", "mixed", r, image_set) for r in ratios
         ]
         if synthetic_only is not None:
-            identities.append(
-                MixtureIdentity(f"only@{image_set}", "synthetic only", "synthetic_only", None, image_set)
-            )
+            identities.append(MixtureIdentity(f"only@{image_set}", "synthetic only", "synthetic_only", None, image_set))
     if control:
         identities += [
             MixtureIdentity(f"duplicated-{r}", f"real duplicated, {100 * r:g} %", "duplicated_real", r, None)
             for r in ratios
         ]
-    mixtures = [
-        Mixture(
-            MixtureIdentity("real", "real only", "real", 0.0, None), 0.8, estimate(0.8, half, seeds), None
-        )
-    ]
+    mixtures = [Mixture(MixtureIdentity("real", "real only", "real", 0.0, None), 0.8, estimate(0.8, half, seeds), None)]
     for index, identity in enumerate(identities):
         mean = 0.8 + 0.01 * (index % 10 + 1)
         if identity.kind == "synthetic_only" and synthetic_only is not None:
             mean = synthetic_only
-        mixtures.append(
-            Mixture(identity, mean, estimate(mean, half, seeds), estimate(mean - 0.8, half, seeds))
-        )
+        mixtures.append(Mixture(identity, mean, estimate(mean, half, seeds), estimate(mean - 0.8, half, seeds)))
     chosen = identities[0].key if identities else None
     values: dict[str, Any] = {
         "mode": "append",
@@ -149,9 +140,7 @@ def report(
     example = SyntheticExample(png(10), png(20), 3.25)
     parts = [SplitPart(part, 12, dict.fromkeys(class_names, 20)) for part in ("train", "validation", "test")]
     values: dict[str, Any] = {
-        "study": Study(
-            name, "studies/0123abcd", datetime(2025, 11, 22, 10, 42, tzinfo=UTC), f"name: {name}\n"
-        ),
+        "study": Study(name, "studies/0123abcd", datetime(2025, 11, 22, 10, 42, tzinfo=UTC), f"name: {name}\n"),
         "dataset": Dataset("cells", "ab" * 32, simulated, group_rule, tuple(parts), ("2 near-duplicates.",)),
         "class_names": class_names,
         "base_model": "embedded",
@@ -171,8 +160,7 @@ def report(
             for s in image_sets
         ),
         "image_sets": tuple(
-            ImageSet(s, s, dict.fromkeys(class_names, 50), "cells of {label}", 25, 3.0, 8.0, 0.0)
-            for s in image_sets
+            ImageSet(s, s, dict.fromkeys(class_names, 50), "cells of {label}", 25, 3.0, 8.0, 0.0) for s in image_sets
         ),
         "galleries": tuple(Gallery(s, c, (example,) * 3) for s in image_sets for c in class_names),
         "real_examples": {c: (png(30), png(40)) for c in class_names},
@@ -292,9 +280,7 @@ def test_text_from_users_never_becomes_markup() -> None:
         found,
         mixtures=tuple(replace(m, identity=replace(m.identity, label=NASTY)) for m in found.mixtures),
     )
-    data = report(
-        found, (NASTY, "b"), name=NASTY, group_rule=NASTY, base_model=NASTY, classifier={NASTY: NASTY}
-    )
+    data = report(found, (NASTY, "b"), name=NASTY, group_rule=NASTY, base_model=NASTY, classifier={NASTY: NASTY})
     data = replace(
         data,
         costs=(replace(data.costs[0], name=NASTY),),
@@ -338,9 +324,7 @@ def test_the_control_of_the_chosen_size_stands_beside_the_verdict() -> None:
 
 def test_simulated_images_missing_groups_and_broken_rules_are_loud() -> None:
     plain = render_html(report())
-    loud = render_html(
-        report(simulated=True, group_rule=None, leakage=(LeakageCheck("Test is real only.", False),))
-    )
+    loud = render_html(report(simulated=True, group_rule=None, leakage=(LeakageCheck("Test is real only.", False),)))
     for words in ("SIMULATED IMAGES", "No groups:", "Leakage rule broken: Test is real only."):
         assert words in loud and words not in plain
     assert "Real train images (simulated)" in loud
@@ -412,9 +396,7 @@ def test_statistics_are_read_as_they_were_stored() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     keys = ("real", "append-0.5@a", "only@a")
-    predictions = [
-        MixturePredictions(key, key, rng.integers(0, 3, (2, 60)), np.array([0.5, 0.6])) for key in keys
-    ]
+    predictions = [MixturePredictions(key, key, rng.integers(0, 3, (2, 60)), np.array([0.5, 0.6])) for key in keys]
     comparison = compare(
         labels,
         np.arange(60) // 6,
@@ -460,9 +442,7 @@ def test_statistics_are_read_as_they_were_stored() -> None:
         (lambda d: replace(d, study=replace(d.study, created_at=datetime(2025, 1, 1))), "time zone"),
     ],
 )
-def test_data_that_do_not_fit_together_are_refused(
-    change: Callable[[ReportData], ReportData], words: str
-) -> None:
+def test_data_that_do_not_fit_together_are_refused(change: Callable[[ReportData], ReportData], words: str) -> None:
     for render in (render_html, render_json, render_run_json, render_csv):
         with pytest.raises(ValueError, match=words):
             render(change(report()))

@@ -35,9 +35,7 @@ class Artifacts(artifacts_pb2_grpc.ArtifactServiceServicer):
             size += len(message.chunk)
         return artifacts_pb2.Upload(size_bytes=size)
 
-    async def DownloadPayload(
-        self, request: Any, context: Any
-    ) -> AsyncIterator[artifacts_pb2.DownloadPayloadResponse]:
+    async def DownloadPayload(self, request: Any, context: Any) -> AsyncIterator[artifacts_pb2.DownloadPayloadResponse]:
         yield artifacts_pb2.DownloadPayloadResponse(chunk=b"first")
         if request.payload == "bad":
             raise invalid_field("payload", "bad", "is bad", "ask for another", reason="BAD_PAYLOAD")
@@ -135,9 +133,7 @@ def test_a_call_without_the_token_is_refused(metadata: Any, reason: str) -> None
 def test_errors_of_unary_and_streaming_handlers_are_mapped() -> None:
     async def body(channel: grpc.aio.Channel) -> None:
         stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
-        upload = await stub.UploadFile(
-            iter([artifacts_pb2.UploadFileRequest(chunk=b"four")] * 2), metadata=AUTHORIZED
-        )
+        upload = await stub.UploadFile(iter([artifacts_pb2.UploadFileRequest(chunk=b"four")] * 2), metadata=AUTHORIZED)
         assert upload.size_bytes == 8
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await stub.UploadFile(iter([artifacts_pb2.UploadFileRequest(chunk=b"bad")]), metadata=AUTHORIZED)

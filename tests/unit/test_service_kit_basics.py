@@ -82,9 +82,7 @@ def test_seeds_are_the_same_everywhere() -> None:
 def test_resource_names_round_trip() -> None:
     assert str(ArtifactName.parse(f"adapters/{ID}", field="name")) == f"adapters/{ID}"
     assert str(PartName.parse(f"splits/{ID}/parts/train", field="name")) == f"splits/{ID}/parts/train"
-    assert (
-        str(OperationName.parse(f"operations/adapter-training/{ID}")) == f"operations/adapter-training/{ID}"
-    )
+    assert str(OperationName.parse(f"operations/adapter-training/{ID}")) == f"operations/adapter-training/{ID}"
     assert str(UploadName.parse(f"uploads/{ID}{ID}", field="upload")) == f"uploads/{ID}{ID}"
 
 

@@ -110,9 +110,7 @@ def test_shares_that_groups_do_not_allow_are_a_warning() -> None:
 
 
 def test_a_class_in_too_few_groups_is_refused() -> None:
-    rows = [("alpha", f"plate-{plate}") for plate in range(9)] + [
-        ("beta", f"plate-{plate}") for plate in (0, 1)
-    ]
+    rows = [("alpha", f"plate-{plate}") for plate in range(9)] + [("beta", f"plate-{plate}") for plate in (0, 1)]
     with pytest.raises(FailedPrecondition) as caught:
         split_of(rows)
     assert caught.value.reason == "CLASS_TOO_SMALL"
@@ -155,34 +153,23 @@ def test_shares_that_leave_a_part_empty_are_refused(test: float, validation: flo
 
 
 def cells(count: int) -> list[bytes]:
-    smooth = [
-        Image.fromarray(noise(seed, 8, 8)).resize((64, 64), Image.Resampling.BICUBIC) for seed in range(count)
-    ]
+    smooth = [Image.fromarray(noise(seed, 8, 8)).resize((64, 64), Image.Resampling.BICUBIC) for seed in range(count)]
     return [encoded(image) for image in smooth]
 
 
 def test_rule_2_near_duplicates_across_parts_are_reported(store: MemoryObjectStore, tmp_path: Path) -> None:
     images = cells(24)
-    files = {
-        f"{label}/plate-{row % 12}_{row}.png": images[row] for row, label in enumerate(["alpha", "beta"] * 12)
-    }
+    files = {f"{label}/plate-{row % 12}_{row}.png": images[row] for row, label in enumerate(["alpha", "beta"] * 12)}
     # The picture of the first plate, saved again for every other one.
     original = Image.fromarray(noise(0, 8, 8)).resize((64, 64), Image.Resampling.BICUBIC)
-    files |= {
-        f"alpha/plate-{plate}_again.jpg": encoded(original, "JPEG", quality=60 + plate)
-        for plate in range(1, 12)
-    }
+    files |= {f"alpha/plate-{plate}_again.jpg": encoded(original, "JPEG", quality=60 + plate) for plate in range(1, 12)}
     manifest = dataset(store, tmp_path, files)
     split = read_manifest(store, create_split(store, manifest, test=0.3, validation=0.2, seed=1))
     index = read_index(store, manifest)
     again = [
-        row
-        for row, path in enumerate(index["path"].to_pylist())
-        if "again" in path or path == "alpha/plate-0_0.png"
+        row for row, path in enumerate(index["path"].to_pylist()) if "again" in path or path == "alpha/plate-0_0.png"
     ]
-    counts = [
-        len(set(again) & set(part.index_rows)) for part in open_split(store, str(split.name), field="split")
-    ]
+    counts = [len(set(again) & set(part.index_rows)) for part in open_split(store, str(split.name), field="split")]
     pairs = counts[0] * counts[1] + counts[0] * counts[2] + counts[1] * counts[2]
     warning = split.summary["warnings"][-1]
     assert warning.startswith(f"{pairs} pairs of images in different parts are near duplicates")
@@ -193,9 +180,7 @@ def test_rule_2_near_duplicates_across_parts_are_reported(store: MemoryObjectSto
 def test_pictures_that_only_look_a_little_alike_are_not_reported() -> None:
     index = index_of([("alpha" if row % 2 else "beta", f"plate-{row % 12}") for row in range(200)])
     pictures = [fingerprint(noise(row, 8, 8)) for row in range(200)]
-    index = index.set_column(
-        3, "perceptual_hash", pa.array([item.perceptual_hash for item in pictures], pa.uint64())
-    )
+    index = index.set_column(3, "perceptual_hash", pa.array([item.perceptual_hash for item in pictures], pa.uint64()))
     index = index.set_column(4, "thumbnail", pa.array([item.thumbnail for item in pictures], pa.binary(256)))
     tables = make_split(index, dataset_id=DATASET, test=0.25, validation=0.15, seed=1)
     assert not [warning for warning in tables.warnings if "near duplicates" in warning]
@@ -222,9 +207,7 @@ def test_a_split_is_stored_once_under_the_name_of_its_request(
 
     monkeypatch.setattr(store, "put_bytes", put)
     assert create_split(store, manifest, test=0.3, validation=0.2, seed=1) == name
-    tables = make_split(
-        read_index(store, manifest), dataset_id=manifest.name.id, test=0.3, validation=0.2, seed=1
-    )
+    tables = make_split(read_index(store, manifest), dataset_id=manifest.name.id, test=0.3, validation=0.2, seed=1)
     assert write_split(store, manifest, tables) == name
 
 
@@ -236,13 +219,9 @@ def test_real_microscopy_splits_evenly(
     store: MemoryObjectStore, tmp_path: Path, folder: str, classes: list[str], pattern: str
 ) -> None:
     files = {
-        str(path.relative_to(DATA / folder)): path.read_bytes()
-        for path in (DATA / folder).rglob("*")
-        if path.is_file()
+        str(path.relative_to(DATA / folder)): path.read_bytes() for path in (DATA / folder).rglob("*") if path.is_file()
     }
-    manifest = dataset(
-        store, tmp_path, files, classes=classes, group_rule=datasets_pb2.GroupRule(pattern=pattern)
-    )
+    manifest = dataset(store, tmp_path, files, classes=classes, group_rule=datasets_pb2.GroupRule(pattern=pattern))
     split = read_manifest(store, create_split(store, manifest, test=0.25, validation=0.15, seed=7))
     assert split.summary["warnings"] == []
     for part, share in zip(PARTS, (0.6, 0.15, 0.25), strict=True):

@@ -71,13 +71,7 @@ def test_parts_hold_the_dataset_and_share_nothing(store: MemoryObjectStore, spli
         assert not set(left.groups) & set(right.groups)
         assert not set(left.sha256s) & set(right.sha256s)
     assert train.white_level == 255
-    assert (
-        len(train.labels)
-        == len(train.groups)
-        == len(train.sha256s)
-        == len(train)
-        == len(list(train.images()))
-    )
+    assert len(train.labels) == len(train.groups) == len(train.sha256s) == len(train) == len(list(train.images()))
     assert set(train.labels) == {0, 1}
 
 
@@ -216,12 +210,8 @@ def test_synthetic_images_have_pixels_too(store: MemoryObjectStore) -> None:
     assert synthetic.digest != ""
 
 
-def test_16_bit_pixels_are_scaled_by_the_white_level_of_the_dataset(
-    store: MemoryObjectStore, tmp_path: Path
-) -> None:
-    dark = {
-        name: encoded(np.full((4, 4), 100 + number, dtype=np.uint16)) for number, name in enumerate(plates())
-    }
+def test_16_bit_pixels_are_scaled_by_the_white_level_of_the_dataset(store: MemoryObjectStore, tmp_path: Path) -> None:
+    dark = {name: encoded(np.full((4, 4), 100 + number, dtype=np.uint16)) for number, name in enumerate(plates())}
     dark["alpha/plate-0_bright.png"] = encoded(np.full((4, 4), 4000, dtype=np.uint16))
     manifest = dataset(store, tmp_path, dark)
     assert manifest.summary["white_level"] == 4095

@@ -20,9 +20,7 @@ def mixture(key: str, predicted: np.ndarray, validation: float = 0.8) -> Mixture
     return MixturePredictions(key, key.replace("-", " "), predicted, np.full(len(predicted), validation))
 
 
-def run(
-    labels: np.ndarray, groups: np.ndarray, mixtures: Sequence[MixturePredictions], **changes: Any
-) -> Comparison:
+def run(labels: np.ndarray, groups: np.ndarray, mixtures: Sequence[MixturePredictions], **changes: Any) -> Comparison:
     settings: dict[str, Any] = {
         "reference": "real",
         "candidates": [m.key for m in mixtures if m.key.startswith("append")],
@@ -117,9 +115,7 @@ def test_identical_predictions_differ_by_exactly_nothing_and_are_equivalent() ->
     assert comparison.verdict is not None
     assert comparison.verdict.kind == "equivalent"
     assert comparison.verdict.excludes_gain_of_margin and comparison.verdict.excludes_loss_of_margin
-    assert (
-        result(comparison, "real").balanced_accuracy.low < result(comparison, "real").balanced_accuracy.high
-    )
+    assert result(comparison, "real").balanced_accuracy.low < result(comparison, "real").balanced_accuracy.high
 
 
 def test_pairing_makes_the_difference_surer_than_its_two_parts() -> None:

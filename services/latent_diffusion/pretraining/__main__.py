@@ -30,17 +30,11 @@ _MERGES = 220
 def main() -> None:
     """Runs the steps in order: corpus, autoencoder, tokenizer, UNet with text encoder, assembled model."""
     parser = argparse.ArgumentParser(prog="python -m latent_diffusion.pretraining", description=__doc__)
-    parser.add_argument(
-        "--mitocheck", type=Path, required=True, help="folder with one sub-folder a phenotype"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for checkpoints, sample grids and the model"
-    )
+    parser.add_argument("--mitocheck", type=Path, required=True, help="folder with one sub-folder a phenotype")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, sample grids and the model")
     parser.add_argument("--minutes", type=float, required=True, help="budget on two cores")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--threads", type=int, default=2, help="CPU threads; bytes are reproducible for one number"
-    )
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads; bytes are reproducible for one number")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     out: Path = arguments.out
@@ -53,9 +47,7 @@ def main() -> None:
     print(f"corpus: {len(corpus.images)} pictures", flush=True)
 
     autoencoder_steps = round(arguments.minutes * _AUTOENCODER_SHARE * _AUTOENCODER_STEPS_PER_MINUTE)
-    autoencoder = train_autoencoder(
-        corpus, out, AutoencoderSettings(steps=autoencoder_steps, seed=arguments.seed)
-    )
+    autoencoder = train_autoencoder(corpus, out, AutoencoderSettings(steps=autoencoder_steps, seed=arguments.seed))
     tokenizer = build_tokenizer(corpus.captions.tolist(), _MERGES, out / "tokenizer")
     unet_steps = round(arguments.minutes * (1.0 - _AUTOENCODER_SHARE) * _UNET_STEPS_PER_MINUTE)
     settings = UnetSettings(steps=unet_steps, seed=arguments.seed)

@@ -71,9 +71,7 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
     """
     autoencoder = build_autoencoder(settings.seed)
     parameters = list(autoencoder.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.peak_learning_rate, betas=(0.9, 0.98), weight_decay=1e-4
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=settings.peak_learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
     checkpoint = out / "autoencoder.safetensors"
     first_step = load_checkpoint(checkpoint, {"autoencoder": autoencoder}, optimizer)
     log = ProgressLog(out / "autoencoder.json", "autoencoder", settings.steps)
@@ -90,9 +88,7 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
         divergence = posterior.kl().mean()
         loss = reconstruction + settings.kl_weight * divergence
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                step, settings.steps, settings.peak_learning_rate, settings.warmup_steps
-            )
+            group["lr"] = learning_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

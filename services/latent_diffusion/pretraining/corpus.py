@@ -29,9 +29,7 @@ from synthmix.simulated_cells import (
 SIZE_PX = 64
 """Side of every picture."""
 
-MITOCHECK_HELD_OUT = frozenset(
-    {"Interphase", "Apoptosis", "Binuclear", "Polylobed", "Prometaphase", "OutOfFocus"}
-)
+MITOCHECK_HELD_OUT = frozenset({"Interphase", "Apoptosis", "Binuclear", "Polylobed", "Prometaphase", "OutOfFocus"})
 """Phenotypes that the base model never sees, so that a study on them adapts it to something new."""
 
 _DRAW_PX = 2 * SIZE_PX  # single cells are drawn in a wider field and cut out
@@ -118,9 +116,7 @@ def draw_simulated(seed: int, index: int) -> tuple[np.ndarray, str]:
         subject = _describe(line, single)
     grey = looks[which](thickness, granules, rng)
     article = "an" if names[which][0] in "aeiou" else "a"
-    return np.clip(np.rint(255.0 * grey), 0, 255).astype(
-        np.uint8
-    ), f"{article} {names[which]} image of {subject}"
+    return np.clip(np.rint(255.0 * grey), 0, 255).astype(np.uint8), f"{article} {names[which]} image of {subject}"
 
 
 def _read_mitocheck(folder: Path) -> tuple[np.ndarray, list[str]]:
@@ -138,9 +134,7 @@ def _read_mitocheck(folder: Path) -> tuple[np.ndarray, list[str]]:
             images.append(pixels)
             captions.append(f"a fluorescence image of a {phenotype} nucleus")
     if not images:
-        raise ValueError(
-            f"--mitocheck is {folder}, which holds no phenotype to learn from: give the mitocheck folder"
-        )
+        raise ValueError(f"--mitocheck is {folder}, which holds no phenotype to learn from: give the mitocheck folder")
     return np.stack(images), captions
 
 
@@ -208,15 +202,11 @@ def _stained(thickness: np.ndarray, granules: np.ndarray, rng: np.random.Generat
     return rng.uniform(0.75, 0.97) * np.exp(-absorbed) + _noise(thickness, rng, 0.012)
 
 
-def _interference_contrast(
-    thickness: np.ndarray, granules: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _interference_contrast(thickness: np.ndarray, granules: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Relief as of Nomarski optics: the thickness's slope along one direction."""
     direction = rng.uniform(0.0, 2.0 * np.pi)
     relief = ndimage.gaussian_filter(thickness + 0.3 * granules, rng.uniform(0.6, 1.2))
-    slope = np.cos(direction) * ndimage.sobel(relief, axis=1) + np.sin(direction) * ndimage.sobel(
-        relief, axis=0
-    )
+    slope = np.cos(direction) * ndimage.sobel(relief, axis=1) + np.sin(direction) * ndimage.sobel(relief, axis=0)
     return rng.uniform(0.35, 0.6) + rng.uniform(0.15, 0.4) * slope + _noise(thickness, rng, 0.015)
 
 

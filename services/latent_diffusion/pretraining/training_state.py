@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from synthmix.simulated_cells import derived_rng
 
 
-def save_checkpoint(
-    path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, step: int
-) -> None:
+def save_checkpoint(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, step: int) -> None:
     """Writes modules and optimizer moments; the old checkpoint stays whole until the new one is.
 
     Args:
@@ -128,8 +126,6 @@ class ProgressLog:
         rate = (step - self._first[0]) / max(1e-9, now - self._first[1])
         left_s = (self.steps - step - 1) / rate if rate > 0 else float("nan")
         words = " ".join(f"{key} {value:.4f}" for key, value in figures.items())
-        print(
-            f"{self.name} {step + 1}/{self.steps} {words} {rate:.2f} step/s {left_s:.0f} s left", flush=True
-        )
+        print(f"{self.name} {step + 1}/{self.steps} {words} {rate:.2f} step/s {left_s:.0f} s left", flush=True)
         self.history.append({"step": float(step + 1), **figures})
         self.path.write_text(json.dumps({"steps_per_s": rate, "history": self.history}, indent=1))

@@ -90,14 +90,10 @@ def train_unet(
     chances /= chances.sum()
 
     scheduler = build_scheduler()
-    model = nn.ModuleDict(
-        {"unet": build_unet(settings.seed), "text": build_text_encoder(tokenizer, settings.seed)}
-    )
+    model = nn.ModuleDict({"unet": build_unet(settings.seed), "text": build_text_encoder(tokenizer, settings.seed)})
     average = copy.deepcopy(model).requires_grad_(False)
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.peak_learning_rate, betas=(0.9, 0.99), weight_decay=1e-3
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=settings.peak_learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     checkpoint = out / "unet.safetensors"
     first_step = load_checkpoint(checkpoint, {"model": model, "average": average}, optimizer)
     log = ProgressLog(out / "unet.json", "unet", settings.steps)
@@ -116,9 +112,7 @@ def train_unet(
         velocity = model["unet"](noisy, timesteps, text).sample
         loss = F.mse_loss(velocity, scheduler.get_velocity(clean, noise, timesteps))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                step, settings.steps, settings.peak_learning_rate, settings.warmup_steps
-            )
+            group["lr"] = learning_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -134,9 +128,7 @@ def train_unet(
     return average["unet"], average["text"]
 
 
-def _cache_latents(
-    corpus: Corpus, autoencoder: AutoencoderKL, settings: UnetSettings
-) -> tuple[Tensor, np.ndarray]:
+def _cache_latents(corpus: Corpus, autoencoder: AutoencoderKL, settings: UnetSettings) -> tuple[Tensor, np.ndarray]:
     """Encodes augmented views; returns latents (M, 8, 8, 8) and the picture of each, int64 (M,)."""
     wanted = np.ceil(corpus.weights * len(corpus.weights)).astype(int)
     picture_of = np.repeat(np.arange(len(wanted)), np.clip(wanted, 1, settings.most_views))

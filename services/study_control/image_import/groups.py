@@ -96,9 +96,7 @@ def _matches(images: Sequence[ListedImage], pattern: str) -> list[str]:
 
 def _compile(pattern: str) -> "regex.Pattern[str]":
     if not pattern:
-        raise missing_field(
-            PATTERN_FIELD, "give a regular expression with a named group, such as (?P<group>[^/]+)_"
-        )
+        raise missing_field(PATTERN_FIELD, "give a regular expression with a named group, such as (?P<group>[^/]+)_")
     if len(pattern) > LONGEST_PATTERN:
         raise _invalid(pattern, f"is longer than {LONGEST_PATTERN} characters")
     try:

@@ -182,13 +182,11 @@ def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple
             kept.append(image)
         elif original.listed.label != image.listed.label:
             differing.append(
-                f"{original.listed.path} ({original.listed.label}) and "
-                f"{image.listed.path} ({image.listed.label})"
+                f"{original.listed.path} ({original.listed.label}) and {image.listed.path} ({image.listed.label})"
             )
         elif original.group != image.group and not independent:
             crossing.append(
-                f"{original.listed.path} (group {original.group}) and "
-                f"{image.listed.path} (group {image.group})"
+                f"{original.listed.path} (group {original.group}) and {image.listed.path} (group {image.group})"
             )
         else:
             dropped.append(image.listed.path)
@@ -203,8 +201,7 @@ def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple
     if crossing:
         raise refused_files(
             FIELD,
-            "pairs of identical images are in two groups, so that one could be trained on and the other "
-            "tested",
+            "pairs of identical images are in two groups, so that one could be trained on and the other tested",
             crossing,
             "keep one of each, or mend the group rule",
             reason="DUPLICATE_ACROSS_GROUPS",
@@ -277,9 +274,7 @@ def _summary(
     return {
         "image_count": len(images),
         "group_count": len({image.group for image in images}),
-        "class_counts": class_counts(
-            [image.listed.label for image in images], [image.group for image in images]
-        ),
+        "class_counts": class_counts([image.listed.label for image in images], [image.group for image in images]),
         "white_level": white_level,
         "simulated": simulated,
         "group_rule": json_format.MessageToDict(group_rule),

@@ -89,9 +89,7 @@ def _common_top(paths: Sequence[str]) -> str:
     """`name/` if all that matters lies below one folder, and that folder can't be a class; else nothing."""
     shown = [PurePosixPath(path) for path in paths if not is_hidden(path)]
     images = [path for path in shown if is_image(str(path))]
-    tops = {path.parts[0] for path in images} | {
-        path.parts[0] for path in shown if path.name in MANIFEST_NAMES
-    }
+    tops = {path.parts[0] for path in images} | {path.parts[0] for path in shown if path.name in MANIFEST_NAMES}
     if len(tops) != 1:
         return ""
     top = tops.pop()
@@ -170,13 +168,9 @@ def _from_manifest(archive: Archive, top: str, name: str, group_column: str | No
         elif not is_image(path):
             problems.append(f"row {number}: {path} doesn't end in one of {', '.join(IMAGE_SUFFIXES)}")
         else:
-            images.append(
-                ListedImage(top + path, path, values[1], values[2] if group_column is not None else None)
-            )
+            images.append(ListedImage(top + path, path, values[1], values[2] if group_column is not None else None))
     problems += [
-        f"{path} is there {count} times"
-        for path, count in Counter(image.path for image in images).items()
-        if count > 1
+        f"{path} is there {count} times" for path, count in Counter(image.path for image in images).items() if count > 1
     ]
     if problems:
         raise refused_files(
@@ -195,9 +189,7 @@ def _manifest_bytes(archive: Archive, path: str) -> bytes:
     try:
         return archive.read(path)
     except InvalidArgument as error:
-        raise invalid_field(
-            FIELD, path, error.message, "nothing was imported", reason=error.reason
-        ) from error
+        raise invalid_field(FIELD, path, error.message, "nothing was imported", reason=error.reason) from error
 
 
 def _csv_rows(data: bytes, name: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:

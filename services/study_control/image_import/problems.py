@@ -7,9 +7,7 @@ from service_kit.errors import FieldViolation, InvalidArgument
 MOST_LISTED = 20
 
 
-def refused_files(
-    field: str, what: str, problems: Sequence[str], remedy: str, *, reason: str
-) -> InvalidArgument:
+def refused_files(field: str, what: str, problems: Sequence[str], remedy: str, *, reason: str) -> InvalidArgument:
     """An InvalidArgument that lists the first problems, each beginning with the file's name.
 
     Args:
@@ -19,9 +17,7 @@ def refused_files(
         remedy: What to do.
         reason: UPPER_SNAKE.
     """
-    listed = [
-        repr(problem)[1:-1] for problem in problems[:MOST_LISTED]
-    ]  # names are the user's: no control characters
+    listed = [repr(problem)[1:-1] for problem in problems[:MOST_LISTED]]  # names are the user's: no control characters
     more = f"; and {len(problems) - MOST_LISTED:,} more" if len(problems) > MOST_LISTED else ""
     return InvalidArgument(
         f"{field}: {len(problems):,} {what}; {remedy}: {'; '.join(listed)}{more}",

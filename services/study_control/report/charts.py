@@ -112,9 +112,7 @@ def ratio_curve(results: Results, width_px: int) -> Markup:
         width_px,
         height,
         "Balanced accuracy by ratio of synthetic images",
-        "; ".join(
-            f"{m.identity.label} {formatting.percent(m.balanced_accuracy.mean)}" for m in results.mixtures
-        ),
+        "; ".join(f"{m.identity.label} {formatting.percent(m.balanced_accuracy.mean)}" for m in results.mixtures),
     )
     along = [reference, *(mixture for one in series for mixture in one.mixtures)]
     low, high = _extent(along, [mixture for _, mixture in apart], len(series))
@@ -164,9 +162,7 @@ def legend(results: Results) -> list[LegendItem]:
     entries += [(s.name, s.style, s.marker, "dashed" if s.dashed else "curve") for s in _series(results)]
     items = []
     for name, style, marker, line in entries:
-        svg = ElementTree.Element(
-            "svg", {"width": "30", "height": "14", "viewBox": "0 0 30 14", "aria-hidden": "true"}
-        )
+        svg = ElementTree.Element("svg", {"width": "30", "height": "14", "viewBox": "0 0 30 14", "aria-hidden": "true"})
         group = ElementTree.SubElement(svg, "g", {"class": style})
         if line is not None:
             _path(group, [(1.0, 7.0), (29.0, 7.0)], line)
@@ -262,9 +258,7 @@ def loss_curve(points: Sequence[LossPoint], width_px: int) -> Markup:
     # A constant loss is a flat line in the middle.
     pad = 0.0 if greatest > least else max(abs(greatest), 1e-12)
     y = _Scale(least - pad, greatest + pad, bottom - 4.0, 12.0)
-    x = _Scale(
-        points[0].images_seen, max(points[-1].images_seen, points[0].images_seen + 1), left, width_px - 10.0
-    )
+    x = _Scale(points[0].images_seen, max(points[-1].images_seen, points[0].images_seen + 1), left, width_px - 10.0)
     group = ElementTree.SubElement(svg, "g", {"class": "s0"})
     _path(group, [(x(point.images_seen), y(point.loss)) for point in points], "thin")
     _line(svg, left, bottom, width_px - 10.0, bottom, "axis")
@@ -337,9 +331,7 @@ def _series(results: Results) -> list[_Series]:
         )
     control = [m for m in results.mixtures if m.identity.kind == "duplicated_real"]
     if control:
-        series.append(
-            _Series("real images duplicated (control)", "control", "diamond", True, _by_ratio(control), None)
-        )
+        series.append(_Series("real images duplicated (control)", "control", "diamond", True, _by_ratio(control), None))
     return series
 
 
@@ -395,9 +387,7 @@ def _extent(along: Sequence[Mixture], apart: Sequence[Mixture], series: int) -> 
     shown = [value for mixture in along for value in values(mixture)]
     span = max(max(shown) - min(shown), 0.02)
     far = min(shown) - 0.75 * span
-    shown += [
-        value for mixture in apart if mixture.balanced_accuracy.mean >= far for value in values(mixture)
-    ]
+    shown += [value for mixture in apart if mixture.balanced_accuracy.mean >= far for value in values(mixture)]
     # Room above and below for markers.
     pad = 0.05 * max(max(shown) - min(shown), 0.02)
     return max(min(shown) - pad, 0.0), min(max(shown) + pad, 1.0)
@@ -419,9 +409,7 @@ def _difference_text(difference: Estimate) -> str:
     return f"{text} ({formatting.interval_points(difference.interval)})"
 
 
-def _difference(
-    parent: ElementTree.Element, difference: Estimate, x: _Scale, y_px: float, marker: str
-) -> None:
+def _difference(parent: ElementTree.Element, difference: Estimate, x: _Scale, y_px: float, marker: str) -> None:
     """Draws one difference: whisker and mark, or an arrow where they leave the chart."""
     mean, interval = difference.mean, difference.interval
     if interval is not None:
@@ -498,9 +486,7 @@ def _line(parent: ElementTree.Element, x1: float, y1: float, x2: float, y2: floa
 
 def _shape(parent: ElementTree.Element, tag: str, style: str, **attributes: float | str) -> None:
     """Adds an element; numbers are rounded to a tenth of a pixel."""
-    written = {
-        name: value if isinstance(value, str) else _number(value) for name, value in attributes.items()
-    }
+    written = {name: value if isinstance(value, str) else _number(value) for name, value in attributes.items()}
     ElementTree.SubElement(parent, tag, {"class": style, **written})
 
 

@@ -312,9 +312,7 @@ def results_from_statistics(
         rows = {row["key"]: row for row in statistics["mixtures"]}
         keys = [identity.key for identity in identities]
         if sorted(keys) != sorted(rows):
-            raise ValueError(
-                f"identities are of {sorted(keys)}, the statistics of {sorted(rows)}: give the same"
-            )
+            raise ValueError(f"identities are of {sorted(keys)}, the statistics of {sorted(rows)}: give the same")
         verdict = statistics["verdict"]
         return Results(
             mode=mode,

@@ -25,8 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from synthmix.cli.dispatch import run
     except ModuleNotFoundError as error:
-        print(
-            f"error: Python's module {error.name!r} isn't installed; install synthmix again", file=sys.stderr
-        )
+        print(f"error: Python's module {error.name!r} isn't installed; install synthmix again", file=sys.stderr)
         return 1
     return run(arguments)

@@ -6,6 +6,4 @@ from synthmix.client import Client
 
 
 def connect(arguments: argparse.Namespace) -> Client:
-    return Client.connect(
-        arguments.home, addresses=arguments.address, token=arguments.token, tls_ca=arguments.tls_ca
-    )
+    return Client.connect(arguments.home, addresses=arguments.address, token=arguments.token, tls_ca=arguments.tls_ca)

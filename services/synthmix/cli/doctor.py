@@ -195,9 +195,7 @@ def gpu() -> Check:
 
 
 def object_storage_program() -> Check:
-    program = shutil.which(
-        "weed", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
-    )
+    program = shutil.which("weed", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
     if program is None:
         return Check(
             "object storage",

@@ -43,8 +43,7 @@ def print_error(arguments: argparse.Namespace, error: SynthMixError) -> None:
 def error_value(error: SynthMixError) -> dict[str, Any]:
     """The error as JSON: google.rpc.Status without its envelopes, and with places in the user's file."""
     violations = [
-        {"field": item.field, "description": item.description, "place": _place(item)}
-        for item in error.violations
+        {"field": item.field, "description": item.description, "place": _place(item)} for item in error.violations
     ]
     return {
         "error": {

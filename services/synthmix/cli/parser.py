@@ -36,8 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole grammar, with every command's handler in `run`."""
     parser = argparse.ArgumentParser(
         prog="synthmix",
-        description="Does adding synthetic images improve my classifier, at which ratio, and how sure can I "
-        "be?",
+        description="Does adding synthetic images improve my classifier, at which ratio, and how sure can I be?",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -84,9 +83,7 @@ def _add_stack_commands(groups: Any) -> None:
         parser.add_argument(
             "--cpus", type=_count(1), metavar="N", help="processors for the workers (all that are there)"
         )
-        parser.add_argument(
-            "--gpus", type=_count(0), metavar="N", help="GPUs for the workers (all that are there)"
-        )
+        parser.add_argument("--gpus", type=_count(0), metavar="N", help="GPUs for the workers (all that are there)")
     _command(
         groups,
         "doctor",
@@ -99,12 +96,8 @@ def _add_stack_commands(groups: Any) -> None:
 
 def _add_datasets(groups: Any) -> None:
     commands = _group(groups, "datasets", "import real images and look at them")
-    simulate = _command(
-        commands, "simulate", "datasets:simulate", "write a labelled dataset of simulated cell images"
-    )
-    simulate.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="where to write; made if it doesn't exist"
-    )
+    simulate = _command(commands, "simulate", "datasets:simulate", "write a labelled dataset of simulated cell images")
+    simulate.add_argument("folder", type=Path, metavar="FOLDER", help="where to write; made if it doesn't exist")
     simulate.add_argument(
         "--images-per-class", type=int, default=120, metavar="N", help="images of each class (%(default)s)"
     )
@@ -149,12 +142,8 @@ def _add_datasets(groups: Any) -> None:
         metavar="LABEL",
         help="keep this class; may be repeated (all are kept if not given)",
     )
-    add.add_argument(
-        "--simulated", action="store_true", help="state that the images are simulated; reports repeat it"
-    )
-    add.add_argument(
-        "--replace", action="store_true", help="let the name move here from the dataset that holds it"
-    )
+    add.add_argument("--simulated", action="store_true", help="state that the images are simulated; reports repeat it")
+    add.add_argument("--replace", action="store_true", help="let the name move here from the dataset that holds it")
     _command(commands, "list", "datasets:list_", "list datasets")
     _name(
         _command(commands, "show", "datasets:show", "show a dataset"),
@@ -195,9 +184,7 @@ def _add_studies(groups: Any) -> None:
     _command(commands, "list", "studies:list_", "list studies")
     _name(_command(commands, "show", "studies:show", "show a study"), STUDY)
     _name(
-        _command(
-            commands, "cancel", "studies:cancel", "stop a study; submitted again it goes on from what is done"
-        ),
+        _command(commands, "cancel", "studies:cancel", "stop a study; submitted again it goes on from what is done"),
         STUDY,
     )
     report = _command(commands, "report", "studies:report", "download a study's report (HTML, JSON, CSV)")
@@ -218,9 +205,7 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
     _file(create)
     mode = create.add_mutually_exclusive_group()
     mode.add_argument("--wait", action="store_true", help="wait until it is made, and print its name instead")
-    mode.add_argument(
-        "--validate", action="store_true", help="only check the file, and say what it would cost"
-    )
+    mode.add_argument("--validate", action="store_true", help="only check the file, and say what it would cost")
     _command(commands, "list", "resources:list_", f"list {noun}s")
     _name(_command(commands, "show", "resources:show", f"show one {noun}"), f"the {noun}'s name")
     download = _command(
@@ -254,9 +239,7 @@ def _group(groups: Any, name: str, summary: str) -> Any:
     return parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
 
 
-def _command(
-    commands: Any, name: str, run: str, summary: str, description: str = ""
-) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, run: str, summary: str, description: str = "") -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=description or summary, allow_abbrev=False
     )

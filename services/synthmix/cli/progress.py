@@ -93,9 +93,7 @@ def progress(stream: TextIO | None = None) -> Iterator[Show]:
         yield Lines(stream)
         return
     view = Bars()
-    with Live(
-        get_renderable=view.render, console=Console(file=stream), refresh_per_second=REFRESHES_PER_SECOND
-    ):
+    with Live(get_renderable=view.render, console=Console(file=stream), refresh_per_second=REFRESHES_PER_SECOND):
         yield view
 
 
@@ -200,9 +198,7 @@ class Bars:
                 width=BAR_WIDTH,
                 pulse=row.state == RUNNING and not row.total,
             )
-            grid.add_row(
-                Text(row.label, style=_STYLES.get(row.state, "dim")), bar, human_count(row), rate, note
-            )
+            grid.add_row(Text(row.label, style=_STYLES.get(row.state, "dim")), bar, human_count(row), rate, note)
         elapsed = human_duration(round(self._clock() - self._start_s)) if self._rows else ""
         return Group(grid, Text(f"{elapsed}  {self._message}".strip(), style="dim"))
 

@@ -96,8 +96,7 @@ def list_(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client:
         items = list(resource.list(client))
     rows = [
-        (item.name, *resource.row(item), human_duration(item.seconds), human_time(item.create_time))
-        for item in items
+        (item.name, *resource.row(item), human_duration(item.seconds), human_time(item.create_time)) for item in items
     ]
     emit(arguments, items, table(("NAME", *resource.headers, "TOOK", "CREATED"), rows, right=("TOOK",)))
     return exit_codes.OK
@@ -114,9 +113,7 @@ def download(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client, progress() as show_progress:
         name = RESOURCES[arguments.group].get(client, arguments.name).name
         folder = arguments.to or Path(name.partition("/")[2])
-        files = client.download(
-            name, folder, progress=lambda transfer: show_progress(transfer_rows(transfer), "")
-        )
+        files = client.download(name, folder, progress=lambda transfer: show_progress(transfer_rows(transfer), ""))
     emit(
         arguments,
         {"name": name, "files": [str(path) for path in files]},

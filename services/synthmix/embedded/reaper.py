@@ -20,9 +20,7 @@ PARENT_CHECK_INTERVAL_S = 1.0
 def watch(home: Home) -> None:
     """Waits until the parent closes its end of standard input or dies, then sweeps."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # whoever stops the stack's process politely needs the watcher to the end
+        signal.signal(number, signal.SIG_IGN)  # whoever stops the stack's process politely needs the watcher to the end
     parent_pid = os.getppid()
     # A process that the parent forked may hold its end of the pipe, so look at the parent as well.
     while not select.select([sys.stdin], [], [], PARENT_CHECK_INTERVAL_S)[0] and os.getppid() == parent_pid:

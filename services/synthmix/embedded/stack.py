@@ -250,9 +250,7 @@ def _children(plan: _Plan) -> _Children:
         ),
         ray=child(ray_node.NAME, ray_node.command(plan.ray), ray_node.environment(plan.ray, environment)),
         services={
-            service: child(
-                service.name, services.command(service), services.environment(service, environment)
-            )
+            service: child(service.name, services.command(service), services.environment(service, environment))
             for service in plan.services
         },
     )
@@ -337,9 +335,7 @@ def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
 def _python_path(inherited: Mapping[str, str]) -> str:
     """PYTHONPATH for a child in another folder: absolute, and with the place that this package came from."""
     packages = Path(__file__).resolve().parents[2]
-    entries = [
-        str(Path(entry).absolute()) for entry in inherited.get("PYTHONPATH", "").split(os.pathsep) if entry
-    ]
+    entries = [str(Path(entry).absolute()) for entry in inherited.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join(dict.fromkeys([*entries, str(packages)]))
 
 

@@ -24,9 +24,7 @@ SCAN_INTERVAL_S = 0.05
 
 def record_run(home: Home, marker: str, temporary_paths: Sequence[Path]) -> None:
     """Notes what a sweep needs to know. Written before the first child starts."""
-    write_private(
-        home.running, {"marker": marker, "temporary_paths": [str(path) for path in temporary_paths]}
-    )
+    write_private(home.running, {"marker": marker, "temporary_paths": [str(path) for path in temporary_paths]})
 
 
 def sweep(home: Home) -> None:
