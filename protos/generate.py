@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def write_includes(folder: Path) -> list[Path]:
-    """Returns protoc's include folders. The PyPI package of the common protos ships operations.proto under another name."""
+    """Returns protoc's include folders. The common protos' package ships operations.proto under another name."""
     common = Path(str(importlib.metadata.distribution("googleapis-common-protos").locate_file("")))
     target = folder / "google" / "longrunning"
     target.mkdir(parents=True)

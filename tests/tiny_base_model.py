@@ -1,4 +1,4 @@
-"""A base model of a few thousand random weights in the diffusers layout: enough to run every line of training and sampling."""
+"""A base model of a few thousand random weights in the diffusers layout: enough to run all of training and sampling."""
 
 from pathlib import Path
 

@@ -29,7 +29,8 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
     async def GetAdapter(
         self, request: adapters_pb2.GetAdapterRequest, context: grpc.aio.ServicerContext
     ) -> adapters_pb2.Adapter:
-        return await self._collection.get(request.name)
+        adapter: adapters_pb2.Adapter = await self._collection.get(request.name)
+        return adapter
 
     async def ListAdapters(
         self, request: adapters_pb2.ListAdaptersRequest, context: grpc.aio.ServicerContext

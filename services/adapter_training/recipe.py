@@ -3,8 +3,8 @@
 LoRA: Hu et al. 2021 (arXiv:2106.09685), section 4.1, h = W x + (alpha / r) B A x. Latent diffusion: Rombach et al. 2022
 (arXiv:2112.10752), equation 2. Classifier-free guidance by caption dropout: Ho and Salimans 2022 (arXiv:2207.12598).
 
-Randomness comes from (seed, purpose, index): the order of images from the epoch, noise and timesteps from the step. So a
-training that is interrupted anywhere and resumed gives the bytes that an uninterrupted one gives.
+Randomness comes from (seed, purpose, index): the order of images from the epoch, noise and timesteps from the step. So
+a training that is interrupted anywhere and resumed gives the bytes that an uninterrupted one gives.
 """
 
 import math

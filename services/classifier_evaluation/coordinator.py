@@ -1,4 +1,4 @@
-"""One evaluation's operation: a task for each cell that isn't in object storage yet, then the statistics over all of them."""
+"""One evaluation's operation: a task for each cell that isn't in object storage yet, then the statistics over all."""
 
 import io
 import json

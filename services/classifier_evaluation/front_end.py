@@ -1,6 +1,7 @@
 """The classifier evaluation service."""
 
 import asyncio
+from typing import Any
 
 import grpc
 from google.longrunning import operations_pb2
@@ -31,7 +32,8 @@ class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):
     async def GetEvaluation(
         self, request: evaluations_pb2.GetEvaluationRequest, context: grpc.aio.ServicerContext
     ) -> evaluations_pb2.Evaluation:
-        return await self._collection.get(request.name)
+        evaluation: evaluations_pb2.Evaluation = await self._collection.get(request.name)
+        return evaluation
 
     async def ListEvaluations(
         self, request: evaluations_pb2.ListEvaluationsRequest, context: grpc.aio.ServicerContext
@@ -63,14 +65,14 @@ def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb
     return message
 
 
-def _result(row: dict[str, object]) -> evaluations_pb2.MixtureResult:
+def _result(row: dict[str, Any]) -> evaluations_pb2.MixtureResult:
     values = dict(row)
     for interval in ("balanced_accuracy_interval", "difference_interval"):
         bounds = values.pop(interval)
         if bounds is not None:
-            low, high = bounds  # type: ignore[misc]
+            low, high = bounds
             values[interval] = evaluations_pb2.Interval(low=low, high=high)
-    return evaluations_pb2.MixtureResult(**values)  # type: ignore[arg-type]
+    return evaluations_pb2.MixtureResult(**values)
 
 
 def servicer(store: ObjectStore, collection: ArtifactCollection) -> Servicer:

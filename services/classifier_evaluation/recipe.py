@@ -129,7 +129,7 @@ def train_and_evaluate(
             logits = model(preprocessing.normalise(images.to(device)))
         loss = functional.cross_entropy(logits.float(), labels.to(device))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(loss.detach())
 

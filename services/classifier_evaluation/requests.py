@@ -1,4 +1,4 @@
-"""What a CreateEvaluation request means: its defaults, its checks, its canonical form, its cells and its predicted time."""
+"""What a CreateEvaluation request means: its defaults, checks, canonical form, cells and predicted time."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -65,7 +65,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     check_range("evaluation.claim.margin", full.claim.margin, 0.0, 1.0, exclusive=True)
     check_range("evaluation.claim.confidence", full.claim.confidence, 0.5, 0.9999)
     settings = checked_settings(full.classifier)
-    request = {
+    request: dict[str, Any] = {
         "parts": parts,
         "image_sets": [name.id for name in image_sets],
         "mixtures": {
@@ -147,7 +147,7 @@ def train_class_counts(split: Manifest) -> dict[str, int]:
 
 
 def check_enough(image_set: Manifest, train_counts: Mapping[str, int], cells: list[CellSpec], *, field: str) -> None:
-    """Raises FailedPrecondition if an image set is too small for a mixture of the grid: before any classifier is trained."""
+    """Raises FailedPrecondition if an image set is too small for the grid: before any classifier is trained."""
     mixtures = {cell.mixture for cell in cells if cell.mixture.image_set == image_set.name.id}
     needed = max((max(needed_per_class(mixture, list(train_counts.values()))) for mixture in mixtures), default=0)
     if needed > image_set.request["per_class"]:

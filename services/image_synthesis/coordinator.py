@@ -1,4 +1,4 @@
-"""One image set's operation: a task for each shard that isn't in object storage yet, then the index and the manifest."""
+"""One image set's operation: a task for each shard that isn't in object storage yet, then index and manifest."""
 
 from image_data.image_table import shard_name
 from image_synthesis.shards import image_count, shard_count, shard_range, write_index

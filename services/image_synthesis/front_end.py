@@ -31,7 +31,8 @@ class ImageSetService(image_sets_pb2_grpc.ImageSetServiceServicer):
     async def GetImageSet(
         self, request: image_sets_pb2.GetImageSetRequest, context: grpc.aio.ServicerContext
     ) -> image_sets_pb2.ImageSet:
-        return await self._collection.get(request.name)
+        image_set: image_sets_pb2.ImageSet = await self._collection.get(request.name)
+        return image_set
 
     async def ListImageSets(
         self, request: image_sets_pb2.ListImageSetsRequest, context: grpc.aio.ServicerContext

@@ -1,5 +1,7 @@
 """What a CreateImageSet request means: its defaults, its checks, its canonical form and its predicted time."""
 
+from typing import Any
+
 from latent_diffusion.prompts import check_prompt
 from service_kit.artifacts import Manifest, find_manifest
 from service_kit.defaults import set_default
@@ -38,7 +40,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     set_default(full, "steps", 25)
     set_default(full, "guidance_scale", 2.0)
     set_default(full, "per_class", 200)
-    request = {
+    request: dict[str, Any] = {
         "adapter": adapter.id,
         "prompt": image_set.prompt or (manifest.request["prompt"] if manifest else ""),
         "labels": labels,

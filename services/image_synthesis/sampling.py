@@ -97,7 +97,7 @@ def probe(model: LatentDiffusion) -> torch.Tensor:
 
 
 def check_adapter_counts(model: LatentDiffusion, before: torch.Tensor, adapter: Manifest) -> None:
-    """Raises DataLoss if the adapter was loaded and changes nothing: weights under unknown names load without an error."""
+    """Raises DataLoss if the loaded adapter changes nothing: weights under unknown names load without an error."""
     if torch.equal(before, probe(model)):
         raise DataLoss(
             f"{adapter.name} was loaded and changes nothing; delete it and train it again",
@@ -106,7 +106,7 @@ def check_adapter_counts(model: LatentDiffusion, before: torch.Tensor, adapter: 
 
 
 def _png(image: np.ndarray, *, grey: bool) -> bytes:
-    """PNG of an image (height, width, 3) in 0 to 1. Grey if the real ones are: colour noise would tell synthetic from real."""
+    """PNG of an image (height, width, 3) in 0 to 1. Grey if the real ones are: colour noise would tell them apart."""
     values = np.clip(np.rint(image.mean(axis=-1) * 255 if grey else image * 255), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG")

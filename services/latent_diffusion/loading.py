@@ -66,7 +66,8 @@ def encode_prompts(model: LatentDiffusion, prompts: Sequence[str]) -> torch.Tens
         truncation=True,
         return_tensors="pt",
     )
-    return model.pipeline.text_encoder(tokens.input_ids.to(model.device))[0]
+    embeddings: torch.Tensor = model.pipeline.text_encoder(tokens.input_ids.to(model.device))[0]
+    return embeddings
 
 
 @torch.no_grad()
@@ -87,4 +88,5 @@ def encode_images(model: LatentDiffusion, pixels: np.ndarray, batch_size: int) -
         batch = torch.from_numpy(np.array(pixels[start : start + batch_size])).permute(0, 3, 1, 2)
         posterior = model.vae.encode(batch.to(model.device, model.dtype) / 127.5 - 1).latent_dist
         latents.append(posterior.mean.float().cpu())
-    return torch.cat(latents) * model.vae.config.scaling_factor
+    scaled: torch.Tensor = torch.cat(latents) * model.vae.config.scaling_factor
+    return scaled

@@ -61,7 +61,7 @@ class _Surround(grpc.aio.ServerInterceptor):
 
             return surrounded
 
-        forms = {
+        forms: dict[tuple[bool, bool], tuple[Any, Any, Callable[[Any], Any]]] = {
             (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary, unary),
             (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream, streaming),
             (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary, unary),

@@ -68,9 +68,13 @@ def _worker_histogram(name: str) -> "ray_metrics.Histogram":
 
 
 def count_on_worker(name: str, value: float, service: str) -> None:
-    """Adds to a counter from inside a Ray task or actor. Zero is not an event."""
+    """Adds to a counter from inside a Ray task or actor. Adding zero makes the counter exist."""
     if value > 0:
         _worker_counter(name).inc(value, tags={"service": service})
+    else:
+        # Prometheus counts zero, and a dashboard of GPU seconds should show 0 for a node without GPUs; only Ray's
+        # inc() insists on more.
+        _worker_counter(name)._record(0.0, tags={"service": service})
 
 
 def observe_on_worker(name: str, seconds: float, service: str) -> None:

@@ -132,7 +132,7 @@ class ObjectStore:
         def get() -> bytes:
             response = self._client.get_object(self.settings.bucket, key)
             try:
-                data = response.read()
+                data: bytes = response.read()
                 _check_length(response, len(data))
                 return data
             finally:
@@ -167,7 +167,7 @@ class ObjectStore:
             partial.unlink(missing_ok=True)
 
     def stream(self, key: str) -> Iterator[bytes]:
-        """Yields the object in chunks of at most 1 MiB. Only opening it is retried: a reader has seen the first chunks."""
+        """Yields the object in chunks of at most 1 MiB. Only opening is retried: a reader has seen the first chunks."""
         response = self._call(f"read {key}", lambda: self._client.get_object(self.settings.bucket, key))
         return self._chunks(response, key)
 

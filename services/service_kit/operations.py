@@ -79,7 +79,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         return record
 
     async def keep_going(self) -> None:
-        """Endless: starts what is wanted at once, and now and then every unfinished operation that has no coordinator."""
+        """Endless: starts what is wanted at once, and now and then every unfinished operation without a coordinator."""
         next_reconcile_s = 0.0
         while True:
             wanted: list[OperationName] = []
@@ -166,7 +166,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
     async def CancelOperation(
         self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext
     ) -> empty_pb2.Empty:
-        """Asks the operation to stop; it ends as CANCELLED within seconds. Cancelling a finished one changes nothing."""
+        """Asks the operation to stop; it ends as CANCELLED in seconds. Cancelling a finished one changes nothing."""
         name = OperationName.parse(request.name)
 
         def cancel() -> None:
@@ -218,4 +218,5 @@ class Operations(operations_pb2_grpc.OperationsServicer):
 
     @property
     def add(self) -> Callable[[Any, grpc.aio.Server], None]:
-        return operations_pb2_grpc.add_OperationsServicer_to_server
+        add: Callable[[Any, grpc.aio.Server], None] = operations_pb2_grpc.add_OperationsServicer_to_server
+        return add

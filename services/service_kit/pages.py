@@ -1,4 +1,4 @@
-"""Pages of a listing (AIP-158). A token is opaque to clients: the position after the last item, tied to nothing else."""
+"""A listing's pages (AIP-158). A token is opaque to clients: the position after the last item, tied to nothing else."""
 
 import base64
 import binascii

@@ -53,7 +53,8 @@ class RayConnection:
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
         except (OSError, ValueError) as error:
             raise Unavailable(
-                f"nothing listens at the Ray cluster's address {self.address} ({error}); check SYNTHMIX_RAY_ADDRESS and that Ray runs",
+                f"nothing listens at the Ray cluster's address {self.address} ({error}); "
+                "check SYNTHMIX_RAY_ADDRESS and that Ray runs",
                 reason="RAY_UNAVAILABLE",
             ) from error
 

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from service_kit.errors import invalid_field
 
@@ -18,10 +18,10 @@ CELLS = "cells"
 EVALUATIONS = "evaluations"
 STUDIES = "studies"
 COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, CELLS, EVALUATIONS, STUDIES)
-PARTS = ("train", "validation", "test")
+PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class ArtifactName:
     """`{collection}/{id}`: also the artifact's prefix in object storage."""
 

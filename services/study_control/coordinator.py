@@ -1,7 +1,7 @@
 """One study: its steps on the other services, in order, then the report.
 
-The services may restart, and another study may share or cancel a step: a step that ends as cancelled while this study isn't
-is submitted again.
+The services may restart, and another study may share or cancel a step: a step that ends as cancelled while this study
+isn't is submitted again.
 """
 
 import os

@@ -73,8 +73,8 @@ def find_dataset(store: ObjectStore, name: str, *, field: str) -> Manifest:
         known = sorted(display_names(store).values())
         nearest = _nearest(short, known)
         raise NotFound(
-            f"{field}: there is no dataset {short!r}{nearest}; import it with `synthmix datasets import`, or use one of: "
-            f"{', '.join(known) or 'none yet'}",
+            f"{field}: there is no dataset {short!r}{nearest}; import it with `synthmix datasets import`, "
+            f"or use one of: {', '.join(known) or 'none yet'}",
             reason="DATASET_NOT_FOUND",
             metadata={"dataset": short},
         )

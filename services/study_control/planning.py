@@ -1,4 +1,4 @@
-"""What a study would do and cost: its steps' names are known before anything runs, since requests are content addressed."""
+"""What a study would do and cost. Requests are content addressed: the steps' names are known before anything runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,11 +103,11 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
         # An adapter that can't be planned has no name; any will do to check the images' own fields.
         name = adapters[-1].plan.target if adapters else str(ArtifactName(ADAPTERS, NO_ID))
         with problems, _study_terms():
-            request = specification.image_set(
+            image_set = specification.image_set(
                 full, split, adapters_pb2.Adapter(name=name, prompt=full.synthesis.prompt)
             )
-            image_plan = client.plan_image_set(request)
-            image_sets.append(Step(f"images {adapter_step.display_name}", request, image_plan))
+            image_plan = client.plan_image_set(image_set)
+            image_sets.append(Step(f"images {adapter_step.display_name}", image_set, image_plan))
     names = [step.plan.target for step in image_sets]
     if problems.found and specification.needs_images(full) and not names:
         names = [str(ArtifactName(IMAGE_SETS, NO_ID))]

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from google.protobuf import json_format
@@ -133,7 +133,7 @@ def collect(
         real_examples=real_examples,
         nearest_distance=NEAREST_DISTANCE,
         classifier={key: str(value) for key, value in evaluation_manifest.request["classifier"].items()},
-        results=page.results_from_statistics(statistics, identities, message.mixtures.mode),
+        results=page.results_from_statistics(statistics, identities, cast(page.Mode, message.mixtures.mode)),
         cells=tuple(_cell(item, train.classes) for item in cells),
         leakage=leakage_checks(dataset),
         costs=_costs(costs, [*adapter_manifests, *image_set_manifests, evaluation_manifest]),

@@ -101,7 +101,7 @@ def make_split(index: pa.Table, *, dataset_id: str, test: float, validation: flo
     counts = np.stack([images[part_of_group == part].sum(axis=0) for part in range(len(PARTS))])
     if not counts.all():
         raise _absent(classes, images, counts)
-    rows = {
+    rows: dict[str, tuple[int, ...]] = {
         part: tuple(np.flatnonzero(part_of_group[group_of] == number).tolist()) for number, part in enumerate(PARTS)
     }
     return SplitTables(

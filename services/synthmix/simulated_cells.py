@@ -238,7 +238,9 @@ def brightfield(thickness: np.ndarray, granules: np.ndarray, optics: Optics, rng
     y, x = np.mgrid[-1.0 : 1.0 : height * 1j, -1.0 : 1.0 : width * 1j]
     direction = optics.gradient_direction_rad
     illumination = 1.0 + optics.gradient * (np.cos(direction) * x + np.sin(direction) * y)
-    return optics.brightness * illumination * (1.0 + signal) + rng.normal(0.0, optics.noise, size=thickness.shape)
+    noise = rng.normal(0.0, optics.noise, size=thickness.shape)
+    levels: np.ndarray = optics.brightness * illumination * (1.0 + signal) + noise
+    return levels
 
 
 def _free_place(thickness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -246,7 +248,8 @@ def _free_place(thickness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     size = thickness.shape[0]
     places = rng.uniform(-0.08 * size, 1.08 * size, size=(5, 2))
     inside = np.clip(places, 0, size - 1).astype(int)
-    return places[np.argmin(thickness[inside[:, 0], inside[:, 1]])]
+    emptiest: np.ndarray = places[np.argmin(thickness[inside[:, 0], inside[:, 1]])]
+    return emptiest
 
 
 def _draw_cell(
@@ -273,7 +276,8 @@ def _draw_cell(
     dome = np.sqrt(np.clip(1.0 - distance**2, 0.0, None))
     nucleus_at = rng.normal(0.0, 0.15, size=2)
     nucleus = np.exp(-((((along - nucleus_at[0]) ** 2 + (across - nucleus_at[1]) ** 2) / 0.10) ** 2))
-    return rng.uniform(0.75, 1.1) * (0.38 * lamella + 0.40 * dome + 0.28 * nucleus)
+    cell: np.ndarray = rng.uniform(0.75, 1.1) * (0.38 * lamella + 0.40 * dome + 0.28 * nucleus)
+    return cell
 
 
 def _check(settings: SimulatedCellsSettings) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import yaml
 from google.api import field_behavior_pb2
@@ -168,7 +168,8 @@ def _check_size(text: str, source: str) -> None:
                 if depth > LARGEST_DEPTH
                 else f"has more than {MOST_ALIASES} aliases"
             )
-            raise _unreadable(f"{source}:{event.start_mark.line + 1}", f"{what}; write it plainly")
+            mark = event.start_mark
+            raise _unreadable(f"{source}:{mark.line + 1}" if mark else source, f"{what}; write it plainly")
 
 
 def _unreadable(place: str, problem: str) -> InvalidArgument:
@@ -199,7 +200,8 @@ class _Reader:
 
     def fill(self, message: Message, node: yaml.Node, path: str) -> None:
         """The keys of a mapping node into the message's fields."""
-        known = _writable_fields(message.DESCRIPTOR)
+        descriptor = cast(Descriptor, message.DESCRIPTOR)
+        known = _writable_fields(descriptor)
         if not isinstance(node, yaml.MappingNode) or node.tag not in _PLAIN_TAGS:
             self.problem(
                 path,
@@ -219,7 +221,7 @@ class _Reader:
                 continue
             target = known.get(key.value)
             if target is None:
-                self.problem(_join(path, key.value), key, _unknown_key(key.value, message.DESCRIPTOR, path))
+                self.problem(_join(path, key.value), key, _unknown_key(key.value, descriptor, path))
                 continue
             field_path = _join(path, target.name)
             if target.name in first_lines:

@@ -160,7 +160,7 @@ def test_a_missing_bucket_is_named(server: ObjectStoreSettings) -> None:
     )
     with pytest.raises(FailedPrecondition, match="'no-such-bucket' doesn't exist"):
         elsewhere.check()
-    with pytest.raises((FailedPrecondition, NotFound), match="no-such-bucket|a/object"):
+    with pytest.raises((FailedPrecondition, NotFound), match=r"no-such-bucket|a/object"):
         elsewhere.get_bytes("a/object")
 
 

@@ -1,8 +1,11 @@
-"""What several integration tests do with studies."""
+"""What several integration tests do with studies, and the reduced one that they run."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
 
 from service_kit.artifacts import read_manifest
 from service_kit.object_store import ObjectStore
@@ -13,7 +16,26 @@ from synthmix.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, writ
 from synthmix_api.operations.v1 import operations_pb2
 from synthmix_api.studies.v1 import studies_pb2
 
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+MITOCHECK_SIX = ("Interphase", "Apoptosis", "Binuclear", "Polylobed", "Prometaphase", "OutOfFocus")
+PLATE = r"(?P<group>[^/]+?)___"
+FIELD = r"(?P<group>(293A|HT1080)-\d{6})"
 FEW_CELLS = SimulatedCellsSettings(images_per_class=32, chips=8)
+
+
+def reduced_study(name: str, dataset: str, **changes: Any) -> studies_pb2.StudySpec:
+    """A study that is whole in shape and small in everything: seconds of training, not minutes."""
+    value: dict[str, Any] = {
+        "name": name,
+        "dataset": dataset,
+        "split": {"test": 0.25, "validation": 0.15, "seed": 7},
+        "adapters": {"rank": [4], "images_seen": [64]},
+        "synthesis": {"prompt": "a brightfield image of {label} cells", "steps": 2},
+        "mixtures": {"ratios": [0, 0.25], "synthetic_only": True},
+        "classifier": {"epochs": 1},
+        "seeds": 1,
+    }
+    return json_format.ParseDict(value | changes, studies_pb2.StudySpec())
 
 
 def import_simulated(client: Client, folder: Path, name: str, settings: SimulatedCellsSettings = FEW_CELLS) -> None:

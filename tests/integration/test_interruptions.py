@@ -1,4 +1,4 @@
-"""Processes are killed in mid-study, the study is cancelled: it ends with the same bytes, and nothing finished is done twice."""
+"""A study is killed in its middle, or cancelled: it ends with the same bytes, and nothing finished is done twice."""
 
 import os
 import signal
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import reduced_study
-from studies import import_simulated, payload_digests, run_study, steps_of, wait_for
+from studies import import_simulated, payload_digests, reduced_study, run_study, steps_of, wait_for
 
 from service_kit.artifacts import find_manifest, list_artifacts
 from service_kit.errors import Cancelled
@@ -24,7 +23,7 @@ from synthmix_api.studies.v1 import studies_pb2
 
 # Long enough to be interrupted in each of its steps.
 STUDY = {
-    "adapters": {"rank": [4], "images_seen": 480},
+    "adapters": {"rank": [4], "images_seen": [480]},
     "synthesis": {"prompt": "a brightfield image of {label} cells", "steps": 4},
     "mixtures": {"ratios": [0, 0.25, 0.5], "synthetic_only": True},
     "seeds": 2,
@@ -83,11 +82,13 @@ def test_killed_anywhere_a_study_ends_the_same(
         store = ObjectStore(other_stack.object_store)
         import_simulated(client, tmp_path / "simulated", "sim-kill")
         client.submit_study(reduced_study("kill", "sim-kill", **STUDY))
-        stack_children = lambda *words: [  # noqa: E731
-            process
-            for process in children_named(me, *words)
-            if process.environ().get("RAY_AUTH_TOKEN") == other_stack.ray_auth_token
-        ]
+
+        def stack_children(*words: str) -> list[psutil.Process]:
+            return [
+                process
+                for process in children_named(me, *words)
+                if process.environ().get("RAY_AUTH_TOKEN") == other_stack.ray_auth_token
+            ]
 
         wait_for_step(client, "kill", "adapter", 16)
         kill(stack_children("ray::run_task"))

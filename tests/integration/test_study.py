@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import DATA, FIELD, MITOCHECK_SIX, PLATE, reduced_study
-from studies import import_simulated, run_study, steps_of
+from studies import DATA, FIELD, MITOCHECK_SIX, PLATE, import_simulated, reduced_study, run_study, steps_of
 
 from service_kit.artifacts import read_manifest
 from service_kit.object_store import ObjectStore

@@ -1,6 +1,7 @@
-"""The LoRA recipe on a tiny model: golden losses, resumption to the same bytes, and what a checkpoint and an adapter hold."""
+"""The LoRA recipe on a tiny model: golden losses, resumption to the same bytes, what checkpoints and adapters hold."""
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +66,8 @@ def trained(folder: Path, stop_after: int | None = None) -> tuple[LatentDiffusio
         if state.step == stop_after:
             raise Stop
 
-    try:
+    with suppress(Stop):
         recipe.train(model, state, SETTINGS, latents, classes, empty, after_step)
-    except Stop:
-        pass
     return model, state
 
 

@@ -7,7 +7,14 @@ import pytest
 from service_kit import errors, pages
 from service_kit.defaults import set_default
 from service_kit.digests import canonical_json, derived_seed, digest_of
-from service_kit.resource_names import ArtifactName, OperationName, PartName, UploadName, check_display_name
+from service_kit.resource_names import (
+    COLLECTIONS,
+    ArtifactName,
+    OperationName,
+    PartName,
+    UploadName,
+    check_display_name,
+)
 from service_kit.settings import object_store_settings, worker_settings
 from synthmix_api.adapters.v1 import adapters_pb2
 
@@ -86,11 +93,17 @@ def test_resource_names_round_trip() -> None:
     assert str(UploadName.parse(f"uploads/{ID}{ID}", field="upload")) == f"uploads/{ID}{ID}"
 
 
+def test_artifact_names_are_in_the_order_of_their_text() -> None:
+    texts = sorted(f"{collection}/{digit * 32}" for collection in COLLECTIONS for digit in "9a0")
+    names = [ArtifactName.parse(text, field="name") for text in reversed(texts)]
+    assert [str(name) for name in sorted(names)] == texts
+
+
 @pytest.mark.parametrize(
     "text", ["", "adapters", "adapters/", "adapters/XYZ", f"adaptors/{ID}", f"adapters/{ID}/x", f"../{ID}"]
 )
 def test_a_wrong_resource_name_is_refused_by_field(text: str) -> None:
-    with pytest.raises(errors.InvalidArgument, match="image_set.adapter"):
+    with pytest.raises(errors.InvalidArgument, match=r"image_set\.adapter"):
         ArtifactName.parse(text, field="image_set.adapter")
 
 

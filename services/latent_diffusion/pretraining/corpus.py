@@ -183,7 +183,8 @@ def _phase_contrast(thickness: np.ndarray, granules: np.ndarray, rng: np.random.
     phase = ndimage.gaussian_filter(thickness + 0.3 * granules, rng.uniform(0.5, 1.2))
     halo = phase - ndimage.gaussian_filter(phase, rng.uniform(3.0, 7.0))
     sign = -1.0 if rng.random() < 0.7 else 1.0
-    return rng.uniform(0.35, 0.65) + sign * rng.uniform(0.3, 0.8) * halo + _noise(thickness, rng, 0.015)
+    picture: np.ndarray = rng.uniform(0.35, 0.65) + sign * rng.uniform(0.3, 0.8) * halo + _noise(thickness, rng, 0.015)
+    return picture
 
 
 def _fluorescence(thickness: np.ndarray, granules: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -191,7 +192,8 @@ def _fluorescence(thickness: np.ndarray, granules: np.ndarray, rng: np.random.Ge
     dye = np.clip(thickness, 0.0, None) ** rng.uniform(0.5, 3.0) * (1.0 + rng.uniform(0.0, 1.2) * granules)
     blur = rng.uniform(0.4, 1.2) if rng.random() < 0.8 else rng.uniform(2.0, 6.0)
     light = ndimage.gaussian_filter(np.clip(dye, 0.0, None), blur)
-    return rng.uniform(0.01, 0.08) + rng.uniform(0.25, 1.1) * light + _noise(thickness, rng, 0.01)
+    picture: np.ndarray = rng.uniform(0.01, 0.08) + rng.uniform(0.25, 1.1) * light + _noise(thickness, rng, 0.01)
+    return picture
 
 
 def _stained(thickness: np.ndarray, granules: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -199,7 +201,8 @@ def _stained(thickness: np.ndarray, granules: np.ndarray, rng: np.random.Generat
     nucleus = 1.0 / (1.0 + np.exp(-(thickness - rng.uniform(0.65, 0.85)) / 0.05))
     stain = rng.uniform(0.1, 0.6) * thickness + rng.uniform(0.4, 1.2) * nucleus + 0.3 * granules
     absorbed = ndimage.gaussian_filter(np.clip(stain, 0.0, None), rng.uniform(0.5, 1.0))
-    return rng.uniform(0.75, 0.97) * np.exp(-absorbed) + _noise(thickness, rng, 0.012)
+    picture: np.ndarray = rng.uniform(0.75, 0.97) * np.exp(-absorbed) + _noise(thickness, rng, 0.012)
+    return picture
 
 
 def _interference_contrast(thickness: np.ndarray, granules: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -207,7 +210,8 @@ def _interference_contrast(thickness: np.ndarray, granules: np.ndarray, rng: np.
     direction = rng.uniform(0.0, 2.0 * np.pi)
     relief = ndimage.gaussian_filter(thickness + 0.3 * granules, rng.uniform(0.6, 1.2))
     slope = np.cos(direction) * ndimage.sobel(relief, axis=1) + np.sin(direction) * ndimage.sobel(relief, axis=0)
-    return rng.uniform(0.35, 0.6) + rng.uniform(0.15, 0.4) * slope + _noise(thickness, rng, 0.015)
+    picture: np.ndarray = rng.uniform(0.35, 0.6) + rng.uniform(0.15, 0.4) * slope + _noise(thickness, rng, 0.015)
+    return picture
 
 
 def _noise(like: np.ndarray, rng: np.random.Generator, most: float) -> np.ndarray:

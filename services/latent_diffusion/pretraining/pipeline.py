@@ -88,4 +88,5 @@ def sample(pipeline: StableDiffusionPipeline, prompts: tuple[str, ...], count: i
         ).images
         for prompt in prompts
     ]
-    return np.concatenate(pictures).mean(axis=-1).astype(np.float32) * 2.0 - 1.0
+    grey: np.ndarray = np.concatenate(pictures).mean(axis=-1).astype(np.float32) * 2.0 - 1.0
+    return grey

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -68,9 +69,10 @@ def build_text_encoder(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModel:
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     """Returns the padded ids of captions, int64 of shape (N, MAX_TOKENS)."""
-    return tokenizer(
+    ids: torch.Tensor = tokenizer(
         captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).input_ids
+    return ids
 
 
 def _learn_merges(captions: list[str], merge_count: int) -> list[tuple[str, str]]:
@@ -81,7 +83,7 @@ def _learn_merges(captions: list[str], merge_count: int) -> list[tuple[str, str]
     while len(merges) < merge_count:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, pieces in spelled.items():
-            for pair in zip(pieces, pieces[1:], strict=False):
+            for pair in pairwise(pieces):
                 pairs[pair] += words[word]
         if not pairs:
             break

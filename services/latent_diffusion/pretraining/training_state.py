@@ -99,7 +99,7 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def write_grid(path: Path, images: np.ndarray, columns: int) -> None:
     """Writes grey images, -1 to 1 of shape (N, H, W), N a multiple of `columns`, as one PNG."""
     levels = np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
-    rows = [np.hstack(levels[start : start + columns]) for start in range(0, len(levels), columns)]
+    rows = [np.hstack(list(levels[start : start + columns])) for start in range(0, len(levels), columns)]
     Image.fromarray(np.vstack(rows)).save(path)
 
 

@@ -140,5 +140,6 @@ def _cache_latents(corpus: Corpus, autoencoder: AutoencoderKL, settings: UnetSet
 @torch.no_grad()
 def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Moves the averaged parameters towards the model's: average <- decay average + (1 - decay) model."""
-    kept, current = list(average.parameters()), [p.detach() for p in model.parameters()]
+    kept: list[Tensor] = list(average.parameters())
+    current = [p.detach() for p in model.parameters()]
     torch._foreach_lerp_(kept, current, 1.0 - decay)

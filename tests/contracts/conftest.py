@@ -1,0 +1,130 @@
+"""What the contract suite runs against: SeaweedFS, as the embedded stack starts it, MinIO, and memory."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from memory_object_store import MemoryObjectStore
+from service_kit.errors import Unavailable
+from service_kit.object_store import ObjectStore
+from service_kit.settings import ObjectStoreSettings
+from synthmix.embedded import object_storage
+from synthmix.embedded.children import Child, stop_children, wait_until_ready
+from synthmix.embedded.home import object_storage_keys, prepare
+from synthmix.embedded.ports import LOOPBACK, accepts_connections, free_port
+
+BUCKET = "contract"
+START_TIMEOUT_S = 60.0
+STOP_GRACE_S = 5.0
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreSettings]:
+    home = prepare(tmp_path_factory.mktemp("seaweedfs"))
+    # weed's sockets need a short path, which pytest's folders haven't.
+    with tempfile.TemporaryDirectory(prefix="smx") as sockets:
+        storage = object_storage.plan(home, object_storage_keys(home), Path(sockets), set())
+        environment = object_storage.environment(storage, os.environ)
+        try:
+            with running(
+                "seaweedfs",
+                object_storage.command(storage),
+                environment,
+                home.folder,
+                lambda: object_storage.is_ready(storage),
+            ):
+                yield storage.settings
+        finally:
+            for path in storage.temporary_paths:
+                path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreSettings]:
+    if os.environ.get("SYNTHMIX_WITHOUT_MINIO") == "1":
+        pytest.skip("SYNTHMIX_WITHOUT_MINIO=1: the contract isn't held against MinIO")
+    program = minio_program()
+    if not os.access(program, os.X_OK):
+        pytest.fail(
+            f"there is no MinIO server at {program}; `make {program}` builds it (it needs Go 1.24 or newer), "
+            "SYNTHMIX_MINIO names another one, and SYNTHMIX_WITHOUT_MINIO=1 leaves these tests out",
+            pytrace=False,
+        )
+    folder = tmp_path_factory.mktemp("minio")
+    ports: set[int] = set()
+    port, console_port = free_port(ports), free_port(ports)
+    settings = ObjectStoreSettings(
+        f"http://{LOOPBACK}:{port}", secrets.token_hex(10), secrets.token_urlsafe(30), bucket=BUCKET
+    )
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MINIO_")}
+    environment = inherited | {
+        "MINIO_ROOT_USER": settings.access_key,
+        "MINIO_ROOT_PASSWORD": settings.secret_key,
+        "MINIO_BROWSER": "off",
+        "MINIO_UPDATE": "off",
+    }
+    command = [str(program), "server", str(folder / "data"), "--certs-dir", str(folder / "certs")]
+    addresses = ["--address", f"{LOOPBACK}:{port}", "--console-address", f"{LOOPBACK}:{console_port}"]
+    with running("minio", [*command, *addresses], environment, folder, lambda: serves(settings, port)):
+        yield settings
+
+
+@pytest.fixture(params=["seaweedfs", "minio"])
+def server(request: pytest.FixtureRequest) -> ObjectStoreSettings:
+    """A real server, with an empty bucket."""
+    settings: ObjectStoreSettings = request.getfixturevalue(request.param)
+    empty(ObjectStore(settings))
+    return settings
+
+
+@pytest.fixture(params=["seaweedfs", "minio", "memory"])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    """A store whose bucket is there and empty."""
+    if request.param == "memory":
+        return MemoryObjectStore.created()
+    store = ObjectStore(request.getfixturevalue(request.param))
+    empty(store)
+    return store
+
+
+def minio_program() -> Path:
+    """SYNTHMIX_MINIO, or where the Makefile puts it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("SYNTHMIX_MINIO") or cache / "synthmix" / "tools" / "bin" / "minio")
+
+
+def empty(store: ObjectStore) -> None:
+    store.create_bucket()
+    store.delete_prefix("")
+    assert store.list("") == []
+
+
+def serves(settings: ObjectStoreSettings, port: int) -> bool:
+    if not accepts_connections(port):
+        return False
+    try:
+        ObjectStore(settings, attempts=1).create_bucket()
+    except Unavailable:
+        return False
+    return True
+
+
+@contextmanager
+def running(
+    name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, is_ready: Callable[[], bool]
+) -> Iterator[None]:
+    """A child for the length of a `with` block, from when it is ready."""
+    child = Child(name, command, environment, folder=folder, log=folder / f"{name}.log")
+    child.start()
+    try:
+        wait_until_ready(
+            {child: is_ready}, timeout_s=START_TIMEOUT_S, say_ready=lambda _: None, check_stop=lambda: None
+        )
+        yield
+    finally:
+        stop_children([child], STOP_GRACE_S)

@@ -1,0 +1,43 @@
+"""Front ends and coordinators start without what only workers need. Modules are looked at, not seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
+PACKAGES = ("adapter_training", "image_synthesis", "classifier_evaluation", "study_control")
+FRONT_ENDS = tuple(f"{package}.front_end" for package in PACKAGES)
+# Coordinators hold no GPU and little memory: what they call on workers is imported there.
+COORDINATORS = (*(f"{package}.coordinator" for package in PACKAGES), "study_control.image_import.coordinator")
+FOR_WORKERS = {"torch", "torchvision", "diffusers", "transformers", "timm", "peft", "accelerate"}
+REPORT = "import importlib, json, sys; importlib.import_module(sys.argv[1]); print(json.dumps(sorted(sys.modules)))"
+
+
+def imported(module: str, folder: Path) -> set[str]:
+    """What is imported, at the top level, once the module is."""
+    result = subprocess.run(
+        [sys.executable, "-c", REPORT, module],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(SERVICES_FOLDER)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return {name.partition(".")[0] for name in json.loads(result.stdout)}
+
+
+@pytest.mark.parametrize("module", [*FRONT_ENDS, *COORDINATORS])
+def test_it_starts_without_what_workers_need(module: str, tmp_path: Path) -> None:
+    modules = imported(module, tmp_path)
+    assert module.partition(".")[0] in modules
+    assert not modules & FOR_WORKERS
+
+
+def test_ray_is_imported_once_there_is_something_to_start(tmp_path: Path) -> None:
+    """Ray costs half a second, which a front end spends after its server is up."""
+    for module in FRONT_ENDS:
+        assert "ray" not in imported(module, tmp_path), module
