@@ -40,7 +40,8 @@ def coordinate(context: OperationContext) -> ArtifactName:
     if find_manifest(context.store, target) is None:
         missing = [cell for cell in cells if not requests.cell_exists(context.store, request, cell)]
         done = len(cells) - len(missing)
-        context.update(total=len(cells), done=done, reused=done, unit="cells", message="training classifiers")
+        context.found_done(done)
+        context.update(total=len(cells), done=done, unit="cells", message="training classifiers")
 
         def count(index: int, value: Any) -> None:
             nonlocal done

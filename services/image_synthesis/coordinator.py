@@ -16,7 +16,8 @@ def coordinate(context: OperationContext) -> ArtifactName:
         present = {item.key.rpartition("/")[2] for item in context.store.list(f"{target}/")}
         missing = [number for number in range(shard_count(total)) if shard_name(number) not in present]
         done = total - sum(len(shard_range(total, number)) for number in missing)
-        context.update(total=total, done=done, reused=done, unit="images", message="synthesising")
+        context.found_done(done)
+        context.update(total=total, done=done, unit="images", message="synthesising")
 
         def count(index: int, made: int) -> None:
             nonlocal done

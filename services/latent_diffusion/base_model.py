@@ -120,14 +120,32 @@ def _inspect(reference: str, folder: Path, field: str) -> BaseModel:
             reason="BASE_MODEL_NOT_SAFETENSORS",
         )
     unet, vae = (_json(folder / component / "config.json", field, reference) for component in ("unet", "vae"))
-    scale = 2 ** (len(vae["block_out_channels"]) - 1)
+    try:
+        image_size_px = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(field, reference, folder / "unet" / "config.json", error) from error
+    for component in WEIGHT_COMPONENTS:
+        for weights in (folder / component).glob("*.safetensors"):
+            _check_safetensors(weights, field, reference)
     files = tuple(
         (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
         for component in COMPONENTS
         for path in sorted((folder / component).rglob("*"))
         if path.is_file()
     )
-    return BaseModel(reference, folder, _digest(folder, files), int(unet["sample_size"]) * scale)
+    return BaseModel(reference, folder, _digest(folder, files), image_size_px)
+
+
+def _check_safetensors(path: Path, field: str, reference: str) -> None:
+    """Raises InvalidArgument unless the file begins with a header that fits into it: eight bytes of length, then JSON."""
+    try:
+        with path.open("rb") as file:
+            length_bytes = int.from_bytes(file.read(8), "little")
+            if not 0 < length_bytes < path.stat().st_size:
+                raise ValueError("no header")
+            json.loads(file.read(length_bytes))
+    except (OSError, ValueError) as error:
+        raise _unreadable(field, reference, path, error) from error
 
 
 @lru_cache(maxsize=16)

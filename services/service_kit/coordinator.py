@@ -26,7 +26,7 @@ from service_kit.settings import object_store_settings, worker_settings
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_SECONDS = 0.5
-CANCEL_POLL_SECONDS = 2.0
+CANCEL_POLL_SECONDS = 1.0
 TASK_RETRIES = 5
 # An outage of object storage or of another service shorter than this delays an operation and doesn't fail it.
 OUTAGE_SECONDS = 600.0
@@ -58,22 +58,32 @@ class OperationContext:
             "state": "STATE_RUNNING",
             "done": 0,
             "total": 0,
-            "reused": 0,
             "revision": 0,
         }
         self._within: dict[str, int] = {}
+        self._running: set[str] = set()
         self._dirty = True
         self.worker_seconds = 0.0
         self.gpu_seconds = 0.0
+        # Units found done when this attempt began; None until it is known, and kept if the coordinator is restarted.
+        self.reused: int | None = None
+        # The steps as a coordinator that died left them.
+        self.earlier_steps: list[dict[str, Any]] = []
 
     @property
     def service(self) -> str:
         return self.record.name.service
 
     def update(self, **fields: Any) -> None:
-        """Changes fields of OperationMetadata: done, total, unit, message, reused, steps."""
+        """Changes fields of OperationMetadata: done, total, unit, message, steps."""
         with self._lock:
             self._progress.update(fields)
+            self._dirty = True
+
+    def found_done(self, units: int) -> None:
+        """Tells how much was done before this attempt began. A restarted coordinator's own work isn't that."""
+        if self.reused is None:
+            self.reused = units
             self._dirty = True
 
     def report(self, task: str, done: int, total: int | None = None) -> None:
@@ -83,6 +93,8 @@ class OperationContext:
             total: Of the whole operation, if only the task knows it.
         """
         with self._lock:
+            if task not in self._running:
+                return  # a report that came after its task's result
             self._within[task] = done
             if total is not None:
                 self._progress["total"] = total
@@ -121,6 +133,7 @@ class OperationContext:
         """
         import ray
 
+        self.raise_if_cancelled()
         settings = worker_settings(self.service)
         # By default a worker process is thrown away after one task that holds a GPU, and its imports with it.
         remote = ray.remote(max_calls=0)(run_task).options(
@@ -131,6 +144,8 @@ class OperationContext:
             name=function,
         )
         threads = max(1, int(settings.cpus))
+        with self._lock:
+            self._running = {str(index) for index in range(len(arguments))}
         pending = {
             remote.remote(str(self.record.name), str(index), function, dict(keywords), threads, settings.gpus): index
             for index, keywords in enumerate(arguments)
@@ -146,9 +161,10 @@ class OperationContext:
                     values[index] = result.value
                     self.worker_seconds += result.seconds
                     self.gpu_seconds += result.seconds * settings.gpus
-                    on_result(index, result.value)
                     with self._lock:
+                        self._running.discard(str(index))
                         self._within.pop(str(index), None)
+                    on_result(index, result.value)
             return values
         finally:
             for reference in pending:
@@ -163,14 +179,28 @@ class OperationContext:
             self._progress["revision"] += 1
             self._progress["update_time"] = records.now()
             value = dict(self._progress)
-            value["done"] = value["done"] + sum(self._within.values())
+            value |= {
+                "create_time": self.record.create_time,
+                "worker_seconds": self.worker_seconds,
+                "gpu_seconds": self.gpu_seconds,
+                "reused": self.reused or 0,
+            }
+            value["done"] += sum(self._within.values())
+            if value["total"]:
+                value["done"] = min(value["done"], value["total"])
         self.store.put_json(f"{self.record.name}/progress.json", value)
 
-    def resume_revision(self) -> None:
-        """Goes on counting revisions where an earlier attempt stopped, so that a watcher's marker stays true."""
+    def resume(self) -> None:
+        """Goes on where a coordinator that died stopped: revisions, for watchers' markers, and the account of seconds."""
         before = self.store.find_json(f"{self.record.name}/progress.json")
-        if before is not None:
-            self._progress["revision"] = int(before.get("revision", 0))
+        if before is None:
+            return
+        self._progress["revision"] = int(before["revision"])
+        if before.get("create_time") == self.record.create_time:
+            self.worker_seconds = before["worker_seconds"]
+            self.gpu_seconds = before["gpu_seconds"]
+            self.reused = before["reused"]
+            self.earlier_steps = before.get("steps", [])
 
 
 def run_task(
@@ -226,23 +256,28 @@ class Coordinator:
         """False once the result is written: whoever wants another attempt has to wait until this actor is gone."""
         return not self._ended.is_set()
 
+    def found_done(self, units: int) -> None:
+        """Tells how much was done before this attempt began. A restarted coordinator's own work isn't that."""
+        if self.reused is None:
+            self.reused = units
+            self._dirty = True
+
     def report(self, task: str, done: int, total: int | None = None) -> None:
         if self._context is not None:
             self._context.report(task, done, total)
 
-    def cancel(self) -> None:
-        if self._context is not None:
-            self._context.cancel()
-
     def _run(self) -> None:
         try:
-            deadline_s = time.monotonic() + OUTAGE_SECONDS
+            outage_began_s: float | None = None
             while True:
+                attempt_began_s = time.monotonic()
                 try:
                     self._attempt()
                     return
                 except Unavailable as error:
-                    if time.monotonic() > deadline_s:
+                    if outage_began_s is None or attempt_began_s - outage_began_s > OUTAGE_SECONDS:
+                        outage_began_s = time.monotonic()
+                    if time.monotonic() - outage_began_s > OUTAGE_SECONDS:
                         log.error("%s gives up until it is started again: %s", self._name, error.message)
                         return
                     log.warning("%s waits: %s", self._name, error.message)
@@ -258,7 +293,7 @@ class Coordinator:
         if record is None or records.find_result(self._store, self._name) is not None:
             return
         context = self._context = OperationContext(self._store, record)
-        context.resume_revision()
+        context.resume()
         if records.cancellation_requested(self._store, self._name):
             context.cancel()
         start_s = time.time()
@@ -272,7 +307,7 @@ class Coordinator:
         tender = threading.Thread(target=self._tend, args=(context, stop), daemon=True)
         tender.start()
         try:
-            context.raise_if_cancelled()
+            # A cancelled operation is coordinated as well: a study has steps to cancel.
             module, _, attribute = self._function.partition(":")
             target = getattr(importlib.import_module(module), attribute)(context)
         except Unavailable:

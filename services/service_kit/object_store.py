@@ -169,7 +169,10 @@ class ObjectStore:
     def stream(self, key: str) -> Iterator[bytes]:
         """Yields the object in chunks of at most 1 MiB. Only opening is retried: a reader has seen the first chunks."""
         response = self._call(f"read {key}", lambda: self._client.get_object(self.settings.bucket, key))
-        return self._chunks(response, key)
+        try:
+            yield from self._chunks(response, key)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unavailable(f"read {key}", error) from error
 
     def stat(self, key: str) -> ObjectInfo | None:
         try:

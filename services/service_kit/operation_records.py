@@ -150,7 +150,10 @@ def read_operation(store: ObjectStore, record: OperationRecord, resource: Resour
             operation.error.CopyFrom(errors.to_status(errors.from_json(result["error"])))
         else:
             metadata.target = result["target"]
-            operation.response.Pack(resource(result["target"]))
+            try:
+                operation.response.Pack(resource(result["target"]))
+            except errors.NotFound as error:  # it was made, and deleted since
+                operation.error.CopyFrom(errors.to_status(error))
     operation.metadata.Pack(metadata)
     return operation
 

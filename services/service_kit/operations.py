@@ -12,6 +12,7 @@ from google.protobuf import empty_pb2
 
 from service_kit import metrics, pages
 from service_kit import operation_records as records
+from service_kit.artifacts import MANIFEST
 from service_kit.coordinator import launch
 from service_kit.errors import FailedPrecondition, SynthMixError, Unavailable
 from service_kit.object_store import ObjectStore
@@ -62,21 +63,40 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         One that was cancelled or failed is started again and goes on from what it had done.
         """
         name = OperationName(self.service, operation_id)
+        await self._wait_for_cancellation(name)
         record = await asyncio.to_thread(self._record, name, kind, target, request)
         operation = await asyncio.to_thread(records.read_operation, self._store, record, self._resource)
         if not operation.done:
             self._wanted.put_nowait(name)
         return operation
 
+    async def _wait_for_cancellation(self, name: OperationName) -> None:
+        """Whoever asks again while an earlier attempt winds down wants a new attempt, not that one's end."""
+        deadline_s = time.monotonic() + HANDOVER_SECONDS
+        while await asyncio.to_thread(self._is_being_cancelled, name):
+            if time.monotonic() > deadline_s:
+                raise FailedPrecondition(
+                    f"{name} is still being cancelled; submit it again in a moment", reason="OPERATION_CANCELLING"
+                )
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _is_being_cancelled(self, name: OperationName) -> bool:
+        return records.cancellation_requested(self._store, name) and records.find_result(self._store, name) is None
+
     def _record(self, name: OperationName, kind: str, target: str, request: dict[str, Any]) -> records.OperationRecord:
+        """The record to work by. A new attempt has this request's, which may name other places for the same inputs."""
         record = records.find_record(self._store, name)
-        if record is None:
-            record = records.OperationRecord(name, kind, target, request, records.now())
-            records.write_record(self._store, record)
         result = records.find_result(self._store, name)
-        if result is not None and "error" in result:
-            records.clear_result(self._store, name)
+        if record is not None and (result is None or self._stands(result)):
+            return record
+        record = records.OperationRecord(name, kind, target, request, records.now())
+        records.write_record(self._store, record)
+        records.clear_result(self._store, name)
         return record
+
+    def _stands(self, result: dict[str, Any]) -> bool:
+        """Whether a result is a success whose artifact is still there."""
+        return "error" not in result and self._store.stat(f"{result['target']}/{MANIFEST}") is not None
 
     async def keep_going(self) -> None:
         """Endless: starts what is wanted at once, and now and then every unfinished operation without a coordinator."""
@@ -92,19 +112,19 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             try:
                 if not wanted:
                     wanted = await asyncio.to_thread(self._reconcile)
-                for name in wanted:
-                    await asyncio.to_thread(self._launch, name)
             except SynthMixError as error:
                 log.warning("%s", error.message)
-                for name in wanted:
-                    await self._later(name)
-            except Exception:
-                # Whatever Ray raised, the next round tries again: an operation must not be lost with this task.
-                log.exception("operations of %s", self.service)
+            for name in wanted:
+                await self._try_to_launch(name)
 
-    async def _later(self, name: OperationName) -> None:
-        await asyncio.sleep(1.0)
-        self._wanted.put_nowait(name)
+    async def _try_to_launch(self, name: OperationName) -> None:
+        """What fails is left to the next round: one operation must not keep others from starting."""
+        try:
+            await asyncio.to_thread(self._launch, name)
+        except SynthMixError as error:
+            log.warning("%s: %s", name, error.message)
+        except Exception:  # Ray raises many kinds
+            log.exception("%s doesn't start", name)
 
     def _launch(self, name: OperationName) -> None:
         record = records.find_record(self._store, name)
@@ -117,8 +137,8 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             try:
                 if ray.get(actor.working.remote(), timeout=HANDOVER_SECONDS):
                     return
-            except ray.exceptions.RayActorError:
-                log.info("%s: an earlier coordinator was on its way out", name)
+            except ray.exceptions.RayActorError as error:
+                log.info("%s: a coordinator is on its way out, or didn't come up: %s", name, error)
             except ray.exceptions.GetTimeoutError:
                 return  # pending: Ray starts it when it can
             time.sleep(POLL_SECONDS)
@@ -155,7 +175,8 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         self, request: operations_pb2.ListOperationsRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.ListOperationsResponse:
         def read() -> operations_pb2.ListOperationsResponse:
-            names = sorted(records.list_names(self._store, self.service), key=str)
+            found = records.list_names(self._store, self.service)
+            names = sorted((name for name, objects in found.items() if "request.json" in objects), key=str)
             page, token = pages.page(names, request.page_size, request.page_token)
             return operations_pb2.ListOperationsResponse(
                 operations=[self._read(name) for name in page], next_page_token=token
@@ -173,18 +194,9 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             records.read_record(self._store, name)
             if records.find_result(self._store, name) is None:
                 records.request_cancellation(self._store, name)
-                self._hurry_cancellation(name)
 
         await asyncio.to_thread(cancel)
         return empty_pb2.Empty()
-
-    def _hurry_cancellation(self, name: OperationName) -> None:
-        """The actor looks for cancel.json every two seconds by itself; a call spares the wait."""
-        try:
-            ray = self._ray.ensure()
-            ray.get_actor(str(name), namespace="synthmix").cancel.remote()
-        except (Unavailable, ValueError) as error:
-            log.info("%s: no running coordinator to tell: %s", name, error)
 
     async def WaitOperation(
         self, request: operations_pb2.WaitOperationRequest, context: grpc.aio.ServicerContext

@@ -68,7 +68,12 @@ async def serve(
         server.add_insecure_port(settings.listen)
     except RuntimeError:
         raise SystemExit(f"{service}: can't listen on SYNTHMIX_LISTEN={settings.listen}; is the port taken?") from None
-    metrics.serve(settings.metrics_listen)
+    try:
+        metrics.serve(settings.metrics_listen)
+    except (OSError, ValueError) as error:
+        raise SystemExit(
+            f"{service}: can't listen on SYNTHMIX_METRICS_LISTEN={settings.metrics_listen} ({error}); use a free host:port"
+        ) from None
     await server.start()
     for name in ("", *names):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service_kit.errors import FailedPrecondition
@@ -21,7 +21,7 @@ class ObjectStoreSettings:
 
     endpoint_url: str
     access_key: str
-    secret_key: str
+    secret_key: str = field(repr=False)
     bucket: str
 
 
@@ -39,7 +39,7 @@ class ServerSettings:
 
     listen: str
     metrics_listen: str
-    token: str
+    token: str = field(repr=False)
 
 
 def object_store_settings(environment: Mapping[str, str] = os.environ) -> ObjectStoreSettings:

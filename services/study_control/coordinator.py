@@ -4,6 +4,7 @@ The services may restart, and another study may share or cancel a step: a step t
 isn't is submitted again.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +15,15 @@ from google.protobuf import json_format
 from service_kit import errors
 from service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
 from service_kit.coordinator import OperationContext
-from service_kit.resource_names import STUDIES, ArtifactName
-from service_kit.settings import SERVICES, required, service_address
+from service_kit.resource_names import STUDIES, ArtifactName, OperationName
+from service_kit.settings import (
+    ADAPTER_TRAINING,
+    CLASSIFIER_EVALUATION,
+    IMAGE_SYNTHESIS,
+    SERVICES,
+    required,
+    service_address,
+)
 from study_control import planning
 from synthmix.client import Client, metadata_of
 from synthmix.endpoints import Endpoints
@@ -24,6 +32,7 @@ from synthmix_api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix_api.studies.v1 import studies_pb2
 
 POLL_SECONDS = 0.5
+STOP_TIMEOUT_SECONDS = 10.0
 REPORT_STEP = "report"
 
 
@@ -49,13 +58,19 @@ def coordinate(context: OperationContext) -> ArtifactName:
         study = planning.lay_out(context.store, client, spec)
         if study.name != target:
             raise errors.FailedPrecondition(
-                f"{target} was planned by another version of SynthMix; submit the study again",
-                reason="RECIPE_CHANGED",
+                f"{target} was planned by another version of SynthMix; submit the study again", reason="RECIPE_CHANGED"
             )
         progress = StudyProgress(context, study)
-        run_steps(context, client, progress, study.adapters, "create_adapter")
-        run_steps(context, client, progress, study.image_sets, "create_image_set")
-        run_steps(context, client, progress, (study.evaluation,), "create_evaluation")
+        try:
+            run_steps(context, client, progress, study.adapters, "create_adapter")
+            run_steps(context, client, progress, study.image_sets, "create_image_set")
+            run_steps(context, client, progress, (study.evaluation,), "create_evaluation")
+        except errors.Unavailable:
+            raise  # the study goes on when the service is back, and so may its steps meanwhile
+        except errors.SynthMixError:
+            # Cancelled, or one step failed: nothing else that this study started is to go on.
+            cancel_steps(client, study)
+            raise
     progress.start_report()
     made = make_report(context, study, progress)
     write_manifest(
@@ -118,20 +133,21 @@ class StudyProgress:
         self._steps.append(
             progress_pb2.Step(display_name=REPORT_STEP, total=1, unit="reports", state=progress_pb2.STATE_QUEUED)
         )
+        # What a coordinator that died had begun; its own work isn't reused work.
+        self._begun = {
+            step["target"]: int(step.get("reused", 0)) for step in context.earlier_steps if step.get("operation")
+        }
         self._publish("planning")
 
     def follow(self, step: planning.Step, operation: operations_pb2.Operation) -> None:
         """Takes over what a step's operation says."""
         metadata = metadata_of(operation)
         [shown] = [item for item in self._steps if item.target == step.plan.target]
-        if (
-            operation.done
-            and shown.state in (progress_pb2.STATE_QUEUED, progress_pb2.STATE_UNSPECIFIED)
-            and step.plan.done == step.plan.total
-        ):
+        found_whole = operation.done and shown.state == progress_pb2.STATE_QUEUED and step.plan.done == step.plan.total
+        if found_whole and shown.target not in self._begun:
             shown.reused = step.plan.total
         else:
-            shown.reused = max(shown.reused, metadata.reused)
+            shown.reused = max(shown.reused, metadata.reused, self._begun.get(shown.target, 0))
         shown.state = metadata.state
         shown.operation = operation.name
         shown.done = (
@@ -162,12 +178,12 @@ class StudyProgress:
 
     def _publish(self, message: str) -> None:
         finished = sum(step.state == progress_pb2.STATE_SUCCEEDED for step in self._steps)
+        self._context.reused = sum(step.reused == step.total > 0 for step in self._steps)
         self._context.update(
             message=message,
             done=finished,
             total=len(self._steps),
             unit="steps",
-            reused=sum(step.reused == step.total > 0 for step in self._steps),
             steps=[json_format.MessageToDict(step, preserving_proto_field_name=True) for step in self._steps],
         )
 
@@ -179,29 +195,42 @@ def run_steps(
     steps: Sequence[planning.Step],
     method: str,
 ) -> None:
-    """Runs steps of one service at once and returns when all have succeeded; cancels them if the study is cancelled."""
-    running: dict[str, tuple[planning.Step, operations_pb2.Operation]] = {}
-    try:
-        for step in steps:
-            operation = getattr(client, method)(step.request)
+    """Runs steps of one service at once and returns when all have succeeded."""
+    running: dict[str, planning.Step] = {}
+    for step in steps:
+        context.raise_if_cancelled()
+        operation = getattr(client, method)(step.request)
+        progress.follow(step, operation)
+        if not succeeded(operation):
+            running[operation.name] = step
+    while running:
+        context.sleep(POLL_SECONDS)
+        for name, step in list(running.items()):
+            operation = client.get_operation(name)
             progress.follow(step, operation)
-            if not succeeded(operation):
-                running[operation.name] = (step, operation)
-        while running:
-            context.sleep(POLL_SECONDS)
-            for name, (step, _) in list(running.items()):
-                operation = client.get_operation(name)
-                progress.follow(step, operation)
-                if succeeded(operation):
-                    del running[name]
-                elif operation.done:
-                    # Someone else cancelled it, and this study still needs it.
-                    running[name] = (step, getattr(client, method)(step.request))
-    except errors.Cancelled:
-        for name in running:
-            client.cancel(name)
-        wait_until_stopped(client, running)
-        raise
+            if succeeded(operation):
+                del running[name]
+            elif operation.done:
+                # Someone else cancelled it, and this study still needs it.
+                getattr(client, method)(step.request)
+
+
+def cancel_steps(client: Client, study: planning.StudySteps) -> None:
+    """Cancels every step that isn't finished and waits until it has stopped. An operation's id is its target's."""
+    running = []
+    for service, steps in (
+        (ADAPTER_TRAINING, study.adapters),
+        (IMAGE_SYNTHESIS, study.image_sets),
+        (CLASSIFIER_EVALUATION, (study.evaluation,)),
+    ):
+        for step in steps:
+            target = ArtifactName.parse(step.plan.target, field="target")
+            name = str(OperationName(service, target.id))
+            with contextlib.suppress(errors.NotFound):  # it was never started, or its artifact came from elsewhere
+                client.cancel(name)
+                running.append(name)
+    for name in running:
+        client.wait(name, timeout_s=STOP_TIMEOUT_SECONDS)
 
 
 def succeeded(operation: operations_pb2.Operation) -> bool:
@@ -212,8 +241,3 @@ def succeeded(operation: operations_pb2.Operation) -> bool:
             return False
         raise error
     return bool(operation.done)
-
-
-def wait_until_stopped(client: Client, names: Sequence[str] | dict[str, Any]) -> None:
-    for name in names:
-        client.wait(name, timeout_s=10.0)

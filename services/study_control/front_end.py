@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from service_kit import operation_records, pages
-from service_kit.artifacts import Manifest, find_manifest, read_manifest, stream_payload
+from service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_manifest, stream_payload
 from service_kit.digests import digest_of
 from service_kit.errors import NotFound, missing_field
 from service_kit.front_end import payload_messages
@@ -177,16 +177,14 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         self, request: studies_pb2.ListStudiesRequest, context: grpc.aio.ServicerContext
     ) -> studies_pb2.ListStudiesResponse:
         def read() -> studies_pb2.ListStudiesResponse:
-            records = (
+            finished = set(list_artifacts(self._store, STUDIES))
+            others = (
                 operation_records.find_record(self._store, name)
                 for name in operation_records.list_names(self._store, STUDY_CONTROL)
+                if ArtifactName(STUDIES, name.id) not in finished
             )
-            names = sorted(
-                ArtifactName.parse(record.target, field="name")
-                for record in records
-                if record is not None and record.kind == STUDIES
-            )
-            page, token = pages.page(names, request.page_size, request.page_token)
+            begun = {ArtifactName(STUDIES, record.name.id) for record in others if record and record.kind == STUDIES}
+            page, token = pages.page(sorted(finished | begun), request.page_size, request.page_token)
             return studies_pb2.ListStudiesResponse(
                 studies=[self._read(str(name)) for name in page], next_page_token=token
             )
@@ -214,7 +212,12 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             await asyncio.sleep(WATCH_POLL_SECONDS)
 
     def _progress(self, name: ArtifactName) -> tuple[progress_pb2.OperationMetadata, bool]:
-        record = operation_records.read_record(self._store, OperationName(STUDY_CONTROL, name.id))
+        operation_name = OperationName(STUDY_CONTROL, name.id)
+        record = operation_records.find_record(self._store, operation_name)
+        if record is None:  # its operation was deleted; what it made stays
+            return progress_pb2.OperationMetadata(target=str(name), state="STATE_SUCCEEDED"), bool(
+                self._read(str(name)).name
+            )
         operation = read_operation(self._store, record, self.resource)
         return metadata_of(operation), operation.done
 

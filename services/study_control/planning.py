@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from service_kit.digests import ID_LENGTH, digest_of
-from service_kit.errors import Problems, SynthMixError
+from service_kit.errors import InvalidArgument, Problems, SynthMixError
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from study_control import datasets, specification
@@ -79,10 +79,8 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
     full = specification.with_defaults(spec)
     problems = Problems()
     specification.check(full, problems)
-    if any(
-        violation.field.startswith(("dataset", "split")) for error in problems.found for violation in error.violations
-    ):
-        problems.raise_if_any()
+    if any(_is_of(error, ("dataset", "split", "mixtures")) for error in problems.found):
+        problems.raise_if_any()  # what follows builds on these
     with _study_terms():
         dataset = datasets.get_dataset(store, full.dataset)
         split = datasets.create_split(
@@ -97,18 +95,18 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
     specification.check_enough_images(full, split, problems)
     adapters, image_sets = [], []
     for adapter_step in specification.adapter_steps(full, split):
+        name = str(ArtifactName(ADAPTERS, NO_ID))  # if it can't be planned, its images' own fields are checked still
         with problems, _study_terms():
             plan = client.plan_adapter(adapter_step.adapter)
+            name = plan.target
             adapters.append(Step(f"adapter {adapter_step.display_name}", adapter_step.adapter, plan))
-        # An adapter that can't be planned has no name; any will do to check the images' own fields.
-        name = adapters[-1].plan.target if adapters else str(ArtifactName(ADAPTERS, NO_ID))
         with problems, _study_terms():
             image_set = specification.image_set(
                 full, split, adapters_pb2.Adapter(name=name, prompt=full.synthesis.prompt)
             )
             image_plan = client.plan_image_set(image_set)
             image_sets.append(Step(f"images {adapter_step.display_name}", image_set, image_plan))
-    names = [step.plan.target for step in image_sets]
+    names = list(dict.fromkeys(step.plan.target for step in image_sets))
     if problems.found and specification.needs_images(full) and not names:
         names = [str(ArtifactName(IMAGE_SETS, NO_ID))]
     evaluation = specification.evaluation(full, split, names)
@@ -135,6 +133,10 @@ def canonical_spec(spec: studies_pb2.StudySpec, dataset: str) -> dict[str, Any]:
     exact.dataset = dataset
     value: dict[str, Any] = json_format.MessageToDict(exact, preserving_proto_field_name=True)
     return value
+
+
+def _is_of(error: InvalidArgument, fields: tuple[str, ...]) -> bool:
+    return any(violation.field.startswith(fields) for violation in error.violations)
 
 
 @contextmanager

@@ -306,13 +306,14 @@ def _cell(item: dict[str, Any], classes: tuple[str, ...]) -> page.Cell:
 
 
 def _costs(costs: Sequence[dict[str, Any]], manifests: Sequence[Manifest]) -> tuple[page.StepCost, ...]:
+    """What this study spent: nothing for a step whose work had all been done for another."""
     return tuple(
         page.StepCost(
             name=cost["name"],
-            tasks=cost["tasks"],
+            tasks=cost["tasks"] - cost["reused"],
             reused_tasks=cost["reused"],
-            seconds=manifest.seconds,
-            gpu_seconds=manifest.gpu_seconds,
+            seconds=manifest.seconds if cost["reused"] < cost["tasks"] else 0.0,
+            gpu_seconds=manifest.gpu_seconds if cost["reused"] < cost["tasks"] else 0.0,
             predicted_seconds=cost["predicted_seconds"] or None,
         )
         for cost, manifest in zip(costs, manifests, strict=True)

@@ -89,6 +89,9 @@ def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
                 "make their sum smaller than 1",
                 reason="OUT_OF_RANGE",
             )
+    for index, ratio in enumerate(spec.mixtures.ratios):
+        with problems:
+            check_range(f"mixtures.ratios[{index}]", ratio, 0.0, LARGEST_RATIO)
     for field in LISTED_FIELDS:
         values = list(getattr(spec.adapters, field))
         for index, value in enumerate(values):
@@ -179,7 +182,7 @@ def image_set(
         prompt=adapter.prompt,
         labels=sorted(train),
         seed=spec.synthesis.seed,
-        per_class=spec.synthesis.per_class if spec.synthesis.HasField("per_class") else largest_need(spec, train),
+        per_class=spec.synthesis.per_class if spec.synthesis.HasField("per_class") else default_per_class(spec, train),
     )
     for field in ("steps", "guidance_scale"):
         if spec.synthesis.HasField(field):
@@ -191,6 +194,15 @@ def largest_need(spec: studies_pb2.StudySpec, train_counts: dict[str, int]) -> i
     """Images that the largest mixture takes of the largest class; one more for its rounding."""
     ratio = max([*spec.mixtures.ratios, 1.0 if spec.mixtures.synthetic_only else 0.0])
     return math.ceil(ratio * max(train_counts.values())) + 1
+
+
+def default_per_class(spec: studies_pb2.StudySpec, train_counts: dict[str, int]) -> int:
+    """Images of each class if the user doesn't say: enough for ratio 1, or 2, 4, 8, ... if a larger one is asked for.
+
+    In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all cells that are done.
+    """
+    steps = 2 ** math.ceil(math.log2(max([1.0, *spec.mixtures.ratios])))
+    return int(steps) * max(train_counts.values()) + 1
 
 
 def evaluation(

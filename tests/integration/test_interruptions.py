@@ -57,6 +57,15 @@ def children_named(pid: int, *words: str) -> list[psutil.Process]:
     return found
 
 
+def task_processes() -> list[psutil.Process]:
+    """Processes that run a task: Ray titles them by its function."""
+    return [
+        process
+        for module in ("adapter_training.", "image_synthesis.", "classifier_evaluation.")
+        for process in children_named(os.getpid(), f"ray::{module}")
+    ]
+
+
 def wait_for_step(client: Client, name: str, step: str, done: int) -> None:
     """Waits until a step of the study has done so much."""
 
@@ -91,7 +100,7 @@ def test_killed_anywhere_a_study_ends_the_same(
             ]
 
         wait_for_step(client, "kill", "adapter", 16)
-        kill(stack_children("ray::run_task"))
+        kill(stack_children("ray::adapter_training.task"))
         wait_for_step(client, "kill", "images", 1)
         kill(stack_children("ray::Coordinator"))
         wait_for_step(client, "kill", "grid", 1)
@@ -133,11 +142,12 @@ def test_a_cancelled_study_stops_and_goes_on_from_what_is_done(
     operation = client.submit_study(spec)
     target = ArtifactName.parse(metadata_of(operation).target, field="target")
     wait_for_step(client, "cancelled", "grid", 9)
+    assert task_processes()
     client.cancel(operation.name)
     ended = client.wait(operation.name, timeout_s=10)
     assert isinstance(failure_of(ended), Cancelled)
     assert client.get_study("cancelled").state == operations_pb2.STATE_CANCELLED
-    wait_for(lambda: not children_named(os.getpid(), "ray::run_task"), "the end of all tasks", timeout_s=10)
+    wait_for(lambda: not task_processes(), "the end of all tasks", timeout_s=10)
     assert find_manifest(store, target) is None
     done = len(list_artifacts(store, "cells"))
     time.sleep(3)
