@@ -137,7 +137,7 @@ def _inspect(reference: str, folder: Path, field: str) -> BaseModel:
 
 
 def _check_safetensors(path: Path, field: str, reference: str) -> None:
-    """Raises InvalidArgument unless the file begins with a header that fits into it: eight bytes of length, then JSON."""
+    """Raises InvalidArgument unless the file begins with a header: eight bytes of length, then JSON."""
     try:
         with path.open("rb") as file:
             length_bytes = int.from_bytes(file.read(8), "little")

@@ -31,6 +31,8 @@ TASK_RETRIES = 5
 # An outage of object storage or of another service shorter than this delays an operation and doesn't fail it.
 OUTAGE_SECONDS = 600.0
 OUTAGE_RETRY_SECONDS = 5.0
+# An attempt that worked for so long before it met an outage met a new one.
+HEALTHY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ class OperationContext:
                 "worker_seconds": self.worker_seconds,
                 "gpu_seconds": self.gpu_seconds,
                 "reused": self.reused or 0,
+                "found_done": self.reused,
             }
             value["done"] += sum(self._within.values())
             if value["total"]:
@@ -191,7 +194,7 @@ class OperationContext:
         self.store.put_json(f"{self.record.name}/progress.json", value)
 
     def resume(self) -> None:
-        """Goes on where a coordinator that died stopped: revisions, for watchers' markers, and the account of seconds."""
+        """Goes on where a coordinator that died stopped: revisions, for watchers, and the account of seconds."""
         before = self.store.find_json(f"{self.record.name}/progress.json")
         if before is None:
             return
@@ -199,7 +202,7 @@ class OperationContext:
         if before.get("create_time") == self.record.create_time:
             self.worker_seconds = before["worker_seconds"]
             self.gpu_seconds = before["gpu_seconds"]
-            self.reused = before["reused"]
+            self.reused = before["found_done"]
             self.earlier_steps = before.get("steps", [])
 
 
@@ -256,12 +259,6 @@ class Coordinator:
         """False once the result is written: whoever wants another attempt has to wait until this actor is gone."""
         return not self._ended.is_set()
 
-    def found_done(self, units: int) -> None:
-        """Tells how much was done before this attempt began. A restarted coordinator's own work isn't that."""
-        if self.reused is None:
-            self.reused = units
-            self._dirty = True
-
     def report(self, task: str, done: int, total: int | None = None) -> None:
         if self._context is not None:
             self._context.report(task, done, total)
@@ -275,7 +272,7 @@ class Coordinator:
                     self._attempt()
                     return
                 except Unavailable as error:
-                    if outage_began_s is None or attempt_began_s - outage_began_s > OUTAGE_SECONDS:
+                    if outage_began_s is None or time.monotonic() - attempt_began_s > HEALTHY_SECONDS:
                         outage_began_s = time.monotonic()
                     if time.monotonic() - outage_began_s > OUTAGE_SECONDS:
                         log.error("%s gives up until it is started again: %s", self._name, error.message)

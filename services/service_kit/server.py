@@ -72,7 +72,8 @@ async def serve(
         metrics.serve(settings.metrics_listen)
     except (OSError, ValueError) as error:
         raise SystemExit(
-            f"{service}: can't listen on SYNTHMIX_METRICS_LISTEN={settings.metrics_listen} ({error}); use a free host:port"
+            f"{service}: can't listen on SYNTHMIX_METRICS_LISTEN={settings.metrics_listen} ({error}); "
+            "use a free host:port"
         ) from None
     await server.start()
     for name in ("", *names):

@@ -1,16 +1,16 @@
 """Bad inputs through the real stack: each is a clear error with field, value and remedy, and nothing half-written."""
 
 import asyncio
-import contextlib
 import io
 import json
-import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ import pytest
 import yaml
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from PIL import Image
 from studies import import_simulated, reduced_study, run_study
-from unit.image_archives import picture, plates, zipped
 
 from adapter_training.front_end import AdapterService
 from service_kit.artifacts import find_manifest, list_artifacts
@@ -35,7 +35,6 @@ from service_kit.errors import (
     Unauthenticated,
     Unavailable,
     Unimplemented,
-    from_status,
 )
 from service_kit.interceptors import interceptors
 from service_kit.object_store import ObjectStore
@@ -55,6 +54,7 @@ from synthmix_api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix_api.evaluations.v1 import evaluations_pb2
 from synthmix_api.image_sets.v1 import image_sets_pb2
 from synthmix_api.studies.v1 import studies_pb2
+from unit.image_archives import picture, plates, zipped
 
 DATASET = "sim-few"
 BY_PLATE = r"(?P<group>plate-\d+)"
@@ -88,7 +88,7 @@ class World:
         with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
             try:
                 answer = getattr(stub(channel), method)(request, metadata=metadata, timeout=30)
-                return list(answer) if isinstance(answer, Iterator) else answer
+                return answer if isinstance(answer, Message) else list(answer)
             except grpc.RpcError as error:
                 raise error_of(error, service, address) from None
 
@@ -102,9 +102,9 @@ class World:
         operation = self.call(STUDY_CONTROL, "CreateDataset", datasets_pb2_grpc.DatasetServiceStub, request)
         return result_of(self.client.wait(operation.name), datasets_pb2.Dataset)
 
-    def command(self, *arguments: str, home: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "synthmix", "--home", str(home or self.stack.home), *arguments],
+            [sys.executable, "-m", "synthmix", "--home", str(self.stack.home), *arguments],
             cwd=self.folder,
             check=False,
             capture_output=True,
@@ -138,9 +138,7 @@ def finished(client: Client, tmp_path_factory: pytest.TempPathFactory) -> studie
 
 
 @pytest.fixture
-def world(
-    stack: Connection, client: Client, store: ObjectStore, finished: studies_pb2.Study, tmp_path: Path
-) -> World:
+def world(stack: Connection, client: Client, store: ObjectStore, finished: studies_pb2.Study, tmp_path: Path) -> World:
     return World(stack, client, store, finished, tmp_path)
 
 
@@ -752,9 +750,7 @@ CALLS = [
     ),
     Case(
         "an empty upload",
-        lambda world: world.call(
-            STUDY_CONTROL, "UploadFile", artifacts_pb2_grpc.ArtifactServiceStub, iter(())
-        ),
+        lambda world: world.call(STUDY_CONTROL, "UploadFile", artifacts_pb2_grpc.ArtifactServiceStub, iter(())),
         InvalidArgument,
         "FIELD_MISSING",
         ("at least one byte",),
@@ -824,9 +820,6 @@ def bomb_header() -> bytes:
     data = io.BytesIO()
     Image.new("L", (1, 1)).save(data, "PNG")
     whole = data.getvalue()
-    import struct
-    import zlib
-
     header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + whole[24:29]
     return whole[:8] + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
 
@@ -1094,7 +1087,13 @@ def test_a_name_that_is_taken_stays_until_it_is_moved(world: World) -> None:
         taken_name(world)
     check_error(
         raised.value,
-        Case("", taken_name, AlreadyExists, "DISPLAY_NAME_TAKEN", (repr(DATASET), held, "choose another name, .*--replace")),
+        Case(
+            "",
+            taken_name,
+            AlreadyExists,
+            "DISPLAY_NAME_TAKEN",
+            (repr(DATASET), held, "choose another name, .*--replace"),
+        ),
     )
     assert {item.key: item.size_bytes for item in world.store.list("dataset-names/")} == before
     assert world.client.get_dataset(DATASET).name == held
@@ -1217,15 +1216,73 @@ def test_a_command_says_what_is_wrong(command: Command, world: World) -> None:
 
 
 TOKEN = "correct horse"
-DOWN: list[tuple[str, Callable[[grpc.Channel], Any]]] = [
-    (
-        "ListDatasets",
-        lambda channel: datasets_pb2_grpc.DatasetServiceStub(channel).ListDatasets(datasets_pb2.ListDatasetsRequest()),
+AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)
+DOWN: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "ListDatasets": (datasets_pb2_grpc.DatasetServiceStub, datasets_pb2.ListDatasetsRequest()),
+    "GetDataset": (datasets_pb2_grpc.DatasetServiceStub, datasets_pb2.GetDatasetRequest(name=f"datasets/{NO_ID}")),
+    "CreateSplit": (
+        datasets_pb2_grpc.DatasetServiceStub,
+        datasets_pb2.CreateSplitRequest(split=datasets_pb2.Split(dataset=DATASET, test=0.25, validation=0.15)),
     ),
-    (
-        "GetDataset",
-        lambda channel: datasets_pb2_grpc.DatasetServiceStub(channel).GetDataset(
-            datasets_pb2.GetDatasetRequest(name=f"datasets/{NO_ID}")
+    "CreateDataset": (
+        datasets_pb2_grpc.DatasetServiceStub,
+        datasets_pb2.CreateDatasetRequest(
+            upload=f"uploads/{'0' * 64}",
+            dataset=datasets_pb2.Dataset(display_name="bad", group_rule=GroupRule(none=True)),
         ),
     ),
-]
+    "UploadFile": (artifacts_pb2_grpc.ArtifactServiceStub, iter([artifacts_pb2.UploadFileRequest(chunk=b"bytes")])),
+    "DownloadPayload": (
+        artifacts_pb2_grpc.ArtifactServiceStub,
+        artifacts_pb2.DownloadPayloadRequest(artifact=f"datasets/{NO_ID}", payload="images.parquet"),
+    ),
+    "CreateAdapter": (
+        adapters_pb2_grpc.AdapterServiceStub,
+        adapters_pb2.CreateAdapterRequest(
+            adapter=adapters_pb2.Adapter(base_model="embedded", train_split=f"splits/{NO_ID}/parts/train")
+        ),
+    ),
+}
+
+
+def free_address() -> tuple[socket.socket, str]:
+    """A port that is taken, by a socket that doesn't listen: whoever connects is refused."""
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    return holder, f"127.0.0.1:{holder.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("method", DOWN)
+def test_object_storage_that_is_down_is_unavailable(method: str) -> None:
+    """Front ends in this process, on object storage at a port where nobody listens."""
+    stub, request = DOWN[method]
+    nobody, endpoint = free_address()
+    nothing: Any = None  # operations and collections, which come after object storage
+    store = ObjectStore(ObjectStoreSettings(f"http://{endpoint}", "key", "secret", "synthmix"), attempts=1)
+
+    def call(address: str) -> Any:
+        with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+            try:
+                answer = getattr(stub(channel), method)(request, metadata=AUTHORIZED, timeout=30)
+                return answer if isinstance(answer, Message) else list(answer)
+            except grpc.RpcError as error:
+                return error_of(error, "test", address)
+
+    async def answered() -> Any:
+        server = grpc.aio.server(interceptors=interceptors("test", TOKEN))
+        datasets_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(store, nothing), server)
+        artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(store), server)
+        adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterService(store, nothing), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            return await asyncio.to_thread(call, f"127.0.0.1:{port}")
+        finally:
+            await server.stop(None)
+
+    with nobody:
+        error = asyncio.run(answered())
+    assert isinstance(error, Unavailable), error
+    assert error.reason == "OBJECT_STORAGE_UNAVAILABLE"
+    assert f"http://{endpoint}" in error.message
+    assert "check that it runs and is reachable, then try again" in error.message

@@ -587,7 +587,7 @@ def demo_stack(services: fake.FakeServices, monkeypatch: pytest.MonkeyPatch, tmp
     module = import_module("synthmix.cli.demo")
     few = module.SimulatedCellsSettings(images_per_class=2, chips=2)
     monkeypatch.setattr(module, "embedded_stack", fake_stack)
-    monkeypatch.setattr(module, "SimulatedCellsSettings", lambda: few)
+    monkeypatch.setattr(module, "SimulatedCellsSettings", lambda chips: few)
     monkeypatch.chdir(tmp_path)
     return services
 
