@@ -123,7 +123,15 @@ def adapter_weights(unet: Any) -> bytes:
             unet_lora_layers={key: value.float() for key, value in layers.items()},
             unet_lora_adapter_metadata=_plain(unet.peft_config["default"].to_dict()),
         )
-        return (Path(folder) / WEIGHTS).read_bytes()
+        return with_sorted_header((Path(folder) / WEIGHTS).read_bytes())
+
+
+def with_sorted_header(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: safetensors writes metadata in a new order each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors are aligned to eight bytes
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _plain(value: Any) -> Any:
