@@ -67,7 +67,7 @@ def with_defaults(adapter: adapters_pb2.Adapter, base_model: BaseModel) -> adapt
     embedded = base_model.reference == EMBEDDED
     set_default(full, "method", "lora")
     set_default(full, "rank", 16)
-    set_default(full, "alpha", full.rank)
+    set_default(full, "alpha", max(1, full.rank))  # a rank of 0 is one fault, not two
     set_default(full, "targets", "attention")
     set_default(full, "images_seen", 4800 if embedded else 20000)
     set_default(full, "batch_size", 16 if embedded else 4)

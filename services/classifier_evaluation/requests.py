@@ -19,6 +19,7 @@ from service_kit.digests import digest_of
 from service_kit.errors import (
     FailedPrecondition,
     FieldViolation,
+    Problems,
     Unimplemented,
     check_choice,
     check_range,
@@ -61,10 +62,25 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     set_default(full.claim, "margin", 0.02)
     set_default(full.claim, "confidence", 0.95)
     full.classifier.CopyFrom(with_defaults(evaluation.classifier))
-    check_mode(full.mixtures.mode)
-    check_range("evaluation.claim.margin", full.claim.margin, 0.0, 1.0, exclusive=True)
-    check_range("evaluation.claim.confidence", full.claim.confidence, 0.5, 0.9999)
-    settings = checked_settings(full.classifier)
+    problems = Problems()
+    with problems:
+        check_mode(full.mixtures.mode)
+    with problems:
+        check_range("evaluation.claim.margin", full.claim.margin, 0.0, 1.0, exclusive=True)
+    with problems:
+        check_range("evaluation.claim.confidence", full.claim.confidence, 0.5, 0.9999)
+    with problems:
+        # The request's own lists, so that an error names the position that the user wrote.
+        expand_grid(
+            list(full.mixtures.ratios),
+            full.mixtures.synthetic_only,
+            list(full.mixtures.controls),
+            [name.id for name in image_sets],
+            full.seeds,
+        )
+    with problems:
+        settings = checked_settings(full.classifier)
+    problems.raise_if_any()
     request: dict[str, Any] = {
         "parts": parts,
         "image_sets": [name.id for name in image_sets],
@@ -79,14 +95,6 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
         "claim": {"margin": full.claim.margin, "confidence": full.claim.confidence},
         "recipe_version": f"{RECIPE_VERSION}.{STATISTICS_VERSION}",
     }
-    # The request's own lists, so that an error names the position that the user wrote.
-    expand_grid(
-        list(full.mixtures.ratios),
-        full.mixtures.synthetic_only,
-        list(full.mixtures.controls),
-        request["image_sets"],
-        full.seeds,
-    )
     cells = grid(request)
     train_counts = train_class_counts(split)
     for index, name in enumerate(image_sets):

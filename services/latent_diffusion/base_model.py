@@ -10,6 +10,7 @@ from typing import Any
 from service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
 from service_kit.errors import (
     FailedPrecondition,
+    FieldViolation,
     InvalidArgument,
     Unimplemented,
     invalid_field,
@@ -96,10 +97,13 @@ def _download(name: str, revision: str, field: str, reference: str) -> tuple[Pat
 def _inspect(reference: str, folder: Path, field: str) -> BaseModel:
     index = _json(folder / "model_index.json", field, reference)
     if "text_encoder_2" in index:
+        description = (
+            f"{reference!r} is an SDXL model, which this version can't adapt; use an SD 1.x or 2.x model, or embedded"
+        )
         raise Unimplemented(
-            f"{field}: {reference!r} is an SDXL model, which this version can't adapt; "
-            "use an SD 1.x or 2.x model, or embedded",
+            f"{field}: {description}",
             reason="BASE_MODEL_UNSUPPORTED",
+            violations=[FieldViolation(field, description)],
         )
     missing = [component for component in COMPONENTS if not (folder / component).is_dir()]
     if missing:

@@ -24,7 +24,7 @@ from service_kit.settings import SERVICES
 from synthmix.embedded import Connection, read_connection, start_stack
 from synthmix.embedded.children import Child, Supervisor, wait_until_ready
 from synthmix.embedded.home import prepare
-from synthmix.embedded.sweep import MARKER_VARIABLE, marked_processes, record_run, sweep
+from synthmix.embedded.sweep import MARKER_VARIABLE, kill_marked, marked_processes, record_run, sweep
 
 START_TIMEOUT_S = 120.0
 # "Killing it with -9 leaves no process behind": the time that may take.
@@ -225,6 +225,27 @@ def test_what_even_the_reaper_left_is_swept(tmp_path: Path) -> None:
     assert not temporary.exists()
     assert not home.connection.exists()
     assert not home.running.exists()
+
+
+def test_a_process_that_titled_itself_is_found() -> None:
+    """Ray's agents write their titles over their environment, marker and all."""
+    agent = "from ray._raylet import setproctitle; setproctitle('ray::Agent'); print('ready', flush=True); input()"
+    leader = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {agent!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", leader],
+        env=os.environ | {MARKER_VARIABLE: "titled-itself"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        [titled] = psutil.Process(process.pid).children()
+        assert MARKER_VARIABLE not in titled.environ()
+        assert {found.pid for found in marked_processes("titled-itself")} == {process.pid, titled.pid}
+        kill_marked("titled-itself")
+        assert not titled.is_running()
 
 
 def test_a_child_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:

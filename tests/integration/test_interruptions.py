@@ -23,9 +23,9 @@ from synthmix_api.studies.v1 import studies_pb2
 
 # Long enough to be interrupted in each of its steps.
 STUDY = {
-    "adapters": {"rank": [4], "images_seen": [480]},
+    "adapters": {"rank": [4], "images_seen": [320]},
     "synthesis": {"prompt": "a brightfield image of {label} cells", "steps": 4},
-    "mixtures": {"ratios": [0, 0.25, 0.5], "synthetic_only": True},
+    "mixtures": {"ratios": [0, 0.25], "synthetic_only": True},
     "seeds": 2,
 }
 
@@ -90,7 +90,7 @@ def test_killed_anywhere_a_study_ends_the_same(
     with Client.connect(other_stack.home) as client:
         store = ObjectStore(other_stack.object_store)
         import_simulated(client, tmp_path / "simulated", "sim-kill")
-        client.submit_study(reduced_study("kill", "sim-kill", **STUDY))
+        submitted = client.submit_study(reduced_study("kill", "sim-kill", **STUDY))
 
         def stack_children(*words: str) -> list[psutil.Process]:
             return [
@@ -110,9 +110,7 @@ def test_killed_anywhere_a_study_ends_the_same(
             os.kill(pid, signal.SIGKILL)
         kill(stack_children("ray::Coordinator"))
 
-        operation = client.wait(
-            f"operations/study-control/{client.get_study('kill').name.split('/')[1]}", timeout_s=400
-        )
+        operation = client.wait(submitted, timeout_s=400)
         study = result_of(operation, studies_pb2.Study)
         assert payload_digests(store, study) == undisturbed
         # What was finished then is what is there now: a cell that is trained again has another time in its manifest.
@@ -141,7 +139,7 @@ def test_a_cancelled_study_stops_and_goes_on_from_what_is_done(
     spec = reduced_study("cancelled", "sim-kill", **(STUDY | {"seeds": 5}))
     operation = client.submit_study(spec)
     target = ArtifactName.parse(metadata_of(operation).target, field="target")
-    wait_for_step(client, "cancelled", "grid", 9)
+    wait_for_step(client, "cancelled", "grid", 7)
     assert task_processes()
     client.cancel(operation.name)
     ended = client.wait(operation.name, timeout_s=10)
@@ -156,5 +154,5 @@ def test_a_cancelled_study_stops_and_goes_on_from_what_is_done(
     study = run_study(client, spec)
     assert study.state == operations_pb2.STATE_SUCCEEDED
     steps = steps_of(client, study)
-    assert steps["adapter"].reused == 480
-    assert steps["grid"].reused >= 9
+    assert steps["adapter"].reused == 320
+    assert steps["grid"].reused >= 7

@@ -71,15 +71,22 @@ def kill_marked(marker: str, child: str | None = None) -> None:
 
 
 def marked_processes(marker: str, child: str | None = None) -> list[psutil.Process]:
-    """The live processes, this one excepted, that were started with a stack's marker."""
-    found = []
+    """The live processes, this one excepted, that were started with a stack's marker.
+
+    Ray's agents write their titles over their environment. They stay in the session of the child that they are of.
+    """
+    own_session, found, hidden = os.getsid(0), [], []
+    sessions: set[int] = set()
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
         try:
-            environment = process.environ()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):  # ended, a zombie, or another user's
+            environment, session = process.environ(), os.getsid(process.pid)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):  # ended, a zombie, or another user's
             continue
         if environment.get(MARKER_VARIABLE) == marker and child in (None, environment.get(CHILD_VARIABLE)):
             found.append(process)
-    return found
+            sessions.add(session)
+        elif not environment:
+            hidden.append((process, session))
+    return found + [process for process, session in hidden if session in sessions - {own_session}]
