@@ -245,7 +245,7 @@ def test_a_process_that_titled_itself_is_found() -> None:
         assert MARKER_VARIABLE not in titled.environ()
         assert {found.pid for found in marked_processes("titled-itself")} == {process.pid, titled.pid}
         kill_marked("titled-itself")
-        assert not titled.is_running()
+        assert not titled.is_running() or titled.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_child_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
