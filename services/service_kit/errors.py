@@ -145,15 +145,19 @@ def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
     known = list(choices)
     if value in known:
         return
-    nearest = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
-    remedy = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise invalid_field(
         field,
         value,
         "is not one of the choices",
-        f"{remedy}use one of: {', '.join(known)}",
+        f"{did_you_mean(value, known)}use one of: {', '.join(known)}",
         reason="UNKNOWN_CHOICE",
     )
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """A question that names the nearest of what is known, with a space behind it; "" if nothing is near."""
+    nearest = difflib.get_close_matches(value, list(known), n=1, cutoff=0.5)
+    return f"did you mean {nearest[0]!r}? " if nearest else ""
 
 
 def check_range(field: str, value: float, low: float, high: float, *, exclusive: bool = False) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from service_kit.artifacts import Manifest, list_artifacts, read_manifest
-from service_kit.errors import AlreadyExists, NotFound, check_choice, missing_field
+from service_kit.errors import AlreadyExists, NotFound, did_you_mean, missing_field
 from service_kit.front_end import payload_messages
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, PARTS, SPLITS, ArtifactName, UploadName, check_display_name
@@ -71,26 +71,13 @@ def find_dataset(store: ObjectStore, name: str, *, field: str) -> Manifest:
     holder = store.find_json(f"dataset-names/{short}.json")
     if holder is None:
         known = sorted(display_names(store).values())
-        nearest = _nearest(short, known)
         raise NotFound(
-            f"{field}: there is no dataset {short!r}{nearest}; import it with `synthmix datasets import`, "
-            f"or use one of: {', '.join(known) or 'none yet'}",
+            f"{field}: there is no dataset {short!r}; {did_you_mean(short, known)}import it with "
+            f"`synthmix datasets import`, or use one of: {', '.join(known) or 'none yet'}",
             reason="DATASET_NOT_FOUND",
             metadata={"dataset": short},
         )
     return read_manifest(store, ArtifactName.parse(holder["dataset"], field=field, collection=DATASETS))
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    try:
-        check_choice("dataset", name, known)
-    except Exception as error:
-        return (
-            ", did you mean" + str(error).partition("did you mean")[2].partition("?")[0] + "?"
-            if "did you mean" in str(error)
-            else ""
-        )
-    return ""
 
 
 def get_dataset(store: ObjectStore, name: str, *, field: str = "dataset") -> datasets_pb2.Dataset:
