@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from studies import import_simulated, payload_digests, reduced_study, run_study, steps_of, wait_for
 
 from service_kit.artifacts import find_manifest, list_artifacts
-from service_kit.errors import Cancelled
+from service_kit.errors import Cancelled, Unavailable
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ArtifactName
 from service_kit.settings import SERVICES
@@ -118,19 +120,37 @@ def test_killed_anywhere_a_study_ends_the_same(
         assert {name: find_manifest(store, name) for name in finished} == finished
 
 
+def runs_at(home: Path) -> bool:
+    try:
+        read_connection(home)
+    except Unavailable:
+        return False
+    return True
+
+
 def test_a_whole_stack_that_is_killed_goes_on_when_it_is_started_again(
     undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
+    """kill -9 of `synthmix up` in mid-training: the study goes on at the next start, to the same adapter."""
     home = tmp_path / "home"
+    with subprocess.Popen([sys.executable, "-m", "synthmix", "--home", str(home), "up"], stdout=subprocess.PIPE) as up:
+        wait_for(lambda: runs_at(home), "the stack's start")
+        with Client.connect(home) as client:
+            import_simulated(client, tmp_path / "simulated", "sim-kill")
+            submitted = client.submit_study(reduced_study("kill", "sim-kill", **STUDY))
+            wait_for_step(client, "kill", "adapter", 16)
+        up.kill()
     with embedded_stack(home) as connection, Client.connect(home) as client:
-        import_simulated(client, tmp_path / "simulated", "sim-kill")
-        client.submit_study(reduced_study("kill", "sim-kill", **STUDY))
-        wait_for_step(client, "kill", "adapter", 16)
-    with embedded_stack(home) as connection, Client.connect(home) as client:
-        study_name = client.get_study("kill").name
-        operation = client.wait(f"operations/study-control/{study_name.split('/')[1]}", timeout_s=400)
-        study = result_of(operation, studies_pb2.Study)
-        assert payload_digests(ObjectStore(connection.object_store), study) == undisturbed
+        wait_for_step(client, "kill", "adapter", 320)
+        store = ObjectStore(connection.object_store)
+        wait_for(lambda: bool(list_artifacts(store, "adapters")), "the adapter")
+        [adapter] = list_artifacts(store, "adapters")
+        manifest = find_manifest(store, adapter)
+        assert manifest is not None
+        assert {payload.sha256 for payload in manifest.payloads} == {
+            sha256 for key, sha256 in undisturbed.items() if key.startswith(str(adapter))
+        }
+        client.cancel(submitted.name)
 
 
 def test_a_cancelled_study_stops_and_goes_on_from_what_is_done(
