@@ -102,8 +102,6 @@ def test_real_images_by_plate(client: Client) -> None:
 
 def test_real_images_by_field(client: Client) -> None:
     client.import_dataset(DATA / "hek_ht1080", "hek-ht1080", group=GroupRule(pattern=FIELD))
-    study = run_study(
-        client, reduced_study("hek-reduced", "hek-ht1080", mixtures={"ratios": [0, 0.5], "synthetic_only": True})
-    )
+    study = run_study(client, reduced_study("hek-reduced", "hek-ht1080", mixtures={"ratios": [0, 0.5]}))
     assert study.verdict
     assert client.get_split(study.split).part_counts[0].part == "train"
