@@ -42,7 +42,7 @@ def load(folder: Path, device: torch.device) -> LatentDiffusion:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder,
-        torch_dtype=dtype,
+        dtype=dtype,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
