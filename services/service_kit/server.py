@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 10.0
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-# Client and server keepalive are set together (service_kit.channels): a server that allows fewer pings than its clients
+# Client and server keepalive are set together (synthmix.transport): a server that allows fewer pings than its clients
 # send closes their connections with ENHANCE_YOUR_CALM.
 SERVER_OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
