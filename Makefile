@@ -7,7 +7,7 @@ TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/synthmix/tools
 MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-contracts test-integration lint format protos check-protos lock clean
+.PHONY: help setup demo test test-unit test-contracts test-integration lint format protos check-protos lock clean base-model base-model-figures
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ lint: setup ## Style and types
 format: setup ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+##@ Longer evidence
+base-model: setup ## Retrain the embedded base model into build/base-model (about 2 hours on 2 cores; needs ../shared/data)
+	$(BIN)/python -m latent_diffusion.pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
+base-model-figures: setup ## Adapt the embedded base model and measure what it makes (about 45 minutes on 2 cores; needs ../shared/data)
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/base_model.py --out build/base-model-figures
 
 ##@ Generated files
 protos: setup ## Generate services/synthmix_api from protos/

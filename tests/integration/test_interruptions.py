@@ -156,7 +156,7 @@ def test_a_whole_stack_that_is_killed_goes_on_when_it_is_started_again(
 def test_a_cancelled_study_stops_and_goes_on_from_what_is_done(
     client: Client, store: ObjectStore, undisturbed: dict[str, str]
 ) -> None:
-    spec = reduced_study("cancelled", "sim-kill", **(STUDY | {"seeds": 5}))
+    spec = reduced_study("cancelled", "sim-kill", **(STUDY | {"seeds": 4}))
     operation = client.submit_study(spec)
     target = ArtifactName.parse(metadata_of(operation).target, field="target")
     wait_for_step(client, "cancelled", "grid", 7)

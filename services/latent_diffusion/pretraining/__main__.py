@@ -17,13 +17,15 @@ from latent_diffusion.pretraining.autoencoder import AutoencoderSettings, train_
 from latent_diffusion.pretraining.corpus import build_corpus, load_corpus, save_corpus
 from latent_diffusion.pretraining.pipeline import assemble, save_base_model
 from latent_diffusion.pretraining.text import build_tokenizer
+from latent_diffusion.pretraining.training_state import ProgressLog
 from latent_diffusion.pretraining.unet import UnetSettings, train_unet
 
 # Minutes become steps by rates, not by the clock, so that a budget means the same training on every machine.
 _AUTOENCODER_STEPS_PER_MINUTE = 240
 _UNET_STEPS_PER_MINUTE = 480
 _AUTOENCODER_SHARE = 0.4
-_SIMULATED_PICTURES = 4500
+_SIMULATED_PICTURES = 10_000
+_TEXTURES = 4000
 _MERGES = 220
 
 
@@ -42,7 +44,15 @@ def main() -> None:
 
     corpus_file = out / "corpus.npz"
     if not corpus_file.exists():
-        save_corpus(corpus_file, build_corpus(arguments.mitocheck, _SIMULATED_PICTURES, arguments.seed))
+        log = ProgressLog(out / "corpus.json", "corpus", _SIMULATED_PICTURES + _TEXTURES)
+        corpus = build_corpus(
+            arguments.mitocheck,
+            _SIMULATED_PICTURES,
+            _TEXTURES,
+            arguments.seed,
+            progress=lambda drawn: log.record(drawn - 1, {}),
+        )
+        save_corpus(corpus_file, corpus)
     corpus = load_corpus(corpus_file)
     print(f"corpus: {len(corpus.images)} pictures", flush=True)
 

@@ -3,13 +3,14 @@
 Two sources: real fluorescence nuclei of ten mitocheck phenotypes, and simulated cells in many looks, drawn
 here from the thickness maps of `synthmix.simulated_cells`. Breadth is the point: a base model that has seen
 light and dark backgrounds, sharp and blurred rims, small and large cells needs only a small adapter to make
-something new.
+something new. The autoencoder sees textures too, which show no cells at all.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,16 +46,28 @@ class Corpus:
     """Unicode, shape (N,)."""
     weights: np.ndarray
     """Share of training draws of each picture, float64 of shape (N,), sum 1."""
+    textures: np.ndarray
+    """What only the autoencoder sees: uint8, shape (M, 64, 64)."""
 
 
-def build_corpus(mitocheck: Path, simulated_count: int, seed: int, real_share: float = 0.4) -> Corpus:
+def build_corpus(
+    mitocheck: Path,
+    simulated_count: int,
+    texture_count: int,
+    seed: int,
+    *,
+    real_share: float = 0.4,
+    progress: Callable[[int], None] = lambda drawn: None,
+) -> Corpus:
     """Collects the corpus.
 
     Args:
         mitocheck: Folder with one sub-folder of 64-pixel grey images a phenotype.
         simulated_count: How many simulated pictures to draw.
-        seed: Seed of the simulated pictures.
+        texture_count: How many textures to draw.
+        seed: Seed of the simulated pictures and textures.
         real_share: Share of training draws that are real pictures, 0 to 1.
+        progress: Called with the pictures and textures drawn so far.
 
     Returns:
         Real pictures first, then simulated ones.
@@ -63,7 +76,13 @@ def build_corpus(mitocheck: Path, simulated_count: int, seed: int, real_share: f
         ValueError: The folder holds no usable phenotype, or an image isn't 64 x 64.
     """
     real_images, real_captions = _read_mitocheck(mitocheck)
-    drawn = [draw_simulated(seed, index) for index in range(simulated_count)]
+    drawn, textures = [], []
+    for index in range(simulated_count):
+        drawn.append(draw_simulated(seed, index))
+        progress(len(drawn))
+    for index in range(texture_count):
+        textures.append(draw_texture(seed, index))
+        progress(len(drawn) + len(textures))
     images = np.concatenate([real_images, np.stack([image for image, _ in drawn])])
     captions = np.array(real_captions + [caption for _, caption in drawn])
     # Square root of the class size: rare phenotypes are seen more often, common ones still most.
@@ -75,18 +94,20 @@ def build_corpus(mitocheck: Path, simulated_count: int, seed: int, real_share: f
             np.full(simulated_count, (1.0 - real_share) / simulated_count),
         ]
     )
-    return Corpus(images=images, captions=captions, weights=weights)
+    return Corpus(images=images, captions=captions, weights=weights, textures=np.stack(textures))
 
 
 def save_corpus(path: Path, corpus: Corpus) -> None:
     """Writes a corpus as an uncompressed .npz."""
-    np.savez(path, images=corpus.images, captions=corpus.captions, weights=corpus.weights)
+    partial = path.with_suffix(".partial.npz")  # another ending would be lengthened by savez
+    np.savez(partial, **{field.name: getattr(corpus, field.name) for field in fields(Corpus)})
+    os.replace(partial, path)
 
 
 def load_corpus(path: Path) -> Corpus:
     """Reads what `save_corpus` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
-        return Corpus(images=arrays["images"], captions=arrays["captions"], weights=arrays["weights"])
+        return Corpus(**{field.name: arrays[field.name] for field in fields(Corpus)})
 
 
 def draw_simulated(seed: int, index: int) -> tuple[np.ndarray, str]:
@@ -117,6 +138,30 @@ def draw_simulated(seed: int, index: int) -> tuple[np.ndarray, str]:
     grey = looks[which](thickness, granules, rng)
     article = "an" if names[which][0] in "aeiou" else "a"
     return np.clip(np.rint(255.0 * grey), 0, 255).astype(np.uint8), f"{article} {names[which]} image of {subject}"
+
+
+def draw_texture(seed: int, index: int) -> np.ndarray:
+    """Draws overlapping ellipses of all sizes and grey levels, uint8 of shape (64, 64).
+
+    Dead leaves (Lee, Mumford and Huang, 2001, section 3): radii follow a power law, so that edges come at every scale,
+    as they do in photographs. An autoencoder that can restore these restores microscopes that it never saw.
+    """
+    rng = derived_rng(seed, "texture", index)
+    rows, columns = np.mgrid[:SIZE_PX, :SIZE_PX].astype(np.float32)
+    middle, spread = rng.uniform(0.1, 0.9), rng.uniform(0.03, 0.4)
+    grey = np.full((SIZE_PX, SIZE_PX), middle, dtype=np.float32)
+    smallest_px = rng.uniform(1.0, 4.0)
+    for _ in range(int(rng.integers(10, 120))):
+        radius_px = min(40.0, smallest_px * (1.0 - rng.random()) ** -0.5)
+        y, x = rng.uniform(-8.0, SIZE_PX + 8.0, size=2)
+        angle, ratio = rng.uniform(0.0, np.pi), rng.uniform(0.25, 1.0)
+        along = np.cos(angle) * (columns - x) + np.sin(angle) * (rows - y)
+        across = (np.cos(angle) * (rows - y) - np.sin(angle) * (columns - x)) / ratio
+        inside = np.clip(radius_px - np.hypot(along, across), 0.0, 1.0)  # one pixel of soft edge
+        grey += inside * (rng.normal(middle, spread) - grey)
+    grey = ndimage.gaussian_filter(grey, rng.uniform(0.0, 1.0)) + _noise(grey, rng, 0.02)
+    levels: np.ndarray = np.clip(np.rint(255.0 * grey), 0, 255).astype(np.uint8)
+    return levels
 
 
 def _read_mitocheck(folder: Path) -> tuple[np.ndarray, list[str]]:
@@ -175,7 +220,18 @@ def _single_cell(line: CellLine, rng: np.random.Generator) -> tuple[np.ndarray, 
 
 
 def _brightfield(thickness: np.ndarray, granules: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return brightfield(thickness, granules, chip_optics(rng), rng)
+    """Half of them by the simulated chips' optics, half by microscopes of any contrast, focus and flatness."""
+    optics = chip_optics(rng)
+    if rng.random() < 0.5:
+        optics = replace(
+            optics,
+            brightness=rng.uniform(0.35, 0.8),
+            defocus=optics.defocus * rng.uniform(0.7, 3.0),
+            blur_px=rng.uniform(0.45, 1.4),
+            gradient=rng.uniform(0.0, 0.1),
+            noise=rng.uniform(0.0, 0.03),
+        )
+    return brightfield(thickness, granules, optics, rng)
 
 
 def _phase_contrast(thickness: np.ndarray, granules: np.ndarray, rng: np.random.Generator) -> np.ndarray:

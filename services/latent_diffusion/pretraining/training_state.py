@@ -119,7 +119,7 @@ class ProgressLog:
         """Notes a step's figures; prints and writes them now and then, and at the last step."""
         now = time.monotonic()
         if self._first is None:
-            self._first = (step, now)
+            self._first, self._last_s = (step, now), now
         if now - self._last_s < self.every_s and step + 1 < self.steps:
             return
         self._last_s = now

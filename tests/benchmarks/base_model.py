@@ -1,0 +1,377 @@
+"""Is the embedded base model worth its bytes? Adapts it to real images that it never saw, and measures what comes out.
+
+Usage: ``python tests/benchmarks/base_model.py --out FOLDER [--dataset mitocheck] [--minutes 2 5 10]``.
+
+For each dataset: what the autoencoder loses; and, of synthetic images, kernel inception distance to real test images,
+the share that a classifier trained on real images only takes for the class asked for, and the share of near copies of
+train images. Once for the base model as it is, and, after the same CPU minutes on the same train images, for adapters
+of it ("adapted") and for the same UNet trained from nothing ("scratch"). Features are those of an ImageNet
+EfficientNet-Lite0, pooled.
+
+Arms run two at a time on a thread each. OUT keeps each arm's images, so that a second run measures without training;
+figures.json and a PNG an arm (a row a class, first of real train images) are the result.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from adapter_training import recipe
+from adapter_training.requests import TARGETS
+from classifier_evaluation.classifier_settings import checked_settings, with_defaults
+from classifier_evaluation.classifiers import LITE0, build_classifier
+from classifier_evaluation.metrics import balanced_accuracy, confusion_matrix
+from classifier_evaluation.mixtures import Mixture
+from classifier_evaluation.recipe import TrainingImages, train_and_evaluate
+from image_data.pixel_cache import pixels
+from image_data.split_parts import open_split
+from image_synthesis.fidelity import kernel_inception_distance, memorised_share
+from latent_diffusion.base_model import EMBEDDED_FOLDER
+from latent_diffusion.loading import LatentDiffusion, load
+from latent_diffusion.pretraining.unet import build_unet
+from latent_diffusion.prompts import prompt_for
+from memory_object_store import MemoryObjectStore
+from service_kit.artifacts import read_manifest
+from service_kit.digests import derived_seed
+from study_control.image_import.importer import import_archive
+from study_control.split import create_split
+from synthmix.packing import pack
+from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix_api.evaluations.v1 import evaluations_pb2
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+SIZE_PX = 64
+SHOWN = 12
+SPLIT = {"test": 0.25, "validation": 0.15, "seed": 7}
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """A dataset of DATA that the base model never saw."""
+
+    folder: str
+    group_pattern: str
+    classes: tuple[str, ...]
+    prompt: str
+
+
+DATASETS = {
+    "mitocheck": RealImages(
+        "mitocheck",
+        r"(?P<group>[^/]+?)___",
+        ("Apoptosis", "Binuclear", "Interphase", "OutOfFocus", "Polylobed", "Prometaphase"),
+        "a fluorescence image of a {label} nucleus",
+    ),
+    "hek_ht1080": RealImages(
+        "hek_ht1080",
+        r"(?P<group>(293A|HT1080)-\d{6})",
+        ("293A", "HT1080"),
+        "a brightfield image of a {label} cell",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to make synthetic images."""
+
+    dataset: str
+    kind: str
+    """unadapted, adapted or scratch."""
+    cpu_minutes: float
+    """What the training may cost; 0 for unadapted."""
+    targets: str = "attention"
+    rank: int = 16
+    learning_rate: float = 2e-3
+    guidance_scale: float = 2.0
+    per_class: int = 100
+
+    @property
+    def name(self) -> str:
+        if self.kind == "unadapted":
+            return f"{self.dataset}-unadapted"
+        return f"{self.dataset}-{self.kind}-{self.cpu_minutes:g}min"
+
+
+def prepare(name: str, path: Path) -> None:
+    """Imports and splits a dataset as a study would, and writes its pixels and labels by part."""
+    dataset, store = DATASETS[name], MemoryObjectStore.created()
+    with tempfile.TemporaryDirectory() as folder:
+        archive = pack(DATA / dataset.folder, Path(folder) / "images.zip", progress=lambda done, total: None)
+        imported = import_archive(
+            store,
+            archive,
+            group_rule=datasets_pb2.GroupRule(pattern=dataset.group_pattern),
+            classes=dataset.classes,
+            simulated=False,
+            progress=lambda done, total: None,
+        )
+    split = create_split(store, read_manifest(store, imported), **SPLIT)
+    arrays: dict[str, np.ndarray] = {}
+    for kind, part in zip(PARTS, open_split(store, str(split), field="split"), strict=True):
+        arrays[kind] = np.array(pixels(store, part, SIZE_PX))
+        arrays[f"{kind}_labels"] = np.array(part.labels)
+    np.savez(path, **arrays)
+
+
+def run_arm(arm: Arm, data: Path, out: Path) -> None:
+    """Trains, if the arm does, and samples; writes OUT/<name>.npz and OUT/<name>.json."""
+    torch.set_num_threads(1)
+    dataset, real = DATASETS[arm.dataset], np.load(data)
+    model = load(EMBEDDED_FOLDER, torch.device("cpu"))
+    facts: dict[str, Any] = asdict(arm)
+    if arm.kind != "unadapted":
+        facts |= train_arm(arm, model, real["train"], real["train_labels"])
+    prompts = [prompt_for(dataset.prompt, label) for label in dataset.classes for _ in range(arm.per_class)]
+    images = []
+    for start in range(0, len(prompts), 16):
+        batch = prompts[start : start + 16]
+        images.append(
+            model.pipeline(
+                batch,
+                height=SIZE_PX,
+                width=SIZE_PX,
+                num_inference_steps=20,
+                guidance_scale=arm.guidance_scale,
+                generator=[
+                    torch.Generator().manual_seed(derived_seed(0, "benchmark image", start + index))
+                    for index in range(len(batch))
+                ],
+                output_type="np",
+            ).images.mean(axis=-1)
+        )
+    grey = np.clip(np.rint(255 * np.concatenate(images)), 0, 255).astype(np.uint8)
+    np.savez(out / f"{arm.name}.npz", images=grey, labels=np.repeat(np.arange(len(dataset.classes)), arm.per_class))
+    shown = grey.reshape(len(dataset.classes), arm.per_class, SIZE_PX, SIZE_PX)[:, :SHOWN]
+    real_rows = [np.flatnonzero(real["train_labels"] == label)[:4] for label in range(len(dataset.classes))]
+    rows = [
+        np.hstack([*real["train"][rows].mean(axis=-1).astype(np.uint8), *samples])
+        for rows, samples in zip(real_rows, shown, strict=True)
+    ]
+    Image.fromarray(np.vstack(rows)).save(out / f"{arm.name}.png")
+    (out / f"{arm.name}.json").write_text(json.dumps(facts, indent=1))
+
+
+def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Trains for the arm's CPU minutes, with latents included in them, and returns what that was."""
+    started_s = time.process_time()
+    latents = recipe.cache_latents(model, train, labels, recipe.MOST_VIEWS)
+    embeddings = recipe.prompt_embeddings(model, DATASETS[arm.dataset].prompt, DATASETS[arm.dataset].classes)
+    encoding_s = time.process_time() - started_s
+
+    def settings(steps: int) -> recipe.LoraSettings:
+        return recipe.LoraSettings(
+            rank=arm.rank,
+            alpha=arm.rank,
+            target_modules=TARGETS[arm.targets],
+            images_seen=16 * steps,
+            batch_size=16,
+            learning_rate=arm.learning_rate,
+            caption_dropout=0.1,
+            seed=0,
+        )
+
+    def train_steps(steps: int) -> recipe.TrainingState:
+        if arm.kind == "adapted":
+            state = recipe.set_up(model, settings(steps))
+        else:
+            model.pipeline.unet = build_unet(seed=1).requires_grad_(True)
+            parameters = dict(model.unet.named_parameters())
+            optimizer = torch.optim.AdamW(list(parameters.values()), lr=arm.learning_rate, betas=(0.9, 0.99))
+            state = recipe.TrainingState(0, parameters, optimizer, [])
+        recipe.train(model, state, settings(steps), latents, *embeddings, lambda state: None)
+        return state
+
+    # The learning rate's schedule needs the number of steps beforehand: a short training tells what one costs.
+    started_s = time.process_time()
+    train_steps(25)
+    step_s = (time.process_time() - started_s) / 25
+    if arm.kind == "adapted":
+        model.unet.delete_adapters(["default"])
+    steps = math.floor((60 * arm.cpu_minutes - encoding_s) / step_s)
+    started_s = time.process_time()
+    state = train_steps(steps)
+    spent_s = encoding_s + time.process_time() - started_s
+    return {
+        "steps": steps,
+        "spent_cpu_minutes": spent_s / 60,
+        "parameters": sum(value.numel() for value in state.parameters.values()),
+        "loss": float(np.mean(state.losses[-100:])),
+    }
+
+
+@torch.inference_mode()
+def features(images: np.ndarray) -> np.ndarray:
+    """Pooled features (N, 1280) of images (N, 64, 64) or (N, 64, 64, 3), uint8."""
+    network, preprocessing = build_classifier(LITE0, 2, pretrained=True, image_size_px=SIZE_PX, seed=0)
+    network.eval()
+    rgb = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=-1)
+    pooled = [
+        network.forward_head(  # type: ignore[operator]
+            network.forward_features(  # type: ignore[operator]
+                preprocessing.normalise(torch.from_numpy(rgb[start : start + 64]).permute(0, 3, 1, 2))
+            ),
+            pre_logits=True,
+        )
+        for start in range(0, len(rgb), 64)
+    ]
+    return torch.cat(pooled).numpy()
+
+
+def autoencoder_figures(real: np.ndarray) -> dict[str, float]:
+    """Mean over images of the peak signal-to-noise ratio, dB: the autoencoder's, and that of the image's mean grey."""
+    model = load(EMBEDDED_FOLDER, torch.device("cpu"))
+    clean = real.mean(axis=-1) / 127.5 - 1
+    latents = recipe.encode_images(model, real, 32)
+    with torch.inference_mode():
+        decoded = [model.vae.decode(latents[start : start + 32]).sample for start in range(0, len(latents), 32)]
+    restored = torch.cat(decoded).mean(dim=1).clamp(-1, 1).numpy()
+
+    def psnr_db(guess: np.ndarray) -> float:
+        return float((10 * np.log10(4 / ((guess - clean) ** 2).mean(axis=(1, 2)))).mean())
+
+    return {"psnr_db": psnr_db(restored), "psnr_of_mean_grey_db": psnr_db(clean.mean(axis=(1, 2), keepdims=True))}
+
+
+def balanced_rows(labels: np.ndarray) -> np.ndarray:
+    """Rows of which each class has as many as the rarest: synthetic images are balanced, and KID sees proportions."""
+    count = np.bincount(labels).min()
+    return np.concatenate([np.flatnonzero(labels == label)[:count] for label in range(labels.max() + 1)])
+
+
+def measure(name: str, data: Path, out: Path, arms: Sequence[Arm]) -> dict[str, Any]:
+    """Figures of a dataset: of the autoencoder, of the real images, and of every arm."""
+    torch.set_num_threads(2)
+    real = np.load(data)
+    test, test_labels = real["test"], real["test_labels"]
+    synthetic = {arm.name: np.load(out / f"{arm.name}.npz") for arm in arms}
+    settings = checked_settings(with_defaults(evaluations_pb2.Classifier()))
+    labels = real["train_labels"]
+    nothing = np.empty(0, dtype=np.int64)
+    as_rgb = [np.repeat(arrays["images"][..., None], 3, axis=-1) for arrays in synthetic.values()]
+    result = train_and_evaluate(
+        settings,
+        len(DATASETS[name].classes),
+        TrainingImages(Mixture(np.arange(len(labels)), nothing, labels), real["train"], None),
+        real["validation"],
+        real["validation_labels"],
+        lambda: np.concatenate([test, *as_rgb]),
+        seed=0,
+        threads=2,
+        report=lambda steps: None,
+    )
+    predicted = np.split(
+        result.test_probabilities.argmax(axis=1), np.cumsum([len(test), *map(len, as_rgb)])[:-1].tolist()
+    )
+    train_features, test_features = features(real["train"]), features(test)
+    reference = test_features[balanced_rows(test_labels)]
+    accuracy = balanced_accuracy(confusion_matrix(predicted[0], test_labels, len(DATASETS[name].classes)))
+    figures: dict[str, Any] = {
+        "images": {part: len(real[part]) for part in PARTS},
+        "autoencoder": autoencoder_figures(np.concatenate([real[part] for part in PARTS])),
+        "real": {
+            "balanced_accuracy": accuracy,
+            "kid": kernel_inception_distance(train_features[balanced_rows(labels)], reference),
+        },
+    }
+    for arm, answer in zip(arms, predicted[1:], strict=True):
+        wanted, found = synthetic[arm.name]["labels"], features(synthetic[arm.name]["images"])
+        figures[arm.name] = json.loads((out / f"{arm.name}.json").read_text()) | {
+            "kid": kernel_inception_distance(found, reference),
+            "class_consistency": float((answer == wanted).mean()),
+            "consistency_by_class": {
+                label: float((answer[wanted == index] == index).mean())
+                for index, label in enumerate(DATASETS[name].classes)
+            },
+            "memorised_share": memorised_share(found, train_features, test_features),
+        }
+    return figures
+
+
+def table(name: str, figures: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        f"{name}: autoencoder {figures['autoencoder']['psnr_db']:.1f} dB "
+        f"(mean grey {figures['autoencoder']['psnr_of_mean_grey_db']:.1f} dB); real train to real test images: "
+        f"KID {figures['real']['kid']:.4f}; classifier's balanced accuracy {figures['real']['balanced_accuracy']:.3f}",
+        "",
+        "| images | steps | KID | class consistency | of real accuracy | memorised |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm, row in figures.items():
+        if arm.startswith(name):
+            consistency, of_real = row["class_consistency"], figures["real"]["balanced_accuracy"]
+            lines.append(
+                f"| {arm.removeprefix(name + '-')} | {row.get('steps', '')} | {row['kid']:.4f} | {consistency:.3f} | "
+                f"{consistency / of_real:.2f} | {row['memorised_share']:.1%} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dataset", choices=DATASETS, nargs="+", default=list(DATASETS))
+    parser.add_argument("--minutes", type=float, nargs="+", default=[2, 5, 10], help="CPU minutes of each training")
+    parser.add_argument("--kind", choices=("adapted", "scratch"), nargs="*", default=["adapted", "scratch"])
+    parser.add_argument("--targets", choices=TARGETS, default=Arm.targets)
+    parser.add_argument("--rank", type=int, default=Arm.rank)
+    parser.add_argument("--learning-rate", type=float, default=Arm.learning_rate, help="of adapters")
+    parser.add_argument("--scratch-learning-rate", type=float, default=1e-3, help="of the UNet trained from nothing")
+    parser.add_argument("--guidance-scale", type=float, default=Arm.guidance_scale)
+    parser.add_argument("--per-class", type=int, default=Arm.per_class)
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    arms = [
+        Arm(
+            dataset,
+            kind,
+            minutes,
+            arguments.targets,
+            arguments.rank,
+            arguments.scratch_learning_rate if kind == "scratch" else arguments.learning_rate,
+            arguments.guidance_scale,
+            arguments.per_class,
+        )
+        for dataset in arguments.dataset
+        for kind, minutes in [
+            ("unadapted", 0.0),
+            *((kind, minutes) for minutes in sorted(arguments.minutes, reverse=True) for kind in arguments.kind),
+        ]
+    ]
+    for dataset in arguments.dataset:
+        if not (out / f"{dataset}.npz").exists():
+            prepare(dataset, out / f"{dataset}.npz")
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
+        running = {
+            arm.name: processes.submit(run_arm, arm, out / f"{arm.dataset}.npz", out)
+            for arm in arms
+            if not (out / f"{arm.name}.json").exists()
+        }
+        for done, (name, future) in enumerate(running.items()):
+            future.result()
+            print(f"{done + 1}/{len(running)} {name}", flush=True)
+    results = {}
+    for dataset in arguments.dataset:
+        own = [arm for arm in arms if arm.dataset == dataset]
+        results[dataset] = measure(dataset, out / f"{dataset}.npz", out, own)
+        print(f"\n{table(dataset, results[dataset])}", flush=True)
+        (out / "figures.json").write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The base model's own recipe: what it may see, that it resumes to the same bytes, and how its latents are scaled."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from image_archives import DATA
+from latent_diffusion.pretraining import autoencoder as recipe
+from latent_diffusion.pretraining.corpus import (
+    MITOCHECK_HELD_OUT,
+    Corpus,
+    build_corpus,
+    draw_simulated,
+    draw_texture,
+    load_corpus,
+    save_corpus,
+)
+from latent_diffusion.pretraining.text import MAX_TOKENS, build_tokenizer, token_ids
+
+SETTINGS = recipe.AutoencoderSettings(steps=4, batch_size=2, warmup_steps=2, checkpoint_every_steps=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return build_corpus(DATA / "mitocheck", simulated_count=6, texture_count=3, seed=5)
+
+
+def test_the_withheld_phenotypes_are_not_in_the_corpus(corpus: Corpus) -> None:
+    withheld = set()
+    for label in MITOCHECK_HELD_OUT:
+        for path in (DATA / "mitocheck" / label).glob("*.png"):
+            with Image.open(path) as image:
+                withheld.add(np.asarray(image.convert("L")).tobytes())
+    assert len(withheld) > 2000
+    assert not withheld & {image.tobytes() for image in corpus.images}
+    assert not {word for caption in corpus.captions for word in caption.split()} & MITOCHECK_HELD_OUT
+
+
+def test_a_corpus_is_kept_whole(corpus: Corpus, tmp_path: Path) -> None:
+    save_corpus(tmp_path / "corpus.npz", corpus)
+    found = load_corpus(tmp_path / "corpus.npz")
+    assert (found.images == corpus.images).all()
+    assert (found.captions == corpus.captions).all()
+    assert (found.textures == corpus.textures).all()
+    assert corpus.weights.sum() == pytest.approx(1.0)
+    assert corpus.weights[:-6].sum() == pytest.approx(0.4)
+
+
+def test_a_folder_without_phenotypes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "Interphase").mkdir()
+    with pytest.raises(ValueError, match="--mitocheck is"):
+        build_corpus(tmp_path, simulated_count=1, texture_count=1, seed=0)
+
+
+def test_pictures_depend_on_seed_and_index_alone() -> None:
+    assert (draw_texture(1, 7) == draw_texture(1, 7)).all()
+    assert (draw_texture(1, 7) != draw_texture(1, 8)).any()
+    first, second = draw_simulated(1, 7), draw_simulated(1, 7)
+    assert (first[0] == second[0]).all()
+    assert first[1] == second[1]
+    assert (draw_simulated(2, 7)[0] != first[0]).any()
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> AutoencoderKL:
+    torch.set_num_threads(1)
+    return recipe.train_autoencoder(corpus, tmp_path_factory.mktemp("whole"), SETTINGS)
+
+
+def test_an_interrupted_autoencoder_training_ends_with_the_same_bytes(
+    corpus: Corpus, trained: AutoencoderKL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def die_at_the_last(self: object, step: int, figures: object) -> None:
+        if step == SETTINGS.steps - 1:
+            raise Killed
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(recipe.ProgressLog, "record", die_at_the_last)
+        recipe.train_autoencoder(corpus, tmp_path, SETTINGS)
+    assert (tmp_path / "autoencoder.safetensors").exists()
+    resumed = recipe.train_autoencoder(corpus, tmp_path, SETTINGS).state_dict()
+    assert all(torch.equal(resumed[name], value) for name, value in trained.state_dict().items())
+
+
+def test_latents_have_mean_0_and_deviation_1_and_less_noise(corpus: Corpus, trained: AutoencoderKL) -> None:
+    views = corpus.images[-64:].astype(np.float32) / 127.5 - 1.0
+    latents = recipe.encode(trained, views)
+    assert latents.shape == (64, recipe.LATENT_CHANNELS, 8, 8)
+    assert latents.mean().abs() < 0.5
+    assert 0.5 < latents.std() < 2.0
+    assert trained.encode(recipe.as_rgb(views)).latent_dist.std.mean() < 0.7 * latents.std()
+
+
+def test_words_never_seen_are_spelled_from_pieces(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(["a fluorescence image of a Metaphase nucleus"] * 3, 40, tmp_path)
+    ids = token_ids(tokenizer, ["a fluorescence image of a Metaphase nucleus", "an image of a Prometaphase nucleus"])
+    assert ids.shape == (2, MAX_TOKENS)
+    assert tokenizer.decode(ids[1], skip_special_tokens=True) == "an image of a prometaphase nucleus"
