@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from adapter_training import recipe
@@ -40,7 +41,6 @@ from image_data.split_parts import open_split
 from image_synthesis.fidelity import kernel_inception_distance, memorised_share
 from latent_diffusion.base_model import EMBEDDED_FOLDER
 from latent_diffusion.loading import LatentDiffusion, load
-from latent_diffusion.pretraining.unet import build_unet
 from latent_diffusion.prompts import prompt_for
 from memory_object_store import MemoryObjectStore
 from service_kit.artifacts import read_manifest
@@ -188,7 +188,8 @@ def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.nd
         if arm.kind == "adapted":
             state = recipe.set_up(model, settings(steps))
         else:
-            model.pipeline.unet = build_unet(seed=1).requires_grad_(True)
+            torch.manual_seed(1)
+            model.pipeline.unet = UNet2DConditionModel.from_config(model.unet.config)
             parameters = dict(model.unet.named_parameters())
             optimizer = torch.optim.AdamW(list(parameters.values()), lr=arm.learning_rate, betas=(0.9, 0.99))
             state = recipe.TrainingState(0, parameters, optimizer, [])

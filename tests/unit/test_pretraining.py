@@ -22,7 +22,7 @@ from latent_diffusion.pretraining.corpus import (
 )
 from latent_diffusion.pretraining.text import MAX_TOKENS, build_tokenizer, token_ids
 
-SETTINGS = recipe.AutoencoderSettings(steps=4, batch_size=2, warmup_steps=2, checkpoint_every_steps=2)
+SETTINGS = recipe.AutoencoderSettings(steps=4, batch_size=2, warmup_steps=2, checkpoint_every_steps=2, scaled_on=64)
 
 
 @pytest.fixture(autouse=True)
@@ -98,10 +98,19 @@ def test_an_interrupted_autoencoder_training_ends_with_the_same_bytes(
 def test_latents_have_mean_0_and_deviation_1_and_less_noise(corpus: Corpus, trained: AutoencoderKL) -> None:
     views = corpus.images[-64:].astype(np.float32) / 127.5 - 1.0
     latents = recipe.encode(trained, views)
-    assert latents.shape == (64, recipe.LATENT_CHANNELS, 8, 8)
+    assert latents.shape == (64, recipe.LATENT_CHANNELS, 16, 16)
     assert latents.mean().abs() < 0.5
     assert 0.5 < latents.std() < 2.0
     assert trained.encode(recipe.as_rgb(views)).latent_dist.std.mean() < 0.7 * latents.std()
+
+
+def test_an_autoencoder_begins_as_a_linear_map(corpus: Corpus) -> None:
+    autoencoder = recipe.build_autoencoder(seed=1)
+    pictures = recipe.as_rgb(corpus.images[-6:].astype(np.float32) / 127.5 - 1.0)
+    with torch.no_grad():
+        for half, inputs in ((autoencoder.encoder, pictures), (autoencoder.decoder, torch.randn(6, 4, 16, 16))):
+            none, some, whole = half(0.0 * inputs), half(0.5 * inputs), half(inputs)
+            assert (some - none - 0.5 * (whole - none)).std() < 0.05 * (whole - none).std()
 
 
 def test_words_never_seen_are_spelled_from_pieces(tmp_path: Path) -> None:
