@@ -79,8 +79,8 @@ def _begin_linear(autoencoder: AutoencoderKL) -> None:
 
     Pictures are restored well by something near a linear transform: of each 4 x 4 block, the four leading principal
     components keep 40 dB of fluorescence nuclei. From diffusers' initialisation, 2,800 steps came to 27 dB (measured
-    with downsampling 8), for two reasons: the residual branches are noise at first, and the last normalisation of encoder
-    and decoder takes each picture's brightness and contrast away, which has to be smuggled past it.
+    with downsampling 8), for two reasons: the residual branches are noise at first, and the last normalisation of
+    encoder and decoder takes each picture's brightness and contrast away, which has to be smuggled past it.
 
     So residual branches begin at zero (Goyal et al., 2017, section 5.1; Zhang et al., 2019, "Fixup"); what is left
     keeps its inputs' scale; and before each last normalisation, large constants stand in some channels of each group,
