@@ -7,7 +7,7 @@ TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/synthmix/tools
 MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-contracts test-integration lint format protos check-protos lock clean base-model base-model-figures
+.PHONY: help setup demo test test-unit test-contracts test-integration lint format protos check-protos lock clean base-model base-model-figures real-studies
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ base-model: setup ## Retrain the embedded base model into build/base-model (abou
 	$(BIN)/python -m latent_diffusion.pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
 base-model-figures: setup ## Adapt the embedded base model and measure what it makes (about 45 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/base_model.py --out build/base-model-figures
+
+real-studies: setup ## Run the paper's six mixtures on real images (about 25 minutes on 2 cores; needs ../shared/data)
+	$(BIN)/python tests/benchmarks/real_studies.py --home build/real-studies
 
 ##@ Generated files
 protos: setup ## Generate services/synthmix_api from protos/

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from studies import FEW, import_simulated, reduced_study, run_study
 
 from service_kit.object_store import ObjectStore
 from synthmix import Client
 from synthmix.embedded import Connection, embedded_stack
+from synthmix_api.studies.v1 import studies_pb2
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,10 @@ def client(stack: Connection) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def store(stack: Connection) -> ObjectStore:
     return ObjectStore(stack.object_store)
+
+
+@pytest.fixture(scope="session")
+def finished(client: Client, tmp_path_factory: pytest.TempPathFactory) -> studies_pb2.Study:
+    """A study through all services, which nothing has disturbed."""
+    import_simulated(client, tmp_path_factory.mktemp("simulated"))
+    return run_study(client, reduced_study("reduced", FEW))

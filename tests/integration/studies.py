@@ -20,17 +20,17 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MITOCHECK_SIX = ("Interphase", "Apoptosis", "Binuclear", "Polylobed", "Prometaphase", "OutOfFocus")
 PLATE = r"(?P<group>[^/]+?)___"
 FIELD = r"(?P<group>(293A|HT1080)-\d{6})"
-FEW_CELLS = SimulatedCellsSettings(images_per_class=32, chips=8)
+FEW = "sim-few"
 
 
 def reduced_study(name: str, dataset: str, **changes: Any) -> studies_pb2.StudySpec:
-    """A study that is whole in shape and small in everything: seconds of training, not minutes."""
+    """A study that is whole in shape and small in everything: seconds of training, long enough to be interrupted."""
     value: dict[str, Any] = {
         "name": name,
         "dataset": dataset,
         "split": {"test": 0.25, "validation": 0.15, "seed": 7},
-        "adapters": {"rank": [4], "images_seen": [64]},
-        "synthesis": {"prompt": "a brightfield image of {label} cells", "steps": 2},
+        "adapters": {"rank": [4], "images_seen": [320]},
+        "synthesis": {"prompt": "a brightfield image of {label} cells", "steps": 4},
         "mixtures": {"ratios": [0, 0.25], "synthetic_only": True},
         "classifier": {"epochs": 1},
         "seeds": 1,
@@ -38,9 +38,10 @@ def reduced_study(name: str, dataset: str, **changes: Any) -> studies_pb2.StudyS
     return json_format.ParseDict(value | changes, studies_pb2.StudySpec())
 
 
-def import_simulated(client: Client, folder: Path, name: str, settings: SimulatedCellsSettings = FEW_CELLS) -> None:
-    write_simulated_dataset(folder, settings)
-    client.import_dataset(folder, name, group=GroupRule(pattern=GROUP_PATTERN), simulated=True)
+def import_simulated(client: Client, folder: Path) -> None:
+    """Imports a few simulated cells as FEW."""
+    write_simulated_dataset(folder, SimulatedCellsSettings(images_per_class=32, chips=8))
+    client.import_dataset(folder, FEW, group=GroupRule(pattern=GROUP_PATTERN), simulated=True)
 
 
 def run_study(client: Client, spec: studies_pb2.StudySpec) -> studies_pb2.Study:

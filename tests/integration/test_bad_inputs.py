@@ -22,7 +22,7 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from PIL import Image
-from studies import import_simulated, reduced_study, run_study
+from studies import FEW, reduced_study
 
 from adapter_training.front_end import AdapterService
 from service_kit.artifacts import find_manifest, list_artifacts
@@ -56,7 +56,7 @@ from synthmix_api.image_sets.v1 import image_sets_pb2
 from synthmix_api.studies.v1 import studies_pb2
 from unit.image_archives import picture, plates, zipped
 
-DATASET = "sim-few"
+DATASET = FEW
 BY_PLATE = r"(?P<group>plate-\d+)"
 NO_ID = "0" * 32
 # What an error must leave as it was: artifacts, and the names that people gave to some.
@@ -128,13 +128,6 @@ class Case:
     reason: str
     says: tuple[str, ...]
     fields: tuple[str, ...] = ()
-
-
-@pytest.fixture(scope="module")
-def finished(client: Client, tmp_path_factory: pytest.TempPathFactory) -> studies_pb2.Study:
-    """The study that other tests run as well."""
-    import_simulated(client, tmp_path_factory.mktemp("simulated"), DATASET)
-    return run_study(client, reduced_study("reduced", DATASET))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from studies import import_simulated, reduced_study, run_study, wait_for
+from studies import wait_for
 
 from service_kit.errors import NotFound
 from service_kit.settings import (
@@ -25,6 +25,7 @@ from synthmix import Client
 from synthmix.embedded import Connection
 from synthmix.embedded.children import Child, stop_children, wait_until_ready
 from synthmix.embedded.ports import LOOPBACK, free_port
+from synthmix_api.studies.v1 import studies_pb2
 
 START_TIMEOUT_S = 60.0
 STOP_GRACE_S = 10.0
@@ -101,10 +102,8 @@ def prometheus(stack: Connection, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="module")
-def worked(client: Client, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Something to count: a study through all services, the one that other tests run as well, and an error."""
-    import_simulated(client, tmp_path_factory.mktemp("simulated"), "sim-few")
-    run_study(client, reduced_study("reduced", "sim-few"))
+def worked(client: Client, finished: studies_pb2.Study) -> None:
+    """Something to count: a study through all services, and an error."""
     with pytest.raises(NotFound):
         client.get_dataset("nobody-imported-this")
 

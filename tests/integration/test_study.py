@@ -4,21 +4,35 @@ import json
 from pathlib import Path
 
 import pytest
-from studies import DATA, FIELD, MITOCHECK_SIX, PLATE, import_simulated, reduced_study, run_study, steps_of
+from google.longrunning.operations_pb2 import Operation
+from studies import DATA, FEW, FIELD, MITOCHECK_SIX, PLATE, reduced_study, steps_of
 
 from service_kit.artifacts import read_manifest
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ArtifactName
 from synthmix import Client, GroupRule
-from synthmix.client import metadata_of
+from synthmix.client import metadata_of, result_of
 from synthmix_api.operations.v1 import operations_pb2
 from synthmix_api.studies.v1 import studies_pb2
 
 
 @pytest.fixture(scope="module")
-def finished(client: Client, tmp_path_factory: pytest.TempPathFactory) -> studies_pb2.Study:
-    import_simulated(client, tmp_path_factory.mktemp("simulated"), "sim-few")
-    return run_study(client, reduced_study("reduced", "sim-few"))
+def enlarged() -> studies_pb2.StudySpec:
+    """The finished study with one ratio more."""
+    return reduced_study("enlarged", FEW, mixtures={"ratios": [0, 0.25, 0.10], "synthetic_only": True})
+
+
+@pytest.fixture(scope="module")
+def submitted(client: Client, finished: studies_pb2.Study, enlarged: studies_pb2.StudySpec) -> dict[str, Operation]:
+    """Studies that run side by side: each is one process at a time for the most part, which imports torch."""
+    client.import_dataset(DATA / "hek_ht1080", "hek-ht1080", group=GroupRule(pattern=FIELD))
+    synthesis = {"prompt": "a brightfield image of {label} cells", "steps": 3}
+    specs = [
+        reduced_study("hek-reduced", "hek-ht1080", mixtures={"ratios": [0, 0.5]}),
+        reduced_study("other-images", FEW, synthesis=synthesis),
+        enlarged,
+    ]
+    return {spec.name: client.submit_study(spec) for spec in specs}
 
 
 def test_a_study_ends_in_a_report(client: Client, finished: studies_pb2.Study, tmp_path: Path) -> None:
@@ -59,49 +73,53 @@ def test_the_generator_saw_the_train_part_only(store: ObjectStore, finished: stu
 
 def test_submitted_again_nothing_runs(client: Client, store: ObjectStore, finished: studies_pb2.Study) -> None:
     before = {item.key for item in store.list("operations/")}
-    operation = client.submit_study(reduced_study("reduced", "sim-few"))
+    operation = client.submit_study(reduced_study("reduced", FEW))
     assert operation.done
     assert metadata_of(operation).target == finished.name
     assert client.get_study("reduced") == finished
     assert {item.key for item in store.list("operations/")} == before
 
 
-def test_one_ratio_more_runs_the_new_cells_only(client: Client, finished: studies_pb2.Study) -> None:
-    spec = reduced_study("enlarged", "sim-few", mixtures={"ratios": [0, 0.25, 0.10], "synthetic_only": True})
-    plan = {step.display_name.split()[0]: step.plan for step in client.plan_study(spec).steps}
-    assert {name: (step.done, step.total) for name, step in plan.items() if name == "grid"} == {"grid": (3, 4)}
-    assert plan["adapter"].done == plan["adapter"].total
-    study = run_study(client, spec)
+def test_the_plan_of_one_ratio_more_has_the_new_cells_only(
+    client: Client, finished: studies_pb2.Study, enlarged: studies_pb2.StudySpec
+) -> None:
+    plan = {step.display_name.split()[0]: step.plan for step in client.plan_study(enlarged).steps}
+    assert (plan["grid"].done, plan["grid"].total) == (3, 4)
+    assert plan["adapter"].done == plan["adapter"].total == 320
+
+
+def test_one_ratio_more_runs_the_new_cells_only(
+    client: Client, finished: studies_pb2.Study, submitted: dict[str, Operation]
+) -> None:
+    study = result_of(client.wait(submitted["enlarged"]), studies_pb2.Study)
     steps = steps_of(client, study)
     assert (steps["grid"].reused, steps["grid"].total) == (3, 4)
-    assert steps["adapter"].reused == steps["adapter"].total == 64
+    assert steps["adapter"].reused == steps["adapter"].total == 320
     assert study.adapters == finished.adapters
     assert study.image_sets == finished.image_sets
 
 
-def test_a_study_that_shares_the_adapter_does_not_train_it(client: Client, finished: studies_pb2.Study) -> None:
-    synthesis = {"prompt": "a brightfield image of {label} cells", "steps": 3}
-    study = run_study(client, reduced_study("other-images", "sim-few", synthesis=synthesis))
+def test_a_study_that_shares_the_adapter_does_not_train_it(
+    client: Client, finished: studies_pb2.Study, submitted: dict[str, Operation]
+) -> None:
+    study = result_of(client.wait(submitted["other-images"]), studies_pb2.Study)
     assert study.adapters == finished.adapters
     assert study.image_sets != finished.image_sets
     steps = steps_of(client, study)
-    assert steps["adapter"].reused == 64
+    assert steps["adapter"].reused == 320
     assert steps["images"].reused == 0
     assert steps["grid"].reused == 1  # real only
 
 
-def test_real_images_by_plate(client: Client) -> None:
-    client.import_dataset(DATA / "mitocheck", "mitocheck-six", group=GroupRule(pattern=PLATE), classes=MITOCHECK_SIX)
-    synthesis = {"prompt": "a fluorescence image of a {label} nucleus", "steps": 2, "per_class": 71}
-    study = run_study(
-        client, reduced_study("mitocheck-reduced", "mitocheck-six", synthesis=synthesis, mixtures={"ratios": [0, 0.25]})
-    )
-    assert study.verdict
-    assert client.get_dataset("mitocheck-six").image_count == 2217
-
-
-def test_real_images_by_field(client: Client) -> None:
-    client.import_dataset(DATA / "hek_ht1080", "hek-ht1080", group=GroupRule(pattern=FIELD))
-    study = run_study(client, reduced_study("hek-reduced", "hek-ht1080", mixtures={"ratios": [0, 0.5]}))
+def test_real_images_by_field(client: Client, submitted: dict[str, Operation]) -> None:
+    study = result_of(client.wait(submitted["hek-reduced"]), studies_pb2.Study)
     assert study.verdict
     assert client.get_split(study.split).part_counts[0].part == "train"
+
+
+def test_real_images_by_plate_are_imported_and_planned(client: Client) -> None:
+    """The study itself takes minutes: `make real-studies` runs it."""
+    client.import_dataset(DATA / "mitocheck", "mitocheck-six", group=GroupRule(pattern=PLATE), classes=MITOCHECK_SIX)
+    assert client.get_dataset("mitocheck-six").image_count == 2217
+    plan = client.plan_study(reduced_study("mitocheck-reduced", "mitocheck-six"))
+    assert {step.display_name.split()[0]: step.plan.total for step in plan.steps}["grid"] == 3

@@ -9,12 +9,20 @@ OUT/base_model.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from latent_diffusion.pretraining.autoencoder import AutoencoderSettings, train_autoencoder
-from latent_diffusion.pretraining.corpus import build_corpus, load_corpus, save_corpus
+from latent_diffusion.pretraining.corpus import (
+    Corpus,
+    build_corpus,
+    build_larger_corpus,
+    load_corpus,
+    resized,
+    save_corpus,
+)
 from latent_diffusion.pretraining.pipeline import assemble, save_base_model
 from latent_diffusion.pretraining.text import build_tokenizer
 from latent_diffusion.pretraining.training_state import ProgressLog
@@ -26,7 +34,19 @@ _UNET_STEPS_PER_MINUTE = 200
 _AUTOENCODER_SHARE = 0.2
 _SIMULATED_PICTURES = 10_000
 _TEXTURES = 4000
+_LARGE_PICTURES = 1500
+_MIDDLE_PX, _LARGE_PX = 96, 128
 _MERGES = 220
+
+
+def kept(path: Path, count: int, build: Callable[[Callable[[int], None]], Corpus]) -> Corpus:
+    """Reads a corpus, or builds and writes it if it isn't there; `build` is given what to tell its progress to."""
+    if not path.exists():
+        log = ProgressLog(path.with_suffix(".json"), path.stem, count)
+        save_corpus(path, build(lambda drawn: log.record(drawn - 1, {})))
+    corpus = load_corpus(path)
+    print(f"{path.stem}: {len(corpus.images)} pictures", flush=True)
+    return corpus
 
 
 def main() -> None:
@@ -42,26 +62,26 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
 
-    corpus_file = out / "corpus.npz"
-    if not corpus_file.exists():
-        log = ProgressLog(out / "corpus.json", "corpus", _SIMULATED_PICTURES + _TEXTURES)
-        corpus = build_corpus(
-            arguments.mitocheck,
-            _SIMULATED_PICTURES,
-            _TEXTURES,
-            arguments.seed,
-            progress=lambda drawn: log.record(drawn - 1, {}),
-        )
-        save_corpus(corpus_file, corpus)
-    corpus = load_corpus(corpus_file)
-    print(f"corpus: {len(corpus.images)} pictures", flush=True)
+    corpus = kept(
+        out / "corpus.npz",
+        _SIMULATED_PICTURES + _TEXTURES,
+        lambda progress: build_corpus(
+            arguments.mitocheck, _SIMULATED_PICTURES, _TEXTURES, arguments.seed, progress=progress
+        ),
+    )
+    large = kept(
+        out / f"corpus-{_LARGE_PX}.npz",
+        _LARGE_PICTURES,
+        lambda progress: build_larger_corpus(corpus, _LARGE_PX, _LARGE_PICTURES, arguments.seed, progress=progress),
+    )
 
     autoencoder_steps = round(arguments.minutes * _AUTOENCODER_SHARE * _AUTOENCODER_STEPS_PER_MINUTE)
     autoencoder = train_autoencoder(corpus, out, AutoencoderSettings(steps=autoencoder_steps, seed=arguments.seed))
     tokenizer = build_tokenizer(corpus.captions.tolist(), _MERGES, out / "tokenizer")
     unet_steps = round(arguments.minutes * (1.0 - _AUTOENCODER_SHARE) * _UNET_STEPS_PER_MINUTE)
     settings = UnetSettings(steps=unet_steps, seed=arguments.seed)
-    unet, text_encoder = train_unet(corpus, autoencoder, tokenizer, out, settings)
+    corpora = [corpus, resized(large, _MIDDLE_PX), large]
+    unet, text_encoder = train_unet(corpora, autoencoder, tokenizer, out, settings)
 
     save_base_model(assemble(autoencoder, tokenizer, text_encoder, unet), out / "base_model")
     size_mb = sum(path.stat().st_size for path in (out / "base_model").rglob("*") if path.is_file()) / 1e6

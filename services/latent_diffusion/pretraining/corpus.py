@@ -28,12 +28,10 @@ from synthmix.simulated_cells import (
 )
 
 SIZE_PX = 64
-"""Side of every picture."""
+"""Side of a picture, but for those of a larger corpus."""
 
 MITOCHECK_HELD_OUT = frozenset({"Interphase", "Apoptosis", "Binuclear", "Polylobed", "Prometaphase", "OutOfFocus"})
 """Phenotypes that the base model never sees, so that a study on them adapts it to something new."""
-
-_DRAW_PX = 2 * SIZE_PX  # single cells are drawn in a wider field and cut out
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,13 @@ class Corpus:
     """Pictures with what is needed to caption and to sample them."""
 
     images: np.ndarray
-    """uint8, shape (N, 64, 64)."""
+    """uint8, shape (N, S, S)."""
     captions: np.ndarray
     """Unicode, shape (N,)."""
     weights: np.ndarray
     """Share of training draws of each picture, float64 of shape (N,), sum 1."""
     textures: np.ndarray
-    """What only the autoencoder sees: uint8, shape (M, 64, 64)."""
+    """What only the autoencoder sees: uint8, shape (M, 64, 64), M 0 in a larger corpus."""
 
 
 def build_corpus(
@@ -85,16 +83,60 @@ def build_corpus(
         progress(len(drawn) + len(textures))
     images = np.concatenate([real_images, np.stack([image for image, _ in drawn])])
     captions = np.array(real_captions + [caption for _, caption in drawn])
+    weights = _weights(real_captions, simulated_count, real_share)
+    return Corpus(images=images, captions=captions, weights=weights, textures=np.stack(textures))
+
+
+def build_larger_corpus(
+    corpus: Corpus,
+    size_px: int,
+    simulated_count: int,
+    seed: int,
+    *,
+    real_share: float = 0.4,
+    progress: Callable[[int], None] = lambda drawn: None,
+) -> Corpus:
+    """Collects pictures of a larger size: the same real ones, enlarged, and other simulated ones, drawn at that size.
+
+    Args:
+        corpus: What `build_corpus` made.
+        size_px: Side of the pictures.
+        simulated_count: How many simulated pictures to draw.
+        seed: Seed of the simulated pictures.
+        real_share: Share of training draws that are real pictures, 0 to 1.
+        progress: Called with the pictures drawn so far.
+    """
+    real = np.array(["simulated" not in caption and " sim-" not in caption for caption in corpus.captions])
+    real_captions = corpus.captions[real].tolist()
+    drawn = []
+    # Indices go on where the corpus's end: none of its pictures comes again.
+    for index in range(len(corpus.captions), len(corpus.captions) + simulated_count):
+        drawn.append(draw_simulated(seed, index, size_px))
+        progress(len(drawn))
+    return Corpus(
+        images=np.concatenate([_resized(corpus.images[real], size_px), np.stack([image for image, _ in drawn])]),
+        captions=np.array(real_captions + [caption for _, caption in drawn]),
+        weights=_weights(real_captions, simulated_count, real_share),
+        textures=np.empty((0, SIZE_PX, SIZE_PX), dtype=np.uint8),
+    )
+
+
+def resized(corpus: Corpus, size_px: int) -> Corpus:
+    """The same pictures at another size."""
+    return replace(corpus, images=_resized(corpus.images, size_px))
+
+
+def _resized(images: np.ndarray, size_px: int) -> np.ndarray:
+    return np.stack([np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.LANCZOS)) for image in images])
+
+
+def _weights(real_captions: list[str], simulated_count: int, real_share: float) -> np.ndarray:
+    """Share of training draws of each picture, real ones first."""
     # Square root of the class size: rare phenotypes are seen more often, common ones still most.
     _, label_of, label_sizes = np.unique(real_captions, return_inverse=True, return_counts=True)
-    real_weights = 1.0 / np.sqrt(label_sizes[label_of])
-    weights = np.concatenate(
-        [
-            real_share * real_weights / real_weights.sum(),
-            np.full(simulated_count, (1.0 - real_share) / simulated_count),
-        ]
-    )
-    return Corpus(images=images, captions=captions, weights=weights, textures=np.stack(textures))
+    real = 1.0 / np.sqrt(label_sizes[label_of])
+    simulated = np.full(simulated_count, (1.0 - real_share) / simulated_count)
+    return np.concatenate([real_share * real / real.sum(), simulated])
 
 
 def save_corpus(path: Path, corpus: Corpus) -> None:
@@ -110,15 +152,16 @@ def load_corpus(path: Path) -> Corpus:
         return Corpus(**{field.name: arrays[field.name] for field in fields(Corpus)})
 
 
-def draw_simulated(seed: int, index: int) -> tuple[np.ndarray, str]:
+def draw_simulated(seed: int, index: int, size_px: int = SIZE_PX) -> tuple[np.ndarray, str]:
     """Draws one simulated picture in a look of its own.
 
     Args:
         seed: Seed of the corpus.
         index: Which picture.
+        size_px: Its side; another size is another resolution, not a larger field.
 
     Returns:
-        A uint8 image of shape (64, 64) and its caption.
+        A uint8 image of shape (size_px, size_px) and its caption.
     """
     rng = derived_rng(seed, "corpus", index)
     names, looks, shares = zip(*_LOOKS, strict=True)
@@ -126,14 +169,14 @@ def draw_simulated(seed: int, index: int) -> tuple[np.ndarray, str]:
     if names[which] == "brightfield" and rng.random() < 0.5:
         cell_line = str(rng.choice(list(CELL_LINES)))
         line = vary(CELL_LINES[cell_line], 0.18 * rng.normal(0.0, 1.0, size=4))
-        thickness, granules = draw_field(line, SIZE_PX, rng)
+        thickness, granules = draw_field(line, size_px, rng)
         subject = f"{cell_line} cells"
     else:
         line = _random_line(rng)
         single = rng.random() < 0.45
-        thickness, granules = _single_cell(line, rng) if single else draw_field(line, SIZE_PX, rng)
+        thickness, granules = _single_cell(line, size_px, rng) if single else draw_field(line, size_px, rng)
         while thickness.mean() < 0.02:  # an empty field teaches nothing about cells
-            thickness, granules = draw_field(line, SIZE_PX, rng)
+            thickness, granules = draw_field(line, size_px, rng)
         subject = _describe(line, single)
     grey = looks[which](thickness, granules, rng)
     article = "an" if names[which][0] in "aeiou" else "a"
@@ -207,15 +250,16 @@ def _describe(line: CellLine, single: bool) -> str:
     return f"{crowd} {size} {shape} {outline} {inside} simulated cells"
 
 
-def _single_cell(line: CellLine, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _single_cell(line: CellLine, size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draws a sparse field, twice too wide, and cuts it out around the cell nearest to its middle."""
-    wide = replace(line, radius_px=line.radius_px * SIZE_PX / _DRAW_PX, confluence=0.08)
-    thickness, granules = draw_field(wide, _DRAW_PX, rng)
+    wide_px = 2 * size_px
+    wide = replace(line, radius_px=line.radius_px * size_px / wide_px, confluence=0.08)
+    thickness, granules = draw_field(wide, wide_px, rng)
     cells, count = ndimage.label(thickness > 0.12)
     centres = np.array(ndimage.center_of_mass(thickness, cells, range(1, count + 1)))
-    nearest = centres[np.argmin(np.abs(centres - _DRAW_PX / 2).sum(axis=1))]
-    corner = np.clip(np.rint(nearest - SIZE_PX / 2), 0, _DRAW_PX - SIZE_PX).astype(int)
-    window = (slice(corner[0], corner[0] + SIZE_PX), slice(corner[1], corner[1] + SIZE_PX))
+    nearest = centres[np.argmin(np.abs(centres - wide_px / 2).sum(axis=1))]
+    corner = np.clip(np.rint(nearest - size_px / 2), 0, wide_px - size_px).astype(int)
+    window = (slice(corner[0], corner[0] + size_px), slice(corner[1], corner[1] + size_px))
     return thickness[window], granules[window]
 
 

@@ -8,6 +8,7 @@ in their mean, which an ordinary schedule leaks to the model through the last st
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +46,27 @@ class UnetSettings:
     caption_dropout: float = 0.1
     ema_decay: float = 0.999
     checkpoint_every_steps: int = 1000
+    larger_share: float = 0.2
+    """Share of the steps that see a larger corpus, with as much smaller a batch."""
     most_views: int = 8
     """Most augmented views of a picture whose latents are kept; a picture drawn more often has more."""
+
+
+@dataclass(frozen=True)
+class CachedLatents:
+    """A corpus as the UNet sees it.
+
+    Attributes:
+        latents: float32, (M, 4, H / 4, W / 4).
+        prompt_of: Row of the prompt's ids, int64 (M,).
+        chances: Of being drawn, float64 (M,), sum 1.
+        batch_size: Of a step.
+    """
+
+    latents: Tensor
+    prompt_of: np.ndarray
+    chances: np.ndarray
+    batch_size: int
 
 
 def build_unet(seed: int) -> UNet2DConditionModel:
@@ -72,12 +92,12 @@ def build_unet(seed: int) -> UNet2DConditionModel:
 
 
 def train_unet(
-    corpus: Corpus, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, out: Path, settings: UnetSettings
+    corpora: Sequence[Corpus], autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, out: Path, settings: UnetSettings
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Trains the UNet and the text encoder, going on from `out`/unet.safetensors if it is there.
 
     Args:
-        corpus: Pictures and captions.
+        corpora: Pictures and captions; first those of the native size, then larger ones.
         autoencoder: Trained autoencoder, frozen, with latents of mean 0 and deviation 1.
         tokenizer: The base model's tokenizer.
         out: Folder for the checkpoint, unet.json and unet.png (a row a prompt of `GRID_PROMPTS`).
@@ -86,11 +106,11 @@ def train_unet(
     Returns:
         The averaged UNet and text encoder.
     """
-    latents, picture_of = _cache_latents(corpus, autoencoder, settings)
-    unique_captions, caption_of = np.unique(corpus.captions, return_inverse=True)
-    prompt_ids = token_ids(tokenizer, ["", *unique_captions.tolist()])
-    chances = corpus.weights[picture_of] / np.bincount(picture_of)[picture_of]
-    chances /= chances.sum()
+    unique_captions = sorted({caption for corpus in corpora for caption in corpus.captions.tolist()})
+    prompt_ids = token_ids(tokenizer, ["", *unique_captions])
+    sources = [_cache_latents(corpus, autoencoder, unique_captions, settings) for corpus in corpora]
+    larger = settings.larger_share if len(sources) > 1 else 0.0
+    source_chances = [1.0 - larger, *[larger / max(1, len(sources) - 1)] * (len(sources) - 1)]
 
     scheduler = build_scheduler()
     model = nn.ModuleDict({"unet": build_unet(settings.seed), "text": build_text_encoder(tokenizer, settings.seed)})
@@ -103,15 +123,15 @@ def train_unet(
     recent_loss = float("nan")
     for step in range(first_step, settings.steps):
         rng, generator = step_generators(settings.seed, "unet", step)
-        chosen = rng.choice(len(latents), size=settings.batch_size, p=chances)
-        captions = np.where(
-            rng.random(settings.batch_size) < settings.caption_dropout, 0, 1 + caption_of[picture_of[chosen]]
-        )
-        clean = latents[chosen]
+        source = sources[rng.choice(len(sources), p=source_chances)]
+        chosen = rng.choice(len(source.latents), size=source.batch_size, p=source.chances)
+        # Row 0 is the empty prompt.
+        prompts = np.where(rng.random(len(chosen)) < settings.caption_dropout, 0, source.prompt_of[chosen])
+        clean = source.latents[chosen]
         noise = torch.randn(clean.shape, generator=generator)
-        timesteps = torch.from_numpy(rng.integers(0, 1000, size=settings.batch_size))
+        timesteps = torch.from_numpy(rng.integers(0, 1000, size=len(chosen)))
         noisy = scheduler.add_noise(clean, noise, timesteps)
-        text = model["text"](prompt_ids[captions]).last_hidden_state
+        text = model["text"](prompt_ids[prompts]).last_hidden_state
         velocity = model["unet"](noisy, timesteps, text).sample
         loss = F.mse_loss(velocity, scheduler.get_velocity(clean, noise, timesteps))
         for group in optimizer.param_groups:
@@ -131,13 +151,24 @@ def train_unet(
     return average["unet"], average["text"]
 
 
-def _cache_latents(corpus: Corpus, autoencoder: AutoencoderKL, settings: UnetSettings) -> tuple[Tensor, np.ndarray]:
-    """Encodes augmented views; returns latents (M, 4, 16, 16) and the picture of each, int64 (M,)."""
+def _cache_latents(
+    corpus: Corpus, autoencoder: AutoencoderKL, captions: list[str], settings: UnetSettings
+) -> CachedLatents:
+    """Encodes augmented views of a corpus; prompts are numbered as `captions` are, from 1."""
     wanted = np.ceil(corpus.weights * len(corpus.weights)).astype(int)
     picture_of = np.repeat(np.arange(len(wanted)), np.clip(wanted, 1, settings.most_views))
-    rng, _ = step_generators(settings.seed, "views", 0)
+    size_px = corpus.images.shape[-1]
+    rng, _ = step_generators(settings.seed, "views", size_px)
     latents = encode(autoencoder, augment(corpus.images[picture_of], rng))
-    return latents.clone(), picture_of  # a clone, since autograd refuses tensors made in inference mode
+    number_of = {caption: number for number, caption in enumerate(captions, 1)}
+    numbers = np.array([number_of[caption] for caption in corpus.captions.tolist()])
+    chances = corpus.weights[picture_of] / np.bincount(picture_of)[picture_of]
+    return CachedLatents(
+        latents=latents.clone(),  # since autograd refuses tensors made in inference mode
+        prompt_of=numbers[picture_of],
+        chances=chances / chances.sum(),
+        batch_size=max(1, round(settings.batch_size * (SIZE_PX / size_px) ** 2)),
+    )
 
 
 @torch.no_grad()

@@ -1,0 +1,60 @@
+"""The paper's six mixtures on real images: hek_ht1080 by field of view, and six phenotypes of mitocheck by plate.
+
+Usage: ``python tests/benchmarks/real_studies.py --home FOLDER [--study hek_ht1080]``.
+
+Runs the studies beside this file on an embedded stack in HOME, where they stay: run again, nothing is done twice. The
+reports are written to HOME/reports.
+"""
+
+import argparse
+from pathlib import Path
+
+from synthmix import Client, GroupRule
+from synthmix.cli.studies import located, plan_text, watch_to_end
+from synthmix.client import metadata_of, result_of
+from synthmix.embedded import embedded_stack
+from synthmix.study_file import read_study
+from synthmix_api.studies.v1 import studies_pb2
+
+HERE = Path(__file__).resolve().parent
+DATA = HERE.parents[1].parent / "shared" / "data"
+# Of each study: its dataset's folder, the pattern of a group, and the classes; none keeps all.
+STUDIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "hek_ht1080": ("hek_ht1080", r"(?P<group>(293A|HT1080)-\d{6})", ()),
+    "mitocheck_six": (
+        "mitocheck",
+        r"(?P<group>[^/]+?)___",
+        ("Apoptosis", "Binuclear", "Interphase", "OutOfFocus", "Polylobed", "Prometaphase"),
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--study", choices=STUDIES, nargs="+", default=list(STUDIES))
+    arguments = parser.parse_args()
+    home: Path = arguments.home.resolve()
+    with embedded_stack(home, say=print), Client.connect(home) as client:
+        for name in arguments.study:
+            run(client, name, home / "reports" / name)
+
+
+def run(client: Client, name: str, reports: Path) -> None:
+    """Imports the dataset, runs the study to its end, and writes its report."""
+    folder, pattern, classes = STUDIES[name]
+    document = read_study(HERE / "studies" / f"{name}.yaml")
+    client.import_dataset(
+        DATA / folder, document.message.dataset, group=GroupRule(pattern=pattern), classes=classes, replace=True
+    )
+    with located(document):
+        print(plan_text(client.plan_study(document.message)))
+        target = metadata_of(client.submit_study(document.message)).target
+    operation = client.get_operation(watch_to_end(client, target).operation)
+    study = result_of(operation, studies_pb2.Study)
+    paths = client.download_report(study.name, reports)
+    print(f"\n{study.verdict}\nreport: {paths[0]}\n")
+
+
+if __name__ == "__main__":
+    main()
