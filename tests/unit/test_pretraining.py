@@ -1,6 +1,7 @@
 """The base model's own recipe: what it may see, that it resumes to the same bytes, and how its latents are scaled."""
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ from PIL import Image
 
 from image_archives import DATA
 from latent_diffusion.pretraining import autoencoder as recipe
+from latent_diffusion.pretraining import unet as unet_recipe
 from latent_diffusion.pretraining.corpus import (
     MITOCHECK_HELD_OUT,
     Corpus,
     build_corpus,
+    build_larger_corpus,
     draw_simulated,
     draw_texture,
     load_corpus,
+    resized,
     save_corpus,
 )
 from latent_diffusion.pretraining.text import MAX_TOKENS, build_tokenizer, token_ids
@@ -111,6 +115,48 @@ def test_an_autoencoder_begins_as_a_linear_map(corpus: Corpus) -> None:
         for half, inputs in ((autoencoder.encoder, pictures), (autoencoder.decoder, torch.randn(6, 4, 16, 16))):
             none, some, whole = half(0.0 * inputs), half(0.5 * inputs), half(inputs)
             assert (some - none - 0.5 * (whole - none)).std() < 0.05 * (whole - none).std()
+
+
+def test_a_larger_corpus_has_the_same_real_pictures_and_other_simulated_ones(corpus: Corpus) -> None:
+    larger = build_larger_corpus(corpus, 128, simulated_count=2, seed=5)
+    real = len(corpus.images) - 6
+    assert larger.images.shape == (real + 2, 128, 128)
+    assert larger.captions[:real].tolist() == corpus.captions[:real].tolist()
+    assert larger.weights.sum() == pytest.approx(1.0)
+    again = resized(larger, 64).images[:real].astype(float)
+    assert np.abs(again - corpus.images[:real]).mean() < 1.0
+    assert all("simulated" in caption or "sim-" in caption for caption in larger.captions[real:])
+
+
+def test_an_interrupted_unet_training_ends_with_the_same_bytes(
+    corpus: Corpus, trained: AutoencoderKL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(corpus, images=corpus.images[-6:], captions=corpus.captions[-6:], weights=np.full(6, 1 / 6))
+    corpora = [few, resized(few, 96)]
+    tokenizer = build_tokenizer(corpus.captions.tolist(), 20, tmp_path / "tokenizer")
+    settings = unet_recipe.UnetSettings(
+        steps=3, batch_size=4, larger_share=0.5, warmup_steps=1, checkpoint_every_steps=2, grid_columns=1
+    )
+    monkeypatch.setattr(unet_recipe, "GRID_PROMPTS", unet_recipe.GRID_PROMPTS[:1])
+
+    class Killed(Exception):
+        pass
+
+    def die_at_the_last(self: object, step: int, figures: object) -> None:
+        if step == settings.steps - 1:
+            raise Killed
+
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    whole.mkdir()
+    parted.mkdir()
+    expected = unet_recipe.train_unet(corpora, trained, tokenizer, whole, settings)
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(unet_recipe.ProgressLog, "record", die_at_the_last)
+        unet_recipe.train_unet(corpora, trained, tokenizer, parted, settings)
+    resumed = unet_recipe.train_unet(corpora, trained, tokenizer, parted, settings)
+    for before, after in zip(expected, resumed, strict=True):
+        state = after.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in before.state_dict().items())
 
 
 def test_words_never_seen_are_spelled_from_pieces(tmp_path: Path) -> None:

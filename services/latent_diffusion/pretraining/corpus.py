@@ -127,7 +127,9 @@ def resized(corpus: Corpus, size_px: int) -> Corpus:
 
 
 def _resized(images: np.ndarray, size_px: int) -> np.ndarray:
-    return np.stack([np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.LANCZOS)) for image in images])
+    return np.stack(
+        [np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.LANCZOS)) for image in images]
+    )
 
 
 def _weights(real_captions: list[str], simulated_count: int, real_share: float) -> np.ndarray:

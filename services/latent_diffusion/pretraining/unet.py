@@ -46,6 +46,8 @@ class UnetSettings:
     caption_dropout: float = 0.1
     ema_decay: float = 0.999
     checkpoint_every_steps: int = 1000
+    grid_columns: int = 8
+    """Samples a prompt of the grid that is drawn at each checkpoint."""
     larger_share: float = 0.2
     """Share of the steps that see a larger corpus, with as much smaller a batch."""
     most_views: int = 8
@@ -146,7 +148,8 @@ def train_unet(
         if (step + 1) % settings.checkpoint_every_steps == 0 or step + 1 == settings.steps:
             save_checkpoint(checkpoint, {"model": model, "average": average}, optimizer, step + 1)
             pipeline = assemble(autoencoder, tokenizer, average["text"], average["unet"])
-            write_grid(out / "unet.png", sample(pipeline, GRID_PROMPTS, 8, settings.seed), 8)
+            columns = settings.grid_columns
+            write_grid(out / "unet.png", sample(pipeline, GRID_PROMPTS, columns, settings.seed), columns)
     average.eval()
     return average["unet"], average["text"]
 
