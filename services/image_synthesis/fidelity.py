@@ -24,7 +24,7 @@ def kernel_inception_distance(first: np.ndarray, second: np.ndarray) -> float:
     """
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
         raise ValueError(
-            f"two samples of at least two features of one width are needed, not {first.shape}, {second.shape}"
+            f"two samples of at least two rows, of one width, are needed, not {first.shape} and {second.shape}"
         )
     first, second = first.astype(np.float64), second.astype(np.float64)
 

@@ -43,6 +43,7 @@ from latent_diffusion.base_model import EMBEDDED_FOLDER
 from latent_diffusion.loading import LatentDiffusion, load
 from latent_diffusion.prompts import prompt_for
 from memory_object_store import MemoryObjectStore
+from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
 from service_kit.artifacts import read_manifest
 from service_kit.digests import derived_seed
 from study_control.image_import.importer import import_archive
@@ -51,7 +52,6 @@ from synthmix.packing import pack
 from synthmix_api.datasets.v1 import datasets_pb2
 from synthmix_api.evaluations.v1 import evaluations_pb2
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SIZE_PX = 64
 SHOWN = 12
 SPLIT = {"test": 0.25, "validation": 0.15, "seed": 7}
@@ -65,22 +65,13 @@ class RealImages:
     folder: str
     group_pattern: str
     classes: tuple[str, ...]
+    """Sorted, as a part's are."""
     prompt: str
 
 
 DATASETS = {
-    "mitocheck": RealImages(
-        "mitocheck",
-        r"(?P<group>[^/]+?)___",
-        ("Apoptosis", "Binuclear", "Interphase", "OutOfFocus", "Polylobed", "Prometaphase"),
-        "a fluorescence image of a {label} nucleus",
-    ),
-    "hek_ht1080": RealImages(
-        "hek_ht1080",
-        r"(?P<group>(293A|HT1080)-\d{6})",
-        ("293A", "HT1080"),
-        "a brightfield image of a {label} cell",
-    ),
+    "mitocheck": RealImages("mitocheck", PLATE, MITOCHECK_SIX, "a fluorescence image of a {label} nucleus"),
+    "hek_ht1080": RealImages("hek_ht1080", FIELD, ("293A", "HT1080"), "a brightfield image of a {label} cell"),
 }
 
 
@@ -217,12 +208,12 @@ def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.nd
 @torch.inference_mode()
 def features(images: np.ndarray) -> np.ndarray:
     """Pooled features (N, 1280) of images (N, 64, 64) or (N, 64, 64, 3), uint8."""
-    network, preprocessing = build_classifier(LITE0, 2, pretrained=True, image_size_px=SIZE_PX, seed=0)
-    network.eval()
+    classifier, preprocessing = build_classifier(LITE0, 2, pretrained=True, image_size_px=SIZE_PX, seed=0)
+    network: Any = classifier.eval()  # timm's methods aren't those of every module
     rgb = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=-1)
     pooled = [
-        network.forward_head(  # type: ignore[operator]
-            network.forward_features(  # type: ignore[operator]
+        network.forward_head(
+            network.forward_features(
                 preprocessing.normalise(torch.from_numpy(rgb[start : start + 64]).permute(0, 3, 1, 2))
             ),
             pre_logits=True,

@@ -9,6 +9,7 @@ reports are written to HOME/reports.
 import argparse
 from pathlib import Path
 
+from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
 from synthmix import Client, GroupRule
 from synthmix.cli.studies import located, plan_text, watch_to_end
 from synthmix.client import metadata_of, result_of
@@ -17,15 +18,10 @@ from synthmix.study_file import read_study
 from synthmix_api.studies.v1 import studies_pb2
 
 HERE = Path(__file__).resolve().parent
-DATA = HERE.parents[1].parent / "shared" / "data"
 # Of each study: its dataset's folder, the pattern of a group, and the classes; none keeps all.
 STUDIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "hek_ht1080": ("hek_ht1080", r"(?P<group>(293A|HT1080)-\d{6})", ()),
-    "mitocheck_six": (
-        "mitocheck",
-        r"(?P<group>[^/]+?)___",
-        ("Apoptosis", "Binuclear", "Interphase", "OutOfFocus", "Polylobed", "Prometaphase"),
-    ),
+    "hek_ht1080": ("hek_ht1080", FIELD, ()),
+    "mitocheck_six": ("mitocheck", PLATE, MITOCHECK_SIX),
 }
 
 

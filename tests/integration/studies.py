@@ -16,10 +16,6 @@ from synthmix.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, writ
 from synthmix_api.operations.v1 import operations_pb2
 from synthmix_api.studies.v1 import studies_pb2
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-MITOCHECK_SIX = ("Interphase", "Apoptosis", "Binuclear", "Polylobed", "Prometaphase", "OutOfFocus")
-PLATE = r"(?P<group>[^/]+?)___"
-FIELD = r"(?P<group>(293A|HT1080)-\d{6})"
 FEW = "sim-few"
 
 

@@ -17,7 +17,6 @@ from latent_diffusion.pretraining.corpus import (
     MITOCHECK_HELD_OUT,
     Corpus,
     build_corpus,
-    build_larger_corpus,
     draw_simulated,
     draw_texture,
     load_corpus,
@@ -36,7 +35,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return build_corpus(DATA / "mitocheck", simulated_count=6, texture_count=3, seed=5)
+    return build_corpus(DATA / "mitocheck", simulated=range(6), texture_count=3, seed=5)
 
 
 def test_the_withheld_phenotypes_are_not_in_the_corpus(corpus: Corpus) -> None:
@@ -63,7 +62,7 @@ def test_a_corpus_is_kept_whole(corpus: Corpus, tmp_path: Path) -> None:
 def test_a_folder_without_phenotypes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Interphase").mkdir()
     with pytest.raises(ValueError, match="--mitocheck is"):
-        build_corpus(tmp_path, simulated_count=1, texture_count=1, seed=0)
+        build_corpus(tmp_path, simulated=range(1), texture_count=1, seed=0)
 
 
 def test_pictures_depend_on_seed_and_index_alone() -> None:
@@ -118,7 +117,7 @@ def test_an_autoencoder_begins_as_a_linear_map(corpus: Corpus) -> None:
 
 
 def test_a_larger_corpus_has_the_same_real_pictures_and_other_simulated_ones(corpus: Corpus) -> None:
-    larger = build_larger_corpus(corpus, 128, simulated_count=2, seed=5)
+    larger = build_corpus(DATA / "mitocheck", range(6, 8), texture_count=0, seed=5, size_px=128)
     real = len(corpus.images) - 6
     assert larger.images.shape == (real + 2, 128, 128)
     assert larger.captions[:real].tolist() == corpus.captions[:real].tolist()

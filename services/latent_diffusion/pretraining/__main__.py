@@ -18,7 +18,6 @@ from latent_diffusion.pretraining.autoencoder import AutoencoderSettings, train_
 from latent_diffusion.pretraining.corpus import (
     Corpus,
     build_corpus,
-    build_larger_corpus,
     load_corpus,
     resized,
     save_corpus,
@@ -66,13 +65,20 @@ def main() -> None:
         out / "corpus.npz",
         _SIMULATED_PICTURES + _TEXTURES,
         lambda progress: build_corpus(
-            arguments.mitocheck, _SIMULATED_PICTURES, _TEXTURES, arguments.seed, progress=progress
+            arguments.mitocheck, range(_SIMULATED_PICTURES), _TEXTURES, arguments.seed, progress=progress
         ),
     )
     large = kept(
         out / f"corpus-{_LARGE_PX}.npz",
         _LARGE_PICTURES,
-        lambda progress: build_larger_corpus(corpus, _LARGE_PX, _LARGE_PICTURES, arguments.seed, progress=progress),
+        lambda progress: build_corpus(
+            arguments.mitocheck,
+            range(_SIMULATED_PICTURES, _SIMULATED_PICTURES + _LARGE_PICTURES),
+            0,
+            arguments.seed,
+            size_px=_LARGE_PX,
+            progress=progress,
+        ),
     )
 
     autoencoder_steps = round(arguments.minutes * _AUTOENCODER_SHARE * _AUTOENCODER_STEPS_PER_MINUTE)

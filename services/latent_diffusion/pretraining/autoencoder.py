@@ -149,7 +149,6 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
     checkpoint = out / "autoencoder.safetensors"
     first_step = load_checkpoint(checkpoint, {"autoencoder": autoencoder}, optimizer)
     log = ProgressLog(out / "autoencoder.json", "autoencoder", settings.steps)
-    recent: dict[str, float] = {}
     for step in range(first_step, settings.steps):
         rng, generator = step_generators(settings.seed, "autoencoder", step)
         views = _draw_views(corpus, settings, rng)
@@ -165,9 +164,10 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        figures = {"l1": reconstruction.item(), "kl": divergence.item(), "psnr_db": psnr_db(restored, pictures)}
-        recent = {name: 0.98 * recent.get(name, value) + 0.02 * value for name, value in figures.items()}
-        log.record(step, recent)
+        log.record(
+            step,
+            {"l1": reconstruction.item(), "kl": divergence.item(), "psnr_db": psnr_db(restored, pictures)},
+        )
         if (step + 1) % settings.checkpoint_every_steps == 0 or step + 1 == settings.steps:
             save_checkpoint(checkpoint, {"autoencoder": autoencoder}, optimizer, step + 1)
             shown = np.concatenate([views, restored.detach().mean(dim=1).numpy()])

@@ -45,25 +45,27 @@ class Corpus:
     weights: np.ndarray
     """Share of training draws of each picture, float64 of shape (N,), sum 1."""
     textures: np.ndarray
-    """What only the autoencoder sees: uint8, shape (M, 64, 64), M 0 in a larger corpus."""
+    """What only the autoencoder sees: uint8, shape (M, 64, 64), M 0 if it sees none."""
 
 
 def build_corpus(
     mitocheck: Path,
-    simulated_count: int,
+    simulated: range,
     texture_count: int,
     seed: int,
     *,
+    size_px: int = SIZE_PX,
     real_share: float = 0.4,
     progress: Callable[[int], None] = lambda drawn: None,
 ) -> Corpus:
-    """Collects the corpus.
+    """Collects a corpus.
 
     Args:
         mitocheck: Folder with one sub-folder of 64-pixel grey images a phenotype.
-        simulated_count: How many simulated pictures to draw.
+        simulated: Indices of the simulated pictures to draw: corpora of other indices share none.
         texture_count: How many textures to draw.
         seed: Seed of the simulated pictures and textures.
+        size_px: Side of the pictures. Real ones are enlarged to it, simulated ones drawn at it.
         real_share: Share of training draws that are real pictures, 0 to 1.
         progress: Called with the pictures and textures drawn so far.
 
@@ -74,50 +76,19 @@ def build_corpus(
         ValueError: The folder holds no usable phenotype, or an image isn't 64 x 64.
     """
     real_images, real_captions = _read_mitocheck(mitocheck)
-    drawn, textures = [], []
-    for index in range(simulated_count):
-        drawn.append(draw_simulated(seed, index))
-        progress(len(drawn))
-    for index in range(texture_count):
-        textures.append(draw_texture(seed, index))
-        progress(len(drawn) + len(textures))
-    images = np.concatenate([real_images, np.stack([image for image, _ in drawn])])
-    captions = np.array(real_captions + [caption for _, caption in drawn])
-    weights = _weights(real_captions, simulated_count, real_share)
-    return Corpus(images=images, captions=captions, weights=weights, textures=np.stack(textures))
-
-
-def build_larger_corpus(
-    corpus: Corpus,
-    size_px: int,
-    simulated_count: int,
-    seed: int,
-    *,
-    real_share: float = 0.4,
-    progress: Callable[[int], None] = lambda drawn: None,
-) -> Corpus:
-    """Collects pictures of a larger size: the same real ones, enlarged, and other simulated ones, drawn at that size.
-
-    Args:
-        corpus: What `build_corpus` made.
-        size_px: Side of the pictures.
-        simulated_count: How many simulated pictures to draw.
-        seed: Seed of the simulated pictures.
-        real_share: Share of training draws that are real pictures, 0 to 1.
-        progress: Called with the pictures drawn so far.
-    """
-    real = np.array(["simulated" not in caption and " sim-" not in caption for caption in corpus.captions])
-    real_captions = corpus.captions[real].tolist()
     drawn = []
-    # Indices go on where the corpus's end: none of its pictures comes again.
-    for index in range(len(corpus.captions), len(corpus.captions) + simulated_count):
+    for index in simulated:
         drawn.append(draw_simulated(seed, index, size_px))
         progress(len(drawn))
+    textures = np.empty((texture_count, SIZE_PX, SIZE_PX), dtype=np.uint8)
+    for index in range(texture_count):
+        textures[index] = draw_texture(seed, index)
+        progress(len(drawn) + index + 1)
     return Corpus(
-        images=np.concatenate([_resized(corpus.images[real], size_px), np.stack([image for image, _ in drawn])]),
+        images=np.concatenate([_resized(real_images, size_px), np.stack([image for image, _ in drawn])]),
         captions=np.array(real_captions + [caption for _, caption in drawn]),
-        weights=_weights(real_captions, simulated_count, real_share),
-        textures=np.empty((0, SIZE_PX, SIZE_PX), dtype=np.uint8),
+        weights=_weights(real_captions, len(drawn), real_share),
+        textures=textures,
     )
 
 

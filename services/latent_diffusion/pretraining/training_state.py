@@ -105,7 +105,10 @@ def write_grid(path: Path, images: np.ndarray, columns: int) -> None:
 
 @dataclass
 class ProgressLog:
-    """Prints a line with rate and time left now and then, and keeps the figures in a JSON file."""
+    """Prints a line with rate and time left now and then, and keeps the figures in a JSON file.
+
+    Figures are running means of about fifty steps: those of a single batch say little.
+    """
 
     path: Path
     name: str
@@ -114,10 +117,12 @@ class ProgressLog:
     history: list[dict[str, float]] = field(default_factory=list)
     _first: tuple[int, float] | None = None
     _last_s: float = 0.0
+    _recent: dict[str, float] = field(default_factory=dict)
 
     def record(self, step: int, figures: Mapping[str, float]) -> None:
         """Notes a step's figures; prints and writes them now and then, and at the last step."""
         now = time.monotonic()
+        self._recent = {key: 0.98 * self._recent.get(key, value) + 0.02 * value for key, value in figures.items()}
         if self._first is None:
             self._first, self._last_s = (step, now), now
         if now - self._last_s < self.every_s and step + 1 < self.steps:
@@ -125,7 +130,7 @@ class ProgressLog:
         self._last_s = now
         rate = (step - self._first[0]) / max(1e-9, now - self._first[1])
         left_s = (self.steps - step - 1) / rate if rate > 0 else float("nan")
-        words = " ".join(f"{key} {value:.4f}" for key, value in figures.items())
+        words = " ".join(f"{key} {value:.4f}" for key, value in self._recent.items())
         print(f"{self.name} {step + 1}/{self.steps} {words} {rate:.2f} step/s {left_s:.0f} s left", flush=True)
-        self.history.append({"step": float(step + 1), **figures})
+        self.history.append({"step": float(step + 1), **self._recent})
         self.path.write_text(json.dumps({"steps_per_s": rate, "history": self.history}, indent=1))

@@ -111,8 +111,8 @@ def train_unet(
     unique_captions = sorted({caption for corpus in corpora for caption in corpus.captions.tolist()})
     prompt_ids = token_ids(tokenizer, ["", *unique_captions])
     sources = [_cache_latents(corpus, autoencoder, unique_captions, settings) for corpus in corpora]
-    larger = settings.larger_share if len(sources) > 1 else 0.0
-    source_chances = [1.0 - larger, *[larger / max(1, len(sources) - 1)] * (len(sources) - 1)]
+    larger = len(sources) - 1
+    source_chances = [1.0 - settings.larger_share] + [settings.larger_share / larger] * larger if larger else [1.0]
 
     scheduler = build_scheduler()
     model = nn.ModuleDict({"unet": build_unet(settings.seed), "text": build_text_encoder(tokenizer, settings.seed)})
@@ -122,7 +122,6 @@ def train_unet(
     checkpoint = out / "unet.safetensors"
     first_step = load_checkpoint(checkpoint, {"model": model, "average": average}, optimizer)
     log = ProgressLog(out / "unet.json", "unet", settings.steps)
-    recent_loss = float("nan")
     for step in range(first_step, settings.steps):
         rng, generator = step_generators(settings.seed, "unet", step)
         source = sources[rng.choice(len(sources), p=source_chances)]
@@ -143,8 +142,7 @@ def train_unet(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         _follow(average, model, min(settings.ema_decay, (1 + step) / (10 + step)))
-        recent_loss = loss.item() if step == first_step else 0.98 * recent_loss + 0.02 * loss.item()
-        log.record(step, {"loss": recent_loss})
+        log.record(step, {"loss": loss.item()})
         if (step + 1) % settings.checkpoint_every_steps == 0 or step + 1 == settings.steps:
             save_checkpoint(checkpoint, {"model": model, "average": average}, optimizer, step + 1)
             pipeline = assemble(autoencoder, tokenizer, average["text"], average["unet"])
