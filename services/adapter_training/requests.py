@@ -146,5 +146,6 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
             done=full.images_seen if done else 0,
             unit="images seen",
             predicted_seconds=0.0 if done else seconds,
+            tasks=0 if done else 1,
         ),
     )

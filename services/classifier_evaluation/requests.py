@@ -114,6 +114,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
             done=len(cells) - len(missing),
             unit="cells",
             predicted_seconds=seconds,
+            tasks=len(missing),
         ),
     )
 

@@ -1,7 +1,8 @@
 """One image set's operation: a task for each shard that isn't in object storage yet, then index and manifest."""
 
 from image_data.image_table import shard_name
-from image_synthesis.shards import image_count, shard_count, shard_range, write_index
+from image_synthesis.shard_ranges import shard_count, shard_range
+from image_synthesis.shards import image_count, write_index
 from service_kit.artifacts import Manifest, find_manifest, write_manifest
 from service_kit.coordinator import OperationContext
 from service_kit.resource_names import IMAGE_SETS, ArtifactName

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from image_synthesis.shard_ranges import shard_count
 from latent_diffusion.prompts import check_prompt
 from service_kit.artifacts import Manifest, find_manifest
 from service_kit.defaults import set_default
@@ -70,6 +71,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
             done=done,
             unit="images",
             predicted_seconds=0.0 if done else seconds,
+            tasks=0 if done else shard_count(total),
         ),
     )
 

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from image_data.image_table import write_shard
-from image_synthesis.shards import PlannedImage, image_count, planned_images, shard_range
+from image_synthesis.shard_ranges import shard_range
+from image_synthesis.shards import PlannedImage, image_count, planned_images
 from latent_diffusion import base_model
 from latent_diffusion.loading import LatentDiffusion, load, select_device
 from service_kit.artifacts import Manifest, fetch_payload, read_manifest

@@ -1,17 +1,16 @@
-"""The shards of an image set: 64 consecutive images each, so that any worker can make any of them."""
+"""What the shards of an image set hold, and the index over them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from image_data import image_table
+from image_synthesis.shard_ranges import shard_count, shard_range
 from latent_diffusion.prompts import prompt_for
 from service_kit.artifacts import Payload
 from service_kit.digests import derived_seed
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ArtifactName
-
-SHARD_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,6 @@ def planned_images(request: dict[str, Any], indices: range) -> list[PlannedImage
 
 def image_count(request: dict[str, Any]) -> int:
     return len(request["labels"]) * int(request["per_class"])
-
-
-def shard_count(images: int) -> int:
-    return -(-images // SHARD_IMAGES)
-
-
-def shard_range(images: int, number: int) -> range:
-    """The indices of a shard's images."""
-    return range(number * SHARD_IMAGES, min(images, (number + 1) * SHARD_IMAGES))
 
 
 def write_index(store: ObjectStore, target: ArtifactName, request: dict[str, Any]) -> list[Payload]:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 PROGRESS_INTERVAL_SECONDS = 0.5
 CANCEL_POLL_SECONDS = 1.0
 TASK_RETRIES = 5
+# Nodes that carry it run coordinators: in a cluster the head, since a worker without tasks may be taken away.
+COORDINATORS_LABEL = "synthmix.io/coordinators"
 # An outage of object storage or of another service shorter than this delays an operation and doesn't fail it.
 OUTAGE_SECONDS = 600.0
 OUTAGE_RETRY_SECONDS = 5.0
@@ -363,6 +365,7 @@ def launch(ray: Any, name: OperationName, function: str) -> Any:
             lifetime="detached",
             get_if_exists=True,
             num_cpus=0,
+            label_selector={COORDINATORS_LABEL: "true"},
             max_restarts=-1,
             max_concurrency=4,
         )

@@ -85,6 +85,12 @@ class Unauthenticated(SynthMixError):
     code = code_pb2.UNAUTHENTICATED
 
 
+class PermissionDenied(SynthMixError):
+    """The caller is known, and may not do this."""
+
+    code = code_pb2.PERMISSION_DENIED
+
+
 class Unavailable(SynthMixError):
     """A dependency doesn't answer; the same request may succeed later."""
 
@@ -117,6 +123,7 @@ _BY_CODE: dict[int, type[SynthMixError]] = {
         AlreadyExists,
         FailedPrecondition,
         Unauthenticated,
+        PermissionDenied,
         Unavailable,
         Cancelled,
         DataLoss,

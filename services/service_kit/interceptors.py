@@ -5,7 +5,6 @@ the iteration, not around the call.
 """
 
 import asyncio
-import hmac
 import inspect
 import logging
 import time
@@ -17,7 +16,8 @@ import grpc
 from grpc_status import rpc_status
 
 from service_kit import metrics
-from service_kit.errors import Internal, SynthMixError, Unauthenticated, to_status
+from service_kit.authentication import KubernetesReviews, authenticate
+from service_kit.errors import Internal, SynthMixError, to_status
 
 log = logging.getLogger(__name__)
 
@@ -118,33 +118,26 @@ class _MapErrors:
         return False
 
 
-class _CheckToken:
-    def __init__(self, token: str, context: Any, method: str):
-        self._token, self._context, self._method = token, context, method
+class _Authenticate:
+    def __init__(self, token: str, reviews: KubernetesReviews | None, context: Any, method: str):
+        self._token, self._reviews, self._context, self._method = token, reviews, context, method
 
     async def __aenter__(self) -> None:
         if self._method.split("/")[1] in OPEN_SERVICES:
             return
         shown = dict(self._context.invocation_metadata() or ()).get("authorization", "")
-        if not shown:
-            raise Unauthenticated(
-                "the request carries no token; send metadata `authorization: Bearer TOKEN` "
-                "(synthmix --token, or SYNTHMIX_TOKEN)",
-                reason="TOKEN_MISSING",
-            )
-        if not hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode()):
-            raise Unauthenticated(
-                "the token is not this server's; check --token or SYNTHMIX_TOKEN", reason="TOKEN_WRONG"
-            )
+        await authenticate(shown, self._method, self._token, self._reviews)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
         return False
 
 
-def interceptors(service: str, token: str) -> list[grpc.aio.ServerInterceptor]:
+def interceptors(
+    service: str, token: str, reviews: KubernetesReviews | None = None
+) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors of a server, outermost first."""
     return [
         _Surround(lambda context, method: _CountRequests(service, context, method)),
         _Surround(_MapErrors),
-        _Surround(lambda context, method: _CheckToken(token, context, method)),
+        _Surround(lambda context, method: _Authenticate(token, reviews, context, method)),
     ]

@@ -35,6 +35,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         coordinators: For each kind of operation, the coordinating function as "module:name". It takes an
             OperationContext and returns the name of what it made.
         resource: Reads a finished resource by name.
+        leads: Whether this replica looks after what was asked of others, and of those that are gone.
     """
 
     full_name = operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name
@@ -46,12 +47,14 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         ray_connection: RayConnection,
         coordinators: Mapping[str, str],
         resource: records.Resource,
+        leads: Callable[[], bool] = lambda: True,
     ):
         self.service = service
         self._store = store
         self._ray = ray_connection
         self._coordinators = dict(coordinators)
         self._resource = resource
+        self._leads = leads
         self._wanted: asyncio.Queue[OperationName] = asyncio.Queue()
         self._final_states: dict[OperationName, str] = {}
 
@@ -99,22 +102,33 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         return "error" not in result and self._store.stat(f"{result['target']}/{MANIFEST}") is not None
 
     async def keep_going(self) -> None:
-        """Endless: starts what is wanted at once, and now and then every unfinished operation without a coordinator."""
+        """Endless: starts what is wanted at once, and now and then every unfinished operation without a coordinator.
+
+        What is wanted was asked of this replica, which starts it whether it leads or not: an operation's actor has
+        its name, so it can't be started twice.
+        """
         next_reconcile_s = 0.0
         while True:
-            wanted: list[OperationName] = []
             try:
-                wanted.append(
-                    await asyncio.wait_for(self._wanted.get(), timeout=max(0.1, next_reconcile_s - time.monotonic()))
-                )
+                name = await asyncio.wait_for(self._wanted.get(), timeout=max(0.1, next_reconcile_s - time.monotonic()))
             except TimeoutError:
                 next_reconcile_s = time.monotonic() + RECONCILE_SECONDS
-            try:
-                if not wanted:
-                    wanted = await asyncio.to_thread(self._reconcile)
-            except SynthMixError as error:
-                log.warning("%s", error.message)
-            for name in wanted:
+                await self._reconcile()
+            else:
+                await self._try_to_launch(name)
+
+    async def _reconcile(self) -> None:
+        """Starts every unfinished operation without a coordinator, for as long as this replica leads."""
+        if not self._leads():
+            metrics.OPERATIONS.clear()  # it counts no longer, and the leader does
+            return
+        try:
+            unfinished = await asyncio.to_thread(self._count)
+        except SynthMixError as error:
+            log.warning("%s", error.message)
+            return
+        for name in unfinished:
+            if self._leads():
                 await self._try_to_launch(name)
 
     async def _try_to_launch(self, name: OperationName) -> None:
@@ -144,7 +158,8 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             time.sleep(POLL_SECONDS)
         raise Unavailable(f"the coordinator of {name} doesn't start", reason="RAY_UNAVAILABLE")
 
-    def _reconcile(self) -> list[OperationName]:
+    def _count(self) -> list[OperationName]:
+        """Counts operations by state, and returns the unfinished ones."""
         states = dict.fromkeys(("queued", "running", "succeeded", "failed", "cancelled"), 0)
         todo = []
         for name, objects in records.list_names(self._store, self.service).items():

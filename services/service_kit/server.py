@@ -1,4 +1,4 @@
-"""The life cycle that every front end shares: health, reflection, keepalive, token, drain on SIGTERM."""
+"""The life cycle that every front end shares: health, reflection, keepalive, authentication, drain on SIGTERM."""
 
 import asyncio
 import logging
@@ -12,7 +12,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service_kit import metrics
+from service_kit import kubernetes_api, metrics
+from service_kit.authentication import KubernetesReviews
 from service_kit.errors import SynthMixError
 from service_kit.interceptors import interceptors
 from service_kit.settings import ServerSettings
@@ -55,9 +56,11 @@ async def serve(
 
     Args:
         service: The service's name, for metrics and logs.
-        background: Endless tasks that run beside the server; one that fails ends the server.
+        background: Endless tasks that run beside the server; one that fails ends the server. They are cancelled
+            after the last call has ended, and waited for.
     """
-    server = grpc.aio.server(interceptors=interceptors(service, settings.token), options=SERVER_OPTIONS)
+    reviews = await kubernetes_reviews(settings)
+    server = grpc.aio.server(interceptors=interceptors(service, settings.token, reviews), options=SERVER_OPTIONS)
     for servicer in servicers:
         servicer.add(servicer.implementation, server)
     health_servicer = health.aio.HealthServicer()
@@ -94,9 +97,19 @@ async def serve(
     await server.stop(DRAIN_SECONDS)
     for task in (stopping, *tasks):
         task.cancel()
+    await asyncio.wait([stopping, *tasks])
     for task in done - {stopping}:
         task.result()
     log.info("%s stopped", service)
+
+
+async def kubernetes_reviews(settings: ServerSettings) -> KubernetesReviews | None:
+    """What checks tokens of the cluster, if there may be any. Raises FailedPrecondition if there is no cluster."""
+    kubernetes = settings.kubernetes
+    if not kubernetes.audience:
+        return None
+    api = await asyncio.to_thread(kubernetes_api.connect)
+    return KubernetesReviews(api, kubernetes.audience, kubernetes.namespace, kubernetes.role_prefix)
 
 
 def run(service: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:

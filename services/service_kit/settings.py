@@ -1,6 +1,7 @@
 """Settings, read once from the environment. The same variables configure a laptop's children and a cluster's pods."""
 
 import os
+import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,12 +35,40 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
+class KubernetesSettings:
+    """What the Kubernetes API is used for: nothing, as on a single machine, where a field is empty.
+
+    Attributes:
+        namespace: SynthMix's own.
+        audience: Callers may show tokens of the cluster that are meant for this audience.
+        role_prefix: The ClusterRoles for callers are {role_prefix}-viewer and {role_prefix}-editor.
+        lease: The Lease that lets one replica of study control reconcile.
+        identity: Who holds the Lease: this pod's name.
+        ray_cluster: The RayCluster whose worker groups `synthmix scale` changes.
+        worker_deployment_prefix: Instead of a RayCluster, workers are the Deployments {prefix}-{service}.
+    """
+
+    namespace: str = ""
+    audience: str = ""
+    role_prefix: str = "synthmix"
+    lease: str = ""
+    identity: str = ""
+    ray_cluster: str = ""
+    worker_deployment_prefix: str = ""
+
+
+@dataclass(frozen=True)
 class ServerSettings:
-    """Where a front end listens (host:port), and the bearer token that its callers must show."""
+    """Where a front end listens (host:port), and how it knows its callers.
+
+    Attributes:
+        token: The bearer token that the services show to one another, and that any caller may show.
+    """
 
     listen: str
     metrics_listen: str
     token: str = field(repr=False)
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
 
 def object_store_settings(environment: Mapping[str, str] = os.environ) -> ObjectStoreSettings:
@@ -56,6 +85,32 @@ def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettin
         listen=environment.get("SYNTHMIX_LISTEN", "0.0.0.0:50051"),
         metrics_listen=environment.get("SYNTHMIX_METRICS_LISTEN", "0.0.0.0:9090"),
         token=required(environment, "SYNTHMIX_TOKEN"),
+        kubernetes=kubernetes_settings(environment),
+    )
+
+
+def kubernetes_settings(environment: Mapping[str, str] = os.environ) -> KubernetesSettings:
+    """Raises FailedPrecondition for settings that contradict one another."""
+    audience = environment.get("SYNTHMIX_KUBERNETES_AUDIENCE", "")
+    lease = environment.get("SYNTHMIX_LEASE", "")
+    ray_cluster = environment.get("SYNTHMIX_RAY_CLUSTER", "")
+    worker_deployment_prefix = environment.get("SYNTHMIX_WORKER_DEPLOYMENT_PREFIX", "")
+    if ray_cluster and worker_deployment_prefix:
+        raise FailedPrecondition(
+            f"SYNTHMIX_RAY_CLUSTER is {ray_cluster!r} and SYNTHMIX_WORKER_DEPLOYMENT_PREFIX is "
+            f"{worker_deployment_prefix!r}; set the one that the workers are",
+            reason="SETTING_INVALID",
+        )
+    if not (audience or lease or ray_cluster or worker_deployment_prefix):
+        return KubernetesSettings()
+    return KubernetesSettings(
+        namespace=required(environment, "SYNTHMIX_NAMESPACE"),
+        audience=audience,
+        role_prefix=environment.get("SYNTHMIX_ROLE_PREFIX") or KubernetesSettings.role_prefix,
+        lease=lease,
+        identity=environment.get("SYNTHMIX_POD_NAME") or socket.gethostname(),
+        ray_cluster=ray_cluster,
+        worker_deployment_prefix=worker_deployment_prefix,
     )
 
 

@@ -1,4 +1,4 @@
-"""The study control service: datasets and splits, studies, and bytes in and out."""
+"""The study control service: datasets and splits, studies, bytes in and out, and the cluster's workers."""
 
 import asyncio
 import hashlib
@@ -12,11 +12,12 @@ from google.longrunning import operations_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from service_kit import operation_records, pages
+from service_kit import kubernetes_api, operation_records, pages
 from service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_manifest, stream_payload
 from service_kit.digests import digest_of
-from service_kit.errors import NotFound, missing_field
+from service_kit.errors import NotFound, SynthMixError, missing_field
 from service_kit.front_end import payload_messages
+from service_kit.leader_election import LeaderElection
 from service_kit.object_store import ObjectStore
 from service_kit.operation_records import finished_operation, read_operation
 from service_kit.operations import Operations
@@ -30,11 +31,19 @@ from service_kit.resource_names import (
     check_display_name,
 )
 from service_kit.server import Servicer, run, serve
-from service_kit.settings import STUDY_CONTROL, object_store_settings, ray_address, server_settings
+from service_kit.settings import (
+    STUDY_CONTROL,
+    KubernetesSettings,
+    object_store_settings,
+    ray_address,
+    server_settings,
+)
 from study_control import datasets, planning
+from study_control.clusters import ClusterService, KubernetesCluster, open_cluster
 from study_control.coordinator import service_client
 from synthmix.client import Client, metadata_of
 from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix_api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
 from synthmix_api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix_api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix_api.studies.v1 import studies_pb2, studies_pb2_grpc
@@ -144,17 +153,18 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactServiceServicer):
 
 
 class StudyService(studies_pb2_grpc.StudyServiceServicer):
-    def __init__(self, store: ObjectStore, operations: Operations, client: Client):
+    def __init__(self, store: ObjectStore, operations: Operations, client: Client, cluster: KubernetesCluster | None):
         self._store = store
         self._operations = operations
         self._client = client
+        self._cluster = cluster
 
     async def CreateStudy(
         self, request: studies_pb2.CreateStudyRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         study = await asyncio.to_thread(planning.lay_out, self._store, self._client, request.spec)
         if request.validate_only:
-            return finished_operation(study.plan())
+            return finished_operation(await asyncio.to_thread(self._plan, study))
         name = study.name
         await asyncio.to_thread(self._store.put_json, f"study-names/{study.spec.name}.json", {"study": str(name)})
         manifest = await asyncio.to_thread(find_manifest, self._store, name)
@@ -167,6 +177,17 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             str(name),
             {"spec": study.request["spec"], "split": study.split.name, "dataset": study.dataset.name},
         )
+
+    def _plan(self, study: planning.StudySteps) -> studies_pb2.StudyPlan:
+        """With the time that it takes on the cluster, where that can be told."""
+        if self._cluster is None:
+            return study.plan()
+        try:
+            return planning.with_wall_time(study, self._cluster.read())
+        except SynthMixError as error:
+            plan = study.plan()
+            plan.warnings.append(f"how long it takes on this cluster isn't predicted: {error.message}")
+            return plan
 
     async def GetStudy(
         self, request: studies_pb2.GetStudyRequest, context: grpc.aio.ServicerContext
@@ -288,13 +309,21 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
 
 
 async def start() -> None:
+    settings = server_settings()
     store = ObjectStore(object_store_settings())
     await asyncio.to_thread(store.check)
     client = service_client()
+    cluster = await asyncio.to_thread(open_cluster, settings.kubernetes)
+    election = await asyncio.to_thread(leader_election, settings.kubernetes)
     operations = Operations(
-        STUDY_CONTROL, store, RayConnection(ray_address()), COORDINATORS, lambda name: studies.resource(name)
+        STUDY_CONTROL,
+        store,
+        RayConnection(ray_address()),
+        COORDINATORS,
+        lambda name: studies.resource(name),
+        leads=election.leads if election else lambda: True,
     )
-    studies = StudyService(store, operations, client)
+    studies = StudyService(store, operations, client, cluster)
     servicers = [
         Servicer(
             DatasetService(store, operations),
@@ -311,9 +340,24 @@ async def start() -> None:
             artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server,
             artifacts_pb2.DESCRIPTOR.services_by_name["ArtifactService"].full_name,
         ),
+        Servicer(
+            ClusterService(cluster),
+            clusters_pb2_grpc.add_ClusterServiceServicer_to_server,
+            clusters_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
+        ),
         Servicer(operations, operations.add, operations.full_name),
     ]
-    await serve(STUDY_CONTROL, server_settings(), servicers, [operations.keep_going])
+    background = [operations.keep_going, *([election.run] if election else [])]
+    await serve(STUDY_CONTROL, settings, servicers, background)
+
+
+def leader_election(settings: KubernetesSettings) -> LeaderElection | None:
+    """The election of the replica that reconciles; None if there is no lease, and so every replica does."""
+    if not settings.lease:
+        return None
+    return LeaderElection(
+        kubernetes_api.connect(), STUDY_CONTROL, settings.namespace, settings.lease, settings.identity
+    )
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What a study would do and cost. Requests are content addressed: the steps' names are known before anything runs."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from service_kit.digests import ID_LENGTH, digest_of
 from service_kit.errors import InvalidArgument, Problems, SynthMixError
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
+from service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS
 from study_control import datasets, specification
 from synthmix.client import Client
 from synthmix_api.adapters.v1 import adapters_pb2
+from synthmix_api.clusters.v1 import clusters_pb2
 from synthmix_api.datasets.v1 import datasets_pb2
 from synthmix_api.operations.v1 import operations_pb2
 from synthmix_api.studies.v1 import studies_pb2
@@ -55,8 +58,17 @@ class StudySteps:
         return ArtifactName(STUDIES, digest_of(self.request))
 
     @property
+    def phases(self) -> tuple[tuple[str, tuple[Step, ...]], ...]:
+        """The steps that run at once, in order, with the service that does them."""
+        return (
+            (ADAPTER_TRAINING, self.adapters),
+            (IMAGE_SYNTHESIS, self.image_sets),
+            (CLASSIFIER_EVALUATION, (self.evaluation,)),
+        )
+
+    @property
     def steps(self) -> tuple[Step, ...]:
-        return (*self.adapters, *self.image_sets, self.evaluation)
+        return tuple(step for _, steps in self.phases for step in steps)
 
     def plan(self) -> studies_pb2.StudyPlan:
         return studies_pb2.StudyPlan(
@@ -124,6 +136,54 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
     return StudySteps(
         full, dataset, split, tuple(adapters), tuple(image_sets), Step("grid", evaluation, grid_plan), request
     )
+
+
+def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_pb2.StudyPlan:
+    """The plan, with the time that it takes on this cluster.
+
+    The steps of a phase run at once and share its worker group, so a phase takes its worker time divided by the
+    workers that can run at once, in whole rounds of one task a worker. Not counted: what else uses the cluster, and
+    how long nodes and workers take to start.
+    """
+    plan = study.plan()
+    if cluster.warnings:
+        plan.warnings.extend(cluster.warnings)
+        return plan
+    workers = {group.name: workers_at_once(group, cluster) for group in cluster.worker_groups}
+    wall_seconds = 0.0
+    idle = []
+    for service, steps in study.phases:
+        left = [step.plan for step in steps if step.plan.tasks]
+        if not left:
+            continue
+        if not workers.get(service):
+            idle.append(service)
+            continue
+        tasks = sum(item.tasks for item in left)
+        seconds = sum(item.predicted_seconds for item in left)
+        wall_seconds += seconds / tasks * math.ceil(tasks / workers[service])
+    for planned, service in zip(plan.steps, (service for service, steps in study.phases for _ in steps), strict=True):
+        planned.workers = workers.get(service, 0)
+    if idle:
+        plan.warnings.append(
+            f"no worker can run now for {', '.join(idle)}: the group isn't there, may have no workers, or no node has "
+            "the GPUs that one needs; the study would wait there, `synthmix cluster` shows what there is"
+        )
+    else:
+        plan.predicted_wall_seconds = wall_seconds
+    return plan
+
+
+def workers_at_once(group: clusters_pb2.WorkerGroup, cluster: clusters_pb2.Cluster) -> int:
+    """How many of a group's workers can run side by side: as many as it may have, or as the nodes have GPUs for."""
+    if not group.gpus_per_worker:
+        return int(group.max_workers)
+    room = sum(
+        (node.nvidia_gpus + node.amd_gpus) // group.gpus_per_worker
+        for node in cluster.nodes
+        if node.ready and node.schedulable
+    )
+    return int(min(group.max_workers, room))
 
 
 def canonical_spec(spec: studies_pb2.StudySpec, dataset: str) -> dict[str, Any]:

@@ -13,11 +13,9 @@ Every failure is a SynthMixError. Long work is a google.longrunning.Operation: `
 
 import functools
 import hashlib
-import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -34,11 +32,14 @@ from service_kit.settings import (
     SERVICES,
     STUDY_CONTROL,
 )
+from synthmix.downloads import Transfer as Transfer
+from synthmix.downloads import download_payloads, reporter
 from synthmix.endpoints import Addresses, find_endpoints
 from synthmix.packing import pack
 from synthmix.transport import UNARY_DEADLINE_S, Channels
 from synthmix_api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix_api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
 from synthmix_api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix_api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix_api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
@@ -60,21 +61,6 @@ POLL_WITH_PROGRESS_S = 1.0
 M = TypeVar("M", bound=Message)
 
 
-@dataclass(frozen=True)
-class Transfer:
-    """How far an import or a download has come.
-
-    Attributes:
-        stage: packing, uploading, importing or downloading.
-        unit: files, bytes or images.
-    """
-
-    stage: str
-    done: int
-    total: int
-    unit: str
-
-
 class Client:
     """A connection to a stack; made by `Client.connect`, closed by `close` or by leaving a `with` block."""
 
@@ -86,6 +72,7 @@ class Client:
         self._studies = studies_pb2_grpc.StudyServiceStub(channels.of(STUDY_CONTROL))
         self._datasets = datasets_pb2_grpc.DatasetServiceStub(channels.of(STUDY_CONTROL))
         self._artifacts = artifacts_pb2_grpc.ArtifactServiceStub(channels.of(STUDY_CONTROL))
+        self._clusters = clusters_pb2_grpc.ClusterServiceStub(channels.of(STUDY_CONTROL))
         self._operations = {service: operations_pb2_grpc.OperationsStub(channels.of(service)) for service in SERVICES}
 
     @classmethod
@@ -136,7 +123,7 @@ class Client:
         """
         names.check_display_name("name", name)
         with tempfile.TemporaryDirectory(prefix="synthmix-import-") as scratch:
-            packing = _transfers(progress, "packing", "files")
+            packing = reporter(progress, "packing", "files")
             packed = pack(path, Path(scratch) / "dataset.zip", progress=packing)
             upload = self.upload(packed, progress=progress)
         request = datasets_pb2.CreateDatasetRequest(
@@ -149,14 +136,14 @@ class Client:
         operation = self._call(STUDY_CONTROL, self._datasets.CreateDataset, request, Operation)
         done = self.wait(
             operation,
-            progress=lambda metadata: _transfers(progress, "importing", metadata.unit)(metadata.done, metadata.total),
+            progress=lambda metadata: reporter(progress, "importing", metadata.unit)(metadata.done, metadata.total),
         )
         return result_of(done, datasets_pb2.Dataset)
 
     def upload(self, path: Path, *, progress: Callable[[Transfer], None] | None = None) -> artifacts_pb2.Upload:
         """Stores a file under its sha256. Raises DataLoss if other bytes arrived than were sent."""
         digest = hashlib.sha256()
-        report, total = _transfers(progress, "uploading", "bytes"), path.stat().st_size
+        report, total = reporter(progress, "uploading", "bytes"), path.stat().st_size
 
         def chunks() -> Iterator[artifacts_pb2.UploadFileRequest]:
             sent = 0
@@ -331,7 +318,9 @@ class Client:
             raise errors.FailedPrecondition(
                 f"{study.name} is {state} and has no report; {remedy}", reason="REPORT_NOT_READY"
             )
-        return self._download(study.name, study.payloads, folder, REPORT_PAYLOADS, None)
+        return download_payloads(
+            functools.partial(self._read_payload, study.name), study.name, study.payloads, folder, REPORT_PAYLOADS, None
+        )
 
     # Artifacts
 
@@ -369,64 +358,19 @@ class Client:
                 f"use a name that begins with one of {', '.join(f'{item}/' for item in readers)}",
             )
         resource = readers[collection](name)
-        return self._download(resource.name, resource.payloads, folder, only, progress)
-
-    def _download(
-        self,
-        artifact: str,
-        payloads: Iterable[artifacts_pb2.Payload],
-        folder: Path,
-        only: Collection[str] | None,
-        progress: Callable[[Transfer], None] | None,
-    ) -> list[Path]:
-        by_name = {payload.name: payload for payload in payloads}
-        absent = [item for item in only or () if item not in by_name]
-        if absent:
-            raise errors.NotFound(
-                f"{artifact} has no payload {', '.join(absent)}; it has {', '.join(by_name) or 'none'}",
-                reason="PAYLOAD_NOT_FOUND",
-            )
-        wanted = [payload for payload in by_name.values() if only is None or payload.name in only]
-        report, total, before = (
-            _transfers(progress, "downloading", "bytes"),
-            sum(item.size_bytes for item in wanted),
-            0,
+        return download_payloads(
+            functools.partial(self._read_payload, resource.name),
+            resource.name,
+            resource.payloads,
+            folder,
+            only,
+            progress,
         )
-        paths = []
-        for payload in wanted:
-            path = _inside(folder, payload.name, artifact)
-            if not _is_payload(path, payload):
-                self._download_payload(artifact, payload, path, functools.partial(_offset, report, before, total))
-            before += payload.size_bytes
-            report(before, total)
-            paths.append(path)
-        return paths
 
-    def _download_payload(
-        self, artifact: str, payload: artifacts_pb2.Payload, path: Path, report: Callable[[int], None]
-    ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        request = artifacts_pb2.DownloadPayloadRequest(artifact=artifact, payload=payload.name)
-        digest, received = hashlib.sha256(), 0
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                for response in self._channels.stream(STUDY_CONTROL, self._artifacts.DownloadPayload, request):
-                    file.write(response.chunk)
-                    digest.update(response.chunk)
-                    received += len(response.chunk)
-                    report(received)
-            if digest.hexdigest() != payload.sha256:
-                raise errors.DataLoss(
-                    f"{artifact}/{payload.name} arrived with sha256 {digest.hexdigest()[:12]}… instead of "
-                    f"{payload.sha256[:12]}…; download it again, and if that doesn't help delete {artifact} "
-                    "and make it again",
-                    reason="PAYLOAD_CORRUPT",
-                    metadata={"artifact": artifact},
-                )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    def _read_payload(self, artifact: str, payload: str) -> Iterator[bytes]:
+        request = artifacts_pb2.DownloadPayloadRequest(artifact=artifact, payload=payload)
+        for response in self._channels.stream(STUDY_CONTROL, self._artifacts.DownloadPayload, request):
+            yield response.chunk
 
     # Operations
 
@@ -505,6 +449,35 @@ class Client:
             # A server may answer at once; asking again at once would be a busy loop.
             time.sleep(max(0.0, min(poll_s, 0.5) - (time.monotonic() - start_s)))
         return operation
+
+    # The cluster
+
+    def get_cluster(self) -> clusters_pb2.Cluster:
+        """GPU nodes and worker groups. Raises FailedPrecondition with reason NO_CLUSTER on a single machine."""
+        return self._call(
+            STUDY_CONTROL, self._clusters.GetCluster, clusters_pb2.GetClusterRequest(), clusters_pb2.Cluster
+        )
+
+    def scale_worker_group(
+        self,
+        worker_group: str,
+        *,
+        min_workers: int | None = None,
+        max_workers: int | None = None,
+        validate_only: bool = False,
+    ) -> clusters_pb2.WorkerGroup:
+        """Changes how many workers a group may have, until the next `helm upgrade`. Returns the group as it is then.
+
+        Args:
+            min_workers: Stays as it is if not given; so does max_workers.
+            validate_only: Changes nothing, and returns what the group would be.
+        """
+        request = clusters_pb2.ScaleWorkerGroupRequest(
+            worker_group=worker_group, min_workers=min_workers, max_workers=max_workers, validate_only=validate_only
+        )
+        return self._call(STUDY_CONTROL, self._clusters.ScaleWorkerGroup, request, clusters_pb2.WorkerGroup)
+
+    # Health
 
     def check_health(self, service: str, *, timeout_s: float = UNARY_DEADLINE_S) -> None:
         """Raises Unavailable unless the service says that it serves."""
@@ -588,18 +561,6 @@ class _Patience:
         self._pause_s = min(5.0, 2 * self._pause_s)
 
 
-def _transfers(progress: Callable[[Transfer], None] | None, stage: str, unit: str) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(Transfer(stage, done, total, unit))
-
-    return report
-
-
-def _offset(report: Callable[[int, int], None], before: int, total: int, done: int) -> None:
-    report(before + done, total)
-
-
 def _qualified(collection: str, name: str) -> str:
     return name if "/" in name else f"{collection}/{name}"
 
@@ -608,20 +569,3 @@ def _service_of(operation: str) -> str:
     service = names.OperationName.parse(operation).service
     errors.check_choice("name", service, SERVICES)
     return service
-
-
-def _inside(folder: Path, payload: str, artifact: str) -> Path:
-    path = folder / payload
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise errors.DataLoss(
-            f"{artifact} has a payload {payload!r} outside of its folder; nothing of it is written",
-            reason="PAYLOAD_NAME_UNSAFE",
-        )
-    return path
-
-
-def _is_payload(path: Path, payload: artifacts_pb2.Payload) -> bool:
-    if not path.is_file() or path.stat().st_size != payload.size_bytes:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == payload.sha256

@@ -31,6 +31,7 @@ METHODS = {
     },
     STUDY_CONTROL: {
         "synthmix.artifacts.v1.ArtifactService": {"UploadFile", "DownloadPayload"},
+        "synthmix.clusters.v1.ClusterService": {"GetCluster", "ScaleWorkerGroup"},
         "synthmix.datasets.v1.DatasetService": {
             "CreateDataset",
             "GetDataset",

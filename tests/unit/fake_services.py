@@ -23,6 +23,7 @@ from synthmix.embedded.connection import Connection, write_connection
 from synthmix.embedded.home import lock, prepare
 from synthmix_api.adapters.v1 import adapters_pb2_grpc
 from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix_api.clusters.v1 import clusters_pb2_grpc
 from synthmix_api.datasets.v1 import datasets_pb2_grpc
 from synthmix_api.evaluations.v1 import evaluations_pb2_grpc
 from synthmix_api.image_sets.v1 import image_sets_pb2_grpc
@@ -106,6 +107,7 @@ def serving(address: str = "127.0.0.1:0", services: FakeServices | None = None) 
             [],
         ),
         (artifacts_pb2_grpc, "ArtifactService", ["UploadFile"], ["DownloadPayload"]),
+        (clusters_pb2_grpc, "ClusterService", ["GetCluster", "ScaleWorkerGroup"], []),
         (
             operations_pb2_grpc,
             "Operations",

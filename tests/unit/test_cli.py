@@ -26,6 +26,7 @@ from synthmix.cli import doctor, exit_codes, parser
 from synthmix.cli.output import human_bytes, human_duration, human_time, shortened, table
 from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
 from synthmix_api.adapters.v1 import adapters_pb2
+from synthmix_api.clusters.v1 import clusters_pb2
 from synthmix_api.datasets.v1 import datasets_pb2
 from synthmix_api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix_api.studies.v1 import studies_pb2
@@ -128,6 +129,9 @@ def test_common_options_stand_before_or_after(place: str, services: fake.FakeSer
         ["--output", "xml", "doctor"],
         ["adapters", "create", "f", "--wait", "--validate"],
         ["up", "--cpus", "0"],
+        ["scale"],
+        ["scale", "image-synthesis", "--max", "many"],
+        ["scale", "image-synthesis", "--min", "-1"],
     ],
 )
 def test_misuse_exits_with_2(arguments: list[str]) -> None:
@@ -154,6 +158,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (errors.Unimplemented("x"), 2),
         (errors.NotFound("x"), 3),
         (errors.Unauthenticated("x"), 4),
+        (errors.PermissionDenied("x"), 4),
         (errors.Cancelled("x"), 5),
         (errors.FailedPrecondition("x"), 1),
         (errors.DataLoss("x"), 1),
@@ -277,6 +282,15 @@ def test_validate_shows_the_plan(services: fake.FakeServices, run: Run, study_fi
     assert services.requests["CreateStudy"][0].validate_only
     code, out, _ = run("studies", "validate", study_file, "--output", "json")
     assert json.loads(out)["steps"][0]["plan"]["total"] == "4800"
+
+
+def test_validate_says_how_long_the_cluster_takes(services: fake.FakeServices, run: Run, study_file: Path) -> None:
+    plan = studies_pb2.StudyPlan(name=fake.STUDY, predicted_seconds=425, predicted_wall_seconds=130)
+    services.answers["CreateStudy"] = lambda request, context: fake.operation("", response=plan)
+    assert run("studies", "validate", study_file)[1].splitlines()[-1] == (
+        f"{fake.STUDY}: 7 min 5 s of worker time predicted for what isn't done, 2 min 10 s with the workers that this "
+        "cluster can run at once"
+    )
 
 
 def several(*found: errors.InvalidArgument) -> errors.InvalidArgument:
@@ -618,6 +632,79 @@ def test_the_sample_study_and_the_sample_dataset_fit() -> None:
     assert module.sample_study().message.dataset == module.DATASET
 
 
+# The cluster
+
+CLUSTER = clusters_pb2.Cluster(
+    namespace="lab",
+    nodes=[
+        clusters_pb2.Node(
+            name="gpu-1", gpu_product="NVIDIA-A100-SXM4-40GB", nvidia_gpus=8, schedulable=True, ready=True
+        ),
+        clusters_pb2.Node(name="gpu-2", amd_gpus=4, ready=True),
+    ],
+    worker_groups=[
+        clusters_pb2.WorkerGroup(
+            name="adapter-training", min_workers=1, max_workers=2, desired_workers=1, gpus_per_worker=4
+        ),
+        clusters_pb2.WorkerGroup(
+            name="image-synthesis", max_workers=8, desired_workers=2, ready_workers=2, gpus_per_worker=1
+        ),
+        clusters_pb2.WorkerGroup(name="classifier-evaluation"),
+    ],
+)
+
+
+def test_cluster(services: fake.FakeServices, run: Run) -> None:
+    services.answers["GetCluster"] = lambda request, context: CLUSTER
+    code, out, err = run("cluster")
+    assert (code, err) == (0, "")
+    assert out == (
+        "WORKER GROUP           MIN  MAX  DESIRED  READY  GPUS EACH\n"
+        "adapter-training         1    2        1      0          4\n"
+        "image-synthesis          0    8        2      2          1\n"
+        "classifier-evaluation    0    0        0      0          0\n"
+        "\n"
+        "GPU NODE  PRODUCT                NVIDIA  AMD  STATE\n"
+        "gpu-1     NVIDIA-A100-SXM4-40GB       8    0  ready\n"
+        "gpu-2     -                           0    4  cordoned\n"
+    )
+    code, out, _ = run("cluster", "--output", "json")
+    assert json.loads(out)["worker_groups"][1]["max_workers"] == 8
+    services.answers["GetCluster"] = lambda request, context: clusters_pb2.Cluster(warnings=["no right"])
+    assert run("cluster")[1].endswith("\nwarning: no right\n")
+    services.answers["GetCluster"] = lambda request, context: clusters_pb2.Cluster()
+    assert run("cluster")[1].endswith("\nno node has GPUs\n")
+
+
+def test_scale(services: fake.FakeServices, run: Run) -> None:
+    services.answers["GetCluster"] = lambda request, context: CLUSTER
+    services.answers["ScaleWorkerGroup"] = lambda request, context: clusters_pb2.WorkerGroup(
+        name=request.worker_group, min_workers=request.min_workers, max_workers=8
+    )
+    code, out, err = run("scale", "image-synthesis", "--min", "4")
+    assert (code, out) == (0, "image-synthesis: min 0 -> 4, max 8 -> 8\n")
+    assert "`helm upgrade`" in err
+    assert not services.requests["ScaleWorkerGroup"][0].HasField("max_workers")
+    code, out, err = run("scale", "image-synthesis", "--min", "4", "--output", "json")
+    value = json.loads(out)
+    assert (value["before"]["min_workers"], value["after"]["min_workers"], err) == (0, 4, "")
+
+
+def test_scaling_what_is_not_there_says_what_is(services: fake.FakeServices, run: Run) -> None:
+    services.answers["GetCluster"] = lambda request, context: CLUSTER
+    services.answers["ScaleWorkerGroup"] = fails(
+        errors.invalid_field("worker_group", "image-synthesys", "is not one of the choices", "use one of: a, b")
+    )
+    code, out, err = run("scale", "image-synthesys", "--max", "4")
+    assert (code, out) == (2, "")
+    assert err == "error: worker_group: 'image-synthesys' is not one of the choices; use one of: a, b\n"
+
+
+def test_scaling_on_a_single_machine(services: fake.FakeServices, run: Run) -> None:
+    services.answers["GetCluster"] = fails(errors.FailedPrecondition("no worker groups here", reason="NO_CLUSTER"))
+    assert run("scale", "image-synthesis", "--max", "4") == (1, "", "error: no worker groups here\n")
+
+
 # Doctor
 
 
@@ -632,14 +719,55 @@ def test_doctor_on_a_machine_without_a_stack(run: Run, tmp_path: Path) -> None:
 
 
 def test_doctor_asks_every_service(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    services.answers["GetCluster"] = fails(errors.FailedPrecondition("no cluster", reason="NO_CLUSTER"))
     services.answers["ListOperations"] = fails(errors.Unavailable("object storage is down", reason="STORE_DOWN"))
     code, out, _ = run("doctor", "--home", tmp_path, "--output", "json", "--address", services.address)
-    checks = json.loads(out)["checks"][-8:]
+    checks = json.loads(out)["checks"][-9:-1]
     assert [item["status"] for item in checks] == ["ok", "fail"] * 4
     assert code == 1
     services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse()
     out = run("doctor", "--home", tmp_path, "--address", services.address)[1]
     assert "FAIL" not in "\n".join(line for line in out.splitlines() if "object storage" in line)
+
+
+def checks_of_the_cluster(run: Run, tmp_path: Path) -> list[tuple[str, str, str]]:
+    code, out, _ = run("doctor", "--home", tmp_path, "--output", "json", "--address", os.environ["SYNTHMIX_ADDRESS"])
+    checks = json.loads(out)["checks"]
+    assert code == (1 if any(item["status"] == "fail" for item in checks) else 0)
+    last_service = max(index for index, item in enumerate(checks) if item["name"] == "  its object storage")
+    found = checks[last_service + 1 :]
+    assert all(bool(item["remedy"]) == (item["status"] == "warn") for item in found)
+    return [(item["status"], item["name"], item["found"]) for item in found]
+
+
+def test_doctor_on_a_single_machine_is_content(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse()
+    services.answers["GetCluster"] = fails(errors.FailedPrecondition("no cluster", reason="NO_CLUSTER"))
+    assert checks_of_the_cluster(run, tmp_path) == [("ok", "Kubernetes", "not used: the workers run on one machine")]
+
+
+def test_doctor_on_a_cluster(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse()
+    services.answers["GetCluster"] = lambda request, context: CLUSTER
+    assert checks_of_the_cluster(run, tmp_path) == [
+        ("ok", "Kubernetes' GPUs", "8 on 1 of 2 GPU nodes (NVIDIA-A100-SXM4-40GB)"),
+        ("warn", "  workers of adapter-training", "0 of 1 workers ready, 1 to 2 allowed"),
+        ("ok", "  workers of image-synthesis", "2 of 2 workers ready, 0 to 8 allowed"),
+        ("warn", "  workers of classifier-evaluation", "0 of 0 workers ready, 0 to 0 allowed"),
+    ]
+
+
+def test_doctor_on_a_cluster_that_gives_no_gpus(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse()
+    group = clusters_pb2.WorkerGroup(name="image-synthesis", max_workers=1, gpus_per_worker=1)
+    services.answers["GetCluster"] = lambda request, context: clusters_pb2.Cluster(worker_groups=[group])
+    assert checks_of_the_cluster(run, tmp_path)[0] == ("warn", "Kubernetes' GPUs", "0 on 0 of 0 GPU nodes")
+    services.answers["GetCluster"] = lambda request, context: clusters_pb2.Cluster(warnings=["no right"])
+    assert checks_of_the_cluster(run, tmp_path) == [("warn", "Kubernetes' GPUs", "no right")]
+    services.answers["GetCluster"] = fails(errors.FailedPrecondition("no right", reason="RBAC_RIGHT_MISSING"))
+    assert checks_of_the_cluster(run, tmp_path) == [("warn", "Kubernetes", "no right")]
+    services.answers["GetCluster"] = fails(errors.Unimplemented("unknown method"))
+    assert checks_of_the_cluster(run, tmp_path)[0][:2] == ("warn", "Kubernetes")
 
 
 def test_doctors_eye_for_little(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from synthmix.endpoints import default_home, find_endpoints
 from synthmix.transport import service_config
 from synthmix_api.adapters.v1 import adapters_pb2
 from synthmix_api.artifacts.v1 import artifacts_pb2
+from synthmix_api.clusters.v1 import clusters_pb2
 from synthmix_api.datasets.v1 import datasets_pb2
 from synthmix_api.evaluations.v1 import evaluations_pb2
 from synthmix_api.image_sets.v1 import image_sets_pb2
@@ -202,6 +203,7 @@ def test_the_service_config_names_every_method_but_uploads() -> None:
         for module in (
             adapters_pb2,
             artifacts_pb2,
+            clusters_pb2,
             datasets_pb2,
             evaluations_pb2,
             image_sets_pb2,
@@ -438,6 +440,23 @@ def test_cancelling_a_study_cancels_its_operation(services: fake.FakeServices, c
     assert services.requests["CancelOperation"][0].name == fake.STUDY_OPERATION
 
 
+def test_scaling_sends_what_was_given_and_no_more(services: fake.FakeServices, client: Client) -> None:
+    services.answers["ScaleWorkerGroup"] = lambda request, context: clusters_pb2.WorkerGroup(name=request.worker_group)
+    client.scale_worker_group("image-synthesis", min_workers=0)
+    client.scale_worker_group("image-synthesis", max_workers=3, validate_only=True)
+    first, second = services.requests["ScaleWorkerGroup"]
+    assert (first.HasField("min_workers"), first.HasField("max_workers"), first.validate_only) == (True, False, False)
+    assert (second.HasField("min_workers"), second.max_workers, second.validate_only) == (False, 3, True)
+
+
+def test_a_caller_without_a_right_learns_which(services: fake.FakeServices, client: Client) -> None:
+    sent = errors.PermissionDenied("ada may not list studies.synthmix.io in namespace lab", reason="RIGHT_MISSING")
+    services.answers["GetStudy"] = fails(sent)
+    with pytest.raises(errors.PermissionDenied, match="ada may not list") as caught:
+        client.get_study("demo")
+    assert caught.value.reason == "RIGHT_MISSING"
+
+
 def test_metadata_of_an_operation() -> None:
     assert metadata_of(fake.operation("o", done=7, unit="cells")).done == 7
 
@@ -534,6 +553,8 @@ def test_watching_what_does_not_exist_fails_at_once(services: fake.FakeServices,
             fake.operation("o"),
             lambda c: c.create_evaluation(evaluations_pb2.Evaluation()),
         ),
+        ("GetCluster", clusters_pb2.Cluster(), lambda c: c.get_cluster()),
+        ("ScaleWorkerGroup", clusters_pb2.WorkerGroup(), lambda c: c.scale_worker_group("g", max_workers=2)),
     ],
 )
 def test_methods(

@@ -37,6 +37,12 @@ def test_it_starts_without_what_workers_need(module: str, tmp_path: Path) -> Non
     assert not modules & FOR_WORKERS
 
 
+@pytest.mark.parametrize("module", [*FRONT_ENDS, *COORDINATORS])
+def test_the_kubernetes_library_is_imported_only_on_kubernetes(module: str, tmp_path: Path) -> None:
+    """It costs more than a second, and on a single machine nothing uses it."""
+    assert "kubernetes" not in imported(module, tmp_path)
+
+
 def test_ray_is_imported_once_there_is_something_to_start(tmp_path: Path) -> None:
     """Ray costs half a second, which a front end spends after its server is up."""
     for module in FRONT_ENDS:

@@ -15,7 +15,7 @@ from service_kit.resource_names import (
     UploadName,
     check_display_name,
 )
-from service_kit.settings import object_store_settings, worker_settings
+from service_kit.settings import KubernetesSettings, kubernetes_settings, object_store_settings, worker_settings
 from synthmix_api.adapters.v1 import adapters_pb2
 
 ID = "0123456789abcdef" * 2
@@ -51,6 +51,7 @@ def test_every_error_class_has_its_own_code() -> None:
         errors.AlreadyExists,
         errors.FailedPrecondition,
         errors.Unauthenticated,
+        errors.PermissionDenied,
         errors.Unavailable,
         errors.Cancelled,
         errors.DataLoss,
@@ -141,6 +142,31 @@ def test_settings_name_the_variable_that_is_missing() -> None:
         object_store_settings({})
     with pytest.raises(errors.FailedPrecondition, match="SYNTHMIX_IMAGE_SYNTHESIS_GPUS is 'two'"):
         worker_settings("image-synthesis", {"SYNTHMIX_IMAGE_SYNTHESIS_GPUS": "two"})
+
+
+def test_kubernetes_is_used_for_what_is_set_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "a-host")
+    assert kubernetes_settings({"SYNTHMIX_NAMESPACE": "lab", "SYNTHMIX_POD_NAME": "pod-1"}) == KubernetesSettings()
+    assert kubernetes_settings({"SYNTHMIX_NAMESPACE": "lab", "SYNTHMIX_LEASE": "lease"}) == KubernetesSettings(
+        namespace="lab", lease="lease", identity="a-host"
+    )
+    environment = {
+        "SYNTHMIX_NAMESPACE": "lab",
+        "SYNTHMIX_KUBERNETES_AUDIENCE": "synthmix",
+        "SYNTHMIX_ROLE_PREFIX": "lab-synthmix",
+        "SYNTHMIX_POD_NAME": "pod-1",
+        "SYNTHMIX_RAY_CLUSTER": "ray",
+    }
+    assert kubernetes_settings(environment) == KubernetesSettings(
+        namespace="lab", audience="synthmix", role_prefix="lab-synthmix", identity="pod-1", ray_cluster="ray"
+    )
+
+
+def test_kubernetes_settings_that_cannot_be() -> None:
+    with pytest.raises(errors.FailedPrecondition, match="SYNTHMIX_NAMESPACE"):
+        kubernetes_settings({"SYNTHMIX_LEASE": "lease"})
+    with pytest.raises(errors.FailedPrecondition, match="set the one that the workers are"):
+        kubernetes_settings({"SYNTHMIX_RAY_CLUSTER": "ray", "SYNTHMIX_WORKER_DEPLOYMENT_PREFIX": "lab-ray"})
 
 
 def test_a_zero_that_was_set_is_not_a_default() -> None:

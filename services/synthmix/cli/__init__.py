@@ -6,7 +6,7 @@ Exit codes, which scripts may rely on:
     1    the operation or study failed, or something else went wrong
     2    the command line or an input is invalid
     3    what was named doesn't exist
-    4    the services can't be reached, or refuse the token
+    4    the services can't be reached, or refuse the caller
     5    the operation or study was cancelled
     130  interrupted; what runs in the services goes on
 """

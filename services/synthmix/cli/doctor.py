@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from service_kit.errors import SynthMixError, Unavailable
+from service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, Unimplemented
 from service_kit.settings import SERVICES
 from synthmix.cli import exit_codes
 from synthmix.cli.output import emit, human_bytes, table
@@ -25,6 +25,7 @@ from synthmix.endpoints import default_home, find_endpoints
 
 if TYPE_CHECKING:
     from synthmix.client import Client
+    from synthmix_api.clusters.v1 import clusters_pb2
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 INSTALL = "install synthmix again"
@@ -223,7 +224,7 @@ def home_writable(home: Path) -> Check:
 
 
 def stack(arguments: argparse.Namespace) -> Iterator[Check]:
-    """Whether a stack answers, each of its services by health, and object storage through each."""
+    """Whether a stack answers, each of its services by health, object storage through each, and its cluster."""
     try:
         from synthmix.cli.connection import (
             connect,  # gRPC may be what is missing, and the doctor has to say so
@@ -248,6 +249,57 @@ def stack(arguments: argparse.Namespace) -> Iterator[Check]:
             where = f"{service} ({endpoints.addresses[service]})"
             yield _answers(where, functools.partial(client.check_health, service, timeout_s=HEALTH_TIMEOUT_S))
             yield _answers("  its object storage", functools.partial(_list_operations, client, service))
+        yield from cluster(client)
+
+
+def cluster(client: "Client") -> Iterator[Check]:
+    """The GPUs and the workers of a stack that runs on Kubernetes."""
+    name = "Kubernetes"
+    try:
+        found = client.get_cluster()
+    except FailedPrecondition as error:
+        if error.reason == "NO_CLUSTER":
+            yield Check(name, OK, "not used: the workers run on one machine")
+        else:
+            yield Check(name, WARN, error.message, "`cluster`, `scale` and predicted times need it; studies don't")
+        return
+    except Unimplemented:
+        yield Check(
+            name, WARN, "the services are older than this client", "upgrade them, or use their version's client"
+        )
+        return
+    except SynthMixError as error:
+        yield Check(name, FAIL, error.message, "look at study-control's log")
+        return
+    yield gpus_of_cluster(found)
+    for group in found.worker_groups:
+        said = (
+            f"{group.ready_workers} of {group.desired_workers} workers ready, "
+            f"{group.min_workers} to {group.max_workers} allowed"
+        )
+        if not group.max_workers:
+            remedy = f"allow some with `synthmix scale {group.name} --max N`"
+        elif group.ready_workers < group.desired_workers:
+            remedy = f"look at the group's pods in namespace {found.namespace} with kubectl describe"
+        else:
+            remedy = ""
+        yield Check(f"  workers of {group.name}", WARN if remedy else OK, said, remedy)
+
+
+def gpus_of_cluster(found: "clusters_pb2.Cluster") -> Check:
+    name = "Kubernetes' GPUs"
+    if found.warnings:
+        return Check(name, WARN, "; ".join(found.warnings), "predicted times need it; studies don't")
+    usable = [node for node in found.nodes if node.ready and node.schedulable]
+    gpus = sum(node.nvidia_gpus + node.amd_gpus for node in usable)
+    products = sorted({node.gpu_product for node in usable if node.gpu_product})
+    said = f"{gpus} on {len(usable)} of {len(found.nodes)} GPU nodes" + (
+        f" ({', '.join(products)})" if products else ""
+    )
+    if not gpus and any(group.gpus_per_worker for group in found.worker_groups):
+        remedy = "workers wait for GPUs: check the nodes' drivers and device plugin, or let the cluster add nodes"
+        return Check(name, WARN, said, remedy)
+    return Check(name, OK, said)
 
 
 def _list_operations(client: "Client", service: str) -> None:

@@ -17,6 +17,7 @@ _BY_ERROR: tuple[tuple[type[errors.SynthMixError], int], ...] = (
     (errors.Unimplemented, INVALID),
     (errors.NotFound, NOT_FOUND),
     (errors.Unauthenticated, UNREACHABLE),
+    (errors.PermissionDenied, UNREACHABLE),
     (errors.Unavailable, UNREACHABLE),
     (errors.Cancelled, CANCELLED),
 )

@@ -14,7 +14,7 @@ exit codes:
   1    the operation or study failed, or something else went wrong
   2    the command line or an input is invalid
   3    what was named doesn't exist
-  4    the services can't be reached, or refuse the token
+  4    the services can't be reached, or refuse the caller
   5    the operation or study was cancelled
   130  interrupted; what runs in the services goes on
 
@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resource(groups, "images", "synthesise image sets and get their images", "image set")
     _add_resource(groups, "evaluations", "train and evaluate grids of classifiers", "evaluation")
     _add_operations(groups)
+    _add_cluster_commands(groups)
     return parser
 
 
@@ -231,6 +232,26 @@ def _add_operations(groups: Any) -> None:
         _name(_command(commands, command, f"operations:{command}", summary), "operations/{service}/{id}")
 
 
+def _add_cluster_commands(groups: Any) -> None:
+    _command(
+        groups,
+        "cluster",
+        "cluster:show",
+        "show a Kubernetes cluster's GPU nodes and worker groups",
+    )
+    scale = _command(
+        groups,
+        "scale",
+        "cluster:scale",
+        "change how many workers a group of a Kubernetes cluster may have",
+        "Changes one group and leaves the others as they are: generation can grow without training. Prints the group "
+        "before and after. What the chart's values say wins at the next `helm upgrade`.",
+    )
+    scale.add_argument("worker_group", metavar="GROUP", help="such as image-synthesis; `synthmix cluster` shows them")
+    scale.add_argument("--min", type=_count(0), metavar="N", help="workers that are always there (as it is)")
+    scale.add_argument("--max", type=_count(0), metavar="N", help="workers that there may be at most (as it is)")
+
+
 STUDY = "the name in its file (the newest of that name), or studies/{digest}"
 
 
@@ -266,7 +287,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="host:port or https://host of a stack elsewhere, or SERVICE=host:port,... for each service",
     )
-    common.add_argument("--token", default=argparse.SUPPRESS, help="the stack's token")
+    common.add_argument(
+        "--token",
+        default=argparse.SUPPRESS,
+        help="the stack's token, or a caller's own of its Kubernetes cluster",
+    )
     common.add_argument(
         "--tls-ca",
         type=Path,

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from synthmix.cli.output import human_bytes, human_duration
-from synthmix.client import Transfer
+from synthmix.downloads import Transfer
 from synthmix_api.operations.v1 import operations_pb2
 
 LINE_INTERVAL_S = 10.0

@@ -146,10 +146,15 @@ def plan_text(plan: studies_pb2.StudyPlan) -> str:
         )
         for item in plan.steps
     ]
+    predicted = f"{human_duration(plan.predicted_seconds)} of worker time predicted for what isn't done"
+    if plan.predicted_wall_seconds:
+        predicted += (
+            f", {human_duration(plan.predicted_wall_seconds)} with the workers that this cluster can run at once"
+        )
     lines = [
         table(("STEP", "UNITS", "DONE", "UNIT", "PREDICTED"), rows, right=("UNITS", "DONE", "PREDICTED")),
         "",
-        f"{plan.name}: {human_duration(plan.predicted_seconds)} of worker time predicted for what isn't done",
+        f"{plan.name}: {predicted}",
     ]
     return "\n".join(lines + [f"warning: {warning}" for warning in plan.warnings])
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from synthmix.embedded.ports import LOOPBACK, free_port
 
 NAME = "ray-node"
-# A cluster has a worker group for each of these; here one node is all of them.
+# A cluster has a worker group for each of the services, and coordinators on its head; here one node is all of them.
 LABELS = {
-    f"synthmix.io/{group}": "true"
-    for group in ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
+    f"synthmix.io/{role}": "true"
+    for role in ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control", "coordinators")
 }
 # What goes through Ray's object store is small (records, lists of keys): images and weights go through object
 # storage.

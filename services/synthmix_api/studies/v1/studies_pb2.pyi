@@ -103,26 +103,30 @@ class CreateStudyRequest(_message.Message):
     def __init__(self, spec: _Optional[_Union[StudySpec, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class StudyPlan(_message.Message):
-    __slots__ = ("name", "spec", "steps", "predicted_seconds", "warnings")
+    __slots__ = ("name", "spec", "steps", "predicted_seconds", "warnings", "predicted_wall_seconds")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_WALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     spec: StudySpec
     steps: _containers.RepeatedCompositeFieldContainer[PlannedStep]
     predicted_seconds: float
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[StudySpec, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[PlannedStep, _Mapping]]] = ..., predicted_seconds: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    predicted_wall_seconds: float
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[StudySpec, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[PlannedStep, _Mapping]]] = ..., predicted_seconds: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., predicted_wall_seconds: _Optional[float] = ...) -> None: ...
 
 class PlannedStep(_message.Message):
-    __slots__ = ("display_name", "plan")
+    __slots__ = ("display_name", "plan", "workers")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     plan: _operations_pb2_1.Plan
-    def __init__(self, display_name: _Optional[str] = ..., plan: _Optional[_Union[_operations_pb2_1.Plan, _Mapping]] = ...) -> None: ...
+    workers: int
+    def __init__(self, display_name: _Optional[str] = ..., plan: _Optional[_Union[_operations_pb2_1.Plan, _Mapping]] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class Study(_message.Message):
     __slots__ = ("name", "spec", "create_time", "state", "dataset", "split", "adapters", "image_sets", "evaluation", "verdict", "payloads", "operation")

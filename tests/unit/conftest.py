@@ -1,0 +1,32 @@
+"""What several unit tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fake_kubernetes
+from service_kit import kubernetes_api
+
+
+@pytest.fixture
+def kubernetes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[fake_kubernetes.FakeKubernetes]:
+    """A Kubernetes API server, which KUBECONFIG names."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with fake_kubernetes.serving() as server:
+        monkeypatch.setenv("KUBECONFIG", str(fake_kubernetes.write_kubeconfig(tmp_path / "kubeconfig", server.url)))
+        yield server
+
+
+@pytest.fixture
+def api(kubernetes: fake_kubernetes.FakeKubernetes) -> Iterator[Any]:
+    """A client of that server."""
+    with kubernetes_api.connect() as client:
+        yield client
+
+
+@pytest.fixture
+def clock() -> fake_kubernetes.Clock:
+    return fake_kubernetes.Clock()
