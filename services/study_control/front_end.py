@@ -32,13 +32,16 @@ from service_kit.resource_names import (
 )
 from service_kit.server import Servicer, run, serve
 from service_kit.settings import (
+    SERVICES,
     STUDY_CONTROL,
     KubernetesSettings,
     object_store_settings,
     ray_address,
     server_settings,
+    service_address,
 )
 from study_control import datasets, planning
+from study_control.all_operations import AllOperations
 from study_control.clusters import ClusterService, KubernetesCluster, open_cluster
 from study_control.coordinator import service_client
 from synthmix.client import Client, metadata_of
@@ -324,6 +327,7 @@ async def start() -> None:
         leads=election.leads if election else lambda: True,
     )
     studies = StudyService(store, operations, client, cluster)
+    others = {service: service_address(service) for service in SERVICES if service != STUDY_CONTROL}
     servicers = [
         Servicer(
             DatasetService(store, operations),
@@ -345,7 +349,7 @@ async def start() -> None:
             clusters_pb2_grpc.add_ClusterServiceServicer_to_server,
             clusters_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
         ),
-        Servicer(operations, operations.add, operations.full_name),
+        AllOperations(operations, others, settings.token).servicer,
     ]
     background = [operations.keep_going, *([election.run] if election else [])]
     await serve(STUDY_CONTROL, settings, servicers, background)

@@ -132,8 +132,22 @@ def _tls_credentials(tls_ca: Path | None) -> grpc.ChannelCredentials:
         ) from None
 
 
+def open_async_channel(address: str) -> grpc.aio.Channel:
+    """A channel of one service to another, without TLS and without a token. For the event loop that runs."""
+    return grpc.aio.insecure_channel(address, options=_channel_options(address))
+
+
 def _open_channel(address: str, token: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
-    options = [
+    options = _channel_options(address)
+    if credentials is None:
+        channel = grpc.insecure_channel(address, options)
+    else:
+        channel = grpc.secure_channel(address, credentials, options)
+    return grpc.intercept_channel(channel, _BearerToken(token))
+
+
+def _channel_options(address: str) -> list[tuple[str, Any]]:
+    return [
         ("grpc.service_config", service_config()),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
@@ -142,11 +156,6 @@ def _open_channel(address: str, token: str, credentials: grpc.ChannelCredentials
         # Otherwise gRPC sends calls to this very machine through the http_proxy of the environment.
         ("grpc.enable_http_proxy", 0 if _is_loopback(address) else 1),
     ]
-    if credentials is None:
-        channel = grpc.insecure_channel(address, options)
-    else:
-        channel = grpc.secure_channel(address, credentials, options)
-    return grpc.intercept_channel(channel, _BearerToken(token))
 
 
 def _is_loopback(address: str) -> bool:
