@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/synthmix/tools
 MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
+HELM_VERSION := v3.21.4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-contracts test-integration lint format protos check-protos lock clean base-model base-model-figures real-studies
+.PHONY: help setup demo test test-unit test-contracts test-chart test-integration lint format protos check-protos lock clean base-model base-model-figures real-studies
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,12 +19,14 @@ demo: setup ## Run the sample study from start to report (about 10 minutes on 2 
 	$(BIN)/synthmix --home demo demo
 
 ##@ Develop
-test: setup $(TOOLS)/bin/minio ## Run every test that CI runs
+test: setup $(TOOLS)/bin/minio $(TOOLS)/bin/helm ## Run every test that CI runs
 	$(BIN)/python -m pytest
 test-unit: setup ## Tests without a network, in seconds
 	$(BIN)/python -m pytest tests/unit
 test-contracts: setup $(TOOLS)/bin/minio ## The object store's contract against every server
 	$(BIN)/python -m pytest tests/contracts
+test-chart: setup $(TOOLS)/bin/helm ## The Helm chart as it renders
+	$(BIN)/python -m pytest tests/chart
 test-integration: setup ## Real gRPC, real S3, real Ray
 	$(BIN)/python -m pytest tests/integration
 lint: setup ## Style and types
@@ -61,6 +64,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
+
+$(TOOLS)/bin/helm:
+	@command -v go >/dev/null || { echo "the chart's tests need Helm, or Go 1.26 or newer to build it: install one, or put a helm binary at $@" >&2; exit 1; }
+	GOBIN=$(TOOLS)/bin go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
 
 # MinIO publishes no binaries any more; its community edition is built from source, once.
 $(TOOLS)/bin/minio:

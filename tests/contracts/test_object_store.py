@@ -2,10 +2,12 @@
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from service_kit import create_bucket
 from service_kit.artifacts import (
     Manifest,
     find_manifest,
@@ -174,3 +176,20 @@ def test_a_server_that_is_down_is_unavailable() -> None:
 def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
     with pytest.raises(FailedPrecondition, match="SYNTHMIX_OBJECT_STORE_ENDPOINT"):
         ObjectStore(ObjectStoreSettings(endpoint, "key", "secret", "synthmix"))
+
+
+@pytest.mark.parametrize("server", ["seaweedfs", "minio"])
+def test_the_command_that_makes_the_bucket_may_run_twice(
+    server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(request.getfixturevalue(server), bucket=f"made-by-{server}")
+    store = ObjectStore(settings, attempts=1)
+    with pytest.raises(FailedPrecondition, match=f"bucket 'made-by-{server}' doesn't exist"):
+        store.check()
+    monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_ENDPOINT", settings.endpoint_url)
+    monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_ACCESS_KEY", settings.access_key)
+    monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_SECRET_KEY", settings.secret_key)
+    monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_BUCKET", settings.bucket)
+    for _ in range(2):
+        create_bucket.main()
+    store.check()

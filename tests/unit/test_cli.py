@@ -730,6 +730,15 @@ def test_doctor_asks_every_service(services: fake.FakeServices, run: Run, tmp_pa
     assert "FAIL" not in "\n".join(line for line in out.splitlines() if "object storage" in line)
 
 
+def test_doctor_can_leave_this_machine_out(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    services.answers["GetCluster"] = fails(errors.FailedPrecondition("no cluster", reason="NO_CLUSTER"))
+    services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse()
+    code, out, _ = run("doctor", "--services", "--output", "json", "--address", services.address)
+    names = [item["name"] for item in json.loads(out)["checks"]]
+    assert code == 0 and len(names) == 9
+    assert names[0].startswith("adapter-training (") and names[-1] == "Kubernetes"
+
+
 def checks_of_the_cluster(run: Run, tmp_path: Path) -> list[tuple[str, str, str]]:
     code, out, _ = run("doctor", "--home", tmp_path, "--output", "json", "--address", os.environ["SYNTHMIX_ADDRESS"])
     checks = json.loads(out)["checks"]

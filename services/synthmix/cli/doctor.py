@@ -74,7 +74,7 @@ class Check:
 
 def doctor(arguments: argparse.Namespace) -> int:
     home = arguments.home or default_home()
-    checks: list[Check] = [
+    machine: list[Check] = [
         python(),
         client_packages(),
         stack_packages(),
@@ -84,8 +84,8 @@ def doctor(arguments: argparse.Namespace) -> int:
         gpu(),
         object_storage_program(),
         home_writable(home),
-        *stack(arguments),
     ]
+    checks = [*([] if arguments.services else machine), *stack(arguments)]
     rows = [(item.status.upper(), item.name, item.found, item.remedy) for item in checks]
     emit(
         arguments,

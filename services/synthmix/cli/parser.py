@@ -85,7 +85,7 @@ def _add_stack_commands(groups: Any) -> None:
             "--cpus", type=_count(1), metavar="N", help="processors for the workers (all that are there)"
         )
         parser.add_argument("--gpus", type=_count(0), metavar="N", help="GPUs for the workers (all that are there)")
-    _command(
+    doctor = _command(
         groups,
         "doctor",
         "doctor:doctor",
@@ -93,6 +93,7 @@ def _add_stack_commands(groups: Any) -> None:
         "Checks Python, packages, processors, memory, disk, GPU, object storage and the running stack. "
         "Exits with 1 if a check fails.",
     )
+    doctor.add_argument("--services", action="store_true", help="check the stack only, not this machine")
 
 
 def _add_datasets(groups: Any) -> None:

@@ -1,0 +1,171 @@
+{{/* Names. Objects of one release are told apart by synthmix.fullname; 50 characters leave room for suffixes. */}}
+{{- define "synthmix.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "synthmix.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "synthmix.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "synthmix.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The services as the code names them, and their keys in values. One list for every template. */}}
+{{- define "synthmix.services" -}}
+adapter-training: adapterTraining
+image-synthesis: imageSynthesis
+classifier-evaluation: classifierEvaluation
+study-control: studyControl
+{{- end -}}
+
+{{/* Those whose tasks have a worker group of their own. study-control's run on the head. */}}
+{{- define "synthmix.workerGroups" -}}
+adapter-training: adapterTraining
+image-synthesis: imageSynthesis
+classifier-evaluation: classifierEvaluation
+{{- end -}}
+
+{{/* Labels: (dict "root" $ "component" "..."). */}}
+{{- define "synthmix.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "synthmix.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* A pod's: no version, since a pod isn't to be replaced because its chart was. */}}
+{{- define "synthmix.podLabels" -}}
+{{ include "synthmix.selectorLabels" . }}
+app.kubernetes.io/part-of: synthmix
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "synthmix.labels" -}}
+{{ include "synthmix.podLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | quote }}
+{{- end -}}
+
+{{/* An image's reference: (dict "root" $ "image" .Values.images.control). */}}
+{{- define "synthmix.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ default .root.Chart.AppVersion .image.tag }}
+{{- end -}}
+{{- end -}}
+
+{{- define "synthmix.pullSecrets" -}}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Secrets: yours, or the release's. */}}
+{{- define "synthmix.tokenSecret" -}}
+{{- default (printf "%s-token" (include "synthmix.fullname" .)) .Values.access.existingSecret -}}
+{{- end -}}
+{{- define "synthmix.raySecret" -}}
+{{- default (printf "%s-ray-token" (include "synthmix.fullname" .)) .Values.ray.existingSecret -}}
+{{- end -}}
+{{- define "synthmix.objectStorageSecret" -}}
+{{- default (printf "%s-object-storage" (include "synthmix.fullname" .)) .Values.objectStorage.existingSecret -}}
+{{- end -}}
+
+{{/* What a generated Secret's key holds: what the cluster has already, or something new.
+     (dict "root" $ "secret" name "key" key "length" n). */}}
+{{- define "synthmix.keptOrRandom" -}}
+{{- $live := lookup "v1" "Secret" .root.Release.Namespace .secret -}}
+{{- if and $live (hasKey ($live.data | default dict) .key) -}}
+{{- index $live.data .key -}}
+{{- else -}}
+{{- randAlphaNum (int .length) | b64enc -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "synthmix.rayCluster" -}}
+{{ include "synthmix.fullname" . }}-ray
+{{- end -}}
+{{/* As KubeRay names it; without the operator the chart makes a Service of this name. */}}
+{{- define "synthmix.rayHeadService" -}}
+{{ include "synthmix.rayCluster" . }}-head-svc
+{{- end -}}
+
+{{- define "synthmix.objectStorageEndpoint" -}}
+{{- if .Values.objectStorage.minio.enabled -}}
+http://{{ include "synthmix.fullname" . }}-minio:9000
+{{- else -}}
+{{ .Values.objectStorage.endpoint }}
+{{- end -}}
+{{- end -}}
+
+{{/* Pods and containers that Kubernetes's level "restricted" admits. The images' user has this number. */}}
+{{- define "synthmix.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+{{- define "synthmix.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Environment that every process of SynthMix reads, front end or worker. */}}
+{{- define "synthmix.environment" -}}
+- {name: SYNTHMIX_OBJECT_STORE_ENDPOINT, value: {{ include "synthmix.objectStorageEndpoint" . | quote }}}
+- {name: SYNTHMIX_OBJECT_STORE_BUCKET, value: {{ .Values.objectStorage.bucket | quote }}}
+- name: SYNTHMIX_OBJECT_STORE_ACCESS_KEY
+  valueFrom: {secretKeyRef: {name: {{ include "synthmix.objectStorageSecret" . }}, key: access-key}}
+- name: SYNTHMIX_OBJECT_STORE_SECRET_KEY
+  valueFrom: {secretKeyRef: {name: {{ include "synthmix.objectStorageSecret" . }}, key: secret-key}}
+- name: SYNTHMIX_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ include "synthmix.tokenSecret" . }}, key: token}}
+- {name: RAY_AUTH_MODE, value: token}
+- name: RAY_AUTH_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ include "synthmix.raySecret" . }}, key: auth_token}}
+- {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+- {name: SYNTHMIX_CACHE_DIR, value: /var/cache/synthmix}
+{{- $root := . }}
+{{- range $service, $key := include "synthmix.services" . | fromYaml }}
+- {name: SYNTHMIX_{{ $service | upper | replace "-" "_" }}_ADDRESS, value: "{{ include "synthmix.fullname" $root }}-{{ $service }}:50051"}
+{{- end }}
+{{- range $group, $key := include "synthmix.workerGroups" . | fromYaml }}
+{{- $task := (index $root.Values.workers $key).task }}
+- {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_CPUS, value: {{ $task.cpus | quote }}}
+- {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_GPUS, value: {{ $task.gpus | quote }}}
+{{- end }}
+- {name: SYNTHMIX_STUDY_CONTROL_CPUS, value: {{ .Values.ray.head.task.cpus | quote }}}
+{{- end -}}
+
+{{/* Spread over nodes where there are several: (dict "root" $ "component" "..."). */}}
+{{- define "synthmix.topologySpread" -}}
+- maxSkew: 1
+  topologyKey: kubernetes.io/hostname
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- include "synthmix.selectorLabels" . | nindent 6 }}
+{{- end -}}
+
+{{/* (dict "root" $ "monitor" "serviceMonitor" "port" "9090" "container" name "extra" podAnnotations). Prometheus without its operator
+     goes by annotations. */}}
+{{- define "synthmix.podAnnotations" -}}
+kubectl.kubernetes.io/default-container: {{ .container }}
+{{- if not (index .root.Values.monitoring .monitor).enabled }}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .port | quote }}
+{{- end }}
+{{- with .extra }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,56 @@
+{{- define "synthmix.workerComponents" -}}
+{{- range $group, $key := include "synthmix.workerGroups" . | fromYaml }}
+- {{ $group }}-worker
+{{- end }}
+{{- end -}}
+
+{{/* Every Ray pod of this release, as NetworkPolicy peers. */}}
+{{- define "synthmix.rayPeers" -}}
+- podSelector:
+    matchLabels:
+      app.kubernetes.io/name: {{ include "synthmix.name" . }}
+      app.kubernetes.io/instance: {{ .Release.Name }}
+    matchExpressions:
+      - key: app.kubernetes.io/component
+        operator: In
+        values: {{ concat (list "ray-head") (include "synthmix.workerComponents" . | fromYamlArray) | toJson }}
+{{- end -}}
+
+{{/* Egress rules. */}}
+{{- define "synthmix.toKubernetesApi" -}}
+- to:
+    {{- range .Values.networkPolicy.kubernetesApi.cidrs }}
+    - ipBlock: {cidr: {{ . }}}
+    {{- end }}
+  ports:
+    {{- range .Values.networkPolicy.kubernetesApi.ports }}
+    - {port: {{ . }}}
+    {{- end }}
+{{- end -}}
+
+{{- define "synthmix.toObjectStorage" -}}
+{{- if not .Values.objectStorage.minio.enabled }}
+- to:
+    {{- range .Values.networkPolicy.objectStorage.cidrs }}
+    - ipBlock: {cidr: {{ . }}}
+    {{- end }}
+  ports:
+    {{- range .Values.networkPolicy.objectStorage.ports }}
+    - {port: {{ . }}}
+    {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Which front end answers which gRPC service. study_control passes on what it is asked about others' operations. */}}
+{{- define "synthmix.grpcRoutes" -}}
+synthmix.adapters.v1.AdapterService: adapter-training
+synthmix.image_sets.v1.ImageSetService: image-synthesis
+synthmix.evaluations.v1.EvaluationService: classifier-evaluation
+synthmix.studies.v1.StudyService: study-control
+synthmix.datasets.v1.DatasetService: study-control
+synthmix.artifacts.v1.ArtifactService: study-control
+synthmix.clusters.v1.ClusterService: study-control
+google.longrunning.Operations: study-control
+grpc.health.v1.Health: study-control
+grpc.reflection.v1alpha.ServerReflection: study-control
+{{- end -}}

@@ -1,0 +1,254 @@
+"""What must hold for every object that the chart makes, whatever the values; and what single values do."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderError, render_chart, tool
+
+from service_kit.settings import SERVICES
+from synthmix_api.studies.v1 import studies_pb2
+
+PREFIX = f"{RELEASE}-synthmix"
+WORKER_GROUPS = ("adapter-training", "image-synthesis", "classifier-evaluation")
+
+
+def environment(container: dict[str, Any]) -> dict[str, Any]:
+    return {item["name"]: item.get("value", item.get("valueFrom")) for item in container["env"]}
+
+
+@pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.stem)
+def test_helm_finds_nothing_to_say_against_it(values: Path) -> None:
+    command = [tool("helm"), "lint", "--strict", "--kube-version", "1.34.0", "--values", str(values), str(CHART)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_name_is_one_object_and_labelled(rendered: Rendered) -> None:
+    names = [(item["kind"], item["metadata"]["name"]) for item in rendered.objects]
+    assert len(set(names)) == len(names)
+    for item in rendered.objects:
+        assert item["metadata"]["labels"]["app.kubernetes.io/instance"] == RELEASE
+        assert len(item["metadata"]["name"]) <= 63
+
+
+def test_pods_are_what_the_level_restricted_admits(rendered: Rendered) -> None:
+    for name, pod in rendered.pods():
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["runAsUser"] > 0, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not spec.get("hostNetwork") and not spec.get("hostPID"), name
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert container["resources"]["requests"] and container["resources"]["limits"]["memory"], name
+            mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert "/tmp" in mounted, f"{name} has a read-only root and nowhere to write"
+            assert {mount["name"] for mount in container["volumeMounts"]} <= (
+                {volume["name"] for volume in spec["volumes"]} | {"data"}
+            ), name
+
+
+def test_tokens_of_the_cluster_are_mounted_only_where_they_are_used(rendered: Rendered) -> None:
+    allowed = {f"{PREFIX}-{service}" for service in SERVICES} | {"ray-head"}
+    for name, pod in rendered.pods():
+        assert name in allowed or pod["spec"]["automountServiceAccountToken"] is False, name
+
+
+def test_selectors_find_the_pods_that_they_mean(rendered: Rendered) -> None:
+    labels = [pod["metadata"].get("labels", {}) for _, pod in rendered.pods()]
+
+    def found(selector: dict[str, str]) -> int:
+        return sum(selector.items() <= item.items() for item in labels)
+
+    for kind in ("Deployment", "StatefulSet", "PodDisruptionBudget"):
+        for item in rendered.of_kind(kind):
+            assert found(item["spec"]["selector"]["matchLabels"]) == 1, item["metadata"]["name"]
+    for item in rendered.of_kind("Service"):
+        assert found(item["spec"]["selector"]) == 1, item["metadata"]["name"]
+        assert item["spec"]["clusterIP"] == "None", "clients spread calls over pods themselves"
+    for item in rendered.of_kind("NetworkPolicy"):
+        assert found(item["spec"]["podSelector"].get("matchLabels", {})) >= 1, item["metadata"]["name"]
+
+
+def test_no_secret_is_said_outside_of_secrets(rendered: Rendered) -> None:
+    secrets = [value for item in rendered.of_kind("Secret") for value in item["data"].values()]
+    others = yaml.safe_dump([item for item in rendered.objects if item["kind"] != "Secret"])
+    assert not [value for value in secrets if value in others]
+    for name, pod in rendered.pods():
+        for container in pod["spec"]["containers"]:
+            for item in container.get("env", []):
+                if re.search(r"TOKEN$|_KEY$|PASSWORD$", item["name"]):
+                    assert "secretKeyRef" in item["valueFrom"], f"{name}: {item['name']}"
+
+
+def test_front_ends_have_native_probes_and_find_one_another() -> None:
+    chart = render_chart()
+    for service in SERVICES:
+        pod = chart.get("Deployment", f"{PREFIX}-{service}")["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        assert container["args"] == [service.replace("-", "_")]
+        assert all(container[probe]["grpc"] == {"port": 50051} for probe in ("startupProbe", "readinessProbe"))
+        settings = environment(container)
+        for other in SERVICES:
+            variable = f"SYNTHMIX_{other.upper().replace('-', '_')}_ADDRESS"
+            assert settings[variable] == f"{PREFIX}-{other}:50051"
+            assert chart.get("Service", f"{PREFIX}-{other}")["spec"]["ports"][0]["port"] == 50051
+        assert settings["SYNTHMIX_RAY_ADDRESS"] == f"ray://{PREFIX}-ray-head-svc:10001"
+        assert ("SYNTHMIX_LEASE" in settings) == (service == "study-control")
+    assert chart.get("Deployment", f"{PREFIX}-study-control")["spec"]["replicas"] == 2
+
+
+def test_a_worker_group_for_each_service_with_bounds_of_its_own() -> None:
+    chart = render_chart(set_values=["workers.imageSynthesis.max=64", "workers.imageSynthesis.task.gpus=0.5"])
+    cluster = chart.get("RayCluster", f"{PREFIX}-ray")
+    spec = cluster["spec"]
+    assert spec["authOptions"] == {"mode": "token", "secretName": f"{PREFIX}-ray-token"}
+    assert spec["autoscalerOptions"]["version"] == "v2" and spec["enableInTreeAutoscaling"] is True
+    groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
+    assert tuple(groups) == ("adapter-training", "classifier-evaluation", "image-synthesis")
+    for name, group in groups.items():
+        assert group["labels"] == {f"synthmix.io/{name}": "true"}
+        assert {"name": "shared-memory", "mountPath": "/dev/shm"} in group["template"]["spec"]["containers"][0][
+            "volumeMounts"
+        ]
+    assert (groups["image-synthesis"]["minReplicas"], groups["image-synthesis"]["maxReplicas"]) == (0, 64)
+    assert groups["adapter-training"]["maxReplicas"] == 4
+    head = environment(spec["headGroupSpec"]["template"]["spec"]["containers"][0])
+    assert head["SYNTHMIX_IMAGE_SYNTHESIS_GPUS"] == "0.5"
+    assert spec["headGroupSpec"]["labels"]["synthmix.io/coordinators"] == "true"
+
+
+def test_gpu_type_queue_and_placement_are_values() -> None:
+    chart = render_chart([CHART / "ci" / "full-values.yaml"])
+    cluster = chart.get("RayCluster", f"{PREFIX}-ray")
+    assert cluster["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "imaging"
+    pods = {group["groupName"]: group["template"]["spec"] for group in cluster["spec"]["workerGroupSpecs"]}
+    assert pods["image-synthesis"]["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+    assert pods["image-synthesis"]["runtimeClassName"] == "nvidia"
+    assert pods["adapter-training"]["nodeSelector"] == {
+        "pool": "training",
+        "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
+    }
+    assert pods["adapter-training"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert pods["adapter-training"]["tolerations"][0]["key"] == "nvidia.com/gpu"
+
+
+def test_without_the_operator_ray_is_deployments() -> None:
+    chart = render_chart([CHART / "ci" / "plain-ray-values.yaml"], api_versions=[])
+    assert not chart.of_kind("RayCluster")
+    for group in WORKER_GROUPS:
+        deployment = chart.get("Deployment", f"{PREFIX}-ray-{group}")
+        arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert f"--address={PREFIX}-ray-head-svc:6379" in arguments
+        assert f"--labels=synthmix.io/{group}=true" in arguments
+    assert chart.get("Deployment", f"{PREFIX}-ray-image-synthesis")["spec"]["replicas"] == 2
+    chart.get("Service", f"{PREFIX}-ray-head-svc")
+    [role] = chart.of_kind("Role")
+    assert not [rule for rule in role["rules"] if "ray.io" in rule["apiGroups"]]
+
+
+def test_the_ingress_knows_every_grpc_service() -> None:
+    chart = render_chart([CHART / "ci" / "full-values.yaml"])
+    [ingress] = chart.of_kind("Ingress")
+    paths = {
+        path["path"].removeprefix("/"): path["backend"]["service"]["name"]
+        for path in ingress["spec"]["rules"][0]["http"]["paths"]
+    }
+    [route] = chart.of_kind("GRPCRoute")
+    assert paths == {
+        rule["matches"][0]["method"]["service"]: rule["backendRefs"][0]["name"] for rule in route["spec"]["rules"]
+    }
+    packages = {path.parent.parent.name for path in (CHART.parents[1] / "protos" / "synthmix").glob("*/v1/*.proto")}
+    services = {name.split(".")[1] for name in paths if name.startswith("synthmix.")}
+    # operations holds messages only.
+    assert services == packages - {"operations"}
+    assert studies_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name in paths
+    assert paths["google.longrunning.Operations"] == f"{PREFIX}-study-control"
+
+
+def test_rights_are_the_least(rendered: Rendered) -> None:
+    for role in [*rendered.of_kind("Role"), *rendered.of_kind("ClusterRole")]:
+        for rule in role["rules"]:
+            assert "*" not in rule["verbs"] and "*" not in rule["apiGroups"]
+            assert "secrets" not in rule["resources"]
+            changes = set(rule["verbs"]) - {"get", "list", "watch", "create"}
+            if changes and rule["apiGroups"] != ["synthmix.io"]:
+                assert rule["resourceNames"], f"{role['metadata']['name']} may {changes} any {rule['resources']}"
+
+
+def test_network_policies_deny_first(rendered: Rendered) -> None:
+    policies = rendered.of_kind("NetworkPolicy")
+    deny = rendered.get("NetworkPolicy", f"{PREFIX}-deny")["spec"]
+    assert deny["policyTypes"] == ["Ingress", "Egress"] and "ingress" not in deny
+    assert {port["port"] for rule in deny["egress"] for port in rule["ports"]} == {53}
+    for policy in policies:
+        for rule in policy["spec"].get("ingress", []):
+            assert rule["from"], f"{policy['metadata']['name']} lets everyone in"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["workers.imageSynthesis.maximum=3"], "additional properties 'maximum' not allowed"),
+        (["workers.imageSynthesis.max=many"], "got string, want integer"),
+        (["services.studyControl.replicas=0"], "minimum: got 0, want 1"),
+        (["ingress.enabled=true"], "ingress.tls.existingSecret"),
+        (["gateway.enabled=true"], "gateway.parentRefs is empty"),
+        (["objectStorage.minio.enabled=false"], "objectStorage.endpoint is empty"),
+        (
+            ["objectStorage.minio.enabled=false", "objectStorage.endpoint=https://s3.example"],
+            "objectStorage.existingSecret is empty",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_remedy(values: list[str], said: str) -> None:
+    with pytest.raises(RenderError, match=re.escape(said)):
+        render_chart(set_values=values)
+
+
+def test_a_cluster_without_kuberay_is_told_what_to_do() -> None:
+    with pytest.raises(RenderError) as caught:
+        render_chart(api_versions=[])
+    assert "helm install kuberay-operator" in str(caught.value)
+    assert "--set ray.operator=false" in str(caught.value)
+
+
+def test_alerts_and_dashboards_are_the_files_unchanged() -> None:
+    chart = render_chart([CHART / "ci" / "full-values.yaml"])
+    [rules] = chart.of_kind("PrometheusRule")
+    assert rules["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    boards = {name: text for item in chart.of_kind("ConfigMap") for name, text in item["data"].items()}
+    files = {path.name: path.read_text().strip() for path in (CHART / "files" / "dashboards").glob("*.json")}
+    assert boards == files
+
+
+def test_every_value_is_in_the_schema_and_nothing_else() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+
+    def resolve(node: dict[str, Any]) -> dict[str, Any]:
+        return schema["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+
+    def compare(value: Any, node: dict[str, Any], path: str) -> None:
+        node = resolve(node)
+        if isinstance(value, dict) and "properties" in node:
+            assert node["additionalProperties"] is False, path
+            extra = {"global"} if not path else set()
+            partly = {"resources"} & {path.rsplit(".", 1)[-1]}
+            assert set(value) == set(node["properties"]) - extra or partly, path
+            for key, item in value.items():
+                compare(item, node["properties"][key], f"{path}.{key}".strip("."))
+
+    compare(values, schema, "")
+
+
+def test_the_namespace_is_the_releases() -> None:
+    assert {item["metadata"].get("namespace", NAMESPACE) for item in render_chart().objects} == {NAMESPACE}
