@@ -46,7 +46,8 @@ class AllOperations(operations_pb2_grpc.OperationsServicer):
     async def CancelOperation(
         self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext
     ) -> empty_pb2.Empty:
-        return await self._answer("CancelOperation", request, context, OperationName.parse(request.name).service)
+        await self._answer("CancelOperation", request, context, OperationName.parse(request.name).service)
+        return empty_pb2.Empty()
 
     async def WaitOperation(
         self, request: operations_pb2.WaitOperationRequest, context: grpc.aio.ServicerContext
@@ -56,7 +57,8 @@ class AllOperations(operations_pb2_grpc.OperationsServicer):
     async def DeleteOperation(
         self, request: operations_pb2.DeleteOperationRequest, context: grpc.aio.ServicerContext
     ) -> empty_pb2.Empty:
-        return await self._answer("DeleteOperation", request, context, OperationName.parse(request.name).service)
+        await self._answer("DeleteOperation", request, context, OperationName.parse(request.name).service)
+        return empty_pb2.Empty()
 
     async def _answer(self, method: str, request: Any, context: grpc.aio.ServicerContext, service: str) -> Any:
         if service not in self._addresses:
