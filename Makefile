@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/synthmix/tools
 MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 HELM_VERSION := v3.21.4
+KUBERNETES_VERSION_FLAGS = $(foreach flag,gitVersion=v1.34.4 gitMajor=1 gitMinor=34,-X k8s.io/component-base/version.$(flag))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-unit test-contracts test-chart test-integration lint format protos check-protos lock clean base-model base-model-figures real-studies
@@ -19,13 +20,13 @@ demo: setup ## Run the sample study from start to report (about 10 minutes on 2 
 	$(BIN)/synthmix --home demo demo
 
 ##@ Develop
-test: setup $(TOOLS)/bin/minio $(TOOLS)/bin/helm ## Run every test that CI runs
+test: setup $(TOOLS)/bin/minio $(TOOLS)/bin/helm $(TOOLS)/bin/kube-apiserver ## Run every test that CI runs
 	$(BIN)/python -m pytest
 test-unit: setup ## Tests without a network, in seconds
 	$(BIN)/python -m pytest tests/unit
 test-contracts: setup $(TOOLS)/bin/minio ## The object store's contract against every server
 	$(BIN)/python -m pytest tests/contracts
-test-chart: setup $(TOOLS)/bin/helm ## The Helm chart as it renders
+test-chart: setup $(TOOLS)/bin/helm $(TOOLS)/bin/kube-apiserver ## The Helm chart: as it renders, and installed into a real API server
 	$(BIN)/python -m pytest tests/chart
 test-integration: setup ## Real gRPC, real S3, real Ray
 	$(BIN)/python -m pytest tests/integration
@@ -68,6 +69,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 $(TOOLS)/bin/helm:
 	@command -v go >/dev/null || { echo "the chart's tests need Helm, or Go 1.26 or newer to build it: install one, or put a helm binary at $@" >&2; exit 1; }
 	GOBIN=$(TOOLS)/bin go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
+
+# By the pinned versions of tests/cluster/go.mod; about 4 minutes on 2 cores, once.
+$(TOOLS)/bin/kube-apiserver:
+	@command -v go >/dev/null || { echo "the chart's tests need Kubernetes' API server, which Go 1.25 or newer builds: install it, or put a kube-apiserver binary at $@" >&2; exit 1; }
+	cd tests/cluster && go build -trimpath -o $@ -ldflags "-s -w $(KUBERNETES_VERSION_FLAGS)" k8s.io/kubernetes/cmd/kube-apiserver
 
 # MinIO publishes no binaries any more; its community edition is built from source, once.
 $(TOOLS)/bin/minio:

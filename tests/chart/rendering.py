@@ -1,4 +1,4 @@
-"""The chart as Helm renders it. Needs `helm`, which `make test` builds from source once."""
+"""The chart as Helm renders it."""
 
 import os
 import shutil
@@ -20,10 +20,10 @@ RAY_CLUSTER = "ray.io/v1/RayCluster"
 
 
 def tool(name: str) -> str:
-    """A program that `make test` has built, or that is installed."""
+    """A program that make has built, or that is installed."""
     found = shutil.which(name, path=os.pathsep.join([str(TOOLS), os.environ.get("PATH", "")]))
     if found is None:
-        pytest.fail(f"{name} isn't there; `make test` builds it")
+        pytest.fail(f"{name} isn't there; README says under Tests where it comes from")
     return found
 
 

@@ -1,5 +1,6 @@
 """The base model's own recipe: what it may see, that it resumes to the same bytes, and how its latents are scaled."""
 
+import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,15 @@ from latent_diffusion.pretraining.corpus import (
     resized,
     save_corpus,
 )
-from latent_diffusion.pretraining.text import MAX_TOKENS, build_tokenizer, token_ids
+from latent_diffusion.pretraining.text import (
+    MAX_TOKENS,
+    TextSettings,
+    build_text_encoder,
+    build_tokenizer,
+    encode_captions,
+    token_ids,
+    train_text_encoder,
+)
 
 SETTINGS = recipe.AutoencoderSettings(steps=4, batch_size=2, warmup_steps=2, checkpoint_every_steps=2, scaled_on=64)
 
@@ -133,6 +142,7 @@ def test_an_interrupted_unet_training_ends_with_the_same_bytes(
     few = replace(corpus, images=corpus.images[-6:], captions=corpus.captions[-6:], weights=np.full(6, 1 / 6))
     corpora = [few, resized(few, 96)]
     tokenizer = build_tokenizer(corpus.captions.tolist(), 20, tmp_path / "tokenizer")
+    text_encoder = build_text_encoder(tokenizer, seed=0)
     settings = unet_recipe.UnetSettings(
         steps=3, batch_size=4, larger_share=0.5, warmup_steps=1, checkpoint_every_steps=2, grid_columns=1
     )
@@ -148,14 +158,27 @@ def test_an_interrupted_unet_training_ends_with_the_same_bytes(
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     whole.mkdir()
     parted.mkdir()
-    expected = unet_recipe.train_unet(corpora, trained, tokenizer, whole, settings)
+    expected = unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, whole, settings)
     with monkeypatch.context() as patch, suppress(Killed):
         patch.setattr(unet_recipe.ProgressLog, "record", die_at_the_last)
-        unet_recipe.train_unet(corpora, trained, tokenizer, parted, settings)
-    resumed = unet_recipe.train_unet(corpora, trained, tokenizer, parted, settings)
-    for before, after in zip(expected, resumed, strict=True):
-        state = after.state_dict()
-        assert all(torch.equal(state[name], value) for name, value in before.state_dict().items())
+        unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, parted, settings)
+    resumed = unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, parted, settings)
+    state = resumed.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in expected.state_dict().items())
+
+
+def test_a_text_encoder_tells_words_apart_that_it_never_saw(corpus: Corpus, tmp_path: Path) -> None:
+    captions = corpus.captions.tolist()
+    tokenizer = build_tokenizer(captions, 20, tmp_path / "tokenizer")
+    settings = TextSettings(steps=20, batch_size=8, warmup_steps=5)
+    text_encoder = train_text_encoder(captions, tokenizer, tmp_path, settings)
+    history = json.loads((tmp_path / "text.json").read_text())["history"]
+    assert history[-1]["loss"] < 0.6  # it begins at 0.69: every token of the vocabulary may have been read or not
+    prompts = [f"a fluorescence image of a {name} nucleus" for name in ("Polylobed", "Prometaphase")]
+    states = encode_captions(text_encoder, tokenizer, prompts)
+    assert (states[0, -1] - states[1, -1]).norm() > 0.05 * states[0, -1].norm()
+    kept = train_text_encoder(captions, tokenizer, tmp_path, settings)
+    assert torch.equal(encode_captions(kept, tokenizer, prompts), states)
 
 
 def test_words_never_seen_are_spelled_from_pieces(tmp_path: Path) -> None:

@@ -23,14 +23,15 @@ from latent_diffusion.pretraining.corpus import (
     save_corpus,
 )
 from latent_diffusion.pretraining.pipeline import assemble, save_base_model
-from latent_diffusion.pretraining.text import build_tokenizer
+from latent_diffusion.pretraining.text import TextSettings, build_tokenizer, train_text_encoder
 from latent_diffusion.pretraining.training_state import ProgressLog
 from latent_diffusion.pretraining.unet import UnetSettings, train_unet
 
 # Minutes become steps by rates, not by the clock, so that a budget means the same training on every machine.
 _AUTOENCODER_STEPS_PER_MINUTE = 240
-_UNET_STEPS_PER_MINUTE = 200
+_UNET_STEPS_PER_MINUTE = 150
 _AUTOENCODER_SHARE = 0.2
+_TEXT_STEPS = 800
 _SIMULATED_PICTURES = 10_000
 _TEXTURES = 4000
 _LARGE_PICTURES = 1500
@@ -49,7 +50,7 @@ def kept(path: Path, count: int, build: Callable[[Callable[[int], None]], Corpus
 
 
 def main() -> None:
-    """Runs the steps in order: corpus, autoencoder, tokenizer, UNet with text encoder, assembled model."""
+    """Runs the steps in order: corpora, autoencoder, tokenizer, text encoder, UNet, assembled model."""
     parser = argparse.ArgumentParser(prog="python -m latent_diffusion.pretraining", description=__doc__)
     parser.add_argument("--mitocheck", type=Path, required=True, help="folder with one sub-folder a phenotype")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, sample grids and the model")
@@ -84,10 +85,12 @@ def main() -> None:
     autoencoder_steps = round(arguments.minutes * _AUTOENCODER_SHARE * _AUTOENCODER_STEPS_PER_MINUTE)
     autoencoder = train_autoencoder(corpus, out, AutoencoderSettings(steps=autoencoder_steps, seed=arguments.seed))
     tokenizer = build_tokenizer(corpus.captions.tolist(), _MERGES, out / "tokenizer")
+    text_settings = TextSettings(steps=_TEXT_STEPS, seed=arguments.seed)
+    text_encoder = train_text_encoder(corpus.captions.tolist(), tokenizer, out, text_settings)
     unet_steps = round(arguments.minutes * (1.0 - _AUTOENCODER_SHARE) * _UNET_STEPS_PER_MINUTE)
     settings = UnetSettings(steps=unet_steps, seed=arguments.seed)
     corpora = [corpus, resized(large, _MIDDLE_PX), large]
-    unet, text_encoder = train_unet(corpora, autoencoder, tokenizer, out, settings)
+    unet = train_unet(corpora, autoencoder, tokenizer, text_encoder, out, settings)
 
     save_base_model(assemble(autoencoder, tokenizer, text_encoder, unet), out / "base_model")
     size_mb = sum(path.stat().st_size for path in (out / "base_model").rglob("*") if path.is_file()) / 1e6

@@ -1,0 +1,107 @@
+"""The chart installed into a real API server, in a namespace that admits only pods of the level "restricted"."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from api_server import ApiServer
+from kubernetes import client
+from rendering import CHART, CI_VALUES, RELEASE
+
+RAY = {"group": "ray.io", "version": "v1", "plural": "rayclusters"}
+PREFIX = f"{RELEASE}-synthmix"
+
+
+def install(server: ApiServer, namespace: str, *options: str) -> None:
+    server.create_namespace(namespace)
+    result = server.helm("install", RELEASE, str(CHART), f"--namespace={namespace}", *options)
+    assert "warning" not in result.stderr.lower(), result.stderr
+
+
+def secrets_of(server: ApiServer, namespace: str) -> dict[str, dict[str, str]]:
+    found = client.CoreV1Api(server.api()).list_namespaced_secret(namespace).items
+    return {item.metadata.name: item.data for item in found if not item.metadata.name.startswith("sh.helm.")}
+
+
+def objects_of(server: ApiServer, namespace: str) -> set[str]:
+    """Kind and name of everything that the release's label is on, in the namespace and in the cluster."""
+    api = server.api()
+    label = {"label_selector": f"app.kubernetes.io/instance={RELEASE}"}
+    lists: list[Callable[..., Any]] = [
+        client.CoreV1Api(api).list_namespaced_secret,
+        client.CoreV1Api(api).list_namespaced_service,
+        client.CoreV1Api(api).list_namespaced_service_account,
+        client.CoreV1Api(api).list_namespaced_config_map,
+        client.AppsV1Api(api).list_namespaced_deployment,
+        client.AppsV1Api(api).list_namespaced_stateful_set,
+        client.BatchV1Api(api).list_namespaced_job,
+        client.NetworkingV1Api(api).list_namespaced_network_policy,
+        client.PolicyV1Api(api).list_namespaced_pod_disruption_budget,
+        client.RbacAuthorizationV1Api(api).list_namespaced_role,
+        client.RbacAuthorizationV1Api(api).list_namespaced_role_binding,
+    ]
+    found = {f"{read.__name__} {item.metadata.name}" for read in lists for item in read(namespace, **label).items}
+    rbac = client.RbacAuthorizationV1Api(api)
+    for read in (rbac.list_cluster_role, rbac.list_cluster_role_binding):
+        found |= {
+            f"{read.__name__} {item.metadata.name}"
+            for item in read(**label).items
+            if item.metadata.name.startswith(f"{namespace}-")
+        }
+    clusters = client.CustomObjectsApi(api).list_namespaced_custom_object(**RAY, namespace=namespace, **label)["items"]
+    return found | {f"RayCluster {item['metadata']['name']}" for item in clusters}
+
+
+@pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.stem)
+def test_every_object_is_admitted_without_a_warning(server: ApiServer, values: Any) -> None:
+    namespace = f"admits-{values.stem}"
+    install(server, namespace, f"--values={values}")
+    assert server.helm("uninstall", RELEASE, f"--namespace={namespace}").stderr == ""
+
+
+def test_upgrade_and_rollback_keep_secrets_and_what_the_autoscaler_decided(server: ApiServer) -> None:
+    namespace = "upgrades"
+    install(server, namespace)
+    before = secrets_of(server, namespace)
+    assert set(before) == {f"{PREFIX}-token", f"{PREFIX}-ray-token", f"{PREFIX}-object-storage"}
+    rays = client.CustomObjectsApi(server.api())
+
+    def groups() -> dict[str, tuple[int, int]]:
+        found = rays.get_namespaced_custom_object(**RAY, namespace=namespace, name=f"{PREFIX}-ray")
+        return {
+            item["groupName"]: (item["replicas"], item["maxReplicas"]) for item in found["spec"]["workerGroupSpecs"]
+        }
+
+    rays.patch_namespaced_custom_object(
+        **RAY,
+        namespace=namespace,
+        name=f"{PREFIX}-ray",
+        body=[{"op": "replace", "path": "/spec/workerGroupSpecs/2/replicas", "value": 5}],
+        _content_type="application/json-patch+json",
+    )
+    assert groups()["image-synthesis"] == (5, 8)
+    options = [f"--namespace={namespace}", "--set", "images.worker.tag=next,workers.imageSynthesis.max=6"]
+    server.helm("upgrade", RELEASE, str(CHART), *options)
+    assert groups() == {"adapter-training": (0, 4), "classifier-evaluation": (0, 8), "image-synthesis": (5, 6)}
+    assert secrets_of(server, namespace) == before
+    server.helm("rollback", RELEASE, "1", f"--namespace={namespace}")
+    assert groups()["image-synthesis"][1] == 8
+    assert secrets_of(server, namespace) == before
+
+
+def test_uninstall_leaves_nothing(server: ApiServer) -> None:
+    """But MinIO's volume, as NOTES.txt says: the claim is its StatefulSet's, and no controller runs here to make it."""
+    namespace = "leaves"
+    install(server, namespace)
+    assert f"RayCluster {PREFIX}-ray" in objects_of(server, namespace)
+    server.helm("uninstall", RELEASE, f"--namespace={namespace}")
+    assert objects_of(server, namespace) == set()
+
+
+def test_values_and_notes_hold_no_secret(server: ApiServer) -> None:
+    namespace = "tells"
+    install(server, namespace)
+    secrets = [value for data in secrets_of(server, namespace).values() for value in data.values()]
+    told = server.helm("get", "values", "--all", RELEASE, f"--namespace={namespace}").stdout
+    told += server.helm("get", "notes", RELEASE, f"--namespace={namespace}").stdout
+    assert len(secrets) == 4 and not [value for value in secrets if value in told]

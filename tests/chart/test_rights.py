@@ -1,0 +1,187 @@
+"""What the services do with the Kubernetes API, against a real one, with the rights that the chart gives them."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import ApiServer
+from kubernetes import client
+from rendering import CHART, RELEASE
+
+from service_kit import errors, kubernetes_api
+from service_kit.authentication import KubernetesReviews, authenticate
+from service_kit.leader_election import LeaderElection
+from service_kit.settings import KubernetesSettings
+from study_control.clusters import KubernetesCluster, open_cluster
+from study_control.worker_groups import Scaling
+
+NAMESPACE, PLAIN = "rights", "rights-plain"
+PREFIX = f"{RELEASE}-synthmix"
+AUDIENCE = "synthmix"
+GET, CREATE = "/synthmix.studies.v1.StudyService/GetStudy", "/synthmix.studies.v1.StudyService/CreateStudy"
+SCALE = "/synthmix.clusters.v1.ClusterService/ScaleWorkerGroup"
+
+
+@pytest.fixture(scope="module")
+def installed(server: ApiServer) -> Iterator[ApiServer]:
+    """The chart in NAMESPACE, and in PLAIN without the KubeRay operator."""
+    for namespace, values in ((NAMESPACE, []), (PLAIN, [f"--values={CHART}/ci/plain-ray-values.yaml"])):
+        server.create_namespace(namespace)
+        server.helm("install", RELEASE, str(CHART), f"--namespace={namespace}", *values)
+    yield server
+
+
+@pytest.fixture
+def study_control(installed: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An ApiClient as study_control's pods have it."""
+    return connect_as(installed, monkeypatch, NAMESPACE, "study-control")
+
+
+def connect_as(server: ApiServer, monkeypatch: pytest.MonkeyPatch, namespace: str, service: str) -> Any:
+    token = server.token_of(f"{PREFIX}-{service}", namespace)
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(token)))
+    return kubernetes_api.connect()
+
+
+def refusal(reviews: KubernetesReviews, token: str, method: str = GET) -> errors.SynthMixError:
+    with pytest.raises(errors.SynthMixError) as caught:
+        asyncio.run(authenticate(f"Bearer {token}", method, "the services' own", reviews))
+    return caught.value
+
+
+@pytest.mark.parametrize("service", ["adapter-training", "study-control"])
+def test_callers_are_who_the_cluster_says_and_may_what_it_says(
+    installed: ApiServer, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    core, rbac = client.CoreV1Api(installed.api()), client.RbacAuthorizationV1Api(installed.api())
+    role_prefix = f"{NAMESPACE}-{PREFIX}"
+    for role in ("stranger", "viewer", "editor"):
+        name = f"{service}-{role}"
+        core.create_namespaced_service_account(NAMESPACE, {"metadata": {"name": name}})
+        if role != "stranger":
+            binding = {
+                "metadata": {"name": name},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": f"{role_prefix}-{role}",
+                },
+                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}],
+            }
+            rbac.create_namespaced_role_binding(NAMESPACE, binding)
+    api = connect_as(installed, monkeypatch, NAMESPACE, service)
+    reviews = KubernetesReviews(api, AUDIENCE, NAMESPACE, role_prefix)
+    tokens = {
+        role: installed.token_of(f"{service}-{role}", NAMESPACE, AUDIENCE) for role in ("stranger", "viewer", "editor")
+    }
+
+    async def let_in() -> None:
+        for role, method in (("viewer", GET), ("editor", GET), ("editor", CREATE), ("editor", SCALE)):
+            await authenticate(f"Bearer {tokens[role]}", method, "the services' own", reviews)
+
+    asyncio.run(let_in())
+    for role, method in (("stranger", GET), ("viewer", CREATE), ("viewer", SCALE)):
+        error = refusal(reviews, tokens[role], method)
+        assert isinstance(error, errors.PermissionDenied)
+        assert f"system:serviceaccount:{NAMESPACE}:{service}-{role}" in error.message
+        assert f"{role_prefix}-{'viewer' if method == GET else 'editor'}" in error.message
+    elsewhere = installed.token_of(f"{service}-editor", NAMESPACE, "somebody-else")
+    for token, reason in (
+        (elsewhere, "TOKEN_AUDIENCE"),
+        ("nonsense", "TOKEN_WRONG"),
+        (tokens["editor"][:-4], "TOKEN_WRONG"),
+    ):
+        error = refusal(reviews, token)
+        assert isinstance(error, errors.Unauthenticated) and error.reason == reason
+    # A token for the API server itself isn't for us.
+    assert refusal(reviews, installed.token_of(f"{service}-editor", NAMESPACE)).reason == "TOKEN_AUDIENCE"
+
+
+def test_one_of_two_leads_and_the_other_follows(study_control: Any) -> None:
+    first, second = (
+        LeaderElection(study_control, "test", NAMESPACE, f"{PREFIX}-study-control", identity)
+        for identity in ("pod-a", "pod-b")
+    )
+    first.attempt()
+    second.attempt()
+    assert (first.leads(), second.leads()) == (True, False)
+    first.attempt()
+    assert first.leads()
+    first.release()
+    second.attempt()
+    assert (first.leads(), second.leads()) == (False, True)
+    lease = client.CoordinationV1Api(study_control).read_namespaced_lease(f"{PREFIX}-study-control", NAMESPACE)
+    assert (lease.spec.holder_identity, lease.spec.lease_transitions) == ("pod-b", 1)
+
+
+def test_a_lease_of_another_name_is_not_ours_to_take(study_control: Any, installed: ApiServer) -> None:
+    leases = client.CoordinationV1Api(installed.api())
+    leases.create_namespaced_lease(NAMESPACE, {"metadata": {"name": "kubelet"}})
+    with pytest.raises(errors.FailedPrecondition, match="may not get leases"):
+        LeaderElection(study_control, "test", NAMESPACE, "kubelet", "pod-a").attempt()
+
+
+def test_worker_groups_are_read_and_scaled(study_control: Any) -> None:
+    cluster = open_cluster(KubernetesSettings(namespace=NAMESPACE, ray_cluster=f"{PREFIX}-ray"))
+    assert isinstance(cluster, KubernetesCluster)
+    found = cluster.read()
+    assert not found.warnings
+    assert {group.name: (group.min_workers, group.max_workers) for group in found.worker_groups} == {
+        "adapter-training": (0, 4),
+        "image-synthesis": (0, 8),
+        "classifier-evaluation": (0, 8),
+    }
+    assert all(group.gpus_per_worker == 1 for group in found.worker_groups)
+    tried = cluster.scale(Scaling("image-synthesis", 1, 64, validate_only=True))
+    assert (tried.min_workers, tried.max_workers) == (1, 64)
+    after = cluster.scale(Scaling("image-synthesis", None, 2, validate_only=False))
+    assert (after.min_workers, after.max_workers) == (0, 2)
+    bounds = {group.name: group.max_workers for group in cluster.read().worker_groups}
+    assert bounds == {"adapter-training": 4, "image-synthesis": 2, "classifier-evaluation": 8}
+    with pytest.raises(errors.InvalidArgument, match="image-synthesis"):
+        cluster.scale(Scaling("image-synthesys", None, 2, validate_only=False))
+
+
+def test_workers_as_deployments_are_scaled_too(installed: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect_as(installed, monkeypatch, PLAIN, "study-control")
+    cluster = open_cluster(KubernetesSettings(namespace=PLAIN, worker_deployment_prefix=f"{PREFIX}-ray"))
+    assert cluster is not None
+    cluster.scale(Scaling("image-synthesis", None, 3, validate_only=False))
+    assert {group.name: group.desired_workers for group in cluster.read().worker_groups} == {
+        "adapter-training": 1,
+        "image-synthesis": 3,
+        "classifier-evaluation": 1,
+    }
+
+
+def test_study_control_may_nothing_else(installed: ApiServer, study_control: Any) -> None:
+    attempts = [
+        lambda: client.CoreV1Api(study_control).list_namespaced_secret(NAMESPACE),
+        lambda: client.CoreV1Api(study_control).read_namespaced_secret(f"{PREFIX}-object-storage", NAMESPACE),
+        lambda: client.CoreV1Api(study_control).delete_collection_namespaced_pod(NAMESPACE),
+        lambda: client.AppsV1Api(study_control).list_namespaced_deployment(NAMESPACE),
+        lambda: client.CustomObjectsApi(study_control).delete_namespaced_custom_object(
+            "ray.io", "v1", NAMESPACE, "rayclusters", f"{PREFIX}-ray"
+        ),
+        lambda: client.CoordinationV1Api(study_control).list_namespaced_lease("kube-system"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(client.ApiException) as caught:
+            attempt()
+        assert caught.value.status == 403
+
+
+def test_without_cluster_roles_gpus_are_a_warning(
+    installed: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    namespace = "rights-few"
+    installed.create_namespace(namespace)
+    installed.helm("install", RELEASE, str(CHART), f"--namespace={namespace}", "--set", "access.clusterRoles=false")
+    connect_as(installed, monkeypatch, namespace, "study-control")
+    cluster = open_cluster(KubernetesSettings(namespace=namespace, ray_cluster=f"{PREFIX}-ray"))
+    assert cluster is not None
+    found = cluster.read()
+    assert len(found.worker_groups) == 3
+    assert "may not list nodes in the whole cluster" in found.warnings[0]
