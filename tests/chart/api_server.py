@@ -19,8 +19,6 @@ from synthmix.embedded.children import Child, stop_children, wait_until_ready
 from synthmix.embedded.ports import LOOPBACK, free_port
 
 START_TIMEOUT_S = 120.0
-# Nobody but this machine reaches it, and its certificate is of its own making.
-UNVERIFIED = ssl._create_unverified_context()
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,11 @@ class ApiServer:
     admin_token: str
     folder: Path
 
+    @property
+    def certificate(self) -> Path:
+        """Of its own making, when it starts."""
+        return self.folder / "certificates" / "apiserver.crt"
+
     def kubeconfig(self, token: str | None = None) -> Path:
         """A kubeconfig of the administrator, or of whom the token belongs to."""
         path = self.folder / f"kubeconfig-{secrets.token_hex(4)}"
@@ -39,7 +42,12 @@ class ApiServer:
                 {
                     "apiVersion": "v1",
                     "kind": "Config",
-                    "clusters": [{"name": "test", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
+                    "clusters": [
+                        {
+                            "name": "test",
+                            "cluster": {"server": self.url, "certificate-authority": str(self.certificate)},
+                        }
+                    ],
                     "users": [{"name": "test", "user": {"token": token or self.admin_token}}],
                     "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
                     "current-context": "test",
@@ -98,7 +106,7 @@ def running_api_server(folder: Path) -> Iterator[ApiServer]:
         "etcd-servers": etcd_url,
         "bind-address": LOOPBACK,
         "secure-port": port,
-        "cert-dir": folder / "certificates",
+        "cert-dir": server.certificate.parent,
         "service-account-key-file": key,
         "service-account-signing-key-file": key,
         "service-account-issuer": issuer,
@@ -117,7 +125,7 @@ def running_api_server(folder: Path) -> Iterator[ApiServer]:
             child.start()
             stack.callback(stop_children, [child], 10.0)
             wait_until_ready(
-                {child: lambda url=url: _answers(url, server.admin_token)},
+                {child: lambda url=url: _answers(server, url)},
                 timeout_s=START_TIMEOUT_S,
                 say_ready=lambda child: None,
                 check_stop=lambda: None,
@@ -135,8 +143,10 @@ def install_definitions(server: ApiServer) -> None:
             definitions.create_custom_resource_definition(definition)
 
 
-def _answers(url: str, token: str) -> bool:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-    with suppress(OSError), urllib.request.urlopen(request, timeout=2.0, context=UNVERIFIED) as answer:
-        return bool(answer.status == 200)
+def _answers(server: ApiServer, url: str) -> bool:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {server.admin_token}"})
+    with suppress(OSError):  # also while there is no certificate yet
+        context = ssl.create_default_context(cafile=server.certificate) if url.startswith("https:") else None
+        with urllib.request.urlopen(request, timeout=2.0, context=context) as answer:
+            return bool(answer.status == 200)
     return False
