@@ -6,10 +6,12 @@ BIN := $(VENV)/bin
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/synthmix/tools
 MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 HELM_VERSION := v3.21.4
+HELM_DOCS_VERSION := v1.14.2
+HELM_DOCS = $(TOOLS)/bin/helm-docs --chart-search-root charts/synthmix --sort-values-order alphanum --log-level error
 KUBERNETES_VERSION_FLAGS = $(foreach flag,gitVersion=v1.34.4 gitMajor=1 gitMinor=34,-X k8s.io/component-base/version.$(flag))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-contracts test-chart test-integration lint format protos check-protos lock clean base-model base-model-figures real-studies
+.PHONY: help setup demo test test-unit test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +53,10 @@ protos: setup ## Generate services/synthmix_api from protos/
 	$(BIN)/python protos/generate.py
 check-protos: setup ## Generated code is current, protos lint, and no earlier client breaks
 	$(BIN)/python protos/generate.py --check
+chart-docs: $(TOOLS)/bin/helm-docs ## Write the chart's README from its values
+	$(HELM_DOCS)
+check-chart-docs: $(TOOLS)/bin/helm-docs ## The chart's README is current
+	@$(HELM_DOCS) --dry-run | diff - charts/synthmix/README.md || { echo "charts/synthmix/README.md isn't current: run make chart-docs" >&2; exit 1; }
 lock: setup ## Pin every package anew
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-emit-index-url --generate-hashes --extra dev pyproject.toml -o requirements.lock
 
@@ -69,6 +75,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 $(TOOLS)/bin/helm:
 	@command -v go >/dev/null || { echo "the chart's tests need Helm, or Go 1.26 or newer to build it: install one, or put a helm binary at $@" >&2; exit 1; }
 	GOBIN=$(TOOLS)/bin go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
+
+$(TOOLS)/bin/helm-docs:
+	GOBIN=$(TOOLS)/bin go install github.com/norwoodj/helm-docs/cmd/helm-docs@$(HELM_DOCS_VERSION)
 
 # By the pinned versions of tests/cluster/go.mod; about 4 minutes on 2 cores, once.
 $(TOOLS)/bin/kube-apiserver:
