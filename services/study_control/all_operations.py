@@ -1,6 +1,6 @@
 """Operations of every service at one address: what gRPC's method says, all that an ingress routes by, is the same."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -78,5 +78,4 @@ class AllOperations(operations_pb2_grpc.OperationsServicer):
 
     @property
     def servicer(self) -> Servicer:
-        add: Callable[[Any, grpc.aio.Server], None] = operations_pb2_grpc.add_OperationsServicer_to_server
-        return Servicer(self, add, Operations.full_name)
+        return Servicer(self, self._own.add, Operations.full_name)

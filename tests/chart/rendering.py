@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from built_tools import TOOLS
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "synthmix"
 CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
-TOOLS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthmix" / "tools" / "bin"
 RELEASE, NAMESPACE = "lab", "imaging"
 RAY_CLUSTER = "ray.io/v1/RayCluster"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from built_tools import TOOLS
 from memory_object_store import MemoryObjectStore
 from service_kit.errors import Unavailable
 from service_kit.object_store import ObjectStore
@@ -94,8 +95,7 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
 
 def minio_program() -> Path:
     """SYNTHMIX_MINIO, or where the Makefile puts it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("SYNTHMIX_MINIO") or cache / "synthmix" / "tools" / "bin" / "minio")
+    return Path(os.environ.get("SYNTHMIX_MINIO") or TOOLS / "minio")
 
 
 def empty(store: ObjectStore) -> None:

@@ -98,7 +98,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModel:
 def train_text_encoder(
     captions: list[str], tokenizer: CLIPTokenizer, out: Path, settings: TextSettings
 ) -> CLIPTextModel:
-    """Trains the text encoder to remember what it reads, going on from `out`/text.safetensors if it is there.
+    """Trains the text encoder to remember what it reads, unless `out`/text.safetensors is there: that is it, trained.
 
     From each position's state, a linear map that is thrown away afterwards has to tell which tokens have been read so
     far (binary cross-entropy over the vocabulary). So a prompt's content can be read linearly from the states of its
@@ -138,12 +138,11 @@ def train_text_encoder(
         optimizer.step()
         remembered = ((told > 0) & (has_read > 0)).sum() / has_read.sum()
         log.record(step, {"loss": loss.item(), "remembered": remembered.item()})
-        if step + 1 == settings.steps:
-            save_checkpoint(checkpoint, {"model": model}, optimizer, step + 1)
+    save_checkpoint(checkpoint, {"model": model}, optimizer, settings.steps)  # once: it takes two minutes in all
     return encoder.eval().requires_grad_(False)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_captions(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """Returns the states of captions, float32 of shape (N, MAX_TOKENS, 128)."""
     ids = token_ids(tokenizer, captions)
