@@ -1,7 +1,8 @@
 """The base model's own recipe: what it may see, that it resumes to the same bytes, and how its latents are scaled."""
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from latent_diffusion.pretraining.text import (
     token_ids,
     train_text_encoder,
 )
+from latent_diffusion.pretraining.training_state import ProgressLog
 
 SETTINGS = recipe.AutoencoderSettings(steps=4, batch_size=2, warmup_steps=2, checkpoint_every_steps=2, scaled_on=64)
 
@@ -40,6 +42,20 @@ SETTINGS = recipe.AutoencoderSettings(steps=4, batch_size=2, warmup_steps=2, che
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@contextmanager
+def killed_at_the_last_step(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[None]:
+    class Killed(Exception):
+        pass
+
+    def die(self: object, step: int, figures: object) -> None:
+        if step == steps - 1:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ProgressLog, "record", die)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +108,7 @@ def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Autoenc
 def test_an_interrupted_autoencoder_training_ends_with_the_same_bytes(
     corpus: Corpus, trained: AutoencoderKL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def die_at_the_last(self: object, step: int, figures: object) -> None:
-        if step == SETTINGS.steps - 1:
-            raise Killed
-
-    with monkeypatch.context() as patch, suppress(Killed):
-        patch.setattr(recipe.ProgressLog, "record", die_at_the_last)
+    with killed_at_the_last_step(monkeypatch, SETTINGS.steps):
         recipe.train_autoencoder(corpus, tmp_path, SETTINGS)
     assert (tmp_path / "autoencoder.safetensors").exists()
     resumed = recipe.train_autoencoder(corpus, tmp_path, SETTINGS).state_dict()
@@ -110,7 +118,7 @@ def test_an_interrupted_autoencoder_training_ends_with_the_same_bytes(
 def test_latents_have_mean_0_and_deviation_1_and_less_noise(corpus: Corpus, trained: AutoencoderKL) -> None:
     views = corpus.images[-64:].astype(np.float32) / 127.5 - 1.0
     latents = recipe.encode(trained, views)
-    assert latents.shape == (64, recipe.LATENT_CHANNELS, 16, 16)
+    assert latents.shape == (64, recipe.LATENT_CHANNELS, 8, 8)
     assert latents.mean().abs() < 0.5
     assert 0.5 < latents.std() < 2.0
     assert trained.encode(recipe.as_rgb(views)).latent_dist.std.mean() < 0.7 * latents.std()
@@ -120,7 +128,7 @@ def test_an_autoencoder_begins_as_a_linear_map(corpus: Corpus) -> None:
     autoencoder = recipe.build_autoencoder(seed=1)
     pictures = recipe.as_rgb(corpus.images[-6:].astype(np.float32) / 127.5 - 1.0)
     with torch.no_grad():
-        for half, inputs in ((autoencoder.encoder, pictures), (autoencoder.decoder, torch.randn(6, 4, 16, 16))):
+        for half, inputs in ((autoencoder.encoder, pictures), (autoencoder.decoder, torch.randn(6, 8, 8, 8))):
             none, some, whole = half(0.0 * inputs), half(0.5 * inputs), half(inputs)
             assert (some - none - 0.5 * (whole - none)).std() < 0.05 * (whole - none).std()
 
@@ -148,19 +156,11 @@ def test_an_interrupted_unet_training_ends_with_the_same_bytes(
     )
     monkeypatch.setattr(unet_recipe, "GRID_PROMPTS", unet_recipe.GRID_PROMPTS[:1])
 
-    class Killed(Exception):
-        pass
-
-    def die_at_the_last(self: object, step: int, figures: object) -> None:
-        if step == settings.steps - 1:
-            raise Killed
-
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     whole.mkdir()
     parted.mkdir()
     expected = unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, whole, settings)
-    with monkeypatch.context() as patch, suppress(Killed):
-        patch.setattr(unet_recipe.ProgressLog, "record", die_at_the_last)
+    with killed_at_the_last_step(monkeypatch, settings.steps):
         unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, parted, settings)
     resumed = unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, parted, settings)
     state = resumed.state_dict()

@@ -26,12 +26,14 @@ GRID_PROMPTS: tuple[str, ...] = (
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Returns the sampler (Song et al., 2021) with the schedule that the UNet is trained on."""
+    """Returns the sampler (Song et al., 2021) with the schedule that the UNet is trained on.
+
+    The cosine schedule (Nichol and Dhariwal, 2021, section 3.2): Stable Diffusion's leaves so small latents hardly a
+    tenth of the steps at the noise levels where the faint outlines of brightfield cells are decided.
+    """
     return DDIMScheduler(
         num_train_timesteps=1000,
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
+        beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
