@@ -10,8 +10,12 @@ HELM_DOCS_VERSION := v1.14.2
 HELM_DOCS = $(TOOLS)/bin/helm-docs --chart-search-root charts/synthmix --sort-values-order alphanum --log-level error
 KUBERNETES_VERSION_FLAGS = $(foreach flag,gitVersion=v1.34.4 gitMajor=1 gitMinor=34,-X k8s.io/component-base/version.$(flag))
 
+CONTAINER_TOOL ?= $(shell for tool in docker podman buildah; do command -v $$tool && break; done)
+IMAGE_PREFIX ?= ghcr.io/synthmix
+IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies
+.PHONY: help setup demo images test test-unit test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +24,14 @@ help: ## Show this list
 setup: $(VENV)/.ready ## Install SynthMix and what it needs into .venv
 demo: setup ## Run the sample study from start to report (about 10 minutes on 2 cores)
 	$(BIN)/synthmix --home demo demo
+
+images: ## Build the container images (needs docker, podman or buildah; deploy/images/README.md)
+	@test -n "$(CONTAINER_TOOL)" || { echo "needs docker, podman or buildah: install one" >&2; exit 1; }
+	set -e; for target in control worker; do \
+	  BUILDAH_FORMAT=docker $(CONTAINER_TOOL) build --file deploy/images/Dockerfile --target $$target --tag $(IMAGE_PREFIX)/$$target:$(IMAGE_TAG) \
+	    $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(if $(TORCH_INDEX_URL),--build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) \
+	    --build-arg VERSION=$(IMAGE_TAG) --build-arg REVISION=$(shell git rev-parse HEAD) $(IMAGE_BUILD_FLAGS) .; \
+	done
 
 ##@ Develop
 test: setup $(TOOLS)/bin/minio $(TOOLS)/bin/helm $(TOOLS)/bin/kube-apiserver ## Run every test that CI runs
