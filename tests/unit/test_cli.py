@@ -386,6 +386,8 @@ def test_interrupting_a_watch_leaves_the_study(services: fake.FakeServices) -> N
         env=os.environ | {"PYTHONPATH": str(Path(synthmix.__file__).parents[1])},
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     try:
