@@ -58,6 +58,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; bytes are reproducible for one number")
     arguments = parser.parse_args()
+    if not any(arguments.mitocheck.glob("*/*.png")):
+        parser.error(f"--mitocheck: {arguments.mitocheck} holds no phenotypes: name the folder of MitoCheck's images")
     torch.set_num_threads(arguments.threads)
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
