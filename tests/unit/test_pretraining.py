@@ -118,7 +118,7 @@ def test_an_interrupted_autoencoder_training_ends_with_the_same_bytes(
 def test_latents_have_mean_0_and_deviation_1_and_less_noise(corpus: Corpus, trained: AutoencoderKL) -> None:
     views = corpus.images[-64:].astype(np.float32) / 127.5 - 1.0
     latents = recipe.encode(trained, views)
-    assert latents.shape == (64, recipe.LATENT_CHANNELS, 8, 8)
+    assert latents.shape == (64, recipe.LATENT_CHANNELS, 16, 16)
     assert latents.mean().abs() < 0.5
     assert 0.5 < latents.std() < 2.0
     assert trained.encode(recipe.as_rgb(views)).latent_dist.std.mean() < 0.7 * latents.std()
@@ -128,7 +128,7 @@ def test_an_autoencoder_begins_as_a_linear_map(corpus: Corpus) -> None:
     autoencoder = recipe.build_autoencoder(seed=1)
     pictures = recipe.as_rgb(corpus.images[-6:].astype(np.float32) / 127.5 - 1.0)
     with torch.no_grad():
-        for half, inputs in ((autoencoder.encoder, pictures), (autoencoder.decoder, torch.randn(6, 8, 8, 8))):
+        for half, inputs in ((autoencoder.encoder, pictures), (autoencoder.decoder, torch.randn(6, 8, 16, 16))):
             none, some, whole = half(0.0 * inputs), half(0.5 * inputs), half(inputs)
             assert (some - none - 0.5 * (whole - none)).std() < 0.05 * (whole - none).std()
 

@@ -74,21 +74,23 @@ class CachedLatents:
 
 
 def build_unet(seed: int) -> UNet2DConditionModel:
-    """Returns an untrained UNet for latents of shape (8, 16, 16) and text of width 128, 10.5 million parameters.
+    """Returns an untrained UNet for latents of shape (8, 16, 16) and text of width 128, 10.0 million parameters.
 
-    Its finest level has convolutions only and is narrow: there it is texture that is decided, at most of the cost.
+    The finest level has no self-attention, which would cost most there, but reads the prompt: without, the same
+    training is slow at everything and ten times slower at telling classes apart (decision 13).
     """
     torch.manual_seed(seed)
     return UNet2DConditionModel(
         sample_size=SIZE_PX // DOWNSAMPLING,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
         mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(48, 128, 192),
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        only_cross_attention=(True, False, False),
+        block_out_channels=(64, 128, 176),
         layers_per_block=1,
-        attention_head_dim=(2, 4, 6),  # heads, not their width: diffusers keeps the field's old name
+        attention_head_dim=(2, 4, 4),  # heads, not their width: diffusers keeps the field's old name
         cross_attention_dim=128,
         norm_num_groups=16,
         use_linear_projection=True,
