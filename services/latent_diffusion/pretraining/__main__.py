@@ -29,7 +29,7 @@ from latent_diffusion.pretraining.unet import UnetSettings, train_unet
 
 # Minutes become steps by rates, not by the clock, so that a budget means the same training on every machine.
 _AUTOENCODER_STEPS_PER_MINUTE = 270
-_UNET_STEPS_PER_MINUTE = 105
+_UNET_STEPS_PER_MINUTE = 100
 _AUTOENCODER_SHARE = 0.17
 _TEXT_STEPS = 800
 _SIMULATED_PICTURES = 10_000
