@@ -6,7 +6,7 @@ For each dataset: what the autoencoder loses; and, of synthetic images, kernel i
 the share that a classifier trained on real images only takes for the class asked for, and the share of near copies of
 train images. Once for the base model as it is, and, after the same CPU minutes on the same train images, for adapters
 of it ("adapted") and for the same UNet trained from nothing ("scratch"). Beside them real train images, as they are and
-through the autoencoder: nothing that the base model makes can be nearer than the second. Features are those of an
+through the autoencoder: the second is about as near as what the base model makes can come. Features are those of an
 ImageNet EfficientNet-Lite0, pooled.
 
 Arms run two at a time on a thread each. OUT keeps each arm's images, so that a second run measures without training;

@@ -29,7 +29,9 @@ from latent_diffusion.pretraining.training_state import (
     augment,
     learning_rate,
     load_checkpoint,
+    parameter_groups,
     save_checkpoint,
+    set_learning_rate,
     step_generators,
     write_grid,
 )
@@ -156,13 +158,7 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
     """
     autoencoder = build_autoencoder(settings.seed)
     parameters = list(autoencoder.parameters())
-    ends = ("conv_norm_out", "conv_out")
-    outputs = [value for name, value in autoencoder.named_parameters() if name.split(".")[1] in ends]
-    others = [value for name, value in autoencoder.named_parameters() if name.split(".")[1] not in ends]
-    groups = [
-        {"params": others, "factor": 1.0},
-        {"params": outputs, "factor": settings.output_learning_rate_factor},
-    ]
+    groups = parameter_groups(autoencoder, ("conv_norm_out", "conv_out"), settings.output_learning_rate_factor)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=1e-4)
     checkpoint = out / "autoencoder.safetensors"
     first_step = load_checkpoint(checkpoint, {"autoencoder": autoencoder}, optimizer)
@@ -175,8 +171,7 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
         restored = autoencoder.decode(_with_noise(latents, step, settings, rng, generator)).sample
         loss = _relative_squared_error(restored, pictures)
         rate = learning_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["factor"] * rate
+        set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

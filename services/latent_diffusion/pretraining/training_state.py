@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,6 +76,26 @@ def learning_rate(step: int, steps: int, peak: float, warmup_steps: int) -> floa
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     return peak * (0.01 + 0.99 * 0.5 * (1.0 + float(np.cos(np.pi * progress))))
+
+
+def parameter_groups(module: nn.Module, names: Iterable[str], factor: float) -> list[dict[str, Any]]:
+    """Returns an optimizer's groups: first the parameters that learn at the usual rate, then those that don't.
+
+    Args:
+        module: Whose parameters.
+        names: Parts of dotted names, such as "attn2": parameters below any of these learn `factor` times as fast.
+        factor: Of the learning rate, kept in the group for `set_learning_rate`.
+    """
+    apart = {name: not set(name.split(".")).isdisjoint(names) for name, _ in module.named_parameters()}
+    usual = [parameter for name, parameter in module.named_parameters() if not apart[name]]
+    others = [parameter for name, parameter in module.named_parameters() if apart[name]]
+    return [{"params": usual, "factor": 1.0}, {"params": others, "factor": factor}]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives each group of `parameter_groups` its share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["factor"] * rate
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

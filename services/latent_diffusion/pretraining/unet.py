@@ -28,7 +28,9 @@ from latent_diffusion.pretraining.training_state import (
     augment,
     learning_rate,
     load_checkpoint,
+    parameter_groups,
     save_checkpoint,
+    set_learning_rate,
     step_generators,
     write_grid,
 )
@@ -128,9 +130,7 @@ def train_unet(
     model = build_unet(settings.seed)
     average = copy.deepcopy(model).requires_grad_(False)
     parameters = list(model.parameters())
-    reading = [parameter for name, parameter in model.named_parameters() if ".attn2." in name]
-    others = [parameter for name, parameter in model.named_parameters() if ".attn2." not in name]
-    groups = [{"params": others, "factor": 1.0}, {"params": reading, "factor": settings.cross_attention_factor}]
+    groups = parameter_groups(model, ("attn2",), settings.cross_attention_factor)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     checkpoint = out / "unet.safetensors"
     first_step = load_checkpoint(checkpoint, {"model": model, "average": average}, optimizer)
@@ -148,8 +148,7 @@ def train_unet(
         velocity = model(noisy, timesteps, text[prompts]).sample
         loss = F.mse_loss(velocity, scheduler.get_velocity(clean, noise, timesteps))
         rate = learning_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["factor"] * rate
+        set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
