@@ -1,5 +1,6 @@
 """The base model's own recipe: what it may see, that it resumes to the same bytes, and how its latents are scaled."""
 
+import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors.torch import load_file
 
 from image_archives import DATA
 from latent_diffusion.pretraining import autoencoder as recipe
@@ -25,6 +27,7 @@ from latent_diffusion.pretraining.corpus import (
     resized,
     save_corpus,
 )
+from latent_diffusion.pretraining.decoder import DecoderSettings, train_decoder
 from latent_diffusion.pretraining.text import (
     MAX_TOKENS,
     TextSettings,
@@ -113,6 +116,36 @@ def test_an_interrupted_autoencoder_training_ends_with_the_same_bytes(
     assert (tmp_path / "autoencoder.safetensors").exists()
     resumed = recipe.train_autoencoder(corpus, tmp_path, SETTINGS).state_dict()
     assert all(torch.equal(resumed[name], value) for name, value in trained.state_dict().items())
+
+
+def test_the_decoder_learns_on_alone_and_ends_with_the_same_bytes_if_interrupted(
+    corpus: Corpus, trained: AutoencoderKL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DecoderSettings(steps=4, batch_size=2, warmup_steps=2, checkpoint_every_steps=2)
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    whole.mkdir()
+    parted.mkdir()
+    expected, killed, resumed = (copy.deepcopy(trained) for _ in range(3))
+    train_decoder(expected, corpus, whole, settings)
+    with killed_at_the_last_step(monkeypatch, settings.steps):
+        train_decoder(killed, corpus, parted, settings)
+    train_decoder(resumed, corpus, parted, settings)
+    state, before = resumed.state_dict(), trained.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in expected.state_dict().items())
+    changed = {name.split(".")[0] for name, value in state.items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+    files = (out / "decoder.safetensors" for out in (whole, parted))
+    one, other = (load_file(path) for path in files)
+    assert all(torch.equal(other[name], value) for name, value in one.items())  # of the discriminator, too
+
+
+def test_a_discriminator_is_taught_to_tell_the_decoders_pictures_from_real_ones(
+    corpus: Corpus, trained: AutoencoderKL, tmp_path: Path
+) -> None:
+    settings = DecoderSettings(steps=40, batch_size=4, peak_learning_rate=2e-3, warmup_steps=5)
+    train_decoder(copy.deepcopy(trained), corpus, tmp_path, replace(settings, adversarial_weight=0.0))
+    history = json.loads((tmp_path / "decoder.json").read_text())["history"]
+    assert history[-1]["discriminator"] < 1.9  # a running mean; 2 is where it can't tell
 
 
 def test_latents_have_mean_0_and_deviation_1_and_less_noise(corpus: Corpus, trained: AutoencoderKL) -> None:

@@ -53,7 +53,7 @@ class AutoencoderSettings:
     4 there, so that a step as large as elsewhere moves the brightness of whole pictures."""
     warmup_steps: int = 50
     most_noise: float = 0.3
-    """Largest deviation of the noise, as a share of the latents' deviation (`_with_noise` says of which)."""
+    """Largest deviation of the noise, as a share of the latents' deviation (`draw_noise` says of which)."""
     exact_share: float = 0.25
     """Share of the pictures whose latents get no noise, 0 to 1; a decoder sees by itself how noisy latents are."""
     noise_ramp_steps: int = 300
@@ -165,11 +165,13 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
     log = ProgressLog(out / "autoencoder.json", "autoencoder", settings.steps)
     for step in range(first_step, settings.steps):
         rng, generator = step_generators(settings.seed, "autoencoder", step)
-        views = _draw_views(corpus, settings, rng)
+        views = draw_views(corpus, settings.batch_size, settings.texture_share, rng)
         pictures = as_rgb(views)
         latents = autoencoder.encode(pictures).latent_dist.mode()
-        restored = autoencoder.decode(_with_noise(latents, step, settings, rng, generator)).sample
-        loss = _relative_squared_error(restored, pictures)
+        most = settings.most_noise * min(1.0, step / settings.noise_ramp_steps)
+        noise = draw_noise(latents.detach(), most, settings.exact_share, rng, generator)
+        restored = autoencoder.decode(latents + noise).sample
+        loss = relative_squared_error(restored, pictures)
         rate = learning_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
@@ -186,30 +188,28 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
     return autoencoder
 
 
-def _with_noise(
-    latents: Tensor, step: int, settings: AutoencoderSettings, rng: np.random.Generator, generator: torch.Generator
+def draw_noise(
+    latents: Tensor, most: float, exact_share: float, rng: np.random.Generator, generator: torch.Generator
 ) -> Tensor:
-    """Adds noise of a strength of its own to each picture's latents (N, C, H, W).
+    """Draws noise of a strength of its own for each picture's latents (N, C, H, W), none for `exact_share` of them.
 
-    Its deviation is a share of the geometric mean of two: the channel's over the batch, and the picture's own. By the
-    batch's alone, noise that a bright picture hardly feels would drown a faint one, and nothing of it would be encoded.
+    Its deviation is a share, of up to `most`, of the geometric mean of two: the channel's over the batch, and the
+    picture's own. By the batch's alone, noise that a bright picture hardly feels would drown a faint one, and nothing
+    of it would be encoded.
     """
-    exact = rng.random(len(latents)) < settings.exact_share
-    share = np.where(exact, 0.0, rng.uniform(0.0, settings.most_noise, size=len(latents)))
-    share *= min(1.0, step / settings.noise_ramp_steps)
-    exact_latents = latents.detach()
-    deviation = exact_latents.std(dim=(0, 2, 3), keepdim=True)
-    own = (exact_latents.std(dim=(2, 3), keepdim=True) / deviation).square().mean(dim=1, keepdim=True).sqrt()
+    exact = rng.random(len(latents)) < exact_share
+    share = np.where(exact, 0.0, rng.uniform(0.0, 1.0, size=len(latents)) * most)
+    deviation = latents.std(dim=(0, 2, 3), keepdim=True)
+    own = (latents.std(dim=(2, 3), keepdim=True) / deviation).square().mean(dim=1, keepdim=True).sqrt()
     noise = torch.randn(latents.shape, generator=generator)
-    return latents + torch.from_numpy(share).float()[:, None, None, None] * deviation * own.sqrt() * noise
+    return torch.from_numpy(share).float()[:, None, None, None] * deviation * own.sqrt() * noise
 
 
-def _draw_views(corpus: Corpus, settings: AutoencoderSettings, rng: np.random.Generator) -> np.ndarray:
+def draw_views(corpus: Corpus, count: int, texture_share: float, rng: np.random.Generator) -> np.ndarray:
     """Draws a batch, float32 (N, 64, 64), -1 to 1: pictures and textures, some of them faint, some negative."""
-    count = settings.batch_size
     images = corpus.images[rng.choice(len(corpus.images), size=count, p=corpus.weights)]
     textures = corpus.textures[rng.integers(len(corpus.textures), size=count)]
-    views = augment(np.where(rng.random((count, 1, 1)) < settings.texture_share, textures, images), rng)
+    views = augment(np.where(rng.random((count, 1, 1)) < texture_share, textures, images), rng)
     # Microscopes differ in contrast and polarity more than the corpus does.
     contrast = np.where(rng.random(count) < 0.4, rng.uniform(0.2, 1.0, size=count), 1.0)
     sign = np.where(rng.random(count) < 0.1, -1.0, 1.0)
@@ -235,7 +235,7 @@ def psnr_db(restored: Tensor, pictures: Tensor) -> float:
     return float(10.0 * torch.log10(4.0 / F.mse_loss(restored.detach(), pictures)))
 
 
-def _relative_squared_error(restored: Tensor, pictures: Tensor) -> Tensor:
+def relative_squared_error(restored: Tensor, pictures: Tensor) -> Tensor:
     """Mean squared error of pictures and of their differences along rows and columns, relative to their contrast.
 
     Without the division, bright nuclei on black drown the faint rims of brightfield cells, and those are reconstructed
