@@ -87,10 +87,12 @@ def main() -> None:
         ),
     )
 
-    def steps(per_minute: float) -> int:
-        return round(arguments.minutes * per_minute)
+    minutes: float = arguments.minutes
+    seed: int = arguments.seed
 
-    seed = arguments.seed
+    def steps(per_minute: float) -> int:
+        return round(minutes * per_minute)
+
     autoencoder = train_autoencoder(corpus, out, AutoencoderSettings(steps=steps(_AUTOENCODER_STEPS), seed=seed))
     train_decoder(autoencoder, corpus, out, DecoderSettings(steps=steps(_DECODER_STEPS), seed=seed))
     tokenizer = build_tokenizer(corpus.captions.tolist(), _MERGES, out / "tokenizer")
