@@ -56,7 +56,7 @@ format: setup ## Rewrite the code in the project's style
 ##@ Longer evidence
 base-model: setup ## Retrain the embedded base model into build/base-model (about 2 hours on 2 cores; needs ../shared/data)
 	$(BIN)/python -m latent_diffusion.pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
-base-model-figures: setup ## Adapt the embedded base model and measure what it makes (about 45 minutes on 2 cores; needs ../shared/data)
+base-model-figures: setup ## Adapt the embedded base model and measure what it makes (about 100 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/base_model.py --out build/base-model-figures
 real-studies: setup ## Run the paper's six mixtures on real images (about 25 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/real_studies.py --home build/real-studies

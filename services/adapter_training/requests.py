@@ -136,7 +136,8 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     names = {"train_split": str(train.name), "base_model": base_model.reference}
     target = ArtifactName(ADAPTERS, digest_of(request))
     done = find_manifest(store, target) is not None
-    seconds = START_SECONDS + full.images_seen * SECONDS_PER_IMAGE_SEEN[base_model.reference == EMBEDDED]
+    scale = (full.image_size / base_model.image_size_px) ** 2
+    seconds = START_SECONDS + full.images_seen * SECONDS_PER_IMAGE_SEEN[base_model.reference == EMBEDDED] * scale
     return Planned(
         request,
         names,

@@ -10,7 +10,7 @@ through the autoencoder: the second is about as near as what the base model make
 ImageNet EfficientNet-Lite0, pooled.
 
 Arms run two at a time on a thread each. OUT keeps each arm's images, so that a second run measures without training;
-figures.json and a PNG an arm (a row a class, first of real train images) are the result.
+figures.json and a PNG an arm (a row a class), beside one of real train images, are the result.
 """
 
 import argparse
@@ -150,14 +150,14 @@ def run_arm(arm: Arm, data: Path, out: Path) -> None:
         )
     grey = np.clip(np.rint(255 * np.concatenate(images)), 0, 255).astype(np.uint8)
     np.savez(out / f"{arm.name}.npz", images=grey, labels=np.repeat(np.arange(len(dataset.classes)), arm.per_class))
-    shown = grey.reshape(len(dataset.classes), arm.per_class, *grey.shape[1:])[:, :SHOWN]
-    real_rows = [np.flatnonzero(real["train_labels"] == label)[:4] for label in range(len(dataset.classes))]
-    rows = [
-        np.hstack([*real["train"][rows].mean(axis=-1).astype(np.uint8), *samples])
-        for rows, samples in zip(real_rows, shown, strict=True)
-    ]
-    Image.fromarray(np.vstack(rows)).save(out / f"{arm.name}.png")
+    show(grey, np.repeat(np.arange(len(dataset.classes)), arm.per_class), out / f"{arm.name}.png")
     (out / f"{arm.name}.json").write_text(json.dumps(facts, indent=1))
+
+
+def show(grey: np.ndarray, labels: np.ndarray, path: Path) -> None:
+    """Writes some images (N, H, H), uint8, of each class, a row a class."""
+    rows = [np.hstack(list(grey[labels == label][:SHOWN])) for label in range(labels.max() + 1)]
+    Image.fromarray(np.vstack(rows)).save(path)
 
 
 def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -259,6 +259,7 @@ def measure(name: str, data: Path, out: Path, arms: Sequence[Arm]) -> dict[str, 
     torch.set_num_threads(2)
     real = np.load(data)
     test, test_labels = real["test"], real["test_labels"]
+    show(real["train"].mean(axis=-1).astype(np.uint8), real["train_labels"], out / f"{name}-real.png")
     synthetic = {arm.name: np.load(out / f"{arm.name}.npz") for arm in arms}
     settings = checked_settings(with_defaults(evaluations_pb2.Classifier(image_size=DATASETS[name].size_px)))
     labels = real["train_labels"]
