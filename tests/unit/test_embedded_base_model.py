@@ -61,5 +61,6 @@ def test_unseen_nuclei_are_restored_and_the_decoder_stands_a_diffusion_models_er
 ) -> None:
     latents = encode_images(model, nuclei, 32)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    assert psnr_db(model, latents, nuclei) > 38.0
-    assert psnr_db(model, latents + 0.2 * noise, nuclei) > 34.0
+    exact = psnr_db(model, latents, nuclei)
+    assert exact > 39.0
+    assert psnr_db(model, latents + 0.2 * noise, nuclei) > exact - 3.5

@@ -235,14 +235,18 @@ def psnr_db(restored: Tensor, pictures: Tensor) -> float:
     return float(10.0 * torch.log10(4.0 / F.mse_loss(restored.detach(), pictures)))
 
 
+def contrast_of(pictures: Tensor) -> Tensor:
+    """Returns each picture's deviation (N, 1, 1, 1), kept from 0; how large an error is, is relative to it."""
+    return pictures.std(dim=(1, 2, 3), keepdim=True) + 0.05
+
+
 def relative_squared_error(restored: Tensor, pictures: Tensor) -> Tensor:
     """Mean squared error of pictures and of their differences along rows and columns, relative to their contrast.
 
     Without the division, bright nuclei on black drown the faint rims of brightfield cells, and those are reconstructed
     as empty fields (seen). Differences weigh an outline more than brightness that is off by little over a large area.
     """
-    contrast = pictures.std(dim=(1, 2, 3), keepdim=True)
-    error = (restored - pictures) / (contrast + 0.05)
+    error = (restored - pictures) / contrast_of(pictures)
     loss = error.square().mean()
     for axis in (2, 3):
         loss = loss + error.diff(dim=axis).square().mean()

@@ -21,6 +21,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from latent_diffusion.pretraining.autoencoder import (
     as_rgb,
+    contrast_of,
     draw_noise,
     draw_views,
     psnr_db,
@@ -124,5 +125,4 @@ def train_decoder(autoencoder: AutoencoderKL, corpus: Corpus, out: Path, setting
 def _contrasted(images: Tensor, pictures: Tensor) -> Tensor:
     """Returns images, grey (N, 1, H, W), less mean and contrast of their pictures: faint ones count as bright ones."""
     mean = pictures.mean(dim=(1, 2, 3), keepdim=True)
-    contrast = pictures.std(dim=(1, 2, 3), keepdim=True)
-    return ((images - mean) / (contrast + 0.05)).mean(dim=1, keepdim=True)
+    return ((images - mean) / contrast_of(pictures)).mean(dim=1, keepdim=True)
