@@ -58,7 +58,7 @@ base-model: setup ## Retrain the embedded base model into build/base-model (abou
 	$(BIN)/python -m latent_diffusion.pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
 base-model-figures: setup ## Adapt the embedded base model and measure what it makes (about 100 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/base_model.py --out build/base-model-figures
-real-studies: setup ## Run the paper's six mixtures on real images (about 25 minutes on 2 cores; needs ../shared/data)
+real-studies: setup ## Run the paper's six mixtures on real images (over half an hour on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/real_studies.py --home build/real-studies
 
 ##@ Generated files
