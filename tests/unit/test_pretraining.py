@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from image_archives import DATA
 from latent_diffusion.pretraining import autoencoder as recipe
 from latent_diffusion.pretraining import unet as unet_recipe
+from latent_diffusion.pretraining.__main__ import main as pretraining_main
 from latent_diffusion.pretraining.corpus import (
     MITOCHECK_HELD_OUT,
     Corpus,
@@ -37,7 +39,7 @@ from latent_diffusion.pretraining.text import (
     token_ids,
     train_text_encoder,
 )
-from latent_diffusion.pretraining.training_state import ProgressLog
+from latent_diffusion.pretraining.training_state import ProgressLog, warp
 
 SETTINGS = recipe.AutoencoderSettings(steps=4, batch_size=2, warmup_steps=2, checkpoint_every_steps=2, scaled_on=64)
 
@@ -184,6 +186,7 @@ def test_an_interrupted_unet_training_ends_with_the_same_bytes(
     corpora = [few, resized(few, 96)]
     tokenizer = build_tokenizer(corpus.captions.tolist(), 20, tmp_path / "tokenizer")
     text_encoder = build_text_encoder(tokenizer, seed=0)
+    cpu = torch.device("cpu")
     settings = unet_recipe.UnetSettings(
         steps=3, batch_size=4, larger_share=0.5, warmup_steps=1, checkpoint_every_steps=2, grid_columns=1
     )
@@ -192,12 +195,56 @@ def test_an_interrupted_unet_training_ends_with_the_same_bytes(
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     whole.mkdir()
     parted.mkdir()
-    expected = unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, whole, settings)
+    expected = unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, whole, settings, cpu)
     with killed_at_the_last_step(monkeypatch, settings.steps):
-        unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, parted, settings)
-    resumed = unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, parted, settings)
+        unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, parted, settings, cpu)
+    resumed = unet_recipe.train_unet(corpora, trained, tokenizer, text_encoder, parted, settings, cpu)
     state = resumed.state_dict()
     assert all(torch.equal(state[name], value) for name, value in expected.state_dict().items())
+
+
+def test_a_unet_learns_from_warped_views_too(corpus: Corpus, trained: AutoencoderKL, tmp_path: Path) -> None:
+    few = replace(corpus, images=corpus.images[-6:], captions=corpus.captions[-6:], weights=np.full(6, 1 / 6))
+    captions = sorted(set(few.captions.tolist()))
+    plain, warped = (
+        unet_recipe._cache_latents(
+            few, trained, captions, unet_recipe.UnetSettings(steps=1, views=3, warped_share=share)
+        )
+        for share in (0.0, 1.0)
+    )
+    assert plain.latents.shape == warped.latents.shape == (18, recipe.LATENT_CHANNELS, 16, 16)
+    assert (plain.latents != warped.latents).flatten(1).any(dim=1).all()
+    assert warped.chances.sum() == pytest.approx(1.0)
+    assert set(warped.prompt_of) == set(range(1, 1 + len(captions)))
+
+
+def test_warping_turns_and_bends_pictures_and_keeps_what_they_show() -> None:
+    rows, columns = np.mgrid[-32:32, -32:32] + 0.5
+    inside = ((rows / 10) ** 2 + (columns / 20) ** 2 < 1).astype(np.float32)
+    views = np.stack([2 * inside - 1] * 40)
+    warped = warp(views, np.random.default_rng(3))
+    assert warped.shape == views.shape
+    assert warped.dtype == np.float32
+    assert -1 <= warped.min() < warped.max() <= 1
+    bright = (warped > 0).mean(axis=(1, 2)) / inside.mean()
+    assert (np.abs(np.log(bright)) < 0.5).all()  # stretched by a few per cent a side
+    assert np.log(bright).std() > 0.03
+    upright = [(view > 0).any(axis=1).sum() for view in warped]
+    assert min(upright) < 26  # 20 rows high at first, 40 once turned by a quarter
+    assert max(upright) > 34
+    assert (warp(views, np.random.default_rng(3)) == warped).all()
+
+
+def test_the_gpu_recipe_is_refused_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    given = ["--mitocheck", str(DATA / "mitocheck"), "--out", str(tmp_path / "out"), "--minutes", "1", "--unet", "gpu"]
+    monkeypatch.setattr(sys, "argv", ["pretraining", *given])
+    with pytest.raises(SystemExit):
+        pretraining_main()
+    assert "--unet gpu: torch finds no CUDA device here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_text_encoder_learns_and_is_read_again(corpus: Corpus, tmp_path: Path) -> None:

@@ -227,7 +227,8 @@ def as_rgb(views: np.ndarray) -> Tensor:
 def encode(autoencoder: AutoencoderKL, views: np.ndarray, batch_size: int = 32) -> Tensor:
     """Returns mean latents, float32 (N, 8, H / 4, W / 4), of grey pictures (N, H, W) that span -1 to 1."""
     batches = [views[start : start + batch_size] for start in range(0, len(views), batch_size)]
-    return torch.cat([autoencoder.encode(as_rgb(batch)).latent_dist.mode() for batch in batches])
+    pictures = (as_rgb(batch).to(autoencoder.device) for batch in batches)
+    return torch.cat([autoencoder.encode(batch).latent_dist.mode() for batch in pictures])
 
 
 def psnr_db(restored: Tensor, pictures: Tensor) -> float:

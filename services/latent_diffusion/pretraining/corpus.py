@@ -8,9 +8,12 @@ something new. The autoencoder sees textures too, which show no cells at all.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,13 +80,14 @@ def build_corpus(
     """
     real_images, real_captions = _read_mitocheck(mitocheck)
     drawn = []
-    for index in simulated:
-        drawn.append(draw_simulated(seed, index, size_px))
-        progress(len(drawn))
     textures = np.empty((texture_count, SIZE_PX, SIZE_PX), dtype=np.uint8)
-    for index in range(texture_count):
-        textures[index] = draw_texture(seed, index)
-        progress(len(drawn) + index + 1)
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
+        for picture in processes.map(partial(draw_simulated, seed, size_px=size_px), simulated, chunksize=32):
+            drawn.append(picture)
+            progress(len(drawn))
+        for index, texture in enumerate(processes.map(partial(draw_texture, seed), range(texture_count), chunksize=32)):
+            textures[index] = texture
+            progress(len(drawn) + index + 1)
     return Corpus(
         images=np.concatenate([_resized(real_images, size_px), np.stack([image for image, _ in drawn])]),
         captions=np.array(real_captions + [caption for _, caption in drawn]),

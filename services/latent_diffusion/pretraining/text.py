@@ -145,7 +145,7 @@ def train_text_encoder(
 @torch.no_grad()
 def encode_captions(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """Returns the states of captions, float32 of shape (N, MAX_TOKENS, 128)."""
-    ids = token_ids(tokenizer, captions)
+    ids = token_ids(tokenizer, captions).to(encoder.device)
     return torch.cat([encoder(ids[start : start + 256]).last_hidden_state for start in range(0, len(ids), 256)])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -64,10 +65,12 @@ def load_checkpoint(path: Path, modules: Mapping[str, nn.Module], optimizer: tor
     return step
 
 
-def step_generators(seed: int, purpose: str, step: int) -> tuple[np.random.Generator, torch.Generator]:
-    """Returns the generators of one step, which depend on nothing that came before it."""
+def step_generators(
+    seed: int, purpose: str, step: int, device: torch.device | str = "cpu"
+) -> tuple[np.random.Generator, torch.Generator]:
+    """Returns the generators of one step, which depend on nothing that came before it; torch's is the device's."""
     rng = derived_rng(seed, purpose, step)
-    return rng, torch.Generator().manual_seed(int(rng.integers(2**62)))
+    return rng, torch.Generator(device).manual_seed(int(rng.integers(2**62)))
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup_steps: int) -> float:
@@ -117,6 +120,32 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return views
 
 
+def warp(views: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turns each picture by any angle, stretches and bends it a little; what comes in at the rim is mirrored.
+
+    Args:
+        views: float32, shape (N, H, H), -1 to 1.
+        rng: Source of randomness.
+
+    Returns:
+        Of the same kind.
+    """
+    count, size_px = len(views), views.shape[-1]
+    angle = rng.uniform(0.0, 2.0 * np.pi, size=count)
+    along, across = np.exp(rng.normal(0.0, 0.08, size=(2, count)))
+    turn_and_stretch = np.zeros((count, 2, 3))
+    turn_and_stretch[:, 0, 0], turn_and_stretch[:, 0, 1] = along * np.cos(angle), -along * np.sin(angle)
+    turn_and_stretch[:, 1, 0], turn_and_stretch[:, 1, 1] = across * np.sin(angle), across * np.cos(angle)
+    places = F.affine_grid(
+        torch.from_numpy(turn_and_stretch).float(), [count, 1, size_px, size_px], align_corners=False
+    )
+    bends = torch.from_numpy(rng.normal(0.0, 0.04, size=(count, 2, 5, 5))).float()  # of half a picture's width
+    places += F.interpolate(bends, size=(size_px, size_px), mode="bicubic").permute(0, 2, 3, 1)
+    pictures = torch.from_numpy(views)[:, None]
+    warped = F.grid_sample(pictures, places, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return warped[:, 0].clamp(-1.0, 1.0).numpy()
+
+
 def write_grid(path: Path, images: np.ndarray, columns: int) -> None:
     """Writes grey images, -1 to 1 of shape (N, H, W), N a multiple of `columns`, as one PNG."""
     levels = np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
@@ -138,10 +167,13 @@ class ProgressLog:
     history: list[dict[str, float]] = field(default_factory=list)
     _first: tuple[int, float] | None = None
     _last_s: float = 0.0
-    _recent: dict[str, float] = field(default_factory=dict)
+    _recent: dict[str, float | Tensor] = field(default_factory=dict)
 
-    def record(self, step: int, figures: Mapping[str, float]) -> None:
-        """Notes a step's figures; prints and writes them now and then, and at the last step."""
+    def record(self, step: int, figures: Mapping[str, float | Tensor]) -> None:
+        """Notes a step's figures; prints and writes them now and then, and at the last step.
+
+        A figure that is a tensor is waited for only when it is written, so that a GPU isn't halted at every step.
+        """
         now = time.monotonic()
         self._recent = {key: 0.98 * self._recent.get(key, value) + 0.02 * value for key, value in figures.items()}
         if self._first is None:
@@ -151,7 +183,8 @@ class ProgressLog:
         self._last_s = now
         rate = (step - self._first[0]) / max(1e-9, now - self._first[1])
         left_s = (self.steps - step - 1) / rate if rate > 0 else float("nan")
-        words = " ".join(f"{key} {value:.4f}" for key, value in self._recent.items())
+        means = {key: float(value) for key, value in self._recent.items()}
+        words = " ".join(f"{key} {value:.4f}" for key, value in means.items())
         print(f"{self.name} {step + 1}/{self.steps} {words} {rate:.2f} step/s {left_s:.0f} s left", flush=True)
-        self.history.append({"step": float(step + 1), **self._recent})
+        self.history.append({"step": float(step + 1), **means})
         self.path.write_text(json.dumps({"steps_per_s": rate, "history": self.history}, indent=1))
