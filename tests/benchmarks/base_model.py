@@ -91,7 +91,7 @@ class Arm:
     rank: int = 16
     learning_rate: float = 6e-3
     guidance_scale: float = 2.0
-    per_class: int = 100
+    per_class: int = 50
 
     @property
     def name(self) -> str:
@@ -197,8 +197,8 @@ def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.nd
 
     # The learning rate's schedule needs the number of steps beforehand: a short training tells what one costs.
     # Its first steps take longer, and later ones vary by a tenth or two: so a tenth of the time is kept back.
-    train_steps(25)
-    step_s = (ended_s[-1] - ended_s[4]) / 20
+    train_steps(70)
+    step_s = (ended_s[-1] - ended_s[9]) / 60
     if arm.kind == "adapted":
         model.unet.delete_adapters(["default"])
     views, steps = views_and_steps(0.9 * 60 * arm.cpu_minutes, view_s, step_s, len(train))
