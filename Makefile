@@ -8,6 +8,9 @@ MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 HELM_VERSION := v3.21.4
 HELM_DOCS_VERSION := v1.14.2
 HELM_DOCS = $(TOOLS)/bin/helm-docs --chart-search-root charts/synthmix --sort-values-order alphanum --log-level error
+COREDNS_VERSION := v1.12.4
+KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.6.0
+KUBERNETES_PROGRAMS := $(addprefix $(TOOLS)/bin/,kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet)
 KUBERNETES_VERSION_FLAGS = $(foreach flag,gitVersion=v1.34.4 gitMajor=1 gitMinor=34,-X k8s.io/component-base/version.$(flag))
 
 CONTAINER_TOOL ?= $(shell for tool in docker podman buildah; do command -v $$tool && break; done)
@@ -56,9 +59,9 @@ format: setup ## Rewrite the code in the project's style
 ##@ Longer evidence
 base-model: setup ## Retrain the embedded base model into build/base-model (about 2 hours on 2 cores; needs ../shared/data)
 	$(BIN)/python -m latent_diffusion.pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
-base-model-figures: setup ## Adapt the embedded base model and measure what it makes (about 100 minutes on 2 cores; needs ../shared/data)
+base-model-figures: setup ## Adapt the embedded base model and measure what it makes (about 70 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/base_model.py --out build/base-model-figures
-real-studies: setup ## Run the paper's six mixtures on real images (over half an hour on 2 cores; needs ../shared/data)
+real-studies: setup ## Run the paper's six mixtures on real images (about 50 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/real_studies.py --home build/real-studies
 
 ##@ Generated files
@@ -92,10 +95,17 @@ $(TOOLS)/bin/helm:
 $(TOOLS)/bin/helm-docs:
 	GOBIN=$(TOOLS)/bin go install github.com/norwoodj/helm-docs/cmd/helm-docs@$(HELM_DOCS_VERSION)
 
-# By the pinned versions of tests/cluster/go.mod; about 4 minutes on 2 cores, once.
-$(TOOLS)/bin/kube-apiserver:
-	@command -v go >/dev/null || { echo "the chart's tests need Kubernetes' API server, which Go 1.25 or newer builds: install it, or put a kube-apiserver binary at $@" >&2; exit 1; }
-	cd tests/cluster && go build -trimpath -o $@ -ldflags "-s -w $(KUBERNETES_VERSION_FLAGS)" k8s.io/kubernetes/cmd/kube-apiserver
+# By the pinned versions of tests/cluster/go.mod; the first takes about 4 minutes on 2 cores, once.
+$(KUBERNETES_PROGRAMS):
+	@command -v go >/dev/null || { echo "the tests need Kubernetes' $(@F), which Go 1.25 or newer builds: install it, or put a $(@F) binary at $@" >&2; exit 1; }
+	cd tests/cluster && CGO_ENABLED=0 go build -trimpath -o $@ -ldflags "-s -w $(KUBERNETES_VERSION_FLAGS)" k8s.io/kubernetes/cmd/$(@F)
+
+# Static: images hold nothing but them.
+$(TOOLS)/bin/coredns:
+	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" github.com/coredns/coredns@$(COREDNS_VERSION)
+
+$(TOOLS)/bin/ray-operator:
+	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" $(KUBERAY)
 
 # MinIO publishes no binaries any more; its community edition is built from source, once.
 $(TOOLS)/bin/minio:
