@@ -8,9 +8,6 @@ MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 HELM_VERSION := v3.21.4
 HELM_DOCS_VERSION := v1.14.2
 HELM_DOCS = $(TOOLS)/bin/helm-docs --chart-search-root charts/synthmix --sort-values-order alphanum --log-level error
-COREDNS_VERSION := v1.12.4
-KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.6.0
-KUBERNETES_PROGRAMS := $(addprefix $(TOOLS)/bin/,kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet)
 KUBERNETES_VERSION_FLAGS = $(foreach flag,gitVersion=v1.34.4 gitMajor=1 gitMinor=34,-X k8s.io/component-base/version.$(flag))
 
 CONTAINER_TOOL ?= $(shell for tool in docker podman buildah; do command -v $$tool && break; done)
@@ -95,17 +92,10 @@ $(TOOLS)/bin/helm:
 $(TOOLS)/bin/helm-docs:
 	GOBIN=$(TOOLS)/bin go install github.com/norwoodj/helm-docs/cmd/helm-docs@$(HELM_DOCS_VERSION)
 
-# By the pinned versions of tests/cluster/go.mod; the first takes about 4 minutes on 2 cores, once.
-$(KUBERNETES_PROGRAMS):
-	@command -v go >/dev/null || { echo "the tests need Kubernetes' $(@F), which Go 1.25 or newer builds: install it, or put a $(@F) binary at $@" >&2; exit 1; }
-	cd tests/cluster && CGO_ENABLED=0 go build -trimpath -o $@ -ldflags "-s -w $(KUBERNETES_VERSION_FLAGS)" k8s.io/kubernetes/cmd/$(@F)
-
-# Static: images hold nothing but them.
-$(TOOLS)/bin/coredns:
-	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" github.com/coredns/coredns@$(COREDNS_VERSION)
-
-$(TOOLS)/bin/ray-operator:
-	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" $(KUBERAY)
+# By the pinned versions of tests/cluster/go.mod; about 4 minutes on 2 cores, once.
+$(TOOLS)/bin/kube-apiserver:
+	@command -v go >/dev/null || { echo "the chart's tests need Kubernetes' API server, which Go 1.25 or newer builds: install it, or put a kube-apiserver binary at $@" >&2; exit 1; }
+	cd tests/cluster && go build -trimpath -o $@ -ldflags "-s -w $(KUBERNETES_VERSION_FLAGS)" k8s.io/kubernetes/cmd/kube-apiserver
 
 # MinIO publishes no binaries any more; its community edition is built from source, once.
 $(TOOLS)/bin/minio:

@@ -3,13 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-import yaml
-from kubernetes import client
+from api_server import ApiServer, install_definitions, running_api_server
 from rendering import CHART, CI_VALUES, Rendered, render_chart
-from schemas import DEFINITIONS, Loader
-
-from built_tools import module_folder
-from cluster.api_server import ApiServer, running_api_server
 
 
 @pytest.fixture(params=["default", *[path.name.removesuffix("-values.yaml") for path in CI_VALUES]], scope="session")
@@ -26,13 +21,3 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with running_api_server(tmp_path_factory.mktemp("api-server")) as server:
         install_definitions(server)
         yield server
-
-
-def install_definitions(server: ApiServer) -> None:
-    """The kinds of KubeRay, Prometheus' operator, cert-manager and the Gateway API."""
-    definitions = client.ApiextensionsV1Api(server.api())
-    for module, pattern in DEFINITIONS.values():
-        for path in module_folder(module).glob(pattern):
-            definition = yaml.load(path.read_text(), Loader=Loader)
-            definition["metadata"].pop("labels", None)  # cert-manager's are a template's
-            definitions.create_custom_resource_definition(definition)

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from api_server import ApiServer
 from kubernetes import client
 from rendering import CHART, CI_VALUES, RELEASE
-
-from cluster.api_server import ApiServer
 
 RAY = {"group": "ray.io", "version": "v1", "plural": "rayclusters"}
 PREFIX = f"{RELEASE}-synthmix"

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api_server import ApiServer
 from kubernetes import client
 from rendering import CHART, RELEASE
 
-from cluster.api_server import ApiServer
 from service_kit import errors, kubernetes_api
 from service_kit.authentication import KubernetesReviews, authenticate
 from service_kit.leader_election import LeaderElection

@@ -203,7 +203,7 @@ def test_an_interrupted_unet_training_ends_with_the_same_bytes(
     assert all(torch.equal(state[name], value) for name, value in expected.state_dict().items())
 
 
-def test_a_unet_learns_from_warped_views_too(corpus: Corpus, trained: AutoencoderKL, tmp_path: Path) -> None:
+def test_latents_are_kept_of_warped_views_too(corpus: Corpus, trained: AutoencoderKL) -> None:
     few = replace(corpus, images=corpus.images[-6:], captions=corpus.captions[-6:], weights=np.full(6, 1 / 6))
     captions = sorted(set(few.captions.tolist()))
     plain, warped = (

@@ -4,7 +4,7 @@ import secrets
 import ssl
 import subprocess
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 from kubernetes import client, config
+from rendering import tool
+from schemas import DEFINITIONS, Loader, module_folder
 
-from built_tools import tool
 from synthmix.embedded.children import Child, stop_children, wait_until_ready
 from synthmix.embedded.ports import LOOPBACK, free_port
 
@@ -82,36 +83,15 @@ class ApiServer:
 
 
 @contextmanager
-def running_api_server(
-    folder: Path,
-    *,
-    address: str = LOOPBACK,
-    port: int | None = None,
-    inside: Sequence[str] = (),
-    options: Mapping[str, object] | None = None,
-    users: Mapping[str, tuple[str, str]] | None = None,
-) -> Iterator[ApiServer]:
-    """An API server with RBAC and Kubernetes' own admission, for the length of a `with` block.
-
-    Args:
-        folder: For its state, and etcd's.
-        address: Where both listen.
-        port: The API server's; None: one that is free on this machine.
-        inside: What comes before a command, such as that which runs it in a network namespace.
-        options: Flags beside those that it needs.
-        users: Beside the administrator: name and group by token.
-    """
+def running_api_server(folder: Path) -> Iterator[ApiServer]:
+    """An API server with RBAC and Kubernetes' own admission, for the length of a `with` block."""
     taken: set[int] = set()
-    etcd_port, peer_port, spare_port = (free_port(taken) for _ in range(3))
-    port = port or spare_port
-    server = ApiServer(f"https://{address}:{port}", secrets.token_hex(16), folder)
-    known = {server.admin_token: ("admin", "system:masters"), **(users or {})}
-    (folder / "tokens.csv").write_text(
-        "".join(f'{token},{name},{name},"{group}"\n' for token, (name, group) in known.items())
-    )
+    etcd_port, peer_port, port = (free_port(taken) for _ in range(3))
+    server = ApiServer(f"https://{LOOPBACK}:{port}", secrets.token_hex(16), folder)
+    (folder / "tokens.csv").write_text(f'{server.admin_token},admin,admin,"system:masters"\n')
     key = folder / "service-accounts.key"
     subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
-    etcd_url, peer_url = f"http://{address}:{etcd_port}", f"http://{address}:{peer_port}"
+    etcd_url, peer_url = f"http://{LOOPBACK}:{etcd_port}", f"http://{LOOPBACK}:{peer_port}"
     etcd_options = {
         "data-dir": folder / "etcd",
         "listen-client-urls": etcd_url,
@@ -124,7 +104,7 @@ def running_api_server(
     issuer = "https://kubernetes.default.svc"
     server_options = {
         "etcd-servers": etcd_url,
-        "bind-address": address,
+        "bind-address": LOOPBACK,
         "secure-port": port,
         "cert-dir": server.certificate.parent,
         "service-account-key-file": key,
@@ -134,14 +114,13 @@ def running_api_server(
         "token-auth-file": folder / "tokens.csv",
         "authorization-mode": "RBAC",
         "service-cluster-ip-range": "10.96.0.0/16",
-        **(options or {}),
     }
     with ExitStack() as stack:
-        for name, program, flags, url in (
+        for name, program, options, url in (
             ("etcd", tool("etcd"), etcd_options, f"{etcd_url}/health"),
             ("kube-apiserver", tool("kube-apiserver"), server_options, f"{server.url}/readyz"),
         ):
-            command = [*inside, program, *(f"--{key}={value}" for key, value in flags.items())]
+            command = [program, *(f"--{key}={value}" for key, value in options.items())]
             child = Child(name, command, {"PATH": "/usr/bin:/bin"}, folder=folder, log=folder / f"{name}.log")
             child.start()
             stack.callback(stop_children, [child], 10.0)
@@ -152,6 +131,16 @@ def running_api_server(
                 check_stop=lambda: None,
             )
         yield server
+
+
+def install_definitions(server: ApiServer) -> None:
+    """The kinds of KubeRay, Prometheus' operator, cert-manager and the Gateway API."""
+    definitions = client.ApiextensionsV1Api(server.api())
+    for module, pattern in DEFINITIONS.values():
+        for path in module_folder(module).glob(pattern):
+            definition = yaml.load(path.read_text(), Loader=Loader)
+            definition["metadata"].pop("labels", None)  # cert-manager's are a template's
+            definitions.create_custom_resource_definition(definition)
 
 
 def _answers(server: ApiServer, url: str) -> bool:
