@@ -8,14 +8,21 @@ MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 HELM_VERSION := v3.21.4
 HELM_DOCS_VERSION := v1.14.2
 HELM_DOCS = $(TOOLS)/bin/helm-docs --chart-search-root charts/synthmix --sort-values-order alphanum --log-level error
+COREDNS_VERSION := v1.12.4
+KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.6.0
+KUBERNETES_PROGRAMS := $(addprefix $(TOOLS)/bin/,kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet)
+KUBE_ROUTER_VERSION := v2.1.0
+PROMETHEUS_VERSION := v0.316.0
+E2E_PROGRAMS := $(KUBERNETES_PROGRAMS) $(addprefix $(TOOLS)/bin/,helm coredns kube-router minio prometheus ray-operator)
 KUBERNETES_VERSION_FLAGS = $(foreach flag,gitVersion=v1.34.4 gitMajor=1 gitMinor=34,-X k8s.io/component-base/version.$(flag))
 
-CONTAINER_TOOL ?= $(shell for tool in docker podman buildah; do command -v $$tool && break; done)
+# The first that works: a client may be there without its engine.
+CONTAINER_TOOL ?= $(shell for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 && echo $$tool && break; done)
 IMAGE_PREFIX ?= ghcr.io/synthmix
 IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo images test test-unit test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies
+.PHONY: help setup demo images test test-unit test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies e2e e2e-cluster
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +68,11 @@ base-model-figures: setup ## Adapt the embedded base model and measure what it m
 real-studies: setup ## Run the paper's six mixtures on real images (about 50 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/real_studies.py --home build/real-studies
 
+e2e-cluster: setup $(E2E_PROGRAMS) ## Start the cluster that `make e2e` makes, and leave it running (needs what README says)
+	CONTAINER_TOOL=$(CONTAINER_TOOL) PYTHONPATH=tests $(BIN)/python -m cluster
+e2e: setup $(E2E_PROGRAMS) ## The chart in a cluster that runs it: $$KUBECONFIG's, or one made here (needs what README says)
+	CONTAINER_TOOL=$(CONTAINER_TOOL) $(BIN)/python -m pytest tests/e2e --timeout=3600
+
 ##@ Generated files
 protos: setup ## Generate services/synthmix_api from protos/
 	$(BIN)/python protos/generate.py
@@ -92,10 +104,24 @@ $(TOOLS)/bin/helm:
 $(TOOLS)/bin/helm-docs:
 	GOBIN=$(TOOLS)/bin go install github.com/norwoodj/helm-docs/cmd/helm-docs@$(HELM_DOCS_VERSION)
 
-# By the pinned versions of tests/cluster/go.mod; about 4 minutes on 2 cores, once.
-$(TOOLS)/bin/kube-apiserver:
-	@command -v go >/dev/null || { echo "the chart's tests need Kubernetes' API server, which Go 1.25 or newer builds: install it, or put a kube-apiserver binary at $@" >&2; exit 1; }
-	cd tests/cluster && go build -trimpath -o $@ -ldflags "-s -w $(KUBERNETES_VERSION_FLAGS)" k8s.io/kubernetes/cmd/kube-apiserver
+# By the pinned versions of tests/cluster/go.mod; the first takes about 4 minutes on 2 cores, once.
+$(KUBERNETES_PROGRAMS):
+	@command -v go >/dev/null || { echo "the tests need Kubernetes' $(@F), which Go 1.25 or newer builds: install it, or put a $(@F) binary at $@" >&2; exit 1; }
+	cd tests/cluster && CGO_ENABLED=0 go build -trimpath -o $@ -ldflags "-s -w $(KUBERNETES_VERSION_FLAGS)" k8s.io/kubernetes/cmd/$(@F)
+
+# Static: images hold nothing but them.
+$(TOOLS)/bin/coredns:
+	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" github.com/coredns/coredns@$(COREDNS_VERSION)
+
+$(TOOLS)/bin/kube-router:
+	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@$(KUBE_ROUTER_VERSION)
+
+# With discovery in Kubernetes, which Debian's is built without.
+$(TOOLS)/bin/prometheus:
+	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" -tags remove_all_sd,enable_kubernetes_sd github.com/prometheus/prometheus/cmd/prometheus@$(PROMETHEUS_VERSION)
+
+$(TOOLS)/bin/ray-operator:
+	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" $(KUBERAY)
 
 # MinIO publishes no binaries any more; its community edition is built from source, once.
 $(TOOLS)/bin/minio:

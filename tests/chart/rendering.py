@@ -1,31 +1,20 @@
 """The chart as Helm renders it."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from built_tools import TOOLS
+from built_tools import tool
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "synthmix"
 CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 RELEASE, NAMESPACE = "lab", "imaging"
 RAY_CLUSTER = "ray.io/v1/RayCluster"
-
-
-def tool(name: str) -> str:
-    """A program that make has built, or that is installed."""
-    found = shutil.which(name, path=os.pathsep.join([str(TOOLS), os.environ.get("PATH", "")]))
-    if found is None:
-        pytest.fail(f"{name} isn't there; README says under Tests where it comes from")
-    return found
 
 
 class RenderError(Exception):

@@ -5,21 +5,20 @@ Custom kinds: the OpenAPI schemas of their CustomResourceDefinitions. Both are t
 error, where an API server might only warn, or drop it.
 """
 
-import json
-import subprocess
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
+from built_tools import KUBERAY, module_folder
+
 KUBERNETES_VERSIONS = ("0.30.14", "0.31.14", "0.32.13", "0.33.13", "0.34.4")
 """Of client-go: 0.34 is Kubernetes 1.34's."""
 DEFINITIONS = {
     "ray.io": (
-        "github.com/ray-project/kuberay/ray-operator@v1.6.0",
+        KUBERAY,
         "config/crd/bases/ray.io_rayclusters.yaml",
     ),
     "monitoring.coreos.com": (
@@ -42,16 +41,6 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: node.value)
 
 Types = dict[str, dict[str, Any]]
-
-
-@cache
-def module_folder(module: str) -> Path:
-    """Where Go keeps a module, path@version; it downloads what isn't there."""
-    command = ["go", "mod", "download", "-json", module]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
-    answer = json.loads(result.stdout or "{}")
-    assert "Dir" in answer, f"{' '.join(command)}: {answer.get('Error') or result.stderr}"
-    return Path(answer["Dir"])
 
 
 @cache

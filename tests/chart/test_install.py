@@ -4,28 +4,29 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from api_server import ApiServer
 from kubernetes import client
 from rendering import CHART, CI_VALUES, RELEASE
+
+from cluster.access import Cluster
 
 RAY = {"group": "ray.io", "version": "v1", "plural": "rayclusters"}
 PREFIX = f"{RELEASE}-synthmix"
 
 
-def install(server: ApiServer, namespace: str, *options: str) -> None:
-    server.create_namespace(namespace)
-    result = server.helm("install", RELEASE, str(CHART), f"--namespace={namespace}", *options)
+def install(cluster: Cluster, namespace: str, *options: str) -> None:
+    cluster.create_namespace(namespace)
+    result = cluster.helm("install", RELEASE, str(CHART), f"--namespace={namespace}", *options)
     assert "warning" not in result.stderr.lower(), result.stderr
 
 
-def secrets_of(server: ApiServer, namespace: str) -> dict[str, dict[str, str]]:
-    found = client.CoreV1Api(server.api()).list_namespaced_secret(namespace).items
+def secrets_of(cluster: Cluster, namespace: str) -> dict[str, dict[str, str]]:
+    found = client.CoreV1Api(cluster.api()).list_namespaced_secret(namespace).items
     return {item.metadata.name: item.data for item in found if not item.metadata.name.startswith("sh.helm.")}
 
 
-def objects_of(server: ApiServer, namespace: str) -> set[str]:
+def objects_of(cluster: Cluster, namespace: str) -> set[str]:
     """Kind and name of everything that the release's label is on, in the namespace and in the cluster."""
-    api = server.api()
+    api = cluster.api()
     label = {"label_selector": f"app.kubernetes.io/instance={RELEASE}"}
     lists: list[Callable[..., Any]] = [
         client.CoreV1Api(api).list_namespaced_secret,
@@ -53,18 +54,18 @@ def objects_of(server: ApiServer, namespace: str) -> set[str]:
 
 
 @pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.stem)
-def test_every_object_is_admitted_without_a_warning(server: ApiServer, values: Any) -> None:
+def test_every_object_is_admitted_without_a_warning(cluster: Cluster, values: Any) -> None:
     namespace = f"admits-{values.stem}"
-    install(server, namespace, f"--values={values}")
-    assert server.helm("uninstall", RELEASE, f"--namespace={namespace}").stderr == ""
+    install(cluster, namespace, f"--values={values}")
+    assert cluster.helm("uninstall", RELEASE, f"--namespace={namespace}").stderr == ""
 
 
-def test_upgrade_and_rollback_keep_secrets_and_what_the_autoscaler_decided(server: ApiServer) -> None:
+def test_upgrade_and_rollback_keep_secrets_and_what_the_autoscaler_decided(cluster: Cluster) -> None:
     namespace = "upgrades"
-    install(server, namespace)
-    before = secrets_of(server, namespace)
+    install(cluster, namespace)
+    before = secrets_of(cluster, namespace)
     assert set(before) == {f"{PREFIX}-token", f"{PREFIX}-ray-token", f"{PREFIX}-object-storage"}
-    rays = client.CustomObjectsApi(server.api())
+    rays = client.CustomObjectsApi(cluster.api())
 
     def groups() -> dict[str, tuple[int, int]]:
         found = rays.get_namespaced_custom_object(**RAY, namespace=namespace, name=f"{PREFIX}-ray")
@@ -81,27 +82,27 @@ def test_upgrade_and_rollback_keep_secrets_and_what_the_autoscaler_decided(serve
     )
     assert groups()["image-synthesis"] == (5, 8)
     options = [f"--namespace={namespace}", "--set", "images.worker.tag=next,workers.imageSynthesis.max=6"]
-    server.helm("upgrade", RELEASE, str(CHART), *options)
+    cluster.helm("upgrade", RELEASE, str(CHART), *options)
     assert groups() == {"adapter-training": (0, 4), "classifier-evaluation": (0, 8), "image-synthesis": (5, 6)}
-    assert secrets_of(server, namespace) == before
-    server.helm("rollback", RELEASE, "1", f"--namespace={namespace}")
+    assert secrets_of(cluster, namespace) == before
+    cluster.helm("rollback", RELEASE, "1", f"--namespace={namespace}")
     assert groups()["image-synthesis"][1] == 8
-    assert secrets_of(server, namespace) == before
+    assert secrets_of(cluster, namespace) == before
 
 
-def test_uninstall_leaves_nothing(server: ApiServer) -> None:
+def test_uninstall_leaves_nothing(cluster: Cluster) -> None:
     """But MinIO's volume, as NOTES.txt says: the claim is its StatefulSet's, and no controller runs here to make it."""
     namespace = "leaves"
-    install(server, namespace)
-    assert f"RayCluster {PREFIX}-ray" in objects_of(server, namespace)
-    server.helm("uninstall", RELEASE, f"--namespace={namespace}")
-    assert objects_of(server, namespace) == set()
+    install(cluster, namespace)
+    assert f"RayCluster {PREFIX}-ray" in objects_of(cluster, namespace)
+    cluster.helm("uninstall", RELEASE, f"--namespace={namespace}")
+    assert objects_of(cluster, namespace) == set()
 
 
-def test_values_and_notes_hold_no_secret(server: ApiServer) -> None:
+def test_values_and_notes_hold_no_secret(cluster: Cluster) -> None:
     namespace = "tells"
-    install(server, namespace)
-    secrets = [value for data in secrets_of(server, namespace).values() for value in data.values()]
-    told = server.helm("get", "values", "--all", RELEASE, f"--namespace={namespace}").stdout
-    told += server.helm("get", "notes", RELEASE, f"--namespace={namespace}").stdout
+    install(cluster, namespace)
+    secrets = [value for data in secrets_of(cluster, namespace).values() for value in data.values()]
+    told = cluster.helm("get", "values", "--all", RELEASE, f"--namespace={namespace}").stdout
+    told += cluster.helm("get", "notes", RELEASE, f"--namespace={namespace}").stdout
     assert len(secrets) == 4 and not [value for value in secrets if value in told]

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import ApiServer
 from kubernetes import client
 from rendering import CHART, RELEASE
 
+from cluster.access import Cluster
 from service_kit import errors, kubernetes_api
 from service_kit.authentication import KubernetesReviews, authenticate
 from service_kit.leader_election import LeaderElection
@@ -25,23 +25,23 @@ SCALE = "/synthmix.clusters.v1.ClusterService/ScaleWorkerGroup"
 
 
 @pytest.fixture(scope="module")
-def installed(server: ApiServer) -> Iterator[ApiServer]:
+def installed(cluster: Cluster) -> Iterator[Cluster]:
     """The chart in NAMESPACE, and in PLAIN without the KubeRay operator."""
     for namespace, values in ((NAMESPACE, []), (PLAIN, [f"--values={CHART}/ci/plain-ray-values.yaml"])):
-        server.create_namespace(namespace)
-        server.helm("install", RELEASE, str(CHART), f"--namespace={namespace}", *values)
-    yield server
+        cluster.create_namespace(namespace)
+        cluster.helm("install", RELEASE, str(CHART), f"--namespace={namespace}", *values)
+    yield cluster
 
 
 @pytest.fixture
-def study_control(installed: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+def study_control(installed: Cluster, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An ApiClient as study_control's pods have it."""
     return connect_as(installed, monkeypatch, NAMESPACE, "study-control")
 
 
-def connect_as(server: ApiServer, monkeypatch: pytest.MonkeyPatch, namespace: str, service: str) -> Any:
-    token = server.token_of(f"{PREFIX}-{service}", namespace)
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(token)))
+def connect_as(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, namespace: str, service: str) -> Any:
+    token = cluster.token_of(f"{PREFIX}-{service}", namespace)
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig_of(token)))
     return kubernetes_api.connect()
 
 
@@ -53,7 +53,7 @@ def refusal(reviews: KubernetesReviews, token: str, method: str = GET) -> errors
 
 @pytest.mark.parametrize("service", ["adapter-training", "study-control"])
 def test_callers_are_who_the_cluster_says_and_may_what_it_says(
-    installed: ApiServer, monkeypatch: pytest.MonkeyPatch, service: str
+    installed: Cluster, monkeypatch: pytest.MonkeyPatch, service: str
 ) -> None:
     core, rbac = client.CoreV1Api(installed.api()), client.RbacAuthorizationV1Api(installed.api())
     role_prefix = f"{NAMESPACE}-{PREFIX}"
@@ -116,7 +116,7 @@ def test_one_of_two_leads_and_the_other_follows(study_control: Any) -> None:
     assert (lease.spec.holder_identity, lease.spec.lease_transitions) == ("pod-b", 1)
 
 
-def test_a_lease_of_another_name_is_not_ours_to_take(study_control: Any, installed: ApiServer) -> None:
+def test_a_lease_of_another_name_is_not_ours_to_take(study_control: Any, installed: Cluster) -> None:
     leases = client.CoordinationV1Api(installed.api())
     leases.create_namespaced_lease(NAMESPACE, {"metadata": {"name": "kubelet"}})
     with pytest.raises(errors.FailedPrecondition, match="may not get leases"):
@@ -144,7 +144,7 @@ def test_worker_groups_are_read_and_scaled(study_control: Any) -> None:
         cluster.scale(Scaling("image-synthesys", None, 2, validate_only=False))
 
 
-def test_workers_as_deployments_are_scaled_too(installed: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_as_deployments_are_scaled_too(installed: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     connect_as(installed, monkeypatch, PLAIN, "study-control")
     cluster = open_cluster(KubernetesSettings(namespace=PLAIN, worker_deployment_prefix=f"{PREFIX}-ray"))
     assert cluster is not None
@@ -156,7 +156,7 @@ def test_workers_as_deployments_are_scaled_too(installed: ApiServer, monkeypatch
     }
 
 
-def test_study_control_may_nothing_else(installed: ApiServer, study_control: Any) -> None:
+def test_study_control_may_nothing_else(installed: Cluster, study_control: Any) -> None:
     attempts = [
         lambda: client.CoreV1Api(study_control).list_namespaced_secret(NAMESPACE),
         lambda: client.CoreV1Api(study_control).read_namespaced_secret(f"{PREFIX}-object-storage", NAMESPACE),
@@ -174,7 +174,7 @@ def test_study_control_may_nothing_else(installed: ApiServer, study_control: Any
 
 
 def test_without_cluster_roles_gpus_are_a_warning(
-    installed: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    installed: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     namespace = "rights-few"
     installed.create_namespace(namespace)

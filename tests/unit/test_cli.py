@@ -741,6 +741,24 @@ def test_doctor_can_leave_this_machine_out(services: fake.FakeServices, run: Run
     assert names[0].startswith("adapter-training (") and names[-1] == "Kubernetes"
 
 
+def test_doctor_waits_for_services_that_start(
+    services: fake.FakeServices, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "ASK_AGAIN_S", 0.0)
+    services.answers["GetCluster"] = fails(errors.FailedPrecondition("no cluster", reason="NO_CLUSTER"))
+    asked = []
+
+    def starting(request: Any, context: Any) -> operations_pb2.ListOperationsResponse:
+        asked.append(request)
+        if len(asked) < 5:
+            raise errors.Unavailable("object storage is down", reason="STORE_DOWN")
+        return operations_pb2.ListOperationsResponse()
+
+    services.answers["ListOperations"] = starting
+    assert run("doctor", "--services", "--wait", "60", "--address", services.address)[0] == 0
+    assert len(asked) == 8
+
+
 def checks_of_the_cluster(run: Run, tmp_path: Path) -> list[tuple[str, str, str]]:
     code, out, _ = run("doctor", "--home", tmp_path, "--output", "json", "--address", os.environ["SYNTHMIX_ADDRESS"])
     checks = json.loads(out)["checks"]

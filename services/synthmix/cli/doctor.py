@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ LOW_MEMORY_BYTES, LOWEST_MEMORY_BYTES = 4 * GIB, 1 * GIB
 LOW_DISK_BYTES, LOWEST_DISK_BYTES = 10 * GIB, 1 * GIB
 NVIDIA_SMI_TIMEOUT_S = 15.0
 HEALTH_TIMEOUT_S = 5.0
+ASK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -244,11 +246,14 @@ def stack(arguments: argparse.Namespace) -> Iterator[Check]:
     except SynthMixError as error:
         yield Check("stack", FAIL, error.message)
         return
+    patience_ends_s = time.monotonic() + arguments.wait
     with client:
         for service in SERVICES:
             where = f"{service} ({endpoints.addresses[service]})"
-            yield _answers(where, functools.partial(client.check_health, service, timeout_s=HEALTH_TIMEOUT_S))
-            yield _answers("  its object storage", functools.partial(_list_operations, client, service))
+            health = functools.partial(client.check_health, service, timeout_s=HEALTH_TIMEOUT_S)
+            yield _answers(where, health, until_s=patience_ends_s)
+            storage = functools.partial(_list_operations, client, service)
+            yield _answers("  its object storage", storage, until_s=patience_ends_s)
         yield from cluster(client)
 
 
@@ -307,13 +312,17 @@ def _list_operations(client: "Client", service: str) -> None:
     next(client.list_operations(service), None)
 
 
-def _answers(name: str, question: Callable[[], None]) -> Check:
-    try:
-        question()
-    except SynthMixError as error:
-        remedy = "start the stack again with `synthmix up`, or look at the service's log"
-        return Check(name, FAIL, error.message, remedy)
-    return Check(name, OK, "answers")
+def _answers(name: str, question: Callable[[], None], *, until_s: float) -> Check:
+    """Asks again until then, as a clock of time.monotonic, while the service can't be reached."""
+    while True:
+        try:
+            question()
+        except SynthMixError as error:
+            if isinstance(error, Unavailable) and time.monotonic() < until_s:
+                time.sleep(ASK_AGAIN_S)
+                continue
+            return Check(name, FAIL, error.message, "start the stack (`synthmix up`), or look at the service's log")
+        return Check(name, OK, "answers")
 
 
 def _existing(path: Path) -> Path:

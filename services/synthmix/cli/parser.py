@@ -94,6 +94,13 @@ def _add_stack_commands(groups: Any) -> None:
         "Exits with 1 if a check fails.",
     )
     doctor.add_argument("--services", action="store_true", help="check the stack only, not this machine")
+    doctor.add_argument(
+        "--wait",
+        type=_count(0),
+        default=0,
+        metavar="SECONDS",
+        help="how long services may take until they answer (%(default)s)",
+    )
 
 
 def _add_datasets(groups: Any) -> None:

@@ -1,0 +1,64 @@
+"""A cluster of this machine's own, with all that SynthMix's chart needs; `make e2e-cluster` starts it.
+
+It prints the variables that tests and tools find it by, and is gone after Ctrl-C.
+"""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import yaml
+
+from built_tools import KUBERAY, TOOLS, module_folder, tool
+from cluster.access import Cluster
+from cluster.addons import import_program, install_dns, install_operator, make_volumes
+from cluster.images import PREFIX, TAG, build_images
+from cluster.prometheus import IMAGE as PROMETHEUS
+from cluster.single_node import running_single_node
+
+STATE = TOOLS.parents[1] / "e2e"
+"""Logs stay here when the cluster is gone, and the node's images."""
+MINIO = "localhost/synthmix/minio"
+VALUES = {
+    "images": {name: {"repository": f"{PREFIX}/{name}", "tag": TAG} for name in ("control", "worker")},
+    "objectStorage": {"minio": {"image": {"repository": MINIO, "tag": "1"}}},
+}
+"""Tell the chart where this cluster's images are."""
+
+
+@contextmanager
+def running_cluster(folder: Path = STATE) -> Iterator[Cluster]:
+    """Kubernetes here, with names, volumes, the KubeRay operator and every image, for the length of a `with` block."""
+    built = build_images()
+    started_s = time.monotonic()
+    with running_single_node(folder) as node:
+        install_dns(node)
+        install_operator(node, module_folder(KUBERAY))
+        make_volumes(node, 4, "5Gi")
+        import_program(node, f"{MINIO}:1", tool("minio"))
+        import_program(node, PROMETHEUS, tool("prometheus"))
+        print(f"the cluster runs after {time.monotonic() - started_s:.0f} s", flush=True)
+        for name, id in built.items():
+            node.import_built_image(name, id)
+        print(f"it has its images after {time.monotonic() - started_s:.0f} s", flush=True)
+        yield node.cluster
+
+
+def write_values(folder: Path) -> Path:
+    path = folder / "values.yaml"
+    path.write_text(yaml.safe_dump(VALUES))
+    return path
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), running_cluster() as cluster:
+        print(f"export KUBECONFIG={cluster.kubeconfig} E2E_VALUES={write_values(STATE)} PATH={TOOLS}:$PATH", flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

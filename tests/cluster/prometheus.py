@@ -1,0 +1,83 @@
+"""A real Prometheus in a cluster, set up by the files that the chart has for one without its operator."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import yaml
+
+from cluster.access import Cluster
+from cluster.objects import server_objects
+
+CHART_FILES = Path(__file__).parents[2] / "charts" / "synthmix" / "files"
+NAMESPACE = "monitoring"
+IMAGE = "localhost/synthmix/prometheus:1"
+INTERVAL = "5s"
+START_TIMEOUT = "--timeout=2m"
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """Its HTTP API, through the API server."""
+
+    cluster: Cluster
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """The `data` of its answer."""
+        query = f"?{urlencode(parameters)}" if parameters else ""
+        proxy = f"/api/v1/namespaces/{NAMESPACE}/services/prometheus:9090/proxy"
+        answer = json.loads(self.cluster.kubectl("get", "--raw", f"{proxy}/api/v1/{path}{query}").stdout)
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each series that an expression gives now."""
+        return [(item["metric"], float(item["value"][1])) for item in self.get("query", query=expression)["result"]]
+
+    def down(self) -> set[str]:
+        """Pods that it can't scrape."""
+        targets = self.get("targets", state="active")["activeTargets"]
+        return {item["labels"]["pod"] for item in targets if item["health"] != "up"}
+
+    def firing(self) -> set[str]:
+        """Names of alerts."""
+        return {item["labels"]["alertname"] for item in self.get("alerts")["alerts"] if item["state"] == "firing"}
+
+
+@contextmanager
+def running_prometheus(cluster: Cluster, image: str = IMAGE) -> Iterator[Prometheus]:
+    """One that asks every few seconds, and forgets all with its pod, for the length of a `with` block."""
+    configuration = {
+        "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
+        "rule_files": ["alerts.yaml"],
+        "scrape_config_files": ["scrape.yaml"],
+    }
+    container = {
+        "image": image,
+        "args": ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/data"],
+        "readinessProbe": {"httpGet": {"path": "/-/ready", "port": 9090}, "periodSeconds": 2},
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    objects = server_objects(
+        "prometheus",
+        NAMESPACE,
+        container,
+        files={
+            "prometheus.yml": yaml.safe_dump(configuration),
+            **{name: (CHART_FILES / name).read_text() for name in ("alerts.yaml", "scrape.yaml")},
+        },
+        rules=[{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}],
+        service={"ports": [{"port": 9090}]},
+        pod={"volumes": [{"name": "data", "emptyDir": {}}]},
+    )
+    cluster.create([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}, *objects])
+    try:
+        cluster.kubectl("rollout", "status", f"--namespace={NAMESPACE}", "deployment/prometheus", START_TIMEOUT)
+        yield Prometheus(cluster)
+    finally:
+        cluster.delete(objects)
+        cluster.kubectl("delete", "namespace", NAMESPACE, "--wait")

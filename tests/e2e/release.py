@@ -1,0 +1,146 @@
+"""The chart's release in a cluster, and how its users reach it: by port forwards, as NOTES.txt tells them."""
+
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client
+
+from built_tools import tool
+from chart.rendering import CHART, NAMESPACE, RELEASE
+from cluster.access import Cluster
+from cluster.single_node import wait_until
+from service_kit.object_store import ObjectStore
+from service_kit.settings import SERVICES, STUDY_CONTROL, ObjectStoreSettings
+from synthmix import Client
+from synthmix.embedded.children import Child, stop_children
+from synthmix.embedded.ports import LOOPBACK, free_port
+
+PREFIX = f"{RELEASE}-synthmix"
+INSTALL_TIMEOUT = "10m"
+RAY_START_TIMEOUT_S = 300.0
+# A forward ends when its pod does; the next one finds another.
+FORWARD = 'while true; do "$@" & trap "kill $!; exit" TERM; wait $!; sleep 0.5; done'
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release that is up.
+
+    Attributes:
+        cluster: Where.
+        ports: On this machine's loopback, of each service, and of object storage by "minio".
+        token: Of its callers.
+    """
+
+    cluster: Cluster
+    ports: Mapping[str, int]
+    token: str
+
+    @property
+    def namespace(self) -> str:
+        return NAMESPACE
+
+    @property
+    def control_image(self) -> str:
+        return str(self.pods(STUDY_CONTROL)[0].spec.containers[0].image)
+
+    @property
+    def addresses(self) -> str:
+        return ",".join(f"{service}={LOOPBACK}:{self.ports[service]}" for service in SERVICES)
+
+    def client(self) -> Client:
+        return Client.connect(addresses=self.addresses, token=self.token)
+
+    def synthmix(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The command line, as a user has it outside of the cluster."""
+        environment = {**os.environ, "SYNTHMIX_ADDRESS": self.addresses, "SYNTHMIX_TOKEN": self.token}
+        command = [sys.executable, "-m", "synthmix", *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert not check or result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    def helm(self, *command: str) -> str:
+        """What a command of Helm's about the release prints."""
+        return self.cluster.helm(*command, RELEASE, f"--namespace={NAMESPACE}").stdout
+
+    def upgrade(self, values: Sequence[Path], *options: str) -> None:
+        """Installs the chart anew, and waits for its front ends."""
+        self.cluster.helm("upgrade", RELEASE, str(CHART), *_options(values), *options)
+
+    def store(self) -> ObjectStore:
+        secret = secret_of(self.cluster, f"{PREFIX}-object-storage")
+        return ObjectStore(
+            ObjectStoreSettings(
+                endpoint_url=f"http://{LOOPBACK}:{self.ports['minio']}",
+                bucket="synthmix",
+                access_key=secret["access-key"],
+                secret_key=secret["secret-key"],
+            )
+        )
+
+    def pods(self, component: str | None = None) -> list[Any]:
+        """Those of the release, or of one component, that aren't ending."""
+        labels = {"app.kubernetes.io/instance": RELEASE}
+        if component:
+            labels["app.kubernetes.io/component"] = component
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        found = client.CoreV1Api(self.cluster.api()).list_namespaced_pod(NAMESPACE, label_selector=selector).items
+        return [pod for pod in found if not pod.metadata.deletion_timestamp]
+
+    def are_ready(self, component: str) -> bool:
+        """Whether there are pods of it, all of them ready."""
+        pods = self.pods(component)
+        return bool(pods) and all(is_ready(pod) for pod in pods)
+
+
+def is_ready(pod: Any) -> bool:
+    return any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or [])
+
+
+def secret_of(cluster: Cluster, name: str) -> dict[str, str]:
+    data = client.CoreV1Api(cluster.api()).read_namespaced_secret(name, NAMESPACE).data
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+@contextmanager
+def running_release(cluster: Cluster, values: Sequence[Path], folder: Path) -> Iterator[Release]:
+    """Installs the chart with the values of ci/small-values.yaml and those given, and removes it in the end."""
+    cluster.create_namespace(NAMESPACE)
+    cluster.helm("install", RELEASE, str(CHART), *_options(values))
+    with ExitStack() as stack:
+        stack.callback(client.CoreV1Api(cluster.api()).delete_namespace, NAMESPACE)
+        stack.callback(cluster.helm, "uninstall", RELEASE, f"--namespace={NAMESPACE}")
+        taken: set[int] = set()
+        ports = {name: free_port(taken) for name in (*SERVICES, "minio")}
+        for service in SERVICES:
+            _forward(stack, cluster, folder, f"deployment/{PREFIX}-{service}", f"{ports[service]}:50051")
+        _forward(stack, cluster, folder, f"statefulset/{PREFIX}-minio", f"{ports['minio']}:9000")
+        release = Release(cluster, ports, secret_of(cluster, f"{PREFIX}-token")["token"])
+        wait_until(lambda: release.are_ready("ray-head"), "Ray's head is ready", RAY_START_TIMEOUT_S)
+        yield release
+
+
+def _options(values: Sequence[Path]) -> list[str]:
+    files = (CHART / "ci" / "small-values.yaml", *values)
+    return [
+        f"--namespace={NAMESPACE}",
+        *(f"--values={file}" for file in files),
+        "--wait",
+        f"--timeout={INSTALL_TIMEOUT}",
+    ]
+
+
+def _forward(stack: ExitStack, cluster: Cluster, folder: Path, target: str, ports: str) -> None:
+    kubectl = [tool("kubectl"), f"--kubeconfig={cluster.kubeconfig}", f"--namespace={NAMESPACE}"]
+    command = ["bash", "-c", FORWARD, "forward", *kubectl, "port-forward", target, ports]
+    name = target.replace("/", "-")
+    child = Child(name, command, {"PATH": "/usr/bin:/bin"}, folder=folder, log=folder / f"{name}.log")
+    child.start()
+    stack.callback(stop_children, [child], 5.0)

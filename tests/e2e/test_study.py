@@ -1,0 +1,86 @@
+"""A study from outside of the cluster to its report, and what Prometheus and the dashboards see of it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from release import Release, is_ready
+
+from cluster.prometheus import CHART_FILES, Prometheus
+from cluster.single_node import wait_until
+from studies import FEW, reduced_study
+from synthmix.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
+
+SCRAPED_TIMEOUT_S = 120.0
+STUDY = "from-outside"
+# A rate over the last five minutes, of what no pod has counted for as long, is no series at all.
+WITHOUT_GPUS = re.compile(r"gpus?_|gram_|\"GPU\"|GpuIndex")
+ONLY_AFTER_AN_ERROR = re.compile(r"5xx_errors|worker_eviction|unexpected_worker_failure")
+
+
+@pytest.fixture(scope="module")
+def report(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the report of a study that was imported, submitted and waited for by the command line."""
+    folder = tmp_path_factory.mktemp("study")
+    write_simulated_dataset(folder / "cells", SimulatedCellsSettings(images_per_class=32, chips=8))
+    release.synthmix(
+        "datasets", "import", str(folder / "cells"), "--name", FEW, "--group-pattern", GROUP_PATTERN, "--simulated"
+    )
+    specification = folder / "study.yaml"
+    specification.write_text(yaml.safe_dump(json_format.MessageToDict(reduced_study(STUDY, FEW))))
+    release.synthmix("studies", "submit", str(specification), "--wait")
+    release.synthmix("studies", "report", STUDY, "--to", str(folder / "report"))
+    return folder / "report"
+
+
+def test_every_pod_is_ready(release: Release) -> None:
+    components = {pod.metadata.labels["app.kubernetes.io/component"] for pod in release.pods()}
+    assert {"study-control", "adapter-training", "object-storage", "ray-head"} <= components
+    wait_until(
+        lambda: all(is_ready(pod) for pod in release.pods() if pod.status.phase == "Running"), "every pod is ready"
+    )
+
+
+def test_the_release_tests_itself(release: Release) -> None:
+    release.helm("test")
+
+
+def test_a_study_from_outside_ends_with_a_report(report: Path) -> None:
+    content = json.loads((report / "report.json").read_text())
+    assert content["results"]["verdict"]["sentence"]
+    assert content["study"]["name"] == STUDY
+    assert "<html" in (report / "report.html").read_text()
+
+
+def test_prometheus_sees_every_pod_and_no_alert_fires(release: Release, prometheus: Prometheus, report: Path) -> None:
+    def scraped() -> bool:
+        pods = {pod.metadata.name for pod in release.pods() if pod.status.phase == "Running"}
+        return {labels["pod"] for labels, value in prometheus.query("up == 1")} >= pods
+
+    wait_until(scraped, "every pod is scraped", SCRAPED_TIMEOUT_S)
+    assert prometheus.down() == set()
+    assert prometheus.firing() == set()
+
+
+def dashboard_queries() -> dict[str, str]:
+    """Every query of every dashboard, by the dashboard's and the panel's name."""
+    found = {}
+    for path in sorted((CHART_FILES / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for number, target in enumerate(panel.get("targets", [])):
+                found[f"{path.stem}: {panel['title']} {number}"] = target["expr"]
+    return found
+
+
+def test_every_dashboard_query_returns_data(release: Release, prometheus: Prometheus, report: Path) -> None:
+    variables = {"$namespace": release.namespace, "$__rate_interval": "5m", "$__range": "1h"}
+    empty = []
+    for name, expression in dashboard_queries().items():
+        for variable, value in variables.items():
+            expression = expression.replace(variable, value)
+        if not prometheus.query(expression):
+            empty.append(name)
+    assert empty == []
