@@ -13,7 +13,8 @@ KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.6.0
 KUBERNETES_PROGRAMS := $(addprefix $(TOOLS)/bin/,kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet)
 KUBE_ROUTER_VERSION := v2.1.0
 PROMETHEUS_VERSION := v0.316.0
-E2E_PROGRAMS := $(KUBERNETES_PROGRAMS) $(addprefix $(TOOLS)/bin/,helm coredns kube-router minio prometheus ray-operator)
+KWOK_VERSION := v0.8.0
+E2E_PROGRAMS := $(KUBERNETES_PROGRAMS) $(addprefix $(TOOLS)/bin/,helm coredns kube-router kwok minio prometheus ray-operator)
 KUBERNETES_VERSION_FLAGS = $(foreach flag,gitVersion=v1.34.4 gitMajor=1 gitMinor=34,-X k8s.io/component-base/version.$(flag))
 
 # The first that works: a client may be there without its engine.
@@ -115,6 +116,9 @@ $(TOOLS)/bin/coredns:
 
 $(TOOLS)/bin/kube-router:
 	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@$(KUBE_ROUTER_VERSION)
+
+$(TOOLS)/bin/kwok:
+	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" sigs.k8s.io/kwok/cmd/kwok@$(KWOK_VERSION)
 
 # With discovery in Kubernetes, which Debian's is built without.
 $(TOOLS)/bin/prometheus:

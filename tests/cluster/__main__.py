@@ -36,7 +36,7 @@ def running_cluster(folder: Path = STATE) -> Iterator[Cluster]:
     with running_single_node(folder) as node:
         install_dns(node)
         install_operator(node, module_folder(KUBERAY))
-        make_volumes(node, 4, "5Gi")
+        make_volumes(node, 20, "5Gi")
         import_program(node, f"{MINIO}:1", tool("minio"))
         import_program(node, PROMETHEUS, tool("prometheus"))
         print(f"the cluster runs after {time.monotonic() - started_s:.0f} s", flush=True)

@@ -115,7 +115,7 @@ def running_release(cluster: Cluster, values: Sequence[Path], folder: Path) -> I
     cluster.create_namespace(NAMESPACE)
     cluster.helm("install", RELEASE, str(CHART), *_options(values))
     with ExitStack() as stack:
-        stack.callback(client.CoreV1Api(cluster.api()).delete_namespace, NAMESPACE)
+        stack.callback(cluster.kubectl, "delete", "namespace", NAMESPACE)  # waits
         stack.callback(cluster.helm, "uninstall", RELEASE, f"--namespace={NAMESPACE}")
         taken: set[int] = set()
         ports = {name: free_port(taken) for name in (*SERVICES, "minio")}

@@ -87,16 +87,16 @@ def wait_for_end(release: Release, caller: Client) -> dict[str, str]:
 def test_front_ends_and_workers_come_and_go(
     release: Release, caller: Client, undisturbed: dict[str, str], values: list[Path]
 ) -> None:
-    """An upgrade that rolls every front end, then each front end's pods, and the worker that trains."""
+    """The worker that trains is deleted, an upgrade rolls every front end, then each front end's pods are deleted."""
     caller.submit_study(STUDY)
     wait_for_step(caller, "adapter", 16)
+    delete_pods(release, "adapter-training-worker")
     annotation = f"upgraded={time.time():.0f}"
     options = [
         f"--set-string=services.{service}.podAnnotations.{annotation}"
         for service in ("adapterTraining", "imageSynthesis", "classifierEvaluation", "studyControl")
     ]
     release.upgrade(values, *options)
-    delete_pods(release, "adapter-training-worker")
     for service in SERVICES:
         delete_pods(release, service)
     assert wait_for_end(release, caller) == undisturbed

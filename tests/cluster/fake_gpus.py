@@ -1,0 +1,68 @@
+"""GPU nodes that are nothing but objects: KWOK says that they are ready, and that their pods run."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from built_tools import tool
+from cluster.access import Cluster
+from synthmix.embedded.children import Child, stop_children
+
+GPUS = 8
+GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+MARK = "kwok.x-k8s.io/node"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of eight GPUs.
+
+    Attributes:
+        name: Its name.
+        product: What NVIDIA's feature discovery would label it with.
+        taints: Beside the one that GPU nodes have.
+    """
+
+    name: str
+    product: str
+    taints: Sequence[dict[str, str]] = field(default_factory=tuple)
+
+    def manifest(self) -> dict[str, Any]:
+        resources = {"cpu": "128", "memory": "1Ti", "pods": "110", "nvidia.com/gpu": str(GPUS)}
+        labels = {
+            "kubernetes.io/hostname": self.name,
+            "kubernetes.io/os": "linux",
+            "nvidia.com/gpu.product": self.product,
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self.name, "labels": labels, "annotations": {MARK: "fake"}},
+            "spec": {"taints": [GPU_TAINT, *self.taints]},
+            "status": {"allocatable": resources, "capacity": resources, "phase": "Running"},
+        }
+
+
+@contextmanager
+def running_fake_gpus(cluster: Cluster, nodes: Sequence[Node], folder: Path) -> Iterator[None]:
+    """The nodes, and KWOK beside the cluster, for the length of a `with` block."""
+    command = [
+        tool("kwok"),
+        f"--kubeconfig={cluster.kubeconfig}",
+        "--manage-all-nodes=false",
+        f"--manage-nodes-with-annotation-selector={MARK}=fake",
+        "--node-lease-duration-seconds=40",
+    ]
+    kwok = Child("kwok", command, {**os.environ}, folder=folder, log=folder / "kwok.log")
+    kwok.start()
+    manifests = [node.manifest() for node in nodes]
+    try:
+        cluster.create(manifests)
+        cluster.kubectl("wait", "--for=condition=Ready", "--timeout=60s", *(f"node/{node.name}" for node in nodes))
+        yield
+    finally:
+        cluster.delete(manifests)
+        stop_children([kwok], 5.0)
