@@ -26,9 +26,9 @@ def build_images() -> dict[str, str]:
     if not _image_id(BASE):
         _run("bash", "deploy/images/debootstrap.sh", BASE)
     # A machine that may not raise its limits has no other way than to keep them.
-    flags = ["--network=host", "--ulimit=nofile=1024:1024"]
+    flags = ["--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
     if _builder() != "docker":
-        flags += ["--layers", "--runtime=runc"]
+        flags.append("--layers")
         if certificates := os.environ.get("SSL_CERT_FILE"):
             flags += [f"--volume={certificates}:{CERTIFICATES}:ro", f"--build-arg=CA_BUNDLE={CERTIFICATES}"]
     variables = {

@@ -1,6 +1,7 @@
 """A real Prometheus in a cluster, set up by the files that the chart has for one without its operator."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ class Prometheus:
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """Labels and value of each series that an expression gives now."""
         return [(item["metric"], float(item["value"][1])) for item in self.get("query", query=expression)["result"]]
+
+    def has_data(self, expression: str, *, seconds: float = 1800.0) -> bool:
+        """Whether a graph of an expression over the last so many seconds shows anything."""
+        end_s = time.time()
+        span = {"start": str(end_s - seconds), "end": str(end_s), "step": "5"}
+        return bool(self.get("query_range", query=expression, **span)["result"])
 
     def down(self) -> set[str]:
         """Pods that it can't scrape."""
