@@ -13,7 +13,8 @@ TOOLS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synt
 """Where the Makefile puts programs."""
 
 KUBERAY = "github.com/ray-project/kuberay/ray-operator@v1.6.0"
-"""The operator's module, of the version that the Makefile builds."""
+KWOK = "sigs.k8s.io/kwok@v0.8.0"
+"""Modules of the versions that the Makefile builds."""
 
 
 def tool(name: str) -> str:

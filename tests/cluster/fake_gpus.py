@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from built_tools import tool
+from built_tools import KWOK, module_folder, tool
 from cluster.access import Cluster
 from synthmix.embedded.children import Child, stop_children
 
 GPUS = 8
 GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+STAGES = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
+"""Of what KWOK's module has for nodes and pods: ready and running at once."""
 MARK = "kwok.x-k8s.io/node"
 
 
@@ -49,14 +51,22 @@ class Node:
 @contextmanager
 def running_fake_gpus(cluster: Cluster, nodes: Sequence[Node], folder: Path) -> Iterator[None]:
     """The nodes, and KWOK beside the cluster, for the length of a `with` block."""
+    stages = module_folder(KWOK) / "kustomize" / "stage"
+    configuration = folder / "kwok.yaml"
+    configuration.write_text(
+        "\n---\n".join(path.read_text() for part in STAGES for path in stages.glob(f"{part}/[!k]*.yaml"))
+    )
     command = [
         tool("kwok"),
         f"--kubeconfig={cluster.kubeconfig}",
+        f"--config={configuration}",
         "--manage-all-nodes=false",
         f"--manage-nodes-with-annotation-selector={MARK}=fake",
         "--node-lease-duration-seconds=40",
     ]
-    kwok = Child("kwok", command, {**os.environ}, folder=folder, log=folder / "kwok.log")
+    # Streamed lists need an etcd newer than Debian's.
+    environment = {**os.environ, "KUBE_FEATURE_WatchListClient": "false"}
+    kwok = Child("kwok", command, environment, folder=folder, log=folder / "kwok.log")
     kwok.start()
     manifests = [node.manifest() for node in nodes]
     try:

@@ -32,7 +32,10 @@ NODES = [
 ]
 SCALE_TIMEOUT_S = 300.0
 GROUP = {
-    "resources": {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "16Gi", "nvidia.com/gpu": 1}},
+    "resources": {
+        "requests": {"cpu": "4", "memory": "16Gi"},
+        "limits": {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": 1},
+    },
     "task": {"cpus": 4, "gpus": 1},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
 }
@@ -63,9 +66,22 @@ def rehearsed(
     path = folder / "values.yaml"
     path.write_text(yaml.safe_dump(VALUES))
     with running_fake_gpus(release.cluster, NODES, folder):
-        release.upgrade([*values, path])
-        yield release
-        release.upgrade(values)
+        try:
+            upgrade(release, [*values, path])
+            yield release
+        finally:
+            upgrade(release, values)
+
+
+def upgrade(release: Release, values: list[Path]) -> None:
+    """Workers with other resources are another Ray cluster: the operator replaces its pods."""
+    before = {pod.metadata.uid for pod in release.pods("ray-head")}
+    release.upgrade(values)
+    wait_until(
+        lambda: release.are_ready("ray-head") and not before & {pod.metadata.uid for pod in release.pods("ray-head")},
+        "there is another head",
+        SCALE_TIMEOUT_S,
+    )
 
 
 def test_the_gpus_are_counted_by_product(rehearsed: Release) -> None:
