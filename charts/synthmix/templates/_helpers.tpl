@@ -120,14 +120,18 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Environment that every process of SynthMix reads, front end or worker. */}}
-{{- define "synthmix.environment" -}}
+{{- define "synthmix.objectStorageEnvironment" -}}
 - {name: SYNTHMIX_OBJECT_STORE_ENDPOINT, value: {{ include "synthmix.objectStorageEndpoint" . | quote }}}
 - {name: SYNTHMIX_OBJECT_STORE_BUCKET, value: {{ .Values.objectStorage.bucket | quote }}}
 - name: SYNTHMIX_OBJECT_STORE_ACCESS_KEY
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.objectStorageSecret" . }}, key: access-key}}
 - name: SYNTHMIX_OBJECT_STORE_SECRET_KEY
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.objectStorageSecret" . }}, key: secret-key}}
+{{- end -}}
+
+{{/* Environment that every process of SynthMix reads, front end or worker. */}}
+{{- define "synthmix.environment" -}}
+{{ include "synthmix.objectStorageEnvironment" . }}
 - name: SYNTHMIX_TOKEN
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.tokenSecret" . }}, key: token}}
 - {name: RAY_AUTH_MODE, value: token}
