@@ -81,7 +81,9 @@ def test_upgrade_and_rollback_keep_secrets_and_what_the_autoscaler_decided(clust
         _content_type="application/json-patch+json",
     )
     assert groups()["image-synthesis"] == (5, 8)
-    changes = "images.worker.tag=next,workers.imageSynthesis.max=6,workers.adapterTraining.task.cpus=2,commonLabels.team=ours"
+    changes = (
+        "images.worker.tag=next,workers.imageSynthesis.max=6,workers.adapterTraining.task.cpus=2,commonLabels.team=ours"
+    )
     options = [f"--namespace={namespace}", "--set", changes]
     cluster.helm("upgrade", RELEASE, str(CHART), *options)
     assert groups() == {"adapter-training": (0, 4), "classifier-evaluation": (0, 8), "image-synthesis": (5, 6)}

@@ -85,7 +85,7 @@ def upgrade(release: Release, values: list[Path]) -> None:
 
 
 def test_the_gpus_are_counted_by_product(rehearsed: Release) -> None:
-    checks = json.loads(rehearsed.synthmix("--output", "json", "doctor", "--services").stdout)["checks"]
+    checks = json.loads(rehearsed.synthmix("--output", "json", "doctor", "--services", "--wait", "60").stdout)["checks"]
     [found] = [check["found"] for check in checks if check["name"] == "Kubernetes' GPUs"]
     assert found == f"80 on 10 of 10 GPU nodes ({A100}, {H100})"
 
