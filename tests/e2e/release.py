@@ -16,6 +16,7 @@ from built_tools import tool
 from chart.rendering import CHART, NAMESPACE, RELEASE
 from cluster.access import Cluster
 from cluster.single_node import wait_until
+from service_kit.errors import Unavailable
 from service_kit.object_store import ObjectStore
 from service_kit.settings import SERVICES, STUDY_CONTROL, ObjectStoreSettings
 from synthmix import Client
@@ -124,7 +125,18 @@ def running_release(cluster: Cluster, values: Sequence[Path], folder: Path) -> I
         _forward(stack, cluster, folder, f"statefulset/{PREFIX}-minio", f"{ports['minio']}:9000")
         release = Release(cluster, ports, secret_of(cluster, f"{PREFIX}-token")["token"])
         wait_until(lambda: release.are_ready("ray-head"), "Ray's head is ready", RAY_START_TIMEOUT_S)
+        wait_until(lambda: _answers(release), "every service answers through its forward")
         yield release
+
+
+def _answers(release: Release) -> bool:
+    with release.client() as caller:
+        try:
+            for service in SERVICES:
+                caller.check_health(service)
+        except Unavailable:
+            return False
+    return True
 
 
 def _options(values: Sequence[Path]) -> list[str]:
