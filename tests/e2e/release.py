@@ -72,8 +72,21 @@ class Release:
         return self.cluster.helm(*command, RELEASE, f"--namespace={NAMESPACE}").stdout
 
     def upgrade(self, values: Sequence[Path], *options: str) -> None:
-        """Installs the chart anew, and waits for its front ends."""
+        """Installs the chart anew, and waits for its front ends, and for the forwards to find them."""
         self.cluster.helm("upgrade", RELEASE, str(CHART), *_options(values), *options)
+        self.wait_until_it_answers()
+
+    def wait_until_it_answers(self) -> None:
+        def answers() -> bool:
+            with self.client() as caller:
+                try:
+                    for service in SERVICES:
+                        caller.check_health(service)
+                except Unavailable:
+                    return False
+            return True
+
+        wait_until(answers, "every service answers through its forward")
 
     def store(self) -> ObjectStore:
         secret = secret_of(self.cluster, f"{PREFIX}-object-storage")
@@ -125,18 +138,8 @@ def running_release(cluster: Cluster, values: Sequence[Path], folder: Path) -> I
         _forward(stack, cluster, folder, f"statefulset/{PREFIX}-minio", f"{ports['minio']}:9000")
         release = Release(cluster, ports, secret_of(cluster, f"{PREFIX}-token")["token"])
         wait_until(lambda: release.are_ready("ray-head"), "Ray's head is ready", RAY_START_TIMEOUT_S)
-        wait_until(lambda: _answers(release), "every service answers through its forward")
+        release.wait_until_it_answers()
         yield release
-
-
-def _answers(release: Release) -> bool:
-    with release.client() as caller:
-        try:
-            for service in SERVICES:
-                caller.check_health(service)
-        except Unavailable:
-            return False
-    return True
 
 
 def _options(values: Sequence[Path]) -> list[str]:
