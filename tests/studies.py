@@ -1,7 +1,5 @@
 """What several integration tests do with studies, and the reduced one that they run."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +66,3 @@ def payload_digests(store: ObjectStore, study: studies_pb2.Study) -> dict[str, s
         for payload in read_manifest(store, ArtifactName.parse(name, field="name")).payloads
         if payload.name not in ("report.html", "run.json")
     }
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"{what} didn't happen within {timeout_s:g} s")
-        time.sleep(0.1)

@@ -27,6 +27,7 @@ from cluster.access import Cluster
 from cluster.api_server import ApiServer, running_api_server, write_kubeconfig
 from cluster.images import export_image, write_image
 from synthmix.embedded.children import Child, stop_children, wait_until_ready
+from waiting import wait_until
 
 NAME = "synthmix-e2e"
 """Of the network namespace, and of the node."""
@@ -392,12 +393,3 @@ def _is_ready(cluster: Cluster) -> bool:
         for node in nodes
         for condition in node.status.conditions or []
     )
-
-
-def wait_until(holds: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Raises TimeoutError if it doesn't hold in time."""
-    deadline_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"after {timeout_s:.0f} s it isn't true that {what}")
-        time.sleep(0.5)

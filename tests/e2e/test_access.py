@@ -9,11 +9,11 @@ from kubernetes import client
 from release import PREFIX, Release, secret_of
 
 from cluster.access import Cluster
-from cluster.single_node import wait_until
 from service_kit import errors
 from service_kit.settings import SERVICES, STUDY_CONTROL
 from synthmix import Client
 from synthmix_api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from waiting import wait_until
 
 AUDIENCE = "synthmix"
 ROLE = "viewer"

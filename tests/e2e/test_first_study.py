@@ -11,9 +11,9 @@ from google.protobuf import json_format
 from release import Release, is_ready
 
 from cluster.prometheus import CHART_FILES, Prometheus
-from cluster.single_node import wait_until
 from studies import FEW, reduced_study
 from synthmix.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
+from waiting import wait_until
 
 SCRAPED_TIMEOUT_S = 120.0
 STUDY = "from-outside"
@@ -61,7 +61,7 @@ def test_prometheus_sees_every_pod_and_no_alert_fires(release: Release, promethe
         pods = {pod.metadata.name for pod in release.pods() if pod.status.phase == "Running"}
         return {labels["pod"] for labels, value in prometheus.query("up == 1")} >= pods
 
-    wait_until(scraped, "every pod is scraped", SCRAPED_TIMEOUT_S)
+    wait_until(scraped, "every pod is scraped", SCRAPED_TIMEOUT_S, poll_s=1.0)
     assert prometheus.down() == set()
     assert prometheus.firing() == set()
 
@@ -93,5 +93,5 @@ def test_every_dashboard_query_returns_data(release: Release, prometheus: Promet
 
     # Recording rules are evaluated once a minute.
     with suppress(TimeoutError):
-        wait_until(lambda: not without_data(), "every query returns data", RECORDED_TIMEOUT_S)
+        wait_until(lambda: not without_data(), "every query returns data", RECORDED_TIMEOUT_S, poll_s=5.0)
     assert without_data() == []

@@ -14,9 +14,9 @@ import yaml
 from release import Release
 
 from cluster.fake_gpus import GPUS, Node, running_fake_gpus
-from cluster.single_node import wait_until
 from studies import FEW, import_simulated, reduced_study, run_study
 from synthmix_api.studies.v1 import studies_pb2
+from waiting import wait_until
 
 SYNTHESIS, TRAINING, CLASSIFIERS = (
     "image-synthesis-worker",
@@ -135,5 +135,5 @@ def scale_and_back(release: Release, study: studies_pb2.StudySpec, component: st
 def wait(holds: Callable[[], bool], what: str) -> float:
     """Seconds that it took."""
     started_s = time.monotonic()
-    wait_until(holds, what, SCALE_TIMEOUT_S)
+    wait_until(holds, what, SCALE_TIMEOUT_S, poll_s=0.5)
     return time.monotonic() - started_s

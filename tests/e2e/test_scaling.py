@@ -5,8 +5,8 @@ from pathlib import Path
 from release import Release
 
 from cluster.prometheus import Prometheus
-from cluster.single_node import wait_until
 from studies import FEW, import_simulated, reduced_study, run_study
+from waiting import wait_until
 
 SYNTHESIS, TRAINING = "image-synthesis-worker", "adapter-training-worker"
 START_TIMEOUT_S = 300.0
@@ -29,7 +29,7 @@ def test_a_second_synthesis_worker_starts_and_is_used(release: Release, promethe
             running = {pod.metadata.name for pod in release.pods(SYNTHESIS)}
             return len({labels["pod"] for labels, _ in series} & running) == 2
 
-        wait_until(two_work, "two synthesis workers have made images", START_TIMEOUT_S)
+        wait_until(two_work, "two synthesis workers have made images", START_TIMEOUT_S, poll_s=1.0)
         client.cancel_study("after-scaling")
     assert trained_meanwhile == []
     release.synthmix("scale", "image-synthesis", "--max", "1")

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from studies import FEW, import_simulated, reduced_study, run_study
 
 from service_kit.object_store import ObjectStore
+from studies import FEW, import_simulated, reduced_study, run_study
 from synthmix import Client
 from synthmix.embedded import Connection, embedded_stack
 from synthmix_api.studies.v1 import studies_pb2

@@ -22,7 +22,6 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from PIL import Image
-from studies import FEW, reduced_study
 
 from adapter_training.front_end import AdapterService
 from service_kit.artifacts import find_manifest, list_artifacts
@@ -41,6 +40,7 @@ from service_kit.object_store import ObjectStore
 from service_kit.operation_records import unfinished
 from service_kit.resource_names import ArtifactName
 from service_kit.settings import ADAPTER_TRAINING, SERVICES, STUDY_CONTROL, ObjectStoreSettings
+from studies import FEW, reduced_study
 from study_control.front_end import ArtifactService, DatasetService
 from synthmix import Client, GroupRule
 from synthmix.cli import exit_codes

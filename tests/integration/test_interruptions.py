@@ -8,18 +8,19 @@ import time
 from pathlib import Path
 
 import psutil
-from studies import FEW, import_simulated, payload_digests, reduced_study, run_study, steps_of, wait_for
 
 from service_kit.artifacts import Manifest, find_manifest, list_artifacts
 from service_kit.errors import Cancelled, Unavailable
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ArtifactName
 from service_kit.settings import SERVICES
+from studies import FEW, import_simulated, payload_digests, reduced_study, run_study, steps_of
 from synthmix import Client
 from synthmix.client import failure_of, metadata_of
 from synthmix.embedded import embedded_stack, read_connection
 from synthmix_api.operations.v1 import operations_pb2
 from synthmix_api.studies.v1 import studies_pb2
+from waiting import wait_until
 
 
 def children_named(pid: int, *words: str) -> list[psutil.Process]:
@@ -51,7 +52,7 @@ def wait_for_step(client: Client, name: str, step: str, done: int) -> None:
         steps = steps_of(client, client.get_study(name))
         return step in steps and steps[step].done >= done
 
-    wait_for(reached, f"{step} at {done}", timeout_s=240)
+    wait_until(reached, f"{step} at {done}", timeout_s=240)
 
 
 def kill(processes: list[psutil.Process]) -> None:
@@ -75,7 +76,7 @@ def test_killed_anywhere_a_study_ends_the_same(finished: studies_pb2.Study, stor
     """
     home = tmp_path / "home"
     with subprocess.Popen([sys.executable, "-m", "synthmix", "--home", str(home), "up"], stdout=subprocess.PIPE) as up:
-        wait_for(lambda: runs_at(home), "the stack's start")
+        wait_until(lambda: runs_at(home), "the stack's start")
         before = read_connection(home)
         with Client.connect(home) as client:
             import_simulated(client, tmp_path / "simulated")
@@ -90,12 +91,14 @@ def test_killed_anywhere_a_study_ends_the_same(finished: studies_pb2.Study, stor
             for service in SERVICES:
                 os.kill(before.pids[service], signal.SIGKILL)
             kill(children_named(up.pid, "ray::Coordinator"))
-            wait_for(lambda: read_connection(home).pids != before.pids, "new services")
+            wait_until(lambda: read_connection(home).pids != before.pids, "new services")
         up.kill()
 
     with embedded_stack(home) as connection, Client.connect(home) as client:
         other_store = ObjectStore(connection.object_store)
-        wait_for(lambda: client.get_study("reduced").state == operations_pb2.STATE_SUCCEEDED, "the end", timeout_s=400)
+        wait_until(
+            lambda: client.get_study("reduced").state == operations_pb2.STATE_SUCCEEDED, "the end", timeout_s=400
+        )
         assert payload_digests(other_store, client.get_study("reduced")) == payload_digests(store, finished)
         # A cell that is trained again would have another time in its manifest.
         assert done
@@ -123,7 +126,7 @@ def test_a_cancelled_study_stops_and_goes_on_from_what_is_done(
     ended = client.wait(operation.name, timeout_s=10)
     assert isinstance(failure_of(ended), Cancelled)
     assert client.get_study("cancelled").state == operations_pb2.STATE_CANCELLED
-    wait_for(lambda: not task_processes(), "the end of all tasks", timeout_s=10)
+    wait_until(lambda: not task_processes(), "the end of all tasks", timeout_s=10)
     assert find_manifest(store, target) is None
     done = len(list_artifacts(store, "cells"))
     time.sleep(3)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from studies import wait_for
 
 from service_kit.errors import NotFound
 from service_kit.settings import (
@@ -26,6 +25,7 @@ from synthmix.embedded import Connection
 from synthmix.embedded.children import Child, stop_children, wait_until_ready
 from synthmix.embedded.ports import LOOPBACK, free_port
 from synthmix_api.studies.v1 import studies_pb2
+from waiting import wait_until
 
 START_TIMEOUT_S = 60.0
 STOP_GRACE_S = 10.0
@@ -110,7 +110,7 @@ def worked(client: Client, finished: studies_pb2.Study) -> None:
 
 def test_every_target_is_up(stack: Connection, prometheus: Prometheus) -> None:
     assert set(stack.metrics) == {*SERVICES, "ray-node"}
-    wait_for(
+    wait_until(
         lambda: prometheus.by("name", "up") == dict.fromkeys(stack.metrics, 1.0),
         "every target up",
         timeout_s=SEEN_TIMEOUT_S,
@@ -120,7 +120,7 @@ def test_every_target_is_up(stack: Connection, prometheus: Prometheus) -> None:
 
 
 def test_every_service_says_that_it_is_ready(prometheus: Prometheus) -> None:
-    wait_for(
+    wait_until(
         lambda: prometheus.by("service", "synthmix_ready") == dict.fromkeys(SERVICES, 1.0),
         "every service ready",
         timeout_s=SEEN_TIMEOUT_S,
@@ -133,7 +133,7 @@ def test_requests_are_counted_by_service_method_and_code(prometheus: Prometheus)
         'synthmix_requests_total{service="study-control", code="NOT_FOUND", '
         'method="/synthmix.datasets.v1.DatasetService/GetDataset"}'
     )
-    wait_for(lambda: len(prometheus.query(refused)) == 1, "the refused request", timeout_s=SEEN_TIMEOUT_S)
+    wait_until(lambda: len(prometheus.query(refused)) == 1, "the refused request", timeout_s=SEEN_TIMEOUT_S)
     assert prometheus.query(refused)[0][1] >= 1
     answered = prometheus.by("service", 'synthmix_requests_total{code="OK"}')
     assert set(answered) == set(SERVICES)
@@ -144,7 +144,7 @@ def test_requests_are_counted_by_service_method_and_code(prometheus: Prometheus)
 
 @pytest.mark.usefixtures("worked")
 def test_requests_are_timed(prometheus: Prometheus) -> None:
-    wait_for(
+    wait_until(
         lambda: set(prometheus.by("service", "synthmix_request_seconds_count > 0")) == set(SERVICES),
         "times of every service's requests",
         timeout_s=SEEN_TIMEOUT_S,
@@ -162,7 +162,7 @@ def test_operations_are_counted_by_state(prometheus: Prometheus) -> None:
         # The import and the study are study-control's both.
         return set(succeeded) == set(SERVICES) and min(succeeded.values()) >= 1 and succeeded[STUDY_CONTROL] >= 2
 
-    wait_for(finished, "the finished operations of every service", timeout_s=SEEN_TIMEOUT_S)
+    wait_until(finished, "the finished operations of every service", timeout_s=SEEN_TIMEOUT_S)
     found = {(labels["service"], labels["state"]) for labels, _ in prometheus.query("synthmix_operations")}
     assert found == {(service, state) for service in SERVICES for state in STATES}
 
@@ -191,7 +191,7 @@ def test_work_is_counted(prometheus: Prometheus, counter: str, service: str, at_
     def counted() -> bool:
         return prometheus.by("service", metric).get(service, -1.0) >= at_least
 
-    wait_for(counted, f"{metric} of {service} at {at_least}", timeout_s=SEEN_TIMEOUT_S)
+    wait_until(counted, f"{metric} of {service} at {at_least}", timeout_s=SEEN_TIMEOUT_S)
 
 
 @pytest.mark.usefixtures("worked")
@@ -202,7 +202,7 @@ def test_operations_are_timed(prometheus: Prometheus, name: str) -> None:
     def observed() -> bool:
         return set(prometheus.by("service", f"{metric}_count >= 1")) == set(SERVICES)
 
-    wait_for(observed, f"{metric} of every service", timeout_s=SEEN_TIMEOUT_S)
+    wait_until(observed, f"{metric} of every service", timeout_s=SEEN_TIMEOUT_S)
     for service, seconds in prometheus.by("service", f"{metric}_sum").items():
         assert seconds >= 0, service
     assert set(prometheus.by("service", f'{metric}_bucket{{le="+Inf"}}')) == set(SERVICES)
@@ -211,4 +211,4 @@ def test_operations_are_timed(prometheus: Prometheus, name: str) -> None:
 @pytest.mark.usefixtures("worked")
 def test_a_training_step_has_as_many_images_as_its_batch(prometheus: Prometheus) -> None:
     ratio = "sum(ray_synthmix_training_images_total) / sum(ray_synthmix_training_steps_total)"
-    wait_for(lambda: [value for _, value in prometheus.query(ratio)] == [16.0], "whole batches", SEEN_TIMEOUT_S)
+    wait_until(lambda: [value for _, value in prometheus.query(ratio)] == [16.0], "whole batches", SEEN_TIMEOUT_S)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from google.longrunning.operations_pb2 import Operation
-from studies import FEW, reduced_study, steps_of
 
 from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
 from service_kit.artifacts import read_manifest
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ArtifactName
+from studies import FEW, reduced_study, steps_of
 from synthmix import Client, GroupRule
 from synthmix.client import metadata_of, result_of
 from synthmix_api.operations.v1 import operations_pb2
