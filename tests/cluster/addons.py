@@ -7,8 +7,9 @@ import yaml
 
 from built_tools import tool
 from cluster.images import program_files, write_image
+from cluster.node_programs import DNS_ADDRESS
 from cluster.objects import server_objects
-from cluster.single_node import DNS_ADDRESS, SingleNode
+from cluster.single_node import SingleNode
 
 COREDNS_IMAGE = "localhost/synthmix/coredns:1"
 OPERATOR_IMAGE = "localhost/synthmix/kuberay-operator:1"
