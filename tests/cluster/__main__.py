@@ -3,7 +3,9 @@
 It prints the variables that tests and tools find it by, and is gone after Ctrl-C.
 """
 
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +33,8 @@ VALUES = {
 @contextmanager
 def running_cluster(folder: Path = STATE) -> Iterator[Cluster]:
     """Kubernetes here, with names, volumes, the KubeRay operator and every image, for the length of a `with` block."""
+    if os.geteuid() != 0:
+        raise RuntimeError("a cluster of this machine's own needs root; set KUBECONFIG to use another one")
     built = build_images()
     started_s = time.monotonic()
     with running_single_node(folder) as node:
@@ -55,9 +59,13 @@ def write_values(folder: Path) -> Path:
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), running_cluster() as cluster:
-        print(f"export KUBECONFIG={cluster.kubeconfig} E2E_VALUES={write_values(STATE)} PATH={TOOLS}:$PATH", flush=True)
-        signal.pause()
+    try:
+        with suppress(KeyboardInterrupt), running_cluster() as cluster:
+            values = write_values(STATE)
+            print(f"export KUBECONFIG={cluster.kubeconfig} E2E_VALUES={values} PATH={TOOLS}:$PATH", flush=True)
+            signal.pause()
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

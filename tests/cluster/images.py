@@ -80,7 +80,10 @@ def program_files(program: Path) -> dict[str, Path]:
 
 
 def _builder() -> str:
-    return os.environ["CONTAINER_TOOL"]
+    builder = os.environ.get("CONTAINER_TOOL")
+    if not builder:
+        raise RuntimeError("images are built by docker, podman or buildah, and none of them works here: install one")
+    return builder
 
 
 def _image_id(name: str) -> str:
