@@ -14,7 +14,7 @@ KUBERNETES_PROGRAMS := $(addprefix $(TOOLS)/bin/,kube-apiserver kube-controller-
 KUBE_ROUTER_VERSION := v2.1.0
 PROMETHEUS_VERSION := v0.316.0
 KWOK_VERSION := v0.8.0
-E2E_PROGRAMS := $(KUBERNETES_PROGRAMS) $(addprefix $(TOOLS)/bin/,helm coredns kube-router kwok minio prometheus ray-operator)
+NODE_PROGRAMS := $(KUBERNETES_PROGRAMS) $(addprefix $(TOOLS)/bin/,coredns kube-router minio prometheus ray-operator)
 KUBERNETES_VERSION_FLAGS = $(foreach flag,gitVersion=v1.34.4 gitMajor=1 gitMinor=34,-X k8s.io/component-base/version.$(flag))
 
 # The first that works: a client may be there without its engine.
@@ -69,9 +69,9 @@ base-model-figures: setup ## Adapt the embedded base model and measure what it m
 real-studies: setup ## Run the paper's six mixtures on real images (about 50 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/real_studies.py --home build/real-studies
 
-e2e-cluster: setup $(E2E_PROGRAMS) ## Start the cluster that `make e2e` makes, and leave it running (needs what README says)
+e2e-cluster: setup $(NODE_PROGRAMS) $(TOOLS)/bin/helm ## Start the cluster that `make e2e` makes, and leave it running (needs what README says)
 	CONTAINER_TOOL=$(CONTAINER_TOOL) PYTHONPATH=tests $(BIN)/python -m cluster
-e2e: setup $(E2E_PROGRAMS) ## The chart in a cluster that runs it: $$KUBECONFIG's, or one made here (needs what README says)
+e2e: setup $(addprefix $(TOOLS)/bin/,helm kubectl kwok) $(if $(KUBECONFIG),,$(NODE_PROGRAMS)) ## The chart in a cluster that runs it: $$KUBECONFIG's, or one made here (needs what README says)
 	CONTAINER_TOOL=$(CONTAINER_TOOL) $(BIN)/python -m pytest tests/e2e --timeout=3600
 
 ##@ Generated files

@@ -170,7 +170,7 @@ def import_pause_image(node: SingleNode) -> None:
 
 
 def clean_up(folder: Path) -> None:
-    """Ends what is left running, and removes every trace but logs. Harmless if there is none."""
+    """Ends what is left running, and removes every trace but logs and images. Harmless if there is none."""
     for pid in run("ip", "netns", "pids", NAME, check=False).split():
         with suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)

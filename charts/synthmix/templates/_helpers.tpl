@@ -120,6 +120,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* What reaches object storage, and nothing else: all that the bucket's Job is given. */}}
 {{- define "synthmix.objectStorageEnvironment" -}}
 - {name: SYNTHMIX_OBJECT_STORE_ENDPOINT, value: {{ include "synthmix.objectStorageEndpoint" . | quote }}}
 - {name: SYNTHMIX_OBJECT_STORE_BUCKET, value: {{ .Values.objectStorage.bucket | quote }}}
