@@ -13,7 +13,7 @@ KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.6.0
 KUBERNETES_PROGRAMS := $(addprefix $(TOOLS)/bin/,kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet)
 KUBE_ROUTER_VERSION := v2.1.0
 PROMETHEUS_VERSION := v0.316.0
-KWOK_VERSION := v0.8.0
+KWOK := sigs.k8s.io/kwok@v0.8.0
 NODE_PROGRAMS := $(KUBERNETES_PROGRAMS) $(addprefix $(TOOLS)/bin/,coredns kube-router minio prometheus ray-operator)
 KUBERNETES_VERSION_FLAGS = $(foreach flag,gitVersion=v1.34.4 gitMajor=1 gitMinor=34,-X k8s.io/component-base/version.$(flag))
 
@@ -72,7 +72,7 @@ real-studies: setup ## Run the paper's six mixtures on real images (about 50 min
 e2e-cluster: setup $(NODE_PROGRAMS) $(TOOLS)/bin/helm ## Start the cluster that `make e2e` makes, and leave it running (needs what README says)
 	CONTAINER_TOOL=$(CONTAINER_TOOL) PYTHONPATH=tests $(BIN)/python -m cluster
 e2e: setup $(addprefix $(TOOLS)/bin/,helm kubectl kwok) $(if $(KUBECONFIG),,$(NODE_PROGRAMS)) ## The chart in a cluster that runs it: $$KUBECONFIG's, or one made here (needs what README says)
-	CONTAINER_TOOL=$(CONTAINER_TOOL) $(BIN)/python -m pytest tests/e2e --timeout=3600
+	CONTAINER_TOOL=$(CONTAINER_TOOL) $(BIN)/python -m pytest tests/e2e -sv --timeout=3600
 
 ##@ Generated files
 protos: setup ## Generate services/synthmix_api from protos/
@@ -118,7 +118,7 @@ $(TOOLS)/bin/kube-router:
 	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@$(KUBE_ROUTER_VERSION)
 
 $(TOOLS)/bin/kwok:
-	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" sigs.k8s.io/kwok/cmd/kwok@$(KWOK_VERSION)
+	CGO_ENABLED=0 GOBIN=$(TOOLS)/bin go install -trimpath -ldflags "-s -w" $(subst @,/cmd/kwok@,$(KWOK))
 
 # With discovery in Kubernetes, which Debian's is built without.
 $(TOOLS)/bin/prometheus:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -12,9 +13,16 @@ import pytest
 TOOLS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthmix" / "tools" / "bin"
 """Where the Makefile puts programs."""
 
-KUBERAY = "github.com/ray-project/kuberay/ray-operator@v1.6.0"
-KWOK = "sigs.k8s.io/kwok@v0.8.0"
-"""Modules of the versions that the Makefile builds."""
+
+def _pinned(variable: str) -> str:
+    """A variable of the Makefile, which alone pins versions."""
+    [value] = re.findall(rf"^{variable} := (\S+)$", (Path(__file__).parents[1] / "Makefile").read_text(), re.MULTILINE)
+    return str(value)
+
+
+KUBERAY = _pinned("KUBERAY")
+KWOK = _pinned("KWOK")
+"""Go modules, path@version."""
 
 
 def tool(name: str) -> str:

@@ -3,6 +3,7 @@
 It prints the variables that tests and tools find it by, and is gone after Ctrl-C.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -35,19 +36,32 @@ def running_cluster(folder: Path = STATE) -> Iterator[Cluster]:
     """Kubernetes here, with names, volumes, the KubeRay operator and every image, for the length of a `with` block."""
     if os.geteuid() != 0:
         raise RuntimeError("a cluster of this machine's own needs root; set KUBECONFIG to use another one")
-    built = build_images()
-    started_s = time.monotonic()
-    with running_single_node(folder) as node:
-        install_dns(node)
-        install_operator(node, module_folder(KUBERAY))
-        make_volumes(node, 20, "5Gi")
-        import_program(node, f"{MINIO}:1", tool("minio"))
-        import_program(node, PROMETHEUS, tool("prometheus"))
-        print(f"the cluster runs after {time.monotonic() - started_s:.0f} s", flush=True)
-        for name, id in built.items():
-            node.import_built_image(name, id)
-        print(f"it has its images after {time.monotonic() - started_s:.0f} s", flush=True)
-        yield node.cluster
+    with only_one(folder):
+        built = build_images()
+        started_s = time.monotonic()
+        with running_single_node(folder) as node:
+            install_dns(node)
+            install_operator(node, module_folder(KUBERAY))
+            make_volumes(node, 20, "5Gi")
+            import_program(node, f"{MINIO}:1", tool("minio"))
+            import_program(node, PROMETHEUS, tool("prometheus"))
+            print(f"the cluster runs after {time.monotonic() - started_s:.0f} s", flush=True)
+            for name, id in built.items():
+                node.import_built_image(name, id)
+            print(f"it has its images after {time.monotonic() - started_s:.0f} s", flush=True)
+            yield node.cluster
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Keeps others from starting a cluster, whose first step is to end what an earlier one left running."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"a cluster runs already in {folder}: end it, or export KUBECONFIG to use it") from None
+        yield
 
 
 def write_values(folder: Path) -> Path:
@@ -64,7 +78,7 @@ def main() -> None:
             values = write_values(STATE)
             print(f"export KUBECONFIG={cluster.kubeconfig} E2E_VALUES={values} PATH={TOOLS}:$PATH", flush=True)
             signal.pause()
-    except (RuntimeError, subprocess.CalledProcessError) as error:
+    except (RuntimeError, TimeoutError, subprocess.CalledProcessError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

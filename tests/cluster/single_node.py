@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -189,10 +188,6 @@ def clean_up(folder: Path) -> None:
     for place in reversed(mounts):
         if place.startswith((f"{folder}/", f"{run_folder()}/")):
             run("umount", "--lazy", place, check=False)
-    for group in groups:
-        for inner in sorted(group.rglob("*/"), key=lambda path: -len(path.parts)):
-            _remove_cgroup(inner)
-        _remove_cgroup(group)
     run("ip", "link", "delete", f"{INTERFACE}-h", check=False)  # a namespace takes a moment to let go of it
     if (Path("/run/netns") / NAME).exists():
         run("ip", "netns", "delete", NAME)
@@ -200,16 +195,19 @@ def clean_up(folder: Path) -> None:
     for inside in ("etcd", "kubelet", "cni", "certificates", "volumes"):
         shutil.rmtree(folder / inside, ignore_errors=True)
     shutil.rmtree(run_folder(), ignore_errors=True)
+    for group in groups:
+        for inner in sorted(group.rglob("*/"), key=lambda path: -len(path.parts)):
+            _remove_cgroup(inner)
+        _remove_cgroup(group)
 
 
 def _remove_cgroup(group: Path) -> None:
-    for _ in range(50):  # its processes take a moment to die
-        try:
-            return group.rmdir()
-        except FileNotFoundError:
-            return None
-        except OSError:
-            time.sleep(0.1)
+    def removed() -> bool:
+        with suppress(OSError):  # its processes take a moment to die
+            group.rmdir()
+        return not group.exists()
+
+    wait_until(removed, f"the control group {group} is empty", STOP_GRACE_S)
 
 
 def _start(

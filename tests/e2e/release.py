@@ -113,6 +113,19 @@ class Release:
         pods = self.pods(component)
         return bool(pods) and all(is_ready(pod) for pod in pods)
 
+    @contextmanager
+    def replaced(self, component: str, timeout_s: float) -> Iterator[list[Any]]:
+        """Waits, after a `with` block that ends the component's pods, until others are ready in their place."""
+        pods = self.pods(component)
+        assert pods, f"there is no pod of {component}"
+        yield pods
+        before = {pod.metadata.uid for pod in pods}
+        wait_until(
+            lambda: self.are_ready(component) and not before & {pod.metadata.uid for pod in self.pods(component)},
+            f"{component} has other pods",
+            timeout_s,
+        )
+
 
 def is_ready(pod: Any) -> bool:
     return any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or [])

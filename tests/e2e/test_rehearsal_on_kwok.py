@@ -75,13 +75,8 @@ def rehearsed(
 
 def upgrade(release: Release, values: list[Path]) -> None:
     """Workers with other resources are another Ray cluster: the operator replaces its pods."""
-    before = {pod.metadata.uid for pod in release.pods("ray-head")}
-    release.upgrade(values)
-    wait_until(
-        lambda: release.are_ready("ray-head") and not before & {pod.metadata.uid for pod in release.pods("ray-head")},
-        "there is another head",
-        SCALE_TIMEOUT_S,
-    )
+    with release.replaced("ray-head", SCALE_TIMEOUT_S):
+        release.upgrade(values)
 
 
 def test_the_gpus_are_counted_by_product(rehearsed: Release) -> None:

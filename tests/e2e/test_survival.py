@@ -61,17 +61,10 @@ def wait_for_step(caller: Client, step: str, done: int) -> None:
 
 def delete_pods(release: Release, component: str) -> None:
     """Deletes all of a component, and waits until others are ready in their place."""
-    pods = release.pods(component)
-    assert pods, f"there is no pod of {component}"
-    before = {pod.metadata.uid for pod in pods}
     core = client.CoreV1Api(release.cluster.api())
-    for pod in pods:
-        core.delete_namespaced_pod(pod.metadata.name, release.namespace)
-
-    def replaced() -> bool:
-        return not before & {pod.metadata.uid for pod in release.pods(component)} and release.are_ready(component)
-
-    wait_until(replaced, f"{component} has another pod", STEP_TIMEOUT_S)
+    with release.replaced(component, STEP_TIMEOUT_S) as pods:
+        for pod in pods:
+            core.delete_namespaced_pod(pod.metadata.name, release.namespace)
 
 
 def wait_for_end(release: Release, caller: Client) -> dict[str, str]:
