@@ -9,11 +9,15 @@ from service_kit import kubernetes_api
 from service_kit.errors import FailedPrecondition
 from service_kit.kubernetes_api import Right, as_json, requiring
 from service_kit.settings import KubernetesSettings
-from study_control.worker_groups import DeploymentGroups, RayClusterGroups, Scaling, WorkerGroups, is_ready
+from study_control.worker_groups import (
+    DeploymentGroups,
+    RayClusterGroups,
+    Scaling,
+    WorkerGroups,
+    is_ready,
+    product_of,
+)
 from synthmix_api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
-
-# GPU feature discovery's label, and AMD's node labeller's.
-PRODUCT_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
 
 
 class KubernetesCluster:
@@ -33,7 +37,9 @@ class KubernetesCluster:
 
         Raises SynthMixError.
         """
-        cluster = clusters_pb2.Cluster(namespace=self._namespace, worker_groups=self._groups.read())
+        cluster = clusters_pb2.Cluster(
+            namespace=self._namespace, worker_groups=self._groups.read(), ray_problem=self._groups.ray_problem()
+        )
         try:
             cluster.nodes.extend(self._read_nodes())
         except FailedPrecondition as error:
@@ -120,5 +126,4 @@ def _gpus(node: dict[str, Any], kind: str, *, of: str = "allocatable") -> int:
 
 
 def _product(node: dict[str, Any]) -> str:
-    labels = node["metadata"].get("labels", {})
-    return next((str(labels[name]) for name in PRODUCT_LABELS if name in labels), "")
+    return product_of(node["metadata"].get("labels", {}))

@@ -175,13 +175,13 @@ def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_
 
 
 def workers_at_once(group: clusters_pb2.WorkerGroup, cluster: clusters_pb2.Cluster) -> int:
-    """How many of a group's workers can run side by side: as many as it may have, or as the nodes have GPUs for."""
+    """How many of a group's workers can run side by side: as many as it may have, or as nodes have its GPUs for."""
     if not group.gpus_per_worker:
         return int(group.max_workers)
     room = sum(
         (node.nvidia_gpus + node.amd_gpus) // group.gpus_per_worker
         for node in cluster.nodes
-        if node.ready and node.schedulable
+        if node.ready and node.schedulable and group.gpu_product in ("", node.gpu_product)
     )
     return int(min(group.max_workers, room))
 

@@ -21,6 +21,8 @@ from service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_
 from synthmix_api.clusters.v1 import clusters_pb2
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
+# GPU feature discovery's label of a node, and AMD's node labeller's.
+PRODUCT_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
 WORKER_SERVICES = (ADAPTER_TRAINING, IMAGE_SYNTHESIS, CLASSIFIER_EVALUATION)
 
 RAY_API = {"group": "ray.io", "version": "v1", "plural": "rayclusters"}
@@ -66,6 +68,10 @@ class WorkerGroups(Protocol):
         """Every group. Raises SynthMixError."""
         ...
 
+    def ray_problem(self) -> str:
+        """Why no task can run; empty if one can. Raises SynthMixError."""
+        ...
+
     def scale(self, scaling: Scaling) -> Group:
         """The group as it is then. Raises SynthMixError; changes nothing if only validating."""
         ...
@@ -88,6 +94,22 @@ class RayClusterGroups:
         specs = self._read_specs()
         ready = self._ready_workers()
         return [_ray_group(spec, ready) for spec in specs]
+
+    def ray_problem(self) -> str:
+        """As the operator's conditions of the RayCluster tell it."""
+        found = self._read_cluster().get("status", {}).get("conditions") or ()
+        conditions = {condition["type"]: condition for condition in found}
+        head, failure = conditions.get("HeadPodReady"), conditions.get("ReplicaFailure")
+        if head is not None and head["status"] == "True":
+            return ""
+        if failure is not None and failure["status"] == "True":
+            return f"a pod of RayCluster {self._name} can't be made: {failure.get('message') or failure['reason']}"
+        if head is not None:
+            return f"Ray's head isn't ready: {head.get('message') or head['reason']}"
+        return (
+            f"the KubeRay operator hasn't begun with RayCluster {self._name}: it doesn't run, doesn't watch namespace "
+            f"{self._namespace}, or refuses it, which `kubectl describe raycluster` would tell"
+        )
 
     def scale(self, scaling: Scaling) -> Group:
         """Patches the group at its place, if it is there still and as it was read; otherwise reads it anew.
@@ -113,22 +135,25 @@ class RayClusterGroups:
         )
 
     def _read_specs(self) -> list[dict[str, Any]]:
+        specs: list[dict[str, Any]] = self._read_cluster()["spec"].get("workerGroupSpecs") or []
+        return specs
+
+    def _read_cluster(self) -> dict[str, Any]:
         from kubernetes import client
         from kubernetes.client.exceptions import NotFoundException
 
         try:
             with requiring(self._right("get")):
-                cluster = client.CustomObjectsApi(self._api).get_namespaced_custom_object(
+                cluster: dict[str, Any] = client.CustomObjectsApi(self._api).get_namespaced_custom_object(
                     **RAY_API, namespace=self._namespace, name=self._name, _request_timeout=CALL_TIMEOUT_SECONDS
                 )
+                return cluster
         except NotFoundException:
             raise FailedPrecondition(
                 f"there is no RayCluster {self._name} in namespace {self._namespace}; check that the KubeRay operator "
                 "and the RayCluster are installed, and SYNTHMIX_RAY_CLUSTER",
                 reason="RAY_CLUSTER_NOT_FOUND",
             ) from None
-        specs: list[dict[str, Any]] = cluster["spec"].get("workerGroupSpecs") or []
-        return specs
 
     def _patch(self, patch: list[dict[str, Any]], *, dry_run: bool) -> list[dict[str, Any]] | None:
         """The groups after the patch; None if they aren't as it expects them."""
@@ -198,6 +223,14 @@ class DeploymentGroups:
             )
         return found
 
+    def ray_problem(self) -> str:
+        name = f"{self._prefix}-head"
+        deployment = self._read(name)
+        if deployment is None:
+            return f"there is no Deployment {name} for Ray's head in namespace {self._namespace}"
+        ready = deployment.get("status", {}).get("readyReplicas", 0)
+        return "" if ready else f"Ray's head, Deployment {name}, has no ready pod"
+
     def scale(self, scaling: Scaling) -> Group:
         """Sets the Deployment's replicas: its minimum and its maximum are the same.
 
@@ -237,17 +270,8 @@ class DeploymentGroups:
         return group
 
     def _find(self, service: str) -> Group | None:
-        from kubernetes import client
-        from kubernetes.client.exceptions import NotFoundException
-
-        try:
-            with requiring(Right("get", "deployments", "apps", self._namespace)):
-                deployment = as_json(
-                    client.AppsV1Api(self._api).read_namespaced_deployment,
-                    f"{self._prefix}-{service}",
-                    self._namespace,
-                )
-        except NotFoundException:
+        deployment = self._read(f"{self._prefix}-{service}")
+        if deployment is None:
             return None
         replicas = deployment["spec"].get("replicas", 0)
         return Group(
@@ -257,7 +281,21 @@ class DeploymentGroups:
             desired_workers=replicas,
             ready_workers=deployment.get("status", {}).get("readyReplicas", 0),
             gpus_per_worker=_gpus_of_pod(deployment["spec"]["template"]),
+            gpu_product=_product_of_pod(deployment["spec"]["template"]),
         )
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """A Deployment."""
+        from kubernetes import client
+        from kubernetes.client.exceptions import NotFoundException
+
+        try:
+            with requiring(Right("get", "deployments", "apps", self._namespace)):
+                read = client.AppsV1Api(self._api).read_namespaced_deployment
+                deployment: dict[str, Any] = as_json(read, name, self._namespace)
+                return deployment
+        except NotFoundException:
+            return None
 
 
 def is_ready(item: Mapping[str, Any]) -> bool:
@@ -277,6 +315,7 @@ def _ray_group(spec: Mapping[str, Any], ready: Mapping[str, int]) -> Group:
         desired_workers=0 if spec.get("suspend") else max(least, min(most, spec.get("replicas", least))),
         ready_workers=ready.get(name, 0),
         gpus_per_worker=_gpus_of_pod(spec["template"]),
+        gpu_product=_product_of_pod(spec["template"]),
     )
 
 
@@ -312,3 +351,12 @@ def _names_causes(error: Any) -> bool:
 def _gpus_of_pod(template: Mapping[str, Any]) -> int:
     limits = [container.get("resources", {}).get("limits") or {} for container in template["spec"]["containers"]]
     return sum(int(limit.get(name, 0)) for limit in limits for name in GPU_RESOURCES)
+
+
+def _product_of_pod(template: Mapping[str, Any]) -> str:
+    return product_of(template["spec"].get("nodeSelector") or {})
+
+
+def product_of(labels: Mapping[str, Any]) -> str:
+    """The kind of GPU that a node's labels say, or that a pod's selector asks of a node; empty if none."""
+    return next((str(labels[name]) for name in PRODUCT_LABELS if name in labels), "")

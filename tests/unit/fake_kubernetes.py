@@ -297,7 +297,12 @@ def worker_group(name: str, least: int, most: int, *, gpus: int = 1, **more: Any
 
 
 def ray_cluster(*groups: Json, name: str = "ray") -> Json:
-    return {"metadata": {"name": name}, "spec": {"workerGroupSpecs": list(groups)}}
+    head = {"type": "HeadPodReady", "status": "True", "reason": "HeadPodRunningAndReady", "message": ""}
+    return {
+        "metadata": {"name": name},
+        "spec": {"workerGroupSpecs": list(groups)},
+        "status": {"conditions": [head]},
+    }
 
 
 def worker_pod(name: str, group: str, *, ready: bool = True, cluster: str = "ray") -> Json:

@@ -765,7 +765,7 @@ def checks_of_the_cluster(run: Run, tmp_path: Path) -> list[tuple[str, str, str]
     assert code == (1 if any(item["status"] == "fail" for item in checks) else 0)
     last_service = max(index for index, item in enumerate(checks) if item["name"] == "  its object storage")
     found = checks[last_service + 1 :]
-    assert all(bool(item["remedy"]) == (item["status"] == "warn") for item in found)
+    assert all(bool(item["remedy"]) == (item["status"] != "ok") for item in found)
     return [(item["status"], item["name"], item["found"]) for item in found]
 
 
@@ -780,10 +780,27 @@ def test_doctor_on_a_cluster(services: fake.FakeServices, run: Run, tmp_path: Pa
     services.answers["GetCluster"] = lambda request, context: CLUSTER
     assert checks_of_the_cluster(run, tmp_path) == [
         ("ok", "Kubernetes' GPUs", "8 on 1 of 2 GPU nodes (NVIDIA-A100-SXM4-40GB)"),
+        ("ok", "Ray", "its head is ready"),
         ("warn", "  workers of adapter-training", "0 of 1 workers ready, 1 to 2 allowed"),
         ("ok", "  workers of image-synthesis", "2 of 2 workers ready, 0 to 8 allowed"),
         ("warn", "  workers of classifier-evaluation", "0 of 0 workers ready, 0 to 0 allowed"),
     ]
+
+
+def test_doctor_on_a_cluster_whose_ray_does_not_run(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse()
+    services.answers["GetCluster"] = lambda request, context: clusters_pb2.Cluster(ray_problem="its image isn't there")
+    assert checks_of_the_cluster(run, tmp_path)[1:] == [("fail", "Ray", "its image isn't there")]
+    assert run("cluster")[1].startswith("warning: its image isn't there\n\n")
+    asked = []
+
+    def starting(request: clusters_pb2.GetClusterRequest, context: object) -> clusters_pb2.Cluster:
+        asked.append(request)
+        return clusters_pb2.Cluster(ray_problem="its head starts" if len(asked) < 3 else "")
+
+    services.answers["GetCluster"] = starting
+    assert run("doctor", "--services", "--wait", "60", "--address", services.address)[0] == 0
+    assert len(asked) == 3
 
 
 def test_doctor_on_a_cluster_that_gives_no_gpus(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
@@ -792,7 +809,7 @@ def test_doctor_on_a_cluster_that_gives_no_gpus(services: fake.FakeServices, run
     services.answers["GetCluster"] = lambda request, context: clusters_pb2.Cluster(worker_groups=[group])
     assert checks_of_the_cluster(run, tmp_path)[0] == ("warn", "Kubernetes' GPUs", "0 on 0 of 0 GPU nodes")
     services.answers["GetCluster"] = lambda request, context: clusters_pb2.Cluster(warnings=["no right"])
-    assert checks_of_the_cluster(run, tmp_path) == [("warn", "Kubernetes' GPUs", "no right")]
+    assert checks_of_the_cluster(run, tmp_path)[0] == ("warn", "Kubernetes' GPUs", "no right")
     services.answers["GetCluster"] = fails(errors.FailedPrecondition("no right", reason="RBAC_RIGHT_MISSING"))
     assert checks_of_the_cluster(run, tmp_path) == [("warn", "Kubernetes", "no right")]
     services.answers["GetCluster"] = fails(errors.Unimplemented("unknown method"))

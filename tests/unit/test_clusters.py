@@ -134,6 +134,45 @@ def test_groups_of_deployments(on_deployments: ClusterService) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("conditions", "problem"),
+    [
+        ([("HeadPodReady", "True", "HeadPodRunningAndReady", "")], ""),
+        ([("HeadPodReady", "False", "ContainersNotReady", "ImagePullBackOff")], "isn't ready: ImagePullBackOff"),
+        ([("HeadPodReady", "False", "HeadPodNotFound", "")], "Ray's head isn't ready: HeadPodNotFound"),
+        (
+            [("HeadPodReady", "False", "HeadPodNotFound", ""), ("ReplicaFailure", "True", "Failed", "quota exceeded")],
+            "a pod of RayCluster ray can't be made: quota exceeded",
+        ),
+        ([], f"operator hasn't begun with RayCluster ray: it doesn't run, doesn't watch namespace {NAMESPACE}"),
+    ],
+)
+def test_a_ray_that_does_not_run_is_a_problem(
+    conditions: list[tuple[str, str, str, str]], problem: str, kubernetes: FakeKubernetes
+) -> None:
+    ray = ray_cluster(worker_group(SYNTHESIS, 0, 4))
+    keys = ("type", "status", "reason", "message")
+    ray["status"]["conditions"] = [dict(zip(keys, values, strict=True)) for values in conditions]
+    kubernetes.put("rayclusters", ray)
+    found = get(ClusterService(open_cluster(ON_RAY))).ray_problem
+    assert problem in found and bool(problem) == bool(found)
+
+
+def test_a_head_that_is_a_deployment(on_deployments: ClusterService, kubernetes: FakeKubernetes) -> None:
+    assert "there is no Deployment lab-ray-head" in get(on_deployments).ray_problem
+    kubernetes.put("deployments", deployment("lab-ray-head", 1))
+    assert get(on_deployments).ray_problem == "Ray's head, Deployment lab-ray-head, has no ready pod"
+    kubernetes.put("deployments", deployment("lab-ray-head", 1, ready=1))
+    assert get(on_deployments).ray_problem == ""
+
+
+def test_a_group_says_which_gpus_it_wants(kubernetes: FakeKubernetes) -> None:
+    group = worker_group(SYNTHESIS, 0, 4)
+    group["template"]["spec"]["nodeSelector"] = {"pool": "x", "nvidia.com/gpu.product": "NVIDIA-L4"}
+    kubernetes.put("rayclusters", ray_cluster(group))
+    assert get(ClusterService(open_cluster(ON_RAY))).worker_groups[0].gpu_product == "NVIDIA-L4"
+
+
 # Scaling a RayCluster
 
 
@@ -432,6 +471,16 @@ def test_workers_that_run_at_once(most: int, each: int, gpus: tuple[int, ...], w
     found.nodes.add(nvidia_gpus=32, ready=True, schedulable=False)
     found.nodes.add(nvidia_gpus=32, ready=False, schedulable=True)
     assert planning.workers_at_once(found.worker_groups[0], found) == workers
+
+
+def test_workers_run_where_their_kind_of_gpu_is() -> None:
+    found = cluster((SYNTHESIS, 64, 1), gpus=(4, 64))
+    for item, product in zip(found.nodes, ("NVIDIA-L4", "NVIDIA-H100-80GB-HBM3"), strict=True):
+        item.gpu_product = product
+    [group] = found.worker_groups
+    for wanted, workers in (("", 64), ("NVIDIA-L4", 4), ("NVIDIA-A100-SXM4-80GB", 0)):
+        group.gpu_product = wanted
+        assert planning.workers_at_once(group, found) == workers
 
 
 def test_a_step_that_no_worker_can_run_is_a_warning() -> None:

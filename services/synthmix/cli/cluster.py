@@ -11,7 +11,8 @@ from synthmix_api.clusters.v1 import clusters_pb2
 def show(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client:
         cluster = client.get_cluster()
-    emit(arguments, cluster, f"{groups_text(cluster)}\n\n{nodes_text(cluster)}")
+    problem = f"warning: {cluster.ray_problem}\n\n" if cluster.ray_problem else ""
+    emit(arguments, cluster, f"{problem}{groups_text(cluster)}\n\n{nodes_text(cluster)}")
     return exit_codes.OK
 
 

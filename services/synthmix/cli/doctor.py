@@ -254,14 +254,17 @@ def stack(arguments: argparse.Namespace) -> Iterator[Check]:
             yield _answers(where, health, until_s=patience_ends_s)
             storage = functools.partial(_list_operations, client, service)
             yield _answers("  its object storage", storage, until_s=patience_ends_s)
-        yield from cluster(client)
+        yield from cluster(client, until_s=patience_ends_s)
 
 
-def cluster(client: "Client") -> Iterator[Check]:
-    """The GPUs and the workers of a stack that runs on Kubernetes."""
+def cluster(client: "Client", *, until_s: float) -> Iterator[Check]:
+    """The GPUs, Ray and the workers of a stack that runs on Kubernetes. Ray may take until then to start."""
     name = "Kubernetes"
     try:
         found = client.get_cluster()
+        while found.ray_problem and time.monotonic() < until_s:
+            time.sleep(ASK_AGAIN_S)
+            found = client.get_cluster()
     except FailedPrecondition as error:
         if error.reason == "NO_CLUSTER":
             yield Check(name, OK, "not used: the workers run on one machine")
@@ -277,6 +280,11 @@ def cluster(client: "Client") -> Iterator[Check]:
         yield Check(name, FAIL, error.message, "look at study-control's log")
         return
     yield gpus_of_cluster(found)
+    if found.ray_problem:
+        remedy = f"no task runs until it does: look at Ray's pods in namespace {found.namespace} with kubectl describe"
+        yield Check("Ray", FAIL, found.ray_problem, remedy)
+    else:
+        yield Check("Ray", OK, "its head is ready")
     for group in found.worker_groups:
         said = (
             f"{group.ready_workers} of {group.desired_workers} workers ready, "

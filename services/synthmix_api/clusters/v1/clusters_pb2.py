@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#synthmix/clusters/v1/clusters.proto\x12\x14synthmix.clusters.v1\x1a\x1fgoogle/api/field_behavior.proto\"\x13\n\x11GetClusterRequest\"\x93\x01\n\x07\x43luster\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12)\n\x05nodes\x18\x02 \x03(\x0b\x32\x1a.synthmix.clusters.v1.Node\x12\x38\n\rworker_groups\x18\x03 \x03(\x0b\x32!.synthmix.clusters.v1.WorkerGroup\x12\x10\n\x08warnings\x18\x04 \x03(\t\"t\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bgpu_product\x18\x02 \x01(\t\x12\x13\n\x0bnvidia_gpus\x18\x03 \x01(\x05\x12\x10\n\x08\x61md_gpus\x18\x04 \x01(\x05\x12\x13\n\x0bschedulable\x18\x05 \x01(\x08\x12\r\n\x05ready\x18\x06 \x01(\x08\"\x8e\x01\n\x0bWorkerGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bmin_workers\x18\x02 \x01(\x05\x12\x13\n\x0bmax_workers\x18\x03 \x01(\x05\x12\x17\n\x0f\x64\x65sired_workers\x18\x04 \x01(\x05\x12\x15\n\rready_workers\x18\x05 \x01(\x05\x12\x17\n\x0fgpus_per_worker\x18\x06 \x01(\x05\"\xb2\x01\n\x17ScaleWorkerGroupRequest\x12\x1a\n\x0cworker_group\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1e\n\x0bmin_workers\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1e\n\x0bmax_workers\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\x0e\n\x0c_min_workersB\x0e\n\x0c_max_workers2\xcc\x01\n\x0e\x43lusterService\x12T\n\nGetCluster\x12\'.synthmix.clusters.v1.GetClusterRequest\x1a\x1d.synthmix.clusters.v1.Cluster\x12\x64\n\x10ScaleWorkerGroup\x12-.synthmix.clusters.v1.ScaleWorkerGroupRequest\x1a!.synthmix.clusters.v1.WorkerGroupb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#synthmix/clusters/v1/clusters.proto\x12\x14synthmix.clusters.v1\x1a\x1fgoogle/api/field_behavior.proto\"\x13\n\x11GetClusterRequest\"\xa8\x01\n\x07\x43luster\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12)\n\x05nodes\x18\x02 \x03(\x0b\x32\x1a.synthmix.clusters.v1.Node\x12\x38\n\rworker_groups\x18\x03 \x03(\x0b\x32!.synthmix.clusters.v1.WorkerGroup\x12\x10\n\x08warnings\x18\x04 \x03(\t\x12\x13\n\x0bray_problem\x18\x05 \x01(\t\"t\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bgpu_product\x18\x02 \x01(\t\x12\x13\n\x0bnvidia_gpus\x18\x03 \x01(\x05\x12\x10\n\x08\x61md_gpus\x18\x04 \x01(\x05\x12\x13\n\x0bschedulable\x18\x05 \x01(\x08\x12\r\n\x05ready\x18\x06 \x01(\x08\"\xa3\x01\n\x0bWorkerGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bmin_workers\x18\x02 \x01(\x05\x12\x13\n\x0bmax_workers\x18\x03 \x01(\x05\x12\x17\n\x0f\x64\x65sired_workers\x18\x04 \x01(\x05\x12\x15\n\rready_workers\x18\x05 \x01(\x05\x12\x17\n\x0fgpus_per_worker\x18\x06 \x01(\x05\x12\x13\n\x0bgpu_product\x18\x07 \x01(\t\"\xb2\x01\n\x17ScaleWorkerGroupRequest\x12\x1a\n\x0cworker_group\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1e\n\x0bmin_workers\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1e\n\x0bmax_workers\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\x0e\n\x0c_min_workersB\x0e\n\x0c_max_workers2\xcc\x01\n\x0e\x43lusterService\x12T\n\nGetCluster\x12\'.synthmix.clusters.v1.GetClusterRequest\x1a\x1d.synthmix.clusters.v1.Cluster\x12\x64\n\x10ScaleWorkerGroup\x12-.synthmix.clusters.v1.ScaleWorkerGroupRequest\x1a!.synthmix.clusters.v1.WorkerGroupb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,13 +43,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCLUSTERREQUEST']._serialized_start=94
   _globals['_GETCLUSTERREQUEST']._serialized_end=113
   _globals['_CLUSTER']._serialized_start=116
-  _globals['_CLUSTER']._serialized_end=263
-  _globals['_NODE']._serialized_start=265
-  _globals['_NODE']._serialized_end=381
-  _globals['_WORKERGROUP']._serialized_start=384
-  _globals['_WORKERGROUP']._serialized_end=526
-  _globals['_SCALEWORKERGROUPREQUEST']._serialized_start=529
-  _globals['_SCALEWORKERGROUPREQUEST']._serialized_end=707
-  _globals['_CLUSTERSERVICE']._serialized_start=710
-  _globals['_CLUSTERSERVICE']._serialized_end=914
+  _globals['_CLUSTER']._serialized_end=284
+  _globals['_NODE']._serialized_start=286
+  _globals['_NODE']._serialized_end=402
+  _globals['_WORKERGROUP']._serialized_start=405
+  _globals['_WORKERGROUP']._serialized_end=568
+  _globals['_SCALEWORKERGROUPREQUEST']._serialized_start=571
+  _globals['_SCALEWORKERGROUPREQUEST']._serialized_end=749
+  _globals['_CLUSTERSERVICE']._serialized_start=752
+  _globals['_CLUSTERSERVICE']._serialized_end=956
 # @@protoc_insertion_point(module_scope)

@@ -12,16 +12,18 @@ class GetClusterRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Cluster(_message.Message):
-    __slots__ = ("namespace", "nodes", "worker_groups", "warnings")
+    __slots__ = ("namespace", "nodes", "worker_groups", "warnings", "ray_problem")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     WORKER_GROUPS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    RAY_PROBLEM_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     worker_groups: _containers.RepeatedCompositeFieldContainer[WorkerGroup]
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, namespace: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., worker_groups: _Optional[_Iterable[_Union[WorkerGroup, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    ray_problem: str
+    def __init__(self, namespace: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., worker_groups: _Optional[_Iterable[_Union[WorkerGroup, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., ray_problem: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("name", "gpu_product", "nvidia_gpus", "amd_gpus", "schedulable", "ready")
@@ -40,20 +42,22 @@ class Node(_message.Message):
     def __init__(self, name: _Optional[str] = ..., gpu_product: _Optional[str] = ..., nvidia_gpus: _Optional[int] = ..., amd_gpus: _Optional[int] = ..., schedulable: _Optional[bool] = ..., ready: _Optional[bool] = ...) -> None: ...
 
 class WorkerGroup(_message.Message):
-    __slots__ = ("name", "min_workers", "max_workers", "desired_workers", "ready_workers", "gpus_per_worker")
+    __slots__ = ("name", "min_workers", "max_workers", "desired_workers", "ready_workers", "gpus_per_worker", "gpu_product")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MIN_WORKERS_FIELD_NUMBER: _ClassVar[int]
     MAX_WORKERS_FIELD_NUMBER: _ClassVar[int]
     DESIRED_WORKERS_FIELD_NUMBER: _ClassVar[int]
     READY_WORKERS_FIELD_NUMBER: _ClassVar[int]
     GPUS_PER_WORKER_FIELD_NUMBER: _ClassVar[int]
+    GPU_PRODUCT_FIELD_NUMBER: _ClassVar[int]
     name: str
     min_workers: int
     max_workers: int
     desired_workers: int
     ready_workers: int
     gpus_per_worker: int
-    def __init__(self, name: _Optional[str] = ..., min_workers: _Optional[int] = ..., max_workers: _Optional[int] = ..., desired_workers: _Optional[int] = ..., ready_workers: _Optional[int] = ..., gpus_per_worker: _Optional[int] = ...) -> None: ...
+    gpu_product: str
+    def __init__(self, name: _Optional[str] = ..., min_workers: _Optional[int] = ..., max_workers: _Optional[int] = ..., desired_workers: _Optional[int] = ..., ready_workers: _Optional[int] = ..., gpus_per_worker: _Optional[int] = ..., gpu_product: _Optional[str] = ...) -> None: ...
 
 class ScaleWorkerGroupRequest(_message.Message):
     __slots__ = ("worker_group", "min_workers", "max_workers", "validate_only")
