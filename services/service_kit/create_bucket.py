@@ -6,7 +6,7 @@ A cluster runs it once, as a Job; the embedded stack makes its bucket itself.
 import logging
 
 from service_kit.errors import SynthMixError
-from service_kit.object_store import ObjectStore
+from service_kit.object_store import ObjectStore, once_started
 from service_kit.settings import object_store_settings
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = object_store_settings()
-        ObjectStore(settings).create_bucket()
+        once_started(ObjectStore(settings).create_bucket)
     except SynthMixError as error:
         raise SystemExit(error.message) from None
     logging.info("bucket %s is there at %s", settings.bucket, settings.endpoint_url)

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from service_kit import pages
 from service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_manifest
 from service_kit.digests import digest_of
-from service_kit.object_store import ObjectStore
+from service_kit.object_store import ObjectStore, once_started
 from service_kit.operation_records import finished_operation
 from service_kit.operations import Operations
 from service_kit.ray_connection import RayConnection
@@ -117,7 +117,7 @@ async def serve_artifacts(
         servicer: The service's own methods.
     """
     store = ObjectStore(object_store_settings())
-    await asyncio.to_thread(store.check)
+    await asyncio.to_thread(once_started, store.check)
 
     def resource(name: str) -> Message:
         return message(store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection)))

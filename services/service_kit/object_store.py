@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import random
 import threading
 import time
@@ -19,11 +20,15 @@ from minio.error import MinioException, S3Error
 from service_kit.errors import FailedPrecondition, NotFound, Unavailable
 from service_kit.settings import ObjectStoreSettings
 
+log = logging.getLogger(__name__)
+
 PART_SIZE_BYTES = 16 * 1024 * 1024
 CHUNK_SIZE_BYTES = 1024 * 1024
 ATTEMPTS = 6
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
+# Less than the 120 s after which a cluster restarts a server that hasn't started.
+START_PATIENCE_SECONDS = 100.0
 
 _MISSING = {"NoSuchKey", "NoSuchObject", "ResourceNotFound", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
@@ -75,7 +80,7 @@ class ObjectStore:
             access_key=settings.access_key,
             secret_key=settings.secret_key,
             secure=parts.scheme == "https",
-            region="us-east-1",
+            region=settings.region,
             http_client=pool,
         )
 
@@ -238,7 +243,7 @@ class ObjectStore:
                 if error.code in _DENIED:
                     raise FailedPrecondition(
                         f"object storage at {self.settings.endpoint_url} refuses the credentials "
-                        f"({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY and _SECRET_KEY",
+                        f"({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY, _SECRET_KEY and _REGION",
                         reason="OBJECT_STORAGE_DENIED",
                     ) from error
                 if error.code not in _PASSING or attempt == self._attempts - 1:
@@ -258,6 +263,25 @@ class ObjectStore:
             "check that it runs and is reachable, then try again",
             reason="OBJECT_STORAGE_UNAVAILABLE",
         )
+
+
+def once_started(action: Callable[[], None], *, patience_s: float = START_PATIENCE_SECONDS) -> None:
+    """Does something as soon as object storage allows it: on a cluster, its server and bucket start beside their users.
+
+    Args:
+        action: Such as a store's check. It is tried again while it raises Unavailable, or finds no bucket.
+        patience_s: After so long, what it raises is raised.
+    """
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        try:
+            return action()
+        except (Unavailable, FailedPrecondition) as error:
+            passing = isinstance(error, Unavailable) or error.reason == "BUCKET_MISSING"
+            if not passing or time.monotonic() > deadline_s:
+                raise
+            log.warning("waiting for object storage: %s", error.message)
+        time.sleep(1.0)
 
 
 def _check_length(response: Any, received_bytes: int) -> None:

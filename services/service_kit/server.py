@@ -29,6 +29,9 @@ SERVER_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Clients look up a service's addresses when a connection ends: so they find replicas that were added meanwhile.
+    # Running calls, such as watching a study, keep the old connection for as long as they take.
+    ("grpc.max_connection_age_ms", 300_000),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
 )

@@ -18,12 +18,18 @@ SERVICES = (ADAPTER_TRAINING, IMAGE_SYNTHESIS, CLASSIFIER_EVALUATION, STUDY_CONT
 
 @dataclass(frozen=True)
 class ObjectStoreSettings:
-    """Where object storage is. endpoint_url carries the scheme: http://host:port or https://host."""
+    """Where object storage is.
+
+    Attributes:
+        endpoint_url: With the scheme: http://host:port or https://host.
+        region: Requests are signed for it, and of AWS it is part of the host's name.
+    """
 
     endpoint_url: str
     access_key: str
     secret_key: str = field(repr=False)
     bucket: str
+    region: str = "us-east-1"
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def object_store_settings(environment: Mapping[str, str] = os.environ) -> Object
         access_key=required(environment, "SYNTHMIX_OBJECT_STORE_ACCESS_KEY"),
         secret_key=required(environment, "SYNTHMIX_OBJECT_STORE_SECRET_KEY"),
         bucket=environment.get("SYNTHMIX_OBJECT_STORE_BUCKET", "synthmix"),
+        region=environment.get("SYNTHMIX_OBJECT_STORE_REGION") or ObjectStoreSettings.region,
     )
 
 

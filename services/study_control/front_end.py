@@ -18,7 +18,7 @@ from service_kit.digests import digest_of
 from service_kit.errors import NotFound, SynthMixError, missing_field
 from service_kit.front_end import payload_messages
 from service_kit.leader_election import LeaderElection
-from service_kit.object_store import ObjectStore
+from service_kit.object_store import ObjectStore, once_started
 from service_kit.operation_records import finished_operation, read_operation
 from service_kit.operations import Operations
 from service_kit.ray_connection import RayConnection
@@ -314,7 +314,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
 async def start() -> None:
     settings = server_settings()
     store = ObjectStore(object_store_settings())
-    await asyncio.to_thread(store.check)
+    await asyncio.to_thread(once_started, store.check)
     client = service_client()
     cluster = await asyncio.to_thread(open_cluster, settings.kubernetes)
     election = await asyncio.to_thread(leader_election, settings.kubernetes)

@@ -3,6 +3,7 @@
 import os
 import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from service_kit.artifacts import (
     write_payload,
 )
 from service_kit.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
-from service_kit.object_store import PART_SIZE_BYTES, ObjectStore
+from service_kit.object_store import PART_SIZE_BYTES, ObjectStore, once_started
 from service_kit.resource_names import ArtifactName
 from service_kit.settings import ObjectStoreSettings
 
@@ -176,6 +177,41 @@ def test_a_server_that_is_down_is_unavailable() -> None:
 def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
     with pytest.raises(FailedPrecondition, match="SYNTHMIX_OBJECT_STORE_ENDPOINT"):
         ObjectStore(ObjectStoreSettings(endpoint, "key", "secret", "synthmix"))
+
+
+def test_requests_are_signed_for_the_region() -> None:
+    said: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            said.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        for region in ({}, {"region": "eu-central-1"}):
+            ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix", **region)).check()
+        server.shutdown()
+    assert ["/us-east-1/s3/" in said[0], "/eu-central-1/s3/" in said[1]] == [True, True]
+
+
+def test_whoever_starts_first_waits_for_object_storage(minio: ObjectStoreSettings) -> None:
+    settings = replace(minio, bucket="made-meanwhile")
+    store = ObjectStore(settings, attempts=1)
+    maker = threading.Timer(1.5, ObjectStore(settings).create_bucket)
+    maker.start()
+    once_started(store.check)
+    maker.join()
+    with pytest.raises(FailedPrecondition, match="refuses the credentials"):
+        once_started(ObjectStore(replace(settings, secret_key="wrong"), attempts=1).create_bucket)
+    nowhere = ObjectStore(replace(settings, endpoint_url="http://127.0.0.1:9"), attempts=1)
+    with pytest.raises(Unavailable):
+        once_started(nowhere.check, patience_s=0.5)
 
 
 @pytest.mark.parametrize("server", ["seaweedfs", "minio"])
