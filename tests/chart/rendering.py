@@ -1,5 +1,6 @@
 """The chart as Helm renders it."""
 
+import base64
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,3 +57,8 @@ def render_chart(
     if result.returncode:
         raise RenderError(result.stderr)
     return Rendered([item for item in yaml.safe_load_all(result.stdout) if item])
+
+
+def plain_and_encoded(secrets: list[str]) -> list[str]:
+    """What Secrets hold, and as their data spell it."""
+    return [*secrets, *(base64.b64decode(value).decode() for value in secrets)]

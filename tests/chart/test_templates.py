@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderError, render_chart, tool
+from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderError, plain_and_encoded, render_chart, tool
 
+from built_tools import KUBERAY
 from service_kit.settings import SERVICES
 from synthmix_api.studies.v1 import studies_pb2
 
@@ -81,7 +82,7 @@ def test_selectors_find_the_pods_that_they_mean(rendered: Rendered) -> None:
 def test_no_secret_is_said_outside_of_secrets(rendered: Rendered) -> None:
     secrets = [value for item in rendered.of_kind("Secret") for value in item["data"].values()]
     others = yaml.safe_dump([item for item in rendered.objects if item["kind"] != "Secret"])
-    assert not [value for value in secrets if value in others]
+    assert not [value for value in plain_and_encoded(secrets) if value in others]
     for name, pod in rendered.pods():
         for container in pod["spec"]["containers"]:
             for item in container.get("env", []):
@@ -149,6 +150,8 @@ def test_without_the_operator_ray_is_deployments() -> None:
         arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
         assert f"--address={PREFIX}-ray-head-svc:6379" in arguments
         assert f"--labels=synthmix.io/{group}=true" in arguments
+        assert "--num-cpus=4" in arguments, "else Ray counts the whole node's"
+        assert deployment["spec"]["strategy"] == {"type": "Recreate"}
     assert chart.get("Deployment", f"{PREFIX}-ray-image-synthesis")["spec"]["replicas"] == 2
     chart.get("Service", f"{PREFIX}-ray-head-svc")
     [role] = chart.of_kind("Role")
@@ -175,11 +178,15 @@ def test_the_ingress_knows_every_grpc_service() -> None:
 
 
 def test_rights_are_the_least(rendered: Rendered) -> None:
-    for role in [*rendered.of_kind("Role"), *rendered.of_kind("ClusterRole")]:
+    roles = [*rendered.of_kind("Role"), *rendered.of_kind("ClusterRole")]
+    bindings = [*rendered.of_kind("RoleBinding"), *rendered.of_kind("ClusterRoleBinding")]
+    ours = {role["metadata"]["name"] for role in roles}
+    assert {binding["roleRef"]["name"] for binding in bindings} <= ours | {"system:auth-delegator"}
+    for role in roles:
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] and "*" not in rule["apiGroups"]
             assert "secrets" not in rule["resources"]
-            changes = set(rule["verbs"]) - {"get", "list", "watch", "create"}
+            changes = set(rule["verbs"]) - {"get", "list", "watch"}
             if changes and rule["apiGroups"] != ["synthmix.io"]:
                 assert rule["resourceNames"], f"{role['metadata']['name']} may {changes} any {rule['resources']}"
 
@@ -192,6 +199,9 @@ def test_network_policies_deny_first(rendered: Rendered) -> None:
     for policy in policies:
         for rule in policy["spec"].get("ingress", []):
             assert rule["from"], f"{policy['metadata']['name']} lets everyone in"
+        for rule in policy["spec"].get("egress", []):
+            dns = policy["metadata"]["name"] == f"{PREFIX}-deny"
+            assert rule.get("to") or dns, f"{policy['metadata']['name']} lets everything out"
 
 
 @pytest.mark.parametrize(
@@ -202,6 +212,14 @@ def test_network_policies_deny_first(rendered: Rendered) -> None:
         (["services.studyControl.replicas=0"], "minimum: got 0, want 1"),
         (["ingress.enabled=true"], "ingress.tls.existingSecret"),
         (["gateway.enabled=true"], "gateway.parentRefs is empty"),
+        (["ingress.enabled=true", "ingress.tls.existingSecret=ours"], "networkPolicy.callers is empty"),
+        (["gateway.enabled=true", "gateway.parentRefs[0].name=public"], "networkPolicy.callers is empty"),
+        (["networkPolicy.kubernetesApi.cidrs=null"], "missing property 'cidrs'"),
+        (["workers.imageSynthesis.min=9"], "workers.imageSynthesis.min is 9, more than workers.imageSynthesis.max, 8"),
+        (["workers.imageSynthesis.task.cpus=5"], "workers.imageSynthesis.task.cpus is 5, more than its worker's 4"),
+        (["workers.imageSynthesis.resources.requests.cpu=500m"], "task.cpus is 4, more than its worker's 0.5"),
+        (["workers.imageSynthesis.task.gpus=2"], "workers.imageSynthesis.task.gpus is 2, more than its worker's 1"),
+        (["ray.operator=false", "ray.queue.kueue=imaging"], "leave ray.queue empty"),
         (["objectStorage.minio.enabled=false"], "objectStorage.endpoint is empty"),
         (
             ["objectStorage.minio.enabled=false", "objectStorage.endpoint=https://s3.example"],
@@ -212,6 +230,38 @@ def test_network_policies_deny_first(rendered: Rendered) -> None:
 def test_what_cannot_be_is_refused_with_a_remedy(values: list[str], said: str) -> None:
     with pytest.raises(RenderError, match=re.escape(said)):
         render_chart(set_values=values)
+
+
+def test_kuberay_is_asked_for_in_the_version_that_tests_have() -> None:
+    version = KUBERAY.rpartition("@v")[2]
+    for path in (CHART / "README.md", CHART.parents[1] / "README.md", CHART / "templates" / "ray" / "cluster.yaml"):
+        assert f"{version} or newer" in path.read_text(), path
+
+
+def test_a_queue_of_kueue_admits_a_cluster_that_scales_by_itself() -> None:
+    """Its webhook refuses autoscaling without the annotation, and updates without the gates."""
+    cluster = render_chart([CHART / "ci" / "full-values.yaml"]).get("RayCluster", f"{PREFIX}-ray")
+    assert cluster["metadata"]["annotations"] == {"kueue.x-k8s.io/elastic-job": "true"}
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    for group in groups:
+        assert group["template"]["spec"]["schedulingGates"] == [{"name": "kueue.x-k8s.io/elastic-job"}]
+    plain = render_chart().get("RayCluster", f"{PREFIX}-ray")
+    assert "annotations" not in plain["metadata"]
+    assert "schedulingGates" not in plain["spec"]["headGroupSpec"]["template"]["spec"]
+
+
+def test_an_autoscaler_alone_decides_replicas() -> None:
+    chart = render_chart([CHART / "ci" / "full-values.yaml"])
+    scaled = {item["spec"]["scaleTargetRef"]["name"] for item in chart.of_kind("HorizontalPodAutoscaler")}
+    assert scaled == {f"{PREFIX}-adapter-training"}
+    for service in SERVICES:
+        deployment = chart.get("Deployment", f"{PREFIX}-{service}")
+        assert ("replicas" in deployment["spec"]) == (deployment["metadata"]["name"] not in scaled)
+
+
+def test_a_node_can_be_drained_whatever_the_replicas(rendered: Rendered) -> None:
+    for budget in rendered.of_kind("PodDisruptionBudget"):
+        assert budget["spec"]["maxUnavailable"] == 1 and "minAvailable" not in budget["spec"]
 
 
 def test_a_cluster_without_kuberay_is_told_what_to_do() -> None:

@@ -124,6 +124,7 @@ capabilities: {drop: [ALL]}
 {{- define "synthmix.objectStorageEnvironment" -}}
 - {name: SYNTHMIX_OBJECT_STORE_ENDPOINT, value: {{ include "synthmix.objectStorageEndpoint" . | quote }}}
 - {name: SYNTHMIX_OBJECT_STORE_BUCKET, value: {{ .Values.objectStorage.bucket | quote }}}
+- {name: SYNTHMIX_OBJECT_STORE_REGION, value: {{ .Values.objectStorage.region | quote }}}
 - name: SYNTHMIX_OBJECT_STORE_ACCESS_KEY
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.objectStorageSecret" . }}, key: access-key}}
 - name: SYNTHMIX_OBJECT_STORE_SECRET_KEY

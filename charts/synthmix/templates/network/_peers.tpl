@@ -16,6 +16,13 @@
         values: {{ concat (list "ray-head") (include "synthmix.workerComponents" . | fromYamlArray) | toJson }}
 {{- end -}}
 
+{{/* Calls through an ingress or a gateway come from its pods, which the policies have to let in. */}}
+{{- define "synthmix.requireCallers" -}}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.callers) }}
+{{- fail "\n\nnetworkPolicy.callers is empty, so no call would get through the ingress or gateway: name the namespace of its pods, as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ingress-nginx}}}].\n" }}
+{{- end }}
+{{- end -}}
+
 {{/* Egress rules. */}}
 {{- define "synthmix.toKubernetesApi" -}}
 - to:

@@ -18,8 +18,39 @@ volumeMounts:
   - {name: cache, mountPath: /var/cache/synthmix}
 {{- end -}}
 
+{{/* How many CPUs Ray counts on a worker, as KubeRay does: the limit, or else the request. */}}
+{{- define "synthmix.rayCpus" -}}
+{{- $given := toString (coalesce (.resources.limits).cpu (.resources.requests).cpu "0") -}}
+{{- if hasSuffix "m" $given }}{{ divf (trimSuffix "m" $given) 1000 }}{{ else }}{{ float64 $given }}{{ end -}}
+{{- end -}}
+
+{{/* Refuses what KubeRay refuses too late, or what no task would ever run on: (dict "key" key "values" ...). */}}
+{{- define "synthmix.checkWorkerGroup" -}}
+{{- $values := .values }}
+{{- if gt (int $values.min) (int $values.max) }}
+{{- fail (printf "\n\nworkers.%s.min is %v, more than workers.%s.max, %v: lower it, or raise the maximum.\n" .key $values.min .key $values.max) }}
+{{- end }}
+{{- $cpus := include "synthmix.rayCpus" $values | float64 }}
+{{- if gt (float64 $values.task.cpus) (ceil $cpus) }}
+{{- fail (printf "\n\nworkers.%s.task.cpus is %v, more than its worker's %v, so no task would ever start: lower it, or raise workers.%s.resources' cpu.\n" .key $values.task.cpus $cpus .key) }}
+{{- end }}
+{{- $gpus := 0 }}
+{{- range $name, $count := ($values.resources.limits | default dict) }}
+{{- if and (hasSuffix "gpu" $name) $count }}
+{{- $gpus = add $gpus (int $count) }}
+{{- end }}
+{{- end }}
+{{- if gt (float64 $values.task.gpus) (float64 $gpus) }}
+{{- fail (printf "\n\nworkers.%s.task.gpus is %v, more than its worker's %v, so no task would ever start: lower it, or give workers.%s.resources.limits a nvidia.com/gpu.\n" .key $values.task.gpus $gpus .key) }}
+{{- end }}
+{{- end -}}
+
 {{/* What a Ray pod has besides its container: (dict "root" $ "values" ...). */}}
 {{- define "synthmix.rayPod" -}}
+{{- if .root.Values.ray.queue.kueue }}
+# Kueue's own, which its webhook adds and each upgrade would take away.
+schedulingGates: [{name: kueue.x-k8s.io/elastic-job}]
+{{ end -}}
 securityContext:
   {{- include "synthmix.podSecurityContext" .root | nindent 2 }}
 {{- include "synthmix.pullSecrets" .root }}
