@@ -18,7 +18,7 @@ from built_tools import KUBERAY, TOOLS, module_folder, tool
 from cluster.access import Cluster
 from cluster.addons import import_program, install_dns, install_operator, make_volumes
 from cluster.images import PREFIX, TAG, build_images
-from cluster.prometheus import IMAGE as PROMETHEUS
+from cluster.prometheus import BUILT_IMAGE as PROMETHEUS
 from cluster.single_node import running_single_node
 
 STATE = TOOLS.parents[1] / "e2e"
@@ -76,7 +76,10 @@ def main() -> None:
     try:
         with suppress(KeyboardInterrupt), running_cluster() as cluster:
             values = write_values(STATE)
-            print(f"export KUBECONFIG={cluster.kubeconfig} E2E_VALUES={values} PATH={TOOLS}:$PATH", flush=True)
+            variables = {"KUBECONFIG": cluster.kubeconfig, "E2E_VALUES": values, "E2E_PROMETHEUS_IMAGE": PROMETHEUS}
+            print(
+                "export", *(f"{name}={value}" for name, value in variables.items()), f"PATH={TOOLS}:$PATH", flush=True
+            )
             signal.pause()
     except (RuntimeError, TimeoutError, subprocess.CalledProcessError) as error:
         raise SystemExit(f"error: {error}") from None

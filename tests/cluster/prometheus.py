@@ -14,9 +14,12 @@ import yaml
 from cluster.access import Cluster
 from cluster.objects import server_objects
 
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 CHART_FILES = Path(__file__).parents[2] / "charts" / "synthmix" / "files"
-NAMESPACE = "monitoring"
-IMAGE = "localhost/synthmix/prometheus:1"
+NAMESPACE = "synthmix-monitoring"
+READERS = {"networkPolicy": {"metricsReaders": [{"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: NAMESPACE}}}]}}
+"""Values of the chart that let it read metrics."""
+BUILT_IMAGE = "localhost/synthmix/prometheus:1"
 INTERVAL = "5s"
 START_TIMEOUT = "--timeout=2m"
 
@@ -56,7 +59,7 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(cluster: Cluster, image: str = IMAGE) -> Iterator[Prometheus]:
+def running_prometheus(cluster: Cluster, image: str) -> Iterator[Prometheus]:
     """One that asks every few seconds, and forgets all with its pod, for the length of a `with` block."""
     configuration = {
         "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},

@@ -1,7 +1,8 @@
 """Fixtures of the end-to-end tests: the chart, installed into a cluster that runs it.
 
 $KUBECONFIG names the cluster, which then needs the KubeRay operator and images: $E2E_VALUES names a file of values that
-says which, and whatever else the chart has to be told there. Without it, a cluster is made on this machine.
+says which, and whatever else the chart has to be told there, and $E2E_PROMETHEUS_IMAGE a Prometheus of its own choice.
+Without $KUBECONFIG, a cluster is made on this machine.
 """
 
 import os
@@ -9,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from release import Release, running_release
 
 from cluster.__main__ import running_cluster, write_values
 from cluster.access import Cluster
-from cluster.prometheus import Prometheus, running_prometheus
+from cluster.prometheus import BUILT_IMAGE, READERS, Prometheus, running_prometheus
 
+PUBLISHED_IMAGE = "quay.io/prometheus/prometheus:v3.5.0"
 GIVEN = os.environ.get("KUBECONFIG")
 
 
@@ -29,15 +32,19 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def values(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Files of what this cluster makes the chart be told."""
+    """Files of what this cluster and its Prometheus make the chart be told."""
+    folder = tmp_path_factory.mktemp("values")
+    readers = folder / "readers.yaml"
+    readers.write_text(yaml.safe_dump(READERS))
     if GIVEN:
-        return [Path(path) for path in [os.environ.get("E2E_VALUES")] if path]
-    return [write_values(tmp_path_factory.mktemp("values"))]
+        return [readers, *(Path(path) for path in [os.environ.get("E2E_VALUES")] if path)]
+    return [readers, write_values(folder)]
 
 
 @pytest.fixture(scope="session")
 def prometheus(cluster: Cluster) -> Iterator[Prometheus]:
-    with running_prometheus(cluster) as prometheus:
+    image = os.environ.get("E2E_PROMETHEUS_IMAGE") or PUBLISHED_IMAGE
+    with running_prometheus(cluster, image if GIVEN else BUILT_IMAGE) as prometheus:
         yield prometheus
 
 

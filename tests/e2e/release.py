@@ -35,18 +35,16 @@ class Release:
     """A release that is up.
 
     Attributes:
-        cluster: Where.
+        cluster: Where, in which
+        namespace: it is.
         ports: On this machine's loopback, of each service, and of object storage by "minio".
         token: Of its callers.
     """
 
     cluster: Cluster
+    namespace: str
     ports: Mapping[str, int]
     token: str
-
-    @property
-    def namespace(self) -> str:
-        return NAMESPACE
 
     @property
     def control_image(self) -> str:
@@ -69,11 +67,11 @@ class Release:
 
     def helm(self, *command: str) -> str:
         """What a command of Helm's about the release prints."""
-        return self.cluster.helm(*command, RELEASE, f"--namespace={NAMESPACE}").stdout
+        return self.cluster.helm(*command, RELEASE, f"--namespace={self.namespace}").stdout
 
     def upgrade(self, values: Sequence[Path], *options: str) -> None:
         """Installs the chart anew, and waits for its front ends, and for the forwards to find them."""
-        self.cluster.helm("upgrade", RELEASE, str(CHART), *_options(values), *options)
+        self.cluster.helm("upgrade", RELEASE, str(CHART), *_options(self.namespace, values), *options)
         self.wait_until_it_answers()
 
     def wait_until_it_answers(self) -> None:
@@ -88,8 +86,11 @@ class Release:
 
         wait_until(answers, "every service answers through its forward")
 
+    def secret(self, name: str) -> dict[str, str]:
+        return secret_of(self.cluster, self.namespace, name)
+
     def store(self) -> ObjectStore:
-        secret = secret_of(self.cluster, f"{PREFIX}-object-storage")
+        secret = self.secret(f"{PREFIX}-object-storage")
         return ObjectStore(
             ObjectStoreSettings(
                 endpoint_url=f"http://{LOOPBACK}:{self.ports['minio']}",
@@ -105,7 +106,7 @@ class Release:
         if component:
             labels["app.kubernetes.io/component"] = component
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
-        found = client.CoreV1Api(self.cluster.api()).list_namespaced_pod(NAMESPACE, label_selector=selector).items
+        found = client.CoreV1Api(self.cluster.api()).list_namespaced_pod(self.namespace, label_selector=selector).items
         return [pod for pod in found if not pod.metadata.deletion_timestamp]
 
     def are_ready(self, component: str) -> bool:
@@ -131,42 +132,45 @@ def is_ready(pod: Any) -> bool:
     return any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or [])
 
 
-def secret_of(cluster: Cluster, name: str) -> dict[str, str]:
-    data = client.CoreV1Api(cluster.api()).read_namespaced_secret(name, NAMESPACE).data
+def secret_of(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
+    data = client.CoreV1Api(cluster.api()).read_namespaced_secret(name, namespace).data
     return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
 @contextmanager
-def running_release(cluster: Cluster, values: Sequence[Path], folder: Path) -> Iterator[Release]:
+def running_release(
+    cluster: Cluster, values: Sequence[Path], folder: Path, namespace: str = NAMESPACE
+) -> Iterator[Release]:
     """Installs the chart with the values of ci/small-values.yaml and those given, and removes it in the end."""
-    cluster.create_namespace(NAMESPACE)
-    cluster.helm("install", RELEASE, str(CHART), *_options(values))
+    cluster.create_namespace(namespace)
+    cluster.helm("install", RELEASE, str(CHART), *_options(namespace, values))
     with ExitStack() as stack:
-        stack.callback(cluster.kubectl, "delete", "namespace", NAMESPACE)  # waits
-        stack.callback(cluster.helm, "uninstall", RELEASE, f"--namespace={NAMESPACE}")
+        stack.callback(cluster.kubectl, "delete", "namespace", namespace)  # waits
+        stack.callback(cluster.helm, "uninstall", RELEASE, f"--namespace={namespace}")
         taken: set[int] = set()
         ports = {name: free_port(taken) for name in (*SERVICES, "minio")}
         for service in SERVICES:
-            _forward(stack, cluster, folder, f"deployment/{PREFIX}-{service}", f"{ports[service]}:50051")
-        _forward(stack, cluster, folder, f"statefulset/{PREFIX}-minio", f"{ports['minio']}:9000")
-        release = Release(cluster, ports, secret_of(cluster, f"{PREFIX}-token")["token"])
+            _forward(stack, cluster, namespace, folder, f"deployment/{PREFIX}-{service}", f"{ports[service]}:50051")
+        _forward(stack, cluster, namespace, folder, f"statefulset/{PREFIX}-minio", f"{ports['minio']}:9000")
+        token = secret_of(cluster, namespace, f"{PREFIX}-token")["token"]
+        release = Release(cluster, namespace, ports, token)
         wait_until(lambda: release.are_ready("ray-head"), "Ray's head is ready", RAY_START_TIMEOUT_S)
         release.wait_until_it_answers()
         yield release
 
 
-def _options(values: Sequence[Path]) -> list[str]:
+def _options(namespace: str, values: Sequence[Path]) -> list[str]:
     files = (CHART / "ci" / "small-values.yaml", *values)
     return [
-        f"--namespace={NAMESPACE}",
+        f"--namespace={namespace}",
         *(f"--values={file}" for file in files),
         "--wait",
         f"--timeout={INSTALL_TIMEOUT}",
     ]
 
 
-def _forward(stack: ExitStack, cluster: Cluster, folder: Path, target: str, ports: str) -> None:
-    kubectl = [tool("kubectl"), f"--kubeconfig={cluster.kubeconfig}", f"--namespace={NAMESPACE}"]
+def _forward(stack: ExitStack, cluster: Cluster, namespace: str, folder: Path, target: str, ports: str) -> None:
+    kubectl = [tool("kubectl"), f"--kubeconfig={cluster.kubeconfig}", f"--namespace={namespace}"]
     command = ["bash", "-c", FORWARD, "forward", *kubectl, "port-forward", target, ports]
     name = target.replace("/", "-")
     child = Child(name, command, {"PATH": "/usr/bin:/bin"}, folder=folder, log=folder / f"{name}.log")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from kubernetes import client
-from release import PREFIX, Release, secret_of
+from release import PREFIX, Release
 
 from cluster.access import Cluster
 from service_kit import errors
@@ -139,7 +139,7 @@ def test_no_secret_lies_about(release: Release) -> None:
     """Not in a ConfigMap, in what a container logs, or in what Helm tells of its values."""
     core = client.CoreV1Api(release.cluster.api())
     names = (f"{PREFIX}-token", f"{PREFIX}-ray-token", f"{PREFIX}-object-storage")
-    secrets = [value for name in names for value in secret_of(release.cluster, name).values()]
+    secrets = [value for name in names for value in release.secret(name).values()]
     assert all(len(secret) > 15 for secret in secrets)
     places = {
         "ConfigMaps": json.dumps(
