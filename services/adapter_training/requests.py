@@ -114,7 +114,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     """Checks a request against what exists, without starting anything. Raises SynthMixError."""
     if not adapter.train_split:
         raise missing_field("adapter.train_split", "use splits/{id}/parts/train")
-    base_model = resolve(adapter.base_model, field="adapter.base_model")
+    base_model = resolve(adapter.base_model, field="adapter.base_model", weights=False)
     full = with_defaults(adapter, base_model)
     check(full)
     train = open_train_part(store, full.train_split, field="adapter.train_split")

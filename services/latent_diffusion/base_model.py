@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
@@ -21,6 +23,9 @@ EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHT_COMPONENTS = ("unet", "vae", "text_encoder")
+INDEX = "model_index.json"
+WEIGHTS = ".safetensors"
+SMALL_FILES = (".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class BaseModel:
 
     Attributes:
         reference: As the user wrote it, with a hub model's revision made exact.
-        folder: Its folder in the diffusers layout.
+        folder: Its folder in the diffusers layout, without weights if they weren't asked for.
         digest: Of all files that make the model.
         image_size_px: The side of the square images that it was trained for.
     """
@@ -40,8 +45,12 @@ class BaseModel:
     image_size_px: int
 
 
-def resolve(reference: str, *, field: str) -> BaseModel:
+def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
     """Finds a base model: "embedded", a folder, or owner/name@revision of the hub (downloaded into the hub's cache).
+
+    Args:
+        weights: False for who plans only: of a hub's model that isn't in the cache, nothing but its small files is
+            downloaded then, and the hub says the digests of its weights.
 
     Raises:
         InvalidArgument: There is no such model, or it isn't in the diffusers layout with safetensors weights.
@@ -63,17 +72,37 @@ def resolve(reference: str, *, field: str) -> BaseModel:
             reason="BASE_MODEL_NOT_FOUND",
         )
     name, _, revision = reference.partition("@")
-    folder, revision = _download(name, revision or "main", field, reference)
-    return _inspect(f"{name}@{revision}", folder, field)
+    folder, remote = _download(name, revision or "main", field, reference, weights=weights)
+    # The hub's cache names a snapshot's folder by its commit.
+    return _inspect(f"{name}@{folder.name}", folder, field, remote)
 
 
-def _download(name: str, revision: str, field: str, reference: str) -> tuple[Path, str]:
+def is_part(path: str) -> bool:
+    """Whether a file, by its path in the diffusers layout, belongs to the model as it is loaded.
+
+    Hubs keep weights besides in other formats and as variants, which are named {name}.{variant}.safetensors.
+    """
+    folder, _, name = path.rpartition("/")
+    return path == INDEX or (
+        folder in COMPONENTS
+        and (name.endswith(SMALL_FILES) or (name.endswith(WEIGHTS) and "." not in name.removesuffix(WEIGHTS)))
+    )
+
+
+def _download(name: str, revision: str, field: str, reference: str, *, weights: bool) -> tuple[Path, dict[str, str]]:
+    """The folder of a hub's model, and the sha256 of each weight file that it lacks, by path."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    endings = (*SMALL_FILES, WEIGHTS) if weights else SMALL_FILES
     try:
         folder = Path(
-            snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=[INDEX, *(f"{component}/*{ending}" for component in COMPONENTS for ending in endings)],
+                ignore_patterns=["*/*.*" + WEIGHTS],  # variants
+            )
         )
     except HFValidationError as error:
         raise invalid_field(
@@ -84,18 +113,40 @@ def _download(name: str, revision: str, field: str, reference: str) -> tuple[Pat
             reason="BASE_MODEL_NOT_FOUND",
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise invalid_field(
-            field,
-            reference,
-            f"is no folder here and can't be had from the hub ({type(error).__name__})",
-            "check the name and the network, or download it and give the folder",
-            reason="BASE_MODEL_NOT_FOUND",
-        ) from error
-    return folder, folder.name  # the hub's cache names a snapshot's folder by its commit
+        raise _not_to_be_had(field, reference, error) from error
+    return folder, {} if weights else _weights_elsewhere(name, folder, field, reference)
 
 
-def _inspect(reference: str, folder: Path, field: str) -> BaseModel:
-    index = _json(folder / "model_index.json", field, reference)
+def _weights_elsewhere(name: str, folder: Path, field: str, reference: str) -> dict[str, str]:
+    """The sha256 of each weight file that the hub has and a snapshot lacks, by path."""
+    from huggingface_hub import HfApi
+
+    try:
+        files = HfApi().model_info(name, revision=folder.name, files_metadata=True).siblings or ()
+    except Exception as error:  # also whatever the hub's HTTP client raises
+        if all(any((folder / component).glob("*" + WEIGHTS)) for component in WEIGHT_COMPONENTS):
+            return {}  # without a network, what is in the cache is the model
+        raise _not_to_be_had(field, reference, error) from error
+    return {
+        item.rfilename: item.lfs.sha256
+        for item in files
+        if item.lfs and is_part(item.rfilename) and not (folder / item.rfilename).is_file()
+    }
+
+
+def _not_to_be_had(field: str, reference: str, error: Exception) -> InvalidArgument:
+    return invalid_field(
+        field,
+        reference,
+        f"is no folder here and can't be had from the hub ({type(error).__name__})",
+        "check the name and the network, set HF_TOKEN if the model asks for one, or download it and give the folder",
+        reason="BASE_MODEL_NOT_FOUND",
+    )
+
+
+def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str] = MappingProxyType({})) -> BaseModel:
+    """Checks what is in a folder, and takes a hub's word for the sha256 of weights that are only there."""
+    index = _json(folder / INDEX, field, reference)
     if "text_encoder_2" in index:
         description = (
             f"{reference!r} is an SDXL model, which this version can't adapt; use an SD 1.x or 2.x model, or embedded"
@@ -114,7 +165,17 @@ def _inspect(reference: str, folder: Path, field: str) -> BaseModel:
             "give a folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler)",
             reason="BASE_MODEL_INCOMPLETE",
         )
-    without = [component for component in WEIGHT_COMPONENTS if not list((folder / component).glob("*.safetensors"))]
+    here = {
+        str(path.relative_to(folder)): path
+        for component in COMPONENTS
+        for path in sorted((folder / component).rglob("*"))
+        if path.is_file() and is_part(str(path.relative_to(folder)))
+    }
+    without = [
+        component
+        for component in WEIGHT_COMPONENTS
+        if not any(name.startswith(f"{component}/") and name.endswith(WEIGHTS) for name in (*here, *remote))
+    ]
     if without:
         raise invalid_field(
             field,
@@ -128,16 +189,11 @@ def _inspect(reference: str, folder: Path, field: str) -> BaseModel:
         image_size_px = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(field, reference, folder / "unet" / "config.json", error) from error
-    for component in WEIGHT_COMPONENTS:
-        for weights in (folder / component).glob("*.safetensors"):
-            _check_safetensors(weights, field, reference)
-    files = tuple(
-        (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
-        for component in COMPONENTS
-        for path in sorted((folder / component).rglob("*"))
-        if path.is_file()
-    )
-    return BaseModel(reference, folder, _digest(folder, files), image_size_px)
+    for name, path in here.items():
+        if name.endswith(WEIGHTS):
+            _check_safetensors(path, field, reference)
+    files = tuple((name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in here.items())
+    return BaseModel(reference, folder, _digest(folder, files, tuple(remote.items())), image_size_px)
 
 
 def _check_safetensors(path: Path, field: str, reference: str) -> None:
@@ -153,11 +209,10 @@ def _check_safetensors(path: Path, field: str, reference: str) -> None:
 
 
 @lru_cache(maxsize=16)
-def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+def _digest(folder: Path, files: tuple[tuple[str, int, int], ...], remote: tuple[tuple[str, str], ...]) -> str:
     # Sizes and times are part of the cache's key only: gigabytes are read once, and again if they changed.
-    return hashlib.sha256(canonical_json({name: sha256_of_file(folder / name) for name, _, _ in files})).hexdigest()[
-        :ID_LENGTH
-    ]
+    digests = {name: sha256_of_file(folder / name) for name, _, _ in files} | dict(remote)
+    return hashlib.sha256(canonical_json(digests)).hexdigest()[:ID_LENGTH]
 
 
 def verify(model: BaseModel, digest: str) -> None:

@@ -250,6 +250,30 @@ def test_a_queue_of_kueue_admits_a_cluster_that_scales_by_itself() -> None:
     assert "schedulingGates" not in plain["spec"]["headGroupSpec"]["template"]["spec"]
 
 
+def test_environment_and_volumes_of_ones_own_are_everywhere_that_a_base_model_is_read() -> None:
+    chart = render_chart([CHART / "ci" / "full-values.yaml"])
+    pods = dict(chart.pods())
+    for name in ("ray-head", *WORKER_GROUPS, *(f"{PREFIX}-{service}" for service in SERVICES)):
+        spec = pods[name]["spec"]
+        assert environment(spec["containers"][0])["HF_TOKEN"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
+        assert spec["containers"][0]["volumeMounts"][-1]["mountPath"] == "/models"
+        assert spec["volumes"][-1]["name"] == "models"
+
+
+@pytest.mark.parametrize("hub", [True, False])
+def test_the_hub_is_reached_by_who_reads_base_models(hub: bool) -> None:
+    api = "networkPolicy.kubernetesApi.cidrs[0]=10.0.0.1/32"
+    chart = render_chart(set_values=[f"networkPolicy.baseModelHub={str(hub).lower()}", api])
+    reach = {
+        policy["metadata"]["name"].removeprefix(f"{PREFIX}-")
+        for policy in chart.of_kind("NetworkPolicy")
+        for rule in policy["spec"].get("egress", [])
+        if {"ipBlock": {"cidr": "0.0.0.0/0"}} in rule.get("to", [])
+    }
+    workers = {f"{group}-worker" for group in WORKER_GROUPS}
+    assert reach == ({"adapter-training", "ray-head"} | workers if hub else set())
+
+
 def test_an_autoscaler_alone_decides_replicas() -> None:
     chart = render_chart([CHART / "ci" / "full-values.yaml"])
     scaled = {item["spec"]["scaleTargetRef"]["name"] for item in chart.of_kind("HorizontalPodAutoscaler")}

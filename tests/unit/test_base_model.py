@@ -3,7 +3,15 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import huggingface_hub
 import pytest
@@ -49,7 +57,7 @@ def test_a_hub_model_is_pinned_to_its_commit(copied: Path, monkeypatch: pytest.M
     snapshot = Path(shutil.move(copied, tmp_path / commit))
     asked = {}
 
-    def download(name: str, revision: str, allow_patterns: list[str]) -> str:
+    def download(name: str, revision: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         asked.update(name=name, revision=revision, patterns=allow_patterns)
         return str(snapshot)
 
@@ -58,6 +66,115 @@ def test_a_hub_model_is_pinned_to_its_commit(copied: Path, monkeypatch: pytest.M
     assert model.reference == f"owner/tiny@{commit}"
     assert (asked["name"], asked["revision"]) == ("owner/tiny", "v1")
     assert not any("bin" in pattern or "ckpt" in pattern for pattern in asked["patterns"])
+
+
+class FakeHub:
+    """Serves one model as the hub does: its files by commit, and what it knows of them."""
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def __init__(self, folder: Path):
+        self.files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        self.fetched: list[str] = []
+
+    def model(self) -> dict[str, Any]:
+        siblings = []
+        for name, content in self.files.items():
+            item: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": "0" * 40}
+            if name.endswith((".safetensors", ".bin")):
+                item["lfs"] = {"sha256": sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+            siblings.append(item)
+        return {"id": "owner/tiny", "modelId": "owner/tiny", "sha": self.commit, "siblings": siblings, "tags": []}
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        path = urlsplit(request.path).path
+        file = self.files.get(path.removeprefix(f"/owner/tiny/resolve/{self.commit}/"))
+        if path == f"/api/models/owner/tiny/tree/{self.commit}":
+            entries = [
+                {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+                for name, content in self.files.items()
+            ]
+            body = json.dumps(entries).encode()
+        elif path.startswith("/api/models/owner/tiny/revision/"):
+            body = json.dumps(self.model()).encode()
+        elif file is not None:
+            body = file
+            if request.command == "GET":
+                self.fetched.append(path.rpartition(f"{self.commit}/")[2])
+        else:
+            return request.send_error(404)
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(body)))
+        request.send_header("ETag", f'"{sha256(body).hexdigest()}"')
+        request.send_header("X-Repo-Commit", self.commit)
+        request.end_headers()
+        if request.command == "GET":
+            request.wfile.write(body)
+        return None
+
+
+@pytest.fixture
+def hub(copied: Path) -> Iterator[tuple[FakeHub, str]]:
+    """A hub with the tiny model, in other formats and variants too; and its address."""
+    weights = copied / "unet" / "diffusion_pytorch_model.safetensors"
+    for other in (
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+        "all.safetensors",
+    ):
+        (copied / other).write_bytes(weights.read_bytes()[:100])
+    fake = FakeHub(copied)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            fake.answer(self)
+
+        def do_HEAD(self) -> None:
+            fake.answer(self)
+
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield fake, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def resolved_by_another_process(endpoint: str, cache: Path, *, weights: bool) -> dict[str, str]:
+    """The hub's address is read when its library is imported."""
+    code = (
+        "import json; from latent_diffusion.base_model import resolve; "
+        f"found = resolve('owner/tiny', field='x', weights={weights}); "
+        "print(json.dumps({'reference': found.reference, 'digest': found.digest}))"
+    )
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    value: dict[str, str] = json.loads(result.stdout)
+    return value
+
+
+def test_who_plans_downloads_no_weights_and_comes_to_the_same_digest(
+    hub: tuple[FakeHub, str], tiny: Path, tmp_path: Path
+) -> None:
+    fake, endpoint = hub
+    planned = resolved_by_another_process(endpoint, tmp_path / "front-end", weights=False)
+    assert "model_index.json" in fake.fetched
+    assert [name for name in fake.fetched if not name.endswith((".json", ".txt"))] == []
+    assert planned["reference"] == f"owner/tiny@{fake.commit}"
+    fake.fetched.clear()
+    trained = resolved_by_another_process(endpoint, tmp_path / "worker", weights=True)
+    assert trained == planned
+    assert {name for name in fake.fetched if name.endswith((".safetensors", ".bin"))} == {
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+    }, "neither variants nor other formats"
+    assert resolve(str(tiny), field=FIELD).digest == planned["digest"], "a downloaded folder is the same model"
+    nowhere = "http://127.0.0.1:9"
+    assert resolved_by_another_process(nowhere, tmp_path / "worker", weights=False) == planned, "from the cache"
 
 
 def test_a_hub_model_that_cannot_be_had_is_an_error_of_the_field(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,9 @@ capabilities: {drop: [ALL]}
 - {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_GPUS, value: {{ $task.gpus | quote }}}
 {{- end }}
 - {name: SYNTHMIX_STUDY_CONTROL_CPUS, value: {{ .Values.ray.head.task.cpus | quote }}}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/* Spread over nodes where there are several: (dict "root" $ "component" "..."). */}}

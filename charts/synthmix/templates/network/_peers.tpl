@@ -35,6 +35,11 @@
     {{- end }}
 {{- end -}}
 
+{{- define "synthmix.toBaseModelHub" -}}
+- to: [{ipBlock: {cidr: 0.0.0.0/0}}]
+  ports: [{port: 443}]
+{{- end -}}
+
 {{- define "synthmix.toObjectStorage" -}}
 {{- if not .Values.objectStorage.minio.enabled }}
 - to:

@@ -16,6 +16,9 @@ volumeMounts:
   - {name: tmp, mountPath: /tmp}
   - {name: shared-memory, mountPath: /dev/shm}
   - {name: cache, mountPath: /var/cache/synthmix}
+  {{- with .root.Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/* How many CPUs Ray counts on a worker, as KubeRay does: the limit, or else the request. */}}
@@ -64,6 +67,9 @@ volumes:
   - {name: tmp, emptyDir: {}}
   - {name: shared-memory, emptyDir: {medium: Memory, sizeLimit: {{ .values.sharedMemory }}}}
   - {name: cache, emptyDir: {sizeLimit: {{ .values.cache }}}}
+  {{- with .root.Values.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- $selector := deepCopy .values.nodeSelector }}
 {{- with .values.gpuProduct }}
 {{- $_ := set $selector "nvidia.com/gpu.product" . }}
