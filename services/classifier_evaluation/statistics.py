@@ -83,7 +83,7 @@ class Verdict:
     key: str
     label: str
     sentence: str
-    # Whether the interval of the difference stays below +margin, and above -margin.
+    # Whether the interval of the difference stays below +margin, and above -margin; never by a single seed.
     excludes_gain_of_margin: bool
     excludes_loss_of_margin: bool
 
@@ -126,7 +126,8 @@ def compare(
     decides. `improves`: it lies above 0. `harms`: below 0. `equivalent`: it contains 0 and lies within the
     margin on both sides: the two one-sided tests of Schuirmann (1987) by inclusion, for which an interval of
     confidence 1 - 2 alpha would do at level alpha; ours has 1 - alpha and is the stricter. Otherwise
-    `inconclusive`. A mixture's results don't depend on which others there are.
+    `inconclusive`, as with a single seed always: the interval leaves out how much trainings differ, and over two groups
+    that agree it has no width at all. A mixture's results don't depend on which others there are.
 
     Choice and estimate share the trained classifiers, so a seed's luck that helps on validation and on test
     alike stays in the chosen mixture's difference; the more seeds, the less of it.
@@ -205,9 +206,12 @@ def decide(comparison: Comparison, candidates: Sequence[str]) -> Verdict:
     chosen = max((by_key[key] for key in candidates), key=lambda result: result.validation_balanced_accuracy)
     difference, margin = chosen.difference, comparison.margin
     assert difference is not None  # The reference is no candidate.
-    below, above = difference.high < margin, difference.low > -margin
+    known = comparison.seeds > 1
+    below, above = known and difference.high < margin, known and difference.low > -margin
     kind: VerdictKind
-    if difference.low > 0.0:
+    if not known:
+        kind = "inconclusive"
+    elif difference.low > 0.0:
         kind = "improves"
     elif difference.high < 0.0:
         kind = "harms"
@@ -402,6 +406,8 @@ def _sentence(kind: VerdictKind, label: str, difference: Estimate, comparison: C
         return f"Synthetic images harm the classifier: even {chosen} {scores} {evidence}."
     if kind == "equivalent":
         return f"No improvement: {chosen} {scores} {evidence}. A gain and a loss of {margin} or more are both excluded."
+    if comparison.seeds == 1:
+        return f"Inconclusive: {chosen} {scores} {evidence}. {_remedy(difference, comparison)}"
     if difference.high < comparison.margin:
         excluded = f"A gain of {margin} or more is excluded, a loss is not."
     elif difference.low > -comparison.margin:

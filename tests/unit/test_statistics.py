@@ -178,6 +178,24 @@ def test_each_kind_of_verdict(
     assert evidence in verdict.sentence and "append 0.25" in verdict.sentence
 
 
+@pytest.mark.parametrize("right_of_mixed", [2, 4, 8])
+def test_a_single_seed_claims_nothing(right_of_mixed: int) -> None:
+    """Two groups agree to the image: the interval has no width."""
+    labels, groups = design(2, 8)
+    image = np.arange(len(labels))[None, :] % 8
+    real, mixed = noisy(labels, image < 4), noisy(labels, image < right_of_mixed)
+    comparison = run(labels, groups, [mixture("real", real), mixture("append-0.5", mixed)], margin=0.02)
+    verdict, difference = comparison.verdict, result(comparison, "append-0.5").difference
+    assert verdict is not None and difference is not None
+    assert difference.low == difference.high
+    assert (verdict.kind, verdict.excludes_gain_of_margin, verdict.excludes_loss_of_margin) == (
+        "inconclusive",
+        False,
+        False,
+    )
+    assert verdict.sentence.endswith("groups). More seeds are needed first: one can't show how much trainings differ.")
+
+
 def test_an_inconclusive_verdict_says_which_side_is_excluded_and_what_would_help() -> None:
     labels, groups = design(12, 20)
     seeds = np.arange(4)[:, None]
