@@ -146,6 +146,8 @@ def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_
     how long nodes and workers take to start.
     """
     plan = study.plan()
+    if cluster.ray_problem:
+        plan.warnings.append(f"no task can run now, and the study would wait: {cluster.ray_problem}")
     if cluster.warnings:
         plan.warnings.extend(cluster.warnings)
         return plan

@@ -493,6 +493,14 @@ def test_a_step_that_no_worker_can_run_is_a_warning() -> None:
     assert (plan.predicted_wall_seconds, list(plan.warnings)) == (40.0, []), "what is done needs no worker"
 
 
+def test_a_ray_that_does_not_run_is_a_warning() -> None:
+    found = cluster(*((name, 2, 0) for name in ALL))
+    found.ray_problem = "its image isn't there"
+    plan = planning.with_wall_time(study([100.0], [(80.0, 4)], (600.0, 60)), found)
+    assert list(plan.warnings) == ["no task can run now, and the study would wait: its image isn't there"]
+    assert plan.predicted_wall_seconds > 0.0
+
+
 def test_gpus_that_are_not_known_predict_nothing() -> None:
     found = cluster(*((name, 2, 1) for name in ALL))
     found.warnings.append("the nodes' GPUs aren't known: no right")
