@@ -42,6 +42,13 @@ def test_every_pod_is_ready(release: Release) -> None:
     wait_until(
         lambda: all(is_ready(pod) for pod in release.pods() if pod.status.phase == "Running"), "every pod is ready"
     )
+    restarts = {
+        pod.metadata.name: status.restart_count
+        for pod in release.pods()
+        for status in pod.status.container_statuses or []
+        if status.restart_count
+    }
+    assert restarts == {}, "what starts first waits for the rest"
 
 
 def test_the_release_tests_itself(release: Release) -> None:
