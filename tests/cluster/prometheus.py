@@ -69,7 +69,14 @@ def running_prometheus(cluster: Cluster, image: str) -> Iterator[Prometheus]:
     container = {
         "image": image,
         "args": ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/data"],
-        "readinessProbe": {"httpGet": {"path": "/-/ready", "port": 9090}, "periodSeconds": 2},
+        # Workers take all of a small node's processors; what watches them must not starve.
+        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+        "readinessProbe": {
+            "httpGet": {"path": "/-/ready", "port": 9090},
+            "periodSeconds": 2,
+            "timeoutSeconds": 10,
+            "failureThreshold": 6,
+        },
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
     }
     objects = server_objects(
