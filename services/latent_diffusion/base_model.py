@@ -14,6 +14,8 @@ from service_kit.errors import (
     FailedPrecondition,
     FieldViolation,
     InvalidArgument,
+    SynthMixError,
+    Unavailable,
     Unimplemented,
     invalid_field,
     missing_field,
@@ -54,6 +56,7 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
 
     Raises:
         InvalidArgument: There is no such model, or it isn't in the diffusers layout with safetensors weights.
+        Unavailable: The hub can't be reached.
         Unimplemented: The layout is known and not supported yet (SDXL).
     """
     if not reference:
@@ -83,10 +86,11 @@ def is_part(path: str) -> bool:
     Hubs keep weights besides in other formats and as variants, which are named {name}.{variant}.safetensors.
     """
     folder, _, name = path.rpartition("/")
-    return path == INDEX or (
-        folder in COMPONENTS
-        and (name.endswith(SMALL_FILES) or (name.endswith(WEIGHTS) and "." not in name.removesuffix(WEIGHTS)))
-    )
+    return folder in COMPONENTS and (name.endswith(SMALL_FILES) or (name.endswith(WEIGHTS) and not _is_variant(name)))
+
+
+def _is_variant(name: str) -> bool:
+    return "." in name.removesuffix(WEIGHTS)
 
 
 def _download(name: str, revision: str, field: str, reference: str, *, weights: bool) -> tuple[Path, dict[str, str]]:
@@ -119,28 +123,45 @@ def _download(name: str, revision: str, field: str, reference: str, *, weights: 
 
 def _weights_elsewhere(name: str, folder: Path, field: str, reference: str) -> dict[str, str]:
     """The sha256 of each weight file that the hub has and a snapshot lacks, by path."""
-    from huggingface_hub import HfApi
-
     try:
-        files = HfApi().model_info(name, revision=folder.name, files_metadata=True).siblings or ()
+        weights = _weights_of_commit(name, folder.name)
     except Exception as error:  # also whatever the hub's HTTP client raises
-        if all(any((folder / component).glob("*" + WEIGHTS)) for component in WEIGHT_COMPONENTS):
+        if all(
+            any(is_part(f"{component}/{path.name}") for path in (folder / component).glob("*" + WEIGHTS))
+            for component in WEIGHT_COMPONENTS
+        ):
             return {}  # without a network, what is in the cache is the model
         raise _not_to_be_had(field, reference, error) from error
-    return {
-        item.rfilename: item.lfs.sha256
+    return {path: sha256 for path, sha256 in weights if not (folder / path).is_file()}
+
+
+@lru_cache(maxsize=64)
+def _weights_of_commit(name: str, commit: str) -> tuple[tuple[str, str], ...]:
+    """Path and sha256 of each weight file. A commit doesn't change, so the hub is asked once."""
+    from huggingface_hub import HfApi
+
+    files = HfApi().model_info(name, revision=commit, files_metadata=True).siblings or ()
+    return tuple(
+        (item.rfilename, item.lfs.sha256)
         for item in files
-        if item.lfs and is_part(item.rfilename) and not (folder / item.rfilename).is_file()
-    }
+        if item.lfs and item.rfilename.endswith(WEIGHTS) and is_part(item.rfilename)
+    )
 
 
-def _not_to_be_had(field: str, reference: str, error: Exception) -> InvalidArgument:
-    return invalid_field(
-        field,
-        reference,
-        f"is no folder here and can't be had from the hub ({type(error).__name__})",
-        "check the name and the network, set HF_TOKEN if the model asks for one, or download it and give the folder",
-        reason="BASE_MODEL_NOT_FOUND",
+def _not_to_be_had(field: str, reference: str, error: Exception) -> SynthMixError:
+    """The hub's own refusal is the request's fault; that it can't be asked is not."""
+    if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403, 404):
+        return invalid_field(
+            field,
+            reference,
+            f"is no folder here and the hub refuses it ({type(error).__name__})",
+            "check name and revision, and set HF_TOKEN if the model asks for one",
+            reason="BASE_MODEL_NOT_FOUND",
+        )
+    return Unavailable(
+        f"{field}: {reference!r} is no folder here and can't be had from the hub ({type(error).__name__}); check the "
+        "network and try again, or download it and give the folder",
+        reason="BASE_MODEL_HUB_UNAVAILABLE",
     )
 
 
@@ -176,6 +197,14 @@ def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str]
         for component in WEIGHT_COMPONENTS
         if not any(name.startswith(f"{component}/") and name.endswith(WEIGHTS) for name in (*here, *remote))
     ]
+    if without and any(_is_variant(path.name) for path in (folder / without[0]).glob("*" + WEIGHTS)):
+        raise invalid_field(
+            field,
+            reference,
+            f"has only variants of the weights in {', '.join(without)}",
+            "give a model whose weights are named without a variant, such as model.safetensors",
+            reason="BASE_MODEL_INCOMPLETE",
+        )
     if without:
         raise invalid_field(
             field,

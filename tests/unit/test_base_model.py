@@ -18,7 +18,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from latent_diffusion.base_model import resolve, verify
-from service_kit.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from service_kit.errors import FailedPrecondition, InvalidArgument, Unavailable, Unimplemented
 from tiny_base_model import write_tiny_base_model
 
 FIELD = "adapter.base_model"
@@ -102,7 +102,9 @@ class FakeHub:
             if request.command == "GET":
                 self.fetched.append(path.rpartition(f"{self.commit}/")[2])
         else:
-            return request.send_error(404)
+            request.send_response(404)
+            request.send_header("X-Error-Code", "RepoNotFound")
+            return request.end_headers()
         request.send_response(200)
         request.send_header("Content-Length", str(len(body)))
         request.send_header("ETag", f'"{sha256(body).hexdigest()}"')
@@ -141,16 +143,20 @@ def hub(copied: Path) -> Iterator[tuple[FakeHub, str]]:
         server.shutdown()
 
 
-def resolved_by_another_process(endpoint: str, cache: Path, *, weights: bool) -> dict[str, str]:
+def in_another_process(code: str, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
     """The hub's address is read when its library is imported."""
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def resolved(endpoint: str, cache: Path, *, weights: bool) -> dict[str, str]:
     code = (
         "import json; from latent_diffusion.base_model import resolve; "
         f"found = resolve('owner/tiny', field='x', weights={weights}); "
         "print(json.dumps({'reference': found.reference, 'digest': found.digest}))"
     )
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    result = in_another_process(code, endpoint, cache)
     assert result.returncode == 0, result.stderr
     value: dict[str, str] = json.loads(result.stdout)
     return value
@@ -160,12 +166,12 @@ def test_who_plans_downloads_no_weights_and_comes_to_the_same_digest(
     hub: tuple[FakeHub, str], tiny: Path, tmp_path: Path
 ) -> None:
     fake, endpoint = hub
-    planned = resolved_by_another_process(endpoint, tmp_path / "front-end", weights=False)
+    planned = resolved(endpoint, tmp_path / "front-end", weights=False)
     assert "model_index.json" in fake.fetched
     assert [name for name in fake.fetched if not name.endswith((".json", ".txt"))] == []
     assert planned["reference"] == f"owner/tiny@{fake.commit}"
     fake.fetched.clear()
-    trained = resolved_by_another_process(endpoint, tmp_path / "worker", weights=True)
+    trained = resolved(endpoint, tmp_path / "worker", weights=True)
     assert trained == planned
     assert {name for name in fake.fetched if name.endswith((".safetensors", ".bin"))} == {
         "unet/diffusion_pytorch_model.safetensors",
@@ -174,18 +180,32 @@ def test_who_plans_downloads_no_weights_and_comes_to_the_same_digest(
     }, "neither variants nor other formats"
     assert resolve(str(tiny), field=FIELD).digest == planned["digest"], "a downloaded folder is the same model"
     nowhere = "http://127.0.0.1:9"
-    assert resolved_by_another_process(nowhere, tmp_path / "worker", weights=False) == planned, "from the cache"
+    assert resolved(nowhere, tmp_path / "worker", weights=False) == planned, "from the cache"
 
 
-def test_a_hub_model_that_cannot_be_had_is_an_error_of_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_asked_may_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*arguments: object, **keywords: object) -> str:
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     message = r"adapter\.base_model: 'owner/tiny' .* can't be had from the hub"
-    with pytest.raises(InvalidArgument, match=message) as raised:
+    with pytest.raises(Unavailable, match=message):
         resolve("owner/tiny", field=FIELD)
-    assert raised.value.reason == "BASE_MODEL_NOT_FOUND"
+
+
+def test_a_model_that_the_hub_refuses_is_an_error_of_the_field(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
+    code = "from latent_diffusion.base_model import resolve; resolve('owner/other', field='adapter.base_model')"
+    result = in_another_process(code, hub[1], tmp_path)
+    assert (
+        "InvalidArgument: adapter.base_model: 'owner/other' is no folder here and the hub refuses it" in result.stderr
+    )
+
+
+def test_weights_that_are_only_variants_are_named_so(copied: Path) -> None:
+    for weights in (copied / "unet").glob("*.safetensors"):
+        os.rename(weights, weights.with_suffix(".fp16.safetensors"))
+    with pytest.raises(InvalidArgument, match="has only variants of the weights in unet"):
+        resolve(str(copied), field=FIELD)
 
 
 @pytest.mark.parametrize("reference", ["", "embeded", "/no/such/folder", "./nothing", "a/b/c"])
