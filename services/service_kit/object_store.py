@@ -27,11 +27,13 @@ CHUNK_SIZE_BYTES = 1024 * 1024
 ATTEMPTS = 6
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
-# Less than the 120 s after which a cluster restarts a server that hasn't started.
-START_PATIENCE_SECONDS = 100.0
+# With the last attempt, less than the 120 s after which a cluster restarts a server that hasn't started.
+START_PATIENCE_SECONDS = 90.0
 
 _MISSING = {"NoSuchKey", "NoSuchObject", "ResourceNotFound", "NotFound"}
-_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+# A bucket of another region, as the answers to HEAD and to other requests say it.
+_ELSEWHERE = {"PermanentRedirect", "Redirect", "BadRequest", "AuthorizationHeaderMalformed"}
 _PASSING = {
     "InternalError",
     "ServiceUnavailable",
@@ -243,8 +245,14 @@ class ObjectStore:
                 if error.code in _DENIED:
                     raise FailedPrecondition(
                         f"object storage at {self.settings.endpoint_url} refuses the credentials "
-                        f"({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY, _SECRET_KEY and _REGION",
+                        f"({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY and _SECRET_KEY",
                         reason="OBJECT_STORAGE_DENIED",
+                    ) from error
+                if error.code in _ELSEWHERE:
+                    raise FailedPrecondition(
+                        f"object storage at {self.settings.endpoint_url} answers {error.code} to a request for region "
+                        f"{self.settings.region!r} ({error.message}); check SYNTHMIX_OBJECT_STORE_REGION and _ENDPOINT",
+                        reason="OBJECT_STORAGE_ELSEWHERE",
                     ) from error
                 if error.code not in _PASSING or attempt == self._attempts - 1:
                     raise self._unavailable(action, error) from error

@@ -180,12 +180,15 @@ def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
 
 
 def test_requests_are_signed_for_the_region() -> None:
+    """A bucket of another one is told by a redirection, or by 400."""
     said: list[str] = []
+    statuses = [200, 200, 301, 400]
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             said.append(self.headers["Authorization"])
-            self.send_response(200)
+            self.send_response(statuses[len(said) - 1])
+            self.send_header("x-amz-bucket-region", "eu-central-1")
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
@@ -196,6 +199,9 @@ def test_requests_are_signed_for_the_region() -> None:
         url = f"http://127.0.0.1:{server.server_port}"
         for region in ({}, {"region": "eu-central-1"}):
             ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix", **region)).check()
+        for _ in range(2):
+            with pytest.raises(FailedPrecondition, match=r"'us-east-1'.*check SYNTHMIX_OBJECT_STORE_REGION"):
+                once_started(ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix")).check)
         server.shutdown()
     assert ["/us-east-1/s3/" in said[0], "/eu-central-1/s3/" in said[1]] == [True, True]
 
