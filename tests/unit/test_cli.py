@@ -792,7 +792,9 @@ def test_doctor_on_a_cluster_whose_ray_does_not_run(services: fake.FakeServices,
     services.answers["GetCluster"] = lambda request, context: clusters_pb2.Cluster(ray_problem="its image isn't there")
     assert checks_of_the_cluster(run, tmp_path)[1:] == [("fail", "Ray", "its image isn't there")]
     assert run("cluster")[1].startswith("warning: its image isn't there\n\n")
-    asked = []
+    services.answers["GetCluster"] = fails(errors.FailedPrecondition("no RayCluster", reason="RAY_CLUSTER_NOT_FOUND"))
+    assert checks_of_the_cluster(run, tmp_path) == [("fail", "Ray", "no RayCluster")]
+    asked: list[clusters_pb2.GetClusterRequest] = []
 
     def starting(request: clusters_pb2.GetClusterRequest, context: object) -> clusters_pb2.Cluster:
         asked.append(request)

@@ -62,6 +62,8 @@ LOW_DISK_BYTES, LOWEST_DISK_BYTES = 10 * GIB, 1 * GIB
 NVIDIA_SMI_TIMEOUT_S = 15.0
 HEALTH_TIMEOUT_S = 5.0
 ASK_AGAIN_S = 1.0
+# Reasons of a cluster without what tasks run on.
+NO_WORKERS = ("RAY_CLUSTER_NOT_FOUND", "WORKER_DEPLOYMENTS_NOT_FOUND")
 
 
 @dataclass(frozen=True)
@@ -261,13 +263,12 @@ def cluster(client: "Client", *, until_s: float) -> Iterator[Check]:
     """The GPUs, Ray and the workers of a stack that runs on Kubernetes. Ray may take until then to start."""
     name = "Kubernetes"
     try:
-        found = client.get_cluster()
-        while found.ray_problem and time.monotonic() < until_s:
-            time.sleep(ASK_AGAIN_S)
-            found = client.get_cluster()
+        found = _settled_cluster(client, until_s)
     except FailedPrecondition as error:
         if error.reason == "NO_CLUSTER":
             yield Check(name, OK, "not used: the workers run on one machine")
+        elif error.reason in NO_WORKERS:
+            yield Check("Ray", FAIL, error.message, "no task runs until it is there: `helm upgrade` makes it again")
         else:
             yield Check(name, WARN, error.message, "`cluster`, `scale` and predicted times need it; studies don't")
         return
@@ -297,6 +298,19 @@ def cluster(client: "Client", *, until_s: float) -> Iterator[Check]:
         else:
             remedy = ""
         yield Check(f"  workers of {group.name}", WARN if remedy else OK, said, remedy)
+
+
+def _settled_cluster(client: "Client", until_s: float) -> "clusters_pb2.Cluster":
+    """Asks again until then while Ray doesn't run or nobody answers."""
+    while True:
+        try:
+            found = client.get_cluster()
+            if not found.ray_problem or time.monotonic() > until_s:
+                return found
+        except Unavailable:
+            if time.monotonic() > until_s:
+                raise
+        time.sleep(ASK_AGAIN_S)
 
 
 def gpus_of_cluster(found: "clusters_pb2.Cluster") -> Check:
