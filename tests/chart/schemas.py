@@ -31,12 +31,7 @@ DEFINITIONS = {
         "config/crd/standard/gateway.networking.k8s.io_*.yaml",
     ),
 }
-GROUP_PACKAGES = {
-    "rbac.authorization.k8s.io": "rbac",
-    "networking.k8s.io": "networking",
-    "coordination.k8s.io": "coordination",
-    "": "core",
-}
+GROUP_PACKAGES = {"rbac.authorization.k8s.io": "rbac", "networking.k8s.io": "networking", "": "core"}
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):

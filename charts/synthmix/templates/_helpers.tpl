@@ -152,6 +152,13 @@ capabilities: {drop: [ALL]}
 {{- end }}
 - {name: SYNTHMIX_STUDY_CONTROL_CPUS, value: {{ .Values.ray.head.task.cpus | quote }}}
 {{- with .Values.extraEnv }}
+{{- $inside := list "localhost" "127.0.0.1" "$(KUBERNETES_SERVICE_HOST)" (printf "%s-minio" (include "synthmix.fullname" $root)) (include "synthmix.rayHeadService" $root) }}
+{{- range $service, $key := include "synthmix.services" $root | fromYaml }}
+{{- $inside = append $inside (printf "%s-%s" (include "synthmix.fullname" $root) $service) }}
+{{- end }}
+# Libraries read either spelling.
+- {name: NO_PROXY, value: {{ join "," $inside | quote }}}
+- {name: no_proxy, value: {{ join "," $inside | quote }}}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}

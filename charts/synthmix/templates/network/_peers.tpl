@@ -23,33 +23,31 @@
 {{- end }}
 {{- end -}}
 
-{{/* Egress rules. */}}
-{{- define "synthmix.toKubernetesApi" -}}
+{{/* An egress rule to what lies outside, as values name it: {cidrs: [...], ports: [...]}. */}}
+{{- define "synthmix.toOutside" -}}
 - to:
-    {{- range .Values.networkPolicy.kubernetesApi.cidrs }}
+    {{- range .cidrs }}
     - ipBlock: {cidr: {{ . }}}
     {{- end }}
   ports:
-    {{- range .Values.networkPolicy.kubernetesApi.ports }}
+    {{- range .ports }}
     - {port: {{ . }}}
     {{- end }}
 {{- end -}}
 
+{{- define "synthmix.toKubernetesApi" -}}
+{{- include "synthmix.toOutside" .Values.networkPolicy.kubernetesApi }}
+{{- end -}}
+
 {{- define "synthmix.toBaseModelHub" -}}
-- to: [{ipBlock: {cidr: 0.0.0.0/0}}]
-  ports: [{port: 443}]
+{{- if .Values.networkPolicy.baseModelHub.enabled }}
+{{- include "synthmix.toOutside" .Values.networkPolicy.baseModelHub }}
+{{- end }}
 {{- end -}}
 
 {{- define "synthmix.toObjectStorage" -}}
 {{- if not .Values.objectStorage.minio.enabled }}
-- to:
-    {{- range .Values.networkPolicy.objectStorage.cidrs }}
-    - ipBlock: {cidr: {{ . }}}
-    {{- end }}
-  ports:
-    {{- range .Values.networkPolicy.objectStorage.ports }}
-    - {port: {{ . }}}
-    {{- end }}
+{{- include "synthmix.toOutside" .Values.networkPolicy.objectStorage }}
 {{- end }}
 {{- end -}}
 

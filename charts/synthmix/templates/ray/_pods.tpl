@@ -21,30 +21,39 @@ volumeMounts:
   {{- end }}
 {{- end -}}
 
-{{/* How many CPUs Ray counts on a worker, as KubeRay does: the limit, or else the request. */}}
+{{/* How many CPUs Ray counts on a pod, as KubeRay says: the limit, or else the request, rounded up; 0 is for the node's. */}}
 {{- define "synthmix.rayCpus" -}}
-{{- $given := toString (coalesce (.resources.limits).cpu (.resources.requests).cpu "0") -}}
-{{- if hasSuffix "m" $given }}{{ divf (trimSuffix "m" $given) 1000 }}{{ else }}{{ float64 $given }}{{ end -}}
+{{- $resources := .resources | default dict -}}
+{{- $given := toString (coalesce ($resources.limits).cpu ($resources.requests).cpu "0") -}}
+{{- if hasSuffix "m" $given }}{{ ceil (divf (trimSuffix "m" $given) 1000) }}{{ else }}{{ ceil $given }}{{ end -}}
 {{- end -}}
 
-{{/* Refuses what KubeRay refuses too late, or what no task would ever run on: (dict "key" key "values" ...). */}}
+{{/* Refuses a task that would never start on its pod: (dict "path" path "values" ...). */}}
+{{- define "synthmix.checkTaskCpus" -}}
+{{- $cpus := include "synthmix.rayCpus" .values | float64 }}
+{{- if and $cpus (gt (float64 .values.task.cpus) $cpus) }}
+{{- fail (printf "\n\n%s.task.cpus is %v, more than its pod's %v, so no task would ever start: lower it, or raise %s.resources' cpu.\n" .path .values.task.cpus $cpus .path) }}
+{{- end }}
+{{- end -}}
+
+{{/* Refuses what KubeRay refuses too late, or what no task would ever run on: (dict "root" $ "key" key "values" ...). */}}
 {{- define "synthmix.checkWorkerGroup" -}}
 {{- $values := .values }}
+{{- include "synthmix.checkTaskCpus" (dict "path" (printf "workers.%s" .key) "values" $values) }}
 {{- if gt (int $values.min) (int $values.max) }}
 {{- fail (printf "\n\nworkers.%s.min is %v, more than workers.%s.max, %v: lower it, or raise the maximum.\n" .key $values.min .key $values.max) }}
 {{- end }}
-{{- $cpus := include "synthmix.rayCpus" $values | float64 }}
-{{- if gt (float64 $values.task.cpus) (ceil $cpus) }}
-{{- fail (printf "\n\nworkers.%s.task.cpus is %v, more than its worker's %v, so no task would ever start: lower it, or raise workers.%s.resources' cpu.\n" .key $values.task.cpus $cpus .key) }}
-{{- end }}
+{{- if .root.Values.ray.operator }}
+{{- /* Without it, Ray looks for itself. */}}
 {{- $gpus := 0 }}
-{{- range $name, $count := ($values.resources.limits | default dict) }}
-{{- if and (hasSuffix "gpu" $name) $count }}
+{{- range $name, $count := (($values.resources).limits | default dict) }}
+{{- if and (or (hasSuffix "gpu" $name) (contains "/mig-" $name)) $count }}
 {{- $gpus = add $gpus (int $count) }}
 {{- end }}
 {{- end }}
 {{- if gt (float64 $values.task.gpus) (float64 $gpus) }}
 {{- fail (printf "\n\nworkers.%s.task.gpus is %v, more than its worker's %v, so no task would ever start: lower it, or give workers.%s.resources.limits a nvidia.com/gpu.\n" .key $values.task.gpus $gpus .key) }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
