@@ -72,6 +72,8 @@ class Release:
     def upgrade(self, values: Sequence[Path], *options: str) -> None:
         """Installs the chart anew, and waits for its front ends, and for the forwards to find them."""
         self.cluster.helm("upgrade", RELEASE, str(CHART), *_options(self.namespace, values), *options)
+        # A forward may lead to a pod that is ending, and break with it.
+        wait_until(lambda: not self.pods(ending=True), "the pods that were replaced are gone")
         self.wait_until_it_answers()
 
     def wait_until_it_answers(self) -> None:
@@ -100,14 +102,14 @@ class Release:
             )
         )
 
-    def pods(self, component: str | None = None) -> list[Any]:
-        """Those of the release, or of one component, that aren't ending."""
+    def pods(self, component: str | None = None, *, ending: bool = False) -> list[Any]:
+        """Those of the release, or of one component, that aren't ending, or are."""
         labels = {"app.kubernetes.io/instance": RELEASE}
         if component:
             labels["app.kubernetes.io/component"] = component
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         found = client.CoreV1Api(self.cluster.api()).list_namespaced_pod(self.namespace, label_selector=selector).items
-        return [pod for pod in found if not pod.metadata.deletion_timestamp]
+        return [pod for pod in found if bool(pod.metadata.deletion_timestamp) == ending]
 
     def are_ready(self, component: str) -> bool:
         """Whether there are pods of it, all of them ready."""
