@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from google.longrunning.operations_pb2 import Operation
 
-from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
+from real_images import FIELD, MITOCHECK_SIX, PLATE, real_images
 from service_kit.artifacts import read_manifest
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ArtifactName
@@ -26,7 +26,7 @@ def enlarged() -> studies_pb2.StudySpec:
 @pytest.fixture(scope="module")
 def submitted(client: Client, finished: studies_pb2.Study, enlarged: studies_pb2.StudySpec) -> dict[str, Operation]:
     """Studies that run side by side: each is one process at a time for the most part, which imports torch."""
-    client.import_dataset(DATA / "hek_ht1080", "hek-ht1080", group=GroupRule(pattern=FIELD))
+    client.import_dataset(real_images("hek_ht1080"), "hek-ht1080", group=GroupRule(pattern=FIELD))
     synthesis = {"prompt": "a brightfield image of {label} cells", "steps": 3}
     specs = [
         reduced_study("hek-reduced", "hek-ht1080", mixtures={"ratios": [0, 0.5]}),
@@ -120,7 +120,9 @@ def test_real_images_by_field(client: Client, submitted: dict[str, Operation]) -
 
 def test_real_images_by_plate_are_imported_and_planned(client: Client) -> None:
     """The study itself takes minutes: `make real-studies` runs it."""
-    client.import_dataset(DATA / "mitocheck", "mitocheck-six", group=GroupRule(pattern=PLATE), classes=MITOCHECK_SIX)
+    client.import_dataset(
+        real_images("mitocheck"), "mitocheck-six", group=GroupRule(pattern=PLATE), classes=MITOCHECK_SIX
+    )
     assert client.get_dataset("mitocheck-six").image_count == 2217
     plan = client.plan_study(reduced_study("mitocheck-reduced", "mitocheck-six"))
     assert {step.display_name.split()[0]: step.plan.total for step in plan.steps}["grid"] == 3

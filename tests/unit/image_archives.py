@@ -14,7 +14,6 @@ from service_kit.resource_names import ArtifactName
 from study_control.image_import.importer import import_archive
 from synthmix_api.datasets.v1 import datasets_pb2
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SIX = ["Interphase", "Apoptosis", "Binuclear", "Polylobed", "Prometaphase", "OutOfFocus"]
 """The six largest classes of mitocheck."""
 BY_PLATE = datasets_pb2.GroupRule(pattern=r"(?P<group>plate-\d+)")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from image_archives import DATA
 from latent_diffusion.base_model import EMBEDDED_FOLDER
 from latent_diffusion.loading import LatentDiffusion, encode_images, encode_prompts, load
 from latent_diffusion.pretraining.corpus import MITOCHECK_HELD_OUT
+from real_images import real_images
 
 BYTES = 25_000_000
 
@@ -24,9 +24,8 @@ def model() -> LatentDiffusion:
 @pytest.fixture(scope="module")
 def nuclei() -> np.ndarray:
     """Ten images of each phenotype that the base model never saw, uint8 (60, 64, 64, 3)."""
-    paths = [
-        path for label in sorted(MITOCHECK_HELD_OUT) for path in sorted((DATA / "mitocheck" / label).iterdir())[:10]
-    ]
+    source = real_images("mitocheck")
+    paths = [path for label in sorted(MITOCHECK_HELD_OUT) for path in sorted((source / label).iterdir())[:10]]
     return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
 
 

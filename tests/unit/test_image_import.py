@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from image_archives import BY_PLATE, DATA, SIX, dataset, encoded, imported, noise, picture, plates, zipped
+from image_archives import BY_PLATE, SIX, dataset, encoded, imported, noise, picture, plates, zipped
 from image_data.image_table import read_images, read_index
 from memory_object_store import MemoryObjectStore
+from real_images import real_images
 from service_kit.artifacts import read_manifest
 from service_kit.digests import sha256_of
 from service_kit.errors import InvalidArgument, Unavailable
@@ -686,9 +687,8 @@ def test_real_microscopy_is_imported(
     images: int,
     groups: int,
 ) -> None:
-    files = {
-        str(path.relative_to(DATA / folder)): path.read_bytes() for path in (DATA / folder).rglob("*") if path.is_file()
-    }
+    source = real_images(folder)
+    files = {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
     manifest = dataset(store, tmp_path, files, classes=classes, group_rule=datasets_pb2.GroupRule(pattern=pattern))
     assert (manifest.summary["image_count"], manifest.summary["group_count"]) == (images, groups)
     assert manifest.summary["warnings"] == ["1 files that aren't images of the dataset were ignored: LICENSE"]

@@ -15,7 +15,6 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
-from image_archives import DATA
 from latent_diffusion.pretraining import autoencoder as recipe
 from latent_diffusion.pretraining import unet as unet_recipe
 from latent_diffusion.pretraining.__main__ import main as pretraining_main
@@ -40,6 +39,7 @@ from latent_diffusion.pretraining.text import (
     train_text_encoder,
 )
 from latent_diffusion.pretraining.training_state import ProgressLog, warp
+from real_images import real_images
 
 SETTINGS = recipe.AutoencoderSettings(steps=4, batch_size=2, warmup_steps=2, checkpoint_every_steps=2, scaled_on=64)
 
@@ -65,13 +65,13 @@ def killed_at_the_last_step(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iter
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return build_corpus(DATA / "mitocheck", simulated=range(6), texture_count=3, seed=5)
+    return build_corpus(real_images("mitocheck"), simulated=range(6), texture_count=3, seed=5)
 
 
 def test_the_withheld_phenotypes_are_not_in_the_corpus(corpus: Corpus) -> None:
     withheld = set()
     for label in MITOCHECK_HELD_OUT:
-        for path in (DATA / "mitocheck" / label).glob("*.png"):
+        for path in (real_images("mitocheck") / label).glob("*.png"):
             with Image.open(path) as image:
                 withheld.add(np.asarray(image.convert("L")).tobytes())
     assert len(withheld) > 2000
@@ -169,7 +169,7 @@ def test_an_autoencoder_begins_as_a_linear_map(corpus: Corpus) -> None:
 
 
 def test_a_larger_corpus_has_the_same_real_pictures_and_other_simulated_ones(corpus: Corpus) -> None:
-    larger = build_corpus(DATA / "mitocheck", range(6, 8), texture_count=0, seed=5, size_px=128)
+    larger = build_corpus(real_images("mitocheck"), range(6, 8), texture_count=0, seed=5, size_px=128)
     real = len(corpus.images) - 6
     assert larger.images.shape == (real + 2, 128, 128)
     assert larger.captions[:real].tolist() == corpus.captions[:real].tolist()
@@ -239,7 +239,8 @@ def test_the_gpu_recipe_is_refused_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    given = ["--mitocheck", str(DATA / "mitocheck"), "--out", str(tmp_path / "out"), "--minutes", "1", "--unet", "gpu"]
+    images, out = real_images("mitocheck"), tmp_path / "out"
+    given = ["--mitocheck", str(images), "--out", str(out), "--minutes", "1", "--unet", "gpu"]
     monkeypatch.setattr(sys, "argv", ["pretraining", *given])
     with pytest.raises(SystemExit):
         pretraining_main()

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from image_archives import DATA, SIX, dataset, encoded, noise
+from image_archives import SIX, dataset, encoded, noise
 from image_data.fingerprints import fingerprint
 from image_data.image_table import read_index
 from image_data.split_parts import open_split
 from memory_object_store import MemoryObjectStore
+from real_images import real_images
 from service_kit.artifacts import read_manifest
 from service_kit.errors import FailedPrecondition, InvalidArgument
 from service_kit.resource_names import PARTS
@@ -218,9 +219,8 @@ def test_a_split_is_stored_once_under_the_name_of_its_request(
 def test_real_microscopy_splits_evenly(
     store: MemoryObjectStore, tmp_path: Path, folder: str, classes: list[str], pattern: str
 ) -> None:
-    files = {
-        str(path.relative_to(DATA / folder)): path.read_bytes() for path in (DATA / folder).rglob("*") if path.is_file()
-    }
+    source = real_images(folder)
+    files = {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
     manifest = dataset(store, tmp_path, files, classes=classes, group_rule=datasets_pb2.GroupRule(pattern=pattern))
     split = read_manifest(store, create_split(store, manifest, test=0.25, validation=0.15, seed=7))
     assert split.summary["warnings"] == []
