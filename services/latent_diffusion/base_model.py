@@ -80,7 +80,7 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
     return _inspect(f"{name}@{folder.name}", folder, field, remote)
 
 
-def is_part(path: str) -> bool:
+def _is_part(path: str) -> bool:
     """Whether a file, by its path in the diffusers layout, belongs to the model as it is loaded.
 
     Hubs keep weights besides in other formats and as variants, which are named {name}.{variant}.safetensors.
@@ -127,7 +127,7 @@ def _weights_elsewhere(name: str, folder: Path, field: str, reference: str) -> d
         weights = _weights_of_commit(name, folder.name)
     except Exception as error:  # also whatever the hub's HTTP client raises
         if all(
-            any(is_part(f"{component}/{path.name}") for path in (folder / component).glob("*" + WEIGHTS))
+            any(_is_part(f"{component}/{path.name}") for path in (folder / component).glob("*" + WEIGHTS))
             for component in WEIGHT_COMPONENTS
         ):
             return {}  # without a network, what is in the cache is the model
@@ -144,7 +144,7 @@ def _weights_of_commit(name: str, commit: str) -> tuple[tuple[str, str], ...]:
     return tuple(
         (item.rfilename, item.lfs.sha256)
         for item in files
-        if item.lfs and item.rfilename.endswith(WEIGHTS) and is_part(item.rfilename)
+        if item.lfs and item.rfilename.endswith(WEIGHTS) and _is_part(item.rfilename)
     )
 
 
@@ -190,7 +190,7 @@ def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str]
         str(path.relative_to(folder)): path
         for component in COMPONENTS
         for path in sorted((folder / component).rglob("*"))
-        if path.is_file() and is_part(str(path.relative_to(folder)))
+        if path.is_file() and _is_part(str(path.relative_to(folder)))
     }
     without = [
         component

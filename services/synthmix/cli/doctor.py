@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 
@@ -27,6 +27,8 @@ from synthmix.endpoints import default_home, find_endpoints
 if TYPE_CHECKING:
     from synthmix.client import Client
     from synthmix_api.clusters.v1 import clusters_pb2
+
+Answer = TypeVar("Answer")
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 INSTALL = "install synthmix again"
@@ -301,16 +303,12 @@ def cluster(client: "Client", *, until_s: float) -> Iterator[Check]:
 
 
 def _settled_cluster(client: "Client", until_s: float) -> "clusters_pb2.Cluster":
-    """Asks again until then while Ray doesn't run or nobody answers."""
-    while True:
-        try:
-            found = client.get_cluster()
-            if not found.ray_problem or time.monotonic() > until_s:
-                return found
-        except Unavailable:
-            if time.monotonic() > until_s:
-                raise
+    """Asks again until then while Ray doesn't run."""
+    found = _patiently(client.get_cluster, until_s)
+    while found.ray_problem and time.monotonic() < until_s:
         time.sleep(ASK_AGAIN_S)
+        found = _patiently(client.get_cluster, until_s)
+    return found
 
 
 def gpus_of_cluster(found: "clusters_pb2.Cluster") -> Check:
@@ -335,16 +333,22 @@ def _list_operations(client: "Client", service: str) -> None:
 
 
 def _answers(name: str, question: Callable[[], None], *, until_s: float) -> Check:
+    try:
+        _patiently(question, until_s)
+    except SynthMixError as error:
+        return Check(name, FAIL, error.message, "start the stack (`synthmix up`), or look at the service's log")
+    return Check(name, OK, "answers")
+
+
+def _patiently(question: Callable[[], Answer], until_s: float) -> Answer:
     """Asks again until then, as a clock of time.monotonic, while the service can't be reached."""
     while True:
         try:
-            question()
-        except SynthMixError as error:
-            if isinstance(error, Unavailable) and time.monotonic() < until_s:
-                time.sleep(ASK_AGAIN_S)
-                continue
-            return Check(name, FAIL, error.message, "start the stack (`synthmix up`), or look at the service's log")
-        return Check(name, OK, "answers")
+            return question()
+        except Unavailable:
+            if time.monotonic() >= until_s:
+                raise
+        time.sleep(ASK_AGAIN_S)
 
 
 def _existing(path: Path) -> Path:
