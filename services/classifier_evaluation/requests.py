@@ -32,7 +32,7 @@ from synthmix_api.evaluations.v1 import evaluations_pb2
 from synthmix_api.operations.v1 import operations_pb2
 
 # Raised whenever the statistics change: an evaluation of another version is another evaluation of the same cells.
-STATISTICS_VERSION = 1
+STATISTICS_VERSION = 2
 
 MODES = ("append",)
 LATER_MODES = ("share", "replace", "sample", "pretrain")

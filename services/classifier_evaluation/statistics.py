@@ -9,12 +9,8 @@ replacement, the same draw for all mixtures:
   Images of a group resemble each other, and resampling single images would pass that off as certainty.
 - seeds: with groups, the pigeonhole bootstrap of Owen (2007), whose variance errs to the wide side.
 
-The percentile interval of few groups or seeds is too narrow: its spread lacks a factor n / (n - 1), and a
-normal quantile stands where Student's belongs. Hesterberg (2015, the expanded percentile interval) moves the
-percentiles outward for it; with 3 seeds these run off the end of the resamples, so here the interval's arms
-are stretched by the same factor instead, its degrees of freedom after Satterthwaite (1946). On simulated
-studies of 4 to 30 groups and 3 to 10 seeds, plain 95 % percentile intervals covered the true difference in
-83 to 99 % of cases, stretched ones in 94 to 100 %.
+The interval over the resamples is intervals.py's, the verdict verdict.py's. On simulated studies of 4 to 30 groups and
+3 to 10 seeds, plain 95 % percentile intervals covered the true difference in 83 to 99 % of cases, these in 94 to 100 %.
 """
 
 from __future__ import annotations
@@ -25,14 +21,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+
+from classifier_evaluation.intervals import Estimate, TestImages, estimate
+from classifier_evaluation.verdict import Verdict, decide, plural
 
 FEW_GROUPS = 10
 FEW_SEEDS = 5
 # Numbers held at once while resampling: 32 MB of float64.
 _BLOCK_NUMBERS = 4_000_000
-
-VerdictKind = Literal["improves", "harms", "equivalent", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -49,19 +45,6 @@ class MixturePredictions:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A balanced accuracy (0 to 1) or a difference of two (-1 to 1)."""
-
-    # Over seeds.
-    mean: float
-    low: float
-    high: float
-    per_seed: tuple[float, ...]
-    # Share of the variance that comes from the seeds, 0 to 1; the rest is the test groups'. 0 if none.
-    seed_share: float
-
-
-@dataclass(frozen=True)
 class MixtureResult:
     """One mixture's scores."""
 
@@ -75,20 +58,6 @@ class MixtureResult:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the study may claim."""
-
-    kind: VerdictKind
-    # The mixture that validation chose among the candidates.
-    key: str
-    label: str
-    sentence: str
-    # Whether the interval of the difference stays below +margin, and above -margin; never by a single seed.
-    excludes_gain_of_margin: bool
-    excludes_loss_of_margin: bool
-
-
-@dataclass(frozen=True)
 class Comparison:
     """All of it; `dataclasses.asdict` makes it JSON."""
 
@@ -98,6 +67,8 @@ class Comparison:
     seeds: int
     test_images: int
     test_groups: int
+    # Classes that have test images.
+    test_classes: int
     # "image" only where there is a single group.
     resampled: Literal["group", "image"]
     resamples: int
@@ -122,15 +93,7 @@ def compare(
 ) -> Comparison:
     """Compares mixtures with the reference and decides what may be claimed.
 
-    The candidate of the highest mean validation score is chosen, the earlier one of equals; its test interval
-    decides. `improves`: it lies above 0. `harms`: below 0. `equivalent`: it contains 0 and lies within the
-    margin on both sides: the two one-sided tests of Schuirmann (1987) by inclusion, for which an interval of
-    confidence 1 - 2 alpha would do at level alpha; ours has 1 - alpha and is the stricter. Otherwise
-    `inconclusive`, as with a single seed always: the interval leaves out how much trainings differ, and over two groups
-    that agree it has no width at all. A mixture's results don't depend on which others there are.
-
-    Choice and estimate share the trained classifiers, so a seed's luck that helps on validation and on test
-    alike stays in the chosen mixture's difference; the more seeds, the less of it.
+    The rule of the verdict is verdict.decide's. A mixture's results don't depend on which others there are.
 
     Args:
         labels: True class indices of the test images, shape (images,).
@@ -163,22 +126,30 @@ def compare(
     observed = _balanced_accuracy(counts, np.ones((1, units)))[0]
     joint, units_only = _resample(counts, units, predicted.shape[:2], resamples, seed)
     base = [mixture.key for mixture in mixtures].index(reference)
+    images = TestImages.of(labels, unit_of_image)
+    right = (predicted == labels).astype(np.int8)
+
+    def accuracy(m: int) -> Estimate:
+        return estimate(images, right[m], observed[m], joint[:, m], units_only[:, m], confidence, (0.0, 1.0))
+
+    def difference(m: int) -> Estimate:
+        return estimate(
+            images,
+            right[m] - right[base],
+            observed[m] - observed[base],
+            joint[:, m] - joint[:, base],
+            units_only[:, m] - units_only[:, base],
+            confidence,
+            (-1.0, 1.0),
+        )
+
     results = tuple(
         MixtureResult(
             key=mixture.key,
             label=mixture.label,
             validation_balanced_accuracy=float(np.mean(mixture.validation_balanced_accuracy)),
-            balanced_accuracy=_estimate(observed[m], joint[:, m], units_only[:, m], units, confidence, (0.0, 1.0)),
-            difference=None
-            if m == base
-            else _estimate(
-                observed[m] - observed[base],
-                joint[:, m] - joint[:, base],
-                units_only[:, m] - units_only[:, base],
-                units,
-                confidence,
-                (-1.0, 1.0),
-            ),
+            balanced_accuracy=accuracy(m),
+            difference=None if m == base else difference(m),
         )
         for m, mixture in enumerate(mixtures)
     )
@@ -189,6 +160,7 @@ def compare(
         seeds=seeds,
         test_images=len(labels),
         test_groups=len(group_names),
+        test_classes=len(counts),
         resampled="group" if by_group else "image",
         resamples=resamples,
         mixtures=results,
@@ -198,35 +170,6 @@ def compare(
     if not candidates:
         return comparison
     return replace(comparison, verdict=decide(comparison, candidates))
-
-
-def decide(comparison: Comparison, candidates: Sequence[str]) -> Verdict:
-    """Returns the verdict over `candidates`, at least one; the rule is `compare`'s."""
-    by_key = {result.key: result for result in comparison.mixtures}
-    chosen = max((by_key[key] for key in candidates), key=lambda result: result.validation_balanced_accuracy)
-    difference, margin = chosen.difference, comparison.margin
-    assert difference is not None  # The reference is no candidate.
-    known = comparison.seeds > 1
-    below, above = known and difference.high < margin, known and difference.low > -margin
-    kind: VerdictKind
-    if not known:
-        kind = "inconclusive"
-    elif difference.low > 0.0:
-        kind = "improves"
-    elif difference.high < 0.0:
-        kind = "harms"
-    elif below and above:
-        kind = "equivalent"
-    else:
-        kind = "inconclusive"
-    return Verdict(
-        kind=kind,
-        key=chosen.key,
-        label=chosen.label,
-        sentence=_sentence(kind, chosen.label, difference, comparison, len(candidates)),
-        excludes_gain_of_margin=below,
-        excludes_loss_of_margin=above,
-    )
 
 
 @dataclass(frozen=True)
@@ -301,49 +244,6 @@ def _derived_rng(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def _estimate(
-    per_seed: np.ndarray,
-    joint: np.ndarray,
-    units_only: np.ndarray,
-    units: int,
-    confidence: float,
-    bounds: tuple[float, float],
-) -> Estimate:
-    """The mean over seeds and its percentile interval, whose arms are stretched as the module's text says.
-
-    Args:
-        per_seed: Observed values, shape (seeds,).
-        joint: Means with units and seeds resampled, shape (resamples,).
-        units_only: Means with units alone resampled, shape (resamples,).
-        units: How many groups (or images) are resampled, 2 or more.
-        confidence: Of the interval.
-        bounds: The least and the greatest possible value.
-    """
-    mean, seeds = float(per_seed.mean()), len(per_seed)
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(joint, [tail, 1.0 - tail])
-    # The variance of the mean as the bootstrap sees it, without n / (n - 1).
-    from_units, from_seeds = float(units_only.var()), float(per_seed.var()) / seeds
-    seen = from_units + from_seeds
-    if seen > 0.0:
-        components = [(from_units * units / (units - 1), units - 1)]
-        if seeds > 1:
-            components.append((from_seeds * seeds / (seeds - 1), seeds - 1))
-        variance = sum(component for component, _ in components)
-        degrees_of_freedom = variance**2 / sum(component**2 / freedom for component, freedom in components)
-        stretch = np.sqrt(variance / seen) * stdtrit(degrees_of_freedom, 1.0 - tail) / ndtri(1.0 - tail)
-        # A skewed distribution can lie to one side of the mean; an arm has no negative length.
-        low = mean - stretch * max(mean - low, 0.0)
-        high = mean + stretch * max(high - mean, 0.0)
-    return Estimate(
-        mean=mean,
-        low=float(np.clip(low, *bounds)),
-        high=float(np.clip(high, *bounds)),
-        per_seed=tuple(map(float, per_seed)),
-        seed_share=from_seeds / seen if seen > 0.0 else 0.0,
-    )
-
-
 def _warnings(
     labels: np.ndarray, group_of_image: np.ndarray, class_names: Sequence[str], seeds: int, groups: int
 ) -> tuple[str, ...]:
@@ -378,67 +278,6 @@ def _warnings(
                 f"Class {name!r} has test images of one group only: resamples without it leave the class out."
             )
     return tuple(warnings)
-
-
-def _sentence(kind: VerdictKind, label: str, difference: Estimate, comparison: Comparison, candidates: int) -> str:
-    """The verdict for people, in points (hundredths) of balanced accuracy."""
-    low, high = _signed(difference.low), _signed(difference.high)
-    margin = _plural(100.0 * comparison.margin, "point")
-    chosen = f"{label} (the best of {candidates} on validation)" if candidates > 1 else label
-    scores = f"scores {_signed(difference.mean)} points of balanced accuracy against real images only"
-    evidence = (
-        f"({100.0 * comparison.confidence:g} % CI {low} to {high}; "
-        f"{_plural(comparison.seeds, 'seed')}, {_plural(comparison.test_images, 'test image')} "
-    )
-    if comparison.test_groups == comparison.test_images:
-        evidence += "without groups)"
-    else:
-        evidence += f"of {_plural(comparison.test_groups, 'group')})"
-    if kind == "improves":
-        if difference.low >= comparison.margin:
-            size = f"The improvement is at least the {margin} that matter."
-        elif difference.high < comparison.margin:
-            size = f"The improvement is smaller than the {margin} that would matter."
-        else:
-            size = f"Whether it reaches the {margin} that matter stays open."
-        return f"Synthetic images improve the classifier: {chosen} {scores} {evidence}. {size}"
-    if kind == "harms":
-        return f"Synthetic images harm the classifier: even {chosen} {scores} {evidence}."
-    if kind == "equivalent":
-        return f"No improvement: {chosen} {scores} {evidence}. A gain and a loss of {margin} or more are both excluded."
-    if comparison.seeds == 1:
-        return f"Inconclusive: {chosen} {scores} {evidence}. {_remedy(difference, comparison)}"
-    if difference.high < comparison.margin:
-        excluded = f"A gain of {margin} or more is excluded, a loss is not."
-    elif difference.low > -comparison.margin:
-        excluded = f"A loss of {margin} or more is excluded, a gain is not."
-    else:
-        excluded = f"Neither a gain nor a loss of {margin} is excluded."
-    return f"Inconclusive: {chosen} {scores} {evidence}. {excluded} {_remedy(difference, comparison)}"
-
-
-def _remedy(difference: Estimate, comparison: Comparison) -> str:
-    """What would narrow the interval most."""
-    if comparison.test_groups == 1:
-        return "Test images of more groups are needed first."
-    if comparison.seeds == 1:
-        return "More seeds are needed first: one can't show how much trainings differ."
-    if difference.seed_share > 0.5:
-        return f"Most of the uncertainty comes from the {comparison.seeds} seeds: run more."
-    units = "images" if comparison.test_groups == comparison.test_images else "groups"
-    return f"Most of the uncertainty comes from the {comparison.test_groups:,} test {units}: more would help."
-
-
-def _signed(value: float) -> str:
-    """A difference in points, such as +1.8; nothing is 0.0."""
-    text = f"{100.0 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
-
-
-def _plural(count: float, noun: str) -> str:
-    """A count with its noun, such as "1 seed", "1,440 images" and "2.5 points"."""
-    text = f"{count:,}" if isinstance(count, int) else f"{count:g}"
-    return f"{text} {noun}" if count == 1 else f"{text} {noun}s"
 
 
 def _check(
@@ -478,7 +317,7 @@ def _check(
         if validation.shape != (seeds,) or not np.all((validation >= 0.0) & (validation <= 1.0)):
             raise ValueError(
                 f"validation_balanced_accuracy of {mixture.key!r} is {validation}: "
-                f"give one number from 0 to 1 for each of {_plural(seeds, 'seed')}"
+                f"give one number from 0 to 1 for each of {plural(seeds, 'seed')}"
             )
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence is {confidence}: use a number between 0 and 1, such as 0.95")
