@@ -4,7 +4,9 @@ Imported by front ends: numpy, no torch.
 """
 
 import heapq
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -149,6 +151,58 @@ def needed_per_class(mixture: MixtureSpec, train_class_counts: Sequence[int]) ->
     return tuple(train_class_counts) if mixture.kind == SYNTHETIC_ONLY else (0,) * len(train_class_counts)
 
 
+def check_ratios(ratios: Sequence[float], train_class_counts: Mapping[str, int], *, field: str) -> list[str]:
+    """Refuses a ratio that adds no image, or the very images of another; such a comparison could show no difference.
+
+    Args:
+        ratios: As the user listed them, 0 to 10, in any order.
+        train_class_counts: Real train images of each class.
+        field: The list's name, for errors.
+
+    Returns:
+        A warning for each ratio that leaves a class without an added image.
+
+    Raises:
+        InvalidArgument: Naming every ratio at fault, and the least that would do.
+    """
+    labels, counts = list(train_class_counts), list(train_class_counts.values())
+    real = sum(counts)
+    problems = Problems()
+    warnings = []
+    seen: dict[tuple[int, ...], float] = {}
+    for index, ratio in sorted(enumerate(ratios), key=lambda item: item[1]):
+        if not ratio:
+            continue
+        added = _stratified(ratio, counts)
+        with problems:
+            if not any(added):
+                raise invalid_field(
+                    f"{field}[{index}]",
+                    ratio,
+                    f"adds no image to the {real:,} real ones of the train part",
+                    f"use at least {_least_ratio(1, real)}, which adds one, or leave it out",
+                    reason="RATIO_ADDS_NOTHING",
+                )
+            if added in seen:
+                raise invalid_field(
+                    f"{field}[{index}]",
+                    ratio,
+                    f"adds the same {sum(added):,} of {real:,} images as ratio {seen[added]:g}",
+                    f"leave one of them out, or use at least {_least_ratio(sum(added) + 1, real)}",
+                    reason="RATIO_ADDS_THE_SAME",
+                )
+            seen[added] = ratio
+            without = [repr(label) for label, count in zip(labels, added, strict=True) if not count]
+            if without:
+                least = _least_ratio(_total_of_every_class(counts), real)
+                warnings.append(
+                    f"ratio {ratio:g} adds {sum(added):,} synthetic images, and none of {', '.join(without)}; "
+                    f"{least} is the least ratio that adds one of each class"
+                )
+    problems.raise_if_any()
+    return warnings
+
+
 def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages | None, seed: int) -> Mixture:
     """Chooses the images of a mixture, with the train part's class proportions.
 
@@ -197,16 +251,50 @@ def _stratified(ratio: float, class_counts: Sequence[int]) -> tuple[int, ...]:
     among the next one's. A divisor method can't: its n-th image goes to the class with the largest count /
     (images it has + 1/2), whatever the total.
     """
-    # The decimal fraction that was written: 0.1 and not 0.1000000000000000055.
-    total = round(Fraction(str(ratio)) * sum(class_counts))
+    shares = [0] * len(class_counts)
+    for index in itertools.islice(_in_turn(class_counts), _total(ratio, sum(class_counts))):
+        shares[index] += 1
+    return tuple(shares)
+
+
+def _in_turn(class_counts: Sequence[int]) -> Iterator[int]:
+    """Yields the class of each added image, without end."""
     shares = [0] * len(class_counts)
     queue = [(-float(count), index) for index, count in enumerate(class_counts) if count]
     heapq.heapify(queue)
-    for _ in range(total):
+    while queue:
         index = queue[0][1]
+        yield index
         shares[index] += 1
         heapq.heapreplace(queue, (-class_counts[index] / (2 * shares[index] + 1), index))
-    return tuple(shares)
+
+
+def _total(ratio: float, real: int) -> int:
+    """Images that a ratio adds to `real` ones."""
+    # The decimal fraction that was written: 0.1 and not 0.1000000000000000055.
+    return round(Fraction(str(ratio)) * real)
+
+
+def _total_of_every_class(class_counts: Sequence[int]) -> int:
+    """The least number of added images of which each class has one."""
+    left = {index for index, count in enumerate(class_counts) if count}
+    for total, index in enumerate(_in_turn(class_counts), start=1):
+        left.discard(index)
+        if not left:
+            return total
+    return 0
+
+
+def _least_ratio(total: int, real: int) -> str:
+    """The least ratio of three significant digits, or of more if it takes them, that adds `total` images to `real`."""
+    exact = (Fraction(total) - Fraction(1, 2)) / real
+    for digits in itertools.count(max(1, 3 - math.ceil(math.log10(exact)))):
+        below = math.floor(exact * 10**digits)
+        for steps in (below, below + 1):  # half an image rounds to the even number: `exact` itself may fall short
+            text = f"{float(Fraction(steps, 10**digits)):.{digits}f}".rstrip("0").rstrip(".")
+            if _total(float(text), real) == total:
+                return text
+    raise AssertionError  # never: the steps become as fine as is needed
 
 
 def _draw(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:

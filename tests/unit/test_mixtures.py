@@ -24,6 +24,7 @@ from classifier_evaluation.mixtures import (
     CellSpec,
     Mixture,
     MixtureSpec,
+    check_ratios,
     compose,
     expand_grid,
     needed_per_class,
@@ -206,6 +207,66 @@ def test_what_a_ratio_adds_is_among_what_the_next_adds() -> None:
 def test_seeds_choose_the_images() -> None:
     assert appended(0.25, seed=1).synthetic_rows.tolist() == appended(0.25, seed=1).synthetic_rows.tolist()
     assert set(appended(0.25, seed=1).synthetic_rows) != set(appended(0.25, seed=2).synthetic_rows)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "counts", "faults"),
+    [
+        # 0.01 of 12 images is 0.12 of one; half an image rounds to none, and one begins above 1 / 24.
+        (
+            [0, 0.01],
+            (6, 6),
+            {0.01: "adds no image to the 12 real ones of the train part; use at least 0.0417, which adds one"},
+        ),
+        ([0.001], (300, 200), {0.001: "use at least 0.001001, which adds one, or leave it out"}),
+        (
+            [0.1, 0.12],
+            (5, 5),
+            {0.12: "adds the same 1 of 10 images as ratio 0.1; leave one of them out, or use at least"},
+        ),
+        # In whatever order they are listed, the larger one is at fault.
+        ([0.26, 0.5, 0.25], (60, 40), {}),
+        ([0.252, 0.5, 0.25], (60, 40), {0.252: "adds the same 25 of 100 images as ratio 0.25"}),
+        ([0.01, 0.02, 0.5], (6, 6), {0.01: "adds no image", 0.02: "adds no image"}),
+        (
+            [1.0, 1.04, 10.0],
+            (6, 6),
+            {1.04: "adds the same 12 of 12 images as ratio 1; leave one of them out, or use at least 1.05"},
+        ),
+        ([0, 0.1, 0.25, 0.5, 0.75], (53, 31, 16), {}),
+    ],
+)
+def test_a_ratio_adds_images_that_no_other_adds(
+    ratios: list[float], counts: tuple[int, ...], faults: dict[float, str]
+) -> None:
+    train = dict(zip(CLASSES, counts, strict=False))
+    if not faults:
+        check_ratios(ratios, train, field="mixtures.ratios")
+        return
+    with pytest.raises(InvalidArgument) as caught:
+        check_ratios(ratios, train, field="mixtures.ratios")
+    found = {item.field: item.description for item in caught.value.violations}
+    assert set(found) == {f"mixtures.ratios[{ratios.index(ratio)}]" for ratio in faults}
+    for ratio, words in faults.items():
+        assert words in found[f"mixtures.ratios[{ratios.index(ratio)}]"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "ratio", "without"),
+    [
+        ((90, 8, 2), 0.1, "'gamma'"),
+        ((50, 50), 0.01, "'beta'"),
+        ((90, 5, 5), 0.01, "'beta', 'gamma'"),
+    ],
+)
+def test_a_ratio_that_leaves_a_class_out_is_warned_of(counts: tuple[int, ...], ratio: float, without: str) -> None:
+    train = dict(zip(CLASSES, counts, strict=False))
+    [warning] = check_ratios([0, ratio], train, field="mixtures.ratios")
+    assert f"none of {without}; " in warning
+    named = float(warning.partition("; ")[2].split()[0])
+    assert all(needed_per_class(MixtureSpec(APPEND, named, IMAGE_SET), counts))
+    assert not all(needed_per_class(MixtureSpec(APPEND, named - 0.01, IMAGE_SET), counts))
+    assert check_ratios([named], train, field="mixtures.ratios") == []
 
 
 def test_synthetic_only_has_the_real_class_counts() -> None:
