@@ -105,18 +105,14 @@ def check_tokenizer(model: ModelFolder, *, vocabulary_size: int, positions: int)
         )
 
 
-def prompt_tokenizer(folder: Path, digest: str, field: str, reference: str) -> PromptTokenizer:
-    """A checked base model's tokenizer.
+@lru_cache(maxsize=4)  # CLIP's takes a fifth of a second to read
+def prompt_tokenizer(folder: Path, digest: str) -> PromptTokenizer:
+    """The tokenizer of a base model that was checked.
 
     Args:
         digest: The model's: a folder's files may change, and so its tokenizer.
     """
-    return _cached(ModelFolder(folder, field, reference), digest)
-
-
-@lru_cache(maxsize=4)  # CLIP's takes a fifth of a second to read
-def _cached(model: ModelFolder, digest: str) -> PromptTokenizer:
-    return _read(model)
+    return _read(ModelFolder(folder, "base_model", str(folder)))
 
 
 def _read(model: ModelFolder) -> PromptTokenizer:
@@ -129,15 +125,22 @@ def _read(model: ModelFolder) -> PromptTokenizer:
             f"{'no model_max_length' if longest is None else f'model_max_length {shown(longest)}'}",
             "write the text encoder's max_position_embeddings there, 77 for CLIP",
         )
-    vocabulary, merges, added = _vocabulary(model)
-    special = _special_tokens(model, config)
+    vocabulary, merges, beside = _vocabulary(model)
+    tokens, special = _added_tokens(model, config, beside)
+    known = vocabulary.keys() | {token.content for token in tokens.values()}
     for key, token in special.items():
-        if token not in vocabulary and token not in added:
+        if token.content not in known:
             raise model.fault(
-                f"has a tokenizer whose vocabulary lacks its {key} {shown(token)}",
+                f"has a tokenizer whose vocabulary lacks its {key} {shown(token.content)}",
                 "give the tokenizer that the text encoder was trained with",
             )
-    tokenizer = _build(model, vocabulary, merges, special, added)
+    names = {key: token.content for key, token in special.items()}
+    tokenizer = _build(model, vocabulary, merges, names)
+    # In transformers' order: one that comes later decides how a token of the same text is matched.
+    tokenizer.add_tokens([token for _, token in sorted(tokens.items())])
+    listed = {token.content for token in tokens.values()}
+    tokenizer.add_special_tokens([token for token in special.values() if token.content not in listed])
+    tokenizer.post_processor = _ends(tokenizer, names)
     sides = {key: config.get(key, "right") for key in ("truncation_side", "padding_side")}
     for key, side in sides.items():
         if side not in ("left", "right"):
@@ -145,15 +148,15 @@ def _read(model: ModelFolder) -> PromptTokenizer:
     return PromptTokenizer(
         tokenizer,
         int(longest),
-        tokenizer.token_to_id(special["unk_token"]),
-        tokenizer.token_to_id(special["pad_token"]),
+        tokenizer.token_to_id(names["unk_token"]),
+        tokenizer.token_to_id(names["pad_token"]),
         **sides,
     )
 
 
-def _vocabulary(model: ModelFolder) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
-    """Tokens with their numbers, merges in order, and tokens that stand beside the vocabulary."""
-    added: dict[str, int] = {}
+def _vocabulary(model: ModelFolder) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, Any]]:
+    """Tokens with their numbers, merges in order, and by number what tokenizer.json has beside the vocabulary."""
+    beside: dict[str, Any] = {}
     if (model.path / WHOLE).exists():
         source = WHOLE
         value = model.json(WHOLE, largest_bytes=LARGEST_VOCABULARY_BYTES)
@@ -163,7 +166,7 @@ def _vocabulary(model: ModelFolder) -> tuple[dict[str, int], list[tuple[str, str
         vocabulary, raw = inner.get("vocab"), inner.get("merges")
         entries = value.get("added_tokens") or []
         if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
-            added = {str(entry.get("content")): entry.get("id", -1) for entry in entries}
+            beside = {str(entry.get("id")): entry for entry in entries}
     else:
         source = VOCABULARY
         vocabulary = model.json(VOCABULARY, largest_bytes=LARGEST_VOCABULARY_BYTES)
@@ -179,7 +182,7 @@ def _vocabulary(model: ModelFolder) -> tuple[dict[str, int], list[tuple[str, str
             "copy the tokenizer again",
             INCOMPLETE,
         )
-    return vocabulary, pairs, added  # type: ignore[return-value]
+    return vocabulary, pairs, beside  # type: ignore[return-value]
 
 
 def _is_text(value: object) -> bool:
@@ -195,19 +198,35 @@ def _merge_lines(model: ModelFolder) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#version")]
 
 
-def _special_tokens(model: ModelFolder, config: dict[str, Any]) -> dict[str, str]:
-    """The four special tokens: tokenizer_config.json's, special_tokens_map.json's if it has no table of its own."""
-    found = dict(SPECIAL_TOKENS)
-    sources = [config]
+def _added_tokens(
+    model: ModelFolder, config: dict[str, Any], beside: dict[str, Any]
+) -> tuple[dict[int, Any], dict[str, Any]]:
+    """Tokens beside the vocabulary by number, and the four special ones by their key, as tokenizers.AddedToken.
+
+    tokenizer_config.json's table of added tokens, if there is one, stands for all other files.
+    """
+    from tokenizers import AddedToken
+
+    def token(value: Any) -> Any:
+        if isinstance(value, str):
+            return AddedToken(value, special=True)
+        fields = ("content", "single_word", "lstrip", "rstrip", "normalized")
+        return AddedToken(**{key: value[key] for key in fields if key in value}, special=True)
+
+    table = config.get("added_tokens_decoder", beside)
+    sources = [dict(SPECIAL_TOKENS), config]
     if "added_tokens_decoder" not in config and (model.path / SPECIAL).is_file():
         sources.append(model.json(SPECIAL))
-    for source in sources:
-        for key in found:
-            value = source.get(key)
-            content = value.get("content") if isinstance(value, dict) else value
-            if isinstance(content, str):
-                found[key] = content
-    return found
+    raw = {key: [source[key] for source in sources if source.get(key)][-1] for key in SPECIAL_TOKENS}
+    try:
+        tokens = {int(number): token(value) for number, value in table.items()}
+        by_text = {added.content: added for added in tokens.values()}
+        special = {key: token(value) for key, value in raw.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise model.fault(
+            f"has special tokens in its {CONFIG} or {SPECIAL} that are no texts", "copy the tokenizer again", INCOMPLETE
+        ) from error
+    return tokens, {key: by_text.get(value.content, value) for key, value in special.items()}
 
 
 def _build(
@@ -215,9 +234,8 @@ def _build(
     vocabulary: dict[str, int],
     merges: Sequence[tuple[str, str]],
     special: dict[str, str],
-    added: dict[str, int],
 ) -> Any:
-    from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
+    from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 
     try:
@@ -246,11 +264,14 @@ def _build(
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    names = sorted({*added} - {*special.values()}, key=lambda name: added[name])
-    tokenizer.add_tokens([AddedToken(name, normalized=False, special=True) for name in names])
-    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in dict.fromkeys(special.values())])
+    return tokenizer
+
+
+def _ends(tokenizer: Any, special: dict[str, str]) -> Any:
+    """What puts the tokens that begin and end a prompt around it."""
+    from tokenizers import processors
+
     begin, end = special["bos_token"], special["eos_token"]
-    tokenizer.post_processor = processors.RobertaProcessing(
+    return processors.RobertaProcessing(
         (end, tokenizer.token_to_id(end)), (begin, tokenizer.token_to_id(begin)), False, False
     )
-    return tokenizer
