@@ -225,9 +225,7 @@ def _check_conditions(model: ModelFolder, unet: Mapping[str, Any]) -> None:
     kind = unet.get("encoder_hid_dim_type")
     if kind not in (None, "text_proj"):
         raise _wrong(model, "unet/config.json", "encoder_hid_dim_type", kind, f"prompts alone are given; {USE}")
-    down, up, channels = (
-        unet.get(key) for key in ("down_block_types", "up_block_types", "block_out_channels")
-    )
+    down, up, channels = (unet.get(key) for key in ("down_block_types", "up_block_types", "block_out_channels"))
     lists = [value for value in (down, up, channels) if value is not None]
     if not all(isinstance(value, list) and value for value in lists) or len({len(value) for value in lists}) > 1:
         raise model.fault(
@@ -244,7 +242,9 @@ def _text_config(model: ModelFolder) -> dict[str, int]:
         config = config["text_config"]
     kind = config.get("model_type", "clip_text_model")
     if kind != "clip_text_model":
-        raise unsupported(model, f"has a text encoder of the kind {shown(kind)} and not CLIP's ({file}, model_type)", USE)
+        raise unsupported(
+            model, f"has a text encoder of the kind {shown(kind)} and not CLIP's ({file}, model_type)", USE
+        )
     return {
         key: _whole(model, file, config, key, default)
         for key, default in (("vocab_size", 49408), ("hidden_size", 512), ("max_position_embeddings", 77))
@@ -314,7 +314,9 @@ def _image_size(model: ModelFolder, unet: Mapping[str, Any], factor: int) -> int
     if not all(is_whole(side) for side in sides):
         raise _wrong(model, file, "sample_size", size, example)
     if len(set(sides)) > 1:
-        raise _wrong(model, file, "sample_size", size, "images are square here; use a model that was trained on squares")
+        raise _wrong(
+            model, file, "sample_size", size, "images are square here; use a model that was trained on squares"
+        )
     size_px = int(sides[0]) * factor
     if size_px > LARGEST_IMAGE_PX:
         raise _wrong(model, file, "sample_size", size, f"images of at most {LARGEST_IMAGE_PX} pixels are made; {USE}")

@@ -1,7 +1,7 @@
 """A base model's folder as its checks read it: strict JSON, bounded, with errors that name file, value and remedy."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,9 +99,6 @@ def shown(value: object) -> str:
 
 def shown_text(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
-
-
-
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

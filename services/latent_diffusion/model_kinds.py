@@ -117,7 +117,9 @@ def check_pipeline(model: ModelFolder, index: Mapping[str, Any]) -> None:
     if family is None and name not in STABLE_DIFFUSION:
         family = f"a model of the kind {shown(name)}"
     if family is not None:
-        raise unsupported(model, f"is {family}{'' if family.endswith(',') else ','} which this version can't adapt", USE)
+        raise unsupported(
+            model, f"is {family}{'' if family.endswith(',') else ','} which this version can't adapt", USE
+        )
 
 
 def family_of(pipeline: str) -> str | None:
@@ -147,13 +149,17 @@ def no_model(model: ModelFolder, names: Collection[str]) -> InvalidArgument:
     top = {name for name in names if "/" not in name}
     folders = {name.split("/")[0] for name in names if "/" in name}
     inner = sorted(name for name in names if name.endswith("/" + INDEX))
-    convert = "write it in the diffusers layout with diffusers' from_single_file and save_pretrained, and give that folder"
+    convert = (
+        "write it in the diffusers layout with diffusers' from_single_file and save_pretrained, and give that folder"
+    )
     if inner:
         return model.fault(
             f"has no {INDEX}, but its sub-folder has", f"give {inner[0].rpartition('/')[0]!r} in it", INCOMPLETE
         )
     if not names:
-        return model.fault(f"is an empty folder: it has no {INDEX}", "give a folder in the diffusers layout", INCOMPLETE)
+        return model.fault(
+            f"is an empty folder: it has no {INDEX}", "give a folder in the diffusers layout", INCOMPLETE
+        )
     if "adapter_config.json" in top or any("lora" in name.lower() and name.endswith(".safetensors") for name in top):
         return model.fault(
             f"is an adapter (LoRA), not a base model: it has no {INDEX}",
@@ -176,9 +182,7 @@ def no_model(model: ModelFolder, names: Collection[str]) -> InvalidArgument:
         )
     single = sorted(name for name in top if name.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".gguf")))
     if single:
-        return model.fault(
-            f"holds a single-file checkpoint ({shown(single[0])}) and no {INDEX}", convert, INCOMPLETE
-        )
+        return model.fault(f"holds a single-file checkpoint ({shown(single[0])}) and no {INDEX}", convert, INCOMPLETE)
     return model.fault(
         f"isn't a base model: it has no {INDEX}",
         "give a folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler)",

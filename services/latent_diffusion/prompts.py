@@ -62,7 +62,7 @@ def check_tokens(
                 raise invalid_field(
                     field,
                     prompt,
-                    f"gives the text encoder nothing for the class {_shown(label)}: none of its characters makes a token",
+                    f"gives the text encoder nothing for the class {_shown(label)}: no character of it makes a token",
                     "write words into the prompt, and name the class with letters or digits",
                     reason="PROMPT_EMPTY",
                 )
@@ -73,9 +73,7 @@ def check_tokens(
     return [*_cut(tokens, longest), *_unknown(tokens)]
 
 
-def _same(
-    field: str, prompt: str, first: str, second: str, tokens: dict[str, Tokens], longest: int
-) -> InvalidArgument:
+def _same(field: str, prompt: str, first: str, second: str, tokens: dict[str, Tokens], longest: int) -> InvalidArgument:
     """The error for two classes that the text encoder can't tell apart, with the reason that it can't."""
     whole = tokens[second].whole
     if whole != tokens[first].whole:
@@ -85,7 +83,9 @@ def _same(
         )
         remedy = "shorten the prompt, or put {label} at its beginning"
     elif _folded(first) == _folded(second):
-        reason = "the tokenizer doesn't tell capitals from small letters, one blank from two, or composed from decomposed"
+        reason = (
+            "the tokenizer doesn't tell capitals from small letters, one blank from two, or composed from decomposed"
+        )
         remedy = "rename one of the classes so that they differ in more than that"
     elif tokens[second].unknown:
         reason = "the tokenizer doesn't know their characters, and all that it doesn't know is one token"

@@ -19,9 +19,7 @@ VOCABULARY = f"{FOLDER}/vocab.json"
 MERGES = f"{FOLDER}/merges.txt"
 SPECIAL = f"{FOLDER}/special_tokens_map.json"
 # As in CLIP (Radford et al. 2021, arXiv:2103.00020): contractions, words, single digits, runs of anything else.
-WORDS = (
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 SPECIAL_TOKENS = {
     "bos_token": "<|startoftext|>",
     "eos_token": "<|endoftext|>",

@@ -197,7 +197,8 @@ def test_a_model_that_the_hub_refuses_is_an_error_of_the_field(hub: tuple[FakeHu
     code = "from latent_diffusion.base_model import resolve; resolve('owner/other', field='adapter.base_model')"
     result = in_another_process(code, hub[1], tmp_path)
     assert (
-        "InvalidArgument: adapter.base_model: 'owner/other' is taken for a model of the hub, which refuses it" in result.stderr
+        "InvalidArgument: adapter.base_model: 'owner/other' is taken for a model of the hub, which refuses it"
+        in result.stderr
     )
 
 

@@ -1,4 +1,4 @@
-"""What the text encoder gets of a prompt: our tokens are transformers', and classes that it can't tell apart are refused."""
+"""What the text encoder gets of a prompt: our tokens are transformers', and equal ones are refused."""
 
 import json
 import shutil
@@ -79,7 +79,6 @@ def table_of_added_tokens(folder: Path) -> Path:
 
 LAYOUTS = {
     "table": table_of_added_tokens,
-
     "embedded": embedded_layout,
     "sd15": plain_layout,
     "sd21": lambda folder: plain_layout(folder, pad_token="!"),
@@ -202,7 +201,9 @@ def configured(**values: Any) -> Any:
         (lambda folder: (folder / "vocab.json").unlink(), "has no tokenizer/vocab.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "no byte-pair vocabulary"),
         (
-            lambda folder: (folder / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {}, "merges": []}}'),
+            lambda folder: (folder / "tokenizer.json").write_text(
+                '{"model": {"type": "BPE", "vocab": {}, "merges": []}}'
+            ),
             "empty vocabulary in its tokenizer/tokenizer.json",
         ),
         (lambda folder: (folder / "tokenizer_config.json").unlink(), "has no tokenizer/tokenizer_config.json"),
