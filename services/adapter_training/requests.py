@@ -1,6 +1,7 @@
 """What a CreateAdapter request means: its defaults, its checks, its canonical form and its predicted time."""
 
-from image_data.split_parts import open_train_part
+from image_data.image_table import read_index
+from image_data.split_parts import TrainPart, open_train_part
 from latent_diffusion.base_model import EMBEDDED, BaseModel, resolve
 from latent_diffusion.prompts import check_prompt, check_tokens
 from latent_diffusion.tokens import prompt_tokenizer
@@ -112,6 +113,23 @@ def check(adapter: adapters_pb2.Adapter, base_model: BaseModel) -> None:
     problems.raise_if_any()
 
 
+def enlarged_images(store: ObjectStore, train: TrainPart, image_size_px: int) -> list[str]:
+    """A warning if train images are smaller than what the adapter is trained on."""
+    index = read_index(store, train.manifest)
+    sides_px = [
+        min(width, height)
+        for width, height in zip(index["width_px"].to_pylist(), index["height_px"].to_pylist(), strict=True)
+    ]
+    small_px = [sides_px[row] for row in train.index_rows if sides_px[row] < image_size_px]
+    if not small_px:
+        return []
+    return [
+        f"{len(small_px)} of {len(train)} train images have a side below {image_size_px} pixels (the smallest "
+        f"{min(small_px)}) and are enlarged for the adapter: it learns the blur; a smaller image_size, of a base model "
+        "made for it, wouldn't"
+    ]
+
+
 def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     """Checks a request against what exists, without starting anything. Raises SynthMixError."""
     if not adapter.train_split:
@@ -122,6 +140,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     train = open_train_part(store, full.train_split, field="adapter.train_split")
     tokenizer = prompt_tokenizer(base_model.folder, base_model.digest)
     warnings = check_tokens("adapter.prompt", full.prompt, train.classes, tokenizer, tokenizer.longest)
+    warnings += enlarged_images(store, train, full.image_size)
     request = {
         "train_split": train.digest,
         "base_model": base_model.digest,

@@ -87,7 +87,9 @@ def _check_base_model(adapter: Manifest, request: dict[str, Any]) -> list[str]:
     verify(model, adapter.inputs["base_model"])
     check_range("image_set.steps", request["steps"], 1, min(MOST_STEPS, model.train_timesteps))
     tokenizer = prompt_tokenizer(model.folder, model.digest)
-    return check_tokens("image_set.prompt", request["prompt"], request["labels"], tokenizer, tokenizer.longest)
+    # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
+    classes = adapter.summary["classes"]
+    return check_tokens("image_set.prompt", request["prompt"], classes, tokenizer, tokenizer.longest)
 
 
 def _labels(image_set: image_sets_pb2.ImageSet, manifest: Manifest | None) -> list[str]:

@@ -222,9 +222,9 @@ def _check_conditions(model: ModelFolder, unet: Mapping[str, Any]) -> None:
                 USE,
                 UNSUPPORTED,
             )
-    kind = unet.get("encoder_hid_dim_type")
-    if kind not in (None, "text_proj"):
-        raise _wrong(model, "unet/config.json", "encoder_hid_dim_type", kind, f"prompts alone are given; {USE}")
+    projection = unet.get("encoder_hid_dim_type")
+    if projection not in (None, "text_proj"):
+        raise _wrong(model, "unet/config.json", "encoder_hid_dim_type", projection, f"prompts alone are given; {USE}")
     down, up, channels = (unet.get(key) for key in ("down_block_types", "up_block_types", "block_out_channels"))
     lists = [value for value in (down, up, channels) if value is not None]
     if not all(isinstance(value, list) and value for value in lists) or len({len(value) for value in lists}) > 1:

@@ -116,7 +116,7 @@ def prompt_tokenizer(folder: Path, digest: str) -> PromptTokenizer:
 def _read(model: ModelFolder) -> PromptTokenizer:
     """Builds the tokenizer. Raises InvalidArgument for files that make none."""
     config = model.json(CONFIG)
-    longest = config.get("model_max_length")
+    longest: Any = config.get("model_max_length")
     if not is_whole(longest, FEWEST_TOKENS, 1 << 16):
         raise model.fault(
             f"doesn't say how many tokens a prompt may have: {CONFIG} has "
@@ -145,7 +145,7 @@ def _read(model: ModelFolder) -> PromptTokenizer:
             raise model.fault(f"says {key} {shown(side)} in its {CONFIG}", "it must be left or right")
     return PromptTokenizer(
         tokenizer,
-        int(longest),
+        longest,
         tokenizer.token_to_id(names["unk_token"]),
         tokenizer.token_to_id(names["pad_token"]),
         **sides,
