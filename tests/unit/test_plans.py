@@ -15,9 +15,13 @@ from memory_object_store import MemoryObjectStore
 from service_kit.artifacts import Manifest, write_manifest
 from service_kit.errors import FailedPrecondition, InvalidArgument
 from service_kit.resource_names import ArtifactName
+from study_control.planning import Step, StudySteps
 from study_control.split import create_split
 from synthmix_api.adapters.v1 import adapters_pb2
+from synthmix_api.datasets.v1 import datasets_pb2
 from synthmix_api.image_sets.v1 import image_sets_pb2
+from synthmix_api.operations.v1 import operations_pb2
+from synthmix_api.studies.v1 import studies_pb2
 
 ADAPTER = ArtifactName("adapters", "e" * 32)
 LONG = "a microscopy image of " * 10
@@ -119,6 +123,22 @@ def test_more_steps_than_the_base_model_has_noise_levels(store: MemoryObjectStor
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 1000}))
     with pytest.raises(FailedPrecondition, match="its files differ"):
         image_set(store)
+
+
+def test_a_study_s_plan_has_the_warnings_of_its_steps_once() -> None:
+    def step(*warnings: str) -> Step:
+        return Step("", None, operations_pb2.Plan(warnings=warnings))
+
+    steps = StudySteps(
+        studies_pb2.StudySpec(),
+        datasets_pb2.Dataset(warnings=["near duplicates"]),
+        datasets_pb2.Split(),
+        (step("cut", "small"), step("cut")),
+        (step("cut"),),
+        step("weights"),
+        {},
+    )
+    assert list(steps.plan().warnings) == ["near duplicates", "cut", "small", "weights"]
 
 
 @pytest.mark.parametrize(("blocks", "multiple"), [([16, 32, 64, 64, 64], 16), ([16] * 6, 32)])
