@@ -2,11 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service_kit import incidents
+from memory_object_store import MemoryObjectStore
+from service_kit import coordinator, errors, incidents
+from service_kit import operation_records as records
+from service_kit.coordinator import Coordinator
 from service_kit.incidents import record
+from service_kit.resource_names import OperationName
 from synthmix.embedded.home import Home
 
 
@@ -88,3 +93,34 @@ def test_on_a_cluster_it_is_the_pod_s_log(
     assert incident.number in (tmp_path / "container.log").read_text(), "Ray's workers write to files of their own"
     monkeypatch.setattr(incidents, "CONTAINER_LOG", tmp_path)
     assert "kubectl --namespace synthmix exec ray-head-0" in record("x", fault(), environment).place
+
+
+def coordinated(context: Any) -> str:
+    """What a coordinator of the tests below does: fails as the request says."""
+    raise {"defect": KeyError("batch"), "input": errors.InvalidArgument("x: is wrong", reason="R")}[
+        context.record.request["fails_by"]
+    ]
+
+
+def failure_of(fails_by: str) -> errors.SynthMixError:
+    """The error that an operation ends with."""
+    store, name = MemoryObjectStore.created(), OperationName("adapter-training", "a" * 32)
+    records.write_record(store, records.OperationRecord(name, "adapters", "", {"fails_by": fails_by}, records.now()))
+    actor = object.__new__(Coordinator)  # the actor starts its work by itself
+    actor._store, actor._name, actor._function = store, name, "test_incidents:coordinated"
+    actor._attempt()
+    result = records.find_result(store, name)
+    assert result is not None
+    return errors.from_json(result["error"])
+
+
+def test_an_operation_s_error_says_where_the_trace_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTHMIX_INCIDENTS_DIR", str(tmp_path))
+    monkeypatch.setattr(coordinator, "observe_on_worker", lambda *arguments: None)
+    error = failure_of("defect")
+    [path] = tmp_path.iterdir()
+    assert error.metadata == {"incident": path.stem, "trace": f"in {path}"}
+    assert f"incident {path.stem} is in {path}; submit it again" in error.message
+    assert "KeyError: 'batch'" in path.read_text()
+    assert failure_of("input").message == "x: is wrong"
+    assert list(tmp_path.iterdir()) == [path], "a fault of the input is no incident"
