@@ -1,5 +1,7 @@
 """What a CreateAdapter request means: its defaults, its checks, its canonical form and its predicted time."""
 
+import numpy as np
+
 from image_data.image_table import read_index
 from image_data.split_parts import TrainPart, open_train_part
 from latent_diffusion.base_model import EMBEDDED, BaseModel, resolve
@@ -115,18 +117,15 @@ def check(adapter: adapters_pb2.Adapter, base_model: BaseModel) -> None:
 
 def enlarged_images(store: ObjectStore, train: TrainPart, image_size_px: int) -> list[str]:
     """A warning if train images are smaller than what the adapter is trained on."""
-    index = read_index(store, train.manifest)
-    sides_px = [
-        min(width, height)
-        for width, height in zip(index["width_px"].to_pylist(), index["height_px"].to_pylist(), strict=True)
-    ]
-    small_px = [sides_px[row] for row in train.index_rows if sides_px[row] < image_size_px]
-    if not small_px:
+    index = read_index(store, train.manifest, ["width_px", "height_px"])
+    sides_px = np.minimum(index["width_px"].to_numpy(), index["height_px"].to_numpy())[list(train.index_rows)]
+    small_px = sides_px[sides_px < image_size_px]
+    if not len(small_px):
         return []
     return [
         f"{len(small_px)} of {len(train)} train images have a side below {image_size_px} pixels (the smallest "
-        f"{min(small_px)}) and are enlarged for the adapter: it learns the blur; a smaller image_size, of a base model "
-        "made for it, wouldn't"
+        f"{small_px.min()}) and are enlarged for the adapter, which learns the blur; a base model that was made for "
+        "smaller images wouldn't"
     ]
 
 

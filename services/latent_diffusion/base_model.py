@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from latent_diffusion.base_model_files import WEIGHT_FILES, WEIGHTS, check_files
+from latent_diffusion.base_model_files import WEIGHT_FILES, WEIGHTS, Sizes, check_files
 from latent_diffusion.model_folder import INCOMPLETE, ModelFolder
 from latent_diffusion.model_kinds import INDEX, check_pipeline, no_model
 from service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
@@ -189,45 +189,57 @@ def _not_to_be_had(field: str, reference: str, error: Exception) -> SynthMixErro
 def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str] = MappingProxyType({})) -> BaseModel:
     """Checks what is in a folder, and takes a hub's word for the sha256 of weights that are only there."""
     model = ModelFolder(folder, field, reference, tuple(remote))
-    if not (folder / INDEX).exists():
-        raise no_model(model, _names(model))
+    try:
+        if not (folder / INDEX).exists():
+            raise no_model(model, _names(model))
+        files = _files(folder)
+        sizes = _checked(model, (_stamp(folder, folder / INDEX), *files))
+        digest = _digest(folder, files, tuple(remote.items()))
+    except OSError as error:
+        name = Path(error.filename).name if error.filename else "a file"
+        raise model.fault(
+            f"can't be read ({name}: {error.strerror})",
+            "give a folder that the service and its workers can read",
+            INCOMPLETE,
+        ) from error
+    return BaseModel(reference, folder, digest, sizes.image_size_px, sizes.latent_factor, sizes.train_timesteps)
+
+
+def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """What makes the model: path, size and time of each file, in the order of their paths."""
+    return tuple(
+        _stamp(folder, path)
+        for component in COMPONENTS
+        for path in sorted((folder / component).rglob("*"))
+        if path.is_file() and _is_part(str(path.relative_to(folder)))
+    )
+
+
+def _stamp(folder: Path, path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path.relative_to(folder)), status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=16)  # each adapter of a grid asks
+def _checked(model: ModelFolder, files: tuple[tuple[str, int, int], ...]) -> Sizes:
+    """Checks a folder as it is at these sizes and times of its files. Raises SynthMixError."""
     index = model.json(INDEX)
     check_pipeline(model, index)
-    missing = [component for component in COMPONENTS if not (folder / component).is_dir()]
+    missing = [component for component in COMPONENTS if not (model.path / component).is_dir()]
     if missing:
         raise model.fault(
             f"lacks {', '.join(missing)}",
             "give a folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler)",
             INCOMPLETE,
         )
-    here = {
-        str(path.relative_to(folder)): path
-        for component in COMPONENTS
-        for path in sorted((folder / component).rglob("*"))
-        if path.is_file() and _is_part(str(path.relative_to(folder)))
-    }
-    _check_weights_are_safetensors(model, (*here, *remote))
-    sizes = check_files(model, index)
-    files = tuple((name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in here.items())
-    return BaseModel(
-        reference,
-        folder,
-        _digest(folder, files, tuple(remote.items())),
-        sizes.image_size_px,
-        sizes.latent_factor,
-        sizes.train_timesteps,
-    )
+    _check_weights_are_safetensors(model, [*(name for name, _, _ in files), *model.elsewhere])
+    return check_files(model, index)
 
 
 def _names(model: ModelFolder) -> list[str]:
     """Relative paths of files in a folder and in its sub-folders: enough to tell what it is, however much it holds."""
-    try:
-        found = itertools.islice(itertools.chain(model.path.glob("*"), model.path.glob("*/*")), MOST_NAMES)
-        return [str(path.relative_to(model.path)) for path in found if path.is_file()]
-    except OSError as error:
-        raise model.fault(
-            f"can't be read ({error.strerror})", "give a folder that the service and its workers can read", INCOMPLETE
-        ) from error
+    found = itertools.islice(itertools.chain(model.path.glob("*"), model.path.glob("*/*")), MOST_NAMES)
+    return [str(path.relative_to(model.path)) for path in found if path.is_file()]
 
 
 def _check_weights_are_safetensors(model: ModelFolder, names: Sequence[str]) -> None:

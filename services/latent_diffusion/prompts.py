@@ -8,6 +8,7 @@ from service_kit.errors import InvalidArgument, Problems, invalid_field
 
 LONGEST_PROMPT_CHARACTERS = 1000
 LONGEST_SHOWN = 80
+MOST_PAIRS = 5
 
 
 def check_prompt(field: str, prompt: str) -> None:
@@ -69,6 +70,8 @@ def check_tokens(
             if found.ids in seen:
                 raise _same(field, prompt, seen[found.ids], label, tokens, longest)
         seen.setdefault(found.ids, label)
+        if len(problems.found) == MOST_PAIRS:
+            break
     problems.raise_if_any()
     return [*_cut(tokens, longest), *_unknown(tokens)]
 

@@ -261,6 +261,17 @@ def nest_text_config(folder: Path) -> None:
     path.write_text(json.dumps({"model_type": "clip", "text_config": json.loads(path.read_text())}))
 
 
+def test_a_change_of_a_file_is_seen(model: Path) -> None:
+    """Answers are kept by the files' sizes and times: each adapter of a grid asks."""
+    resolve(str(model), field=FIELD)
+    for name in ("unet/config.json", "model_index.json"):
+        before = (model / name).read_bytes()
+        (model / name).write_bytes(b"[]")
+        assert "holds a list" in refused(model).message
+        (model / name).write_bytes(before)
+        resolve(str(model), field=FIELD)
+
+
 @pytest.mark.parametrize(
     ("change", "size_px"),
     [

@@ -144,6 +144,12 @@ def test_classes_that_the_text_encoder_cannot_tell_apart_are_refused(
     assert raised.value.reason in ("PROMPTS_EQUAL", "PROMPT_EMPTY", "SEVERAL_FIELDS")
 
 
+def test_many_equal_classes_are_not_all_listed(tokenizer: PromptTokenizer) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        checked(tokenizer, LONG + "{label}", *(f"class {number}" for number in range(100)))
+    assert len(raised.value.violations) == 5
+
+
 def test_a_vocabulary_that_lacks_characters_is_named(tmp_path: Path) -> None:
     folder = plain_layout(tmp_path)
     path = folder / "tokenizer" / "vocab.json"
