@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import PNDMScheduler
 from safetensors.torch import load_file, save_file
 
+from image_synthesis.sampling import synthesise_batch
+from image_synthesis.shards import PlannedImage
 from latent_diffusion.base_model import resolve
-from latent_diffusion.loading import FIELD, load
+from latent_diffusion.loading import FIELD, LatentDiffusion, load
+from service_kit.artifacts import Manifest
 from service_kit.errors import FailedPrecondition, InvalidArgument
 from service_kit.memory_errors import memory_told_at
+from service_kit.resource_names import ArtifactName
 from tiny_base_model import write_tiny_base_model
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -51,6 +56,28 @@ def test_weights_that_cannot_be_used(change: Callable[[Path], None], said: str, 
         load(folder, torch.device("cpu"))
     assert [item.field for item in raised.value.violations] == [FIELD]
     assert len(raised.value.message) < 800
+
+
+def synthesised(model: LatentDiffusion, steps: int) -> list[bytes]:
+    request = {"steps": steps, "guidance_scale": 2.0}
+    adapter = Manifest(ArtifactName("adapters", "e" * 32), {}, {"image_size": 32}, 1, (), summary={"grey": False})
+    return synthesise_batch(model, adapter, request, [PlannedImage(0, "round", "a round cell", 0)])
+
+
+def test_steps_that_the_base_model_s_scheduler_cannot_take(tiny: Path) -> None:
+    model = load(tiny, torch.device("cpu"))
+    model.pipeline.scheduler = PNDMScheduler(skip_prk_steps=False)
+    with pytest.raises(InvalidArgument, match="3 can't be taken with the base model's PNDMScheduler") as raised:
+        synthesised(model, steps=3)
+    assert [item.field for item in raised.value.violations] == ["image_set.steps"]
+    assert len(synthesised(model, steps=5)) == 1
+
+
+def test_images_that_are_no_numbers_are_not_stored(tiny: Path) -> None:
+    model = load(tiny, torch.device("cpu"))
+    model.unet.conv_out.weight.fill_(float("nan"))
+    with pytest.raises(FailedPrecondition, match="makes images that are no numbers"):
+        synthesised(model, steps=2)
 
 
 @pytest.mark.parametrize(
