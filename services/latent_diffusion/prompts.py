@@ -4,11 +4,11 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from latent_diffusion.tokens import Tokens
-from service_kit.errors import InvalidArgument, Problems, invalid_field
+from service_kit.errors import InvalidArgument, invalid_field
 
 LONGEST_PROMPT_CHARACTERS = 1000
 LONGEST_SHOWN = 80
-MOST_PAIRS = 5
+MOST_NAMED = 4
 
 
 def check_prompt(field: str, prompt: str) -> None:
@@ -55,31 +55,30 @@ def check_tokens(
     """
     tokens = {label: tokenizer(prompt_for(prompt, label)) for label in labels}
     empty = tokenizer("")
-    seen: dict[tuple[int, ...], str] = {}
-    problems = Problems()
+    alike: dict[tuple[int, ...], list[str]] = {}
     for label, found in tokens.items():
-        with problems:
-            if found.ids == empty.ids:
-                raise invalid_field(
-                    field,
-                    prompt,
-                    f"gives the text encoder nothing for the class {_shown(label)}: no character of it makes a token",
-                    "write words into the prompt, and name the class with letters or digits",
-                    reason="PROMPT_EMPTY",
-                )
-            if found.ids in seen:
-                raise _same(field, prompt, seen[found.ids], label, tokens, longest)
-        seen.setdefault(found.ids, label)
-        if len(problems.found) == MOST_PAIRS:
-            break
-    problems.raise_if_any()
+        if found.ids == empty.ids:
+            raise invalid_field(
+                field,
+                prompt,
+                f"gives the text encoder nothing for the class {_shown(label)}: no character of it makes a token",
+                "write words into the prompt, and name the class with letters or digits",
+                reason="PROMPT_EMPTY",
+            )
+        alike.setdefault(found.ids, []).append(label)
+    for equal in alike.values():
+        if len(equal) > 1:
+            raise _same(field, prompt, equal, tokens, longest)
     return [*_cut(tokens, longest), *_unknown(tokens)]
 
 
-def _same(field: str, prompt: str, first: str, second: str, tokens: dict[str, Tokens], longest: int) -> InvalidArgument:
-    """The error for two classes that the text encoder can't tell apart, with the reason that it can't."""
+def _same(field: str, prompt: str, labels: Sequence[str], tokens: dict[str, Tokens], longest: int) -> InvalidArgument:
+    """The error for classes that the text encoder can't tell apart, with the reason that it can't."""
+    first, second = labels[:2]
+    names = ", ".join(map(_shown, labels[:MOST_NAMED]))
+    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
     whole = tokens[second].whole
-    if whole != tokens[first].whole:
+    if whole != tokens[first].whole and (tokens[first].cut or tokens[second].cut):
         reason = (
             f"it has {len(whole)} tokens, of which the tokenizer keeps {longest}, and what tells the classes apart is "
             "cut off"
@@ -99,7 +98,7 @@ def _same(field: str, prompt: str, first: str, second: str, tokens: dict[str, To
     return invalid_field(
         field,
         prompt,
-        f"gives the text encoder the same tokens for the classes {_shown(first)} and {_shown(second)}: {reason}",
+        f"gives the text encoder the same tokens for the classes {names}{more}: {reason}",
         remedy,
         reason="PROMPTS_EQUAL",
     )

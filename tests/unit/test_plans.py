@@ -102,7 +102,7 @@ def image_set(store: MemoryObjectStore, *, validate_only: bool = True, **fields:
 def test_an_image_set_s_prompts(validate_only: bool, store: MemoryObjectStore) -> None:
     trained(store, "embedded")
     assert list(image_set(store, validate_only=validate_only).warnings) == []
-    with pytest.raises(InvalidArgument, match="'alpha' and 'beta'") as raised:
+    with pytest.raises(InvalidArgument, match="'alpha', 'beta'") as raised:
         image_set(store, validate_only=validate_only, prompt=LONG + "{label}")
     assert [item.field for item in raised.value.violations] == ["image_set.prompt"]
     [warning] = image_set(store, validate_only=validate_only, prompt="{label} " + LONG).warnings

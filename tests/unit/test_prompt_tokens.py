@@ -123,8 +123,8 @@ LONG = "an image " * 30
     ("prompt", "labels", "said"),
     [
         (LONG + "{label}", ("round", "long"), "cut off; shorten the prompt"),
-        (LONG + "{label}", ("round", "long", "flat"), "'round' and 'flat'"),
-        (LONG + "of a {label}", ("a", "b"), "'a' and 'b'"),
+        (LONG + "{label}", ("round", "long", "flat"), "'round', 'long', 'flat'"),
+        (LONG + "of a {label}", ("a", "b"), "'a', 'b'"),
         ("{label}", ("x1" * 60 + "a", "x1" * 60 + "b"), "cut off"),
         ("a {label} cell", ("Alive", "alive"), "capitals"),
         ("a {label} cell", ("A B", "a  b"), "capitals"),
@@ -141,13 +141,13 @@ def test_classes_that_the_text_encoder_cannot_tell_apart_are_refused(
         checked(tokenizer, prompt, *labels)
     assert said in raised.value.message
     assert {item.field for item in raised.value.violations} == {FIELD}
-    assert raised.value.reason in ("PROMPTS_EQUAL", "PROMPT_EMPTY", "SEVERAL_FIELDS")
+    assert raised.value.reason in ("PROMPTS_EQUAL", "PROMPT_EMPTY")
 
 
 def test_many_equal_classes_are_not_all_listed(tokenizer: PromptTokenizer) -> None:
     with pytest.raises(InvalidArgument) as raised:
         checked(tokenizer, LONG + "{label}", *(f"class {number}" for number in range(100)))
-    assert len(raised.value.violations) == 5
+    assert "'class 0', 'class 1', 'class 2', 'class 3' and 96 more" in raised.value.message
 
 
 def test_a_vocabulary_that_lacks_characters_is_named(tmp_path: Path) -> None:
