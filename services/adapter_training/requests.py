@@ -1,8 +1,12 @@
 """What a CreateAdapter request means: its defaults, its checks, its canonical form and its predicted time."""
 
-from image_data.split_parts import open_train_part
+import numpy as np
+
+from image_data.image_table import read_index
+from image_data.split_parts import TrainPart, open_train_part
 from latent_diffusion.base_model import EMBEDDED, BaseModel, resolve
-from latent_diffusion.prompts import check_prompt
+from latent_diffusion.prompts import check_prompt, check_tokens
+from latent_diffusion.tokens import prompt_tokenizer
 from service_kit.artifacts import find_manifest
 from service_kit.defaults import set_default
 from service_kit.digests import digest_of
@@ -80,7 +84,7 @@ def with_defaults(adapter: adapters_pb2.Adapter, base_model: BaseModel) -> adapt
     return full
 
 
-def check(adapter: adapters_pb2.Adapter) -> None:
+def check(adapter: adapters_pb2.Adapter, base_model: BaseModel) -> None:
     """Raises InvalidArgument for every field that can't be carried out, or Unimplemented."""
     if adapter.method in LATER_METHODS:
         description = f"{adapter.method!r} isn't available in this version; use lora"
@@ -97,17 +101,32 @@ def check(adapter: adapters_pb2.Adapter) -> None:
         with problems:
             check_range(f"adapter.{field}", getattr(adapter, field), low, high)
     with problems:
-        if adapter.image_size % 8:
+        multiple_px = max(8, base_model.latent_factor)  # 8 is diffusers' own rule; factors are powers of 2
+        if adapter.image_size % multiple_px:
             raise invalid_field(
                 "adapter.image_size",
                 adapter.image_size,
-                "isn't a multiple of 8",
-                "use 64, 512 or another multiple of 8",
+                f"isn't a multiple of {multiple_px}",
+                f"use {base_model.image_size_px} or another multiple of {multiple_px}",
                 reason="OUT_OF_RANGE",
             )
     with problems:
         check_prompt("adapter.prompt", adapter.prompt)
     problems.raise_if_any()
+
+
+def enlarged_images(store: ObjectStore, train: TrainPart, image_size_px: int) -> list[str]:
+    """A warning if train images are smaller than what the adapter is trained on."""
+    index = read_index(store, train.manifest, ["width_px", "height_px"])
+    sides_px = np.minimum(index["width_px"].to_numpy(), index["height_px"].to_numpy())[list(train.index_rows)]
+    small_px = sides_px[sides_px < image_size_px]
+    if not len(small_px):
+        return []
+    return [
+        f"{len(small_px)} of {len(train)} train images have a side below {image_size_px} pixels (the smallest "
+        f"{small_px.min()}) and are enlarged for the adapter, which learns the blur; a base model that was made for "
+        "smaller images wouldn't"
+    ]
 
 
 def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
@@ -116,8 +135,11 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
         raise missing_field("adapter.train_split", "use splits/{id}/parts/train")
     base_model = resolve(adapter.base_model, field="adapter.base_model", weights=False)
     full = with_defaults(adapter, base_model)
-    check(full)
+    check(full, base_model)
     train = open_train_part(store, full.train_split, field="adapter.train_split")
+    tokenizer = prompt_tokenizer(base_model.folder, base_model.digest)
+    warnings = check_tokens("adapter.prompt", full.prompt, train.classes, tokenizer, tokenizer.longest)
+    warnings += enlarged_images(store, train, full.image_size)
     request = {
         "train_split": train.digest,
         "base_model": base_model.digest,
@@ -149,5 +171,6 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
             unit="images seen",
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else 1,
+            warnings=warnings,
         ),
     )

@@ -4,6 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from latent_diffusion import base_model
 from latent_diffusion.loading import load, select_device
 from service_kit.artifacts import write_payload
 from service_kit.errors import FailedPrecondition
+from service_kit.memory_errors import memory_told_at
 from service_kit.metrics import count_on_worker
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ArtifactName, OperationName
@@ -66,13 +68,20 @@ def train(
     )
 
     images = pixels(store, part, request["image_size"])
+    memory = partial(
+        memory_told_at,
+        "adapter.batch_size",
+        f"batches of {settings.batch_size} images of {request['image_size']} pixels",
+        "lower adapter.batch_size or adapter.image_size",
+    )
     epochs = -(-settings.steps * settings.batch_size // len(images))
-    latents = recipe.cache_latents(model, images, np.asarray(part.labels), min(recipe.MOST_VIEWS, epochs))
-    class_embeddings, empty_embedding = recipe.prompt_embeddings(model, request["prompt"], part.classes)
-    state = recipe.set_up(model, settings)
-    checkpoint = read_newest_checkpoint(store, name)
-    if checkpoint is not None:
-        recipe.restore(state, *checkpoint, settings)
+    with memory():
+        latents = recipe.cache_latents(model, images, np.asarray(part.labels), min(recipe.MOST_VIEWS, epochs))
+        class_embeddings, empty_embedding = recipe.prompt_embeddings(model, request["prompt"], part.classes)
+        state = recipe.set_up(model, settings)
+        checkpoint = read_newest_checkpoint(store, name)
+        if checkpoint is not None:
+            recipe.restore(state, *checkpoint, settings)
 
     last = {"checkpoint_s": time.monotonic(), "report_s": 0.0}
 
@@ -87,7 +96,8 @@ def train(
             last["checkpoint_s"] = now_s
             write_checkpoint(store, name, state.step * settings.batch_size, recipe.state_tensors(state), state.losses)
 
-    recipe.train(model, state, settings, latents, class_embeddings, empty_embedding, after_step)
+    with memory():
+        recipe.train(model, state, settings, latents, class_embeddings, empty_embedding, after_step)
     if not np.isfinite(state.losses[-1]):
         raise FailedPrecondition(
             f"the training diverged (loss {state.losses[-1]}); lower adapter.learning_rate "

@@ -1,7 +1,7 @@
 """The names of timm's architectures, for front ends, which can't spend four seconds on importing timm.
 
-architectures.txt has a line for each: its name, and `pretrained` if timm knows weights for it. Run this
-module to write it anew after a change of timm's version.
+architectures.txt has a line for each: its name, `pretrained` if timm knows weights for it, and the hub's repository
+that has them, if it is the hub. Run this module to write it anew after a change of timm's version.
 """
 
 import difflib
@@ -16,8 +16,17 @@ _FILE = Path(__file__).with_name("architectures.txt")
 @cache
 def architectures() -> dict[str, bool]:
     """Whether timm knows pretrained weights, by architecture."""
-    lines = (line.split() for line in _FILE.read_text().splitlines())
-    return {name: rest == ["pretrained"] for name, *rest in lines}
+    return {name: rest[:1] == ["pretrained"] for name, *rest in _lines()}
+
+
+@cache
+def weight_repositories() -> dict[str, str]:
+    """The hub's repository that has an architecture's weights, by architecture, for those that have one."""
+    return {name: rest[1] for name, *rest in _lines() if len(rest) == 2}
+
+
+def _lines() -> list[list[str]]:
+    return [line.split() for line in _FILE.read_text().splitlines()]
 
 
 def check_architecture(name: str, *, pretrained: bool) -> None:
@@ -51,9 +60,14 @@ def timm_architectures() -> str:
     """What architectures.txt must hold with the installed timm."""
     import timm
 
-    return "".join(
-        f"{name} pretrained\n" if timm.is_model_pretrained(name) else f"{name}\n" for name in timm.list_models()
-    )
+    lines = []
+    for name in timm.list_models():
+        words = [name]
+        if timm.is_model_pretrained(name):
+            config = timm.get_pretrained_cfg(name)
+            words += ["pretrained", *filter(None, [config and config.hf_hub_id])]
+        lines.append(" ".join(words) + "\n")
+    return "".join(lines)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from image_data.pixel_cache import pixels
 from image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
 from image_data.synthetic_images import SyntheticImages, open_image_set
 from service_kit.artifacts import Manifest, find_manifest, write_manifest, write_payload
+from service_kit.memory_errors import memory_told_at
 from service_kit.metrics import count_on_worker
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import IMAGE_SETS, ArtifactName
@@ -118,19 +119,24 @@ def evaluate_cell(
     synthetic = _open_synthetic(store, cell, train)
     mixture = compose(cell.mixture, train, synthetic, cell.seed)
     size_px = settings.image_size_px
-    result = recipe.train_and_evaluate(
-        settings,
-        len(train.classes),
-        recipe.TrainingImages(
-            mixture, pixels(store, train, size_px), pixels(store, synthetic, size_px) if synthetic else None
-        ),
-        pixels(store, validation, size_px),
-        np.asarray(validation.labels, np.int64),
-        open_test=lambda: pixels(store, test, size_px),
-        seed=cell.seed,
-        threads=threads,
-        report=report,
-    )
+    with memory_told_at(
+        "evaluation.classifier.batch_size",
+        f"batches of {settings.batch_size} images of {size_px} pixels through {settings.architecture}",
+        "lower classifier.batch_size or classifier.image_size, or choose a smaller architecture",
+    ):
+        result = recipe.train_and_evaluate(
+            settings,
+            len(train.classes),
+            recipe.TrainingImages(
+                mixture, pixels(store, train, size_px), pixels(store, synthetic, size_px) if synthetic else None
+            ),
+            pixels(store, validation, size_px),
+            np.asarray(validation.labels, np.int64),
+            open_test=lambda: pixels(store, test, size_px),
+            seed=cell.seed,
+            threads=threads,
+            report=report,
+        )
 
     metrics = _metrics(cell, settings, mixture, train.classes, validation, test, result)
     payloads = (

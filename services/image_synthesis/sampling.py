@@ -20,9 +20,10 @@ from image_data.image_table import write_shard
 from image_synthesis.shard_ranges import shard_range
 from image_synthesis.shards import PlannedImage, image_count, planned_images
 from latent_diffusion import base_model
-from latent_diffusion.loading import LatentDiffusion, load, select_device
+from latent_diffusion.loading import LatentDiffusion, load, probe, select_device
 from service_kit.artifacts import Manifest, fetch_payload, read_manifest
-from service_kit.errors import DataLoss
+from service_kit.errors import DataLoss, FailedPrecondition, invalid_field
+from service_kit.memory_errors import memory_told_at
 from service_kit.metrics import count_on_worker
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ADAPTERS, ArtifactName
@@ -55,15 +56,36 @@ def synthesise_batch(
 ) -> list[bytes]:
     """PNGs of the planned images."""
     size_px = adapter.request["image_size"]
-    pixels = model.pipeline(
-        [image.prompt for image in planned],
-        height=size_px,
-        width=size_px,
-        num_inference_steps=request["steps"],
-        guidance_scale=request["guidance_scale"],
-        generator=[torch.Generator().manual_seed(image.seed) for image in planned],
-        output_type="np",
-    ).images
+    generators = [torch.Generator().manual_seed(image.seed) for image in planned]
+    try:
+        with memory_told_at(
+            "image_set.adapter",
+            f"{len(planned)} images of {size_px} pixels at once",
+            "use an adapter of a smaller image_size",
+        ):
+            pixels = model.pipeline(
+                [image.prompt for image in planned],
+                height=size_px,
+                width=size_px,
+                num_inference_steps=request["steps"],
+                guidance_scale=request["guidance_scale"],
+                generator=generators,
+                output_type="np",
+            ).images
+    except ValueError as error:  # some schedulers can't take few steps, or as many as they like
+        raise invalid_field(
+            "image_set.steps",
+            request["steps"],
+            f"can't be taken with the base model's {type(model.pipeline.scheduler).__name__} ({error})",
+            "use another number of steps, such as 25",
+            reason="STEPS_UNSUPPORTED",
+        ) from error
+    if not np.isfinite(pixels).all():
+        raise FailedPrecondition(
+            f"the base model with {adapter.name} makes images that are no numbers (NaN or infinite); train an "
+            "adapter with a lower learning_rate, or use another base model",
+            reason="IMAGES_NOT_FINITE",
+        )
     return [_png(image, grey=adapter.summary["grey"]) for image in pixels]
 
 
@@ -81,20 +103,6 @@ def adapted_model(adapter_name: ArtifactName) -> LatentDiffusion:
         model.pipeline.load_lora_weights(folder, weight_name=WEIGHTS)
     check_adapter_counts(model, before, adapter)
     return model
-
-
-@torch.no_grad()
-def probe(model: LatentDiffusion) -> torch.Tensor:
-    """What the UNet answers to fixed noise."""
-    config, random = model.unet.config, torch.Generator().manual_seed(0)
-    latents = torch.randn(1, config.in_channels, config.sample_size, config.sample_size, generator=random)
-    tokens = torch.randn(1, 4, config.cross_attention_dim, generator=random)
-    answer: torch.Tensor = model.unet(
-        latents.to(model.device, model.dtype),
-        torch.tensor([500], device=model.device),
-        tokens.to(model.device, model.dtype),
-    ).sample
-    return answer.float().cpu()
 
 
 def check_adapter_counts(model: LatentDiffusion, before: torch.Tensor, adapter: Manifest) -> None:

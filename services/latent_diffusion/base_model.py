@@ -1,22 +1,21 @@
 """Which base model a request means: resolved to a folder and a digest, without importing torch."""
 
 import hashlib
-import json
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
+from latent_diffusion.base_model_files import WEIGHT_FILES, WEIGHTS, Sizes, check_files
+from latent_diffusion.model_folder import INCOMPLETE, ModelFolder
+from latent_diffusion.model_kinds import INDEX, check_pipeline, no_model
 from service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
 from service_kit.errors import (
     FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
     SynthMixError,
     Unavailable,
-    Unimplemented,
     invalid_field,
     missing_field,
 )
@@ -24,10 +23,10 @@ from service_kit.errors import (
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-WEIGHT_COMPONENTS = ("unet", "vae", "text_encoder")
-INDEX = "model_index.json"
-WEIGHTS = ".safetensors"
 SMALL_FILES = (".json", ".txt", ".model")
+MOST_NAMES = 2000
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
+FOLDER_HINT = "for a folder, write its absolute path, or ./ before a path that is relative to the study's file"
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,16 @@ class BaseModel:
         folder: Its folder in the diffusers layout, without weights if they weren't asked for.
         digest: Of all files that make the model.
         image_size_px: The side of the square images that it was trained for.
+        latent_factor: Pixels of an image's side for each of its latents' side.
+        train_timesteps: Noise levels; sampling can't take more steps.
     """
 
     reference: str
     folder: Path
     digest: str
     image_size_px: int
+    latent_factor: int
+    train_timesteps: int
 
 
 def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
@@ -63,8 +66,24 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
         raise missing_field(field, "use embedded, a folder in the diffusers layout, or owner/name@revision")
     if reference == EMBEDDED:
         return _inspect(reference, EMBEDDED_FOLDER, field)
+    if reference.endswith(SINGLE_FILES):
+        raise invalid_field(
+            field,
+            reference,
+            "is a single file by its name",
+            "give a folder in the diffusers layout: diffusers' from_single_file and save_pretrained write one",
+            reason="BASE_MODEL_NOT_FOUND",
+        )
     folder = Path(reference).expanduser()
-    if folder.is_dir():
+    if reference.startswith(("./", "../")):  # to what, only the client knows
+        raise invalid_field(
+            field,
+            reference,
+            "is a relative path, and services and workers stand in other folders",
+            "write the absolute path; a study's file may name a folder relative to its own, such as ./models/x",
+            reason="BASE_MODEL_NOT_FOUND",
+        )
+    if folder.is_absolute() and folder.is_dir():
         return _inspect(str(folder.resolve()), folder.resolve(), field)
     if folder.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
         raise invalid_field(
@@ -76,6 +95,8 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
         )
     name, _, revision = reference.partition("@")
     folder, remote = _download(name, revision or "main", field, reference, weights=weights)
+    if not (folder / INDEX).exists():
+        raise no_model(ModelFolder(folder, field, reference), [path for path, _ in _files_of_commit(name, folder.name)])
     # The hub's cache names a snapshot's folder by its commit.
     return _inspect(f"{name}@{folder.name}", folder, field, remote)
 
@@ -124,28 +145,28 @@ def _download(name: str, revision: str, field: str, reference: str, *, weights: 
 def _weights_elsewhere(name: str, folder: Path, field: str, reference: str) -> dict[str, str]:
     """The sha256 of each weight file that the hub has and a snapshot lacks, by path."""
     try:
-        weights = _weights_of_commit(name, folder.name)
+        files = _files_of_commit(name, folder.name)
     except Exception as error:  # also whatever the hub's HTTP client raises
         if all(
             any(_is_part(f"{component}/{path.name}") for path in (folder / component).glob("*" + WEIGHTS))
-            for component in WEIGHT_COMPONENTS
+            for component in WEIGHT_FILES
         ):
             return {}  # without a network, what is in the cache is the model
         raise _not_to_be_had(field, reference, error) from error
-    return {path: sha256 for path, sha256 in weights if not (folder / path).is_file()}
+    return {
+        path: sha256
+        for path, sha256 in files
+        if sha256 and path.endswith(WEIGHTS) and _is_part(path) and not (folder / path).is_file()
+    }
 
 
 @lru_cache(maxsize=64)
-def _weights_of_commit(name: str, commit: str) -> tuple[tuple[str, str], ...]:
-    """Path and sha256 of each weight file. A commit doesn't change, so the hub is asked once."""
+def _files_of_commit(name: str, commit: str) -> tuple[tuple[str, str], ...]:
+    """Path, and sha256 of the large ones, of each file. A commit doesn't change, so the hub is asked once."""
     from huggingface_hub import HfApi
 
     files = HfApi().model_info(name, revision=commit, files_metadata=True).siblings or ()
-    return tuple(
-        (item.rfilename, item.lfs.sha256)
-        for item in files
-        if item.lfs and item.rfilename.endswith(WEIGHTS) and _is_part(item.rfilename)
-    )
+    return tuple((item.rfilename, item.lfs.sha256 if item.lfs else "") for item in files)
 
 
 def _not_to_be_had(field: str, reference: str, error: Exception) -> SynthMixError:
@@ -154,87 +175,92 @@ def _not_to_be_had(field: str, reference: str, error: Exception) -> SynthMixErro
         return invalid_field(
             field,
             reference,
-            f"is no folder here and the hub refuses it ({type(error).__name__})",
-            "check name and revision, and set HF_TOKEN if the model asks for one",
+            f"is taken for a model of the hub, which refuses it ({type(error).__name__})",
+            f"check name and revision, and set HF_TOKEN if the model asks for one; {FOLDER_HINT}",
             reason="BASE_MODEL_NOT_FOUND",
         )
     return Unavailable(
-        f"{field}: {reference!r} is no folder here and can't be had from the hub ({type(error).__name__}); check the "
-        "network and try again, or download it and give the folder",
+        f"{field}: {reference!r} is taken for a model of the hub and can't be had from there ({type(error).__name__}); "
+        f"check the network and try again, or download it; {FOLDER_HINT}",
         reason="BASE_MODEL_HUB_UNAVAILABLE",
     )
 
 
 def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str] = MappingProxyType({})) -> BaseModel:
     """Checks what is in a folder, and takes a hub's word for the sha256 of weights that are only there."""
-    index = _json(folder / INDEX, field, reference)
-    if "text_encoder_2" in index:
-        description = (
-            f"{reference!r} is an SDXL model, which this version can't adapt; use an SD 1.x or 2.x model, or embedded"
-        )
-        raise Unimplemented(
-            f"{field}: {description}",
-            reason="BASE_MODEL_UNSUPPORTED",
-            violations=[FieldViolation(field, description)],
-        )
-    missing = [component for component in COMPONENTS if not (folder / component).is_dir()]
-    if missing:
-        raise invalid_field(
-            field,
-            reference,
-            f"lacks {', '.join(missing)}",
-            "give a folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler)",
-            reason="BASE_MODEL_INCOMPLETE",
-        )
-    here = {
-        str(path.relative_to(folder)): path
+    model = ModelFolder(folder, field, reference, tuple(remote))
+    try:
+        if not (folder / INDEX).exists():
+            raise no_model(model, _names(model))
+        files = _files(folder)
+        sizes = _checked(model, (_stamp(folder, folder / INDEX), *files))
+        digest = _digest(folder, files, tuple(remote.items()))
+    except OSError as error:
+        name = Path(error.filename).name if error.filename else "a file"
+        raise model.fault(
+            f"can't be read ({name}: {error.strerror})",
+            "give a folder that the service and its workers can read",
+            INCOMPLETE,
+        ) from error
+    return BaseModel(reference, folder, digest, sizes.image_size_px, sizes.latent_factor, sizes.train_timesteps)
+
+
+def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """What makes the model: path, size and time of each file, in the order of their paths."""
+    return tuple(
+        _stamp(folder, path)
         for component in COMPONENTS
         for path in sorted((folder / component).rglob("*"))
         if path.is_file() and _is_part(str(path.relative_to(folder)))
-    }
+    )
+
+
+def _stamp(folder: Path, path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path.relative_to(folder)), status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=16)  # each adapter of a grid asks
+def _checked(model: ModelFolder, files: tuple[tuple[str, int, int], ...]) -> Sizes:
+    """Checks a folder as it is at these sizes and times of its files. Raises SynthMixError."""
+    index = model.json(INDEX)
+    check_pipeline(model, index)
+    missing = [component for component in COMPONENTS if not (model.path / component).is_dir()]
+    if missing:
+        raise model.fault(
+            f"lacks {', '.join(missing)}",
+            "give a folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler)",
+            INCOMPLETE,
+        )
+    _check_weights_are_safetensors(model, [*(name for name, _, _ in files), *model.elsewhere])
+    return check_files(model, index)
+
+
+def _names(model: ModelFolder) -> list[str]:
+    """Relative paths of files in a folder and in its sub-folders: enough to tell what it is, however much it holds."""
+    found = itertools.islice(itertools.chain(model.path.glob("*"), model.path.glob("*/*")), MOST_NAMES)
+    return [str(path.relative_to(model.path)) for path in found if path.is_file()]
+
+
+def _check_weights_are_safetensors(model: ModelFolder, names: Sequence[str]) -> None:
+    """Raises InvalidArgument for a component that has no weights, or has them in a form that isn't loaded."""
     without = [
         component
-        for component in WEIGHT_COMPONENTS
-        if not any(name.startswith(f"{component}/") and name.endswith(WEIGHTS) for name in (*here, *remote))
+        for component in WEIGHT_FILES
+        if not any(name.startswith(f"{component}/") and name.endswith(WEIGHTS) for name in names)
     ]
-    if without and any(_is_variant(path.name) for path in (folder / without[0]).glob("*" + WEIGHTS)):
-        raise invalid_field(
-            field,
-            reference,
+    if without and any(_is_variant(path.name) for path in (model.path / without[0]).glob("*" + WEIGHTS)):
+        raise model.fault(
             f"has only variants of the weights in {', '.join(without)}",
             "give a model whose weights are named without a variant, such as model.safetensors",
-            reason="BASE_MODEL_INCOMPLETE",
+            INCOMPLETE,
         )
     if without:
-        raise invalid_field(
-            field,
-            reference,
+        raise model.fault(
             f"has no safetensors weights in {', '.join(without)}",
             "convert them; pickled weights are never loaded",
-            reason="BASE_MODEL_NOT_SAFETENSORS",
+            "BASE_MODEL_NOT_SAFETENSORS",
         )
-    unet, vae = (_json(folder / component / "config.json", field, reference) for component in ("unet", "vae"))
-    try:
-        image_size_px = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(field, reference, folder / "unet" / "config.json", error) from error
-    for name, path in here.items():
-        if name.endswith(WEIGHTS):
-            _check_safetensors(path, field, reference)
-    files = tuple((name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in here.items())
-    return BaseModel(reference, folder, _digest(folder, files, tuple(remote.items())), image_size_px)
-
-
-def _check_safetensors(path: Path, field: str, reference: str) -> None:
-    """Raises InvalidArgument unless the file begins with a header: eight bytes of length, then JSON."""
-    try:
-        with path.open("rb") as file:
-            length_bytes = int.from_bytes(file.read(8), "little")
-            if not 0 < length_bytes < path.stat().st_size:
-                raise ValueError("no header")
-            json.loads(file.read(length_bytes))
-    except (OSError, ValueError) as error:
-        raise _unreadable(field, reference, path, error) from error
 
 
 @lru_cache(maxsize=16)
@@ -252,21 +278,3 @@ def verify(model: BaseModel, digest: str) -> None:
             "(its files differ); give every node the same folder",
             reason="BASE_MODEL_DIFFERS",
         )
-
-
-def _json(path: Path, field: str, reference: str) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        return value
-    except (OSError, ValueError) as error:
-        raise _unreadable(field, reference, path, error) from error
-
-
-def _unreadable(field: str, reference: str, path: Path, error: Exception) -> InvalidArgument:
-    return invalid_field(
-        field,
-        reference,
-        f"has no readable {path.parent.name}/{path.name} ({type(error).__name__})",
-        "give a folder in the diffusers layout",
-        reason="BASE_MODEL_INCOMPLETE",
-    )

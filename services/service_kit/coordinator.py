@@ -8,15 +8,15 @@ import importlib
 import logging
 import threading
 import time
-import traceback
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from service_kit import incidents
 from service_kit import operation_records as records
-from service_kit.errors import Cancelled, Internal, SynthMixError, Unavailable
+from service_kit.errors import Cancelled, FailedPrecondition, Internal, SynthMixError, Unavailable
+from service_kit.memory_errors import OUT_OF_MEMORY
 from service_kit.metrics import count_on_worker, observe_on_worker
 from service_kit.object_store import ObjectStore
 from service_kit.ray_connection import NAMESPACE
@@ -242,6 +242,12 @@ def _task_result(ray: Any, reference: Any) -> TaskResult:
         if isinstance(error.cause, SynthMixError):
             raise error.cause from None
         raise
+    except ray.exceptions.OutOfMemoryError as error:
+        raise FailedPrecondition(
+            "a worker took more memory than its node has, and was ended for it, again and again; give it smaller "
+            "images or batches, fewer tasks a node, or a node with more memory",
+            reason=OUT_OF_MEMORY,
+        ) from error
     assert isinstance(result, TaskResult)
     return result
 
@@ -314,13 +320,12 @@ class Coordinator:
         except SynthMixError as error:
             failure: SynthMixError | None = error
         except Exception as error:
-            incident = uuid.uuid4().hex[:12]
-            log.error("incident %s in %s\n%s", incident, self._name, traceback.format_exc())
+            incident = incidents.record(str(self._name), error)
             failure = Internal(
-                f"{self._name} failed unexpectedly ({type(error).__name__}: {_first_line(error)}); look for "
-                f"incident {incident} in Ray's log, then submit it again",
+                f"{self._name} failed unexpectedly ({type(error).__name__}: {_first_line(error)}); the stack trace of "
+                f"incident {incident.number} is {incident.place}; submit it again, and report it if it fails again",
                 reason="INTERNAL",
-                metadata={"incident": incident},
+                metadata=incident.metadata,
             )
         else:
             failure = None

@@ -6,20 +6,16 @@ the iteration, not around the call.
 
 import asyncio
 import inspect
-import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 from grpc_status import rpc_status
 
-from service_kit import metrics
+from service_kit import incidents, metrics
 from service_kit.authentication import KubernetesReviews, authenticate
 from service_kit.errors import Internal, SynthMixError, to_status
-
-log = logging.getLogger(__name__)
 
 # A probe carries no token, and what a server offers is no secret.
 OPEN_SERVICES = (
@@ -107,12 +103,12 @@ class _MapErrors:
         if isinstance(error, SynthMixError):
             await self._context.abort_with_status(rpc_status.to_status(to_status(error)))
         if isinstance(error, Exception) and not isinstance(error, (grpc.aio.AbortError, grpc.RpcError)):
-            incident = uuid.uuid4().hex[:12]
-            log.exception("incident %s in %s", incident, self._method, exc_info=error)
+            incident = incidents.record(self._method, error)
             internal = Internal(
-                f"{self._method} failed unexpectedly; look for incident {incident} in the server's log and report it",
+                f"{self._method} failed unexpectedly; the stack trace of incident {incident.number} is "
+                f"{incident.place}; report it",
                 reason="INTERNAL",
-                metadata={"incident": incident},
+                metadata=incident.metadata,
             )
             await self._context.abort_with_status(rpc_status.to_status(to_status(internal)))
         return False

@@ -138,6 +138,11 @@ def ray_address(environment: Mapping[str, str] = os.environ) -> str:
     return required(environment, "SYNTHMIX_RAY_ADDRESS")
 
 
+def workers_are_here(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether all workers are on this machine: Ray's address is a loopback one."""
+    return environment.get("SYNTHMIX_RAY_ADDRESS", "").startswith(("127.0.0.1:", "localhost:"))
+
+
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where this node keeps verified copies of payloads. May be emptied at any time."""
     return Path(environment.get("SYNTHMIX_CACHE_DIR") or Path(tempfile.gettempdir()) / "synthmix-cache")

@@ -24,7 +24,7 @@ from service_kit.settings import (
     required,
     service_address,
 )
-from study_control import planning
+from study_control import planning, specification
 from synthmix.client import Client, metadata_of
 from synthmix.endpoints import Endpoints
 from synthmix.transport import Channels
@@ -239,5 +239,5 @@ def succeeded(operation: operations_pb2.Operation) -> bool:
         error = errors.from_status(operation.error)
         if isinstance(error, errors.Cancelled):
             return False
-        raise error
+        raise specification.in_study_terms(error)
     return bool(operation.done)

@@ -76,7 +76,14 @@ class StudySteps:
             spec=self.spec,
             predicted_seconds=sum(step.plan.predicted_seconds for step in self.steps),
             steps=[studies_pb2.PlannedStep(display_name=step.display_name, plan=step.plan) for step in self.steps],
-            warnings=[*self.dataset.warnings, *self.split.warnings],
+            # The adapters of a grid have their prompts in common, and so what is to be said of them.
+            warnings=dict.fromkeys(
+                [
+                    *self.dataset.warnings,
+                    *self.split.warnings,
+                    *(warning for step in self.steps for warning in step.plan.warnings),
+                ]
+            ),
         )
 
 

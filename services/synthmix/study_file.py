@@ -7,6 +7,7 @@ nearest thing it does know. All the problems of a file are reported together.
 
 import difflib
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -77,8 +78,20 @@ class Document(Generic[M]):
 
 
 def read_study(path: Path) -> Document[studies_pb2.StudySpec]:
-    """A study's specification. Raises InvalidArgument with a PlacedViolation for each problem."""
-    return read_document(path, studies_pb2.StudySpec)
+    """A study's specification. Raises InvalidArgument with a PlacedViolation for each problem.
+
+    A base model that begins with ./ or ../ is a folder relative to the file's own (to the working directory, if the
+    file is standard input), and ~/ is this user's home: services and workers stand elsewhere, so they get its absolute
+    path.
+    """
+    document = read_document(path, studies_pb2.StudySpec)
+    adapters = document.message.adapters
+    if adapters.base_model.startswith(("./", "../")):
+        beside = Path() if path == STANDARD_INPUT else path.parent
+        adapters.base_model = os.path.abspath(beside / adapters.base_model)
+    elif adapters.base_model.startswith("~/"):
+        adapters.base_model = os.path.expanduser(adapters.base_model)
+    return document
 
 
 def spec_lines(path: Path) -> dict[str, int]:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -24,6 +25,7 @@ from google.protobuf.message import Message
 from PIL import Image
 
 from adapter_training.front_end import AdapterService
+from latent_diffusion.base_model import EMBEDDED_FOLDER
 from service_kit.artifacts import find_manifest, list_artifacts
 from service_kit.errors import (
     AlreadyExists,
@@ -207,6 +209,18 @@ def model_folder(*, index: dict[str, Any] | None = None, weights: str = "", unet
     return write
 
 
+def changed_model(name: str, **values: Any) -> Act:
+    """The path of a copy of the embedded base model, with values of one of its JSON files changed."""
+
+    def write(world: World) -> str:
+        folder = Path(shutil.copytree(EMBEDDED_FOLDER, world.folder / "model"))
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        return str(folder)
+
+    return write
+
+
 STUDIES = [
     Case(
         "an unknown key",
@@ -289,7 +303,7 @@ STUDIES = [
         study(adapters__base_model=model_folder()),
         InvalidArgument,
         "BASE_MODEL_INCOMPLETE",
-        (r"no readable model/model_index\.json", "diffusers layout"),
+        (r"is an empty folder: it has no model_index\.json", "diffusers layout"),
         ("adapters.base_model",),
     ),
     Case(
@@ -309,12 +323,56 @@ STUDIES = [
         ("adapters.base_model",),
     ),
     Case(
-        "a base model whose configuration lacks sizes",
+        "a base model whose index names no parts",
         study(adapters__base_model=model_folder(index={}, weights="model.safetensors", unet={})),
         InvalidArgument,
         "BASE_MODEL_INCOMPLETE",
-        (r"(unet|vae)/config\.json", "diffusers layout"),
+        (r"no unet by its model_index\.json", "give a whole model"),
         ("adapters.base_model",),
+    ),
+    Case(
+        "an inpainting base model",
+        study(adapters__base_model=changed_model("unet/config.json", in_channels=17)),
+        InvalidArgument,
+        "BASE_MODEL_INCONSISTENT",
+        ("17 input channels", "8 latent channels", "inpainting", "use the text-to-image model"),
+        ("adapters.base_model",),
+    ),
+    Case(
+        "a base model with a flow-matching scheduler",
+        study(
+            adapters__base_model=changed_model(
+                "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"]
+            )
+        ),
+        InvalidArgument,
+        "BASE_MODEL_UNSUPPORTED",
+        ("FlowMatchEulerDiscreteScheduler", "flow-matching", "such as DDIMScheduler"),
+        ("adapters.base_model",),
+    ),
+    Case(
+        "an SD3 base model",
+        study(adapters__base_model=model_folder(index={"_class_name": "StableDiffusion3Pipeline"})),
+        Unimplemented,
+        "BASE_MODEL_UNSUPPORTED",
+        (r"a Stable Diffusion 3 \(SD3\) model", r"SD 1\.x or 2\.x"),
+        ("adapters.base_model",),
+    ),
+    Case(
+        "a base model by a relative path",
+        study(adapters__base_model="./models/sd15"),
+        InvalidArgument,
+        "BASE_MODEL_NOT_FOUND",
+        ("'./models/sd15' is a relative path", "write the absolute path"),
+        ("adapters.base_model",),
+    ),
+    Case(
+        "a prompt of which the text encoder loses the class",
+        study(synthesis__prompt="a microscopy image " * 12 + "of a {label} cell"),
+        InvalidArgument,
+        "PROMPTS_EQUAL",
+        ("same tokens for the classes", "keeps 48", "shorten the prompt"),
+        ("synthesis.prompt",),
     ),
     Case(
         "an SDXL base model",

@@ -188,16 +188,34 @@ def test_a_hub_that_cannot_be_asked_may_be_asked_again(monkeypatch: pytest.Monke
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    message = r"adapter\.base_model: 'owner/tiny' .* can't be had from the hub"
+    message = r"adapter\.base_model: 'owner/tiny' is taken for a model of the hub and can't be had from there"
     with pytest.raises(Unavailable, match=message):
         resolve("owner/tiny", field=FIELD)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"pytorch_lora_weights.safetensors": b"x"}, "is an adapter (LoRA)"),
+        ({"v1-5.safetensors": b"x", "README.md": b"x"}, "a single-file checkpoint"),
+        ({"unet/model.onnx": b"x"}, "is in the ONNX format"),
+    ],
+)
+def test_a_hub_s_repository_that_is_something_else_is_named(
+    kept: dict[str, bytes], said: str, hub: tuple[FakeHub, str], tmp_path: Path
+) -> None:
+    fake, endpoint = hub
+    fake.files = kept
+    code = "from latent_diffusion.base_model import resolve; resolve('owner/tiny', field='x', weights=False)"
+    assert said in in_another_process(code, endpoint, tmp_path / "cache").stderr
 
 
 def test_a_model_that_the_hub_refuses_is_an_error_of_the_field(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
     code = "from latent_diffusion.base_model import resolve; resolve('owner/other', field='adapter.base_model')"
     result = in_another_process(code, hub[1], tmp_path)
     assert (
-        "InvalidArgument: adapter.base_model: 'owner/other' is no folder here and the hub refuses it" in result.stderr
+        "InvalidArgument: adapter.base_model: 'owner/other' is taken for a model of the hub, which refuses it"
+        in result.stderr
     )
 
 

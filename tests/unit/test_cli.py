@@ -372,6 +372,19 @@ def test_watch_prints_json_to_standard_output_only(services: fake.FakeServices, 
     assert "images seen" in err
 
 
+def test_where_the_trace_of_an_incident_is(services: fake.FakeServices, run: Run) -> None:
+    failed = fake.operation(
+        fake.ADAPTER_OPERATION,
+        error=errors.Internal(
+            "it failed unexpectedly", metadata={"incident": "1f2e3d", "trace": "in /home/me/logs/incidents/1f2e3d.log"}
+        ),
+        state="STATE_FAILED",
+    )
+    services.answers["GetOperation"] = lambda request, context: failed
+    shown = run("operations", "show", fake.ADAPTER_OPERATION)[1]
+    assert "stack trace of incident 1f2e3d: in /home/me/logs/incidents/1f2e3d.log" in shown
+
+
 def test_interrupting_a_watch_leaves_the_study(services: fake.FakeServices) -> None:
     watched, released = threading.Event(), threading.Event()
 

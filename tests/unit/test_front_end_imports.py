@@ -43,6 +43,11 @@ def test_the_kubernetes_library_is_imported_only_on_kubernetes(module: str, tmp_
     assert "kubernetes" not in imported(module, tmp_path)
 
 
+@pytest.mark.parametrize("module", FRONT_ENDS)
+def test_the_tokenizer_is_imported_with_the_first_prompt(module: str, tmp_path: Path) -> None:
+    assert not {"tokenizers", "huggingface_hub"} & imported(module, tmp_path)
+
+
 def test_ray_is_imported_once_there_is_something_to_start(tmp_path: Path) -> None:
     """Ray costs half a second, which a front end spends after its server is up."""
     for module in FRONT_ENDS:

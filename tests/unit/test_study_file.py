@@ -210,6 +210,31 @@ def test_what_a_service_sets_cannot_be_given() -> None:
         parse_document("rank: 4\nfinal_loss: 0.1\nname: x\n", adapters_pb2.Adapter, "a.yaml")
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("./models/sd15", "{folder}/models/sd15"),
+        ("../sd15", "{parent}/sd15"),
+        ("./models/../sd15", "{folder}/sd15"),
+        ("models/sd15", "models/sd15"),
+        ("embedded", "embedded"),
+        ("/models/sd15", "/models/sd15"),
+        ("~/models/sd15", "{parent}/home/models/sd15"),
+    ],
+)
+def test_a_base_model_may_be_relative_to_the_study_s_file(
+    written: str, read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    (folder / "study.yaml").write_text(f"name: x\nadapters: {{base_model: {written}}}\n")
+    expected = read.format(folder=folder, parent=tmp_path)
+    assert read_study(folder / "study.yaml").message.adapters.base_model == expected
+    monkeypatch.chdir(tmp_path)
+    assert read_study(Path("studies/study.yaml")).message.adapters.base_model == expected
+
+
 def test_a_servers_violation_gets_its_line(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)

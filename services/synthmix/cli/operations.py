@@ -42,7 +42,10 @@ def show(arguments: argparse.Namespace) -> int:
         operation = client.get_operation(arguments.name)
     lines = [f"name: {operation.name}", to_yaml(metadata_of(operation)).rstrip()]
     if operation.HasField("error"):
-        lines.append(f"error: {failure_of(operation).message}")
+        error = failure_of(operation)
+        lines.append(f"error: {error.message}")
+        if "trace" in error.metadata:
+            lines.append(f"stack trace of incident {error.metadata['incident']}: {error.metadata['trace']}")
     emit(arguments, operation, "\n".join(lines))
     return exit_codes.OK
 

@@ -3,6 +3,7 @@
 object-storage/    what object storage holds
 cache/             verified copies of payloads; may be emptied at any time
 logs/              a log of each child, and of the run before
+logs/incidents/    stack traces of our own faults, by number; the oldest go
 credentials.json   the keys of object storage, made once
 lock               held while a stack runs
 running.json       what a stack that didn't stop by itself leaves behind (see sweep)
@@ -41,6 +42,10 @@ class Home:
     @property
     def logs(self) -> Path:
         return self.folder / "logs"
+
+    @property
+    def incidents(self) -> Path:
+        return self.logs / "incidents"
 
     @property
     def credentials(self) -> Path:

@@ -311,6 +311,7 @@ def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
         "SYNTHMIX_RAY_ADDRESS": plan.ray.address,
         "SYNTHMIX_TOKEN": plan.token,
         "SYNTHMIX_CACHE_DIR": str(plan.home.cache),
+        "SYNTHMIX_INCIDENTS_DIR": str(plan.home.incidents),
         "PYTHONPATH": _python_path(inherited),
         "PYTHONUNBUFFERED": "1",  # so that logs are whole when a child is killed
         **ray_node.driver_environment(plan.ray),

@@ -8,6 +8,11 @@ env:
   {{- include "synthmix.environment" .root | nindent 2 }}
   # In a container Ray takes its disk for empty unless it is told to look.
   - {name: RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE, value: "1"}
+  # What an incident's message tells to look at.
+  - name: SYNTHMIX_NAMESPACE
+    valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+  - name: SYNTHMIX_POD_NAME
+    valueFrom: {fieldRef: {fieldPath: metadata.name}}
 resources:
   {{- toYaml .values.resources | nindent 2 }}
 securityContext:

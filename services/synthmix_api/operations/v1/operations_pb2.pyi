@@ -74,17 +74,19 @@ class Step(_message.Message):
     def __init__(self, display_name: _Optional[str] = ..., operation: _Optional[str] = ..., target: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., reused: _Optional[int] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("target", "total", "done", "unit", "predicted_seconds", "tasks")
+    __slots__ = ("target", "total", "done", "unit", "predicted_seconds", "tasks", "warnings")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     target: str
     total: int
     done: int
     unit: str
     predicted_seconds: float
     tasks: int
-    def __init__(self, target: _Optional[str] = ..., total: _Optional[int] = ..., done: _Optional[int] = ..., unit: _Optional[str] = ..., predicted_seconds: _Optional[float] = ..., tasks: _Optional[int] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, target: _Optional[str] = ..., total: _Optional[int] = ..., done: _Optional[int] = ..., unit: _Optional[str] = ..., predicted_seconds: _Optional[float] = ..., tasks: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...

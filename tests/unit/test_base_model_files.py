@@ -1,0 +1,427 @@
+"""What a base model's small files can tell is told before anything is loaded. Each case changes one of them."""
+
+import json
+import math
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latent_diffusion.base_model import EMBEDDED_FOLDER, resolve
+from latent_diffusion.model_kinds import family_of
+from service_kit.errors import InvalidArgument, SynthMixError, Unimplemented
+
+FIELD = "adapter.base_model"
+Change = Callable[[Path], object]
+
+
+def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], **header: Any) -> None:
+    entries, end = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(entries | header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+
+
+def write_model(folder: Path) -> Path:
+    """The embedded model's small files, with a few of its tensors as zeros."""
+    shutil.copytree(EMBEDDED_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.md"), dirs_exist_ok=True)
+    write_safetensors(folder / "unet/diffusion_pytorch_model.safetensors", {"conv_in.weight": (64, 8, 3, 3)})
+    write_safetensors(folder / "vae/diffusion_pytorch_model.safetensors", {"decoder.conv_in.weight": (64, 8, 3, 3)})
+    write_safetensors(folder / "text_encoder/model.safetensors", {"text_model.final_layer_norm.weight": (128,)})
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model")
+
+
+def refused(folder: Path) -> SynthMixError:
+    with pytest.raises((InvalidArgument, Unimplemented)) as raised:
+        resolve(str(folder), field=FIELD)
+    error: SynthMixError = raised.value
+    assert [item.field for item in error.violations] == [FIELD]
+    assert "; " in error.message, "what to do"
+    assert len(error.message) < 700
+    return error
+
+
+def config(name: str, **values: Any) -> Change:
+    """Sets values of a JSON file; those that are ... are removed."""
+
+    def change(folder: Path) -> None:
+        path = folder / name
+        value = json.loads(path.read_text()) | values
+        path.write_text(json.dumps({key: item for key, item in value.items() if item is not ...}))
+
+    return change
+
+
+def unet(**values: Any) -> Change:
+    return config("unet/config.json", **values)
+
+
+def vae(**values: Any) -> Change:
+    return config("vae/config.json", **values)
+
+
+def text(**values: Any) -> Change:
+    return config("text_encoder/config.json", **values)
+
+
+def scheduler(**values: Any) -> Change:
+    return config("scheduler/scheduler_config.json", **values)
+
+
+def index(**values: Any) -> Change:
+    return config("model_index.json", **values)
+
+
+def raw(name: str, data: bytes) -> Change:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def without(name: str) -> Change:
+    return lambda folder: (folder / name).unlink()
+
+
+def cut(name: str, count: int) -> Change:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:count])
+
+
+UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def header(**entry: Any) -> Change:
+    return lambda folder: write_safetensors(folder / UNET_WEIGHTS, {}, a=entry)
+
+
+def test_the_folder_that_the_cases_change_is_a_model(model: Path) -> None:
+    found = resolve(str(model), field=FIELD)
+    assert (found.image_size_px, found.latent_factor, found.train_timesteps) == (64, 4, 1000)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        # channels
+        (unet(in_channels=17), "17 input channels"),
+        (unet(in_channels=17), "inpainting"),
+        (unet(in_channels=16), "instruct-pix2pix"),
+        (unet(in_channels=11), "upscaler"),
+        (unet(in_channels=9), "depth-to-image"),
+        (unet(in_channels=3), "3 input channels"),
+        (unet(in_channels=...), "4 input channels"),
+        (unet(in_channels="8"), 'in_channels "8"'),
+        (unet(in_channels=None), "in_channels null"),
+        (unet(out_channels=16), "16 output channels"),
+        (vae(latent_channels=16), "16 latent channels"),
+        (vae(latent_channels=0), "latent_channels 0"),
+        # widths
+        (unet(cross_attention_dim=768), "width 768"),
+        (unet(cross_attention_dim=...), "width 1280"),
+        (unet(cross_attention_dim=[128, 128, 256]), "width [128, 128, 256]"),
+        (unet(cross_attention_dim=[]), "cross_attention_dim []"),
+        (text(hidden_size=1024), "width 1024"),
+        (text(hidden_size=...), "width 512"),
+        (text(hidden_size=-1), "hidden_size -1"),
+        # image size
+        (unet(sample_size=None), "no sample_size"),
+        (unet(sample_size=...), "no sample_size"),
+        (unet(sample_size=[16, 24]), "sample_size [16, 24]"),
+        (unet(sample_size=[16]), "sample_size [16]"),
+        (unet(sample_size=[16, 16, 16]), "sample_size [16, 16, 16]"),
+        (unet(sample_size=[None, None]), "sample_size [null, null]"),
+        (unet(sample_size=0), "sample_size 0"),
+        (unet(sample_size=-64), "sample_size -64"),
+        (unet(sample_size="64"), 'sample_size "64"'),
+        (unet(sample_size=64.0), "sample_size 64.0"),
+        (unet(sample_size=True), "sample_size true"),
+        (unet(sample_size={}), "sample_size {}"),
+        (unet(sample_size=10**9), "at most 2048 pixels"),
+        # autoencoder
+        (vae(scaling_factor=None), "scaling_factor null"),
+        (vae(scaling_factor=0), "scaling_factor 0"),
+        (vae(scaling_factor=-0.18), "scaling_factor -0.18"),
+        (vae(scaling_factor="0.18"), 'scaling_factor "0.18"'),
+        (vae(shift_factor=0.1159), "SD3 and FLUX"),
+        (vae(in_channels=1), "in_channels 1"),
+        (vae(out_channels=4), "out_channels 4"),
+        (vae(block_out_channels=[]), "block_out_channels []"),
+        (vae(block_out_channels=None), "block_out_channels null"),
+        (vae(block_out_channels="64"), 'block_out_channels "64"'),
+        # conditions
+        (unet(addition_embed_type="text_time"), "SDXL"),
+        (unet(class_embed_type="timestep"), "class_embed_type"),
+        (unet(num_class_embeds=1000), "num_class_embeds 1000"),
+        (unet(encoder_hid_dim_type="text_image_proj"), "text_image_proj"),
+        (unet(down_block_types=["DownBlock2D"]), "down_block_types"),
+        (unet(block_out_channels=None, up_block_types="UpBlock2D"), "down_block_types"),
+        # text encoder
+        (text(vocab_size=100), "tokens up to 674"),
+        (text(max_position_embeddings=32), "keeps 48 tokens"),
+        (text(model_type="t5"), 'the kind "t5"'),
+        (text(model_type="xlm-roberta"), 'the kind "xlm-roberta"'),
+        # scheduler
+        (without("scheduler/scheduler_config.json"), "has no scheduler/scheduler_config.json"),
+        (scheduler(prediction_type="flow_prediction"), "flow_prediction"),
+        (scheduler(prediction_type="learned"), "DDIMScheduler knows epsilon, v_prediction, sample"),
+        (scheduler(prediction_type=None), "prediction_type null"),
+        (scheduler(_class_name="FlowMatchEulerDiscreteScheduler"), "flow-matching"),
+        (scheduler(_class_name="NoSuchScheduler"), "NoSuchScheduler"),
+        (scheduler(num_train_timesteps=0), "num_train_timesteps 0"),
+        (scheduler(num_train_timesteps="1000"), 'num_train_timesteps "1000"'),
+        (scheduler(beta_start=-1), "beta_start -1"),
+        (scheduler(beta_end=1.5), "beta_end 1.5"),
+        (scheduler(beta_start=0.02, beta_end=0.01), "must not be above beta_end"),
+        (scheduler(beta_schedule="exp"), 'beta_schedule "exp"'),
+        (scheduler(trained_betas=[0.1, 0.2]), "1000 numbers"),
+        (scheduler(timestep_spacing="log"), 'timestep_spacing "log"'),
+        (index(scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"]), "flow-matching"),
+        (index(scheduler=["diffusers", "EDMEulerScheduler"]), "EDMEulerScheduler"),
+        (index(scheduler=["diffusers", "DDIMInverseScheduler"]), "DDIMInverseScheduler"),
+        (index(scheduler=["diffusers", "PNDMScheduler"]), None),
+        (index(scheduler=[None, None]), "no scheduler by its model_index.json"),
+        # classes of parts
+        (index(unet=["diffusers", "UNet3DConditionModel"]), "UNet3DConditionModel"),
+        (index(unet=...), "no unet by its model_index.json"),
+        (index(unet="UNet2DConditionModel"), "not a library and a class"),
+        (index(unet=[1, 2]), "not a library and a class"),
+        (unet(_class_name="UNetMotionModel"), "UNetMotionModel"),
+        (index(vae=["diffusers", "AutoencoderTiny"]), "AutoencoderTiny"),
+        (index(vae=["diffusers", "VQModel"]), "VQModel"),
+        (index(vae=["diffusers", "AsymmetricAutoencoderKL"]), "AsymmetricAutoencoderKL"),
+        (vae(_class_name="ConsistencyDecoderVAE"), "ConsistencyDecoderVAE"),
+        (index(text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),
+        (index(text_encoder=["transformers", "CLIPTextModelWithProjection"]), "CLIPTextModelWithProjection"),
+        (index(tokenizer=["transformers", "T5Tokenizer"]), "T5Tokenizer"),
+        # files
+        (raw("unet/config.json", b"[1]"), "holds a list where a JSON object belongs"),
+        (raw("unet/config.json", b"7"), "holds a number"),
+        (raw("vae/config.json", b"null"), "holds null"),
+        (raw("vae/config.json", b'"text"'), "holds a text"),
+        (raw("unet/config.json", b""), "is empty"),
+        (raw("unet/config.json", b'{"a": 1'), "isn't valid JSON (line 1"),
+        (raw("unet/config.json", b'{"a": "\xff"}'), "isn't UTF-8 text"),
+        (raw("unet/config.json", b'{"sample_size": 16, "sample_size": 32}'), 'the key "sample_size" twice'),
+        (raw("vae/config.json", b'{"scaling_factor": NaN}'), "holds NaN"),
+        (raw("vae/config.json", b'{"scaling_factor": 1e999}'), "no finite number"),
+        (raw("unet/config.json", b"[" * 100_000), "nested too deeply"),
+        (raw("unet/config.json", b'{"a": "' + b"x" * (1 << 20) + b'"}'), "larger than 1 MiB"),
+        (raw("model_index.json", b"{}"), "no unet by its model_index.json"),
+        (raw("model_index.json", b"[]"), "model_index.json holds a list"),
+        (without("unet/config.json"), "has no unet/config.json"),
+        (without("text_encoder/config.json"), "has no text_encoder/config.json"),
+        (without("tokenizer/tokenizer_config.json"), "has no tokenizer/tokenizer_config.json"),
+        (raw("tokenizer/tokenizer.json", b"{}"), "no byte-pair vocabulary"),
+        # weights
+        (cut(UNET_WEIGHTS, 200), "is cut off: its header says"),
+        (cut(UNET_WEIGHTS, 20), "cut off within its header"),
+        (cut(UNET_WEIGHTS, 4), "too short"),
+        (cut(UNET_WEIGHTS, 0), "too short"),
+        (cut("vae/diffusion_pytorch_model.safetensors", -1), "vae/diffusion_pytorch_model.safetensors is cut off"),
+        (cut("text_encoder/model.safetensors", -100), "text_encoder/model.safetensors is cut off"),
+        (lambda folder: (folder / UNET_WEIGHTS).open("ab").write(b"xx"), "bytes after its end"),
+        (raw(UNET_WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "Git LFS"),
+        (raw(UNET_WEIGHTS, b"\xff" * 64), "doesn't begin with a header"),
+        (raw(UNET_WEIGHTS, struct.pack("<Q", 4) + b"oops"), "isn't JSON"),
+        (raw(UNET_WEIGHTS, struct.pack("<Q", 2) + b"[]"), "isn't a JSON object"),
+        (raw(UNET_WEIGHTS, struct.pack("<Q", 2) + b"{}"), "no tensors"),
+        (header(dtype="F32", shape=[2], data_offsets=[0, 4]), "impossible entry"),
+        (header(dtype="F99", shape=[1], data_offsets=[0, 4]), "impossible entry"),
+        (header(dtype="F32", shape=[-1], data_offsets=[0, 4]), "impossible entry"),
+        (header(dtype="F32", shape=[1], data_offsets=[4, 8]), "leave a hole"),
+        (
+            lambda folder: write_safetensors(
+                folder / UNET_WEIGHTS, {"a": (4,)}, b={"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}
+            ),
+            "overlap",
+        ),
+        (lambda folder: write_safetensors(folder / UNET_WEIGHTS, {"conv_in.weight": (64, 9, 3, 3)}), "[64, 9, 3, 3]"),
+        (lambda folder: (folder / UNET_WEIGHTS).rename(folder / "unet/weights.safetensors"), "name the weights"),
+    ],
+)  # fmt: skip
+def test_what_the_small_files_say_is_told(change: Change, said: str | None, model: Path) -> None:
+    change(model)
+    if said is None:
+        resolve(str(model), field=FIELD)
+    else:
+        assert said in refused(model).message
+
+
+def nest_text_config(folder: Path) -> None:
+    """As a folder has it that was written from the whole of CLIP."""
+    path = folder / "text_encoder/config.json"
+    path.write_text(json.dumps({"model_type": "clip", "text_config": json.loads(path.read_text())}))
+
+
+def test_a_change_of_a_file_is_seen(model: Path) -> None:
+    """Answers are kept by the files' sizes and times: each adapter of a grid asks."""
+    resolve(str(model), field=FIELD)
+    for name in ("unet/config.json", "model_index.json"):
+        before = (model / name).read_bytes()
+        (model / name).write_bytes(b"[]")
+        assert "holds a list" in refused(model).message
+        (model / name).write_bytes(before)
+        resolve(str(model), field=FIELD)
+
+
+@pytest.mark.parametrize(
+    ("change", "size_px"),
+    [
+        (unet(sample_size=[32, 32]), 128),
+        (unet(sample_size=1), 4),
+        (unet(cross_attention_dim=[128, 128, 128]), 64),
+        (unet(encoder_hid_dim=128, cross_attention_dim=64), 64),
+        (vae(scaling_factor=...), 64),
+        (vae(shift_factor=None), 64),
+        (scheduler(prediction_type=...), 64),
+        (scheduler(prediction_type="sample"), 64),
+        (scheduler(num_train_timesteps=2, trained_betas=[0.1, 0.2]), 64),
+        (index(scheduler=["diffusers", "UniPCMultistepScheduler"]), 64),
+        (index(tokenizer=["transformers", "CLIPTokenizerFast"]), 64),
+        (index(_class_name="StableDiffusionImg2ImgPipeline"), 64),
+        (index(_class_name="StableDiffusionInpaintPipeline"), 64),
+        (lambda folder: nest_text_config(folder), 64),
+    ],
+)  # fmt: skip
+def test_what_can_be_used_is_not_refused(change: Change, size_px: int, model: Path) -> None:
+    change(model)
+    assert resolve(str(model), field=FIELD).image_size_px == size_px
+
+
+def test_a_prediction_type_that_the_scheduler_does_not_know(model: Path) -> None:
+    index(scheduler=["diffusers", "PNDMScheduler"])(model)
+    scheduler(prediction_type="sample")(model)
+    assert "PNDMScheduler knows epsilon, v_prediction" in refused(model).message
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "said"),
+    [
+        ("StableDiffusion3Pipeline", "a Stable Diffusion 3 (SD3) model"),
+        ("StableDiffusionXLPipeline", "an SDXL model"),
+        ("StableDiffusionXLImg2ImgPipeline", "an SDXL refiner"),
+        ("StableDiffusionXLInpaintPipeline", "an SDXL inpainting model"),
+        ("FluxPipeline", "a FLUX model"),
+        ("FluxKontextPipeline", "a FLUX Kontext model"),
+        ("PixArtAlphaPipeline", "a PixArt model"),
+        ("PixArtSigmaPipeline", "a PixArt-Sigma model"),
+        ("KandinskyV22Pipeline", "a Kandinsky model"),
+        ("WuerstchenCombinedPipeline", "a Wuerstchen model"),
+        ("StableCascadePriorPipeline", "a Stable Cascade model"),
+        ("IFPipeline", "a DeepFloyd IF model"),
+        ("AnimateDiffPipeline", "a video model (AnimateDiff)"),
+        ("TextToVideoSDPipeline", "a video model"),
+        ("StableVideoDiffusionPipeline", "a video model (Stable Video Diffusion)"),
+        ("StableDiffusionControlNetPipeline", "a Stable Diffusion model with a ControlNet"),
+        ("StableDiffusionUpscalePipeline", "a Stable Diffusion upscaler"),
+        ("StableDiffusionDepth2ImgPipeline", "a Stable Diffusion depth-to-image model"),
+        ("LatentConsistencyModelPipeline", "a latent consistency model"),
+        ("OnnxStableDiffusionPipeline", "a model in the ONNX format"),
+        ("FlaxStableDiffusionPipeline", "a model with Flax weights"),
+        ("SomethingNewPipeline", 'a model of the kind "SomethingNewPipeline"'),
+    ],
+)
+def test_another_kind_of_model_is_called_by_its_name(pipeline: str, said: str, model: Path) -> None:
+    index(
+        _class_name=pipeline,
+        text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
+        transformer=["diffusers", "SD3Transformer2DModel"],
+    )(model)
+    shutil.rmtree(model / "unet")
+    error = refused(model)
+    assert isinstance(error, Unimplemented)
+    assert f"is {said}," in error.message
+    assert said.startswith("an SDXL") == ("SDXL" in error.message)
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionPipeline", "StableDiffusionInpaintPipeline"])
+def test_a_stable_diffusion_model_has_no_other_name(name: str) -> None:
+    assert family_of(name) is None
+
+
+def test_a_pipeline_of_the_model_s_own_is_never_run(model: Path) -> None:
+    index(_class_name=["pipeline", "MyPipeline"])(model)
+    assert "code of a model is never run" in refused(model).message
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "is an empty folder"),
+        ({"v1-5-pruned.safetensors": ""}, "a single-file checkpoint"),
+        ({"model.ckpt": ""}, "from_single_file"),
+        ({"model-q4.gguf": ""}, "a single-file checkpoint"),
+        ({"adapter_config.json": "{}", "adapter_model.safetensors": ""}, "is an adapter (LoRA)"),
+        ({"pytorch_lora_weights.safetensors": ""}, "is an adapter (LoRA)"),
+        ({"learned_embeds.safetensors": ""}, "is a textual inversion"),
+        ({"unet/model.onnx": "", "vae_decoder/model.onnx": ""}, "is in the ONNX format"),
+        ({"config.json": '{"architectures": ["CLIPModel"]}'}, 'transformers library ("CLIPModel")'),
+        ({"config.json": '{"model_type": "llama"}'}, 'transformers library ("llama")'),
+        ({"config.json": "{}"}, "transformers library,"),
+        ({"config.json": '{"_class_name": "ControlNetModel"}'}, "a ControlNet by itself"),
+        ({"config.json": '{"_class_name": "UNet2DConditionModel"}'}, "a UNet by itself"),
+        ({"config.json": '{"_class_name": "AutoencoderKL"}'}, "an autoencoder by itself"),
+        ({"config.json": '{"_class_name": "MotionAdapter"}'}, "a motion adapter"),
+        ({"config.json": "[]"}, "holds a list"),
+        ({"unet/config.json": "{}", "vae/config.json": "{}"}, "which says what its parts are"),
+        ({"sd15/model_index.json": "{}"}, "give 'sd15' in it"),
+        ({"notes.txt": "hello"}, "isn't a base model"),
+    ],
+)
+def test_a_folder_that_is_something_else_is_named(files: dict[str, str], said: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert said in refused(tmp_path).message
+
+
+def shard(folder: Path, weight_map: object) -> None:
+    whole = folder / UNET_WEIGHTS
+    whole.rename(folder / "unet/diffusion_pytorch_model-00001-of-00002.safetensors")
+    (folder / f"{UNET_WEIGHTS}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_shards_are_found_and_missing_ones_named(model: Path) -> None:
+    first = "diffusion_pytorch_model-00001-of-00002.safetensors"
+    shard(model, {"a": first})
+    resolve(str(model), field=FIELD)
+    weight_map = {"a": first, "b": first.replace("00001", "00002"), "c": first.replace("00001", "00003")}
+    (model / f"{UNET_WEIGHTS}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert '00002-of-00002.safetensors" and 1 more, which its' in refused(model).message
+
+
+@pytest.mark.parametrize("weight_map", [{}, [], None, {"a": 1}, {"a": "../../secret.safetensors"}])
+def test_a_map_of_shards_that_is_none(weight_map: object, model: Path) -> None:
+    shard(model, weight_map)
+    assert "no weight_map of files" in refused(model).message
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("./models/sd15", "write the absolute path"),
+        ("../sd15", "write the absolute path"),
+        ("/models/v1-5-pruned-emaonly.safetensors", "is a single file by its name"),
+        ("models/model.ckpt", "is a single file by its name"),
+    ],
+)
+def test_references_that_name_no_folder(reference: str, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        resolve(reference, field=FIELD)
+
+
+def test_a_relative_folder_is_never_found_by_the_server_s_own_place(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    for reference in ("model", "./model"):
+        with pytest.raises(InvalidArgument):
+            resolve(reference, field=FIELD)

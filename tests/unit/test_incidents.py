@@ -1,0 +1,126 @@
+"""Where the stack trace of our own fault stands: under its number, bounded, without secrets."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memory_object_store import MemoryObjectStore
+from service_kit import coordinator, errors, incidents
+from service_kit import operation_records as records
+from service_kit.coordinator import Coordinator
+from service_kit.incidents import record
+from service_kit.resource_names import OperationName
+from synthmix.embedded.home import Home
+
+
+def fault(message: str = "no such thing") -> Exception:
+    try:
+        raise KeyError(message)
+    except KeyError as error:
+        return error
+
+
+def test_the_trace_stands_in_the_folder_under_its_number(tmp_path: Path) -> None:
+    folder = tmp_path / "logs" / "incidents"
+    incident = record("operations/adapter-training/1", fault(), {"SYNTHMIX_INCIDENTS_DIR": str(folder)})
+    path = folder / f"{incident.number}.log"
+    assert incident.place == f"in {path}"
+    assert incident.metadata == {"incident": incident.number, "trace": incident.place}
+    text = path.read_text()
+    assert f"incident {incident.number} in operations/adapter-training/1" in text
+    assert "Traceback" in text and "in fault" in text and "KeyError: 'no such thing'" in text
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_home_keeps_them_among_its_logs(tmp_path: Path) -> None:
+    assert Home(tmp_path).incidents.parent == Home(tmp_path).logs
+
+
+def test_secrets_are_left_out(tmp_path: Path) -> None:
+    secrets = {
+        "SYNTHMIX_TOKEN": "t-0123456789",
+        "SYNTHMIX_OBJECT_STORE_SECRET_KEY": "s-0123456789",
+        "SYNTHMIX_OBJECT_STORE_ACCESS_KEY": "a-0123456789",
+        "RAY_AUTH_TOKEN": "r-0123456789",
+        "HF_TOKEN": "h-0123456789",
+    }
+    record("x", fault(" ".join(secrets.values())), secrets | {"SYNTHMIX_INCIDENTS_DIR": str(tmp_path)})
+    [path] = tmp_path.iterdir()
+    assert not any(secret in path.read_text() for secret in secrets.values())
+    assert "[HF_TOKEN]" in path.read_text()
+
+
+def test_size_and_number_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incidents, "MOST_FILES", 3)
+    monkeypatch.setattr(incidents, "LONGEST_TRACE_CHARACTERS", 1000)
+    numbers = []
+    for index in range(6):
+        numbers.append(record("x", fault("long " * 1000), {"SYNTHMIX_INCIDENTS_DIR": str(tmp_path)}).number)
+        newest = tmp_path / f"{numbers[-1]}.log"
+        os.utime(newest, ns=(index, index))
+    assert {path.stem for path in tmp_path.iterdir()} == set(numbers[-3:])
+    assert all(path.stat().st_size < 1200 for path in tmp_path.iterdir())
+    assert "characters left out" in newest.read_text()
+
+
+@pytest.mark.parametrize("text", ["\ud800 alone", "nul \x00", "日本"])
+def test_no_text_keeps_an_incident_from_being_written(text: str, tmp_path: Path) -> None:
+    incident = record(text, fault(text), {"SYNTHMIX_INCIDENTS_DIR": str(tmp_path)})
+    assert (tmp_path / f"{incident.number}.log").exists()
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    incident = record("x", fault(), {"SYNTHMIX_INCIDENTS_DIR": str(tmp_path / "file")})
+    assert f"log of process {os.getpid()}" in incident.place
+    assert "no such thing" in caplog.text and incident.number in caplog.text
+
+
+def test_on_a_cluster_it_is_the_pod_s_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    environment = {
+        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+        "SYNTHMIX_POD_NAME": "ray-head-0",
+        "SYNTHMIX_NAMESPACE": "synthmix",
+    }
+    monkeypatch.setattr(incidents, "CONTAINER_LOG", tmp_path / "container.log")
+    (tmp_path / "container.log").write_text("")
+    incident = record("x", fault(), environment)
+    assert incident.place.endswith("kubectl --namespace synthmix logs ray-head-0 --all-containers")
+    assert incident.number in (tmp_path / "container.log").read_text(), "Ray's workers write to files of their own"
+    monkeypatch.setattr(incidents, "CONTAINER_LOG", tmp_path)
+    assert "kubectl --namespace synthmix exec ray-head-0" in record("x", fault(), environment).place
+
+
+def coordinated(context: Any) -> str:
+    """What a coordinator of the tests below does: fails as the request says."""
+    raise {"defect": KeyError("batch"), "input": errors.InvalidArgument("x: is wrong", reason="R")}[
+        context.record.request["fails_by"]
+    ]
+
+
+def failure_of(fails_by: str) -> errors.SynthMixError:
+    """The error that an operation ends with."""
+    store, name = MemoryObjectStore.created(), OperationName("adapter-training", "a" * 32)
+    records.write_record(store, records.OperationRecord(name, "adapters", "", {"fails_by": fails_by}, records.now()))
+    actor = object.__new__(Coordinator)  # the actor starts its work by itself
+    actor._store, actor._name, actor._function = store, name, "test_incidents:coordinated"
+    actor._attempt()
+    result = records.find_result(store, name)
+    assert result is not None
+    return errors.from_json(result["error"])
+
+
+def test_an_operation_s_error_says_where_the_trace_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTHMIX_INCIDENTS_DIR", str(tmp_path))
+    monkeypatch.setattr(coordinator, "observe_on_worker", lambda *arguments: None)
+    error = failure_of("defect")
+    [path] = tmp_path.iterdir()
+    assert error.metadata == {"incident": path.stem, "trace": f"in {path}"}
+    assert f"incident {path.stem} is in {path}; submit it again" in error.message
+    assert "KeyError: 'batch'" in path.read_text()
+    assert failure_of("input").message == "x: is wrong"
+    assert list(tmp_path.iterdir()) == [path], "a fault of the input is no incident"

@@ -1,0 +1,153 @@
+"""What validate says of an adapter and an image set before anything is started: prompts, sizes, base models."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapter_training import requests as adapters
+from image_archives import dataset, encoded, plates
+from image_synthesis import requests as image_sets
+from latent_diffusion.base_model import EMBEDDED_FOLDER, resolve
+from memory_object_store import MemoryObjectStore
+from service_kit.artifacts import Manifest, write_manifest
+from service_kit.errors import FailedPrecondition, InvalidArgument
+from service_kit.resource_names import ArtifactName
+from study_control.planning import Step, StudySteps
+from study_control.split import create_split
+from synthmix_api.adapters.v1 import adapters_pb2
+from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix_api.image_sets.v1 import image_sets_pb2
+from synthmix_api.operations.v1 import operations_pb2
+from synthmix_api.studies.v1 import studies_pb2
+
+ADAPTER = ArtifactName("adapters", "e" * 32)
+LONG = "a microscopy image of " * 10
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryObjectStore:
+    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
+    return MemoryObjectStore.created()
+
+
+def adapter(store: MemoryObjectStore, tmp_path: Path, files: dict[str, bytes] | None = None, **fields: Any) -> Any:
+    split = create_split(store, dataset(store, tmp_path, files or plates()), test=0.3, validation=0.2, seed=1)
+    request = adapters_pb2.Adapter(**{"train_split": f"{split}/parts/train", "base_model": "embedded"} | fields)
+    return adapters.plan(store, request).plan
+
+
+def of_classes(first: str, second: str, side: int = 64) -> dict[str, bytes]:
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    return {
+        f"{label}/plate-{plate}_{number}.png": encoded(random.integers(0, 255, (side, side), np.uint8))
+        for label in (first, second)
+        for plate in range(6)
+        for number in range(2)
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "prompt", "said"),
+    [
+        ("alpha", "beta", LONG + "{label}", "cut off"),
+        ("Alive", "alive-", "{label}", None),
+        ("k562", "K562", "a {label} cell", "capitals"),
+    ],
+)
+def test_an_adapter_s_prompts(
+    first: str, second: str, prompt: str, said: str | None, store: MemoryObjectStore, tmp_path: Path
+) -> None:
+    files = of_classes(first, second)
+    if said is None:
+        assert list(adapter(store, tmp_path, files, prompt=prompt).warnings) == []
+        return
+    with pytest.raises(InvalidArgument, match=said) as raised:
+        adapter(store, tmp_path, files, prompt=prompt)
+    assert [item.field for item in raised.value.violations] == ["adapter.prompt"]
+
+
+def test_warnings_of_an_adapter_s_plan(store: MemoryObjectStore, tmp_path: Path) -> None:
+    cut, small = adapter(
+        store, tmp_path, of_classes("alpha", "beta", side=32), prompt="{label}: " + "a cell " * 40
+    ).warnings
+    assert "of the class 'beta'" in cut and "gets 48" in cut and "is cut off" in cut
+    assert "below 64 pixels (the smallest 32)" in small
+
+
+def trained(store: MemoryObjectStore, base_model: str) -> None:
+    write_manifest(
+        store,
+        Manifest(
+            ADAPTER,
+            {"base_model": resolve(base_model, field="x").digest},
+            {"prompt": "a {label} cell"},
+            1,
+            (),
+            summary={"base_model": base_model, "classes": ["alpha", "beta"]},
+        ),
+    )
+
+
+def image_set(store: MemoryObjectStore, *, validate_only: bool = True, **fields: Any) -> Any:
+    request = image_sets_pb2.ImageSet(adapter=str(ADAPTER), **fields)
+    return image_sets.plan(store, request, validate_only=validate_only).plan
+
+
+@pytest.mark.parametrize("validate_only", [True, False])
+def test_an_image_set_s_prompts(validate_only: bool, store: MemoryObjectStore) -> None:
+    trained(store, "embedded")
+    assert list(image_set(store, validate_only=validate_only).warnings) == []
+    with pytest.raises(InvalidArgument, match="'alpha', 'beta'") as raised:
+        image_set(store, validate_only=validate_only, prompt=LONG + "{label}")
+    assert [item.field for item in raised.value.violations] == ["image_set.prompt"]
+    [warning] = image_set(store, validate_only=validate_only, prompt="{label} " + LONG).warnings
+    assert "is cut off (2 classes' prompts are cut)" in warning
+    with pytest.raises(InvalidArgument, match="cut off"):
+        image_set(store, validate_only=validate_only, prompt=LONG + "{label}", labels=["beta"])
+
+
+def test_more_steps_than_the_base_model_has_noise_levels(store: MemoryObjectStore, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(EMBEDDED_FOLDER, tmp_path / "model"))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 100}))
+    trained(store, str(folder))
+    image_set(store, steps=100)
+    with pytest.raises(InvalidArgument, match="101 is out of range; use a value between 1 and 100") as raised:
+        image_set(store, steps=101)
+    assert [item.field for item in raised.value.violations] == ["image_set.steps"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 1000}))
+    with pytest.raises(FailedPrecondition, match="its files differ"):
+        image_set(store)
+
+
+def test_a_study_s_plan_has_the_warnings_of_its_steps_once() -> None:
+    def step(*warnings: str) -> Step:
+        return Step("", None, operations_pb2.Plan(warnings=warnings))
+
+    steps = StudySteps(
+        studies_pb2.StudySpec(),
+        datasets_pb2.Dataset(warnings=["near duplicates"]),
+        datasets_pb2.Split(),
+        (step("cut", "small"), step("cut")),
+        (step("cut"),),
+        step("weights"),
+        {},
+    )
+    assert list(steps.plan().warnings) == ["near duplicates", "cut", "small", "weights"]
+
+
+@pytest.mark.parametrize(("blocks", "multiple"), [([16, 32, 64, 64, 64], 16), ([16] * 6, 32)])
+def test_an_image_size_is_a_multiple_of_what_the_autoencoder_halves(
+    blocks: list[int], multiple: int, store: MemoryObjectStore, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(EMBEDDED_FOLDER, tmp_path / "model"))
+    path = folder / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": blocks}))
+    with pytest.raises(InvalidArgument, match=f"isn't a multiple of {multiple}") as raised:
+        adapter(store, tmp_path, base_model=str(folder), image_size=multiple * 4 + 8)
+    assert [item.field for item in raised.value.violations] == ["adapter.image_size"]
