@@ -1,7 +1,7 @@
 """What a kubelet does of a port forward, by Kubernetes' own protocol (k8s.io/kubelet/pkg/cri/streaming/portforward).
 
-Two channels: a message's first byte is 0 for data, 1 for errors. The first message of each holds the port, in two bytes,
-the lesser first. The API server hands a caller's WebSocket through to it as it is.
+Two channels: a message's first byte is 0 for data, 1 for errors. The first message of each holds the port, in two
+bytes, the lesser first. The API server hands a caller's WebSocket through to it as it is.
 """
 
 import asyncio

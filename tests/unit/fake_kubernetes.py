@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import web
 
 import fake_kubelet
+from service_kit.settings import SERVICES
 
 SERVICE_TOKEN = "the service's own token"
 NAMESPACE = "lab"
@@ -175,7 +176,9 @@ class FakeKubernetes:
         return [
             value
             for (kind, place, _), value in self.objects.items()
-            if kind == resource and namespace in ("", place) and wanted.items() <= value["metadata"].get("labels", {}).items()
+            if kind == resource
+            and namespace in ("", place)
+            and wanted.items() <= value["metadata"].get("labels", {}).items()
         ]
 
     def _review_token(self, body: Json) -> Json:
@@ -338,3 +341,42 @@ def deployment(name: str, replicas: int, *, ready: int = 0, gpus: int = 1) -> Js
 
 def _condition(ready: bool) -> Json:
     return {"type": "Ready", "status": "True" if ready else "False"}
+
+
+def release_services(instance: str = "synthmix", prefix: str = "synthmix", **annotations: str) -> list[Json]:
+    """The chart's Services. tests/chart shows that they are as these."""
+    notes = {"synthmix.io/token-secret": f"{prefix}-token"} | {
+        f"synthmix.io/{key.replace('_', '-')}": value for key, value in annotations.items()
+    }
+    return [
+        {
+            "metadata": {
+                "name": f"{prefix}-{service}",
+                "labels": {**labels_of(service, instance), "app.kubernetes.io/part-of": "synthmix"},
+                "annotations": notes,
+            },
+            "spec": {
+                "selector": labels_of(service, instance),
+                "ports": [{"name": "metrics", "port": 9090}, {"name": "grpc", "port": 50051, "targetPort": "grpc"}],
+            },
+        }
+        for service in SERVICES
+    ]
+
+
+def labels_of(service: str, instance: str = "synthmix") -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "synthmix",
+        "app.kubernetes.io/instance": instance,
+        "app.kubernetes.io/component": service,
+    }
+
+
+def serving_pod(name: str, service: str, *, instance: str = "synthmix", port: int = 50051, **status: Any) -> Json:
+    """A pod of a service that is ready, unless its status says otherwise."""
+    ports = [{"name": "metrics", "containerPort": 9090}, {"name": "grpc", "containerPort": port}]
+    return {
+        "metadata": {"name": name, "labels": labels_of(service, instance)},
+        "spec": {"containers": [{"name": service, "ports": ports}]},
+        "status": {"phase": "Running", "conditions": [_condition(True)]} | status,
+    }

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.config.kube_config import KubeConfigMerger
 from urllib3.exceptions import HTTPError
 
 from service_kit.errors import (
@@ -99,8 +100,8 @@ def _current(paths: str) -> dict[str, Any]:
 
 def _contexts(paths: str) -> list[dict[str, Any]]:
     """All contexts, even where none is the current one, which the library insists on."""
-    merged = config.kube_config.KubeConfigMerger(paths).config
-    return list(merged.value.get("contexts") or ()) if merged is not None else []
+    merged = KubeConfigMerger(paths).config
+    return [item.value for item in merged["contexts"]] if merged is not None else []
 
 
 def _named(contexts: list[dict[str, Any]], name: str, paths: str) -> dict[str, Any]:

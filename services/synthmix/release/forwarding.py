@@ -20,8 +20,9 @@ from typing import Any, TypeAlias
 
 import aiohttp
 from kubernetes.client.rest import should_bypass_proxies
+from kubernetes.config import ConfigException
 
-from service_kit.errors import SynthMixError, Unavailable
+from service_kit.errors import Internal, SynthMixError, Unavailable
 from service_kit.kubernetes_api import Right, said_in
 from synthmix.release.access import Access, forbidden, refused
 from synthmix.release.discovery import Release, ready_pods
@@ -127,6 +128,8 @@ class Forwards:
         except asyncio.CancelledError:
             writer.transport.abort()
             raise
+        except Exception as error:
+            self._problems[service] = Internal(f"the forward to {service} failed: {type(error).__name__}: {error}")
         finally:
             writer.close()
             with suppress(OSError):
@@ -146,15 +149,14 @@ class Forwards:
 
     async def _open_to(self, session: aiohttp.ClientSession, pod: str, port: int) -> Tunnel:
         configuration, namespace = self._access.api.configuration, self._release.namespace
-        headers: dict[str, str] = {}
-        # A kubeconfig's login program may have to run for it.
-        await asyncio.to_thread(self._access.api.update_params_for_auth, headers, [], ["BearerToken"])
         try:
+            # A kubeconfig's login program may have to run for it.
+            settings = await asyncio.to_thread(configuration.auth_settings)
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 tunnel: Tunnel = await session.ws_connect(
                     f"{self._access.server}/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}",
                     protocols=[PROTOCOL],
-                    headers=headers,
+                    headers={item["key"]: item["value"] for item in settings.values() if item["in"] == "header"},
                     ssl=_tls(configuration),
                     server_hostname=configuration.tls_server_name,
                     max_msg_size=LARGEST_MESSAGE_BYTES,
@@ -170,6 +172,8 @@ class Forwards:
                 verb = "create" if " create " in f" {refusal.said} " else "get"
                 raise forbidden(Right(verb, "pods/portforward", "", namespace), refusal.said) from None
             raise self._no_way(pod, refusal.said) from None
+        except ConfigException as error:
+            raise refused(self._access, str(error)) from None
         except TimeoutError:
             raise self._no_way(pod, f"nothing came in {HANDSHAKE_TIMEOUT_S:g} s") from None
         except (OSError, aiohttp.ClientError) as error:

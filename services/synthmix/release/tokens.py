@@ -120,7 +120,7 @@ class ReleaseToken:
                 reason="TOKEN_REQUEST_REFUSED",
             ) from None
         # The API server may shorten it. Seconds, and not its time of day: clocks differ.
-        lifetime_s = float(answer["spec"].get("expirationSeconds") or LIFETIME_S)
+        lifetime_s = float(answer["spec"].get("expirationSeconds", LIFETIME_S))
         return _Held(
             str(answer["status"]["token"]),
             renew_at_s=asked_at_s + lifetime_s * (1 - RENEW_AT_SHARE),
