@@ -3,8 +3,8 @@
 Each connection is a WebSocket of its own (subprotocol v4.channel.k8s.io) that the API server hands to the kubelet: a
 message's first byte is 0 for data and 1 for what went wrong, and the first message of either says the port. Which pod
 it leads to is decided when it is made, so that gRPC, which connects anew, survives its pod. kubernetes.stream's
-PortForward isn't fit for this: it holds what the slower side hasn't taken in memory without a bound, copies all of that
-for each piece that it sends, may block in sending while it should receive, and drops what is under way at the end.
+PortForward isn't fit for this: of a refusal it leaves neither status nor text, it has no time limit, it blocks in
+sending while it should receive, and it drops what is under way when one side ends (deploy/decisions/0015).
 """
 
 import asyncio
