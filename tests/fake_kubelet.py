@@ -81,11 +81,11 @@ def serving(application: Callable[[], web.Application], tls: ssl.SSLContext | No
         loop.close()
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate of loopback, signed by itself, and its key."""
+def make_certificate(folder: Path, name: str = "") -> tuple[Path, Path]:
+    """A certificate of loopback or of another subjectAltName, signed by itself, and its key."""
     certificate, key = folder / "server.crt", folder / "server.key"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-subj", "/CN=fake", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    command += ["-subj", "/CN=fake", "-addext", f"subjectAltName={name or 'IP:127.0.0.1'}", "-days", "2"]
     subprocess.run([*command, "-out", certificate, "-keyout", key], check=True, capture_output=True)
     return certificate, key
 

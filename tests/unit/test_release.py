@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -155,6 +156,34 @@ def test_large_uploads_arrive_whole(services: fake.FakeServices, tmp_path: Path,
             assert client.upload(path).name == f"uploads/{hashlib.sha256(content).hexdigest()}"
 
 
+@pytest.mark.parametrize("way", ["authority in the file", "client certificate", "unverified", "another name"])
+def test_tls_as_a_kubeconfig_may_have_it(
+    services: fake.FakeServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    certificate, key = fake_kubelet.make_certificate(tmp_path, "DNS:api.example" if way == "another name" else "")
+    tls = fake_kubelet.server_tls(certificate, key)
+    cluster: dict[str, Any] = {"certificate-authority": str(certificate)}
+    if way == "authority in the file":
+        cluster = {"certificate-authority-data": base64.b64encode(certificate.read_bytes()).decode()}
+    elif way == "client certificate":
+        tls.verify_mode = ssl.CERT_REQUIRED
+        tls.load_verify_locations(certificate)
+    elif way == "unverified":
+        cluster = {"insecure-skip-tls-verify": True}
+    else:
+        cluster["tls-server-name"] = "api.example"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(tls) as kubernetes:
+        install(kubernetes, port_of(services))
+        path = write_contexts(tmp_path, kubernetes.url, **cluster)
+        if way == "client certificate":
+            content = json.loads(path.read_text())
+            content["users"][0]["user"] |= {"client-certificate": str(certificate), "client-key": str(key)}
+            path.write_text(json.dumps(content))
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        get_study()
+
+
 def test_an_api_server_that_is_not_who_it_should_be(services: Any, tmp_path: Path, monkeypatch: Any) -> None:
     certificate, key = fake_kubelet.make_certificate(tmp_path)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -261,7 +290,7 @@ def test_the_faster_side_waits_for_the_slower(lab: FakeKubernetes, forwards: For
     sent, stalled, most = [0], threading.Event(), 256 * MEBIBYTE
 
     def flood(peer: socket.socket) -> None:
-        peer.settimeout(1.0)
+        peer.settimeout(0.5)
         try:
             while sent[0] < most:
                 sent[0] += peer.send(b"z" * 65536)
@@ -319,8 +348,8 @@ def test_a_pod_that_is_replaced_in_mid_command(lab: FakeKubernetes, services: fa
 
 
 def test_a_pod_that_is_gone_since_it_was_listed_is_passed_over(lab: FakeKubernetes, services: Any) -> None:
-    """Three that the API server can't forward to, and one that it can."""
-    for number in range(3):
+    """Five that the API server can't forward to, and one that it can."""
+    for number in range(5):
         add_pod(lab, f"study-control-gone-{number}", STUDY_CONTROL, None)
     find = lab.get
 
@@ -330,8 +359,7 @@ def test_a_pod_that_is_gone_since_it_was_listed_is_passed_over(lab: FakeKubernet
         return find(resource, name, namespace)
 
     lab.get = get  # type: ignore[method-assign]
-    for _ in range(3):
-        get_study()
+    get_study()
 
 
 def test_pods_that_are_not_ready_or_are_ending_are_left_alone(lab: FakeKubernetes) -> None:
@@ -377,10 +405,21 @@ UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedul
 )
 def test_where_no_pod_is_ready_each_says_why(lab: FakeKubernetes, status: Json, said: str) -> None:
     add_pod(lab, "study-control-a", STUDY_CONTROL, None, **{"phase": "Pending", "conditions": [], **status})
-    error = failure(get_study)
+    access = connect_as_caller()
+    error = failure(lambda: ready_pods(access, find_release(access, RELEASE), STUDY_CONTROL))
     assert isinstance(error, errors.Unavailable) and error.reason == "NO_POD_READY"
     assert f"no pod of study-control of release {RELEASE} is ready (study-control-a: " in error.message
     assert said in error.message and "kubectl --namespace lab describe pod study-control-a" in error.message
+
+
+def test_of_many_pods_the_first_are_told(lab: FakeKubernetes) -> None:
+    for number in range(40):
+        add_pod(lab, f"study-control-{number:02}", STUDY_CONTROL, None, conditions=[], reason="x" * 1000)
+    del lab.objects["pods", NAMESPACE, "study-control-a"]
+    access = connect_as_caller()
+    message = failure(lambda: ready_pods(access, find_release(access, RELEASE), STUDY_CONTROL)).message
+    assert "study-control-04" in message and "study-control-05" not in message and "and 35 more" in message
+    assert len(message) < 1500
 
 
 def test_where_there_is_no_pod_at_all(lab: FakeKubernetes) -> None:
@@ -461,7 +500,7 @@ def test_a_release_of_another_version_of_the_chart(lab: FakeKubernetes, lacking:
 # The kubeconfig
 
 
-def write_contexts(folder: Path, url: str, token: str = SERVICE_TOKEN, **cluster: str) -> Path:
+def write_contexts(folder: Path, url: str, token: str = SERVICE_TOKEN, **cluster: Any) -> Path:
     """A kubeconfig of two contexts, the current one without a namespace."""
     path = folder / "kubeconfig"
     content = json.loads(write_kubeconfig(path, url).read_text())

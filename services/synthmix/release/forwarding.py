@@ -215,12 +215,10 @@ async def _exchange(tunnel: Tunnel, reader: asyncio.StreamReader, writer: asynci
     sending, receiving = asyncio.create_task(to_pod()), asyncio.create_task(from_pod())
     try:
         await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
-        if not receiving.done():
-            sending.result()  # or what broke it
-            before = -1
-            while before != arrived_bytes and not receiving.done():
-                before = arrived_bytes
-                await asyncio.wait({receiving}, timeout=LINGER_S)
+        before = -1
+        while before != arrived_bytes and not receiving.done():
+            before = arrived_bytes
+            await asyncio.wait({receiving}, timeout=LINGER_S)
         if receiving.done():
             receiving.result()
     finally:
