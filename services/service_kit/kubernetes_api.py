@@ -35,7 +35,6 @@ def connect() -> Any:
 
     Raises FailedPrecondition if there is neither. Sends nothing.
     """
-    import urllib3
     import yaml
     from kubernetes import client, config
 
@@ -52,6 +51,14 @@ def connect() -> Any:
             "SYNTHMIX_WORKER_DEPLOYMENT_PREFIX",
             reason="KUBERNETES_NOT_CONFIGURED",
         ) from None
+    return client_of(configuration)
+
+
+def client_of(configuration: Any) -> Any:
+    """A kubernetes.client.ApiClient of a kubernetes.client.Configuration, with SynthMix's retries."""
+    import urllib3
+    from kubernetes import client
+
     # Every call that SynthMix makes may be made twice. Answers aren't waited for: an overloaded server is a failure.
     configuration.retries = urllib3.Retry(
         total=1, status=0, redirect=0, allowed_methods=None, respect_retry_after_header=False
@@ -97,10 +104,15 @@ def as_json(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
 
 def said_by(error: Any) -> str:
     """The message of an ApiException's Status, or whatever else the server said."""
+    return said_in(error.body) or " ".join(f"{error.status or 'no answer'} {error.reason or ''}".split())
+
+
+def said_in(body: Any) -> str:
+    """The message of a Status, as JSON; "" where it is none."""
     try:
-        return str(json.loads(error.body)["message"])
+        return str(json.loads(body)["message"])
     except (TypeError, ValueError, KeyError):
-        return " ".join(f"{error.status or 'no answer'} {error.reason or ''}".split())
+        return ""
 
 
 def _lacking(right: Right, said: str) -> FailedPrecondition:

@@ -34,7 +34,7 @@ from service_kit.settings import (
 )
 from synthmix.downloads import Transfer as Transfer
 from synthmix.downloads import download_payloads, reporter
-from synthmix.endpoints import Addresses, find_endpoints
+from synthmix.endpoints import Addresses, Endpoints, find_endpoints
 from synthmix.packing import pack
 from synthmix.transport import UNARY_DEADLINE_S, Channels
 from synthmix_api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
@@ -81,11 +81,24 @@ class Client:
         home: Path | None = None,
         *,
         addresses: Addresses | None = None,
+        release: str | None = None,
+        kube_context: str | None = None,
         token: str | None = None,
         tls_ca: Path | None = None,
     ) -> Self:
-        """A client of the stack that `synthmix.endpoints.find_endpoints` decides for. Nothing is sent yet."""
-        return cls(Channels(find_endpoints(home, addresses=addresses, token=token, tls_ca=tls_ca)))
+        """A client of the stack that `synthmix.endpoints.find_endpoints` decides for. Nothing is sent to it yet.
+
+        A release (of the Helm chart) is looked up by the Kubernetes API, and forwarded until the client is closed.
+        """
+        found = find_endpoints(
+            home, addresses=addresses, release=release, kube_context=kube_context, token=token, tls_ca=tls_ca
+        )
+        return cls(Channels(found))
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """How this client reaches the stack."""
+        return self._channels.endpoints
 
     def close(self) -> None:
         self._channels.close()

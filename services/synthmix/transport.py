@@ -22,6 +22,7 @@ from synthmix.endpoints import Endpoints
 UNARY_DEADLINE_S = 60.0
 KEEPALIVE_TIME_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
+LONGEST_BACKOFF_OF_FORWARDS_MS = 5_000
 LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024  # a resource lists its payloads, and an image set may have thousands
 
 
@@ -37,8 +38,7 @@ class Channels:
         self._endpoints = endpoints
         credentials = _tls_credentials(endpoints.tls_ca) if endpoints.tls else None
         self._channels = {
-            address: _open_channel(address, endpoints.token, credentials)
-            for address in set(endpoints.addresses.values())
+            address: _open_channel(address, endpoints, credentials) for address in set(endpoints.addresses.values())
         }
 
     def of(self, service: str) -> grpc.Channel:
@@ -71,9 +71,20 @@ class Channels:
     def close(self) -> None:
         for channel in self._channels.values():
             channel.close()
+        if self._endpoints.release:
+            self._endpoints.release.close()
+
+    @property
+    def endpoints(self) -> Endpoints:
+        return self._endpoints
 
     def _failure(self, service: str, error: Any) -> SynthMixError:
-        return error_of(error, service, self._endpoints.addresses[service])
+        release = self._endpoints.release
+        if release and error.code() is grpc.StatusCode.UNAVAILABLE and _rich_status(error) is None:
+            problem = release.problem_of(service)  # gRPC sees only that its connection to this machine is closed
+            if problem is not None:
+                return problem
+        return error_of(error, service, self._endpoints.place_of(service))
 
 
 def error_of(error: Any, service: str, address: str) -> SynthMixError:
@@ -137,13 +148,16 @@ def open_async_channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=_channel_options(address))
 
 
-def _open_channel(address: str, token: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+def _open_channel(address: str, endpoints: Endpoints, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
     options = _channel_options(address)
+    if endpoints.release:
+        # A forward that leads nowhere costs nothing to try again, and another pod may be ready any moment.
+        options.append(("grpc.max_reconnect_backoff_ms", LONGEST_BACKOFF_OF_FORWARDS_MS))
     if credentials is None:
         channel = grpc.insecure_channel(address, options)
     else:
         channel = grpc.secure_channel(address, credentials, options)
-    return grpc.intercept_channel(channel, _BearerToken(token))
+    return grpc.intercept_channel(channel, _BearerToken(endpoints.bearer))
 
 
 def _channel_options(address: str) -> list[tuple[str, Any]]:
@@ -179,16 +193,20 @@ class _CallDetails(grpc.ClientCallDetails):
 class _BearerToken(
     grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamUnaryClientInterceptor
 ):
-    """Adds the token to every call. gRPC allows call credentials on encrypted channels only."""
+    """Adds the token to every call. gRPC allows call credentials on encrypted channels only.
 
-    def __init__(self, token: str):
-        self._metadata = ("authorization", f"Bearer {token}")
+    Args:
+        token: Gives the one that is good now.
+    """
+
+    def __init__(self, token: Callable[[], str]):
+        self._token = token
 
     def _signed(self, details: Any) -> _CallDetails:
         return _CallDetails(
             details.method,
             details.timeout,
-            [*(details.metadata or ()), self._metadata],
+            [*(details.metadata or ()), ("authorization", f"Bearer {self._token()}")],
             details.credentials,
             details.wait_for_ready,
             details.compression,

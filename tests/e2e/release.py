@@ -1,14 +1,15 @@
-"""The chart's release in a cluster, and how its users reach it: by port forwards, as NOTES.txt tells them."""
+"""The chart's release in a cluster, and how its users reach it: by its name, as NOTES.txt tells them."""
 
 import base64
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from kubernetes import client
 
@@ -37,29 +38,29 @@ class Release:
     Attributes:
         cluster: Where, in which
         namespace: it is.
-        ports: On this machine's loopback, of each service, and of object storage by "minio".
-        token: Of its callers.
+        storage_port: On this machine's loopback, of object storage, which its users don't reach.
     """
 
     cluster: Cluster
     namespace: str
-    ports: Mapping[str, int]
-    token: str
+    storage_port: int
+
+    @property
+    def name(self) -> str:
+        """What `--release` takes."""
+        return f"{self.namespace}/{RELEASE}"
 
     @property
     def control_image(self) -> str:
         return str(self.pods(STUDY_CONTROL)[0].spec.containers[0].image)
 
-    @property
-    def addresses(self) -> str:
-        return ",".join(f"{service}={LOOPBACK}:{self.ports[service]}" for service in SERVICES)
-
-    def client(self) -> Client:
-        return Client.connect(addresses=self.addresses, token=self.token)
+    def client(self, token: str | None = None) -> Client:
+        """One that shows this token, or the one that whoever may read Secrets is given."""
+        return Client.connect(release=self.name, token=token)
 
     def synthmix(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command line, as a user has it outside of the cluster."""
-        environment = {**os.environ, "SYNTHMIX_ADDRESS": self.addresses, "SYNTHMIX_TOKEN": self.token}
+        environment = {**os.environ, "SYNTHMIX_RELEASE": self.name}
         command = [sys.executable, "-m", "synthmix", *arguments]
         result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert not check or result.returncode == 0, result.stdout + result.stderr
@@ -70,9 +71,9 @@ class Release:
         return self.cluster.helm(*command, RELEASE, f"--namespace={self.namespace}").stdout
 
     def upgrade(self, values: Sequence[Path], *options: str) -> None:
-        """Installs the chart anew, and waits for its front ends, and for the forwards to find them."""
+        """Installs the chart anew, and waits for its front ends, and until they have been reached."""
         self.cluster.helm("upgrade", RELEASE, str(CHART), *_options(self.namespace, values), *options)
-        # A forward may lead to a pod that is ending, and break with it.
+        # The forward of object storage may lead to a pod that is ending, and break with it.
         wait_until(lambda: not self.pods(ending=True), "the pods that were replaced are gone")
         self.wait_until_it_answers()
 
@@ -86,7 +87,7 @@ class Release:
                     return False
             return True
 
-        wait_until(answers, "every service answers through its forward")
+        wait_until(answers, "every service is reached")
 
     def secret(self, name: str) -> dict[str, str]:
         return secret_of(self.cluster, self.namespace, name)
@@ -95,7 +96,7 @@ class Release:
         secret = self.secret(f"{PREFIX}-object-storage")
         return ObjectStore(
             ObjectStoreSettings(
-                endpoint_url=f"http://{LOOPBACK}:{self.ports['minio']}",
+                endpoint_url=f"http://{LOOPBACK}:{self.storage_port}",
                 bucket="synthmix",
                 access_key=secret["access-key"],
                 secret_key=secret["secret-key"],
@@ -149,13 +150,10 @@ def running_release(
     with ExitStack() as stack:
         stack.callback(cluster.kubectl, "delete", "namespace", namespace)  # waits
         stack.callback(cluster.helm, "uninstall", RELEASE, f"--namespace={namespace}")
-        taken: set[int] = set()
-        ports = {name: free_port(taken) for name in (*SERVICES, "minio")}
-        for service in SERVICES:
-            _forward(stack, cluster, namespace, folder, f"deployment/{PREFIX}-{service}", f"{ports[service]}:50051")
-        _forward(stack, cluster, namespace, folder, f"statefulset/{PREFIX}-minio", f"{ports['minio']}:9000")
-        token = secret_of(cluster, namespace, f"{PREFIX}-token")["token"]
-        release = Release(cluster, namespace, ports, token)
+        stack.enter_context(patch.dict(os.environ, {"KUBECONFIG": str(cluster.kubeconfig)}))
+        storage_port = free_port(set())
+        _forward(stack, cluster, namespace, folder, f"statefulset/{PREFIX}-minio", f"{storage_port}:9000")
+        release = Release(cluster, namespace, storage_port)
         wait_until(lambda: release.are_ready("ray-head"), "Ray's head is ready", RAY_START_TIMEOUT_S)
         release.wait_until_it_answers()
         yield release

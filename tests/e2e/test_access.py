@@ -11,7 +11,6 @@ from release import PREFIX, Release
 from cluster.access import Cluster
 from service_kit import errors
 from service_kit.settings import SERVICES, STUDY_CONTROL
-from synthmix import Client
 from synthmix_api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from waiting import wait_until
 
@@ -62,12 +61,12 @@ def account(release: Release) -> Iterator[str]:
 
 
 def list_datasets(release: Release, token: str) -> None:
-    with Client.connect(addresses=release.addresses, token=token) as caller:
+    with release.client(token) as caller:
         list(caller.list_datasets())
 
 
 def test_a_caller_without_a_token_is_unauthenticated(release: Release) -> None:
-    with grpc.insecure_channel(f"localhost:{release.ports[STUDY_CONTROL]}") as channel:
+    with release.client() as reached, grpc.insecure_channel(reached.endpoints.addresses[STUDY_CONTROL]) as channel:
         datasets = datasets_pb2_grpc.DatasetServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             datasets.ListDatasets(datasets_pb2.ListDatasetsRequest(), timeout=10)
@@ -83,7 +82,7 @@ def test_a_service_account_gets_in_by_its_audience_and_role(release: Release, ac
     cluster, namespace = release.cluster, release.namespace
     right = cluster.token_of(account, namespace, AUDIENCE)
     list_datasets(release, right)
-    with Client.connect(addresses=release.addresses, token=right) as viewer, pytest.raises(errors.PermissionDenied):
+    with release.client(right) as viewer, pytest.raises(errors.PermissionDenied):
         viewer.scale_worker_group("image-synthesis", max_workers=2)
     with pytest.raises(errors.Unauthenticated, match="audience"):
         list_datasets(release, cluster.token_of(account, namespace, "somebody-else"))

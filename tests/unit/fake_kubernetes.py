@@ -4,17 +4,23 @@ Objects are JSON as the API has them, by resource, namespace and name. Writes ra
 of an older one is a conflict, JSON patches honour `test`, and a dry run changes nothing.
 """
 
+import asyncio
 import copy
 import json
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from aiohttp import web
+
+import fake_kubelet
+from service_kit.settings import SERVICES
 
 SERVICE_TOKEN = "the service's own token"
 NAMESPACE = "lab"
@@ -62,6 +68,8 @@ class FakeKubernetes:
         before_write: Called with (verb, resource) before each write, such as to edit an object first.
         requests: (verb, resource) in order.
         reviews: The spec of every review.
+        ports: Where on loopback a pod's port is, by (pod, port). Forwards to others find nothing that listens.
+        issued: Gives the token of a TokenRequest's spec, and for how many seconds it is good.
     """
 
     objects: dict[tuple[str, str, str], Json] = field(default_factory=dict)
@@ -73,6 +81,8 @@ class FakeKubernetes:
     before_write: Callable[[str, str], None] = lambda verb, resource: None
     requests: list[tuple[str, str]] = field(default_factory=list)
     reviews: list[Json] = field(default_factory=list)
+    ports: dict[tuple[str, int], int] = field(default_factory=dict)
+    issued: Callable[[Json], tuple[str, int]] = lambda spec: ("an account's token", spec["expirationSeconds"])
     url: str = ""
     lock: Any = field(default_factory=threading.RLock)
     version: int = 0
@@ -86,6 +96,7 @@ class FakeKubernetes:
             self.version += 1
             metadata = value.setdefault("metadata", {})
             metadata["resourceVersion"] = str(self.version)
+            metadata["namespace"] = namespace
             self.objects[resource, namespace, metadata["name"]] = value
             return value
 
@@ -116,6 +127,13 @@ class FakeKubernetes:
                 raise Failure(
                     403, f'{whole} is forbidden: User "system:serviceaccount:lab:study-control" cannot {verb}'
                 )
+            if whole == "pods/portforward":
+                self.get("pods", name, namespace)
+                return {}
+            if whole == "serviceaccounts/token":
+                self.get("serviceaccounts", name, namespace)
+                token, seconds = self.issued(body["spec"])
+                return body | {"spec": body["spec"] | {"expirationSeconds": seconds}, "status": {"token": token}}
             if whole == "tokenreviews":
                 return self._review_token(body)
             if whole == "subjectaccessreviews":
@@ -158,7 +176,9 @@ class FakeKubernetes:
         return [
             value
             for (kind, place, _), value in self.objects.items()
-            if (kind, place) == (resource, namespace) and wanted.items() <= value["metadata"].get("labels", {}).items()
+            if kind == resource
+            and namespace in ("", place)
+            and wanted.items() <= value["metadata"].get("labels", {}).items()
         ]
 
     def _review_token(self, body: Json) -> Json:
@@ -227,44 +247,30 @@ class Clock:
 
 
 @contextmanager
-def serving() -> Iterator[FakeKubernetes]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[FakeKubernetes]:
     """Serves until the block ends."""
     fake = FakeKubernetes()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+    async def handle(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        arguments = (request.method, request.path_qs, request.headers, json.loads(body) if body else None)
+        try:
+            answer = await asyncio.to_thread(fake.answer, *arguments)
+        except Failure as failure:
+            return web.json_response(failure.status, status=failure.code)
+        if request.match_info["path"].endswith("/portforward"):
+            pod, port = request.path.split("/")[-2], int(request.query["ports"])
+            return await fake_kubelet.serve_port_forward(request, pod, port, fake.ports.get((pod, port)))
+        return web.json_response(answer)
 
-        def answer(self) -> None:
-            length = int(self.headers.get("content-length", 0))
-            body = json.loads(self.rfile.read(length)) if length else None
-            try:
-                code, answer = 200, fake.answer(self.command, self.path, self.headers, body)
-            except Failure as failure:
-                code, answer = failure.code, failure.status
-            data = json.dumps(answer).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def application() -> web.Application:
+        application = web.Application(client_max_size=2**24)
+        application.router.add_route("*", "/{path:.*}", handle)
+        return application
 
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    for method in ("GET", "POST", "PUT", "PATCH"):
-        setattr(Handler, f"do_{method}", Handler.answer)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    fake.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with fake_kubelet.serving(application, tls) as port:
+        fake.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         yield fake
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def write_kubeconfig(path: Path, url: str) -> Path:
@@ -335,3 +341,42 @@ def deployment(name: str, replicas: int, *, ready: int = 0, gpus: int = 1) -> Js
 
 def _condition(ready: bool) -> Json:
     return {"type": "Ready", "status": "True" if ready else "False"}
+
+
+def release_services(instance: str = "synthmix", prefix: str = "synthmix", **annotations: str) -> list[Json]:
+    """The chart's Services. tests/chart shows that they are as these."""
+    notes = {"synthmix.io/token-secret": f"{prefix}-token"} | {
+        f"synthmix.io/{key.replace('_', '-')}": value for key, value in annotations.items()
+    }
+    return [
+        {
+            "metadata": {
+                "name": f"{prefix}-{service}",
+                "labels": {**labels_of(service, instance), "app.kubernetes.io/part-of": "synthmix"},
+                "annotations": notes,
+            },
+            "spec": {
+                "selector": labels_of(service, instance),
+                "ports": [{"name": "metrics", "port": 9090}, {"name": "grpc", "port": 50051, "targetPort": "grpc"}],
+            },
+        }
+        for service in SERVICES
+    ]
+
+
+def labels_of(service: str, instance: str = "synthmix") -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "synthmix",
+        "app.kubernetes.io/instance": instance,
+        "app.kubernetes.io/component": service,
+    }
+
+
+def serving_pod(name: str, service: str, *, instance: str = "synthmix", port: int = 50051, **status: Any) -> Json:
+    """A pod of a service that is ready, unless its status says otherwise."""
+    ports = [{"name": "metrics", "containerPort": 9090}, {"name": "grpc", "containerPort": port}]
+    return {
+        "metadata": {"name": name, "labels": labels_of(service, instance)},
+        "spec": {"containers": [{"name": service, "ports": ports}]},
+        "status": {"phase": "Running", "conditions": [_condition(True)]} | status,
+    }

@@ -78,6 +78,13 @@ imagePullSecrets:
 {{- default (printf "%s-object-storage" (include "synthmix.fullname" .)) .Values.objectStorage.existingSecret -}}
 {{- end -}}
 
+{{/* The service account whose tokens callers may ask for; "" if there is none. */}}
+{{- define "synthmix.clientAccount" -}}
+{{- if .Values.access.clients.enabled -}}
+{{- default (printf "%s-client" (include "synthmix.fullname" .)) .Values.access.clients.serviceAccount -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What a generated Secret's key holds: what the cluster has already, or something new.
      (dict "root" $ "secret" name "key" key "length" n). */}}
 {{- define "synthmix.keptOrRandom" -}}

@@ -6,4 +6,11 @@ from synthmix.client import Client
 
 
 def connect(arguments: argparse.Namespace) -> Client:
-    return Client.connect(arguments.home, addresses=arguments.address, token=arguments.token, tls_ca=arguments.tls_ca)
+    return Client.connect(
+        arguments.home,
+        addresses=arguments.address,
+        release=arguments.release,
+        kube_context=arguments.kube_context,
+        token=arguments.token,
+        tls_ca=arguments.tls_ca,
+    )

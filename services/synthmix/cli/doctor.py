@@ -22,10 +22,11 @@ from service_kit.settings import SERVICES
 from synthmix.cli import exit_codes
 from synthmix.cli.output import emit, human_bytes, table
 from synthmix.embedded.machine import usable_cpus
-from synthmix.endpoints import default_home, find_endpoints
+from synthmix.endpoints import default_home
 
 if TYPE_CHECKING:
     from synthmix.client import Client
+    from synthmix.release.connection import OpenRelease
     from synthmix_api.clusters.v1 import clusters_pb2
 
 Answer = TypeVar("Answer")
@@ -64,6 +65,8 @@ LOW_DISK_BYTES, LOWEST_DISK_BYTES = 10 * GIB, 1 * GIB
 NVIDIA_SMI_TIMEOUT_S = 15.0
 HEALTH_TIMEOUT_S = 5.0
 ASK_AGAIN_S = 1.0
+MOST_PODS = 5
+STATUS_WITHOUT_STACK = {"NO_STACK": OK, "STACK_NOT_READY": WARN}
 # Reasons of a cluster without what tasks run on.
 NO_WORKERS = ("RAY_CLUSTER_NOT_FOUND", "WORKER_DEPLOYMENTS_NOT_FOUND")
 
@@ -236,13 +239,9 @@ def stack(arguments: argparse.Namespace) -> Iterator[Check]:
             connect,  # gRPC may be what is missing, and the doctor has to say so
         )
 
-        endpoints = find_endpoints(
-            arguments.home, addresses=arguments.address, token=arguments.token, tls_ca=arguments.tls_ca
-        )
         client = connect(arguments)
     except Unavailable as error:
-        none = error.reason == "NO_STACK"
-        yield Check("stack", OK if none else WARN, error.message)
+        yield Check("stack", STATUS_WITHOUT_STACK.get(error.reason, FAIL), error.message)
         return
     except ModuleNotFoundError as error:
         yield Check("stack", FAIL, f"can't be asked: Python's module {error.name!r} is missing", INSTALL)
@@ -253,12 +252,26 @@ def stack(arguments: argparse.Namespace) -> Iterator[Check]:
     patience_ends_s = time.monotonic() + arguments.wait
     with client:
         for service in SERVICES:
-            where = f"{service} ({endpoints.addresses[service]})"
+            where = f"{service} ({client.endpoints.place_of(service)})"
             health = functools.partial(client.check_health, service, timeout_s=HEALTH_TIMEOUT_S)
             yield _answers(where, health, until_s=patience_ends_s)
             storage = functools.partial(_list_operations, client, service)
             yield _answers("  its object storage", storage, until_s=patience_ends_s)
+            if client.endpoints.release:
+                yield pods(client.endpoints.release, service)
         yield from cluster(client, until_s=patience_ends_s)
+
+
+def pods(release: "OpenRelease", service: str) -> Check:
+    """How many of the service's pods are ready, and what the others wait for."""
+    name = "  its pods"
+    try:
+        found = release.pods_of(service)
+    except SynthMixError as error:
+        return Check(name, WARN, error.message, "the pods can't be looked at; the services don't need it")
+    waiting = [f"{pod.name}: {pod.problem}" for pod in found if pod.problem]
+    said = "; ".join([f"{len(found) - len(waiting)} of {len(found)} ready", *waiting[:MOST_PODS]])
+    return Check(name, WARN, said, "look at them with kubectl describe") if waiting else Check(name, OK, said)
 
 
 def cluster(client: "Client", *, until_s: float) -> Iterator[Check]:

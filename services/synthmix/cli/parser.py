@@ -21,6 +21,7 @@ exit codes:
 environment:
   SYNTHMIX_HOME     where a stack on this machine keeps everything (~/.synthmix)
   SYNTHMIX_ADDRESS  as --address
+  SYNTHMIX_RELEASE  as --release
   SYNTHMIX_TOKEN    as --token, but invisible to other users of this machine
   SYNTHMIX_TLS_CA   as --tls-ca
   SYNTHMIX_DEBUG    1 shows the stack trace of an error
@@ -42,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    parser.set_defaults(home=None, address=None, token=None, tls_ca=None, output="text")
+    parser.set_defaults(
+        home=None, address=None, release=None, kube_context=None, token=None, tls_ca=None, output="text"
+    )
     _add_common(parser)
     groups = parser.add_subparsers(title="commands", dest="group", required=True, metavar="COMMAND")
     _add_stack_commands(groups)
@@ -294,6 +297,19 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--address",
         default=argparse.SUPPRESS,
         help="host:port or https://host of a stack elsewhere, or SERVICE=host:port,... for each service",
+    )
+    common.add_argument(
+        "--release",
+        default=argparse.SUPPRESS,
+        metavar="NAMESPACE/NAME",
+        help="a release of the Helm chart, reached through the Kubernetes API for as long as the command runs; "
+        "NAME alone is looked for in the kubeconfig context's namespace",
+    )
+    common.add_argument(
+        "--kube-context",
+        default=argparse.SUPPRESS,
+        metavar="CONTEXT",
+        help="the kubeconfig's context that leads to the release (the current one)",
     )
     common.add_argument(
         "--token",
