@@ -11,7 +11,7 @@ from classifier_evaluation.classifier_settings import (
     steps_per_epoch,
     with_defaults,
 )
-from classifier_evaluation.mixtures import REAL, CellSpec, MixtureSpec, expand_grid, needed_per_class
+from classifier_evaluation.mixtures import REAL, CellSpec, MixtureSpec, check_ratios, expand_grid, needed_per_class
 from classifier_evaluation.pretrained_weights import check_weights
 from image_data.split_parts import part_summary
 from service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
@@ -82,6 +82,8 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     with problems:
         settings = checked_settings(full.classifier)
     problems.raise_if_any()
+    train_counts = train_class_counts(split)
+    warnings = check_ratios(list(full.mixtures.ratios), train_counts, field="evaluation.mixtures.ratios")
     request: dict[str, Any] = {
         "parts": parts,
         "image_sets": [name.id for name in image_sets],
@@ -97,14 +99,14 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
         "recipe_version": f"{RECIPE_VERSION}.{STATISTICS_VERSION}",
     }
     cells = grid(request)
-    train_counts = train_class_counts(split)
     for index, name in enumerate(image_sets):
         manifest = find_manifest(store, name) if validate_only else read_manifest(store, name)
         if manifest is not None:
             check_generator(store, manifest, parts["train"], field=f"evaluation.image_sets[{index}]")
             check_enough(manifest, train_counts, cells, field=f"evaluation.image_sets[{index}]")
     missing = [cell for cell in cells if not cell_exists(store, request, cell)]
-    warnings = check_weights(settings.architecture) if missing and settings.pretrained else []
+    if missing and settings.pretrained:
+        warnings += check_weights(settings.architecture)
     target = ArtifactName(EVALUATIONS, digest_of(request))
     seconds = sum(predicted_seconds(settings, cell.mixture, sum(train_counts.values())) for cell in missing)
     return Planned(
