@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from service_kit.errors import (
     invalid_field,
     missing_field,
 )
+from service_kit.settings import base_model_folders
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -28,6 +30,8 @@ WEIGHT_COMPONENTS = ("unet", "vae", "text_encoder")
 INDEX = "model_index.json"
 WEIGHTS = ".safetensors"
 SMALL_FILES = (".json", ".txt", ".model")
+# owner/name, or owner/name@revision. What a revision may hold keeps it inside the hub's cache, whose files it names.
+_HUB_MODEL = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}(@\w[\w./-]{0,95})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class BaseModel:
 def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
     """Finds a base model: "embedded", a folder, or owner/name@revision of the hub (downloaded into the hub's cache).
 
+    A folder must lie below one that the operator names (SYNTHMIX_BASE_MODEL_FOLDERS).
+
     Args:
         weights: False for who plans only: of a hub's model that isn't in the cache, nothing but its small files is
             downloaded then, and the hub says the digests of its weights.
@@ -63,21 +69,36 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
         raise missing_field(field, "use embedded, a folder in the diffusers layout, or owner/name@revision")
     if reference == EMBEDDED:
         return _inspect(reference, EMBEDDED_FOLDER, field)
-    folder = Path(reference).expanduser()
-    if folder.is_dir():
-        return _inspect(str(folder.resolve()), folder.resolve(), field)
-    if folder.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
+    folder = _allowed_folder(reference)
+    if folder is not None:
+        return _inspect(str(folder), folder, field)
+    if not _HUB_MODEL.fullmatch(reference) or ".." in reference:
+        places = " or ".join(map(str, base_model_folders()))
         raise invalid_field(
             field,
             reference,
-            "is not a folder here",
-            "use embedded, a folder that the service and its workers can read, or owner/name@revision",
+            "is neither a folder that this server offers nor the name of a hub's model",
+            f"use embedded, owner/name@revision{f', or a folder below {places}' if places else ''}; the operator says "
+            "where folders may lie, by SYNTHMIX_BASE_MODEL_FOLDERS or the chart's baseModels.folders",
             reason="BASE_MODEL_NOT_FOUND",
         )
     name, _, revision = reference.partition("@")
     folder, remote = _download(name, revision or "main", field, reference, weights=weights)
     # The hub's cache names a snapshot's folder by its commit.
     return _inspect(f"{name}@{folder.name}", folder, field, remote)
+
+
+def _allowed_folder(reference: str) -> Path | None:
+    """The folder that a reference means, if it is there and below one that the operator names.
+
+    What lies elsewhere and what doesn't exist can't be told apart by the answer: a caller can't explore the server.
+    """
+    try:
+        folder = Path(reference).expanduser().resolve()
+        allowed = any(folder.is_relative_to(place) for place in base_model_folders())
+        return folder if allowed and folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long; a home that isn't known, or links in a circle; a NUL
+        return None
 
 
 def _is_part(path: str) -> bool:

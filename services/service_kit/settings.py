@@ -143,6 +143,20 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get("SYNTHMIX_CACHE_DIR") or Path(tempfile.gettempdir()) / "synthmix-cache")
 
 
+def base_model_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """The folders below which a request may name base models, with links resolved; none unless the operator says so."""
+    variable = "SYNTHMIX_BASE_MODEL_FOLDERS"
+    folders = [Path(text) for text in environment.get(variable, "").split(os.pathsep) if text]
+    for folder in folders:
+        if not folder.is_absolute():
+            raise FailedPrecondition(
+                f"environment variable {variable} names {str(folder)!r}; use absolute paths, with {os.pathsep!r} "
+                "between them",
+                reason="SETTING_INVALID",
+            )
+    return [folder.resolve() for folder in folders]
+
+
 def variable_prefix(service: str) -> str:
     return "SYNTHMIX_" + service.upper().replace("-", "_")
 
