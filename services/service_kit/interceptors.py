@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 
 from service_kit import metrics
 from service_kit.authentication import KubernetesReviews, authenticate
-from service_kit.errors import Internal, InvalidArgument, SynthMixError, to_status
+from service_kit.errors import Internal, InvalidArgument, SynthMixError, Unimplemented, to_status
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +169,9 @@ class _MapErrors:
         return None
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, NotImplementedError) and self._context.code() == grpc.StatusCode.UNIMPLEMENTED:
+            # A generated servicer's method that nobody has written, such as the library's Health.List.
+            error = Unimplemented(f"{self._method} isn't offered by this server", reason="METHOD_UNIMPLEMENTED")
         if isinstance(error, SynthMixError):
             await self._context.abort_with_status(rpc_status.to_status(to_status(error)))
         if isinstance(error, Exception) and not isinstance(error, (grpc.aio.AbortError, grpc.RpcError)):
