@@ -23,6 +23,7 @@ class ObjectStoreSettings:
     Attributes:
         endpoint_url: With the scheme: http://host:port or https://host.
         region: Requests are signed for it, and of AWS it is part of the host's name.
+        folder: Where the server keeps its objects, if it is one of this machine; "" if that isn't known.
     """
 
     endpoint_url: str
@@ -30,6 +31,7 @@ class ObjectStoreSettings:
     secret_key: str = field(repr=False)
     bucket: str
     region: str = "us-east-1"
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def object_store_settings(environment: Mapping[str, str] = os.environ) -> Object
         secret_key=required(environment, "SYNTHMIX_OBJECT_STORE_SECRET_KEY"),
         bucket=environment.get("SYNTHMIX_OBJECT_STORE_BUCKET", "synthmix"),
         region=environment.get("SYNTHMIX_OBJECT_STORE_REGION") or ObjectStoreSettings.region,
+        folder=environment.get("SYNTHMIX_OBJECT_STORE_FOLDER", ""),
     )
 
 
