@@ -16,8 +16,9 @@ MOST_METADATA = 16
 MOST_VIOLATIONS = 20
 MOST_VIOLATION_BYTES = 2000
 MOST_METADATA_BYTES = 800
-
-Violation = error_details_pb2.BadRequest.FieldViolation
+# Kept for what says how many were left out, so that an error that is bounded once more stays as it is.
+LEFT_OUT_BYTES = 40
+LEFT_OUT = "left_out"
 
 
 def bounded_text(text: str, most_bytes: int) -> str:
@@ -35,19 +36,23 @@ def bounded_text(text: str, most_bytes: int) -> str:
     return f"{head} ... ({len(text) - len(head) - len(tail):,} characters left out) ... {tail}"
 
 
-def bounded_violations(violations: Sequence[tuple[str, str]]) -> list[Violation]:
+def bounded_violations(violations: Sequence[tuple[str, str]]) -> list[error_details_pb2.BadRequest.FieldViolation]:
     """The first violations, of (field, description); the last one says how many were left out, and names no field."""
-    kept: list[Violation] = []
+    kept: list[error_details_pb2.BadRequest.FieldViolation] = []
     size_bytes = 0
     for number, (field, description) in enumerate(violations):
-        item = Violation(
+        item = error_details_pb2.BadRequest.FieldViolation(
             field=bounded_text(field, LONGEST_FIELD_BYTES),
             description=bounded_text(description, LONGEST_DESCRIPTION_BYTES),
         )
         size_bytes += item.ByteSize()
         is_last = number == len(violations) - 1
-        if size_bytes > MOST_VIOLATION_BYTES or (len(kept) == MOST_VIOLATIONS - 1 and not is_last):
-            kept.append(Violation(description=f"and {len(violations) - number:,} more"))
+        if size_bytes > MOST_VIOLATION_BYTES - LEFT_OUT_BYTES * (not is_last) or (
+            len(kept) == MOST_VIOLATIONS - 1 and not is_last
+        ):
+            kept.append(
+                error_details_pb2.BadRequest.FieldViolation(description=f"and {len(violations) - number:,} more")
+            )
             break
         kept.append(item)
     return kept
@@ -57,12 +62,14 @@ def bounded_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """The first entries, each cut; "left_out" says how many aren't shown."""
     kept: dict[str, str] = {}
     size_bytes = 0
-    for number, (key, value) in enumerate(metadata.items()):
+    for number, (key, value) in enumerate(sorted(metadata.items(), key=lambda item: item[0] == LEFT_OUT)):
         key, value = (bounded_text(text, LONGEST_METADATA_BYTES) for text in (key, value))
         size_bytes += len(key.encode()) + len(value.encode())
         is_last = number == len(metadata) - 1
-        if size_bytes > MOST_METADATA_BYTES or (len(kept) == MOST_METADATA - 1 and not is_last):
-            kept["left_out"] = str(len(metadata) - number)
+        if size_bytes > MOST_METADATA_BYTES - LEFT_OUT_BYTES * (not is_last) or (
+            len(kept) == MOST_METADATA - 1 and not is_last
+        ):
+            kept[LEFT_OUT] = str(len(metadata) - number)
             break
         kept[key] = value
     return kept

@@ -36,6 +36,7 @@ TOKEN = "correct horse"
 AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)
 
 
+NO_UTF8 = b"\x0a\x02\xff\xfe"  # in field 1
 LONG = {
     "letters": "x" * 70_000,
     "emoji": "\U0001f9ea" * 70_000,
@@ -245,13 +246,18 @@ def test_every_error_fits_what_peers_accept_and_says_what_it_leaves_out() -> Non
                 assert (
                     error.violations[-1].description == f"and {len(sent.violations) - len(error.violations) + 1:,} more"
                 )
-            assert to_status(error) == to_status(from_status(to_status(error)))
+            again = from_status(to_status(error))  # as where an operation's error is stored, and sent
+            assert (again.message, again.violations, again.metadata) == (
+                error.message,
+                error.violations,
+                error.metadata,
+            )
             assert sum(len(key) + len(value) + 32 for key, value in raised.value.trailing_metadata()) < 8192
 
     with_server(body, [("grpc.max_metadata_size", 8192), ("grpc.absolute_max_metadata_size", 8192)])
 
 
-@pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe", b"\x0b" * 50_000, b"\x00"])
+@pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05ab", NO_UTF8, b"\x0b" * 50_000, b"\x00"])
 def test_undecodable_bytes_are_the_callers_fault(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
     calls = {
         "/synthmix.artifacts.v1.ArtifactService/DownloadPayload": "unary_stream",
@@ -275,6 +281,8 @@ def test_undecodable_bytes_are_the_callers_fault(data: bytes, caplog: pytest.Log
 
     async def body(channel: grpc.aio.Channel) -> None:
         for method in calls:
+            if method.endswith("UploadFile") and data == NO_UTF8:
+                continue  # its field is bytes
             error = await fail(channel, method, AUTHORIZED)
             assert isinstance(error, InvalidArgument)
             assert (error.reason, method in error.message) == ("UNDECODABLE_REQUEST", True)
