@@ -23,7 +23,7 @@ IMAGE_PREFIX ?= ghcr.io/synthmix
 IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo images test test-unit test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration e2e e2e-cluster
+.PHONY: help setup demo images test test-unit test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration fuzz e2e e2e-cluster
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,7 @@ format: setup ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 ##@ Longer evidence
+CALLS ?= 20000
 base-model: setup ## Retrain the embedded base model into build/base-model (about 2 hours on 2 cores; needs ../shared/data)
 	$(BIN)/python -m latent_diffusion.pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
 base-model-figures: setup ## Adapt the embedded base model and measure what it makes (about 70 minutes on 2 cores; needs ../shared/data)
@@ -70,6 +71,8 @@ real-studies: setup ## Run the paper's six mixtures on real images (about 50 min
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/real_studies.py --home build/real-studies
 calibration: setup ## Count wrong claims of equivalence over simulated studies (about 90 minutes on 2 cores)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/calibration.py --out build/calibration
+fuzz: setup ## Call every gRPC method with random, mutated and extreme messages: make fuzz CALLS=100000 SEED=7
+	PYTHONPATH=tests $(BIN)/python tests/fuzzing.py --calls $(CALLS) $(if $(SEED),--seed $(SEED))
 
 e2e-cluster: setup $(NODE_PROGRAMS) $(TOOLS)/bin/helm ## Start the cluster that `make e2e` makes, and leave it running (needs what README says)
 	CONTAINER_TOOL=$(CONTAINER_TOOL) PYTHONPATH=tests $(BIN)/python -m cluster

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,7 @@ from service_kit.errors import (
     invalid_field,
     missing_field,
 )
+from service_kit.settings import base_model_folders
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -27,6 +29,8 @@ SMALL_FILES = (".json", ".txt", ".model")
 MOST_NAMES = 2000
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 FOLDER_HINT = "for a folder, write its absolute path, or ./ before a path that is relative to the study's file"
+# owner/name, or owner/name@revision. What a revision may hold keeps it inside the hub's cache, whose files it names.
+_HUB_MODEL = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}(@\w[\w./-]{0,95})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class BaseModel:
 def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
     """Finds a base model: "embedded", a folder, or owner/name@revision of the hub (downloaded into the hub's cache).
 
+    A folder must lie below one that the operator names (SYNTHMIX_BASE_MODEL_FOLDERS).
+
     Args:
         weights: False for who plans only: of a hub's model that isn't in the cache, nothing but its small files is
             downloaded then, and the hub says the digests of its weights.
@@ -74,7 +80,6 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
             "give a folder in the diffusers layout: diffusers' from_single_file and save_pretrained write one",
             reason="BASE_MODEL_NOT_FOUND",
         )
-    folder = Path(reference).expanduser()
     if reference.startswith(("./", "../")):  # to what, only the client knows
         raise invalid_field(
             field,
@@ -83,14 +88,17 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
             "write the absolute path; a study's file may name a folder relative to its own, such as ./models/x",
             reason="BASE_MODEL_NOT_FOUND",
         )
-    if folder.is_absolute() and folder.is_dir():
-        return _inspect(str(folder.resolve()), folder.resolve(), field)
-    if folder.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
+    folder = _allowed_folder(reference)
+    if folder is not None:
+        return _inspect(str(folder), folder, field)
+    if not _HUB_MODEL.fullmatch(reference) or ".." in reference:
+        places = " or ".join(map(str, base_model_folders()))
         raise invalid_field(
             field,
             reference,
-            "is not a folder here",
-            "use embedded, a folder that the service and its workers can read, or owner/name@revision",
+            "is neither a folder that this server offers nor the name of a hub's model",
+            f"use embedded, owner/name@revision{f', or a folder below {places}' if places else ''}; the operator says "
+            "where folders may lie, by SYNTHMIX_BASE_MODEL_FOLDERS or the chart's baseModels.folders",
             reason="BASE_MODEL_NOT_FOUND",
         )
     name, _, revision = reference.partition("@")
@@ -99,6 +107,22 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
         raise no_model(ModelFolder(folder, field, reference), [path for path, _ in _files_of_commit(name, folder.name)])
     # The hub's cache names a snapshot's folder by its commit.
     return _inspect(f"{name}@{folder.name}", folder, field, remote)
+
+
+def _allowed_folder(reference: str) -> Path | None:
+    """The folder that a reference means, if it is there and below one that the operator names.
+
+    What lies elsewhere and what doesn't exist can't be told apart by the answer: a caller can't explore the server.
+    """
+    try:
+        path = Path(reference).expanduser()
+        if not path.is_absolute():
+            return None  # owner/name is the hub's, whatever lies in the server's working directory
+        folder = path.resolve()
+        allowed = any(folder.is_relative_to(place) for place in base_model_folders())
+        return folder if allowed and folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long; a home that isn't known, or links in a circle; a NUL
+        return None
 
 
 def _is_part(path: str) -> bool:

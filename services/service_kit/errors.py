@@ -9,7 +9,10 @@ from typing import Any
 from google.protobuf import json_format
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from service_kit.error_limits import LONGEST_MESSAGE_BYTES, bounded_metadata, bounded_text, bounded_violations
+
 DOMAIN = "synthmix"
+MOST_PROBLEMS = 100
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,12 @@ class Unavailable(SynthMixError):
     code = code_pb2.UNAVAILABLE
 
 
+class ResourceExhausted(SynthMixError):
+    """Something that the request needs is used up, such as the room of a disk; trying again doesn't help."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+
+
 class Cancelled(SynthMixError):
     code = code_pb2.CANCELLED
 
@@ -125,6 +134,7 @@ _BY_CODE: dict[int, type[SynthMixError]] = {
         Unauthenticated,
         PermissionDenied,
         Unavailable,
+        ResourceExhausted,
         Cancelled,
         DataLoss,
         Unimplemented,
@@ -189,10 +199,13 @@ class Problems:
     with problems:
         check_choice(...)
     problems.raise_if_any()
+
+    A list of a million bad values is a million problems: after MOST_PROBLEMS they are only counted.
     """
 
     def __init__(self) -> None:
         self.found: list[InvalidArgument] = []
+        self._more = 0
 
     def __enter__(self) -> None:
         return None
@@ -202,7 +215,10 @@ class Problems:
     ) -> bool:
         if not isinstance(error, InvalidArgument):
             return False
-        self.found.append(error)
+        if len(self.found) < MOST_PROBLEMS:
+            self.found.append(error)
+        else:
+            self._more += 1
         return True
 
     def raise_if_any(self) -> None:
@@ -211,25 +227,22 @@ class Problems:
         if len(distinct) == 1:
             raise distinct[0]
         if distinct:
+            more = [FieldViolation("", f"and {self._more:,} more")] if self._more else []
             raise InvalidArgument(
-                "; ".join(error.message for error in distinct),
+                "; ".join([*(error.message for error in distinct), *(item.description for item in more)]),
                 reason="SEVERAL_FIELDS",
-                violations=[violation for error in distinct for violation in error.violations],
+                violations=[*(violation for error in distinct for violation in error.violations), *more],
             )
 
 
 def to_status(error: SynthMixError) -> status_pb2.Status:
-    """The error as google.rpc.Status."""
-    status = status_pb2.Status(code=error.code, message=error.message)
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    """The error as google.rpc.Status, small enough to be sent: what was left out is said in it."""
+    status = status_pb2.Status(code=error.code, message=bounded_text(error.message, LONGEST_MESSAGE_BYTES))
+    metadata = bounded_metadata(error.metadata)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     if error.violations:
-        bad_request = error_details_pb2.BadRequest(
-            field_violations=[
-                error_details_pb2.BadRequest.FieldViolation(field=item.field, description=item.description)
-                for item in error.violations
-            ]
-        )
-        status.details.add().Pack(bad_request)
+        violations = bounded_violations([(item.field, item.description) for item in error.violations])
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
     return status
 
 

@@ -1,4 +1,4 @@
-"""What surrounds every gRPC method: metrics outermost, then errors, then authentication.
+"""What surrounds every gRPC method: metrics outermost, then errors, then authentication, then decoding.
 
 Unary and streaming handlers alike: a streaming handler's errors come out of its generator, so the wrapping is around
 the iteration, not around the call.
@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from service_kit import incidents, metrics
 from service_kit.authentication import KubernetesReviews, authenticate
-from service_kit.errors import Internal, SynthMixError, to_status
+from service_kit.errors import Internal, InvalidArgument, SynthMixError, Unimplemented, to_status
 
 # A probe carries no token, and what a server offers is no secret.
 OPEN_SERVICES = (
@@ -73,6 +73,71 @@ class _Surround(grpc.aio.ServerInterceptor):
         )
 
 
+class _RefuseUndecodable(grpc.aio.ServerInterceptor):
+    """Answers bytes that are no message of the method with InvalidArgument.
+
+    gRPC would answer UNKNOWN and log a stack trace for each, with which a caller could fill the disk. Its deserializers
+    run before any handler, so what one raises is handed on as a value, and raised where the handler is called: inside
+    what surrounds it, and so after authentication.
+    """
+
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+        form = f"{'stream' if handler.request_streaming else 'unary'}_" + (
+            "stream" if handler.response_streaming else "unary"
+        )
+        make = getattr(grpc, f"{form}_rpc_method_handler")
+        return make(
+            _refusing(getattr(handler, form), streamed=handler.request_streaming),
+            request_deserializer=_tolerant(handler.request_deserializer, details.method),
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _tolerant(deserialize: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any]:
+    def tolerant(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except Exception:  # protobuf documents DecodeError alone, and raises more
+            return InvalidArgument(
+                f"the {len(data):,} bytes sent to {method} aren't the message that it takes; encode that message as "
+                "protobuf, with text in UTF-8, by code generated from this version's protos",
+                reason="UNDECODABLE_REQUEST",
+            )
+
+    return tolerant
+
+
+def _decoded(request: Any) -> Any:
+    if isinstance(request, InvalidArgument):
+        raise request
+    return request
+
+
+async def _all_decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _decoded(request)
+
+
+def _refusing(behaviour: Callable[[Any, Any], Any], *, streamed: bool) -> Callable[[Any, Any], Any]:
+    """The same handler, of the same kind: gRPC looks at whether it is a coroutine or an asynchronous generator."""
+    check = _all_decoded if streamed else _decoded
+    if inspect.isasyncgenfunction(behaviour):
+
+        async def generating(request: Any, context: Any) -> AsyncIterator[Any]:
+            async for response in behaviour(check(request), context):
+                yield response
+
+        return generating
+
+    async def answering(request: Any, context: Any) -> Any:
+        return await behaviour(check(request), context)
+
+    return answering
+
+
 class _CountRequests:
     def __init__(self, service: str, context: Any, method: str):
         self._service, self._context, self._method = service, context, method
@@ -100,6 +165,9 @@ class _MapErrors:
         return None
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, NotImplementedError) and self._context.code() == grpc.StatusCode.UNIMPLEMENTED:
+            # A generated servicer's method that nobody has written, such as the library's Health.List.
+            error = Unimplemented(f"{self._method} isn't offered by this server", reason="METHOD_UNIMPLEMENTED")
         if isinstance(error, SynthMixError):
             await self._context.abort_with_status(rpc_status.to_status(to_status(error)))
         if isinstance(error, Exception) and not isinstance(error, (grpc.aio.AbortError, grpc.RpcError)):
@@ -136,4 +204,5 @@ def interceptors(
         _Surround(lambda context, method: _CountRequests(service, context, method)),
         _Surround(_MapErrors),
         _Surround(lambda context, method: _Authenticate(token, reviews, context, method)),
+        _RefuseUndecodable(),
     ]

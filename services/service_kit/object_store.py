@@ -17,13 +17,15 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
-from service_kit.errors import FailedPrecondition, NotFound, Unavailable
+from service_kit.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from service_kit.settings import ObjectStoreSettings
+from service_kit.storage_space import check_room, is_low, storage_full, writing_to
 
 log = logging.getLogger(__name__)
 
 PART_SIZE_BYTES = 16 * 1024 * 1024
 CHUNK_SIZE_BYTES = 1024 * 1024
+SMALL_OBJECT_BYTES = 1024 * 1024
 ATTEMPTS = 6
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
@@ -34,6 +36,10 @@ _MISSING = {"NoSuchKey", "NoSuchObject", "ResourceNotFound", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 # A bucket of another region, as the answers to HEAD and to other requests say it.
 _ELSEWHERE = {"PermanentRedirect", "Redirect", "BadRequest", "AuthorizationHeaderMalformed"}
+# MinIO's, with HTTP's 507, and those of quotas. SeaweedFS has none: a full disk is an InternalError like any other.
+_FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
+_FULL_STATUS = 507
+_FULL_WORDS = ("no space left", "no free volumes", "disk quota exceeded")
 _PASSING = {
     "InternalError",
     "ServiceUnavailable",
@@ -62,6 +68,7 @@ class ObjectStore:
     Raises:
         FailedPrecondition: The credentials are refused or the bucket doesn't exist.
         Unavailable: The server didn't answer within the retries.
+        ResourceExhausted: There is no room for what is written.
     """
 
     def __init__(self, settings: ObjectStoreSettings, *, attempts: int = ATTEMPTS):
@@ -109,6 +116,7 @@ class ObjectStore:
             )
 
     def put_bytes(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
+        self._check_room(len(data))
         self._call(
             f"write {key}",
             lambda: self._client.put_object(
@@ -125,7 +133,8 @@ class ObjectStore:
         self.put_bytes(key, json.dumps(value, sort_keys=True, indent=1).encode(), "application/json")
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
-        """Uploads a file, in parts of 16 MiB if it is larger than that."""
+        """Uploads a file, in parts of 16 MiB if it is larger than that. What a failed upload had sent goes."""
+        self._check_room(path.stat().st_size)
         self._call(
             f"write {key}",
             lambda: self._client.fput_object(
@@ -163,7 +172,7 @@ class ObjectStore:
         partial = path.with_name(f"{path.name}.{threading.get_ident()}-{random.getrandbits(32):08x}.partial")
 
         def get() -> None:
-            with partial.open("wb") as file:
+            with writing_to(path.parent), partial.open("wb") as file:
                 for chunk in self._stream(key):
                     file.write(chunk)
 
@@ -232,6 +241,8 @@ class ObjectStore:
             try:
                 return call()
             except S3Error as error:
+                if _says_full(error):
+                    raise self._full(f" left ({error.code})") from error
                 if error.code in _MISSING:
                     raise NotFound(
                         f"object storage has no {action.partition(' ')[2]}", reason="OBJECT_NOT_FOUND"
@@ -254,6 +265,8 @@ class ObjectStore:
                         f"{self.settings.region!r} ({error.message}); check SYNTHMIX_OBJECT_STORE_REGION and _ENDPOINT",
                         reason="OBJECT_STORAGE_ELSEWHERE",
                     ) from error
+                if error.code == "InternalError" and action.startswith("write") and self._is_low():
+                    raise self._full(" left") from error
                 if error.code not in _PASSING or attempt == self._attempts - 1:
                     raise self._unavailable(action, error) from error
             except (urllib3.exceptions.HTTPError, MinioException, OSError) as error:
@@ -265,12 +278,37 @@ class ObjectStore:
             time.sleep(backoff * (0.5 + random.random() / 2))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
+    def _check_room(self, size_bytes: int) -> None:
+        """Records are always tried: what frees room is asked for by them."""
+        if self.settings.folder and size_bytes > SMALL_OBJECT_BYTES:
+            check_room(Path(self.settings.folder), size_bytes, self._where)
+
+    def _is_low(self) -> bool:
+        return bool(self.settings.folder) and is_low(Path(self.settings.folder))
+
+    @property
+    def _where(self) -> str:
+        return f"object storage at {self.settings.endpoint_url}"
+
+    def _full(self, why: str) -> ResourceExhausted:
+        folder = f" (in {self.settings.folder})" if self.settings.folder else ""
+        return storage_full(f"bucket {self.settings.bucket!r} of {self._where}{folder}", why)
+
     def _unavailable(self, action: str, error: Exception) -> Unavailable:
         return Unavailable(
             f"object storage at {self.settings.endpoint_url} can't {action} ({type(error).__name__}); "
             "check that it runs and is reachable, then try again",
             reason="OBJECT_STORAGE_UNAVAILABLE",
         )
+
+
+def _says_full(error: S3Error) -> bool:
+    said = f"{error.code} {error.message}".lower()
+    return (
+        error.code in _FULL
+        or getattr(error.response, "status", None) == _FULL_STATUS
+        or any(words in said for words in _FULL_WORDS)
+    )
 
 
 def once_started(action: Callable[[], None], *, patience_s: float = START_PATIENCE_SECONDS) -> None:

@@ -14,7 +14,7 @@ from service_kit import metrics, pages
 from service_kit import operation_records as records
 from service_kit.artifacts import MANIFEST
 from service_kit.coordinator import launch
-from service_kit.errors import FailedPrecondition, SynthMixError, Unavailable
+from service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, invalid_field
 from service_kit.object_store import ObjectStore
 from service_kit.ray_connection import RayConnection
 from service_kit.resource_names import OperationName
@@ -217,9 +217,11 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         self, request: operations_pb2.WaitOperationRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         """Returns once the operation is done or the timeout (at most 10 min) has passed, whichever is first."""
-        wanted_s = (
-            request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else LONGEST_WAIT_SECONDS
-        )
+        # Not ToTimedelta, which raises for times beyond its own range.
+        timeout = request.timeout
+        wanted_s = timeout.seconds + timeout.nanos / 1e9 if request.HasField("timeout") else LONGEST_WAIT_SECONDS
+        if wanted_s < 0:
+            raise invalid_field("timeout", wanted_s, "is negative", "use 0 s or more", reason="OUT_OF_RANGE")
         deadline_s = time.monotonic() + min(wanted_s, LONGEST_WAIT_SECONDS)
         name = OperationName.parse(request.name)
         while True:

@@ -8,6 +8,7 @@ from service_kit.errors import invalid_field
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SERVICE = re.compile(r"[a-z][a-z-]{0,62}")
 _DISPLAY_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 DATASETS = "datasets"
@@ -108,7 +109,7 @@ class OperationName:
     def parse(cls, text: str, *, field: str = "name") -> Self:
         head, _, rest = text.partition("/")
         service, _, operation_id = rest.partition("/")
-        if head != "operations" or not service or not _ID.fullmatch(operation_id):
+        if head != "operations" or not _SERVICE.fullmatch(service) or not _ID.fullmatch(operation_id):
             raise invalid_field(
                 field,
                 text,

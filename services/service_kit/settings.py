@@ -23,6 +23,7 @@ class ObjectStoreSettings:
     Attributes:
         endpoint_url: With the scheme: http://host:port or https://host.
         region: Requests are signed for it, and of AWS it is part of the host's name.
+        folder: Where the server keeps its objects, if it is one of this machine; "" if that isn't known.
     """
 
     endpoint_url: str
@@ -30,6 +31,7 @@ class ObjectStoreSettings:
     secret_key: str = field(repr=False)
     bucket: str
     region: str = "us-east-1"
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def object_store_settings(environment: Mapping[str, str] = os.environ) -> Object
         secret_key=required(environment, "SYNTHMIX_OBJECT_STORE_SECRET_KEY"),
         bucket=environment.get("SYNTHMIX_OBJECT_STORE_BUCKET", "synthmix"),
         region=environment.get("SYNTHMIX_OBJECT_STORE_REGION") or ObjectStoreSettings.region,
+        folder=environment.get("SYNTHMIX_OBJECT_STORE_FOLDER", ""),
     )
 
 
@@ -146,6 +149,20 @@ def workers_are_here(environment: Mapping[str, str] = os.environ) -> bool:
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where this node keeps verified copies of payloads. May be emptied at any time."""
     return Path(environment.get("SYNTHMIX_CACHE_DIR") or Path(tempfile.gettempdir()) / "synthmix-cache")
+
+
+def base_model_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """The folders below which a request may name base models, with links resolved; none unless the operator says so."""
+    variable = "SYNTHMIX_BASE_MODEL_FOLDERS"
+    folders = [Path(text) for text in environment.get(variable, "").split(os.pathsep) if text]
+    for folder in folders:
+        if not folder.is_absolute():
+            raise FailedPrecondition(
+                f"environment variable {variable} names {str(folder)!r}; use absolute paths, with {os.pathsep!r} "
+                "between them",
+                reason="SETTING_INVALID",
+            )
+    return [folder.resolve() for folder in folders]
 
 
 def variable_prefix(service: str) -> str:

@@ -40,6 +40,7 @@ from service_kit.settings import (
     server_settings,
     service_address,
 )
+from service_kit.storage_space import writing_to
 from study_control import datasets, planning
 from study_control.all_operations import AllOperations
 from study_control.clusters import ClusterService, KubernetesCluster, open_cluster
@@ -132,7 +133,8 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> artifacts_pb2.Upload:
         digest, size = hashlib.sha256(), 0
-        with tempfile.NamedTemporaryFile(prefix="synthmix-upload-") as file:
+        folder = Path(tempfile.gettempdir())
+        with writing_to(folder), tempfile.NamedTemporaryFile(prefix="synthmix-upload-") as file:
             async for message in request_iterator:
                 digest.update(message.chunk)
                 size += len(message.chunk)

@@ -93,10 +93,12 @@ def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
         with problems:
             check_range(f"mixtures.ratios[{index}]", ratio, 0.0, LARGEST_RATIO)
     for field in LISTED_FIELDS:
-        values = list(getattr(spec.adapters, field))
-        for index, value in enumerate(values):
+        seen = set()
+        for index, value in enumerate(getattr(spec.adapters, field)):
             with problems:
-                if value in values[:index]:
+                is_new = value not in seen
+                seen.add(value)
+                if not is_new:
                     raise invalid_field(
                         f"adapters.{field}[{index}]",
                         value,

@@ -10,6 +10,12 @@ import fake_kubernetes
 from service_kit import kubernetes_api
 
 
+@pytest.fixture(autouse=True)
+def base_model_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any folder, as on one machine."""
+    monkeypatch.setenv("SYNTHMIX_BASE_MODEL_FOLDERS", "/")
+
+
 @pytest.fixture
 def kubernetes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[fake_kubernetes.FakeKubernetes]:
     """A Kubernetes API server, which KUBECONFIG names."""

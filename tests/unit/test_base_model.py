@@ -257,3 +257,51 @@ def test_sdxl_is_said_to_be_unsupported(copied: Path) -> None:
     (copied / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(Unimplemented, match="SDXL"):
         resolve(str(copied), field=FIELD)
+
+
+REFUSED = [
+    "x" * 70_000,
+    "/etc\0",
+    "\0",
+    "/" + "y/" * 5_000,
+    "~nobody-of-this-name/x",
+    "a/b@../../c",
+    "\ud800/x",
+    "a/b/c",
+]
+
+
+@pytest.mark.parametrize("reference", REFUSED, ids=range(len(REFUSED)))
+def test_what_can_be_no_base_model_is_a_fault_of_the_field(reference: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        resolve(reference, field=FIELD)
+    assert raised.value.violations[0].field == FIELD
+
+
+def test_whether_a_folder_exists_is_told_only_below_the_operators(
+    tiny: Path, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = tmp_path / "offered"
+    offered.mkdir()
+    (offered / "link").symlink_to(copied)
+    monkeypatch.setenv("SYNTHMIX_BASE_MODEL_FOLDERS", f"{offered}:{tiny}")
+    assert resolve(str(tiny), field=FIELD).folder == tiny
+    answers = set()
+    for reference in (
+        copied,
+        offered / "link",
+        offered / ".." / "model",
+        "/etc",
+        "/root",
+        tmp_path,
+        "/no/such",
+        "~",
+        "..",
+    ):
+        with pytest.raises(InvalidArgument) as raised:
+            resolve(str(reference), field=FIELD)
+        answers.add(raised.value.message.replace(repr(str(reference)), "..."))
+    assert len(answers) == 1
+    monkeypatch.delenv("SYNTHMIX_BASE_MODEL_FOLDERS")
+    with pytest.raises(InvalidArgument):
+        resolve(str(tiny), field=FIELD)

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import grpc
@@ -15,13 +15,44 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from service_kit import metrics
-from service_kit.errors import InvalidArgument, Unauthenticated, from_status, invalid_field
+from service_kit.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    from_status,
+    invalid_field,
+    to_status,
+)
 from service_kit.server import Servicer, serve
 from service_kit.settings import ServerSettings
 from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 
 TOKEN = "correct horse"
 AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)
+
+
+NO_UTF8 = b"\x0a\x02\xff\xfe"  # in field 1
+LONG = {
+    "letters": "x" * 70_000,
+    "emoji": "\U0001f9ea" * 70_000,
+    "controls": "\0\n\x1b%" * 20_000,
+    "surrogates": "\ud800" * 20_000,
+}
+ERRORS = {
+    f"{kind.__name__} {name}": kind(
+        f"dataset: {text!r} or {text} is wrong; use another",
+        reason="LONG",
+        violations=[FieldViolation(f"rows[{row}]", f"{text[:1000]} is wrong; mend it") for row in range(rows)],
+        metadata={f"{key} {text[:500]}": text for key in range(entries)},
+    )
+    for kind in (InvalidArgument, NotFound, FailedPrecondition, ResourceExhausted, Unavailable, PermissionDenied)
+    for (name, text), rows, entries in zip(LONG.items(), (10_000, 19, 21, 1), (0, 1, 40, 3), strict=True)
+}
 
 
 class Artifacts(artifacts_pb2_grpc.ArtifactServiceServicer):
@@ -39,6 +70,8 @@ class Artifacts(artifacts_pb2_grpc.ArtifactServiceServicer):
         yield artifacts_pb2.DownloadPayloadResponse(chunk=b"first")
         if request.payload == "bad":
             raise invalid_field("payload", "bad", "is bad", "ask for another", reason="BAD_PAYLOAD")
+        if request.payload in ERRORS:
+            raise ERRORS[request.payload]
         if request.payload == "crash":
             raise ZeroDivisionError("a secret detail")
 
@@ -49,7 +82,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def with_server(body: Callable[[grpc.aio.Channel], Coroutine[Any, Any, None]]) -> None:
+def with_server(
+    body: Callable[[grpc.aio.Channel], Coroutine[Any, Any, None]], options: Sequence[tuple[str, int]] = ()
+) -> None:
     async def main() -> None:
         port = free_port()
         settings = ServerSettings(f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}", TOKEN)
@@ -59,7 +94,7 @@ def with_server(body: Callable[[grpc.aio.Channel], Coroutine[Any, Any, None]]) -
             "synthmix.artifacts.v1.ArtifactService",
         )
         server = asyncio.create_task(serve("test", settings, [servicer]))
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0), *options]) as channel:
             await asyncio.wait_for(channel.channel_ready(), 10)
             try:
                 await body(channel)
@@ -191,3 +226,78 @@ def test_requests_are_counted_after_they_ended_by_their_code() -> None:
 
     with_server(body)
     assert {code: count(code) - before[code] for code in before} == {"OK": 1.0, "INVALID_ARGUMENT": 1.0}
+
+
+def test_every_error_fits_what_peers_accept_and_says_what_it_leaves_out() -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        for payload, sent in ERRORS.items():
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                async for _ in stub.DownloadPayload(
+                    artifacts_pb2.DownloadPayloadRequest(payload=payload), metadata=AUTHORIZED
+                ):
+                    pass
+            error = error_of(raised)
+            assert type(error) is type(sent), payload
+            assert error.reason == "LONG"
+            assert "characters left out" in error.message and error.message.endswith("is wrong; use another")
+            assert len(error.violations) <= 20
+            if len(sent.violations) > 20:
+                assert (
+                    error.violations[-1].description == f"and {len(sent.violations) - len(error.violations) + 1:,} more"
+                )
+            again = from_status(to_status(error))  # as where an operation's error is stored, and sent
+            assert (again.message, again.violations, again.metadata) == (
+                error.message,
+                error.violations,
+                error.metadata,
+            )
+            assert sum(len(key) + len(value) + 32 for key, value in raised.value.trailing_metadata()) < 8192
+
+    with_server(body, [("grpc.max_metadata_size", 8192), ("grpc.absolute_max_metadata_size", 8192)])
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05ab", NO_UTF8, b"\x0b" * 50_000, b"\x00"])
+def test_undecodable_bytes_are_the_callers_fault(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    calls = {
+        "/synthmix.artifacts.v1.ArtifactService/DownloadPayload": "unary_stream",
+        "/synthmix.artifacts.v1.ArtifactService/UploadFile": "stream_unary",
+        "/grpc.health.v1.Health/Check": "unary_unary",
+        "/grpc.health.v1.Health/Watch": "unary_stream",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "stream_stream",
+    }
+
+    async def fail(channel: grpc.aio.Channel, method: str, metadata: Any) -> Any:
+        form = calls[method]
+        request = iter([data]) if form.startswith("stream") else data
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            call = getattr(channel, form)(method)(request, metadata=metadata)
+            if form.endswith("unary"):
+                await call
+            else:
+                await call.read()
+                await call.read()
+        return error_of(raised)
+
+    async def body(channel: grpc.aio.Channel) -> None:
+        for method in calls:
+            if method.endswith("UploadFile") and data == NO_UTF8:
+                continue  # its field is bytes
+            error = await fail(channel, method, AUTHORIZED)
+            assert isinstance(error, InvalidArgument)
+            assert (error.reason, method in error.message) == ("UNDECODABLE_REQUEST", True)
+            if "artifacts" in method:
+                assert isinstance(await fail(channel, method, ()), Unauthenticated)
+
+    with_server(body)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_method_of_a_library_that_is_not_written_is_unimplemented(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_unary("/grpc.health.v1.Health/List")(b"")
+        assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+    with_server(body)
+    assert not [record for record in caplog.records if record.exc_info]

@@ -148,6 +148,9 @@ capabilities: {drop: [ALL]}
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.raySecret" . }}, key: auth_token}}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: SYNTHMIX_CACHE_DIR, value: /var/cache/synthmix}
+{{- with .Values.baseModels.folders }}
+- {name: SYNTHMIX_BASE_MODEL_FOLDERS, value: {{ join ":" . | quote }}}
+{{- end }}
 {{- $root := . }}
 {{- range $service, $key := include "synthmix.services" . | fromYaml }}
 - {name: SYNTHMIX_{{ $service | upper | replace "-" "_" }}_ADDRESS, value: "{{ include "synthmix.fullname" $root }}-{{ $service }}:50051"}

@@ -58,6 +58,7 @@ class ObjectStorage:
             access_key=self.keys.access_key,
             secret_key=self.keys.secret_key,
             bucket=BUCKET,
+            folder=str(self.folder),
         )
 
     @property

@@ -308,10 +308,13 @@ def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
         "SYNTHMIX_OBJECT_STORE_ACCESS_KEY": store.access_key,
         "SYNTHMIX_OBJECT_STORE_SECRET_KEY": store.secret_key,
         "SYNTHMIX_OBJECT_STORE_BUCKET": store.bucket,
+        "SYNTHMIX_OBJECT_STORE_FOLDER": store.folder,
         "SYNTHMIX_RAY_ADDRESS": plan.ray.address,
         "SYNTHMIX_TOKEN": plan.token,
         "SYNTHMIX_CACHE_DIR": str(plan.home.cache),
         "SYNTHMIX_INCIDENTS_DIR": str(plan.home.incidents),
+        # Who may call is this machine's user, who may read what the services may.
+        "SYNTHMIX_BASE_MODEL_FOLDERS": inherited.get("SYNTHMIX_BASE_MODEL_FOLDERS", "/"),
         "PYTHONPATH": _python_path(inherited),
         "PYTHONUNBUFFERED": "1",  # so that logs are whole when a child is killed
         **ray_node.driver_environment(plan.ray),
