@@ -20,10 +20,10 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from service_kit.errors import FieldViolation, InvalidArgument, SynthMixError
+from synthmix.user_files import LARGEST_FILE_BYTES, check_size, read_user_file
 from synthmix_api.studies.v1 import studies_pb2
 
 STANDARD_INPUT = Path("-")
-LARGEST_FILE_BYTES = 1024 * 1024
 LARGEST_DEPTH = 32
 MOST_ALIASES = 100
 
@@ -89,22 +89,27 @@ def spec_lines(path: Path) -> dict[str, int]:
 def read_document(path: Path, kind: type[M]) -> Document[M]:
     """A file as a message of this kind; `-` reads standard input. Raises InvalidArgument."""
     source = "<stdin>" if path == STANDARD_INPUT else str(path)
-    try:
-        if path == STANDARD_INPUT:
-            data = sys.stdin.buffer.read(LARGEST_FILE_BYTES + 1)
-        else:
-            with path.open("rb") as file:
-                data = file.read(LARGEST_FILE_BYTES + 1)
-    except OSError as error:
-        raise InvalidArgument(f"{source} can't be read: {error.strerror}", reason="FILE_UNREADABLE") from None
-    if len(data) > LARGEST_FILE_BYTES:
-        raise InvalidArgument(f"{source} is larger than 1 MiB; is it the right file?", reason="FILE_TOO_LARGE")
+    if path == STANDARD_INPUT:
+        data = _read_standard_input(source)
+    else:
+        data = read_user_file(path, pipe_remedy="give a file, or `-` for standard input")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InvalidArgument(f"{source}:{line}: isn't UTF-8 text; save it as UTF-8", reason="FILE_NOT_TEXT") from None
     return parse_document(text, kind, source)
+
+
+def _read_standard_input(source: str) -> bytes:
+    if sys.stdin is None:  # closed by whoever started the process
+        raise InvalidArgument("standard input is closed; give a file", reason="FILE_UNREADABLE")
+    try:
+        return check_size(source, sys.stdin.buffer.read(LARGEST_FILE_BYTES + 1))
+    except OSError as error:
+        raise InvalidArgument(
+            f"standard input can't be read: {error.strerror}; give a file", reason="FILE_UNREADABLE"
+        ) from None
 
 
 def parse_document(text: str, kind: type[M], source: str) -> Document[M]:

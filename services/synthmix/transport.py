@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from service_kit.errors import InvalidArgument, SynthMixError, Unauthenticated, Unavailable, from_status
 from synthmix.endpoints import Endpoints
+from synthmix.user_files import read_user_file
 
 UNARY_DEADLINE_S = 60.0
 KEEPALIVE_TIME_MS = 30_000
@@ -124,12 +125,17 @@ def _tls_credentials(tls_ca: Path | None) -> grpc.ChannelCredentials:
     if tls_ca is None:
         return grpc.ssl_channel_credentials()
     try:
-        return grpc.ssl_channel_credentials(tls_ca.read_bytes())
-    except OSError as error:
+        authorities = read_user_file(tls_ca)
+    except InvalidArgument as error:
         raise InvalidArgument(
-            f"the TLS authorities at {tls_ca} can't be read: {error.strerror}; check SYNTHMIX_TLS_CA",
-            reason="TLS_CA_UNREADABLE",
+            f"the TLS authorities: {error.message}; check --tls-ca or SYNTHMIX_TLS_CA", reason="TLS_CA_UNREADABLE"
         ) from None
+    if b"-----BEGIN CERTIFICATE-----" not in authorities:
+        raise InvalidArgument(
+            f"the TLS authorities at {tls_ca} are no PEM file of certificates; check --tls-ca or SYNTHMIX_TLS_CA",
+            reason="TLS_CA_UNREADABLE",
+        )
+    return grpc.ssl_channel_credentials(authorities)
 
 
 def open_async_channel(address: str) -> grpc.aio.Channel:

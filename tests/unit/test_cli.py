@@ -438,7 +438,8 @@ def test_a_report_that_cannot_be_written(services: fake.FakeServices, run: Run, 
     services.answers["GetStudy"] = lambda request, context: fake.study(payloads=payloads)
     (tmp_path / "file").write_text("")
     code, _, err = run("studies", "report", "demo", "--to", tmp_path / "file" / "below")
-    assert (code, err) == (1, f"error: {tmp_path}/file/below: Not a directory\n")
+    assert code == 2
+    assert err == f"error: {tmp_path}/file/below: Not a directory; give a path whose folders are folders\n"
 
 
 # Datasets

@@ -245,7 +245,7 @@ def test_spec_lines(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="No such file"):
         read_study(tmp_path / "absent.yaml")
-    with pytest.raises(InvalidArgument, match="Is a directory"):
+    with pytest.raises(InvalidArgument, match="is a folder, not a file"):
         read_study(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"name: a\nprompt: caf\xe9\n")
     with pytest.raises(InvalidArgument, match=r"latin.yaml:2: isn't UTF-8 text"):

@@ -5,7 +5,7 @@ import argparse
 from service_kit.settings import SERVICES
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, human_time, note, print_error, table
+from synthmix.cli.output import emit, error_text, human_time, note, print_error, table
 from synthmix.cli.progress import metadata_rows, progress
 from synthmix.cli.studies import state_word
 from synthmix.client import Client, Operation, failure_of, metadata_of
@@ -42,7 +42,7 @@ def show(arguments: argparse.Namespace) -> int:
         operation = client.get_operation(arguments.name)
     lines = [f"name: {operation.name}", to_yaml(metadata_of(operation)).rstrip()]
     if operation.HasField("error"):
-        lines.append(f"error: {failure_of(operation).message}")
+        lines.append(error_text(failure_of(operation)))
     emit(arguments, operation, "\n".join(lines))
     return exit_codes.OK
 

@@ -29,6 +29,7 @@ first steps:
   synthmix doctor
   synthmix demo
 """
+MOST_COUNTED = 2**31 - 1
 SERVICES = ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
 
 
@@ -76,7 +77,7 @@ def _add_stack_commands(groups: Any) -> None:
     )
     demo.add_argument(
         "--study",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="another study than the sample one, of the dataset sim-cells",
     )
@@ -106,15 +107,15 @@ def _add_stack_commands(groups: Any) -> None:
 def _add_datasets(groups: Any) -> None:
     commands = _group(groups, "datasets", "import real images and look at them")
     simulate = _command(commands, "simulate", "datasets:simulate", "write a labelled dataset of simulated cell images")
-    simulate.add_argument("folder", type=Path, metavar="FOLDER", help="where to write; made if it doesn't exist")
+    simulate.add_argument("folder", type=_path, metavar="FOLDER", help="where to write; made if it doesn't exist")
     simulate.add_argument(
-        "--images-per-class", type=int, default=120, metavar="N", help="images of each class (%(default)s)"
+        "--images-per-class", type=_count(0), default=120, metavar="N", help="images of each class (%(default)s)"
     )
     simulate.add_argument(
-        "--chips", type=int, default=12, metavar="N", help="chips, which are the groups (%(default)s)"
+        "--chips", type=_count(0), default=12, metavar="N", help="chips, which are the groups (%(default)s)"
     )
     simulate.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same images (%(default)s)"
+        "--seed", type=_count(0), default=0, metavar="N", help="the same seed gives the same images (%(default)s)"
     )
     add = _command(
         commands,
@@ -124,7 +125,7 @@ def _add_datasets(groups: Any) -> None:
         "PATH is a folder of class folders, a ZIP of one, or a CSV or Parquet manifest. Splits never part "
         "images of one group, so say how a group (chip, well, plate, date, patient) is known.",
     )
-    add.add_argument("path", type=Path, metavar="PATH")
+    add.add_argument("path", type=_path, metavar="PATH")
     add.add_argument(
         "--name",
         required=True,
@@ -198,7 +199,7 @@ def _add_studies(groups: Any) -> None:
     )
     report = _command(commands, "report", "studies:report", "download a study's report (HTML, JSON, CSV)")
     _name(report, STUDY)
-    report.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (./{study's name}-report)")
+    report.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (./{study's name}-report)")
 
 
 def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
@@ -225,7 +226,7 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
         "Files that are there already are checked and not fetched again.",
     )
     _name(download, f"the {noun}'s name")
-    download.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (./{name's digest})")
+    download.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (./{name's digest})")
 
 
 def _add_operations(groups: Any) -> None:
@@ -285,7 +286,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     common = parser.add_argument_group("common options")
     common.add_argument(
         "--home",
-        type=Path,
+        type=_path,
         default=argparse.SUPPRESS,
         metavar="FOLDER",
         help="the home of a stack on this machine",
@@ -302,7 +303,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     common.add_argument(
         "--tls-ca",
-        type=Path,
+        type=_path,
         default=argparse.SUPPRESS,
         metavar="PEM",
         help="trust these authorities, and use TLS",
@@ -319,15 +320,23 @@ def _count(least: int) -> Callable[[str], int]:
     """A whole number of at least this."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
-        return int(text)
+        digits = text.lstrip("0") or text[-1:]  # Python refuses to read thousands of them
+        if not text.isdecimal() or len(digits) > 10 or not least <= int(digits) <= MOST_COUNTED:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of {least} to {MOST_COUNTED}")
+        return int(digits)
 
     return parse
 
 
+def _path(text: str) -> Path:
+    """An empty path, as an unset variable leaves it, would mean the current folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a path")
+    return Path(text)
+
+
 def _file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="YAML or JSON; - reads standard input")
+    parser.add_argument("file", type=_path, metavar="FILE", help="YAML or JSON; - reads standard input")
 
 
 def _name(parser: argparse.ArgumentParser, help_text: str) -> None:
