@@ -191,12 +191,18 @@ def _add_studies(groups: Any) -> None:
         ),
         STUDY,
     )
-    _command(commands, "list", "studies:list_", "list studies")
+    _command(commands, "list", "studies:list_", "list studies, the newest first")
     _name(_command(commands, "show", "studies:show", "show a study"), STUDY)
-    _name(
-        _command(commands, "cancel", "studies:cancel", "stop a study; submitted again it goes on from what is done"),
-        STUDY,
+    cancel = _command(
+        commands,
+        "cancel",
+        "studies:cancel",
+        "stop a study; submitted again it goes on from what is done",
+        "Where several studies of one name aren't finished, the name alone stops none of them, and prints which "
+        "there are.",
     )
+    _name(cancel, "studies/{digest}, or the name in its file if only one study of that name isn't finished")
+    cancel.add_argument("--all", action="store_true", help="stop every study of this name that isn't finished")
     report = _command(commands, "report", "studies:report", "download a study's report (HTML, JSON, CSV)")
     _name(report, STUDY)
     report.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (./{study's name}-report)")
@@ -231,7 +237,7 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
 
 def _add_operations(groups: Any) -> None:
     commands = _group(groups, "operations", "look at long-running work, and stop it")
-    listing = _command(commands, "list", "operations:list_", "list operations")
+    listing = _command(commands, "list", "operations:list_", "list operations, the newest of each service first")
     listing.add_argument("--service", choices=SERVICES, help="only this service's")
     for command, summary in (
         ("show", "show an operation"),

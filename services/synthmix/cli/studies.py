@@ -32,7 +32,10 @@ def submit(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client:
         with located(document):
             operation = client.submit_study(document.message)
-        name = metadata_of(operation).target
+        metadata = metadata_of(operation)
+        name = metadata.target
+        for warning in metadata.warnings:
+            note(f"warning: {warning}")
         if arguments.wait:
             return follow(client, name, arguments)
         emit(arguments, operation, name)
@@ -72,12 +75,10 @@ def show(arguments: argparse.Namespace) -> int:
 
 def cancel(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client:
-        operation = client.cancel_study(arguments.name)
-    emit(
-        arguments,
-        {"operation": operation},
-        f"{operation} is asked to stop; submitted again it goes on from what is done",
-    )
+        operations = client.cancel_studies(arguments.name) if arguments.all else [client.cancel_study(arguments.name)]
+    lines = [f"{item} is asked to stop; submitted again it goes on from what is done" for item in operations]
+    value = {"operations": operations} if arguments.all else {"operation": operations[0]}
+    emit(arguments, value, "\n".join(lines) or f"no study named {arguments.name!r} goes on: there is nothing to stop")
     return exit_codes.OK
 
 
