@@ -158,7 +158,9 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             except ray.exceptions.GetTimeoutError:
                 return  # pending: Ray starts it when it can
             time.sleep(POLL_SECONDS)
-        raise Unavailable(f"the coordinator of {name} doesn't start", reason="RAY_UNAVAILABLE")
+        raise Unavailable(
+            f"the coordinator of {name} doesn't start; check that Ray runs and has a free CPU", reason="RAY_UNAVAILABLE"
+        )
 
     def _count(self) -> list[OperationName]:
         """Counts operations by state, and returns the unfinished ones."""

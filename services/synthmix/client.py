@@ -313,7 +313,7 @@ class Client:
             else:
                 patience.spend(
                     errors.Unavailable(
-                        f"study-control ends the stream of {request.name} before the study ends",
+                        f"study-control ends the stream of {request.name} before the study ends; watch it again",
                         reason="STREAM_ENDED",
                     )
                 )

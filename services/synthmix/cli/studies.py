@@ -123,7 +123,7 @@ def watch_to_end(client: Client, name: str) -> studies_pb2.Study:
                 show_progress(metadata_rows(event.progress), event.progress.message)
             if event.HasField("study"):
                 return event.study
-    raise Internal(f"the stream of {name} ended without the study", reason="STREAM_ENDED")
+    raise Internal(f"the stream of {name} ended without the study; watch it again", reason="STREAM_ENDED")
 
 
 @contextmanager

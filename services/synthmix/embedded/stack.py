@@ -259,7 +259,7 @@ def _children(plan: _Plan) -> _Children:
 def _start(plan: _Plan, children: _Children, say: Say, stop_requested: threading.Event) -> None:
     def check_stop() -> None:
         if stop_requested.is_set():
-            raise Cancelled("the start of the stack was interrupted", reason="START_INTERRUPTED")
+            raise Cancelled("the start of the stack was interrupted; start it again", reason="START_INTERRUPTED")
 
     def say_ready(child: Child) -> None:
         say(f"  {child.name:<24} {time.monotonic() - child.started_s:5.1f} s")
