@@ -26,14 +26,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     try:
         code = _main(argv)
+        sys.stdout.flush()
+        return code
     except SystemExit as ended:  # by argparse, which may have printed help
-        failure = _flush()
-        if failure:
-            raise SystemExit(failure) from None
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            raise SystemExit(_unwritten(error)) from None
         raise ended
     except KeyboardInterrupt:  # before the command was known
         return INTERRUPTED
-    return _flush() or code
+    except OSError as error:
+        return _unwritten(error)
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -48,15 +52,13 @@ def _main(argv: Sequence[str] | None) -> int:
     return run(arguments)
 
 
-def _flush() -> int:
-    """Writes what is left of standard output: 0, or the exit code of what then fails."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        discard(sys.stdout)
+def _unwritten(error: OSError) -> int:
+    """Says why standard output couldn't be written, and returns the exit code for that."""
+    discard(sys.stdout)
+    if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as head, has had enough
         return BROKEN_PIPE
-    except OSError as error:
-        discard(sys.stdout)
+    try:
         print(f"error: standard output can't be written: {error.strerror}; write it elsewhere", file=sys.stderr)
-        return 1
-    return 0
+    except OSError:
+        discard(sys.stderr)
+    return 1

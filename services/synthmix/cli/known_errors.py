@@ -1,6 +1,7 @@
 """What goes wrong outside of SynthMix, said with its remedy. Only what is left is a fault of ours."""
 
 import errno
+import socket
 
 from service_kit.errors import FailedPrecondition, Internal, InvalidArgument, SynthMixError, Unavailable, printable
 
@@ -69,6 +70,8 @@ def as_known(error: BaseException) -> SynthMixError:
             f"{printable(error.object)!r} isn't text: it has bytes that aren't UTF-8; type it anew, or rename the file",
             reason="ARGUMENT_NOT_TEXT",
         )
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return InvalidArgument("a path has a NUL; give one without", reason="ARGUMENT_NOT_TEXT")
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return InvalidArgument(
             "the home folder of this user isn't known; set HOME, or say where with --home",
@@ -85,9 +88,9 @@ def _of_system(error: OSError) -> SynthMixError:
     names = [printable(str(name)) for name in (error.filename, error.filename2) if name is not None]
     where = f"{' to '.join(names)}: " if names else ""
     said = error.strerror or " ".join(str(error).split()) or type(error).__name__
-    if error.errno in _PATH_REMEDIES:
+    if error.errno in _PATH_REMEDIES and not isinstance(error, socket.gaierror):
         return InvalidArgument(f"{where}{said}; {_PATH_REMEDIES[error.errno]}", reason="PATH_UNUSABLE")
-    if error.errno in _NETWORK or isinstance(error, TimeoutError):
+    if error.errno in _NETWORK or isinstance(error, (TimeoutError, socket.gaierror)):
         return Unavailable(
             f"{where}{said}; check the network and the address, then try again", reason="NETWORK_UNREACHABLE"
         )

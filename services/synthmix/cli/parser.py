@@ -4,9 +4,10 @@ A command says its handler as "module:function" below synthmix.cli; synthmix.cli
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 EPILOG = """\
 exit codes:
@@ -35,7 +36,7 @@ SERVICES = ("adapter-training", "image-synthesis", "classifier-evaluation", "stu
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole grammar, with every command's handler in `run`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="synthmix",
         description="Does adding synthetic images improve my classifier, at which ratio, and how sure can I be?",
         epilog=EPILOG,
@@ -347,6 +348,17 @@ def _file(parser: argparse.ArgumentParser) -> None:
 
 def _name(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument("name", metavar="NAME", help=help_text)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse says nothing when its help can't be written, and exits with 0. Sub-parsers are of this class too."""
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        try:
+            (file or sys.stderr).write(message)
+        except OSError:
+            if file is sys.stdout:  # that misuse couldn't be explained doesn't change what it is
+                raise
 
 
 class _Version(argparse.Action):
