@@ -329,7 +329,10 @@ class Client:
             InvalidArgument: Several studies of that name go on; reason STUDY_NAME_AMBIGUOUS.
         """
         short = name.removeprefix(f"{names.STUDIES}/")
-        going_on = [] if names.is_id(short) else list(self.list_studies(short, unfinished=True))
+        going_on = []
+        if not names.is_id(short):
+            names.check_display_name("name", short)
+            going_on = list(self.list_studies(short, unfinished=True))
         if len(going_on) > 1:
             raise _ambiguous(short, going_on)
         study = going_on[0] if going_on else self.get_study(name)
@@ -338,6 +341,7 @@ class Client:
 
     def cancel_studies(self, spec_name: str) -> list[str]:
         """Asks every study of this name that goes on to stop, and returns their operations' names, newest first."""
+        names.check_display_name("spec_name", spec_name)
         self.get_study(spec_name)  # raises NotFound if there never was one
         operations = [study.operation for study in self.list_studies(spec_name, unfinished=True)]
         for operation in operations:

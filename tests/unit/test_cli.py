@@ -22,6 +22,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 import fake_services as fake
 import synthmix.cli
 from service_kit import errors, settings
+from study_control.image_import.problems import refused_files
 from synthmix.cli import doctor, exit_codes, parser
 from synthmix.cli.output import human_bytes, human_duration, human_time, shortened, table
 from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
@@ -418,6 +419,72 @@ def test_list_show_and_cancel_studies(services: fake.FakeServices, run: Run) -> 
     assert out[1].split() == ["demo", fake.STUDY, "running", "-"]
     assert "dataset: sim-cells" in run("studies", "show", "demo")[1]
     assert run("studies", "cancel", "demo")[1].startswith(f"{fake.STUDY_OPERATION} is asked to stop")
+    assert json.loads(run("studies", "cancel", "demo", "--output", "json")[1]) == {"operation": fake.STUDY_OPERATION}
+    assert json.loads(run("studies", "cancel", "demo", "--all", "--output", "json")[1]) == {
+        "operations": [fake.STUDY_OPERATION]
+    }
+
+
+def test_what_else_of_its_name_goes_on_is_said(services: fake.FakeServices, run: Run, study_file: Path) -> None:
+    warning = "another study named 'demo' isn't finished: studies/0, which differs in seeds (2 there, 3 here)"
+    services.answers["CreateStudy"] = lambda request, context: fake.operation(
+        fake.STUDY_OPERATION, target=fake.STUDY, warnings=[warning]
+    )
+    code, out, err = run("studies", "submit", study_file)
+    assert (code, out) == (0, f"{fake.STUDY}\n")
+    assert err.splitlines()[0] == f"warning: {warning}"
+    assert json.loads(run("studies", "submit", study_file, "--output", "json")[1])["metadata"]["warnings"] == [warning]
+    services.answers["WatchStudy"] = watch(ENDED)
+    assert f"warning: {warning}\n" in run("studies", "submit", study_file, "--wait")[2]
+
+
+def test_cancelling_by_a_name_of_several_stops_none(services: fake.FakeServices, run: Run) -> None:
+    two = studies_pb2.ListStudiesResponse(studies=[fake.study("STATE_RUNNING"), fake.study("STATE_QUEUED")])
+    two.studies[1].name = f"studies/{'2' * 32}"
+    two.studies[1].operation = f"operations/study-control/{'2' * 32}"
+    services.answers["ListStudies"] = lambda request, context: two
+    services.answers["GetStudy"] = lambda request, context: two.studies[0]
+    services.answers["CancelOperation"] = fake.cancelled
+    code, out, err = run("studies", "cancel", "demo")
+    assert (code, out) == (2, "")
+    [sentence, *listed] = err.splitlines()
+    assert sentence.startswith("error: name: 2 studies named 'demo' aren't finished; say which one by its studies/")
+    assert [line.split()[0] for line in listed] == [f"{study.name}," for study in two.studies]
+    code, _, err = run("studies", "cancel", "demo", "--output", "json")
+    assert json.loads(err)["error"]["reason"] == "STUDY_NAME_AMBIGUOUS"
+    assert "CancelOperation" not in services.requests
+    code, out, _ = run("studies", "cancel", "demo", "--all")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [study.operation for study in two.studies]
+    services.answers["ListStudies"] = lambda request, context: studies_pb2.ListStudiesResponse()
+    assert run("studies", "cancel", "demo", "--all") == (0, "no study named 'demo' goes on: nothing is stopped\n", "")
+
+
+def test_the_files_that_an_operation_refused_are_shown(services: fake.FakeServices, run: Run) -> None:
+    """The same text in `operations show`, `operations wait` and `studies watch`."""
+    error = refused_files(
+        "dataset.group_rule.pattern",
+        "of 30 images get no group from 'chip'",
+        [f"alpha/plate-{number}.png" for number in range(25)],
+        "change the pattern",
+        reason="PATTERN_UNMATCHED",
+    )
+    services.answers["GetOperation"] = lambda request, context: fake.operation(
+        request.name, error=error, state="STATE_FAILED"
+    )
+    services.answers["WatchStudy"] = watch(studies_pb2.WatchStudyResponse(study=fake.study("STATE_FAILED")))
+    said = [
+        "error: dataset.group_rule.pattern: 25 of 30 images get no group from 'chip'; change the pattern",
+        *(f"  alpha/plate-{number}.png" for number in range(20)),
+        "  and 5 more",
+    ]
+    name = f"operations/study-control/{fake.ID}"
+    assert run("operations", "show", name)[1].splitlines()[-22:] == said
+    assert run("operations", "wait", name)[2].splitlines()[-22:] == said
+    assert run("studies", "watch", "demo")[2].splitlines()[-22:] == said
+    value = json.loads("{" + run("operations", "wait", name, "--output", "json")[2].partition("{")[2])
+    assert value["error"]["metadata"] == {"left_out": "5"}
+    assert len(value["error"]["violations"]) == 20
 
 
 def test_report(services: fake.FakeServices, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def cancel(arguments: argparse.Namespace) -> int:
         operations = client.cancel_studies(arguments.name) if arguments.all else [client.cancel_study(arguments.name)]
     lines = [f"{item} is asked to stop; submitted again it goes on from what is done" for item in operations]
     value = {"operations": operations} if arguments.all else {"operation": operations[0]}
-    emit(arguments, value, "\n".join(lines) or f"no study named {arguments.name!r} goes on: there is nothing to stop")
+    emit(arguments, value, "\n".join(lines) or f"no study named {arguments.name!r} goes on: nothing is stopped")
     return exit_codes.OK
 
 
