@@ -177,8 +177,7 @@ class RayClusterGroups:
         except UnprocessableEntityException as error:
             if _names_causes(error):
                 raise FailedPrecondition(
-                    f"the API server refuses this change of RayCluster {self._name}: {said_by(error)}; "
-                    "change what it names",
+                    f"the API server refuses this change of RayCluster {self._name}: {said_by(error)}",
                     reason="CHANGE_REFUSED",
                 ) from None
             return None  # a `test` of the patch failed
