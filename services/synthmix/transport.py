@@ -16,7 +16,7 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
-from service_kit.errors import InvalidArgument, SynthMixError, Unauthenticated, Unavailable, from_status
+from service_kit.errors import InvalidArgument, SynthMixError, Unauthenticated, Unavailable, from_status, printable
 from synthmix.endpoints import Endpoints
 from synthmix.user_files import read_user_file
 
@@ -106,7 +106,13 @@ def error_of(error: Any, service: str, address: str) -> SynthMixError:
             reason="TOKEN_REFUSED",
         )
     name = code_pb2.Code.Name(code.value[0])
-    return from_status(status_pb2.Status(code=code.value[0], message=f"{where} answers {name}: {_reason(details)}"))
+    said = f" ({printable(details)})" if details else ""
+    return from_status(
+        status_pb2.Status(
+            code=code.value[0],
+            message=f"{where} answers {name}{said}; is it SynthMix, of this version? `synthmix doctor` checks it",
+        )
+    )
 
 
 def _rich_status(error: Any) -> status_pb2.Status | None:
