@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 EPILOG = """\
 exit codes:
@@ -353,7 +353,7 @@ def _name(parser: argparse.ArgumentParser, help_text: str) -> None:
 class _Parser(argparse.ArgumentParser):
     """argparse says nothing when its help can't be written, and exits with 0. Sub-parsers are of this class too."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         try:
             (file or sys.stderr).write(message)
         except OSError:
