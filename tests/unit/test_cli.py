@@ -635,6 +635,15 @@ def test_operations(services: fake.FakeServices, run: Run) -> None:
     lines = run("operations", "list")[1].splitlines()
     assert lines[1].split()[:3] == [fake.ADAPTER_OPERATION, "failed", "3/9"]
     assert run("operations", "list", "--service", "study-control")[1].splitlines()[1:] == []
+    ages = {"adapter-training": [9, 2], "image-synthesis": [7], "classifier-evaluation": [8, 1], "study-control": []}
+    services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse(
+        operations=[
+            fake.operation(f"{request.name}/{age}", create_time=Timestamp(seconds=age))
+            for age in ages[request.name.removeprefix("operations/")]
+        ]
+    )
+    listed = [line.split()[0].rpartition("/")[2] for line in run("operations", "list")[1].splitlines()[1:]]
+    assert listed == ["9", "8", "7", "2", "1"]  # of all services together
     assert "error: no more memory" in run("operations", "show", fake.ADAPTER_OPERATION)[1]
     assert run("operations", "cancel", fake.ADAPTER_OPERATION)[0] == 0
     code, out, err = run("operations", "wait", fake.ADAPTER_OPERATION)

@@ -16,6 +16,7 @@ def list_(arguments: argparse.Namespace) -> int:
     services = [arguments.service] if arguments.service else SERVICES
     with connect(arguments) as client:
         operations = [operation for service in services for operation in client.list_operations(service)]
+    operations.sort(key=lambda operation: metadata_of(operation).create_time.ToNanoseconds(), reverse=True)
     rows = []
     for operation in operations:
         metadata = metadata_of(operation)
@@ -25,6 +26,7 @@ def list_(arguments: argparse.Namespace) -> int:
                 state_word(metadata.state),
                 f"{metadata.done}/{metadata.total}",
                 metadata.unit.replace("_", " "),
+                human_time(metadata.create_time),
                 human_time(metadata.update_time),
                 metadata.target,
             )
@@ -32,7 +34,7 @@ def list_(arguments: argparse.Namespace) -> int:
     emit(
         arguments,
         operations,
-        table(("NAME", "STATE", "DONE", "UNIT", "UPDATED", "MAKES"), rows, right=("DONE",)),
+        table(("NAME", "STATE", "DONE", "UNIT", "CREATED", "UPDATED", "MAKES"), rows, right=("DONE",)),
     )
     return exit_codes.OK
 

@@ -238,7 +238,7 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
 
 def _add_operations(groups: Any) -> None:
     commands = _group(groups, "operations", "look at long-running work, and stop it")
-    listing = _command(commands, "list", "operations:list_", "list operations, the newest of each service first")
+    listing = _command(commands, "list", "operations:list_", "list operations, the newest first")
     listing.add_argument("--service", choices=SERVICES, help="only this service's")
     for command, summary in (
         ("show", "show an operation"),
