@@ -540,7 +540,9 @@ def test_import(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     assert [rule.WhichOneof("rule") for rule in rules] == ["pattern", "column", "none"]
 
 
-@pytest.mark.parametrize("pattern", ["(", "chip", "chip-([0-9])", ""])
+@pytest.mark.parametrize(
+    "pattern", ["(", "chip", "chip-([0-9])", "", "(" * 5000 + ")" * 5000, "a{99999999999999999999}"]
+)
 def test_a_bad_group_pattern_is_found_before_uploading(pattern: str, run: Run, tmp_path: Path) -> None:
     code, _, err = run("datasets", "import", tmp_path, "--name", "a", "--group-pattern", pattern)
     assert code == 2

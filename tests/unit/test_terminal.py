@@ -379,3 +379,7 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
 def test_a_token_and_a_home_that_no_file_says() -> None:
     with pytest.raises(errors.Unauthenticated, match="give --token"):
         find_endpoints(addresses="127.0.0.1:1", environment={})
+
+
+def test_the_exit_codes_that_need_no_imports() -> None:
+    assert (synthmix.cli.INTERRUPTED, synthmix.cli.BROKEN_PIPE) == (exit_codes.INTERRUPTED, exit_codes.BROKEN_PIPE)
