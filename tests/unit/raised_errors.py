@@ -48,6 +48,10 @@ def _of_file(path: Path) -> Iterator[Raised]:
         nodes = list(_own(function))
         known = module | (_constants(nodes) if function is not tree else {})
         for node in nodes:
+            match node:  # a refusal that is kept for a while: its reason, its message
+                case ast.Return(value=ast.Tuple(elts=[ast.Constant(value=str(reason)), text])) if reason.isupper():
+                    error = errors.Unauthenticated(_text(text, known), reason=reason)
+                    yield Raised(f"{path.relative_to(SERVICES)}:{node.lineno}", reason, error)
             if not isinstance(node, ast.Call):
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
