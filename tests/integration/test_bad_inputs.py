@@ -1189,7 +1189,7 @@ COMMANDS = [
     Command(
         "a pattern that no image has: the sentence, the remedy, then the files",
         lambda world: ["datasets", "import", whole(world), "--name", "bad", "--group-pattern", r"(?P<group>chip-\d+)"],
-        exit_codes.FAILED,
+        exit_codes.INVALID,
         (
             r"\nerror: dataset\.group_rule\.pattern: \d+ of \d+ images get no group from '\(\?P<group>chip-\\\\d\+\)'; "
             r"change the pattern so that it matches the path of every image\n  alpha/plate-0_0\.png\n",
