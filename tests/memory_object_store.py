@@ -1,5 +1,6 @@
 """Object storage in memory, for unit tests. The contract suite holds it to what ObjectStore does."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -60,7 +61,9 @@ class MemoryObjectStore(ObjectStore):
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         return [
-            ObjectInfo(key, len(data)) for key, data in sorted(self._bucket().copy().items()) if key.startswith(prefix)
+            ObjectInfo(key, len(data), hashlib.md5(data).hexdigest())
+            for key, data in sorted(self._bucket().copy().items())
+            if key.startswith(prefix)
         ]
 
     def delete(self, key: str) -> None:

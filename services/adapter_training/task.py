@@ -52,7 +52,10 @@ def train(
     name = OperationName.parse(operation)
     part = open_train_part(store, names["train_split"], field="adapter.train_split")
     if part.digest != request["train_split"]:
-        raise FailedPrecondition(f"{part.name} isn't the train split that was asked for", reason="SPLIT_DIFFERS")
+        raise FailedPrecondition(
+            f"{part.name} isn't the train split that was asked for; split the dataset again, and ask for that one",
+            reason="SPLIT_DIFFERS",
+        )
     found = base_model.resolve(names["base_model"], field="adapter.base_model")
     base_model.verify(found, request["base_model"])
     model = load(found.folder, select_device())

@@ -141,7 +141,7 @@ class KubernetesReviews:
         caller = await self._caller(digest, token)
         right = right_for(method, self._namespace)
         if right is None:
-            raise Internal(f"{method} has no right that RBAC could give", reason="METHOD_WITHOUT_RIGHT")
+            raise Internal(f"{method} has no right that RBAC could give; report it", reason="METHOD_WITHOUT_RIGHT")
         if not await self._may(digest, caller, right):
             raise self._denied(caller, right)
 

@@ -218,7 +218,7 @@ def run_task(
     try:
         coordinator = ray.get_actor(operation, namespace=NAMESPACE)
     except ValueError:
-        raise Cancelled(f"{operation} has ended", reason="CANCELLED") from None
+        raise Cancelled(f"{operation} has ended; submit it again if it is wanted", reason="CANCELLED") from None
     module, _, attribute = function.partition(":")
     call = getattr(importlib.import_module(module), attribute)
     start_s = time.perf_counter()

@@ -1,7 +1,7 @@
 """One root error, and its form on the wire: google.rpc.Status with ErrorInfo and BadRequest (AIP-193)."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,9 @@ from service_kit.error_limits import LONGEST_MESSAGE_BYTES, bounded_metadata, bo
 
 DOMAIN = "synthmix"
 MOST_PROBLEMS = 100
+MOST_LISTED = 20
+LONGEST_ITEM = 200
+ITEM_INDENT = "  "
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,11 @@ class SynthMixError(Exception):
     """Root of every error that a user may see.
 
     Args:
-        message: What is wrong and how to put it right, in one or two sentences.
+        message: What is wrong and how to put it right, in one or two sentences; what they speak of follows them, an
+            item a line, indented (see `listing`). Several faults have a line each. It is the whole text: logs,
+            terminals and clients show it as it is.
         reason: UPPER_SNAKE cause, stable between versions.
-        violations: The fields at fault, if it is the request's.
+        violations: The fields at fault, if it is the request's: what the message says, for programs.
         metadata: Further facts, for programs.
     """
 
@@ -171,6 +176,24 @@ def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
     )
 
 
+def listing(items: Sequence[str], *, most: int = MOST_LISTED) -> str:
+    """What goes behind a message's sentences: an item a line, and how many were left out. "" if there are none.
+
+    Args:
+        items: Such as file names. They may be a user's: none gets to a terminal with its control characters.
+    """
+    lines = [f"{ITEM_INDENT}{printable(item)}" for item in items[:most]]
+    if len(items) > most:
+        lines.append(f"{ITEM_INDENT}and {len(items) - most:,} more")
+    return "".join(f"\n{line}" for line in lines)
+
+
+def printable(text: str, *, longest: int = LONGEST_ITEM) -> str:
+    """Text of a user's in one line of bounded length, its control characters escaped."""
+    shown = repr(text)[1:-1]
+    return shown if len(shown) <= longest else f"{shown[: longest // 2 - 3]} ... {shown[3 - longest // 2 :]}"
+
+
 def did_you_mean(value: str, known: Iterable[str]) -> str:
     """A question that names the nearest of what is known, with a space behind it; "" if nothing is near."""
     nearest = difflib.get_close_matches(value, list(known), n=1, cutoff=0.5)
@@ -229,7 +252,7 @@ class Problems:
         if distinct:
             more = [FieldViolation("", f"and {self._more:,} more")] if self._more else []
             raise InvalidArgument(
-                "; ".join([*(error.message for error in distinct), *(item.description for item in more)]),
+                "\n".join([*(error.message for error in distinct), *(item.description for item in more)]),
                 reason="SEVERAL_FIELDS",
                 violations=[*(violation for error in distinct for violation in error.violations), *more],
             )

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -55,8 +55,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ObjectInfo:
+    """An object. Its version changes whenever other bytes are written, and is known from a listing only."""
+
     key: str
     size_bytes: int
+    version: str = field(default="", compare=False)
 
 
 class ObjectStore:
@@ -202,7 +205,7 @@ class ObjectStore:
         return self._call(
             f"list {prefix}",
             lambda: [
-                ObjectInfo(item.object_name or "", item.size or 0)
+                ObjectInfo(item.object_name or "", item.size or 0, item.etag or "")
                 for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)
             ],
         )

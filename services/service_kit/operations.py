@@ -16,6 +16,7 @@ from service_kit.artifacts import MANIFEST
 from service_kit.coordinator import launch
 from service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, invalid_field
 from service_kit.object_store import ObjectStore
+from service_kit.operation_index import OperationIndex
 from service_kit.ray_connection import RayConnection
 from service_kit.resource_names import OperationName
 
@@ -55,6 +56,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         self._coordinators = dict(coordinators)
         self._resource = resource
         self._leads = leads
+        self.index = OperationIndex(store, service)
         self._wanted: asyncio.Queue[OperationName] = asyncio.Queue()
         self._final_states: dict[OperationName, str] = {}
 
@@ -156,7 +158,9 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             except ray.exceptions.GetTimeoutError:
                 return  # pending: Ray starts it when it can
             time.sleep(POLL_SECONDS)
-        raise Unavailable(f"the coordinator of {name} doesn't start", reason="RAY_UNAVAILABLE")
+        raise Unavailable(
+            f"the coordinator of {name} doesn't start; check that Ray runs and has a free CPU", reason="RAY_UNAVAILABLE"
+        )
 
     def _count(self) -> list[OperationName]:
         """Counts operations by state, and returns the unfinished ones."""
@@ -189,10 +193,11 @@ class Operations(operations_pb2_grpc.OperationsServicer):
     async def ListOperations(
         self, request: operations_pb2.ListOperationsRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.ListOperationsResponse:
+        """The newest first."""
+
         def read() -> operations_pb2.ListOperationsResponse:
-            found = records.list_names(self._store, self.service)
-            names = sorted((name for name, objects in found.items() if "request.json" in objects), key=str)
-            page, token = pages.page(names, request.page_size, request.page_token)
+            times = {name: created.time for name, created in self.index.read().items()}
+            page, token = pages.newest_first(times, request.page_size, request.page_token)
             return operations_pb2.ListOperationsResponse(
                 operations=[self._read(name) for name in page], next_page_token=token
             )

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from service_kit.errors import invalid_field
@@ -18,6 +18,30 @@ def page(items: Sequence[Item], page_size: int, page_token: str) -> tuple[Sequen
 
     Raises InvalidArgument for a negative page_size or a token that no listing gave.
     """
+    size, after = _size(page_size), _decode(page_token)
+    rest = [item for item in items if str(item) > after]
+    return rest[:size], _encode(str(rest[size - 1])) if len(rest) > size else ""
+
+
+def newest_first(times: Mapping[Item, str], page_size: int, page_token: str) -> tuple[list[Item], str]:
+    """The items of one page, the newest first, and the next page's token: "" after the last.
+
+    What is created between two pages would stand on the first one, and moves nothing on those that follow.
+
+    Args:
+        times: When each item was created, RFC 3339 in UTC and of one precision. Those of one time are ordered by name.
+
+    Raises InvalidArgument for a negative page_size or a token that no listing gave.
+    """
+    size, before = _size(page_size), _decode(page_token)
+    places = sorted(
+        ((f"{time} {item}", item) for item, time in times.items()), key=lambda place: place[0], reverse=True
+    )
+    rest = [place for place in places if not before or place[0] < before]
+    return [item for _, item in rest[:size]], _encode(rest[size - 1][0]) if len(rest) > size else ""
+
+
+def _size(page_size: int) -> int:
     if page_size < 0:
         raise invalid_field(
             "page_size",
@@ -26,10 +50,7 @@ def page(items: Sequence[Item], page_size: int, page_token: str) -> tuple[Sequen
             "use 0 for the default, or 1 to 1000",
             reason="OUT_OF_RANGE",
         )
-    size = min(page_size or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE)
-    after = _decode(page_token)
-    rest = [item for item in items if str(item) > after]
-    return rest[:size], _encode(str(rest[size - 1])) if len(rest) > size else ""
+    return min(page_size or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE)
 
 
 def _encode(after: str) -> str:

@@ -120,6 +120,11 @@ class OperationName:
         return cls(service, operation_id)
 
 
+def is_id(text: str) -> bool:
+    """Whether it is an artifact's id, rather than a name that a person gave."""
+    return _ID.fullmatch(text) is not None
+
+
 def check_display_name(field: str, value: str) -> None:
     """Raises InvalidArgument unless value can be both a name a person types and a part of an object's key."""
     if not _DISPLAY_NAME.fullmatch(value) or _ID.fullmatch(value):

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from service_kit.resource_names import (
     OperationName,
     UploadName,
     check_display_name,
+    is_id,
 )
 from service_kit.server import Servicer, run, serve
 from service_kit.settings import (
@@ -41,7 +42,7 @@ from service_kit.settings import (
     service_address,
 )
 from service_kit.storage_space import writing_to
-from study_control import datasets, planning
+from study_control import datasets, planning, study_names
 from study_control.all_operations import AllOperations
 from study_control.clusters import ClusterService, KubernetesCluster, open_cluster
 from study_control.coordinator import service_client
@@ -168,20 +169,26 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         self, request: studies_pb2.CreateStudyRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         study = await asyncio.to_thread(planning.lay_out, self._store, self._client, request.spec)
-        if request.validate_only:
-            return finished_operation(await asyncio.to_thread(self._plan, study))
         name = study.name
-        await asyncio.to_thread(self._store.put_json, f"study-names/{study.spec.name}.json", {"study": str(name)})
+        warnings = await asyncio.to_thread(
+            study_names.warnings, self._store, study.spec.name, name, study.request["spec"]
+        )
+        if request.validate_only:
+            plan = await asyncio.to_thread(self._plan, study)
+            plan.warnings.extend(warnings)
+            return finished_operation(plan)
+        await asyncio.to_thread(study_names.claim, self._store, study.spec.name, name)
         manifest = await asyncio.to_thread(find_manifest, self._store, name)
         if manifest is not None:
-            operation = OperationName(STUDY_CONTROL, name.id)
-            return finished_operation(self.message(manifest), str(operation), str(name))
-        return await self._operations.start(
+            finished = await asyncio.to_thread(self.message, manifest)
+            return with_warnings(finished_operation(finished, finished.operation, str(name)), warnings)
+        operation = await self._operations.start(
             name.id,
             STUDIES,
             str(name),
             {"spec": study.request["spec"], "split": study.split.name, "dataset": study.dataset.name},
         )
+        return with_warnings(operation, warnings)
 
     def _plan(self, study: planning.StudySteps) -> studies_pb2.StudyPlan:
         """With the time that it takes on the cluster, where that can be told."""
@@ -202,20 +209,34 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
     async def ListStudies(
         self, request: studies_pb2.ListStudiesRequest, context: grpc.aio.ServicerContext
     ) -> studies_pb2.ListStudiesResponse:
+        """The newest first."""
+
         def read() -> studies_pb2.ListStudiesResponse:
-            finished = set(list_artifacts(self._store, STUDIES))
-            others = (
-                operation_records.find_record(self._store, name)
-                for name in operation_records.list_names(self._store, STUDY_CONTROL)
-                if ArtifactName(STUDIES, name.id) not in finished
-            )
-            begun = {ArtifactName(STUDIES, record.name.id) for record in others if record and record.kind == STUDIES}
-            page, token = pages.page(sorted(finished | begun), request.page_size, request.page_token)
+            times = self._of_name(request.spec_name) if request.spec_name else self._create_times()
+            if request.unfinished_only:
+                times = {name: time for name, time in times.items() if study_names.goes_on(self._store, name)}
+            page, token = pages.newest_first(times, request.page_size, request.page_token)
             return studies_pb2.ListStudiesResponse(
                 studies=[self._read(str(name)) for name in page], next_page_token=token
             )
 
         return await asyncio.to_thread(read)
+
+    def _create_times(self) -> dict[ArtifactName, str]:
+        """When each study was created: by its operation, or by its manifest if that was deleted."""
+        times = {
+            ArtifactName(STUDIES, name.id): created.time
+            for name, created in self._operations.index.read().items()
+            if created.kind == STUDIES
+        }
+        for name in list_artifacts(self._store, STUDIES):
+            if name not in times:
+                times[name] = read_manifest(self._store, name).create_time
+        return times
+
+    def _of_name(self, spec_name: str) -> dict[ArtifactName, str]:
+        check_display_name("spec_name", spec_name)
+        return study_names.of_name(self._store, spec_name)
 
     async def WatchStudy(
         self, request: studies_pb2.WatchStudyRequest, context: grpc.aio.ServicerContext
@@ -250,16 +271,16 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
     def _resolve(self, name: str) -> ArtifactName:
         """By studies/{digest}, or by the specification's name: then the newest of that name."""
         short = name.removeprefix("studies/")
-        if len(short) == 32 and all(character in "0123456789abcdef" for character in short):
+        if is_id(short):
             return ArtifactName(STUDIES, short)
         check_display_name("name", short)
-        pointer = self._store.find_json(f"study-names/{short}.json")
-        if pointer is None:
+        named = study_names.of_name(self._store, short)
+        if not named:
             raise NotFound(
                 f"there is no study {short!r}; `synthmix studies list` shows what there is",
                 reason="STUDY_NOT_FOUND",
             )
-        return ArtifactName.parse(pointer["study"], field="name", collection=STUDIES)
+        return next(iter(named))
 
     def _read(self, name: str) -> studies_pb2.Study:
         target = self._resolve(name)
@@ -309,8 +330,16 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             operation=str(OperationName(STUDY_CONTROL, manifest.name.id)),
             spec=json_format.ParseDict(manifest.request["spec"], studies_pb2.StudySpec()),
         )
-        study.create_time.FromJsonString(manifest.create_time)
+        record = operation_records.find_record(self._store, OperationName(STUDY_CONTROL, manifest.name.id))
+        study.create_time.FromJsonString(manifest.create_time if record is None else record.create_time)
         return study
+
+
+def with_warnings(operation: operations_pb2.Operation, warnings: Sequence[str]) -> operations_pb2.Operation:
+    metadata = metadata_of(operation)
+    metadata.warnings.extend(warnings)
+    operation.metadata.Pack(metadata)
+    return operation
 
 
 async def start() -> None:

@@ -15,7 +15,7 @@ import functools
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -278,12 +278,28 @@ class Client:
         )
 
     def submit_study(self, spec: studies_pb2.StudySpec) -> Operation:
-        """Starts a study; the operation's result is a Study, its metadata's target the study's name."""
+        """Starts a study; the operation's result is a Study, its metadata's target the study's name.
+
+        The metadata's warnings say which other studies of the same name aren't finished, and how they differ.
+        """
         request = studies_pb2.CreateStudyRequest(spec=spec)
         return self._call(STUDY_CONTROL, self._studies.CreateStudy, request, Operation)
 
-    def list_studies(self) -> Iterator[studies_pb2.Study]:
-        return self._pages(STUDY_CONTROL, self._studies.ListStudies, studies_pb2.ListStudiesRequest, "studies")
+    def list_studies(self, spec_name: str = "", *, unfinished: bool = False) -> Iterator[studies_pb2.Study]:
+        """Yields studies, the newest first.
+
+        Args:
+            spec_name: Only those that were submitted under this name.
+            unfinished: Only those that have neither ended nor been asked to stop.
+        """
+        return self._pages(
+            STUDY_CONTROL,
+            self._studies.ListStudies,
+            studies_pb2.ListStudiesRequest,
+            "studies",
+            spec_name=spec_name,
+            unfinished_only=unfinished,
+        )
 
     def get_study(self, name: str) -> studies_pb2.Study:
         """By studies/{digest}, or by its specification's name: then the newest of that name."""
@@ -310,16 +326,40 @@ class Client:
             else:
                 patience.spend(
                     errors.Unavailable(
-                        f"study-control ends the stream of {request.name} before the study ends",
+                        f"study-control ends the stream of {request.name} before the study ends; watch it again",
                         reason="STREAM_ENDED",
                     )
                 )
 
     def cancel_study(self, name: str) -> str:
-        """Asks a study to stop and returns its operation's name. What is done stays."""
-        study = self.get_study(name)
+        """Asks a study to stop and returns its operation's name. What is done stays.
+
+        Args:
+            name: studies/{digest}, or a specification's name: then the only study of that name that goes on, or the
+                newest if none does.
+
+        Raises:
+            InvalidArgument: Several studies of that name go on; reason STUDY_NAME_AMBIGUOUS.
+        """
+        short = name.removeprefix(f"{names.STUDIES}/")
+        going_on = []
+        if not names.is_id(short):
+            names.check_display_name("name", short)
+            going_on = list(self.list_studies(short, unfinished=True))
+        if len(going_on) > 1:
+            raise _ambiguous(short, going_on)
+        study = going_on[0] if going_on else self.get_study(name)
         self.cancel(study.operation)
         return str(study.operation)
+
+    def cancel_studies(self, spec_name: str) -> list[str]:
+        """Asks every study of this name that goes on to stop, and returns their operations' names, newest first."""
+        names.check_display_name("spec_name", spec_name)
+        self.get_study(spec_name)  # raises NotFound if there never was one
+        operations = [study.operation for study in self.list_studies(spec_name, unfinished=True)]
+        for operation in operations:
+            self.cancel(operation)
+        return operations
 
     def download_report(self, name: str, folder: Path) -> list[Path]:
         """Writes report.html, report.json and results.csv. Raises FailedPrecondition if there is none yet."""
@@ -388,7 +428,7 @@ class Client:
     # Operations
 
     def list_operations(self, service: str) -> Iterator[Operation]:
-        """The operations of one service; service_kit.settings.SERVICES names them."""
+        """The operations of one service, the newest first; service_kit.settings.SERVICES names them."""
         errors.check_choice("service", service, SERVICES)
         return self._pages(
             service,
@@ -515,7 +555,7 @@ class Client:
         return answer
 
     def _pages(
-        self, service: str, method: Callable[..., Any], request: Callable[..., Any], field: str, **parent: str
+        self, service: str, method: Callable[..., Any], request: Callable[..., Any], field: str, **parent: Any
     ) -> Iterator[Any]:
         token = ""
         while True:
@@ -572,6 +612,20 @@ class _Patience:
             raise error
         time.sleep(self._pause_s)
         self._pause_s = min(5.0, 2 * self._pause_s)
+
+
+def _ambiguous(spec_name: str, studies: Sequence[studies_pb2.Study]) -> errors.InvalidArgument:
+    lines = [
+        f"{study.name}, submitted {study.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC, "
+        f"{progress_pb2.State.Name(study.state).removeprefix('STATE_').lower()}"
+        for study in studies
+    ]
+    return errors.InvalidArgument(
+        f"name: {len(lines)} studies named {spec_name!r} aren't finished; say which one by its studies/{{digest}}, or "
+        f"stop them all with `synthmix studies cancel {spec_name} --all`{errors.listing(lines)}",
+        reason="STUDY_NAME_AMBIGUOUS",
+        violations=[errors.FieldViolation("name", line) for line in lines[: errors.MOST_LISTED]],
+    )
 
 
 def _qualified(collection: str, name: str) -> str:

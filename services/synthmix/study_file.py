@@ -20,13 +20,15 @@ from google.api import field_behavior_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from service_kit.errors import FieldViolation, InvalidArgument, SynthMixError
+from service_kit.errors import MOST_LISTED, FieldViolation, InvalidArgument, SynthMixError, printable
+from synthmix.user_files import LARGEST_FILE_BYTES, check_size, read_user_file
 from synthmix_api.studies.v1 import studies_pb2
 
 STANDARD_INPUT = Path("-")
-LARGEST_FILE_BYTES = 1024 * 1024
 LARGEST_DEPTH = 32
 MOST_ALIASES = 100
+LONGEST_NUMBER = 40  # Python refuses to read thousands of digits
+LONGEST_KEY = 80
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9]\d*(_\d+)*)", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -102,22 +104,27 @@ def spec_lines(path: Path) -> dict[str, int]:
 def read_document(path: Path, kind: type[M]) -> Document[M]:
     """A file as a message of this kind; `-` reads standard input. Raises InvalidArgument."""
     source = "<stdin>" if path == STANDARD_INPUT else str(path)
-    try:
-        if path == STANDARD_INPUT:
-            data = sys.stdin.buffer.read(LARGEST_FILE_BYTES + 1)
-        else:
-            with path.open("rb") as file:
-                data = file.read(LARGEST_FILE_BYTES + 1)
-    except OSError as error:
-        raise InvalidArgument(f"{source} can't be read: {error.strerror}", reason="FILE_UNREADABLE") from None
-    if len(data) > LARGEST_FILE_BYTES:
-        raise InvalidArgument(f"{source} is larger than 1 MiB; is it the right file?", reason="FILE_TOO_LARGE")
+    if path == STANDARD_INPUT:
+        data = _read_standard_input(source)
+    else:
+        data = read_user_file(path, pipe_remedy="give a file, or `-` for standard input")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InvalidArgument(f"{source}:{line}: isn't UTF-8 text; save it as UTF-8", reason="FILE_NOT_TEXT") from None
     return parse_document(text, kind, source)
+
+
+def _read_standard_input(source: str) -> bytes:
+    if sys.stdin is None:  # closed by whoever started the process
+        raise InvalidArgument("standard input is closed; give a file", reason="FILE_UNREADABLE")
+    try:
+        return check_size(source, sys.stdin.buffer.read(LARGEST_FILE_BYTES + 1))
+    except OSError as error:
+        raise InvalidArgument(
+            f"standard input can't be read: {error.strerror}; give a file", reason="FILE_UNREADABLE"
+        ) from None
 
 
 def parse_document(text: str, kind: type[M], source: str) -> Document[M]:
@@ -129,10 +136,16 @@ def parse_document(text: str, kind: type[M], source: str) -> Document[M]:
     message = kind()
     reader.fill(message, root, "")
     if reader.problems:
+        shown = reader.problems[:MOST_LISTED]
+        left_out = len(reader.problems) - len(shown)
+        lines = [f"{item.place}: {_said(item)}" for item in shown]
+        if left_out:
+            lines.append(f"{source} has {left_out:,} more faults; mend these first")
         raise InvalidArgument(
-            "\n".join(f"{item.place}: {_said(item)}" for item in reader.problems),
+            "\n".join(lines),
             reason="FILE_INVALID",
-            violations=reader.problems,
+            violations=shown,
+            metadata={"left_out": str(left_out)} if left_out else None,
         )
     return Document(source, message, reader.lines)
 
@@ -155,6 +168,8 @@ def _compose(text: str, source: str) -> yaml.MappingNode:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
         raise _unreadable(place, f"isn't YAML: {_advice(error)}") from None
+    except (ValueError, OverflowError):  # PyYAML's own, for an escape such as \U00110000
+        raise _unreadable(source, "has an escape that stands for no character; write the character itself") from None
     if root is None:
         raise _unreadable(f"{source}:1", "is empty; README.md shows a study")
     if not isinstance(root, yaml.MappingNode):
@@ -230,11 +245,11 @@ class _Reader:
                 self.problem(path, key, f"a key must be text, not {_kind(key)}")
                 continue
             if key.tag == _TAG + "merge":
-                self.problem(_join(path, key.value), key, "merging isn't supported; write the keys plainly")
+                self.problem(_join(path, _key(key)), key, "merging isn't supported; write the keys plainly")
                 continue
             target = known.get(key.value)
             if target is None:
-                self.problem(_join(path, key.value), key, _unknown_key(key.value, descriptor, path))
+                self.problem(_join(path, _key(key)), key, _unknown_key(key.value, descriptor, path))
                 continue
             field_path = _join(path, target.name)
             if target.name in first_lines:
@@ -299,7 +314,7 @@ def _scalar_value(target: FieldDescriptor, node: yaml.ScalarNode) -> Any:
     if kind == FieldDescriptor.CPPTYPE_BOOL:
         return _BOOLEANS.get(text.lower()) if node.style is None else None
     if kind in _INTEGER_BITS:
-        if not _INTEGER.fullmatch(text):
+        if not _INTEGER.fullmatch(text) or len(text) > LONGEST_NUMBER:
             return None
         value, limit = int(text), 1 << _INTEGER_BITS[kind]
         return value if -limit <= value < limit else None
@@ -352,7 +367,7 @@ def _unknown_key(key: str, descriptor: Descriptor, path: str) -> str:
         return "is set by the service, not by its user; remove it"
     known = list(dict.fromkeys(item.name for item in _writable_fields(descriptor).values()))
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).replace("-", "_").lower()
-    nearest = difflib.get_close_matches(snake, known, n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(snake[:LONGEST_KEY], known, n=1, cutoff=0.6)
     if nearest:
         return f"is not a known key; did you mean `{nearest[0]}`?"
     sections = [] if path else [section for section, keys in _sections(descriptor) if snake in keys]
@@ -374,6 +389,10 @@ def _said(violation: FieldViolation) -> str:
 
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
+
+
+def _key(node: yaml.ScalarNode) -> str:
+    return printable(node.value, longest=LONGEST_KEY)
 
 
 def _line(node: yaml.Node) -> int:

@@ -16,8 +16,9 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
-from service_kit.errors import InvalidArgument, SynthMixError, Unauthenticated, Unavailable, from_status
+from service_kit.errors import InvalidArgument, SynthMixError, Unauthenticated, Unavailable, from_status, printable
 from synthmix.endpoints import Endpoints
+from synthmix.user_files import read_user_file
 
 UNARY_DEADLINE_S = 60.0
 KEEPALIVE_TIME_MS = 30_000
@@ -116,7 +117,13 @@ def error_of(error: Any, service: str, address: str) -> SynthMixError:
             reason="TOKEN_REFUSED",
         )
     name = code_pb2.Code.Name(code.value[0])
-    return from_status(status_pb2.Status(code=code.value[0], message=f"{where} answers {name}: {_reason(details)}"))
+    said = f" ({printable(details)})" if details else ""
+    return from_status(
+        status_pb2.Status(
+            code=code.value[0],
+            message=f"{where} answers {name}{said}; is it SynthMix, of this version? `synthmix doctor` checks it",
+        )
+    )
 
 
 def _rich_status(error: Any) -> status_pb2.Status | None:
@@ -135,12 +142,17 @@ def _tls_credentials(tls_ca: Path | None) -> grpc.ChannelCredentials:
     if tls_ca is None:
         return grpc.ssl_channel_credentials()
     try:
-        return grpc.ssl_channel_credentials(tls_ca.read_bytes())
-    except OSError as error:
+        authorities = read_user_file(tls_ca)
+    except InvalidArgument as error:
         raise InvalidArgument(
-            f"the TLS authorities at {tls_ca} can't be read: {error.strerror}; check SYNTHMIX_TLS_CA",
-            reason="TLS_CA_UNREADABLE",
+            f"the TLS authorities: {error.message}; check --tls-ca or SYNTHMIX_TLS_CA", reason="TLS_CA_UNREADABLE"
         ) from None
+    if b"-----BEGIN CERTIFICATE-----" not in authorities:
+        raise InvalidArgument(
+            f"the TLS authorities at {tls_ca} are no PEM file of certificates; check --tls-ca or SYNTHMIX_TLS_CA",
+            reason="TLS_CA_UNREADABLE",
+        )
+    return grpc.ssl_channel_credentials(authorities)
 
 
 def open_async_channel(address: str) -> grpc.aio.Channel:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -1185,6 +1186,11 @@ def truncated(world: World) -> str:
     return "images.zip"
 
 
+def whole(world: World) -> str:
+    (world.folder / "images.zip").write_bytes(zip_of(plates()))
+    return "images.zip"
+
+
 @dataclass(frozen=True)
 class Command:
     """A command that must end with this exit code and say this."""
@@ -1237,6 +1243,34 @@ COMMANDS = [
         lambda world: ["datasets", "import", truncated(world), "--name", "bad", "--group-pattern", BY_PLATE],
         exit_codes.INVALID,
         ("not a whole ZIP archive", "pack it again"),
+    ),
+    Command(
+        "a pattern that no image has: the sentence, the remedy, then the files",
+        lambda world: ["datasets", "import", whole(world), "--name", "bad", "--group-pattern", r"(?P<group>chip-\d+)"],
+        exit_codes.INVALID,
+        (
+            r"\nerror: dataset\.group_rule\.pattern: \d+ of \d+ images get no group from '\(\?P<group>chip-\\\\d\+\)'; "
+            r"change the pattern so that it matches the path of every image\n  alpha/plate-0_0\.png\n",
+            r"\n  and \d+ more\n$",
+        ),
+    ),
+    Command(
+        "a study's file that is a device",
+        lambda world: ["studies", "submit", "/dev/zero"],
+        exit_codes.INVALID,
+        ("/dev/zero is a device, not a file; give a file, or `-` for standard input",),
+    ),
+    Command(
+        "a name that isn't text",
+        lambda world: ["studies", "cancel", os.fsdecode(b"caf\xe9")],
+        exit_codes.INVALID,
+        ("isn't UTF-8 text, so no service knows it; type it anew",),
+    ),
+    Command(
+        "cancelling no study at all",
+        lambda world: ["studies", "cancel", ""],
+        exit_codes.INVALID,
+        ("name: '' is not a valid name; use 1 to 63",),
     ),
     Command(
         "no group rule",

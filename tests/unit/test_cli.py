@@ -22,6 +22,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 import fake_services as fake
 import synthmix.cli
 from service_kit import errors, settings
+from study_control.image_import.problems import refused_files
 from synthmix.cli import doctor, exit_codes, parser
 from synthmix.cli.output import human_bytes, human_duration, human_time, shortened, table
 from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
@@ -431,6 +432,72 @@ def test_list_show_and_cancel_studies(services: fake.FakeServices, run: Run) -> 
     assert out[1].split() == ["demo", fake.STUDY, "running", "-"]
     assert "dataset: sim-cells" in run("studies", "show", "demo")[1]
     assert run("studies", "cancel", "demo")[1].startswith(f"{fake.STUDY_OPERATION} is asked to stop")
+    assert json.loads(run("studies", "cancel", "demo", "--output", "json")[1]) == {"operation": fake.STUDY_OPERATION}
+    assert json.loads(run("studies", "cancel", "demo", "--all", "--output", "json")[1]) == {
+        "operations": [fake.STUDY_OPERATION]
+    }
+
+
+def test_what_else_of_its_name_goes_on_is_said(services: fake.FakeServices, run: Run, study_file: Path) -> None:
+    warning = "another study named 'demo' isn't finished: studies/0, which differs in seeds (2 there, 3 here)"
+    services.answers["CreateStudy"] = lambda request, context: fake.operation(
+        fake.STUDY_OPERATION, target=fake.STUDY, warnings=[warning]
+    )
+    code, out, err = run("studies", "submit", study_file)
+    assert (code, out) == (0, f"{fake.STUDY}\n")
+    assert err.splitlines()[0] == f"warning: {warning}"
+    assert json.loads(run("studies", "submit", study_file, "--output", "json")[1])["metadata"]["warnings"] == [warning]
+    services.answers["WatchStudy"] = watch(ENDED)
+    assert f"warning: {warning}\n" in run("studies", "submit", study_file, "--wait")[2]
+
+
+def test_cancelling_by_a_name_of_several_stops_none(services: fake.FakeServices, run: Run) -> None:
+    two = studies_pb2.ListStudiesResponse(studies=[fake.study("STATE_RUNNING"), fake.study("STATE_QUEUED")])
+    two.studies[1].name = f"studies/{'2' * 32}"
+    two.studies[1].operation = f"operations/study-control/{'2' * 32}"
+    services.answers["ListStudies"] = lambda request, context: two
+    services.answers["GetStudy"] = lambda request, context: two.studies[0]
+    services.answers["CancelOperation"] = fake.cancelled
+    code, out, err = run("studies", "cancel", "demo")
+    assert (code, out) == (2, "")
+    [sentence, *listed] = err.splitlines()
+    assert sentence.startswith("error: name: 2 studies named 'demo' aren't finished; say which one by its studies/")
+    assert [line.split()[0] for line in listed] == [f"{study.name}," for study in two.studies]
+    code, _, err = run("studies", "cancel", "demo", "--output", "json")
+    assert json.loads(err)["error"]["reason"] == "STUDY_NAME_AMBIGUOUS"
+    assert "CancelOperation" not in services.requests
+    code, out, _ = run("studies", "cancel", "demo", "--all")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [study.operation for study in two.studies]
+    services.answers["ListStudies"] = lambda request, context: studies_pb2.ListStudiesResponse()
+    assert run("studies", "cancel", "demo", "--all") == (0, "no study named 'demo' goes on: nothing is stopped\n", "")
+
+
+def test_the_files_that_an_operation_refused_are_shown(services: fake.FakeServices, run: Run) -> None:
+    """The same text in `operations show`, `operations wait` and `studies watch`."""
+    error = refused_files(
+        "dataset.group_rule.pattern",
+        "of 30 images get no group from 'chip'",
+        [f"alpha/plate-{number}.png" for number in range(25)],
+        "change the pattern",
+        reason="PATTERN_UNMATCHED",
+    )
+    services.answers["GetOperation"] = lambda request, context: fake.operation(
+        request.name, error=error, state="STATE_FAILED"
+    )
+    services.answers["WatchStudy"] = watch(studies_pb2.WatchStudyResponse(study=fake.study("STATE_FAILED")))
+    said = [
+        "error: dataset.group_rule.pattern: 25 of 30 images get no group from 'chip'; change the pattern",
+        *(f"  alpha/plate-{number}.png" for number in range(20)),
+        "  and 5 more",
+    ]
+    name = f"operations/study-control/{fake.ID}"
+    assert run("operations", "show", name)[1].splitlines()[-22:] == said
+    assert run("operations", "wait", name)[2].splitlines()[-22:] == said
+    assert run("studies", "watch", "demo")[2].splitlines()[-22:] == said
+    value = json.loads("{" + run("operations", "wait", name, "--output", "json")[2].partition("{")[2])
+    assert value["error"]["metadata"] == {"left_out": "5"}
+    assert len(value["error"]["violations"]) == 20
 
 
 def test_report(services: fake.FakeServices, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,7 +518,8 @@ def test_a_report_that_cannot_be_written(services: fake.FakeServices, run: Run, 
     services.answers["GetStudy"] = lambda request, context: fake.study(payloads=payloads)
     (tmp_path / "file").write_text("")
     code, _, err = run("studies", "report", "demo", "--to", tmp_path / "file" / "below")
-    assert (code, err) == (1, f"error: {tmp_path}/file/below: Not a directory\n")
+    assert code == 2
+    assert err == f"error: {tmp_path}/file/below: Not a directory; give a path whose folders are folders\n"
 
 
 # Datasets
@@ -485,7 +553,9 @@ def test_import(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     assert [rule.WhichOneof("rule") for rule in rules] == ["pattern", "column", "none"]
 
 
-@pytest.mark.parametrize("pattern", ["(", "chip", "chip-([0-9])", ""])
+@pytest.mark.parametrize(
+    "pattern", ["(", "chip", "chip-([0-9])", "", "(" * 5000 + ")" * 5000, "a{99999999999999999999}"]
+)
 def test_a_bad_group_pattern_is_found_before_uploading(pattern: str, run: Run, tmp_path: Path) -> None:
     code, _, err = run("datasets", "import", tmp_path, "--name", "a", "--group-pattern", pattern)
     assert code == 2
@@ -580,6 +650,15 @@ def test_operations(services: fake.FakeServices, run: Run) -> None:
     lines = run("operations", "list")[1].splitlines()
     assert lines[1].split()[:3] == [fake.ADAPTER_OPERATION, "failed", "3/9"]
     assert run("operations", "list", "--service", "study-control")[1].splitlines()[1:] == []
+    ages = {"adapter-training": [9, 2], "image-synthesis": [7], "classifier-evaluation": [8, 1], "study-control": []}
+    services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse(
+        operations=[
+            fake.operation(f"{request.name}/{age}", create_time=Timestamp(seconds=age))
+            for age in ages[request.name.removeprefix("operations/")]
+        ]
+    )
+    listed = [line.split()[0].rpartition("/")[2] for line in run("operations", "list")[1].splitlines()[1:]]
+    assert listed == ["9", "8", "7", "2", "1"]  # of all services together
     assert "error: no more memory" in run("operations", "show", fake.ADAPTER_OPERATION)[1]
     assert run("operations", "cancel", fake.ADAPTER_OPERATION)[0] == 0
     code, out, err = run("operations", "wait", fake.ADAPTER_OPERATION)

@@ -435,9 +435,67 @@ def test_results_of_operations_that_made_none() -> None:
 
 def test_cancelling_a_study_cancels_its_operation(services: fake.FakeServices, client: Client) -> None:
     services.answers["GetStudy"] = lambda request, context: fake.study("STATE_RUNNING")
+    services.answers["ListStudies"] = lambda request, context: studies_pb2.ListStudiesResponse()
     services.answers["CancelOperation"] = fake.cancelled
     assert client.cancel_study("demo") == fake.STUDY_OPERATION
     assert services.requests["CancelOperation"][0].name == fake.STUDY_OPERATION
+    assert client.cancel_study(fake.STUDY) == fake.STUDY_OPERATION
+    assert len(services.requests["ListStudies"]) == 1  # a digest means one study whatever else goes on
+
+
+def others(*digits: str) -> studies_pb2.ListStudiesResponse:
+    """Unfinished studies named demo."""
+    found = []
+    for digit in digits:
+        study = fake.study("STATE_RUNNING")
+        study.name, study.operation = f"studies/{digit * 32}", f"operations/study-control/{digit * 32}"
+        study.create_time.FromJsonString(f"2026-01-0{digit}T10:30:00Z")
+        found.append(study)
+    return studies_pb2.ListStudiesResponse(studies=found)
+
+
+def test_a_name_that_one_unfinished_study_has_means_that_one(services: fake.FakeServices, client: Client) -> None:
+    services.answers["ListStudies"] = lambda request, context: others("2")
+    services.answers["CancelOperation"] = fake.cancelled
+    assert client.cancel_study("demo") == f"operations/study-control/{'2' * 32}"
+    [request] = services.requests["ListStudies"]
+    assert (request.spec_name, request.unfinished_only) == ("demo", True)
+
+
+def test_a_name_that_several_unfinished_studies_have_stops_none(services: fake.FakeServices, client: Client) -> None:
+    services.answers["ListStudies"] = lambda request, context: others("3", "2")
+    services.answers["GetStudy"] = lambda request, context: fake.study("STATE_RUNNING")
+    services.answers["CancelOperation"] = fake.cancelled
+    with pytest.raises(errors.InvalidArgument) as caught:
+        client.cancel_study("studies/demo")
+    assert caught.value.reason == "STUDY_NAME_AMBIGUOUS"
+    assert str(caught.value).splitlines() == [
+        "name: 2 studies named 'demo' aren't finished; say which one by its studies/{digest}, or stop them all with "
+        "`synthmix studies cancel demo --all`",
+        f"  studies/{'3' * 32}, submitted 2026-01-03 10:30 UTC, running",
+        f"  studies/{'2' * 32}, submitted 2026-01-02 10:30 UTC, running",
+    ]
+    assert "CancelOperation" not in services.requests
+    assert client.cancel_studies("demo") == [f"operations/study-control/{digit * 32}" for digit in "32"]
+    assert len(services.requests["CancelOperation"]) == 2
+
+
+@pytest.mark.parametrize("name", ["", "studies/", "../x", "UPPER", "a" * 64, "operations/study-control/" + "a" * 32])
+def test_cancelling_what_is_no_name_stops_nothing(name: str, services: fake.FakeServices, client: Client) -> None:
+    services.answers["ListStudies"] = lambda request, context: others("2")  # of every name, were none given
+    for cancel in (client.cancel_study, client.cancel_studies):
+        with pytest.raises(errors.InvalidArgument, match="is not a valid name"):
+            cancel(name)
+    assert "CancelOperation" not in services.requests
+
+
+def test_listing_studies_of_a_name(services: fake.FakeServices, client: Client) -> None:
+    services.answers["ListStudies"] = lambda request, context: others("3", "2")
+    assert [study.name[-1] for study in client.list_studies("demo", unfinished=True)] == ["3", "2"]
+    assert [study.name[-1] for study in client.list_studies()] == ["3", "2"]
+    first, second = services.requests["ListStudies"]
+    assert (first.spec_name, first.unfinished_only) == ("demo", True)
+    assert (second.spec_name, second.unfinished_only) == ("", False)
 
 
 def test_scaling_sends_what_was_given_and_no_more(services: fake.FakeServices, client: Client) -> None:

@@ -398,7 +398,7 @@ def test_a_bomb_is_refused_before_anything_is_decompressed(
         (
             {"alpha/plate-0_bad.png": b"not an image"},
             "IMAGE_UNREADABLE",
-            "1 images can't be used; mend them or leave them out: alpha/plate-0_bad.png is not a PNG, JPEG, "
+            "1 images can't be used; mend them or leave them out\n  alpha/plate-0_bad.png is not a PNG, JPEG, "
             "TIFF, BMP or WebP image",
         ),
         (
@@ -415,7 +415,7 @@ def test_a_bomb_is_refused_before_anything_is_decompressed(
         (
             {"alpha/plate-0.gif": encoded(noise(1), "GIF")},
             "IMAGE_FORMAT_UNSUPPORTED",
-            "convert them to PNG, JPEG, TIFF, BMP or WebP: alpha/plate-0.gif is a gif file",
+            "convert them to PNG, JPEG, TIFF, BMP or WebP\n  alpha/plate-0.gif is a gif file",
         ),
         ({"alpha/plate-0.czi": b"ZISRAWFILE"}, "IMAGE_FORMAT_UNSUPPORTED", "alpha/plate-0.czi is a czi file"),
         ({"overview.png": picture(500)}, "CLASS_UNKNOWN", "1 images lie in no class folder"),
@@ -459,7 +459,8 @@ def test_twenty_problems_are_listed_and_the_rest_counted(store: MemoryObjectStor
     error = refused(store, zipped(tmp_path / "images.zip", plates() | bad))
     assert len(error.violations) == 20
     assert "25 images can't be used" in error.message
-    assert error.message.endswith("; and 5 more")
+    assert error.message.endswith("\n  and 5 more")
+    assert error.metadata == {"left_out": "5"}
 
 
 @pytest.mark.parametrize("files", [{}, {"LICENSE": b"MIT"}, {"a.txt": b"x", "b/c.txt": b"x"}])

@@ -1,9 +1,11 @@
 """Studies as users write them: what is understood, and what is said of what isn't."""
 
+import contextlib
 import importlib.resources
 import io
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -270,7 +272,7 @@ def test_spec_lines(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="No such file"):
         read_study(tmp_path / "absent.yaml")
-    with pytest.raises(InvalidArgument, match="Is a directory"):
+    with pytest.raises(InvalidArgument, match="is a folder, not a file"):
         read_study(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"name: a\nprompt: caf\xe9\n")
     with pytest.raises(InvalidArgument, match=r"latin.yaml:2: isn't UTF-8 text"):
@@ -290,3 +292,43 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"name: a\nsees: 3\n")))
     with pytest.raises(InvalidArgument, match=r"<stdin>:2: sees: is not a known key; did you mean `seeds`"):
         read_document(STANDARD_INPUT, studies_pb2.StudySpec)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seeds: " + "9" * 5000, r"expects a whole number \(at most 2147483647\), but has '9{80}'$"),
+        ("seeds: -" + "9" * 5000, "expects a whole number"),
+        ("split: {seed: 1_" + "0" * 5000 + "}", "expects a whole number"),
+        ("split: {test: " + "9" * 5000 + "}", "expects a number"),
+        ("split: {test: 1e99999}", "expects a number"),
+        (r'name: "\U00110000"', "has an escape that stands for no character; write the character itself"),
+        (r'name: "\UFFFFFFFF"', "has an escape that stands for no character"),
+        (r'"\e[31mname": a', r"\\x1b\[31mname: is not a known key"),
+        ("x" * 1000 + ": a", r"x+ \.\.\. x+: is not a known key"),
+        (
+            "name: a\n" + "".join(f"key{number}: 1\n" for number in range(3000)),
+            "has 2,980 more faults; mend these first$",
+        ),
+        ("seeds: \u0663", "expects a whole number"),
+        ("? " * 3000, "nests deeper|mapping"),
+        ("name: \U0001f9ec\0", "which YAML forbids"),
+    ],
+)
+def test_hostile_files_end_in_short_sentences(text: str, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said) as caught:
+        parse_document(text, studies_pb2.StudySpec, "study.yaml")
+    assert len(caught.value.message) < 4000
+    assert all(line.isprintable() for line in caught.value.message.splitlines())
+
+
+def test_no_file_is_a_fault_of_ours() -> None:
+    """Mutations of a study: whatever they make of it, it is read or refused."""
+    random = Random(1)
+    pieces = [*"{}[]:-&*!%#?|>'\"\n\t\0\\", "\x85", "\u2028", "\U0001f9ec", "9" * 50, "<<: ", "!!int ", "---\n", ""]
+    for _ in range(300):
+        characters = list(STUDY)
+        for _ in range(random.randint(1, 12)):
+            characters[random.randrange(len(characters))] = random.choice(pieces)
+        with contextlib.suppress(InvalidArgument):
+            parse_document("".join(characters), studies_pb2.StudySpec, "study.yaml")

@@ -2,25 +2,22 @@
 
 from collections.abc import Sequence
 
-from service_kit.errors import FieldViolation, InvalidArgument
-
-MOST_LISTED = 20
+from service_kit.errors import MOST_LISTED, FieldViolation, InvalidArgument, listing, printable
 
 
 def refused_files(field: str, what: str, problems: Sequence[str], remedy: str, *, reason: str) -> InvalidArgument:
-    """An InvalidArgument that lists the first problems, each beginning with the file's name.
+    """An InvalidArgument that says what is wrong and what to do, and lists the first problems.
 
     Args:
         field: The request's field.
         what: What is wrong, for the beginning of the message, such as "images can't be read".
-        problems: One line a file.
+        problems: One line a file, each beginning with the file's name.
         remedy: What to do.
         reason: UPPER_SNAKE.
     """
-    listed = [repr(problem)[1:-1] for problem in problems[:MOST_LISTED]]  # names are the user's: no control characters
-    more = f"; and {len(problems) - MOST_LISTED:,} more" if len(problems) > MOST_LISTED else ""
     return InvalidArgument(
-        f"{field}: {len(problems):,} {what}; {remedy}: {'; '.join(listed)}{more}",
+        f"{field}: {len(problems):,} {what}; {remedy}{listing(problems)}",
         reason=reason,
-        violations=[FieldViolation(field, line) for line in listed],
+        violations=[FieldViolation(field, printable(problem)) for problem in problems[:MOST_LISTED]],
+        metadata={"left_out": str(len(problems) - MOST_LISTED)} if len(problems) > MOST_LISTED else None,
     )

@@ -94,7 +94,7 @@ def group_rule(arguments: argparse.Namespace) -> GroupRule:
         return GroupRule(column=arguments.group_column)
     try:
         pattern = re.compile(arguments.group_pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise invalid_field(
             "--group-pattern",
             arguments.group_pattern,

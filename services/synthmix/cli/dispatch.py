@@ -5,10 +5,13 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 
-from service_kit.errors import Internal, SynthMixError
+from service_kit.errors import InvalidArgument, SynthMixError
 from synthmix.cli import exit_codes
+from synthmix.cli.known_errors import as_known
 from synthmix.cli.output import note, print_error
+from synthmix.cli.streams import discard
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -19,38 +22,47 @@ def run(arguments: argparse.Namespace) -> int:
             "GRPC_VERBOSITY", "NONE"
         )  # gRPC's C core logs connection failures that we report ourselves
     try:
+        check_text(arguments)
         module, _, function = arguments.run.partition(":")
-        code = getattr(importlib.import_module(f"synthmix.cli.{module}"), function)(arguments)
-        sys.stdout.flush()
-        return int(code)
+        return int(getattr(importlib.import_module(f"synthmix.cli.{module}"), function)(arguments))
     except KeyboardInterrupt:
         note("interrupted")
         return exit_codes.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of a pipe, such as head, has had enough. Python would complain once more while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
+        discard(sys.stdout)
+        discard(sys.stderr)
         return exit_codes.BROKEN_PIPE
     except Exception as error:
         if debug:
             traceback.print_exc()
-        known = as_known(error)
+        known = error if isinstance(error, SynthMixError) else as_known(error)
         print_error(arguments, known)
         return exit_codes.of_error(known)
 
 
-def as_known(error: Exception) -> SynthMixError:
-    """Any error as one whose message helps a user."""
-    if isinstance(error, SynthMixError):
-        return error
-    if isinstance(error, ModuleNotFoundError):
-        return Internal(
-            f"Python's module {error.name!r} isn't installed; `synthmix doctor` lists what is missing",
-            reason="PACKAGE_MISSING",
+def check_text(arguments: argparse.Namespace) -> None:
+    """Makes text of every argument that is sent to a service.
+
+    A terminal's encoding needn't be that of who typed: bytes that it doesn't know are read again as UTF-8. Raises
+    InvalidArgument where they aren't text. A path may be any bytes but NUL.
+    """
+    for name, value in vars(arguments).items():
+        if isinstance(value, str):
+            setattr(arguments, name, _as_text(name, value))
+        elif isinstance(value, list):
+            setattr(arguments, name, [_as_text(name, item) if isinstance(item, str) else item for item in value])
+        elif isinstance(value, Path) and "\0" in str(value):
+            raise InvalidArgument(f"{name}: {str(value)!r} has a NUL; give a path without", reason="ARGUMENT_NOT_TEXT")
+
+
+def _as_text(name: str, value: str) -> str:
+    try:
+        text = value.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        text = ""
+    if "\0" in text or (value and not text):
+        raise InvalidArgument(
+            f"{name}: {value!r} isn't UTF-8 text, so no service knows it; type it anew, in a terminal that uses UTF-8",
+            reason="ARGUMENT_NOT_TEXT",
         )
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return Internal(f"{where}{error.strerror}", reason="OPERATING_SYSTEM")
-    return Internal(
-        f"unexpected {type(error).__name__}: {error}; set SYNTHMIX_DEBUG=1 for the stack trace and report it",
-        reason="INTERNAL",
-    )
+    return text

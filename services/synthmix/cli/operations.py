@@ -5,7 +5,7 @@ import argparse
 from service_kit.settings import SERVICES
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, human_time, note, print_error, table
+from synthmix.cli.output import emit, error_text, human_time, note, print_error, table
 from synthmix.cli.progress import metadata_rows, progress
 from synthmix.cli.studies import state_word
 from synthmix.client import Client, Operation, failure_of, metadata_of
@@ -16,6 +16,7 @@ def list_(arguments: argparse.Namespace) -> int:
     services = [arguments.service] if arguments.service else SERVICES
     with connect(arguments) as client:
         operations = [operation for service in services for operation in client.list_operations(service)]
+    operations.sort(key=lambda operation: metadata_of(operation).create_time.ToNanoseconds(), reverse=True)
     rows = []
     for operation in operations:
         metadata = metadata_of(operation)
@@ -25,6 +26,7 @@ def list_(arguments: argparse.Namespace) -> int:
                 state_word(metadata.state),
                 f"{metadata.done}/{metadata.total}",
                 metadata.unit.replace("_", " "),
+                human_time(metadata.create_time),
                 human_time(metadata.update_time),
                 metadata.target,
             )
@@ -32,7 +34,7 @@ def list_(arguments: argparse.Namespace) -> int:
     emit(
         arguments,
         operations,
-        table(("NAME", "STATE", "DONE", "UNIT", "UPDATED", "MAKES"), rows, right=("DONE",)),
+        table(("NAME", "STATE", "DONE", "UNIT", "CREATED", "UPDATED", "MAKES"), rows, right=("DONE",)),
     )
     return exit_codes.OK
 
@@ -43,7 +45,7 @@ def show(arguments: argparse.Namespace) -> int:
     lines = [f"name: {operation.name}", to_yaml(metadata_of(operation)).rstrip()]
     if operation.HasField("error"):
         error = failure_of(operation)
-        lines.append(f"error: {error.message}")
+        lines.append(error_text(error))
         if "trace" in error.metadata:
             lines.append(f"stack trace of incident {error.metadata['incident']}: {error.metadata['trace']}")
     emit(arguments, operation, "\n".join(lines))

@@ -5,15 +5,16 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC
-from typing import Any
+from typing import Any, TextIO
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
-from service_kit.errors import FieldViolation, SynthMixError
+from service_kit.errors import ITEM_INDENT, FieldViolation, SynthMixError, listing
 from synthmix.cli import exit_codes
+from synthmix.cli.streams import discard, encodes_everything
 from synthmix.study_file import PlacedViolation
 
 
@@ -23,21 +24,26 @@ def emit(arguments: argparse.Namespace, value: Any, text: str) -> None:
     Args:
         value: A message, or dicts and lists of messages and scalars.
     """
-    if arguments.output == "json":
-        text = json.dumps(_jsonable(value), indent=2, ensure_ascii=False)
-    print(text)
+    print(json_text(_jsonable(value), sys.stdout) if arguments.output == "json" else text)
 
 
 def note(text: str) -> None:
     """Says something that isn't the result: progress, hints, warnings."""
-    print(text, file=sys.stderr, flush=True)
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:  # its disk is full, or it was closed: there is nobody to tell, and the result is still wanted
+        discard(sys.stderr)
 
 
 def print_error(arguments: argparse.Namespace, error: SynthMixError) -> None:
-    if arguments.output == "json":
-        note(json.dumps(error_value(error), indent=2, ensure_ascii=False))
-    else:
-        note(error_text(error))
+    note(json_text(error_value(error), sys.stderr) if arguments.output == "json" else error_text(error))
+
+
+def json_text(value: Any, stream: TextIO) -> str:
+    """JSON that the stream can encode: what it can't is escaped as JSON escapes it."""
+    return json.dumps(value, indent=2, ensure_ascii=not encodes_everything(stream))
 
 
 def error_value(error: SynthMixError) -> dict[str, Any]:
@@ -58,18 +64,33 @@ def error_value(error: SynthMixError) -> dict[str, Any]:
 
 
 def error_text(error: SynthMixError) -> str:
-    """The error for a person: each violation on a line of its own, with its place in the user's file."""
-    violations = [_violation_text(item) for item in error.violations]
-    # A message that only strings its violations together would say everything twice.
-    if not violations or not all(item.description in error.message for item in error.violations):
-        violations.insert(0, error.message)
-    return "\n".join(f"error: {line}" for line in violations)
+    """The error for a person: its message, each fault with its place in the user's file, and then what they speak of.
+
+    Violations repeat the message for programs. One that the message doesn't say follows it.
+    """
+    left = list(error.violations)
+    lines = []
+    for line in error.message.splitlines() or [error.reason]:
+        if line.startswith(ITEM_INDENT):
+            lines.append(line)
+            continue
+        said = next((item for item in left if item.field in line and item.description in line), None)
+        if said is None:
+            lines.append(f"error: {line}")
+            continue
+        left.remove(said)
+        place = _place(said)
+        whole = line in (f"{said.field}: {said.description}", f"{said.field} {said.description}")
+        shown = _violation_text(said) if whole else line
+        lines.append(f"error: {shown}" if not place or place in line else f"error: {place}: {shown}")
+    unsaid = [item for item in left if item.description not in error.message]
+    return "\n".join(lines) + listing(
+        [f"{_place(item)}: {_violation_text(item)}" if _place(item) else _violation_text(item) for item in unsaid]
+    )
 
 
 def _violation_text(item: FieldViolation) -> str:
-    said = f"{item.field}: {item.description}" if item.field else item.description
-    place = _place(item)
-    return f"{place}: {said}" if place else said
+    return f"{item.field}: {item.description}" if item.field else item.description
 
 
 def _place(item: FieldViolation) -> str:

@@ -4,6 +4,7 @@ A command says its handler as "module:function" below synthmix.cli; synthmix.cli
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,13 @@ first steps:
   synthmix doctor
   synthmix demo
 """
+MOST_COUNTED = 2**31 - 1
 SERVICES = ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole grammar, with every command's handler in `run`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="synthmix",
         description="Does adding synthetic images improve my classifier, at which ratio, and how sure can I be?",
         epilog=EPILOG,
@@ -79,7 +81,7 @@ def _add_stack_commands(groups: Any) -> None:
     )
     demo.add_argument(
         "--study",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="another study than the sample one, of the dataset sim-cells",
     )
@@ -109,15 +111,15 @@ def _add_stack_commands(groups: Any) -> None:
 def _add_datasets(groups: Any) -> None:
     commands = _group(groups, "datasets", "import real images and look at them")
     simulate = _command(commands, "simulate", "datasets:simulate", "write a labelled dataset of simulated cell images")
-    simulate.add_argument("folder", type=Path, metavar="FOLDER", help="where to write; made if it doesn't exist")
+    simulate.add_argument("folder", type=_path, metavar="FOLDER", help="where to write; made if it doesn't exist")
     simulate.add_argument(
-        "--images-per-class", type=int, default=120, metavar="N", help="images of each class (%(default)s)"
+        "--images-per-class", type=_count(0), default=120, metavar="N", help="images of each class (%(default)s)"
     )
     simulate.add_argument(
-        "--chips", type=int, default=12, metavar="N", help="chips, which are the groups (%(default)s)"
+        "--chips", type=_count(0), default=12, metavar="N", help="chips, which are the groups (%(default)s)"
     )
     simulate.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same images (%(default)s)"
+        "--seed", type=_count(0), default=0, metavar="N", help="the same seed gives the same images (%(default)s)"
     )
     add = _command(
         commands,
@@ -127,7 +129,7 @@ def _add_datasets(groups: Any) -> None:
         "PATH is a folder of class folders, a ZIP of one, or a CSV or Parquet manifest. Splits never part "
         "images of one group, so say how a group (chip, well, plate, date, patient) is known.",
     )
-    add.add_argument("path", type=Path, metavar="PATH")
+    add.add_argument("path", type=_path, metavar="PATH")
     add.add_argument(
         "--name",
         required=True,
@@ -193,15 +195,21 @@ def _add_studies(groups: Any) -> None:
         ),
         STUDY,
     )
-    _command(commands, "list", "studies:list_", "list studies")
+    _command(commands, "list", "studies:list_", "list studies, the newest first")
     _name(_command(commands, "show", "studies:show", "show a study"), STUDY)
-    _name(
-        _command(commands, "cancel", "studies:cancel", "stop a study; submitted again it goes on from what is done"),
-        STUDY,
+    cancel = _command(
+        commands,
+        "cancel",
+        "studies:cancel",
+        "stop a study; submitted again it goes on from what is done",
+        "Where several studies of one name aren't finished, the name alone stops none of them, and prints which "
+        "there are.",
     )
+    _name(cancel, "studies/{digest}, or the name in its file if only one study of that name isn't finished")
+    cancel.add_argument("--all", action="store_true", help="stop every study of this name that isn't finished")
     report = _command(commands, "report", "studies:report", "download a study's report (HTML, JSON, CSV)")
     _name(report, STUDY)
-    report.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (./{study's name}-report)")
+    report.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (./{study's name}-report)")
 
 
 def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
@@ -228,12 +236,12 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
         "Files that are there already are checked and not fetched again.",
     )
     _name(download, f"the {noun}'s name")
-    download.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (./{name's digest})")
+    download.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (./{name's digest})")
 
 
 def _add_operations(groups: Any) -> None:
     commands = _group(groups, "operations", "look at long-running work, and stop it")
-    listing = _command(commands, "list", "operations:list_", "list operations")
+    listing = _command(commands, "list", "operations:list_", "list operations, the newest first")
     listing.add_argument("--service", choices=SERVICES, help="only this service's")
     for command, summary in (
         ("show", "show an operation"),
@@ -288,7 +296,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     common = parser.add_argument_group("common options")
     common.add_argument(
         "--home",
-        type=Path,
+        type=_path,
         default=argparse.SUPPRESS,
         metavar="FOLDER",
         help="the home of a stack on this machine",
@@ -318,7 +326,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     common.add_argument(
         "--tls-ca",
-        type=Path,
+        type=_path,
         default=argparse.SUPPRESS,
         metavar="PEM",
         help="trust these authorities, and use TLS",
@@ -335,19 +343,38 @@ def _count(least: int) -> Callable[[str], int]:
     """A whole number of at least this."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
-        return int(text)
+        digits = text.lstrip("0") or text[-1:]  # Python refuses to read thousands of them
+        if not text.isdecimal() or len(digits) > 10 or not least <= int(digits) <= MOST_COUNTED:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of {least} to {MOST_COUNTED}")
+        return int(digits)
 
     return parse
 
 
+def _path(text: str) -> Path:
+    """An empty path, as an unset variable leaves it, would mean the current folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a path")
+    return Path(text)
+
+
 def _file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="YAML or JSON; - reads standard input")
+    parser.add_argument("file", type=_path, metavar="FILE", help="YAML or JSON; - reads standard input")
 
 
 def _name(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument("name", metavar="NAME", help=help_text)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse says nothing when its help can't be written, and exits with 0. Sub-parsers are of this class too."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        try:
+            (file or sys.stderr).write(message)
+        except OSError:
+            if file is sys.stdout:  # that misuse couldn't be explained doesn't change what it is
+                raise
 
 
 class _Version(argparse.Action):

@@ -32,7 +32,10 @@ def submit(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client:
         with located(document):
             operation = client.submit_study(document.message)
-        name = metadata_of(operation).target
+        metadata = metadata_of(operation)
+        name = metadata.target
+        for warning in metadata.warnings:
+            note(f"warning: {warning}")
         if arguments.wait:
             return follow(client, name, arguments)
         emit(arguments, operation, name)
@@ -72,12 +75,10 @@ def show(arguments: argparse.Namespace) -> int:
 
 def cancel(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client:
-        operation = client.cancel_study(arguments.name)
-    emit(
-        arguments,
-        {"operation": operation},
-        f"{operation} is asked to stop; submitted again it goes on from what is done",
-    )
+        operations = client.cancel_studies(arguments.name) if arguments.all else [client.cancel_study(arguments.name)]
+    lines = [f"{item} is asked to stop; submitted again it goes on from what is done" for item in operations]
+    value = {"operations": operations} if arguments.all else {"operation": operations[0]}
+    emit(arguments, value, "\n".join(lines) or f"no study named {arguments.name!r} goes on: nothing is stopped")
     return exit_codes.OK
 
 
@@ -122,7 +123,7 @@ def watch_to_end(client: Client, name: str) -> studies_pb2.Study:
                 show_progress(metadata_rows(event.progress), event.progress.message)
             if event.HasField("study"):
                 return event.study
-    raise Internal(f"the stream of {name} ended without the study", reason="STREAM_ENDED")
+    raise Internal(f"the stream of {name} ended without the study; watch it again", reason="STREAM_ENDED")
 
 
 @contextmanager

@@ -211,7 +211,8 @@ class Supervisor:
             self.failure = error
         except Exception as error:
             self.failure = Internal(
-                f"the supervisor of the stack failed ({type(error).__name__}: {error})",
+                f"the supervisor of the stack failed ({type(error).__name__}: {error}); start the stack again, and "
+                "report it",
                 reason="SUPERVISOR_FAILED",
             )
 
@@ -246,7 +247,7 @@ class Supervisor:
 
 def _failure(child: Child, what: str) -> Unavailable:
     return Unavailable(
-        f"{child.name} {what}; the end of {child.log}:\n{child.log_tail()}",
+        f"{child.name} {what}; see the end of {child.log}:\n{child.log_tail()}",
         reason="CHILD_FAILED",
         metadata={"child": child.name, "log": str(child.log)},
     )

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -175,18 +175,18 @@ def run_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None) -
         began_s = time.monotonic()
         _print(f"SynthMix starts at {home}")
         try:
-            stack = start_stack(home, cpus=cpus, gpus=gpus, say=_print, stop_requested=stop_requested)
+            stack = start_stack(home, cpus=cpus, gpus=gpus, say=_say, stop_requested=stop_requested)
         except Cancelled:
-            _print("stopped before it was ready; nothing is left running")
+            _say("stopped before it was ready; nothing is left running")
             return
         try:
-            _print(_how_to_reach(stack.connection, time.monotonic() - began_s))
+            _say(_how_to_reach(stack.connection, time.monotonic() - began_s))
             stack.wait(stop_requested)
         finally:
             began_s = time.monotonic()
-            _print("stopping")
+            _say("stopping")
             stack.stop()
-            _print(f"stopped in {time.monotonic() - began_s:.1f} s; all is kept at {stack.connection.home}")
+            _say(f"stopped in {time.monotonic() - began_s:.1f} s; all is kept at {stack.connection.home}")
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def _children(plan: _Plan) -> _Children:
 def _start(plan: _Plan, children: _Children, say: Say, stop_requested: threading.Event) -> None:
     def check_stop() -> None:
         if stop_requested.is_set():
-            raise Cancelled("the start of the stack was interrupted", reason="START_INTERRUPTED")
+            raise Cancelled("the start of the stack was interrupted; start it again", reason="START_INTERRUPTED")
 
     def say_ready(child: Child) -> None:
         say(f"  {child.name:<24} {time.monotonic() - child.started_s:5.1f} s")
@@ -380,6 +380,12 @@ def _how_to_reach(connection: Connection, seconds: float) -> str:
 
 def _print(line: str) -> None:
     print(line, flush=True)
+
+
+def _say(line: str) -> None:
+    """Prints what nobody may read any more: a pipe whose reader left, or a full disk, doesn't stop the stack."""
+    with suppress(OSError):
+        _print(line)
 
 
 @contextmanager

@@ -61,7 +61,8 @@ class StudyServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def CreateStudy(self, request, context):
-        """Runs a study. The operation's response is a Study.
+        """Runs a study. The operation's response is a Study. Its metadata warns of other studies of the same name that
+        aren't finished, and says how their specifications differ.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,7 +75,8 @@ class StudyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListStudies(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists studies, the newest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
