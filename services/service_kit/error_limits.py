@@ -4,6 +4,7 @@ The trailers hold the message twice: percent-encoded, where a character beyond A
 status, which is encoded as base64. An error that is too large would reach its caller as RESOURCE_EXHAUSTED.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from google.rpc import error_details_pb2
@@ -19,10 +20,13 @@ MOST_METADATA_BYTES = 800
 # Kept for what says how many were left out, so that an error that is bounded once more stays as it is.
 LEFT_OUT_BYTES = 40
 LEFT_OUT = "left_out"
+_AND_MORE = re.compile(r" *and ([\d,]+) more")
 
 
 def bounded_text(text: str, most_bytes: int) -> str:
     """The text, or its beginning and its end, where remedies stand, with what was left out between them.
+
+    A list, of an item or a fault a line, keeps its first lines, and says how many more there are.
 
     Args:
         most_bytes: As gRPC encodes it: three for each byte that isn't printable ASCII.
@@ -30,10 +34,28 @@ def bounded_text(text: str, most_bytes: int) -> str:
     text = text.encode(errors="backslashreplace").decode()  # a lone surrogate can't be sent
     if len(text) <= most_bytes and _cost(text) <= most_bytes:
         return text
+    if "\n  " in text:
+        return _bounded_lines(text.split("\n"), most_bytes)
     room = most_bytes - len(f" ... ({len(text):,} characters left out) ... ")
     head = _fitting(text, room * 2 // 3)
     tail = _fitting(text[::-1], room - room * 2 // 3)[::-1]
     return f"{head} ... ({len(text) - len(head) - len(tail):,} characters left out) ... {tail}"
+
+
+def _bounded_lines(lines: list[str], most_bytes: int) -> str:
+    room = most_bytes - LEFT_OUT_BYTES
+    kept = [bounded_text(lines[0], room * 2 // 3)]
+    for line in lines[1:]:
+        if _cost("\n".join([*kept, line])) > room:
+            break
+        kept.append(line)
+    left = lines[len(kept) :]
+    if not left:
+        return "\n".join(kept)
+    indent = left[0][: len(left[0]) - len(left[0].lstrip(" "))]
+    counted = _AND_MORE.fullmatch(left[-1])
+    count = len(left) - 1 + int(counted[1].replace(",", "")) if counted else len(left)
+    return "\n".join([*kept, f"{indent}and {count:,} more"])
 
 
 def bounded_violations(violations: Sequence[tuple[str, str]]) -> list[error_details_pb2.BadRequest.FieldViolation]:

@@ -167,7 +167,9 @@ class _MapErrors:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
         if isinstance(error, NotImplementedError) and self._context.code() == grpc.StatusCode.UNIMPLEMENTED:
             # A generated servicer's method that nobody has written, such as the library's Health.List.
-            error = Unimplemented(f"{self._method} isn't offered by this server", reason="METHOD_UNIMPLEMENTED")
+            error = Unimplemented(
+                f"{self._method} isn't offered by this server; reflection lists what is", reason="METHOD_UNIMPLEMENTED"
+            )
         if isinstance(error, SynthMixError):
             await self._context.abort_with_status(rpc_status.to_status(to_status(error)))
         if isinstance(error, Exception) and not isinstance(error, (grpc.aio.AbortError, grpc.RpcError)):

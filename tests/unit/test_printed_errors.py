@@ -13,7 +13,15 @@ import pytest
 from memory_object_store import MemoryObjectStore
 from raised_errors import FILES, Raised, raised_errors
 from service_kit import errors
-from service_kit.errors import FieldViolation, InvalidArgument, SynthMixError, invalid_field, missing_field
+from service_kit.errors import (
+    FieldViolation,
+    InvalidArgument,
+    SynthMixError,
+    from_status,
+    invalid_field,
+    missing_field,
+    to_status,
+)
 from study_control.image_import import groups
 from study_control.image_import.problems import refused_files
 from synthmix.cli.output import error_text, print_error
@@ -224,3 +232,17 @@ def test_what_object_storage_has_not() -> None:
 
 def test_a_message_without_words_prints_its_reason() -> None:
     assert error_text(SynthMixError("", reason="UNKNOWN")) == "error: UNKNOWN"
+
+
+@pytest.mark.parametrize("count", [20, 3000])
+def test_a_list_that_is_cut_on_the_wire_ends_with_how_many_more(count: int) -> None:
+    names = [
+        f"plate-{number:04d}/a-rather-long-folder-of-its-own/well-{number:04d}_field-03_channel-01.tif"
+        for number in range(count)
+    ]
+    error = refused_files("dataset.group_rule.pattern", "images get no group", names, "change the pattern", reason="X")
+    lines = error_text(from_status(to_status(error))).splitlines()
+    assert lines[0] == f"error: dataset.group_rule.pattern: {count:,} images get no group; change the pattern"
+    assert lines[1:-1] == [f"  {name}" for name in names[: len(lines) - 2]]
+    assert lines[-1] == f"  and {count - (len(lines) - 2):,} more"
+    assert from_status(to_status(error)).message == from_status(to_status(from_status(to_status(error)))).message

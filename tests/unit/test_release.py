@@ -424,7 +424,7 @@ def test_of_many_pods_the_first_are_told(lab: FakeKubernetes) -> None:
 
 def test_where_there_is_no_pod_at_all(lab: FakeKubernetes) -> None:
     del lab.objects["pods", NAMESPACE, "study-control-a"]
-    assert "it has none: see `kubectl --namespace lab get deployments`" in failure(get_study).message
+    assert "it has none; see `kubectl --namespace lab get deployments`" in failure(get_study).message
 
 
 def test_a_pod_in_which_nothing_listens(lab: FakeKubernetes) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC
@@ -83,7 +84,9 @@ def error_text(error: SynthMixError) -> str:
         whole = line in (f"{said.field}: {said.description}", f"{said.field} {said.description}")
         shown = _violation_text(said) if whole else line
         lines.append(f"error: {shown}" if not place or place in line else f"error: {place}: {shown}")
-    unsaid = [item for item in left if item.description not in error.message]
+    # A list that says how many more there are is whole as it is.
+    cut = re.fullmatch(rf"{ITEM_INDENT}and [\d,]+ more", error.message.rpartition("\n")[2])
+    unsaid = [] if cut else [item for item in left if item.description not in error.message]
     return "\n".join(lines) + listing(
         [f"{_place(item)}: {_violation_text(item)}" if _place(item) else _violation_text(item) for item in unsaid]
     )

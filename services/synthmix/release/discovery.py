@@ -226,7 +226,7 @@ def ready_pods(access: Access, release: Release, service: str) -> list[tuple[str
         return ready
     where = f"no pod of {service} of release {release} is ready"
     if not pods:
-        remedy = f"it has none: see `kubectl --namespace {release.namespace} get deployments`"
+        remedy = f"it has none; see `kubectl --namespace {release.namespace} get deployments`"
     else:
         said = listed([f"{pod.name}: {pod.problem or 'has no such port'}" for pod in pods[:MOST_PODS]])
         more = f" and {len(pods) - MOST_PODS} more" if len(pods) > MOST_PODS else ""

@@ -210,7 +210,7 @@ async def _exchange(tunnel: Tunnel, reader: asyncio.StreamReader, writer: asynci
                 await writer.drain()
             elif channel == ERROR:
                 said = piece.decode(errors="replace")[:500]
-                raise Unavailable(f"the port forward failed: {said}", reason="PORT_FORWARD_FAILED")
+                raise Unavailable(f"the port forward failed: {said}; try again", reason="PORT_FORWARD_FAILED")
 
     sending, receiving = asyncio.create_task(to_pod()), asyncio.create_task(from_pod())
     try:

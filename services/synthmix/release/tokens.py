@@ -75,7 +75,7 @@ class ReleaseToken:
                 why_no_own = error.message
         raise Unauthenticated(
             f"there is no token for release {release}. Its Secret gives none: {why_no_static}. A service account gives "
-            f"none: {why_no_own}. Have an administrator allow either, or give --token or SYNTHMIX_TOKEN",
+            f"none: {why_no_own}; have an administrator allow either, or give --token or SYNTHMIX_TOKEN",
             reason="TOKEN_MISSING",
         )
 
@@ -116,7 +116,7 @@ class ReleaseToken:
         except ApiException as error:
             raise NotFound(
                 f"service account {release.client_account} in namespace {release.namespace} gives no token "
-                f"({said_by(error)})",
+                f"({said_by(error)}); check that it is there, or give --token",
                 reason="TOKEN_REQUEST_REFUSED",
             ) from None
         # The API server may shorten it. Seconds, and not its time of day: clocks differ.
@@ -136,6 +136,7 @@ class ReleaseToken:
             if isinstance(error, Unavailable):
                 raise
             raise Unauthenticated(
-                f"the token for release {self._release} has ended, and there is no new one: {error.message}",
+                f"the token for release {self._release} has ended, and there is no new one; run the command again: "
+                f"{error.message}",
                 reason="TOKEN_ENDED",
             ) from None
