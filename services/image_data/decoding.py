@@ -11,14 +11,14 @@ from PIL import Image, UnidentifiedImageError
 
 from image_data.fingerprints import fingerprint
 from image_data.pixel_kinds import damaged, refused
-from image_data.pixel_rules import PixelRule
+from image_data.pixel_rules import ANY_PIXELS, PixelRule
 from image_data.raster_files import MAX_PIXELS as MAX_PIXELS
 from image_data.raster_files import read_raster
 from service_kit.errors import InvalidArgument
 
 DECODER_VERSION = 1  # raise it when the same bytes decode to other pixels: cached pixels and recipes depend on it
 
-_ANY_PIXELS = PixelRule()
+_SINGLE_PIXELS = 8
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -62,8 +62,8 @@ class Brightness:
 
     Attributes:
         maximum: Its largest value, which a single hot pixel may have.
-        peak: The largest value that all pixels of some square of 2 x 2 reach: what the optics spread over pixels, as
-            they do any object, reaches it, and a hot pixel doesn't.
+        peak: The largest value that an object reaches, which is larger than a pixel: a pixel and two of its neighbours
+            have it, or more than 0.1 % of all pixels (more than 8 in a small image). Hot pixels don't.
         percentile_99: The value that 1 % of pixels exceed at most.
     """
 
@@ -73,7 +73,7 @@ class Brightness:
 
 
 def inspect_image(
-    data: bytes, *, rule: PixelRule = _ANY_PIXELS, histograms: list[np.ndarray] | None = None
+    data: bytes, *, rule: PixelRule = ANY_PIXELS, histograms: list[np.ndarray] | None = None
 ) -> ImageFacts:
     """Decodes an image and says what it is.
 
@@ -106,7 +106,7 @@ def inspect_image(
     )
 
 
-def decode_image(data: bytes, *, white_level: int | Sequence[int], rule: PixelRule = _ANY_PIXELS) -> np.ndarray:
+def decode_image(data: bytes, *, white_level: int | Sequence[int], rule: PixelRule = ANY_PIXELS) -> np.ndarray:
     """The image as 8-bit RGB, whatever it is stored as.
 
     Grey becomes three equal channels. Transparent pixels lie on black: what its author hid doesn't reach a
@@ -196,21 +196,34 @@ def _format_of(data: bytes) -> str:
 
 
 def _scaled(pixels: np.ndarray, levels: Sequence[int]) -> np.ndarray:
-    if pixels.ndim == 2 or len(levels) == 1:
-        white = np.uint32(levels[0])
-    else:
-        white = np.array([*levels, *[65535] * (3 - len(levels))], dtype=np.uint32)
+    of_channels = levels[:1] if pixels.ndim == 2 or len(levels) == 1 else [*levels, *[65535] * (3 - len(levels))]
+    white = np.array(of_channels, dtype=np.uint32)
     scaled = (pixels.astype(np.uint32) * 255 + white // 2) // white
-    return np.minimum(scaled, 255).astype(np.uint8)
+    shown: np.ndarray = np.minimum(scaled, 255).astype(np.uint8)
+    return shown
 
 
 def _brightness(channel: np.ndarray) -> Brightness:
-    height, width = channel.shape
-    if height > 1 and width > 1:
-        rows = np.minimum(channel[:-1], channel[1:])
-        peak = int(np.minimum(rows[:, :-1], rows[:, 1:]).max())
-    else:
-        peak = int(channel.max())
     values = channel.ravel()
-    rank = values.size - 1 - values.size // 100
-    return Brightness(int(values.max()), peak, int(np.partition(values, rank)[rank]))
+    size = values.size
+    singles = min(size - 1, max(_SINGLE_PIXELS, size // 1000))
+    ranks = [size - 1 - singles, size - 1 - size // 100]
+    order = np.argpartition(values, ranks)
+    common, percentile_99 = values[order[ranks]]
+    brightest = order[ranks[0] + 1 :]
+    return Brightness(
+        maximum=int(values.max()),
+        peak=max(int(common), _supported(channel, brightest)),
+        percentile_99=int(percentile_99),
+    )
+
+
+def _supported(channel: np.ndarray, positions: np.ndarray) -> int:
+    """The largest value that one of the pixels and two of its eight neighbours reach; 0 if there is no pixel."""
+    if not len(positions):
+        return 0
+    padded = np.pad(channel, 1)
+    rows, columns = np.divmod(positions, channel.shape[1])
+    around = np.stack([padded[rows + down, columns + right] for down in range(3) for right in range(3)])
+    third = np.partition(around, -3, axis=0)[-3]
+    return int(np.minimum(third, padded[rows + 1, columns + 1]).max())

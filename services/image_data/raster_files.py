@@ -52,7 +52,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def shown(image: Image.Image) -> np.ndarray:
-    """A loaded image as (height, width) uint8 or uint16, or (height, width, 3) uint8; transparent pixels lie on black."""
+    """A loaded image as (height, width) uint8 or uint16, or (height, width, 3) uint8; what is transparent is black."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)  # from the file's byte order to the machine's
     if image.mode == "L" and "transparency" not in image.info:

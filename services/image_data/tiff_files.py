@@ -220,7 +220,7 @@ def _all_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     offsets, tags = set(), 0
     for index in itertools.count():
         try:
-            page = file.pages[index]
+            page = file.pages[index].aspage()
         except IndexError:
             break
         tags += len(page.tags)
@@ -230,7 +230,7 @@ def _all_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
             raise damaged("its pages form a circle")
         offsets.add(page.offset)
         pages.append(page)
-    if not pages or not isinstance(pages[-1], tifffile.TiffPage):
+    if not pages:
         raise damaged("it has no page")
     following = pages[-1].offset + file.tiff.tagnosize
     file.filehandle.seek(pages[-1].offset)
@@ -295,7 +295,7 @@ def _array(page: tifffile.TiffPage, number: int, data: bytes) -> np.ndarray:
     """(height, width, samples) of a page; `number` counts the pictures that follow each other behind it."""
     check_size(page.imagewidth, page.imagelength)
     _check_storage(page, data)
-    if number:
+    if number and page.dtype is not None:
         array: np.ndarray = np.frombuffer(
             data,
             page.dtype.newbyteorder(page.parent.byteorder),

@@ -99,13 +99,14 @@ def _metamorph(page: tifffile.TiffPage, page_count: int) -> Stack:
 
 
 def _imagej(page: tifffile.TiffPage, page_count: int) -> Stack:
-    meta = tifffile.imagej_description_metadata(page.imagej_description)
+    lines = [line.partition("=") for line in (page.imagej_description or "").splitlines()]
+    meta = {key.strip(): value.strip() for key, _, value in lines}
     sizes = {
         axis: _size(meta.get(key, 1), f"ImageJ's {key}")
         for axis, key in (("T", "frames"), ("Z", "slices"), ("C", "channels"))
     }
     # A signed image is stored with 32,768 added, and a calibration that takes it away.
-    signed = meta.get("cf") == 0 and meta.get("c0") == -32768 and meta.get("c1") == 1
+    signed = meta.get("cf") == "0" and meta.get("c0", "").startswith("-32768")
     stored = max(_size(meta.get("images", 1), "ImageJ's images"), 1)
     if page.samplesperpixel > 1 and sizes["C"] == page.samplesperpixel:
         sizes["C"] = 1  # Bio-Formats counts the samples of a page as channels
@@ -131,7 +132,7 @@ def _imagej(page: tifffile.TiffPage, page_count: int) -> Stack:
 
 def _shaped(page: tifffile.TiffPage, page_count: int) -> Stack:
     """What tifffile wrote: the shape of an array whose last axes are a page's."""
-    description = page.shaped_description
+    description = page.shaped_description or ""
     meta = json.loads(description) if description.startswith("{") else {"shape": re.findall(r"\d+", description)}
     shape = [_size(size, "shape") for size in meta["shape"]]
     if len(shape) > _MOST_AXES:
@@ -175,9 +176,10 @@ def _ome(page: tifffile.TiffPage, kept: Sequence[int], page_count: int) -> Stack
     images = _children(root, "Image")
     if len(images) != 1:
         raise refused(f"is an OME-TIFF of {count_of(len(images), 'image')}", "save each image as a file of its own")
-    [pixels, *further] = _children(images[0], "Pixels") or [None]
-    if pixels is None or further:
+    listed = _children(images[0], "Pixels")
+    if len(listed) != 1:
         raise damaged("its OME metadata lists no pixels")
+    pixels = listed[0]
     channels = _children(pixels, "Channel")
     samples = {_size(channel.get("SamplesPerPixel", 1), "SamplesPerPixel") for channel in channels} or {1}
     if len(samples) > 1:
