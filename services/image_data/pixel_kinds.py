@@ -131,7 +131,8 @@ def _what_it_is(kind: PixelKind) -> tuple[str, str]:
         return f"is RGB of {_bits(bits)} a channel", "save it with 8 bits a channel, or compose it by --channel 1,2,3"
     if kind.photometric == INVERTED_GREY:
         return f"is grey of {_bits(bits)} in which 0 is white", "invert it, and save it as ordinary grey"
-    return f"is {_SHOWN[kind.photometric]} of {_bits(bits)} a channel", _CONVERT
+    each = " a channel" if kind.samples > 1 else ""
+    return f"is {_SHOWN[kind.photometric]} of {_bits(bits)}{each}", _CONVERT
 
 
 def _bits(bits: int | tuple[int, ...]) -> str:

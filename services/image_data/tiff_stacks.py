@@ -3,8 +3,10 @@
 A picture is what one page holds, or one of several that ImageJ and MetaMorph store behind a single page's header.
 """
 
+import itertools
 import json
 import math
+import operator
 import re
 import xml.etree.ElementTree
 from collections.abc import Mapping, Sequence
@@ -139,18 +141,16 @@ def _shaped(page: tifffile.TiffPage, page_count: int) -> Stack:
         raise damaged("its shape has too many axes")
     page_size = math.prod(page.shape)
     count, rest = divmod(math.prod(shape), page_size)
-    if rest or count < 1 or (page_count > 1 and count != page_count):
+    outer_counts = list(itertools.accumulate(shape, operator.mul, initial=1))
+    if rest or count not in outer_counts or (page_count > 1 and count != page_count):
         return _unnamed(page_count, f"a TIFF of {count_of(page_count, 'page')}")
     in_one_page = count > page_count
     _within(page, count, in_one_page)
     axes = str(meta.get("axes", ""))
-    outer = len(shape) - sum(1 for size in page.shape if size > 1 or len(page.shape) == len(shape))
-    while outer > 0 and math.prod(shape[:outer]) > count:
-        outer -= 1
-    if len(axes) == len(shape) and len(set(axes)) == len(axes) and math.prod(shape[:outer]) == count:
+    outer = outer_counts.index(count)
+    if len(axes) == len(set(axes)) == len(shape) and set(axes[:outer]) <= set("TZC"):
         sizes = dict(zip(axes[:outer], shape[:outer], strict=True))
-        if "C" in sizes or set(sizes) & set("ZT") or count == 1:
-            return Stack(_arranged(sizes), _named(sizes, "a TIFF stack"), in_one_page=in_one_page)
+        return Stack(_arranged(sizes), _named(sizes, "a TIFF stack"), in_one_page=in_one_page)
     return _unnamed(count, f"a TIFF of {count_of(count, 'image' if in_one_page else 'page')}", in_one_page=in_one_page)
 
 
