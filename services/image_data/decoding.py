@@ -135,9 +135,12 @@ def decode_image(data: bytes, *, white_level: int | Sequence[int], rule: PixelRu
     _, pixels = _read(data, rule)
     if pixels.dtype == np.uint16:
         pixels = _scaled(pixels, levels)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    return pixels
+    if pixels.ndim == 3:
+        return pixels
+    colour = np.empty((*pixels.shape, 3), dtype=np.uint8)
+    for channel in range(3):  # np.repeat takes half of the time that decoding takes
+        colour[:, :, channel] = pixels
+    return colour
 
 
 def to_square(image: np.ndarray, size_px: int) -> np.ndarray:

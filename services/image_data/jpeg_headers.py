@@ -21,7 +21,7 @@ _PROCESSES = {
     0xCF: "hierarchical",
 }
 """Start-of-frame markers -> the process that libjpeg doesn't decode, if it is one. Arithmetic coding it does."""
-_JFIF, _ADOBE, _MULTI_PICTURE, _COMMENT = 0xE0, 0xEE, 0xE2, 0xFE
+_ADOBE, _MULTI_PICTURE, _COMMENT = 0xEE, 0xE2, 0xFE
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _ALONE = {0x01, *range(0xD0, 0xD9)}
 _VIEWS = {0x020001: "a panorama", 0x020002: "a stereo picture", 0x020003: "a picture from several angles"}
@@ -49,7 +49,7 @@ def read_jpeg(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
     Raises:
         InvalidArgument: It is of a process that isn't decoded, of several views, or has no header.
     """
-    kept, position, frame, adobe = [data[:2]], 2, None, False
+    kept, position, frame, adobe, dropped = [data[:2]], 2, None, False, False
     while True:
         marker, start, end = _segment(data, position)
         if marker == _START_OF_SCAN:
@@ -58,9 +58,12 @@ def read_jpeg(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
             frame = _frame(marker, data[start:end])
         elif marker == _MULTI_PICTURE and data[start : start + 4] == b"MPF\0":
             _check_views(data[start + 4 : end])
-        adobe |= marker == _ADOBE and data[start : start + 5] == b"Adobe"
+        elif marker == _ADOBE:
+            adobe |= data[start : start + 5] == b"Adobe"
         # APP0 and APP14 say what the colours are; the others and comments are metadata.
-        if not (0xE0 <= marker <= 0xEF or marker == _COMMENT) or marker in (_JFIF, _ADOBE):
+        if (0xE0 < marker <= 0xEF and marker != _ADOBE) or marker == _COMMENT:
+            dropped = True
+        else:
             kept.append(data[position:end])
         position = end
     if frame is None:
@@ -73,7 +76,7 @@ def read_jpeg(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
     return (
         PixelKind("JPEG", kind, frame.components, frame.bits),
         (frame.width, frame.height),
-        b"".join([*kept, data[position:]]),
+        b"".join([*kept, data[position:]]) if dropped else data,
     )
 
 
@@ -91,20 +94,18 @@ def find_frame(data: bytes) -> Frame:
 
 def _segment(data: bytes, position: int) -> tuple[int, int, int]:
     """The marker at a position, and where its content starts and ends."""
-    start = position
-    if data[start : start + 1] != b"\xff":
-        raise damaged("a JPEG marker is missing")
-    while data[start : start + 1] == b"\xff":  # any number of them may fill the space before a marker
-        start += 1
-    if start + 3 > len(data):
-        raise damaged("the JPEG ends in its header")
-    marker = data[start]
+    size = len(data)
+    while position + 4 <= size and data[position] == 0xFF and data[position + 1] == 0xFF:
+        position += 1  # any number of them may fill the space before a marker
+    if position + 4 > size or data[position] != 0xFF:
+        raise damaged("the JPEG ends in its header, or a marker is missing there")
+    marker, start = data[position + 1], position + 4
     if marker in _ALONE:
-        return marker, start + 1, start + 1
-    end = start + 1 + int.from_bytes(data[start + 1 : start + 3], "big")
-    if marker == _END or end > len(data) or end < start + 3:
+        return marker, position + 2, position + 2
+    end = position + 2 + (data[position + 2] << 8 | data[position + 3])
+    if marker == _END or end > size or end < start:
         raise damaged("the JPEG ends in its header")
-    return marker, start + 3, end
+    return marker, start, end
 
 
 def _frame(marker: int, content: bytes) -> Frame:

@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from image_data.bmp_headers import read_bmp
 from image_data.jpeg_headers import read_jpeg
@@ -13,6 +13,12 @@ from image_data.png_headers import read_png
 
 MAX_PIXELS = 64 * 1024 * 1024
 _READERS = {"PNG": read_png, "JPEG": read_jpeg, "BMP": read_bmp}
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+}
 
 
 def read_raster(image_format: str, data: bytes, rule: PixelRule) -> tuple[str, np.ndarray]:
@@ -31,7 +37,8 @@ def read_raster(image_format: str, data: bytes, rule: PixelRule) -> tuple[str, n
         kind, size, data = _READERS[image_format](data)
         check_kind(kind)
         check_size(*size)
-    with Image.open(io.BytesIO(data), formats=[image_format]) as image:
+    # Not Image.open, which finds out what it is, and makes an MPO's images frames of an animation.
+    with _PLUGINS[image_format](io.BytesIO(data)) as image:
         check_size(*image.size)
         if image_format == "WebP":
             _check_webp(image)
@@ -56,7 +63,7 @@ def shown(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)  # from the file's byte order to the machine's
     if image.mode == "L" and "transparency" not in image.info:
-        return np.array(image)
+        return np.asarray(image)
     if image.mode == "1":
         return np.array(image.convert("L"))
     if image.has_transparency_data:

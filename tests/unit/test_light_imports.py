@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
-NEVER = ("torch", "ray", "diffusers", "transformers", "timm", "peft", "scipy", "pyarrow", "kubernetes")
+NEVER = ("torch", "ray", "diffusers", "transformers", "timm", "peft", "scipy", "pyarrow", "kubernetes", "tifffile")
 NOT_FOR_HELP = (*NEVER, "grpc", "google.protobuf", "rich", "yaml", "numpy", "asyncio", "psutil")
 
 

@@ -113,14 +113,14 @@ def _warnings(
 ) -> list[str]:
     white = f"{channel_name}: white is {level:,}" if channel_name else f"white is {level:,}"
     if level > 4 * maximum:
-        return [f"{white}, and 16-bit images reach {maximum:,} at most: all will be dark"]
+        return [f"{white}, and values reach {maximum:,}: all images will be dark; --white-level sets another"]
     clipped = int(histogram[level + 1 :].sum())
     if not clipped:
         return []
     losing = sum(item.percentile_99 > level for item in images)
-    share = clipped / int(histogram.sum())
+    total = int(histogram.sum())
     return [
-        f"{white}, and values reach {maximum:,}: {clipped:,} pixels ({100 * share:.2g} %) are brighter and become "
-        f"white, and {losing:,} of {len(images):,} images lose more than 1 % of their pixels by it; if they are more "
-        "than hot pixels, specks and overexposed images, set --white-level"
+        f"{white}, and values reach {maximum:,}: of {total:,} pixels, {clipped:,} ({100 * clipped / total:.2g} %) are "
+        f"brighter and become white, and {losing:,} of {len(images):,} images lose more than 1 % of their pixels by "
+        "it; if they are more than hot pixels, specks and overexposed images, set --white-level"
     ]
