@@ -11,7 +11,6 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from image_data import jpeg_headers
 from image_data.pixel_kinds import (
     CMYK,
     COLOUR,
@@ -31,42 +30,23 @@ from image_data.pixel_kinds import (
     refused,
 )
 from image_data.pixel_rules import (
-    MOST_CHANNELS,
     PixelRule,
     check_channels,
     check_plane,
     chosen_of_colour,
     composed,
-    count_of,
 )
-from image_data.raster_files import MAX_PIXELS, check_size, shown
+from image_data.raster_files import check_size, shown
 from image_data.tiff_stacks import Stack, read_stack
+from image_data.tiff_storage import JPEG, check_storage
 from service_kit.errors import InvalidArgument
 
 __all__ = ["imagecodecs", "read_tiff"]
 
 MOST_PAGES = 4096
 MOST_TAGS = 200_000
-MOST_SEGMENTS = 2**18
-MOST_BYTES = 512 * 1024 * 1024
-_MOST_SUB_PAGES = 64
+MOST_TAG_BYTES = 64 * 1024 * 1024
 
-_JPEG = 7
-_JPEG_2000 = (33003, 33004, 33005, 34712)
-_COMPRESSIONS = (
-    1,  # none
-    *(2, 3, 4),  # CCITT, of 1 bit
-    5,  # LZW
-    _JPEG,
-    *(8, 32946),  # deflate
-    32773,  # PackBits
-    *_JPEG_2000,
-    34925,  # LZMA
-    *(34926, 50000),  # Zstandard
-)
-"""All are bounded: by what tifffile lets them write, or, if they carry a size of their own, by _check_stream."""
-_PREDICTED = (5, 8, 32946, 34925, 34926, 50000, _JPEG, *_JPEG_2000)
-"""Those that a predictor is defined for, or that all programs pass it over with."""
 _PHOTOMETRICS = {
     0: INVERTED_GREY,
     1: GREY,
@@ -217,15 +197,17 @@ def _palette(page: tifffile.TiffPage, bits: int) -> np.ndarray:
 def _all_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     """Every page of the chain. Raises InvalidArgument if it breaks off, or is longer than any that is meant well."""
     pages: list[tifffile.TiffPage] = []
-    offsets, tags = set(), 0
+    offsets, tags, tag_bytes = set(), 0, 0
     for index in itertools.count():
         try:
             page = file.pages[index].aspage()
         except IndexError:
             break
         tags += len(page.tags)
+        tag_bytes += _tag_bytes(page)
         if index >= MOST_PAGES or tags > MOST_TAGS:
             raise refused(f"is a TIFF of more than {MOST_PAGES:,} pages", "save the images as files of their own")
+        _check_tag_bytes(tag_bytes)
         if page.offset in offsets:
             raise damaged("its pages form a circle")
         offsets.add(page.offset)
@@ -243,6 +225,19 @@ def _all_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     return pages
 
 
+def _tag_bytes(page: tifffile.TiffPage) -> int:
+    return sum(tag.valuebytecount for tag in page.tags)
+
+
+def _check_tag_bytes(total: int) -> None:
+    """Pages may share one long text, of which each keeps a copy: a small file could fill the memory."""
+    if total > MOST_TAG_BYTES:
+        raise refused(
+            f"describes its pages in more than {MOST_TAG_BYTES // 2**20} MiB of tags",
+            "save the image without its metadata",
+        )
+
+
 def _whole_pages(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) -> list[int]:
     """Numbers of the pages that aren't smaller copies of others. Raises InvalidArgument if one is a mask."""
     if len(pages) == 1 and not pages[0].subifds:
@@ -257,11 +252,14 @@ def _whole_pages(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) ->
         if page.subfiletype & _REDUCED and number not in kept and not _is_smaller(page, main)
     ]
     subordinate = [offset for page in pages for offset in (page.subifds or ())]
-    if len(subordinate) > _MOST_SUB_PAGES * len(pages):
-        raise damaged("it has too many SubIFDs")
-    for offset in subordinate[:MOST_PAGES]:
+    if len(subordinate) > MOST_PAGES:
+        raise refused(f"has more than {MOST_PAGES:,} SubIFDs", "save the image that is meant as a TIFF of its own")
+    tag_bytes = 0
+    for offset in subordinate:
         file.filehandle.seek(offset)
         page = tifffile.TiffPage(file, index=(0, 0))
+        tag_bytes += _tag_bytes(page)
+        _check_tag_bytes(tag_bytes)
         if not _is_smaller(page, main):
             raise refused(
                 "holds images in SubIFDs that aren't smaller copies of its own, as a camera's raw file does",
@@ -279,7 +277,7 @@ def _kind(page: tifffile.TiffPage, *, signed: bool) -> PixelKind:
     if 262 not in page.tags:
         raise refused("doesn't say what its values mean (it has no PhotometricInterpretation)", "save it again")
     photometric = _PHOTOMETRICS.get(int(page.photometric), f"pixels of an unknown kind ({int(page.photometric)})")
-    if photometric == "YCbCr colour" and page.compression == _JPEG:
+    if photometric == "YCbCr colour" and page.compression == JPEG:
         photometric = COLOUR  # libjpeg makes RGB of it
     if photometric == CMYK and page.tags.valueof(332, 1) != 1:
         photometric = "inks other than CMYK"
@@ -294,7 +292,7 @@ def _kind(page: tifffile.TiffPage, *, signed: bool) -> PixelKind:
 def _array(page: tifffile.TiffPage, number: int, data: bytes) -> np.ndarray:
     """(height, width, samples) of a page; `number` counts the pictures that follow each other behind it."""
     check_size(page.imagewidth, page.imagelength)
-    _check_storage(page, data)
+    check_storage(page, data)
     if number and page.dtype is not None:
         array: np.ndarray = np.frombuffer(
             data,
@@ -309,64 +307,3 @@ def _array(page: tifffile.TiffPage, number: int, data: bytes) -> np.ndarray:
         array = array.reshape(samples, page.imagelength, page.imagewidth).transpose(1, 2, 0)
     array = array.reshape(page.imagelength, page.imagewidth, samples)
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-
-
-def _check_storage(page: tifffile.TiffPage, data: bytes) -> None:
-    """Raises InvalidArgument if decoding would take more than the picture needs, or less is there than it needs."""
-    compression = int(page.compression)
-    if compression not in _COMPRESSIONS or (compression == _JPEG and page.bitspersample != 8):
-        name = getattr(page.compression, "name", str(compression))
-        raise refused(
-            f"is compressed in a way that isn't decoded ({name}, {page.bitspersample} bits)",
-            "save it with LZW or deflate compression, or with none",
-        )
-    if int(page.predictor) != 1 and (int(page.predictor) != 2 or compression not in _PREDICTED):
-        raise refused(
-            f"uses predictor {int(page.predictor)} with {getattr(page.compression, 'name', compression)} compression, "
-            "which programs read in different ways",
-            "save it with LZW or deflate compression",
-        )
-    if page.imagedepth > 1 or page.tiledepth > 1:
-        raise refused(f"holds a volume of {count_of(page.imagedepth, 'slice')} in one page", "save one slice of it")
-    samples = int(page.samplesperpixel)
-    if samples > MOST_CHANNELS or page.nbytes > MOST_BYTES:
-        raise refused(
-            f"has {count_of(samples, 'channel')} in {page.nbytes / 2**20:,.0f} MiB",
-            f"save at most {MOST_CHANNELS} channels and {MOST_BYTES // 2**20} MiB",
-            "IMAGE_TOO_LARGE",
-        )
-    width, height = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
-    if width < 1 or height < 1 or width * height > 4 * MAX_PIXELS:
-        raise damaged(f"its tiles or strips are {width} x {height} pixels large")
-    count = math.ceil(page.imagewidth / width) * math.ceil(page.imagelength / height)
-    count *= samples if page.planarconfig == 2 else 1
-    segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-    if count > MOST_SEGMENTS or len(segments) != count:
-        raise damaged(f"it has {len(segments):,} tiles or strips, and needs {count:,}")
-    ends = [offset + size for offset, size in segments]
-    if min(size for _, size in segments) < 1 or min(page.dataoffsets) < 1 or max(ends) > len(data):
-        raise damaged("tiles or strips are missing at its end")
-    if sum(page.databytecounts) > 4 * len(data):
-        raise damaged("its tiles or strips overlap")
-    per_segment = samples if page.planarconfig == 1 else 1
-    if compression == _JPEG or compression in _JPEG_2000:
-        for offset, size in segments:
-            _check_stream(data[offset : offset + size], compression, (width, height, per_segment))
-
-
-def _check_stream(stream: bytes, compression: int, most: tuple[int, int, int]) -> None:
-    """Raises InvalidArgument if a compressed tile or strip would become larger than it may be."""
-    if compression == _JPEG:
-        frame = jpeg_headers.find_frame(stream)
-        found = (frame.width, frame.height, frame.components)
-        if frame.process:
-            raise refused(f"is compressed as {frame.process} JPEG", "save it with LZW or deflate compression")
-    else:
-        start = stream.find(b"\xff\x4f\xff\x51")  # SIZ follows the start of a codestream at once
-        size = stream[start + 8 : start + 24]
-        if start < 0 or len(size) < 16:
-            raise damaged("a JPEG 2000 stream has no header")
-        right, bottom, left, top = (int.from_bytes(size[at : at + 4], "big") for at in (0, 4, 8, 12))
-        found = (right - left, bottom - top, int.from_bytes(stream[start + 40 : start + 42], "big"))
-    if any(size > limit for size, limit in zip(found, most, strict=True)):
-        raise damaged(f"a tile or strip of {most[0]} x {most[1]} pixels holds {found[0]} x {found[1]}")

@@ -21,8 +21,9 @@ from real_images import real_images
 from service_kit.artifacts import read_manifest
 from service_kit.digests import sha256_of
 from service_kit.errors import InvalidArgument, Unavailable
+from service_kit.resource_names import ArtifactName
 from study_control.datasets import dataset_message, import_request
-from study_control.image_import import importer
+from study_control.image_import import coordinator, importer
 from study_control.image_import.archive import ArchiveLimits
 from synthmix_api.datasets.v1 import datasets_pb2
 
@@ -272,6 +273,28 @@ def test_what_no_image_can_have_is_refused_at_once(pixels: dict[str, Any], words
     with pytest.raises(InvalidArgument) as caught:
         import_request(request(**pixels))
     assert words in caught.value.message
+
+
+def test_the_worker_takes_what_the_request_chose(
+    store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colour = {name: encoded(noise(number, 16, 16, 3)) for number, name in enumerate(plates())}
+    packed = zipped(tmp_path / "images.zip", colour).read_bytes()
+    upload = sha256_of([packed])
+    store.put_bytes(f"uploads/{upload}", packed)
+    monkeypatch.setattr(coordinator, "ObjectStore", lambda settings: store)
+    monkeypatch.setattr(coordinator, "object_store_settings", lambda: None)
+    name = coordinator.import_upload(
+        upload=upload,
+        group_rule={"pattern": BY_PLATE.pattern},
+        classes=[],
+        simulated=False,
+        pixels=import_request(request(channels=[3, 1]))["pixels"],
+        report=lambda done, total: None,
+        threads=1,
+    )
+    manifest = read_manifest(store, ArtifactName.parse(name, field="name"))
+    assert manifest.summary["pixels"] == {"channels": [3, 1]}
 
 
 def test_a_dataset_says_what_was_taken_and_what_is_white(store: MemoryObjectStore, tmp_path: Path) -> None:

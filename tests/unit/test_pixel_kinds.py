@@ -482,6 +482,11 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "pages beyond the end": (lambda: pages_cut(), "its further pages are missing"),
     "pages in a circle": (lambda: pages_in_a_circle(), "its pages form a circle"),
+    "pages that share a long text": (
+        lambda: pages_that_share_a_text(3_000_000, 40),
+        "describes its pages in more than 64 MiB of tags",
+    ),
+    "too many pages": (lambda: pages_that_share_a_text(10, 4097), "is a TIFF of more than 4,096 pages"),
     "too many pixels": (
         lambda: raw_tiff(10**5, 10**5, GREY.tobytes()),
         "is larger than 64 megapixels (100000 x 100000 pixels)",
@@ -549,6 +554,16 @@ def raw_with_shape(pixels: np.ndarray, shape: str) -> bytes:
         writer.write(pixels, truncate=True)
     data = file.getvalue()
     assert shape.encode() in data and len(tifffile.TiffFile(io.BytesIO(data)).pages) == 1
+    return data
+
+
+def pages_that_share_a_text(characters: int, count: int) -> bytes:
+    data = b"II*\0" + struct.pack("<I", 8 + characters) + b"x" * characters
+    for number in range(count):
+        following = 0 if number == count - 1 else len(data) + 2 + 3 * 12 + 4
+        entries = [(256, 4, 1, 1), (257, 4, 1, 1), (270, 2, characters, 8)]
+        data += struct.pack("<H", 3) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+        data += struct.pack("<I", following)
     return data
 
 
