@@ -27,6 +27,8 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}
 _VIEWS = {0x020001: "a panorama", 0x020002: "a stereo picture", 0x020003: "a picture from several angles"}
 """Types of an MPO's further images that aren't previews, gain maps or depth maps of its first (CIPA DC-007)."""
 _MOST_IMAGES = 1000
+_MOST_SEGMENTS = 2**16
+_MOST_FILLING = 2**16
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def read_jpeg(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
         InvalidArgument: It is of a process that isn't decoded, of several views, or has no header.
     """
     kept, position, frame, adobe, dropped = [data[:2]], 2, None, False, False
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         marker, start, end = _segment(data, position)
         if marker == _START_OF_SCAN:
             break
@@ -83,20 +85,22 @@ def read_jpeg(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
 def find_frame(data: bytes) -> Frame:
     """The frame header of a JPEG stream, such as a TIFF's tile. Raises InvalidArgument."""
     position = 2
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         marker, start, end = _segment(data, position)
         if marker in _PROCESSES:
             return _frame(marker, data[start:end])
         if marker == _START_OF_SCAN:
-            raise damaged("a JPEG stream has no frame header before its scan")
+            break
         position = end
+    raise damaged("a JPEG stream has no frame header before its scan")
 
 
 def _segment(data: bytes, position: int) -> tuple[int, int, int]:
     """The marker at a position, and where its content starts and ends."""
     size = len(data)
-    while position + 4 <= size and data[position] == 0xFF and data[position + 1] == 0xFF:
-        position += 1  # any number of them may fill the space before a marker
+    last = min(size - 4, position + _MOST_FILLING)
+    while position < last and data[position] == 0xFF and data[position + 1] == 0xFF:
+        position += 1  # they may fill the space before a marker
     if position + 4 > size or data[position] != 0xFF:
         raise damaged("the JPEG ends in its header, or a marker is missing there")
     marker, start = data[position + 1], position + 4

@@ -7,6 +7,7 @@ from image_data.pixel_kinds import COLOUR, GREY, KEY, PALETTE, STRAIGHT, PixelKi
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KINDS = {0: (GREY, 1, ""), 2: (COLOUR, 3, ""), 3: (PALETTE, 1, ""), 4: (GREY, 2, STRAIGHT), 6: (COLOUR, 4, STRAIGHT)}
+_MOST_CHUNKS = 2**18
 _CHUNK = struct.Struct(">I4s")
 _OF_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
@@ -20,12 +21,10 @@ def read_png(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
     Raises:
         InvalidArgument: It is animated, of Apple's variant, or has no header.
     """
-    kept, dropped, transparent, image_began, frames = [SIGNATURE], False, False, False, 1
+    kept, dropped, transparent, frames = [SIGNATURE], False, False, 1
     header = b""
     for name, start, end in _chunks(data):
-        if name == b"IDAT":
-            image_began = True
-        elif name == b"IHDR" and end - start == 25:
+        if name == b"IHDR" and end - start == 25:
             header = header or data[start + 8 : end - 4]
         elif name == b"CgBI":
             raise refused("is a PNG of Apple's own variant (CgBI)", "save it as an ordinary PNG")
@@ -43,8 +42,8 @@ def read_png(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
             dropped = True
         if name == b"IEND":
             break
-    if not image_began:
-        raise damaged("the PNG holds no image data")
+    if not header:
+        raise damaged("the PNG ends before its header")
     if frames > 1:
         raise refused(f"is an animated PNG of {frames:,} frames", "save each frame as a file of its own")
     width, height, bits, colour_type = struct.unpack(">IIBB", header[:10])
@@ -58,8 +57,11 @@ def read_png(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yields (name, start, end) of each chunk. One that breaks off ends with the data."""
     position = len(SIGNATURE)
-    while position < len(data):
+    for _ in range(_MOST_CHUNKS):
+        if position >= len(data):
+            return
         length, name = _CHUNK.unpack_from(data, position) if position + 8 <= len(data) else (0, b"")
         end = min(len(data), position + 12 + length)
         yield name, position, end
         position = end
+    raise damaged(f"the PNG has more than {_MOST_CHUNKS:,} chunks")

@@ -63,6 +63,8 @@ def read_stack(pages: Sequence[tifffile.TiffPage], kept: Sequence[int]) -> Stack
             )
     if page.is_lsm:
         raise refused("is a Zeiss LSM file", "export it as OME-TIFF or TIFF")
+    if 33445 in page.tags:  # MDFileTag
+        raise refused("is a Molecular Dynamics GEL file, whose values are square roots", "export it as TIFF")
     if page.is_stk:
         return _metamorph(page, len(kept))
     if page.is_ome:

@@ -394,6 +394,14 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: tiff(GREY, extratags=[(50706, "B", 4, b"\1\4\0\0", True)], metadata=None),
         "is a camera's raw file (DNG or TIFF/EP)",
     ),
+    "a GEL file": (
+        lambda: tiff(DEEP, extratags=[(33445, "I", 1, 2, True)], metadata=None),
+        "is a Molecular Dynamics GEL file",
+    ),
+    "an LSM file": (
+        lambda: tiff(GREY, extratags=[(34412, "B", 4, b"\0" * 4, True)], metadata=None),
+        "is a Zeiss LSM file",
+    ),
     # Stacks
     "two pages": (lambda: pages(GREY, OTHER), "is a TIFF of 2 pages; choose one by --plane, or compose up to three"),
     "five pages": (lambda: tiff(STACK[:5]), "is a TIFF of 5 pages"),
@@ -516,7 +524,19 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "is a PNG of Apple's own variant (CgBI)",
     ),
     "a colour type that there isn't": (lambda: png(2, 2, 8, 5, bytes(6)), "the PNG's colour type is 5"),
+    "a PNG of a header alone": (lambda: encoded(GREY)[:33], "is damaged or truncated"),
+    "a PNG without an image": (lambda: encoded(GREY)[:33] + png_chunk(b"IEND", b""), "is damaged or truncated"),
+    "a huge PNG of a header alone": (
+        lambda: png(10**5, 10**5, 8, 0, b"")[:33],
+        "is larger than 64 megapixels (100000 x 100000 pixels)",
+    ),
+    "too many chunks": (
+        lambda: encoded(GREY)[:33] + png_chunk(b"teXt", b"") * 2**18 + encoded(GREY)[33:],
+        "the PNG has more than 262,144 chunks",
+    ),
     # JPEG
+    "a JPEG of filling": (lambda: b"\xff\xd8" + b"\xff" * 5_000_000, "is damaged or truncated"),
+    "a JPEG of empty markers": (lambda: b"\xff\xd8" + b"\xff\xd0" * 1_000_000, "is damaged or truncated"),
     "12-bit JPEG": (lambda: jpeg_frame(0xC1, bits=12), "is RGB of 12 bits a channel"),
     "12-bit grey JPEG": (lambda: jpeg_frame(0xC1, bits=12, components=1), "is grey of 12 bits"),
     "lossless JPEG": (lambda: jpeg_frame(0xC3), "is a lossless JPEG"),
