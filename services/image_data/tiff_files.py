@@ -5,6 +5,7 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import imagecodecs  # tifffile's codecs: without it, compressed files would seem damaged
 import numpy as np
@@ -67,6 +68,11 @@ _PHOTOMETRICS = {
 _COLOURS = {GREY: 1, INVERTED_GREY: 1, PALETTE: 1, COLOUR: 3, CMYK: 4}
 _SAMPLE_FORMATS = {1: UNSIGNED, 2: SIGNED, 3: FLOATING, 4: "undefined", 5: COMPLEX, 6: COMPLEX}
 _REDUCED, _MASK = 1, 4
+_DECISIVE_TAGS = {254, 255, *range(256, 260), 262, 266, 270, 273, *range(277, 280), 284, 317, *range(320, 326), 330} | {
+    *(332, 334, 338, 339, 347, 513, 514, 530),
+    *(32997, 32998, 33445, 33629, 34412, 37398, 50706),
+}
+"""Numbers of the tags that this module and tiff_stacks read, by themselves or through tifffile."""
 
 # What it says of odd files is in the error that the user gets; files of a user must not fill a log.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
@@ -197,7 +203,7 @@ def _palette(page: tifffile.TiffPage, bits: int) -> np.ndarray:
 def _all_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     """Every page of the chain. Raises InvalidArgument if it breaks off, or is longer than any that is meant well."""
     pages: list[tifffile.TiffPage] = []
-    offsets, tags, tag_bytes = set(), 0, 0
+    offsets, tags, tag_bytes, follows = set(), 0, 0, False
     for index in itertools.count():
         try:
             page = file.pages[index].aspage()
@@ -210,19 +216,31 @@ def _all_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
         _check_tag_bytes(tag_bytes)
         if page.offset in offsets:
             raise damaged("its pages form a circle")
+        follows = _check_tags(file, page)
         offsets.add(page.offset)
         pages.append(page)
     if not pages:
         raise damaged("it has no page")
-    following = pages[-1].offset + file.tiff.tagnosize
-    file.filehandle.seek(pages[-1].offset)
-    following += file.tiff.tagsize * int.from_bytes(
-        file.filehandle.read(file.tiff.tagnosize), "big" if file.byteorder == ">" else "little"
-    )
-    file.filehandle.seek(following)
-    if any(file.filehandle.read(file.tiff.offsetsize)):
+    if follows:
         raise damaged("its further pages are missing")
     return pages
+
+
+def _check_tags(file: tifffile.TiffFile, page: tifffile.TiffPage) -> bool:
+    """Whether the page says that another follows.
+
+    Raises:
+        InvalidArgument: tifffile passed over a tag that decides about pixels, as it does if the tag is broken.
+    """
+    order: Literal["big", "little"] = "big" if file.byteorder == ">" else "little"
+    file.filehandle.seek(page.offset)
+    count = int.from_bytes(file.filehandle.read(file.tiff.tagnosize), order)
+    entries = file.filehandle.read(count * file.tiff.tagsize)
+    codes = {int.from_bytes(entries[at : at + 2], order) for at in range(0, len(entries), file.tiff.tagsize)}
+    unread = sorted(code for code in codes & _DECISIVE_TAGS if code not in page.tags)
+    if unread:
+        raise damaged(f"its tag {unread[0]} can't be read")
+    return any(file.filehandle.read(file.tiff.offsetsize))
 
 
 def _tag_bytes(page: tifffile.TiffPage) -> int:
@@ -260,6 +278,7 @@ def _whole_pages(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) ->
         page = tifffile.TiffPage(file, index=(0, 0))
         tag_bytes += _tag_bytes(page)
         _check_tag_bytes(tag_bytes)
+        _check_tags(file, page)
         if not _is_smaller(page, main):
             raise refused(
                 "holds images in SubIFDs that aren't smaller copies of its own, as a camera's raw file does",

@@ -398,9 +398,15 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: tiff(DEEP, extratags=[(33445, "I", 1, 2, True)], metadata=None),
         "is a Molecular Dynamics GEL file",
     ),
-    "an LSM file": (
+    "an LSM file whose information is broken": (
         lambda: tiff(GREY, extratags=[(34412, "B", 4, b"\0" * 4, True)], metadata=None),
-        "is a Zeiss LSM file",
+        "its tag 34412 can't be read",
+    ),
+    "a tag that decides, and can't be read": (
+        lambda: raw_tiff(32, 24, GREY.tobytes(), t339=1).replace(
+            struct.pack("<HHI", 339, 3, 1), struct.pack("<HHI", 339, 99, 1)
+        ),
+        "its tag 339 can't be read",
     ),
     # Stacks
     "two pages": (lambda: pages(GREY, OTHER), "is a TIFF of 2 pages; choose one by --plane, or compose up to three"),
