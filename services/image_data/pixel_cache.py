@@ -11,6 +11,7 @@ import numpy as np
 
 from image_data.decoding import DECODER_VERSION, decode_image, to_square
 from image_data.image_table import read_images
+from image_data.pixel_rules import decoding_choice
 from image_data.split_parts import TestPart, TrainPart, ValidationPart
 from image_data.synthetic_images import SyntheticImages
 from service_kit.digests import digest_of
@@ -41,6 +42,7 @@ def pixels(
             "size_px": size_px,
             "decoder_version": DECODER_VERSION,
         }
+        | decoding_choice(source.pixel_rule, source.white_levels)
     )
     path = cache_folder() / "pixels" / f"{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,12 +54,11 @@ def pixels(
             pass  # not made yet; or made, and the cache emptied before it was opened
         with _locked(path.with_suffix(".lock")):
             if not path.exists():
-                images = (data for _, data in read_images(store, source.manifest, source.index_rows))
-                _write(
-                    path,
-                    shape,
-                    (to_square(decode_image(data, white_level=source.white_level), size_px) for data in images),
+                images = (
+                    decode_image(data, white_level=source.white_levels, rule=source.pixel_rule)
+                    for _, data in read_images(store, source.manifest, source.index_rows)
                 )
+                _write(path, shape, (to_square(image, size_px) for image in images))
 
 
 def _write(path: Path, shape: tuple[int, ...], images: Iterator[np.ndarray]) -> None:

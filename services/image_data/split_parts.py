@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from image_data.image_table import read_images, read_index
+from image_data.pixel_rules import PixelRule, decoding_choice
 from service_kit.artifacts import Manifest, fetch_payload, read_manifest
 from service_kit.digests import digest_of
 from service_kit.errors import DataLoss, invalid_field
@@ -50,13 +51,26 @@ class DatasetRows:
 
     @property
     def white_level(self) -> int:
+        """Of the only channel, or of the first."""
         return int(self.dataset.summary["white_level"])
+
+    @property
+    def pixel_rule(self) -> PixelRule:
+        """The channels and the plane that are taken of each image."""
+        return PixelRule.from_json(self.dataset.summary.get("pixels", {}))
+
+    @property
+    def white_levels(self) -> tuple[int, ...]:
+        """Of each channel that is taken."""
+        return tuple(self.dataset.summary.get("white_levels", [self.white_level]))
 
     @cached_property
     def digest(self) -> str:
-        """Of the content: images, labels and groups in order, and how brightness is decoded."""
+        """Of the content: images, labels and groups in order, and how brightness and channels are decoded."""
         images = list(zip(self.sha256s, self.labels, self.groups, strict=True))
-        return digest_of({"white_level": self.white_level, "images": images})
+        return digest_of(
+            {"white_level": self.white_level, "images": images} | decoding_choice(self.pixel_rule, self.white_levels)
+        )
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,14 @@ class _Part:
     @property
     def white_level(self) -> int:
         return self.rows.white_level
+
+    @property
+    def white_levels(self) -> tuple[int, ...]:
+        return self.rows.white_levels
+
+    @property
+    def pixel_rule(self) -> PixelRule:
+        return self.rows.pixel_rule
 
     @property
     def manifest(self) -> Manifest:

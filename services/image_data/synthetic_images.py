@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from image_data.image_table import read_images, read_index
+from image_data.pixel_rules import ANY_PIXELS, PixelRule
 from service_kit.artifacts import Manifest, read_manifest
 from service_kit.digests import digest_of
 from service_kit.errors import FailedPrecondition
@@ -26,6 +27,8 @@ class SyntheticImages:
     """
 
     white_level: ClassVar[int] = 255  # generated images are 8-bit PNGs
+    white_levels: ClassVar[tuple[int, ...]] = (255,)
+    pixel_rule: ClassVar[PixelRule] = ANY_PIXELS
 
     manifest: Manifest
     classes: tuple[str, ...]

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from image_data.pixel_rules import MOST_CHANNELS, PixelRule
 from service_kit.artifacts import Manifest, list_artifacts, read_manifest
-from service_kit.errors import AlreadyExists, NotFound, did_you_mean, missing_field
+from service_kit.errors import AlreadyExists, NotFound, check_range, did_you_mean, invalid_field, missing_field
 from service_kit.front_end import payload_messages
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, PARTS, SPLITS, ArtifactName, UploadName, check_display_name
 from study_control import split as splitting
-from study_control.image_import import importer
+from study_control.image_import import importer, white_levels
 from study_control.image_import.groups import check_rule
 from synthmix_api.datasets.v1 import datasets_pb2
 
@@ -31,7 +32,26 @@ def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]
         "classes": sorted(dataset.classes),
         "simulated": dataset.simulated,
         "recipe_version": importer.RECIPE_VERSION,
-    }
+        "white_level_rule": white_levels.RULE_VERSION,
+    } | _pixels_request(dataset.pixels)
+
+
+def _pixels_request(rule: datasets_pb2.PixelRule) -> dict[str, Any]:
+    """What the request says of pixels, without what it leaves to the default. Raises InvalidArgument."""
+    field = "dataset.pixels.channels"
+    channels = list(rule.channels)
+    if len(channels) > 3 or len(set(channels)) != len(channels):
+        raise invalid_field(
+            field, channels, "is not one to three different channels", "give one for grey, or up to three for colours"
+        )
+    for position, channel in enumerate(channels):
+        check_range(f"{field}[{position}]", channel, 1, MOST_CHANNELS)
+    check_range("dataset.pixels.plane", rule.plane, 0, 2**31 - 1)
+    check_range(white_levels.FIELD, rule.white_level, 0, 65535)
+    chosen = PixelRule(tuple(channels), rule.plane).to_json() | (
+        {"white_level": rule.white_level} if rule.white_level else {}
+    )
+    return {"pixels": chosen} if chosen else {}
 
 
 def group_rule(value: dict[str, Any]) -> datasets_pb2.GroupRule:
@@ -100,6 +120,8 @@ def dataset_message(store: ObjectStore, manifest: Manifest, names: dict[str, str
         group_count=summary["group_count"],
         warnings=summary["warnings"],
         payloads=payload_messages(store, manifest),
+        pixels=datasets_pb2.PixelRule(**summary["pixels"]) if "pixels" in summary else None,
+        white_levels=summary.get("white_levels", [summary["white_level"]] if summary["white_level"] != 255 else []),
         class_counts=[
             datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
             for label, counts in sorted(summary["class_counts"].items())

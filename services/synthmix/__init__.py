@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from service_kit.errors import SynthMixError
-    from synthmix.client import Client, GroupRule
+    from synthmix.client import Client, GroupRule, PixelRule
 
     __version__: str
 
-__all__ = ["Client", "GroupRule", "SynthMixError", "__version__"]
+__all__ = ["Client", "GroupRule", "PixelRule", "SynthMixError", "__version__"]
 
-_HOMES = {"Client": "synthmix.client", "GroupRule": "synthmix.client", "SynthMixError": "service_kit.errors"}
+_HOMES = {
+    "Client": "synthmix.client",
+    "GroupRule": "synthmix.client",
+    "PixelRule": "synthmix.client",
+    "SynthMixError": "service_kit.errors",
+}
 
 
 def __getattr__(name: str) -> object:

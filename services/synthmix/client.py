@@ -49,6 +49,7 @@ from synthmix_api.studies.v1 import studies_pb2, studies_pb2_grpc
 Operation: TypeAlias = operations_proto_pb2.Operation
 OperationMetadata: TypeAlias = progress_pb2.OperationMetadata
 GroupRule: TypeAlias = datasets_pb2.GroupRule
+PixelRule: TypeAlias = datasets_pb2.PixelRule
 
 REPORT_PAYLOADS = ("report.html", "report.json", "results.csv")
 CHUNK_BYTES = 1024 * 1024
@@ -119,6 +120,7 @@ class Client:
         group: GroupRule,
         classes: Iterable[str] = (),
         simulated: bool = False,
+        pixels: PixelRule | None = None,
         replace: bool = False,
         progress: Callable[[Transfer], None] | None = None,
     ) -> datasets_pb2.Dataset:
@@ -131,6 +133,8 @@ class Client:
                 GroupRule(column=...), or GroupRule(none=True) if the images are independent.
             classes: The classes to keep; none means all.
             simulated: States that the images are simulated; every report repeats it.
+            pixels: What is taken of stacks, of images of several channels, and of 16-bit values:
+                PixelRule(channels=[2, 1], plane=3, white_level=4095), all counted from 1.
             replace: Lets `name`, which another dataset holds, move to this one.
             progress: Called as packing, uploading and importing go on.
         """
@@ -141,7 +145,7 @@ class Client:
             upload = self.upload(packed, progress=progress)
         request = datasets_pb2.CreateDatasetRequest(
             dataset=datasets_pb2.Dataset(
-                display_name=name, group_rule=group, classes=list(classes), simulated=simulated
+                display_name=name, group_rule=group, classes=list(classes), simulated=simulated, pixels=pixels
             ),
             upload=upload.name,
             replace_display_name=replace,

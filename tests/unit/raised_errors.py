@@ -49,17 +49,20 @@ def _of_file(path: Path) -> Iterator[Raised]:
         known = module | (_constants(nodes) if function is not tree else {})
         for node in nodes:
             match node:  # a refusal that is kept for a while: its reason, its message
-                case ast.Return(value=ast.Tuple(elts=[ast.Constant(value=str(reason)), text])) if reason.isupper():
+                case ast.Return(value=ast.Tuple(elts=[ast.Constant(value=str(reason)), text])) if (
+                    reason.isupper() and path.stem == "authentication"
+                ):
                     error = errors.Unauthenticated(_text(text, known), reason=reason)
                     yield Raised(f"{path.relative_to(SERVICES)}:{node.lineno}", reason, error)
-            if not isinstance(node, ast.Call):
+            # Texts that another function returns aren't to be read here: test_pixel_kinds has each of the starred ones.
+            if not isinstance(node, ast.Call) or any(isinstance(item, ast.Starred) for item in node.args):
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             given = next((item.value for item in node.keywords if item.arg == "reason"), None)
             inner = helpers.get(name)
             if inner is not None:
-                makes, parameters = inner
-                bound = known | _bound(node, parameters)
+                makes, parameters, defaults = inner
+                bound = known | defaults | _bound(node, parameters)
                 reason = _text(bound["reason"], bound)
                 kind = getattr(makes.func, "id", "")
                 yield Raised(f"{path.relative_to(SERVICES)}:{node.lineno}", reason, _error(kind, makes, bound, reason))
@@ -73,8 +76,8 @@ def _of_file(path: Path) -> Iterator[Raised]:
             yield Raised(f"{path.relative_to(SERVICES)}:{node.lineno}", reason, _error(name, node, known, reason))
 
 
-def _helpers(tree: ast.Module) -> dict[str, tuple[ast.Call, list[str]]]:
-    """Functions of a file that are given the reason of the error that they make: what they make, their parameters."""
+def _helpers(tree: ast.Module) -> dict[str, tuple[ast.Call, list[str], dict[str, ast.expr]]]:
+    """Functions of a file that are given an error's reason: what they make, their parameters, and these' defaults."""
     found = {}
     for function in tree.body:
         if not isinstance(function, ast.FunctionDef):
@@ -83,7 +86,16 @@ def _helpers(tree: ast.Module) -> dict[str, tuple[ast.Call, list[str]]]:
             given = [item.value for item in getattr(node, "keywords", []) if item.arg == "reason"]
             if isinstance(node, ast.Call) and any(isinstance(item, ast.Name) and item.id == "reason" for item in given):
                 everything = [*function.args.args, *function.args.kwonlyargs]
-                found[function.name] = node, [item.arg for item in everything]
+                positional, keywords = function.args.args, function.args.kwonlyargs
+                defaults = {
+                    item.arg: default
+                    for item, default in [
+                        *zip(reversed(positional), reversed(function.args.defaults), strict=False),
+                        *zip(keywords, function.args.kw_defaults, strict=True),
+                    ]
+                    if default is not None
+                }
+                found[function.name] = node, [item.arg for item in everything], defaults
     return {name: item for name, item in found.items() if name not in ("invalid_field", "refused_files", "_rebuild")}
 
 

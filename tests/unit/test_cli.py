@@ -553,6 +553,61 @@ def test_import(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     assert [rule.WhichOneof("rule") for rule in rules] == ["pattern", "column", "none"]
 
 
+def test_import_chooses_channels_a_plane_and_white(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    (tmp_path / "images" / "a" / "chip-1.png").write_bytes(b"\x89PNG")
+    made = datasets_pb2.Dataset(
+        name=f"datasets/{fake.ID}",
+        display_name="cells",
+        pixels=datasets_pb2.PixelRule(channels=[2, 1], plane=3),
+        white_levels=[4095, 900],
+    )
+    services.answers["UploadFile"] = fake.upload
+    services.answers["CreateDataset"] = lambda request, context: fake.operation("o", response=made)
+    arguments = ["datasets", "import", tmp_path / "images", "--name", "cells", "--no-groups"]
+    code, out, _ = run(*arguments, "--channel", "2,1", "--plane", "3", "--white-level", "900")
+    assert code == 0
+    assert out.splitlines()[2:5] == [
+        "plane 3 of each image",
+        "channel 2 as red, channel 1 as green of each image",
+        "white in 16-bit images: 4,095, 900",
+    ]
+    run(*arguments, "--channel", "2", "--channel", "1")
+    run(*arguments, "--channel", "4")
+    run(*arguments)
+    asked = [item.dataset.pixels for item in services.requests["CreateDataset"]]
+    assert [(list(rule.channels), rule.plane, rule.white_level) for rule in asked] == [
+        ([2, 1], 3, 900),
+        ([2, 1], 0, 0),
+        ([4], 0, 0),
+        ([], 0, 0),
+    ]
+    assert not services.requests["CreateDataset"][-1].dataset.HasField("pixels")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--channel", "0"),
+        ("--channel", "red"),
+        ("--channel", "1,"),
+        ("--channel", "9" * 5000),
+        ("--plane", "0"),
+        ("--plane", "99999999999"),
+        ("--white-level", "0"),
+        ("--white-level", "65536"),
+        ("--white-level", "4095.5"),
+    ],
+)
+def test_what_no_image_has_is_refused_before_uploading(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        synthmix.cli.main(["datasets", "import", "x", "--name", "a", "--no-groups", option, value])
+    assert caught.value.code == 2
+    assert f"argument {option}: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "pattern", ["(", "chip", "chip-([0-9])", "", "(" * 5000 + ")" * 5000, "a{99999999999999999999}"]
 )

@@ -14,7 +14,7 @@ import fake_services as fake
 import synthmix.client
 from service_kit import errors
 from service_kit.settings import SERVICES
-from synthmix.client import Client, GroupRule, Transfer, metadata_of, result_of
+from synthmix.client import Client, GroupRule, PixelRule, Transfer, metadata_of, result_of
 from synthmix.endpoints import default_home, find_endpoints
 from synthmix.transport import service_config
 from synthmix_api.adapters.v1 import adapters_pb2
@@ -273,6 +273,7 @@ def test_import_packs_uploads_and_waits(services: fake.FakeServices, client: Cli
         "cells",
         group=GroupRule(pattern=r"chip-(?P<group>\d)"),
         classes=["a", "b"],
+        pixels=PixelRule(channels=[3], plane=2),
         progress=seen.append,
     )
     assert dataset == made
@@ -280,6 +281,7 @@ def test_import_packs_uploads_and_waits(services: fake.FakeServices, client: Cli
     assert request.upload.startswith("uploads/")
     assert request.dataset.group_rule.pattern == r"chip-(?P<group>\d)"
     assert list(request.dataset.classes) == ["a", "b"]
+    assert request.dataset.pixels == PixelRule(channels=[3], plane=2)
     stages = list(dict.fromkeys(item.stage for item in seen))
     assert stages == ["packing", "uploading", "importing"]
     assert all(item.done <= item.total for item in seen if item.total)

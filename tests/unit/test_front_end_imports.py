@@ -13,7 +13,17 @@ PACKAGES = ("adapter_training", "image_synthesis", "classifier_evaluation", "stu
 FRONT_ENDS = tuple(f"{package}.front_end" for package in PACKAGES)
 # Coordinators hold no GPU and little memory: what they call on workers is imported there.
 COORDINATORS = (*(f"{package}.coordinator" for package in PACKAGES), "study_control.image_import.coordinator")
-FOR_WORKERS = {"torch", "torchvision", "diffusers", "transformers", "timm", "peft", "accelerate"}
+FOR_WORKERS = {
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "timm",
+    "peft",
+    "accelerate",
+    "tifffile",
+    "imagecodecs",
+}
 REPORT = "import importlib, json, sys; importlib.import_module(sys.argv[1]); print(json.dumps(sorted(sys.modules)))"
 
 

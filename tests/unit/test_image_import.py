@@ -14,12 +14,16 @@ import pytest
 
 from image_archives import BY_PLATE, SIX, dataset, encoded, imported, noise, picture, plates, zipped
 from image_data.image_table import read_images, read_index
+from image_data.pixel_rules import PixelRule
+from image_files import tiff
 from memory_object_store import MemoryObjectStore
 from real_images import real_images
 from service_kit.artifacts import read_manifest
 from service_kit.digests import sha256_of
 from service_kit.errors import InvalidArgument, Unavailable
-from study_control.image_import import importer
+from service_kit.resource_names import ArtifactName
+from study_control.datasets import dataset_message, import_request
+from study_control.image_import import coordinator, importer
 from study_control.image_import.archive import ArchiveLimits
 from synthmix_api.datasets.v1 import datasets_pb2
 
@@ -178,6 +182,132 @@ def test_16_bit_images_get_a_white_level(store: MemoryObjectStore, tmp_path: Pat
     assert dataset(store, tmp_path, mixed).summary["warnings"] == [
         "8-bit and 16-bit images are mixed: a classifier may tell them apart by brightness alone"
     ]
+
+
+def test_a_hot_pixel_does_not_make_all_other_images_dark(store: MemoryObjectStore, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = {name: random.integers(100, 356, (32, 32)).astype(np.uint16) for name in plates()}
+    quiet = dataset(store, tmp_path, {name: encoded(image) for name, image in images.items()})
+    assert (quiet.summary["white_level"], quiet.summary["warnings"]) == (511, [])
+    images["beta/plate-3_1.png"][4, 5] = 65535
+    hot = dataset(store, tmp_path, {name: encoded(image) for name, image in images.items()})
+    assert 355 <= hot.summary["white_level"] <= 710
+    assert hot.summary["white_levels"] == [hot.summary["white_level"]]
+    [warning] = hot.summary["warnings"]
+    assert "values reach 65,535: of 24,576 pixels, 1 (0.0041 %) are brighter and become white, and 0 of 24" in warning
+    wide = {name: encoded(image) for name, image in images.items()}
+    wanted = dataset(store, tmp_path, wide, white_level=300)
+    assert wanted.summary["white_level"] == 300
+    assert len({quiet.name, hot.name, wanted.name}) == 3
+
+
+def test_channels_and_planes_are_part_of_a_dataset_only_if_they_were_chosen(
+    store: MemoryObjectStore, tmp_path: Path
+) -> None:
+    colour = {name: encoded(noise(number, 16, 16, 3)) for number, name in enumerate(plates())}
+    rules = (PixelRule(), PixelRule((2,)), PixelRule((3, 1)), PixelRule((2,), 1))
+    manifests = [dataset(store, tmp_path, colour, pixel_rule=rule) for rule in rules]
+    assert len({manifest.name for manifest in manifests}) == 4
+    assert [manifest.summary.get("pixels") for manifest in manifests] == [
+        None,
+        {"channels": [2]},
+        {"channels": [3, 1]},
+        {"channels": [2], "plane": 1},
+    ]
+    assert set(manifests[0].request) == {"images", "group_rule", "simulated", "recipe_version", "decoder_version"}
+    modes = [set(read_index(store, manifest)["mode"].to_pylist()) for manifest in manifests]
+    assert modes[0] == {"RGB"}
+
+
+def test_a_channel_that_an_image_has_not_names_the_image(store: MemoryObjectStore, tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "images.zip", plates() | {"alpha/plate-1_5.png": encoded(noise(90, 16, 16, 3))})
+    error = refused(store, archive, pixel_rule=PixelRule((2,)))
+    assert "alpha/plate-0_0.png has 1 channel, and no channel 2; choose others by --channel" in error.message
+    assert "plate-1_5" not in error.message
+    stacks = plates() | {"beta/plate-2_3.tif": tiff(noise(91, 5, 8, 8))}
+    error = refused(store, zipped(tmp_path / "stacks.zip", stacks))
+    assert "beta/plate-2_3.tif is a TIFF of 5 pages; choose one by --plane" in error.message
+
+
+def test_planes_are_chosen(store: MemoryObjectStore, tmp_path: Path) -> None:
+    stacks = {
+        f"{label}/plate-{plate}.tif": tiff(noise(10 * plate + number, 3, 8, 8), metadata=None, photometric="minisblack")
+        for number, label in enumerate("ab")
+        for plate in range(3)
+    }
+    manifest = dataset(store, tmp_path, stacks, pixel_rule=PixelRule(plane=3))
+    assert manifest.summary["image_count"] == 6
+    assert manifest.summary["pixels"] == {"plane": 3}
+
+
+def request(**pixels: Any) -> datasets_pb2.CreateDatasetRequest:
+    dataset_ = datasets_pb2.Dataset(
+        display_name="cells", group_rule=BY_PLATE, pixels=datasets_pb2.PixelRule(**pixels) if pixels else None
+    )
+    return datasets_pb2.CreateDatasetRequest(dataset=dataset_, upload=f"uploads/{'0' * 64}")
+
+
+def test_what_is_chosen_of_pixels_is_part_of_the_request() -> None:
+    assert "pixels" not in import_request(request())
+    assert import_request(request(channels=[2, 1], plane=3, white_level=900))["pixels"] == {
+        "channels": [2, 1],
+        "plane": 3,
+        "white_level": 900,
+    }
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        ({"channels": [1, 2, 3, 4]}, "dataset.pixels.channels: [1, 2, 3, 4] is not one to three different channels"),
+        ({"channels": [1, 1]}, "dataset.pixels.channels: [1, 1] is not one to three different channels"),
+        ({"channels": [0]}, "dataset.pixels.channels[0]: 0 is out of range"),
+        ({"channels": [1, -2]}, "dataset.pixels.channels[1]: -2 is out of range"),
+        ({"channels": [2**31 - 1]}, "dataset.pixels.channels[0]: 2147483647 is out of range"),
+        ({"plane": -1}, "dataset.pixels.plane: -1 is out of range"),
+        ({"white_level": -1}, "dataset.pixels.white_level: -1 is out of range"),
+        ({"white_level": 65536}, "dataset.pixels.white_level: 65536 is out of range; use a value between 0 and 65535"),
+    ],
+)
+def test_what_no_image_can_have_is_refused_at_once(pixels: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        import_request(request(**pixels))
+    assert words in caught.value.message
+
+
+def test_the_worker_takes_what_the_request_chose(
+    store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colour = {name: encoded(noise(number, 16, 16, 3)) for number, name in enumerate(plates())}
+    packed = zipped(tmp_path / "images.zip", colour).read_bytes()
+    upload = sha256_of([packed])
+    store.put_bytes(f"uploads/{upload}", packed)
+    monkeypatch.setattr(coordinator, "ObjectStore", lambda settings: store)
+    monkeypatch.setattr(coordinator, "object_store_settings", lambda: None)
+    name = coordinator.import_upload(
+        upload=upload,
+        group_rule={"pattern": BY_PLATE.pattern},
+        classes=[],
+        simulated=False,
+        pixels=import_request(request(channels=[3, 1]))["pixels"],
+        report=lambda done, total: None,
+        threads=1,
+    )
+    manifest = read_manifest(store, ArtifactName.parse(name, field="name"))
+    assert manifest.summary["pixels"] == {"channels": [3, 1]}
+
+
+def test_a_dataset_says_what_was_taken_and_what_is_white(store: MemoryObjectStore, tmp_path: Path) -> None:
+    deep = {
+        name.replace("png", "tif"): tiff(noise(number, 16, 16, 2).astype(np.uint16) * 16, planarconfig="contig")
+        for number, name in enumerate(plates())
+    }
+    message = dataset_message(store, dataset(store, tmp_path, deep, pixel_rule=PixelRule((2, 1))), {})
+    assert (list(message.pixels.channels), message.pixels.plane) == ([2, 1], 0)
+    assert list(message.white_levels) == [4095, 4095]
+    eight_bits = dataset_message(store, dataset(store, tmp_path), {})
+    assert not eight_bits.HasField("pixels")
+    assert not eight_bits.white_levels
 
 
 def manifest_files(rows: list[str], name: str = "manifest.csv") -> dict[str, bytes]:

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
-NEVER = ("torch", "ray", "diffusers", "transformers", "timm", "peft", "scipy", "pyarrow", "kubernetes", "aiohttp")
+NEVER = (
+    "torch",
+    "ray",
+    "diffusers",
+    "transformers",
+    "timm",
+    "peft",
+    "scipy",
+    "pyarrow",
+    "kubernetes",
+    "aiohttp",
+    "tifffile",
+)
 NOT_FOR_HELP = (*NEVER, "grpc", "google.protobuf", "rich", "yaml", "numpy", "asyncio", "psutil")
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_archives import dataset, encoded, picture, plates
+from image_archives import dataset, encoded, noise, picture, plates
 from image_data import pixel_cache
 from image_data.decoding import decode_image, to_square
 from image_data.image_table import ImageTableWriter
 from image_data.pixel_cache import pixels
+from image_data.pixel_rules import PixelRule
 from image_data.split_parts import (
     DatasetRows,
     TestPart,
@@ -25,8 +26,10 @@ from image_data.split_parts import (
     part_digest,
 )
 from image_data.synthetic_images import SyntheticImages, open_image_set
+from image_files import tiff
 from memory_object_store import MemoryObjectStore
 from service_kit.artifacts import Manifest, read_manifest, write_manifest
+from service_kit.digests import digest_of
 from service_kit.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from service_kit.resource_names import ArtifactName, PartName
 from study_control.split import create_split
@@ -212,14 +215,40 @@ def test_synthetic_images_have_pixels_too(store: MemoryObjectStore) -> None:
 
 def test_16_bit_pixels_are_scaled_by_the_white_level_of_the_dataset(store: MemoryObjectStore, tmp_path: Path) -> None:
     dark = {name: encoded(np.full((4, 4), 100 + number, dtype=np.uint16)) for number, name in enumerate(plates())}
-    dark["alpha/plate-0_bright.png"] = encoded(np.full((4, 4), 4000, dtype=np.uint16))
+    for plate in range(6):
+        bright = np.full((4, 4), 4000 - plate, dtype=np.uint16)
+        dark[f"alpha/plate-{plate}_bright.png"] = encoded(bright)
     manifest = dataset(store, tmp_path, dark)
     assert manifest.summary["white_level"] == 4095
     train = open_train_part(
         store, f"{create_split(store, manifest, test=0.3, validation=0.2, seed=0)}/parts/train", field="x"
     )
-    largest = 4000 if any("bright" in path for path in _paths(store, train)) else 123
-    assert pixels(store, train, 4).max() == round(largest * 255 / 4095)
+    assert pixels(store, train, 4).max() == round(4000 * 255 / 4095)
+
+
+def test_channels_that_are_chosen_are_what_parts_hold(store: MemoryObjectStore, tmp_path: Path) -> None:
+    channels = {name: np.stack([noise(number), noise(100 + number)], axis=-1) for number, name in enumerate(plates())}
+    files = {
+        name.replace("png", "tif"): tiff(
+            value.astype(np.uint16) * 16, photometric="minisblack", planarconfig="contig", metadata=None
+        )
+        for name, value in channels.items()
+    }
+    digests = set()
+    for rule in (PixelRule((1,)), PixelRule((2,)), PixelRule((2, 1))):
+        manifest = dataset(store, tmp_path, files, pixel_rule=rule)
+        name = f"{create_split(store, manifest, test=0.3, validation=0.2, seed=0)}/parts/train"
+        train = open_train_part(store, name, field="x")
+        digests.add(train.digest)
+        taken = np.stack([channels[path.replace("tif", "png")] for path in _paths(store, train)])
+        numbers = [number - 1 for number in (rule.channels * 3)[:3]] if len(rule.channels) == 1 else [1, 0]
+        decoded = pixels(store, train, 16)
+        assert train.white_levels == (4095,) * len(rule.channels)
+        np.testing.assert_array_equal(
+            decoded[..., : len(numbers)], (taken[..., numbers].astype(int) * 16 * 255 + 2047) // 4095
+        )
+        assert len(numbers) == 3 or not decoded[..., 2].any()
+    assert len(digests) == 3
 
 
 def _paths(store: MemoryObjectStore, part: TrainPart) -> list[str]:
@@ -227,6 +256,13 @@ def _paths(store: MemoryObjectStore, part: TrainPart) -> list[str]:
 
     paths = read_index(store, part.manifest, ["path"])["path"].to_pylist()
     return [paths[row] for row in part.index_rows]
+
+
+def test_digests_of_parts_that_chose_nothing_stay(store: MemoryObjectStore, split: ArtifactName) -> None:
+    """Adapters, image sets and classifiers are addressed by them."""
+    train = open_train_part(store, f"{split}/parts/train", field="x")
+    images = list(zip(train.sha256s, train.rows.labels, train.groups, strict=True))
+    assert train.digest == digest_of({"white_level": 255, "images": images})
 
 
 def test_one_process_decodes_while_the_others_wait(

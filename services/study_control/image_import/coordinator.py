@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from image_data.pixel_rules import PixelRule
 from service_kit.coordinator import OperationContext
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, ArtifactName, UploadName
@@ -28,6 +29,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
                 "group_rule": request["group_rule"],
                 "classes": request["classes"],
                 "simulated": request["simulated"],
+                "pixels": request.get("pixels", {}),
             }
         ],
     )
@@ -46,6 +48,7 @@ def import_upload(
     group_rule: dict[str, Any],
     classes: list[str],
     simulated: bool,
+    pixels: dict[str, Any],
     report: Callable[[int, int], None],
     threads: int,
 ) -> str:
@@ -62,5 +65,7 @@ def import_upload(
                 classes=classes,
                 simulated=simulated,
                 progress=report,
+                pixel_rule=PixelRule.from_json(pixels),
+                white_level=pixels.get("white_level", 0),
             )
         )

@@ -2,15 +2,17 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from google.protobuf import json_format
 
 from image_data.decoding import DECODER_VERSION, ImageFacts, inspect_image
 from image_data.image_table import ImageTableWriter
+from image_data.pixel_rules import ANY_PIXELS, PixelRule
 from service_kit.artifacts import Manifest, find_manifest, write_manifest
 from service_kit.digests import digest_of, sha256_of
 from service_kit.errors import DataLoss, InvalidArgument, check_choice, invalid_field
@@ -20,13 +22,13 @@ from study_control.image_import.archive import FIELD, LIMITS, Archive, ArchiveLi
 from study_control.image_import.groups import NO_GROUPS_WARNING, check_rule, groups_of
 from study_control.image_import.listing import ListedImage, list_images
 from study_control.image_import.problems import refused_files
+from study_control.image_import.white_levels import WhiteLevels, choose_white_levels
 from synthmix_api.datasets.v1 import datasets_pb2
 
 RECIPE_VERSION = 1
 """Raise it when the same archive becomes other payloads: it is part of a dataset's digest."""
 
 PARTS_NEEDED = 3
-_FULL_SCALE_8_BIT = 255
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def import_archive(
     classes: Sequence[str],
     simulated: bool,
     progress: Callable[[int, int], None],
+    pixel_rule: PixelRule = ANY_PIXELS,
+    white_level: int = 0,
     limits: ArchiveLimits = LIMITS,
 ) -> ArtifactName:
     """Imports a ZIP of class folders, or one with a manifest, as a dataset.
@@ -62,11 +66,13 @@ def import_archive(
         classes: Classes to keep; empty keeps all.
         simulated: Whether the user states that the images are simulated.
         progress: Called with (steps done, steps in all): one step for checking an image, one for storing it.
+        pixel_rule: The channels and the plane that are taken of each image.
+        white_level: The value of 16-bit images that becomes white; 0 leaves it to white_levels.automatic_level.
         limits: What the archive may declare.
 
     Returns:
-        datasets/{digest of the images' paths, labels, groups and bytes, the group rule and whether they are
-        simulated}.
+        datasets/{digest of the images' paths, labels, groups and bytes, the group rule, whether they are simulated,
+        and what is taken of their pixels if that isn't everything}.
 
     Raises:
         InvalidArgument: The archive, an image in it, the group rule or the classes can't be used; the message
@@ -79,10 +85,16 @@ def import_archive(
             opened, group_column=group_rule.column if group_rule.WhichOneof("rule") == "column" else None
         )
         kept = _of_classes(listing.images, classes)
-        images = _inspect(opened, kept, groups_of(kept, group_rule), progress)
+        histograms: list[np.ndarray] = []
+        images = _inspect(opened, kept, groups_of(kept, group_rule), pixel_rule, histograms, progress)
         images, duplicate_warnings = _without_duplicates(images, independent=group_rule.none)
         _check_classes(images)
-        white_level, brightness_warnings = _white_level(image.facts for image in images)
+        white = choose_white_levels(
+            [(image.listed.label, image.facts.brightness) for image in images],
+            histograms,
+            wanted=white_level,
+            channel_names=_channel_names(pixel_rule),
+        )
         request = {
             "images": digest_of(
                 [[image.listed.path, image.listed.label, image.group, image.sha256] for image in images]
@@ -91,7 +103,7 @@ def import_archive(
             "simulated": simulated,
             "recipe_version": RECIPE_VERSION,
             "decoder_version": DECODER_VERSION,
-        }
+        } | _pixels_request(pixel_rule, white)
         name = ArtifactName(DATASETS, digest_of(request))
         if find_manifest(store, name) is not None:
             return name
@@ -99,7 +111,8 @@ def import_archive(
             *([NO_GROUPS_WARNING] if group_rule.none else []),
             *_ignored_warning(listing.ignored),
             *duplicate_warnings,
-            *brightness_warnings,
+            *white.warnings,
+            *_mixed_warning(images),
         ]
         with ImageTableWriter(store, name) as table:
             for done, image in enumerate(images, start=1):
@@ -114,7 +127,7 @@ def import_archive(
                     request=request,
                     recipe_version=RECIPE_VERSION,
                     payloads=tuple(payloads),
-                    summary=_summary(images, group_rule, white_level, simulated, warnings),
+                    summary=_summary(images, group_rule, pixel_rule, white, simulated, warnings),
                     seconds=time.monotonic() - started,
                 ),
             )
@@ -151,13 +164,16 @@ def _inspect(
     archive: Archive,
     listed: Sequence[ListedImage],
     groups: Sequence[str],
+    pixel_rule: PixelRule,
+    histograms: list[np.ndarray],
     progress: Callable[[int, int], None],
 ) -> list[_Image]:
     images, problems = [], []
     for done, (image, group) in enumerate(zip(listed, groups, strict=True), start=1):
         try:
             data = archive.read(image.entry)
-            images.append(_Image(image, group, sha256_of([data]), inspect_image(data)))
+            facts = inspect_image(data, rule=pixel_rule, histograms=histograms)
+            images.append(_Image(image, group, sha256_of([data]), facts))
         except InvalidArgument as error:
             problems.append(f"{image.entry} {error.message}")
         progress(done, 2 * len(listed))
@@ -228,20 +244,22 @@ def _check_classes(images: Sequence[_Image]) -> None:
         )
 
 
-def _white_level(facts: Iterable[ImageFacts]) -> tuple[int, list[str]]:
-    """What 16-bit images are scaled by: full scale of the fewest bits that hold all, as 12 of 16."""
-    largest_by_bits: dict[int, int] = {}
-    for image in facts:
-        largest_by_bits[image.bits] = max(largest_by_bits.get(image.bits, 0), image.max_value)
-    if 16 not in largest_by_bits:
-        return _FULL_SCALE_8_BIT, []
-    white_level = max(_FULL_SCALE_8_BIT, 2 ** largest_by_bits[16].bit_length() - 1)
-    mixed = (
-        ["8-bit and 16-bit images are mixed: a classifier may tell them apart by brightness alone"]
-        if len(largest_by_bits) > 1
-        else []
+def _channel_names(rule: PixelRule) -> list[str]:
+    """What warnings call the channels that are stored."""
+    return [f"channel {number}" for number in rule.channels] if len(rule.channels) > 1 else [""]
+
+
+def _pixels_request(rule: PixelRule, white: WhiteLevels) -> dict[str, Any]:
+    """What of the pixels is a part of the dataset's identity: nothing where nothing was chosen, as for most."""
+    return ({"pixels": rule.to_json()} if rule.to_json() else {}) | (
+        {} if white.by_full_scale else {"white_levels": list(white.levels)}
     )
-    return white_level, mixed
+
+
+def _mixed_warning(images: Sequence[_Image]) -> list[str]:
+    if len({image.facts.bits for image in images}) == 1:
+        return []
+    return ["8-bit and 16-bit images are mixed: a classifier may tell them apart by brightness alone"]
 
 
 def _store(table: ImageTableWriter, archive: Archive, image: _Image) -> None:
@@ -267,18 +285,22 @@ def _store(table: ImageTableWriter, archive: Archive, image: _Image) -> None:
 def _summary(
     images: Sequence[_Image],
     group_rule: datasets_pb2.GroupRule,
-    white_level: int,
+    pixel_rule: PixelRule,
+    white: WhiteLevels,
     simulated: bool,
     warnings: list[str],
 ) -> dict[str, Any]:
+    wide = any(image.facts.bits > 8 for image in images)
     return {
         "image_count": len(images),
         "group_count": len({image.group for image in images}),
         "class_counts": class_counts([image.listed.label for image in images], [image.group for image in images]),
-        "white_level": white_level,
+        "white_level": white.levels[0],
         "simulated": simulated,
         "group_rule": json_format.MessageToDict(group_rule),
         "warnings": warnings,
+        **({"white_levels": list(white.levels)} if wide else {}),
+        **({"pixels": pixel_rule.to_json()} if pixel_rule.to_json() else {}),
     }
 
 

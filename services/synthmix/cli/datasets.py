@@ -8,7 +8,7 @@ from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, human_time, note, table
 from synthmix.cli.progress import progress, transfer_rows
-from synthmix.client import GroupRule
+from synthmix.client import GroupRule, PixelRule
 from synthmix.study_file import to_yaml
 from synthmix_api.datasets.v1 import datasets_pb2
 
@@ -22,6 +22,7 @@ def import_(arguments: argparse.Namespace) -> int:
             group=rule,
             classes=arguments.classes,
             simulated=arguments.simulated,
+            pixels=pixel_rule(arguments),
             replace=arguments.replace,
             progress=lambda transfer: show_progress(transfer_rows(transfer), ""),
         )
@@ -111,6 +112,16 @@ def group_rule(arguments: argparse.Namespace) -> GroupRule:
     return GroupRule(pattern=arguments.group_pattern)
 
 
+def pixel_rule(arguments: argparse.Namespace) -> PixelRule | None:
+    """What the options choose of each image's pixels; nothing if none is given."""
+    rule = PixelRule(
+        channels=[number for numbers in arguments.channels for number in numbers],
+        plane=arguments.plane,
+        white_level=arguments.white_level,
+    )
+    return rule if rule.ByteSize() else None
+
+
 def dataset_text(dataset: datasets_pb2.Dataset) -> str:
     """What an import made: its size, its classes, and what is worth a warning."""
     counts = table(
@@ -121,7 +132,26 @@ def dataset_text(dataset: datasets_pb2.Dataset) -> str:
     lines = [
         f"{dataset.display_name}: {dataset.image_count} images in {dataset.group_count} groups",
         dataset.name,
+        *_pixels_text(dataset),
         "",
         counts,
     ]
     return "\n".join(lines + [f"warning: {warning}" for warning in dataset.warnings])
+
+
+def _pixels_text(dataset: datasets_pb2.Dataset) -> list[str]:
+    rule, lines = dataset.pixels, []
+    if rule.plane:
+        lines.append(f"plane {rule.plane} of each image")
+    if len(rule.channels) == 1:
+        lines.append(f"channel {rule.channels[0]} of each image, as grey")
+    elif rule.channels:
+        shown = [
+            f"channel {number} as {colour}"
+            for number, colour in zip(rule.channels, ("red", "green", "blue"), strict=False)
+        ]
+        lines.append(f"{', '.join(shown)} of each image")
+    if dataset.white_levels:
+        levels = ", ".join(f"{level:,}" for level in dataset.white_levels)
+        lines.append(f"white in 16-bit images: {levels}")
+    return lines

@@ -156,6 +156,30 @@ def _add_datasets(groups: Any) -> None:
         metavar="LABEL",
         help="keep this class; may be repeated (all are kept if not given)",
     )
+    add.add_argument(
+        "--channel",
+        dest="channels",
+        action="append",
+        type=_channel_numbers,
+        default=[],
+        metavar="N[,N...]",
+        help="take this channel of each image, counted from 1, as grey; two or three, as in 2,1 or by repeating the "
+        "option, become red, green and blue, in this order",
+    )
+    add.add_argument(
+        "--plane",
+        type=_count(1),
+        default=0,
+        metavar="N",
+        help="take this plane of each stack, counted from 1, through its slices and then its time points",
+    )
+    add.add_argument(
+        "--white-level",
+        type=_count(1, 65535),
+        default=0,
+        metavar="N",
+        help="the value of 16-bit images that becomes white, 1 to 65535 (one that suits all images, which is said)",
+    )
     add.add_argument("--simulated", action="store_true", help="state that the images are simulated; reports repeat it")
     add.add_argument("--replace", action="store_true", help="let the name move here from the dataset that holds it")
     _command(commands, "list", "datasets:list_", "list datasets")
@@ -339,13 +363,18 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(least: int) -> Callable[[str], int]:
-    """A whole number of at least this."""
+def _channel_numbers(text: str) -> list[int]:
+    """Channels, counted from 1 and parted by commas."""
+    return [_count(1)(part.strip()) for part in text.split(",")]
+
+
+def _count(least: int, most: int = MOST_COUNTED) -> Callable[[str], int]:
+    """A whole number of at least this, and at most that."""
 
     def parse(text: str) -> int:
         digits = text.lstrip("0") or text[-1:]  # Python refuses to read thousands of them
-        if not text.isdecimal() or len(digits) > 10 or not least <= int(digits) <= MOST_COUNTED:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of {least} to {MOST_COUNTED}")
+        if not text.isdecimal() or len(digits) > 10 or not least <= int(digits) <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of {least} to {most}")
         return int(digits)
 
     return parse

@@ -22,6 +22,16 @@ class GroupRule(_message.Message):
     none: bool
     def __init__(self, pattern: _Optional[str] = ..., column: _Optional[str] = ..., none: _Optional[bool] = ...) -> None: ...
 
+class PixelRule(_message.Message):
+    __slots__ = ("channels", "plane", "white_level")
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    PLANE_FIELD_NUMBER: _ClassVar[int]
+    WHITE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    channels: _containers.RepeatedScalarFieldContainer[int]
+    plane: int
+    white_level: int
+    def __init__(self, channels: _Optional[_Iterable[int]] = ..., plane: _Optional[int] = ..., white_level: _Optional[int] = ...) -> None: ...
+
 class CreateDatasetRequest(_message.Message):
     __slots__ = ("dataset", "upload", "replace_display_name")
     DATASET_FIELD_NUMBER: _ClassVar[int]
@@ -33,7 +43,7 @@ class CreateDatasetRequest(_message.Message):
     def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ..., upload: _Optional[str] = ..., replace_display_name: _Optional[bool] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("name", "display_name", "group_rule", "classes", "simulated", "image_count", "group_count", "class_counts", "warnings", "create_time", "payloads")
+    __slots__ = ("name", "display_name", "group_rule", "classes", "simulated", "image_count", "group_count", "class_counts", "warnings", "create_time", "payloads", "pixels", "white_levels")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     GROUP_RULE_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +55,8 @@ class Dataset(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    PIXELS_FIELD_NUMBER: _ClassVar[int]
+    WHITE_LEVELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     display_name: str
     group_rule: GroupRule
@@ -56,7 +68,9 @@ class Dataset(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     create_time: _timestamp_pb2.Timestamp
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
-    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., group_rule: _Optional[_Union[GroupRule, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., simulated: _Optional[bool] = ..., image_count: _Optional[int] = ..., group_count: _Optional[int] = ..., class_counts: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ...) -> None: ...
+    pixels: PixelRule
+    white_levels: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., group_rule: _Optional[_Union[GroupRule, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., simulated: _Optional[bool] = ..., image_count: _Optional[int] = ..., group_count: _Optional[int] = ..., class_counts: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., pixels: _Optional[_Union[PixelRule, _Mapping]] = ..., white_levels: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ClassCount(_message.Message):
     __slots__ = ("label", "images", "groups")
