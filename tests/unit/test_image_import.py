@@ -17,8 +17,9 @@ from image_data.image_table import read_images, read_index
 from memory_object_store import MemoryObjectStore
 from real_images import real_images
 from service_kit.artifacts import read_manifest
-from service_kit.digests import sha256_of
+from service_kit.digests import digest_of, sha256_of
 from service_kit.errors import InvalidArgument, Unavailable
+from study_control.datasets import import_request
 from study_control.image_import import importer
 from study_control.image_import.archive import ArchiveLimits
 from synthmix_api.datasets.v1 import datasets_pb2
@@ -701,3 +702,21 @@ def test_the_recipe_version_names_another_dataset(
     before = dataset(store, tmp_path).name
     monkeypatch.setattr(importer, "RECIPE_VERSION", importer.RECIPE_VERSION + 1)
     assert dataset(store, tmp_path, group_rule=BY_PLATE).name != before
+
+
+def test_a_default_import_keeps_its_address(
+    store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Golden: options that came later leave the data sets alone that don't use them."""
+    monkeypatch.setattr(importer, "DECODER_VERSION", 1)
+    files = {
+        f"{label}/plate-{plate}_0.png": encoded(np.full((4, 4), 40 * plate + 9 * number, dtype=np.uint8), "BMP")
+        for number, label in enumerate(("alpha", "beta"))
+        for plate in range(3)
+    }
+    assert str(dataset(store, tmp_path, files).name) == "datasets/1db1be868434aacd9dd9dd86c39f1da9"
+    request = datasets_pb2.CreateDatasetRequest(
+        dataset=datasets_pb2.Dataset(display_name="cells", group_rule=BY_PLATE, classes=["beta", "alpha"]),
+        upload=f"uploads/{'0' * 64}",
+    )
+    assert digest_of(import_request(request)) == "00b0f79eba93c70c6139f5c8985e62d5"
