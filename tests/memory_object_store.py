@@ -1,6 +1,7 @@
 """Object storage in memory, for unit tests. The contract suite holds it to what ObjectStore does."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,7 @@ class MemoryObjectStore(ObjectStore):
     def __init__(self, settings: ObjectStoreSettings | None = None) -> None:
         self.settings = settings or ObjectStoreSettings("http://memory.invalid", "unused", "unused", "synthmix")
         self._objects: dict[str, bytes] | None = None
+        self._times: dict[str, str] = {}
 
     @classmethod
     def created(cls) -> Self:
@@ -37,6 +39,7 @@ class MemoryObjectStore(ObjectStore):
 
     def put_bytes(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
         self._bucket()[key] = bytes(data)
+        self._times[key] = datetime.now(UTC).isoformat(timespec="microseconds")
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         self.put_bytes(key, path.read_bytes(), content_type)
@@ -60,7 +63,9 @@ class MemoryObjectStore(ObjectStore):
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         return [
-            ObjectInfo(key, len(data)) for key, data in sorted(self._bucket().copy().items()) if key.startswith(prefix)
+            ObjectInfo(key, len(data), self._times[key])
+            for key, data in sorted(self._bucket().copy().items())
+            if key.startswith(prefix)
         ]
 
     def delete(self, key: str) -> None:

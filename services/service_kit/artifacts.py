@@ -125,6 +125,21 @@ def list_artifacts(store: ObjectStore, collection: str) -> list[ArtifactName]:
     ]
 
 
+def times_of_artifacts(store: ObjectStore, collection: str) -> dict[ArtifactName, str]:
+    """Every artifact of a collection that has a manifest, oldest first, each with its place in that order.
+
+    The time is the manifest object's, which the listing tells: no manifest is read. Artifacts are immutable, so that
+    an order that a client pages through stays as it is but for what is made or deleted meanwhile.
+    """
+    suffix = f"/{MANIFEST}"
+    places = {
+        ArtifactName(collection, item.key.split("/")[1]): f"{item.modify_time} {item.key.split('/')[1]}"
+        for item in store.list(f"{collection}/")
+        if item.key.endswith(suffix) and item.key.count("/") == 2
+    }
+    return dict(sorted(places.items(), key=lambda entry: entry[1]))
+
+
 def read_payload(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
     """The payload's bytes, checked against the manifest. Raises DataLoss, NotFound."""
     payload = manifest.payload(name)

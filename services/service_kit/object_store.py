@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -49,8 +49,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ObjectInfo:
+    """An object. `modify_time` (RFC 3339, UTC; "" if it wasn't asked for) is when it was written last."""
+
     key: str
     size_bytes: int
+    modify_time: str = field(default="", compare=False)
 
 
 class ObjectStore:
@@ -193,7 +196,11 @@ class ObjectStore:
         return self._call(
             f"list {prefix}",
             lambda: [
-                ObjectInfo(item.object_name or "", item.size or 0)
+                ObjectInfo(
+                    item.object_name or "",
+                    item.size or 0,
+                    item.last_modified.isoformat(timespec="microseconds") if item.last_modified else "",
+                )
                 for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)
             ],
         )

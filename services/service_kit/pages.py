@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from service_kit.errors import invalid_field
@@ -13,8 +13,14 @@ LARGEST_PAGE_SIZE = 1000
 Item = TypeVar("Item")
 
 
-def page(items: Sequence[Item], page_size: int, page_token: str) -> tuple[Sequence[Item], str]:
-    """The items of one page, ordered by their text, and the next page's token: "" after the last.
+def page(
+    items: Sequence[Item], page_size: int, page_token: str, *, position: Callable[[Item], str] = str
+) -> tuple[Sequence[Item], str]:
+    """The items of one page, and the next page's token: "" after the last.
+
+    Args:
+        items: In the order of their positions.
+        position: Where an item stands in the listing: no two at one place.
 
     Raises InvalidArgument for a negative page_size or a token that no listing gave.
     """
@@ -28,8 +34,8 @@ def page(items: Sequence[Item], page_size: int, page_token: str) -> tuple[Sequen
         )
     size = min(page_size or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE)
     after = _decode(page_token)
-    rest = [item for item in items if str(item) > after]
-    return rest[:size], _encode(str(rest[size - 1])) if len(rest) > size else ""
+    rest = [item for item in items if position(item) > after]
+    return rest[:size], _encode(position(rest[size - 1])) if len(rest) > size else ""
 
 
 def _encode(after: str) -> str:

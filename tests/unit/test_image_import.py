@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_archives import BY_PLATE, SIX, dataset, encoded, imported, noise, picture, plates, zipped
+from image_data.archive import ArchiveLimits
 from image_data.image_table import read_images, read_index
 from memory_object_store import MemoryObjectStore
 from real_images import real_images
@@ -21,7 +22,6 @@ from service_kit.digests import digest_of, sha256_of
 from service_kit.errors import InvalidArgument, Unavailable
 from study_control.datasets import import_request
 from study_control.image_import import importer
-from study_control.image_import.archive import ArchiveLimits
 from synthmix_api.datasets.v1 import datasets_pb2
 
 BY_COLUMN = datasets_pb2.GroupRule(column="plate")

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from synthmix_api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#synthmix/datasets/v1/datasets.proto\x12\x14synthmix.datasets.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\"H\n\tGroupRule\x12\x11\n\x07pattern\x18\x01 \x01(\tH\x00\x12\x10\n\x06\x63olumn\x18\x02 \x01(\tH\x00\x12\x0e\n\x04none\x18\x03 \x01(\x08H\x00\x42\x06\n\x04rule\"\x86\x01\n\x14\x43reateDatasetRequest\x12\x34\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.synthmix.datasets.v1.DatasetB\x04\xe2\x41\x01\x02\x12\x14\n\x06upload\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\"\n\x14replace_display_name\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x9f\x03\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\ngroup_rule\x18\x03 \x01(\x0b\x32\x1f.synthmix.datasets.v1.GroupRuleB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x63lasses\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tsimulated\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0bimage_count\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgroup_count\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12<\n\x0c\x63lass_counts\x18\x08 \x03(\x0b\x32 .synthmix.datasets.v1.ClassCountB\x04\xe2\x41\x01\x03\x12\x16\n\x08warnings\x18\t \x03(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\x0b \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\";\n\nClassCount\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x03\x12\x0e\n\x06groups\x18\x03 \x01(\x03\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x13ListDatasetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"`\n\x14ListDatasetsResponse\x12/\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1d.synthmix.datasets.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x12\x43reateSplitRequest\x12\x30\n\x05split\x18\x01 \x01(\x0b\x32\x1b.synthmix.datasets.v1.SplitB\x04\xe2\x41\x01\x02\"\xc8\x01\n\x05Split\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04test\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x18\n\nvalidation\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x12\n\x04seed\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12:\n\x0bpart_counts\x18\x06 \x03(\x0b\x32\x1f.synthmix.datasets.v1.PartCountB\x04\xe2\x41\x01\x03\x12\x16\n\x08warnings\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\"a\n\tPartCount\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x36\n\x0c\x63lass_counts\x18\x03 \x03(\x0b\x32 .synthmix.datasets.v1.ClassCount\"%\n\x0fGetSplitRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\x88\x04\n\x0e\x44\x61tasetService\x12\x92\x01\n\rCreateDataset\x12*.synthmix.datasets.v1.CreateDatasetRequest\x1a\x1d.google.longrunning.Operation\"6\xca\x41\x33\n\x07\x44\x61taset\x12(synthmix.operations.v1.OperationMetadata\x12T\n\nGetDataset\x12\'.synthmix.datasets.v1.GetDatasetRequest\x1a\x1d.synthmix.datasets.v1.Dataset\x12\x65\n\x0cListDatasets\x12).synthmix.datasets.v1.ListDatasetsRequest\x1a*.synthmix.datasets.v1.ListDatasetsResponse\x12T\n\x0b\x43reateSplit\x12(.synthmix.datasets.v1.CreateSplitRequest\x1a\x1b.synthmix.datasets.v1.Split\x12N\n\x08GetSplit\x12%.synthmix.datasets.v1.GetSplitRequest\x1a\x1b.synthmix.datasets.v1.Splitb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#synthmix/datasets/v1/datasets.proto\x12\x14synthmix.datasets.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\"H\n\tGroupRule\x12\x11\n\x07pattern\x18\x01 \x01(\tH\x00\x12\x10\n\x06\x63olumn\x18\x02 \x01(\tH\x00\x12\x0e\n\x04none\x18\x03 \x01(\x08H\x00\x42\x06\n\x04rule\"\x91\x02\n\x14\x43reateDatasetRequest\x12\x34\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.synthmix.datasets.v1.DatasetB\x04\xe2\x41\x01\x02\x12\x14\n\x06upload\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\"\n\x14replace_display_name\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x35\n\x08left_out\x18\n \x03(\x0b\x32\x1d.synthmix.datasets.v1.LeftOutB\x04\xe2\x41\x01\x01\x12\x1b\n\raccept_layout\x18\x0b \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1a\n\x0clabel_column\x18\x0c \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0bpath_column\x18\r \x01(\tB\x04\xe2\x41\x01\x01\"\xf3\x03\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\ngroup_rule\x18\x03 \x01(\x0b\x32\x1f.synthmix.datasets.v1.GroupRuleB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x63lasses\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tsimulated\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0bimage_count\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgroup_count\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12<\n\x0c\x63lass_counts\x18\x08 \x03(\x0b\x32 .synthmix.datasets.v1.ClassCountB\x04\xe2\x41\x01\x03\x12\x16\n\x08warnings\x18\t \x03(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\x0b \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x35\n\x08left_out\x18\x14 \x03(\x0b\x32\x1d.synthmix.datasets.v1.LeftOutB\x04\xe2\x41\x01\x03\x12\x1b\n\rdisplay_names\x18\x15 \x03(\tB\x04\xe2\x41\x01\x03\"e\n\x07LeftOut\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x10\n\x08\x65xamples\x18\x04 \x03(\t\x12\x19\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\";\n\nClassCount\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x03\x12\x0e\n\x06groups\x18\x03 \x01(\x03\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x13ListDatasetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"`\n\x14ListDatasetsResponse\x12/\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1d.synthmix.datasets.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x12\x43reateSplitRequest\x12\x30\n\x05split\x18\x01 \x01(\x0b\x32\x1b.synthmix.datasets.v1.SplitB\x04\xe2\x41\x01\x02\"\xc8\x01\n\x05Split\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04test\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x18\n\nvalidation\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x12\n\x04seed\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12:\n\x0bpart_counts\x18\x06 \x03(\x0b\x32\x1f.synthmix.datasets.v1.PartCountB\x04\xe2\x41\x01\x03\x12\x16\n\x08warnings\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\"a\n\tPartCount\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x36\n\x0c\x63lass_counts\x18\x03 \x03(\x0b\x32 .synthmix.datasets.v1.ClassCount\"%\n\x0fGetSplitRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\x88\x04\n\x0e\x44\x61tasetService\x12\x92\x01\n\rCreateDataset\x12*.synthmix.datasets.v1.CreateDatasetRequest\x1a\x1d.google.longrunning.Operation\"6\xca\x41\x33\n\x07\x44\x61taset\x12(synthmix.operations.v1.OperationMetadata\x12T\n\nGetDataset\x12\'.synthmix.datasets.v1.GetDatasetRequest\x1a\x1d.synthmix.datasets.v1.Dataset\x12\x65\n\x0cListDatasets\x12).synthmix.datasets.v1.ListDatasetsRequest\x1a*.synthmix.datasets.v1.ListDatasetsResponse\x12T\n\x0b\x43reateSplit\x12(.synthmix.datasets.v1.CreateSplitRequest\x1a\x1b.synthmix.datasets.v1.Split\x12N\n\x08GetSplit\x12%.synthmix.datasets.v1.GetSplitRequest\x1a\x1b.synthmix.datasets.v1.Splitb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEDATASETREQUEST'].fields_by_name['upload']._serialized_options = b'\342A\001\002'
   _globals['_CREATEDATASETREQUEST'].fields_by_name['replace_display_name']._loaded_options = None
   _globals['_CREATEDATASETREQUEST'].fields_by_name['replace_display_name']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEDATASETREQUEST'].fields_by_name['left_out']._loaded_options = None
+  _globals['_CREATEDATASETREQUEST'].fields_by_name['left_out']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEDATASETREQUEST'].fields_by_name['accept_layout']._loaded_options = None
+  _globals['_CREATEDATASETREQUEST'].fields_by_name['accept_layout']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEDATASETREQUEST'].fields_by_name['label_column']._loaded_options = None
+  _globals['_CREATEDATASETREQUEST'].fields_by_name['label_column']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEDATASETREQUEST'].fields_by_name['path_column']._loaded_options = None
+  _globals['_CREATEDATASETREQUEST'].fields_by_name['path_column']._serialized_options = b'\342A\001\001'
   _globals['_DATASET'].fields_by_name['name']._loaded_options = None
   _globals['_DATASET'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_DATASET'].fields_by_name['display_name']._loaded_options = None
@@ -63,6 +71,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASET'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_DATASET'].fields_by_name['payloads']._loaded_options = None
   _globals['_DATASET'].fields_by_name['payloads']._serialized_options = b'\342A\001\003'
+  _globals['_DATASET'].fields_by_name['left_out']._loaded_options = None
+  _globals['_DATASET'].fields_by_name['left_out']._serialized_options = b'\342A\001\003'
+  _globals['_DATASET'].fields_by_name['display_names']._loaded_options = None
+  _globals['_DATASET'].fields_by_name['display_names']._serialized_options = b'\342A\001\003'
+  _globals['_LEFTOUT'].fields_by_name['description']._loaded_options = None
+  _globals['_LEFTOUT'].fields_by_name['description']._serialized_options = b'\342A\001\003'
   _globals['_GETDATASETREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETDATASETREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTDATASETSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -92,25 +106,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GROUPRULE']._serialized_start=203
   _globals['_GROUPRULE']._serialized_end=275
   _globals['_CREATEDATASETREQUEST']._serialized_start=278
-  _globals['_CREATEDATASETREQUEST']._serialized_end=412
-  _globals['_DATASET']._serialized_start=415
-  _globals['_DATASET']._serialized_end=830
-  _globals['_CLASSCOUNT']._serialized_start=832
-  _globals['_CLASSCOUNT']._serialized_end=891
-  _globals['_GETDATASETREQUEST']._serialized_start=893
-  _globals['_GETDATASETREQUEST']._serialized_end=932
-  _globals['_LISTDATASETSREQUEST']._serialized_start=934
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1006
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1008
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=1104
-  _globals['_CREATESPLITREQUEST']._serialized_start=1106
-  _globals['_CREATESPLITREQUEST']._serialized_end=1176
-  _globals['_SPLIT']._serialized_start=1179
-  _globals['_SPLIT']._serialized_end=1379
-  _globals['_PARTCOUNT']._serialized_start=1381
-  _globals['_PARTCOUNT']._serialized_end=1478
-  _globals['_GETSPLITREQUEST']._serialized_start=1480
-  _globals['_GETSPLITREQUEST']._serialized_end=1517
-  _globals['_DATASETSERVICE']._serialized_start=1520
-  _globals['_DATASETSERVICE']._serialized_end=2040
+  _globals['_CREATEDATASETREQUEST']._serialized_end=551
+  _globals['_DATASET']._serialized_start=554
+  _globals['_DATASET']._serialized_end=1053
+  _globals['_LEFTOUT']._serialized_start=1055
+  _globals['_LEFTOUT']._serialized_end=1156
+  _globals['_CLASSCOUNT']._serialized_start=1158
+  _globals['_CLASSCOUNT']._serialized_end=1217
+  _globals['_GETDATASETREQUEST']._serialized_start=1219
+  _globals['_GETDATASETREQUEST']._serialized_end=1258
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1260
+  _globals['_LISTDATASETSREQUEST']._serialized_end=1332
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=1334
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=1430
+  _globals['_CREATESPLITREQUEST']._serialized_start=1432
+  _globals['_CREATESPLITREQUEST']._serialized_end=1502
+  _globals['_SPLIT']._serialized_start=1505
+  _globals['_SPLIT']._serialized_end=1705
+  _globals['_PARTCOUNT']._serialized_start=1707
+  _globals['_PARTCOUNT']._serialized_end=1804
+  _globals['_GETSPLITREQUEST']._serialized_start=1806
+  _globals['_GETSPLITREQUEST']._serialized_end=1843
+  _globals['_DATASETSERVICE']._serialized_start=1846
+  _globals['_DATASETSERVICE']._serialized_end=2366
 # @@protoc_insertion_point(module_scope)
