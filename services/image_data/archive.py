@@ -75,7 +75,7 @@ class Archive:
     def head(self, path: str) -> bytes:
         """The file's first bytes. Raises InvalidArgument."""
         with _damage_is_named(), self._opened.open(self._entries[path]) as file:
-            return file.read(HEAD_BYTES)
+            return file.read(min(HEAD_BYTES, self._entries[path].file_size))
 
     def read(self, path: str) -> bytes:
         """The file's bytes: at most what the archive declares, and of its CRC. Raises InvalidArgument."""

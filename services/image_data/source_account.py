@@ -51,7 +51,8 @@ class LeftOut:
 def account_of(files: Iterable[tuple[str, str, str]]) -> tuple[LeftOut, ...]:
     """The account of (folder, reason, path), in the order of folders and reasons."""
     return merged(
-        LeftOut(folder, reason, 0 if reason == "EMPTY_FOLDER" else 1, (path,)) for folder, reason, path in files
+        LeftOut(folder, reason, 0 if reason == "EMPTY_FOLDER" else 1, (path,))
+        for folder, reason, path in sorted(files, key=lambda file: file[2])
     )
 
 
@@ -65,11 +66,15 @@ def merged(rows: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
             new = (shown(path) for path in row.examples)
             examples += [path for path in new if path not in examples][: MOST_EXAMPLES - len(examples)]
         found[key] = (count + row.count, examples)
-    listed = [LeftOut(*key, count, tuple(examples)) for key, (count, examples) in sorted(found.items())]
+    listed = [LeftOut(*key, count, tuple(examples)) for key, (count, examples) in sorted(found.items(), key=_place)]
     if len(listed) > MOST_ROWS:
         rest = listed[MOST_ROWS - 1 :]
         listed = [*listed[: MOST_ROWS - 1], LeftOut("", "MORE", sum(row.count for row in rest), rest[0].examples)]
     return tuple(listed)
+
+
+def _place(item: tuple[tuple[str, str], object]) -> tuple[bool, tuple[str, str]]:
+    return item[0][1] == "MORE", item[0]
 
 
 def shown(path: str) -> str:

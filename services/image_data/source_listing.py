@@ -129,7 +129,7 @@ def list_images(source: Source, request: ListingRequest) -> Listing:
             reason="MANIFEST_MISSING",
         )
     else:
-        kinds = {path: Kind.SYSTEM if is_system(path) else kind_of(path, source.head(path)) for path in source.paths}
+        kinds = {path: _kind(source, path) for path in source.paths}
         top = _common_top(kinds)
         images, left_out = _from_folders(source, kinds, top, request.field)
         doubt = layout_doubt([image.path for image in images], request.group_span)
@@ -139,6 +139,15 @@ def list_images(source: Source, request: ListingRequest) -> Listing:
             )
     _check_labels(images, request.field)
     return Listing(tuple(sorted(images, key=lambda image: image.path)), left_out, manifest, doubt)
+
+
+def _kind(source: Source, path: str) -> Kind:
+    if is_system(path):
+        return Kind.SYSTEM
+    try:
+        return kind_of(path, source.head(path))
+    except InvalidArgument:
+        return Kind.IMAGE  # what is damaged must not be missed: the import says so when it reads all of it
 
 
 def _manifest(source: Source, field: str) -> tuple[str, str | None]:
