@@ -26,6 +26,7 @@ REASONS = {
     "UNREADABLE": "may not be read",
     "FOLDER_UNREADABLE": "a folder that may not be read",
     "NAME_NOT_UTF8": "a name that isn't UTF-8",
+    "NAME_HAS_BACKSLASH": "a name with a backslash, which a ZIP takes for a folder",
     "MORE": "further rows of this account",
 }
 """Each reason, and what a person reads."""

@@ -254,6 +254,7 @@ _UNUSABLE = {
     "UNREADABLE": "a file that may not be read",
     "FOLDER_UNREADABLE": "a folder that may not be read",
     "NAME_NOT_UTF8": "a name that isn't UTF-8",
+    "NAME_HAS_BACKSLASH": "a name with a backslash",
 }
 
 

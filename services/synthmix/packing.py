@@ -208,6 +208,8 @@ def _problem(file: Path, path: str) -> str:
         path.encode()
     except UnicodeEncodeError:
         return "NAME_NOT_UTF8"
+    if "\\" in path:
+        return "NAME_HAS_BACKSLASH"
     try:
         mode = os.stat(file).st_mode
     except PermissionError:

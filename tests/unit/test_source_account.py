@@ -286,7 +286,7 @@ def test_special_files_neither_hang_nor_vanish(tmp_path: Path, monkeypatch: pyte
     ]
 
 
-@pytest.mark.parametrize("kind", ["pipe", "link", "unreadable", "name"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "unreadable", "name", "backslash"])
 def test_an_image_that_cannot_be_read_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -296,6 +296,8 @@ def test_an_image_that_cannot_be_read_is_refused_by_name(
         os.mkfifo(file)
     elif kind == "link":
         file.symlink_to("nowhere")
+    elif kind == "backslash":
+        (folder / "alpha" / "lost\\1.png").write_bytes(PNG)
     elif kind == "name":
         Path(os.fsdecode(bytes(folder) + b"/alpha/lost-\xff.png")).write_bytes(PNG)
     else:
