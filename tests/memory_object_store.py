@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +17,7 @@ class MemoryObjectStore(ObjectStore):
     def __init__(self, settings: ObjectStoreSettings | None = None) -> None:
         self.settings = settings or ObjectStoreSettings("http://memory.invalid", "unused", "unused", "synthmix")
         self._objects: dict[str, bytes] | None = None
+        self._times: dict[str, str] = {}
 
     @classmethod
     def created(cls) -> Self:
@@ -38,6 +40,7 @@ class MemoryObjectStore(ObjectStore):
 
     def put_bytes(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
         self._bucket()[key] = bytes(data)
+        self._times[key] = datetime.now(UTC).isoformat(timespec="microseconds")
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         self.put_bytes(key, path.read_bytes(), content_type)
@@ -61,7 +64,7 @@ class MemoryObjectStore(ObjectStore):
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         return [
-            ObjectInfo(key, len(data), hashlib.md5(data).hexdigest())
+            ObjectInfo(key, len(data), hashlib.md5(data).hexdigest(), self._times[key])
             for key, data in sorted(self._bucket().copy().items())
             if key.startswith(prefix)
         ]

@@ -117,12 +117,20 @@ def read_manifest(store: ObjectStore, artifact: ArtifactName) -> Manifest:
 
 def list_artifacts(store: ObjectStore, collection: str) -> list[ArtifactName]:
     """Every artifact of a collection that has a manifest, in the order of ids."""
+    return list(times_of_artifacts(store, collection))
+
+
+def times_of_artifacts(store: ObjectStore, collection: str) -> dict[ArtifactName, str]:
+    """When each artifact of a collection that has a manifest was made, RFC 3339 in UTC.
+
+    The time is the manifest object's, which the listing tells: no manifest is read.
+    """
     suffix = f"/{MANIFEST}"
-    return [
-        ArtifactName(collection, item.key.split("/")[1])
+    return {
+        ArtifactName(collection, item.key.split("/")[1]): item.modify_time
         for item in store.list(f"{collection}/")
         if item.key.endswith(suffix) and item.key.count("/") == 2
-    ]
+    }
 
 
 def read_payload(store: ObjectStore, manifest: Manifest, name: str) -> bytes:

@@ -9,7 +9,7 @@ from google.longrunning import operations_pb2
 from google.protobuf.message import Message
 
 from service_kit import pages
-from service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_manifest
+from service_kit.artifacts import Manifest, find_manifest, read_manifest, times_of_artifacts
 from service_kit.digests import digest_of
 from service_kit.object_store import ObjectStore, once_started
 from service_kit.operation_records import finished_operation
@@ -82,7 +82,8 @@ class ArtifactCollection:
         """One page of resources, and the next page's token."""
 
         def read() -> tuple[list[Any], str]:
-            names, token = pages.page(list_artifacts(self._store, self._collection), page_size, page_token)
+            times = times_of_artifacts(self._store, self._collection)
+            names, token = pages.newest_first(times, page_size, page_token)
             return [self._resource(read_manifest(self._store, name)) for name in names], token
 
         return await asyncio.to_thread(read)
@@ -119,7 +120,7 @@ async def serve_artifacts(
     store = ObjectStore(object_store_settings())
     await asyncio.to_thread(once_started, store.check)
 
-    def resource(name: str) -> Message:
+    def resource(name: str, request: dict[str, Any]) -> Message:
         return message(store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection)))
 
     operations = Operations(service, store, RayConnection(ray_address()), {collection: coordinator}, resource)

@@ -55,11 +55,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object. Its version changes whenever other bytes are written, and is known from a listing only."""
+    """An object. What only a listing tells is "" elsewhere.
+
+    Attributes:
+        version: Changes whenever other bytes are written.
+        modify_time: When it was written last, RFC 3339, UTC.
+    """
 
     key: str
     size_bytes: int
     version: str = field(default="", compare=False)
+    modify_time: str = field(default="", compare=False)
 
 
 class ObjectStore:
@@ -205,7 +211,12 @@ class ObjectStore:
         return self._call(
             f"list {prefix}",
             lambda: [
-                ObjectInfo(item.object_name or "", item.size or 0, item.etag or "")
+                ObjectInfo(
+                    item.object_name or "",
+                    item.size or 0,
+                    item.etag or "",
+                    item.last_modified.isoformat(timespec="microseconds") if item.last_modified else "",
+                )
                 for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)
             ],
         )

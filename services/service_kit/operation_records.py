@@ -23,7 +23,8 @@ from service_kit.resource_names import OperationName
 from synthmix_api.operations.v1 import operations_pb2 as synthmix_operations_pb2
 
 OperationMetadata = synthmix_operations_pb2.OperationMetadata
-Resource = Callable[[str], Message]
+Resource = Callable[[str, dict[str, Any]], Message]
+"""Reads a finished resource by its name and the request that made it."""
 
 TERMINAL = ("STATE_SUCCEEDED", "STATE_FAILED", "STATE_CANCELLED")
 
@@ -133,7 +134,7 @@ def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> 
 
 
 def read_operation(store: ObjectStore, record: OperationRecord, resource: Resource) -> operations_pb2.Operation:
-    """The operation as its records stand now. `resource` reads the finished resource by name."""
+    """The operation as its records stand now. `resource` reads the finished resource."""
     progress = store.find_json(f"{record.name}/progress.json")
     result = find_result(store, record.name)
     state = state_of(progress, result)
@@ -151,7 +152,7 @@ def read_operation(store: ObjectStore, record: OperationRecord, resource: Resour
         else:
             metadata.target = result["target"]
             try:
-                operation.response.Pack(resource(result["target"]))
+                operation.response.Pack(resource(result["target"], record.request))
             except errors.NotFound as error:  # it was made, and deleted since
                 operation.error.CopyFrom(errors.to_status(error))
     operation.metadata.Pack(metadata)

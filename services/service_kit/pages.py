@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeVar
 
 from service_kit.errors import invalid_field
@@ -11,16 +11,6 @@ DEFAULT_PAGE_SIZE = 50
 LARGEST_PAGE_SIZE = 1000
 
 Item = TypeVar("Item")
-
-
-def page(items: Sequence[Item], page_size: int, page_token: str) -> tuple[Sequence[Item], str]:
-    """The items of one page, ordered by their text, and the next page's token: "" after the last.
-
-    Raises InvalidArgument for a negative page_size or a token that no listing gave.
-    """
-    size, after = _size(page_size), _decode(page_token)
-    rest = [item for item in items if str(item) > after]
-    return rest[:size], _encode(str(rest[size - 1])) if len(rest) > size else ""
 
 
 def newest_first(times: Mapping[Item, str], page_size: int, page_token: str) -> tuple[list[Item], str]:

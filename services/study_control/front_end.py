@@ -13,7 +13,14 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from service_kit import kubernetes_api, operation_records, pages
-from service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_manifest, stream_payload
+from service_kit.artifacts import (
+    Manifest,
+    find_manifest,
+    list_artifacts,
+    read_manifest,
+    stream_payload,
+    times_of_artifacts,
+)
 from service_kit.digests import digest_of
 from service_kit.errors import NotFound, SynthMixError, missing_field
 from service_kit.front_end import payload_messages
@@ -71,26 +78,44 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
         self, request: datasets_pb2.CreateDatasetRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         canonical = datasets.import_request(request)
+        left_out = datasets.left_out_of(request)
         if await asyncio.to_thread(self._store.stat, request.upload) is None:
             raise NotFound(
                 f"upload: {request.upload} doesn't exist; send the file with UploadFile first",
                 reason="UPLOAD_NOT_FOUND",
             )
+        operation_id = digest_of(canonical)
         operation = await self._operations.start(
-            digest_of(canonical),
+            operation_id,
             DATASETS,
             "",
-            {"request": canonical, "replace_display_name": request.replace_display_name},
+            {
+                "request": canonical,
+                "replace_display_name": request.replace_display_name,
+                "accept_layout": request.accept_layout,
+                "left_out": left_out,
+            },
         )
         if operation.done:
-            target = ArtifactName.parse(metadata_of(operation).target, field="dataset", collection=DATASETS)
-            await asyncio.to_thread(
-                datasets.claim_name,
-                self._store,
-                request.dataset.display_name,
-                target,
-                replace=request.replace_display_name,
-            )
+            return await asyncio.to_thread(self._named_again, request, operation, operation_id, left_out)
+        return operation
+
+    def _named_again(
+        self,
+        request: datasets_pb2.CreateDatasetRequest,
+        operation: operations_pb2.Operation,
+        operation_id: str,
+        left_out: list[dict[str, Any]],
+    ) -> operations_pb2.Operation:
+        """An import that is done already, with its name and this request's account."""
+        target = ArtifactName.parse(metadata_of(operation).target, field="dataset", collection=DATASETS)
+        account = datasets.find_account(self._store, operation_id)
+        if account is not None:
+            datasets.check_layout(account, accept_layout=request.accept_layout)
+            account = datasets.with_left_out(account, left_out)
+        name = request.dataset.display_name
+        datasets.claim_name(self._store, name, target, account=account, replace=request.replace_display_name)
+        operation.response.Pack(datasets.get_dataset(self._store, name))
         return operation
 
     async def GetDataset(
@@ -102,7 +127,8 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
         self, request: datasets_pb2.ListDatasetsRequest, context: grpc.aio.ServicerContext
     ) -> datasets_pb2.ListDatasetsResponse:
         def read() -> datasets_pb2.ListDatasetsResponse:
-            found, token = pages.page(datasets.list_datasets(self._store), request.page_size, request.page_token)
+            times = times_of_artifacts(self._store, DATASETS)
+            found, token = pages.newest_first(times, request.page_size, request.page_token)
             names = datasets.display_names(self._store)
             return datasets_pb2.ListDatasetsResponse(
                 next_page_token=token,
@@ -306,12 +332,15 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         study.create_time.FromJsonString(record.create_time)
         return study
 
-    def resource(self, name: str) -> Message:
-        """A finished resource of this service: a dataset or a study."""
+    def resource(self, name: str, request: dict[str, Any]) -> Message:
+        """A finished resource of this service: a dataset, by the name that it was imported under, or a study."""
         target = ArtifactName.parse(name, field="name")
         manifest = read_manifest(self._store, target)
         if target.collection == DATASETS:
-            return datasets.dataset_message(self._store, manifest, datasets.display_names(self._store))
+            names = datasets.display_names(self._store)
+            return datasets.dataset_message(
+                self._store, manifest, names, asked=request.get("request", {}).get("display_name", "")
+            )
         return self.message(manifest)
 
     def message(self, manifest: Manifest) -> studies_pb2.Study:
@@ -354,7 +383,7 @@ async def start() -> None:
         store,
         RayConnection(ray_address()),
         COORDINATORS,
-        lambda name: studies.resource(name),
+        lambda name, request: studies.resource(name, request),
         leads=election.leads if election else lambda: True,
     )
     studies = StudyService(store, operations, client, cluster)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from image_data.image_table import read_images
 from image_data.pixel_cache import pixels
+from image_data.source_account import sentence
 from image_data.split_parts import TrainPart, open_train_part
 from image_data.synthetic_images import open_image_set
 from service_kit.artifacts import Manifest, read_manifest, read_payload, write_payload
@@ -19,7 +20,7 @@ from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
 from service_kit.settings import object_store_settings
 from service_kit.short_names import tell_apart
-from study_control.datasets import display_names
+from study_control.datasets import account_of_name, display_names, name_shown
 from study_control.report import data as page
 from study_control.report.render import render_csv, render_html, render_json, render_run_json
 from synthmix.study_file import to_yaml
@@ -223,8 +224,10 @@ def _png(image: Image.Image) -> bytes:
 
 def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, shown_name: str) -> page.Dataset:
     [(rule, value)] = dataset.summary["group_rule"].items()
+    name = name_shown(display_names(store), dataset.name, shown_name)
+    account = account_of_name(store, dataset, name)
     return page.Dataset(
-        display_name=display_names(store).get(str(dataset.name), shown_name),
+        display_name=name or shown_name,
         digest=dataset.name.id,
         simulated=dataset.summary["simulated"],
         group_rule=None if rule == "none" else f'{rule} "{value}"',
@@ -236,7 +239,8 @@ def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, shown_name:
             )
             for part in PARTS
         ),
-        warnings=(*dataset.summary["warnings"], *split.summary["warnings"]),
+        warnings=(*account["warnings"], *split.summary["warnings"]),
+        left_out=tuple(sentence(row) for row in account["left_out"]),
     )
 
 

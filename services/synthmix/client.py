@@ -23,6 +23,8 @@ from google.longrunning import operations_pb2_grpc, operations_proto_pb2
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from image_data.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
+from image_data.source_listing import ListingRequest
 from service_kit import errors
 from service_kit import resource_names as names
 from service_kit.settings import (
@@ -35,7 +37,8 @@ from service_kit.settings import (
 from synthmix.downloads import Transfer as Transfer
 from synthmix.downloads import download_payloads, reporter
 from synthmix.endpoints import Addresses, Endpoints, find_endpoints
-from synthmix.packing import pack
+from synthmix.packing import FIELD as SOURCE_FIELD
+from synthmix.packing import pack, pattern_span
 from synthmix.transport import UNARY_DEADLINE_S, Channels
 from synthmix_api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
@@ -122,6 +125,9 @@ class Client:
         simulated: bool = False,
         pixels: PixelRule | None = None,
         replace: bool = False,
+        label_column: str = "",
+        path_column: str = "",
+        accept_layout: bool = False,
         progress: Callable[[Transfer], None] | None = None,
     ) -> datasets_pb2.Dataset:
         """Packs a folder or ZIP of labelled images, uploads it, and waits until it is a dataset.
@@ -136,19 +142,35 @@ class Client:
             pixels: What is taken of stacks, of images of several channels, and of 16-bit values:
                 PixelRule(channels=[2, 1], plane=3, white_level=4095), all counted from 1.
             replace: Lets `name`, which another dataset holds, move to this one.
+            label_column: The manifest's column of labels, if it isn't called "label".
+            path_column: The manifest's column of paths, if it isn't called "path".
+            accept_layout: States that the top folders are the classes, though they look like something else, such
+                as parts of a split.
             progress: Called as packing, uploading and importing go on.
         """
         names.check_display_name("name", name)
         with tempfile.TemporaryDirectory(prefix="synthmix-import-") as scratch:
             packing = reporter(progress, "packing", "files")
-            packed = pack(path, Path(scratch) / "dataset.zip", progress=packing)
-            upload = self.upload(packed, progress=progress)
+            packed = pack(
+                path,
+                Path(scratch) / "dataset.zip",
+                progress=packing,
+                request=_listing_request(group, label_column, path_column, accept_layout),
+            )
+            upload = self.upload(packed.path, progress=progress)
         request = datasets_pb2.CreateDatasetRequest(
             dataset=datasets_pb2.Dataset(
                 display_name=name, group_rule=group, classes=list(classes), simulated=simulated, pixels=pixels
             ),
             upload=upload.name,
             replace_display_name=replace,
+            left_out=[
+                datasets_pb2.LeftOut(folder=row.folder, reason=row.reason, count=row.count, examples=row.examples)
+                for row in packed.left_out
+            ],
+            accept_layout=accept_layout,
+            label_column=label_column,
+            path_column=path_column,
         )
         operation = self._call(STUDY_CONTROL, self._datasets.CreateDataset, request, Operation)
         done = self.wait(
@@ -640,3 +662,19 @@ def _service_of(operation: str) -> str:
     service = names.OperationName.parse(operation).service
     errors.check_choice("name", service, SERVICES)
     return service
+
+
+def _listing_request(group: GroupRule, label_column: str, path_column: str, accept_layout: bool) -> ListingRequest:
+    """How the source of an import is read. A pattern that only the server understands leaves the layout to it."""
+    rule = group.WhichOneof("rule")
+    span = pattern_span(group.pattern) if rule == "pattern" else None
+    return ListingRequest(
+        field=SOURCE_FIELD,
+        columns=Columns(
+            path_column.strip() or PATH_COLUMN,
+            label_column.strip() or LABEL_COLUMN,
+            group.column if rule == "column" else None,
+        ),
+        group_span=span,
+        accept_layout=accept_layout or (rule == "pattern" and span is None),
+    )

@@ -1,29 +1,51 @@
 """Packing a user's images into one ZIP, to upload.
 
 The ZIP of equal files has equal bytes (sorted names, fixed times, nothing compressed: images are already), so
-that packing a folder again gives the upload that is there already. What the images are is checked by the
-import, on the server: here only what saves a user from uploading something that can't be a dataset. Only a
-Parquet manifest needs pyarrow.
+that packing a folder again gives the upload that is there already. What is an image and of which class is asked of
+image_data.source_listing, as the server asks it: a source that can't be a dataset is refused before it is uploaded,
+and what isn't packed is accounted for.
 """
 
-import csv
+import errno
 import os
+import re
 import shutil
+import stat
+import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from image_data.file_names import MANIFEST_NAMES, is_hidden, is_image, is_unsupported_image
-from service_kit.errors import FailedPrecondition, InvalidArgument, invalid_field
+from image_data.archive import open_archive
+from image_data.file_kinds import HEAD_BYTES
+from image_data.problems import refused_files
+from image_data.source_account import LeftOut, shown
+from image_data.source_listing import ListingRequest, list_images
+from service_kit.errors import FailedPrecondition, invalid_field
 
 FIELD = "source"
-MOST_LISTED = 20
 _FIRST_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP can say
 _PERMISSIONS = 0o100644 << 16
-_SHAPES = "give a folder of class folders, a manifest (.csv or .parquet), or a ZIP of either"
+_SHAPES = "give a folder of class folders, a manifest (.csv, .tsv or .parquet), or a ZIP of either"
+_MANIFESTS = {".csv": "manifest.csv", ".tsv": "manifest.csv", ".parquet": "manifest.parquet"}
 
 
-def pack(source: Path, destination: Path, *, progress: Callable[[int, int], None]) -> Path:
+@dataclass(frozen=True)
+class Packed:
+    """What is uploaded, and the account of the source's files that aren't in it."""
+
+    path: Path
+    left_out: tuple[LeftOut, ...]
+
+
+def pack(
+    source: Path,
+    destination: Path,
+    *,
+    progress: Callable[[int, int], None],
+    request: ListingRequest | None = None,
+) -> Packed:
     """Packs images into a ZIP.
 
     Args:
@@ -31,176 +53,172 @@ def pack(source: Path, destination: Path, *, progress: Callable[[int, int], None
             a manifest, whose paths are relative to its folder; or a ZIP of either.
         destination: Where the ZIP is written; it appears when it is whole.
         progress: Called with (files packed, files in all).
+        request: How the source is read.
 
     Returns:
-        The ZIP to upload: the destination or, if the source is a ZIP, the source itself.
+        The ZIP to upload (the destination or, if the source is a ZIP, the source itself), with the account.
 
     Raises:
         InvalidArgument: The source doesn't exist or can't be a dataset.
         FailedPrecondition: A file can't be read or written.
     """
+    request = request or ListingRequest(FIELD)
     try:
-        if source.suffix.lower() == ".zip":
-            return _checked_zip(source)
-        _write(_files(source), destination, progress)
+        if _kind(source) == "zip":
+            with open_archive(source, field=FIELD) as archive:
+                list_images(archive, request)
+            return Packed(source, ())  # the server sees what is in it
+        files, left_out = _files(source, request)
+        _write(files, destination, progress)
     except OSError as error:
         raise FailedPrecondition(
-            f"{error.filename or destination}: {error.strerror or error}; check that it exists, that you may "
+            f"{_shown(error.filename or destination)}: {error.strerror or error}; check that it exists, that you may "
             "use it, and that the disk isn't full",
             reason="FILE_UNUSABLE",
         ) from error
-    return destination
+    return Packed(destination, left_out)
 
 
-def _files(source: Path) -> list[tuple[str, Path]]:
-    """Each file's name in the ZIP, and the file, in the order of names."""
-    if not source.exists():
-        raise invalid_field(FIELD, str(source), "doesn't exist", _SHAPES, reason="SOURCE_NOT_FOUND")
-    if source.is_file():
-        return _manifest_files(source)
-    manifests = [source / name for name in MANIFEST_NAMES if (source / name).is_file()]
-    if len(manifests) > 1:
-        raise invalid_field(
-            FIELD,
-            str(source),
-            f"holds both {' and '.join(MANIFEST_NAMES)}",
-            "keep one of them, or name the one to use",
-            reason="MANIFEST_AMBIGUOUS",
-        )
-    return _manifest_files(manifests[0]) if manifests else _folder_files(source)
-
-
-def _folder_files(source: Path) -> list[tuple[str, Path]]:
-    found = sorted((path.relative_to(source).as_posix(), path) for path in _walk(source))
-    shown = [(name, path) for name, path in found if not is_hidden(name)]
-    unsupported = [name for name, _ in shown if is_unsupported_image(name)]
-    if unsupported:
-        raise _refused(
-            source,
-            "holds files of formats that aren't decoded",
-            unsupported,
-            "convert them to PNG, JPEG, TIFF, BMP or WebP",
-        )
-    images = [(name, path) for name, path in shown if is_image(name)]
-    if not images:
-        raise invalid_field(
-            FIELD,
-            str(source),
-            f"holds no images ({len(found)} other files)",
-            "give a folder with a folder of PNG, JPEG, TIFF, BMP or WebP files for each class",
-            reason="NO_IMAGES",
-        )
-    outside = [name for name, _ in images if "/" not in name]
-    if len(outside) == len(images):
-        raise invalid_field(
-            FIELD,
-            str(source),
-            "holds images, but no class folders",
-            "make a folder for each class and move its images there, or add a manifest.csv with the columns "
-            "path and label",
-            reason="NO_CLASS_FOLDERS",
-        )
-    if outside:
-        raise _refused(source, "holds images in no class folder", outside, "move them into the folder of their class")
-    return images
-
-
-def _manifest_files(manifest: Path) -> list[tuple[str, Path]]:
-    packed_name = f"manifest{manifest.suffix.lower()}"
-    if packed_name not in MANIFEST_NAMES:
-        raise invalid_field(
-            FIELD,
-            str(manifest),
-            "is neither a folder nor a manifest nor a ZIP",
-            _SHAPES,
-            reason="SOURCE_UNKNOWN",
-        )
-    read = _csv_paths if packed_name.endswith(".csv") else _parquet_paths
-    names = [PurePosixPath(path.replace("\\", "/")) for path in read(manifest)]
-    leaving = [str(name) for name in names if name.is_absolute() or ".." in name.parts or str(name)[1:2] == ":"]
-    if leaving:
-        raise _refused(
-            manifest,
-            "names files outside its folder",
-            leaving,
-            "move it to a folder above all images, and name them relative to that folder",
-        )
-    missing = [str(name) for name in names if not (manifest.parent / name).is_file()]
-    if missing:
-        raise _refused(
-            manifest,
-            "names files that don't exist",
-            missing,
-            "mend the paths: they are relative to its folder",
-        )
-    if not names:
-        raise invalid_field(FIELD, str(manifest), "lists no images", "add a row for each image", reason="NO_IMAGES")
-    return [
-        (packed_name, manifest),
-        *((name, manifest.parent / name) for name in sorted({str(name) for name in names})),
-    ]
-
-
-def _csv_paths(manifest: Path) -> list[str]:
+def pattern_span(pattern: str) -> Callable[[str], tuple[int, int] | None] | None:
+    """Where a group pattern's group lies in a path; None if only the server can tell, as its syntax is richer."""
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            _check_columns(manifest, reader.fieldnames or [])
-            return [(row["path"] or "").strip() for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise invalid_field(
-            FIELD,
-            str(manifest),
-            f"is not a CSV file in UTF-8 ({error})",
-            "export it again as CSV with UTF-8 encoding",
-            reason="MANIFEST_UNREADABLE",
-        ) from error
+        compiled = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return None
+    if "group" not in compiled.groupindex:
+        return None
+
+    def span(path: str) -> tuple[int, int] | None:
+        match = compiled.search(path)
+        return match.span("group") if match and match["group"] else None
+
+    return span
 
 
-def _parquet_paths(manifest: Path) -> list[str]:
-    # Imported here: nothing else in the client needs it, and it takes longer to import than the rest
-    # together.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _kind(source: Path) -> str:
+    """folder, manifest or zip. Raises InvalidArgument for all else: nothing is opened that isn't a plain file."""
     try:
-        file = pq.ParquetFile(manifest)
-        _check_columns(manifest, file.schema_arrow.names)
-        return [str(value or "") for value in file.read(columns=["path"])["path"].to_pylist()]
-    except pa.ArrowException as error:
-        raise invalid_field(
+        mode = source.stat().st_mode
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            raise
+        raise invalid_field(FIELD, str(source), "doesn't exist", _SHAPES, reason="SOURCE_NOT_FOUND") from None
+    except ValueError:  # a NUL in it
+        raise invalid_field(FIELD, str(source), "can't be a path", _SHAPES, reason="SOURCE_NOT_FOUND") from None
+    if stat.S_ISDIR(mode):
+        return "folder"
+    if stat.S_ISREG(mode):
+        suffix = source.suffix.lower()
+        if suffix in _MANIFESTS:
+            return "manifest"
+        if suffix == ".zip" or zipfile.is_zipfile(source):
+            return "zip"
+    raise invalid_field(
+        FIELD, str(source), "is neither a folder nor a manifest nor a ZIP", _SHAPES, reason="SOURCE_UNKNOWN"
+    )
+
+
+def _files(source: Path, request: ListingRequest) -> tuple[list[tuple[str, Path]], tuple[LeftOut, ...]]:
+    """Each file's name in the ZIP, and the file: a manifest, then the images in the order of names."""
+    packed_manifest = None
+    if source.is_dir():
+        folder = _scan(source)
+    else:
+        folder = _scan(source.parent)
+        packed_manifest = _MANIFESTS[source.suffix.lower()]
+        request = replace(request, manifest=unicodedata.normalize("NFC", source.name))
+    listing = list_images(folder, request)
+    entries = sorted(image.entry for image in listing.images)
+    files = [(entry, folder.files[entry]) for entry in entries]
+    if listing.manifest is not None:
+        files.insert(0, (packed_manifest or listing.manifest, folder.files[listing.manifest]))
+    return files, listing.left_out
+
+
+@dataclass
+class _Folder:
+    """The files below a folder, by their relative paths in Unicode's composed form."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    unusable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> Sequence[str]:
+        return list(self.files)
+
+    def head(self, path: str) -> bytes:
+        with self.files[path].open("rb") as file:
+            return file.read(HEAD_BYTES)
+
+    def read(self, path: str) -> bytes:
+        return self.files[path].read_bytes()
+
+
+def _scan(folder: Path) -> _Folder:
+    """Looks at every file below a folder and opens none.
+
+    Links are followed, as labs collect images by them; each folder is entered once, so that every loop ends.
+    """
+    found, twice = _Folder(), []
+    entered: set[str] = set()
+
+    def unreadable(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise error
+        found.unusable[_relative(Path(error.filename), folder)] = "FOLDER_UNREADABLE"
+
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
+        real = os.path.realpath(root)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        if Path(root) != folder:
+            found.folders.append(_relative(Path(root), folder))
+        for name in names:
+            file = Path(root, name)
+            path = _relative(file, folder)
+            problem = _problem(file, path)
+            if problem:
+                found.unusable[path] = problem
+            elif path in found.files:
+                twice.append(shown(path))
+            else:
+                found.files[path] = file
+    if twice:
+        raise refused_files(
             FIELD,
-            str(manifest),
-            f"is not a Parquet file that can be read ({error})",
-            "write it again",
-            reason="MANIFEST_UNREADABLE",
-        ) from error
-
-
-def _check_columns(manifest: Path, columns: Sequence[str]) -> None:
-    for needed in ("path", "label"):
-        if needed not in columns:
-            raise invalid_field(
-                FIELD,
-                str(manifest),
-                f"has no column {needed!r}",
-                f"add it, or rename the one that means it; its columns are {', '.join(columns) or 'none'}",
-                reason="MANIFEST_COLUMN_MISSING",
-            )
-
-
-def _checked_zip(source: Path) -> Path:
-    if not source.is_file():
-        raise invalid_field(FIELD, str(source), "doesn't exist", _SHAPES, reason="SOURCE_NOT_FOUND")
-    if not zipfile.is_zipfile(source):
-        raise invalid_field(
-            FIELD,
-            str(source),
-            "is not a whole ZIP archive",
-            "it may be truncated: pack it again",
-            reason="ARCHIVE_UNREADABLE",
+            "names are there twice, written with composed and with decomposed letters",
+            twice,
+            "rename one of each",
+            reason="SOURCE_INVALID",
         )
-    return source
+    found.files = dict(sorted(found.files.items()))
+    return found
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return unicodedata.normalize("NFC", PurePosixPath(path.relative_to(folder)).as_posix())
+
+
+def _problem(file: Path, path: str) -> str:
+    """Why a file can't be used, as a reason of the account; "" if it can."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "NAME_NOT_UTF8"
+    if "\\" in path:
+        return "NAME_HAS_BACKSLASH"
+    try:
+        mode = os.stat(file).st_mode
+    except PermissionError:
+        return "UNREADABLE"
+    except OSError:
+        return "BROKEN_LINK"
+    if not stat.S_ISREG(mode):
+        return "SPECIAL_FILE"
+    return "" if os.access(file, os.R_OK) else "UNREADABLE"
 
 
 def _write(files: Sequence[tuple[str, Path]], destination: Path, progress: Callable[[int, int], None]) -> None:
@@ -220,31 +238,5 @@ def _write(files: Sequence[tuple[str, Path]], destination: Path, progress: Calla
         partial.unlink(missing_ok=True)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below a folder.
-
-    Links are followed, as labs collect images by them; each folder is entered once, so that every loop ends.
-    """
-    entered: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
-        real = os.path.realpath(root)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        yield from (Path(root, name) for name in files)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _refused(source: Path, problem: str, names: Sequence[str], remedy: str) -> InvalidArgument:
-    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
-    return invalid_field(
-        FIELD,
-        str(source),
-        f"{problem} ({', '.join(names[:MOST_LISTED])}{more})",
-        remedy,
-        reason="SOURCE_INVALID",
-    )
+def _shown(path: object) -> str:
+    return shown(str(path))

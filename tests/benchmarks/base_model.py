@@ -107,13 +107,13 @@ def prepare(name: str, path: Path) -> None:
         archive = pack(DATA / dataset.folder, Path(folder) / "images.zip", progress=lambda done, total: None)
         imported = import_archive(
             store,
-            archive,
+            archive.path,
             group_rule=datasets_pb2.GroupRule(pattern=dataset.group_pattern),
             classes=dataset.classes,
             simulated=False,
             progress=lambda done, total: None,
         )
-    split = create_split(store, read_manifest(store, imported), **SPLIT)
+    split = create_split(store, read_manifest(store, imported.name), **SPLIT)
     arrays: dict[str, np.ndarray] = {}
     for kind, part in zip(PARTS, open_split(store, str(split), field="split"), strict=True):
         arrays[kind] = np.array(pixels(store, part, dataset.size_px))

@@ -3,6 +3,7 @@
 import os
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from service_kit.artifacts import (
     list_artifacts,
     read_payload,
     stream_payload,
+    times_of_artifacts,
     write_manifest,
     write_payload,
 )
@@ -128,7 +130,10 @@ def test_an_artifact_exists_once_its_manifest_does(store: ObjectStore) -> None:
     )
     write_manifest(store, manifest)
     assert find_manifest(store, ARTIFACT) == manifest
-    assert list_artifacts(store, "adapters") == [ARTIFACT]
+    assert list_artifacts(store, "adapters") == list(times_of_artifacts(store, "adapters")) == [ARTIFACT]
+    [place] = times_of_artifacts(store, "adapters").values()
+    written = datetime.fromisoformat(place.split(" ")[0])
+    assert abs((written - datetime.now(UTC)).total_seconds()) < 3600
     assert read_payload(store, manifest, "weights.bin") == b"weights"
     with pytest.raises(NotFound, match=r"it has weights\.bin"):
         read_payload(store, manifest, "other.bin")

@@ -891,6 +891,16 @@ def manifest(rows: list[str], header: str = "path,label,plate") -> dict[str, byt
     return {"manifest.csv": "\n".join([header, *described, *rows]).encode(), **images}
 
 
+def split_parts() -> dict[str, bytes]:
+    """A dataset that somebody has split already."""
+    return {
+        f"{part}/{label}/plate-{plate}.png": picture(900 + 10 * plate + 3 * first + second)
+        for first, part in enumerate(("train", "test"))
+        for second, label in enumerate(("alpha", "beta"))
+        for plate in range(3)
+    }
+
+
 def group_rule(rule: dict[str, Any]) -> Act:
     return archive_of(zip_of(plates()), group_rule=rule)
 
@@ -1093,16 +1103,41 @@ DATASETS = [
         archive_of(zip_of(manifest(["alpha/lost.png,alpha,plate-1"])), group_rule={"column": "plate"}),
         InvalidArgument,
         "MANIFEST_INVALID",
-        (r"row 26: alpha/lost\.png is not in the archive", "mend the manifest"),
+        (r"row 26: alpha/lost\.png is not in the source", "mend the manifest"),
         ("upload",),
     ),
     Case(
         "a manifest's image that isn't in the folder",
         folder_of(manifest(["alpha/lost.png,alpha,plate-1"]), group=GroupRule(column="plate")),
         InvalidArgument,
-        "SOURCE_INVALID",
-        (r"alpha/lost\.png", "relative to its folder"),
+        "MANIFEST_INVALID",
+        (r"row 26: alpha/lost\.png", "relative to its folder"),
         ("source",),
+    ),
+    Case(
+        "parts of a split as classes, in a folder",
+        folder_of(split_parts()),
+        InvalidArgument,
+        "LAYOUT_DOUBTFUL",
+        ("'test', 'train' are named like parts of a split", "whose sub-folders are the classes", "--yes"),
+        ("source",),
+    ),
+    Case(
+        "an account of what was left out that is longer than any",
+        lambda world: world.call(
+            STUDY_CONTROL,
+            "CreateDataset",
+            datasets_pb2_grpc.DatasetServiceStub,
+            datasets_pb2.CreateDatasetRequest(
+                upload=f"uploads/{'0' * 64}",
+                dataset=datasets_pb2.Dataset(display_name="bad", group_rule=GroupRule(none=True)),
+                left_out=[datasets_pb2.LeftOut(reason="NOT_AN_IMAGE")] * 101,
+            ),
+        ),
+        InvalidArgument,
+        "INVALID_FIELD",
+        ("101 entries", "more than 100"),
+        ("left_out",),
     ),
     Case(
         "a folder that isn't there",
@@ -1174,6 +1209,49 @@ def test_a_name_that_is_taken_stays_until_it_is_moved(world: World) -> None:
         world.store.put_json(f"dataset-names/{DATASET}.json", {"dataset": held})
 
 
+def test_what_was_left_out_is_said_each_time_under_each_name(world: World) -> None:
+    source = world.folder / "images"
+    for name, data in (plates() | {"alpha/notes.txt": b"x", "gamma/readme.txt": b"x"}).items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+    before = {item.key for item in world.store.list("")}
+
+    def imported(name: str, *paths: str) -> None:
+        dataset = world.client.import_dataset(source, name, group=GroupRule(pattern=BY_PLATE))
+        assert dataset == world.client.get_dataset(name)
+        assert dataset.display_name == name
+        assert [path for row in dataset.left_out for path in row.examples] == list(paths)
+        assert [("'gamma' is not a class" in warning) for warning in dataset.warnings] == [True]
+
+    try:
+        imported("left-out", "alpha/notes.txt", "gamma/readme.txt")
+        imported("left-out", "alpha/notes.txt", "gamma/readme.txt")
+        (source / "alpha" / "notes.txt").unlink()
+        imported("left-out", "gamma/readme.txt")  # the same upload from another source
+        imported("left-out-too", "gamma/readme.txt")
+        names = world.client.get_dataset("left-out").display_names
+        assert {"left-out", "left-out-too"} <= set(names)
+    finally:
+        for key in {item.key for item in world.store.list("")} - before:
+            world.store.delete(key)
+
+
+def test_a_layout_that_was_refused_is_imported_once_it_is_accepted(world: World) -> None:
+    archive = zipped(world.folder / "images.zip", split_parts())
+    before = {item.key for item in world.store.list("")}
+    given: dict[str, Any] = {"group": GroupRule(pattern=r"(?P<group>[^/]+/plate-\d+)")}
+    try:
+        with pytest.raises(InvalidArgument, match="parts of a split"):
+            world.client.import_dataset(archive, "parts", **given)
+        accepted = world.client.import_dataset(archive, "parts", **given, accept_layout=True)
+        assert [item.label for item in accepted.class_counts] == ["test", "train"]
+        with pytest.raises(InvalidArgument, match="parts of a split"):
+            world.import_upload(archive, display_name="parts", group_rule={"pattern": given["group"].pattern})
+    finally:
+        for key in {item.key for item in world.store.list("")} - before:
+            world.store.delete(key)
+
+
 def study_yaml(world: World, **changes: Any) -> str:
     value = json_format.MessageToDict(reduced_study("bad", DATASET), preserving_proto_field_name=True)
     path = world.folder / "study.yaml"
@@ -1242,7 +1320,7 @@ COMMANDS = [
         "a truncated ZIP",
         lambda world: ["datasets", "import", truncated(world), "--name", "bad", "--group-pattern", BY_PLATE],
         exit_codes.INVALID,
-        ("not a whole ZIP archive", "pack it again"),
+        ("not a whole ZIP archive", "pack and upload it again"),
     ),
     Command(
         "a pattern that no image has: the sentence, the remedy, then the files",

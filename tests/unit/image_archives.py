@@ -64,7 +64,7 @@ def imported(store: MemoryObjectStore, archive: Path, **changes: Any) -> Artifac
         "simulated": False,
         "progress": lambda done, total: None,
     }
-    return import_archive(store, archive, **(arguments | changes))
+    return import_archive(store, archive, **(arguments | changes)).name
 
 
 def dataset(store: MemoryObjectStore, folder: Path, files: dict[str, bytes] | None = None, **changes: Any) -> Manifest:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from image_data.problems import MOST_LISTED, refused_files
 from service_kit import errors
-from study_control.image_import.problems import MOST_LISTED, refused_files
 
 SERVICES = Path(errors.__file__).parents[1]
 # What has a reason of its own although it is given none.

@@ -21,8 +21,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 import fake_services as fake
 import synthmix.cli
+from image_data.problems import refused_files
 from service_kit import errors, settings
-from study_control.image_import.problems import refused_files
 from synthmix.cli import doctor, exit_codes, parser
 from synthmix.cli.output import human_bytes, human_duration, human_time, shortened, table
 from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
@@ -547,10 +547,53 @@ def test_import(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     request = services.requests["CreateDataset"][0]
     assert (request.dataset.simulated, request.replace_display_name) == (True, True)
     assert list(request.dataset.classes) == ["a", "b"]
-    run(*arguments, "--group-column", "plate")
     run(*arguments, "--no-groups")
+    (tmp_path / "images" / "manifest.csv").write_text("file,kind,plate\na/chip-1.png,a,1\nb/chip-1.png,b,2\n")
+    code, _, err = run(*arguments, "--group-column", "plate")
+    assert (code, "by --path-column; the columns are file, kind, plate" in err) == (2, True)
+    run(*arguments, "--group-column", "plate", "--path-column", "file", "--label-column", "KIND", "--yes")
     rules = [item.dataset.group_rule for item in services.requests["CreateDataset"]]
-    assert [rule.WhichOneof("rule") for rule in rules] == ["pattern", "column", "none"]
+    assert [rule.WhichOneof("rule") for rule in rules] == ["pattern", "none", "column"]
+    request = services.requests["CreateDataset"][-1]
+    assert (request.path_column, request.label_column, request.accept_layout) == ("file", "KIND", True)
+
+
+def test_an_import_shows_what_was_left_out_and_every_name(
+    services: fake.FakeServices, run: Run, tmp_path: Path
+) -> None:
+    for name in ("a/1.png", "b/2.png", "a/notes.txt", "c/readme.txt"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(b"\x89PNG")
+    left_out = [datasets_pb2.LeftOut(folder="c", reason="NOT_AN_IMAGE", count=1, examples=["c/readme.txt"])]
+    made = datasets_pb2.Dataset(
+        name=f"datasets/{fake.ID}", display_name="cells", display_names=["cells", "older"], left_out=left_out
+    )
+    services.answers["UploadFile"] = fake.upload
+    services.answers["CreateDataset"] = lambda request, context: fake.operation("o", response=made)
+    arguments = ["datasets", "import", tmp_path / "images", "--name", "cells", "--no-groups"]
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "also named: older" in out
+    assert "left out: 1 files\n  c: 1 file, not an image (c/readme.txt)" in out
+    sent = services.requests["CreateDataset"][0].left_out
+    assert [(row.folder, row.reason, row.count) for row in sent] == [("a", "NOT_AN_IMAGE", 1), ("c", "NOT_AN_IMAGE", 1)]
+    assert '"left_out"' in run(*arguments, "--output", "json")[1]
+    services.answers["ListDatasets"] = lambda request, context: datasets_pb2.ListDatasetsResponse(datasets=[made])
+    listed = run("datasets", "list")[1].splitlines()
+    assert [line.split()[0] for line in listed] == ["DATASET", "cells", "older"]
+
+
+def test_a_doubtful_layout_is_said_before_anything_is_uploaded(
+    services: fake.FakeServices, run: Run, tmp_path: Path
+) -> None:
+    for name in ("train/a/1.png", "test/a/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"\x89PNG")
+    code, _, err = run("datasets", "import", tmp_path, "--name", "cells", "--no-groups")
+    assert code == 2
+    assert "named like parts of a split" in err
+    assert "--yes" in err
+    assert "UploadFile" not in services.requests
 
 
 def test_import_chooses_channels_a_plane_and_white(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:

@@ -13,18 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_archives import BY_PLATE, SIX, dataset, encoded, imported, noise, picture, plates, zipped
+from image_data.archive import ArchiveLimits
 from image_data.image_table import read_images, read_index
 from image_data.pixel_rules import PixelRule
 from image_files import tiff
 from memory_object_store import MemoryObjectStore
 from real_images import real_images
 from service_kit.artifacts import read_manifest
-from service_kit.digests import sha256_of
+from service_kit.digests import digest_of, sha256_of
 from service_kit.errors import InvalidArgument, Unavailable
 from service_kit.resource_names import ArtifactName
 from study_control.datasets import dataset_message, import_request
 from study_control.image_import import coordinator, importer
-from study_control.image_import.archive import ArchiveLimits
 from synthmix_api.datasets.v1 import datasets_pb2
 
 BY_COLUMN = datasets_pb2.GroupRule(column="plate")
@@ -63,6 +63,9 @@ def test_class_folders_become_a_dataset(store: MemoryObjectStore, tmp_path: Path
         "white_level": 255,
         "simulated": False,
         "warnings": [],
+        "left_out": [],
+        "layout_doubt": "",
+        "has_manifest": False,
         "class_counts": {"alpha": {"images": 12, "groups": 6}, "beta": {"images": 12, "groups": 6}},
         "group_rule": {"pattern": r"(?P<group>plate-\d+)"},
     }
@@ -127,9 +130,16 @@ def test_other_files_are_ignored_and_counted(store: MemoryObjectStore, tmp_path:
     }
     manifest = dataset(store, tmp_path, plates() | extra)
     assert manifest.summary["image_count"] == 24
-    assert manifest.summary["warnings"] == [
-        "9 files that aren't images of the dataset were ignored: LICENSE, README.md, notes.txt, ..."
+    assert [(row["folder"], row["reason"], row["count"]) for row in manifest.summary["left_out"]] == [
+        ("", "NOT_AN_IMAGE", 3),
+        ("", "SYSTEM_FILE", 1),
+        (".hidden", "SYSTEM_FILE", 1),
+        ("__MACOSX", "SYSTEM_FILE", 1),
+        ("alpha", "NOT_AN_IMAGE", 1),
+        ("alpha", "SYSTEM_FILE", 2),
     ]
+    assert manifest.summary["left_out"][0]["examples"] == ["LICENSE", "README.md", "notes.txt"]
+    assert manifest.summary["warnings"] == []
 
 
 @pytest.mark.parametrize("top", ["", "my images/", "./"])
@@ -348,7 +358,9 @@ def test_a_parquet_manifest_is_the_same_dataset(store: MemoryObjectStore, tmp_pa
 def test_images_that_no_row_names_are_ignored(store: MemoryObjectStore, tmp_path: Path) -> None:
     manifest = dataset(store, tmp_path, manifest_files(ROWS[:20]), group_rule=BY_COLUMN)
     assert manifest.summary["image_count"] == 20
-    assert "4 files that aren't images of the dataset were ignored: images/20.png" in manifest.summary["warnings"][0]
+    [row] = manifest.summary["left_out"]
+    assert (row["folder"], row["reason"], row["count"]) == ("images", "NOT_IN_MANIFEST", 4)
+    assert row["examples"][0] == "images/20.png"
 
 
 def test_a_manifest_may_use_a_pattern(store: MemoryObjectStore, tmp_path: Path) -> None:
@@ -361,17 +373,17 @@ def test_without_groups_each_image_is_one_and_a_warning_says_so(store: MemoryObj
     manifest = dataset(store, tmp_path, files, group_rule=datasets_pb2.GroupRule(none=True))
     assert manifest.summary["group_count"] == 24
     assert manifest.summary["warnings"][0].startswith("group: none was stated")
-    assert manifest.summary["warnings"][1] == "1 identical copies of an image were dropped: alpha/plate-1_copy.png"
+    [row] = manifest.summary["left_out"]
+    assert (row["folder"], row["reason"], row["examples"]) == ("alpha", "DUPLICATE", ["alpha/plate-1_copy.png"])
 
 
 def test_copies_in_one_class_and_group_are_dropped_with_a_warning(store: MemoryObjectStore, tmp_path: Path) -> None:
     copies = {f"alpha/plate-0_copy{number}.png": plates()["alpha/plate-0_0.png"] for number in range(5)}
     manifest = dataset(store, tmp_path, plates() | copies)
     assert manifest.summary["image_count"] == 24
-    assert manifest.summary["warnings"] == [
-        "5 identical copies of an image were dropped: alpha/plate-0_copy0.png, "
-        "alpha/plate-0_copy1.png, alpha/plate-0_copy2.png, ..."
-    ]
+    [row] = manifest.summary["left_out"]
+    assert (row["folder"], row["reason"], row["count"]) == ("alpha", "DUPLICATE", 5)
+    assert row["examples"] == [f"alpha/plate-0_copy{number}.png" for number in range(3)]
 
 
 def test_a_simulated_dataset_says_so(store: MemoryObjectStore, tmp_path: Path) -> None:
@@ -545,12 +557,12 @@ def test_a_bomb_is_refused_before_anything_is_decompressed(
         (
             {"alpha/plate-0.gif": encoded(noise(1), "GIF")},
             "IMAGE_FORMAT_UNSUPPORTED",
-            "convert them to PNG, JPEG, TIFF, BMP or WebP\n  alpha/plate-0.gif is a gif file",
+            "convert them to PNG, JPEG, TIFF, BMP or WebP\n  alpha/plate-0.gif is a GIF file",
         ),
-        ({"alpha/plate-0.czi": b"ZISRAWFILE"}, "IMAGE_FORMAT_UNSUPPORTED", "alpha/plate-0.czi is a czi file"),
+        ({"alpha/plate-0.czi": b"ZISRAWFILE"}, "IMAGE_FORMAT_UNSUPPORTED", "alpha/plate-0.czi is a CZI file"),
         ({"overview.png": picture(500)}, "CLASS_UNKNOWN", "1 images lie in no class folder"),
         ({f"{'x' * 101}/plate-0_0.png": picture(500)}, "INVALID_LABEL", "use 1 to 100 printable characters"),
-        ({" gamma/plate-0_0.png": picture(500)}, "INVALID_LABEL", "' gamma'"),
+        ({" gamma/plate-0_0.png": picture(500)}, "CLASS_TOO_SMALL", "gamma has 1 images"),
         ({"ga\x07mma/plate-0_0.png": picture(500)}, "INVALID_LABEL", r"'ga\\x07mma'"),
         ({"gamma/plate-0_0.png": picture(500)}, "CLASS_TOO_SMALL", "gamma has 1 images in 1 groups"),
         (
@@ -666,7 +678,7 @@ def test_an_unknown_class_is_refused_with_the_nearest(store: MemoryObjectStore, 
             "dataset.group_rule.pattern",
             "24 of 24 images get no group",
         ),
-        ({"column": "plate"}, "MANIFEST_MISSING", "dataset.group_rule.column", "the archive has no manifest"),
+        ({"column": "plate"}, "MANIFEST_MISSING", "dataset.group_rule.column", "the source has no manifest"),
         ({"column": ""}, "FIELD_MISSING", "dataset.group_rule.column", "name the manifest's column"),
     ],
 )
@@ -696,30 +708,29 @@ def test_a_pattern_that_searches_for_ever_is_stopped(
             [*ROWS, "images/99.png,alpha,p1,"],
             {},
             "MANIFEST_INVALID",
-            "row 26: images/99.png is not in the archive",
+            "row 26: images/99.png is not in the source",
         ),
         (
             [*ROWS, "../secret.png,alpha,p1,"],
             {},
             "MANIFEST_INVALID",
-            "row 26: ../secret.png is not in the archive",
+            "row 26: ../secret.png leads out of the manifest's folder",
         ),
         ([*ROWS, "images/3.png,alpha,p1,"], {}, "MANIFEST_INVALID", "images/3.png is there 2 times"),
         ([*ROWS, "images/3.png,,p1,"], {}, "MANIFEST_INVALID", "row 26 has no label"),
-        ([*ROWS, "images/3.png,alpha"], {}, "MANIFEST_INVALID", "row 26 has no plate"),
+        ([*ROWS, "images/3.png,alpha"], {}, "MANIFEST_INVALID", "row 26 has 2 fields, and the header has 4"),
         (
             [*ROWS, "manifest.csv,alpha,p1,"],
             {},
             "MANIFEST_INVALID",
-            "manifest.csv doesn't end in one of .png",
+            "row 26: manifest.csv is the manifest",
         ),
         ([], {}, "NO_IMAGES", "lists no image"),
         (
             ROWS,
             {"group_rule": datasets_pb2.GroupRule(column="chip")},
             "MANIFEST_COLUMN_MISSING",
-            "'chip' is not a column of manifest.csv; add it, or rename the one that means it; the columns "
-            "are path, label, plate, remark",
+            "'chip' is not a column of manifest.csv; add it; the columns are path, label, plate, remark",
         ),
     ],
 )
@@ -822,7 +833,8 @@ def test_real_microscopy_is_imported(
     files = {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
     manifest = dataset(store, tmp_path, files, classes=classes, group_rule=datasets_pb2.GroupRule(pattern=pattern))
     assert (manifest.summary["image_count"], manifest.summary["group_count"]) == (images, groups)
-    assert manifest.summary["warnings"] == ["1 files that aren't images of the dataset were ignored: LICENSE"]
+    assert manifest.summary["warnings"] == []
+    assert manifest.summary["left_out"][0]["examples"] == ["LICENSE"]
     assert manifest.seconds < 60
 
 
@@ -832,3 +844,21 @@ def test_the_recipe_version_names_another_dataset(
     before = dataset(store, tmp_path).name
     monkeypatch.setattr(importer, "RECIPE_VERSION", importer.RECIPE_VERSION + 1)
     assert dataset(store, tmp_path, group_rule=BY_PLATE).name != before
+
+
+def test_a_default_import_keeps_its_address(
+    store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Golden: options that came later leave the data sets alone that don't use them."""
+    monkeypatch.setattr(importer, "DECODER_VERSION", 1)
+    files = {
+        f"{label}/plate-{plate}_0.png": encoded(np.full((4, 4), 40 * plate + 9 * number, dtype=np.uint8), "BMP")
+        for number, label in enumerate(("alpha", "beta"))
+        for plate in range(3)
+    }
+    assert str(dataset(store, tmp_path, files).name) == "datasets/1db1be868434aacd9dd9dd86c39f1da9"
+    request = datasets_pb2.CreateDatasetRequest(
+        dataset=datasets_pb2.Dataset(display_name="cells", group_rule=BY_PLATE, classes=["beta", "alpha"]),
+        upload=f"uploads/{'0' * 64}",
+    )
+    assert digest_of(import_request(request)) == "00b0f79eba93c70c6139f5c8985e62d5"

@@ -15,7 +15,11 @@ from image_archives import BY_PLATE, imported, picture, plates
 from memory_object_store import MemoryObjectStore
 from service_kit.digests import sha256_of_file
 from service_kit.errors import FailedPrecondition, InvalidArgument
-from synthmix.packing import pack
+from synthmix import packing
+
+
+def pack(source: Path, destination: Path, *, progress: Callable[[int, int], None]) -> Path:
+    return packing.pack(source, destination, progress=progress).path
 
 
 def quietly(done: int, total: int) -> None:
@@ -115,34 +119,34 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     [
         ({}, "nowhere", "SOURCE_NOT_FOUND", "doesn't exist"),
         ({}, "nowhere.zip", "SOURCE_NOT_FOUND", "doesn't exist"),
-        ({"LICENSE": b"MIT"}, "", "NO_IMAGES", "holds no images (1 other files)"),
-        ({"a.png": b"x", "b.png": b"x"}, "", "NO_CLASS_FOLDERS", "holds images, but no class folders"),
-        (plates() | {"a.png": b"x"}, "", "SOURCE_INVALID", "holds images in no class folder (a.png)"),
-        (plates() | {"alpha/a.gif": b"x"}, "", "SOURCE_INVALID", "formats that aren't decoded (alpha/a.gif)"),
+        ({"LICENSE": b"MIT"}, "", "NO_IMAGES", "'1 files' hold no class folder"),
+        ({"a.png": b"x", "b.png": b"x"}, "", "NO_CLASS_FOLDERS", "'2 images' lie in no class folder"),
+        (plates() | {"a.png": b"x"}, "", "CLASS_UNKNOWN", "1 images lie in no class folder"),
+        (plates() | {"alpha/a.gif": b"x"}, "", "IMAGE_FORMAT_UNSUPPORTED", "alpha/a.gif is a GIF file"),
         ({"a.txt": b"x"}, "a.txt", "SOURCE_UNKNOWN", "is neither a folder nor a manifest nor a ZIP"),
         ({"a.zip": b"x"}, "a.zip", "ARCHIVE_UNREADABLE", "is not a whole ZIP archive"),
-        ({"m.csv": b"file,label\n"}, "m.csv", "MANIFEST_COLUMN_MISSING", "has no column 'path'"),
-        ({"m.csv": b"path,class\n"}, "m.csv", "MANIFEST_COLUMN_MISSING", "has no column 'label'"),
-        ({"m.csv": b""}, "m.csv", "MANIFEST_COLUMN_MISSING", "its columns are none"),
-        ({"m.csv": b"path,label\n"}, "m.csv", "NO_IMAGES", "lists no images"),
+        ({"m.csv": b"file,label\n"}, "m.csv", "MANIFEST_COLUMN_MISSING", "'path' is not a column of m.csv"),
+        ({"m.csv": b"path,class\n"}, "m.csv", "MANIFEST_COLUMN_MISSING", "'label' is not a column of m.csv"),
+        ({"m.csv": b""}, "m.csv", "MANIFEST_COLUMN_MISSING", "the columns are none"),
+        ({"m.csv": b"path,label\n"}, "m.csv", "NO_IMAGES", "lists no image"),
         ({"m.csv": b"path,label\n\xff,x\n"}, "m.csv", "MANIFEST_UNREADABLE", "is not a CSV file in UTF-8"),
         (
             {"m.csv": b"path,label\na.png,x\n"},
             "m.csv",
-            "SOURCE_INVALID",
-            "names files that don't exist (a.png)",
+            "MANIFEST_INVALID",
+            "row 2: a.png is not in the source",
         ),
         (
             {"m.csv": b"path,label\n../a.png,x\n"},
             "m.csv",
-            "SOURCE_INVALID",
-            "names files outside its folder (../a.png)",
+            "MANIFEST_INVALID",
+            "row 2: ../a.png leads out of the manifest's folder",
         ),
         (
             {"m.csv": b"path,label\n/etc/passwd,x\n"},
             "m.csv",
-            "SOURCE_INVALID",
-            "names files outside its folder (/etc/passwd)",
+            "MANIFEST_INVALID",
+            "row 2: /etc/passwd leads out of the manifest's folder",
         ),
         (
             {"m.parquet": b"PAR1"},
@@ -154,7 +158,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
             {"manifest.csv": b"", "manifest.parquet": b""},
             "",
             "MANIFEST_AMBIGUOUS",
-            "holds both manifest.csv and manifest.parquet",
+            "'manifest.csv and manifest.parquet' are both there",
         ),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from image_data.problems import refused_files
 from memory_object_store import MemoryObjectStore
 from raised_errors import FILES, Raised, raised_errors
 from service_kit import errors
@@ -23,7 +24,6 @@ from service_kit.errors import (
     to_status,
 )
 from study_control.image_import import groups
-from study_control.image_import.problems import refused_files
 from synthmix.cli.output import error_text, print_error
 from synthmix.simulated_cells import SimulatedCellsSettings, write_simulated_dataset
 from synthmix.study_file import Document, parse_document

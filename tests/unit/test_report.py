@@ -332,6 +332,15 @@ def test_simulated_images_missing_groups_and_broken_rules_are_loud() -> None:
         assert warning in plain
 
 
+def test_what_an_import_left_out_is_shown() -> None:
+    data = report()
+    row = "alpha: 2 files, not an image (alpha/<b>.txt, alpha/c)"
+    shown = replace(data, dataset=replace(data.dataset, left_out=(row,)))
+    assert "Left out of the dataset" not in render_html(data)
+    assert "alpha: 2 files, not an image (alpha/&lt;b&gt;.txt, alpha/c)" in render_html(shown)
+    assert json.loads(render_json(shown))["dataset"]["left_out"] == [row]
+
+
 def test_the_same_data_give_the_same_bytes() -> None:
     for render in (render_html, render_json, render_run_json, render_csv):
         assert render(report()) == render(report())

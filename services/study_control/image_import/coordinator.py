@@ -7,12 +7,13 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from image_data.manifests import LABEL_COLUMN, PATH_COLUMN
 from image_data.pixel_rules import PixelRule
 from service_kit.coordinator import OperationContext
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, ArtifactName, UploadName
 from service_kit.settings import object_store_settings
-from study_control.datasets import claim_name
+from study_control.datasets import claim_name, with_left_out, write_account
 from study_control.image_import.importer import import_archive
 from synthmix_api.datasets.v1 import datasets_pb2
 
@@ -21,7 +22,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
     """Returns the dataset's name."""
     request = context.record.request["request"]
     context.update(unit="steps", message="importing")
-    [name] = context.run_tasks(
+    [imported] = context.run_tasks(
         "study_control.image_import.coordinator:import_upload",
         [
             {
@@ -30,14 +31,19 @@ def coordinate(context: OperationContext) -> ArtifactName:
                 "classes": request["classes"],
                 "simulated": request["simulated"],
                 "pixels": request.get("pixels", {}),
+                "accept_layout": context.record.request.get("accept_layout", False),
+                "label_column": request.get("label_column", LABEL_COLUMN),
+                "path_column": request.get("path_column", PATH_COLUMN),
             }
         ],
     )
-    dataset = ArtifactName.parse(name, field="dataset", collection=DATASETS)
+    dataset = ArtifactName.parse(imported["name"], field="dataset", collection=DATASETS)
+    write_account(context.store, context.record.name.id, imported["account"])
     claim_name(
         context.store,
         request["display_name"],
         dataset,
+        account=with_left_out(imported["account"], context.record.request.get("left_out", [])),
         replace=context.record.request["replace_display_name"],
     )
     return dataset
@@ -49,23 +55,28 @@ def import_upload(
     classes: list[str],
     simulated: bool,
     pixels: dict[str, Any],
+    accept_layout: bool,
+    label_column: str,
+    path_column: str,
     report: Callable[[int, int], None],
     threads: int,
-) -> str:
-    """Imports an upload on a worker and returns the dataset's name."""
+) -> dict[str, Any]:
+    """Imports an upload on a worker and returns the dataset's name and account."""
     store = ObjectStore(object_store_settings())
     with tempfile.TemporaryDirectory(prefix="synthmix-import-") as folder:
         archive = Path(folder) / "upload.zip"
         store.get_file(str(UploadName(upload)), archive)
-        return str(
-            import_archive(
-                store,
-                archive,
-                group_rule=json_format.ParseDict(group_rule, datasets_pb2.GroupRule()),
-                classes=classes,
-                simulated=simulated,
-                progress=report,
-                pixel_rule=PixelRule.from_json(pixels),
-                white_level=pixels.get("white_level", 0),
-            )
+        imported = import_archive(
+            store,
+            archive,
+            group_rule=json_format.ParseDict(group_rule, datasets_pb2.GroupRule()),
+            classes=classes,
+            simulated=simulated,
+            accept_layout=accept_layout,
+            label_column=label_column,
+            path_column=path_column,
+            progress=report,
+            pixel_rule=PixelRule.from_json(pixels),
+            white_level=pixels.get("white_level", 0),
         )
+        return {"name": str(imported.name), "account": imported.account()}

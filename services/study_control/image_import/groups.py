@@ -1,13 +1,14 @@
 """Which group (chip, well, plate, date, patient) an image is of (leakage rule 1)."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import regex
 
+from image_data.problems import refused_files
+from image_data.source_listing import ListedImage
+from image_data.user_text import normalised
 from service_kit.errors import InvalidArgument, invalid_field, missing_field
-from study_control.image_import.listing import ListedImage
-from study_control.image_import.problems import refused_files
 from synthmix_api.datasets.v1 import datasets_pb2
 
 PATTERN_FIELD = "dataset.group_rule.pattern"
@@ -35,6 +36,22 @@ def check_rule(rule: datasets_pb2.GroupRule) -> None:
         _compile(rule.pattern)
     if kind == "column" and not rule.column:
         raise missing_field(COLUMN_FIELD, "name the manifest's column")
+
+
+def span_finder(rule: datasets_pb2.GroupRule) -> Callable[[str], tuple[int, int] | None] | None:
+    """Where the pattern's group lies in a path; None if groups don't come from a pattern."""
+    if rule.WhichOneof("rule") != "pattern":
+        return None
+    compiled = _compile(rule.pattern)
+
+    def span(path: str) -> tuple[int, int] | None:
+        try:
+            match = compiled.search(path, timeout=MOST_SECONDS / 100)
+        except TimeoutError:
+            return None
+        return match.span("group") if match and match["group"] else None
+
+    return span
 
 
 def groups_of(images: Sequence[ListedImage], rule: datasets_pb2.GroupRule) -> list[str]:
@@ -82,7 +99,7 @@ def _matches(images: Sequence[ListedImage], pattern: str) -> list[str]:
         group = match["group"] if match else None
         if not group:
             unmatched.append(image.path)
-        groups.append(group or "")
+        groups.append(normalised(group or ""))
     if unmatched:
         raise refused_files(
             PATTERN_FIELD,

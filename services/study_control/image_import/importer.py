@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 from google.protobuf import json_format
 
+from image_data.archive import FIELD, LIMITS, Archive, ArchiveLimits, open_archive
 from image_data.decoding import DECODER_VERSION, ImageFacts, inspect_image
 from image_data.image_table import ImageTableWriter
+from image_data.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
 from image_data.pixel_rules import ANY_PIXELS, PixelRule
+from image_data.problems import refused_files
+from image_data.source_account import LeftOut, account_of, merged, to_json
+from image_data.source_listing import ListedImage, ListingRequest, list_images
+from image_data.user_text import compared
 from service_kit.artifacts import Manifest, find_manifest, write_manifest
 from service_kit.digests import digest_of, sha256_of
 from service_kit.errors import DataLoss, InvalidArgument, check_choice, invalid_field
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, ArtifactName
-from study_control.image_import.archive import FIELD, LIMITS, Archive, ArchiveLimits, open_archive
-from study_control.image_import.groups import NO_GROUPS_WARNING, check_rule, groups_of
-from study_control.image_import.listing import ListedImage, list_images
-from study_control.image_import.problems import refused_files
+from study_control.image_import.groups import NO_GROUPS_WARNING, check_rule, groups_of, span_finder
 from study_control.image_import.white_levels import WhiteLevels, choose_white_levels
 from synthmix_api.datasets.v1 import datasets_pb2
 
@@ -41,6 +44,34 @@ class _Image:
     facts: ImageFacts
 
 
+@dataclass(frozen=True)
+class Imported:
+    """What an import found, new or not.
+
+    Attributes:
+        name: The dataset.
+        warnings: About the images, the groups and the names in the archive.
+        left_out: The account of what the archive holds beside the dataset's images.
+        layout_doubt: What speaks against its folders being classes; "" for nothing.
+        has_manifest: Whether a manifest said the classes.
+    """
+
+    name: ArtifactName
+    warnings: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    layout_doubt: str
+    has_manifest: bool
+
+    def account(self) -> dict[str, Any]:
+        """All but the name, as JSON."""
+        return {
+            "warnings": list(self.warnings),
+            "left_out": to_json(self.left_out),
+            "layout_doubt": self.layout_doubt,
+            "has_manifest": self.has_manifest,
+        }
+
+
 def import_archive(
     store: ObjectStore,
     archive: Path,
@@ -51,8 +82,11 @@ def import_archive(
     progress: Callable[[int, int], None],
     pixel_rule: PixelRule = ANY_PIXELS,
     white_level: int = 0,
+    accept_layout: bool = False,
+    label_column: str = LABEL_COLUMN,
+    path_column: str = PATH_COLUMN,
     limits: ArchiveLimits = LIMITS,
-) -> ArtifactName:
+) -> Imported:
     """Imports a ZIP of class folders, or one with a manifest, as a dataset.
 
     Each image is read twice, one at a time: to check it, and, once the digest of everything is known, to
@@ -68,11 +102,14 @@ def import_archive(
         progress: Called with (steps done, steps in all): one step for checking an image, one for storing it.
         pixel_rule: The channels and the plane that are taken of each image.
         white_level: The value of 16-bit images that becomes white; 0 leaves it to white_levels.automatic_level.
+        accept_layout: The top folders are the classes, whatever they look like.
+        label_column: The manifest's column of labels.
+        path_column: The manifest's column of paths.
         limits: What the archive may declare.
 
     Returns:
         datasets/{digest of the images' paths, labels, groups and bytes, the group rule, whether they are simulated,
-        and what is taken of their pixels if that isn't everything}.
+        and what is taken of their pixels if that isn't everything}, and what there is to say of this archive.
 
     Raises:
         InvalidArgument: The archive, an image in it, the group rule or the classes can't be used; the message
@@ -81,13 +118,20 @@ def import_archive(
     started = time.monotonic()
     check_rule(group_rule)
     with open_archive(archive, limits) as opened:
+        column = group_rule.column if group_rule.WhichOneof("rule") == "column" else None
         listing = list_images(
-            opened, group_column=group_rule.column if group_rule.WhichOneof("rule") == "column" else None
+            opened,
+            ListingRequest(
+                field=FIELD,
+                columns=Columns(path_column, label_column, column),
+                group_span=span_finder(group_rule),
+                accept_layout=accept_layout,
+            ),
         )
-        kept = _of_classes(listing.images, classes)
+        kept, not_chosen = _of_classes(listing.images, classes)
         histograms: list[np.ndarray] = []
         images = _inspect(opened, kept, groups_of(kept, group_rule), pixel_rule, histograms, progress)
-        images, duplicate_warnings = _without_duplicates(images, independent=group_rule.none)
+        images, duplicates = _without_duplicates(images, independent=group_rule.none)
         _check_classes(images)
         white = choose_white_levels(
             [(image.listed.label, image.facts.brightness) for image in images],
@@ -105,15 +149,20 @@ def import_archive(
             "decoder_version": DECODER_VERSION,
         } | _pixels_request(pixel_rule, white)
         name = ArtifactName(DATASETS, digest_of(request))
+        imported = Imported(
+            name=name,
+            warnings=(
+                *([NO_GROUPS_WARNING] if group_rule.none else []),
+                *opened.warnings,
+                *white.warnings,
+                *_mixed_warning(images),
+            ),
+            left_out=merged([*listing.left_out, *not_chosen, *duplicates]),
+            layout_doubt=listing.layout_doubt,
+            has_manifest=listing.manifest is not None,
+        )
         if find_manifest(store, name) is not None:
-            return name
-        warnings = [
-            *([NO_GROUPS_WARNING] if group_rule.none else []),
-            *_ignored_warning(listing.ignored),
-            *duplicate_warnings,
-            *white.warnings,
-            *_mixed_warning(images),
-        ]
+            return imported
         with ImageTableWriter(store, name) as table:
             for done, image in enumerate(images, start=1):
                 _store(table, opened, image)
@@ -127,11 +176,11 @@ def import_archive(
                     request=request,
                     recipe_version=RECIPE_VERSION,
                     payloads=tuple(payloads),
-                    summary=_summary(images, group_rule, pixel_rule, white, simulated, warnings),
+                    summary=_summary(images, group_rule, pixel_rule, white, simulated) | imported.account(),
                     seconds=time.monotonic() - started,
                 ),
             )
-    return name
+    return imported
 
 
 def class_counts(labels: Sequence[str], groups: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -144,11 +193,13 @@ def class_counts(labels: Sequence[str], groups: Sequence[str]) -> dict[str, dict
     return {label: {"images": images[label], "groups": len(seen[label])} for label in sorted(images)}
 
 
-def _of_classes(images: Sequence[ListedImage], classes: Sequence[str]) -> list[ListedImage]:
-    known = sorted({image.label for image in images})
+def _of_classes(images: Sequence[ListedImage], classes: Sequence[str]) -> tuple[list[ListedImage], tuple[LeftOut, ...]]:
+    """The images of the classes, which are compared without case, and the account of the others."""
+    known = {compared(image.label): image.label for image in images}
     for position, label in enumerate(classes):
-        check_choice(f"dataset.classes[{position}]", label, known)
-    kept = set(classes) or set(known)
+        if compared(label) not in known:
+            check_choice(f"dataset.classes[{position}]", label, sorted(known.values()))
+    kept = {known[compared(label)] for label in classes} or set(known.values())
     if len(kept) < 2:
         raise invalid_field(
             "dataset.classes",
@@ -157,7 +208,8 @@ def _of_classes(images: Sequence[ListedImage], classes: Sequence[str]) -> list[L
             "a classifier needs at least two; pack one folder for each class",
             reason="SINGLE_CLASS",
         )
-    return [image for image in images if image.label in kept]
+    others = account_of((image.label, "CLASS_NOT_CHOSEN", image.path) for image in images if image.label not in kept)
+    return [image for image in images if image.label in kept], others
 
 
 def _inspect(
@@ -184,7 +236,7 @@ def _inspect(
     return images
 
 
-def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple[list[_Image], list[str]]:
+def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple[list[_Image], tuple[LeftOut, ...]]:
     """Keeps one of the copies in a class and group; refuses those that could be split apart (leakage rule 2).
 
     If the user stated that images are independent, each one's group is of our making: dropping the copy is
@@ -205,7 +257,7 @@ def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple
                 f"{original.listed.path} (group {original.group}) and {image.listed.path} (group {image.group})"
             )
         else:
-            dropped.append(image.listed.path)
+            dropped.append((image.listed.label, "DUPLICATE", image.listed.path))
     if differing:
         raise refused_files(
             FIELD,
@@ -222,7 +274,7 @@ def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple
             "keep one of each, or mend the group rule",
             reason="DUPLICATE_ACROSS_GROUPS",
         )
-    return kept, [_counted(dropped, "identical copies of an image were dropped")] if dropped else []
+    return kept, account_of(dropped)
 
 
 def _check_classes(images: Sequence[_Image]) -> None:
@@ -288,7 +340,6 @@ def _summary(
     pixel_rule: PixelRule,
     white: WhiteLevels,
     simulated: bool,
-    warnings: list[str],
 ) -> dict[str, Any]:
     wide = any(image.facts.bits > 8 for image in images)
     return {
@@ -298,16 +349,6 @@ def _summary(
         "white_level": white.levels[0],
         "simulated": simulated,
         "group_rule": json_format.MessageToDict(group_rule),
-        "warnings": warnings,
         **({"white_levels": list(white.levels)} if wide else {}),
         **({"pixels": pixel_rule.to_json()} if pixel_rule.to_json() else {}),
     }
-
-
-def _ignored_warning(paths: Sequence[str]) -> list[str]:
-    return [_counted(paths, "files that aren't images of the dataset were ignored")] if paths else []
-
-
-def _counted(paths: Sequence[str], what: str) -> str:
-    shown = ", ".join(repr(path)[1:-1] for path in paths[:3])
-    return f"{len(paths):,} {what}: {shown}{', ...' if len(paths) > 3 else ''}"

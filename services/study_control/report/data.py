@@ -51,6 +51,8 @@ class Dataset:
     parts: tuple[SplitPart, ...]
     # Of the import, such as near-duplicates.
     warnings: tuple[str, ...]
+    # Files of the source that aren't images of the dataset: a sentence for each folder and reason.
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

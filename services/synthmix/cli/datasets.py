@@ -3,6 +3,7 @@
 import argparse
 import re
 
+from image_data.source_account import LeftOut, sentence
 from service_kit.errors import InvalidArgument, invalid_field
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
@@ -24,6 +25,9 @@ def import_(arguments: argparse.Namespace) -> int:
             simulated=arguments.simulated,
             pixels=pixel_rule(arguments),
             replace=arguments.replace,
+            label_column=arguments.label_column,
+            path_column=arguments.path_column,
+            accept_layout=arguments.yes,
             progress=lambda transfer: show_progress(transfer_rows(transfer), ""),
         )
     emit(arguments, dataset, dataset_text(dataset))
@@ -35,7 +39,7 @@ def list_(arguments: argparse.Namespace) -> int:
         datasets = list(client.list_datasets())
     rows = [
         (
-            item.display_name,
+            display_name,
             item.name,
             item.image_count,
             item.group_count,
@@ -44,6 +48,7 @@ def list_(arguments: argparse.Namespace) -> int:
             human_time(item.create_time),
         )
         for item in datasets
+        for display_name in item.display_names or [item.display_name]
     ]
     emit(
         arguments,
@@ -132,9 +137,11 @@ def dataset_text(dataset: datasets_pb2.Dataset) -> str:
     lines = [
         f"{dataset.display_name}: {dataset.image_count} images in {dataset.group_count} groups",
         dataset.name,
+        *_other_names(dataset),
         *_pixels_text(dataset),
         "",
         counts,
+        *_left_out_lines(dataset),
     ]
     return "\n".join(lines + [f"warning: {warning}" for warning in dataset.warnings])
 
@@ -155,3 +162,16 @@ def _pixels_text(dataset: datasets_pb2.Dataset) -> list[str]:
         levels = ", ".join(f"{level:,}" for level in dataset.white_levels)
         lines.append(f"white in 16-bit images: {levels}")
     return lines
+
+
+def _other_names(dataset: datasets_pb2.Dataset) -> list[str]:
+    others = [name for name in dataset.display_names if name != dataset.display_name]
+    return [f"also named: {', '.join(others)}"] if others else []
+
+
+def _left_out_lines(dataset: datasets_pb2.Dataset) -> list[str]:
+    """The account of the source's files that aren't images of the dataset."""
+    if not dataset.left_out:
+        return []
+    rows = [LeftOut(item.folder, item.reason, item.count, tuple(item.examples)) for item in dataset.left_out]
+    return [f"left out: {sum(row.count for row in rows):,} files", *(f"  {sentence(row)}" for row in rows)]

@@ -127,7 +127,8 @@ def _add_datasets(groups: Any) -> None:
         "datasets:import_",
         "make a dataset of a folder, ZIP or manifest",
         "PATH is a folder of class folders, a ZIP of one, or a CSV or Parquet manifest. Splits never part "
-        "images of one group, so say how a group (chip, well, plate, date, patient) is known.",
+        "images of one group, so say how a group (chip, well, plate, date, patient) is known. Whatever is in PATH "
+        "and doesn't become an image of the dataset is listed with its reason.",
     )
     add.add_argument("path", type=_path, metavar="PATH")
     add.add_argument(
@@ -180,9 +181,16 @@ def _add_datasets(groups: Any) -> None:
         metavar="N",
         help="the value of 16-bit images that becomes white, 1 to 65535 (one that suits all images, which is said)",
     )
+    add.add_argument("--label-column", default="", metavar="COLUMN", help="the manifest's column of labels (label)")
+    add.add_argument("--path-column", default="", metavar="COLUMN", help="the manifest's column of paths (path)")
+    add.add_argument(
+        "--yes",
+        action="store_true",
+        help="the top folders are the classes, though they look like something else, such as parts of a split",
+    )
     add.add_argument("--simulated", action="store_true", help="state that the images are simulated; reports repeat it")
     add.add_argument("--replace", action="store_true", help="let the name move here from the dataset that holds it")
-    _command(commands, "list", "datasets:list_", "list datasets")
+    _command(commands, "list", "datasets:list_", "list datasets by the time of their creation, the newest last")
     _name(
         _command(commands, "show", "datasets:show", "show a dataset"),
         "a dataset's name, or datasets/{digest}",

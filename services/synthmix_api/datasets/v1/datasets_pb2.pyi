@@ -33,17 +33,25 @@ class PixelRule(_message.Message):
     def __init__(self, channels: _Optional[_Iterable[int]] = ..., plane: _Optional[int] = ..., white_level: _Optional[int] = ...) -> None: ...
 
 class CreateDatasetRequest(_message.Message):
-    __slots__ = ("dataset", "upload", "replace_display_name")
+    __slots__ = ("dataset", "upload", "replace_display_name", "left_out", "accept_layout", "label_column", "path_column")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_FIELD_NUMBER: _ClassVar[int]
     REPLACE_DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    PATH_COLUMN_FIELD_NUMBER: _ClassVar[int]
     dataset: Dataset
     upload: str
     replace_display_name: bool
-    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ..., upload: _Optional[str] = ..., replace_display_name: _Optional[bool] = ...) -> None: ...
+    left_out: _containers.RepeatedCompositeFieldContainer[LeftOut]
+    accept_layout: bool
+    label_column: str
+    path_column: str
+    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ..., upload: _Optional[str] = ..., replace_display_name: _Optional[bool] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ..., accept_layout: _Optional[bool] = ..., label_column: _Optional[str] = ..., path_column: _Optional[str] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("name", "display_name", "group_rule", "classes", "simulated", "image_count", "group_count", "class_counts", "warnings", "create_time", "payloads", "pixels", "white_levels")
+    __slots__ = ("name", "display_name", "group_rule", "classes", "simulated", "image_count", "group_count", "class_counts", "warnings", "create_time", "payloads", "pixels", "white_levels", "left_out", "display_names")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     GROUP_RULE_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +65,8 @@ class Dataset(_message.Message):
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     PIXELS_FIELD_NUMBER: _ClassVar[int]
     WHITE_LEVELS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    DISPLAY_NAMES_FIELD_NUMBER: _ClassVar[int]
     name: str
     display_name: str
     group_rule: GroupRule
@@ -70,7 +80,23 @@ class Dataset(_message.Message):
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
     pixels: PixelRule
     white_levels: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., group_rule: _Optional[_Union[GroupRule, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., simulated: _Optional[bool] = ..., image_count: _Optional[int] = ..., group_count: _Optional[int] = ..., class_counts: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., pixels: _Optional[_Union[PixelRule, _Mapping]] = ..., white_levels: _Optional[_Iterable[int]] = ...) -> None: ...
+    left_out: _containers.RepeatedCompositeFieldContainer[LeftOut]
+    display_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., group_rule: _Optional[_Union[GroupRule, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., simulated: _Optional[bool] = ..., image_count: _Optional[int] = ..., group_count: _Optional[int] = ..., class_counts: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., pixels: _Optional[_Union[PixelRule, _Mapping]] = ..., white_levels: _Optional[_Iterable[int]] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ..., display_names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LeftOut(_message.Message):
+    __slots__ = ("folder", "reason", "count", "examples", "description")
+    FOLDER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    folder: str
+    reason: str
+    count: int
+    examples: _containers.RepeatedScalarFieldContainer[str]
+    description: str
+    def __init__(self, folder: _Optional[str] = ..., reason: _Optional[str] = ..., count: _Optional[int] = ..., examples: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ...) -> None: ...
 
 class ClassCount(_message.Message):
     __slots__ = ("label", "images", "groups")

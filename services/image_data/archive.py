@@ -1,6 +1,7 @@
 """Reading an untrusted ZIP.
 
-Nothing is ever extracted to disk, and nothing is decompressed before the whole list is checked.
+Nothing is ever extracted to disk, and nothing is decompressed before the whole list is checked. Only the standard
+library: the client looks into a ZIP before it uploads it.
 """
 
 import stat
@@ -13,13 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from image_data.file_kinds import HEAD_BYTES
+from image_data.problems import refused_files
+from image_data.source_account import shown
 from service_kit.errors import InvalidArgument, invalid_field
-from study_control.image_import.problems import refused_files
 
 FIELD = "upload"
 LONGEST_PATH = 512
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_NAME_IS_UTF8 = 0x800
 _SMALL_BYTES = 64 * 1024 * 1024
 
 
@@ -45,32 +49,56 @@ LIMITS = ArchiveLimits()
 
 
 class Archive:
-    """The files of a checked ZIP, by their path: relative, with slashes, in Unicode's composed form."""
+    """The files of a checked ZIP, by their path: relative, with slashes, in Unicode's composed form.
 
-    def __init__(self, opened: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]):
+    Attributes:
+        warnings: What is doubtful about the names.
+    """
+
+    def __init__(
+        self,
+        opened: zipfile.ZipFile,
+        entries: dict[str, zipfile.ZipInfo],
+        folders: tuple[str, ...],
+        warnings: tuple[str, ...],
+    ):
         self._opened = opened
         self._entries = entries
+        self.folders = folders
+        self.warnings = warnings
+        self.unusable: dict[str, str] = {}
 
     @property
     def paths(self) -> list[str]:
         return list(self._entries)
 
-    def size_bytes(self, path: str) -> int:
-        return self._entries[path].file_size
+    def head(self, path: str) -> bytes:
+        """The file's first bytes. Raises InvalidArgument."""
+        with _damage_is_named(), self._opened.open(self._entries[path]) as file:
+            return file.read(min(HEAD_BYTES, self._entries[path].file_size))
 
     def read(self, path: str) -> bytes:
         """The file's bytes: at most what the archive declares, and of its CRC. Raises InvalidArgument."""
-        try:
+        with _damage_is_named():
             return self._opened.read(self._entries[path])
-        except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError) as error:
-            raise InvalidArgument(
-                f"is damaged in the archive ({error}); pack and upload it again", reason="ARCHIVE_DAMAGED"
-            ) from error
 
 
 @contextmanager
-def open_archive(path: Path, limits: ArchiveLimits = LIMITS) -> Iterator[Archive]:
+def _damage_is_named() -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError) as error:
+        raise InvalidArgument(
+            f"is damaged in the archive ({error}); pack and upload it again", reason="ARCHIVE_DAMAGED"
+        ) from error
+
+
+@contextmanager
+def open_archive(path: Path, limits: ArchiveLimits = LIMITS, *, field: str = FIELD) -> Iterator[Archive]:
     """Opens a ZIP and checks everything that it declares.
+
+    Args:
+        field: The request's field that it is, for errors.
 
     Raises:
         InvalidArgument: It isn't a whole ZIP; it is encrypted, or compressed by a method other than deflate;
@@ -80,17 +108,17 @@ def open_archive(path: Path, limits: ArchiveLimits = LIMITS) -> Iterator[Archive
     try:
         opened = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise _unreadable(path, str(error), field) from error
     with opened:
         if any(info.header_offset < 0 for info in opened.infolist()):
-            raise _unreadable(path, "its beginning is missing")
-        _check_limits(opened, path.stat().st_size, limits)
-        yield Archive(opened, _checked_entries(opened))
+            raise _unreadable(path, "its beginning is missing", field)
+        _check_limits(opened, path.stat().st_size, limits, field)
+        yield _checked(opened, field)
 
 
-def _unreadable(path: Path, problem: str) -> InvalidArgument:
+def _unreadable(path: Path, problem: str, field: str) -> InvalidArgument:
     return invalid_field(
-        FIELD,
+        field,
         path.name,
         f"is not a whole ZIP archive ({problem})",
         "it may be truncated: pack and upload it again",
@@ -98,47 +126,82 @@ def _unreadable(path: Path, problem: str) -> InvalidArgument:
     )
 
 
-def _check_limits(opened: zipfile.ZipFile, archive_bytes: int, limits: ArchiveLimits) -> None:
+def _check_limits(opened: zipfile.ZipFile, archive_bytes: int, limits: ArchiveLimits, field: str) -> None:
     infos = opened.infolist()
     total_bytes = sum(info.file_size for info in infos)
     largest = max(infos, key=lambda info: info.file_size, default=None)
     if len(infos) > limits.entries:
-        raise _too_large(f"{len(infos):,} entries", f"more than {limits.entries:,}")
+        raise _too_large(field, f"{len(infos):,} entries", f"more than {limits.entries:,}")
     if largest and largest.file_size > limits.entry_bytes:
         raise _too_large(
+            field,
             f"{largest.filename} of {_mib(largest.file_size)}",
             f"a file of more than {_mib(limits.entry_bytes)}",
         )
     if total_bytes > limits.total_bytes:
-        raise _too_large(f"{_mib(total_bytes)} in all", f"more than {_mib(limits.total_bytes)} uncompressed")
+        raise _too_large(field, f"{_mib(total_bytes)} in all", f"more than {_mib(limits.total_bytes)} uncompressed")
     if total_bytes > _SMALL_BYTES and total_bytes > limits.ratio * archive_bytes:
         raise _too_large(
+            field,
             f"{_mib(total_bytes)} from {_mib(archive_bytes)}",
             f"more than {limits.ratio} times its own size, as a decompression bomb would",
         )
 
 
-def _checked_entries(opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _checked(opened: zipfile.ZipFile, field: str) -> Archive:
     entries: dict[str, zipfile.ZipInfo] = {}
-    problems = []
+    folders: list[str] = []
+    problems, guessed = [], []
     for info in opened.infolist():
+        text, certain = _name(info)
         # Some Windows programs write backslashes, and macOS writes letters apart from their accents.
-        name = unicodedata.normalize("NFC", info.filename.replace("\\", "/"))
+        name = unicodedata.normalize("NFC", text.replace("\\", "/"))
         path = str(PurePosixPath(name))  # without ./ and doubled slashes
         problem = _problem(info, path) or ("is there twice" if path in entries else None)
         if problem is not None:
             problems.append(f"{path[:LONGEST_PATH]} {problem}")
-        elif not name.endswith("/"):
+        elif name.endswith("/"):
+            folders.append(path)
+        else:
             entries[path] = info
+            if not certain:
+                guessed.append(path)
     if problems:
         raise refused_files(
-            FIELD,
+            field,
             "entries of the archive are refused",
             problems,
             "pack a plain folder of images, without links, passwords or absolute paths",
             reason="ARCHIVE_UNSAFE",
         )
-    return entries
+    return Archive(opened, entries, tuple(folders), _encoding_warnings(guessed))
+
+
+def _name(info: zipfile.ZipInfo) -> tuple[str, bool]:
+    """An entry's name, and whether its encoding is known.
+
+    macOS writes UTF-8 and doesn't say so; Windows writes its local code page, which nothing tells. zipfile has read
+    either as code page 437, from which every byte comes back.
+    """
+    if info.flag_bits & _NAME_IS_UTF8 or info.filename.isascii():
+        return info.filename, True
+    try:
+        raw = info.filename.encode("cp437")
+    except UnicodeEncodeError:  # from a field of its own that says the name in Unicode
+        return info.filename, True
+    try:
+        return raw.decode("utf-8"), True
+    except UnicodeDecodeError:
+        return info.filename, False
+
+
+def _encoding_warnings(paths: list[str]) -> tuple[str, ...]:
+    if not paths:
+        return ()
+    return (
+        f"{len(paths):,} names in the archive are in a local encoding that it doesn't tell, and were read as code page "
+        f"437, such as {shown(paths[0])}; if they look wrong, pack the folder again with a program that writes UTF-8",
+    )
 
 
 def _problem(info: zipfile.ZipInfo, path: str) -> str | None:
@@ -160,9 +223,9 @@ def _problem(info: zipfile.ZipInfo, path: str) -> str | None:
     return None
 
 
-def _too_large(value: str, problem: str) -> InvalidArgument:
+def _too_large(field: str, value: str, problem: str) -> InvalidArgument:
     return invalid_field(
-        FIELD, value, f"is {problem}", "import fewer or smaller images at a time", reason="ARCHIVE_TOO_LARGE"
+        field, value, f"is {problem}", "import fewer or smaller images at a time", reason="ARCHIVE_TOO_LARGE"
     )
 
 

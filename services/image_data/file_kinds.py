@@ -1,0 +1,258 @@
+"""What a file of a source is, by its first bytes, and by its name where bytes can't tell.
+
+Only the standard library: the client imports it too.
+"""
+
+import re
+from enum import StrEnum
+from pathlib import PurePosixPath
+
+MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
+DECODED = "PNG, JPEG, TIFF, BMP or WebP"
+HEAD_BYTES = 1024
+"""How many of a file's first bytes are looked at."""
+
+
+class Kind(StrEnum):
+    """What a file is to an import."""
+
+    IMAGE = "image"
+    UNDECODED = "picture of a format that isn't decoded"
+    SYSTEM = "hidden file, or one of an operating system's own"
+    OTHER = "file that isn't an image"
+
+
+# A file whose name says that it is an image, and whose bytes say nothing, is a damaged image, not another file.
+_IMAGE_SUFFIXES = frozenset(
+    (
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".tif",
+        ".tiff",
+        ".btf",
+        ".tf8",
+        ".bmp",
+        ".dib",
+        ".webp",
+    )
+)
+# Layouts inside TIFF whose first image isn't what a microscope or a camera recorded, or not all of it.
+_UNDECODED_INSIDE_TIFF = frozenset(
+    (".dng", ".nef", ".cr2", ".arw", ".pef", ".srw", ".orf", ".rw2", ".lsm", ".stk", ".svs", ".ndpi", ".scn", ".vsi")
+)
+# Known by name: their first bytes are nobody's in particular, or those of a container that holds other things too.
+_UNDECODED_SUFFIXES = _UNDECODED_INSIDE_TIFF | frozenset(
+    [
+        ".gif",
+        ".svg",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".j2k",
+        ".j2c",
+        ".jpf",
+        ".jpx",
+        ".jxl",
+        ".jxr",
+        ".ico",
+        ".icns",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".pam",
+        ".pfm",
+        ".exr",
+        ".hdr",
+        ".raw",
+        ".dng",
+        ".cr3",
+        ".raf",
+        ".psd",
+        ".psb",
+        ".xcf",
+        ".tga",
+        ".pcx",
+        ".sgi",
+        ".dcm",
+        ".dicom",
+        ".nii",
+        ".nrrd",
+        ".mha",
+        ".mhd",
+        ".czi",
+        ".nd2",
+        ".lif",
+        ".lof",
+        ".oib",
+        ".oif",
+        ".oir",
+        ".vsi",
+        ".mrxs",
+        ".zvi",
+        ".ims",
+        ".mrc",
+        ".dm3",
+        ".dm4",
+        ".ser",
+        ".fits",
+        ".npy",
+        ".npz",
+        ".h5",
+        ".hdf5",
+        ".zarr",
+        ".mat",
+        ".avi",
+        ".mp4",
+        ".mov",
+        ".dv",
+        ".dds",
+        ".qoi",
+        ".fli",
+    ]
+)
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"II\xbc\x01", "JPEG XR"),
+    (b"8BPS", "Photoshop"),
+    (b"gimp xcf", "GIMP"),
+    (b"\x89HDF\r\n\x1a\n", "HDF5"),
+    (b"ZISRAWFILE", "CZI"),
+    (b"\xda\xce\xbe\x0a", "ND2"),
+    (b"\x93NUMPY", "NumPy"),
+    (b"\x76\x2f\x31\x01", "OpenEXR"),
+    (b"#?RADIANCE", "Radiance HDR"),
+    (b"NRRD000", "NRRD"),
+    (b"SIMPLE  =", "FITS"),
+    (b"qoif", "QOI"),
+    (b"DDS ", "DDS"),
+    (b"FUJIFILMCCD-RAW", "camera raw"),
+    (b"IIRO", "camera raw"),
+    (b"IIRS", "camera raw"),
+    (b"IIU\0", "camera raw"),
+    (b"icns", "ICNS"),
+)
+_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"hevc": "HEIC",
+    b"mif1": "HEIC",
+    b"msf1": "HEIC",
+    b"crx ": "camera raw",
+    b"qt  ": "QuickTime video",
+    b"isom": "MP4 video",
+    b"iso2": "MP4 video",
+    b"mp41": "MP4 video",
+    b"mp42": "MP4 video",
+    b"M4V ": "MP4 video",
+}
+_BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
+_PNM = re.compile(rb"P[1-7FfHh]\s+(#|\d|WIDTH)")
+_SVG = re.compile(rb"\A(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*|<!DOCTYPE[^>]*>\s*)*<svg[\s>]", re.DOTALL)
+_SYSTEM_NAMES = frozenset(
+    (
+        "__macosx",
+        "thumbs.db",
+        "ehthumbs.db",
+        "ehthumbs_vista.db",
+        "desktop.ini",
+        "icon\r",
+        "network trash folder",
+        "temporary items",
+        "lost+found",
+        "recycler",
+        "recycled",
+        "system volume information",
+        "found.000",
+        "__pycache__",
+        "#recycle",
+        "#snapshot",
+        "~snapshot",
+    )
+)
+_SYSTEM_BEGINNINGS = (".", "~$")  # the second: open in an office program
+_SYSTEM_FOLDER_BEGINNINGS = ("@", "$")  # @eaDir (Synology), @Recently-Snapshot (QNAP), $RECYCLE.BIN (Windows)
+
+
+def is_system(path: str) -> bool:
+    """Whether the file, or a folder above it, is hidden or an operating system's or a file server's own."""
+    parts = PurePosixPath(path).parts
+    return any(part.startswith(_SYSTEM_BEGINNINGS) or part.casefold() in _SYSTEM_NAMES for part in parts) or any(
+        part.startswith(_SYSTEM_FOLDER_BEGINNINGS) for part in parts[:-1]
+    )
+
+
+def claims_to_be_image(path: str) -> bool:
+    """Whether the name alone says that it is a picture, decoded or not."""
+    return _suffix(path) in _IMAGE_SUFFIXES | _UNDECODED_SUFFIXES
+
+
+def kind_of(path: str, head: bytes) -> Kind:
+    """What a file is.
+
+    Args:
+        path: Relative to the source, with slashes.
+        head: Its first HEAD_BYTES bytes, or all of a shorter file.
+    """
+    if is_system(path):
+        return Kind.SYSTEM
+    suffix = _suffix(path)
+    if _is_decoded(head):
+        is_tiff = head[:2] in (b"II", b"MM")
+        return Kind.UNDECODED if is_tiff and suffix in _UNDECODED_INSIDE_TIFF else Kind.IMAGE
+    if undecoded_format(path, head):
+        return Kind.UNDECODED
+    return Kind.IMAGE if suffix in _IMAGE_SUFFIXES else Kind.OTHER
+
+
+def undecoded_format(path: str, head: bytes) -> str:
+    """The format of a picture that isn't decoded, such as GIF; "" for all else."""
+    if not (_is_decoded(head) and _suffix(path) not in _UNDECODED_INSIDE_TIFF):
+        for signature, name in _SIGNATURES:
+            if head.startswith(signature):
+                return name
+        if head[4:8] == b"ftyp" and head[8:12] in _BRANDS:
+            return _BRANDS[head[8:12]]
+        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+            return "AVI video"
+        if head[128:132] == b"DICM":
+            return "DICOM"
+        if head[512:520] == b"\x89HDF\r\n\x1a\n":
+            return "HDF5"
+        if _PNM.match(head):
+            return "PNM"
+        if _SVG.match(head):
+            return "SVG"
+        if _suffix(path) in _UNDECODED_SUFFIXES:
+            return _suffix(path)[1:].upper()
+    return ""
+
+
+def _is_decoded(head: bytes) -> bool:
+    return (
+        head.startswith((b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or _is_bmp(head)
+    )
+
+
+def _is_bmp(head: bytes) -> bool:
+    """BM alone may begin a text."""
+    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()

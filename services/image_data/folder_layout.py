@@ -1,0 +1,177 @@
+"""Whether folders are class folders, or may be something else: parts of a split, plates, images beside masks.
+
+What can't be told is asked, before anything is built on it.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+
+from image_data.user_text import compared
+
+MOST_NAMED = 6
+
+_SPLIT_PART = re.compile(
+    r"(the[ _-])?((x|y)[ _-]?)?"
+    r"(train(ing|ed)?|tests?|testing|val|valid|validate|validation|eval|evaluation|hold[ _-]?out|dev|develop(ment)?"
+    r"|fold|cv|split|part|subset|unseen|internal|external)"
+    r"([ _-]?(set|data|dataset|images?|imgs?|split|part|fold|samples?))?([ _-]?(\d{1,3}|[a-e]))?"
+)
+_NEEDS_NUMBER = re.compile(r"(fold|cv|split|part|subset)")
+_PICTURES = frozenset(("image", "images", "img", "imgs", "raw", "original", "originals", "pictures", "photos", "input"))
+_ANNOTATIONS = frozenset(
+    [
+        "mask",
+        "masks",
+        "label",
+        "labels",
+        "labelled",
+        "annotation",
+        "annotations",
+        "annotated",
+        "gt",
+        "groundtruth",
+        "ground_truth",
+        "ground-truth",
+        "segmentation",
+        "segmentations",
+        "seg",
+        "segs",
+        "overlay",
+        "overlays",
+        "boundaries",
+        "outlines",
+        "bbox",
+        "bboxes",
+        "target",
+        "targets",
+    ]
+)
+_REMEDY = (
+    "Give the folder whose sub-folders are the classes, or a manifest (a CSV file with the columns path and label); "
+    "if the top folders really are the classes, say so with --yes (accept_layout)"
+)
+
+
+def is_split_part(name: str) -> bool:
+    """Whether a folder is called as parts of a split are: train, Test, validation_set, fold_2, ..."""
+    text = compared(name)
+    if not _SPLIT_PART.fullmatch(text):
+        return False
+    return not _NEEDS_NUMBER.match(text) or text[-1].isdigit() or text in ("fold", "split")
+
+
+def layout_doubt(paths: Sequence[str], group_span: Callable[[str], tuple[int, int] | None] | None) -> str:
+    """What speaks against the top folders being the classes, with the remedy; "" if nothing does.
+
+    Args:
+        paths: Of the images, below what holds the class folders, each with at least one folder.
+        group_span: Where the group pattern's group lies in a path; None if groups don't come from a pattern.
+    """
+    doubts = [
+        doubt
+        for doubt in (
+            _split_parts(paths, group_span),
+            _beside_annotations(paths),
+            _same_sub_folders(paths, group_span),
+            _several_depths(paths),
+        )
+        if doubt
+    ]
+    return f"{'; '.join(doubts[:2])}. {_REMEDY}" if doubts else ""
+
+
+def _tops(paths: Sequence[str]) -> dict[str, set[str]]:
+    """The sub-folders of each top folder."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        parts = PurePosixPath(path).parts
+        found[parts[0]].update(parts[1:2] if len(parts) > 2 else ())
+    return found
+
+
+def _split_parts(paths: Sequence[str], group_span: Callable[[str], tuple[int, int] | None] | None) -> str:
+    tops = _tops(paths)
+    named = [top for top in sorted(tops) if is_split_part(top)]
+    below = {sub for top in named for sub in tops[top]}
+    single = len(named) == 1 and below and not _are_groups(below) and not _groups_lie_below(paths, tops, group_span)
+    if len(named) > 1 or single:
+        return f"the top folders {_listed(named)} are named like parts of a split, not like classes"
+    inside = sorted({sub for subs in tops.values() for sub in subs if is_split_part(sub)})
+    if len(inside) > 1:
+        return (
+            f"the sub-folders {_listed(inside)} are named like parts of a split, which SynthMix makes itself, by group"
+        )
+    return ""
+
+
+def _beside_annotations(paths: Sequence[str]) -> str:
+    names = {compared(part): part for path in paths for part in PurePosixPath(path).parts[:-1]}
+    annotations = sorted(names[name] for name in names if name in _ANNOTATIONS)
+    pictures = sorted(names[name] for name in names if name in _PICTURES)
+    if annotations and pictures:
+        return (
+            f"the folders {_listed(pictures)} and {_listed(annotations)} are named like images and their annotations, "
+            "and masks would be taken for images"
+        )
+    return ""
+
+
+def _same_sub_folders(paths: Sequence[str], group_span: Callable[[str], tuple[int, int] | None] | None) -> str:
+    tops = _tops(paths)
+    every = set.union(*tops.values()) if tops else set()
+    common = set.intersection(*tops.values()) if tops else set()
+    if len(tops) < 2 or len(every) < 2 or 2 * len(common) < len(every):
+        return ""
+    if _groups_lie_below(paths, tops, group_span):
+        return ""
+    if not _are_series(set(tops)) and _are_groups(common):
+        return ""
+    return (
+        f"the top folders {_listed(sorted(tops))} have the same sub-folders {_listed(sorted(common))}, so that the "
+        "classes may be the sub-folders"
+    )
+
+
+def _several_depths(paths: Sequence[str]) -> str:
+    by_depth: dict[int, str] = {}
+    for path in paths:
+        by_depth.setdefault(len(PurePosixPath(path).parts), path)
+    if len(by_depth) < 2:
+        return ""
+    shallow, deep = by_depth[min(by_depth)], by_depth[max(by_depth)]
+    return f"images lie at several depths, such as {shallow!r} and {deep!r}"
+
+
+def _groups_lie_below(
+    paths: Sequence[str], tops: dict[str, set[str]], group_span: Callable[[str], tuple[int, int] | None] | None
+) -> bool:
+    """Whether the group pattern finds its group in the sub-folders: then they are groups, by the user's word."""
+    if group_span is None:
+        return False
+    samples = {tuple(PurePosixPath(path).parts[:2]): path for path in reversed(paths) if path.count("/") > 1}
+    for path in list(samples.values())[:MOST_SAMPLES]:
+        top, sub = PurePosixPath(path).parts[:2]
+        span = group_span(path)
+        if span is None or span[0] >= len(top) + 1 + len(sub) or span[1] <= len(top) + 1:
+            return False
+    return bool(samples)
+
+
+MOST_SAMPLES = 100
+
+
+def _are_groups(names: set[str]) -> bool:
+    """Whether folders are named as plates, wells and dates are: each with a number."""
+    return all(any(character.isdigit() for character in name) for name in names)
+
+
+def _are_series(names: set[str]) -> bool:
+    """Whether folders differ in their numbers alone, as plate1 and plate2 do."""
+    return len(names) > 1 and _are_groups(names) and len({re.sub(r"\d+", "", compared(name)) for name in names}) == 1
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(repr(name) for name in names[:MOST_NAMED]) + more
