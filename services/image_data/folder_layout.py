@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from image_data.user_text import compared
+from service_kit.errors import FieldViolation, InvalidArgument
 
 MOST_NAMED = 6
 
@@ -48,10 +49,6 @@ _ANNOTATIONS = frozenset(
         "targets",
     ]
 )
-_REMEDY = (
-    "Give the folder whose sub-folders are the classes, or a manifest (a CSV file with the columns path and label); "
-    "if the top folders really are the classes, say so with --yes (accept_layout)"
-)
 
 
 def is_split_part(name: str) -> bool:
@@ -63,7 +60,7 @@ def is_split_part(name: str) -> bool:
 
 
 def layout_doubt(paths: Sequence[str], group_span: Callable[[str], tuple[int, int] | None] | None) -> str:
-    """What speaks against the top folders being the classes, with the remedy; "" if nothing does.
+    """What speaks against the top folders being the classes; "" if nothing does.
 
     Args:
         paths: Of the images, below what holds the class folders, each with at least one folder.
@@ -79,7 +76,17 @@ def layout_doubt(paths: Sequence[str], group_span: Callable[[str], tuple[int, in
         )
         if doubt
     ]
-    return f"{'; '.join(doubts[:2])}. {_REMEDY}" if doubts else ""
+    return ", and ".join(doubts[:2])
+
+
+def doubtful_layout(field: str, doubt: str) -> InvalidArgument:
+    """The refusal of a source whose layout is in doubt."""
+    return InvalidArgument(
+        f"{field}: {doubt}; give the folder whose sub-folders are the classes, or a manifest (a CSV file with the "
+        "columns path and label), or say with --yes (accept_layout) that the top folders are the classes",
+        reason="LAYOUT_DOUBTFUL",
+        violations=[FieldViolation(field, doubt)],
+    )
 
 
 def _tops(paths: Sequence[str]) -> dict[str, set[str]]:

@@ -22,12 +22,12 @@ from image_data.file_kinds import (
     kind_of,
     undecoded_format,
 )
-from image_data.folder_layout import layout_doubt
+from image_data.folder_layout import doubtful_layout, layout_doubt
 from image_data.manifests import Columns
 from image_data.problems import refused_files
 from image_data.source_account import LeftOut, account_of, shown
 from image_data.user_text import check_spellings, compared, normalised
-from service_kit.errors import FieldViolation, InvalidArgument, invalid_field
+from service_kit.errors import InvalidArgument, invalid_field
 
 LONGEST_LABEL = 100
 
@@ -134,9 +134,7 @@ def list_images(source: Source, request: ListingRequest) -> Listing:
         images, left_out = _from_folders(source, kinds, top, request.field)
         doubt = layout_doubt([image.path for image in images], request.group_span)
         if doubt and not request.accept_layout:
-            raise InvalidArgument(
-                f"{request.field}: {doubt}", reason="LAYOUT_DOUBTFUL", violations=[FieldViolation(request.field, doubt)]
-            )
+            raise doubtful_layout(request.field, doubt)
     _check_labels(images, request.field)
     return Listing(tuple(sorted(images, key=lambda image: image.path)), left_out, manifest, doubt)
 

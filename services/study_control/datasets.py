@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from image_data.folder_layout import doubtful_layout
 from image_data.manifests import LABEL_COLUMN, PATH_COLUMN
 from image_data.pixel_rules import MOST_CHANNELS, PixelRule
 from image_data.source_account import MOST_EXAMPLES, MOST_ROWS, REASONS, LeftOut, from_json, merged, to_json, vanished
@@ -9,8 +10,6 @@ from image_data.user_text import normalised
 from service_kit.artifacts import Manifest, read_manifest
 from service_kit.errors import (
     AlreadyExists,
-    FieldViolation,
-    InvalidArgument,
     NotFound,
     check_choice,
     check_range,
@@ -115,11 +114,7 @@ def find_account(store: ObjectStore, operation_id: str) -> dict[str, Any] | None
 def check_layout(account: dict[str, Any], *, accept_layout: bool) -> None:
     """Raises InvalidArgument if an import that is done was accepted in spite of its layout, and this one isn't."""
     if account["layout_doubt"] and not accept_layout:
-        raise InvalidArgument(
-            f"upload: {account['layout_doubt']}",
-            reason="LAYOUT_DOUBTFUL",
-            violations=[FieldViolation("upload", account["layout_doubt"])],
-        )
+        raise doubtful_layout("upload", account["layout_doubt"])
 
 
 def group_rule(value: dict[str, Any]) -> datasets_pb2.GroupRule:

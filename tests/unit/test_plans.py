@@ -56,7 +56,6 @@ def of_classes(first: str, second: str, side: int = 64) -> dict[str, bytes]:
     [
         ("alpha", "beta", LONG + "{label}", "cut off"),
         ("Alive", "alive-", "{label}", None),
-        ("k562", "K562", "a {label} cell", "capitals"),
     ],
 )
 def test_an_adapter_s_prompts(
