@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 import fake_kubelet
@@ -271,6 +272,23 @@ def test_a_pod_that_is_replaced_in_mid_command(lab: FakeKubernetes, services: fa
                     assert last
             gone.set()
             del lab.objects["pods", NAMESPACE, f"pod-{number}"]
+
+
+def test_a_wait_goes_on_where_a_pod_that_stops_cancels_its_call(
+    lab: FakeKubernetes, services: fake.FakeServices
+) -> None:
+    """As gRPC's servers do of a call that came in just before they stop."""
+    stopping = iter([True, False])
+
+    def wait(request: Any, context: Any) -> Any:
+        if next(stopping):
+            context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+        return fake.operation(fake.STUDY_OPERATION, response=fake.study())
+
+    services.answers["WaitOperation"] = wait
+    with connect() as client:
+        assert client.wait(fake.operation(fake.STUDY_OPERATION)).done
+    assert len(services.requests["WaitOperation"]) == 2
 
 
 def test_a_pod_that_is_gone_since_it_was_listed_is_passed_over(lab: FakeKubernetes, services: Any) -> None:
