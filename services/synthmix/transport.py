@@ -105,6 +105,13 @@ def error_of(error: Any, service: str, address: str) -> SynthMixError:
             reason="SERVICE_UNREACHABLE",
             metadata={"service": service, "address": address},
         )
+    if code is grpc.StatusCode.CANCELLED:
+        # This client cancels no call whose end it waits for: a server that stops does, of those it has just accepted.
+        return Unavailable(
+            f"{where} stopped in the middle of the call; try again, or look at it with `synthmix doctor`",
+            reason="SERVICE_STOPPED",
+            metadata={"service": service, "address": address},
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unavailable(
             f"{where} didn't answer in time; try again, or look at it with `synthmix doctor`",

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 import fake_kubernetes
+from release_lab import lab as lab
+from release_lab import services as services
 from service_kit import kubernetes_api
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kubernetes.client.exceptions import ApiException
+
 from service_kit.errors import (
     FailedPrecondition,
     NotFound,
@@ -187,8 +189,6 @@ def _releases_everywhere(access: Access) -> list[str]:
 
 def _namespace_exists(access: Access, namespace: str) -> bool:
     """True where the caller may not know."""
-    from kubernetes.client.exceptions import ApiException
-
     try:
         with asking(access, Right("get", "namespaces", "", namespace)):
             as_json(access.core.read_namespace, namespace)

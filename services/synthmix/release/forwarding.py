@@ -72,7 +72,8 @@ class Forwards:
     def close(self) -> None:
         """Ends every connection and the thread. May be called again."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
+            with suppress(RuntimeError):  # another thread has just closed it
+                self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
 
     def _work(self, listening: dict[str, socket.socket], started: Future[None]) -> None:
@@ -115,25 +116,24 @@ class Forwards:
     ) -> None:
         """One connection, from its beginning to its end."""
         try:
-            tunnel = await self._open(session, service)
             try:
-                self._problems.pop(service, None)
-                await _exchange(tunnel, reader, writer)
-            finally:
-                await tunnel.close()
-        except SynthMixError as error:
-            self._problems[service] = error
-        except (OSError, aiohttp.ClientError):
-            pass  # one side is gone, and the other is told below
-        except asyncio.CancelledError:
-            writer.transport.abort()
-            raise
-        except Exception as error:
-            self._problems[service] = Internal(f"the forward to {service} failed: {type(error).__name__}: {error}")
-        finally:
+                tunnel = await self._open(session, service)
+                try:
+                    self._problems.pop(service, None)
+                    await _exchange(tunnel, reader, writer)
+                finally:
+                    await tunnel.close()
+            except SynthMixError as error:
+                self._problems[service] = error
+            except (OSError, aiohttp.ClientError):
+                pass  # one side is gone, and the other is told below
+            except Exception as error:
+                self._problems[service] = Internal(f"the forward to {service} failed: {type(error).__name__}: {error}")
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+        finally:
+            writer.transport.abort()  # closed already, but where this was cancelled
 
     async def _open(self, session: aiohttp.ClientSession, service: str) -> Tunnel:
         """A tunnel to one of the service's ready pods. Raises SynthMixError where there is none."""
