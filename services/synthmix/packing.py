@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from image_data.file_names import MANIFEST_NAMES, is_hidden, is_image, is_unsupported_image
 from service_kit.errors import FailedPrecondition, InvalidArgument, invalid_field
+from service_kit.storage_space import writing_to
 
 FIELD = "source"
 MOST_LISTED = 20
@@ -38,15 +39,17 @@ def pack(source: Path, destination: Path, *, progress: Callable[[int, int], None
     Raises:
         InvalidArgument: The source doesn't exist or can't be a dataset.
         FailedPrecondition: A file can't be read or written.
+        ResourceExhausted: The disk of the destination is full.
     """
     try:
         if source.suffix.lower() == ".zip":
             return _checked_zip(source)
-        _write(_files(source), destination, progress)
+        files = _files(source)
+        with writing_to(destination.parent):
+            _write(files, destination, progress)
     except OSError as error:
         raise FailedPrecondition(
-            f"{error.filename or destination}: {error.strerror or error}; check that it exists, that you may "
-            "use it, and that the disk isn't full",
+            f"{error.filename or destination}: {error.strerror or error}; check that it exists and that you may use it",
             reason="FILE_UNUSABLE",
         ) from error
     return destination
