@@ -23,6 +23,7 @@ from service_kit.artifacts import MANIFEST, Manifest, Payload, fetch_payload, wr
 from service_kit.errors import DataLoss, SynthMixError
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import ArtifactName
+from service_kit.storage_space import writing_to
 
 INDEX = "index.parquet"
 SHARD_ROWS = 2048
@@ -101,12 +102,13 @@ class ImageTableWriter:
         return list(self._payloads)
 
     def _write_row_group(self) -> None:
-        if self._shard is None:
-            self._shard = pq.ParquetWriter(
-                self._folder / shard_name(len(self._payloads)), _SHARD_SCHEMA, **_SHARD_OPTIONS
-            )
-        sha256s, images = zip(*self._pending, strict=True)
-        self._shard.write_table(pa.table([sha256s, images], schema=_SHARD_SCHEMA))
+        with writing_to(self._folder.parent):
+            if self._shard is None:
+                self._shard = pq.ParquetWriter(
+                    self._folder / shard_name(len(self._payloads)), _SHARD_SCHEMA, **_SHARD_OPTIONS
+                )
+            sha256s, images = zip(*self._pending, strict=True)
+            self._shard.write_table(pa.table([sha256s, images], schema=_SHARD_SCHEMA))
         self._pending.clear()
 
     def _close_shard(self) -> None:
@@ -115,7 +117,8 @@ class ImageTableWriter:
         if self._pending:
             self._write_row_group()
         if self._shard is not None:
-            self._shard.close()
+            with writing_to(self._folder.parent):
+                self._shard.close()
             self._shard = None
         name = shard_name(len(self._payloads))
         self._payloads.append(write_payload(self._store, self._artifact, name, self._folder / name))

@@ -17,6 +17,7 @@ from image_data.synthetic_images import SyntheticImages
 from service_kit.digests import digest_of
 from service_kit.object_store import ObjectStore
 from service_kit.settings import cache_folder
+from service_kit.storage_space import writing_to
 
 
 def pixels(
@@ -66,7 +67,10 @@ def _write(path: Path, shape: tuple[int, ...], images: Iterator[np.ndarray]) -> 
     for abandoned in path.parent.glob(f"{path.stem}.*.partial"):
         abandoned.unlink(missing_ok=True)  # its writer was killed: it held this lock
     # Not a memory map: writing to one on a full disk kills the process instead of raising.
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.stem}.", suffix=".partial", delete=False) as file:
+    with (
+        writing_to(path.parent),
+        tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.stem}.", suffix=".partial", delete=False) as file,
+    ):
         try:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for image in images:

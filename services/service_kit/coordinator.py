@@ -6,11 +6,13 @@ lies in object storage, it goes on from there. The whole Ray cluster may die: a 
 
 import importlib
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from service_kit import incidents
@@ -22,6 +24,7 @@ from service_kit.object_store import ObjectStore
 from service_kit.ray_connection import NAMESPACE
 from service_kit.resource_names import OperationName
 from service_kit.settings import object_store_settings, worker_settings
+from service_kit.storage_space import disk_full, says_full
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +231,10 @@ def run_task(
             report=lambda done, total=None: coordinator.report.remote(task, done, total),
             threads=threads,
         )
+    except Exception as error:
+        if isinstance(error, SynthMixError) or not says_full(error):
+            raise
+        raise disk_full(Path(tempfile.gettempdir())) from error
     finally:
         seconds = time.perf_counter() - start_s
         count_on_worker("synthmix_worker_seconds", seconds, name.service)

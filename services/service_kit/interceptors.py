@@ -6,8 +6,10 @@ the iteration, not around the call.
 
 import asyncio
 import inspect
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +18,7 @@ from grpc_status import rpc_status
 from service_kit import incidents, metrics
 from service_kit.authentication import KubernetesReviews, authenticate
 from service_kit.errors import Internal, InvalidArgument, SynthMixError, Unimplemented, to_status
+from service_kit.storage_space import disk_full, says_full
 
 # A probe carries no token, and what a server offers is no secret.
 OPEN_SERVICES = (
@@ -170,6 +173,8 @@ class _MapErrors:
             error = Unimplemented(
                 f"{self._method} isn't offered by this server; reflection lists what is", reason="METHOD_UNIMPLEMENTED"
             )
+        if isinstance(error, Exception) and not isinstance(error, SynthMixError) and says_full(error):
+            error = disk_full(Path(tempfile.gettempdir()))
         if isinstance(error, SynthMixError):
             await self._context.abort_with_status(rpc_status.to_status(to_status(error)))
         if isinstance(error, Exception) and not isinstance(error, (grpc.aio.AbortError, grpc.RpcError)):

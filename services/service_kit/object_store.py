@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from minio.error import MinioException, S3Error
 
 from service_kit.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from service_kit.settings import ObjectStoreSettings
-from service_kit.storage_space import check_room, is_low, storage_full, writing_to
+from service_kit.storage_space import is_low, room_for, storage_full, writing_to
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ SMALL_OBJECT_BYTES = 1024 * 1024
 ATTEMPTS = 6
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
+COMPACTION_TIMEOUT_SECONDS = 60.0
 # With the last attempt, less than the 120 s after which a cluster restarts a server that hasn't started.
 START_PATIENCE_SECONDS = 90.0
 
@@ -125,31 +127,31 @@ class ObjectStore:
             )
 
     def put_bytes(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
-        self._check_room(len(data))
-        self._call(
-            f"write {key}",
-            lambda: self._client.put_object(
-                self.settings.bucket,
-                key,
-                io.BytesIO(data),
-                len(data),
-                content_type=content_type,
-                part_size=PART_SIZE_BYTES,
-            ),
-        )
+        with self._room_for(len(data)):
+            self._call(
+                f"write {key}",
+                lambda: self._client.put_object(
+                    self.settings.bucket,
+                    key,
+                    io.BytesIO(data),
+                    len(data),
+                    content_type=content_type,
+                    part_size=PART_SIZE_BYTES,
+                ),
+            )
 
     def put_json(self, key: str, value: Any) -> None:
         self.put_bytes(key, json.dumps(value, sort_keys=True, indent=1).encode(), "application/json")
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         """Uploads a file, in parts of 16 MiB if it is larger than that. What a failed upload had sent goes."""
-        self._check_room(path.stat().st_size)
-        self._call(
-            f"write {key}",
-            lambda: self._client.fput_object(
-                self.settings.bucket, key, str(path), content_type=content_type, part_size=PART_SIZE_BYTES
-            ),
-        )
+        with self._room_for(path.stat().st_size):
+            self._call(
+                f"write {key}",
+                lambda: self._client.fput_object(
+                    self.settings.bucket, key, str(path), content_type=content_type, part_size=PART_SIZE_BYTES
+                ),
+            )
 
     def get_bytes(self, key: str) -> bytes:
         """Raises NotFound if there is no such object."""
@@ -280,7 +282,9 @@ class ObjectStore:
                         reason="OBJECT_STORAGE_ELSEWHERE",
                     ) from error
                 if error.code == "InternalError" and action.startswith("write") and self._is_low():
-                    raise self._full(" left") from error
+                    self._compact()
+                    if attempt == self._attempts - 1 or self._is_low():
+                        raise self._full(" left") from error
                 if error.code not in _PASSING or attempt == self._attempts - 1:
                     raise self._unavailable(action, error) from error
             except (urllib3.exceptions.HTTPError, MinioException, OSError) as error:
@@ -292,10 +296,20 @@ class ObjectStore:
             time.sleep(backoff * (0.5 + random.random() / 2))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _check_room(self, size_bytes: int) -> None:
+    def _room_for(self, size_bytes: int) -> AbstractContextManager[None]:
         """Records are always tried: what frees room is asked for by them."""
         if self.settings.folder and size_bytes > SMALL_OBJECT_BYTES:
-            check_room(Path(self.settings.folder), size_bytes, self._where)
+            return room_for(Path(self.settings.folder), size_bytes, self._where, self._compact)
+        return nullcontext()
+
+    def _compact(self) -> None:
+        """Has the server give back the room of deleted objects, which it does by itself only much later."""
+        if not self.settings.compaction_url:
+            return
+        try:
+            urllib3.request("GET", self.settings.compaction_url, retries=False, timeout=COMPACTION_TIMEOUT_SECONDS)
+        except urllib3.exceptions.HTTPError as error:
+            log.warning("object storage couldn't be compacted: %s", error)
 
     def _is_low(self) -> bool:
         return bool(self.settings.folder) and is_low(Path(self.settings.folder))

@@ -24,6 +24,7 @@ class ObjectStoreSettings:
         endpoint_url: With the scheme: http://host:port or https://host.
         region: Requests are signed for it, and of AWS it is part of the host's name.
         folder: Where the server keeps its objects, if it is one of this machine; "" if that isn't known.
+        compaction_url: A GET of it gives back the room of deleted objects, if the server has such a thing, or "".
     """
 
     endpoint_url: str
@@ -32,6 +33,7 @@ class ObjectStoreSettings:
     bucket: str
     region: str = "us-east-1"
     folder: str = ""
+    compaction_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def object_store_settings(environment: Mapping[str, str] = os.environ) -> Object
         bucket=environment.get("SYNTHMIX_OBJECT_STORE_BUCKET", "synthmix"),
         region=environment.get("SYNTHMIX_OBJECT_STORE_REGION") or ObjectStoreSettings.region,
         folder=environment.get("SYNTHMIX_OBJECT_STORE_FOLDER", ""),
+        compaction_url=environment.get("SYNTHMIX_OBJECT_STORE_COMPACTION_URL", ""),
     )
 
 

@@ -2,11 +2,13 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service_kit.errors import ResourceExhausted
+from service_kit.errors import ResourceExhausted, SynthMixError
 
 REASON = "STORAGE_FULL"
 # Object storage needs room for its own tables and to take deleted objects out; a server stops writing at 1 %.
@@ -14,6 +16,12 @@ RESERVE_BYTES = 16 * 1024 * 1024
 RESERVE_SHARE = 0.02
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# As libraries that aren't written in Python say it, in errors without a number.
+_FULL_WORDS = ("no space left on device", "disk quota exceeded")
+
+_room = threading.Lock()
+_making_room = threading.Lock()
+_in_flight_bytes: Counter[Path] = Counter()
 
 
 @contextmanager
@@ -21,31 +29,76 @@ def writing_to(folder: Path) -> Iterator[None]:
     """Raises ResourceExhausted, naming the folder, if what is done in it finds its disk full."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except Exception as error:
+        if isinstance(error, SynthMixError) or not says_full(error):
             raise
-        raise ResourceExhausted(
-            f"the disk of {folder} is full{_free(folder)}; make room there, then try again",
-            reason=REASON,
-            metadata={"where": str(folder)},
-        ) from error
+        raise disk_full(folder) from error
 
 
-def check_room(folder: Path, size_bytes: int, where: str) -> None:
-    """Raises ResourceExhausted unless a folder's disk has room for an object, before a byte of it is written.
+def disk_full(folder: Path) -> ResourceExhausted:
+    return ResourceExhausted(
+        f"the disk of {folder} is full{_free(folder)}; make room there, then try again",
+        reason=REASON,
+        metadata={"where": str(folder)},
+    )
+
+
+def says_full(error: BaseException) -> bool:
+    """Whether an error, or what it came from, says that a disk is full."""
+    seen: BaseException | None = error
+    for _ in range(10):
+        if seen is None:
+            return False
+        if isinstance(seen, OSError) and seen.errno in _FULL:
+            return True
+        if any(words in str(seen).lower() for words in _FULL_WORDS):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+@contextmanager
+def room_for(folder: Path, size_bytes: int, where: str, make_room: Callable[[], None]) -> Iterator[None]:
+    """Keeps room on a folder's disk for an object while it is written; what this process writes there adds up.
 
     Args:
         where: What keeps its objects in the folder.
+        make_room: Gives back what is deleted but still takes room. Done once if there is too little.
+
+    Raises:
+        ResourceExhausted: There is too little, before a byte is written.
     """
+    if not _reserve(folder, size_bytes):
+        with _making_room:
+            if not _reserve(folder, size_bytes):
+                if size_bytes < shutil.disk_usage(folder).total:
+                    make_room()
+                if not _reserve(folder, size_bytes):
+                    raise storage_full(f"{where}, in {folder},", f" for {_megabytes(size_bytes)}{_free(folder)}")
+    try:
+        yield
+    finally:
+        with _room:
+            _in_flight_bytes[folder] -= size_bytes
+
+
+def _reserve(folder: Path, size_bytes: int) -> bool:
     disk = shutil.disk_usage(folder)
-    if disk.free - size_bytes < max(RESERVE_BYTES, RESERVE_SHARE * disk.total):
-        raise storage_full(f"{where}, in {folder},", f" for {_megabytes(size_bytes)}{_free(folder)}")
+    with _room:
+        if disk.free - _in_flight_bytes[folder] - size_bytes < reserve_bytes(folder):
+            return False
+        _in_flight_bytes[folder] += size_bytes
+    return True
+
+
+def reserve_bytes(folder: Path) -> int:
+    """How much of a folder's disk no object may take."""
+    return max(RESERVE_BYTES, int(RESERVE_SHARE * shutil.disk_usage(folder).total))
 
 
 def is_low(folder: Path) -> bool:
     """Whether so little is free that a failure to write is put down to it."""
-    disk = shutil.disk_usage(folder)
-    return disk.free < max(RESERVE_BYTES, RESERVE_SHARE * disk.total)
+    return shutil.disk_usage(folder).free < reserve_bytes(folder)
 
 
 def storage_full(where: str, why: str) -> ResourceExhausted:
@@ -59,9 +112,12 @@ def storage_full(where: str, why: str) -> ResourceExhausted:
 
 def _free(folder: Path) -> str:
     try:
-        return f" ({_megabytes(shutil.disk_usage(folder).free)} are free)"
+        free_bytes = shutil.disk_usage(folder).free
     except OSError:
         return ""
+    in_flight_bytes = _in_flight_bytes[folder]
+    taken = f", {_megabytes(in_flight_bytes)} of them for what is being written" if in_flight_bytes else ""
+    return f" ({_megabytes(free_bytes)} are free{taken})"
 
 
 def _megabytes(size_bytes: int) -> str:

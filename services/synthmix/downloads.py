@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service_kit import errors
+from service_kit.storage_space import writing_to
 from synthmix_api.artifacts.v1 import artifacts_pb2
 
 
@@ -89,7 +90,7 @@ def _download(
     digest, received = hashlib.sha256(), 0
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
+        with writing_to(path.parent), partial.open("wb") as file:
             for chunk in chunks:
                 file.write(chunk)
                 digest.update(chunk)

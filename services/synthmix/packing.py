@@ -23,6 +23,7 @@ from image_data.problems import refused_files
 from image_data.source_account import LeftOut, shown
 from image_data.source_listing import ListingRequest, list_images
 from service_kit.errors import FailedPrecondition, invalid_field
+from service_kit.storage_space import writing_to
 
 FIELD = "source"
 _FIRST_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP can say
@@ -61,6 +62,7 @@ def pack(
     Raises:
         InvalidArgument: The source doesn't exist or can't be a dataset.
         FailedPrecondition: A file can't be read or written.
+        ResourceExhausted: The disk of the destination is full.
     """
     request = request or ListingRequest(FIELD)
     try:
@@ -69,11 +71,12 @@ def pack(
                 list_images(archive, request)
             return Packed(source, ())  # the server sees what is in it
         files, left_out = _files(source, request)
-        _write(files, destination, progress)
+        with writing_to(destination.parent):
+            _write(files, destination, progress)
     except OSError as error:
         raise FailedPrecondition(
-            f"{_shown(error.filename or destination)}: {error.strerror or error}; check that it exists, that you may "
-            "use it, and that the disk isn't full",
+            f"{_shown(error.filename or destination)}: {error.strerror or error}; check that it exists and that you "
+            "may use it",
             reason="FILE_UNUSABLE",
         ) from error
     return Packed(destination, left_out)

@@ -249,6 +249,12 @@ def test_network_policies_deny_first(rendered: Rendered) -> None:
         (["access.clients.subjects[0].name=ada"], "missing property 'kind'"),
         (["access.clients.subjects[0].kind=Person"], "'User', 'Group', 'ServiceAccount'"),
         (["objectStorage.minio.enabled=false"], "objectStorage.endpoint is empty"),
+        (["baseModels.folders[0]=models"], "'models' does not match pattern"),
+        (["baseModels.folders[0]=./models"], "does not match pattern"),
+        (["baseModels.folders[0]=/models:/etc"], "does not match pattern"),
+        (["baseModels.folders=/models"], "got string, want array"),
+        (["baseModels.folders[0]=7"], "got number, want string"),
+        (["baseModels.folder[0]=/models"], "additional properties 'folder' not allowed"),
         (
             ["objectStorage.minio.enabled=false", "objectStorage.endpoint=https://s3.example"],
             "objectStorage.existingSecret is empty",
@@ -288,6 +294,15 @@ def test_environment_and_volumes_of_ones_own_are_everywhere_that_a_base_model_is
         assert {"$(KUBERNETES_SERVICE_HOST)", f"{PREFIX}-minio", f"{PREFIX}-study-control"} <= set(inside)
         assert spec["containers"][0]["volumeMounts"][-1]["mountPath"] == "/models"
         assert spec["volumes"][-1]["name"] == "models"
+
+
+def test_who_reads_base_models_knows_the_folders_that_may_be_named() -> None:
+    named = ["baseModels.folders[0]=/models", "baseModels.folders[1]=/shared/our models"]
+    for set_values, expected in ((named, "/models:/shared/our models"), ([], None)):
+        pods = dict(render_chart(set_values=set_values).pods())
+        for name in ("ray-head", *WORKER_GROUPS, *(f"{PREFIX}-{service}" for service in SERVICES)):
+            found = environment(pods[name]["spec"]["containers"][0])
+            assert found.get("SYNTHMIX_BASE_MODEL_FOLDERS") == expected, name
 
 
 @pytest.mark.parametrize("hub", [True, False])

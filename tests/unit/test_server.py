@@ -301,3 +301,58 @@ def test_a_method_of_a_library_that_is_not_written_is_unimplemented(caplog: pyte
 
     with_server(body)
     assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize(
+    "authorization", [b"Bearer \xff\xfe", "Bearer na\u00efve", "Bearer \u53e3", f"Bearer {TOKEN}\0"]
+)
+def test_metadata_that_is_not_ascii_does_not_leave_the_client(authorization: str | bytes) -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        chunk = artifacts_pb2.UploadFileRequest(chunk=b"x")
+        with pytest.raises(grpc.aio.AioRpcError, match="Invalid metadata"):
+            await stub.UploadFile(iter([chunk]), metadata=(("authorization", authorization),))
+        assert (await stub.UploadFile(iter([chunk]), metadata=AUTHORIZED)).size_bytes == 1
+
+    with_server(body)
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe", b"", b"\0", "na\u00efve".encode(), bytes(range(256))])
+def test_binary_metadata_changes_nothing(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        chunk = artifacts_pb2.UploadFileRequest(chunk=b"x")
+        for key in ("x-bin", "authorization-bin", "grpc-trace-bin"):
+            assert (await stub.UploadFile(iter([chunk]), metadata=(*AUTHORIZED, (key, value)))).size_bytes == 1
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await stub.UploadFile(iter([chunk]), metadata=((key, value),))
+            assert error_of(raised).reason == "TOKEN_MISSING"
+
+    with_server(body)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_token_of_a_megabyte_ends_its_own_call_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        stub = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        chunk = artifacts_pb2.UploadFileRequest(chunk=b"x")
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.UploadFile(iter([chunk]), metadata=(("authorization", "Bearer " + "t" * 1_000_000),), timeout=10)
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # of gRPC itself: no handler sees it
+        assert (await stub.UploadFile(iter([chunk]), metadata=AUTHORIZED)).size_bytes == 1
+
+    with_server(body)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("text", [b"\xed\xa0\x80", b"\xed\xb0\x80abc", b"\xed\xa0\xbd\xed\xb8\x80"])
+def test_a_surrogate_over_the_wire_is_the_callers_fault(text: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def body(channel: grpc.aio.Channel) -> None:
+        method = "/synthmix.artifacts.v1.ArtifactService/DownloadPayload"
+        data = bytes([0x0A, len(text)]) + text
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_stream(method)(data, metadata=AUTHORIZED).read()
+        assert error_of(raised).reason == "UNDECODABLE_REQUEST"
+
+    with_server(body)
+    assert not [record for record in caplog.records if record.exc_info]

@@ -1,17 +1,27 @@
 """Full storage: each server's answer becomes the same error, and a full local disk names itself."""
 
 import errno
+import os
+import re
 import subprocess
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from minio.error import S3Error
 
+from image_data.image_table import ImageTableWriter
+from image_data.pixel_cache import _write
+from memory_object_store import MemoryObjectStore
 from service_kit.errors import ResourceExhausted, Unavailable
 from service_kit.object_store import ObjectStore
+from service_kit.resource_names import DATASETS, ArtifactName
 from service_kit.settings import ObjectStoreSettings
-from service_kit.storage_space import writing_to
+from service_kit.storage_space import room_for, writing_to
+from synthmix.cli import exit_codes
+from synthmix.packing import pack
 
 
 def store(folder: str = "") -> ObjectStore:
@@ -79,6 +89,82 @@ def test_nothing_is_sent_that_does_not_fit_and_internal_errors_of_a_full_disk_sa
 def test_a_full_local_disk_is_named(small_disk: Path) -> None:
     with pytest.raises(ResourceExhausted, match=f"the disk of {small_disk} is full"), writing_to(small_disk):
         (small_disk / "file").write_bytes(bytes(30_000_000))
+
+
+def file_system_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+FULL = {
+    "disk": file_system_error(errno.ENOSPC),
+    "quota": file_system_error(errno.EDQUOT),
+    "of another language": RuntimeError("I/O error: No space left on device (os error 28)"),
+}
+
+
+@pytest.mark.parametrize("error", FULL.values(), ids=FULL)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_known_in_whatever_is_raised(error: Exception, wrapped: bool, tmp_path: Path) -> None:
+    said = re.escape(f"the disk of {tmp_path} is full")
+    with pytest.raises(ResourceExhausted, match=said) as raised, writing_to(tmp_path):
+        if wrapped:
+            raise ValueError("a library's own") from error
+        raise error
+    assert (raised.value.reason, raised.value.metadata["where"]) == ("STORAGE_FULL", str(tmp_path))
+    assert exit_codes.of_error(raised.value) == exit_codes.FAILED
+
+
+def test_a_file_that_is_not_there_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), writing_to(tmp_path):
+        (tmp_path / "no" / "file").write_bytes(b"")
+
+
+def test_packing_to_a_full_disk_names_it_and_leaves_nothing(small_disk: Path, tmp_path: Path) -> None:
+    for label in ("alpha", "beta"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        (tmp_path / "images" / label / "a.png").write_bytes(bytes(15_000_000))
+    with pytest.raises(ResourceExhausted, match=re.escape(f"the disk of {small_disk} is full")):
+        pack(tmp_path / "images", small_disk / "dataset.zip", progress=lambda done, total: None)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_images_that_do_not_fit_a_workers_temporary_folder(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    memory = MemoryObjectStore.created()
+    artifact = ArtifactName(DATASETS, "0" * 32)
+    said = re.escape(f"the disk of {small_disk} is full")
+    with pytest.raises(ResourceExhausted, match=said), ImageTableWriter(memory, artifact) as table:
+        for number in range(50):
+            table.add(bytes([number]) * 1_000_000, label="alpha")
+    assert list(small_disk.iterdir()) == [] and memory.list("") == []
+
+
+def test_pixels_that_do_not_fit_a_workers_cache(small_disk: Path) -> None:
+    with pytest.raises(ResourceExhausted, match=re.escape(f"the disk of {small_disk} is full")):
+        _write(small_disk / "pixels.npy", (30, 1000, 1000), (np.zeros((1000, 1000), np.uint8) for _ in range(30)))
+    assert not list(small_disk.glob("pixels*"))
+
+
+def test_what_is_in_flight_is_kept_free(small_disk: Path) -> None:
+    asked = []
+
+    def make_room() -> None:
+        asked.append(1)
+
+    with room_for(small_disk, 2_000_000, "it", make_room):
+        said = r"2\.0 MB of them for what is being written"
+        with pytest.raises(ResourceExhausted, match=said), room_for(small_disk, 3_000_000, "it", make_room):
+            pass
+        assert asked == [1]
+    with room_for(small_disk, 3_000_000, "it", make_room):
+        assert asked == [1]
+
+
+def test_what_is_deleted_is_asked_back_before_a_write_is_refused(small_disk: Path) -> None:
+    deleted = small_disk / "deleted"
+    deleted.write_bytes(bytes(8_000_000))
+    with room_for(small_disk, 2_000_000, "it", deleted.unlink):
+        assert not deleted.exists()
 
 
 def test_other_errors_of_files_stay_what_they_are(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from service_kit.coordinator import OperationContext
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, ArtifactName, UploadName
 from service_kit.settings import object_store_settings
+from service_kit.storage_space import writing_to
 from study_control.datasets import claim_name, with_left_out, write_account
 from study_control.image_import.importer import import_archive
 from synthmix_api.datasets.v1 import datasets_pb2
@@ -63,7 +64,7 @@ def import_upload(
 ) -> dict[str, Any]:
     """Imports an upload on a worker and returns the dataset's name and account."""
     store = ObjectStore(object_store_settings())
-    with tempfile.TemporaryDirectory(prefix="synthmix-import-") as folder:
+    with writing_to(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="synthmix-import-") as folder:
         archive = Path(folder) / "upload.zip"
         store.get_file(str(UploadName(upload)), archive)
         imported = import_archive(

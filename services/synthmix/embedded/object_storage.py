@@ -10,14 +10,16 @@ from pathlib import Path
 
 from service_kit.errors import FailedPrecondition, Unavailable
 from service_kit.settings import ObjectStoreSettings
+from service_kit.storage_space import reserve_bytes
 from synthmix.embedded.home import Home, ObjectStorageKeys
 from synthmix.embedded.ports import LOOPBACK, accepts_connections, free_port
 
 NAME = "object-storage"
 BUCKET = "synthmix"
-# Volumes grow as they fill; the limit is where the next one begins. Small, so that a nearly full disk has
-# room for several.
-VOLUME_SIZE_LIMIT_MB = 256
+# Volumes grow as they fill; the limit is where the next one begins. Compacting one takes as much free space as it
+# has, so that it is less than the space that is kept free.
+LARGEST_VOLUME_BYTES = 256 * 1024 * 1024
+GARBAGE_THRESHOLD = 0.05
 # weed's own worker dials the admin server here, whatever -admin.port.grpc says.
 ADMIN_GRPC_OFFSET = 10_000
 
@@ -59,7 +61,17 @@ class ObjectStorage:
             secret_key=self.keys.secret_key,
             bucket=BUCKET,
             folder=str(self.folder),
+            compaction_url=f"http://{LOOPBACK}:{self.ports.master}/vol/vacuum?garbageThreshold={GARBAGE_THRESHOLD}",
         )
+
+    @property
+    def volume_size_mb(self) -> int:
+        return min(LARGEST_VOLUME_BYTES, reserve_bytes(self.folder) // 2) // (1024 * 1024)
+
+    @property
+    def most_volumes(self) -> int:
+        """More than the disk has room for: a full one takes no more even while most of it is deleted objects."""
+        return 3 * shutil.disk_usage(self.folder).total // (self.volume_size_mb * 1024 * 1024)
 
     @property
     def temporary_paths(self) -> list[Path]:
@@ -96,9 +108,10 @@ def command(storage: ObjectStorage) -> list[str]:
         "master.port": ports.master,
         "master.port.grpc": ports.master_grpc,
         "master.telemetry": "false",
-        "master.volumeSizeLimitMB": VOLUME_SIZE_LIMIT_MB,
+        "master.volumeSizeLimitMB": storage.volume_size_mb,
         "volume.port": ports.volume,
         "volume.port.grpc": ports.volume_grpc,
+        "volume.max": storage.most_volumes,
         "volume.preStopSeconds": 0,  # nobody else would need time to look for another volume server
         "filer.port": ports.filer,
         "filer.port.grpc": ports.filer_grpc,

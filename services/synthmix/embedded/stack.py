@@ -309,6 +309,7 @@ def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
         "SYNTHMIX_OBJECT_STORE_SECRET_KEY": store.secret_key,
         "SYNTHMIX_OBJECT_STORE_BUCKET": store.bucket,
         "SYNTHMIX_OBJECT_STORE_FOLDER": store.folder,
+        "SYNTHMIX_OBJECT_STORE_COMPACTION_URL": store.compaction_url,
         "SYNTHMIX_RAY_ADDRESS": plan.ray.address,
         "SYNTHMIX_TOKEN": plan.token,
         "SYNTHMIX_CACHE_DIR": str(plan.home.cache),
