@@ -3,6 +3,7 @@
 import errno
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ RESERVE_SHARE = 0.02
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # As libraries that aren't written in Python say it, in errors without a number.
 _FULL_WORDS = ("no space left on device", "disk quota exceeded")
+
+# A server takes an object out some seconds after it was deleted, and can't give its room back before.
+_WAITS_S = (0.0, 2.0, 4.0)
 
 _room = threading.Lock()
 _making_room = threading.Lock()
@@ -63,7 +67,7 @@ def room_for(folder: Path, size_bytes: int, where: str, make_room: Callable[[], 
 
     Args:
         where: What keeps its objects in the folder.
-        make_room: Gives back what is deleted but still takes room. Done once if there is too little.
+        make_room: Gives back what is deleted but still takes room. Done at most three times if there is too little.
 
     Raises:
         ResourceExhausted: There is too little, before a byte is written.
@@ -71,9 +75,12 @@ def room_for(folder: Path, size_bytes: int, where: str, make_room: Callable[[], 
     if not _reserve(folder, size_bytes):
         with _making_room:
             if not _reserve(folder, size_bytes):
-                if size_bytes < shutil.disk_usage(folder).total:
+                for wait_s in _WAITS_S if size_bytes < shutil.disk_usage(folder).total else ():
+                    time.sleep(wait_s)
                     make_room()
-                if not _reserve(folder, size_bytes):
+                    if _reserve(folder, size_bytes):
+                        break
+                else:
                     raise storage_full(f"{where}, in {folder},", f" for {_megabytes(size_bytes)}{_free(folder)}")
     try:
         yield

@@ -3,25 +3,22 @@
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from built_tools import TOOLS
 from memory_object_store import MemoryObjectStore
+from real_servers import running
 from service_kit.errors import Unavailable
 from service_kit.object_store import ObjectStore
 from service_kit.settings import ObjectStoreSettings
 from synthmix.embedded import object_storage
-from synthmix.embedded.children import Child, stop_children, wait_until_ready
 from synthmix.embedded.home import object_storage_keys, prepare
 from synthmix.embedded.ports import LOOPBACK, accepts_connections, free_port
 
 BUCKET = "contract"
-START_TIMEOUT_S = 60.0
-STOP_GRACE_S = 5.0
 
 
 @pytest.fixture(scope="session")
@@ -112,19 +109,3 @@ def serves(settings: ObjectStoreSettings, port: int) -> bool:
     except Unavailable:
         return False
     return True
-
-
-@contextmanager
-def running(
-    name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, is_ready: Callable[[], bool]
-) -> Iterator[None]:
-    """A child for the length of a `with` block, from when it is ready."""
-    child = Child(name, command, environment, folder=folder, log=folder / f"{name}.log")
-    child.start()
-    try:
-        wait_until_ready(
-            {child: is_ready}, timeout_s=START_TIMEOUT_S, say_ready=lambda _: None, check_stop=lambda: None
-        )
-        yield
-    finally:
-        stop_children([child], STOP_GRACE_S)

@@ -26,6 +26,7 @@ from google.protobuf.message import Message
 from PIL import Image
 
 from adapter_training.front_end import AdapterService
+from image_archives import picture, plates, zipped
 from latent_diffusion.base_model import EMBEDDED_FOLDER
 from service_kit.artifacts import find_manifest, list_artifacts
 from service_kit.errors import (
@@ -57,7 +58,6 @@ from synthmix_api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix_api.evaluations.v1 import evaluations_pb2
 from synthmix_api.image_sets.v1 import image_sets_pb2
 from synthmix_api.studies.v1 import studies_pb2
-from unit.image_archives import picture, plates, zipped
 
 DATASET = FEW
 BY_PLATE = r"(?P<group>plate-\d+)"
