@@ -16,6 +16,7 @@ from image_archives import BY_PLATE, encoded, noise, picture, plates, zipped
 from image_data.archive import open_archive
 from image_data.file_kinds import Kind, is_system, kind_of, undecoded_format
 from image_data.folder_layout import is_split_part, layout_doubt
+from image_data.group_patterns import pattern_span
 from image_data.manifests import Columns, read_rows
 from image_data.source_account import MOST_ROWS, LeftOut, account_of, merged, sentence, shown, vanished
 from image_data.source_listing import Listing, ListingRequest, list_images
@@ -23,7 +24,7 @@ from image_data.user_text import compared, is_missing, normalised
 from memory_object_store import MemoryObjectStore
 from service_kit.errors import InvalidArgument
 from study_control.image_import.importer import Imported, import_archive
-from synthmix.packing import Packed, _scan, pack, pattern_span
+from synthmix.packing import Packed, _scan, pack
 from synthmix_api.datasets.v1 import datasets_pb2
 
 PNG, JPEG = picture(1), encoded(noise(2, 8, 8), "JPEG")
@@ -472,16 +473,24 @@ def test_columns_are_chosen_and_compared_without_case() -> None:
         ("path,label,label\na.png,x,y\n", "MANIFEST_COLUMN_TWICE", "has the column 'label' more than once"),
         ("path,label, Label\na.png,x,y\n", "MANIFEST_COLUMN_TWICE", "' Label', 'label'"),
         ("path,label,note,note\na.png,x,1,2\n", "MANIFEST_COLUMN_TWICE", "'note'"),
-        ("path,label\na.png\n", "MANIFEST_INVALID", "row 2 has 1 fields, and the header has 2"),
+        ("path,label\na.png\n", "MANIFEST_INVALID", "row 2 has 1 field, and the header has 2"),
         ("path,label\na.png,x\nb.png,x,y\n", "MANIFEST_INVALID", "row 3 has 3 fields, and the header has 2"),
-        ('path,label\n"a\nb.png",x\n\nc.png\n', "MANIFEST_INVALID", "row 4 has 1 fields"),
+        ('path,label\n"a\nb.png",x\n\nc.png\n', "MANIFEST_INVALID", "row 4 has 1 field,"),
         ("path,label\na.png,NaN\n", "MANIFEST_INVALID", "row 2 has no label ('NaN')"),
         ("path,label\na.png,x\nb.png, n/a \n", "MANIFEST_INVALID", "row 3 has no label ('n/a')"),
         ("path,label\nNA,x\n", "MANIFEST_INVALID", "row 2 has no path ('NA')"),
-        ('path,label\na.png,"x\n', "MANIFEST_UNREADABLE", "can't be read as CSV near row 2"),
-        ('path,label\na.png,"x"y\n', "MANIFEST_UNREADABLE", "can't be read as CSV"),
-        ("path,label\na.png,caf\xe9\n".encode("latin-1"), "MANIFEST_UNREADABLE", "is not a CSV file in UTF-8"),
-        ("path,label\na.png,x\n".encode("utf-16-le"), "MANIFEST_UNREADABLE", "is not a CSV file in UTF-8"),
+        ('path,label\na.png,"x\n', "MANIFEST_UNREADABLE", "ends inside quotation marks, which were opened in row 2"),
+        (
+            'path,label\na.png,"x"y\n',
+            "MANIFEST_UNREADABLE",
+            "has quotation marks in row 2 that aren't around a whole cell",
+        ),
+        (
+            "path,label\na.png,caf\xe9\n".encode("latin-1"),
+            "MANIFEST_UNREADABLE",
+            "is not in UTF-8 (byte 0xe9 in line 2)",
+        ),
+        ("path,label\na.png,x\n".encode("utf-16-le"), "MANIFEST_UNREADABLE", "holds NUL characters"),
         ("file,label\na.png,x\n", "MANIFEST_COLUMN_MISSING", "by --path-column; the columns are file, label"),
     ],
 )
