@@ -112,6 +112,34 @@ def test_bigtiff_and_mpo_are_images() -> None:
         ("a.svs", b"II*\0", "SVS"),
         ("a.nef", b"MM\0*", "NEF"),
         ("a", b"RIFF\0\0\0\0AVI LIST", "AVI video"),
+        ("a.mrxs", JPEG, "MRXS"),
+        ("a.qptiff", b"II*\0", "QPTIFF"),
+        ("a.flex", b"II*\0", "FLEX"),
+        ("a.BIF", b"II+\0", "BIF"),
+        ("a", b"II*\0\x10\0\0\0CR\x02\0", "camera raw"),
+        ("a.tif", b"II*\0\x10\0\0\0CR\x02\0", "camera raw"),
+        ("a", encoded(noise(3, 16, 16), "ICO"), "ICO"),
+        ("a", b"\0\0\2\0\1\0\x20\x20\0\0", "ICO"),
+        ("a", bytes(208) + b"MAP ", "MRC"),
+        ("a", bytes(344) + b"n+1\0", "NIfTI"),
+        ("a", b"\x1c\2\0\0n+2\0\r\n\x1a\n", "NIfTI"),
+        ("a.nii.gz", b"\x1f\x8b", "NII.GZ"),
+        ("a.tif.gz", b"\x1f\x8b", "TIF.GZ"),
+        ("x.zarr/0/0.0", b"\2\1", "Zarr"),
+        ("x.ome.zarr/c/0/1", JPEG, "Zarr"),
+        ("a.ics", b"\t\n", "ICS"),
+        ("a", b"ics_version\t1.0", "ICS"),
+        ("a.sld", b"", "SLD"),
+        ("a.eps", b"%!PS", "EPS"),
+        ("a", b"%!PS-Adobe-3.0 EPSF-3.0\n", "EPS"),
+        ("a", b"\x1a\x45\xdf\xa3", "Matroska or WebM video"),
+        ("a.webm", b"", "WEBM"),
+        ("a.mkv", b"", "MKV"),
+        ("a.avi", b"", "AVI"),
+        ("a.mp4", b"", "MP4"),
+        ("a", b"\0\0\0\x18ftypiso6", "HEIF or MP4"),
+        ("a", b"\0\0\0\x18ftypdash", "HEIF or MP4"),
+        ("a", b"\0\0\1\xba", "MPEG video"),
     ],
 )
 def test_pictures_that_are_not_decoded_are_called_by_their_format(name: str, head: bytes, format_name: str) -> None:
@@ -130,13 +158,18 @@ def test_pictures_that_are_not_decoded_are_called_by_their_format(name: str, hea
         ("a.wav", b"RIFF\0\0\0\0WAVE"),
         ("empty", b""),
         ("page.html", b"<html><svg>"),
+        ("a.m4a", b"\0\0\0\x18ftypM4A "),
+        ("a.csv.gz", b"\x1f\x8b"),
+        ("a.ps", b"%!PS-Adobe-3.0\n"),
+        ("zeros", bytes(1024)),
+        ("zarr/notes", b"x"),
     ],
 )
 def test_other_files_are_not_images(name: str, head: bytes) -> None:
     assert kind_of(f"alpha/{name}", head) == Kind.OTHER
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jfif", "a.TIF"])
+@pytest.mark.parametrize("name", ["a.png", "a.jfif", "a.TIF", "a.jif"])
 def test_a_damaged_image_is_not_missed(name: str) -> None:
     assert kind_of(name, b"") == kind_of(name, b"<html>") == Kind.IMAGE
 
@@ -161,13 +194,32 @@ def test_a_damaged_image_is_not_missed(name: str) -> None:
         "alpha/~$manifest.xlsx",
         ".Trashes/a.png",
         ".git/objects/a",
+        "found.001/a.png",
+        "FOUND.123/file0000.chk",
+        "alpha/Thumbs.db:encryptable",
+        "alpha/a.png:Zone.Identifier",
+        "$WinREAgent/a",
+        "@SynoDrive/a.png",
+        "@GMT-2021.03.01-00.00.00/a.png",
     ],
 )
 def test_files_of_systems_are_known(path: str) -> None:
     assert is_system(path)
 
 
-@pytest.mark.parametrize("path", ["alpha/@home.png", "alpha/$1.png", "alpha/#1.png", "a b/c.png", "recycle/a.png"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "alpha/@home.png",
+        "alpha/$1.png",
+        "alpha/#1.png",
+        "a b/c.png",
+        "recycle/a.png",
+        "@high/1.png",
+        "$low/1.png",
+        "found.it/1.png",
+    ],
+)
 def test_files_of_users_are_not_taken_for_systems(path: str) -> None:
     assert not is_system(path)
 
