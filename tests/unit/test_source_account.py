@@ -3,8 +3,10 @@
 import io
 import os
 import socket
+import struct
 import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -692,6 +694,35 @@ def test_names_of_a_local_code_page_are_said(tmp_path: Path) -> None:
     with open_archive(archive) as opened:
         assert "Zürich/1.png" in opened.paths
         assert "1 names in the archive are in a local encoding" in opened.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "of", "version", "expected"),
+    [
+        ("細胞/1.png", b"__/1.png", 1, "細胞/1.png"),
+        ("Zürich/1.png", "Zürich/1.png".encode("cp1252"), 1, "Zürich/1.png"),
+        ("Cafe\u0301/1.png", b"Caf\x82/1.png", 1, "Café/1.png"),
+        ("other/1.png", b"renamed before", 1, "Z\u2584rich/1.png"),
+        ("other/1.png", b"Z\xdcrich/1.png", 2, "Z\u2584rich/1.png"),
+    ],
+)
+def test_the_unicode_path_of_an_entry_is_its_name_if_the_checksum_fits(
+    tmp_path: Path, said: str, of: bytes, version: int, expected: str
+) -> None:
+    fits = expected != "Z\u2584rich/1.png"
+    raw = of if fits else b"Z\xdcrich/1.png"
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        placeholder = "".join(chr(0x41 + byte % 26) for byte in raw)
+        entry = zipfile.ZipInfo(placeholder)
+        content = struct.pack("<BL", version, zlib.crc32(of)) + said.encode()
+        entry.extra = struct.pack("<HH", 0x5455, 1) + b"\0" + struct.pack("<HH", 0x7075, len(content)) + content
+        archive.writestr(entry, PNG)
+    (tmp_path / "a.zip").write_bytes(data.getvalue().replace(placeholder.encode(), raw))
+    with open_archive(tmp_path / "a.zip") as opened:
+        assert opened.paths == [expected]
+        assert bool(opened.warnings) != fits
+        assert opened.read(expected) == PNG
 
 
 def test_a_folder_is_looked_at_without_being_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
