@@ -117,7 +117,8 @@ def write_left_out(store: ObjectStore, operation_id: str, left_out: list[dict[st
 
 
 def find_left_out(store: ObjectStore, operation_id: str) -> list[dict[str, Any]]:
-    return (store.find_json(f"dataset-accounts/{operation_id}.left-out.json") or {"left_out": []})["left_out"]
+    found = store.find_json(f"dataset-accounts/{operation_id}.left-out.json")
+    return list(found["left_out"]) if found else []
 
 
 def check_layout(account: dict[str, Any], *, accept_layout: bool) -> None:
