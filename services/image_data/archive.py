@@ -24,6 +24,7 @@ LONGEST_PATH = 512
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _NAME_IS_UTF8 = 0x800
+_UNICODE_PATH = 0x7075
 _SMALL_BYTES = 64 * 1024 * 1024
 
 
@@ -180,19 +181,40 @@ def _checked(opened: zipfile.ZipFile, field: str) -> Archive:
 def _name(info: zipfile.ZipInfo) -> tuple[str, bool]:
     """An entry's name, and whether its encoding is known.
 
-    macOS writes UTF-8 and doesn't say so; Windows writes its local code page, which nothing tells. zipfile has read
-    either as code page 437, from which every byte comes back.
+    Entries may say that they are UTF-8, or have the name once more in a field of its own. macOS writes UTF-8 and
+    doesn't say so; Windows writes its local code page, which nothing tells. zipfile has read either as code page 437,
+    from which every byte comes back.
     """
-    if info.flag_bits & _NAME_IS_UTF8 or info.filename.isascii():
-        return info.filename, True
+    name = info.orig_filename.split("\0", 1)[0]
+    if info.flag_bits & _NAME_IS_UTF8:
+        return name, True
+    raw = info.orig_filename.encode("cp437")
+    said = _unicode_path(info.extra, raw)
+    if said or name.isascii():
+        return said or name, True
     try:
-        raw = info.filename.encode("cp437")
-    except UnicodeEncodeError:  # from a field of its own that says the name in Unicode
-        return info.filename, True
-    try:
-        return raw.decode("utf-8"), True
+        return name.encode("cp437").decode("utf-8"), True
     except UnicodeDecodeError:
-        return info.filename, False
+        return name, False
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> str:
+    """The name in Info-ZIP's Unicode Path field (APPNOTE 4.6.9); "" without one that is of this name.
+
+    Its checksum is that of the name beside it: a program that doesn't know the field renames without it.
+    """
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind != _UNICODE_PATH or len(field) < 6:
+            continue
+        version, checksum = struct.unpack_from("<BL", field)
+        if version == 1 and checksum == zlib.crc32(raw):
+            try:
+                return field[5:].decode().split("\0", 1)[0]
+            except UnicodeDecodeError:
+                continue
+    return ""
 
 
 def _encoding_warnings(paths: list[str]) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ _IMAGE_SUFFIXES = frozenset(
         ".jpeg",
         ".jpe",
         ".jfif",
+        ".jif",
+        ".jfi",
         ".mpo",
         ".tif",
         ".tiff",
@@ -43,79 +45,127 @@ _IMAGE_SUFFIXES = frozenset(
 )
 # Layouts inside TIFF whose first image isn't what a microscope or a camera recorded, or not all of it.
 _UNDECODED_INSIDE_TIFF = frozenset(
-    (".dng", ".nef", ".cr2", ".arw", ".pef", ".srw", ".orf", ".rw2", ".lsm", ".stk", ".svs", ".ndpi", ".scn", ".vsi")
-)
-# Known by name: their first bytes are nobody's in particular, or those of a container that holds other things too.
-_UNDECODED_SUFFIXES = _UNDECODED_INSIDE_TIFF | frozenset(
-    [
-        ".gif",
-        ".svg",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-        ".j2k",
-        ".j2c",
-        ".jpf",
-        ".jpx",
-        ".jxl",
-        ".jxr",
-        ".ico",
-        ".icns",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".pam",
-        ".pfm",
-        ".exr",
-        ".hdr",
-        ".raw",
+    (
         ".dng",
-        ".cr3",
-        ".raf",
-        ".psd",
-        ".psb",
-        ".xcf",
-        ".tga",
-        ".pcx",
-        ".sgi",
-        ".dcm",
-        ".dicom",
-        ".nii",
-        ".nrrd",
-        ".mha",
-        ".mhd",
-        ".czi",
-        ".nd2",
-        ".lif",
-        ".lof",
-        ".oib",
-        ".oif",
-        ".oir",
+        ".nef",
+        ".nrw",
+        ".cr2",
+        ".arw",
+        ".sr2",
+        ".pef",
+        ".srw",
+        ".orf",
+        ".rw2",
+        ".3fr",
+        ".iiq",
+        ".lsm",
+        ".stk",
+        ".svs",
+        ".ndpi",
+        ".scn",
         ".vsi",
-        ".mrxs",
-        ".zvi",
-        ".ims",
-        ".mrc",
-        ".dm3",
-        ".dm4",
-        ".ser",
-        ".fits",
-        ".npy",
-        ".npz",
-        ".h5",
-        ".hdf5",
-        ".zarr",
-        ".mat",
-        ".avi",
-        ".mp4",
-        ".mov",
-        ".dv",
-        ".dds",
-        ".qoi",
-        ".fli",
-    ]
+        ".qptiff",
+        ".flex",
+        ".bif",
+    )
+)
+_UNDECODED_INSIDE_JPEG = frozenset((".mrxs", ".jps"))  # a slide's overview; two pictures side by side
+# Known by name: their first bytes are nobody's in particular, or those of a container that holds other things too.
+_UNDECODED_SUFFIXES = (
+    _UNDECODED_INSIDE_TIFF
+    | _UNDECODED_INSIDE_JPEG
+    | frozenset(
+        [
+            ".ics",
+            ".sld",
+            ".eps",
+            ".cur",
+            ".emf",
+            ".wmf",
+            ".djvu",
+            ".mgz",
+            ".svgz",
+            ".n5",
+            ".mkv",
+            ".webm",
+            ".m4v",
+            ".wmv",
+            ".flv",
+            ".mpg",
+            ".mpeg",
+            ".mts",
+            ".m2ts",
+            ".3gp",
+            ".ogv",
+            ".gif",
+            ".svg",
+            ".heic",
+            ".heif",
+            ".avif",
+            ".jp2",
+            ".j2k",
+            ".j2c",
+            ".jpf",
+            ".jpx",
+            ".jxl",
+            ".jxr",
+            ".ico",
+            ".icns",
+            ".ppm",
+            ".pgm",
+            ".pbm",
+            ".pnm",
+            ".pam",
+            ".pfm",
+            ".exr",
+            ".hdr",
+            ".raw",
+            ".dng",
+            ".cr3",
+            ".raf",
+            ".psd",
+            ".psb",
+            ".xcf",
+            ".tga",
+            ".pcx",
+            ".sgi",
+            ".dcm",
+            ".dicom",
+            ".nii",
+            ".nrrd",
+            ".mha",
+            ".mhd",
+            ".czi",
+            ".nd2",
+            ".lif",
+            ".lof",
+            ".oib",
+            ".oif",
+            ".oir",
+            ".vsi",
+            ".mrxs",
+            ".zvi",
+            ".ims",
+            ".mrc",
+            ".dm3",
+            ".dm4",
+            ".ser",
+            ".fits",
+            ".npy",
+            ".npz",
+            ".h5",
+            ".hdf5",
+            ".zarr",
+            ".mat",
+            ".avi",
+            ".mp4",
+            ".mov",
+            ".dv",
+            ".dds",
+            ".qoi",
+            ".fli",
+        ]
+    )
 )
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"GIF87a", "GIF"),
@@ -142,6 +192,14 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"IIRS", "camera raw"),
     (b"IIU\0", "camera raw"),
     (b"icns", "ICNS"),
+    (b"ics_version", "ICS"),
+    (b"\xc5\xd0\xd3\xc6", "EPS"),
+    (b"\x1a\x45\xdf\xa3", "Matroska or WebM video"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media video"),
+    (b"FLV\x01", "Flash video"),
+    (b"\x00\x00\x01\xba", "MPEG video"),
+    (b"\x00\x00\x01\xb3", "MPEG video"),
+    (b"AT&TFORM", "DjVu"),
 )
 _BRANDS = {
     b"avif": "AVIF",
@@ -159,6 +217,12 @@ _BRANDS = {
     b"mp42": "MP4 video",
     b"M4V ": "MP4 video",
 }
+_SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ", b"F4A ")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_FOLDER_FORMATS = {".zarr": "Zarr", ".n5": "N5"}
+# Icon or cursor, how many, and of the first: width, height, colours, and a byte that is nought.
+_ICON = re.compile(rb"\x00\x00[\x01\x02]\x00[\x01-\x40]\x00...\x00", re.DOTALL)
+_EPS = re.compile(rb"%!PS-Adobe-\d\.\d +EPSF")
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 _PNM = re.compile(rb"P[1-7FfHh]\s+(#|\d|WIDTH)")
 _SVG = re.compile(rb"\A(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*|<!DOCTYPE[^>]*>\s*)*<svg[\s>]", re.DOTALL)
@@ -176,22 +240,41 @@ _SYSTEM_NAMES = frozenset(
         "recycler",
         "recycled",
         "system volume information",
-        "found.000",
         "__pycache__",
         "#recycle",
         "#snapshot",
         "~snapshot",
+        # Of Synology and QNAP
+        "@eadir",
+        "@__thumb",
+        "@recently-snapshot",
+        "@recycle",
+        "@sharebin",
+        "@tmp",
+        "@database",
+        "@docker",
+        "@upload_cache",
+        "@transcode",
+        # Of Windows
+        "$recycle.bin",
+        "$winreagent",
+        "$windows.~bt",
+        "$windows.~ws",
+        "$sysreset",
+        "$getcurrent",
+        "$extend",
     )
 )
+# What a check of a disk found, shadow copies, and a stream of NTFS that was copied as a file of its own.
+_SYSTEM_NAME = re.compile(r"found\.\d{3}|@gmt-\d.*|@syno.*|.*:(zone\.identifier|encryptable)")
 _SYSTEM_BEGINNINGS = (".", "~$")  # the second: open in an office program
-_SYSTEM_FOLDER_BEGINNINGS = ("@", "$")  # @eaDir (Synology), @Recently-Snapshot (QNAP), $RECYCLE.BIN (Windows)
 
 
 def is_system(path: str) -> bool:
     """Whether the file, or a folder above it, is hidden or an operating system's or a file server's own."""
-    parts = PurePosixPath(path).parts
-    return any(part.startswith(_SYSTEM_BEGINNINGS) or part.casefold() in _SYSTEM_NAMES for part in parts) or any(
-        part.startswith(_SYSTEM_FOLDER_BEGINNINGS) for part in parts[:-1]
+    return any(
+        part.startswith(_SYSTEM_BEGINNINGS) or part in _SYSTEM_NAMES or _SYSTEM_NAME.fullmatch(part)
+        for part in path.casefold().split("/")
     )
 
 
@@ -209,36 +292,56 @@ def kind_of(path: str, head: bytes) -> Kind:
     """
     if is_system(path):
         return Kind.SYSTEM
-    suffix = _suffix(path)
-    if _is_decoded(head):
-        is_tiff = head[:2] in (b"II", b"MM")
-        return Kind.UNDECODED if is_tiff and suffix in _UNDECODED_INSIDE_TIFF else Kind.IMAGE
     if undecoded_format(path, head):
         return Kind.UNDECODED
-    return Kind.IMAGE if suffix in _IMAGE_SUFFIXES else Kind.OTHER
+    return Kind.IMAGE if _is_decoded(head) or _suffix(path) in _IMAGE_SUFFIXES else Kind.OTHER
 
 
 def undecoded_format(path: str, head: bytes) -> str:
     """The format of a picture that isn't decoded, such as GIF; "" for all else."""
-    if not (_is_decoded(head) and _suffix(path) not in _UNDECODED_INSIDE_TIFF):
-        for signature, name in _SIGNATURES:
-            if head.startswith(signature):
-                return name
-        if head[4:8] == b"ftyp" and head[8:12] in _BRANDS:
-            return _BRANDS[head[8:12]]
-        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-            return "AVI video"
-        if head[128:132] == b"DICM":
-            return "DICOM"
-        if head[512:520] == b"\x89HDF\r\n\x1a\n":
-            return "HDF5"
-        if _PNM.match(head):
-            return "PNM"
-        if _SVG.match(head):
-            return "SVG"
-        if _suffix(path) in _UNDECODED_SUFFIXES:
-            return _suffix(path)[1:].upper()
-    return ""
+    parents = (PurePosixPath(part).suffix.lower() for part in path.split("/")[:-1])
+    stored_as = next((_FOLDER_FORMATS[suffix] for suffix in parents if suffix in _FOLDER_FORMATS), "")
+    if stored_as:
+        return stored_as
+    return _format_inside(path, head) if _is_decoded(head) else _format_by_bytes(head) or _format_by_name(path)
+
+
+def _format_inside(path: str, head: bytes) -> str:
+    """The format that begins as one that is decoded does, and isn't that."""
+    suffix = _suffix(path)
+    if head.startswith(b"II*\0") and head[8:11] == b"CR\x02":
+        return "camera raw"
+    if head[:2] in (b"II", b"MM") and suffix in _UNDECODED_INSIDE_TIFF:
+        return suffix[1:].upper()
+    return suffix[1:].upper() if head.startswith(b"\xff\xd8") and suffix in _UNDECODED_INSIDE_JPEG else ""
+
+
+def _format_by_bytes(head: bytes) -> str:
+    for signature, name in _SIGNATURES:
+        if head.startswith(signature):
+            return name
+    if head[4:8] == b"ftyp" and head[8:12] not in _SOUND_BRANDS:
+        return _BRANDS.get(head[8:12], "HEIF or MP4")
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "AVI video"
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    if head[208:212] == b"MAP ":
+        return "MRC"
+    if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
+        return "NIfTI"
+    if head[512:520] == b"\x89HDF\r\n\x1a\n":
+        return "HDF5"
+    patterns = ((_PNM, "PNM"), (_SVG, "SVG"), (_EPS, "EPS"), (_ICON, "ICO"))
+    return next((name for pattern, name in patterns if pattern.match(head)), "")
+
+
+def _format_by_name(path: str) -> str:
+    suffix = _suffix(path)
+    inner = _suffix(path[: -len(suffix)]) if suffix in _COMPRESSED else ""
+    if inner in _IMAGE_SUFFIXES | _UNDECODED_SUFFIXES:
+        return f"{inner}{suffix}"[1:].upper()
+    return suffix[1:].upper() if suffix in _UNDECODED_SUFFIXES else ""
 
 
 def _is_decoded(head: bytes) -> bool:

@@ -4,51 +4,131 @@ What can't be told is asked, before anything is built on it.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from image_data.user_text import compared
 from service_kit.errors import FieldViolation, InvalidArgument
 
 MOST_NAMED = 6
+MOST_SAMPLES = 100
 
 _SPLIT_PART = re.compile(
     r"(the[ _-])?((x|y)[ _-]?)?"
     r"(train(ing|ed)?|tests?|testing|val|valid|validate|validation|eval|evaluation|hold[ _-]?out|dev|develop(ment)?"
-    r"|fold|cv|split|part|subset|unseen|internal|external)"
+    r"|fold|cv|split|part|subset|unseen|infer(ence)?|predict(ion)?|internal|external)"
     r"([ _-]?(set|data|dataset|images?|imgs?|split|part|fold|samples?))?([ _-]?(\d{1,3}|[a-e]))?"
 )
 _NEEDS_NUMBER = re.compile(r"(fold|cv|split|part|subset)")
-_PICTURES = frozenset(("image", "images", "img", "imgs", "raw", "original", "originals", "pictures", "photos", "input"))
-_ANNOTATIONS = frozenset(
-    [
+# Tumours and test sets alike are internal or external: these say that they are parts only beside another part.
+_PART_BESIDE_OTHERS = frozenset(("internal", "external"))
+_FORMATS = frozenset(("png", "jpg", "jpeg", "tif", "tiff", "bmp", "webp", "gif", "8bit", "16bit", "files"))
+_PICTURES = frozenset(
+    (
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "raw",
+        "original",
+        "originals",
+        "picture",
+        "pictures",
+        "photo",
+        "photos",
+        "input",
+        "inputs",
+        "scan",
+        "scans",
+    )
+)
+# Names of what is made from images. Those of the first set are no classes, whatever they lie beside.
+_DERIVED = frozenset(
+    (
         "mask",
         "masks",
+        "annotations",
+        "gt",
+        "groundtruth",
+        "ground_truth",
+        "segmentations",
+        "overlays",
+        "thumbnails",
+        "thumbs",
+        "previews",
+        "predictions",
+        "heatmaps",
+        "bboxes",
+        "outlines",
+    )
+)
+_ANNOTATIONS = _DERIVED | frozenset(
+    (
         "label",
         "labels",
         "labelled",
         "annotation",
-        "annotations",
         "annotated",
-        "gt",
-        "groundtruth",
-        "ground_truth",
-        "ground-truth",
         "segmentation",
-        "segmentations",
+        "segmented",
         "seg",
         "segs",
         "overlay",
-        "overlays",
+        "boundary",
         "boundaries",
-        "outlines",
+        "contours",
         "bbox",
-        "bboxes",
         "target",
         "targets",
-    ]
+        "thumbnail",
+        "preview",
+        "prediction",
+        "preds",
+        "heatmap",
+        "probabilities",
+        "output",
+        "outputs",
+        "results",
+    )
 )
+# What numbered folders are called that hold images of one group.
+_GROUP_WORDS = frozenset(
+    (
+        "plate",
+        "well",
+        "chip",
+        "slide",
+        "patient",
+        "donor",
+        "subject",
+        "animal",
+        "mouse",
+        "batch",
+        "run",
+        "exp",
+        "experiment",
+        "replicate",
+        "rep",
+        "day",
+        "date",
+        "week",
+        "month",
+        "session",
+        "series",
+        "scan",
+        "site",
+        "fov",
+        "field",
+        "position",
+        "pos",
+        "lab",
+        "hospital",
+        "p",
+        "d",
+    )
+)
+_WELL = re.compile(r"[a-p][ _-]?\d{1,2}")
 
 
 def is_split_part(name: str) -> bool:
@@ -100,12 +180,12 @@ def _tops(paths: Sequence[str]) -> dict[str, set[str]]:
 
 def _split_parts(paths: Sequence[str], group_span: Callable[[str], tuple[int, int] | None] | None) -> str:
     tops = _tops(paths)
-    named = [top for top in sorted(tops) if is_split_part(top)]
+    named = _parts(tops)
     below = {sub for top in named for sub in tops[top]}
     single = len(named) == 1 and below and not _are_groups(below) and not _groups_lie_below(paths, tops, group_span)
     if len(named) > 1 or single:
         return f"the top folders {_listed(named)} are named like parts of a split, not like classes"
-    inside = sorted({sub for subs in tops.values() for sub in subs if is_split_part(sub)})
+    inside = _parts({sub for subs in tops.values() for sub in subs})
     if len(inside) > 1:
         return (
             f"the sub-folders {_listed(inside)} are named like parts of a split, which SynthMix makes itself, by group"
@@ -113,8 +193,14 @@ def _split_parts(paths: Sequence[str], group_span: Callable[[str], tuple[int, in
     return ""
 
 
+def _parts(names: Iterable[str]) -> list[str]:
+    parts = sorted(name for name in names if is_split_part(name))
+    return [] if all(compared(name) in _PART_BESIDE_OTHERS for name in parts) else parts
+
+
 def _beside_annotations(paths: Sequence[str]) -> str:
-    names = {compared(part): part for path in paths for part in PurePosixPath(path).parts[:-1]}
+    folders = {PurePosixPath(path).parts[:-1] for path in paths}
+    names = {_plain(part): part for parts in folders for part in parts}
     annotations = sorted(names[name] for name in names if name in _ANNOTATIONS)
     pictures = sorted(names[name] for name in names if name in _PICTURES)
     if annotations and pictures:
@@ -122,23 +208,59 @@ def _beside_annotations(paths: Sequence[str]) -> str:
             f"the folders {_listed(pictures)} and {_listed(annotations)} are named like images and their annotations, "
             "and masks would be taken for images"
         )
+    for depth in range(max(map(len, folders), default=0)):
+        beside = {_plain(parts[depth]): parts[depth] for parts in folders if len(parts) > depth}
+        derived = sorted(beside[name] for name in beside if name in _DERIVED)
+        # A mask beside none: classes of faces.
+        others = [name for name in beside if name not in _DERIVED and "mask" not in name]
+        if derived and others:
+            return (
+                f"the folders {_listed(derived)} are named like what is made from images, not like classes, and would "
+                "be taken for images"
+            )
     return ""
+
+
+def _plain(name: str) -> str:
+    """A folder's name with one separator, and without the formats that some add."""
+    words = [word for word in re.split(r"[ _.-]+", compared(name)) if word]
+    return "_".join([word for word in words if word not in _FORMATS] or words)
 
 
 def _same_sub_folders(paths: Sequence[str], group_span: Callable[[str], tuple[int, int] | None] | None) -> str:
     tops = _tops(paths)
-    every = set.union(*tops.values()) if tops else set()
-    common = set.intersection(*tops.values()) if tops else set()
-    if len(tops) < 2 or len(every) < 2 or 2 * len(common) < len(every):
+    above = Counter(sub for subs in tops.values() for sub in subs)
+    shared = {sub for sub, count in above.items() if count > 1}
+    if len(tops) < 2 or not shared or 2 * len(shared) < len(above) or _groups_lie_below(paths, tops, group_span):
         return ""
-    if _groups_lie_below(paths, tops, group_span):
+    tops_are_groups = _are_series(set(tops)) and _named_as_groups(set(tops), shared)
+    if not tops_are_groups and _are_groups(shared):
         return ""
-    if not _are_series(set(tops)) and _are_groups(common):
+    # One sub-folder alone, as alpha/images and beta/images have it, can't be the classes; but it can be the only
+    # class of several plates.
+    if len(above) < 2 and (not tops_are_groups or _plain(next(iter(shared))) in _PICTURES | _FORMATS):
         return ""
     return (
-        f"the top folders {_listed(sorted(tops))} have the same sub-folders {_listed(sorted(common))}, so that the "
+        f"the top folders {_listed(sorted(tops))} have the same sub-folders {_listed(sorted(shared))}, so that the "
         "classes may be the sub-folders"
     )
+
+
+def _named_as_groups(tops: set[str], below: set[str]) -> bool:
+    """Whether numbered top folders may be groups: plate1 and plate2, or dates, but not dose1 and dose2.
+
+    Bare numbers may be either; with wells or plates below them, they are classes.
+    """
+    stems = {_stem(name) for name in tops}
+    if any(stems):
+        return stems <= _GROUP_WORDS
+    dates = all(sum(character.isdigit() for character in name) > 5 for name in tops)
+    return dates or not all(_WELL.fullmatch(compared(name)) or _stem(name) in _GROUP_WORDS for name in below)
+
+
+def _stem(name: str) -> str:
+    """plate of Plate_01."""
+    return "".join(character for character in compared(name) if character.isalpha())
 
 
 def _several_depths(paths: Sequence[str]) -> str:
@@ -164,9 +286,6 @@ def _groups_lie_below(
         if span is None or span[0] >= len(top) + 1 + len(sub) or span[1] <= len(top) + 1:
             return False
     return bool(samples)
-
-
-MOST_SAMPLES = 100
 
 
 def _are_groups(names: set[str]) -> bool:

@@ -3,25 +3,23 @@
 Only the standard library, except for a Parquet manifest: the client imports it too.
 """
 
-import csv
-import io
-import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from image_data.csv_table import read_csv
+from image_data.parquet_table import read_parquet
 from image_data.problems import refused_files
-from image_data.user_text import compared, is_missing, normalised
+from image_data.user_text import MISSING_SPELLINGS, compared, is_missing, normalised
 from service_kit.errors import InvalidArgument, did_you_mean, invalid_field
 
 PATH_COLUMN = "path"
 LABEL_COLUMN = "label"
+GROUP_FIELD = "dataset.group_rule.column"
 LARGEST_BYTES = 256 * 1024 * 1024
 MOST_ROWS = 200_000
-_DELIMITERS = (",", ";", "\t", "|")
 _MOST_COLUMNS_NAMED = 20
+_LONGEST_COLUMN_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,13 @@ class Columns:
     label: str = LABEL_COLUMN
     group: str | None = None
 
+    @property
+    def wanted(self) -> list[str]:
+        """In the order of a row's path, label and group."""
+        return [self.path, self.label, *([self.group] if self.group is not None else [])]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A row with all that is needed of it.
 
@@ -61,8 +64,9 @@ def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[R
 
     Raises:
         InvalidArgument: It can't be read, lacks a column or has it twice, has rows that don't fit the header, or
-            rows without a path, label or group.
+            rows without a path, label or group; or one column is to be two things.
     """
+    _check_columns(columns)
     if len(data) > LARGEST_BYTES:
         raise invalid_field(
             field,
@@ -71,10 +75,80 @@ def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[R
             "leave out columns other than path, label and group",
             reason="MANIFEST_TOO_LARGE",
         )
-    cells = _parquet_cells if name.lower().endswith(".parquet") else _csv_cells
     problems: list[str] = []
+    cells: Iterator[tuple[int, Sequence[str | None]]]
+    if name.lower().endswith(".parquet"):
+        header, parquet_rows = read_parquet(data, name, field=field, most_rows=MOST_ROWS)
+        cells = parquet_rows(_positions(header, name, columns, field))
+    else:
+        header, csv_rows = read_csv(data, name, columns.wanted, field=field)
+        cells = _fitting(csv_rows, len(header), _positions(header, name, columns, field), problems)
+    rows = _complete(cells, name, columns, field, problems)
+    if problems:
+        missing = any(" has no " in problem for problem in problems)
+        raise refused_files(
+            field,
+            f"rows of {name} are unusable",
+            problems,
+            "mend the manifest, or leave these rows out of it" + (f" ({MISSING_SPELLINGS})" if missing else ""),
+            reason="MANIFEST_INVALID",
+        )
+    return rows
+
+
+def _check_columns(columns: Columns) -> None:
+    for column, column_field, what in (
+        (columns.label, "label_column", "the class"),
+        (columns.group, GROUP_FIELD, "the chip, well, plate, patient or date"),
+    ):
+        if column is not None and compared(column) == compared(columns.path):
+            raise invalid_field(
+                column_field,
+                column,
+                "is also the column of paths, so that each image would have one of its own",
+                f"name the column that says {what} of each image",
+                reason="MANIFEST_COLUMN_AMBIGUOUS",
+            )
+
+
+def check_no_columns(columns: Columns) -> None:
+    """Raises InvalidArgument if a column is named: for a source that has no manifest."""
+    for column, usual, column_field, instead in (
+        (columns.group, None, GROUP_FIELD, "use a pattern"),
+        (columns.label, LABEL_COLUMN, "label_column", "don't name a column: the folders are the classes"),
+        (columns.path, PATH_COLUMN, "path_column", "don't name a column: the folders are the classes"),
+    ):
+        if column is not None and compared(column) != usual:
+            raise invalid_field(
+                column_field,
+                column,
+                "is a manifest's column, and the source has no manifest",
+                f"add manifest.csv or manifest.parquet at its top, or {instead}",
+                reason="MANIFEST_MISSING",
+            )
+
+
+def _fitting(
+    rows: Iterator[tuple[int, list[str]]], width: int, positions: Sequence[int], problems: list[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Each row's cells of the columns. Rows that don't fit the header become problems."""
+    for number, cells in rows:
+        # Delimiters at the end of a row, with nothing between them, are what spreadsheets write of a table in which
+        # another row is wider: nothing is lost by them.
+        if len(cells) == width or (len(cells) > width and not any(cell.strip() for cell in cells[width:])):
+            yield number, [cells[position] for position in positions]
+        else:
+            fields = "1 field" if len(cells) == 1 else f"{len(cells)} fields"
+            problems.append(f"row {number} has {fields}, and the header has {width}")
+
+
+def _complete(
+    cells: Iterator[tuple[int, Sequence[str | None]]], name: str, columns: Columns, field: str, problems: list[str]
+) -> list[Row]:
+    """The rows that have all that is needed. The others become problems."""
+    wanted = columns.wanted
     rows: list[Row] = []
-    for number, values in cells(data, name, columns, field, problems):
+    for number, values in cells:
         if len(rows) + len(problems) >= MOST_ROWS:
             raise invalid_field(
                 field,
@@ -83,138 +157,37 @@ def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[R
                 "import fewer images at a time",
                 reason="MANIFEST_TOO_LARGE",
             )
-        path, texts = values[0].strip(), [normalised(value) for value in values[1:]]
-        missing = [] if not is_missing(normalised(path)) else [_named(columns.path, values[0])]
-        wanted = (columns.label, columns.group)
-        missing += [_named(str(wanted[index]), text) for index, text in enumerate(texts) if is_missing(text)]
-        if missing:
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            unread = " and ".join(column for column, value in zip(wanted, values, strict=True) if value is None)
+            problems.append(f"row {number} has bytes in {unread} that aren't UTF-8")
+            continue
+        path, texts = known[0].strip(), [normalised(value) for value in known[1:]]
+        if is_missing(path) or any(map(is_missing, texts)):
+            missing = [_named(*pair) for pair in zip(wanted, [path, *texts], strict=True) if is_missing(pair[1])]
             problems.append(f"row {number} has no {' and no '.join(missing)}")
         else:
-            rows.append(Row(number, path, texts[0], texts[1] if columns.group is not None else None))
-    if problems:
-        raise refused_files(
-            field,
-            f"rows of {name} are unusable",
-            problems,
-            "mend the manifest, or leave these rows out of it",
-            reason="MANIFEST_INVALID",
-        )
+            rows.append(Row(number, path, texts[0], texts[1] if len(texts) > 1 else None))
     return rows
 
 
 def _named(column: str, text: str) -> str:
-    return f"{column} ({text.strip()!r})" if text.strip() else column
+    return f"{column} ({text!r})" if text else column
 
 
-def _csv_cells(
-    data: bytes, name: str, columns: Columns, field: str, problems: list[str]
-) -> Iterator[tuple[int, list[str]]]:
-    """Each row's number and its cells of the columns. Rows that don't fit the header become problems."""
-    text = _decoded(data, name, field)
-    delimiter, text = _delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    number = 1
-    try:
-        header = next(reader, [])
-        positions = _positions(name, header, columns, field)
-        for cells in reader:
-            number += 1
-            if not any(cell.strip() for cell in cells):
-                continue  # a row without anything: a spreadsheet has it too, so it counts
-            if len(cells) > len(header) and not any(cell.strip() for cell in cells[len(header) :]):
-                cells = cells[: len(header)]  # delimiters at the end, as spreadsheets write
-            if len(cells) != len(header):
-                problems.append(f"row {number} has {len(cells)} fields, and the header has {len(header)}")
-                continue
-            yield number, [cells[position] for position in positions]
-    except csv.Error as error:
-        raise invalid_field(
-            field,
-            name,
-            f"can't be read as CSV near row {number + 1} ({error})",
-            "mend its quotation marks, or export it again",
-            reason="MANIFEST_UNREADABLE",
-        ) from error
-
-
-def _decoded(data: bytes, name: str, field: str) -> str:
-    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-        if "\0" in text:
-            raise UnicodeDecodeError(encoding, data, text.index("\0"), text.index("\0") + 1, "a NUL")
-        return text
-    except UnicodeDecodeError as error:
-        raise invalid_field(
-            field,
-            name,
-            f"is not a CSV file in UTF-8 or UTF-16 ({error.reason} at byte {error.start})",
-            "export it again as CSV with UTF-8 encoding",
-            reason="MANIFEST_UNREADABLE",
-        ) from error
-
-
-def _delimiter(text: str) -> tuple[str, str]:
-    """The delimiter, and the text from the header on.
-
-    A first line `sep=;` says it, which Excel understands and doesn't count as a row; else it is the one that the
-    header has most of, outside quotes.
-    """
-    first, *rest = re.split(r"\r\n|\r|\n", text, maxsplit=1)
-    said = first.strip().strip('"')
-    if said.lower().startswith("sep=") and len(said) <= 5:
-        return (said[4:] or "\t"), "".join(rest)
-    header, quoted = Counter[str](), False
-    for character in first:
-        quoted ^= character == '"'
-        if not quoted and character in _DELIMITERS:
-            header[character] += 1
-    return (max(_DELIMITERS, key=lambda delimiter: header[delimiter]) if header else ","), text
-
-
-def _parquet_cells(
-    data: bytes, name: str, columns: Columns, field: str, problems: list[str]
-) -> Iterator[tuple[int, list[str]]]:
-    # Imported here: nothing else in the client needs it, and it takes longer to import than the rest together.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        found = file.schema_arrow.names
-        chosen = [found[position] for position in _positions(name, found, columns, field)]
-        number = 1
-        for batch in file.iter_batches(columns=list(dict.fromkeys(chosen))):
-            for values in zip(*(batch.column(column).to_pylist() for column in chosen), strict=True):
-                number += 1
-                yield number, [_cell_text(value) for value in values]
-    except (pa.ArrowException, OSError) as error:
-        raise invalid_field(
-            field,
-            name,
-            f"is not a Parquet file that can be read ({error})",
-            "write it again",
-            reason="MANIFEST_UNREADABLE",
-        ) from error
-
-
-def _cell_text(value: Any) -> str:
-    """A cell as CSV would have it. A whole number that a missing neighbour made a float, as pandas does, is whole."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return ""
-        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return str(value)
-
-
-def _positions(name: str, header: Sequence[str], columns: Columns, field: str) -> list[int]:
+def _positions(header: Sequence[str], name: str, columns: Columns, field: str) -> list[int]:
     """Where the path, the label and the group are in a row."""
     found = [compared(column) for column in header]
-    twice = sorted({repr(header[index]) for index, column in enumerate(found) if column and found.count(column) > 1})
+    needed = {compared(column) for column in columns.wanted}
+    exact, alike = Counter(map(normalised, header)), Counter(found)
+    # Columns that nobody asks for may differ in case alone; the same name twice is a fault of the whole table.
+    twice = sorted(
+        {
+            repr(column)
+            for column, form in zip(header, found, strict=True)
+            if form and (exact[normalised(column)] > 1 or (form in needed and alike[form] > 1))
+        }
+    )
     if twice:
         raise invalid_field(
             field,
@@ -223,31 +196,27 @@ def _positions(name: str, header: Sequence[str], columns: Columns, field: str) -
             "rename or delete all but one",
             reason="MANIFEST_COLUMN_TWICE",
         )
-    positions = []
-    for column, column_field in (
-        (columns.path, field if columns.path == PATH_COLUMN else "path_column"),
-        (columns.label, field if columns.label == LABEL_COLUMN else "label_column"),
-        (columns.group, "dataset.group_rule.column"),
-    ):
-        if column is None:
-            continue
+    fields = [
+        field if columns.path == PATH_COLUMN else "path_column",
+        field if columns.label == LABEL_COLUMN else "label_column",
+        GROUP_FIELD,
+    ]
+    for column, column_field in zip(columns.wanted, fields, strict=False):
         if compared(column) not in found:
             raise _no_column(name, column, header, column_field)
-        positions.append(found.index(compared(column)))
-    return positions
+    return [found.index(compared(column)) for column in columns.wanted]
 
 
 def _no_column(name: str, column: str, header: Sequence[str], field: str) -> InvalidArgument:
-    shown = [cell.strip() for cell in header]
-    option = {"path": "--path-column", "label": "--label-column"}.get(column, "")
-    near = did_you_mean(column, shown)
+    shown = [cell.strip() for cell in header if cell.strip()]
+    option = {PATH_COLUMN: "--path-column", LABEL_COLUMN: "--label-column"}.get(column, "")
     more = f" and {len(shown) - _MOST_COLUMNS_NAMED} more" if len(shown) > _MOST_COLUMNS_NAMED else ""
-    listed = ", ".join(repr(cell)[:60] if not cell.isprintable() else cell[:60] for cell in shown[:_MOST_COLUMNS_NAMED])
+    listed = ", ".join(repr(cell)[1:-1][:_LONGEST_COLUMN_SHOWN] for cell in shown[:_MOST_COLUMNS_NAMED])
     return invalid_field(
         field,
         column,
         f"is not a column of {name}",
-        f"{near}add it{f', or name the one that means it by {option}' if option else ''}; "
+        f"{did_you_mean(column, shown)}add it{f', or name the one that means it by {option}' if option else ''}; "
         f"the columns are {listed or 'none'}{more}",
         reason="MANIFEST_COLUMN_MISSING",
     )

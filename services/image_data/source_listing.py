@@ -4,8 +4,6 @@ The client asks before it uploads, and the server asks again of what it got: one
 Only the standard library.
 """
 
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as of
@@ -23,10 +21,11 @@ from image_data.file_kinds import (
     undecoded_format,
 )
 from image_data.folder_layout import doubtful_layout, layout_doubt
+from image_data.manifest_paths import find_files
 from image_data.manifests import Columns
 from image_data.problems import refused_files
 from image_data.source_account import LeftOut, account_of, shown
-from image_data.user_text import check_spellings, compared, normalised
+from image_data.user_text import normalised, spelt_twice
 from service_kit.errors import InvalidArgument, invalid_field
 
 LONGEST_LABEL = 100
@@ -120,15 +119,8 @@ def list_images(source: Source, request: ListingRequest) -> Listing:
     if manifest is not None:
         images, left_out = _from_manifest(source, top, manifest, request)
         doubt = ""
-    elif request.columns.group is not None:
-        raise invalid_field(
-            "dataset.group_rule.column",
-            request.columns.group,
-            "is a manifest's column, and the source has no manifest",
-            f"add {' or '.join(MANIFEST_NAMES)} at its top, or use a pattern",
-            reason="MANIFEST_MISSING",
-        )
     else:
+        manifests.check_no_columns(request.columns)
         kinds = {path: _kind(source, path) for path in source.paths}
         top = _common_top(kinds)
         images, left_out = _from_folders(source, kinds, top, request.field)
@@ -261,24 +253,16 @@ def _from_manifest(
 ) -> tuple[list[ListedImage], tuple[LeftOut, ...]]:
     name, field = manifest.removeprefix(top), request.field
     rows = manifests.read_rows(_manifest_bytes(source, manifest, field), name, request.columns, field=field)
-    known = set(source.paths)
-    alike: dict[str, str] = {compared(path): path for path in known}
-    images, problems = [], []
-    for row in rows:
-        written = PurePosixPath(unicodedata.normalize("NFC", row.path.replace("\\", "/")))
-        path, entry = str(written), top + str(written)
-        if written.is_absolute() or ".." in written.parts or path[1:2] == ":":
-            problems.append(f"row {row.number}: {shown(row.path)} leads out of the manifest's folder")
-        elif entry in source.unusable:
+    found, problems = find_files(rows, top, {*source.paths, *source.unusable})
+    images = []
+    for row, path in found:
+        entry = top + path
+        if entry in source.unusable:
             reason = source.unusable[entry]
             problems.append(f"row {row.number}: {shown(path)} is {_UNUSABLE.get(reason, reason)}")
-        elif entry not in known:
-            near = alike.get(compared(entry))
-            meant = f"did you mean {near.removeprefix(top)!r}? " if near else ""
-            problems.append(f"row {row.number}: {meant}{shown(path)} is not in the source")
         elif entry == manifest:
             problems.append(f"row {row.number}: {shown(path)} is the manifest")
-        elif (kind := kind_of("file" + written.suffix, source.head(entry))) == Kind.UNDECODED:
+        elif (kind := kind_of("file" + PurePosixPath(path).suffix, source.head(entry))) == Kind.UNDECODED:
             problems.append(
                 f"row {row.number}: {shown(path)} is a {undecoded_format(path, source.head(entry))} file; "
                 f"convert it to {DECODED}"
@@ -287,11 +271,6 @@ def _from_manifest(
             problems.append(f"row {row.number}: {shown(path)} is not a {DECODED} image")
         else:
             images.append(ListedImage(entry, path, row.label, row.group))
-    problems += [
-        f"{shown(path)} is there {count} times"
-        for path, count in Counter(image.path for image in images).items()
-        if count > 1
-    ]
     if problems:
         raise refused_files(
             field,
@@ -334,4 +313,12 @@ def _check_labels(images: Sequence[ListedImage], field: str) -> None:
             f"use 1 to {LONGEST_LABEL} printable characters",
             reason="INVALID_LABEL",
         )
-    check_spellings(field, labels)
+    twice = spelt_twice(labels)
+    if twice:
+        raise refused_files(
+            field,
+            "names of classes differ in capital letters or the form of letters alone",
+            twice,
+            "spell each class in one way; if they are truly different, give them names that differ in more",
+            reason="LABELS_DIFFER_IN_CASE",
+        )

@@ -3,18 +3,29 @@
 Only the standard library: the client imports it too.
 """
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 
-from image_data.problems import refused_files
-
+# Blanks of any width, but no line breaks: inside a name those are a table's fault (a quotation mark too few), so that
+# they stay, and are refused as control characters.
+_BLANKS = re.compile(r"[^\S\n\r\v\f\x1c-\x1f\x85\u2028\u2029]+")
+# Characters without width or ink, which come along unseen when text is copied: soft hyphen, zero-width blanks and
+# joiners, direction marks, byte order marks.
+_UNSEEN = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
 # What spreadsheets, pandas and R write for a value that isn't there.
 _MISSING = frozenset(
     (
         "",
         "nan",
         "-nan",
+        "+nan",
+        "1.#ind",
+        "-1.#ind",
+        "1.#qnan",
+        "-1.#qnan",
         "na",
         "n/a",
         "<na>",
@@ -22,41 +33,64 @@ _MISSING = frozenset(
         "#na",
         "#n/a n/a",
         "null",
+        "<null>",
+        "(null)",
+        "#null!",
         "none",
         "nil",
         "nat",
-        "#null!",
-        "(null)",
+        "#ref!",
+        "#value!",
+        "#name?",
+        "#num!",
+        "#div/0!",
     )
 )
+MISSING_SPELLINGS = (
+    "empty cells, NaN, NA, N/A, NaT, null, None, nil and a spreadsheet's errors such as #N/A count as missing, in "
+    "capitals or not; if one is truly a name, write it out, such as 'no cell'"
+)
+"""For the remedy of an error about missing values."""
 
 
+@lru_cache(maxsize=65_536)
 def normalised(text: str) -> str:
-    """Unicode's composed form, without blanks at the ends, and with single spaces for every run of blanks."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """A name as it is kept.
+
+    In Unicode's composed form, without unseen characters, without blanks at the ends, and with one space for every
+    run of blanks. Capitals are kept.
+    """
+    if text.isascii():
+        return _BLANKS.sub(" ", text).strip()
+    return _BLANKS.sub(" ", unicodedata.normalize("NFC", _UNSEEN.sub("", text))).strip()
 
 
 def is_missing(text: str) -> bool:
-    """Whether a normalised cell says that its value isn't known."""
-    return text.casefold() in _MISSING
+    """Whether a normalised cell says that its value isn't known.
+
+    `-`, `?` and `unknown` don't: they may be classes (negative, undecided). Folders are named by hand, so that one
+    named None is a class.
+    """
+    return len(text) < _LONGEST_MISSING and text.casefold() in _MISSING
 
 
+_LONGEST_MISSING = 1 + max(map(len, _MISSING))
+
+
+@lru_cache(maxsize=65_536)
 def compared(text: str) -> str:
-    """The form in which two labels, or two column names, are the same: normalised and without case."""
-    return unicodedata.normalize("NFC", normalised(text).casefold())
+    """The form in which two names are the same: normalised, without case, letters of any width alike (NFKC)."""
+    folded = unicodedata.normalize("NFKC", normalised(text)).casefold()
+    return normalised(unicodedata.normalize("NFKC", folded))
 
 
-def check_spellings(field: str, labels: Iterable[str]) -> None:
-    """Raises InvalidArgument if classes differ in case alone: two spellings of one class, as a rule."""
+def spelt_twice(names: Iterable[str]) -> list[str]:
+    """Names that are the same when they are compared, a line for each such set.
+
+    They are two spellings of one thing, as a rule: of a class, they would be two that no classifier tells apart; of
+    a group, one plate would be split into train and test.
+    """
     spellings = defaultdict(set)
-    for label in labels:
-        spellings[compared(label)].add(label)
-    twice = [" and ".join(repr(label) for label in sorted(same)) for same in spellings.values() if len(same) > 1]
-    if twice:
-        raise refused_files(
-            field,
-            "names of classes differ in capital letters alone",
-            sorted(twice),
-            "spell each class in one way",
-            reason="LABELS_DIFFER_IN_CASE",
-        )
+    for name in set(names):
+        spellings[compared(name)].add(name)
+    return sorted(" and ".join(repr(name) for name in sorted(same)) for same in spellings.values() if len(same) > 1)

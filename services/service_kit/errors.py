@@ -195,9 +195,15 @@ def printable(text: str, *, longest: int = LONGEST_ITEM) -> str:
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:
-    """A question that names the nearest of what is known, with a space behind it; "" if nothing is near."""
-    nearest = difflib.get_close_matches(value, list(known), n=1, cutoff=0.5)
-    return f"did you mean {nearest[0]!r}? " if nearest else ""
+    """A question that names the nearest of what is known, with a space behind it; "" if nothing is near.
+
+    Compared without case: ALPHA means alpha.
+    """
+    by_form: dict[str, str] = {}
+    for name in known:
+        by_form.setdefault(name.casefold(), name)
+    nearest = difflib.get_close_matches(value.casefold(), by_form, n=1, cutoff=0.5)
+    return f"did you mean {by_form[nearest[0]]!r}? " if nearest else ""
 
 
 def check_range(field: str, value: float, low: float, high: float, *, exclusive: bool = False) -> None:

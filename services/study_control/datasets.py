@@ -111,6 +111,16 @@ def find_account(store: ObjectStore, operation_id: str) -> dict[str, Any] | None
     return store.find_json(f"dataset-accounts/{operation_id}.json")
 
 
+def write_left_out(store: ObjectStore, operation_id: str, left_out: list[dict[str, Any]]) -> None:
+    """Keeps what the latest caller of an import had left out: the import may be running for an earlier one."""
+    store.put_json(f"dataset-accounts/{operation_id}.left-out.json", {"left_out": left_out})
+
+
+def find_left_out(store: ObjectStore, operation_id: str) -> list[dict[str, Any]]:
+    found = store.find_json(f"dataset-accounts/{operation_id}.left-out.json")
+    return list(found["left_out"]) if found else []
+
+
 def check_layout(account: dict[str, Any], *, accept_layout: bool) -> None:
     """Raises InvalidArgument if an import that is done was accepted in spite of its layout, and this one isn't."""
     if account["layout_doubt"] and not accept_layout:

@@ -85,6 +85,7 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
                 reason="UPLOAD_NOT_FOUND",
             )
         operation_id = digest_of(canonical)
+        await asyncio.to_thread(datasets.write_left_out, self._store, operation_id, left_out)
         operation = await self._operations.start(
             operation_id,
             DATASETS,
@@ -93,7 +94,6 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
                 "request": canonical,
                 "replace_display_name": request.replace_display_name,
                 "accept_layout": request.accept_layout,
-                "left_out": left_out,
             },
         )
         if operation.done:

@@ -23,6 +23,7 @@ from google.longrunning import operations_pb2_grpc, operations_proto_pb2
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from image_data.group_patterns import pattern_span
 from image_data.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
 from image_data.source_listing import ListingRequest
 from service_kit import errors
@@ -38,7 +39,7 @@ from synthmix.downloads import Transfer as Transfer
 from synthmix.downloads import download_payloads, reporter
 from synthmix.endpoints import Addresses, Endpoints, find_endpoints
 from synthmix.packing import FIELD as SOURCE_FIELD
-from synthmix.packing import pack, pattern_span
+from synthmix.packing import pack
 from synthmix.transport import UNARY_DEADLINE_S, Channels
 from synthmix_api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
@@ -665,9 +666,8 @@ def _service_of(operation: str) -> str:
 
 
 def _listing_request(group: GroupRule, label_column: str, path_column: str, accept_layout: bool) -> ListingRequest:
-    """How the source of an import is read. A pattern that only the server understands leaves the layout to it."""
+    """How the source of an import is read. Raises InvalidArgument if the group pattern can't be one."""
     rule = group.WhichOneof("rule")
-    span = pattern_span(group.pattern) if rule == "pattern" else None
     return ListingRequest(
         field=SOURCE_FIELD,
         columns=Columns(
@@ -675,6 +675,6 @@ def _listing_request(group: GroupRule, label_column: str, path_column: str, acce
             label_column.strip() or LABEL_COLUMN,
             group.column if rule == "column" else None,
         ),
-        group_span=span,
-        accept_layout=accept_layout or (rule == "pattern" and span is None),
+        group_span=pattern_span(group.pattern) if rule == "pattern" else None,
+        accept_layout=accept_layout,
     )

@@ -8,7 +8,6 @@ and what isn't packed is accounted for.
 
 import errno
 import os
-import re
 import shutil
 import stat
 import unicodedata
@@ -80,22 +79,6 @@ def pack(
             reason="FILE_UNUSABLE",
         ) from error
     return Packed(destination, left_out)
-
-
-def pattern_span(pattern: str) -> Callable[[str], tuple[int, int] | None] | None:
-    """Where a group pattern's group lies in a path; None if only the server can tell, as its syntax is richer."""
-    try:
-        compiled = re.compile(pattern)
-    except (re.error, RecursionError, OverflowError):
-        return None
-    if "group" not in compiled.groupindex:
-        return None
-
-    def span(path: str) -> tuple[int, int] | None:
-        match = compiled.search(path)
-        return match.span("group") if match and match["group"] else None
-
-    return span
 
 
 def _kind(source: Path) -> str:

@@ -1,17 +1,20 @@
 """Names of datasets: each that a user gave is seen, with the account of the import that was made under it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from image_archives import BY_PLATE, picture, plates, zipped
+from image_data.source_account import LeftOut, to_json
 from memory_object_store import MemoryObjectStore
 from service_kit import pages
 from service_kit.artifacts import read_manifest, times_of_artifacts
 from service_kit.errors import AlreadyExists, InvalidArgument
 from service_kit.resource_names import ArtifactName
 from study_control import datasets
+from study_control.image_import.coordinator import coordinate
 from study_control.image_import.importer import import_archive
 from study_control.reporting import _dataset
 from synthmix_api.datasets.v1 import datasets_pb2
@@ -149,3 +152,32 @@ def test_datasets_are_listed_by_time_on_every_page(store: MemoryObjectStore, tmp
         if not token:
             break
     assert seen == made[::-1]
+
+
+def test_whoever_asks_for_an_import_that_runs_has_its_own_account(store: MemoryObjectStore, tmp_path: Path) -> None:
+    found = import_archive(
+        store,
+        zipped(tmp_path / "cells.zip", plates()),
+        group_rule=BY_PLATE,
+        classes=[],
+        simulated=False,
+        progress=lambda done, total: None,
+    )
+    seen = [LeftOut("gamma", "NOT_AN_IMAGE", 1, ("gamma/readme.txt",))]
+
+    def run_tasks(function: str, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        datasets.write_left_out(store, "0", to_json(seen))  # the second caller's, while the task runs
+        return [{"name": str(found.name), "account": found.account()}]
+
+    request = {
+        "upload": UPLOAD,
+        "group_rule": {},
+        "classes": [],
+        "simulated": False,
+        "display_name": "cells",
+    }
+    datasets.write_left_out(store, "0", [])
+    record = SimpleNamespace(name=SimpleNamespace(id="0"), request={"request": request, "replace_display_name": False})
+    context: Any = SimpleNamespace(record=record, store=store, run_tasks=run_tasks, update=lambda **progress: None)
+    assert coordinate(context) == found.name
+    assert rows(datasets.get_dataset(store, "cells")) == [("gamma", "NOT_AN_IMAGE", 1)]

@@ -3,8 +3,10 @@
 import io
 import os
 import socket
+import struct
 import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from image_archives import BY_PLATE, encoded, noise, picture, plates, zipped
 from image_data.archive import open_archive
 from image_data.file_kinds import Kind, is_system, kind_of, undecoded_format
 from image_data.folder_layout import is_split_part, layout_doubt
+from image_data.group_patterns import pattern_span
 from image_data.manifests import Columns, read_rows
 from image_data.source_account import MOST_ROWS, LeftOut, account_of, merged, sentence, shown, vanished
 from image_data.source_listing import Listing, ListingRequest, list_images
@@ -23,7 +26,7 @@ from image_data.user_text import compared, is_missing, normalised
 from memory_object_store import MemoryObjectStore
 from service_kit.errors import InvalidArgument
 from study_control.image_import.importer import Imported, import_archive
-from synthmix.packing import Packed, _scan, pack, pattern_span
+from synthmix.packing import Packed, _scan, pack
 from synthmix_api.datasets.v1 import datasets_pb2
 
 PNG, JPEG = picture(1), encoded(noise(2, 8, 8), "JPEG")
@@ -111,6 +114,34 @@ def test_bigtiff_and_mpo_are_images() -> None:
         ("a.svs", b"II*\0", "SVS"),
         ("a.nef", b"MM\0*", "NEF"),
         ("a", b"RIFF\0\0\0\0AVI LIST", "AVI video"),
+        ("a.mrxs", JPEG, "MRXS"),
+        ("a.qptiff", b"II*\0", "QPTIFF"),
+        ("a.flex", b"II*\0", "FLEX"),
+        ("a.BIF", b"II+\0", "BIF"),
+        ("a", b"II*\0\x10\0\0\0CR\x02\0", "camera raw"),
+        ("a.tif", b"II*\0\x10\0\0\0CR\x02\0", "camera raw"),
+        ("a", encoded(noise(3, 16, 16), "ICO"), "ICO"),
+        ("a", b"\0\0\2\0\1\0\x20\x20\0\0", "ICO"),
+        ("a", bytes(208) + b"MAP ", "MRC"),
+        ("a", bytes(344) + b"n+1\0", "NIfTI"),
+        ("a", b"\x1c\2\0\0n+2\0\r\n\x1a\n", "NIfTI"),
+        ("a.nii.gz", b"\x1f\x8b", "NII.GZ"),
+        ("a.tif.gz", b"\x1f\x8b", "TIF.GZ"),
+        ("x.zarr/0/0.0", b"\2\1", "Zarr"),
+        ("x.ome.zarr/c/0/1", JPEG, "Zarr"),
+        ("a.ics", b"\t\n", "ICS"),
+        ("a", b"ics_version\t1.0", "ICS"),
+        ("a.sld", b"", "SLD"),
+        ("a.eps", b"%!PS", "EPS"),
+        ("a", b"%!PS-Adobe-3.0 EPSF-3.0\n", "EPS"),
+        ("a", b"\x1a\x45\xdf\xa3", "Matroska or WebM video"),
+        ("a.webm", b"", "WEBM"),
+        ("a.mkv", b"", "MKV"),
+        ("a.avi", b"", "AVI"),
+        ("a.mp4", b"", "MP4"),
+        ("a", b"\0\0\0\x18ftypiso6", "HEIF or MP4"),
+        ("a", b"\0\0\0\x18ftypdash", "HEIF or MP4"),
+        ("a", b"\0\0\1\xba", "MPEG video"),
     ],
 )
 def test_pictures_that_are_not_decoded_are_called_by_their_format(name: str, head: bytes, format_name: str) -> None:
@@ -129,13 +160,18 @@ def test_pictures_that_are_not_decoded_are_called_by_their_format(name: str, hea
         ("a.wav", b"RIFF\0\0\0\0WAVE"),
         ("empty", b""),
         ("page.html", b"<html><svg>"),
+        ("a.m4a", b"\0\0\0\x18ftypM4A "),
+        ("a.csv.gz", b"\x1f\x8b"),
+        ("a.ps", b"%!PS-Adobe-3.0\n"),
+        ("zeros", bytes(1024)),
+        ("zarr/notes", b"x"),
     ],
 )
 def test_other_files_are_not_images(name: str, head: bytes) -> None:
     assert kind_of(f"alpha/{name}", head) == Kind.OTHER
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jfif", "a.TIF"])
+@pytest.mark.parametrize("name", ["a.png", "a.jfif", "a.TIF", "a.jif"])
 def test_a_damaged_image_is_not_missed(name: str) -> None:
     assert kind_of(name, b"") == kind_of(name, b"<html>") == Kind.IMAGE
 
@@ -160,13 +196,32 @@ def test_a_damaged_image_is_not_missed(name: str) -> None:
         "alpha/~$manifest.xlsx",
         ".Trashes/a.png",
         ".git/objects/a",
+        "found.001/a.png",
+        "FOUND.123/file0000.chk",
+        "alpha/Thumbs.db:encryptable",
+        "alpha/a.png:Zone.Identifier",
+        "$WinREAgent/a",
+        "@SynoDrive/a.png",
+        "@GMT-2021.03.01-00.00.00/a.png",
     ],
 )
 def test_files_of_systems_are_known(path: str) -> None:
     assert is_system(path)
 
 
-@pytest.mark.parametrize("path", ["alpha/@home.png", "alpha/$1.png", "alpha/#1.png", "a b/c.png", "recycle/a.png"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "alpha/@home.png",
+        "alpha/$1.png",
+        "alpha/#1.png",
+        "a b/c.png",
+        "recycle/a.png",
+        "@high/1.png",
+        "$low/1.png",
+        "found.it/1.png",
+    ],
+)
 def test_files_of_users_are_not_taken_for_systems(path: str) -> None:
     assert not is_system(path)
 
@@ -376,6 +431,29 @@ DOUBTFUL = {
     "masks below": ["alpha/images/1.png", "alpha/masks/1.png", "beta/images/2.png", "beta/masks/2.png"],
     "depths": ["alpha/1.png", "alpha/old/2.png", "beta/3.png"],
     "depths by class": ["alpha/1.png", "beta/x/2.png"],
+    "thumbnails": ["images/1.png", "thumbnails/1.png"],
+    "predictions": ["Images/1.png", "Predictions/1.png"],
+    "formats": ["images_png/1.png", "masks_png/1.png"],
+    "formats of labels": ["img-tif/1.png", "labels.tif/1.png"],
+    "a blank": ["images/1.png", "Ground Truth/1.png"],
+    "results": ["raw/1.png", "results/1.png"],
+    "masks beside a class": ["masks/1.png", "alpha/1.png"],
+    "overlays beside classes": ["alpha/1.png", "beta/1.png", "Overlays/1.png"],
+    "masks beside others below": ["alpha/x/1.png", "alpha/masks/1.png", "beta/y/2.png"],
+    "inference": ["inference/1.png", "train/1.png"],
+    "external and train": ["external/1.png", "train/1.png"],
+    "partly shared": [
+        "A/x/1.png",
+        "A/y/1.png",
+        "B/x/1.png",
+        "B/z/1.png",
+        "C/y/1.png",
+        "C/z/1.png",
+    ],
+    "internal above": ["internal/a/1.png", "internal/b/2.png", "external/a/3.png", "external/b/4.png"],
+    "one class of several plates": ["plate1/alpha/1.png", "plate2/alpha/2.png"],
+    "one class of several days": ["2021-03-01/live/1.png", "2021-03-02/live/2.png"],
+    "days above wells": ["day1/A01/1.png", "day1/A02/2.png", "day2/A01/3.png", "day2/A02/4.png"],
 }
 
 
@@ -391,6 +469,18 @@ HONEST = {
     "own sub-folders": (["alpha/x/1.png", "alpha/y/2.png", "beta/z/3.png", "beta/w/4.png"], None),
     "a class called test": (["test/1.png", "control/2.png"], None),
     "one sub-folder": (["alpha/images/1.png", "beta/images/2.png"], None),
+    "one sub-folder of words": (["alpha/anna/1.png", "beta/anna/2.png"], None),
+    "one sub-folder of numbered classes": (["dose1/tiles/1.png", "dose2/tiles/2.png"], None),
+    "one sub-folder of pictures": (["day1/images/1.png", "day2/images/2.png"], None),
+    "doses with wells": (["dose1/A01/1.png", "dose1/B02/2.png", "dose2/A01/3.png", "dose2/B02/4.png"], None),
+    "grades with plates": (["grade_1/plate1/1.png", "grade_1/plate2/2.png", "grade_2/plate1/3.png"], None),
+    "numbers with wells": (["1/A01/1.png", "1/B02/2.png", "2/A01/3.png", "2/B02/4.png"], None),
+    "internal and external": (["internal/1.png", "external/2.png"], None),
+    "internal and external with plates": (["internal/p1/1.png", "external/p1/2.png"], None),
+    "faces with and without masks": (["mask/1.png", "no_mask/2.png"], None),
+    "target and control": (["target/1.png", "control/2.png"], None),
+    "labelled cells": (["labelled/1.png", "unlabelled/2.png"], None),
+    "partly shared plates": (["a/p1/1.png", "a/p2/1.png", "b/p2/1.png", "b/p3/1.png", "c/p1/1.png"], None),
     "words that the pattern takes for groups": (
         ["left/anna/1.png", "left/ben/2.png", "right/anna/3.png", "right/ben/4.png"],
         r"/(?P<group>[a-z]+)/",
@@ -405,6 +495,22 @@ HONEST = {
 @pytest.mark.parametrize(("paths", "pattern"), HONEST.values(), ids=HONEST)
 def test_honest_layouts_are_not_doubted(paths: list[str], pattern: str | None) -> None:
     assert layout_doubt(paths, pattern_span(pattern) if pattern else None) == ""
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(?P<group>(?:a|aa)+)$", r"(?P<group>(?:a|aa)+)\d?$", r"(?P<group>(?:a|aa|aaa)+)\Z"]
+)
+def test_a_pattern_that_searches_for_ever_is_stopped_on_the_client_too(
+    monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.setattr("image_data.group_patterns._MOST_SECONDS_A_PATH", 0.05)
+    paths = [f"{part}/{'a' * 60}{label}/{'a' * 60}!.png" for part in ("left", "right") for label in ("x", "y")]
+    assert refused(layout_doubt, paths, pattern_span(pattern)).reason == "PATTERN_TOO_SLOW"
+
+
+@pytest.mark.parametrize("pattern", ["(", "(plate)", "", "(?P<group>" + "a" * 500 + ")"])
+def test_what_is_no_group_pattern_is_refused(pattern: str) -> None:
+    assert refused(pattern_span, pattern).violations[0].field == "dataset.group_rule.pattern"
 
 
 def test_a_doubtful_layout_is_refused_by_client_and_server_unless_it_is_accepted(tmp_path: Path) -> None:
@@ -472,16 +578,24 @@ def test_columns_are_chosen_and_compared_without_case() -> None:
         ("path,label,label\na.png,x,y\n", "MANIFEST_COLUMN_TWICE", "has the column 'label' more than once"),
         ("path,label, Label\na.png,x,y\n", "MANIFEST_COLUMN_TWICE", "' Label', 'label'"),
         ("path,label,note,note\na.png,x,1,2\n", "MANIFEST_COLUMN_TWICE", "'note'"),
-        ("path,label\na.png\n", "MANIFEST_INVALID", "row 2 has 1 fields, and the header has 2"),
+        ("path,label\na.png\n", "MANIFEST_INVALID", "row 2 has 1 field, and the header has 2"),
         ("path,label\na.png,x\nb.png,x,y\n", "MANIFEST_INVALID", "row 3 has 3 fields, and the header has 2"),
-        ('path,label\n"a\nb.png",x\n\nc.png\n', "MANIFEST_INVALID", "row 4 has 1 fields"),
+        ('path,label\n"a\nb.png",x\n\nc.png\n', "MANIFEST_INVALID", "row 4 has 1 field,"),
         ("path,label\na.png,NaN\n", "MANIFEST_INVALID", "row 2 has no label ('NaN')"),
         ("path,label\na.png,x\nb.png, n/a \n", "MANIFEST_INVALID", "row 3 has no label ('n/a')"),
         ("path,label\nNA,x\n", "MANIFEST_INVALID", "row 2 has no path ('NA')"),
-        ('path,label\na.png,"x\n', "MANIFEST_UNREADABLE", "can't be read as CSV near row 2"),
-        ('path,label\na.png,"x"y\n', "MANIFEST_UNREADABLE", "can't be read as CSV"),
-        ("path,label\na.png,caf\xe9\n".encode("latin-1"), "MANIFEST_UNREADABLE", "is not a CSV file in UTF-8"),
-        ("path,label\na.png,x\n".encode("utf-16-le"), "MANIFEST_UNREADABLE", "is not a CSV file in UTF-8"),
+        ('path,label\na.png,"x\n', "MANIFEST_UNREADABLE", "ends inside quotation marks, which were opened in row 2"),
+        (
+            'path,label\na.png,"x"y\n',
+            "MANIFEST_UNREADABLE",
+            "has quotation marks in row 2 that aren't around a whole cell",
+        ),
+        (
+            "path,label\na.png,caf\xe9\n".encode("latin-1"),
+            "MANIFEST_UNREADABLE",
+            "is not in UTF-8 (byte 0xe9 in line 2)",
+        ),
+        ("path,label\na.png,x\n".encode("utf-16-le"), "MANIFEST_UNREADABLE", "holds NUL characters"),
         ("file,label\na.png,x\n", "MANIFEST_COLUMN_MISSING", "by --path-column; the columns are file, label"),
     ],
 )
@@ -596,6 +710,35 @@ def test_names_of_a_local_code_page_are_said(tmp_path: Path) -> None:
     with open_archive(archive) as opened:
         assert "Zürich/1.png" in opened.paths
         assert "1 names in the archive are in a local encoding" in opened.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "of", "version", "expected"),
+    [
+        ("細胞/1.png", b"__/1.png", 1, "細胞/1.png"),
+        ("Zürich/1.png", "Zürich/1.png".encode("cp1252"), 1, "Zürich/1.png"),
+        ("Cafe\u0301/1.png", b"Caf\x82/1.png", 1, "Café/1.png"),
+        ("other/1.png", b"renamed before", 1, "Z\u2584rich/1.png"),
+        ("other/1.png", b"Z\xdcrich/1.png", 2, "Z\u2584rich/1.png"),
+    ],
+)
+def test_the_unicode_path_of_an_entry_is_its_name_if_the_checksum_fits(
+    tmp_path: Path, said: str, of: bytes, version: int, expected: str
+) -> None:
+    fits = expected != "Z\u2584rich/1.png"
+    raw = of if fits else b"Z\xdcrich/1.png"
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        placeholder = "".join(chr(0x41 + byte % 26) for byte in raw)
+        entry = zipfile.ZipInfo(placeholder)
+        content = struct.pack("<BL", version, zlib.crc32(of)) + said.encode()
+        entry.extra = struct.pack("<HH", 0x5455, 1) + b"\0" + struct.pack("<HH", 0x7075, len(content)) + content
+        archive.writestr(entry, PNG)
+    (tmp_path / "a.zip").write_bytes(data.getvalue().replace(placeholder.encode(), raw))
+    with open_archive(tmp_path / "a.zip") as opened:
+        assert opened.paths == [expected]
+        assert bool(opened.warnings) != fits
+        assert opened.read(expected) == PNG
 
 
 def test_a_folder_is_looked_at_without_being_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

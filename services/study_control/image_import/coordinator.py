@@ -14,7 +14,7 @@ from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, ArtifactName, UploadName
 from service_kit.settings import object_store_settings
 from service_kit.storage_space import writing_to
-from study_control.datasets import claim_name, with_left_out, write_account
+from study_control.datasets import claim_name, find_left_out, with_left_out, write_account
 from study_control.image_import.importer import import_archive
 from synthmix_api.datasets.v1 import datasets_pb2
 
@@ -44,7 +44,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
         context.store,
         request["display_name"],
         dataset,
-        account=with_left_out(imported["account"], context.record.request.get("left_out", [])),
+        account=with_left_out(imported["account"], find_left_out(context.store, context.record.name.id)),
         replace=context.record.request["replace_display_name"],
     )
     return dataset

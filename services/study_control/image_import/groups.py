@@ -1,22 +1,16 @@
 """Which group (chip, well, plate, date, patient) an image is of (leakage rule 1)."""
 
-import time
 from collections.abc import Callable, Sequence
 
-import regex
-
+from image_data.group_patterns import PATTERN_FIELD, check_pattern, find_groups, pattern_span
+from image_data.manifests import GROUP_FIELD
 from image_data.problems import refused_files
 from image_data.source_listing import ListedImage
-from image_data.user_text import normalised
-from service_kit.errors import InvalidArgument, invalid_field, missing_field
+from image_data.user_text import MISSING_SPELLINGS, is_missing, normalised, spelt_twice
+from service_kit.errors import missing_field
 from synthmix_api.datasets.v1 import datasets_pb2
 
-PATTERN_FIELD = "dataset.group_rule.pattern"
-COLUMN_FIELD = "dataset.group_rule.column"
-LONGEST_PATTERN = 500
 LONGEST_GROUP = 200
-# A pattern such as (a+)+$ can search for ever: `regex` is Python's re with a time limit.
-MOST_SECONDS = 20.0
 NO_GROUPS_WARNING = (
     "group: none was stated, so that each image counts as independent of all others; if some share a chip, "
     "well, plate or patient, every result is too optimistic"
@@ -33,37 +27,27 @@ def check_rule(rule: datasets_pb2.GroupRule) -> None:
             "with a named group, such as (?P<group>[^/]+)_, or a column, or state none: true",
         )
     if kind == "pattern":
-        _compile(rule.pattern)
+        check_pattern(rule.pattern)
     if kind == "column" and not rule.column:
-        raise missing_field(COLUMN_FIELD, "name the manifest's column")
+        raise missing_field(GROUP_FIELD, "name the manifest's column")
 
 
 def span_finder(rule: datasets_pb2.GroupRule) -> Callable[[str], tuple[int, int] | None] | None:
     """Where the pattern's group lies in a path; None if groups don't come from a pattern."""
-    if rule.WhichOneof("rule") != "pattern":
-        return None
-    compiled = _compile(rule.pattern)
-
-    def span(path: str) -> tuple[int, int] | None:
-        try:
-            match = compiled.search(path, timeout=MOST_SECONDS / 100)
-        except TimeoutError:
-            return None
-        return match.span("group") if match and match["group"] else None
-
-    return span
+    return pattern_span(rule.pattern) if rule.WhichOneof("rule") == "pattern" else None
 
 
 def groups_of(images: Sequence[ListedImage], rule: datasets_pb2.GroupRule) -> list[str]:
     """The group of each image. With none, its path.
 
     Raises:
-        InvalidArgument: The pattern doesn't match some images, or takes too long.
+        InvalidArgument: The pattern doesn't match some images, takes too long, or finds what says that the group
+            isn't known; or groups are unprintable, too long, or differ in case alone.
     """
     kind = rule.WhichOneof("rule")
     if kind == "none":
         return [image.path for image in images]
-    field = PATTERN_FIELD if kind == "pattern" else COLUMN_FIELD
+    field = PATTERN_FIELD if kind == "pattern" else GROUP_FIELD
     groups = _matches(images, rule.pattern) if kind == "pattern" else [image.group or "" for image in images]
     problems = [
         f"{image.path} gives {group!r}"
@@ -78,28 +62,21 @@ def groups_of(images: Sequence[ListedImage], rule: datasets_pb2.GroupRule) -> li
             f"groups have 1 to {LONGEST_GROUP} printable characters",
             reason="INVALID_GROUP",
         )
+    twice = spelt_twice(groups)
+    if twice:  # of plate1 and Plate1, one could be trained on and the other tested
+        raise refused_files(
+            field,
+            "names of groups differ in capital letters or the form of letters alone",
+            twice,
+            "spell each group in one way; if they are truly different, give them names that differ in more",
+            reason="GROUPS_DIFFER_IN_CASE",
+        )
     return groups
 
 
 def _matches(images: Sequence[ListedImage], pattern: str) -> list[str]:
-    compiled = _compile(pattern)
-    deadline = time.monotonic() + MOST_SECONDS
-    groups, unmatched = [], []
-    for image in images:
-        try:
-            match = compiled.search(image.path, timeout=max(0.001, deadline - time.monotonic()))
-        except TimeoutError as error:
-            raise invalid_field(
-                PATTERN_FIELD,
-                pattern,
-                f"takes more than {MOST_SECONDS:g} s on {image.path!r}",
-                "avoid a repetition inside a repetition",
-                reason="PATTERN_TOO_SLOW",
-            ) from error
-        group = match["group"] if match else None
-        if not group:
-            unmatched.append(image.path)
-        groups.append(normalised(group or ""))
+    groups = [normalised(group) for group in find_groups(pattern, [image.path for image in images])]
+    unmatched = [image.path for image, group in zip(images, groups, strict=True) if not group]
     if unmatched:
         raise refused_files(
             PATTERN_FIELD,
@@ -108,28 +85,16 @@ def _matches(images: Sequence[ListedImage], pattern: str) -> list[str]:
             "change the pattern so that it matches the path of every image",
             reason="PATTERN_UNMATCHED",
         )
+    # A program wrote these names, and wrote so that it didn't know: images of many plates would be one group.
+    unknown = [
+        f"{image.path} gives {group!r}" for image, group in zip(images, groups, strict=True) if is_missing(group)
+    ]
+    if unknown:
+        raise refused_files(
+            PATTERN_FIELD,
+            "images are of a group that isn't known",
+            unknown,
+            f"name their groups, or leave them out ({MISSING_SPELLINGS})",
+            reason="GROUP_MISSING",
+        )
     return groups
-
-
-def _compile(pattern: str) -> "regex.Pattern[str]":
-    if not pattern:
-        raise missing_field(PATTERN_FIELD, "give a regular expression with a named group, such as (?P<group>[^/]+)_")
-    if len(pattern) > LONGEST_PATTERN:
-        raise _invalid(pattern, f"is longer than {LONGEST_PATTERN} characters")
-    try:
-        compiled = regex.compile(pattern)
-    except (regex.error, RecursionError, OverflowError) as error:
-        raise _invalid(pattern, f"is not a regular expression ({error})") from error
-    if "group" not in compiled.groupindex:
-        raise _invalid(pattern, "has no named group (?P<group>...)")
-    return compiled
-
-
-def _invalid(pattern: str, problem: str) -> InvalidArgument:
-    return invalid_field(
-        PATTERN_FIELD,
-        pattern,
-        problem,
-        "use one with a named group around what images of one group share, such as (?P<group>[^/]+)_",
-        reason="INVALID_PATTERN",
-    )
