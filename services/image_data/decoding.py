@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from image_data.fingerprints import fingerprint
-from image_data.pixel_kinds import damaged, refused
+from image_data.formats.pixel_kinds import damaged, refused
+from image_data.formats.raster_files import MAX_PIXELS as MAX_PIXELS
+from image_data.formats.raster_files import read_raster
 from image_data.pixel_rules import ANY_PIXELS, PixelRule
-from image_data.raster_files import MAX_PIXELS as MAX_PIXELS
-from image_data.raster_files import read_raster
 from service_kit.errors import InvalidArgument
 
 DECODER_VERSION = 1  # raise it when the same bytes decode to other pixels: cached pixels and recipes depend on it
@@ -171,7 +171,7 @@ def _read(data: bytes, rule: PixelRule) -> tuple[str, np.ndarray]:
     image_format = _format_of(data)
     try:
         if image_format == "TIFF":
-            from image_data.tiff_files import read_tiff  # tifffile is there on workers alone
+            from image_data.formats.tiff_files import read_tiff  # tifffile is there on workers alone
 
             return read_tiff(data, rule)
         return read_raster(image_format, data, rule)

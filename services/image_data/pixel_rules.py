@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from image_data.pixel_kinds import refused
+from image_data.formats.pixel_kinds import refused
 
 MOST_CHANNELS = 64
 """Most channels that a file may have, and so the largest number that one can have."""

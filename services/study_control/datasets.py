@@ -2,11 +2,20 @@
 
 from typing import Any
 
-from image_data.folder_layout import doubtful_layout
-from image_data.manifests import LABEL_COLUMN, PATH_COLUMN
 from image_data.pixel_rules import MOST_CHANNELS, PixelRule
-from image_data.source_account import MOST_EXAMPLES, MOST_ROWS, REASONS, LeftOut, from_json, merged, to_json, vanished
-from image_data.user_text import normalised
+from image_data.sources.folder_layout import doubtful_layout
+from image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
+from image_data.sources.source_account import (
+    MOST_EXAMPLES,
+    MOST_ROWS,
+    REASONS,
+    LeftOut,
+    from_json,
+    merged,
+    to_json,
+    vanished,
+)
+from image_data.sources.user_text import normalised
 from service_kit.artifacts import Manifest, read_manifest
 from service_kit.errors import (
     AlreadyExists,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from image_data.image_table import read_images
 from image_data.pixel_cache import pixels
-from image_data.source_account import sentence
+from image_data.sources.source_account import sentence
 from image_data.split_parts import TrainPart, open_train_part
 from image_data.synthetic_images import open_image_set
 from service_kit.artifacts import Manifest, read_manifest, read_payload, write_payload

@@ -23,9 +23,9 @@ from google.longrunning import operations_pb2_grpc, operations_proto_pb2
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from image_data.group_patterns import pattern_span
-from image_data.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
-from image_data.source_listing import ListingRequest
+from image_data.sources.group_patterns import pattern_span
+from image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
+from image_data.sources.source_listing import ListingRequest
 from service_kit import errors
 from service_kit import resource_names as names
 from service_kit.settings import (

@@ -2,8 +2,8 @@
 
 The ZIP of equal files has equal bytes (sorted names, fixed times, nothing compressed: images are already), so
 that packing a folder again gives the upload that is there already. What is an image and of which class is asked of
-image_data.source_listing, as the server asks it: a source that can't be a dataset is refused before it is uploaded,
-and what isn't packed is accounted for.
+image_data.sources.source_listing, as the server asks it: a source that can't be a dataset is refused before it is
+uploaded, and what isn't packed is accounted for.
 """
 
 import errno
@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from image_data.archive import open_archive
-from image_data.file_kinds import HEAD_BYTES
-from image_data.problems import refused_files
-from image_data.source_account import LeftOut, shown
-from image_data.source_listing import ListingRequest, list_images
+from image_data.sources.archive import open_archive
+from image_data.sources.file_kinds import HEAD_BYTES
+from image_data.sources.problems import refused_files
+from image_data.sources.source_account import LeftOut, shown
+from image_data.sources.source_listing import ListingRequest, list_images
 from service_kit.errors import FailedPrecondition, invalid_field
 from service_kit.storage_space import writing_to
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from image_data.problems import MOST_LISTED, refused_files
+from image_data.sources.problems import MOST_LISTED, refused_files
 from service_kit import errors
 
 SERVICES = Path(errors.__file__).parents[1]

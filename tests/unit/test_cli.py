@@ -21,7 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 import fake_services as fake
 import synthmix.cli
-from image_data.problems import refused_files
+from image_data.sources.problems import refused_files
 from service_kit import errors, settings
 from synthmix.cli import doctor, exit_codes, parser
 from synthmix.cli.output import human_bytes, human_duration, human_time, shortened, table

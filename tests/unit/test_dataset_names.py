@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from image_archives import BY_PLATE, picture, plates, zipped
-from image_data.source_account import LeftOut, to_json
+from image_data.sources.source_account import LeftOut, to_json
 from memory_object_store import MemoryObjectStore
 from service_kit import pages
 from service_kit.artifacts import read_manifest, times_of_artifacts

@@ -20,6 +20,7 @@ import adapter_training.front_end
 import classifier_evaluation.front_end
 import image_synthesis.front_end
 from fuzzing import DATASET, KINDS, fuzz, methods_of
+from image_archives import dataset
 from memory_object_store import MemoryObjectStore
 from service_kit.front_end import ArtifactCollection
 from service_kit.interceptors import interceptors
@@ -39,7 +40,6 @@ from synthmix_api.artifacts.v1 import artifacts_pb2_grpc
 from synthmix_api.clusters.v1 import clusters_pb2_grpc
 from synthmix_api.datasets.v1 import datasets_pb2_grpc
 from synthmix_api.studies.v1 import studies_pb2_grpc
-from unit.image_archives import dataset
 
 TOKEN = "correct horse"
 SEED = 16

@@ -127,9 +127,9 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
         ({"a.zip": b"x"}, "a.zip", "ARCHIVE_UNREADABLE", "is not a whole ZIP archive"),
         ({"m.csv": b"file,label\n"}, "m.csv", "MANIFEST_COLUMN_MISSING", "'path' is not a column of m.csv"),
         ({"m.csv": b"path,class\n"}, "m.csv", "MANIFEST_COLUMN_MISSING", "'label' is not a column of m.csv"),
-        ({"m.csv": b""}, "m.csv", "MANIFEST_COLUMN_MISSING", "the columns are none"),
+        ({"m.csv": b""}, "m.csv", "MANIFEST_UNREADABLE", "is empty"),
         ({"m.csv": b"path,label\n"}, "m.csv", "NO_IMAGES", "lists no image"),
-        ({"m.csv": b"path,label\n\xff,x\n"}, "m.csv", "MANIFEST_UNREADABLE", "is not a CSV file in UTF-8"),
+        ({"m.csv": b"path,label\n\xff,x\n"}, "m.csv", "MANIFEST_UNREADABLE", "is not in UTF-8 (byte 0xff in line 2)"),
         (
             {"m.csv": b"path,label\na.png,x\n"},
             "m.csv",

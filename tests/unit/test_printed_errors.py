@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from image_data.problems import refused_files
+from image_data.sources.problems import refused_files
 from memory_object_store import MemoryObjectStore
 from raised_errors import FILES, Raised, raised_errors
 from service_kit import errors

@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_archives import BY_PLATE, encoded, noise, picture, plates, zipped
-from image_data.archive import open_archive
-from image_data.file_kinds import Kind, is_system, kind_of, undecoded_format
-from image_data.folder_layout import is_split_part, layout_doubt
-from image_data.group_patterns import pattern_span
-from image_data.manifests import Columns, read_rows
-from image_data.source_account import MOST_ROWS, LeftOut, account_of, merged, sentence, shown, vanished
-from image_data.source_listing import Listing, ListingRequest, list_images
-from image_data.user_text import compared, is_missing, normalised
+from image_data.sources.archive import open_archive
+from image_data.sources.file_kinds import Kind, is_system, kind_of, undecoded_format
+from image_data.sources.folder_layout import is_split_part, layout_doubt
+from image_data.sources.group_patterns import pattern_span
+from image_data.sources.manifests import Columns, read_rows
+from image_data.sources.source_account import MOST_ROWS, LeftOut, account_of, merged, sentence, shown, vanished
+from image_data.sources.source_listing import Listing, ListingRequest, list_images
+from image_data.sources.user_text import compared, is_missing, normalised
 from memory_object_store import MemoryObjectStore
 from service_kit.errors import InvalidArgument
 from study_control.image_import.importer import Imported, import_archive
@@ -503,7 +503,7 @@ def test_honest_layouts_are_not_doubted(paths: list[str], pattern: str | None) -
 def test_a_pattern_that_searches_for_ever_is_stopped_on_the_client_too(
     monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
-    monkeypatch.setattr("image_data.group_patterns._MOST_SECONDS_A_PATH", 0.05)
+    monkeypatch.setattr("image_data.sources.group_patterns._MOST_SECONDS_A_PATH", 0.05)
     paths = [f"{part}/{'a' * 60}{label}/{'a' * 60}!.png" for part in ("left", "right") for label in ("x", "y")]
     assert refused(layout_doubt, paths, pattern_span(pattern)).reason == "PATTERN_TOO_SLOW"
 

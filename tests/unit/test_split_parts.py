@@ -30,7 +30,7 @@ from image_files import tiff
 from memory_object_store import MemoryObjectStore
 from service_kit.artifacts import Manifest, read_manifest, write_manifest
 from service_kit.digests import digest_of
-from service_kit.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from service_kit.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from service_kit.resource_names import ArtifactName, PartName
 from study_control.split import create_split
 
@@ -321,6 +321,6 @@ def test_a_failed_writer_leaves_no_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ResourceExhausted, match="the disk of .* is full"):
         pixels(store, train, 16)
     assert [path.suffix for path in (cache / "pixels").iterdir()] == [".lock"]

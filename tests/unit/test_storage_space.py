@@ -72,8 +72,9 @@ def test_an_internal_error_of_a_server_with_room_is_unavailable(tmp_path: Path) 
 
 
 def test_nothing_is_sent_that_does_not_fit_and_internal_errors_of_a_full_disk_say_so(
-    small_disk: Path, tmp_path: Path
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(storage_space, "_WAITS_S", (0.0,))
     big = tmp_path / "big"
     big.write_bytes(bytes(5_000_000))
     with pytest.raises(ResourceExhausted, match=r"has no room for 5\.0 MB \(2.* MB are free\)"):

@@ -7,8 +7,8 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from image_data.manifests import LABEL_COLUMN, PATH_COLUMN
 from image_data.pixel_rules import PixelRule
+from image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
 from service_kit.coordinator import OperationContext
 from service_kit.object_store import ObjectStore
 from service_kit.resource_names import DATASETS, ArtifactName, UploadName

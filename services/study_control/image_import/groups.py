@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from image_data.group_patterns import PATTERN_FIELD, check_pattern, find_groups, pattern_span
-from image_data.manifests import GROUP_FIELD
-from image_data.problems import refused_files
-from image_data.source_listing import ListedImage
-from image_data.user_text import MISSING_SPELLINGS, is_missing, normalised, spelt_twice
+from image_data.sources.group_patterns import PATTERN_FIELD, check_pattern, find_groups, pattern_span
+from image_data.sources.manifests import GROUP_FIELD
+from image_data.sources.problems import refused_files
+from image_data.sources.source_listing import ListedImage
+from image_data.sources.user_text import MISSING_SPELLINGS, is_missing, normalised, spelt_twice
 from service_kit.errors import missing_field
 from synthmix_api.datasets.v1 import datasets_pb2
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from google.protobuf import json_format
 
-from image_data.archive import FIELD, LIMITS, Archive, ArchiveLimits, open_archive
 from image_data.decoding import DECODER_VERSION, ImageFacts, inspect_image
 from image_data.image_table import ImageTableWriter
-from image_data.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
 from image_data.pixel_rules import ANY_PIXELS, PixelRule
-from image_data.problems import refused_files
-from image_data.source_account import LeftOut, account_of, merged, to_json
-from image_data.source_listing import ListedImage, ListingRequest, list_images
-from image_data.user_text import compared
+from image_data.sources.archive import FIELD, LIMITS, Archive, ArchiveLimits, open_archive
+from image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
+from image_data.sources.problems import refused_files
+from image_data.sources.source_account import LeftOut, account_of, merged, to_json
+from image_data.sources.source_listing import ListedImage, ListingRequest, list_images
+from image_data.sources.user_text import compared
 from service_kit.artifacts import Manifest, find_manifest, write_manifest
 from service_kit.digests import digest_of, sha256_of
 from service_kit.errors import DataLoss, InvalidArgument, check_choice, invalid_field

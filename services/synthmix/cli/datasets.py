@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from image_data.source_account import LeftOut, sentence
+from image_data.sources.source_account import LeftOut, sentence
 from service_kit.errors import InvalidArgument, invalid_field
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect

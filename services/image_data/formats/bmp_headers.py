@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from image_data.pixel_kinds import COLOUR, PALETTE, STRAIGHT, PixelKind, damaged, refused
+from image_data.formats.pixel_kinds import COLOUR, PALETTE, STRAIGHT, PixelKind, damaged, refused
 
 _OS2_HEADER_BYTES = 12
 _UNCOMPRESSED, _RLE8, _RLE4, _BIT_FIELDS = range(4)

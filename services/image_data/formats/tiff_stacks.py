@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import tifffile
 
-from image_data.pixel_kinds import damaged, refused
+from image_data.formats.pixel_kinds import damaged, refused
 from image_data.pixel_rules import count_of
 
 MOST_DESCRIPTION_CHARACTERS = 8 * 1024 * 1024

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
-from image_data.user_text import compared
+from image_data.sources.user_text import compared
 from service_kit.errors import FieldViolation, InvalidArgument
 
 MOST_NAMED = 6

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from image_data.pixel_kinds import (
+from image_data.formats.pixel_kinds import (
     CMYK,
     COLOUR,
     COMPLEX,
@@ -30,6 +30,9 @@ from image_data.pixel_kinds import (
     damaged,
     refused,
 )
+from image_data.formats.raster_files import check_size, shown
+from image_data.formats.tiff_stacks import Stack, read_stack
+from image_data.formats.tiff_storage import JPEG, check_storage
 from image_data.pixel_rules import (
     PixelRule,
     check_channels,
@@ -37,9 +40,6 @@ from image_data.pixel_rules import (
     chosen_of_colour,
     composed,
 )
-from image_data.raster_files import check_size, shown
-from image_data.tiff_stacks import Stack, read_stack
-from image_data.tiff_storage import JPEG, check_storage
 from service_kit.errors import InvalidArgument
 
 __all__ = ["imagecodecs", "read_tiff"]

@@ -5,11 +5,11 @@ import io
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from image_data.bmp_headers import read_bmp
-from image_data.jpeg_headers import read_jpeg
-from image_data.pixel_kinds import COLOUR, STRAIGHT, PixelKind, check_kind, damaged, refused
+from image_data.formats.bmp_headers import read_bmp
+from image_data.formats.jpeg_headers import read_jpeg
+from image_data.formats.pixel_kinds import COLOUR, STRAIGHT, PixelKind, check_kind, damaged, refused
+from image_data.formats.png_headers import read_png
 from image_data.pixel_rules import PixelRule, chosen_of_colour
-from image_data.png_headers import read_png
 
 MAX_PIXELS = 64 * 1024 * 1024
 _READERS = {"PNG": read_png, "JPEG": read_jpeg, "BMP": read_bmp}

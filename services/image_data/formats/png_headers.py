@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 
-from image_data.pixel_kinds import COLOUR, GREY, KEY, PALETTE, STRAIGHT, PixelKind, damaged, refused
+from image_data.formats.pixel_kinds import COLOUR, GREY, KEY, PALETTE, STRAIGHT, PixelKind, damaged, refused
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KINDS = {0: (GREY, 1, ""), 2: (COLOUR, 3, ""), 3: (PALETTE, 1, ""), 4: (GREY, 2, STRAIGHT), 6: (COLOUR, 4, STRAIGHT)}

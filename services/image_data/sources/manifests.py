@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from image_data.csv_table import read_csv
-from image_data.parquet_table import read_parquet
-from image_data.problems import refused_files
-from image_data.user_text import MISSING_SPELLINGS, compared, is_missing, normalised
+from image_data.sources.csv_table import read_csv
+from image_data.sources.parquet_table import read_parquet
+from image_data.sources.problems import refused_files
+from image_data.sources.user_text import MISSING_SPELLINGS, compared, is_missing, normalised
 from service_kit.errors import InvalidArgument, did_you_mean, invalid_field
 
 PATH_COLUMN = "path"

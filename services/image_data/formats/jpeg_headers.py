@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass
 
-from image_data.pixel_kinds import CMYK, COLOUR, GREY, PixelKind, damaged, refused
+from image_data.formats.pixel_kinds import CMYK, COLOUR, GREY, PixelKind, damaged, refused
 
 _PROCESSES = {
     0xC0: "",

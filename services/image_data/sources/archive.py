@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from image_data.file_kinds import HEAD_BYTES
-from image_data.problems import refused_files
-from image_data.source_account import shown
+from image_data.sources.file_kinds import HEAD_BYTES
+from image_data.sources.problems import refused_files
+from image_data.sources.source_account import shown
 from service_kit.errors import InvalidArgument, invalid_field
 
 FIELD = "upload"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from image_data.file_kinds import is_system
+from image_data.sources.file_kinds import is_system
 
 MOST_ROWS = 100
 MOST_EXAMPLES = 3

@@ -9,9 +9,9 @@ import urllib.parse
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
-from image_data.manifests import Row
-from image_data.source_account import shown
-from image_data.user_text import compared
+from image_data.sources.manifests import Row
+from image_data.sources.source_account import shown
+from image_data.sources.user_text import compared
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|(data|file|https?):", re.IGNORECASE)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -10,8 +10,8 @@ from dataclasses import field as of
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from image_data import manifests
-from image_data.file_kinds import (
+from image_data.sources import manifests
+from image_data.sources.file_kinds import (
     DECODED,
     MANIFEST_NAMES,
     Kind,
@@ -20,12 +20,12 @@ from image_data.file_kinds import (
     kind_of,
     undecoded_format,
 )
-from image_data.folder_layout import doubtful_layout, layout_doubt
-from image_data.manifest_paths import find_files
-from image_data.manifests import Columns
-from image_data.problems import refused_files
-from image_data.source_account import LeftOut, account_of, shown
-from image_data.user_text import normalised, spelt_twice
+from image_data.sources.folder_layout import doubtful_layout, layout_doubt
+from image_data.sources.manifest_paths import find_files
+from image_data.sources.manifests import Columns
+from image_data.sources.problems import refused_files
+from image_data.sources.source_account import LeftOut, account_of, shown
+from image_data.sources.user_text import normalised, spelt_twice
 from service_kit.errors import InvalidArgument, invalid_field
 
 LONGEST_LABEL = 100

@@ -4,10 +4,10 @@ import math
 
 import tifffile
 
-from image_data import jpeg_headers
-from image_data.pixel_kinds import damaged, refused
+from image_data.formats import jpeg_headers
+from image_data.formats.pixel_kinds import damaged, refused
+from image_data.formats.raster_files import MAX_PIXELS
 from image_data.pixel_rules import MOST_CHANNELS, count_of
-from image_data.raster_files import MAX_PIXELS
 
 MOST_SEGMENTS = 2**18
 MOST_BYTES = 512 * 1024 * 1024

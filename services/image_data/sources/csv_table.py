@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Collection, Iterator
 
-from image_data.user_text import compared
+from image_data.sources.user_text import compared
 from service_kit.errors import InvalidArgument, invalid_field
 
 _DELIMITERS = (",", ";", "\t", "|")
