@@ -15,6 +15,7 @@ from latent_diffusion.model_kinds import INDEX, check_pipeline, no_model
 from service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
 from service_kit.errors import (
     FailedPrecondition,
+    InvalidArgument,
     SynthMixError,
     Unavailable,
     invalid_field,
@@ -92,21 +93,34 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
     if folder is not None:
         return _inspect(str(folder), folder, field)
     if not _HUB_MODEL.fullmatch(reference) or ".." in reference:
-        places = " or ".join(map(str, base_model_folders()))
-        raise invalid_field(
-            field,
-            reference,
-            "is neither a folder that this server offers nor the name of a hub's model",
-            f"use embedded, owner/name@revision{f', or a folder below {places}' if places else ''}; the operator says "
-            "where folders may lie, by SYNTHMIX_BASE_MODEL_FOLDERS or the chart's baseModels.folders",
-            reason="BASE_MODEL_NOT_FOUND",
-        )
+        raise _not_found(field, reference)
     name, _, revision = reference.partition("@")
     folder, remote = _download(name, revision or "main", field, reference, weights=weights)
     if not (folder / INDEX).exists():
         raise no_model(ModelFolder(folder, field, reference), [path for path, _ in _files_of_commit(name, folder.name)])
     # The hub's cache names a snapshot's folder by its commit.
     return _inspect(f"{name}@{folder.name}", folder, field, remote)
+
+
+def _not_found(field: str, reference: str) -> InvalidArgument:
+    folders = base_model_folders()
+    if Path("/") in folders:
+        return invalid_field(
+            field,
+            reference,
+            "is neither a folder here nor the name of a hub's model",
+            "use embedded, the absolute path of a folder in the diffusers layout, or owner/name@revision",
+            reason="BASE_MODEL_NOT_FOUND",
+        )
+    places = f", or a folder below {' or '.join(map(str, folders))}" if folders else ""
+    return invalid_field(
+        field,
+        reference,
+        "is neither a folder that this server offers nor the name of a hub's model",
+        f"use embedded, owner/name@revision{places}; the operator says where folders may lie, by "
+        "SYNTHMIX_BASE_MODEL_FOLDERS or the chart's baseModels.folders",
+        reason="BASE_MODEL_NOT_FOUND",
+    )
 
 
 def _allowed_folder(reference: str) -> Path | None:

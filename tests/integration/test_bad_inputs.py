@@ -296,7 +296,7 @@ STUDIES = [
         study(adapters__base_model="/no/such/model"),
         InvalidArgument,
         "BASE_MODEL_NOT_FOUND",
-        ("'/no/such/model'", "not a folder", "use embedded"),
+        ("'/no/such/model'", "neither a folder here nor the name of a hub's model", "use embedded"),
         ("adapters.base_model",),
     ),
     Case(
@@ -388,7 +388,7 @@ STUDIES = [
         study(adapters__base_model="owner/na me"),
         InvalidArgument,
         "BASE_MODEL_NOT_FOUND",
-        ("'owner/na me'", "neither a folder nor a hub model", "owner/name@revision"),
+        ("'owner/na me'", "neither a folder here nor the name of a hub's model", "owner/name@revision"),
         ("adapters.base_model",),
     ),
     Case(

@@ -321,6 +321,6 @@ def test_a_failed_writer_leaves_no_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ResourceExhausted, match="the disk of .* is full"):
+    with pytest.raises(ResourceExhausted, match=r"the disk of .* is full"):
         pixels(store, train, 16)
     assert [path.suffix for path in (cache / "pixels").iterdir()] == [".lock"]
