@@ -69,7 +69,7 @@ base-model-figures: setup ## Adapt the embedded base model and measure what it m
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/base_model.py --out build/base-model-figures
 real-studies: setup ## Run the paper's six mixtures on real images (about 50 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/real_studies.py --home build/real-studies
-calibration: setup ## Count wrong claims of equivalence over simulated studies (about 90 minutes on 2 cores)
+calibration: setup ## Count wrong claims of equivalence over simulated studies (about 25 minutes)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/calibration.py --out build/calibration
 fuzz: setup ## Call every gRPC method with random, mutated and extreme messages: make fuzz CALLS=100000 SEED=7
 	PYTHONPATH=tests $(BIN)/python tests/fuzzing.py --calls $(CALLS) $(if $(SEED),--seed $(SEED))
