@@ -64,7 +64,7 @@ TEXTS = (
     "'; DROP TABLE",
     "../../../etc",
     "/",
-    "/root/" + "y" * 300,
+    "/srv/" + "y" * 300,
     "~nobody-of-this-name/x",
     "(" * 400,
     "(?P<group>a{99999999999})",

@@ -301,7 +301,7 @@ def _check_scheduler(model: ModelFolder, name: str) -> int:
 
 
 def _is_beta(value: object) -> bool:
-    return is_number(value) and 0 < value < 1  # type: ignore[operator]
+    return is_number(value) and 0 < value < 1
 
 
 def _image_size(model: ModelFolder, unet: Mapping[str, Any], factor: int) -> int:

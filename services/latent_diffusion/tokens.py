@@ -180,7 +180,7 @@ def _vocabulary(model: ModelFolder) -> tuple[dict[str, int], list[tuple[str, str
             "copy the tokenizer again",
             INCOMPLETE,
         )
-    return vocabulary, pairs, beside  # type: ignore[return-value]
+    return vocabulary, [(first, second) for first, second in pairs], beside
 
 
 def _is_text(value: object) -> bool:

@@ -174,13 +174,7 @@ class KubernetesReviews:
             f"{caller.user} may not {right}; an administrator can allow it by `kubectl create rolebinding NAME "
             f"--namespace {right.namespace} --clusterrole {role} --user {shlex.quote(caller.user)}`",
             reason="RIGHT_MISSING",
-            metadata={
-                "user": caller.user,
-                "verb": right.verb,
-                "resource": right.resource,
-                "group": right.group,
-                "namespace": right.namespace,
-            },
+            metadata={"user": caller.user} | right.metadata,
         )
 
     async def _run(self, function: Callable[..., V], *arguments: Any) -> V:

@@ -29,6 +29,11 @@ class Right:
         resource = f"{self.resource}.{self.group}" if self.group else self.resource
         return f"{self.verb} {resource} in {f'namespace {self.namespace}' if self.namespace else 'the whole cluster'}"
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """For ErrorInfo."""
+        return {"verb": self.verb, "resource": self.resource, "group": self.group, "namespace": self.namespace}
+
 
 def connect() -> Any:
     """A kubernetes.client.ApiClient of the API server that KUBECONFIG names, or else of the cluster of this pod.
@@ -121,12 +126,7 @@ def _lacking(right: Right, said: str) -> FailedPrecondition:
         f"this service's account may not {right} (the API server says: {said}); add to its {kind} a rule with "
         f"apiGroups [{right.group!r}], resources [{right.resource!r}], verbs [{right.verb!r}]",
         reason="RBAC_RIGHT_MISSING",
-        metadata={
-            "verb": right.verb,
-            "resource": right.resource,
-            "group": right.group,
-            "namespace": right.namespace,
-        },
+        metadata=right.metadata,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import fake_kubernetes
+from memory_object_store import MemoryObjectStore
 from release_lab import lab as lab
 from release_lab import services as services
 from service_kit import kubernetes_api
@@ -16,6 +17,17 @@ from service_kit import kubernetes_api
 def base_model_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any folder, as on one machine."""
     monkeypatch.setenv("SYNTHMIX_BASE_MODEL_FOLDERS", "/")
+
+
+@pytest.fixture
+def store() -> MemoryObjectStore:
+    return MemoryObjectStore.created()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that no other test has filled."""
+    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture

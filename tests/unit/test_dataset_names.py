@@ -19,18 +19,10 @@ from study_control.image_import.importer import import_archive
 from study_control.reporting import _dataset
 from synthmix_api.datasets.v1 import datasets_pb2
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 JUNK = {"alpha/notes.txt": b"x", "gamma/readme.txt": b"x"}
 UPLOAD = f"uploads/{'0' * 64}"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def store() -> MemoryObjectStore:
-    return MemoryObjectStore.created()
 
 
 def take(store: MemoryObjectStore, folder: Path, name: str, files: dict[str, bytes], **changes: Any) -> ArtifactName:

@@ -27,17 +27,9 @@ from study_control.datasets import dataset_message, import_request
 from study_control.image_import import coordinator, importer
 from synthmix_api.datasets.v1 import datasets_pb2
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 BY_COLUMN = datasets_pb2.GroupRule(column="plate")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def store() -> MemoryObjectStore:
-    return MemoryObjectStore.created()
 
 
 def refused(store: MemoryObjectStore, archive: Path, **changes: Any) -> InvalidArgument:

@@ -20,17 +20,9 @@ from service_kit.resource_names import PARTS
 from study_control.split import SplitTables, create_split, make_split, split_name, write_split
 from synthmix_api.datasets.v1 import datasets_pb2
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 DATASET = "0123456789abcdef" * 2
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def store() -> MemoryObjectStore:
-    return MemoryObjectStore.created()
 
 
 def index_of(rows: list[tuple[str, str]]) -> pa.Table:

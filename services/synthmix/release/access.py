@@ -157,12 +157,7 @@ def forbidden(right: Right, said: str) -> PermissionDenied:
         f"you may not {right} (the API server says: {_short(said)}); ask an administrator for this right, which the "
         f"chart's value access.clients gives, and check it by `kubectl auth can-i {right.verb} {resource} {scope}`",
         reason="RBAC_RIGHT_MISSING",
-        metadata={
-            "verb": right.verb,
-            "resource": right.resource,
-            "group": right.group,
-            "namespace": right.namespace,
-        },
+        metadata=right.metadata,
     )
 
 
