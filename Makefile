@@ -63,9 +63,9 @@ format: setup ## Rewrite the code in the project's style
 
 ##@ Longer evidence
 CALLS ?= 20000
-base-model: setup ## Retrain the embedded base model into build/base-model (about 2 hours on 2 cores; needs ../shared/data)
-	$(BIN)/python -m latent_diffusion.pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
-base-model-figures: setup ## Adapt the embedded base model and measure what it makes (about 70 minutes on 2 cores; needs ../shared/data)
+base-model: setup ## Retrain the built-in base model into build/base-model (about 2 hours on 2 cores; needs ../shared/data)
+	$(BIN)/python -m pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
+base-model-figures: setup ## Adapt the built-in base model and measure what it makes (about 70 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/base_model.py --out build/base-model-figures
 real-studies: setup ## Run the paper's six mixtures on real images (about 50 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/real_studies.py --home build/real-studies
@@ -80,7 +80,7 @@ e2e: setup $(addprefix $(TOOLS)/bin/,helm kubectl kwok) $(if $(KUBECONFIG),,$(NO
 	CONTAINER_TOOL=$(CONTAINER_TOOL) $(BIN)/python -m pytest tests/e2e -sv --timeout=3600
 
 ##@ Generated files
-protos: setup ## Generate services/synthmix_api from protos/
+protos: setup ## Generate services/synthmix/api from protos/
 	$(BIN)/python protos/generate.py
 check-protos: setup ## Generated code is current, protos lint, and no earlier client breaks
 	$(BIN)/python protos/generate.py --check

@@ -1,11 +1,11 @@
-"""Generates services/synthmix_api from the .proto files, lints them and checks that they break no earlier client.
+"""Generates services/synthmix/api from the .proto files, lints them and checks that they break no earlier client.
 
-    python protos/generate.py            # write services/synthmix_api
+    python protos/generate.py            # write services/synthmix/api
     python protos/generate.py --check    # regenerate elsewhere and compare; lint; breaking-change check
     python protos/generate.py --release  # accept today's protos as what later ones must not break
 
-The proto packages are synthmix.<area>.v1. Python's package `synthmix` is the client, so the generated modules
-live in `synthmix_api.<area>.v1`: one rewritten import prefix, the descriptors keep their names.
+The proto packages are synthmix.<area>.v1. The generated modules live in Python's `synthmix.api.<area>.v1`, beside
+what is written by hand: one rewritten import prefix, the descriptors keep their names.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 PROTOS = Path(__file__).resolve().parent
-GENERATED = PROTOS.parent / "services" / "synthmix_api"
+GENERATED = PROTOS.parent / "services" / "synthmix" / "api"
 BASELINE = PROTOS / "baseline.binpb"
 INIT = '"""Generated from protos/ by protos/generate.py. Not to be edited."""\n'
 
@@ -43,12 +43,12 @@ def main() -> int:
             shutil.rmtree(GENERATED, ignore_errors=True)
             generate(includes, GENERATED)
             return 0
-        fresh = Path(scratch) / "synthmix_api"
+        fresh = Path(scratch) / "api"
         generate(includes, fresh)
         stale = differing_files(fresh, GENERATED)
         for name in stale:
             print(
-                f"services/synthmix_api/{name} is not what protos/ generates: run `make protos`",
+                f"services/synthmix/api/{name} is not what protos/ generates: run `make protos`",
                 file=sys.stderr,
             )
         lint = buf("lint", str(descriptors))
@@ -78,7 +78,7 @@ def generate(includes: list[Path], target: Path) -> None:
         shutil.copytree(Path(scratch) / "synthmix", target)
     for module in target.rglob("*.py*"):
         text = module.read_text()
-        module.write_text(re.sub(r"^(from|import) synthmix\.", r"\1 synthmix_api.", text, flags=re.MULTILINE))
+        module.write_text(re.sub(r"^(from|import) synthmix\.", r"\1 synthmix.api.", text, flags=re.MULTILINE))
     for folder in [target, *(path for path in target.rglob("*") if path.is_dir())]:
         (folder / "__init__.py").write_text(INIT)
 

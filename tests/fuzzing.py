@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from synthmix.embedded import embedded_stack
+from synthmix.local import local_stack
 
 DEADLINE_SECONDS = 20.0
 # A stream that goes on until its caller leaves, and a call that waits for as long as it is told.
@@ -37,7 +37,7 @@ DATASET = "fuzzed"
 # Half the time, so that what is behind these fields is reached.
 LIKELY_TEXTS = {
     "dataset": DATASET,
-    "base_model": "embedded",
+    "base_model": "builtin",
     "prompt": "a {label} cell",
     "name": "a-study",
     "mode": "append",
@@ -48,7 +48,7 @@ TEXTS = (
     "",
     "a",
     "six-phenotypes",
-    "embedded",
+    "builtin",
     "a {label} cell",
     "{label}" * 200,
     "lora",
@@ -363,7 +363,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="synthmix-fuzz-") as home,
-        embedded_stack(Path(home)) as connection,
+        local_stack(Path(home)) as connection,
     ):
         logs = sizes_of(Path(connection.home) / "logs")
         codes, faults = fuzz(

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from memory_object_store import MemoryObjectStore
-from service_kit.artifacts import Manifest, read_manifest
-from service_kit.resource_names import ArtifactName
-from study_control.image_import.importer import import_archive
-from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.service_kit.artifacts import Manifest, read_manifest
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.study_control.image_import.importer import import_archive
 
 SIX = ["Interphase", "Apoptosis", "Binuclear", "Polylobed", "Prometaphase", "OutOfFocus"]
 """The six largest classes of mitocheck."""

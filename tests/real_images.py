@@ -6,7 +6,7 @@ import pytest
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MITOCHECK_SIX = ("Apoptosis", "Binuclear", "Interphase", "OutOfFocus", "Polylobed", "Prometaphase")
-"""The six phenotypes that the embedded base model never saw, sorted."""
+"""The six phenotypes that the built-in base model never saw, sorted."""
 PLATE = r"(?P<group>[^/]+?)___"
 """Of mitocheck."""
 FIELD = r"(?P<group>(293A|HT1080)-\d{6})"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from synthmix.embedded.children import Child, stop_children, wait_until_ready
+from synthmix.local.children import Child, stop_children, wait_until_ready
 
 START_TIMEOUT_S = 60.0
 STOP_GRACE_S = 5.0

@@ -5,14 +5,14 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from service_kit.artifacts import read_manifest
-from service_kit.object_store import ObjectStore
-from service_kit.resource_names import ArtifactName
 from synthmix import Client, GroupRule
-from synthmix.client import metadata_of, result_of
-from synthmix.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
-from synthmix_api.operations.v1 import operations_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.api.operations.v1 import operations_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.client import metadata_of, result_of
+from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
+from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ArtifactName
 
 FEW = "sim-few"
 

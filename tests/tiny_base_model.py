@@ -7,13 +7,13 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from latent_diffusion.pretraining.text import build_tokenizer
+from pretraining.text import build_tokenizer
 
 
 def write_tiny_base_model(folder: Path, prediction_type: str = "epsilon") -> Path:
     """Writes the model, the same each time, and returns the folder."""
     torch.manual_seed(0)
-    # Not the embedded model's: golden losses must not change whenever that is trained anew.
+    # Not the built-in model's: golden losses must not change whenever that is trained anew.
     with tempfile.TemporaryDirectory() as words:
         tokenizer = build_tokenizer(["a microscopy image of a round cell"], merge_count=20, folder=Path(words))
     text_encoder = CLIPTextModel(

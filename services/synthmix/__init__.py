@@ -11,18 +11,18 @@ Importing this package is cheap: what it names is loaded when it is first used, 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service_kit.errors import SynthMixError
-    from synthmix.client import Client, GroupRule, PixelRule
+    from synthmix.client.client import Client, GroupRule, PixelRule
+    from synthmix.service_kit.errors import SynthMixError
 
     __version__: str
 
 __all__ = ["Client", "GroupRule", "PixelRule", "SynthMixError", "__version__"]
 
 _HOMES = {
-    "Client": "synthmix.client",
-    "GroupRule": "synthmix.client",
-    "PixelRule": "synthmix.client",
-    "SynthMixError": "service_kit.errors",
+    "Client": "synthmix.client.client",
+    "GroupRule": "synthmix.client.client",
+    "PixelRule": "synthmix.client.client",
+    "SynthMixError": "synthmix.service_kit.errors",
 }
 
 

@@ -1,4 +1,4 @@
-"""Is the embedded base model worth its bytes? Adapts it to real images that it never saw, and measures what comes out.
+"""Is the built-in base model worth its bytes? Adapts it to real images that it never saw, and measures what comes out.
 
 Usage: ``python tests/benchmarks/base_model.py --out FOLDER [--dataset mitocheck] [--minutes 2 5 10]``.
 
@@ -30,28 +30,28 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from adapter_training import recipe
-from adapter_training.requests import TARGETS
-from classifier_evaluation.classifier_settings import checked_settings, with_defaults
-from classifier_evaluation.classifiers import LITE0, build_classifier
-from classifier_evaluation.metrics import balanced_accuracy, confusion_matrix
-from classifier_evaluation.mixtures import Mixture
-from classifier_evaluation.recipe import TrainingImages, train_and_evaluate
-from image_data.pixel_cache import pixels
-from image_data.split_parts import open_split
-from image_synthesis.fidelity import kernel_inception_distance, memorised_share
-from latent_diffusion.base_model import EMBEDDED_FOLDER
-from latent_diffusion.loading import LatentDiffusion, load
-from latent_diffusion.prompts import prompt_for
 from memory_object_store import MemoryObjectStore
 from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
-from service_kit.artifacts import read_manifest
-from service_kit.digests import derived_seed
-from study_control.image_import.importer import import_archive
-from study_control.split import create_split
-from synthmix.packing import pack
-from synthmix_api.datasets.v1 import datasets_pb2
-from synthmix_api.evaluations.v1 import evaluations_pb2
+from synthmix.adapter_training import recipe
+from synthmix.adapter_training.requests import TARGETS
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.classifier_evaluation.classifier_settings import checked_settings, with_defaults
+from synthmix.classifier_evaluation.classifiers import LITE0, build_classifier
+from synthmix.classifier_evaluation.metrics import balanced_accuracy, confusion_matrix
+from synthmix.classifier_evaluation.mixtures import Mixture
+from synthmix.classifier_evaluation.recipe import TrainingImages, train_and_evaluate
+from synthmix.client.packing import pack
+from synthmix.image_data.pixel_cache import pixels
+from synthmix.image_data.split_parts import open_split
+from synthmix.image_synthesis.fidelity import kernel_inception_distance, memorised_share
+from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
+from synthmix.latent_diffusion.loading import LatentDiffusion, load
+from synthmix.latent_diffusion.prompts import prompt_for
+from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.digests import derived_seed
+from synthmix.study_control.image_import.importer import import_archive
+from synthmix.study_control.split import create_split
 
 NATIVE_PX = 64
 SHOWN = 12
@@ -126,7 +126,7 @@ def run_arm(arm: Arm, data: Path, out: Path) -> None:
     """Trains, if the arm does, and samples; writes OUT/<name>.npz and OUT/<name>.json."""
     torch.set_num_threads(1)
     dataset, real = DATASETS[arm.dataset], np.load(data)
-    model = load(EMBEDDED_FOLDER, torch.device("cpu"))
+    model = load(BUILTIN_FOLDER, torch.device("cpu"))
     facts: dict[str, Any] = asdict(arm)
     if arm.kind != "unadapted":
         facts |= train_arm(arm, model, real["train"], real["train_labels"])
@@ -245,7 +245,7 @@ def features(images: np.ndarray) -> np.ndarray:
 
 def restored(images: np.ndarray) -> np.ndarray:
     """Images (N, H, H, 3), uint8, through the autoencoder, grey: float32 (N, H, H), -1 to 1."""
-    model = load(EMBEDDED_FOLDER, torch.device("cpu"))
+    model = load(BUILTIN_FOLDER, torch.device("cpu"))
     latents = recipe.encode_images(model, images, 32)
     with torch.inference_mode():
         decoded = [model.vae.decode(latents[start : start + 32]).sample for start in range(0, len(latents), 32)]

@@ -2,7 +2,7 @@
 
 Usage: ``python tests/benchmarks/real_studies.py --home FOLDER [--study hek_ht1080]``.
 
-Runs the studies beside this file on an embedded stack in HOME, where they stay: run again, nothing is done twice. The
+Runs the studies beside this file on a local stack in HOME, where they stay: run again, nothing is done twice. The
 reports are written to HOME/reports.
 """
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
 from synthmix import Client, GroupRule
+from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli.studies import located, plan_text, watch_to_end
-from synthmix.client import metadata_of, result_of
-from synthmix.embedded import embedded_stack
-from synthmix.study_file import read_study
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.client.client import metadata_of, result_of
+from synthmix.client.study_file import read_study
+from synthmix.local import local_stack
 
 HERE = Path(__file__).resolve().parent
 # Of each study: its dataset's folder, the pattern of a group, and the classes; none keeps all.
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--study", choices=STUDIES, nargs="+", default=list(STUDIES))
     arguments = parser.parse_args()
     home: Path = arguments.home.resolve()
-    with embedded_stack(home, say=print), Client.connect(home) as client:
+    with local_stack(home, say=print), Client.connect(home) as client:
         for name in arguments.study:
             run(client, name, home / "reports" / name)
 

@@ -15,13 +15,13 @@ from rendering import CHART, RELEASE
 
 import fake_kubelet
 from cluster.access import Cluster
-from service_kit import errors, kubernetes_api
-from service_kit.authentication import KubernetesReviews, authenticate
-from service_kit.settings import SERVICES, STUDY_CONTROL
 from synthmix import Client
-from synthmix.release.access import connect_as_caller
-from synthmix.release.discovery import find_release, ready_pods
-from synthmix.release.tokens import ReleaseToken
+from synthmix.client.release.access import connect_as_caller
+from synthmix.client.release.discovery import find_release, ready_pods
+from synthmix.client.release.tokens import ReleaseToken
+from synthmix.service_kit import errors, kubernetes_api
+from synthmix.service_kit.authentication import KubernetesReviews, authenticate
+from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
 from unit import fake_services as fake
 
 NAMESPACE, RENAMED, PEOPLE = "reached", "reached-renamed", "people"

@@ -10,12 +10,12 @@ from kubernetes import client
 from rendering import CHART, RELEASE
 
 from cluster.access import Cluster
-from service_kit import errors, kubernetes_api
-from service_kit.authentication import KubernetesReviews, authenticate
-from service_kit.leader_election import LeaderElection
-from service_kit.settings import KubernetesSettings
-from study_control.clusters import KubernetesCluster, open_cluster
-from study_control.worker_groups import Scaling
+from synthmix.service_kit import errors, kubernetes_api
+from synthmix.service_kit.authentication import KubernetesReviews, authenticate
+from synthmix.service_kit.leader_election import LeaderElection
+from synthmix.service_kit.settings import KubernetesSettings
+from synthmix.study_control.clusters import KubernetesCluster, open_cluster
+from synthmix.study_control.worker_groups import Scaling
 
 NAMESPACE, PLAIN = "rights", "rights-plain"
 PREFIX = f"{RELEASE}-synthmix"

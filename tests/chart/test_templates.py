@@ -10,8 +10,8 @@ import yaml
 from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderError, plain_and_encoded, render_chart, tool
 
 from built_tools import KUBERAY
-from service_kit.settings import SERVICES
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.service_kit.settings import SERVICES
 
 PREFIX = f"{RELEASE}-synthmix"
 WORKER_GROUPS = ("adapter-training", "image-synthesis", "classifier-evaluation")

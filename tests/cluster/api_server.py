@@ -13,8 +13,8 @@ import yaml
 
 from built_tools import tool
 from cluster.access import Cluster
-from synthmix.embedded.children import Child, stop_children, wait_until_ready
-from synthmix.embedded.ports import LOOPBACK, free_port
+from synthmix.local.children import Child, stop_children, wait_until_ready
+from synthmix.local.ports import LOOPBACK, free_port
 
 START_TIMEOUT_S = 120.0
 

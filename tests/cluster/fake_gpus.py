@@ -9,7 +9,7 @@ from typing import Any
 
 from built_tools import KWOK, module_folder, tool
 from cluster.access import Cluster
-from synthmix.embedded.children import Child, stop_children
+from synthmix.local.children import Child, stop_children
 
 GPUS = 8
 GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}

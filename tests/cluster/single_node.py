@@ -40,7 +40,7 @@ from cluster.node_programs import (
     kubelet_arguments,
     run_folder,
 )
-from synthmix.embedded.children import Child, stop_children, wait_until_ready
+from synthmix.local.children import Child, stop_children, wait_until_ready
 from waiting import wait_until
 
 INTERFACE = "synthmix"  # a name has 15 letters at most

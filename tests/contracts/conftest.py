@@ -1,4 +1,4 @@
-"""What the contract suite runs against: SeaweedFS, as the embedded stack starts it, MinIO, and memory."""
+"""What the contract suite runs against: SeaweedFS, as the local stack starts it, MinIO, and memory."""
 
 import os
 import secrets
@@ -11,12 +11,12 @@ import pytest
 from built_tools import TOOLS
 from memory_object_store import MemoryObjectStore
 from real_servers import running
-from service_kit.errors import Unavailable
-from service_kit.object_store import ObjectStore
-from service_kit.settings import ObjectStoreSettings
-from synthmix.embedded import object_storage
-from synthmix.embedded.home import object_storage_keys, prepare
-from synthmix.embedded.ports import LOOPBACK, accepts_connections, free_port
+from synthmix.local import object_storage
+from synthmix.local.home import object_storage_keys, prepare
+from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
+from synthmix.service_kit.errors import Unavailable
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.settings import ObjectStoreSettings
 
 BUCKET = "contract"
 

@@ -15,19 +15,19 @@ import pytest
 
 from image_archives import dataset
 from real_servers import running
-from service_kit import storage_space
-from service_kit.errors import ResourceExhausted
-from service_kit.interceptors import interceptors
-from service_kit.object_store import ObjectStore
-from service_kit.server import SERVER_OPTIONS
-from service_kit.settings import SERVICES, STUDY_CONTROL
-from study_control.front_end import ArtifactService
 from synthmix import Client, cli
-from synthmix.embedded import object_storage
-from synthmix.embedded.home import object_storage_keys, prepare
-from synthmix.endpoints import Endpoints
-from synthmix.transport import Channels
-from synthmix_api.artifacts.v1 import artifacts_pb2_grpc
+from synthmix.api.artifacts.v1 import artifacts_pb2_grpc
+from synthmix.client.endpoints import Endpoints
+from synthmix.client.transport import Channels
+from synthmix.local import object_storage
+from synthmix.local.home import object_storage_keys, prepare
+from synthmix.service_kit import storage_space
+from synthmix.service_kit.errors import ResourceExhausted
+from synthmix.service_kit.interceptors import interceptors
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.server import SERVER_OPTIONS
+from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
+from synthmix.study_control.front_end import ArtifactService
 
 TOKEN = "correct horse"
 MB = 1_000_000
@@ -35,7 +35,7 @@ MB = 1_000_000
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ObjectStore]:
-    """SeaweedFS as the embedded stack starts it, on a disk of 100 MB."""
+    """SeaweedFS as the local stack starts it, on a disk of 100 MB."""
     home = prepare(tmp_path / "home")
     mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(home.object_storage)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from service_kit import create_bucket
-from service_kit.artifacts import (
+from synthmix.service_kit import create_bucket
+from synthmix.service_kit.artifacts import (
     Manifest,
     find_manifest,
     list_artifacts,
@@ -20,10 +20,10 @@ from service_kit.artifacts import (
     write_manifest,
     write_payload,
 )
-from service_kit.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
-from service_kit.object_store import PART_SIZE_BYTES, ObjectStore, once_started
-from service_kit.resource_names import ArtifactName
-from service_kit.settings import ObjectStoreSettings
+from synthmix.service_kit.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
+from synthmix.service_kit.object_store import PART_SIZE_BYTES, ObjectStore, once_started
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.settings import ObjectStoreSettings
 
 ARTIFACT = ArtifactName("adapters", "0123456789abcdef" * 2)
 

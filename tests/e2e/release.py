@@ -16,12 +16,12 @@ from kubernetes import client
 from built_tools import tool
 from chart.rendering import CHART, NAMESPACE, RELEASE
 from cluster.access import Cluster
-from service_kit.errors import Unavailable
-from service_kit.object_store import ObjectStore
-from service_kit.settings import SERVICES, STUDY_CONTROL, ObjectStoreSettings
 from synthmix import Client
-from synthmix.embedded.children import Child, stop_children
-from synthmix.embedded.ports import LOOPBACK, free_port
+from synthmix.local.children import Child, stop_children
+from synthmix.local.ports import LOOPBACK, free_port
+from synthmix.service_kit.errors import Unavailable
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL, ObjectStoreSettings
 from waiting import wait_until
 
 PREFIX = f"{RELEASE}-synthmix"

@@ -9,9 +9,9 @@ from kubernetes import client
 from release import PREFIX, Release
 
 from cluster.access import Cluster
-from service_kit import errors
-from service_kit.settings import SERVICES, STUDY_CONTROL
-from synthmix_api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from synthmix.service_kit import errors
+from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
 from waiting import wait_until
 
 AUDIENCE = "synthmix"

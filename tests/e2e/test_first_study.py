@@ -13,7 +13,7 @@ from release import Release, is_ready
 
 from cluster.prometheus import CHART_FILES, Prometheus
 from studies import FEW, reduced_study
-from synthmix.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
+from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 from waiting import wait_until
 
 SCRAPED_TIMEOUT_S = 120.0

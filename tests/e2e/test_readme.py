@@ -12,7 +12,7 @@ import yaml
 from built_tools import TOOLS
 from chart.rendering import CHART, ROOT
 from cluster.access import Cluster
-from synthmix.simulated_cells import SimulatedCellsSettings, write_simulated_dataset
+from synthmix.examples.simulated_cells import SimulatedCellsSettings, write_simulated_dataset
 
 NAMESPACE = "synthmix"
 SECTION = re.compile(r"^## On a cluster$(.*?)^## ", re.MULTILINE | re.DOTALL)

@@ -16,7 +16,7 @@ from release import Release
 
 from cluster.fake_gpus import GPUS, Node, running_fake_gpus
 from studies import FEW, import_simulated, reduced_study, run_study
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.api.studies.v1 import studies_pb2
 from waiting import wait_until
 
 SYNTHESIS, TRAINING, CLASSIFIERS = (

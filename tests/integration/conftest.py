@@ -1,19 +1,19 @@
-"""One embedded stack for all integration tests that don't break it."""
+"""One local stack for all integration tests that don't break it."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from service_kit.object_store import ObjectStore
 from studies import FEW, import_simulated, reduced_study, run_study
 from synthmix import Client
-from synthmix.embedded import Connection, embedded_stack
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.local import Connection, local_stack
+from synthmix.service_kit.object_store import ObjectStore
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    with embedded_stack(tmp_path_factory.mktemp("stack")) as connection:
+    with local_stack(tmp_path_factory.mktemp("stack")) as connection:
         yield connection
 
 

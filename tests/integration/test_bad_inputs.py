@@ -25,11 +25,24 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from PIL import Image
 
-from adapter_training.front_end import AdapterService
 from image_archives import picture, plates, zipped
-from latent_diffusion.base_model import EMBEDDED_FOLDER
-from service_kit.artifacts import find_manifest, list_artifacts
-from service_kit.errors import (
+from studies import FEW, reduced_study
+from synthmix import Client, GroupRule
+from synthmix.adapter_training.front_end import AdapterService
+from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
+from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.cli import exit_codes
+from synthmix.client.client import result_of
+from synthmix.client.study_file import read_study
+from synthmix.client.transport import error_of
+from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
+from synthmix.local import Connection
+from synthmix.service_kit.artifacts import find_manifest, list_artifacts
+from synthmix.service_kit.errors import (
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
@@ -39,25 +52,12 @@ from service_kit.errors import (
     Unavailable,
     Unimplemented,
 )
-from service_kit.interceptors import interceptors
-from service_kit.object_store import ObjectStore
-from service_kit.operation_records import unfinished
-from service_kit.resource_names import ArtifactName
-from service_kit.settings import ADAPTER_TRAINING, SERVICES, STUDY_CONTROL, ObjectStoreSettings
-from studies import FEW, reduced_study
-from study_control.front_end import ArtifactService, DatasetService
-from synthmix import Client, GroupRule
-from synthmix.cli import exit_codes
-from synthmix.client import result_of
-from synthmix.embedded import Connection
-from synthmix.study_file import read_study
-from synthmix.transport import error_of
-from synthmix_api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
-from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
-from synthmix_api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
-from synthmix_api.evaluations.v1 import evaluations_pb2
-from synthmix_api.image_sets.v1 import image_sets_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.service_kit.interceptors import interceptors
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.operation_records import unfinished
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.settings import ADAPTER_TRAINING, SERVICES, STUDY_CONTROL, ObjectStoreSettings
+from synthmix.study_control.front_end import ArtifactService, DatasetService
 
 DATASET = FEW
 BY_PLATE = r"(?P<group>plate-\d+)"
@@ -211,10 +211,10 @@ def model_folder(*, index: dict[str, Any] | None = None, weights: str = "", unet
 
 
 def changed_model(name: str, **values: Any) -> Act:
-    """The path of a copy of the embedded base model, with values of one of its JSON files changed."""
+    """The path of a copy of the built-in base model, with values of one of its JSON files changed."""
 
     def write(world: World) -> str:
-        folder = Path(shutil.copytree(EMBEDDED_FOLDER, world.folder / "model"))
+        folder = Path(shutil.copytree(BUILTIN_FOLDER, world.folder / "model"))
         path = folder / name
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
         return str(folder)
@@ -296,7 +296,7 @@ STUDIES = [
         study(adapters__base_model="/no/such/model"),
         InvalidArgument,
         "BASE_MODEL_NOT_FOUND",
-        ("'/no/such/model'", "neither a folder here nor the name of a hub's model", "use embedded"),
+        ("'/no/such/model'", "neither a folder here nor the name of a hub's model", "use builtin"),
         ("adapters.base_model",),
     ),
     Case(
@@ -604,7 +604,7 @@ STUDIES = [
 def adapter(**fields: Any) -> Act:
     def create(world: World) -> Any:
         given = {key: value(world) if callable(value) else value for key, value in fields.items()}
-        return world.client.create_adapter(adapters_pb2.Adapter(base_model="embedded", **given))
+        return world.client.create_adapter(adapters_pb2.Adapter(base_model="builtin", **given))
 
     return create
 
@@ -1410,7 +1410,7 @@ DOWN: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "CreateAdapter": (
         adapters_pb2_grpc.AdapterServiceStub,
         adapters_pb2.CreateAdapterRequest(
-            adapter=adapters_pb2.Adapter(base_model="embedded", train_split=f"splits/{NO_ID}/parts/train")
+            adapter=adapters_pb2.Adapter(base_model="builtin", train_split=f"splits/{NO_ID}/parts/train")
         ),
     ),
 }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fuzzing import KINDS, fuzz, methods_of, sizes_of, traces_in
-from synthmix.embedded import Connection
+from synthmix.local import Connection
 
 SEED = 16
 CALLS = 600

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import psutil
 
-from service_kit.artifacts import Manifest, find_manifest, list_artifacts
-from service_kit.errors import Cancelled, Unavailable
-from service_kit.object_store import ObjectStore
-from service_kit.resource_names import ArtifactName
-from service_kit.settings import SERVICES
 from studies import FEW, import_simulated, payload_digests, reduced_study, run_study, steps_of
 from synthmix import Client
-from synthmix.client import failure_of, metadata_of
-from synthmix.embedded import embedded_stack, read_connection
-from synthmix_api.operations.v1 import operations_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.api.operations.v1 import operations_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.client import failure_of, metadata_of
+from synthmix.local import local_stack, read_connection
+from synthmix.service_kit.artifacts import Manifest, find_manifest, list_artifacts
+from synthmix.service_kit.errors import Cancelled, Unavailable
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.settings import SERVICES
 from waiting import wait_until
 
 
@@ -41,7 +41,7 @@ def task_processes() -> list[psutil.Process]:
     return [
         process
         for module in ("adapter_training.", "image_synthesis.", "classifier_evaluation.")
-        for process in children_named(os.getpid(), f"ray::{module}")
+        for process in children_named(os.getpid(), f"ray::synthmix.{module}")
     ]
 
 
@@ -83,7 +83,7 @@ def test_killed_anywhere_a_study_ends_the_same(finished: studies_pb2.Study, stor
             client.submit_study(reduced_study("reduced", FEW))
 
             wait_for_step(client, "reduced", "adapter", 16)
-            kill(children_named(up.pid, "ray::adapter_training.task"))
+            kill(children_named(up.pid, "ray::synthmix.adapter_training.task"))
             wait_for_step(client, "reduced", "images", 1)
             kill(children_named(up.pid, "ray::Coordinator"))
             wait_for_step(client, "reduced", "grid", 1)
@@ -94,7 +94,7 @@ def test_killed_anywhere_a_study_ends_the_same(finished: studies_pb2.Study, stor
             wait_until(lambda: read_connection(home).pids != before.pids, "new services")
         up.kill()
 
-    with embedded_stack(home) as connection, Client.connect(home) as client:
+    with local_stack(home) as connection, Client.connect(home) as client:
         other_store = ObjectStore(connection.object_store)
         wait_until(
             lambda: client.get_study("reduced").state == operations_pb2.STATE_SUCCEEDED, "the end", timeout_s=400

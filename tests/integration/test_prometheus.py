@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from service_kit.errors import NotFound
-from service_kit.settings import (
+from synthmix import Client
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.local import Connection
+from synthmix.local.children import Child, stop_children, wait_until_ready
+from synthmix.local.ports import LOOPBACK, free_port
+from synthmix.service_kit.errors import NotFound
+from synthmix.service_kit.settings import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
     IMAGE_SYNTHESIS,
     SERVICES,
     STUDY_CONTROL,
 )
-from synthmix import Client
-from synthmix.embedded import Connection
-from synthmix.embedded.children import Child, stop_children, wait_until_ready
-from synthmix.embedded.ports import LOOPBACK, free_port
-from synthmix_api.studies.v1 import studies_pb2
 from waiting import wait_until
 
 START_TIMEOUT_S = 60.0

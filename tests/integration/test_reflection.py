@@ -5,14 +5,14 @@ import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from service_kit.settings import (
+from synthmix.local import Connection
+from synthmix.service_kit.settings import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
     IMAGE_SYNTHESIS,
     SERVICES,
     STUDY_CONTROL,
 )
-from synthmix.embedded import Connection
 
 EVERYWHERE = {
     "google.longrunning.Operations",

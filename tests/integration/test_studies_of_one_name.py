@@ -2,12 +2,12 @@
 
 import pytest
 
-from service_kit.errors import Cancelled, InvalidArgument
-from service_kit.settings import STUDY_CONTROL
 from studies import FEW, reduced_study
 from synthmix import Client
-from synthmix.client import failure_of, metadata_of
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.client import failure_of, metadata_of
+from synthmix.service_kit.errors import Cancelled, InvalidArgument
+from synthmix.service_kit.settings import STUDY_CONTROL
 
 
 def test_two_studies_of_one_name(client: Client, finished: studies_pb2.Study) -> None:

@@ -7,14 +7,14 @@ import pytest
 from google.longrunning.operations_pb2 import Operation
 
 from real_images import FIELD, MITOCHECK_SIX, PLATE, real_images
-from service_kit.artifacts import read_manifest
-from service_kit.object_store import ObjectStore
-from service_kit.resource_names import ArtifactName
 from studies import FEW, reduced_study, steps_of
 from synthmix import Client, GroupRule
-from synthmix.client import metadata_of, result_of
-from synthmix_api.operations.v1 import operations_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.api.operations.v1 import operations_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.client import metadata_of, result_of
+from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ArtifactName
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import fake_kubernetes
 from memory_object_store import MemoryObjectStore
 from release_lab import lab as lab
 from release_lab import services as services
-from service_kit import kubernetes_api
+from synthmix.service_kit import kubernetes_api
 
 
 @pytest.fixture(autouse=True)

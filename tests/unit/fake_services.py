@@ -17,18 +17,18 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_status import rpc_status
 
-from service_kit.errors import NotFound, SynthMixError, Unauthenticated, to_status
-from service_kit.settings import SERVICES, ObjectStoreSettings
-from synthmix.embedded.connection import Connection, write_connection
-from synthmix.embedded.home import lock, prepare
-from synthmix_api.adapters.v1 import adapters_pb2_grpc
-from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
-from synthmix_api.clusters.v1 import clusters_pb2_grpc
-from synthmix_api.datasets.v1 import datasets_pb2_grpc
-from synthmix_api.evaluations.v1 import evaluations_pb2_grpc
-from synthmix_api.image_sets.v1 import image_sets_pb2_grpc
-from synthmix_api.operations.v1 import operations_pb2 as progress_pb2
-from synthmix_api.studies.v1 import studies_pb2, studies_pb2_grpc
+from synthmix.api.adapters.v1 import adapters_pb2_grpc
+from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.api.clusters.v1 import clusters_pb2_grpc
+from synthmix.api.datasets.v1 import datasets_pb2_grpc
+from synthmix.api.evaluations.v1 import evaluations_pb2_grpc
+from synthmix.api.image_sets.v1 import image_sets_pb2_grpc
+from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
+from synthmix.local.connection import Connection, write_connection
+from synthmix.local.home import lock, prepare
+from synthmix.service_kit.errors import NotFound, SynthMixError, Unauthenticated, to_status
+from synthmix.service_kit.settings import SERVICES, ObjectStoreSettings
 
 TOKEN = "correct horse"
 ID = "0123456789abcdef0123456789abcdef"

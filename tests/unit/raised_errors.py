@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from image_data.sources.problems import MOST_LISTED, refused_files
-from service_kit import errors
+from synthmix.image_data.sources.problems import MOST_LISTED, refused_files
+from synthmix.service_kit import errors
 
 SERVICES = Path(errors.__file__).parents[1]
 # What has a reason of its own although it is given none.
@@ -32,9 +32,7 @@ class Raised:
 
 
 def raised_errors() -> list[Raised]:
-    return [
-        item for path in sorted(SERVICES.rglob("*.py")) if "synthmix_api" not in path.parts for item in _of_file(path)
-    ]
+    return [item for path in sorted(SERVICES.rglob("*.py")) if "api" not in path.parts for item in _of_file(path)]
 
 
 def _of_file(path: Path) -> Iterator[Raised]:

@@ -17,9 +17,9 @@ from fake_kubernetes import (
     serving_pod,
     write_kubeconfig,
 )
-from service_kit import errors
-from service_kit.settings import SERVICES
-from synthmix.client import Client
+from synthmix.client.client import Client
+from synthmix.service_kit import errors
+from synthmix.service_kit.settings import SERVICES
 
 RELEASE = f"{NAMESPACE}/synthmix"
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load as load_tensors
 
-from adapter_training import recipe
-from adapter_training.checkpoints import delete_checkpoints, read_newest_checkpoint, write_checkpoint
-from adapter_training.requests import TARGETS
-from adapter_training.task import adapter_weights
-from image_synthesis.sampling import check_adapter_counts, probe
-from latent_diffusion.loading import LatentDiffusion, load
 from memory_object_store import MemoryObjectStore
-from service_kit.artifacts import Manifest
-from service_kit.errors import DataLoss
-from service_kit.resource_names import ArtifactName, OperationName
+from synthmix.adapter_training import recipe
+from synthmix.adapter_training.checkpoints import delete_checkpoints, read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.requests import TARGETS
+from synthmix.adapter_training.task import adapter_weights
+from synthmix.image_synthesis.sampling import check_adapter_counts, probe
+from synthmix.latent_diffusion.loading import LatentDiffusion, load
+from synthmix.service_kit.artifacts import Manifest
+from synthmix.service_kit.errors import DataLoss
+from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from tiny_base_model import write_tiny_base_model
 
 SETTINGS = recipe.LoraSettings(

@@ -9,13 +9,13 @@ import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
 from memory_object_store import MemoryObjectStore
-from service_kit.errors import NotFound
-from service_kit.interceptors import interceptors
-from service_kit.operations import Operations
-from service_kit.ray_connection import RayConnection
-from service_kit.settings import ADAPTER_TRAINING, IMAGE_SYNTHESIS, STUDY_CONTROL
-from study_control.all_operations import AllOperations
-from synthmix.transport import error_of
+from synthmix.client.transport import error_of
+from synthmix.service_kit.errors import NotFound
+from synthmix.service_kit.interceptors import interceptors
+from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.ray_connection import RayConnection
+from synthmix.service_kit.settings import ADAPTER_TRAINING, IMAGE_SYNTHESIS, STUDY_CONTROL
+from synthmix.study_control.all_operations import AllOperations
 
 TOKEN = "correct horse"
 NAME = f"operations/{ADAPTER_TRAINING}/{'a' * 32}"

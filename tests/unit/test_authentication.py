@@ -10,19 +10,19 @@ import pytest
 from google.longrunning import operations_pb2
 
 from fake_kubernetes import AUDIENCE, NAMESPACE, Clock, FakeKubernetes, User, write_kubeconfig
-from service_kit import authentication, errors, kubernetes_api
-from service_kit.authentication import KubernetesReviews, authenticate, right_for
-from service_kit.interceptors import interceptors
-from service_kit.kubernetes_api import Right
-from service_kit.server import kubernetes_reviews
-from service_kit.settings import KubernetesSettings, ServerSettings
-from synthmix_api.adapters.v1 import adapters_pb2
-from synthmix_api.artifacts.v1 import artifacts_pb2
-from synthmix_api.clusters.v1 import clusters_pb2
-from synthmix_api.datasets.v1 import datasets_pb2
-from synthmix_api.evaluations.v1 import evaluations_pb2
-from synthmix_api.image_sets.v1 import image_sets_pb2
-from synthmix_api.studies.v1 import studies_pb2, studies_pb2_grpc
+from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.api.artifacts.v1 import artifacts_pb2
+from synthmix.api.clusters.v1 import clusters_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2
+from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
+from synthmix.service_kit import authentication, errors, kubernetes_api
+from synthmix.service_kit.authentication import KubernetesReviews, authenticate, right_for
+from synthmix.service_kit.interceptors import interceptors
+from synthmix.service_kit.kubernetes_api import Right
+from synthmix.service_kit.server import kubernetes_reviews
+from synthmix.service_kit.settings import KubernetesSettings, ServerSettings
 
 TOKEN = "correct horse"
 GET_STUDY = "/synthmix.studies.v1.StudyService/GetStudy"

@@ -17,8 +17,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from latent_diffusion.base_model import resolve, verify
-from service_kit.errors import FailedPrecondition, InvalidArgument, Unavailable, Unimplemented
+from synthmix.latent_diffusion.base_model import resolve, verify
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, Unavailable, Unimplemented
 from tiny_base_model import write_tiny_base_model
 
 FIELD = "adapter.base_model"
@@ -34,8 +34,8 @@ def copied(tiny: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny, tmp_path / "model"))
 
 
-def test_the_embedded_model_is_there() -> None:
-    model = resolve("embedded", field=FIELD)
+def test_the_builtin_model_is_there() -> None:
+    model = resolve("builtin", field=FIELD)
     assert model.image_size_px == 64
     assert len(model.digest) == 32
 
@@ -152,7 +152,7 @@ def in_another_process(code: str, endpoint: str, cache: Path) -> subprocess.Comp
 
 def resolved(endpoint: str, cache: Path, *, weights: bool) -> dict[str, str]:
     code = (
-        "import json; from latent_diffusion.base_model import resolve; "
+        "import json; from synthmix.latent_diffusion.base_model import resolve; "
         f"found = resolve('owner/tiny', field='x', weights={weights}); "
         "print(json.dumps({'reference': found.reference, 'digest': found.digest}))"
     )
@@ -206,12 +206,14 @@ def test_a_hub_s_repository_that_is_something_else_is_named(
 ) -> None:
     fake, endpoint = hub
     fake.files = kept
-    code = "from latent_diffusion.base_model import resolve; resolve('owner/tiny', field='x', weights=False)"
+    code = "from synthmix.latent_diffusion.base_model import resolve; resolve('owner/tiny', field='x', weights=False)"
     assert said in in_another_process(code, endpoint, tmp_path / "cache").stderr
 
 
 def test_a_model_that_the_hub_refuses_is_an_error_of_the_field(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
-    code = "from latent_diffusion.base_model import resolve; resolve('owner/other', field='adapter.base_model')"
+    code = (
+        "from synthmix.latent_diffusion.base_model import resolve; resolve('owner/other', field='adapter.base_model')"
+    )
     result = in_another_process(code, hub[1], tmp_path)
     assert (
         "InvalidArgument: adapter.base_model: 'owner/other' is taken for a model of the hub, which refuses it"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from latent_diffusion.base_model import EMBEDDED_FOLDER, resolve
-from latent_diffusion.model_kinds import family_of
-from service_kit.errors import InvalidArgument, SynthMixError, Unimplemented
+from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
+from synthmix.latent_diffusion.model_kinds import family_of
+from synthmix.service_kit.errors import InvalidArgument, SynthMixError, Unimplemented
 
 FIELD = "adapter.base_model"
 Change = Callable[[Path], object]
@@ -29,8 +29,8 @@ def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], **header: 
 
 
 def write_model(folder: Path) -> Path:
-    """The embedded model's small files, with a few of its tensors as zeros."""
-    shutil.copytree(EMBEDDED_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.md"), dirs_exist_ok=True)
+    """The built-in model's small files, with a few of its tensors as zeros."""
+    shutil.copytree(BUILTIN_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.md"), dirs_exist_ok=True)
     write_safetensors(folder / "unet/diffusion_pytorch_model.safetensors", {"conv_in.weight": (64, 8, 3, 3)})
     write_safetensors(folder / "vae/diffusion_pytorch_model.safetensors", {"decoder.conv_in.weight": (64, 8, 3, 3)})
     write_safetensors(folder / "text_encoder/model.safetensors", {"text_model.final_layer_norm.weight": (128,)})

@@ -9,14 +9,14 @@ import torch
 from diffusers import PNDMScheduler
 from safetensors.torch import load_file, save_file
 
-from image_synthesis.sampling import synthesise_batch
-from image_synthesis.shards import PlannedImage
-from latent_diffusion.base_model import resolve
-from latent_diffusion.loading import FIELD, LatentDiffusion, load
-from service_kit.artifacts import Manifest
-from service_kit.errors import FailedPrecondition, InvalidArgument
-from service_kit.memory_errors import memory_told_at
-from service_kit.resource_names import ArtifactName
+from synthmix.image_synthesis.sampling import synthesise_batch
+from synthmix.image_synthesis.shards import PlannedImage
+from synthmix.latent_diffusion.base_model import resolve
+from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load
+from synthmix.service_kit.artifacts import Manifest
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
+from synthmix.service_kit.memory_errors import memory_told_at
+from synthmix.service_kit.resource_names import ArtifactName
 from tiny_base_model import write_tiny_base_model
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

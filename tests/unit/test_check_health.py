@@ -7,7 +7,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from service_kit import check_health
+from synthmix.service_kit import check_health
 
 
 @pytest.fixture

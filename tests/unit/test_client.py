@@ -11,20 +11,20 @@ import pytest
 from google.protobuf import empty_pb2
 
 import fake_services as fake
-import synthmix.client
-from service_kit import errors
-from service_kit.settings import SERVICES
-from synthmix.client import Client, GroupRule, PixelRule, Transfer, metadata_of, result_of
-from synthmix.endpoints import default_home, find_endpoints
-from synthmix.transport import service_config
-from synthmix_api.adapters.v1 import adapters_pb2
-from synthmix_api.artifacts.v1 import artifacts_pb2
-from synthmix_api.clusters.v1 import clusters_pb2
-from synthmix_api.datasets.v1 import datasets_pb2
-from synthmix_api.evaluations.v1 import evaluations_pb2
-from synthmix_api.image_sets.v1 import image_sets_pb2
-from synthmix_api.operations.v1 import operations_pb2 as progress_pb2
-from synthmix_api.studies.v1 import studies_pb2
+import synthmix.client.client
+from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.api.artifacts.v1 import artifacts_pb2
+from synthmix.api.clusters.v1 import clusters_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2
+from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.client import Client, GroupRule, PixelRule, Transfer, metadata_of, result_of
+from synthmix.client.endpoints import default_home, find_endpoints
+from synthmix.client.transport import service_config
+from synthmix.service_kit import errors
+from synthmix.service_kit.settings import SERVICES
 
 UNUSED_ADDRESS = "127.0.0.1:1"
 

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from fake_kubernetes import NAMESPACE, FakeKubernetes, deployment, node, ray_cluster, worker_group, worker_pod
-from service_kit import errors
-from service_kit.settings import KubernetesSettings
-from study_control import planning
-from study_control.clusters import ClusterService, open_cluster
-from study_control.front_end import StudyService
-from study_control.planning import Step, StudySteps
-from synthmix_api.clusters.v1 import clusters_pb2
-from synthmix_api.datasets.v1 import datasets_pb2
-from synthmix_api.operations.v1 import operations_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.api.clusters.v1 import clusters_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.operations.v1 import operations_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.service_kit import errors
+from synthmix.service_kit.settings import KubernetesSettings
+from synthmix.study_control import planning
+from synthmix.study_control.clusters import ClusterService, open_cluster
+from synthmix.study_control.front_end import StudyService
+from synthmix.study_control.planning import Step, StudySteps
 
 SYNTHESIS = "image-synthesis"
 ON_RAY = KubernetesSettings(namespace=NAMESPACE, ray_cluster="ray")

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from image_archives import BY_PLATE, picture, plates, zipped
-from image_data.sources.source_account import LeftOut, to_json
 from memory_object_store import MemoryObjectStore
-from service_kit import pages
-from service_kit.artifacts import read_manifest, times_of_artifacts
-from service_kit.errors import AlreadyExists, InvalidArgument
-from service_kit.resource_names import ArtifactName
-from study_control import datasets
-from study_control.image_import.coordinator import coordinate
-from study_control.image_import.importer import import_archive
-from study_control.reporting import _dataset
-from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.sources.source_account import LeftOut, to_json
+from synthmix.service_kit import pages
+from synthmix.service_kit.artifacts import read_manifest, times_of_artifacts
+from synthmix.service_kit.errors import AlreadyExists, InvalidArgument
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.study_control import datasets
+from synthmix.study_control.image_import.coordinator import coordinate
+from synthmix.study_control.image_import.importer import import_archive
+from synthmix.study_control.reporting import _dataset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -10,9 +10,12 @@ import pytest
 
 SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
 PACKAGES = ("adapter_training", "image_synthesis", "classifier_evaluation", "study_control")
-FRONT_ENDS = tuple(f"{package}.front_end" for package in PACKAGES)
+FRONT_ENDS = tuple(f"synthmix.{package}.front_end" for package in PACKAGES)
 # Coordinators hold no GPU and little memory: what they call on workers is imported there.
-COORDINATORS = (*(f"{package}.coordinator" for package in PACKAGES), "study_control.image_import.coordinator")
+COORDINATORS = (
+    *(f"synthmix.{package}.coordinator" for package in PACKAGES),
+    "synthmix.study_control.image_import.coordinator",
+)
 FOR_WORKERS = {
     "torch",
     "torchvision",

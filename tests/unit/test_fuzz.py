@@ -16,30 +16,36 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-import adapter_training.front_end
-import classifier_evaluation.front_end
-import image_synthesis.front_end
+import synthmix.adapter_training.front_end
+import synthmix.classifier_evaluation.front_end
+import synthmix.image_synthesis.front_end
 from fuzzing import DATASET, KINDS, fuzz, methods_of
 from image_archives import dataset
 from memory_object_store import MemoryObjectStore
-from service_kit.front_end import ArtifactCollection
-from service_kit.interceptors import interceptors
-from service_kit.operations import Operations
-from service_kit.ray_connection import RayConnection
-from service_kit.resource_names import ADAPTERS, EVALUATIONS, IMAGE_SETS
-from service_kit.server import SERVER_OPTIONS, Servicer
-from service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, SERVICES, STUDY_CONTROL
-from study_control.all_operations import AllOperations
-from study_control.clusters import ClusterService
-from study_control.datasets import claim_name
-from study_control.front_end import ArtifactService, DatasetService, StudyService
 from synthmix import Client
-from synthmix.endpoints import Endpoints
-from synthmix.transport import Channels
-from synthmix_api.artifacts.v1 import artifacts_pb2_grpc
-from synthmix_api.clusters.v1 import clusters_pb2_grpc
-from synthmix_api.datasets.v1 import datasets_pb2_grpc
-from synthmix_api.studies.v1 import studies_pb2_grpc
+from synthmix.api.artifacts.v1 import artifacts_pb2_grpc
+from synthmix.api.clusters.v1 import clusters_pb2_grpc
+from synthmix.api.datasets.v1 import datasets_pb2_grpc
+from synthmix.api.studies.v1 import studies_pb2_grpc
+from synthmix.client.endpoints import Endpoints
+from synthmix.client.transport import Channels
+from synthmix.service_kit.front_end import ArtifactCollection
+from synthmix.service_kit.interceptors import interceptors
+from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.ray_connection import RayConnection
+from synthmix.service_kit.resource_names import ADAPTERS, EVALUATIONS, IMAGE_SETS
+from synthmix.service_kit.server import SERVER_OPTIONS, Servicer
+from synthmix.service_kit.settings import (
+    ADAPTER_TRAINING,
+    CLASSIFIER_EVALUATION,
+    IMAGE_SYNTHESIS,
+    SERVICES,
+    STUDY_CONTROL,
+)
+from synthmix.study_control.all_operations import AllOperations
+from synthmix.study_control.clusters import ClusterService
+from synthmix.study_control.datasets import claim_name
+from synthmix.study_control.front_end import ArtifactService, DatasetService, StudyService
 
 TOKEN = "correct horse"
 SEED = 16
@@ -94,9 +100,9 @@ def serving(folder: Path) -> Iterator[dict[str, str]]:
 def servicers(service: str, store: MemoryObjectStore, addresses: dict[str, str]) -> list[Servicer]:
     operations = Operations(service, store, RayConnection("127.0.0.1:1"), {}, lambda name: pytest.fail(name))
     artifacts = {
-        ADAPTER_TRAINING: (ADAPTERS, adapter_training.front_end.servicer),
-        IMAGE_SYNTHESIS: (IMAGE_SETS, image_synthesis.front_end.servicer),
-        CLASSIFIER_EVALUATION: (EVALUATIONS, classifier_evaluation.front_end.servicer),
+        ADAPTER_TRAINING: (ADAPTERS, synthmix.adapter_training.front_end.servicer),
+        IMAGE_SYNTHESIS: (IMAGE_SETS, synthmix.image_synthesis.front_end.servicer),
+        CLASSIFIER_EVALUATION: (EVALUATIONS, synthmix.classifier_evaluation.front_end.servicer),
     }
     if service in artifacts:
         collection, servicer = artifacts[service]

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from image_archives import encoded, noise
-from image_data.decoding import MAX_PIXELS, decode_image, inspect_image, to_square
-from image_data.fingerprints import fingerprint, near_duplicates
 from image_files import png
-from service_kit.errors import InvalidArgument
+from synthmix.image_data.decoding import MAX_PIXELS, decode_image, inspect_image, to_square
+from synthmix.image_data.fingerprints import fingerprint, near_duplicates
+from synthmix.service_kit.errors import InvalidArgument
 
 GREY = noise(1, 24, 32)
 COLOUR = noise(2, 24, 32, 3)

@@ -13,19 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_archives import BY_PLATE, SIX, dataset, encoded, imported, noise, picture, plates, zipped
-from image_data.image_table import read_images, read_index
-from image_data.pixel_rules import PixelRule
-from image_data.sources.archive import ArchiveLimits
 from image_files import tiff
 from memory_object_store import MemoryObjectStore
 from real_images import real_images
-from service_kit.artifacts import read_manifest
-from service_kit.digests import digest_of, sha256_of
-from service_kit.errors import InvalidArgument, Unavailable
-from service_kit.resource_names import ArtifactName
-from study_control.datasets import dataset_message, import_request
-from study_control.image_import import coordinator, importer
-from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.image_table import read_images, read_index
+from synthmix.image_data.pixel_rules import PixelRule
+from synthmix.image_data.sources.archive import ArchiveLimits
+from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.digests import digest_of, sha256_of
+from synthmix.service_kit.errors import InvalidArgument, Unavailable
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.study_control.datasets import dataset_message, import_request
+from synthmix.study_control.image_import import coordinator, importer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -688,7 +688,7 @@ def test_group_rules_that_are_refused(
 def test_a_pattern_that_searches_for_ever_is_stopped(
     store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("image_data.sources.group_patterns.MOST_SECONDS", 0.2)
+    monkeypatch.setattr("synthmix.image_data.sources.group_patterns.MOST_SECONDS", 0.2)
     files = {name.replace("plate", "a" * 100): data for name, data in plates().items()}
     rule = datasets_pb2.GroupRule(pattern=r"(?P<group>(?:a|aa)+)$")
     error = refused(store, zipped(tmp_path / "images.zip", files), group_rule=rule)

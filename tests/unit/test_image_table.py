@@ -6,13 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_archives import picture
-from image_data import image_table
-from image_data.image_table import INDEX, ImageTableWriter, read_images, read_index
 from memory_object_store import MemoryObjectStore
-from service_kit.artifacts import Manifest, Payload, fetch_payload, write_manifest
-from service_kit.digests import sha256_of
-from service_kit.errors import DataLoss, Unavailable
-from service_kit.resource_names import ArtifactName
+from synthmix.image_data import image_table
+from synthmix.image_data.image_table import INDEX, ImageTableWriter, read_images, read_index
+from synthmix.service_kit.artifacts import Manifest, Payload, fetch_payload, write_manifest
+from synthmix.service_kit.digests import sha256_of
+from synthmix.service_kit.errors import DataLoss, Unavailable
+from synthmix.service_kit.resource_names import ArtifactName
 
 ARTIFACT = ArtifactName("image-sets", "0123456789abcdef" * 2)
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from memory_object_store import MemoryObjectStore
-from service_kit import coordinator, errors, incidents
-from service_kit import operation_records as records
-from service_kit.coordinator import Coordinator
-from service_kit.incidents import record
-from service_kit.resource_names import OperationName
-from synthmix.embedded.home import Home
+from synthmix.local.home import Home
+from synthmix.service_kit import coordinator, errors, incidents
+from synthmix.service_kit import operation_records as records
+from synthmix.service_kit.coordinator import Coordinator
+from synthmix.service_kit.incidents import record
+from synthmix.service_kit.resource_names import OperationName
 
 
 def fault(message: str = "no such thing") -> Exception:

@@ -10,11 +10,11 @@ import pytest
 
 from fake_kubernetes import NAMESPACE, Clock, FakeKubernetes
 from memory_object_store import MemoryObjectStore
-from service_kit import errors, leader_election, metrics, operations
-from service_kit import operation_records as records
-from service_kit.leader_election import LEASE_SECONDS, RENEW_DEADLINE_SECONDS, RETRY_SECONDS, LeaderElection
-from service_kit.operations import Operations
-from service_kit.resource_names import OperationName
+from synthmix.service_kit import errors, leader_election, metrics, operations
+from synthmix.service_kit import operation_records as records
+from synthmix.service_kit.leader_election import LEASE_SECONDS, RENEW_DEADLINE_SECONDS, RETRY_SECONDS, LeaderElection
+from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.resource_names import OperationName
 
 LEASE = "study-control"
 IDS = [f"{number:032x}" for number in range(3)]

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_archives import picture, plates, zipped
-from image_data.sources.archive import open_archive
-from image_data.sources.manifests import MOST_ROWS, Columns, read_rows
-from image_data.sources.source_listing import ListedImage, ListingRequest, list_images
-from image_data.sources.user_text import compared, normalised
-from service_kit.errors import InvalidArgument, did_you_mean
-from study_control.image_import.groups import groups_of
-from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.sources.archive import open_archive
+from synthmix.image_data.sources.manifests import MOST_ROWS, Columns, read_rows
+from synthmix.image_data.sources.source_listing import ListedImage, ListingRequest, list_images
+from synthmix.image_data.sources.user_text import compared, normalised
+from synthmix.service_kit.errors import InvalidArgument, did_you_mean
+from synthmix.study_control.image_import.groups import groups_of
 
 PLAIN = Columns()
 GROUPED = Columns(group="plate")

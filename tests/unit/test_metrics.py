@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from classifier_evaluation import metrics
+from synthmix.classifier_evaluation import metrics
 
 
 def predictions(images: int = 400, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classifier_evaluation.cell_requests import cell_name, cell_request, check_generator
-from classifier_evaluation.classifier_settings import (
+from memory_object_store import MemoryObjectStore
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.classifier_evaluation.cell_requests import cell_name, cell_request, check_generator
+from synthmix.classifier_evaluation.classifier_settings import (
     ClassifierSettings,
     checked_settings,
     steps_per_epoch,
     with_defaults,
 )
-from classifier_evaluation.mixtures import (
+from synthmix.classifier_evaluation.mixtures import (
     APPEND,
     DUPLICATED_REAL,
     REAL,
@@ -29,13 +31,11 @@ from classifier_evaluation.mixtures import (
     expand_grid,
     needed_per_class,
 )
-from image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
-from image_data.synthetic_images import SyntheticImages
-from memory_object_store import MemoryObjectStore
-from service_kit.artifacts import Manifest, write_manifest
-from service_kit.errors import FailedPrecondition, InvalidArgument
-from service_kit.resource_names import ArtifactName, PartName
-from synthmix_api.evaluations.v1 import evaluations_pb2
+from synthmix.image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
+from synthmix.image_data.synthetic_images import SyntheticImages
+from synthmix.service_kit.artifacts import Manifest, write_manifest
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
+from synthmix.service_kit.resource_names import ArtifactName, PartName
 
 SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
 CLASSES = ("alpha", "beta", "gamma")
@@ -396,8 +396,8 @@ def test_an_image_set_of_another_split_is_refused() -> None:
 
 def test_front_ends_get_by_without_torch() -> None:
     code = (
-        "import sys, classifier_evaluation.mixtures, classifier_evaluation.cell_requests; "
-        "from classifier_evaluation.architectures import check_architecture; "
+        "import sys, synthmix.classifier_evaluation.mixtures, synthmix.classifier_evaluation.cell_requests; "
+        "from synthmix.classifier_evaluation.architectures import check_architecture; "
         "check_architecture('tf_efficientnet_b7', pretrained=True); "
         "sys.exit(bool({'torch', 'timm', 'sklearn', 'ray'} & set(sys.modules)))"
     )

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service_kit.metrics import REGISTRY, WORKER_COUNTERS, WORKER_HISTOGRAMS
+from synthmix.service_kit.metrics import REGISTRY, WORKER_COUNTERS, WORKER_HISTOGRAMS
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = REPOSITORY / "charts/synthmix/files"
@@ -89,7 +89,7 @@ def metrics_of(expression: str) -> set[str]:
 
 
 def own_metrics() -> set[str]:
-    """The names that Prometheus gives to what service_kit.metrics defines."""
+    """The names that Prometheus gives to what synthmix.service_kit.metrics defines."""
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
     front_ends = {f"{metric.name}{suffix}" for metric in REGISTRY.collect() for suffix in suffixes[metric.type]}
     # Ray's agent knows a histogram's buckets only, so its sums are guesses: using one is a mistake.

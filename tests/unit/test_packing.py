@@ -13,9 +13,9 @@ import pytest
 
 from image_archives import BY_PLATE, imported, picture, plates
 from memory_object_store import MemoryObjectStore
-from service_kit.digests import sha256_of_file
-from service_kit.errors import FailedPrecondition, InvalidArgument
-from synthmix import packing
+from synthmix.client import packing
+from synthmix.service_kit.digests import sha256_of_file
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 
 
 def pack(source: Path, destination: Path, *, progress: Callable[[int, int], None]) -> Path:
@@ -198,7 +198,7 @@ def test_a_file_beyond_4_gib_would_be_zip64(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("module", ["numpy", "PIL", "pyarrow", "torch"])
 def test_the_client_packs_without_heavy_imports(module: str) -> None:
-    code = f"import sys, synthmix.packing; sys.exit({module!r} in sys.modules)"
+    code = f"import sys, synthmix.client.packing; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,11 +13,11 @@ import tifffile
 from PIL import Image, PngImagePlugin
 
 from image_archives import encoded, noise
-from image_data.decoding import DECODER_VERSION, decode_image, inspect_image
-from image_data.pixel_rules import PixelRule
 from image_files import bmp, mpo, pages, png, png_chunk, raw_tiff, tiff, with_chunk, with_segment
 from real_images import real_images
-from service_kit.errors import InvalidArgument
+from synthmix.image_data.decoding import DECODER_VERSION, decode_image, inspect_image
+from synthmix.image_data.pixel_rules import PixelRule
+from synthmix.service_kit.errors import InvalidArgument
 
 GREY, OTHER, THIRD = noise(1, 24, 32), noise(5, 24, 32), noise(6, 24, 32)
 COLOUR = noise(2, 24, 32, 3)

@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from adapter_training import requests as adapters
 from image_archives import dataset, encoded, plates
-from image_synthesis import requests as image_sets
-from latent_diffusion.base_model import EMBEDDED_FOLDER, resolve
 from memory_object_store import MemoryObjectStore
-from service_kit.artifacts import Manifest, write_manifest
-from service_kit.errors import FailedPrecondition, InvalidArgument
-from service_kit.resource_names import ArtifactName
-from study_control.planning import Step, StudySteps
-from study_control.split import create_split
-from synthmix_api.adapters.v1 import adapters_pb2
-from synthmix_api.datasets.v1 import datasets_pb2
-from synthmix_api.image_sets.v1 import image_sets_pb2
-from synthmix_api.operations.v1 import operations_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.adapter_training import requests as adapters
+from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2
+from synthmix.api.operations.v1 import operations_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.image_synthesis import requests as image_sets
+from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
+from synthmix.service_kit.artifacts import Manifest, write_manifest
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.study_control.planning import Step, StudySteps
+from synthmix.study_control.split import create_split
 
 ADAPTER = ArtifactName("adapters", "e" * 32)
 LONG = "a microscopy image of " * 10
@@ -35,7 +35,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryObjectStore:
 
 def adapter(store: MemoryObjectStore, tmp_path: Path, files: dict[str, bytes] | None = None, **fields: Any) -> Any:
     split = create_split(store, dataset(store, tmp_path, files or plates()), test=0.3, validation=0.2, seed=1)
-    request = adapters_pb2.Adapter(**{"train_split": f"{split}/parts/train", "base_model": "embedded"} | fields)
+    request = adapters_pb2.Adapter(**{"train_split": f"{split}/parts/train", "base_model": "builtin"} | fields)
     return adapters.plan(store, request).plan
 
 
@@ -99,7 +99,7 @@ def image_set(store: MemoryObjectStore, *, validate_only: bool = True, **fields:
 
 @pytest.mark.parametrize("validate_only", [True, False])
 def test_an_image_set_s_prompts(validate_only: bool, store: MemoryObjectStore) -> None:
-    trained(store, "embedded")
+    trained(store, "builtin")
     assert list(image_set(store, validate_only=validate_only).warnings) == []
     with pytest.raises(InvalidArgument, match="'alpha', 'beta'") as raised:
         image_set(store, validate_only=validate_only, prompt=LONG + "{label}")
@@ -111,7 +111,7 @@ def test_an_image_set_s_prompts(validate_only: bool, store: MemoryObjectStore) -
 
 
 def test_more_steps_than_the_base_model_has_noise_levels(store: MemoryObjectStore, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(EMBEDDED_FOLDER, tmp_path / "model"))
+    folder = Path(shutil.copytree(BUILTIN_FOLDER, tmp_path / "model"))
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 100}))
     trained(store, str(folder))
@@ -144,7 +144,7 @@ def test_a_study_s_plan_has_the_warnings_of_its_steps_once() -> None:
 def test_an_image_size_is_a_multiple_of_what_the_autoencoder_halves(
     blocks: list[int], multiple: int, store: MemoryObjectStore, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(EMBEDDED_FOLDER, tmp_path / "model"))
+    folder = Path(shutil.copytree(BUILTIN_FOLDER, tmp_path / "model"))
     path = folder / "vae" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": blocks}))
     with pytest.raises(InvalidArgument, match=f"isn't a multiple of {multiple}") as raised:

@@ -7,10 +7,10 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from classifier_evaluation import pretrained_weights
-from classifier_evaluation.architectures import architectures, weight_repositories
-from classifier_evaluation.pretrained_weights import FIELD, check_weights
-from service_kit.errors import FailedPrecondition
+from synthmix.classifier_evaluation import pretrained_weights
+from synthmix.classifier_evaluation.architectures import architectures, weight_repositories
+from synthmix.classifier_evaluation.pretrained_weights import FIELD, check_weights
+from synthmix.service_kit.errors import FailedPrecondition
 
 HERE = {"SYNTHMIX_RAY_ADDRESS": "127.0.0.1:6379"}
 CLUSTER = {"SYNTHMIX_RAY_ADDRESS": "ray://head:10001"}

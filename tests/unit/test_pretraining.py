@@ -15,10 +15,10 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
-from latent_diffusion.pretraining import autoencoder as recipe
-from latent_diffusion.pretraining import unet as unet_recipe
-from latent_diffusion.pretraining.__main__ import main as pretraining_main
-from latent_diffusion.pretraining.corpus import (
+from pretraining import autoencoder as recipe
+from pretraining import unet as unet_recipe
+from pretraining.__main__ import main as pretraining_main
+from pretraining.corpus import (
     MITOCHECK_HELD_OUT,
     Corpus,
     build_corpus,
@@ -28,8 +28,8 @@ from latent_diffusion.pretraining.corpus import (
     resized,
     save_corpus,
 )
-from latent_diffusion.pretraining.decoder import DecoderSettings, train_decoder
-from latent_diffusion.pretraining.text import (
+from pretraining.decoder import DecoderSettings, train_decoder
+from pretraining.text import (
     MAX_TOKENS,
     TextSettings,
     build_text_encoder,
@@ -38,7 +38,7 @@ from latent_diffusion.pretraining.text import (
     token_ids,
     train_text_encoder,
 )
-from latent_diffusion.pretraining.training_state import ProgressLog, warp
+from pretraining.training_state import ProgressLog, warp
 from real_images import real_images
 
 SETTINGS = recipe.AutoencoderSettings(steps=4, batch_size=2, warmup_steps=2, checkpoint_every_steps=2, scaled_on=64)

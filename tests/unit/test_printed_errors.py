@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 
-from image_data.sources.problems import refused_files
 from memory_object_store import MemoryObjectStore
 from raised_errors import FILES, Raised, raised_errors
-from service_kit import errors
-from service_kit.errors import (
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.cli.output import error_text, print_error
+from synthmix.client.study_file import Document, parse_document
+from synthmix.examples.simulated_cells import SimulatedCellsSettings, write_simulated_dataset
+from synthmix.image_data.sources.problems import refused_files
+from synthmix.service_kit import errors
+from synthmix.service_kit.errors import (
     FieldViolation,
     InvalidArgument,
     SynthMixError,
@@ -23,12 +28,7 @@ from service_kit.errors import (
     missing_field,
     to_status,
 )
-from study_control.image_import import groups
-from synthmix.cli.output import error_text, print_error
-from synthmix.simulated_cells import SimulatedCellsSettings, write_simulated_dataset
-from synthmix.study_file import Document, parse_document
-from synthmix_api.datasets.v1 import datasets_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.study_control.image_import import groups
 
 RAISED = raised_errors()
 # Whose sentences are put together elsewhere, or whose remedy the caller adds, as EXAMPLES show.
@@ -106,7 +106,7 @@ def test_every_reason_is_seen() -> None:
     """A reason in the source that no example has would be one of which nobody saw what is printed."""
     found = set()
     for path in sorted(Path(errors.__file__).parents[1].rglob("*.py")):
-        if "synthmix_api" not in path.parts:
+        if "api" not in path.parts:
             found |= set(re.findall(r'reason(?:=|: str = )"([A-Z0-9_]+)"', path.read_text(encoding="utf-8")))
     assert len(found) > 100
     seen_elsewhere = {"IMAGE_UNSUPPORTED"}  # test_pixel_kinds has every sentence of these

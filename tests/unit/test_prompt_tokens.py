@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from latent_diffusion.base_model import EMBEDDED_FOLDER
-from latent_diffusion.model_folder import ModelFolder
-from latent_diffusion.prompts import check_tokens
-from latent_diffusion.tokens import PromptTokenizer, check_tokenizer, prompt_tokenizer
-from service_kit.errors import InvalidArgument
+from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
+from synthmix.latent_diffusion.model_folder import ModelFolder
+from synthmix.latent_diffusion.prompts import check_tokens
+from synthmix.latent_diffusion.tokens import PromptTokenizer, check_tokenizer, prompt_tokenizer
+from synthmix.service_kit.errors import InvalidArgument
 
 FIELD = "adapter.prompt"
 PROMPTS = (
@@ -41,10 +41,10 @@ PROMPTS = (
 
 
 def plain_layout(folder: Path, **config: Any) -> Path:
-    """The embedded tokenizer as SD 1.5 and 2.1 have theirs on the hub: vocab.json, merges.txt, two small files."""
+    """The built-in tokenizer as SD 1.5 and 2.1 have theirs on the hub: vocab.json, merges.txt, two small files."""
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir()
-    model = json.loads((EMBEDDED_FOLDER / "tokenizer" / "tokenizer.json").read_text())["model"]
+    model = json.loads((BUILTIN_FOLDER / "tokenizer" / "tokenizer.json").read_text())["model"]
     (tokenizer / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = [item if isinstance(item, str) else " ".join(item) for item in model["merges"]]
     (tokenizer / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
@@ -63,8 +63,8 @@ def plain_layout(folder: Path, **config: Any) -> Path:
     return folder
 
 
-def embedded_layout(folder: Path) -> Path:
-    shutil.copytree(EMBEDDED_FOLDER / "tokenizer", folder / "tokenizer")
+def builtin_layout(folder: Path) -> Path:
+    shutil.copytree(BUILTIN_FOLDER / "tokenizer", folder / "tokenizer")
     return folder
 
 
@@ -79,7 +79,7 @@ def table_of_added_tokens(folder: Path) -> Path:
 
 LAYOUTS = {
     "table": table_of_added_tokens,
-    "embedded": embedded_layout,
+    "builtin": builtin_layout,
     "sd15": plain_layout,
     "sd21": lambda folder: plain_layout(folder, pad_token="!"),
     "left": lambda folder: plain_layout(folder, truncation_side="left", padding_side="left"),
@@ -105,7 +105,7 @@ def test_tokens_are_those_of_transformers(layout: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PromptTokenizer:
-    return prompt_tokenizer(EMBEDDED_FOLDER, "embedded")
+    return prompt_tokenizer(BUILTIN_FOLDER, "builtin")
 
 
 def checked(tokenizer: PromptTokenizer, prompt: str, *labels: str) -> list[str]:

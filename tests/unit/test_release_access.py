@@ -23,8 +23,8 @@ from release_lab import (
     port_of,
     write_contexts,
 )
-from service_kit import errors
-from synthmix.client import Client
+from synthmix.client.client import Client
+from synthmix.service_kit import errors
 
 
 def test_the_name_alone_is_in_the_contexts_namespace(lab: FakeKubernetes, tmp_path: Path, services: Any) -> None:

@@ -9,11 +9,11 @@ from fake_kubernetes import (
     release_services,
 )
 from release_lab import RELEASE, UNSCHEDULABLE, add_pod, connect, failure, get_study
-from service_kit import errors
-from service_kit.settings import STUDY_CONTROL
-from synthmix.client import Client
-from synthmix.release.access import connect_as_caller
-from synthmix.release.discovery import find_release, parse_name, ready_pods
+from synthmix.client.client import Client
+from synthmix.client.release.access import connect_as_caller
+from synthmix.client.release.discovery import find_release, parse_name, ready_pods
+from synthmix.service_kit import errors
+from synthmix.service_kit.settings import STUDY_CONTROL
 
 
 @pytest.mark.parametrize(

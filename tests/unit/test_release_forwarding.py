@@ -34,12 +34,12 @@ from release_lab import (
     port_of,
     write_contexts,
 )
-from service_kit import errors
-from service_kit.settings import SERVICES, STUDY_CONTROL
-from synthmix.release import forwarding
-from synthmix.release.access import connect_as_caller
-from synthmix.release.discovery import find_release
-from synthmix.release.forwarding import Forwards
+from synthmix.client.release import forwarding
+from synthmix.client.release.access import connect_as_caller
+from synthmix.client.release.discovery import find_release
+from synthmix.client.release.forwarding import Forwards
+from synthmix.service_kit import errors
+from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from fake_kubernetes import (
     FakeKubernetes,
 )
 from release_lab import RELEASE, UNSCHEDULABLE, add_pod, failure
-from service_kit import errors
-from service_kit.settings import SERVICES, STUDY_CONTROL
-from synthmix.endpoints import find_endpoints
+from synthmix.client.endpoints import find_endpoints
+from synthmix.service_kit import errors
+from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
 
 
 def test_a_release_comes_from_the_environment(lab: FakeKubernetes) -> None:

@@ -20,12 +20,12 @@ from release_lab import (
     install,
     port_of,
 )
-from service_kit import errors
-from synthmix.endpoints import find_endpoints
-from synthmix.release.access import connect_as_caller
-from synthmix.release.connection import OpenRelease
-from synthmix.release.discovery import find_release
-from synthmix.release.tokens import ReleaseToken
+from synthmix.client.endpoints import find_endpoints
+from synthmix.client.release.access import connect_as_caller
+from synthmix.client.release.connection import OpenRelease
+from synthmix.client.release.discovery import find_release
+from synthmix.client.release.tokens import ReleaseToken
+from synthmix.service_kit import errors
 
 
 def test_a_token_that_is_given_wins(lab: FakeKubernetes) -> None:

@@ -21,9 +21,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier_evaluation.statistics import MixturePredictions, compare
-from study_control.report import charts, formatting, render_csv, render_html, render_json, render_run_json, tables
-from study_control.report.data import (
+from synthmix.classifier_evaluation.statistics import MixturePredictions, compare
+from synthmix.study_control.report import (
+    charts,
+    formatting,
+    render_csv,
+    render_html,
+    render_json,
+    render_run_json,
+    tables,
+)
+from synthmix.study_control.report.data import (
     Adapter,
     Artifact,
     Cell,
@@ -143,7 +151,7 @@ def report(
         "study": Study(name, "studies/0123abcd", datetime(2025, 11, 22, 10, 42, tzinfo=UTC), f"name: {name}\n"),
         "dataset": Dataset("cells", "ab" * 32, simulated, group_rule, tuple(parts), ("2 near-duplicates.",)),
         "class_names": class_names,
-        "base_model": "embedded",
+        "base_model": "builtin",
         "adapters": tuple(
             Adapter(
                 s,
@@ -531,7 +539,7 @@ def contrast(one: str, other: str) -> float:
 
 def test_reports_need_no_heavy_package() -> None:
     heavy = "{'torch', 'ray', 'grpc', 'numpy', 'scipy'}"
-    code = f"import sys, study_control.report; print({heavy} & set(sys.modules))"
+    code = f"import sys, synthmix.study_control.report; print({heavy} & set(sys.modules))"
     services = Path(charts.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=services, capture_output=True, text=True, check=True, timeout=60

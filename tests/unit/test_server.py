@@ -14,8 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from service_kit import metrics
-from service_kit.errors import (
+from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.service_kit import metrics
+from synthmix.service_kit.errors import (
     FailedPrecondition,
     FieldViolation,
     InvalidArgument,
@@ -28,9 +29,8 @@ from service_kit.errors import (
     invalid_field,
     to_status,
 )
-from service_kit.server import Servicer, serve
-from service_kit.settings import ServerSettings
-from synthmix_api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.service_kit.server import Servicer, serve
+from synthmix.service_kit.settings import ServerSettings
 
 TOKEN = "correct horse"
 AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)

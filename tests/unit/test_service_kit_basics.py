@@ -4,10 +4,11 @@ import pickle
 
 import pytest
 
-from service_kit import errors, pages
-from service_kit.defaults import set_default
-from service_kit.digests import canonical_json, derived_seed, digest_of
-from service_kit.resource_names import (
+from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.service_kit import errors, pages
+from synthmix.service_kit.defaults import set_default
+from synthmix.service_kit.digests import canonical_json, derived_seed, digest_of
+from synthmix.service_kit.resource_names import (
     COLLECTIONS,
     ArtifactName,
     OperationName,
@@ -15,8 +16,12 @@ from service_kit.resource_names import (
     UploadName,
     check_display_name,
 )
-from service_kit.settings import KubernetesSettings, kubernetes_settings, object_store_settings, worker_settings
-from synthmix_api.adapters.v1 import adapters_pb2
+from synthmix.service_kit.settings import (
+    KubernetesSettings,
+    kubernetes_settings,
+    object_store_settings,
+    worker_settings,
+)
 
 ID = "0123456789abcdef" * 2
 

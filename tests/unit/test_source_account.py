@@ -15,19 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_archives import BY_PLATE, encoded, noise, picture, plates, zipped
-from image_data.sources.archive import open_archive
-from image_data.sources.file_kinds import Kind, is_system, kind_of, undecoded_format
-from image_data.sources.folder_layout import is_split_part, layout_doubt
-from image_data.sources.group_patterns import pattern_span
-from image_data.sources.manifests import Columns, read_rows
-from image_data.sources.source_account import MOST_ROWS, LeftOut, account_of, merged, sentence, shown, vanished
-from image_data.sources.source_listing import Listing, ListingRequest, list_images
-from image_data.sources.user_text import compared, is_missing, normalised
 from memory_object_store import MemoryObjectStore
-from service_kit.errors import InvalidArgument
-from study_control.image_import.importer import Imported, import_archive
-from synthmix.packing import Packed, _scan, pack
-from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.client.packing import Packed, _scan, pack
+from synthmix.image_data.sources.archive import open_archive
+from synthmix.image_data.sources.file_kinds import Kind, is_system, kind_of, undecoded_format
+from synthmix.image_data.sources.folder_layout import is_split_part, layout_doubt
+from synthmix.image_data.sources.group_patterns import pattern_span
+from synthmix.image_data.sources.manifests import Columns, read_rows
+from synthmix.image_data.sources.source_account import MOST_ROWS, LeftOut, account_of, merged, sentence, shown, vanished
+from synthmix.image_data.sources.source_listing import Listing, ListingRequest, list_images
+from synthmix.image_data.sources.user_text import compared, is_missing, normalised
+from synthmix.service_kit.errors import InvalidArgument
+from synthmix.study_control.image_import.importer import Imported, import_archive
 
 PNG, JPEG = picture(1), encoded(noise(2, 8, 8), "JPEG")
 SOURCE = ListingRequest("source")
@@ -357,7 +357,7 @@ def test_an_image_that_cannot_be_read_is_refused_by_name(
         Path(os.fsdecode(bytes(folder) + b"/alpha/lost-\xff.png")).write_bytes(PNG)
     else:
         file.write_bytes(PNG)
-        monkeypatch.setattr("synthmix.packing.os.access", lambda path, mode: Path(path) != file)
+        monkeypatch.setattr("synthmix.client.packing.os.access", lambda path, mode: Path(path) != file)
     error = refused(packed, folder, tmp_path)
     assert error.reason == "SOURCE_UNREADABLE"
     assert "alpha/lost" in error.message
@@ -503,7 +503,7 @@ def test_honest_layouts_are_not_doubted(paths: list[str], pattern: str | None) -
 def test_a_pattern_that_searches_for_ever_is_stopped_on_the_client_too(
     monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
-    monkeypatch.setattr("image_data.sources.group_patterns._MOST_SECONDS_A_PATH", 0.05)
+    monkeypatch.setattr("synthmix.image_data.sources.group_patterns._MOST_SECONDS_A_PATH", 0.05)
     paths = [f"{part}/{'a' * 60}{label}/{'a' * 60}!.png" for part in ("left", "right") for label in ("x", "y")]
     assert refused(layout_doubt, paths, pattern_span(pattern)).reason == "PATTERN_TOO_SLOW"
 

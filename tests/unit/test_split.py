@@ -9,16 +9,16 @@ import pytest
 from PIL import Image
 
 from image_archives import SIX, dataset, encoded, noise
-from image_data.fingerprints import fingerprint
-from image_data.image_table import read_index
-from image_data.split_parts import open_split
 from memory_object_store import MemoryObjectStore
 from real_images import real_images
-from service_kit.artifacts import read_manifest
-from service_kit.errors import FailedPrecondition, InvalidArgument
-from service_kit.resource_names import PARTS
-from study_control.split import SplitTables, create_split, make_split, split_name, write_split
-from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.fingerprints import fingerprint
+from synthmix.image_data.image_table import read_index
+from synthmix.image_data.split_parts import open_split
+from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
+from synthmix.service_kit.resource_names import PARTS
+from synthmix.study_control.split import SplitTables, create_split, make_split, split_name, write_split
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

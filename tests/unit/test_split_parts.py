@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from image_archives import dataset, encoded, noise, picture, plates
-from image_data import pixel_cache
-from image_data.decoding import decode_image, to_square
-from image_data.image_table import ImageTableWriter
-from image_data.pixel_cache import pixels
-from image_data.pixel_rules import PixelRule
-from image_data.split_parts import (
+from image_files import tiff
+from memory_object_store import MemoryObjectStore
+from synthmix.image_data import pixel_cache
+from synthmix.image_data.decoding import decode_image, to_square
+from synthmix.image_data.image_table import ImageTableWriter
+from synthmix.image_data.pixel_cache import pixels
+from synthmix.image_data.pixel_rules import PixelRule
+from synthmix.image_data.split_parts import (
     DatasetRows,
     TestPart,
     TrainPart,
@@ -25,14 +27,12 @@ from image_data.split_parts import (
     open_train_part,
     part_digest,
 )
-from image_data.synthetic_images import SyntheticImages, open_image_set
-from image_files import tiff
-from memory_object_store import MemoryObjectStore
-from service_kit.artifacts import Manifest, read_manifest, write_manifest
-from service_kit.digests import digest_of
-from service_kit.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
-from service_kit.resource_names import ArtifactName, PartName
-from study_control.split import create_split
+from synthmix.image_data.synthetic_images import SyntheticImages, open_image_set
+from synthmix.service_kit.artifacts import Manifest, read_manifest, write_manifest
+from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from synthmix.service_kit.resource_names import ArtifactName, PartName
+from synthmix.study_control.split import create_split
 
 SOME_ID = "0123456789abcdef" * 2
 
@@ -252,7 +252,7 @@ def test_channels_that_are_chosen_are_what_parts_hold(store: MemoryObjectStore, 
 
 
 def _paths(store: MemoryObjectStore, part: TrainPart) -> list[str]:
-    from image_data.image_table import read_index
+    from synthmix.image_data.image_table import read_index
 
     paths = read_index(store, part.manifest, ["path"])["path"].to_pylist()
     return [paths[row] for row in part.index_rows]

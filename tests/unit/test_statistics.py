@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classifier_evaluation import intervals, statistics
-from classifier_evaluation.statistics import Comparison, MixturePredictions, MixtureResult, compare
 from simulated_studies import Design, simulate
+from synthmix.classifier_evaluation import intervals, statistics
+from synthmix.classifier_evaluation.statistics import Comparison, MixturePredictions, MixtureResult, compare
 
 CLASSES = ("round", "spindle", "flat")
 

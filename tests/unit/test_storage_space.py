@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from minio.error import S3Error
 
-from image_data.image_table import ImageTableWriter
-from image_data.pixel_cache import _write
 from memory_object_store import MemoryObjectStore
-from service_kit import storage_space
-from service_kit.errors import ResourceExhausted, Unavailable
-from service_kit.object_store import ObjectStore
-from service_kit.resource_names import DATASETS, ArtifactName
-from service_kit.settings import ObjectStoreSettings
-from service_kit.storage_space import room_for, writing_to
 from synthmix.cli import exit_codes
-from synthmix.packing import pack
+from synthmix.client.packing import pack
+from synthmix.image_data.image_table import ImageTableWriter
+from synthmix.image_data.pixel_cache import _write
+from synthmix.service_kit import storage_space
+from synthmix.service_kit.errors import ResourceExhausted, Unavailable
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import DATASETS, ArtifactName
+from synthmix.service_kit.settings import ObjectStoreSettings
+from synthmix.service_kit.storage_space import room_for, writing_to
 
 
 def store(folder: str = "") -> ObjectStore:

@@ -13,10 +13,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fake_kubernetes import AUDIENCE, NAMESPACE, Failure, FakeKubernetes, User, ray_cluster, worker_group
 from memory_object_store import MemoryObjectStore
-from service_kit import leader_election, metrics
-from service_kit.settings import SERVICES, variable_prefix
-from study_control import front_end
-from synthmix_api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
+from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
+from synthmix.service_kit import leader_election, metrics
+from synthmix.service_kit.settings import SERVICES, variable_prefix
+from synthmix.study_control import front_end
 
 TOKEN = "correct horse"
 

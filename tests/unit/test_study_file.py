@@ -9,8 +9,9 @@ from random import Random
 
 import pytest
 
-from service_kit.errors import FieldViolation, InvalidArgument, NotFound
-from synthmix.study_file import (
+from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.study_file import (
     LARGEST_FILE_BYTES,
     STANDARD_INPUT,
     PlacedViolation,
@@ -20,15 +21,14 @@ from synthmix.study_file import (
     spec_lines,
     to_yaml,
 )
-from synthmix_api.adapters.v1 import adapters_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.service_kit.errors import FieldViolation, InvalidArgument, NotFound
 
 STUDY = """\
 name: six-phenotypes
 dataset: mitocheck-six            # or datasets/<id>
 split: {test: 0.25, validation: 0.15, seed: 7}
 adapters:
-  base_model: embedded
+  base_model: builtin
   method: [lora, dora]
   rank: [4, 16]
   targets: attention
@@ -219,7 +219,7 @@ def test_what_a_service_sets_cannot_be_given() -> None:
         ("../sd15", "{parent}/sd15"),
         ("./models/../sd15", "{folder}/sd15"),
         ("models/sd15", "models/sd15"),
-        ("embedded", "embedded"),
+        ("builtin", "builtin"),
         ("/models/sd15", "/models/sd15"),
         ("~/models/sd15", "{parent}/home/models/sd15"),
     ],

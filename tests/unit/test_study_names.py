@@ -10,19 +10,19 @@ import pytest
 from google.longrunning import operations_pb2
 
 from memory_object_store import MemoryObjectStore
-from service_kit import operation_records as records
-from service_kit import pages
-from service_kit.artifacts import Manifest, write_manifest
-from service_kit.digests import digest_of
-from service_kit.errors import Cancelled, InvalidArgument, NotFound
-from service_kit.operation_index import OperationIndex
-from service_kit.operations import Operations
-from service_kit.ray_connection import RayConnection
-from service_kit.resource_names import ArtifactName, OperationName
-from service_kit.settings import STUDY_CONTROL
-from study_control import front_end, planning, specification, study_names
-from synthmix.client import metadata_of
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.client import metadata_of
+from synthmix.service_kit import operation_records as records
+from synthmix.service_kit import pages
+from synthmix.service_kit.artifacts import Manifest, write_manifest
+from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.errors import Cancelled, InvalidArgument, NotFound
+from synthmix.service_kit.operation_index import OperationIndex
+from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.ray_connection import RayConnection
+from synthmix.service_kit.resource_names import ArtifactName, OperationName
+from synthmix.service_kit.settings import STUDY_CONTROL
+from synthmix.study_control import front_end, planning, specification, study_names
 
 DATASET = "datasets/" + "d" * 32
 

@@ -16,16 +16,16 @@ import pytest
 
 import fake_services as fake
 import synthmix.cli
-from service_kit import errors
+from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.dispatch import check_text
 from synthmix.cli.known_errors import as_known
 from synthmix.cli.output import json_text
 from synthmix.cli.progress import progress
 from synthmix.cli.streams import ENCODING_ERRORS, prepare_streams
-from synthmix.client import Client
-from synthmix.endpoints import find_endpoints
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.client.client import Client
+from synthmix.client.endpoints import find_endpoints
+from synthmix.service_kit import errors
 
 Run = Callable[..., tuple[int, str, str]]
 STUDY = "name: café\nseeds: x…\n"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from image_archives import encoded
-from image_data.decoding import decode_image, inspect_image
-from service_kit.errors import InvalidArgument
-from study_control.image_import.white_levels import WhiteLevels, choose_white_levels
+from synthmix.image_data.decoding import decode_image, inspect_image
+from synthmix.service_kit.errors import InvalidArgument
+from synthmix.study_control.image_import.white_levels import WhiteLevels, choose_white_levels
 
 SIDE = 64
 COUNT = 24

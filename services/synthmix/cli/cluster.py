@@ -2,10 +2,10 @@
 
 import argparse
 
+from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, note, table
-from synthmix_api.clusters.v1 import clusters_pb2
 
 
 def show(arguments: argparse.Namespace) -> int:

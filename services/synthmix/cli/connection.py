@@ -2,7 +2,7 @@
 
 import argparse
 
-from synthmix.client import Client
+from synthmix.client.client import Client
 
 
 def connect(arguments: argparse.Namespace) -> Client:

@@ -3,15 +3,15 @@
 import argparse
 import re
 
-from image_data.sources.source_account import LeftOut, sentence
-from service_kit.errors import InvalidArgument, invalid_field
+from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, human_time, note, table
 from synthmix.cli.progress import progress, transfer_rows
-from synthmix.client import GroupRule, PixelRule
-from synthmix.study_file import to_yaml
-from synthmix_api.datasets.v1 import datasets_pb2
+from synthmix.client.client import GroupRule, PixelRule
+from synthmix.client.study_file import to_yaml
+from synthmix.image_data.sources.source_account import LeftOut, sentence
+from synthmix.service_kit.errors import InvalidArgument, invalid_field
 
 
 def import_(arguments: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def simulate(arguments: argparse.Namespace) -> int:
-    from synthmix.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
+    from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 
     settings = SimulatedCellsSettings(
         images_per_class=arguments.images_per_class, chips=arguments.chips, seed=arguments.seed

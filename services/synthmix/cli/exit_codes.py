@@ -1,6 +1,6 @@
 """What the process says to the script that started it; synthmix.cli documents it for users."""
 
-from service_kit import errors
+from synthmix.service_kit import errors
 
 OK = 0
 FAILED = 1

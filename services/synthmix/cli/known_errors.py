@@ -3,7 +3,14 @@
 import errno
 import socket
 
-from service_kit.errors import FailedPrecondition, Internal, InvalidArgument, SynthMixError, Unavailable, printable
+from synthmix.service_kit.errors import (
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    SynthMixError,
+    Unavailable,
+    printable,
+)
 
 # What an operating system says of a path that a user gave, and what to do about it.
 _PATH_REMEDIES = {

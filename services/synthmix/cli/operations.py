@@ -2,14 +2,14 @@
 
 import argparse
 
-from service_kit.settings import SERVICES
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, error_text, human_time, note, print_error, table
 from synthmix.cli.progress import metadata_rows, progress
 from synthmix.cli.studies import state_word
-from synthmix.client import Client, Operation, failure_of, metadata_of
-from synthmix.study_file import to_yaml
+from synthmix.client.client import Client, Operation, failure_of, metadata_of
+from synthmix.client.study_file import to_yaml
+from synthmix.service_kit.settings import SERVICES
 
 
 def list_(arguments: argparse.Namespace) -> int:

@@ -13,10 +13,10 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
-from service_kit.errors import ITEM_INDENT, FieldViolation, SynthMixError, listing
 from synthmix.cli import exit_codes
 from synthmix.cli.streams import discard, encodes_everything
-from synthmix.study_file import PlacedViolation
+from synthmix.client.study_file import PlacedViolation
+from synthmix.service_kit.errors import ITEM_INDENT, FieldViolation, SynthMixError, listing
 
 
 def emit(arguments: argparse.Namespace, value: Any, text: str) -> None:

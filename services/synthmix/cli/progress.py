@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from synthmix.api.operations.v1 import operations_pb2
 from synthmix.cli.output import human_bytes, human_duration
-from synthmix.downloads import Transfer
-from synthmix_api.operations.v1 import operations_pb2
+from synthmix.client.downloads import Transfer
 
 LINE_INTERVAL_S = 10.0
 BAR_WIDTH = 16

@@ -8,18 +8,18 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2
+from synthmix.api.operations.v1 import operations_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.operations import follow
 from synthmix.cli.output import emit, human_duration, human_time, note, table
 from synthmix.cli.progress import progress, transfer_rows
 from synthmix.cli.studies import located
-from synthmix.client import Client, Operation
-from synthmix.study_file import read_document, to_yaml
-from synthmix_api.adapters.v1 import adapters_pb2
-from synthmix_api.evaluations.v1 import evaluations_pb2
-from synthmix_api.image_sets.v1 import image_sets_pb2
-from synthmix_api.operations.v1 import operations_pb2
+from synthmix.client.client import Client, Operation
+from synthmix.client.study_file import read_document, to_yaml
 
 
 @dataclass(frozen=True)

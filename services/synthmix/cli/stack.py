@@ -3,8 +3,8 @@
 import argparse
 
 from synthmix.cli import exit_codes
-from synthmix.embedded import run_stack
-from synthmix.endpoints import default_home
+from synthmix.client.endpoints import default_home
+from synthmix.local import run_stack
 
 
 def up(arguments: argparse.Namespace) -> int:

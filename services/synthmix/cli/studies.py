@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from service_kit.errors import Internal, SynthMixError
+from synthmix.api.operations.v1 import operations_pb2
+from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, human_duration, human_time, note, print_error, shortened, table
 from synthmix.cli.progress import metadata_rows, progress
-from synthmix.client import Client, failure_of, metadata_of
-from synthmix.study_file import Document, read_study, to_yaml
-from synthmix_api.operations.v1 import operations_pb2
-from synthmix_api.studies.v1 import studies_pb2
+from synthmix.client.client import Client, failure_of, metadata_of
+from synthmix.client.study_file import Document, read_study, to_yaml
+from synthmix.service_kit.errors import Internal, SynthMixError
 
 VERDICT_WIDTH = 70
 

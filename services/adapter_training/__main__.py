@@ -1,3 +1,0 @@
-from adapter_training.front_end import main
-
-main()

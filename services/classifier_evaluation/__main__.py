@@ -1,3 +1,0 @@
-from classifier_evaluation.front_end import main
-
-main()

@@ -1,3 +1,0 @@
-from image_synthesis.front_end import main
-
-main()

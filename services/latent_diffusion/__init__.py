@@ -1,4 +1,0 @@
-"""Base models: latent diffusion models in the diffusers folder layout, resolved, loaded, and the embedded one.
-
-Adapter training and image synthesis both stand on it. `base_model` imports no torch; `loading` does.
-"""

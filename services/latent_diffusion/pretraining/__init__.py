@@ -1,1 +1,0 @@
-"""Pretraining of the embedded base model: `python -m latent_diffusion.pretraining`."""

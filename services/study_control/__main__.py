@@ -1,3 +1,0 @@
-from study_control.front_end import main
-
-main()

@@ -1,0 +1,3 @@
+from synthmix.adapter_training.front_end import main
+
+main()

@@ -1,0 +1,89 @@
+"""The adapter training service."""
+
+import asyncio
+
+import grpc
+from google.longrunning import operations_pb2
+
+from synthmix.adapter_training import requests
+from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
+from synthmix.service_kit.artifacts import Manifest
+from synthmix.service_kit.front_end import ArtifactCollection, payload_messages, serve_artifacts
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ADAPTERS
+from synthmix.service_kit.server import Servicer, run
+from synthmix.service_kit.settings import ADAPTER_TRAINING
+
+
+class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
+    def __init__(self, store: ObjectStore, collection: ArtifactCollection):
+        self._store = store
+        self._collection = collection
+
+    async def CreateAdapter(
+        self, request: adapters_pb2.CreateAdapterRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
+        planned = await asyncio.to_thread(requests.plan, self._store, request.adapter)
+        return await self._collection.create(planned, validate_only=request.validate_only)
+
+    async def GetAdapter(
+        self, request: adapters_pb2.GetAdapterRequest, context: grpc.aio.ServicerContext
+    ) -> adapters_pb2.Adapter:
+        adapter: adapters_pb2.Adapter = await self._collection.get(request.name)
+        return adapter
+
+    async def ListAdapters(
+        self, request: adapters_pb2.ListAdaptersRequest, context: grpc.aio.ServicerContext
+    ) -> adapters_pb2.ListAdaptersResponse:
+        adapters, token = await self._collection.list(request.page_size, request.page_token)
+        return adapters_pb2.ListAdaptersResponse(adapters=adapters, next_page_token=token)
+
+
+def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adapter:
+    """The resource that a manifest describes."""
+    request, summary = manifest.request, manifest.summary
+    message = adapters_pb2.Adapter(
+        name=str(manifest.name),
+        train_split=summary["train_split"],
+        base_model=summary["base_model"],
+        final_loss=summary["final_loss"],
+        parameter_count=summary["parameter_count"],
+        seconds=manifest.seconds,
+        gpu_seconds=manifest.gpu_seconds,
+        payloads=payload_messages(store, manifest),
+        **{
+            field: request[field]
+            for field in (
+                "method",
+                "rank",
+                "alpha",
+                "targets",
+                "images_seen",
+                "batch_size",
+                "learning_rate",
+                "prompt",
+                "image_size",
+                "caption_dropout",
+                "seed",
+            )
+        },
+    )
+    message.create_time.FromJsonString(manifest.create_time)
+    return message
+
+
+def servicer(store: ObjectStore, collection: ArtifactCollection) -> Servicer:
+    return Servicer(
+        AdapterService(store, collection),
+        adapters_pb2_grpc.add_AdapterServiceServicer_to_server,
+        adapters_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
+    )
+
+
+def main() -> None:
+    run(
+        ADAPTER_TRAINING,
+        lambda: serve_artifacts(
+            ADAPTER_TRAINING, ADAPTERS, "synthmix.adapter_training.coordinator:coordinate", adapter_message, servicer
+        ),
+    )

@@ -1,0 +1,252 @@
+"""The LoRA recipe: low-rank updates of a frozen UNet, trained to denoise the latents of labelled images.
+
+LoRA: Hu et al. 2021 (arXiv:2106.09685), section 4.1, h = W x + (alpha / r) B A x. Latent diffusion: Rombach et al. 2022
+(arXiv:2112.10752), equation 2. Classifier-free guidance by caption dropout: Ho and Salimans 2022 (arXiv:2207.12598).
+
+Randomness comes from (seed, purpose, index): the order of images from the epoch, noise and timesteps from the step. So
+a training that is interrupted anywhere and resumed gives the bytes that an uninterrupted one gives.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+
+from synthmix.latent_diffusion.loading import LatentDiffusion, encode_images, encode_prompts
+from synthmix.latent_diffusion.prompts import prompt_for
+from synthmix.service_kit.digests import derived_seed
+
+MOST_VIEWS = 8
+ENCODE_BATCH = 32
+WARMUP_SHARE = 0.05
+FINAL_LEARNING_RATE_SHARE = 0.05
+GRADIENT_NORM = 1.0
+LOSS_POINTS = 200
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Settings of a training. Lengths of training are counted in images seen."""
+
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    images_seen: int
+    batch_size: int
+    learning_rate: float
+    caption_dropout: float
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.images_seen / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents of the training images, for each augmentation view.
+
+    Attributes:
+        values: (views, images, channels, height, width), float32.
+        labels: (images,), class indices.
+    """
+
+    values: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass
+class TrainingState:
+    """What a checkpoint holds."""
+
+    step: int
+    parameters: dict[str, torch.nn.Parameter]
+    optimizer: torch.optim.AdamW
+    losses: list[float]
+
+
+def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray, views: int) -> Latents:
+    """Encodes every image once for each view; a view is one of the eight symmetries of the square.
+
+    Cells have no upright orientation, so all eight are as real as the first.
+
+    Args:
+        pixels: (images, size, size, 3), uint8.
+        labels: (images,), class indices.
+        views: 1 to 8.
+    """
+    values = torch.stack([encode_images(model, symmetry(pixels, view), ENCODE_BATCH) for view in range(views)])
+    return Latents(values, torch.from_numpy(labels).long())
+
+
+def symmetry(pixels: np.ndarray, view: int) -> np.ndarray:
+    """Images (images, height, width, channels) turned by view % 4 quarters, and mirrored if view is 4 or more."""
+    turned = np.rot90(pixels, view % 4, axes=(1, 2))
+    return turned[:, :, ::-1] if view >= 4 else turned
+
+
+def set_up(model: LatentDiffusion, settings: LoraSettings) -> TrainingState:
+    """Adds a fresh adapter to the UNet, with weights in float32, and its optimizer."""
+    torch.manual_seed(derived_seed(settings.seed, "adapter weights"))
+    model.unet.add_adapter(
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            init_lora_weights="gaussian",
+            target_modules=list(settings.target_modules),
+        )
+    )
+    # Adapters made in the base model's bfloat16 would lose small updates.
+    cast_training_params(model.unet, dtype=torch.float32)
+    parameters = {name: value for name, value in model.unet.named_parameters() if value.requires_grad}
+    optimizer = torch.optim.AdamW(
+        list(parameters.values()), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+    )
+    return TrainingState(0, parameters, optimizer, [])
+
+
+def train(
+    model: LatentDiffusion,
+    state: TrainingState,
+    settings: LoraSettings,
+    latents: Latents,
+    class_embeddings: torch.Tensor,
+    empty_embedding: torch.Tensor,
+    after_step: Callable[[TrainingState], None],
+) -> None:
+    """Trains from state.step to the end.
+
+    Args:
+        class_embeddings: (classes, tokens, width): the text embedding of each class's prompt.
+        empty_embedding: (1, tokens, width): that of the empty prompt, which caption dropout uses.
+        after_step: Called after each optimizer step, for progress and checkpoints.
+    """
+    noise_scheduler = training_scheduler(model)
+    parameters = list(state.parameters.values())
+    autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.device.type == "cuda")
+    class_embeddings, empty_embedding = class_embeddings.to(model.device), empty_embedding.to(model.device)
+    model.unet.train()
+    while state.step < settings.steps:
+        for group in state.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_share(state.step, settings.steps)
+        random = torch.Generator().manual_seed(derived_seed(settings.seed, "adapter step", state.step))
+        rows, views = batch_rows(settings, state.step, len(latents.labels), len(latents.values))
+        clean = latents.values[views, rows]
+        noise = torch.randn(clean.shape, generator=random)
+        timesteps = torch.randint(0, noise_scheduler.config.num_train_timesteps, (len(rows),), generator=random)
+        dropped = torch.rand(len(rows), generator=random) < settings.caption_dropout
+        noisy = noise_scheduler.add_noise(clean, noise, timesteps)
+        target = prediction_target(noise_scheduler, clean, noise, timesteps)
+        context = torch.where(
+            dropped.to(model.device)[:, None, None],
+            empty_embedding,
+            class_embeddings[latents.labels[rows].to(model.device)],
+        )
+        with autocast:
+            predicted = model.unet(noisy.to(model.device, model.dtype), timesteps.to(model.device), context).sample
+        loss = torch.nn.functional.mse_loss(predicted.float(), target.to(model.device))
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+        state.optimizer.step()
+        state.step += 1
+        state.losses.append(loss.item())
+        after_step(state)
+    model.unet.eval()
+
+
+def learning_rate_share(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to 5 %: without an average of the weights, the last steps should be small ones."""
+    warmup = max(1, round(steps * WARMUP_SHARE))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return FINAL_LEARNING_RATE_SHARE + (1 - FINAL_LEARNING_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def batch_rows(settings: LoraSettings, step: int, images: int, views: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which images, and which view of each, a step sees: each epoch is a permutation with views of its own."""
+    rows, chosen = [], []
+    for position in range(step * settings.batch_size, (step + 1) * settings.batch_size):
+        epoch, offset = divmod(position, images)
+        order, epoch_views = _epoch(settings.seed, epoch, images, views)
+        rows.append(order[offset])
+        chosen.append(epoch_views[offset])
+    return torch.tensor(rows), torch.tensor(chosen)
+
+
+@lru_cache(maxsize=2)  # a batch may span two epochs
+def _epoch(seed: int, epoch: int, images: int, views: int) -> tuple[list[int], list[int]]:
+    random = np.random.default_rng(derived_seed(seed, "adapter epoch", epoch))
+    return random.permutation(images).tolist(), random.integers(0, views, images).tolist()
+
+
+def training_scheduler(model: LatentDiffusion) -> Any:
+    """The base model's noise schedule and prediction type, as a scheduler that adds noise."""
+    return DDPMScheduler.from_config(model.pipeline.scheduler.config)
+
+
+def prediction_target(
+    scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """What the UNet is to predict: noise, velocity (Salimans and Ho 2022, appendix D) or the clean latents."""
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        velocity: torch.Tensor = scheduler.get_velocity(clean, noise, timesteps)
+        return velocity
+    if kind == "sample":
+        return clean
+    raise ValueError(f"unknown prediction type {kind!r} in the base model's scheduler")
+
+
+def state_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
+    """Parameters and AdamW's moments as named tensors, for a checkpoint."""
+    tensors = {f"parameter.{name}": value.detach().cpu().contiguous() for name, value in state.parameters.items()}
+    for name, value in state.parameters.items():
+        for key, moment in state.optimizer.state[value].items():
+            tensors[f"optimizer.{key}.{name}"] = moment.detach().cpu().contiguous()
+    return tensors
+
+
+def restore(
+    state: TrainingState,
+    images_seen: int,
+    tensors: dict[str, torch.Tensor],
+    losses: list[float],
+    settings: LoraSettings,
+) -> None:
+    """Puts a checkpoint's content into a fresh state. Raises KeyError if it is another adapter's."""
+    with torch.no_grad():
+        for name, value in state.parameters.items():
+            value.copy_(tensors[f"parameter.{name}"])
+            state.optimizer.state[value] = {
+                key: tensors[f"optimizer.{key}.{name}"].to(value.device if key != "step" else "cpu").clone()
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+    state.step = images_seen // settings.batch_size
+    state.losses = list(losses)
+
+
+def prompt_embeddings(
+    model: LatentDiffusion, prompt: str, classes: tuple[str, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The text embeddings of each class's prompt, and of the empty one."""
+    return encode_prompts(model, [prompt_for(prompt, label) for label in classes]), encode_prompts(model, [""])
+
+
+def loss_curve(losses: list[float]) -> list[tuple[int, float]]:
+    """At most 200 points of (step, mean loss since the last point)."""
+    width = max(1, math.ceil(len(losses) / LOSS_POINTS))
+    return [
+        (min(start + width, len(losses)), float(np.mean(losses[start : start + width])))
+        for start in range(0, len(losses), width)
+    ]

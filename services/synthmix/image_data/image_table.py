@@ -1,0 +1,216 @@
+"""The images of an artifact, as Parquet.
+
+    index.parquet         one row an image: its sha256, where its bytes are, and columns such as label
+    images-00000.parquet  a shard: the bytes of at most 2,048 images or about 32 MiB
+
+Files of equal content have equal bytes: the schema is fixed, and nothing in it tells the time.
+"""
+
+import hashlib
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthmix.service_kit.artifacts import MANIFEST, Manifest, Payload, fetch_payload, write_payload
+from synthmix.service_kit.errors import DataLoss, SynthMixError
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.storage_space import writing_to
+
+INDEX = "index.parquet"
+SHARD_ROWS = 2048
+SHARD_BYTES = 32 * 1024 * 1024
+ROW_GROUP_ROWS = 256
+
+COLUMN_TYPES: dict[str, pa.DataType] = {
+    "path": pa.string(),
+    "label": pa.string(),
+    "group": pa.string(),
+    "mode": pa.string(),
+    "prompt": pa.string(),
+    "seed": pa.int64(),
+    "index": pa.int64(),
+    "width_px": pa.int32(),
+    "height_px": pa.int32(),
+    "perceptual_hash": pa.uint64(),
+    "thumbnail": pa.binary(256),
+}
+"""Every column that an index may have beside sha256, shard and row: one name has one type in all tables."""
+
+_SHARD_SCHEMA = pa.schema([("sha256", pa.string()), ("data", pa.binary())])
+# Image files are compressed already; statistics of them would only copy the largest.
+_SHARD_OPTIONS: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+
+
+class ImageTableWriter:
+    """Writes the images of an artifact, one at a time, in bounded memory.
+
+    Use it as a context, with write_manifest inside it: if the block raises, what was written is deleted
+    again, so that a failure leaves nothing behind. The writer must be the artifact's only one.
+    """
+
+    def __init__(self, store: ObjectStore, artifact: ArtifactName):
+        self._store = store
+        self._artifact = artifact
+        self._folder = Path(tempfile.mkdtemp(prefix="synthmix-images-"))
+        self._shard: pq.ParquetWriter | None = None
+        self._pending: list[tuple[str, bytes]] = []
+        self._shard_rows = 0
+        self._shard_bytes = 0
+        self._index: dict[str, list[Any]] = {"sha256": [], "shard": [], "row": []}
+        self._payloads: list[Payload] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if error is not None:
+            self._undo()
+
+    def add(self, data: bytes, **columns: Any) -> str:
+        """Adds an image and returns its sha256. Every call gives the same columns, of COLUMN_TYPES."""
+        if self._index["sha256"] and set(columns) | {"sha256", "shard", "row"} != set(self._index):
+            raise ValueError(f"columns {sorted(columns)} aren't those of the first image")
+        if self._shard_rows and (self._shard_rows == SHARD_ROWS or self._shard_bytes + len(data) > SHARD_BYTES):
+            self._close_shard()
+        sha256 = hashlib.sha256(data).hexdigest()
+        row = {"sha256": sha256, "shard": len(self._payloads), "row": self._shard_rows} | columns
+        for column, value in row.items():
+            self._index.setdefault(column, []).append(value)
+        self._pending.append((sha256, data))
+        self._shard_rows += 1
+        self._shard_bytes += len(data)
+        if len(self._pending) == ROW_GROUP_ROWS:
+            self._write_row_group()
+        return sha256
+
+    def close(self) -> list[Payload]:
+        """Writes what is left and the index; returns all payloads, for the manifest."""
+        self._close_shard()
+        self._payloads.append(write_index(self._store, self._artifact, self._index))
+        return list(self._payloads)
+
+    def _write_row_group(self) -> None:
+        with writing_to(self._folder.parent):
+            if self._shard is None:
+                self._shard = pq.ParquetWriter(
+                    self._folder / shard_name(len(self._payloads)), _SHARD_SCHEMA, **_SHARD_OPTIONS
+                )
+            sha256s, images = zip(*self._pending, strict=True)
+            self._shard.write_table(pa.table([sha256s, images], schema=_SHARD_SCHEMA))
+        self._pending.clear()
+
+    def _close_shard(self) -> None:
+        if not self._shard_rows:
+            return
+        if self._pending:
+            self._write_row_group()
+        if self._shard is not None:
+            with writing_to(self._folder.parent):
+                self._shard.close()
+            self._shard = None
+        name = shard_name(len(self._payloads))
+        self._payloads.append(write_payload(self._store, self._artifact, name, self._folder / name))
+        (self._folder / name).unlink()
+        self._shard_rows = self._shard_bytes = 0
+
+    def _undo(self) -> None:
+        names = [MANIFEST, *(shard_name(number) for number in range(len(self._payloads) + 1)), INDEX]
+        try:
+            for name in names:  # the manifest first: an artifact without it doesn't exist
+                self._store.delete(f"{self._artifact}/{name}")
+        except SynthMixError:
+            return  # storage is out of reach; what failed first is what the user has to hear of
+
+
+def write_index(store: ObjectStore, artifact: ArtifactName, columns: Mapping[str, Sequence[Any]]) -> Payload:
+    """Writes the index: sha256, shard and row of each image, and further columns of COLUMN_TYPES."""
+    placed = {"sha256": pa.string(), "shard": pa.int32(), "row": pa.int32()}
+    schema = pa.schema([*placed.items(), *((name, COLUMN_TYPES[name]) for name in sorted(set(columns) - set(placed)))])
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({name: columns[name] for name in schema.names}, schema=schema), buffer, compression="zstd")
+    return write_payload(store, artifact, INDEX, buffer.getvalue())
+
+
+def write_shard(store: ObjectStore, artifact: ArtifactName, number: int, images: Sequence[bytes]) -> Payload:
+    """Writes one shard by itself, of an artifact whose shards many workers write: whole, or not at all."""
+    buffer = io.BytesIO()
+    table = pa.table([[hashlib.sha256(data).hexdigest() for data in images], list(images)], schema=_SHARD_SCHEMA)
+    pq.write_table(table, buffer, row_group_size=ROW_GROUP_ROWS, **_SHARD_OPTIONS)
+    return write_payload(store, artifact, shard_name(number), buffer.getvalue())
+
+
+def read_shard_digests(store: ObjectStore, artifact: ArtifactName, number: int) -> tuple[Payload, list[str]]:
+    """A shard as a payload, and the sha256 of each of its images, before there is a manifest."""
+    name = shard_name(number)
+    data = store.get_bytes(f"{artifact}/{name}")
+    sha256s: list[str] = pq.read_table(io.BytesIO(data), columns=["sha256"])["sha256"].to_pylist()
+    return Payload(name, hashlib.sha256(data).hexdigest(), len(data)), sha256s
+
+
+def read_index(store: ObjectStore, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
+    """The index of an artifact's images, or some of its columns.
+
+    Raises:
+        DataLoss: It isn't what was written.
+        NotFound: The artifact has no images.
+    """
+    path = fetch_payload(store, manifest, INDEX)
+    return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
+
+
+def read_images(store: ObjectStore, manifest: Manifest, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """Yields (row of the index, bytes of the image) for the rows asked for, each once, in ascending order.
+
+    A shard is downloaded once a node; at most one row group is in memory. Each image's sha256 is checked: the
+    shard's was checked when it was downloaded, but the copy in the cache may have been damaged since, and
+    hashing costs far less than decoding.
+
+    Raises:
+        DataLoss: An image isn't what was written.
+    """
+    index = read_index(store, manifest, ["sha256", "shard", "row"])
+    wanted = np.unique(np.asarray(rows, dtype=np.int64))
+    shards = index["shard"].to_numpy()[wanted]
+    for shard in np.unique(shards):
+        yield from _read_shard(store, manifest, int(shard), wanted[shards == shard], index)
+
+
+def _read_shard(
+    store: ObjectStore, manifest: Manifest, shard: int, wanted: np.ndarray, index: pa.Table
+) -> Iterator[tuple[int, bytes]]:
+    path = fetch_payload(store, manifest, shard_name(shard))
+    places = index["row"].to_numpy()[wanted]
+    with pq.ParquetFile(path) as file:
+        start = 0
+        for number in range(file.num_row_groups):
+            end = start + file.metadata.row_group(number).num_rows
+            inside = (places >= start) & (places < end)
+            if inside.any():
+                images = file.read_row_group(number, columns=["data"])["data"]
+                for row, place in zip(wanted[inside].tolist(), (places[inside] - start).tolist(), strict=True):
+                    data = images[place].as_py()
+                    if hashlib.sha256(data).hexdigest() != index["sha256"][row].as_py():
+                        raise DataLoss(
+                            f"image {row} of {manifest.name} isn't what was written (sha256 differs); "
+                            f"delete {path} and try again",
+                            reason="IMAGE_CORRUPT",
+                            metadata={"artifact": str(manifest.name)},
+                        )
+                    yield row, data
+            start = end
+
+
+def shard_name(number: int) -> str:
+    return f"images-{number:05d}.parquet"

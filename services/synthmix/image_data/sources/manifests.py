@@ -1,0 +1,222 @@
+"""A source's manifest: a CSV or Parquet file that says the label of each image, and its group if there are groups.
+
+Only the standard library, except for a Parquet manifest: the client imports it too.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from synthmix.image_data.sources.csv_table import read_csv
+from synthmix.image_data.sources.parquet_table import read_parquet
+from synthmix.image_data.sources.problems import refused_files
+from synthmix.image_data.sources.user_text import MISSING_SPELLINGS, compared, is_missing, normalised
+from synthmix.service_kit.errors import InvalidArgument, did_you_mean, invalid_field
+
+PATH_COLUMN = "path"
+LABEL_COLUMN = "label"
+GROUP_FIELD = "dataset.group_rule.column"
+LARGEST_BYTES = 256 * 1024 * 1024
+MOST_ROWS = 200_000
+_MOST_COLUMNS_NAMED = 20
+_LONGEST_COLUMN_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns to read: of paths, of labels, and of groups if groups come from one."""
+
+    path: str = PATH_COLUMN
+    label: str = LABEL_COLUMN
+    group: str | None = None
+
+    @property
+    def wanted(self) -> list[str]:
+        """In the order of a row's path, label and group."""
+        return [self.path, self.label, *([self.group] if self.group is not None else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row with all that is needed of it.
+
+    Attributes:
+        number: As a spreadsheet shows it: the header's is 1.
+        path: As it is written.
+        label: Normalised.
+        group: Normalised; None if groups don't come from a column.
+    """
+
+    number: int
+    path: str
+    label: str
+    group: str | None
+
+
+def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[Row]:
+    """The rows of a manifest.
+
+    Args:
+        data: The file.
+        name: Its name, which says whether it is CSV or Parquet, and stands in errors.
+        columns: Compared with the header without case and blanks.
+        field: The request's field that the source is.
+
+    Raises:
+        InvalidArgument: It can't be read, lacks a column or has it twice, has rows that don't fit the header, or
+            rows without a path, label or group; or one column is to be two things.
+    """
+    _check_columns(columns)
+    if len(data) > LARGEST_BYTES:
+        raise invalid_field(
+            field,
+            f"{name} of {len(data):,} bytes",
+            "is too large for a manifest",
+            "leave out columns other than path, label and group",
+            reason="MANIFEST_TOO_LARGE",
+        )
+    problems: list[str] = []
+    cells: Iterator[tuple[int, Sequence[str | None]]]
+    if name.lower().endswith(".parquet"):
+        header, parquet_rows = read_parquet(data, name, field=field, most_rows=MOST_ROWS)
+        cells = parquet_rows(_positions(header, name, columns, field))
+    else:
+        header, csv_rows = read_csv(data, name, columns.wanted, field=field)
+        cells = _fitting(csv_rows, len(header), _positions(header, name, columns, field), problems)
+    rows = _complete(cells, name, columns, field, problems)
+    if problems:
+        missing = any(" has no " in problem for problem in problems)
+        raise refused_files(
+            field,
+            f"rows of {name} are unusable",
+            problems,
+            "mend the manifest, or leave these rows out of it" + (f" ({MISSING_SPELLINGS})" if missing else ""),
+            reason="MANIFEST_INVALID",
+        )
+    return rows
+
+
+def _check_columns(columns: Columns) -> None:
+    for column, column_field, what in (
+        (columns.label, "label_column", "the class"),
+        (columns.group, GROUP_FIELD, "the chip, well, plate, patient or date"),
+    ):
+        if column is not None and compared(column) == compared(columns.path):
+            raise invalid_field(
+                column_field,
+                column,
+                "is also the column of paths, so that each image would have one of its own",
+                f"name the column that says {what} of each image",
+                reason="MANIFEST_COLUMN_AMBIGUOUS",
+            )
+
+
+def check_no_columns(columns: Columns) -> None:
+    """Raises InvalidArgument if a column is named: for a source that has no manifest."""
+    for column, usual, column_field, instead in (
+        (columns.group, None, GROUP_FIELD, "use a pattern"),
+        (columns.label, LABEL_COLUMN, "label_column", "don't name a column: the folders are the classes"),
+        (columns.path, PATH_COLUMN, "path_column", "don't name a column: the folders are the classes"),
+    ):
+        if column is not None and compared(column) != usual:
+            raise invalid_field(
+                column_field,
+                column,
+                "is a manifest's column, and the source has no manifest",
+                f"add manifest.csv or manifest.parquet at its top, or {instead}",
+                reason="MANIFEST_MISSING",
+            )
+
+
+def _fitting(
+    rows: Iterator[tuple[int, list[str]]], width: int, positions: Sequence[int], problems: list[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Each row's cells of the columns. Rows that don't fit the header become problems."""
+    for number, cells in rows:
+        # Delimiters at the end of a row, with nothing between them, are what spreadsheets write of a table in which
+        # another row is wider: nothing is lost by them.
+        if len(cells) == width or (len(cells) > width and not any(cell.strip() for cell in cells[width:])):
+            yield number, [cells[position] for position in positions]
+        else:
+            fields = "1 field" if len(cells) == 1 else f"{len(cells)} fields"
+            problems.append(f"row {number} has {fields}, and the header has {width}")
+
+
+def _complete(
+    cells: Iterator[tuple[int, Sequence[str | None]]], name: str, columns: Columns, field: str, problems: list[str]
+) -> list[Row]:
+    """The rows that have all that is needed. The others become problems."""
+    wanted = columns.wanted
+    rows: list[Row] = []
+    for number, values in cells:
+        if len(rows) + len(problems) >= MOST_ROWS:
+            raise invalid_field(
+                field,
+                name,
+                f"has more than {MOST_ROWS:,} rows",
+                "import fewer images at a time",
+                reason="MANIFEST_TOO_LARGE",
+            )
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            unread = " and ".join(column for column, value in zip(wanted, values, strict=True) if value is None)
+            problems.append(f"row {number} has bytes in {unread} that aren't UTF-8")
+            continue
+        path, texts = known[0].strip(), [normalised(value) for value in known[1:]]
+        if is_missing(path) or any(map(is_missing, texts)):
+            missing = [_named(*pair) for pair in zip(wanted, [path, *texts], strict=True) if is_missing(pair[1])]
+            problems.append(f"row {number} has no {' and no '.join(missing)}")
+        else:
+            rows.append(Row(number, path, texts[0], texts[1] if len(texts) > 1 else None))
+    return rows
+
+
+def _named(column: str, text: str) -> str:
+    return f"{column} ({text!r})" if text else column
+
+
+def _positions(header: Sequence[str], name: str, columns: Columns, field: str) -> list[int]:
+    """Where the path, the label and the group are in a row."""
+    found = [compared(column) for column in header]
+    needed = {compared(column) for column in columns.wanted}
+    exact, alike = Counter(map(normalised, header)), Counter(found)
+    # Columns that nobody asks for may differ in case alone; the same name twice is a fault of the whole table.
+    twice = sorted(
+        {
+            repr(column)
+            for column, form in zip(header, found, strict=True)
+            if form and (exact[normalised(column)] > 1 or (form in needed and alike[form] > 1))
+        }
+    )
+    if twice:
+        raise invalid_field(
+            field,
+            name,
+            f"has the column {', '.join(twice[:_MOST_COLUMNS_NAMED])} more than once",
+            "rename or delete all but one",
+            reason="MANIFEST_COLUMN_TWICE",
+        )
+    fields = [
+        field if columns.path == PATH_COLUMN else "path_column",
+        field if columns.label == LABEL_COLUMN else "label_column",
+        GROUP_FIELD,
+    ]
+    for column, column_field in zip(columns.wanted, fields, strict=False):
+        if compared(column) not in found:
+            raise _no_column(name, column, header, column_field)
+    return [found.index(compared(column)) for column in columns.wanted]
+
+
+def _no_column(name: str, column: str, header: Sequence[str], field: str) -> InvalidArgument:
+    shown = [cell.strip() for cell in header if cell.strip()]
+    option = {PATH_COLUMN: "--path-column", LABEL_COLUMN: "--label-column"}.get(column, "")
+    more = f" and {len(shown) - _MOST_COLUMNS_NAMED} more" if len(shown) > _MOST_COLUMNS_NAMED else ""
+    listed = ", ".join(repr(cell)[1:-1][:_LONGEST_COLUMN_SHOWN] for cell in shown[:_MOST_COLUMNS_NAMED])
+    return invalid_field(
+        field,
+        column,
+        f"is not a column of {name}",
+        f"{did_you_mean(column, shown)}add it{f', or name the one that means it by {option}' if option else ''}; "
+        f"the columns are {listed or 'none'}{more}",
+        reason="MANIFEST_COLUMN_MISSING",
+    )

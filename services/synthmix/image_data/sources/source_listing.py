@@ -1,0 +1,324 @@
+"""What of a source (a folder, a ZIP, a manifest) becomes images, and an account of all the rest.
+
+The client asks before it uploads, and the server asks again of what it got: one logic, so that both say the same.
+Only the standard library.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as of
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from synthmix.image_data.sources import manifests
+from synthmix.image_data.sources.file_kinds import (
+    DECODED,
+    MANIFEST_NAMES,
+    Kind,
+    claims_to_be_image,
+    is_system,
+    kind_of,
+    undecoded_format,
+)
+from synthmix.image_data.sources.folder_layout import doubtful_layout, layout_doubt
+from synthmix.image_data.sources.manifest_paths import find_files
+from synthmix.image_data.sources.manifests import Columns
+from synthmix.image_data.sources.problems import refused_files
+from synthmix.image_data.sources.source_account import LeftOut, account_of, shown
+from synthmix.image_data.sources.user_text import normalised, spelt_twice
+from synthmix.service_kit.errors import InvalidArgument, invalid_field
+
+LONGEST_LABEL = 100
+
+
+class Source(Protocol):
+    """Files by their paths: relative, with slashes, in Unicode's composed form."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Every file that can be read."""
+
+    @property
+    def folders(self) -> Sequence[str]:
+        """Every folder."""
+
+    @property
+    def unusable(self) -> Mapping[str, str]:
+        """Files that can't be read, with the account's reason for each."""
+
+    def head(self, path: str) -> bytes:
+        """A file's first HEAD_BYTES bytes. Raises InvalidArgument."""
+
+    def read(self, path: str) -> bytes:
+        """A whole file. Raises InvalidArgument."""
+
+
+@dataclass(frozen=True)
+class ListingRequest:
+    """How a source is read.
+
+    Attributes:
+        field: The request's field that it is, for errors.
+        columns: Of its manifest, if it has one.
+        manifest: The manifest's path; None looks for manifest.csv and manifest.parquet at the top.
+        group_span: Where the group pattern's group lies in a path; None if groups don't come from a pattern.
+        accept_layout: The user says that the top folders are the classes, whatever they look like.
+    """
+
+    field: str
+    columns: Columns = of(default_factory=Columns)
+    manifest: str | None = None
+    group_span: Callable[[str], tuple[int, int] | None] | None = None
+    accept_layout: bool = False
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """An image of the source.
+
+    Attributes:
+        entry: Its path in the source.
+        path: Its path below the folder that class folders or the manifest lie in: what patterns are searched
+            in.
+        label: Its class.
+        group: The value of the group column, if groups come from one.
+    """
+
+    entry: str
+    path: str
+    label: str
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images in the order of their paths, and what else is in the source.
+
+    Attributes:
+        images: At least one.
+        left_out: The account of all that isn't among the images.
+        manifest: The manifest's path in the source; None for class folders.
+        layout_doubt: What speaks against class folders, though the user accepted them; "" for nothing.
+    """
+
+    images: tuple[ListedImage, ...]
+    left_out: tuple[LeftOut, ...]
+    manifest: str | None
+    layout_doubt: str
+
+
+def list_images(source: Source, request: ListingRequest) -> Listing:
+    """Finds the images of a source and their classes.
+
+    Raises:
+        InvalidArgument: There is no class folder and no manifest, or the manifest is unusable; an image lies
+            in no class folder, can't be read or is of a format that isn't decoded; a label can't be one; or the
+            folders may not be classes and the user didn't say that they are.
+    """
+    top, manifest = ("", request.manifest) if request.manifest is not None else _manifest(source, request.field)
+    if manifest is not None:
+        images, left_out = _from_manifest(source, top, manifest, request)
+        doubt = ""
+    else:
+        manifests.check_no_columns(request.columns)
+        kinds = {path: _kind(source, path) for path in source.paths}
+        top = _common_top(kinds)
+        images, left_out = _from_folders(source, kinds, top, request.field)
+        doubt = layout_doubt([image.path for image in images], request.group_span)
+        if doubt and not request.accept_layout:
+            raise doubtful_layout(request.field, doubt)
+    _check_labels(images, request.field)
+    return Listing(tuple(sorted(images, key=lambda image: image.path)), left_out, manifest, doubt)
+
+
+def _kind(source: Source, path: str) -> Kind:
+    if is_system(path):
+        return Kind.SYSTEM
+    try:
+        return kind_of(path, source.head(path))
+    except InvalidArgument:
+        return Kind.IMAGE  # what is damaged must not be missed: the import says so when it reads all of it
+
+
+def _manifest(source: Source, field: str) -> tuple[str, str | None]:
+    """The folder that a manifest lies in, at the top or in the only folder there, and the manifest's path."""
+    paths = set(source.paths)
+    shown_paths = [path for path in source.paths if not is_system(path)]
+    tops = {PurePosixPath(path).parts[0] for path in shown_paths if "/" in path}
+    for top in ["", *(f"{name}/" for name in tops if len(tops) == 1)]:
+        found = [top + name for name in MANIFEST_NAMES if top + name in paths]
+        if len(found) > 1:
+            raise invalid_field(
+                field, " and ".join(found), "are both there", "keep one of them", reason="MANIFEST_AMBIGUOUS"
+            )
+        if found:
+            return top, found[0]
+    return "", None
+
+
+def _common_top(kinds: Mapping[str, Kind]) -> str:
+    """`name/` if all images lie below one folder, and that folder can't be a class; else nothing."""
+    images = [PurePosixPath(path) for path, kind in kinds.items() if kind == Kind.IMAGE]
+    tops = {path.parts[0] for path in images}
+    return f"{tops.pop()}/" if len(tops) == 1 and all(len(path.parts) > 2 for path in images) else ""
+
+
+def _from_folders(
+    source: Source, kinds: Mapping[str, Kind], top: str, field: str
+) -> tuple[list[ListedImage], tuple[LeftOut, ...]]:
+    images, outside, undecoded, left_out = [], [], [], []
+    for entry, kind in kinds.items():
+        path = PurePosixPath(entry.removeprefix(top))
+        folder = path.parts[0] if len(path.parts) > 1 else ""
+        if kind == Kind.UNDECODED and folder:
+            undecoded.append(f"{shown(entry)} is a {undecoded_format(entry, source.head(entry))} file")
+        elif kind == Kind.IMAGE and not folder:
+            outside.append(shown(entry))
+        elif kind == Kind.IMAGE:
+            images.append(ListedImage(entry, str(path), normalised(folder), None))
+        else:
+            reason = {Kind.SYSTEM: "SYSTEM_FILE", Kind.UNDECODED: "FORMAT_NOT_DECODED"}.get(kind, "NOT_AN_IMAGE")
+            left_out.append((normalised(folder), reason, entry))
+    _check_usable(source, field)
+    if undecoded:
+        raise refused_files(
+            field,
+            "files are of formats that aren't decoded",
+            undecoded,
+            f"convert them to {DECODED}",
+            reason="IMAGE_FORMAT_UNSUPPORTED",
+        )
+    if outside and not images:
+        raise invalid_field(
+            field,
+            f"{len(outside):,} images",
+            "lie in no class folder",
+            "make a folder for each class and move its images there, or add a manifest.csv with the columns "
+            "path and label",
+            reason="NO_CLASS_FOLDERS",
+        )
+    if not images:
+        raise invalid_field(
+            field,
+            f"{len(kinds):,} files",
+            "hold no class folder with images",
+            f"pack one folder for each class, with {DECODED} files in it, or add a manifest.csv",
+            reason="NO_IMAGES",
+        )
+    if outside:
+        raise refused_files(
+            field,
+            "images lie in no class folder",
+            outside,
+            "move them into the folder of their class, or leave them out",
+            reason="CLASS_UNKNOWN",
+        )
+    seen = {str(PurePosixPath(path.removeprefix(top)).parts[0]) for path in kinds if "/" in path.removeprefix(top)}
+    for folder in source.folders:
+        below = folder.removeprefix(top)
+        if below and "/" not in below and below not in seen and f"{folder}/" != top and not is_system(f"{folder}/file"):
+            left_out.append((normalised(below), "EMPTY_FOLDER", folder))
+    left_out += [
+        (_folder(path.removeprefix(top)), "SYSTEM_FILE" if is_system(path) else reason, path)
+        for path, reason in source.unusable.items()
+    ]
+    return images, account_of(left_out)
+
+
+def _check_usable(source: Source, field: str) -> None:
+    """Raises InvalidArgument for what is named like an image and can't be read: an image must not be missed."""
+    problems = [
+        f"{shown(path)} is {_UNUSABLE.get(reason, reason)}"
+        for path, reason in source.unusable.items()
+        if not is_system(path) and (claims_to_be_image(path) or reason in ("NAME_NOT_UTF8", "FOLDER_UNREADABLE"))
+    ]
+    if problems:
+        raise refused_files(
+            field, "files can't be read", problems, "mend, rename or remove them", reason="SOURCE_UNREADABLE"
+        )
+
+
+_UNUSABLE = {
+    "SPECIAL_FILE": "a pipe, a socket or a device",
+    "BROKEN_LINK": "a link that leads nowhere",
+    "UNREADABLE": "a file that may not be read",
+    "FOLDER_UNREADABLE": "a folder that may not be read",
+    "NAME_NOT_UTF8": "a name that isn't UTF-8",
+    "NAME_HAS_BACKSLASH": "a name with a backslash",
+}
+
+
+def _from_manifest(
+    source: Source, top: str, manifest: str, request: ListingRequest
+) -> tuple[list[ListedImage], tuple[LeftOut, ...]]:
+    name, field = manifest.removeprefix(top), request.field
+    rows = manifests.read_rows(_manifest_bytes(source, manifest, field), name, request.columns, field=field)
+    found, problems = find_files(rows, top, {*source.paths, *source.unusable})
+    images = []
+    for row, path in found:
+        entry = top + path
+        if entry in source.unusable:
+            reason = source.unusable[entry]
+            problems.append(f"row {row.number}: {shown(path)} is {_UNUSABLE.get(reason, reason)}")
+        elif entry == manifest:
+            problems.append(f"row {row.number}: {shown(path)} is the manifest")
+        elif (kind := kind_of("file" + PurePosixPath(path).suffix, source.head(entry))) == Kind.UNDECODED:
+            problems.append(
+                f"row {row.number}: {shown(path)} is a {undecoded_format(path, source.head(entry))} file; "
+                f"convert it to {DECODED}"
+            )
+        elif kind != Kind.IMAGE:
+            problems.append(f"row {row.number}: {shown(path)} is not a {DECODED} image")
+        else:
+            images.append(ListedImage(entry, path, row.label, row.group))
+    if problems:
+        raise refused_files(
+            field,
+            f"rows of {name} are unusable",
+            problems,
+            "mend the manifest: paths are relative to its folder, and each image has one row",
+            reason="MANIFEST_INVALID",
+        )
+    if not images:
+        raise invalid_field(field, name, "lists no image", "add a row for each image", reason="NO_IMAGES")
+    used = {image.entry for image in images} | {manifest}
+    left_out = [
+        (_folder(path.removeprefix(top)), "SYSTEM_FILE" if is_system(path) else "NOT_IN_MANIFEST", path)
+        for path in source.paths
+        if path not in used
+    ]
+    left_out += [(_folder(path.removeprefix(top)), reason, path) for path, reason in source.unusable.items()]
+    return images, account_of(left_out)
+
+
+def _folder(path: str) -> str:
+    return normalised(path.split("/", 1)[0]) if "/" in path else ""
+
+
+def _manifest_bytes(source: Source, path: str, field: str) -> bytes:
+    try:
+        return source.read(path)
+    except InvalidArgument as error:
+        raise invalid_field(field, path, error.message, "nothing was imported", reason=error.reason) from error
+
+
+def _check_labels(images: Sequence[ListedImage], field: str) -> None:
+    labels = sorted({image.label for image in images})
+    problems = [f"{label!r}" for label in labels if not label.isprintable() or not 1 <= len(label) <= LONGEST_LABEL]
+    if problems:
+        raise refused_files(
+            field,
+            "classes have unusable names",
+            problems,
+            f"use 1 to {LONGEST_LABEL} printable characters",
+            reason="INVALID_LABEL",
+        )
+    twice = spelt_twice(labels)
+    if twice:
+        raise refused_files(
+            field,
+            "names of classes differ in capital letters or the form of letters alone",
+            twice,
+            "spell each class in one way; if they are truly different, give them names that differ in more",
+            reason="LABELS_DIFFER_IN_CASE",
+        )

@@ -1,0 +1,3 @@
+from synthmix.image_synthesis.front_end import main
+
+main()

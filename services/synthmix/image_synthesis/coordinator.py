@@ -1,0 +1,48 @@
+"""One image set's operation: a task for each shard that isn't in object storage yet, then index and manifest."""
+
+from synthmix.image_data.image_table import shard_name
+from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
+from synthmix.image_synthesis.shards import image_count, write_index
+from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
+from synthmix.service_kit.coordinator import OperationContext
+from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
+
+
+def coordinate(context: OperationContext) -> ArtifactName:
+    """Returns the image set's name."""
+    request = context.record.request["request"]
+    target = ArtifactName.parse(context.record.target, field="target", collection=IMAGE_SETS)
+    total = image_count(request)
+    if find_manifest(context.store, target) is None:
+        present = {item.key.rpartition("/")[2] for item in context.store.list(f"{target}/")}
+        missing = [number for number in range(shard_count(total)) if shard_name(number) not in present]
+        done = total - sum(len(shard_range(total, number)) for number in missing)
+        context.found_done(done)
+        context.update(total=total, done=done, unit="images", message="synthesising")
+
+        def count(index: int, made: int) -> None:
+            nonlocal done
+            done += made
+            context.update(done=done)
+
+        context.run_tasks(
+            "synthmix.image_synthesis.sampling:synthesise_shard",
+            [{"target": str(target), "request": request, "number": number} for number in missing],
+            count,
+        )
+        payloads = write_index(context.store, target, request)
+        write_manifest(
+            context.store,
+            Manifest(
+                name=target,
+                inputs={"adapter": request["adapter"]},
+                request={key: value for key, value in request.items() if key != "recipe_version"},
+                recipe_version=request["recipe_version"],
+                payloads=tuple(payloads),
+                summary={"image_count": total},
+                seconds=context.worker_seconds,
+                gpu_seconds=context.gpu_seconds,
+            ),
+        )
+    context.update(total=total, done=total, unit="images")
+    return target

@@ -1,0 +1,74 @@
+"""The image synthesis service."""
+
+import asyncio
+
+import grpc
+from google.longrunning import operations_pb2
+
+from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
+from synthmix.image_synthesis import requests
+from synthmix.service_kit.artifacts import Manifest
+from synthmix.service_kit.front_end import ArtifactCollection, payload_messages, serve_artifacts
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
+from synthmix.service_kit.server import Servicer, run
+from synthmix.service_kit.settings import IMAGE_SYNTHESIS
+
+
+class ImageSetService(image_sets_pb2_grpc.ImageSetServiceServicer):
+    def __init__(self, store: ObjectStore, collection: ArtifactCollection):
+        self._store = store
+        self._collection = collection
+
+    async def CreateImageSet(
+        self, request: image_sets_pb2.CreateImageSetRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
+        planned = await asyncio.to_thread(
+            requests.plan, self._store, request.image_set, validate_only=request.validate_only
+        )
+        return await self._collection.create(planned, validate_only=request.validate_only)
+
+    async def GetImageSet(
+        self, request: image_sets_pb2.GetImageSetRequest, context: grpc.aio.ServicerContext
+    ) -> image_sets_pb2.ImageSet:
+        image_set: image_sets_pb2.ImageSet = await self._collection.get(request.name)
+        return image_set
+
+    async def ListImageSets(
+        self, request: image_sets_pb2.ListImageSetsRequest, context: grpc.aio.ServicerContext
+    ) -> image_sets_pb2.ListImageSetsResponse:
+        image_sets, token = await self._collection.list(request.page_size, request.page_token)
+        return image_sets_pb2.ListImageSetsResponse(image_sets=image_sets, next_page_token=token)
+
+
+def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.ImageSet:
+    """The resource that a manifest describes."""
+    request = manifest.request
+    message = image_sets_pb2.ImageSet(
+        name=str(manifest.name),
+        adapter=str(ArtifactName(ADAPTERS, request["adapter"])),
+        image_count=manifest.summary["image_count"],
+        seconds=manifest.seconds,
+        gpu_seconds=manifest.gpu_seconds,
+        payloads=payload_messages(store, manifest),
+        **{field: request[field] for field in ("prompt", "labels", "steps", "guidance_scale", "per_class", "seed")},
+    )
+    message.create_time.FromJsonString(manifest.create_time)
+    return message
+
+
+def servicer(store: ObjectStore, collection: ArtifactCollection) -> Servicer:
+    return Servicer(
+        ImageSetService(store, collection),
+        image_sets_pb2_grpc.add_ImageSetServiceServicer_to_server,
+        image_sets_pb2.DESCRIPTOR.services_by_name["ImageSetService"].full_name,
+    )
+
+
+def main() -> None:
+    run(
+        IMAGE_SYNTHESIS,
+        lambda: serve_artifacts(
+            IMAGE_SYNTHESIS, IMAGE_SETS, "synthmix.image_synthesis.coordinator:coordinate", image_set_message, servicer
+        ),
+    )

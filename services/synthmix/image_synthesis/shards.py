@@ -1,0 +1,75 @@
+"""What the shards of an image set hold, and the index over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from synthmix.image_data import image_table
+from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
+from synthmix.latent_diffusion.prompts import prompt_for
+from synthmix.service_kit.artifacts import Payload
+from synthmix.service_kit.digests import derived_seed
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ArtifactName
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """What an image of a set is to be, before it is made.
+
+    Attributes:
+        index: Its position in the set; images are ordered by class.
+        seed: Of its own generator.
+    """
+
+    index: int
+    label: str
+    prompt: str
+    seed: int
+
+
+def planned_images(request: dict[str, Any], indices: range) -> list[PlannedImage]:
+    """The images at these indices of a canonical request."""
+    labels = [request["labels"][index // request["per_class"]] for index in indices]
+    return [
+        PlannedImage(
+            index,
+            label,
+            prompt_for(request["prompt"], label),
+            derived_seed(request["seed"], "image", index),
+        )
+        for index, label in zip(indices, labels, strict=True)
+    ]
+
+
+def image_count(request: dict[str, Any]) -> int:
+    return len(request["labels"]) * int(request["per_class"])
+
+
+def write_index(store: ObjectStore, target: ArtifactName, request: dict[str, Any]) -> list[Payload]:
+    """Writes the index over all shards, which are in object storage, and returns every payload."""
+    payloads: list[Payload] = []
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("sha256", "shard", "row", "index", "label", "prompt", "seed")
+    }
+    total = image_count(request)
+    for number in range(shard_count(total)):
+        payload, sha256s = image_table.read_shard_digests(store, target, number)
+        payloads.append(payload)
+        images = planned_images(request, shard_range(total, number))
+        _append(columns, number, sha256s, images)
+    return [*payloads, image_table.write_index(store, target, columns)]
+
+
+def _append(columns: dict[str, list[Any]], shard: int, sha256s: Sequence[str], images: Sequence[PlannedImage]) -> None:
+    for row, (sha256, image) in enumerate(zip(sha256s, images, strict=True)):
+        for name, value in {
+            "sha256": sha256,
+            "shard": shard,
+            "row": row,
+            "index": image.index,
+            "label": image.label,
+            "prompt": image.prompt,
+            "seed": image.seed,
+        }.items():
+            columns[name].append(value)

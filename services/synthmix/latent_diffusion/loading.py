@@ -1,0 +1,163 @@
+"""A base model's parts in memory, and the few things that training and sampling both do with them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+
+from synthmix.service_kit.errors import SynthMixError, invalid_field
+from synthmix.service_kit.memory_errors import is_out_of_memory, out_of_memory
+
+FIELD = "adapter.base_model"
+PROBE_PX = 64
+
+
+@dataclass(frozen=True)
+class LatentDiffusion:
+    """The parts of a base model, frozen, in evaluation mode, on one device.
+
+    Attributes:
+        pipeline: The diffusers pipeline that holds the parts.
+        device: Where they are.
+        dtype: Of the frozen weights: bfloat16 on CUDA, float32 on a CPU.
+    """
+
+    pipeline: StableDiffusionPipeline
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def unet(self) -> Any:
+        return self.pipeline.unet
+
+    @property
+    def vae(self) -> Any:
+        return self.pipeline.vae
+
+
+def select_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(folder: Path, device: torch.device) -> LatentDiffusion:
+    """Loads a folder in the diffusers layout from safetensors, and runs it once, on nothing.
+
+    Raises:
+        InvalidArgument: The weights don't make the model that the small files say, or give no numbers.
+        FailedPrecondition: The memory isn't enough.
+    """
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    with _told_of(folder):
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder,
+            dtype=dtype,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            use_safetensors=True,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.to(device)
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            part.requires_grad_(False).eval()
+        model = LatentDiffusion(pipeline, device, dtype)
+        answers = {
+            "UNet": probe(model),
+            "text encoder": encode_prompts(model, [""]),
+            "autoencoder": encode_images(model, np.zeros((1, PROBE_PX, PROBE_PX, 3), np.uint8), 1),
+        }
+    for part, answer in answers.items():
+        if not torch.isfinite(answer).all():
+            raise _unusable(folder, f"its {part} answers with what are no numbers (NaN or infinite)")
+    return model
+
+
+@contextmanager
+def _told_of(folder: Path) -> Iterator[None]:
+    """Errors of the libraries that load a model and run it, as errors of the field that names it."""
+    try:
+        yield
+    except SynthMixError:
+        raise
+    except torch.AcceleratorError:
+        raise  # the device's fault or ours, not the model's
+    # The libraries raise any of these, and safetensors an Exception of its own; what they were given is the folder.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(FIELD, "this base model", "use a smaller one") from error
+        raise _unusable(folder, _first_line(error)) from error
+
+
+def _unusable(folder: Path, problem: str) -> SynthMixError:
+    return invalid_field(
+        FIELD,
+        str(folder),
+        f"can't be loaded and run ({problem})",
+        "copy or download the model again, or use another",
+        reason="BASE_MODEL_UNUSABLE",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+@torch.no_grad()
+def probe(model: LatentDiffusion) -> torch.Tensor:
+    """What the UNet answers to fixed noise and a random text of four tokens, on the CPU.
+
+    As large as the latents that it was trained on, which every UNet takes.
+    """
+    config, random = model.unet.config, torch.Generator().manual_seed(0)
+    size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
+    latents = torch.randn(1, config.in_channels, size, size, generator=random)
+    tokens = torch.randn(1, 4, model.pipeline.text_encoder.config.hidden_size, generator=random)
+    answer: torch.Tensor = model.unet(
+        latents.to(model.device, model.dtype),
+        torch.tensor([500], device=model.device),
+        tokens.to(model.device, model.dtype),
+    ).sample
+    return answer.float().cpu()
+
+
+@torch.no_grad()
+def encode_prompts(model: LatentDiffusion, prompts: Sequence[str]) -> torch.Tensor:
+    """Text embeddings, (prompts, tokens, width)."""
+    tokenizer = model.pipeline.tokenizer
+    tokens = tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    embeddings: torch.Tensor = model.pipeline.text_encoder(tokens.input_ids.to(model.device))[0]
+    return embeddings
+
+
+@torch.no_grad()
+def encode_images(model: LatentDiffusion, pixels: np.ndarray, batch_size: int) -> torch.Tensor:
+    """Latents as the UNet sees them: the mean of the posterior, times the autoencoder's scaling factor.
+
+    The mean and not a sample: autoencoders trained with next to no KL term (Rombach et al. 2022, section 3.1) leave the
+    deviation without meaning. Stable Diffusion's is negligible; the built-in model's is as large as the latents.
+
+    Args:
+        pixels: (images, height, width, 3), uint8.
+
+    Returns:
+        (images, channels, height / f, width / f), float32, on the CPU.
+    """
+    latents = []
+    for start in range(0, len(pixels), batch_size):
+        batch = torch.from_numpy(np.array(pixels[start : start + batch_size])).permute(0, 3, 1, 2)
+        posterior = model.vae.encode(batch.to(model.device, model.dtype) / 127.5 - 1).latent_dist
+        latents.append(posterior.mean.float().cpu())
+    scaled: torch.Tensor = torch.cat(latents) * model.vae.config.scaling_factor
+    return scaled

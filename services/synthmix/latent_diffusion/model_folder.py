@@ -1,0 +1,129 @@
+"""A base model's folder as its checks read it: strict JSON, bounded, with errors that name file, value and remedy."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from synthmix.service_kit.errors import InvalidArgument, invalid_field
+
+INCOMPLETE = "BASE_MODEL_INCOMPLETE"
+UNSUPPORTED = "BASE_MODEL_UNSUPPORTED"
+INCONSISTENT = "BASE_MODEL_INCONSISTENT"
+
+LARGEST_CONFIG_BYTES = 1 << 20
+LARGEST_VOCABULARY_BYTES = 64 << 20
+SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder that is to be a base model, and how its user named it.
+
+    Attributes:
+        path: The folder.
+        field: The request's field.
+        reference: As the user wrote it.
+        elsewhere: Paths of weight files that only the hub has so far.
+    """
+
+    path: Path
+    field: str
+    reference: str
+    elsewhere: Collection[str] = ()
+
+    def fault(self, problem: str, remedy: str, reason: str = INCONSISTENT) -> InvalidArgument:
+        """The error that says what is wrong with the model, as one sentence after its name."""
+        return invalid_field(self.field, self.reference, problem, remedy, reason=reason)
+
+    def json(self, name: str, *, largest_bytes: int = LARGEST_CONFIG_BYTES) -> dict[str, Any]:
+        """A JSON object. Raises InvalidArgument if it is missing, too large, or anything else."""
+        data = self.read(name, largest_bytes=largest_bytes)
+        try:
+            value = json.loads(
+                data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite
+            )
+        except UnicodeDecodeError as error:
+            raise self._unreadable(name, f"isn't UTF-8 text (byte {error.start})") from error
+        except json.JSONDecodeError as error:
+            what = f"isn't valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+            raise self._unreadable(name, what if data.strip() else "is empty") from error
+        except RecursionError as error:
+            raise self._unreadable(name, "is nested too deeply") from error
+        except ValueError as error:  # of _object, _no_constant, _finite, or a number of too many digits
+            raise self._unreadable(name, shown_text(str(error))) from error
+        if not isinstance(value, dict):
+            raise self._unreadable(name, f"holds {_kind(value)} where a JSON object belongs")
+        return value
+
+    def read(self, name: str, *, largest_bytes: int) -> bytes:
+        """A small file's bytes. Raises InvalidArgument if it can't be read, or is larger than such a file is."""
+        path = self.path / name
+        try:
+            if not path.exists():
+                raise self.fault(
+                    f"has no {name}", "give a folder in the diffusers layout, with all of its files", INCOMPLETE
+                )
+            if not path.is_file():
+                raise self._unreadable(name, "isn't a file")
+            with path.open("rb") as file:
+                data = file.read(largest_bytes + 1)
+        except OSError as error:
+            raise self._unreadable(name, f"can't be read ({error.strerror})") from error
+        if len(data) > largest_bytes:
+            raise self._unreadable(name, f"is larger than {largest_bytes >> 20} MiB")
+        return data
+
+    def _unreadable(self, name: str, problem: str) -> InvalidArgument:
+        return self.fault(
+            f"can't be used, since its {name} {problem}",
+            f"copy {name} again from where the model came from",
+            INCOMPLETE,
+        )
+
+
+def is_whole(value: object, low: int = 1, high: int = 1 << 31) -> bool:
+    """Whether it is a whole number in the range. JSON's true and 64.0 aren't."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """A value of a file as JSON writes it, not at length."""
+    return shown_text(json.dumps(value, ensure_ascii=False))
+
+
+def shown_text(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"has the key {shown(twice)} twice")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"holds {name}, which is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"holds {shown_text(text)}, which is no finite number")
+    return value
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    return "a list" if isinstance(value, list) else "a text" if isinstance(value, str) else "a number"

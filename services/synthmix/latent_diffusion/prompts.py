@@ -1,0 +1,136 @@
+"""Prompts: one for all classes, with {label} where the class is named, and what the text encoder sees of them."""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from synthmix.latent_diffusion.tokens import Tokens
+from synthmix.service_kit.errors import InvalidArgument, invalid_field
+
+LONGEST_PROMPT_CHARACTERS = 1000
+LONGEST_SHOWN = 80
+MOST_NAMED = 4
+
+
+def check_prompt(field: str, prompt: str) -> None:
+    """A prompt without {label} would ask for every class in the same words."""
+    if "{label}" not in prompt:
+        raise invalid_field(
+            field,
+            prompt,
+            "doesn't name the class",
+            "put {label} where the class belongs, such as 'a microscopy image of a {label} cell'",
+            reason="PROMPT_WITHOUT_LABEL",
+        )
+    if len(prompt) > LONGEST_PROMPT_CHARACTERS:
+        raise invalid_field(
+            field,
+            prompt,
+            f"has {len(prompt)} characters",
+            f"use at most {LONGEST_PROMPT_CHARACTERS}",
+            reason="OUT_OF_RANGE",
+        )
+
+
+def prompt_for(prompt: str, label: str) -> str:
+    """The prompt of one class."""
+    return prompt.replace("{label}", label)
+
+
+def check_tokens(
+    field: str, prompt: str, labels: Sequence[str], tokenizer: Callable[[str], Tokens], longest: int
+) -> list[str]:
+    """Checks what the text encoder gets of each class's prompt.
+
+    Args:
+        field: The prompt's.
+        labels: Of the classes, each once.
+        tokenizer: The base model's.
+        longest: Tokens that it keeps of a prompt, with the two that begin and end it.
+
+    Returns:
+        Warnings: prompts that are cut, or that hold what the tokenizer doesn't know.
+
+    Raises:
+        InvalidArgument: Two classes have the same tokens, or one has none.
+    """
+    tokens = {label: tokenizer(prompt_for(prompt, label)) for label in labels}
+    empty = tokenizer("")
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for label, found in tokens.items():
+        if found.ids == empty.ids:
+            raise invalid_field(
+                field,
+                prompt,
+                f"gives the text encoder nothing for the class {_shown(label)}: no character of it makes a token",
+                "write words into the prompt, and name the class with letters or digits",
+                reason="PROMPT_EMPTY",
+            )
+        alike.setdefault(found.ids, []).append(label)
+    for equal in alike.values():
+        if len(equal) > 1:
+            raise _same(field, prompt, equal, tokens, longest)
+    return [*_cut(tokens, longest), *_unknown(tokens)]
+
+
+def _same(field: str, prompt: str, labels: Sequence[str], tokens: dict[str, Tokens], longest: int) -> InvalidArgument:
+    """The error for classes that the text encoder can't tell apart, with the reason that it can't."""
+    first, second = labels[:2]
+    names = ", ".join(map(_shown, labels[:MOST_NAMED]))
+    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+    whole = tokens[second].whole
+    if whole != tokens[first].whole and (tokens[first].cut or tokens[second].cut):
+        reason = (
+            f"it has {len(whole)} tokens, of which the tokenizer keeps {longest}, and what tells the classes apart is "
+            "cut off"
+        )
+        remedy = "shorten the prompt, or put {label} at its beginning"
+    elif _folded(first) == _folded(second):
+        reason = (
+            "the tokenizer doesn't tell capitals from small letters, one blank from two, or composed from decomposed"
+        )
+        remedy = "rename one of the classes so that they differ in more than that"
+    elif tokens[second].unknown:
+        reason = "the tokenizer doesn't know their characters, and all that it doesn't know is one token"
+        remedy = "rename the classes with letters and digits that the base model knows, or use another base model"
+    else:
+        reason = "the tokenizer leaves out what tells them apart"
+        remedy = "rename one of the classes so that they differ in letters or digits"
+    return invalid_field(
+        field,
+        prompt,
+        f"gives the text encoder the same tokens for the classes {names}{more}: {reason}",
+        remedy,
+        reason="PROMPTS_EQUAL",
+    )
+
+
+def _cut(tokens: dict[str, Tokens], longest: int) -> list[str]:
+    cut = {label: found for label, found in tokens.items() if found.cut}
+    if not cut:
+        return []
+    label, found = max(cut.items(), key=lambda item: len(item[1].whole))
+    others = f" ({len(cut)} classes' prompts are cut)" if len(cut) > 1 else ""
+    return [
+        f"the prompt of the class {_shown(label)} has {len(found.whole)} tokens and the text encoder gets {longest}: "
+        f"{_shown(found.cut)} is cut off{others}; shorten the prompt"
+    ]
+
+
+def _unknown(tokens: dict[str, Tokens]) -> list[str]:
+    unknown = [label for label, found in tokens.items() if found.unknown]
+    if not unknown:
+        return []
+    more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+    return [
+        f"the prompt of the class {_shown(unknown[0])}{more} has characters that the base model's tokenizer doesn't "
+        "know; they are the same to it as any others that it doesn't know"
+    ]
+
+
+def _folded(label: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", label).lower().split())
+
+
+def _shown(text: str) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= LONGEST_SHOWN else shown[: LONGEST_SHOWN - 1] + "…"

@@ -1,0 +1,108 @@
+"""stack.json: how to reach the stack that runs at a home. Light, since every command line reads it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synthmix.local.home import Home, is_locked, write_private
+from synthmix.service_kit.errors import Unavailable
+from synthmix.service_kit.settings import ObjectStoreSettings
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The addresses of a running stack, each host:port on loopback, and its secrets.
+
+    Attributes:
+        home: The stack's home.
+        services: The gRPC address of each service.
+        metrics: Where /metrics is served: by each service, and by "ray-node" for all Ray workers.
+        token: The bearer token of the services.
+        object_store: Object storage, with its keys.
+        ray_address: The head of the local Ray cluster.
+        ray_auth_token: What Ray asks of its drivers.
+        pid: The process that runs the stack.
+        pids: Its children, by name.
+    """
+
+    home: Path
+    services: Mapping[str, str]
+    metrics: Mapping[str, str]
+    token: str = field(repr=False)
+    object_store: ObjectStoreSettings = field(repr=False)
+    ray_address: str
+    ray_auth_token: str = field(repr=False)
+    pid: int
+    pids: Mapping[str, int]
+
+
+def read_connection(home: Path) -> Connection:
+    """How to reach the stack that runs at a home.
+
+    Raises:
+        Unavailable: None runs there, or one that isn't ready or is stopping.
+    """
+    paths = Home(home.expanduser().absolute())
+    runs = is_locked(paths)
+    try:
+        text = paths.connection.read_text()
+    except FileNotFoundError:
+        if runs:
+            raise Unavailable(
+                f"the stack at {paths.folder} is starting or stopping; try again in a few seconds",
+                reason="STACK_NOT_READY",
+                metadata={"home": str(paths.folder)},
+            ) from None
+        raise _no_stack(paths) from None
+    if not runs:  # its process was killed or the machine went down: nothing answers at these addresses
+        raise _no_stack(paths)
+    value = json.loads(text)
+    store = value["object_store"]
+    return Connection(
+        home=paths.folder,
+        services=value["services"],
+        metrics=value["metrics"],
+        token=value["token"],
+        object_store=ObjectStoreSettings(
+            endpoint_url=store["endpoint"],
+            access_key=store["access_key"],
+            secret_key=store["secret_key"],
+            bucket=store["bucket"],
+        ),
+        ray_address=value["ray_address"],
+        ray_auth_token=value["ray_auth_token"],
+        pid=value["pid"],
+        pids=value["pids"],
+    )
+
+
+def write_connection(connection: Connection) -> None:
+    """Publishes how to reach a stack, for this user only."""
+    store = connection.object_store
+    write_private(
+        Home(connection.home).connection,
+        {
+            "services": dict(connection.services),
+            "metrics": dict(connection.metrics),
+            "token": connection.token,
+            "object_store": {
+                "endpoint": store.endpoint_url,
+                "access_key": store.access_key,
+                "secret_key": store.secret_key,
+                "bucket": store.bucket,
+            },
+            "ray_address": connection.ray_address,
+            "ray_auth_token": connection.ray_auth_token,
+            "pid": connection.pid,
+            "pids": dict(connection.pids),
+        },
+    )
+
+
+def _no_stack(home: Home) -> Unavailable:
+    return Unavailable(
+        f"no stack runs at {home.folder}; start one with `synthmix up`, or give --address",
+        reason="NO_STACK",
+        metadata={"home": str(home.folder)},
+    )

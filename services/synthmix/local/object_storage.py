@@ -1,0 +1,191 @@
+"""Object storage as a child: SeaweedFS's `weed mini`, one process that speaks S3 on loopback."""
+
+import os
+import secrets
+import shutil
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synthmix.local.home import Home, ObjectStorageKeys
+from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
+from synthmix.service_kit.errors import FailedPrecondition, Unavailable
+from synthmix.service_kit.settings import ObjectStoreSettings
+from synthmix.service_kit.storage_space import reserve_bytes
+
+NAME = "object-storage"
+BUCKET = "synthmix"
+# Volumes grow as they fill; the limit is where the next one begins. Compacting one takes as much free space as it
+# has, so that it is less than the space that is kept free.
+LARGEST_VOLUME_BYTES = 256 * 1024 * 1024
+GARBAGE_THRESHOLD = 0.05
+# weed's own worker dials the admin server here, whatever -admin.port.grpc says.
+ADMIN_GRPC_OFFSET = 10_000
+
+
+@dataclass(frozen=True)
+class ObjectStoragePorts:
+    """All of weed's ports; S3 is the one that clients use."""
+
+    s3: int
+    s3_grpc: int
+    master: int
+    master_grpc: int
+    volume: int
+    volume_grpc: int
+    filer: int
+    filer_grpc: int
+    admin: int
+
+    @property
+    def admin_grpc(self) -> int:
+        return self.admin + ADMIN_GRPC_OFFSET
+
+
+@dataclass(frozen=True)
+class ObjectStorage:
+    """An object storage to be started, on ports that are chosen."""
+
+    folder: Path
+    sockets: Path
+    ports: ObjectStoragePorts
+    keys: ObjectStorageKeys
+    signing_key: str = field(repr=False)
+
+    @property
+    def settings(self) -> ObjectStoreSettings:
+        return ObjectStoreSettings(
+            endpoint_url=f"http://{LOOPBACK}:{self.ports.s3}",
+            access_key=self.keys.access_key,
+            secret_key=self.keys.secret_key,
+            bucket=BUCKET,
+            folder=str(self.folder),
+            compaction_url=f"http://{LOOPBACK}:{self.ports.master}/vol/vacuum?garbageThreshold={GARBAGE_THRESHOLD}",
+        )
+
+    @property
+    def volume_size_mb(self) -> int:
+        return min(LARGEST_VOLUME_BYTES, reserve_bytes(self.folder) // 2) // (1024 * 1024)
+
+    @property
+    def most_volumes(self) -> int:
+        """More than the disk has room for: a full one takes no more even while most of it is deleted objects."""
+        return 3 * shutil.disk_usage(self.folder).total // (self.volume_size_mb * 1024 * 1024)
+
+    @property
+    def temporary_paths(self) -> list[Path]:
+        """Sockets that weed makes outside its folder, at fixed paths, and leaves behind when it is killed."""
+        ports = self.ports
+        by_role = {
+            "master": ports.master_grpc,
+            "volume": ports.volume_grpc,
+            "filer": ports.filer_grpc,
+            "s3": ports.s3_grpc,
+            "admin": ports.admin_grpc,
+        }
+        return [Path(f"/tmp/seaweedfs-{role}-grpc-{port}.sock") for role, port in by_role.items()]
+
+
+def plan(home: Home, keys: ObjectStorageKeys, sockets: Path, taken_ports: set[int]) -> ObjectStorage:
+    """Chooses ports. `sockets` is a folder with a short path, for weed's local sockets."""
+    ports = ObjectStoragePorts(
+        **{
+            name: free_port(taken_ports, partner_offset=ADMIN_GRPC_OFFSET if name == "admin" else 0)
+            for name in ObjectStoragePorts.__dataclass_fields__
+        }
+    )
+    return ObjectStorage(home.object_storage, sockets, ports, keys, signing_key=secrets.token_hex(16))
+
+
+def command(storage: ObjectStorage) -> list[str]:
+    """weed's command line. Raises FailedPrecondition if weed isn't installed."""
+    ports = storage.ports
+    options = {
+        "dir": storage.folder,
+        "ip": LOOPBACK,
+        "ip.bind": LOOPBACK,
+        "master.port": ports.master,
+        "master.port.grpc": ports.master_grpc,
+        "master.telemetry": "false",
+        "master.volumeSizeLimitMB": storage.volume_size_mb,
+        "volume.port": ports.volume,
+        "volume.port.grpc": ports.volume_grpc,
+        "volume.max": storage.most_volumes,
+        "volume.preStopSeconds": 0,  # nobody else would need time to look for another volume server
+        "filer.port": ports.filer,
+        "filer.port.grpc": ports.filer_grpc,
+        "filer.localSocket": storage.sockets / "filer.sock",
+        "s3.port": ports.s3,
+        "s3.port.grpc": ports.s3_grpc,
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.iam": "false",
+        "s3.localSocket": storage.sockets / "s3.sock",
+        "admin.port": ports.admin,
+        "admin.port.grpc": ports.admin_grpc,
+        "admin.ui": "false",
+        "webdav": "false",
+    }
+    return [_program(), "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in options.items())]
+
+
+def environment(storage: ObjectStorage, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The child's environment. Secrets go here: a command line is visible to every user of the machine.
+
+    The signing keys close the HTTP ports of the filer and the volume server, which are open without them.
+    """
+    ours = {name: value for name, value in inherited.items() if not name.startswith(("WEED_", "AWS_", "S3_"))}
+    return ours | {
+        "AWS_ACCESS_KEY_ID": storage.keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": storage.keys.secret_key,
+        "WEED_JWT_SIGNING_KEY": storage.signing_key,
+        "WEED_JWT_SIGNING_READ_KEY": storage.signing_key,
+        "WEED_JWT_FILER_SIGNING_KEY": storage.signing_key,
+        "WEED_JWT_FILER_SIGNING_READ_KEY": storage.signing_key,
+        "WEED_ADMIN_PASSWORD": storage.signing_key,
+    }
+
+
+def forget_ports(storage: ObjectStorage) -> None:
+    """Removes what the master wrote under an earlier port. The volumes tell it anew what there is."""
+    for folder in storage.folder.glob("m[0-9]*"):
+        shutil.rmtree(folder)
+
+
+def is_ready(storage: ObjectStorage) -> bool:
+    """Whether it serves the bucket, which is made if it isn't there.
+
+    Raises FailedPrecondition if it refuses the keys.
+    """
+    from synthmix.service_kit.object_store import ObjectStore  # not at the top: the MinIO SDK takes a while to import
+
+    if not accepts_connections(storage.ports.s3):
+        return False
+    try:
+        ObjectStore(storage.settings, attempts=1).create_bucket()
+    except Unavailable:
+        return False
+    return True
+
+
+def flush(folder: Path) -> None:
+    """Brings to the disk what a stopped weed has written; it acknowledges what the system's cache holds."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _program() -> str:
+    search_path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    program = shutil.which("weed", path=search_path)
+    if program is None:
+        raise FailedPrecondition(
+            "object storage's program `weed` isn't installed; install synthmix[local]",
+            reason="PROGRAM_MISSING",
+        )
+    return program

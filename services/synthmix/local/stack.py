@@ -1,0 +1,409 @@
+"""Starts, supervises and stops the whole stack on this machine."""
+
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from synthmix.local import object_storage, ray_node, services, sweep
+from synthmix.local.children import Child, Supervisor, stop_children, wait_until_ready
+from synthmix.local.connection import Connection, write_connection
+from synthmix.local.home import Home, lock, object_storage_keys, prepare
+from synthmix.local.machine import usable_cpus, usable_gpus
+from synthmix.service_kit.errors import Cancelled
+from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, variable_prefix
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 180.0
+SERVICE_GRACE_S = 12.0  # a service drains for 10 s
+RAY_GRACE_S = 10.0
+# weed ends in 1 s, or waits 10 s more for an admin server that nobody uses. Its clients are gone by then, and
+# it keeps what it acknowledged even if it is killed while it writes.
+OBJECT_STORAGE_GRACE_S = 3.0
+REAPER_GRACE_S = sweep.KILL_DEADLINE_S + 5.0
+# The path of a socket holds 107 characters (103 on macOS). Ours and Ray's names in it need 82.
+LONGEST_TEMPORARY_PARENT = 21
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that is decided before the first process starts: each one's environment names the others' ports."""
+
+    home: Home
+    marker: str
+    temporary: Path
+    token: str
+    storage: object_storage.ObjectStorage
+    ray: ray_node.RayNode
+    services: Sequence[services.Service]
+
+
+class Stack:
+    """A running stack. Made by start_stack."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        children: "_Children",
+        supervisor: Supervisor,
+        home: Home,
+        lock_descriptor: int,
+    ):
+        self.connection = connection
+        self._children = children
+        self._supervisor = supervisor
+        self._home = home
+        self._lock_descriptor = lock_descriptor
+        self._stopped = False
+
+    def check(self) -> None:
+        """Raises Unavailable if a child died again and again and was given up."""
+        if self._supervisor.failure is not None:
+            raise self._supervisor.failure
+
+    def wait(self, stop_requested: threading.Event) -> None:
+        """Blocks until a stop is requested. Raises Unavailable as soon as a child was given up."""
+        while not stop_requested.wait(0.2):
+            self.check()
+
+    def stop(self) -> None:
+        """Stops all: services drain, then Ray, then object storage. No process, no temporary file stays.
+
+        Raises Internal if a process can't be killed.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        self._supervisor.stop()
+        _tear_down(self._home, self._children, self._lock_descriptor)
+
+
+def start_stack(
+    home: Path,
+    *,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    say: Say = log.info,
+    stop_requested: threading.Event | None = None,
+) -> Stack:
+    """Starts object storage, Ray and the four services, on loopback, and supervises them.
+
+    Args:
+        home: What is kept between runs. Made if it doesn't exist.
+        cpus: Processors that Ray gives out; all that this process may use, if not given.
+        gpus: GPUs that Ray gives out; all that are found, if not given.
+        say: Told of progress, a line at a time.
+        stop_requested: Set it to give up.
+
+    Raises:
+        FailedPrecondition: A stack runs at that home, the home can't be used, or a program isn't installed.
+        Unavailable: A child didn't start. The message has the last lines of its log.
+        Cancelled: The start was given up.
+    """
+    paths = prepare(home)
+    lock_descriptor = lock(paths)
+    try:
+        sweep.sweep(paths)
+        plan = _plan(
+            paths,
+            usable_cpus() if cpus is None else cpus,
+            usable_gpus(os.environ, say) if gpus is None else gpus,
+        )
+    except BaseException:
+        os.close(lock_descriptor)
+        raise
+    children = None
+    try:
+        children = _children(plan)
+        _start(plan, children, say, stop_requested or threading.Event())
+        connection = _connection(plan, children)
+        supervisor = Supervisor(
+            children.all(),
+            # Ray's library aborts a driver that meets a new cluster at the old address, whatever it serves,
+            # or lets it hang. So the services, which keep nothing, begin anew with Ray.
+            dependents={children.ray: list(children.services.values())},
+            marker=plan.marker,
+            say=say,
+            restarted=lambda: write_connection(_connection(plan, children)),
+        )
+        write_connection(connection)
+        supervisor.start()
+    except BaseException:
+        _tear_down(paths, children, lock_descriptor)
+        raise
+    return Stack(connection, children, supervisor, paths, lock_descriptor)
+
+
+@contextmanager
+def local_stack(
+    home: Path, *, cpus: int | None = None, gpus: int | None = None, say: Say = log.info
+) -> Iterator[Connection]:
+    """A stack that runs for the length of a `with` block.
+
+    Raises as start_stack does, and Unavailable at the end of the block if a child was given up within it.
+    """
+    stack = start_stack(home, cpus=cpus, gpus=gpus, say=say)
+    try:
+        yield stack.connection
+        stack.check()
+    finally:
+        stack.stop()
+
+
+def run_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None) -> None:
+    """Runs a stack until SIGINT, SIGTERM or SIGHUP, and prints how to reach it. For the main thread.
+
+    Raises as start_stack does, except that a signal during the start is no error, and Unavailable if a child
+    was given up.
+    """
+    stop_requested = threading.Event()
+    with _signals_set(stop_requested):
+        began_s = time.monotonic()
+        _print(f"SynthMix starts at {home}")
+        try:
+            stack = start_stack(home, cpus=cpus, gpus=gpus, say=_say, stop_requested=stop_requested)
+        except Cancelled:
+            _say("stopped before it was ready; nothing is left running")
+            return
+        try:
+            _say(_how_to_reach(stack.connection, time.monotonic() - began_s))
+            stack.wait(stop_requested)
+        finally:
+            began_s = time.monotonic()
+            _say("stopping")
+            stack.stop()
+            _say(f"stopped in {time.monotonic() - began_s:.1f} s; all is kept at {stack.connection.home}")
+
+
+@dataclass(frozen=True)
+class _Children:
+    reaper: Child
+    storage: Child
+    ray: Child
+    services: Mapping[services.Service, Child]
+
+    def all(self) -> list[Child]:
+        return [self.reaper, self.storage, self.ray, *self.services.values()]
+
+
+def _plan(home: Home, cpus: int, gpus: int) -> _Plan:
+    taken_ports: set[int] = set()
+    marker = uuid.uuid4().hex
+    temporary = _temporary_folder(marker)
+    plan = _Plan(
+        home=home,
+        marker=marker,
+        temporary=temporary,
+        token=secrets.token_urlsafe(32),
+        storage=object_storage.plan(home, object_storage_keys(home), temporary, taken_ports),
+        # Ray opens its folder to every user of the machine, so it gets one below a folder that is ours alone.
+        ray=ray_node.plan(temporary / "r", cpus, gpus, taken_ports),
+        services=services.plan(taken_ports),
+    )
+    sweep.record_run(home, plan.marker, [temporary, *plan.storage.temporary_paths])
+    temporary.mkdir(mode=0o700)
+    return plan
+
+
+def _children(plan: _Plan) -> _Children:
+    environment = _environment(plan, os.environ)
+
+    def child(
+        name: str, command: Sequence[str], child_environment: Mapping[str, str], *, holds_pipe: bool = False
+    ) -> Child:
+        # In the home, not where the user stands: Ray's workers import from the working directory of their
+        # drivers before they look elsewhere, and a user's folder may well hold a torch.py.
+        return Child(
+            name,
+            command,
+            child_environment,
+            folder=plan.home.folder,
+            log=plan.home.logs / f"{name}.log",
+            holds_pipe=holds_pipe,
+        )
+
+    return _Children(
+        reaper=child(
+            "reaper",
+            [sys.executable, "-P", "-m", "synthmix.local.reaper", str(plan.home.folder)],
+            environment,
+            holds_pipe=True,
+        ),
+        storage=child(
+            object_storage.NAME,
+            object_storage.command(plan.storage),
+            object_storage.environment(plan.storage, environment),
+        ),
+        ray=child(ray_node.NAME, ray_node.command(plan.ray), ray_node.environment(plan.ray, environment)),
+        services={
+            service: child(service.name, services.command(service), services.environment(service, environment))
+            for service in plan.services
+        },
+    )
+
+
+def _start(plan: _Plan, children: _Children, say: Say, stop_requested: threading.Event) -> None:
+    def check_stop() -> None:
+        if stop_requested.is_set():
+            raise Cancelled("the start of the stack was interrupted; start it again", reason="START_INTERRUPTED")
+
+    def say_ready(child: Child) -> None:
+        say(f"  {child.name:<24} {time.monotonic() - child.started_s:5.1f} s")
+
+    def wait(checks: Mapping[Child, Callable[[], bool]]) -> None:
+        wait_until_ready(checks, timeout_s=START_TIMEOUT_S, say_ready=say_ready, check_stop=check_stop)
+
+    object_storage.forget_ports(plan.storage)
+    for child in (children.reaper, children.storage, children.ray):
+        child.start()
+    wait({children.storage: partial(object_storage.is_ready, plan.storage)})
+    # Ray takes longest, and a service needs it at its first operation only, so the services start meanwhile.
+    for child in children.services.values():
+        child.start()
+    wait(
+        {child: partial(services.is_ready, service) for service, child in children.services.items()}
+        | {children.ray: partial(ray_node.is_ready, plan.ray)}
+    )
+
+
+def _tear_down(home: Home, children: _Children | None, lock_descriptor: int) -> None:
+    """Stops what runs. The reaper comes last, and does what is left to do; if it can't, this process does."""
+    try:
+        if children is not None:
+            stop_children(list(children.services.values()), SERVICE_GRACE_S)
+            stop_children([children.ray], RAY_GRACE_S)
+            stop_children([children.storage], OBJECT_STORAGE_GRACE_S)
+            object_storage.flush(home.object_storage)
+            stop_children([children.reaper], REAPER_GRACE_S)
+        sweep.sweep(home)
+    finally:
+        os.close(lock_descriptor)
+
+
+def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
+    """What all children share: the settings of synthmix.service_kit.settings, Ray's, and the marker."""
+    environment = {
+        name: value
+        for name, value in inherited.items()
+        if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
+    }
+    store = plan.storage.settings
+    environment |= {
+        sweep.MARKER_VARIABLE: plan.marker,
+        "SYNTHMIX_OBJECT_STORE_ENDPOINT": store.endpoint_url,
+        "SYNTHMIX_OBJECT_STORE_ACCESS_KEY": store.access_key,
+        "SYNTHMIX_OBJECT_STORE_SECRET_KEY": store.secret_key,
+        "SYNTHMIX_OBJECT_STORE_BUCKET": store.bucket,
+        "SYNTHMIX_OBJECT_STORE_FOLDER": store.folder,
+        "SYNTHMIX_OBJECT_STORE_COMPACTION_URL": store.compaction_url,
+        "SYNTHMIX_RAY_ADDRESS": plan.ray.address,
+        "SYNTHMIX_TOKEN": plan.token,
+        "SYNTHMIX_CACHE_DIR": str(plan.home.cache),
+        "SYNTHMIX_INCIDENTS_DIR": str(plan.home.incidents),
+        # Who may call is this machine's user, who may read what the services may.
+        "SYNTHMIX_BASE_MODEL_FOLDERS": inherited.get("SYNTHMIX_BASE_MODEL_FOLDERS", "/"),
+        "PYTHONPATH": _python_path(inherited),
+        "PYTHONUNBUFFERED": "1",  # so that logs are whole when a child is killed
+        **ray_node.driver_environment(plan.ray),
+    }
+    for service in plan.services:
+        environment[f"{variable_prefix(service.name)}_ADDRESS"] = service.address
+    gpus_per_task = "1" if plan.ray.gpus else "0"
+    for name, cpus_per_task in (
+        (ADAPTER_TRAINING, min(2, plan.ray.cpus)),
+        (IMAGE_SYNTHESIS, 1),
+        (CLASSIFIER_EVALUATION, 1),
+    ):
+        prefix = variable_prefix(name)
+        environment.setdefault(f"{prefix}_CPUS", str(cpus_per_task))  # a user's own setting stays
+        environment.setdefault(f"{prefix}_GPUS", gpus_per_task)
+    if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy") for name in inherited):
+        for name in ("no_proxy", "NO_PROXY"):  # gRPC asks the proxy for loopback too, unless told not to
+            environment[name] = ",".join(filter(None, [inherited.get(name), "127.0.0.1", "localhost"]))
+    return environment
+
+
+def _python_path(inherited: Mapping[str, str]) -> str:
+    """PYTHONPATH for a child in another folder: absolute, and with the place that this package came from."""
+    packages = Path(__file__).resolve().parents[2]
+    entries = [str(Path(entry).absolute()) for entry in inherited.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.pathsep.join(dict.fromkeys([*entries, str(packages)]))
+
+
+def _temporary_folder(marker: str) -> Path:
+    parent = tempfile.gettempdir()
+    return Path(parent if len(parent) <= LONGEST_TEMPORARY_PARENT else "/tmp") / f"smx{marker[:12]}"
+
+
+def _connection(plan: _Plan, children: _Children) -> Connection:
+    metrics = {service.name: service.metrics_address for service in plan.services}
+    return Connection(
+        home=plan.home.folder,
+        services={service.name: service.address for service in plan.services},
+        metrics=metrics | {ray_node.NAME: plan.ray.metrics_address},
+        token=plan.token,
+        object_store=plan.storage.settings,
+        ray_address=plan.ray.address,
+        ray_auth_token=plan.ray.auth_token,
+        pid=os.getpid(),
+        pids={child.name: child.pid for child in children.all()},
+    )
+
+
+def _how_to_reach(connection: Connection, seconds: float) -> str:
+    lines = [f"ready in {seconds:.1f} s", ""]
+    lines += [f"  {name:<24} {address}" for name, address in connection.services.items()]
+    lines += [
+        f"  {'object storage':<24} {connection.object_store.endpoint_url}",
+        f"  {'Ray':<24} {connection.ray_address}",
+        f"  {'token and keys':<24} {connection.home / 'stack.json'}",
+        f"  {'logs':<24} {connection.home / 'logs'}",
+        "",
+        f"use it from another terminal: synthmix --home {connection.home} studies list",
+        "Ctrl-C stops it; everything is kept",
+    ]
+    return "\n".join(lines)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say(line: str) -> None:
+    """Prints what nobody may read any more: a pipe whose reader left, or a full disk, doesn't stop the stack."""
+    with suppress(OSError):
+        _print(line)
+
+
+@contextmanager
+def _signals_set(event: threading.Event) -> Iterator[None]:
+    """Within the block, SIGINT, SIGTERM and SIGHUP set the event. One that is ignored stays so (nohup)."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        event.set()
+
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,195 @@
+"""Artifacts: payload objects first, then the manifest. No manifest, no artifact.
+
+{collection}/{id}/{payload}      any number of them
+{collection}/{id}/manifest.json  what they are, from which inputs, by which recipe
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from synthmix.service_kit.digests import sha256_of, sha256_of_file
+from synthmix.service_kit.errors import DataLoss, NotFound
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.settings import cache_folder
+
+MANIFEST = "manifest.json"
+SOFTWARE = ("synthmix", "torch", "diffusers", "peft", "timm", "ray", "numpy", "pillow", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Payload:
+    """An object of an artifact: its name below the artifact's prefix, sha256 in hexadecimal, and size."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is.
+
+    Attributes:
+        name: The artifact's resource name.
+        inputs: The digest of each artifact or model that it was made from, by role.
+        request: The canonical request: defaults filled in, inputs replaced by digests.
+        recipe_version: Version of the code whose change changes the payloads.
+        payloads: The payload objects.
+        summary: Small results, for listings.
+        seconds: Wall time of the work.
+        gpu_seconds: GPUs times seconds; 0 on a CPU.
+        create_time: RFC 3339, UTC.
+        software: Versions of the packages that made it.
+    """
+
+    name: ArtifactName
+    inputs: dict[str, str]
+    request: dict[str, Any]
+    recipe_version: int
+    payloads: tuple[Payload, ...]
+    summary: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    create_time: str = field(
+        default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    )
+    software: dict[str, str] = field(default_factory=lambda: software_versions())
+
+    def payload(self, name: str) -> Payload:
+        """Raises NotFound."""
+        for payload in self.payloads:
+            if payload.name == name:
+                return payload
+        raise NotFound(
+            f"{self.name} has no payload {name!r}; it has {', '.join(item.name for item in self.payloads)}",
+            reason="PAYLOAD_NOT_FOUND",
+        )
+
+
+def write_payload(store: ObjectStore, artifact: ArtifactName, name: str, data: bytes | Path) -> Payload:
+    """Writes one payload object and returns its entry for the manifest."""
+    key = f"{artifact}/{name}"
+    if isinstance(data, Path):
+        store.put_file(key, data)
+        return Payload(name, sha256_of_file(data), data.stat().st_size)
+    store.put_bytes(key, data)
+    return Payload(name, sha256_of([data]), len(data))
+
+
+def write_manifest(store: ObjectStore, manifest: Manifest) -> None:
+    """Makes the artifact exist. Every payload must have been written."""
+    value = asdict(manifest)
+    value["name"] = str(manifest.name)
+    value["kind"] = manifest.name.collection
+    store.put_json(f"{manifest.name}/{MANIFEST}", value)
+
+
+def find_manifest(store: ObjectStore, artifact: ArtifactName) -> Manifest | None:
+    value = store.find_json(f"{artifact}/{MANIFEST}")
+    if value is None:
+        return None
+    value.pop("kind")
+    value["name"] = artifact
+    value["payloads"] = tuple(Payload(**item) for item in value["payloads"])
+    return Manifest(**value)
+
+
+def read_manifest(store: ObjectStore, artifact: ArtifactName) -> Manifest:
+    """Raises NotFound."""
+    manifest = find_manifest(store, artifact)
+    if manifest is None:
+        raise NotFound(
+            f"{artifact} doesn't exist; `synthmix {artifact.collection} list` shows what does",
+            reason="ARTIFACT_NOT_FOUND",
+            metadata={"artifact": str(artifact)},
+        )
+    return manifest
+
+
+def list_artifacts(store: ObjectStore, collection: str) -> list[ArtifactName]:
+    """Every artifact of a collection that has a manifest, in the order of ids."""
+    return list(times_of_artifacts(store, collection))
+
+
+def times_of_artifacts(store: ObjectStore, collection: str) -> dict[ArtifactName, str]:
+    """When each artifact of a collection that has a manifest was made, RFC 3339 in UTC.
+
+    The time is the manifest object's, which the listing tells: no manifest is read.
+    """
+    suffix = f"/{MANIFEST}"
+    return {
+        ArtifactName(collection, item.key.split("/")[1]): item.modify_time
+        for item in store.list(f"{collection}/")
+        if item.key.endswith(suffix) and item.key.count("/") == 2
+    }
+
+
+def read_payload(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
+    """The payload's bytes, checked against the manifest. Raises DataLoss, NotFound."""
+    payload = manifest.payload(name)
+    data = store.get_bytes(f"{manifest.name}/{name}")
+    if sha256_of([data]) != payload.sha256:
+        raise _data_loss(manifest.name, name)
+    return data
+
+
+def stream_payload(store: ObjectStore, manifest: Manifest, name: str) -> Iterator[bytes]:
+    """Yields chunks of at most 1 MiB. Raises DataLoss after the last one if they aren't what was written."""
+    payload = manifest.payload(name)
+
+    def checked() -> Iterator[bytes]:
+        state = hashlib.sha256()
+        for chunk in store.stream(f"{manifest.name}/{name}"):
+            state.update(chunk)
+            yield chunk
+        if state.hexdigest() != payload.sha256:
+            raise _data_loss(manifest.name, name)
+
+    return checked()
+
+
+def fetch_payload(store: ObjectStore, manifest: Manifest, name: str) -> Path:
+    """A local file with the payload, from this node's cache or downloaded and checked. Raises DataLoss, NotFound."""
+    payload = manifest.payload(name)
+    path = cache_folder() / "payloads" / payload.sha256
+    if path.exists() and path.stat().st_size == payload.size_bytes:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.fetched")
+    store.get_file(f"{manifest.name}/{name}", partial)
+    try:
+        if sha256_of_file(partial) != payload.sha256:
+            raise _data_loss(manifest.name, name)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what shapes results, of the packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for package in SOFTWARE:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _data_loss(artifact: ArtifactName, name: str) -> DataLoss:
+    return DataLoss(
+        f"{artifact}/{name} in object storage isn't what was written (sha256 differs); "
+        f"delete {artifact} and make it again",
+        reason="PAYLOAD_CORRUPT",
+        metadata={"artifact": str(artifact)},
+    )

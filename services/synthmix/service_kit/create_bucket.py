@@ -1,0 +1,24 @@
+"""Makes the bucket that the settings name, unless it is there: `python -m synthmix.service_kit.create_bucket`.
+
+A cluster runs it once, as a Job; the local stack makes its bucket itself.
+"""
+
+import logging
+
+from synthmix.service_kit.errors import SynthMixError
+from synthmix.service_kit.object_store import ObjectStore, once_started
+from synthmix.service_kit.settings import object_store_settings
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        settings = object_store_settings()
+        once_started(ObjectStore(settings).create_bucket)
+    except SynthMixError as error:
+        raise SystemExit(error.message) from None
+    logging.info("bucket %s is there at %s", settings.bucket, settings.endpoint_url)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What the three services that make artifacts share: one kind of resource, made by one kind of operation."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.longrunning import operations_pb2
+from google.protobuf.message import Message
+
+from synthmix.api.artifacts.v1 import artifacts_pb2
+from synthmix.service_kit import pages
+from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, times_of_artifacts
+from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.object_store import ObjectStore, once_started
+from synthmix.service_kit.operation_records import finished_operation
+from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.ray_connection import RayConnection
+from synthmix.service_kit.resource_names import ArtifactName, OperationName
+from synthmix.service_kit.server import Servicer, serve
+from synthmix.service_kit.settings import object_store_settings, ray_address, server_settings
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A request that was found valid: its canonical form, and what it would do.
+
+    Attributes:
+        request: The canonical request: every default filled in, every input replaced by its digest.
+        names: Where to find the inputs: resource names, a base model's reference. Not part of the id.
+        plan: What validate_only answers.
+    """
+
+    request: dict[str, Any]
+    names: dict[str, Any]
+    plan: Message
+
+    @property
+    def id(self) -> str:
+        return digest_of(self.request)
+
+
+class ArtifactCollection:
+    """Create, Get and List of artifacts that operations make.
+
+    Args:
+        collection: Such as adapters.
+        resource: Builds the resource's message from its manifest.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        operations: Operations,
+        collection: str,
+        resource: Callable[[Manifest], Message],
+    ):
+        self._store = store
+        self._operations = operations
+        self._collection = collection
+        self._resource = resource
+
+    async def create(self, planned: Planned, *, validate_only: bool) -> operations_pb2.Operation:
+        """The operation that makes what was planned, or that made it."""
+        if validate_only:
+            return finished_operation(planned.plan)
+        target = ArtifactName(self._collection, planned.id)
+        manifest = await asyncio.to_thread(find_manifest, self._store, target)
+        if manifest is not None:
+            name = OperationName(self._operations.service, planned.id)
+            return finished_operation(self._resource(manifest), str(name), str(target))
+        return await self._operations.start(
+            planned.id, self._collection, str(target), {"request": planned.request, "names": planned.names}
+        )
+
+    async def get(self, name: str) -> Any:
+        """Raises InvalidArgument, NotFound."""
+        target = ArtifactName.parse(name, field="name", collection=self._collection)
+        return self._resource(await asyncio.to_thread(read_manifest, self._store, target))
+
+    async def list(self, page_size: int, page_token: str) -> tuple[list[Any], str]:
+        """One page of resources, and the next page's token."""
+
+        def read() -> tuple[list[Any], str]:
+            times = times_of_artifacts(self._store, self._collection)
+            names, token = pages.newest_first(times, page_size, page_token)
+            return [self._resource(read_manifest(self._store, name)) for name in names], token
+
+        return await asyncio.to_thread(read)
+
+
+def payload_messages(store: ObjectStore, manifest: Manifest) -> list[artifacts_pb2.Payload]:
+    """An artifact's payloads, as the API says them."""
+    return [
+        artifacts_pb2.Payload(
+            name=item.name,
+            sha256=item.sha256,
+            size_bytes=item.size_bytes,
+            uri=f"s3://{store.settings.bucket}/{manifest.name}/{item.name}",
+        )
+        for item in manifest.payloads
+    ]
+
+
+async def serve_artifacts(
+    service: str,
+    collection: str,
+    coordinator: str,
+    message: Callable[[ObjectStore, Manifest], Message],
+    servicer: Callable[[ObjectStore, ArtifactCollection], Servicer],
+) -> None:
+    """Serves a service that makes one kind of artifact, until SIGTERM.
+
+    Args:
+        collection: Such as adapters.
+        coordinator: The function that coordinates an operation, as "module:name".
+        message: The resource that a manifest describes.
+        servicer: The service's own methods.
+    """
+    store = ObjectStore(object_store_settings())
+    await asyncio.to_thread(once_started, store.check)
+
+    def resource(name: str, request: dict[str, Any]) -> Message:
+        return message(store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection)))
+
+    operations = Operations(service, store, RayConnection(ray_address()), {collection: coordinator}, resource)
+    artifacts = ArtifactCollection(store, operations, collection, lambda manifest: message(store, manifest))
+    await serve(
+        service,
+        server_settings(),
+        [servicer(store, artifacts), Servicer(operations, operations.add, operations.full_name)],
+        [operations.keep_going],
+    )

@@ -1,0 +1,137 @@
+"""Resource names (AIP-122). They are parsed here and nowhere else."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from synthmix.service_kit.errors import invalid_field
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SERVICE = re.compile(r"[a-z][a-z-]{0,62}")
+_DISPLAY_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+DATASETS = "datasets"
+SPLITS = "splits"
+ADAPTERS = "adapters"
+IMAGE_SETS = "image-sets"
+CELLS = "cells"
+EVALUATIONS = "evaluations"
+STUDIES = "studies"
+COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, CELLS, EVALUATIONS, STUDIES)
+PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, order=True)
+class ArtifactName:
+    """`{collection}/{id}`: also the artifact's prefix in object storage."""
+
+    collection: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.collection}/{self.id}"
+
+    @classmethod
+    def parse(cls, text: str, *, field: str, collection: str | None = None) -> Self:
+        """Raises InvalidArgument naming the field."""
+        found, _, artifact_id = text.partition("/")
+        allowed = (collection,) if collection else COLLECTIONS
+        if found not in allowed or not _ID.fullmatch(artifact_id):
+            raise invalid_field(
+                field,
+                text,
+                "is not a resource name",
+                f"use {' or '.join(allowed)}/ followed by 32 hexadecimal digits",
+                reason="INVALID_RESOURCE_NAME",
+            )
+        return cls(found, artifact_id)
+
+
+@dataclass(frozen=True)
+class PartName:
+    """`splits/{id}/parts/{train|validation|test}`"""
+
+    split: ArtifactName
+    part: str
+
+    def __str__(self) -> str:
+        return f"{self.split}/parts/{self.part}"
+
+    @classmethod
+    def parse(cls, text: str, *, field: str) -> Self:
+        split, _, part = text.partition("/parts/")
+        if part not in PARTS:
+            raise invalid_field(
+                field,
+                text,
+                "is not a part of a split",
+                f"use splits/{{id}}/parts/ followed by one of {', '.join(PARTS)}",
+                reason="INVALID_RESOURCE_NAME",
+            )
+        return cls(ArtifactName.parse(split, field=field, collection=SPLITS), part)
+
+
+@dataclass(frozen=True)
+class UploadName:
+    """`uploads/{sha256}`"""
+
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"uploads/{self.sha256}"
+
+    @classmethod
+    def parse(cls, text: str, *, field: str) -> Self:
+        collection, _, sha256 = text.partition("/")
+        if collection != "uploads" or not _SHA256.fullmatch(sha256):
+            raise invalid_field(
+                field,
+                text,
+                "is not an upload",
+                "upload the file first and use the name that UploadFile returns",
+                reason="INVALID_RESOURCE_NAME",
+            )
+        return cls(sha256)
+
+
+@dataclass(frozen=True)
+class OperationName:
+    """`operations/{service}/{id}`: also the operation's prefix in object storage, and its actor's name."""
+
+    service: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"operations/{self.service}/{self.id}"
+
+    @classmethod
+    def parse(cls, text: str, *, field: str = "name") -> Self:
+        head, _, rest = text.partition("/")
+        service, _, operation_id = rest.partition("/")
+        if head != "operations" or not _SERVICE.fullmatch(service) or not _ID.fullmatch(operation_id):
+            raise invalid_field(
+                field,
+                text,
+                "is not an operation",
+                "use operations/{service}/ followed by 32 hexadecimal digits; `synthmix operations list` shows them",
+                reason="INVALID_RESOURCE_NAME",
+            )
+        return cls(service, operation_id)
+
+
+def is_id(text: str) -> bool:
+    """Whether it is an artifact's id, rather than a name that a person gave."""
+    return _ID.fullmatch(text) is not None
+
+
+def check_display_name(field: str, value: str) -> None:
+    """Raises InvalidArgument unless value can be both a name a person types and a part of an object's key."""
+    if not _DISPLAY_NAME.fullmatch(value) or _ID.fullmatch(value):
+        raise invalid_field(
+            field,
+            value,
+            "is not a valid name",
+            "use 1 to 63 lower-case letters, digits and hyphens, such as six-phenotypes",
+            reason="INVALID_NAME",
+        )

@@ -1,0 +1,198 @@
+"""Settings, read once from the environment. The same variables configure a laptop's children and a cluster's pods."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synthmix.service_kit.errors import FailedPrecondition
+
+ADAPTER_TRAINING = "adapter-training"
+IMAGE_SYNTHESIS = "image-synthesis"
+CLASSIFIER_EVALUATION = "classifier-evaluation"
+STUDY_CONTROL = "study-control"
+SERVICES = (ADAPTER_TRAINING, IMAGE_SYNTHESIS, CLASSIFIER_EVALUATION, STUDY_CONTROL)
+
+
+@dataclass(frozen=True)
+class ObjectStoreSettings:
+    """Where object storage is.
+
+    Attributes:
+        endpoint_url: With the scheme: http://host:port or https://host.
+        region: Requests are signed for it, and of AWS it is part of the host's name.
+        folder: Where the server keeps its objects, if it is one of this machine; "" if that isn't known.
+        compaction_url: A GET of it gives back the room of deleted objects, if the server has such a thing, or "".
+    """
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    bucket: str
+    region: str = "us-east-1"
+    folder: str = ""
+    compaction_url: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What one Ray task of a service is given."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class KubernetesSettings:
+    """What the Kubernetes API is used for: nothing, as on a single machine, where a field is empty.
+
+    Attributes:
+        namespace: SynthMix's own.
+        audience: Callers may show tokens of the cluster that are meant for this audience.
+        role_prefix: The ClusterRoles for callers are {role_prefix}-viewer and {role_prefix}-editor.
+        lease: The Lease that lets one replica of study control reconcile.
+        identity: Who holds the Lease: this pod's name.
+        ray_cluster: The RayCluster whose worker groups `synthmix scale` changes.
+        worker_deployment_prefix: Instead of a RayCluster, workers are the Deployments {prefix}-{service}.
+    """
+
+    namespace: str = ""
+    audience: str = ""
+    role_prefix: str = "synthmix"
+    lease: str = ""
+    identity: str = ""
+    ray_cluster: str = ""
+    worker_deployment_prefix: str = ""
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where a front end listens (host:port), and how it knows its callers.
+
+    Attributes:
+        token: The bearer token that the services show to one another, and that any caller may show.
+    """
+
+    listen: str
+    metrics_listen: str
+    token: str = field(repr=False)
+    kubernetes: KubernetesSettings = KubernetesSettings()
+
+
+def object_store_settings(environment: Mapping[str, str] = os.environ) -> ObjectStoreSettings:
+    return ObjectStoreSettings(
+        endpoint_url=required(environment, "SYNTHMIX_OBJECT_STORE_ENDPOINT"),
+        access_key=required(environment, "SYNTHMIX_OBJECT_STORE_ACCESS_KEY"),
+        secret_key=required(environment, "SYNTHMIX_OBJECT_STORE_SECRET_KEY"),
+        bucket=environment.get("SYNTHMIX_OBJECT_STORE_BUCKET", "synthmix"),
+        region=environment.get("SYNTHMIX_OBJECT_STORE_REGION") or ObjectStoreSettings.region,
+        folder=environment.get("SYNTHMIX_OBJECT_STORE_FOLDER", ""),
+        compaction_url=environment.get("SYNTHMIX_OBJECT_STORE_COMPACTION_URL", ""),
+    )
+
+
+def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
+    return ServerSettings(
+        listen=environment.get("SYNTHMIX_LISTEN", "0.0.0.0:50051"),
+        metrics_listen=environment.get("SYNTHMIX_METRICS_LISTEN", "0.0.0.0:9090"),
+        token=required(environment, "SYNTHMIX_TOKEN"),
+        kubernetes=kubernetes_settings(environment),
+    )
+
+
+def kubernetes_settings(environment: Mapping[str, str] = os.environ) -> KubernetesSettings:
+    """Raises FailedPrecondition for settings that contradict one another."""
+    audience = environment.get("SYNTHMIX_KUBERNETES_AUDIENCE", "")
+    lease = environment.get("SYNTHMIX_LEASE", "")
+    ray_cluster = environment.get("SYNTHMIX_RAY_CLUSTER", "")
+    worker_deployment_prefix = environment.get("SYNTHMIX_WORKER_DEPLOYMENT_PREFIX", "")
+    if ray_cluster and worker_deployment_prefix:
+        raise FailedPrecondition(
+            f"SYNTHMIX_RAY_CLUSTER is {ray_cluster!r} and SYNTHMIX_WORKER_DEPLOYMENT_PREFIX is "
+            f"{worker_deployment_prefix!r}; set the one that the workers are",
+            reason="SETTING_INVALID",
+        )
+    if not (audience or lease or ray_cluster or worker_deployment_prefix):
+        return KubernetesSettings()
+    return KubernetesSettings(
+        namespace=required(environment, "SYNTHMIX_NAMESPACE"),
+        audience=audience,
+        role_prefix=environment.get("SYNTHMIX_ROLE_PREFIX") or KubernetesSettings.role_prefix,
+        lease=lease,
+        identity=environment.get("SYNTHMIX_POD_NAME") or socket.gethostname(),
+        ray_cluster=ray_cluster,
+        worker_deployment_prefix=worker_deployment_prefix,
+    )
+
+
+def worker_settings(service: str, environment: Mapping[str, str] = os.environ) -> WorkerSettings:
+    prefix = variable_prefix(service)
+    return WorkerSettings(
+        cpus=_number(environment, f"{prefix}_CPUS", 1.0), gpus=_number(environment, f"{prefix}_GPUS", 0.0)
+    )
+
+
+def service_address(service: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The gRPC target of a service, as host:port or any target that gRPC resolves."""
+    return required(environment, f"{variable_prefix(service)}_ADDRESS")
+
+
+def ray_address(environment: Mapping[str, str] = os.environ) -> str:
+    """host:port of a Ray head on this machine, or ray://host:port of a Ray Client server."""
+    return required(environment, "SYNTHMIX_RAY_ADDRESS")
+
+
+def workers_are_here(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether all workers are on this machine: Ray's address is a loopback one."""
+    return environment.get("SYNTHMIX_RAY_ADDRESS", "").startswith(("127.0.0.1:", "localhost:"))
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where this node keeps verified copies of payloads. May be emptied at any time."""
+    return Path(environment.get("SYNTHMIX_CACHE_DIR") or Path(tempfile.gettempdir()) / "synthmix-cache")
+
+
+def base_model_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """The folders below which a request may name base models, with links resolved; none unless the operator says so."""
+    variable = "SYNTHMIX_BASE_MODEL_FOLDERS"
+    folders = [Path(text) for text in environment.get(variable, "").split(os.pathsep) if text]
+    for folder in folders:
+        if not folder.is_absolute():
+            raise FailedPrecondition(
+                f"environment variable {variable} names {str(folder)!r}; use absolute paths, with {os.pathsep!r} "
+                "between them",
+                reason="SETTING_INVALID",
+            )
+    return [folder.resolve() for folder in folders]
+
+
+def variable_prefix(service: str) -> str:
+    return "SYNTHMIX_" + service.upper().replace("-", "_")
+
+
+def required(environment: Mapping[str, str], variable: str) -> str:
+    value = environment.get(variable, "")
+    if not value:
+        raise FailedPrecondition(
+            f"environment variable {variable} is not set; set it, or start everything with `synthmix up`",
+            reason="SETTING_MISSING",
+        )
+    return value
+
+
+def _number(environment: Mapping[str, str], variable: str, default: float) -> float:
+    text = environment.get(variable, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise FailedPrecondition(
+            f"environment variable {variable} is {text!r}; set it to a number of 0 or more",
+            reason="SETTING_INVALID",
+        )
+    return value

@@ -1,0 +1,3 @@
+from synthmix.study_control.front_end import main
+
+main()

@@ -1,0 +1,81 @@
+"""Operations of every service at one address: what gRPC's method says, all that an ingress routes by, is the same."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf import empty_pb2
+
+from synthmix.client.transport import error_of, open_async_channel
+from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.server import Servicer
+
+# Above the service's own longest wait, for a caller that sets no deadline.
+LONGEST_CALL_SECONDS = 660.0
+
+
+class AllOperations(operations_pb2_grpc.OperationsServicer):
+    """Answers for study control's own operations, and asks the other services about theirs.
+
+    Args:
+        own: Study control's.
+        addresses: Of each other service, host:port.
+        token: The services' own.
+    """
+
+    def __init__(self, own: Operations, addresses: Mapping[str, str], token: str):
+        self._own = own
+        self._addresses = dict(addresses)
+        self._token = token
+        # Made when first needed: an asyncio channel belongs to the loop that runs.
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def GetOperation(
+        self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
+        return await self._answer("GetOperation", request, context, OperationName.parse(request.name).service)
+
+    async def ListOperations(
+        self, request: operations_pb2.ListOperationsRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.ListOperationsResponse:
+        """Those of the service that `name`, operations/{service}, says; study control's if it says none."""
+        return await self._answer("ListOperations", request, context, request.name.removeprefix("operations/"))
+
+    async def CancelOperation(
+        self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext
+    ) -> empty_pb2.Empty:
+        await self._answer("CancelOperation", request, context, OperationName.parse(request.name).service)
+        return empty_pb2.Empty()
+
+    async def WaitOperation(
+        self, request: operations_pb2.WaitOperationRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
+        return await self._answer("WaitOperation", request, context, OperationName.parse(request.name).service)
+
+    async def DeleteOperation(
+        self, request: operations_pb2.DeleteOperationRequest, context: grpc.aio.ServicerContext
+    ) -> empty_pb2.Empty:
+        await self._answer("DeleteOperation", request, context, OperationName.parse(request.name).service)
+        return empty_pb2.Empty()
+
+    async def _answer(self, method: str, request: Any, context: grpc.aio.ServicerContext, service: str) -> Any:
+        if service not in self._addresses:
+            return await getattr(self._own, method)(request, context)
+        address = self._addresses[service]
+        if service not in self._channels:
+            self._channels[service] = open_async_channel(address)
+        call = getattr(operations_pb2_grpc.OperationsStub(self._channels[service]), method)
+        try:
+            return await call(
+                request,
+                timeout=min(context.time_remaining() or LONGEST_CALL_SECONDS, LONGEST_CALL_SECONDS),
+                metadata=(("authorization", f"Bearer {self._token}"),),
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, service, address) from None
+
+    @property
+    def servicer(self) -> Servicer:
+        return Servicer(self, self._own.add, Operations.full_name)

@@ -1,0 +1,297 @@
+"""What requests about datasets and splits mean, and their resources as messages."""
+
+from typing import Any
+
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.pixel_rules import MOST_CHANNELS, PixelRule
+from synthmix.image_data.sources.folder_layout import doubtful_layout
+from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
+from synthmix.image_data.sources.source_account import (
+    MOST_EXAMPLES,
+    MOST_ROWS,
+    REASONS,
+    LeftOut,
+    from_json,
+    merged,
+    to_json,
+    vanished,
+)
+from synthmix.image_data.sources.user_text import normalised
+from synthmix.service_kit.artifacts import Manifest, read_manifest
+from synthmix.service_kit.errors import (
+    AlreadyExists,
+    NotFound,
+    check_choice,
+    check_range,
+    did_you_mean,
+    invalid_field,
+    missing_field,
+)
+from synthmix.service_kit.front_end import payload_messages
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import DATASETS, PARTS, SPLITS, ArtifactName, UploadName, check_display_name
+from synthmix.study_control import split as splitting
+from synthmix.study_control.image_import import importer, white_levels
+from synthmix.study_control.image_import.groups import check_rule
+
+
+def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]:
+    """The canonical request of an import. Raises InvalidArgument."""
+    dataset = request.dataset
+    check_display_name("dataset.display_name", dataset.display_name)
+    rule = dataset.group_rule.WhichOneof("rule")
+    if rule is None:
+        raise missing_field(
+            "dataset.group_rule",
+            "say how images belong together: a pattern, a column, or none if each image is independent",
+        )
+    check_rule(dataset.group_rule)
+    columns = {
+        field: column.strip()
+        for field, column, default in (
+            ("label_column", request.label_column, LABEL_COLUMN),
+            ("path_column", request.path_column, PATH_COLUMN),
+        )
+        if column.strip() not in ("", default)
+    }
+    return (
+        columns
+        | {
+            "upload": UploadName.parse(request.upload, field="upload").sha256,
+            "display_name": dataset.display_name,
+            "group_rule": {rule: getattr(dataset.group_rule, rule)},
+            "classes": sorted(normalised(label) for label in dataset.classes),
+            "simulated": dataset.simulated,
+            "recipe_version": importer.RECIPE_VERSION,
+            "white_level_rule": white_levels.RULE_VERSION,
+        }
+        | _pixels_request(dataset.pixels)
+    )
+
+
+def _pixels_request(rule: datasets_pb2.PixelRule) -> dict[str, Any]:
+    """What the request says of pixels, without what it leaves to the default. Raises InvalidArgument."""
+    field = "dataset.pixels.channels"
+    channels = list(rule.channels)
+    if len(channels) > 3 or len(set(channels)) != len(channels):
+        raise invalid_field(
+            field, channels, "is not one to three different channels", "give one for grey, or up to three for colours"
+        )
+    for position, channel in enumerate(channels):
+        check_range(f"{field}[{position}]", channel, 1, MOST_CHANNELS)
+    check_range("dataset.pixels.plane", rule.plane, 0, 2**31 - 1)
+    check_range(white_levels.FIELD, rule.white_level, 0, 65535)
+    chosen = PixelRule(tuple(channels), rule.plane).to_json() | (
+        {"white_level": rule.white_level} if rule.white_level else {}
+    )
+    return {"pixels": chosen} if chosen else {}
+
+
+def left_out_of(request: datasets_pb2.CreateDatasetRequest) -> list[dict[str, Any]]:
+    """What the caller says that it left out, as JSON. Raises InvalidArgument if it is more than a caller may say."""
+    if len(request.left_out) > MOST_ROWS:
+        raise invalid_field(
+            "left_out", f"{len(request.left_out):,} entries", f"are more than {MOST_ROWS}", "add small ones together"
+        )
+    for position, row in enumerate(request.left_out):
+        field = f"left_out[{position}]"
+        check_choice(f"{field}.reason", row.reason, REASONS)
+        if row.count < 0:
+            raise invalid_field(f"{field}.count", row.count, "is negative", "use 0 or more", reason="OUT_OF_RANGE")
+        if len(row.examples) > MOST_EXAMPLES:
+            raise invalid_field(
+                f"{field}.examples", len(row.examples), f"are more than {MOST_EXAMPLES} examples", "leave some out"
+            )
+    rows = (LeftOut(row.folder, row.reason, row.count, tuple(row.examples)) for row in request.left_out)
+    return to_json(merged(rows))
+
+
+def with_left_out(account: dict[str, Any], left_out: list[dict[str, Any]]) -> dict[str, Any]:
+    """An import's account with what the caller had left out of the upload."""
+    return account | {"left_out": to_json(merged([*from_json(account["left_out"]), *from_json(left_out)]))}
+
+
+def write_account(store: ObjectStore, operation_id: str, account: dict[str, Any]) -> None:
+    """Keeps what an import found, for when the same is asked again."""
+    store.put_json(f"dataset-accounts/{operation_id}.json", account)
+
+
+def find_account(store: ObjectStore, operation_id: str) -> dict[str, Any] | None:
+    return store.find_json(f"dataset-accounts/{operation_id}.json")
+
+
+def write_left_out(store: ObjectStore, operation_id: str, left_out: list[dict[str, Any]]) -> None:
+    """Keeps what the latest caller of an import had left out: the import may be running for an earlier one."""
+    store.put_json(f"dataset-accounts/{operation_id}.left-out.json", {"left_out": left_out})
+
+
+def find_left_out(store: ObjectStore, operation_id: str) -> list[dict[str, Any]]:
+    found = store.find_json(f"dataset-accounts/{operation_id}.left-out.json")
+    return list(found["left_out"]) if found else []
+
+
+def check_layout(account: dict[str, Any], *, accept_layout: bool) -> None:
+    """Raises InvalidArgument if an import that is done was accepted in spite of its layout, and this one isn't."""
+    if account["layout_doubt"] and not accept_layout:
+        raise doubtful_layout("upload", account["layout_doubt"])
+
+
+def group_rule(value: dict[str, Any]) -> datasets_pb2.GroupRule:
+    return datasets_pb2.GroupRule(**value)
+
+
+def claim_name(
+    store: ObjectStore,
+    display_name: str,
+    dataset: ArtifactName,
+    *,
+    account: dict[str, Any] | None,
+    replace: bool,
+) -> None:
+    """Makes a display name mean a dataset, with the account of the import under this name.
+
+    Raises AlreadyExists if it means another one and may not be replaced.
+    """
+    key = f"dataset-names/{display_name}.json"
+    holder = store.find_json(key)
+    if holder is not None and holder["dataset"] != str(dataset) and not replace:
+        raise AlreadyExists(
+            f"dataset.display_name: {display_name!r} is the name of {holder['dataset']}, which holds other images "
+            f"than the new {dataset}; choose another name, or pass --replace to move the name",
+            reason="DISPLAY_NAME_TAKEN",
+            metadata={"dataset": holder["dataset"]},
+        )
+    value = {"dataset": str(dataset)} | ({"account": account} if account is not None else {})
+    if value != holder:
+        store.put_json(key, value)
+
+
+def display_names(store: ObjectStore) -> dict[str, list[str]]:
+    """Resource name -> its display names, in their order."""
+    names: dict[str, list[str]] = {}
+    for item in store.list("dataset-names/"):
+        name = item.key.removeprefix("dataset-names/").removesuffix(".json")
+        names.setdefault(store.get_json(item.key)["dataset"], []).append(name)
+    return {dataset: sorted(held) for dataset, held in names.items()}
+
+
+def name_shown(names: dict[str, list[str]], dataset: ArtifactName, asked: str) -> str:
+    """The name that was asked for if it is the dataset's, else its first one, or "". `names` are display_names()."""
+    held = names.get(str(dataset), [])
+    short = asked.removeprefix("datasets/")
+    return short if short in held else next(iter(held), "")
+
+
+def account_of_name(store: ObjectStore, dataset: Manifest, display_name: str) -> dict[str, Any]:
+    """The account of the import under a name; of the first import if the name has none, or isn't the dataset's."""
+    holder = store.find_json(f"dataset-names/{display_name}.json") if display_name else None
+    known = holder["account"] if holder and holder["dataset"] == str(dataset.name) and "account" in holder else {}
+    account = {"warnings": [], "left_out": [], "has_manifest": False} | dataset.summary | known
+    rows = from_json(account["left_out"])
+    lost = [] if account["has_manifest"] else vanished(rows, dataset.summary["class_counts"])
+    return {"warnings": [*lost, *account["warnings"]], "left_out": rows}
+
+
+def find_dataset(store: ObjectStore, name: str, *, field: str) -> Manifest:
+    """By datasets/{digest}, datasets/{display name}, or display name. Raises InvalidArgument or NotFound."""
+    short = name.removeprefix("datasets/")
+    if len(short) == 32 and all(character in "0123456789abcdef" for character in short):
+        return read_manifest(store, ArtifactName(DATASETS, short))
+    check_display_name(field, short)
+    holder = store.find_json(f"dataset-names/{short}.json")
+    if holder is None:
+        known = sorted(name for names in display_names(store).values() for name in names)
+        raise NotFound(
+            f"{field}: there is no dataset {short!r}; {did_you_mean(short, known)}import it with "
+            f"`synthmix datasets import`, or use one of: {', '.join(known) or 'none yet'}",
+            reason="DATASET_NOT_FOUND",
+            metadata={"dataset": short},
+        )
+    return read_manifest(store, ArtifactName.parse(holder["dataset"], field=field, collection=DATASETS))
+
+
+def get_dataset(store: ObjectStore, name: str, *, field: str = "dataset") -> datasets_pb2.Dataset:
+    return dataset_message(store, find_dataset(store, name, field=field), display_names(store), asked=name)
+
+
+def dataset_message(
+    store: ObjectStore, manifest: Manifest, names: dict[str, list[str]], *, asked: str = ""
+) -> datasets_pb2.Dataset:
+    """The resource that a manifest describes.
+
+    Args:
+        names: display_names().
+        asked: The name that it was asked by: it is shown under this one of its names, with that import's account.
+    """
+    summary = manifest.summary
+    shown = name_shown(names, manifest.name, asked)
+    account = account_of_name(store, manifest, shown)
+    message = datasets_pb2.Dataset(
+        name=str(manifest.name),
+        display_name=shown,
+        display_names=names.get(str(manifest.name), []),
+        group_rule=group_rule(summary["group_rule"]),
+        simulated=summary["simulated"],
+        image_count=summary["image_count"],
+        group_count=summary["group_count"],
+        warnings=account["warnings"],
+        left_out=[
+            datasets_pb2.LeftOut(
+                folder=row.folder,
+                reason=row.reason,
+                count=row.count,
+                examples=row.examples,
+                description=REASONS.get(row.reason, ""),
+            )
+            for row in account["left_out"]
+        ],
+        payloads=payload_messages(store, manifest),
+        pixels=datasets_pb2.PixelRule(**summary["pixels"]) if "pixels" in summary else None,
+        white_levels=summary.get("white_levels", [summary["white_level"]] if summary["white_level"] != 255 else []),
+        class_counts=[
+            datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
+            for label, counts in sorted(summary["class_counts"].items())
+        ],
+    )
+    message.create_time.FromJsonString(manifest.create_time)
+    return message
+
+
+def create_split(store: ObjectStore, request: datasets_pb2.Split) -> datasets_pb2.Split:
+    """The split that a request means: the one in storage, or a new one. Raises SynthMixError."""
+    if not request.dataset:
+        raise missing_field("split.dataset", "name a dataset; `synthmix datasets list` shows them")
+    dataset = find_dataset(store, request.dataset, field="split.dataset")
+    name = splitting.create_split(store, dataset, test=request.test, validation=request.validation, seed=request.seed)
+    return split_message(read_manifest(store, name))
+
+
+def get_split(store: ObjectStore, name: str) -> datasets_pb2.Split:
+    return split_message(read_manifest(store, ArtifactName.parse(name, field="name", collection=SPLITS)))
+
+
+def split_message(manifest: Manifest) -> datasets_pb2.Split:
+    summary, request = manifest.summary, manifest.request
+    return datasets_pb2.Split(
+        name=str(manifest.name),
+        dataset=str(ArtifactName(DATASETS, manifest.inputs["dataset"])),
+        test=request["test"],
+        validation=request["validation"],
+        seed=request["seed"],
+        warnings=summary["warnings"],
+        part_counts=[
+            datasets_pb2.PartCount(
+                part=part,
+                digest=summary["parts"][part]["digest"],
+                class_counts=[
+                    datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
+                    for label, counts in sorted(summary["parts"][part]["class_counts"].items())
+                ],
+            )
+            for part in PARTS
+        ],
+    )
+
+
+def upload_key(upload_sha256: str) -> str:
+    return str(UploadName(upload_sha256))

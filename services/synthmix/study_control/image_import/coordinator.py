@@ -1,0 +1,83 @@
+"""One import's operation: a single task, which downloads the upload and imports it."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.pixel_rules import PixelRule
+from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
+from synthmix.service_kit.coordinator import OperationContext
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import DATASETS, ArtifactName, UploadName
+from synthmix.service_kit.settings import object_store_settings
+from synthmix.service_kit.storage_space import writing_to
+from synthmix.study_control.datasets import claim_name, find_left_out, with_left_out, write_account
+from synthmix.study_control.image_import.importer import import_archive
+
+
+def coordinate(context: OperationContext) -> ArtifactName:
+    """Returns the dataset's name."""
+    request = context.record.request["request"]
+    context.update(unit="steps", message="importing")
+    [imported] = context.run_tasks(
+        "synthmix.study_control.image_import.coordinator:import_upload",
+        [
+            {
+                "upload": request["upload"],
+                "group_rule": request["group_rule"],
+                "classes": request["classes"],
+                "simulated": request["simulated"],
+                "pixels": request.get("pixels", {}),
+                "accept_layout": context.record.request.get("accept_layout", False),
+                "label_column": request.get("label_column", LABEL_COLUMN),
+                "path_column": request.get("path_column", PATH_COLUMN),
+            }
+        ],
+    )
+    dataset = ArtifactName.parse(imported["name"], field="dataset", collection=DATASETS)
+    write_account(context.store, context.record.name.id, imported["account"])
+    claim_name(
+        context.store,
+        request["display_name"],
+        dataset,
+        account=with_left_out(imported["account"], find_left_out(context.store, context.record.name.id)),
+        replace=context.record.request["replace_display_name"],
+    )
+    return dataset
+
+
+def import_upload(
+    upload: str,
+    group_rule: dict[str, Any],
+    classes: list[str],
+    simulated: bool,
+    pixels: dict[str, Any],
+    accept_layout: bool,
+    label_column: str,
+    path_column: str,
+    report: Callable[[int, int], None],
+    threads: int,
+) -> dict[str, Any]:
+    """Imports an upload on a worker and returns the dataset's name and account."""
+    store = ObjectStore(object_store_settings())
+    with writing_to(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="synthmix-import-") as folder:
+        archive = Path(folder) / "upload.zip"
+        store.get_file(str(UploadName(upload)), archive)
+        imported = import_archive(
+            store,
+            archive,
+            group_rule=json_format.ParseDict(group_rule, datasets_pb2.GroupRule()),
+            classes=classes,
+            simulated=simulated,
+            accept_layout=accept_layout,
+            label_column=label_column,
+            path_column=path_column,
+            progress=report,
+            pixel_rule=PixelRule.from_json(pixels),
+            white_level=pixels.get("white_level", 0),
+        )
+        return {"name": str(imported.name), "account": imported.account()}

@@ -1,0 +1,354 @@
+"""From an uploaded ZIP to a dataset: every image decoded, duplicates found, all written in order of paths."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import json_format
+
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.decoding import DECODER_VERSION, ImageFacts, inspect_image
+from synthmix.image_data.image_table import ImageTableWriter
+from synthmix.image_data.pixel_rules import ANY_PIXELS, PixelRule
+from synthmix.image_data.sources.archive import FIELD, LIMITS, Archive, ArchiveLimits, open_archive
+from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
+from synthmix.image_data.sources.problems import refused_files
+from synthmix.image_data.sources.source_account import LeftOut, account_of, merged, to_json
+from synthmix.image_data.sources.source_listing import ListedImage, ListingRequest, list_images
+from synthmix.image_data.sources.user_text import compared
+from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
+from synthmix.service_kit.digests import digest_of, sha256_of
+from synthmix.service_kit.errors import DataLoss, InvalidArgument, check_choice, invalid_field
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import DATASETS, ArtifactName
+from synthmix.study_control.image_import.groups import NO_GROUPS_WARNING, check_rule, groups_of, span_finder
+from synthmix.study_control.image_import.white_levels import WhiteLevels, choose_white_levels
+
+RECIPE_VERSION = 1
+"""Raise it when the same archive becomes other payloads: it is part of a dataset's digest."""
+
+PARTS_NEEDED = 3
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image that was decoded, and all that is known of it."""
+
+    listed: ListedImage
+    group: str
+    sha256: str
+    facts: ImageFacts
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import found, new or not.
+
+    Attributes:
+        name: The dataset.
+        warnings: About the images, the groups and the names in the archive.
+        left_out: The account of what the archive holds beside the dataset's images.
+        layout_doubt: What speaks against its folders being classes; "" for nothing.
+        has_manifest: Whether a manifest said the classes.
+    """
+
+    name: ArtifactName
+    warnings: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    layout_doubt: str
+    has_manifest: bool
+
+    def account(self) -> dict[str, Any]:
+        """All but the name, as JSON."""
+        return {
+            "warnings": list(self.warnings),
+            "left_out": to_json(self.left_out),
+            "layout_doubt": self.layout_doubt,
+            "has_manifest": self.has_manifest,
+        }
+
+
+def import_archive(
+    store: ObjectStore,
+    archive: Path,
+    *,
+    group_rule: datasets_pb2.GroupRule,
+    classes: Sequence[str],
+    simulated: bool,
+    progress: Callable[[int, int], None],
+    pixel_rule: PixelRule = ANY_PIXELS,
+    white_level: int = 0,
+    accept_layout: bool = False,
+    label_column: str = LABEL_COLUMN,
+    path_column: str = PATH_COLUMN,
+    limits: ArchiveLimits = LIMITS,
+) -> Imported:
+    """Imports a ZIP of class folders, or one with a manifest, as a dataset.
+
+    Each image is read twice, one at a time: to check it, and, once the digest of everything is known, to
+    store it. A dataset that exists already is not written again. A failed import leaves nothing in object
+    storage.
+
+    Args:
+        store: Object storage.
+        archive: The ZIP, a local file.
+        group_rule: How an image's group is known.
+        classes: Classes to keep; empty keeps all.
+        simulated: Whether the user states that the images are simulated.
+        progress: Called with (steps done, steps in all): one step for checking an image, one for storing it.
+        pixel_rule: The channels and the plane that are taken of each image.
+        white_level: The value of 16-bit images that becomes white; 0 leaves it to white_levels.automatic_level.
+        accept_layout: The top folders are the classes, whatever they look like.
+        label_column: The manifest's column of labels.
+        path_column: The manifest's column of paths.
+        limits: What the archive may declare.
+
+    Returns:
+        datasets/{digest of the images' paths, labels, groups and bytes, the group rule, whether they are simulated,
+        and what is taken of their pixels if that isn't everything}, and what there is to say of this archive.
+
+    Raises:
+        InvalidArgument: The archive, an image in it, the group rule or the classes can't be used; the message
+            says why and what to do, and lists up to 20 files.
+    """
+    started = time.monotonic()
+    check_rule(group_rule)
+    with open_archive(archive, limits) as opened:
+        column = group_rule.column if group_rule.WhichOneof("rule") == "column" else None
+        listing = list_images(
+            opened,
+            ListingRequest(
+                field=FIELD,
+                columns=Columns(path_column, label_column, column),
+                group_span=span_finder(group_rule),
+                accept_layout=accept_layout,
+            ),
+        )
+        kept, not_chosen = _of_classes(listing.images, classes)
+        histograms: list[np.ndarray] = []
+        images = _inspect(opened, kept, groups_of(kept, group_rule), pixel_rule, histograms, progress)
+        images, duplicates = _without_duplicates(images, independent=group_rule.none)
+        _check_classes(images)
+        white = choose_white_levels(
+            [(image.listed.label, image.facts.brightness) for image in images],
+            histograms,
+            wanted=white_level,
+            channel_names=_channel_names(pixel_rule),
+        )
+        request = {
+            "images": digest_of(
+                [[image.listed.path, image.listed.label, image.group, image.sha256] for image in images]
+            ),
+            "group_rule": json_format.MessageToDict(group_rule),
+            "simulated": simulated,
+            "recipe_version": RECIPE_VERSION,
+            "decoder_version": DECODER_VERSION,
+        } | _pixels_request(pixel_rule, white)
+        name = ArtifactName(DATASETS, digest_of(request))
+        imported = Imported(
+            name=name,
+            warnings=(
+                *([NO_GROUPS_WARNING] if group_rule.none else []),
+                *opened.warnings,
+                *white.warnings,
+                *_mixed_warning(images),
+            ),
+            left_out=merged([*listing.left_out, *not_chosen, *duplicates]),
+            layout_doubt=listing.layout_doubt,
+            has_manifest=listing.manifest is not None,
+        )
+        if find_manifest(store, name) is not None:
+            return imported
+        with ImageTableWriter(store, name) as table:
+            for done, image in enumerate(images, start=1):
+                _store(table, opened, image)
+                progress(2 * len(kept) - len(images) + done, 2 * len(kept))
+            payloads = table.close()
+            write_manifest(
+                store,
+                Manifest(
+                    name=name,
+                    inputs={},
+                    request=request,
+                    recipe_version=RECIPE_VERSION,
+                    payloads=tuple(payloads),
+                    summary=_summary(images, group_rule, pixel_rule, white, simulated) | imported.account(),
+                    seconds=time.monotonic() - started,
+                ),
+            )
+    return imported
+
+
+def class_counts(labels: Sequence[str], groups: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Images and groups of each class, by class."""
+    images: dict[str, int] = defaultdict(int)
+    seen: dict[str, set[str]] = defaultdict(set)
+    for label, group in zip(labels, groups, strict=True):
+        images[label] += 1
+        seen[label].add(group)
+    return {label: {"images": images[label], "groups": len(seen[label])} for label in sorted(images)}
+
+
+def _of_classes(images: Sequence[ListedImage], classes: Sequence[str]) -> tuple[list[ListedImage], tuple[LeftOut, ...]]:
+    """The images of the classes, which are compared without case, and the account of the others."""
+    known = {compared(image.label): image.label for image in images}
+    for position, label in enumerate(classes):
+        if compared(label) not in known:
+            check_choice(f"dataset.classes[{position}]", label, sorted(known.values()))
+    kept = {known[compared(label)] for label in classes} or set(known.values())
+    if len(kept) < 2:
+        raise invalid_field(
+            "dataset.classes",
+            sorted(kept),
+            "is a single class",
+            "a classifier needs at least two; pack one folder for each class",
+            reason="SINGLE_CLASS",
+        )
+    others = account_of((image.label, "CLASS_NOT_CHOSEN", image.path) for image in images if image.label not in kept)
+    return [image for image in images if image.label in kept], others
+
+
+def _inspect(
+    archive: Archive,
+    listed: Sequence[ListedImage],
+    groups: Sequence[str],
+    pixel_rule: PixelRule,
+    histograms: list[np.ndarray],
+    progress: Callable[[int, int], None],
+) -> list[_Image]:
+    images, problems = [], []
+    for done, (image, group) in enumerate(zip(listed, groups, strict=True), start=1):
+        try:
+            data = archive.read(image.entry)
+            facts = inspect_image(data, rule=pixel_rule, histograms=histograms)
+            images.append(_Image(image, group, sha256_of([data]), facts))
+        except InvalidArgument as error:
+            problems.append(f"{image.entry} {error.message}")
+        progress(done, 2 * len(listed))
+    if problems:
+        raise refused_files(
+            FIELD, "images can't be used", problems, "mend them or leave them out", reason="IMAGE_UNREADABLE"
+        )
+    return images
+
+
+def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple[list[_Image], tuple[LeftOut, ...]]:
+    """Keeps one of the copies in a class and group; refuses those that could be split apart (leakage rule 2).
+
+    If the user stated that images are independent, each one's group is of our making: dropping the copy is
+    enough.
+    """
+    first: dict[str, _Image] = {}
+    kept, dropped, differing, crossing = [], [], [], []
+    for image in images:
+        original = first.setdefault(image.sha256, image)
+        if original is image:
+            kept.append(image)
+        elif original.listed.label != image.listed.label:
+            differing.append(
+                f"{original.listed.path} ({original.listed.label}) and {image.listed.path} ({image.listed.label})"
+            )
+        elif original.group != image.group and not independent:
+            crossing.append(
+                f"{original.listed.path} (group {original.group}) and {image.listed.path} (group {image.group})"
+            )
+        else:
+            dropped.append((image.listed.label, "DUPLICATE", image.listed.path))
+    if differing:
+        raise refused_files(
+            FIELD,
+            "pairs of identical images are in two classes",
+            differing,
+            "keep each image in one class",
+            reason="DUPLICATE_LABELS",
+        )
+    if crossing:
+        raise refused_files(
+            FIELD,
+            "pairs of identical images are in two groups, so that one could be trained on and the other tested",
+            crossing,
+            "keep one of each, or mend the group rule",
+            reason="DUPLICATE_ACROSS_GROUPS",
+        )
+    return kept, account_of(dropped)
+
+
+def _check_classes(images: Sequence[_Image]) -> None:
+    counts = class_counts([image.listed.label for image in images], [image.group for image in images])
+    problems = [
+        f"{label} has {count['images']} images in {count['groups']} groups"
+        for label, count in counts.items()
+        if count["groups"] < PARTS_NEEDED
+    ]
+    if problems:
+        raise refused_files(
+            FIELD,
+            "classes are too small to split",
+            problems,
+            f"train, validation and test need at least "
+            f"{PARTS_NEEDED} groups of each class: add images, leave the class out by `classes`, or mend the "
+            "group rule",
+            reason="CLASS_TOO_SMALL",
+        )
+
+
+def _channel_names(rule: PixelRule) -> list[str]:
+    """What warnings call the channels that are stored."""
+    return [f"channel {number}" for number in rule.channels] if len(rule.channels) > 1 else [""]
+
+
+def _pixels_request(rule: PixelRule, white: WhiteLevels) -> dict[str, Any]:
+    """What of the pixels is a part of the dataset's identity: nothing where nothing was chosen, as for most."""
+    return ({"pixels": rule.to_json()} if rule.to_json() else {}) | (
+        {} if white.by_full_scale else {"white_levels": list(white.levels)}
+    )
+
+
+def _mixed_warning(images: Sequence[_Image]) -> list[str]:
+    if len({image.facts.bits for image in images}) == 1:
+        return []
+    return ["8-bit and 16-bit images are mixed: a classifier may tell them apart by brightness alone"]
+
+
+def _store(table: ImageTableWriter, archive: Archive, image: _Image) -> None:
+    data = archive.read(image.listed.entry)
+    sha256 = table.add(
+        data,
+        path=image.listed.path,
+        label=image.listed.label,
+        group=image.group,
+        mode=image.facts.mode,
+        width_px=image.facts.width_px,
+        height_px=image.facts.height_px,
+        perceptual_hash=image.facts.perceptual_hash,
+        thumbnail=image.facts.thumbnail,
+    )
+    if sha256 != image.sha256:
+        raise DataLoss(
+            f"{image.listed.entry} changed while it was imported; import the archive again",
+            reason="ARCHIVE_CHANGED",
+        )
+
+
+def _summary(
+    images: Sequence[_Image],
+    group_rule: datasets_pb2.GroupRule,
+    pixel_rule: PixelRule,
+    white: WhiteLevels,
+    simulated: bool,
+) -> dict[str, Any]:
+    wide = any(image.facts.bits > 8 for image in images)
+    return {
+        "image_count": len(images),
+        "group_count": len({image.group for image in images}),
+        "class_counts": class_counts([image.listed.label for image in images], [image.group for image in images]),
+        "white_level": white.levels[0],
+        "simulated": simulated,
+        "group_rule": json_format.MessageToDict(group_rule),
+        **({"white_levels": list(white.levels)} if wide else {}),
+        **({"pixels": pixel_rule.to_json()} if pixel_rule.to_json() else {}),
+    }

@@ -1,0 +1,193 @@
+"""Reports as one HTML page, as JSON and as CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.resources import files
+
+import jinja2
+
+from synthmix.study_control.report import charts, formatting, tables
+from synthmix.study_control.report.data import Mixture, ReportData, check
+
+# Raised when a field of the JSON or a column of the CSV changes its meaning.
+REPORT_VERSION = 1
+WIDE_PX = 920
+NARROW_PX = 340
+CARD_PX = 270
+
+
+def render_html(data: ReportData) -> str:
+    """The report as one page that needs nothing else: no script, no file, no network.
+
+    Every text of `data` is escaped. The same data give the same bytes.
+
+    Args:
+        data: What to report. Example images are shown 90 pixels wide: larger ones make the page heavier.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: The data don't fit together.
+    """
+    check(data)
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_source),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in (
+        "percent",
+        "interval_percent",
+        "points",
+        "interval_points",
+        "ratio",
+        "decimal",
+        "count",
+        "duration",
+    ):
+        environment.filters[name] = getattr(formatting, name)
+    environment.filters["moment"] = formatting.moment
+    environment.filters["plural"] = formatting.plural
+    environment.filters["png"] = _data_uri
+    template = environment.get_template("template.html.j2")
+    chosen = _mixture(data, data.results.verdict.key) if data.results.verdict else None
+    return template.render(
+        data=data,
+        results=data.results,
+        charts=charts,
+        tables=tables,
+        chosen=chosen,
+        control=tables.control_of(data, chosen) if chosen else None,
+        wide_px=WIDE_PX,
+        narrow_px=NARROW_PX,
+        card_px=CARD_PX,
+    )
+
+
+def render_json(data: ReportData) -> str:
+    """The results as JSON: all of `data` but what `render_run_json` has, each example image replaced by its sha256.
+
+    It doesn't tell when or how fast the study ran: the same study, run again or interrupted, gives the same bytes.
+
+    Args:
+        data: What to report.
+
+    Returns:
+        Indented JSON; a time is ISO 8601.
+
+    Raises:
+        ValueError: The data don't fit together, or a number is not finite.
+    """
+    check(data)
+    values = {"report_version": REPORT_VERSION, **dataclasses.asdict(data)}
+    del values["costs"], values["study"]["created_at"], values["provenance"]["software"]
+    for made in (*values["adapters"], *values["image_sets"]):
+        del made["seconds"], made["gpu_seconds"]
+    return _json(values)
+
+
+def render_run_json(data: ReportData) -> str:
+    """When, how long and with which software the study ran, as JSON.
+
+    Raises:
+        ValueError: The data don't fit together, or a number is not finite.
+    """
+    check(data)
+    return _json(
+        {
+            "report_version": REPORT_VERSION,
+            "study": data.study.id,
+            "created_at": data.study.created_at,
+            "costs": [dataclasses.asdict(cost) for cost in data.costs],
+            "software": data.provenance.software,
+        }
+    )
+
+
+def render_csv(data: ReportData) -> str:
+    """The cells as CSV: one row each, with every metric.
+
+    Precision, recall and support have a column for each class; the confusion matrix is one column of JSON.
+
+    Args:
+        data: What to report.
+
+    Returns:
+        A heading and one row a cell, by mixture in the order of the results, then by seed.
+
+    Raises:
+        ValueError: The data don't fit together.
+    """
+    check(data)
+    text = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for mixture in data.results.mixtures:
+        for cell in tables.cells_of(data, mixture.identity.key):
+            metrics = {
+                field.name: getattr(cell.metrics, field.name)
+                for field in dataclasses.fields(cell.metrics)
+                if field.name not in ("per_class", "confusion")
+            }
+            row = {
+                "study": data.study.name,
+                **dataclasses.asdict(mixture.identity),
+                "seed": cell.seed,
+                "n_real": cell.n_real,
+                "n_synthetic": cell.n_synthetic,
+                "optimizer_steps": cell.optimizer_steps,
+                "best_epoch": cell.best_epoch,
+                **metrics,
+            }
+            for one in cell.metrics.per_class:
+                row |= {
+                    f"precision: {one.class_name}": one.precision,
+                    f"recall: {one.class_name}": one.recall,
+                    f"support: {one.class_name}": one.support,
+                }
+            row["confusion"] = json.dumps(cell.metrics.confusion)
+            if writer is None:
+                writer = csv.DictWriter(text, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+    return text.getvalue()
+
+
+def _mixture(data: ReportData, key: str) -> Mixture:
+    """The mixture of a key; `check` has seen that it is there."""
+    return next(mixture for mixture in data.results.mixtures if mixture.identity.key == key)
+
+
+def _source(name: str) -> str:
+    """The text of a template beside this file."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _data_uri(png: bytes) -> str:
+    """A PNG as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _json(values: Mapping[str, object]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=_json_value) + "\n"
+
+
+def _json_value(value: object) -> object:
+    """What JSON has no form for."""
+    if isinstance(value, bytes):
+        return {"sha256": hashlib.sha256(value).hexdigest(), "bytes": len(value)}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

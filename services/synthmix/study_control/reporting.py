@@ -1,0 +1,352 @@
+"""The report's data, collected from the artifacts that the study's steps made; a task on a worker."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, cast
+
+import numpy as np
+from google.protobuf import json_format
+from PIL import Image
+
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.study_file import to_yaml
+from synthmix.image_data.image_table import read_images
+from synthmix.image_data.pixel_cache import pixels
+from synthmix.image_data.sources.source_account import sentence
+from synthmix.image_data.split_parts import TrainPart, open_train_part
+from synthmix.image_data.synthetic_images import open_image_set
+from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_payload
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
+from synthmix.service_kit.settings import object_store_settings
+from synthmix.service_kit.short_names import tell_apart
+from synthmix.study_control.datasets import account_of_name, display_names, name_shown
+from synthmix.study_control.report import data as page
+from synthmix.study_control.report.render import render_csv, render_html, render_json, render_run_json
+
+GALLERY_IMAGES = 8
+GALLERY_SIZE_PX = 96
+COMPARED_SIZE_PX = 64
+NEAREST_DISTANCE = (
+    f"root mean square difference of grey values (0 to 255) at {COMPARED_SIZE_PX} x {COMPARED_SIZE_PX} pixels"
+)
+
+
+def make_report(
+    target: str,
+    create_time: str,
+    spec: dict[str, Any],
+    split: str,
+    adapters: Sequence[str],
+    image_sets: Sequence[str],
+    evaluation: str,
+    costs: Sequence[dict[str, Any]],
+    report: Callable[[int], None],
+    threads: int,
+) -> dict[str, Any]:
+    """Writes the report's payloads.
+
+    Args:
+        target: The study's name.
+        create_time: When it was submitted, RFC 3339.
+        spec: The study's specification as JSON.
+        costs: For each step its display name, tasks, reused tasks and predicted seconds.
+
+    Returns:
+        The payloads and the verdict, for the manifest.
+    """
+    store = ObjectStore(object_store_settings())
+    data = collect(store, target, create_time, spec, split, adapters, image_sets, evaluation, costs)
+    artifact = ArtifactName.parse(target, field="target", collection=STUDIES)
+    payloads = [
+        write_payload(store, artifact, name, text.encode())
+        for name, text in (
+            ("report.html", render_html(data)),
+            ("report.json", render_json(data)),
+            ("results.csv", render_csv(data)),
+            ("run.json", render_run_json(data)),
+        )
+    ]
+    report(1)
+    verdict = data.results.verdict
+    return {
+        "payloads": [payload.__dict__ for payload in payloads],
+        "verdict": verdict.sentence if verdict else "No mixture with synthetic images was evaluated.",
+    }
+
+
+def collect(
+    store: ObjectStore,
+    target: str,
+    create_time: str,
+    spec: dict[str, Any],
+    split: str,
+    adapters: Sequence[str],
+    image_sets: Sequence[str],
+    evaluation: str,
+    costs: Sequence[dict[str, Any]],
+) -> page.ReportData:
+    """Everything that the report says. Raises NotFound or DataLoss if an artifact isn't what it was."""
+    split_manifest = read_manifest(store, ArtifactName.parse(split, field="split"))
+    dataset = read_manifest(store, ArtifactName(DATASETS, split_manifest.inputs["dataset"]))
+    adapter_manifests = [read_manifest(store, ArtifactName.parse(name, field="adapter")) for name in adapters]
+    image_set_manifests = [read_manifest(store, ArtifactName.parse(name, field="image_set")) for name in image_sets]
+    evaluation_manifest = read_manifest(store, ArtifactName.parse(evaluation, field="evaluation"))
+    statistics = json.loads(read_payload(store, evaluation_manifest, "statistics.json"))
+    cells = json.loads(read_payload(store, evaluation_manifest, "cells.json"))
+    train = open_train_part(store, f"{split}/parts/train", field="split")
+    adapter_names = dict(
+        zip(
+            adapters,
+            tell_apart([item.request for item in adapter_manifests], ("method", "rank")),
+            strict=True,
+        )
+    )
+    set_names = {
+        name: adapter_names[f"adapters/{manifest.inputs['adapter']}"]
+        for name, manifest in zip(image_sets, image_set_manifests, strict=True)
+    }
+    message = json_format.ParseDict(spec, studies_pb2.StudySpec())
+    galleries, real_examples = gallery(store, train, {set_names[name]: name for name in image_sets})
+    identities = [
+        page.MixtureIdentity(
+            key=item["key"],
+            label=item["label"],
+            kind="mixed" if item["kind"] == "append" else item["kind"],
+            ratio=None if item["kind"] == "synthetic_only" else item["ratio"],
+            image_set=set_names[item["image_set"]] if item["image_set"] else None,
+        )
+        for item in statistics["identities"]
+    ]
+    return page.ReportData(
+        study=page.Study(message.name, target, datetime.fromisoformat(create_time), to_yaml(message)),
+        dataset=_dataset(store, dataset, split_manifest, message.dataset),
+        class_names=train.classes,
+        base_model=adapter_manifests[0].summary["base_model"] if adapter_manifests else "none",
+        adapters=tuple(_adapter(store, adapter_names[str(item.name)], item) for item in adapter_manifests),
+        image_sets=tuple(
+            _image_set(set_names[str(item.name)], adapter_names[f"adapters/{item.inputs['adapter']}"], item)
+            for item in image_set_manifests
+        ),
+        galleries=galleries,
+        real_examples=real_examples,
+        nearest_distance=NEAREST_DISTANCE,
+        classifier={key: str(value) for key, value in evaluation_manifest.request["classifier"].items()},
+        results=page.results_from_statistics(statistics, identities, cast(page.Mode, message.mixtures.mode)),
+        cells=tuple(_cell(item, train.classes) for item in cells),
+        leakage=leakage_checks(dataset),
+        costs=_costs(costs, [*adapter_manifests, *image_set_manifests, evaluation_manifest]),
+        provenance=_provenance(dataset, split_manifest, adapter_manifests, image_set_manifests, evaluation_manifest),
+        warnings=(),
+    )
+
+
+def leakage_checks(dataset: Manifest) -> tuple[page.LeakageCheck, ...]:
+    """What keeps test images from the generator and from choices, and whether it holds for this study."""
+    grouped = not dataset.summary["group_rule"].get("none", False)
+    return (
+        page.LeakageCheck(
+            "Train, validation and test share no group"
+            if grouped
+            else "Train, validation and test share no group: the dataset states no groups, so related images may be "
+            "on both sides",
+            grouped,
+        ),
+        page.LeakageCheck("No image is in two parts (sha256); near-duplicates are listed as warnings", True),
+        page.LeakageCheck("Adapters were trained on the train part only", True),
+        page.LeakageCheck("Validation and test hold real images only", True),
+        page.LeakageCheck(
+            "Epoch and ratio were chosen on validation; the test part was read once for each classifier", True
+        ),
+    )
+
+
+def gallery(
+    store: ObjectStore, train: TrainPart, image_sets: dict[str, str]
+) -> tuple[tuple[page.Gallery, ...], dict[str, tuple[bytes, ...]]]:
+    """The first synthetic images of each class beside the train images nearest to them, and some real ones.
+
+    Args:
+        image_sets: Short name -> resource name.
+    """
+    grey = pixels(store, train, COMPARED_SIZE_PX).astype(np.float32).mean(axis=-1).reshape(len(train), -1)
+    chosen: dict[tuple[str, str], list[tuple[bytes, int, float]]] = {}
+    for short, name in image_sets.items():
+        images = open_image_set(store, name, classes=train.classes, field="image_set")
+        rows = [
+            row
+            for label in range(len(train.classes))
+            for row in np.flatnonzero(np.asarray(images.labels) == label)[:GALLERY_IMAGES]
+        ]
+        for row, png in read_images(store, images.manifest, rows):
+            values = np.asarray(_fitted(png, COMPARED_SIZE_PX).convert("L"), dtype=np.float32).reshape(-1)
+            distances = np.sqrt(np.mean((grey - values) ** 2, axis=1))
+            nearest = int(np.argmin(distances))
+            chosen.setdefault((short, train.classes[images.labels[row]]), []).append(
+                (png, nearest, float(distances[nearest]))
+            )
+    real_rows = {
+        label: np.flatnonzero(np.asarray(train.labels) == index)[:GALLERY_IMAGES].tolist()
+        for index, label in enumerate(train.classes)
+    }
+    shown = sorted(
+        {row for rows in real_rows.values() for row in rows} | {row for items in chosen.values() for _, row, _ in items}
+    )
+    display = pixels(store, train, GALLERY_SIZE_PX)
+    real_png = {row: _png(Image.fromarray(np.asarray(display[row]))) for row in shown}
+    return (
+        tuple(
+            page.Gallery(
+                short,
+                label,
+                tuple(
+                    page.SyntheticExample(_png(_fitted(png, GALLERY_SIZE_PX)), real_png[row], distance)
+                    for png, row, distance in items
+                ),
+            )
+            for (short, label), items in chosen.items()
+        ),
+        {label: tuple(real_png[row] for row in rows) for label, rows in real_rows.items()},
+    )
+
+
+def _fitted(png: bytes, size_px: int) -> Image.Image:
+    return Image.open(io.BytesIO(png), formats=["PNG"]).resize((size_px, size_px), Image.Resampling.BICUBIC)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, shown_name: str) -> page.Dataset:
+    [(rule, value)] = dataset.summary["group_rule"].items()
+    name = name_shown(display_names(store), dataset.name, shown_name)
+    account = account_of_name(store, dataset, name)
+    return page.Dataset(
+        display_name=name or shown_name,
+        digest=dataset.name.id,
+        simulated=dataset.summary["simulated"],
+        group_rule=None if rule == "none" else f'{rule} "{value}"',
+        parts=tuple(
+            page.SplitPart(
+                part,
+                split.summary["parts"][part]["group_count"],
+                {label: _images(count) for label, count in split.summary["parts"][part]["class_counts"].items()},
+            )
+            for part in PARTS
+        ),
+        warnings=(*account["warnings"], *split.summary["warnings"]),
+        left_out=tuple(sentence(row) for row in account["left_out"]),
+    )
+
+
+def _images(count: Any) -> int:
+    return int(count["images"])
+
+
+def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
+    request, summary = manifest.request, manifest.summary
+    losses = json.loads(read_payload(store, manifest, "losses.json"))
+    return page.Adapter(
+        name=name,
+        method=request["method"],
+        rank=request["rank"],
+        targets=request["targets"],
+        images_seen=request["images_seen"],
+        parameter_count=summary["parameter_count"],
+        final_loss=summary["final_loss"],
+        loss_curve=tuple(page.LossPoint(step * request["batch_size"], loss) for step, loss in losses),
+        seconds=manifest.seconds,
+        gpu_seconds=manifest.gpu_seconds,
+    )
+
+
+def _image_set(name: str, adapter: str, manifest: Manifest) -> page.ImageSet:
+    request = manifest.request
+    return page.ImageSet(
+        name=name,
+        adapter=adapter,
+        images=dict.fromkeys(request["labels"], request["per_class"]),
+        prompt=request["prompt"],
+        steps=request["steps"],
+        guidance_scale=request["guidance_scale"],
+        seconds=manifest.seconds,
+        gpu_seconds=manifest.gpu_seconds,
+    )
+
+
+def _cell(item: dict[str, Any], classes: tuple[str, ...]) -> page.Cell:
+    metrics = item["metrics"]
+    per_class = metrics["per_class"]
+    return page.Cell(
+        mixture=item["mixture"],
+        seed=item["seed"],
+        n_real=item["n_real"],
+        n_synthetic=item["n_synthetic"],
+        optimizer_steps=item["optimizer_steps"],
+        best_epoch=item["best_epoch"],
+        metrics=page.Metrics(
+            accuracy=metrics["accuracy"],
+            balanced_accuracy=metrics["balanced_accuracy"],
+            macro_f1=metrics["macro_f1"],
+            mcc=metrics["matthews_correlation"],
+            auroc=metrics["auroc"],
+            ece=metrics["expected_calibration_error"],
+            brier=metrics["brier_score"],
+            nll=metrics["negative_log_likelihood"],
+            per_class=tuple(
+                page.ClassMetrics(label, *row)
+                for label, *row in zip(
+                    classes, per_class["precision"], per_class["recall"], per_class["support"], strict=True
+                )
+            ),
+            confusion=tuple(tuple(row) for row in metrics["confusion"]),
+        ),
+    )
+
+
+def _costs(costs: Sequence[dict[str, Any]], manifests: Sequence[Manifest]) -> tuple[page.StepCost, ...]:
+    """What this study spent: nothing for a step whose work had all been done for another."""
+    return tuple(
+        page.StepCost(
+            name=cost["name"],
+            tasks=cost["tasks"] - cost["reused"],
+            reused_tasks=cost["reused"],
+            seconds=manifest.seconds if cost["reused"] < cost["tasks"] else 0.0,
+            gpu_seconds=manifest.gpu_seconds if cost["reused"] < cost["tasks"] else 0.0,
+            predicted_seconds=cost["predicted_seconds"] or None,
+        )
+        for cost, manifest in zip(costs, manifests, strict=True)
+    )
+
+
+def _provenance(
+    dataset: Manifest,
+    split: Manifest,
+    adapters: Sequence[Manifest],
+    image_sets: Sequence[Manifest],
+    evaluation: Manifest,
+) -> page.Provenance:
+    artifacts = [
+        page.Artifact("dataset", str(dataset.name), dataset.name.id),
+        page.Artifact("split", str(split.name), split.name.id),
+    ]
+    for kind, manifests in (("adapter", adapters), ("image set", image_sets), ("evaluation", [evaluation])):
+        artifacts += [page.Artifact(kind, str(item.name), item.name.id) for item in manifests]
+    artifacts += [
+        page.Artifact("base model", item.summary["base_model"], item.inputs["base_model"]) for item in adapters[:1]
+    ]
+    recipes = {
+        kind: str(manifests[0].recipe_version)
+        for kind, manifests in (
+            ("adapter training", adapters),
+            ("image synthesis", image_sets),
+            ("classifier evaluation", [evaluation]),
+        )
+        if manifests
+    }
+    return page.Provenance(tuple(artifacts), recipes, evaluation.software)

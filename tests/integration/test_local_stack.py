@@ -1,0 +1,353 @@
+"""The local stack: who may come in, what comes back when it is killed, and that nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from minio import Minio
+from minio.error import S3Error
+
+from synthmix.local import Connection, read_connection, start_stack
+from synthmix.local.children import Child, Supervisor, wait_until_ready
+from synthmix.local.home import prepare
+from synthmix.local.sweep import MARKER_VARIABLE, kill_marked, marked_processes, record_run, sweep
+from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.settings import SERVICES
+
+START_TIMEOUT_S = 120.0
+# "Killing it with -9 leaves no process behind": the time that may take.
+KILL_TIMEOUT_S = 3.0
+
+DRIVER = """
+import os, sys, time
+began_s = time.monotonic()
+import ray
+ray.init(address=os.environ["SYNTHMIX_RAY_ADDRESS"], namespace="synthmix", log_to_driver=False)
+@ray.remote(num_cpus=0)
+class Probe:
+    def count(self):
+        from ray.util.metrics import Counter
+        Counter("local_stack_probe", tag_keys=("kind",)).inc(1, tags={"kind": "test"})
+        return os.getpid()
+probe = Probe.options(name=sys.argv[1], lifetime="detached", get_if_exists=True).remote()
+print(ray.get(probe.count.remote()), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_every_port_is_on_loopback(stack: Connection) -> None:
+    listening = [
+        connection.laddr.ip
+        for process in marked_processes(_marker(stack.home))
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > len(SERVICES)
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_secrets_are_for_this_user_only(stack: Connection) -> None:
+    for name in ("stack.json", "credentials.json", "running.json"):
+        assert (stack.home / name).stat().st_mode & 0o777 == 0o600, name
+    for process in marked_processes(_marker(stack.home)):
+        command = " ".join(process.cmdline())
+        for secret in (stack.token, stack.ray_auth_token, stack.object_store.secret_key):
+            assert secret not in command
+
+
+@pytest.mark.parametrize(
+    ("keys", "code"),
+    [
+        ({}, "AccessDenied"),
+        ({"access_key": "somebody"}, "InvalidAccessKeyId"),
+        ({"secret_key": "x" * 40}, "SignatureDoesNotMatch"),
+    ],
+    ids=["anonymous", "wrong access key", "wrong secret key"],
+)
+def test_object_storage_refuses_strangers(
+    stack: Connection, store: ObjectStore, keys: dict[str, str], code: str
+) -> None:
+    store.put_bytes("local-stack/known", b"known")
+    ours = {"access_key": stack.object_store.access_key, "secret_key": stack.object_store.secret_key}
+    stranger = Minio(
+        stack.object_store.endpoint_url.removeprefix("http://"),
+        **(ours | keys if keys else {}),
+        secure=False,
+        region="us-east-1",
+    )
+    attempts: list[Callable[[], Any]] = [
+        lambda: stranger.get_object(stack.object_store.bucket, "local-stack/known"),
+        lambda: stranger.remove_object(stack.object_store.bucket, "local-stack/known"),
+        lambda: list(stranger.list_objects(stack.object_store.bucket)),
+        lambda: stranger.make_bucket("theirs"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(S3Error) as refusal:
+            attempt()
+        assert refusal.value.code == code
+    assert store.get_bytes("local-stack/known") == b"known"
+
+
+def test_object_storage_has_no_open_back_door(stack: Connection, store: ObjectStore) -> None:
+    """weed's other ports hold the same bytes. None of them may hand them out over HTTP."""
+    store.put_bytes("local-stack/hidden", b"hidden")
+    ports = {
+        connection.laddr.port
+        for connection in psutil.Process(stack.pids["object-storage"]).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    for port in ports:
+        for path in ("/buckets/synthmix/local-stack/hidden", "/buckets/?pretty=y"):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                    assert b"hidden" not in answer.read(), f"port {port} serves {path}"
+            except (urllib.error.HTTPError, urllib.error.URLError, ConnectionError, TimeoutError):
+                continue
+
+
+def test_a_second_stack_at_one_home_is_refused(stack: Connection) -> None:
+    with pytest.raises(FailedPrecondition) as refusal:
+        start_stack(stack.home)
+    assert refusal.value.reason == "STACK_RUNNING"
+    assert str(stack.home) in refusal.value.message
+    assert str(stack.pid) in refusal.value.message
+
+
+def test_a_detached_actor_outlives_its_driver_and_its_counts_are_served(stack: Connection) -> None:
+    environment = os.environ | {
+        "SYNTHMIX_RAY_ADDRESS": stack.ray_address,
+        "RAY_AUTH_TOKEN": stack.ray_auth_token,
+        "RAY_AUTH_MODE": "token",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    pids = []
+    for _ in range(2):
+        driver = subprocess.run(
+            [sys.executable, "-c", DRIVER, "local-stack-probe"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+        assert driver.returncode == -signal.SIGKILL
+        pids.append(int(driver.stdout))
+    assert pids[0] == pids[1]
+    assert psutil.Process(pids[0]).environ()[MARKER_VARIABLE] == _marker(stack.home)
+    _wait(lambda: "ray_local_stack_probe_total" in _metrics(stack, "ray-node"), 5.0, "the metric")
+
+
+def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with _up(home) as first:
+        connection = read_connection(home)
+        marker, temporary = _marker(home), _temporary_paths(home)
+        store = ObjectStore(connection.object_store)
+        store.put_bytes("kept", os.urandom(100_000))
+        kept = store.get_bytes("kept")
+
+        # Children that are killed come back where they were, object storage with all that it acknowledged.
+        for name in ("object-storage", "study-control"):
+            os.kill(connection.pids[name], signal.SIGKILL)
+        _wait(lambda: _restarted(home, connection, "object-storage", "study-control"), 20.0, "the restart")
+        assert store.get_bytes("kept") == kept
+        assert read_connection(home).services == connection.services
+
+        # So is everything when the stack's own process is killed.
+        assert len(marked_processes(marker)) > len(connection.pids)
+        first.kill()
+        _wait(lambda: not marked_processes(marker), KILL_TIMEOUT_S, "every process to end")
+        _wait(lambda: not any(path.exists() for path in temporary), KILL_TIMEOUT_S, "temporary files to go")
+        assert not (home / "stack.json").exists()
+        with pytest.raises(Unavailable) as absence:
+            read_connection(home)
+        assert absence.value.reason == "NO_STACK"
+
+    with _up(home) as second:
+        connection = read_connection(home)
+        marker, temporary = _marker(home), _temporary_paths(home)
+        assert ObjectStore(connection.object_store).get_bytes("kept") == kept
+
+        # When Ray's head dies, the services begin anew with it: their old connections are worth nothing.
+        os.kill(connection.pids["ray-node"], signal.SIGKILL)
+        _wait(lambda: _restarted(home, connection, "ray-node", *SERVICES), 20.0, "the restart")
+
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(40) == 0
+        assert marked_processes(marker) == []
+        assert not any(path.exists() for path in temporary)
+        assert {path.name for path in home.iterdir()} == {
+            "cache",
+            "credentials.json",
+            "lock",
+            "logs",
+            "object-storage",
+        }
+
+
+def test_a_start_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with _up(home, wait=False) as process:
+        _wait(lambda: (home / "logs" / "ray-node.log").exists(), 20.0, "the first child")
+        marker, temporary = _marker(home), _temporary_paths(home)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert marked_processes(marker) == []
+    assert not any(path.exists() for path in temporary)
+    assert not (home / "running.json").exists()
+
+
+def test_what_even_the_reaper_left_is_swept(tmp_path: Path) -> None:
+    """As at the next start, after the machine went down or the reaper was killed as well."""
+    home = prepare(tmp_path / "home")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    (temporary / "socket").touch()
+    record_run(home, "left-over", [temporary, tmp_path / "never-made"])
+    home.connection.write_text("{}")
+    # Its child has another parent by now, and nothing but the marker says whose it is.
+    command = [sys.executable, "-c", "import subprocess; subprocess.Popen(['sleep', '60'])"]
+    subprocess.run(command, env=os.environ | {MARKER_VARIABLE: "left-over"}, check=True)
+    assert len(marked_processes("left-over")) == 1
+    sweep(home)
+    assert marked_processes("left-over") == []
+    assert not temporary.exists()
+    assert not home.connection.exists()
+    assert not home.running.exists()
+
+
+def test_a_process_that_titled_itself_is_found() -> None:
+    """Ray's agents write their titles over their environment, marker and all."""
+    agent = "from ray._raylet import setproctitle; setproctitle('ray::Agent'); print('ready', flush=True); input()"
+    leader = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {agent!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", leader],
+        env=os.environ | {MARKER_VARIABLE: "titled-itself"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        [titled] = psutil.Process(process.pid).children()
+        assert MARKER_VARIABLE not in titled.environ()
+        assert {found.pid for found in marked_processes("titled-itself")} == {process.pid, titled.pid}
+        kill_marked("titled-itself")
+        assert not titled.is_running() or titled.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_child_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
+    child = _child(tmp_path, "print('no such setting'); raise SystemExit(3)")
+    child.start()
+    said: list[str] = []
+    supervisor = Supervisor([child], dependents={}, marker="none", say=said.append, restarted=lambda: None)
+    supervisor.start()
+    _wait(lambda: supervisor.failure is not None, 20.0, "the supervisor to give up")
+    supervisor.stop()
+    assert isinstance(supervisor.failure, SynthMixError)
+    assert "ended with exit status 3, 5 times in a row" in supervisor.failure.message
+    assert "no such setting" in supervisor.failure.message
+    assert sum("starting it again" in line for line in said) == 4
+
+
+def test_a_child_that_fails_to_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+    child = _child(tmp_path, "raise SystemExit('SYNTHMIX_TOKEN is not set')")
+    child.start()
+    with pytest.raises(Unavailable, match="SYNTHMIX_TOKEN is not set"):
+        wait_until_ready({child: lambda: False}, timeout_s=20.0, say_ready=lambda _: None, check_stop=lambda: None)
+
+
+def test_an_unreadable_credentials_file_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    home = prepare(tmp_path / "home")
+    home.credentials.write_text("not JSON")
+    with pytest.raises(FailedPrecondition, match="delete it"):
+        start_stack(home.folder)
+    home.credentials.unlink()
+    assert not home.running.exists()
+
+
+def test_a_home_that_is_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    with pytest.raises(FailedPrecondition, match="choose another folder"):
+        start_stack(tmp_path / "home")
+
+
+@contextmanager
+def _up(home: Path, *, wait: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+    """`synthmix up` in a process of its own, as users run it."""
+    with (home.parent / "up.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "synthmix", "--home", str(home), "up"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        if wait:
+            _wait(
+                lambda: (home / "stack.json").exists() or process.poll() is not None,
+                START_TIMEOUT_S,
+                "the stack to start",
+            )
+            assert process.poll() is None, (home.parent / "up.log").read_text()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(40)
+
+
+def _child(folder: Path, program: str) -> Child:
+    return Child("dying", [sys.executable, "-c", program], os.environ, folder=folder, log=folder / "dying.log")
+
+
+def _restarted(home: Path, before: Connection, *names: str) -> bool:
+    """Whether these children have new processes, and their front ends answer."""
+    now = read_connection(home)
+    return all(now.pids[name] != before.pids[name] for name in names) and all(
+        _answers(now.metrics[name]) for name in names if name in SERVICES
+    )
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _metrics(connection: Connection, name: str) -> str:
+    try:
+        with urllib.request.urlopen(f"http://{connection.metrics[name]}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+def _marker(home: Path) -> str:
+    return str(json.loads((home / "running.json").read_text())["marker"])
+
+
+def _temporary_paths(home: Path) -> list[Path]:
+    paths = [Path(path) for path in json.loads((home / "running.json").read_text())["temporary_paths"]]
+    assert paths
+    return paths
+
+
+def _wait(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited {timeout_s} s for {what}"
+        time.sleep(0.05)
