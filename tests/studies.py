@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import json_format
+import yaml
 
 from synthmix import Client, GroupRule
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import metadata_of, result_of
+from synthmix.client.study_file import parse_document
 from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.object_store import ObjectStore
@@ -29,7 +30,7 @@ def reduced_study(name: str, dataset: str, **changes: Any) -> studies_pb2.StudyS
         "classifier": {"epochs": 1},
         "seeds": 1,
     }
-    return json_format.ParseDict(value | changes, studies_pb2.StudySpec())
+    return parse_document(yaml.safe_dump(value | changes), studies_pb2.StudySpec, name).message
 
 
 def import_simulated(client: Client, folder: Path) -> None:

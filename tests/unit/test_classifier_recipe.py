@@ -1,6 +1,5 @@
 """The recipe of one cell: golden losses, equal bytes, the test read once; and the artifact it makes."""
 
-import dataclasses
 import io
 import itertools
 import json
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 
 from image_archives import dataset, encoded, noise
 from memory_object_store import MemoryObjectStore
+from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.classifier_evaluation import architectures, recipe
 from synthmix.classifier_evaluation.cell_requests import METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
 from synthmix.classifier_evaluation.cells import evaluate_cell
@@ -44,7 +44,7 @@ from synthmix.study_control.split import create_split
 TINY = ClassifierSettings(
     architecture="test_efficientnet",
     pretrained=False,
-    image_size_px=32,
+    image_size=32,
     match="steps",
     epochs=3,
     batch_size=8,
@@ -52,6 +52,11 @@ TINY = ClassifierSettings(
     augmentation=True,
 )
 IMAGE_SET = "a" * 32
+
+
+def changed(**fields: Any) -> ClassifierSettings:
+    """TINY with other values."""
+    return ClassifierSettings(**({field.name: value for field, value in TINY.ListFields()} | fields))
 
 
 def stripes(label: int, seed: int, side: int = 32) -> np.ndarray:
@@ -96,14 +101,14 @@ def test_golden_losses() -> None:
     assert [epoch.train_loss for epoch in run().epochs] == pytest.approx(
         [0.6889105836, 0.6794102589, 0.6566592654], rel=1e-5
     )
-    with_synthetic = run(dataclasses.replace(TINY, match="epochs"), synthetic=10)
+    with_synthetic = run(changed(match="epochs"), synthetic=10)
     assert [epoch.train_loss for epoch in with_synthetic.epochs] == pytest.approx(
         [0.7007048130, 0.6749776453, 0.6566246748], rel=1e-5
     )
 
 
 def test_it_learns() -> None:
-    result = run(dataclasses.replace(TINY, epochs=12))
+    result = run(changed(epochs=12))
     assert result.test_probabilities.argmax(1).tolist() == images(10, 300)[1].tolist()
     assert result.epochs[-1].train_loss < 0.5 * result.epochs[0].train_loss
 
@@ -137,7 +142,7 @@ def test_rule_5_the_test_is_read_once_after_the_last_choice() -> None:
 
 
 def test_the_kept_epoch_did_best_on_validation() -> None:
-    result = run(dataclasses.replace(TINY, epochs=6, learning_rate=2e-2))
+    result = run(changed(epochs=6, learning_rate=2e-2))
     scores = [(epoch.validation_balanced_accuracy, -epoch.validation_loss) for epoch in result.epochs]
     assert scores[result.best_epoch - 1] == max(scores)
     right = result.validation_probabilities.argmax(1) == images(12, 200)[1]
@@ -146,13 +151,13 @@ def test_the_kept_epoch_did_best_on_validation() -> None:
 
 def test_matched_steps_and_matched_epochs() -> None:
     assert run(synthetic=10).steps == run().steps == 9
-    assert run(dataclasses.replace(TINY, match="epochs"), synthetic=10).steps == 12
+    assert run(changed(match="epochs"), synthetic=10).steps == 12
     assert len(run(synthetic=10).epochs) == 3
 
 
 def test_a_diverging_training_says_so() -> None:
     with pytest.raises(FailedPrecondition, match=r"diverged .* lower classifier\.learning_rate \(it was 1e\+30\)"):
-        run(dataclasses.replace(TINY, learning_rate=1e30))
+        run(changed(learning_rate=1e30))
 
 
 def test_every_image_comes_equally_often() -> None:
@@ -311,7 +316,7 @@ def store(cache: Path, tmp_path: Path) -> MemoryObjectStore:
         for plate in range(8)
         for number in range(3)
     }
-    create_split(store, dataset(store, tmp_path, files), test=0.25, validation=0.25, seed=0)
+    create_split(store, dataset(store, tmp_path, files), SplitSettings(test=0.25, validation=0.25, seed=0))
     train, _, _ = open_split(store, split_of(store), field="split")
     write_manifest(store, Manifest(ArtifactName("adapters", "e" * 32), {"train_split": train.digest}, {}, 1, ()))
     name = ArtifactName("image-sets", IMAGE_SET)

@@ -14,8 +14,10 @@ from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition, FieldViolation
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, CELLS, PARTS, ArtifactName
+from synthmix.service_kit.settings_messages import canonical
 
-# Raised whenever the recipe's or the metrics' bytes change: a cell of another version is another cell.
+# Raised whenever the recipe's or the metrics' bytes change, or a declared default of the classifier: a cell of
+# another version is another cell.
 RECIPE_VERSION = 1
 
 # A cell's payloads.
@@ -29,12 +31,12 @@ def cell_request(part_digests: Mapping[str, str], settings: ClassifierSettings, 
 
     Args:
         part_digests: Of train, validation and test.
-        settings: The classifier's.
+        settings: The classifier's, with their defaults.
         cell: Mixture and seed.
     """
     return {
         "parts": {part: part_digests[part] for part in PARTS},
-        "classifier": asdict(settings),
+        "classifier": canonical(settings),
         "mixture": asdict(cell.mixture),
         "seed": cell.seed,
         "recipe_version": RECIPE_VERSION,

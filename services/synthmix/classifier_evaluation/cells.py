@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from google.protobuf import json_format
 
 from synthmix.classifier_evaluation import recipe
 from synthmix.classifier_evaluation.cell_requests import (
@@ -118,7 +119,7 @@ def evaluate_cell(
 
     synthetic = _open_synthetic(store, cell, train)
     mixture = compose(cell.mixture, train, synthetic, cell.seed)
-    size_px = settings.image_size_px
+    size_px = settings.image_size
     with memory_told_at(
         "evaluation.classifier.batch_size",
         f"batches of {settings.batch_size} images of {size_px} pixels through {settings.architecture}",
@@ -205,7 +206,7 @@ def _metrics(
     return {
         "mixture": asdict(cell.mixture) | {"key": cell.mixture.key, "label": cell.mixture.label},
         "seed": cell.seed,
-        "classifier": asdict(settings),
+        "classifier": json_format.MessageToDict(settings, preserving_proto_field_name=True),
         "classes": list(classes),
         "real_images": len(mixture.real_rows),
         "synthetic_images": len(mixture.synthetic_rows),

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from synthmix.classifier_evaluation import requests, statistics
 from synthmix.classifier_evaluation.cell_requests import METRICS, PREDICTIONS, cell_name
-from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.mixtures import APPEND, REAL, SYNTHETIC_ONLY, CellSpec, MixtureSpec
+from synthmix.image_data.generators import image_set_names
 from synthmix.service_kit.artifacts import (
     Manifest,
     find_manifest,
@@ -24,9 +24,8 @@ from synthmix.service_kit.artifacts import (
 )
 from synthmix.service_kit.coordinator import OperationContext
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import ADAPTERS, EVALUATIONS, IMAGE_SETS, ArtifactName
+from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.settings import worker_settings
-from synthmix.service_kit.short_names import tell_apart
 
 STATISTICS = "statistics.json"
 CELLS = "cells.json"
@@ -48,7 +47,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
             done += 1
             context.update(done=done)
 
-        settings = ClassifierSettings(**request["classifier"])
+        settings = requests.settings_of(request).classifier
         context.run_tasks(
             "synthmix.classifier_evaluation.cells:run_cell",
             [
@@ -106,7 +105,8 @@ def _write_evaluation(
                 "cells": [str(manifest.name) for manifest in manifests.values()],
                 "verdict": comparison.verdict.sentence if comparison.verdict else "",
                 "results": [
-                    result_row(mixture, results[mixture.key], request["seeds"]) for mixture in mixtures_of(cells)
+                    result_row(mixture, results[mixture.key], requests.settings_of(request).seeds)
+                    for mixture in mixtures_of(cells)
                 ],
             },
             seconds=context.worker_seconds,
@@ -123,13 +123,8 @@ def mixtures_of(cells: list[CellSpec]) -> list[MixtureSpec]:
 def mixture_labels(store: ObjectStore, mixtures: Sequence[MixtureSpec]) -> dict[MixtureSpec, str]:
     """What people call each mixture; where there are several image sets, with what tells theirs apart."""
     image_sets = list(dict.fromkeys(mixture.image_set for mixture in mixtures if mixture.image_set))
-    requests_of_sets = []
-    for image_set in image_sets:
-        manifest = read_manifest(store, ArtifactName(IMAGE_SETS, image_set))
-        adapter = read_manifest(store, ArtifactName(ADAPTERS, manifest.inputs["adapter"]))
-        request = {**adapter.request, **manifest.request}
-        requests_of_sets.append({key: value for key, value in request.items() if key != "adapter"})
-    names = dict(zip(image_sets, tell_apart(requests_of_sets, ("method", "rank")), strict=True))
+    manifests = [read_manifest(store, ArtifactName(IMAGE_SETS, image_set)) for image_set in image_sets]
+    names = dict(zip(image_sets, image_set_names(store, manifests), strict=True))
     several = len(image_sets) > 1
     return {
         mixture: f"{mixture.label} with {names[mixture.image_set]}" if mixture.image_set and several else mixture.label
@@ -156,6 +151,7 @@ def compare_cells(
         for cell, manifest in manifests.items()
     }
     first = next(iter(tables.values()))
+    claim = requests.settings_of(request).claim
     [reference] = [mixture.key for mixture in mixtures_of(list(manifests)) if mixture.kind == REAL]
     compared = []
     for mixture in mixtures_of(list(manifests)):
@@ -179,8 +175,8 @@ def compare_cells(
         reference=reference,
         candidates=[mixture.key for mixture in verdict_candidates(mixtures_of(list(manifests)))],
         class_names=next(iter(manifests.values())).summary["classes"],
-        confidence=request["claim"]["confidence"],
-        margin=request["claim"]["margin"],
+        confidence=claim.confidence,
+        margin=claim.margin,
     )
 
 

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from synthmix.service_kit.errors import SynthMixError, invalid_field
 from synthmix.service_kit.memory_errors import is_out_of_memory, out_of_memory
 
-FIELD = "adapter.base_model"
+FIELD = "adapter.settings.base_model"
 PROBE_PX = 64
 
 

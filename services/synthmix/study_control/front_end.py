@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 from google.longrunning import operations_pb2
-from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
@@ -54,6 +53,7 @@ from synthmix.service_kit.settings import (
     server_settings,
     service_address,
 )
+from synthmix.service_kit.settings_messages import from_canonical
 from synthmix.service_kit.storage_space import writing_to
 from synthmix.study_control import datasets, planning, study_names
 from synthmix.study_control.all_operations import AllOperations
@@ -208,12 +208,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         if manifest is not None:
             finished = await asyncio.to_thread(self.message, manifest)
             return with_warnings(finished_operation(finished, finished.operation, str(name)), warnings)
-        operation = await self._operations.start(
-            name.id,
-            STUDIES,
-            str(name),
-            {"spec": study.request["spec"], "split": study.split.name, "dataset": study.dataset.name},
-        )
+        operation = await self._operations.start(name.id, STUDIES, str(name), study.record())
         return with_warnings(operation, warnings)
 
     def _plan(self, study: planning.StudySteps) -> studies_pb2.StudyPlan:
@@ -327,7 +322,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             operation=str(record.name),
             split=record.request["split"],
             dataset=record.request["dataset"],
-            spec=json_format.ParseDict(record.request["spec"], studies_pb2.StudySpec()),
+            spec=from_canonical(record.request["spec"], studies_pb2.StudySpec),
         )
         study.create_time.FromJsonString(record.create_time)
         return study
@@ -357,7 +352,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             verdict=manifest.summary["verdict"],
             payloads=payload_messages(self._store, manifest),
             operation=str(OperationName(STUDY_CONTROL, manifest.name.id)),
-            spec=json_format.ParseDict(manifest.request["spec"], studies_pb2.StudySpec()),
+            spec=from_canonical(manifest.request["spec"], studies_pb2.StudySpec),
         )
         record = operation_records.find_record(self._store, OperationName(STUDY_CONTROL, manifest.name.id))
         study.create_time.FromJsonString(manifest.create_time if record is None else record.create_time)

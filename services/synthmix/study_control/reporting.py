@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any, cast
 
 import numpy as np
-from google.protobuf import json_format
 from PIL import Image
 
+from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.study_file import to_yaml
+from synthmix.image_data import generators
 from synthmix.image_data.image_table import read_images
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.sources.source_account import sentence
@@ -21,7 +22,7 @@ from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
 from synthmix.service_kit.settings import object_store_settings
-from synthmix.service_kit.short_names import tell_apart
+from synthmix.service_kit.settings_messages import from_canonical
 from synthmix.study_control.datasets import account_of_name, display_names, name_shown
 from synthmix.study_control.report import data as page
 from synthmix.study_control.report.render import render_csv, render_html, render_json, render_run_json
@@ -51,7 +52,7 @@ def make_report(
     Args:
         target: The study's name.
         create_time: When it was submitted, RFC 3339.
-        spec: The study's specification as JSON.
+        spec: The study's specification in its canonical form.
         costs: For each step its display name, tasks, reused tasks and predicted seconds.
 
     Returns:
@@ -97,18 +98,10 @@ def collect(
     statistics = json.loads(read_payload(store, evaluation_manifest, "statistics.json"))
     cells = json.loads(read_payload(store, evaluation_manifest, "cells.json"))
     train = open_train_part(store, f"{split}/parts/train", field="split")
-    adapter_names = dict(
-        zip(
-            adapters,
-            tell_apart([item.request for item in adapter_manifests], ("method", "rank")),
-            strict=True,
-        )
-    )
-    set_names = {
-        name: adapter_names[f"adapters/{manifest.inputs['adapter']}"]
-        for name, manifest in zip(image_sets, image_set_manifests, strict=True)
-    }
-    message = json_format.ParseDict(spec, studies_pb2.StudySpec())
+    adapter_names = dict(zip(adapters, generators.adapter_names(adapter_manifests), strict=True))
+    set_names = dict(zip(image_sets, generators.image_set_names(store, image_set_manifests), strict=True))
+    message = from_canonical(spec, studies_pb2.StudySpec)
+    classifier = from_canonical(evaluation_manifest.request["settings"], evaluations_pb2.Evaluation).classifier
     galleries, real_examples = gallery(store, train, {set_names[name]: name for name in image_sets})
     identities = [
         page.MixtureIdentity(
@@ -133,7 +126,7 @@ def collect(
         galleries=galleries,
         real_examples=real_examples,
         nearest_distance=NEAREST_DISTANCE,
-        classifier={key: str(value) for key, value in evaluation_manifest.request["classifier"].items()},
+        classifier={field.name: str(value) for field, value in classifier.ListFields()},
         results=page.results_from_statistics(statistics, identities, cast(page.Mode, message.mixtures.mode)),
         cells=tuple(_cell(item, train.classes) for item in cells),
         leakage=leakage_checks(dataset),
@@ -249,31 +242,31 @@ def _images(count: Any) -> int:
 
 
 def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
-    request, summary = manifest.request, manifest.summary
+    settings, summary = generators.adapter_settings(manifest), manifest.summary
     losses = json.loads(read_payload(store, manifest, "losses.json"))
     return page.Adapter(
         name=name,
-        method=request["method"],
-        rank=request["rank"],
-        targets=request["targets"],
-        images_seen=request["images_seen"],
+        method=settings.method,
+        rank=settings.rank,
+        targets=settings.targets,
+        images_seen=settings.images_seen,
         parameter_count=summary["parameter_count"],
         final_loss=summary["final_loss"],
-        loss_curve=tuple(page.LossPoint(step * request["batch_size"], loss) for step, loss in losses),
+        loss_curve=tuple(page.LossPoint(step * settings.batch_size, loss) for step, loss in losses),
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
     )
 
 
 def _image_set(name: str, adapter: str, manifest: Manifest) -> page.ImageSet:
-    request = manifest.request
+    settings = generators.synthesis_settings(manifest)
     return page.ImageSet(
         name=name,
         adapter=adapter,
-        images=dict.fromkeys(request["labels"], request["per_class"]),
-        prompt=request["prompt"],
-        steps=request["steps"],
-        guidance_scale=request["guidance_scale"],
+        images=manifest.request["class_images"],
+        prompt=settings.prompt,
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
     )

@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
+from synthmix.api.options.v1 import field_rules_pb2 as synthmix_dot_options_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)synthmix/evaluations/v1/evaluations.proto\x12\x17synthmix.evaluations.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\"u\n\x17\x43reateEvaluationRequest\x12=\n\nevaluation\x18\x01 \x01(\x0b\x32#.synthmix.evaluations.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x9c\x04\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nimage_sets\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x08mixtures\x18\x04 \x01(\x0b\x32!.synthmix.evaluations.v1.MixturesB\x04\xe2\x41\x01\x02\x12=\n\nclassifier\x18\x05 \x01(\x0b\x32#.synthmix.evaluations.v1.ClassifierB\x04\xe2\x41\x01\x01\x12\x18\n\x05seeds\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x33\n\x05\x63laim\x18\x07 \x01(\x0b\x32\x1e.synthmix.evaluations.v1.ClaimB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncell_count\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12=\n\x07results\x18\n \x03(\x0b\x32&.synthmix.evaluations.v1.MixtureResultB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\r \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x42\x08\n\x06_seeds\"\x82\x01\n\x08Mixtures\x12\x12\n\x04mode\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06ratios\x18\x02 \x03(\x01\x42\x04\xe2\x41\x01\x01\x12!\n\x0esynthetic_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08\x63ontrols\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x42\x11\n\x0f_synthetic_only\"\xd3\x02\n\nClassifier\x12\x1a\n\x0c\x61rchitecture\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\npretrained\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nimage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x13\n\x05match\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x06\x65pochs\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x1d\n\nbatch_size\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12 \n\rlearning_rate\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x1f\n\x0c\x61ugmentation\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x42\r\n\x0b_pretrainedB\r\n\x0b_image_sizeB\t\n\x07_epochsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_augmentation\"[\n\x05\x43laim\x12\x19\n\x06margin\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nconfidence\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\t\n\x07_marginB\r\n\x0b_confidence\"\x87\x02\n\rMixtureResult\x12\x0f\n\x07mixture\x18\x01 \x01(\t\x12\x11\n\timage_set\x18\x02 \x01(\t\x12\r\n\x05ratio\x18\x03 \x01(\x01\x12\r\n\x05\x63\x65lls\x18\x04 \x01(\x05\x12\x19\n\x11\x62\x61lanced_accuracy\x18\x05 \x01(\x01\x12\x45\n\x1a\x62\x61lanced_accuracy_interval\x18\x06 \x01(\x0b\x32!.synthmix.evaluations.v1.Interval\x12\x12\n\ndifference\x18\x07 \x01(\x01\x12>\n\x13\x64ifference_interval\x18\x08 \x01(\x0b\x32!.synthmix.evaluations.v1.Interval\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"K\n\x16ListEvaluationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"l\n\x17ListEvaluationsResponse\x12\x38\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.synthmix.evaluations.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8f\x03\n\x11\x45valuationService\x12\x9e\x01\n\x10\x43reateEvaluation\x12\x30.synthmix.evaluations.v1.CreateEvaluationRequest\x1a\x1d.google.longrunning.Operation\"9\xca\x41\x36\n\nEvaluation\x12(synthmix.operations.v1.OperationMetadata\x12\x63\n\rGetEvaluation\x12-.synthmix.evaluations.v1.GetEvaluationRequest\x1a#.synthmix.evaluations.v1.Evaluation\x12t\n\x0fListEvaluations\x12/.synthmix.evaluations.v1.ListEvaluationsRequest\x1a\x30.synthmix.evaluations.v1.ListEvaluationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)synthmix/evaluations/v1/evaluations.proto\x12\x17synthmix.evaluations.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a%synthmix/options/v1/field_rules.proto\"u\n\x17\x43reateEvaluationRequest\x12=\n\nevaluation\x18\x01 \x01(\x0b\x32#.synthmix.evaluations.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xcc\x04\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nimage_sets\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12@\n\x08mixtures\x18\x04 \x01(\x0b\x32(.synthmix.evaluations.v1.MixtureSettingsB\x04\xe2\x41\x01\x01\x12\x45\n\nclassifier\x18\x05 \x01(\x0b\x32+.synthmix.evaluations.v1.ClassifierSettingsB\x04\xe2\x41\x01\x01\x12\x31\n\x05seeds\x18\x06 \x01(\x05\x42\x1d\xe2\x41\x01\x01\xa2\xbb\x18\x15\n\x01\x35\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00@\x8f@H\x00\x88\x01\x01\x12;\n\x05\x63laim\x18\x07 \x01(\x0b\x32&.synthmix.evaluations.v1.ClaimSettingsB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncell_count\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12=\n\x07results\x18\n \x03(\x0b\x32&.synthmix.evaluations.v1.MixtureResultB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\r \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x42\x08\n\x06_seeds\"\xda\x01\n\x0fMixtureSettings\x12#\n\x04mode\x18\x01 \x01(\tB\x10\xe2\x41\x01\x01\xa2\xbb\x18\x08\n\x06\x61ppendH\x00\x88\x01\x01\x12\x45\n\x06ratios\x18\x02 \x03(\x01\x42\x35\xe2\x41\x01\x01\xa2\xbb\x18-\n\x01\x30\n\x03\x30.1\n\x04\x30.25\n\x03\x30.5\n\x04\x30.75\x19\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00$@8\x01\x12!\n\x0esynthetic_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1c\n\x08\x63ontrols\x18\x04 \x03(\tB\n\xe2\x41\x01\x01\xa2\xbb\x18\x02\x38\x01\x42\x07\n\x05_modeB\x11\n\x0f_synthetic_only\"\xc3\x04\n\x12\x43lassifierSettings\x12:\n\x0c\x61rchitecture\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x01\xa2\xbb\x18\x17\n\x15tf_efficientnet_lite0H\x00\x88\x01\x01\x12\'\n\npretrained\x18\x02 \x01(\x08\x42\x0e\xe2\x41\x01\x01\xa2\xbb\x18\x06\n\x04trueH\x01\x88\x01\x01\x12?\n\nimage_size\x18\x03 \x01(\x05\x42&\xe2\x41\x01\x01\xa2\xbb\x18\x1e\n\x02\x36\x34\x19\x00\x00\x00\x00\x00\x00\x30@)\x00\x00\x00\x00\x00\x00\x90@B\x06pixelsH\x02\x88\x01\x01\x12\x32\n\x05match\x18\x04 \x01(\tB\x1e\xe2\x41\x01\x01\xa2\xbb\x18\x16\n\x05steps2\x05steps2\x06\x65pochsH\x03\x88\x01\x01\x12\x33\n\x06\x65pochs\x18\x05 \x01(\x05\x42\x1e\xe2\x41\x01\x01\xa2\xbb\x18\x16\n\x02\x31\x30\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x88\xc3@H\x04\x88\x01\x01\x12?\n\nbatch_size\x18\x06 \x01(\x05\x42&\xe2\x41\x01\x01\xa2\xbb\x18\x1e\n\x02\x33\x32\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\xb0@B\x06imagesH\x05\x88\x01\x01\x12<\n\rlearning_rate\x18\x07 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x31\x65-3\x19:\x8c\x30\xe2\x8eyE>)\x00\x00\x00\x00\x00\x00$@H\x06\x88\x01\x01\x12)\n\x0c\x61ugmentation\x18\x08 \x01(\x08\x42\x0e\xe2\x41\x01\x01\xa2\xbb\x18\x06\n\x04trueH\x07\x88\x01\x01\x42\x0f\n\r_architectureB\r\n\x0b_pretrainedB\r\n\x0b_image_sizeB\x08\n\x06_matchB\t\n\x07_epochsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_augmentation\"\x9b\x01\n\rClaimSettings\x12\x35\n\x06margin\x18\x01 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x30.02\x11\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x12\x39\n\nconfidence\x18\x02 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x30.95\x19\x00\x00\x00\x00\x00\x00\xe0?)\x1e\xa7\xe8H.\xff\xef?H\x01\x88\x01\x01\x42\t\n\x07_marginB\r\n\x0b_confidence\"\x87\x02\n\rMixtureResult\x12\x0f\n\x07mixture\x18\x01 \x01(\t\x12\x11\n\timage_set\x18\x02 \x01(\t\x12\r\n\x05ratio\x18\x03 \x01(\x01\x12\r\n\x05\x63\x65lls\x18\x04 \x01(\x05\x12\x19\n\x11\x62\x61lanced_accuracy\x18\x05 \x01(\x01\x12\x45\n\x1a\x62\x61lanced_accuracy_interval\x18\x06 \x01(\x0b\x32!.synthmix.evaluations.v1.Interval\x12\x12\n\ndifference\x18\x07 \x01(\x01\x12>\n\x13\x64ifference_interval\x18\x08 \x01(\x0b\x32!.synthmix.evaluations.v1.Interval\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"K\n\x16ListEvaluationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"l\n\x17ListEvaluationsResponse\x12\x38\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.synthmix.evaluations.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8f\x03\n\x11\x45valuationService\x12\x9e\x01\n\x10\x43reateEvaluation\x12\x30.synthmix.evaluations.v1.CreateEvaluationRequest\x1a\x1d.google.longrunning.Operation\"9\xca\x41\x36\n\nEvaluation\x12(synthmix.operations.v1.OperationMetadata\x12\x63\n\rGetEvaluation\x12-.synthmix.evaluations.v1.GetEvaluationRequest\x1a#.synthmix.evaluations.v1.Evaluation\x12t\n\x0fListEvaluations\x12/.synthmix.evaluations.v1.ListEvaluationsRequest\x1a\x30.synthmix.evaluations.v1.ListEvaluationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,11 +47,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION'].fields_by_name['image_sets']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['image_sets']._serialized_options = b'\342A\001\001'
   _globals['_EVALUATION'].fields_by_name['mixtures']._loaded_options = None
-  _globals['_EVALUATION'].fields_by_name['mixtures']._serialized_options = b'\342A\001\002'
+  _globals['_EVALUATION'].fields_by_name['mixtures']._serialized_options = b'\342A\001\001'
   _globals['_EVALUATION'].fields_by_name['classifier']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['classifier']._serialized_options = b'\342A\001\001'
   _globals['_EVALUATION'].fields_by_name['seeds']._loaded_options = None
-  _globals['_EVALUATION'].fields_by_name['seeds']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATION'].fields_by_name['seeds']._serialized_options = b'\342A\001\001\242\273\030\025\n\0015\031\000\000\000\000\000\000\360?)\000\000\000\000\000@\217@'
   _globals['_EVALUATION'].fields_by_name['claim']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['claim']._serialized_options = b'\342A\001\001'
   _globals['_EVALUATION'].fields_by_name['create_time']._loaded_options = None
@@ -65,34 +66,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION'].fields_by_name['gpu_seconds']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION'].fields_by_name['payloads']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['payloads']._serialized_options = b'\342A\001\003'
-  _globals['_MIXTURES'].fields_by_name['mode']._loaded_options = None
-  _globals['_MIXTURES'].fields_by_name['mode']._serialized_options = b'\342A\001\001'
-  _globals['_MIXTURES'].fields_by_name['ratios']._loaded_options = None
-  _globals['_MIXTURES'].fields_by_name['ratios']._serialized_options = b'\342A\001\001'
-  _globals['_MIXTURES'].fields_by_name['synthetic_only']._loaded_options = None
-  _globals['_MIXTURES'].fields_by_name['synthetic_only']._serialized_options = b'\342A\001\001'
-  _globals['_MIXTURES'].fields_by_name['controls']._loaded_options = None
-  _globals['_MIXTURES'].fields_by_name['controls']._serialized_options = b'\342A\001\001'
-  _globals['_CLASSIFIER'].fields_by_name['architecture']._loaded_options = None
-  _globals['_CLASSIFIER'].fields_by_name['architecture']._serialized_options = b'\342A\001\001'
-  _globals['_CLASSIFIER'].fields_by_name['pretrained']._loaded_options = None
-  _globals['_CLASSIFIER'].fields_by_name['pretrained']._serialized_options = b'\342A\001\001'
-  _globals['_CLASSIFIER'].fields_by_name['image_size']._loaded_options = None
-  _globals['_CLASSIFIER'].fields_by_name['image_size']._serialized_options = b'\342A\001\001'
-  _globals['_CLASSIFIER'].fields_by_name['match']._loaded_options = None
-  _globals['_CLASSIFIER'].fields_by_name['match']._serialized_options = b'\342A\001\001'
-  _globals['_CLASSIFIER'].fields_by_name['epochs']._loaded_options = None
-  _globals['_CLASSIFIER'].fields_by_name['epochs']._serialized_options = b'\342A\001\001'
-  _globals['_CLASSIFIER'].fields_by_name['batch_size']._loaded_options = None
-  _globals['_CLASSIFIER'].fields_by_name['batch_size']._serialized_options = b'\342A\001\001'
-  _globals['_CLASSIFIER'].fields_by_name['learning_rate']._loaded_options = None
-  _globals['_CLASSIFIER'].fields_by_name['learning_rate']._serialized_options = b'\342A\001\001'
-  _globals['_CLASSIFIER'].fields_by_name['augmentation']._loaded_options = None
-  _globals['_CLASSIFIER'].fields_by_name['augmentation']._serialized_options = b'\342A\001\001'
-  _globals['_CLAIM'].fields_by_name['margin']._loaded_options = None
-  _globals['_CLAIM'].fields_by_name['margin']._serialized_options = b'\342A\001\001'
-  _globals['_CLAIM'].fields_by_name['confidence']._loaded_options = None
-  _globals['_CLAIM'].fields_by_name['confidence']._serialized_options = b'\342A\001\001'
+  _globals['_MIXTURESETTINGS'].fields_by_name['mode']._loaded_options = None
+  _globals['_MIXTURESETTINGS'].fields_by_name['mode']._serialized_options = b'\342A\001\001\242\273\030\010\n\006append'
+  _globals['_MIXTURESETTINGS'].fields_by_name['ratios']._loaded_options = None
+  _globals['_MIXTURESETTINGS'].fields_by_name['ratios']._serialized_options = b'\342A\001\001\242\273\030-\n\0010\n\0030.1\n\0040.25\n\0030.5\n\0040.75\031\000\000\000\000\000\000\000\000)\000\000\000\000\000\000$@8\001'
+  _globals['_MIXTURESETTINGS'].fields_by_name['synthetic_only']._loaded_options = None
+  _globals['_MIXTURESETTINGS'].fields_by_name['synthetic_only']._serialized_options = b'\342A\001\001'
+  _globals['_MIXTURESETTINGS'].fields_by_name['controls']._loaded_options = None
+  _globals['_MIXTURESETTINGS'].fields_by_name['controls']._serialized_options = b'\342A\001\001\242\273\030\0028\001'
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['architecture']._loaded_options = None
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['architecture']._serialized_options = b'\342A\001\001\242\273\030\027\n\025tf_efficientnet_lite0'
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['pretrained']._loaded_options = None
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['pretrained']._serialized_options = b'\342A\001\001\242\273\030\006\n\004true'
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['image_size']._loaded_options = None
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['image_size']._serialized_options = b'\342A\001\001\242\273\030\036\n\00264\031\000\000\000\000\000\0000@)\000\000\000\000\000\000\220@B\006pixels'
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['match']._loaded_options = None
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['match']._serialized_options = b'\342A\001\001\242\273\030\026\n\005steps2\005steps2\006epochs'
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['epochs']._loaded_options = None
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['epochs']._serialized_options = b'\342A\001\001\242\273\030\026\n\00210\031\000\000\000\000\000\000\360?)\000\000\000\000\000\210\303@'
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['batch_size']._loaded_options = None
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['batch_size']._serialized_options = b'\342A\001\001\242\273\030\036\n\00232\031\000\000\000\000\000\000\000@)\000\000\000\000\000\000\260@B\006images'
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['learning_rate']._loaded_options = None
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['learning_rate']._serialized_options = b'\342A\001\001\242\273\030\030\n\0041e-3\031:\2140\342\216yE>)\000\000\000\000\000\000$@'
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['augmentation']._loaded_options = None
+  _globals['_CLASSIFIERSETTINGS'].fields_by_name['augmentation']._serialized_options = b'\342A\001\001\242\273\030\006\n\004true'
+  _globals['_CLAIMSETTINGS'].fields_by_name['margin']._loaded_options = None
+  _globals['_CLAIMSETTINGS'].fields_by_name['margin']._serialized_options = b'\342A\001\001\242\273\030\030\n\0040.02\021\000\000\000\000\000\000\000\000!\000\000\000\000\000\000\360?'
+  _globals['_CLAIMSETTINGS'].fields_by_name['confidence']._loaded_options = None
+  _globals['_CLAIMSETTINGS'].fields_by_name['confidence']._serialized_options = b'\342A\001\001\242\273\030\030\n\0040.95\031\000\000\000\000\000\000\340?)\036\247\350H.\377\357?'
   _globals['_GETEVALUATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETEVALUATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -101,26 +102,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_EVALUATIONSERVICE'].methods_by_name['CreateEvaluation']._loaded_options = None
   _globals['_EVALUATIONSERVICE'].methods_by_name['CreateEvaluation']._serialized_options = b'\312A6\n\nEvaluation\022(synthmix.operations.v1.OperationMetadata'
-  _globals['_CREATEEVALUATIONREQUEST']._serialized_start=212
-  _globals['_CREATEEVALUATIONREQUEST']._serialized_end=329
-  _globals['_EVALUATION']._serialized_start=332
-  _globals['_EVALUATION']._serialized_end=872
-  _globals['_MIXTURES']._serialized_start=875
-  _globals['_MIXTURES']._serialized_end=1005
-  _globals['_CLASSIFIER']._serialized_start=1008
-  _globals['_CLASSIFIER']._serialized_end=1347
-  _globals['_CLAIM']._serialized_start=1349
-  _globals['_CLAIM']._serialized_end=1440
-  _globals['_MIXTURERESULT']._serialized_start=1443
-  _globals['_MIXTURERESULT']._serialized_end=1706
-  _globals['_INTERVAL']._serialized_start=1708
-  _globals['_INTERVAL']._serialized_end=1745
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=1747
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=1789
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1791
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1866
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1868
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1976
-  _globals['_EVALUATIONSERVICE']._serialized_start=1979
-  _globals['_EVALUATIONSERVICE']._serialized_end=2378
+  _globals['_CREATEEVALUATIONREQUEST']._serialized_start=251
+  _globals['_CREATEEVALUATIONREQUEST']._serialized_end=368
+  _globals['_EVALUATION']._serialized_start=371
+  _globals['_EVALUATION']._serialized_end=959
+  _globals['_MIXTURESETTINGS']._serialized_start=962
+  _globals['_MIXTURESETTINGS']._serialized_end=1180
+  _globals['_CLASSIFIERSETTINGS']._serialized_start=1183
+  _globals['_CLASSIFIERSETTINGS']._serialized_end=1762
+  _globals['_CLAIMSETTINGS']._serialized_start=1765
+  _globals['_CLAIMSETTINGS']._serialized_end=1920
+  _globals['_MIXTURERESULT']._serialized_start=1923
+  _globals['_MIXTURERESULT']._serialized_end=2186
+  _globals['_INTERVAL']._serialized_start=2188
+  _globals['_INTERVAL']._serialized_end=2225
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=2227
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=2269
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=2271
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=2346
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=2348
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=2456
+  _globals['_EVALUATIONSERVICE']._serialized_start=2459
+  _globals['_EVALUATIONSERVICE']._serialized_end=2858
 # @@protoc_insertion_point(module_scope)
