@@ -98,7 +98,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
 
 def filled(evaluation: evaluations_pb2.Evaluation) -> evaluations_pb2.Evaluation:
     """A copy in which every field that a user may leave out has its value, and real only stands among the ratios."""
-    full = evaluations_pb2.Evaluation()
+    full = type(evaluation)()
     full.CopyFrom(evaluation)
     set_default(full.mixtures, "synthetic_only", not evaluation.mixtures.ratios)
     return with_defaults(full)
@@ -113,7 +113,7 @@ def canonical_request(
         parts: Digests of train, validation and test.
         image_sets: Their ids.
     """
-    settings = evaluations_pb2.Evaluation(
+    settings = type(evaluation)(
         mixtures=evaluation.mixtures,
         classifier=evaluation.classifier,
         seeds=evaluation.seeds,

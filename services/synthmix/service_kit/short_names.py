@@ -44,5 +44,5 @@ def _shown(field: FieldDescriptor, value: Any) -> str:
         return f"{words} {str(value).lower()}"
     if isinstance(value, (int, float)):
         unit = rules_of(field).unit
-        return f"{words} {value:.12g}{f' {unit}' if unit else ''}"
+        return f"{words} {repr(value).removesuffix('.0')}{f' {unit}' if unit else ''}"
     return f"{words} {printable(str(value), longest=LONGEST_TEXT)}"

@@ -49,9 +49,21 @@ class StepKind:
 
 # By service, in the order in which they work.
 KINDS = {
-    ADAPTER_TRAINING: StepKind(adapters_pb2.Adapter, Client.plan_adapter, Client.create_adapter),
-    IMAGE_SYNTHESIS: StepKind(image_sets_pb2.ImageSet, Client.plan_image_set, Client.create_image_set),
-    CLASSIFIER_EVALUATION: StepKind(evaluations_pb2.Evaluation, Client.plan_evaluation, Client.create_evaluation),
+    ADAPTER_TRAINING: StepKind(
+        adapters_pb2.Adapter,
+        lambda client, adapter: client.plan_adapter(adapter),
+        lambda client, adapter: client.create_adapter(adapter),
+    ),
+    IMAGE_SYNTHESIS: StepKind(
+        image_sets_pb2.ImageSet,
+        lambda client, image_set: client.plan_image_set(image_set),
+        lambda client, image_set: client.create_image_set(image_set),
+    ),
+    CLASSIFIER_EVALUATION: StepKind(
+        evaluations_pb2.Evaluation,
+        lambda client, evaluation: client.plan_evaluation(evaluation),
+        lambda client, evaluation: client.create_evaluation(evaluation),
+    ),
 }
 
 
