@@ -64,10 +64,22 @@ def split_digest(settings: Any) -> str:
 
 GOLDEN: list[tuple[Any, Message, str]] = [
     (adapter_digest, AdapterSettings(), "b1b92bd73f660cd50a9d386ef33fb8a0"),
-    (adapter_digest, AdapterSettings(rank=4, targets="attention+feedforward", images_seen=320, seed=3), "203f8c31cd16030ba47c274770afe78c"),
-    (adapter_digest, AdapterSettings(prompt="a {label} nucleus", caption_dropout=0, image_size=96), "df8c2963a4f3f1184e29be1523a4f4b9"),
+    (
+        adapter_digest,
+        AdapterSettings(rank=4, targets="attention+feedforward", images_seen=320, seed=3),
+        "203f8c31cd16030ba47c274770afe78c",
+    ),
+    (
+        adapter_digest,
+        AdapterSettings(prompt="a {label} nucleus", caption_dropout=0, image_size=96),
+        "df8c2963a4f3f1184e29be1523a4f4b9",
+    ),
     (image_set_digest, SynthesisSettings(prompt="a {label} cell"), "bed26deb72b886dace69226b0ae1c285"),
-    (image_set_digest, SynthesisSettings(prompt="a {label} cell", steps=4, guidance_scale=1.5, seed=2), "ae96e773036fc3db5153f24b91f7381d"),
+    (
+        image_set_digest,
+        SynthesisSettings(prompt="a {label} cell", steps=4, guidance_scale=1.5, seed=2),
+        "ae96e773036fc3db5153f24b91f7381d",
+    ),
     (evaluation_digest, Evaluation(), "a2d197341f92c5c253d5b730b48f309a"),
     (
         evaluation_digest,
@@ -80,7 +92,11 @@ GOLDEN: list[tuple[Any, Message, str]] = [
         "17d3ecea17bb529303e9ac082372ef08",
     ),
     (trial_digest, ClassifierSettings(), "05cdec161129e4dee5f5cfbe801a90ef"),
-    (trial_digest, ClassifierSettings(architecture="resnet18", match="epochs", augmentation=False), "881a7d012541e1d53a98770caf011419"),
+    (
+        trial_digest,
+        ClassifierSettings(architecture="resnet18", match="epochs", augmentation=False),
+        "881a7d012541e1d53a98770caf011419",
+    ),
     (split_digest, SplitSettings(), "5fd0c4c8c502bf89b3b47654386325db"),
     (split_digest, SplitSettings(test=0.3, seed=7), "ce2087f337e8664978317d343ef089a8"),
 ]
