@@ -18,19 +18,23 @@ from synthmix.service_kit.resource_names import ArtifactName
 FEW = "sim-few"
 
 
-def reduced_study(name: str, dataset: str, **changes: Any) -> studies_pb2.StudySpec:
+def reduced_value(name: str, dataset: str) -> dict[str, Any]:
     """A study that is whole in shape and small in everything: seconds of training, long enough to be interrupted."""
-    value: dict[str, Any] = {
+    return {
         "name": name,
         "dataset": dataset,
         "split": {"test": 0.25, "validation": 0.15, "seed": 7},
-        "adapters": {"rank": [4], "images_seen": [320]},
+        "adapters": {"rank": 4, "images_seen": 320},
         "synthesis": {"prompt": "a brightfield image of {label} cells", "steps": 4},
         "mixtures": {"ratios": [0, 0.25], "synthetic_only": True},
         "classifier": {"epochs": 1},
         "seeds": 1,
     }
-    return parse_document(yaml.safe_dump(value | changes), studies_pb2.StudySpec, name).message
+
+
+def reduced_study(name: str, dataset: str, **changes: Any) -> studies_pb2.StudySpec:
+    """reduced_value with some sections changed, as a file would give it."""
+    return parse_document(yaml.safe_dump(reduced_value(name, dataset) | changes), studies_pb2.StudySpec, name).message
 
 
 def import_simulated(client: Client, folder: Path) -> None:

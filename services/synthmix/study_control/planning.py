@@ -249,9 +249,9 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
         problems.raise_if_any()  # what follows builds on these
     specification.check_enough_images(full, split, problems)
     planner = _Planner(client, problems)
-    adapters, image_sets = _generator_steps(planner, full, split)
-    for steps, section in ((adapters, "adapters"), (image_sets, "synthesis")):
-        _check_distinct(steps, section, problems)
+    adapters, image_sets = _generator_steps(planner, spec, full, split)
+    _check_distinct(adapters, "adapter.settings", problems)
+    _check_distinct(image_sets, "image_set.settings", problems)
     image_set_names = [step.target for step in image_sets]
     if problems.found and specification.needs_images(full) and not image_set_names:
         image_set_names = [str(ArtifactName(IMAGE_SETS, NO_ID))]
@@ -271,9 +271,14 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
 
 
 def _generator_steps(
-    planner: _Planner, spec: studies_pb2.StudySpec, split: datasets_pb2.Split
+    planner: _Planner, given: studies_pb2.StudySpec, spec: studies_pb2.StudySpec, split: datasets_pb2.Split
 ) -> tuple[list[Step], list[Step]]:
-    """An adapter of each settings, and an image set of each adapter and each synthesis; none if none is needed."""
+    """An adapter of each settings, and an image set of each adapter and each synthesis; none if none is needed.
+
+    Args:
+        given: As the user wrote it.
+        spec: With its defaults.
+    """
     if not specification.needs_images(spec):
         return [], []
     adapters: list[Step | None] = []
@@ -281,7 +286,11 @@ def _generator_steps(
     grid = [(adapter, synthesis) for adapter in spec.adapters for synthesis in spec.synthesis]
     set_names = iter(tell_apart(grid, alone=""))
     for index, name in enumerate(tell_apart([(adapter,) for adapter in spec.adapters], alone="")):
-        fields = {"adapter.settings": f"adapters[{index}]", "adapter.train_split": "split"}
+        fields = {
+            "adapter.settings.prompt": specification.adapter_prompt_field(given, index),
+            "adapter.settings": f"adapters[{index}]",
+            "adapter.train_split": "split",
+        }
         request = specification.adapter(spec, split, index)
         adapter = planner.step(ADAPTER_TRAINING, f"adapter {name}".rstrip(), request, fields)
         adapters.append(adapter)
@@ -294,6 +303,7 @@ def _generator_steps(
                     f"images {next(set_names)}".rstrip(),
                     specification.image_set(spec, split, index, number, target),
                     {
+                        "image_set.settings.prompt": specification.synthesis_prompt_field(given, index, number),
                         "image_set.settings": f"synthesis[{number}]",
                         "image_set.class_images": "dataset",
                         "image_set.adapter": f"adapters[{index}]",
@@ -304,11 +314,15 @@ def _generator_steps(
     return [step for step in adapters if step], [step for step in image_sets if step]
 
 
-def _check_distinct(steps: list[Step], section: str, problems: Problems) -> None:
-    """Collects settings that mean the same as earlier ones of the list: as much would be paid for no answer."""
+def _check_distinct(steps: list[Step], settings: str, problems: Problems) -> None:
+    """Collects settings that mean the same as earlier ones of the list: as much would be paid for no answer.
+
+    Args:
+        settings: The field of a step's request that holds them.
+    """
     seen: dict[str, str] = {}
     for step in steps:
-        place = next(field for field in step.fields.values() if field.startswith(f"{section}["))
+        place = step.fields[settings]
         with problems:
             if seen.setdefault(step.target, place) != place:
                 raise invalid_field(

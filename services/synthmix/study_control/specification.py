@@ -117,6 +117,19 @@ def check_enough_images(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, 
                 )
 
 
+def adapter_prompt_field(given: studies_pb2.StudySpec, index: int) -> str:
+    """Where the user wrote the prompt that an adapter trains with."""
+    own = index < len(given.adapters) and given.adapters[index].HasField("prompt")
+    shared = [f"synthesis[{number}].prompt" for number, item in enumerate(given.synthesis) if item.HasField("prompt")]
+    return shared[0] if shared and not own else f"adapters[{index}].prompt"
+
+
+def synthesis_prompt_field(given: studies_pb2.StudySpec, adapter_index: int, index: int) -> str:
+    """Where the user wrote the prompt that images are asked for with."""
+    own = index < len(given.synthesis) and given.synthesis[index].HasField("prompt")
+    return f"synthesis[{index}].prompt" if own else adapter_prompt_field(given, adapter_index)
+
+
 def needs_images(spec: studies_pb2.StudySpec) -> bool:
     return spec.mixtures.synthetic_only or any(ratio > 0 for ratio in spec.mixtures.ratios)
 
