@@ -39,6 +39,7 @@ from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 from synthmix.service_kit.settings import CLASSIFIER_EVALUATION, object_store_settings
+from synthmix.service_kit.settings_messages import from_canonical
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -56,12 +57,14 @@ manifest's classes, and the probability of each class."""
 def run_cell(
     split: str,
     cell: CellSpec,
-    settings: ClassifierSettings,
+    settings: dict[str, Any],
     report: Callable[[int], None],
     threads: int,
     gpus: float = 0.0,
 ) -> dict[str, Any]:
     """The task that a coordinator runs on a worker: evaluate_cell, with the worker's settings and counters.
+
+    The classifier's settings come in their canonical form, which Ray can send.
 
     Its operation counts cells, so a cell's own steps are counted by the metrics only.
     """
@@ -73,7 +76,8 @@ def run_cell(
         count_on_worker("synthmix_classifier_steps", steps - counted, CLASSIFIER_EVALUATION)
         counted = steps
 
-    summary = evaluate_cell(store, split, cell, settings, report=report_steps, threads=threads, gpus=gpus)
+    classifier = from_canonical(settings, ClassifierSettings)
+    summary = evaluate_cell(store, split, cell, classifier, report=report_steps, threads=threads, gpus=gpus)
     count_on_worker("synthmix_cells", 1, CLASSIFIER_EVALUATION)
     return summary
 

@@ -26,6 +26,7 @@ from synthmix.service_kit.coordinator import OperationContext
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.settings import worker_settings
+from synthmix.service_kit.settings_messages import canonical
 
 STATISTICS = "statistics.json"
 CELLS = "cells.json"
@@ -47,7 +48,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
             done += 1
             context.update(done=done)
 
-        settings = requests.settings_of(request).classifier
+        settings = canonical(requests.settings_of(request).classifier)
         context.run_tasks(
             "synthmix.classifier_evaluation.cells:run_cell",
             [
