@@ -15,7 +15,9 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 """A Markdown link or image; the group is its target."""
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 NAMED_FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.\w+)`")
-"""A path of at least one folder and a file with an extension, as CONTRIBUTING.md names them."""
+"""A path of at least one folder and a file with an extension, as CONTRIBUTING.md names files."""
+NAMED_TARGET = re.compile(r"(?:`|^\$ )make ([a-z][a-z0-9-]*)", re.MULTILINE)
+"""A call of make in code or at a prompt."""
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 DECISION_FIELDS = ("Status", "Date", "Context", "Decision", "Alternatives", "What follows")
 
@@ -84,6 +86,11 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z][a-z0-9-]*):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
 
 
+@pytest.mark.parametrize("document", named(tracked("*.md")))
+def test_the_make_targets_that_a_document_names_exist(document: Path) -> None:
+    assert set(NAMED_TARGET.findall(document.read_text())) <= make_targets()
+
+
 def called_targets(text: str) -> set[str]:
     """The targets of the lines that call make, without its options and variables."""
     calls = re.findall(r"(?:^|[ ;&|])make((?: +\S+)*)$", text, re.MULTILINE)
@@ -102,6 +109,8 @@ def test_a_workflow_calls_make_targets_that_exist(path: Path) -> None:
     assert workflow.keys() >= {"name", True, "permissions", "jobs"}
     assert all(job["runs-on"] and job["timeout-minutes"] for job in workflow["jobs"].values())
     assert all(("run" in step) != ("uses" in step) for step in steps(workflow))
+    # A tag may move to other code; a commit may not.
+    assert all(re.search("@[0-9a-f]{40}$", step["uses"]) for step in steps(workflow) if "uses" in step)
     called = called_targets("\n".join(step.get("run", "") for step in steps(workflow)))
     assert called
     assert called <= make_targets()
