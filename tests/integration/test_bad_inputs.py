@@ -121,7 +121,7 @@ COMMANDS = [
         "an unknown method in a grid",
         lambda world: ["studies", "submit", study_yaml(world, adapters={"method": ["lora", "dora"]})],
         exit_codes.INVALID,
-        (r"study\.yaml:\d+: adapters\.method\[1\]: 'dora' is not one of the choices; use one of: lora",),
+        (r"study\.yaml:\d+: adapters\.method\[1\]: 'dora' is not one of the choices; did you mean 'lora'?",),
     ),
     Command(
         "an unknown dataset",

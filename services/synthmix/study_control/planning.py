@@ -168,7 +168,6 @@ class StudySteps:
         return {
             **self.request,
             "dataset": self.dataset.name,
-            "split": self.split.name,
             "steps": [step.to_json() for step in self.steps],
         }
 
@@ -210,7 +209,7 @@ class _Planner:
         new = [item for item in error.violations if item not in self._refused]
         self._refused.update(new)
         if len(new) == len(error.violations):
-            self._problems.found.append(_renamed(error, fields))
+            self._problems.found.append(specification.in_study_terms(error, fields))
             return
         for item in new:
             field = specification.study_field(item.field, fields)
@@ -221,12 +220,6 @@ class _Planner:
                     violations=[FieldViolation(field, item.description)],
                 )
             )
-
-
-def _renamed(error: InvalidArgument, fields: Mapping[str, str]) -> InvalidArgument:
-    renamed = specification.in_study_terms(error, fields)
-    assert isinstance(renamed, InvalidArgument)
-    return renamed
 
 
 def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> StudySteps:

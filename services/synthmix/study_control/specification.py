@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
@@ -21,6 +22,8 @@ from synthmix.service_kit.resource_names import check_display_name
 
 # Raised whenever the report's payloads change: a study of another version is another study.
 RECIPE_VERSION = 1
+
+E = TypeVar("E", bound=SynthMixError)
 
 MOST_ADAPTERS = 256
 MOST_IMAGE_SETS = 256
@@ -190,7 +193,7 @@ def part_counts(split: datasets_pb2.Split, part: str) -> dict[str, int]:
     return {item.label: item.images for item in found.class_counts}
 
 
-def in_study_terms(error: SynthMixError, fields: Mapping[str, str]) -> SynthMixError:
+def in_study_terms(error: E, fields: Mapping[str, str]) -> E:
     """The error with fields named as the study's user wrote them.
 
     Args:
