@@ -34,6 +34,7 @@ from synthmix.service_kit.settings import (
 )
 from synthmix.study_control import planning
 from synthmix.study_control.datasets import claim_name
+from synthmix.study_control.steps import of_service
 
 DATASET = "sim-few"
 BY_PLATE = r"(?P<group>plate-\d+)"
@@ -137,7 +138,7 @@ def finished_study(store: MemoryObjectStore) -> studies_pb2.Study:
     }
     for step in laid_out.steps:
         create[step.service](step.request)
-    targets = {service: [step.target for step in planning.of_service(laid_out.steps, service)] for service in create}
+    targets = {service: [step.target for step in of_service(laid_out.steps, service)] for service in create}
     report = write_payload(store, laid_out.name, "report.html", b"<html>")
     write_manifest(store, Manifest(laid_out.name, {}, laid_out.record(), 1, (report,)))
     return studies_pb2.Study(

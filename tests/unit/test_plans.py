@@ -21,8 +21,9 @@ from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.service_kit.artifacts import Manifest, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.study_control.planning import Step, StudySteps
+from synthmix.study_control.planning import StudySteps
 from synthmix.study_control.split import create_split
+from synthmix.study_control.steps import Step
 
 ADAPTER = ArtifactName("adapters", "e" * 32)
 LONG = "a microscopy image of " * 10

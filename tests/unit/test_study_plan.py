@@ -23,6 +23,7 @@ from synthmix.service_kit.settings_messages import canonical, with_defaults
 from synthmix.study_control import coordinator, planning, specification
 from synthmix.study_control.datasets import claim_name
 from synthmix.study_control.planning import StudySteps
+from synthmix.study_control.steps import Step, of_service, recorded_steps
 from upgrades import upgraded, with_option
 
 # Two classes, of which one is rare: in 12 plates, 4 images of alpha and 1 of beta each.
@@ -61,8 +62,8 @@ class Ran:
         return [name for names in self.made.values() for name in names]
 
 
-def steps(laid_out: StudySteps, service: str) -> list[planning.Step]:
-    return list(planning.of_service(laid_out.steps, service))
+def steps(laid_out: StudySteps, service: str) -> list[Step]:
+    return list(of_service(laid_out.steps, service))
 
 
 def run(store: MemoryObjectStore, services: LocalServices, laid_out: StudySteps) -> Ran:
@@ -70,7 +71,7 @@ def run(store: MemoryObjectStore, services: LocalServices, laid_out: StudySteps)
     record = json.loads(json.dumps(laid_out.record()))  # as object storage keeps it
     name = OperationName(STUDY_CONTROL, laid_out.name.id)
     context = OperationContext(store, OperationRecord(name, "studies", str(laid_out.name), record, now()))
-    recorded = planning.recorded_steps(record)
+    recorded = recorded_steps(record)
     progress = coordinator.StudyProgress(context, recorded)
     made = coordinator.run_study(context, services, progress, recorded)  # type: ignore[arg-type]
     return Ran(made, [cost["reused"] for cost in progress.costs()])
@@ -271,7 +272,7 @@ def test_a_study_goes_on_after_an_upgrade_to_another_recipe(
 
 def test_a_failed_step_is_said_in_the_study_s_terms(store: MemoryObjectStore) -> None:
     laid_out = lay_out(store, "synthesis: {steps: [10, 20]}")
-    restored = planning.Step.from_json(json.loads(json.dumps(laid_out.steps[2].to_json())))
+    restored = Step.from_json(json.loads(json.dumps(laid_out.steps[2].to_json())))
     assert (restored.request, restored.plan) == (laid_out.steps[2].request, laid_out.steps[2].plan)
     error = invalid_field("image_set.settings.steps", 20, "can't be taken", "use another number of steps")
     said = restored.in_study_terms(error)

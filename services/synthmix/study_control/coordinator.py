@@ -28,7 +28,7 @@ from synthmix.service_kit.settings import (
     required,
     service_address,
 )
-from synthmix.study_control import planning
+from synthmix.study_control.steps import KINDS, Step, of_service, operation_of, recorded_steps
 
 POLL_SECONDS = 0.5
 STOP_TIMEOUT_SECONDS = 10.0
@@ -52,7 +52,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
     target = ArtifactName.parse(context.record.target, field="target", collection=STUDIES)
     if find_manifest(context.store, target) is not None:
         return target
-    steps = planning.recorded_steps(context.record.request)
+    steps = recorded_steps(context.record.request)
     progress = StudyProgress(context, steps)
     with service_client() as client:
         made = run_study(context, client, progress, steps)
@@ -79,20 +79,20 @@ def coordinate(context: OperationContext) -> ArtifactName:
 
 
 def run_study(
-    context: OperationContext, client: Client, progress: "StudyProgress", steps: Sequence[planning.Step]
+    context: OperationContext, client: Client, progress: "StudyProgress", steps: Sequence[Step]
 ) -> dict[str, list[str]]:
     """Runs what was planned, and returns the names of what each service made. Raises what a step failed with."""
     made: dict[str, str] = {}
     try:
-        for service in planning.KINDS:
-            run_steps(context, client, progress, planning.of_service(steps, service), made)
+        for service in KINDS:
+            run_steps(context, client, progress, of_service(steps, service), made)
     except errors.Unavailable:
         raise  # the study goes on when the service is back, and so may its steps meanwhile
     except errors.SynthMixError:
         # Cancelled, or one step failed: nothing else that this study started is to go on.
         cancel_steps(client, steps, made)
         raise
-    return {service: [made[step.target] for step in planning.of_service(steps, service)] for service in planning.KINDS}
+    return {service: [made[step.target] for step in of_service(steps, service)] for service in KINDS}
 
 
 def make_report(context: OperationContext, made: Mapping[str, list[str]], progress: "StudyProgress") -> dict[str, Any]:
@@ -119,7 +119,7 @@ def make_report(context: OperationContext, made: Mapping[str, list[str]], progre
 class StudyProgress:
     """The study's steps as its operation's metadata shows them."""
 
-    def __init__(self, context: OperationContext, steps: Sequence[planning.Step]):
+    def __init__(self, context: OperationContext, steps: Sequence[Step]):
         self._context = context
         self._steps = [
             progress_pb2.Step(
@@ -141,16 +141,16 @@ class StudyProgress:
         }
         self._publish("planning")
 
-    def found(self, step: planning.Step) -> None:
+    def found(self, step: Step) -> None:
         """A step whose artifact is there: another study's work, unless this one had begun it."""
         shown = self._shown(step)
         shown.reused = self._begun.get(step.target, step.plan.total)
         shown.state = progress_pb2.STATE_SUCCEEDED
-        shown.operation = str(planning.operation_of(step, step.target))
+        shown.operation = str(operation_of(step, step.target))
         shown.done = step.plan.total
         self._publish(step.display_name)
 
-    def follow(self, step: planning.Step, operation: operations_pb2.Operation) -> None:
+    def follow(self, step: Step, operation: operations_pb2.Operation) -> None:
         """Takes over what a step's operation says."""
         metadata = metadata_of(operation)
         shown = self._shown(step)
@@ -162,7 +162,7 @@ class StudyProgress:
         )
         self._publish(step.display_name)
 
-    def _shown(self, step: planning.Step) -> progress_pb2.Step:
+    def _shown(self, step: Step) -> progress_pb2.Step:
         [shown] = [item for item in self._steps if item.target == step.target]
         return shown
 
@@ -203,7 +203,7 @@ def run_steps(
     context: OperationContext,
     client: Client,
     progress: StudyProgress,
-    steps: Sequence[planning.Step],
+    steps: Sequence[Step],
     made: dict[str, str],
 ) -> None:
     """Runs steps of one service at once and returns when all have succeeded.
@@ -212,7 +212,7 @@ def run_steps(
         made: The name of what each earlier step made, by its planned one; these steps' are added. They differ if a
             service was upgraded to another recipe since the study was planned.
     """
-    running: dict[str, planning.Step] = {}
+    running: dict[str, Step] = {}
     for step in steps:
         context.raise_if_cancelled()
         if find_manifest(context.store, ArtifactName.parse(step.target, field="target")) is not None:
@@ -237,11 +237,11 @@ def run_steps(
                 step.create(client)
 
 
-def cancel_steps(client: Client, steps: Sequence[planning.Step], made: Mapping[str, str]) -> None:
+def cancel_steps(client: Client, steps: Sequence[Step], made: Mapping[str, str]) -> None:
     """Cancels every step that isn't finished and waits until it has stopped. `made` is run_steps'."""
     running = []
     for step in steps:
-        name = str(planning.operation_of(step, made.get(step.target, step.target)))
+        name = str(operation_of(step, made.get(step.target, step.target)))
         with contextlib.suppress(errors.NotFound):  # it was never started, or its artifact came from elsewhere
             client.cancel(name)
             running.append(name)
@@ -249,7 +249,7 @@ def cancel_steps(client: Client, steps: Sequence[planning.Step], made: Mapping[s
         client.wait(name, timeout_s=STOP_TIMEOUT_SECONDS)
 
 
-def succeeded(step: planning.Step, operation: operations_pb2.Operation) -> bool:
+def succeeded(step: Step, operation: operations_pb2.Operation) -> bool:
     """Whether it has. Raises what it failed with, unless it was cancelled."""
     if operation.HasField("error"):
         error = errors.from_status(operation.error)

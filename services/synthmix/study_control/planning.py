@@ -4,127 +4,25 @@ The plan is stored with the study's operation: what was planned is what runs.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
-from google.longrunning.operations_pb2 import Operation
-from google.protobuf import json_format
-from google.protobuf.message import Message
-
-from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
-from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.api.image_sets.v1 import image_sets_pb2
-from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import Client
 from synthmix.service_kit.digests import ID_LENGTH, digest_of
 from synthmix.service_kit.errors import FieldViolation, InvalidArgument, Problems, SynthMixError, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName, OperationName
+from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS
 from synthmix.service_kit.short_names import tell_apart
 from synthmix.study_control import datasets, specification
+from synthmix.study_control.steps import KINDS, Step, of_service
 
 NO_ID = "0" * ID_LENGTH
-
-
-@dataclass(frozen=True)
-class StepKind:
-    """What one service does for a study.
-
-    Attributes:
-        message: The resource that it makes: a step's request.
-        plan: Asks the service what it would do.
-        create: Has the service do it.
-    """
-
-    message: type[Message]
-    plan: Callable[[Client, Any], operations_pb2.Plan]
-    create: Callable[[Client, Any], Operation]
-
-
-# By service, in the order in which they work.
-KINDS = {
-    ADAPTER_TRAINING: StepKind(
-        adapters_pb2.Adapter,
-        lambda client, adapter: client.plan_adapter(adapter),
-        lambda client, adapter: client.create_adapter(adapter),
-    ),
-    IMAGE_SYNTHESIS: StepKind(
-        image_sets_pb2.ImageSet,
-        lambda client, image_set: client.plan_image_set(image_set),
-        lambda client, image_set: client.create_image_set(image_set),
-    ),
-    CLASSIFIER_EVALUATION: StepKind(
-        evaluations_pb2.Evaluation,
-        lambda client, evaluation: client.plan_evaluation(evaluation),
-        lambda client, evaluation: client.create_evaluation(evaluation),
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One request to one service, and its plan.
-
-    Attributes:
-        fields: Beginnings of the request's fields, and what they are in the specification: for errors.
-    """
-
-    service: str
-    display_name: str
-    request: Any
-    plan: operations_pb2.Plan
-    fields: Mapping[str, str]
-
-    @property
-    def target(self) -> str:
-        return self.plan.target
-
-    def create(self, client: Client) -> Operation:
-        """Has the service do it. Raises with fields named as the specification names them."""
-        try:
-            return KINDS[self.service].create(client, self.request)
-        except SynthMixError as error:
-            raise self.in_study_terms(error) from None
-
-    def with_inputs(self, made: Mapping[str, str]) -> Self:
-        """The step with what earlier ones made, by its planned name, in its request."""
-        request = type(self.request)()
-        request.CopyFrom(self.request)
-        for field, value in request.ListFields():
-            if field.cpp_type == field.CPPTYPE_STRING and field.is_repeated:
-                value[:] = [made.get(item, item) for item in value]
-            elif field.cpp_type == field.CPPTYPE_STRING:
-                setattr(request, field.name, made.get(value, value))
-        return replace(self, request=request)
-
-    def in_study_terms(self, error: SynthMixError) -> SynthMixError:
-        return specification.in_study_terms(error, self.fields)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "service": self.service,
-            "display_name": self.display_name,
-            "request": json_format.MessageToDict(self.request, preserving_proto_field_name=True),
-            "plan": json_format.MessageToDict(self.plan, preserving_proto_field_name=True),
-            "fields": dict(self.fields),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        kind = KINDS[value["service"]]
-        return cls(
-            service=value["service"],
-            display_name=value["display_name"],
-            request=json_format.ParseDict(value["request"], kind.message(), ignore_unknown_fields=True),
-            plan=json_format.ParseDict(value["plan"], operations_pb2.Plan(), ignore_unknown_fields=True),
-            fields=value["fields"],
-        )
 
 
 @dataclass(frozen=True)
@@ -170,20 +68,6 @@ class StudySteps:
             "dataset": self.dataset.name,
             "steps": [step.to_json() for step in self.steps],
         }
-
-
-def recorded_steps(record: Mapping[str, Any]) -> tuple[Step, ...]:
-    """The steps that a study's operation was planned with."""
-    return tuple(Step.from_json(value) for value in record["steps"])
-
-
-def operation_of(step: Step, target: str) -> OperationName:
-    """The operation that makes a step's target: its id is the target's."""
-    return OperationName(step.service, ArtifactName.parse(target, field="target").id)
-
-
-def of_service(steps: Sequence[Step], service: str) -> tuple[Step, ...]:
-    return tuple(step for step in steps if step.service == service)
 
 
 class _Planner:
