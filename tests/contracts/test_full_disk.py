@@ -27,7 +27,7 @@ from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.server import SERVER_OPTIONS
 from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
-from synthmix.study_control.front_end import ArtifactService
+from synthmix.study_control.artifact_service import ArtifactService
 
 TOKEN = "correct horse"
 MB = 1_000_000

@@ -38,7 +38,6 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.client.client import result_of
 from synthmix.client.study_file import read_study
-from synthmix.client.transport import error_of
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.local import Connection
 from synthmix.service_kit.artifacts import find_manifest, list_artifacts
@@ -57,7 +56,9 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import unfinished
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.settings import ADAPTER_TRAINING, SERVICES, STUDY_CONTROL, ObjectStoreSettings
-from synthmix.study_control.front_end import ArtifactService, DatasetService
+from synthmix.service_kit.transport import error_of
+from synthmix.study_control.artifact_service import ArtifactService
+from synthmix.study_control.dataset_service import DatasetService
 
 DATASET = FEW
 BY_PLATE = r"(?P<group>plate-\d+)"

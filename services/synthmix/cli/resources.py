@@ -19,7 +19,8 @@ from synthmix.cli.output import emit, human_duration, human_time, note, table
 from synthmix.cli.progress import progress, transfer_rows
 from synthmix.cli.studies import located
 from synthmix.client.client import Client, Operation
-from synthmix.client.study_file import read_document, to_yaml
+from synthmix.client.study_file import read_document
+from synthmix.service_kit.yaml_text import to_yaml
 
 
 @dataclass(frozen=True)

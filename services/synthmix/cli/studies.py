@@ -13,8 +13,9 @@ from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, human_duration, human_time, note, print_error, shortened, table
 from synthmix.cli.progress import metadata_rows, progress
 from synthmix.client.client import Client, failure_of, metadata_of
-from synthmix.client.study_file import Document, read_study, to_yaml
+from synthmix.client.study_file import Document, read_study
 from synthmix.service_kit.errors import Internal, SynthMixError
+from synthmix.service_kit.yaml_text import to_yaml
 
 VERDICT_WIDTH = 70
 

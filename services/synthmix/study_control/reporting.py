@@ -11,7 +11,6 @@ from google.protobuf import json_format
 from PIL import Image
 
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.client.study_file import to_yaml
 from synthmix.image_data.image_table import read_images
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.sources.source_account import sentence
@@ -22,6 +21,7 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
 from synthmix.service_kit.settings import object_store_settings
 from synthmix.service_kit.short_names import tell_apart
+from synthmix.service_kit.yaml_text import to_yaml
 from synthmix.study_control.datasets import account_of_name, display_names, name_shown
 from synthmix.study_control.report import data as page
 from synthmix.study_control.report.render import render_csv, render_html, render_json, render_run_json
