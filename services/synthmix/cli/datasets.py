@@ -11,6 +11,7 @@ from synthmix.cli.progress import progress, transfer_rows
 from synthmix.client.client import GroupRule, PixelRule
 from synthmix.image_data.sources.source_account import LeftOut, sentence
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.extras import extra
 from synthmix.service_kit.yaml_text import to_yaml
 
 
@@ -70,7 +71,8 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def simulate(arguments: argparse.Namespace) -> int:
-    from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
+    with extra("local", "drawing simulated images"):
+        from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 
     settings = SimulatedCellsSettings(
         images_per_class=arguments.images_per_class, chips=arguments.chips, seed=arguments.seed

@@ -14,9 +14,12 @@ from synthmix.cli.progress import progress, transfer_rows
 from synthmix.cli.studies import located, plan_text, watch_to_end
 from synthmix.client.client import Client, GroupRule, failure_of, metadata_of
 from synthmix.client.study_file import Document, parse_document, read_study
-from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 from synthmix.local import local_stack
 from synthmix.service_kit.errors import SynthMixError
+from synthmix.service_kit.extras import extra
+
+with extra("local", "the demo"):
+    from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 
 HOME = Path("synthmix-demo")
 # Enough that about ten are in the test part: with fewer, intervals over chips are rough.

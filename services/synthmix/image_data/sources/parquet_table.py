@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.extras import extra
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,8 +38,9 @@ def read_parquet(
         InvalidArgument: It isn't Parquet, has too many rows, or a column asked for holds something other than one
             value a row.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with extra("parquet", "a Parquet manifest"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     if not data.startswith(b"PAR1"):
         problem = "is empty" if not data else "is not a Parquet file that can be read (it doesn't begin with PAR1)"
