@@ -261,7 +261,7 @@ def test_validate_shows_the_plan(services: fake.FakeServices, run: Run, study_fi
         steps=[
             studies_pb2.PlannedStep(
                 display_name="adapter lora rank 16",
-                plan=progress_pb2.Plan(total=4800, unit="images_seen", predicted_seconds=200),
+                plan=progress_pb2.Plan(total=4800, unit="images seen", predicted_seconds=200),
             ),
             studies_pb2.PlannedStep(
                 display_name="grid",
@@ -697,7 +697,7 @@ def test_create_a_resource(services: fake.FakeServices, run: Run, tmp_path: Path
     path.write_text(f"train_split: splits/{fake.ID}/parts/train\nbase_model: builtin\nrank: 4\n")
     adapter = adapters_pb2.Adapter(name=f"adapters/{fake.ID}")
     services.answers["CreateAdapter"] = lambda request, context: (
-        fake.operation("", response=progress_pb2.Plan(target=adapter.name, total=4800, unit="images_seen"))
+        fake.operation("", response=progress_pb2.Plan(target=adapter.name, total=4800, unit="images seen"))
         if request.validate_only
         else fake.operation(fake.ADAPTER_OPERATION)
     )
@@ -1047,13 +1047,13 @@ def test_a_rate_counts_only_what_was_seen_to_grow() -> None:
 def test_lines_say_what_changed_and_what_goes_on() -> None:
     clock, stream = Clock(), io.StringIO()
     show = Lines(stream, clock)
-    rows = [Row("adapter", "running", 0, 100, "images_seen", 20), Row("grid", "waiting", 0, 18, "cells")]
+    rows = [Row("adapter", "running", 0, 100, "images seen", 20), Row("grid", "waiting", 0, 18, "cells")]
     show(rows, "")
     for second in range(1, 26):
         clock.now_s = second
-        show([Row("adapter", "running", 2 * second, 100, "images_seen", 20), rows[1]], "")
+        show([Row("adapter", "running", 2 * second, 100, "images seen", 20), rows[1]], "")
     clock.now_s = 30
-    show([Row("adapter", "done", 100, 100, "images_seen", 20), rows[1]], "")
+    show([Row("adapter", "done", 100, 100, "images seen", 20), rows[1]], "")
     assert stream.getvalue().splitlines() == [
         "    0 s  adapter: running, 0/100 images seen, 20 reused",
         "   10 s  adapter: running, 20/100 images seen, 2.0/s, 40 s left, 20 reused",
@@ -1068,10 +1068,10 @@ def test_bars_show_every_step() -> None:
     clock = Clock()
     bars = Bars(clock)
     console = Console(file=io.StringIO(), width=110)
-    bars([Row("adapter", "running", 0, 100, "images_seen"), Row("grid", "waiting", 0, 18, "cells")], "")
+    bars([Row("adapter", "running", 0, 100, "images seen"), Row("grid", "waiting", 0, 18, "cells")], "")
     clock.now_s = 10
     bars(
-        [Row("adapter", "running", 50, 100, "images_seen"), Row("grid", "waiting", 0, 18, "cells")],
+        [Row("adapter", "running", 50, 100, "images seen"), Row("grid", "waiting", 0, 18, "cells")],
         "training",
     )
     console.print(bars.render())

@@ -25,7 +25,7 @@ def list_(arguments: argparse.Namespace) -> int:
                 operation.name,
                 state_word(metadata.state),
                 f"{metadata.done}/{metadata.total}",
-                metadata.unit.replace("_", " "),
+                metadata.unit,
                 human_time(metadata.create_time),
                 human_time(metadata.update_time),
                 metadata.target,

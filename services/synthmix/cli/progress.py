@@ -208,8 +208,8 @@ def human_count(row: Row) -> str:
     if row.unit == "bytes":
         return f"{human_bytes(row.done)}/{human_bytes(row.total)}" if row.total else human_bytes(row.done)
     if not row.total:
-        return f"{row.done} {_words(row.unit)}" if row.done else ""
-    return f"{row.done}/{row.total} {_words(row.unit)}".rstrip()
+        return f"{row.done} {row.unit}" if row.done else ""
+    return f"{row.done}/{row.total} {row.unit}".rstrip()
 
 
 def human_rate(per_second: float, unit: str) -> str:
@@ -223,10 +223,6 @@ def human_rate(per_second: float, unit: str) -> str:
 
 def _keyed(rows: Sequence[Row]) -> list[tuple[Key, Row]]:
     return [((index, row.label), row) for index, row in enumerate(rows)]
-
-
-def _words(unit: str) -> str:
-    return unit.replace("_", " ")
 
 
 def _reused(row: Row) -> str:

@@ -129,4 +129,4 @@ def plan_text(plan: operations_pb2.Plan) -> str:
         if plan.done < plan.total
         else "all done already"
     )
-    return f"{plan.target}: {plan.done} of {plan.total} {plan.unit.replace('_', ' ')} done, {left}"
+    return f"{plan.target}: {plan.done} of {plan.total} {plan.unit} done, {left}"

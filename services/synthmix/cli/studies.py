@@ -143,7 +143,7 @@ def plan_text(plan: studies_pb2.StudyPlan) -> str:
             item.display_name,
             item.plan.total,
             item.plan.done,
-            item.plan.unit.replace("_", " "),
+            item.plan.unit,
             human_duration(item.plan.predicted_seconds) if item.plan.done < item.plan.total else "-",
         )
         for item in plan.steps

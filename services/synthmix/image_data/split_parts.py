@@ -213,11 +213,6 @@ def open_split(store: ObjectStore, split_name: str, *, field: str) -> tuple[Trai
     )
 
 
-def part_digest(store: ObjectStore, name: PartName) -> str:
-    """The digest of a part, from the split's manifest: cheap enough for a front end. Raises NotFound."""
-    return str(part_summary(read_manifest(store, name.split), name.part)["digest"])
-
-
 def part_summary(split: Manifest, part: str) -> dict[str, Any]:
     """What a split's manifest says of a part: digest, image_count, group_count, class_counts."""
     summary: dict[str, Any] = split.summary["parts"][part]

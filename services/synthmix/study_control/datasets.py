@@ -291,7 +291,3 @@ def split_message(manifest: Manifest) -> datasets_pb2.Split:
             for part in PARTS
         ],
     )
-
-
-def upload_key(upload_sha256: str) -> str:
-    return str(UploadName(upload_sha256))
