@@ -49,7 +49,7 @@ from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.artifacts import read_manifest
-from synthmix.service_kit.digests import derived_seed
+from synthmix.service_kit.seeds import derived_seed
 from synthmix.study_control.image_import.importer import import_archive
 from synthmix.study_control.split import create_split
 

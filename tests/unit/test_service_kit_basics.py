@@ -7,7 +7,7 @@ import pytest
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.service_kit import errors, pages
 from synthmix.service_kit.defaults import set_default
-from synthmix.service_kit.digests import canonical_json, derived_seed, digest_of
+from synthmix.service_kit.digests import canonical_json, digest_of
 from synthmix.service_kit.resource_names import (
     COLLECTIONS,
     ArtifactName,
@@ -16,6 +16,7 @@ from synthmix.service_kit.resource_names import (
     UploadName,
     check_display_name,
 )
+from synthmix.service_kit.seeds import derived_seed
 from synthmix.service_kit.settings import (
     KubernetesSettings,
     kubernetes_settings,
