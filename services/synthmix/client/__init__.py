@@ -1,1 +1,1 @@
-"""The typed client, and what reaches a stack: by its address, its home on this machine, or a release of the chart."""
+"""What a program uses to ask the services: the typed client, connections, files in, studies' files and reports out."""
