@@ -27,7 +27,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import doctor, exit_codes, parser
-from synthmix.cli.output import human_bytes, human_duration, human_time, shortened, table
+from synthmix.cli.output import human_time, shortened, table
 from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.service_kit import errors, settings
@@ -1099,31 +1099,7 @@ def test_rows_of_operations() -> None:
 # Words for numbers
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"),
-        (0.44, "0.4 s"),
-        (12.4, "12 s"),
-        (59.6, "1 min 0 s"),
-        (200, "3 min 20 s"),
-        (3599.7, "1 h 0 min"),
-        (7500, "2 h 5 min"),
-        (273_600, "3 d 4 h"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert human_duration(seconds) == text
-
-
 def test_other_words_for_numbers() -> None:
-    assert [human_bytes(count) for count in (0, 1023, 1024, 3_565_158, 5 * 1024**4)] == [
-        "0 B",
-        "1023 B",
-        "1.0 KiB",
-        "3.4 MiB",
-        "5.0 TiB",
-    ]
     assert [human_rate(rate, "cells") for rate in (1234.0, 14.2, 0.05, 0.001)] == [
         "1234/s",
         "14.2/s",
@@ -1131,7 +1107,7 @@ def test_other_words_for_numbers() -> None:
         "3.6/h",
     ]
     assert human_rate(2.5 * 1024**2, "bytes") == "2.5 MiB/s"
-    assert human_count(Row("r", "running", 1024, 2048, "bytes")) == "1.0 KiB/2.0 KiB"
+    assert human_count(Row("r", "running", 1024, 2048, "bytes")) == "1 KiB/2 KiB"
     assert human_time(Timestamp()) == "-"
     assert shortened("a long verdict", 7) == "a long…"
     assert table(("A", "BB"), [("aaa", 1)], right=("BB",)) == "A    BB\naaa   1"

@@ -497,8 +497,8 @@ def test_archives_that_are_refused(
     ("limits", "problem"),
     [
         (ArchiveLimits(entries=20), "'24 entries' is more than 20"),
-        (ArchiveLimits(entry_bytes=100), "is a file of more than 0 MiB"),
-        (ArchiveLimits(total_bytes=1000), "is more than 0 MiB uncompressed"),
+        (ArchiveLimits(entry_bytes=100), "is a file of more than 100 B"),
+        (ArchiveLimits(total_bytes=1000), "is more than 1000 B uncompressed"),
     ],
 )
 def test_archives_beyond_the_limits_are_refused(

@@ -77,7 +77,7 @@ def test_nothing_is_sent_that_does_not_fit_and_internal_errors_of_a_full_disk_sa
     monkeypatch.setattr(storage_space, "_WAITS_S", (0.0,))
     big = tmp_path / "big"
     big.write_bytes(bytes(5_000_000))
-    with pytest.raises(ResourceExhausted, match=r"has no room for 5\.0 MB \(2.* MB are free\)"):
+    with pytest.raises(ResourceExhausted, match=r"has no room for 4\.8 MiB \(2.* MiB are free\)"):
         store(str(small_disk)).put_file("x", big)  # nothing listens there: it is refused before
     (small_disk / "filling").write_bytes(bytes(8_000_000))
 
@@ -155,7 +155,7 @@ def test_what_is_in_flight_is_kept_free(small_disk: Path, monkeypatch: pytest.Mo
         asked.append(1)
 
     with room_for(small_disk, 2_000_000, "it", make_room):
-        said = r"2\.0 MB of them for what is being written"
+        said = r"1\.9 MiB of them for what is being written"
         with pytest.raises(ResourceExhausted, match=said), room_for(small_disk, 3_000_000, "it", make_room):
             pass
         assert asked == [1]

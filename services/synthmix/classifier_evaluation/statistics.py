@@ -22,7 +22,8 @@ from typing import Literal
 import numpy as np
 
 from synthmix.classifier_evaluation.intervals import Estimate, TestImages, estimate
-from synthmix.classifier_evaluation.verdict import Verdict, decide, plural
+from synthmix.classifier_evaluation.verdict import Verdict, decide
+from synthmix.service_kit.quantities import plural
 from synthmix.service_kit.seeds import derived_rng
 
 FEW_GROUPS = 10

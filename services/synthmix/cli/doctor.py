@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, TypeVar
 import psutil
 
 from synthmix.cli import exit_codes
-from synthmix.cli.output import emit, human_bytes, table
+from synthmix.cli.output import emit, table
 from synthmix.client.endpoints import default_home
 from synthmix.local.machine import usable_cpus
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, Unimplemented
+from synthmix.service_kit.quantities import byte_size
 from synthmix.service_kit.settings import SERVICES
 
 if TYPE_CHECKING:
@@ -176,10 +177,10 @@ def disk(home: Path) -> Check:
 
 
 def _amount(name: str, free: int, low: int, lowest: int, remedy: str) -> Check:
-    found = f"{human_bytes(free)} free"
+    found = f"{byte_size(free)} free"
     if free >= low:
         return Check(name, OK, found)
-    return Check(name, WARN if free >= lowest else FAIL, found, f"have {human_bytes(low)} or more: {remedy}")
+    return Check(name, WARN if free >= lowest else FAIL, found, f"have {byte_size(low)} or more: {remedy}")
 
 
 def gpu() -> Check:

@@ -15,11 +15,12 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.operations import follow
-from synthmix.cli.output import emit, human_duration, human_time, note, table
+from synthmix.cli.output import emit, human_time, note, table
 from synthmix.cli.progress import progress, transfer_rows
 from synthmix.cli.studies import located
 from synthmix.client.client import Client, Operation
 from synthmix.client.study_file import read_document
+from synthmix.service_kit.quantities import duration
 from synthmix.service_kit.yaml_text import to_yaml
 
 
@@ -96,9 +97,7 @@ def list_(arguments: argparse.Namespace) -> int:
     resource = RESOURCES[arguments.group]
     with connect(arguments) as client:
         items = list(resource.list(client))
-    rows = [
-        (item.name, *resource.row(item), human_duration(item.seconds), human_time(item.create_time)) for item in items
-    ]
+    rows = [(item.name, *resource.row(item), duration(item.seconds), human_time(item.create_time)) for item in items]
     emit(arguments, items, table(("NAME", *resource.headers, "TOOK", "CREATED"), rows, right=("TOOK",)))
     return exit_codes.OK
 
@@ -125,8 +124,6 @@ def download(arguments: argparse.Namespace) -> int:
 
 def plan_text(plan: operations_pb2.Plan) -> str:
     left = (
-        f"{human_duration(plan.predicted_seconds)} of worker time predicted"
-        if plan.done < plan.total
-        else "all done already"
+        f"{duration(plan.predicted_seconds)} of worker time predicted" if plan.done < plan.total else "all done already"
     )
     return f"{plan.target}: {plan.done} of {plan.total} {plan.unit} done, {left}"

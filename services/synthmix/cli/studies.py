@@ -10,11 +10,12 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, human_duration, human_time, note, print_error, shortened, table
+from synthmix.cli.output import emit, human_time, note, print_error, shortened, table
 from synthmix.cli.progress import metadata_rows, progress
 from synthmix.client.client import Client, failure_of, metadata_of
 from synthmix.client.study_file import Document, read_study
 from synthmix.service_kit.errors import Internal, SynthMixError
+from synthmix.service_kit.quantities import duration
 from synthmix.service_kit.yaml_text import to_yaml
 
 VERDICT_WIDTH = 70
@@ -144,15 +145,13 @@ def plan_text(plan: studies_pb2.StudyPlan) -> str:
             item.plan.total,
             item.plan.done,
             item.plan.unit,
-            human_duration(item.plan.predicted_seconds) if item.plan.done < item.plan.total else "-",
+            duration(item.plan.predicted_seconds) if item.plan.done < item.plan.total else "-",
         )
         for item in plan.steps
     ]
-    predicted = f"{human_duration(plan.predicted_seconds)} of worker time predicted for what isn't done"
+    predicted = f"{duration(plan.predicted_seconds)} of worker time predicted for what isn't done"
     if plan.predicted_wall_seconds:
-        predicted += (
-            f", {human_duration(plan.predicted_wall_seconds)} with the workers that this cluster can run at once"
-        )
+        predicted += f", {duration(plan.predicted_wall_seconds)} with the workers that this cluster can run at once"
     lines = [
         table(("STEP", "UNITS", "DONE", "UNIT", "PREDICTED"), rows, right=("UNITS", "DONE", "PREDICTED")),
         "",

@@ -41,6 +41,7 @@ from synthmix.image_data.pixel_rules import (
     composed,
 )
 from synthmix.service_kit.errors import InvalidArgument
+from synthmix.service_kit.quantities import byte_size
 
 __all__ = ["imagecodecs", "read_tiff"]
 
@@ -251,7 +252,7 @@ def _check_tag_bytes(total: int) -> None:
     """Pages may share one long text, of which each keeps a copy: a small file could fill the memory."""
     if total > MOST_TAG_BYTES:
         raise refused(
-            f"describes its pages in more than {MOST_TAG_BYTES // 2**20} MiB of tags",
+            f"describes its pages in more than {byte_size(MOST_TAG_BYTES)} of tags",
             "save the image without its metadata",
         )
 
