@@ -53,8 +53,8 @@ from synthmix.service_kit.errors import (
 )
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_records import unfinished
-from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.operation_records import RESULT, list_names
+from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.settings import ADAPTER_TRAINING, SERVICES, STUDY_CONTROL, ObjectStoreSettings
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
@@ -68,6 +68,12 @@ KEPT = ("datasets/", "splits/", "adapters/", "image-sets/", "evaluations/", "cel
 NAMES = ("dataset-names/", "study-names/")
 
 Act = Callable[["World"], Any]
+
+
+def unfinished(store: ObjectStore) -> list[OperationName]:
+    return [
+        name for service in SERVICES for name, objects in list_names(store, service).items() if RESULT not in objects
+    ]
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ def kept(store: ObjectStore) -> set[str]:
 
 def check_nothing_is_half_written(store: ObjectStore, before: set[str]) -> None:
     assert kept(store) == before
-    assert [name for service in SERVICES for name in unfinished(store, service)] == []
+    assert unfinished(store) == []
 
 
 # Studies
@@ -1193,7 +1199,7 @@ def test_a_name_that_is_taken_stays_until_it_is_moved(world: World) -> None:
     )
     assert {item.key: item.size_bytes for item in world.store.list("dataset-names/")} == before
     assert world.client.get_dataset(DATASET).name == held
-    assert [name for service in SERVICES for name in unfinished(world.store, service)] == []
+    assert unfinished(world.store) == []
     for name in {ArtifactName("datasets", item.key.split("/")[1]) for item in world.store.list("datasets/")}:
         assert find_manifest(world.store, name) is not None  # whole, or not there
 

@@ -16,6 +16,11 @@ from synthmix.service_kit.resource_names import (
     PartName,
     UploadName,
     check_display_name,
+    collection_of,
+    operations_of,
+    qualified,
+    service_of_parent,
+    unqualified,
 )
 from synthmix.service_kit.seeds import derived_seed
 from synthmix.service_kit.settings import (
@@ -223,3 +228,17 @@ def test_sizes(size_bytes: int, text: str) -> None:
 )
 def test_counts(count: float, text: str) -> None:
     assert plural(count, "seed") == text
+
+
+def test_names_with_and_without_their_collections() -> None:
+    assert qualified("datasets", "cells") == "datasets/cells" == qualified("datasets", "datasets/cells")
+    assert unqualified("datasets", "cells") == "cells" == unqualified("datasets", "datasets/cells")
+    assert collection_of("adapters/0f3c") == "adapters"
+
+
+def test_an_operation_of_a_key() -> None:
+    name = OperationName("adapter-training", "0" * 32)
+    assert OperationName.of_key(f"{name}/result.json") == (name, "result.json")
+    assert str(name).startswith(f"{operations_of(name.service)}/")
+    assert service_of_parent(operations_of(name.service)) == name.service
+    assert service_of_parent("") == ""

@@ -21,6 +21,7 @@ from synthmix.cli.studies import located
 from synthmix.client.client import Client, Operation
 from synthmix.client.study_file import read_document
 from synthmix.service_kit.quantities import duration
+from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.yaml_text import to_yaml
 
 
@@ -112,7 +113,7 @@ def show(arguments: argparse.Namespace) -> int:
 def download(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client, progress() as show_progress:
         name = RESOURCES[arguments.group].get(client, arguments.name).name
-        folder = arguments.to or Path(name.partition("/")[2])
+        folder = arguments.to or Path(ArtifactName.parse(name, field="name").id)
         files = client.download(name, folder, progress=lambda transfer: show_progress(transfer_rows(transfer), ""))
     emit(
         arguments,

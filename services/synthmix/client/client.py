@@ -207,20 +207,20 @@ class Client:
 
     def get_dataset(self, name: str) -> datasets_pb2.Dataset:
         """By display name, or by datasets/{digest}."""
-        request = datasets_pb2.GetDatasetRequest(name=_qualified(names.DATASETS, name))
+        request = datasets_pb2.GetDatasetRequest(name=names.qualified(names.DATASETS, name))
         return self._call(STUDY_CONTROL, self._datasets.GetDataset, request, datasets_pb2.Dataset)
 
     def create_split(self, dataset: str, *, test: float, validation: float, seed: int = 0) -> datasets_pb2.Split:
         """Splits a dataset by group. The same request gives the same split."""
         request = datasets_pb2.CreateSplitRequest(
             split=datasets_pb2.Split(
-                dataset=_qualified(names.DATASETS, dataset), test=test, validation=validation, seed=seed
+                dataset=names.qualified(names.DATASETS, dataset), test=test, validation=validation, seed=seed
             )
         )
         return self._call(STUDY_CONTROL, self._datasets.CreateSplit, request, datasets_pb2.Split)
 
     def get_split(self, name: str) -> datasets_pb2.Split:
-        request = datasets_pb2.GetSplitRequest(name=_qualified(names.SPLITS, name))
+        request = datasets_pb2.GetSplitRequest(name=names.qualified(names.SPLITS, name))
         return self._call(STUDY_CONTROL, self._datasets.GetSplit, request, datasets_pb2.Split)
 
     # Adapters
@@ -241,7 +241,7 @@ class Client:
         return self._pages(ADAPTER_TRAINING, self._adapters.ListAdapters, adapters_pb2.ListAdaptersRequest, "adapters")
 
     def get_adapter(self, name: str) -> adapters_pb2.Adapter:
-        request = adapters_pb2.GetAdapterRequest(name=_qualified(names.ADAPTERS, name))
+        request = adapters_pb2.GetAdapterRequest(name=names.qualified(names.ADAPTERS, name))
         return self._call(ADAPTER_TRAINING, self._adapters.GetAdapter, request, adapters_pb2.Adapter)
 
     # Image sets
@@ -265,7 +265,7 @@ class Client:
         )
 
     def get_image_set(self, name: str) -> image_sets_pb2.ImageSet:
-        request = image_sets_pb2.GetImageSetRequest(name=_qualified(names.IMAGE_SETS, name))
+        request = image_sets_pb2.GetImageSetRequest(name=names.qualified(names.IMAGE_SETS, name))
         return self._call(IMAGE_SYNTHESIS, self._image_sets.GetImageSet, request, image_sets_pb2.ImageSet)
 
     # Evaluations
@@ -292,7 +292,7 @@ class Client:
         )
 
     def get_evaluation(self, name: str) -> evaluations_pb2.Evaluation:
-        request = evaluations_pb2.GetEvaluationRequest(name=_qualified(names.EVALUATIONS, name))
+        request = evaluations_pb2.GetEvaluationRequest(name=names.qualified(names.EVALUATIONS, name))
         return self._call(CLASSIFIER_EVALUATION, self._evaluations.GetEvaluation, request, evaluations_pb2.Evaluation)
 
     # Studies
@@ -330,7 +330,7 @@ class Client:
 
     def get_study(self, name: str) -> studies_pb2.Study:
         """By studies/{digest}, or by its specification's name: then the newest of that name."""
-        request = studies_pb2.GetStudyRequest(name=_qualified(names.STUDIES, name))
+        request = studies_pb2.GetStudyRequest(name=names.qualified(names.STUDIES, name))
         return self._call(STUDY_CONTROL, self._studies.GetStudy, request, studies_pb2.Study)
 
     def watch_study(self, name: str) -> Iterator[studies_pb2.WatchStudyResponse]:
@@ -338,7 +338,7 @@ class Client:
 
         A connection that breaks is taken up again where it broke; two minutes later it raises Unavailable.
         """
-        request = studies_pb2.WatchStudyRequest(name=_qualified(names.STUDIES, name))
+        request = studies_pb2.WatchStudyRequest(name=names.qualified(names.STUDIES, name))
         patience = Patience()
         while True:
             try:
@@ -368,7 +368,7 @@ class Client:
         Raises:
             InvalidArgument: Several studies of that name go on; reason STUDY_NAME_AMBIGUOUS.
         """
-        short = name.removeprefix(f"{names.STUDIES}/")
+        short = names.unqualified(names.STUDIES, name)
         going_on = []
         if not names.is_id(short):
             names.check_display_name("name", short)
@@ -429,7 +429,7 @@ class Client:
             names.EVALUATIONS: self.get_evaluation,
             names.STUDIES: self.get_study,
         }
-        collection = name.partition("/")[0]
+        collection = names.collection_of(name)
         if collection not in readers:
             raise errors.invalid_field(
                 "name",
@@ -462,7 +462,7 @@ class Client:
             self._operations[service].ListOperations,
             operations_proto_pb2.ListOperationsRequest,
             "operations",
-            name=f"operations/{service}",
+            name=names.operations_of(service),
         )
 
     def get_operation(self, name: str) -> Operation:
@@ -583,10 +583,6 @@ def _ambiguous(spec_name: str, studies: Sequence[studies_pb2.Study]) -> errors.I
         reason="STUDY_NAME_AMBIGUOUS",
         violations=[errors.FieldViolation("name", line) for line in lines[: errors.MOST_LISTED]],
     )
-
-
-def _qualified(collection: str, name: str) -> str:
-    return name if "/" in name else f"{collection}/{name}"
 
 
 def _service_of(operation: str) -> str:

@@ -196,11 +196,11 @@ class OperationContext:
             value["done"] += sum(self._within.values())
             if value["total"]:
                 value["done"] = min(value["done"], value["total"])
-        self.store.put_json(f"{self.record.name}/progress.json", value)
+        records.write_progress(self.store, self.record.name, value)
 
     def resume(self) -> None:
         """Goes on where a coordinator that died stopped: revisions, for watchers, and the account of seconds."""
-        before = self.store.find_json(f"{self.record.name}/progress.json")
+        before = records.find_progress(self.store, self.record.name)
         if before is None:
             return
         self._progress["revision"] = int(before["revision"])

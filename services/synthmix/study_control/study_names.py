@@ -37,7 +37,7 @@ def goes_on(store: ObjectStore, study: ArtifactName) -> bool:
     """Whether a study has neither ended nor been asked to stop."""
     operation = operation_of(study)
     return (
-        store.stat(f"{operation}/request.json") is not None
+        operation_records.is_recorded(store, operation)
         and operation_records.find_result(store, operation) is None
         and not operation_records.cancellation_requested(store, operation)
     )
@@ -100,4 +100,4 @@ def _shown(value: Any) -> str:
 
 
 def _exists(store: ObjectStore, study: ArtifactName) -> bool:
-    return find_manifest(store, study) is not None or store.stat(f"{operation_of(study)}/request.json") is not None
+    return find_manifest(store, study) is not None or operation_records.is_recorded(store, operation_of(study))

@@ -31,6 +31,7 @@ from synthmix.service_kit.resource_names import (
     OperationName,
     check_display_name,
     is_id,
+    unqualified,
 )
 from synthmix.service_kit.settings import (
     STUDY_CONTROL,
@@ -156,7 +157,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
 
     def _resolve(self, name: str) -> ArtifactName:
         """By studies/{digest}, or by the specification's name: then the newest of that name."""
-        short = name.removeprefix("studies/")
+        short = unqualified(STUDIES, name)
         if is_id(short):
             return ArtifactName(STUDIES, short)
         check_display_name("name", short)
@@ -179,7 +180,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
                 f"there is no study {target}; `synthmix studies list` shows what there is",
                 reason="STUDY_NOT_FOUND",
             )
-        progress = self._store.find_json(f"{record.name}/progress.json")
+        progress = operation_records.find_progress(self._store, record.name)
         state = operation_records.state_of(progress, operation_records.find_result(self._store, record.name))
         study = studies_pb2.Study(
             name=str(target),
