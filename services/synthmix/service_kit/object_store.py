@@ -18,6 +18,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
+from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from synthmix.service_kit.settings import ObjectStoreSettings
 from synthmix.service_kit.storage_space import is_low, room_for, storage_full, writing_to
@@ -346,16 +347,14 @@ def once_started(action: Callable[[], None], *, patience_s: float = START_PATIEN
         action: Such as a store's check. It is tried again while it raises Unavailable, or finds no bucket.
         patience_s: After so long, what it raises is raised.
     """
-    deadline_s = time.monotonic() + patience_s
-    while True:
-        try:
-            return action()
-        except (Unavailable, FailedPrecondition) as error:
-            passing = isinstance(error, Unavailable) or error.reason == "BUCKET_MISSING"
-            if not passing or time.monotonic() > deadline_s:
-                raise
-            log.warning("waiting for object storage: %s", error.message)
-        time.sleep(1.0)
+
+    def is_passing(error: Exception) -> bool:
+        passing = isinstance(error, Unavailable) or getattr(error, "reason", "") == "BUCKET_MISSING"
+        if passing:
+            log.warning("waiting for object storage: %s", error)
+        return passing
+
+    ask_until(action, end_s=time.monotonic() + patience_s, pause_s=1.0, is_passing=is_passing)
 
 
 def _check_length(response: Any, received_bytes: int) -> None:
