@@ -25,6 +25,7 @@ from synthmix.service_kit import storage_space
 from synthmix.service_kit.errors import ResourceExhausted
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.server import SERVER_OPTIONS
 from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
 from synthmix.study_control.artifact_service import ArtifactService
@@ -46,7 +47,7 @@ def store(tmp_path: Path) -> Iterator[ObjectStore]:
             environment = object_storage.environment(storage, os.environ)
             command = object_storage.command(storage)
             with running("weed", command, environment, home.folder, lambda: object_storage.is_ready(storage)):
-                yield ObjectStore(storage.settings)
+                yield S3ObjectStore(storage.settings)
             for path in storage.temporary_paths:
                 path.unlink(missing_ok=True)
     finally:

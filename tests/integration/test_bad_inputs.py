@@ -55,6 +55,7 @@ from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import RESULT, list_names
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import ADAPTER_TRAINING, SERVICES, STUDY_CONTROL, ObjectStoreSettings
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
@@ -1436,7 +1437,7 @@ def test_object_storage_that_is_down_is_unavailable(method: str) -> None:
     stub, request = DOWN[method]
     nobody, endpoint = free_address()
     nothing: Any = None  # operations and collections, which come after object storage
-    store = ObjectStore(ObjectStoreSettings(f"http://{endpoint}", "key", "secret", "synthmix"), attempts=1)
+    store = S3ObjectStore(ObjectStoreSettings(f"http://{endpoint}", "key", "secret", "synthmix"), attempts=1)
 
     def call(address: str) -> Any:
         with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:

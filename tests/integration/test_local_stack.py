@@ -23,6 +23,7 @@ from synthmix.local.home import prepare
 from synthmix.local.sweep import MARKER_VARIABLE, kill_marked, marked_processes, record_run, sweep
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import SERVICES
 from waiting import wait_until
 
@@ -153,7 +154,7 @@ def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
     with _up(home) as first:
         connection = read_connection(home)
         marker, temporary = _marker(home), _temporary_paths(home)
-        store = ObjectStore(connection.object_store)
+        store = S3ObjectStore(connection.object_store)
         store.put_bytes("kept", os.urandom(100_000))
         kept = store.get_bytes("kept")
 
@@ -177,7 +178,7 @@ def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
     with _up(home) as second:
         connection = read_connection(home)
         marker, temporary = _marker(home), _temporary_paths(home)
-        assert ObjectStore(connection.object_store).get_bytes("kept") == kept
+        assert S3ObjectStore(connection.object_store).get_bytes("kept") == kept
 
         # When Ray's head dies, the services begin anew with it: their old connections are worth nothing.
         os.kill(connection.pids["ray-node"], signal.SIGKILL)

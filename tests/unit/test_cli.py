@@ -26,7 +26,7 @@ from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli import doctor, exit_codes, parser
+from synthmix.cli import doctor, outcomes, parser
 from synthmix.cli.output import human_time, shortened, table
 from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
 from synthmix.image_data.sources.problems import refused_files
@@ -1111,4 +1111,4 @@ def test_other_words_for_numbers() -> None:
     assert human_time(Timestamp()) == "-"
     assert shortened("a long verdict", 7) == "a long…"
     assert table(("A", "BB"), [("aaa", 1)], right=("BB",)) == "A    BB\naaa   1"
-    assert exit_codes.of_outcome(errors.NotFound("x")) == 1
+    assert outcomes.of_outcome(errors.NotFound("x")) == 1

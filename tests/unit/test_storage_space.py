@@ -13,7 +13,7 @@ import pytest
 from minio.error import S3Error
 
 from memory_object_store import MemoryObjectStore
-from synthmix.cli import exit_codes
+from synthmix.cli import exit_codes, outcomes
 from synthmix.client.packing import pack
 from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.pixel_cache import _write
@@ -21,12 +21,13 @@ from synthmix.service_kit import storage_space
 from synthmix.service_kit.errors import ResourceExhausted, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import ObjectStoreSettings
 from synthmix.service_kit.storage_space import room_for, writing_to
 
 
 def store(folder: str = "") -> ObjectStore:
-    return ObjectStore(ObjectStoreSettings("http://127.0.0.1:1", "a", "b", "bucket", folder=folder), attempts=1)
+    return S3ObjectStore(ObjectStoreSettings("http://127.0.0.1:1", "a", "b", "bucket", folder=folder), attempts=1)
 
 
 def answer(code: str, message: str, status: int) -> S3Error:
@@ -113,7 +114,7 @@ def test_a_full_disk_is_known_in_whatever_is_raised(error: Exception, wrapped: b
             raise ValueError("a library's own") from error
         raise error
     assert (raised.value.reason, raised.value.metadata["where"]) == ("STORAGE_FULL", str(tmp_path))
-    assert exit_codes.of_error(raised.value) == exit_codes.FAILED
+    assert outcomes.of_error(raised.value) == exit_codes.FAILED
 
 
 def test_a_file_that_is_not_there_is_no_full_disk(tmp_path: Path) -> None:

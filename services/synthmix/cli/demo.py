@@ -7,7 +7,7 @@ from pathlib import Path
 
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli import exit_codes
+from synthmix.cli import exit_codes, outcomes
 from synthmix.cli.datasets import dataset_text
 from synthmix.cli.output import emit, note, print_error
 from synthmix.cli.progress import progress, transfer_rows
@@ -84,7 +84,7 @@ def run_demo(
 
 def ended_badly(error: SynthMixError, arguments: argparse.Namespace) -> int:
     print_error(arguments, error)
-    return exit_codes.of_outcome(error)
+    return outcomes.of_outcome(error)
 
 
 def sample_study() -> Document[studies_pb2.StudySpec]:

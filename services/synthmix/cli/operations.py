@@ -2,7 +2,7 @@
 
 import argparse
 
-from synthmix.cli import exit_codes
+from synthmix.cli import exit_codes, outcomes
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, error_text, human_time, note, print_error, table
 from synthmix.cli.progress import metadata_rows, progress
@@ -81,6 +81,6 @@ def follow(client: Client, operation: Operation, arguments: argparse.Namespace) 
     if done.HasField("error"):
         error = failure_of(done)
         print_error(arguments, error)
-        return exit_codes.of_outcome(error)
+        return outcomes.of_outcome(error)
     emit(arguments, done, metadata_of(done).target)
     return exit_codes.OK

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
-from synthmix.cli import exit_codes
+from synthmix.cli import outcomes
 from synthmix.cli.streams import discard, encodes_everything
 from synthmix.client.study_file import PlacedViolation
 from synthmix.service_kit.errors import ITEM_INDENT, FieldViolation, SynthMixError, listing
@@ -60,7 +60,7 @@ def error_value(error: SynthMixError) -> dict[str, Any]:
             "violations": violations,
             "metadata": error.metadata,
         },
-        "exit_code": exit_codes.of_error(error),
+        "exit_code": outcomes.of_error(error),
     }
 
 

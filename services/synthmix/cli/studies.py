@@ -8,7 +8,7 @@ from typing import Any
 
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli import exit_codes
+from synthmix.cli import exit_codes, outcomes
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, human_time, note, print_error, shortened, table
 from synthmix.cli.progress import metadata_rows, progress
@@ -114,7 +114,7 @@ def follow(client: Client, name: str, arguments: argparse.Namespace) -> int:
         return exit_codes.OK
     error = failure_of(client.get_operation(study.operation))
     print_error(arguments, error)
-    return exit_codes.of_outcome(error)
+    return outcomes.of_outcome(error)
 
 
 def watch_to_end(client: Client, name: str) -> studies_pb2.Study:

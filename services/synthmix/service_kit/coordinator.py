@@ -23,7 +23,8 @@ from synthmix.service_kit.metrics import count_on_worker, observe_on_worker
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.ray_connection import NAMESPACE
 from synthmix.service_kit.resource_names import OperationName
-from synthmix.service_kit.settings import object_store_settings, worker_settings
+from synthmix.service_kit.s3_object_store import open_object_store
+from synthmix.service_kit.settings import worker_settings
 from synthmix.service_kit.storage_space import disk_full, says_full
 
 log = logging.getLogger(__name__)
@@ -263,7 +264,7 @@ class Coordinator:
     """The actor. It starts its work by itself, so that Ray's restart of a dead one needs no caller."""
 
     def __init__(self, operation: str, function: str):
-        self._store = ObjectStore(object_store_settings())
+        self._store = open_object_store()
         self._name = OperationName.parse(operation)
         self._function = function
         self._context: OperationContext | None = None

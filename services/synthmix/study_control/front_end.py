@@ -8,19 +8,18 @@ from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.service_kit import kubernetes_api
 from synthmix.service_kit.leader_election import LeaderElection
-from synthmix.service_kit.object_store import ObjectStore, once_started
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import (
     DATASETS,
     STUDIES,
 )
+from synthmix.service_kit.s3_object_store import once_started, open_object_store
 from synthmix.service_kit.server import Servicer, run, serve
 from synthmix.service_kit.settings import (
     SERVICES,
     STUDY_CONTROL,
     KubernetesSettings,
-    object_store_settings,
     ray_address,
     server_settings,
     service_address,
@@ -40,7 +39,7 @@ COORDINATORS = {
 
 async def start() -> None:
     settings = server_settings()
-    store = ObjectStore(object_store_settings())
+    store = open_object_store()
     await asyncio.to_thread(once_started, store.check)
     services = open_step_services()
     cluster = await asyncio.to_thread(open_cluster, settings.kubernetes)

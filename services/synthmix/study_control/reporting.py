@@ -19,7 +19,7 @@ from synthmix.image_data.synthetic_images import open_image_set
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
-from synthmix.service_kit.settings import object_store_settings
+from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.short_names import tell_apart
 from synthmix.service_kit.yaml_text import to_yaml
 from synthmix.study_control.datasets import account_of_name, display_names, name_shown
@@ -57,7 +57,7 @@ def make_report(
     Returns:
         The payloads and the verdict, for the manifest.
     """
-    store = ObjectStore(object_store_settings())
+    store = open_object_store()
     data = collect(store, target, create_time, spec, split, adapters, image_sets, evaluation, costs)
     artifact = ArtifactName.parse(target, field="target", collection=STUDIES)
     payloads = [

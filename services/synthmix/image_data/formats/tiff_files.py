@@ -15,6 +15,7 @@ from PIL import Image
 from synthmix.image_data.formats.pixel_kinds import (
     CMYK,
     COLOUR,
+    COLOURS,
     COMPLEX,
     FLOATING,
     GREY,
@@ -66,7 +67,6 @@ _PHOTOMETRICS = {
     34892: "a camera's raw colour (LinearRaw)",
     51177: "a depth map",
 }
-_COLOURS = {GREY: 1, INVERTED_GREY: 1, PALETTE: 1, COLOUR: 3, CMYK: 4}
 _SAMPLE_FORMATS = {1: UNSIGNED, 2: SIGNED, 3: FLOATING, 4: "undefined", 5: COMPLEX, 6: COMPLEX}
 _REDUCED, _MASK = 1, 4
 _DECISIVE_TAGS = {254, 255, *range(256, 260), 262, 266, 270, 273, *range(277, 280), 284, 317, *range(320, 326), 330} | {
@@ -302,7 +302,7 @@ def _kind(page: tifffile.TiffPage, *, signed: bool) -> PixelKind:
     if photometric == CMYK and page.tags.valueof(332, 1) != 1:
         photometric = "inks other than CMYK"
     samples, alpha = int(page.samplesperpixel), ""
-    if samples > _COLOURS.get(photometric, samples) and page.extrasamples:
+    if samples > COLOURS.get(photometric, samples) and page.extrasamples:
         alpha = {1: PREMULTIPLIED, 2: STRAIGHT}.get(int(page.extrasamples[0]), "")
     sample_format = _SAMPLE_FORMATS.get(int(page.sampleformat), "undefined")
     bits = page.bitspersample if isinstance(page.bitspersample, int) else tuple(page.bitspersample)
