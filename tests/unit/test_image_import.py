@@ -284,8 +284,7 @@ def test_the_worker_takes_what_the_request_chose(
     packed = zipped(tmp_path / "images.zip", colour).read_bytes()
     upload = sha256_of([packed])
     store.put_bytes(f"uploads/{upload}", packed)
-    monkeypatch.setattr(coordinator, "ObjectStore", lambda settings: store)
-    monkeypatch.setattr(coordinator, "object_store_settings", lambda: None)
+    monkeypatch.setattr(coordinator, "open_object_store", lambda: store)
     imported = coordinator.import_upload(
         upload=upload,
         group_rule={"pattern": BY_PLATE.pattern},
