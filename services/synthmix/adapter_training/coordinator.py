@@ -2,7 +2,7 @@
 
 from synthmix.adapter_training.checkpoints import delete_checkpoints
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
-from synthmix.service_kit.coordinator import OperationContext
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 
 

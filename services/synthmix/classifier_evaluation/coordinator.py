@@ -22,8 +22,8 @@ from synthmix.service_kit.artifacts import (
     write_manifest,
     write_payload,
 )
-from synthmix.service_kit.coordinator import OperationContext
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import ADAPTERS, EVALUATIONS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.settings import worker_settings
 from synthmix.service_kit.short_names import tell_apart
@@ -40,7 +40,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
     if find_manifest(context.store, target) is None:
         missing = [cell for cell in cells if not requests.cell_exists(context.store, request, cell)]
         done = len(cells) - len(missing)
-        context.found_done(done)
+        context.note_reused(done)
         context.update(total=len(cells), done=done, unit="cells", message="training classifiers")
 
         def count(index: int, value: Any) -> None:

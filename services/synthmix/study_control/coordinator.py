@@ -16,8 +16,8 @@ from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit import errors
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
-from synthmix.service_kit.coordinator import OperationContext
 from synthmix.service_kit.operation_calls import metadata_of
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName, OperationName
 from synthmix.service_kit.settings import (
     ADAPTER_TRAINING,

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.image_data.pixel_rules import PixelRule
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
-from synthmix.service_kit.coordinator import OperationContext
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName, UploadName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.storage_space import writing_to
