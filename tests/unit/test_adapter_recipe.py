@@ -12,7 +12,7 @@ from safetensors.torch import load as load_tensors
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.checkpoints import delete_checkpoints, read_newest_checkpoint, write_checkpoint
-from synthmix.adapter_training.requests import TARGETS
+from synthmix.adapter_training.planning import TARGETS
 from synthmix.adapter_training.task import adapter_weights
 from synthmix.image_synthesis.sampling import check_adapter_counts, probe
 from synthmix.latent_diffusion.loading import LatentDiffusion, load

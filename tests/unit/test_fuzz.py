@@ -26,7 +26,7 @@ from synthmix.api.artifacts.v1 import artifacts_pb2_grpc
 from synthmix.api.clusters.v1 import clusters_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2_grpc
 from synthmix.api.studies.v1 import studies_pb2_grpc
-from synthmix.service_kit.front_end import ArtifactCollection
+from synthmix.service_kit.artifact_collection import ArtifactCollection
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection

@@ -16,7 +16,7 @@ from peft import get_peft_model_state_dict
 
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.checkpoints import read_newest_checkpoint, write_checkpoint
-from synthmix.adapter_training.requests import TARGETS
+from synthmix.adapter_training.planning import TARGETS
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import base_model

@@ -17,6 +17,7 @@ from synthmix.image_data.sources.source_account import (
     vanished,
 )
 from synthmix.image_data.sources.user_text import normalised
+from synthmix.service_kit.artifact_collection import payload_messages
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.errors import (
     AlreadyExists,
@@ -27,7 +28,6 @@ from synthmix.service_kit.errors import (
     invalid_field,
     missing_field,
 )
-from synthmix.service_kit.front_end import payload_messages
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import (
     DATASETS,

@@ -27,13 +27,13 @@ from synthmix.service_kit.settings import (
 from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.clusters import ClusterService, open_cluster
-from synthmix.study_control.coordinator import open_step_services
 from synthmix.study_control.dataset_service import DatasetService
+from synthmix.study_control.study_operation import open_step_services
 from synthmix.study_control.study_service import StudyService
 
 COORDINATORS = {
-    DATASETS: "synthmix.study_control.image_import.coordinator:coordinate",
-    STUDIES: "synthmix.study_control.coordinator:coordinate",
+    DATASETS: "synthmix.study_control.image_import.import_operation:run",
+    STUDIES: "synthmix.study_control.study_operation:run",
 }
 
 

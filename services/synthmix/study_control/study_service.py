@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.service_kit import operation_records, pages
+from synthmix.service_kit.artifact_collection import payload_messages
 from synthmix.service_kit.artifacts import (
     Manifest,
     find_manifest,
@@ -19,7 +20,6 @@ from synthmix.service_kit.artifacts import (
     read_manifest,
 )
 from synthmix.service_kit.errors import NotFound, SynthMixError
-from synthmix.service_kit.front_end import payload_messages
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_records import finished_operation, read_operation

@@ -18,12 +18,12 @@ from synthmix.study_control.datasets import claim_name, find_left_out, with_left
 from synthmix.study_control.image_import.importer import import_archive
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the dataset's name."""
     request = context.record.request["request"]
     context.update(unit="steps", message="importing")
     [imported] = context.run_tasks(
-        "synthmix.study_control.image_import.coordinator:import_upload",
+        "synthmix.study_control.image_import.import_operation:import_upload",
         [
             {
                 "upload": request["upload"],

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthmix.classifier_evaluation import requests, statistics
+from synthmix.classifier_evaluation import planning, statistics
 from synthmix.classifier_evaluation.cell_requests import METRICS, PREDICTIONS, cell_name
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.mixtures import APPEND, REAL, SYNTHETIC_ONLY, CellSpec, MixtureSpec
@@ -32,13 +32,13 @@ STATISTICS = "statistics.json"
 CELLS = "cells.json"
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the evaluation's name."""
     request, names = context.record.request["request"], context.record.request["names"]
     target = ArtifactName.parse(context.record.target, field="target", collection=EVALUATIONS)
-    cells = requests.grid(request)
+    cells = planning.grid(request)
     if find_manifest(context.store, target) is None:
-        missing = [cell for cell in cells if not requests.cell_exists(context.store, request, cell)]
+        missing = [cell for cell in cells if not planning.cell_exists(context.store, request, cell)]
         done = len(cells) - len(missing)
         context.note_reused(done)
         context.update(total=len(cells), done=done, unit="cells", message="training classifiers")
@@ -76,7 +76,7 @@ def _write_evaluation(
     cells: list[CellSpec],
 ) -> None:
     store = context.store
-    manifests = {cell: read_manifest(store, cell_name(requests.request_of_cell(request, cell))) for cell in cells}
+    manifests = {cell: read_manifest(store, cell_name(planning.request_of_cell(request, cell))) for cell in cells}
     metrics = {cell: json.loads(read_payload(store, manifest, METRICS)) for cell, manifest in manifests.items()}
     labels = mixture_labels(store, mixtures_of(cells))
     comparison = compare_cells(store, request, manifests, labels)

@@ -40,7 +40,7 @@ def open_step_services() -> StepServices:
     return StepServices(addresses, required(os.environ, "SYNTHMIX_TOKEN"))
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the study's name."""
     target = ArtifactName.parse(context.record.target, field="target", collection=STUDIES)
     if find_manifest(context.store, target) is not None:

@@ -8,7 +8,7 @@ from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the image set's name."""
     request = context.record.request["request"]
     target = ArtifactName.parse(context.record.target, field="target", collection=IMAGE_SETS)
