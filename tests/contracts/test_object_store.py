@@ -23,7 +23,7 @@ from synthmix.service_kit.artifacts import (
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.service_kit.s3_object_store import PART_SIZE_BYTES, S3ObjectStore, once_started
+from synthmix.service_kit.s3_object_store import PART_SIZE_BYTES, S3ObjectStore, when_available
 from synthmix.service_kit.settings import ObjectStoreSettings
 
 ARTIFACT = ArtifactName("adapters", "0123456789abcdef" * 2)
@@ -207,7 +207,7 @@ def test_requests_are_signed_for_the_region() -> None:
             S3ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix", **region)).check()
         for _ in range(2):
             with pytest.raises(FailedPrecondition, match=r"'us-east-1'.*check SYNTHMIX_OBJECT_STORE_REGION"):
-                once_started(S3ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix")).check)
+                when_available(S3ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix")).check)
         server.shutdown()
     assert ["/us-east-1/s3/" in said[0], "/eu-central-1/s3/" in said[1]] == [True, True]
 
@@ -217,13 +217,13 @@ def test_whoever_starts_first_waits_for_object_storage(minio: ObjectStoreSetting
     store = S3ObjectStore(settings, attempts=1)
     maker = threading.Timer(1.5, S3ObjectStore(settings).create_bucket)
     maker.start()
-    once_started(store.check)
+    when_available(store.check)
     maker.join()
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
-        once_started(S3ObjectStore(replace(settings, secret_key="wrong"), attempts=1).create_bucket)
+        when_available(S3ObjectStore(replace(settings, secret_key="wrong"), attempts=1).create_bucket)
     nowhere = S3ObjectStore(replace(settings, endpoint_url="http://127.0.0.1:9"), attempts=1)
     with pytest.raises(Unavailable):
-        once_started(nowhere.check, patience_s=0.5)
+        when_available(nowhere.check, patience_s=0.5)
 
 
 @pytest.mark.parametrize("server", ["seaweedfs", "minio"])

@@ -26,7 +26,7 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import ADAPTERS, EVALUATIONS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.settings import worker_settings
-from synthmix.service_kit.short_names import tell_apart
+from synthmix.service_kit.short_names import distinguishing_names
 
 STATISTICS = "statistics.json"
 CELLS = "cells.json"
@@ -129,7 +129,7 @@ def mixture_labels(store: ObjectStore, mixtures: Sequence[MixtureSpec]) -> dict[
         adapter = read_manifest(store, ArtifactName(ADAPTERS, manifest.inputs["adapter"]))
         request = {**adapter.request, **manifest.request}
         requests_of_sets.append({key: value for key, value in request.items() if key != "adapter"})
-    names = dict(zip(image_sets, tell_apart(requests_of_sets, ("method", "rank")), strict=True))
+    names = dict(zip(image_sets, distinguishing_names(requests_of_sets, ("method", "rank")), strict=True))
     several = len(image_sets) > 1
     return {
         mixture: f"{mixture.label} with {names[mixture.image_set]}" if mixture.image_set and several else mixture.label

@@ -100,11 +100,11 @@ def adapted_model(adapter_name: ArtifactName) -> LatentDiffusion:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(fetch_payload(store, adapter, ADAPTER_WEIGHTS), Path(folder) / ADAPTER_WEIGHTS)
         model.pipeline.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
-    check_adapter_counts(model, before, adapter)
+    check_adapter_has_effect(model, before, adapter)
     return model
 
 
-def check_adapter_counts(model: LatentDiffusion, before: torch.Tensor, adapter: Manifest) -> None:
+def check_adapter_has_effect(model: LatentDiffusion, before: torch.Tensor, adapter: Manifest) -> None:
     """Raises DataLoss if the loaded adapter changes nothing: weights under unknown names load without an error."""
     if torch.equal(before, probe(model)):
         raise DataLoss(

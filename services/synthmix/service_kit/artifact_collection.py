@@ -17,7 +17,7 @@ from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
-from synthmix.service_kit.s3_object_store import once_started, open_object_store
+from synthmix.service_kit.s3_object_store import open_object_store, when_available
 from synthmix.service_kit.server import Servicer, serve
 from synthmix.service_kit.settings import ray_address, server_settings
 
@@ -119,7 +119,7 @@ async def serve_artifacts(
         servicer: The service's own methods.
     """
     store = open_object_store()
-    await asyncio.to_thread(once_started, store.check)
+    await asyncio.to_thread(when_available, store.check)
 
     def resource(name: str, request: dict[str, Any]) -> Message:
         return message(store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection)))

@@ -318,7 +318,7 @@ def _says_full(error: S3Error) -> bool:
     )
 
 
-def once_started(action: Callable[[], None], *, patience_s: float = START_PATIENCE_SECONDS) -> None:
+def when_available(action: Callable[[], None], *, patience_s: float = START_PATIENCE_SECONDS) -> None:
     """Does something as soon as object storage allows it: on a cluster, its server and bucket start beside their users.
 
     Args:

@@ -14,7 +14,7 @@ from synthmix.service_kit.resource_names import (
     DATASETS,
     STUDIES,
 )
-from synthmix.service_kit.s3_object_store import once_started, open_object_store
+from synthmix.service_kit.s3_object_store import open_object_store, when_available
 from synthmix.service_kit.server import Servicer, run, serve
 from synthmix.service_kit.settings import (
     SERVICES,
@@ -40,7 +40,7 @@ COORDINATORS = {
 async def start() -> None:
     settings = server_settings()
     store = open_object_store()
-    await asyncio.to_thread(once_started, store.check)
+    await asyncio.to_thread(when_available, store.check)
     services = open_step_services()
     cluster = await asyncio.to_thread(open_cluster, settings.kubernetes)
     election = await asyncio.to_thread(leader_election, settings.kubernetes)

@@ -20,7 +20,7 @@ from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
-from synthmix.service_kit.short_names import tell_apart
+from synthmix.service_kit.short_names import distinguishing_names
 from synthmix.service_kit.yaml_text import to_yaml
 from synthmix.study_control.datasets import account_of_name, display_names, name_shown
 from synthmix.study_control.report import data as page
@@ -100,7 +100,7 @@ def collect(
     adapter_names = dict(
         zip(
             adapters,
-            tell_apart([item.request for item in adapter_manifests], ("method", "rank")),
+            distinguishing_names([item.request for item in adapter_manifests], ("method", "rank")),
             strict=True,
         )
     )

@@ -101,7 +101,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         def read() -> studies_pb2.ListStudiesResponse:
             times = self._of_name(request.spec_name) if request.spec_name else self._create_times()
             if request.unfinished_only:
-                times = {name: time for name, time in times.items() if study_names.goes_on(self._store, name)}
+                times = {name: time for name, time in times.items() if study_names.is_unfinished(self._store, name)}
             page, token = pages.newest_first(times, request.page_size, request.page_token)
             return studies_pb2.ListStudiesResponse(
                 studies=[self._read(str(name)) for name in page], next_page_token=token
