@@ -141,14 +141,7 @@ class S3ObjectStore(ObjectStore):
         """Raises NotFound if there is no such object."""
 
         def get() -> bytes:
-            response = self._client.get_object(self.settings.bucket, key)
-            try:
-                data: bytes = response.read()
-                _check_length(response, len(data))
-                return data
-            finally:
-                response.close()
-                response.release_conn()
+            return b"".join(_chunks(self._client.get_object(self.settings.bucket, key)))
 
         return self._call(f"read {key}", get)
 
@@ -158,7 +151,7 @@ class S3ObjectStore(ObjectStore):
 
         def get() -> None:
             with writing_to(path.parent), partial.open("wb") as file:
-                for chunk in self._stream(key):
+                for chunk in _chunks(self._client.get_object(self.settings.bucket, key)):
                     file.write(chunk)
 
         try:
@@ -171,7 +164,7 @@ class S3ObjectStore(ObjectStore):
         """Yields the object in chunks of at most 1 MiB. Only opening is retried: a reader has seen the first chunks."""
         response = self._call(f"read {key}", lambda: self._client.get_object(self.settings.bucket, key))
         try:
-            yield from self._chunks(response, key)
+            yield from _chunks(response)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unavailable(f"read {key}", error) from error
 
@@ -211,20 +204,6 @@ class S3ObjectStore(ObjectStore):
                 )
 
         self._call(f"delete {prefix}", delete)
-
-    def _stream(self, key: str) -> Iterator[bytes]:
-        return self._chunks(self._client.get_object(self.settings.bucket, key), key)
-
-    def _chunks(self, response: Any, key: str) -> Iterator[bytes]:
-        try:
-            size = 0
-            for chunk in response.stream(CHUNK_SIZE_BYTES):
-                size += len(chunk)
-                yield chunk
-            _check_length(response, size)
-        finally:
-            response.close()
-            response.release_conn()
 
     def _call(self, action: str, call: Callable[[], Result]) -> Result:
         for attempt in range(self._attempts):
@@ -333,6 +312,19 @@ def when_available(action: Callable[[], None], *, patience_s: float = START_PATI
         return passing
 
     ask_until(action, end_s=time.monotonic() + patience_s, pause_s=1.0, is_passing=is_passing)
+
+
+def _chunks(response: Any) -> Iterator[bytes]:
+    """Yields a response's body, and raises if it is shorter than the server said."""
+    try:
+        received_bytes = 0
+        for chunk in response.stream(CHUNK_SIZE_BYTES):
+            received_bytes += len(chunk)
+            yield chunk
+        _check_length(response, received_bytes)
+    finally:
+        response.close()
+        response.release_conn()
 
 
 def _check_length(response: Any, received_bytes: int) -> None:
