@@ -6,13 +6,13 @@ from typing import Any
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
 
-from synthmix.adapter_training import requests as adapters
+from synthmix.adapter_training import planning as adapters
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
-from synthmix.classifier_evaluation import requests as evaluations
-from synthmix.image_synthesis import requests as image_sets
+from synthmix.classifier_evaluation import planning as evaluations
+from synthmix.image_synthesis import planning as image_sets
+from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
 from synthmix.service_kit.errors import NotFound
-from synthmix.service_kit.front_end import Planned
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.resource_names import ArtifactName

@@ -22,19 +22,16 @@ import synthmix.adapter_training.front_end as adapter_training
 import synthmix.classifier_evaluation.front_end as classifier_evaluation
 import synthmix.image_synthesis.front_end as image_synthesis
 from memory_object_store import MemoryObjectStore
-from synthmix import Client
 from synthmix.api.artifacts.v1 import artifacts_pb2_grpc
 from synthmix.api.clusters.v1 import clusters_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2_grpc
 from synthmix.api.studies.v1 import studies_pb2_grpc
-from synthmix.client.endpoints import Endpoints
-from synthmix.client.transport import Channels
 from synthmix.service_kit import operation_records as records
+from synthmix.service_kit.artifact_collection import ArtifactCollection
 from synthmix.service_kit.artifacts import read_manifest
-from synthmix.service_kit.coordinator import OperationContext
 from synthmix.service_kit.errors import SynthMixError
-from synthmix.service_kit.front_end import ArtifactCollection
 from synthmix.service_kit.interceptors import interceptors
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import (
@@ -54,9 +51,12 @@ from synthmix.service_kit.settings import (
     STUDY_CONTROL,
 )
 from synthmix.study_control.all_operations import AllOperations
+from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.clusters import ClusterService
-from synthmix.study_control.front_end import ArtifactService, DatasetService, StudyService
-from synthmix.study_control.image_import import coordinator as image_import
+from synthmix.study_control.dataset_service import DatasetService
+from synthmix.study_control.image_import import import_operation
+from synthmix.study_control.step_services import StepServices
+from synthmix.study_control.study_service import StudyService
 
 TOKEN = "correct horse"
 
@@ -96,8 +96,7 @@ def serving(store: MemoryObjectStore) -> Iterator[dict[str, str]]:
     thread.start()
     assert ready.wait(20)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_import, "ObjectStore", lambda settings: store)
-        patch.setattr(image_import, "object_store_settings", lambda: None)
+        patch.setattr(import_operation, "open_object_store", lambda: store)
         try:
             yield addresses
         finally:
@@ -128,12 +127,11 @@ def servicers(service: str, store: MemoryObjectStore, addresses: dict[str, str])
             servicer(store, ArtifactCollection(store, operations, collection, partial(message, store))),
             Servicer(operations, operations.add, operations.full_name),
         ]
-    client = Client(Channels(Endpoints(addresses, TOKEN)))
     others = {name: address for name, address in addresses.items() if name != STUDY_CONTROL}
     operations = ImportingOperations(
         service, store, RayConnection("127.0.0.1:1"), {}, lambda name, request: studies.resource(name, request)
     )
-    studies = StudyService(store, operations, client, None)
+    studies = StudyService(store, operations, StepServices(addresses, TOKEN), None)
     return [
         Servicer(
             DatasetService(store, operations),
@@ -170,7 +168,7 @@ class ImportingOperations(Operations):
 
     def _import(self, name: OperationName) -> None:
         try:
-            dataset = image_import.coordinate(InlineContext(self._store, records.read_record(self._store, name)))
+            dataset = import_operation.run(InlineContext(self._store, records.read_record(self._store, name)))
         except SynthMixError as error:
             records.write_failure(self._store, name, error)
         else:

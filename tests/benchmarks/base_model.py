@@ -33,7 +33,7 @@ from PIL import Image
 from memory_object_store import MemoryObjectStore
 from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
 from synthmix.adapter_training import recipe
-from synthmix.adapter_training.requests import TARGETS
+from synthmix.adapter_training.planning import TARGETS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
@@ -51,7 +51,7 @@ from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.artifacts import read_manifest
-from synthmix.service_kit.digests import derived_seed
+from synthmix.service_kit.seeds import derived_seed
 from synthmix.study_control.image_import.importer import import_archive
 from synthmix.study_control.split import create_split
 

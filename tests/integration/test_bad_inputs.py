@@ -22,7 +22,8 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.local import Connection
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_records import unfinished
+from synthmix.service_kit.operation_records import RESULT, list_names
+from synthmix.service_kit.resource_names import OperationName
 from synthmix.service_kit.settings import SERVICES
 
 DATASET = FEW
@@ -40,6 +41,12 @@ KEPT = (
     "dataset-names/",
     "study-names/",
 )
+
+
+def unfinished(store: ObjectStore) -> list[OperationName]:
+    return [
+        name for service in SERVICES for name, objects in list_names(store, service).items() if RESULT not in objects
+    ]
 
 
 @dataclass(frozen=True)
@@ -206,4 +213,4 @@ def test_a_command_says_what_is_wrong(command: Command, world: World) -> None:
     for pattern in command.says:
         assert re.search(pattern, ended.stderr), f"{pattern!r} isn't in: {ended.stderr}"
     assert kept(world.store) == before
-    assert [name for service in SERVICES for name in unfinished(world.store, service)] == []
+    assert unfinished(world.store) == []

@@ -24,7 +24,8 @@ from synthmix.client.transport import Channels, error_of
 from synthmix.service_kit.artifacts import Manifest, write_manifest, write_payload
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_records import unfinished
+from synthmix.service_kit.operation_records import RESULT, list_names
+from synthmix.service_kit.resource_names import OperationName
 from synthmix.service_kit.settings import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
@@ -168,13 +169,19 @@ def check_error(error: SynthMixError, case: Case) -> None:
         assert violation.description
 
 
+def unfinished(store: ObjectStore) -> list[OperationName]:
+    return [
+        name for service in SERVICES for name, objects in list_names(store, service).items() if RESULT not in objects
+    ]
+
+
 def kept(store: ObjectStore) -> set[str]:
     return {item.key for item in store.list("") if item.key.startswith((*KEPT, *NAMES))}
 
 
 def check_nothing_is_half_written(store: ObjectStore, before: set[str]) -> None:
     assert kept(store) == before
-    assert [name for service in SERVICES for name in unfinished(store, service)] == []
+    assert unfinished(store) == []
 
 
 def check_case(case: Case, world: World) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bad_requests import BY_PLATE, DATASET, Act, Case, World, check_case, check_error
+from bad_requests import BY_PLATE, DATASET, Act, Case, World, check_case, check_error, unfinished
 from bad_requests import finished_world as finished_world
 from bad_requests import world as world
 from image_archives import picture, plates, zipped
@@ -18,9 +18,8 @@ from synthmix import GroupRule
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.service_kit.artifacts import find_manifest, list_artifacts
 from synthmix.service_kit.errors import AlreadyExists, InvalidArgument, SynthMixError
-from synthmix.service_kit.operation_records import unfinished
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
+from synthmix.service_kit.settings import STUDY_CONTROL
 
 
 def folder_of(files: dict[str, bytes], **options: Any) -> Act:
@@ -367,7 +366,7 @@ def test_a_name_that_is_taken_stays_until_it_is_moved(world: World) -> None:
     )
     assert {item.key: item.size_bytes for item in world.store.list("dataset-names/")} == before
     assert world.client.get_dataset(DATASET).name == held
-    assert [name for service in SERVICES for name in unfinished(world.store, service)] == []
+    assert unfinished(world.store) == []
     for name in {ArtifactName("datasets", item.key.split("/")[1]) for item in world.store.list("datasets/")}:
         assert find_manifest(world.store, name) is not None  # whole, or not there
 

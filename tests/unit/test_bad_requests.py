@@ -26,7 +26,6 @@ from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.client.study_file import read_study
-from synthmix.client.transport import error_of
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.service_kit.errors import (
     FailedPrecondition,
@@ -37,9 +36,11 @@ from synthmix.service_kit.errors import (
     Unimplemented,
 )
 from synthmix.service_kit.interceptors import interceptors
-from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import ADAPTER_TRAINING, STUDY_CONTROL, ObjectStoreSettings
-from synthmix.study_control.front_end import ArtifactService, DatasetService
+from synthmix.service_kit.transport import error_of
+from synthmix.study_control.artifact_service import ArtifactService
+from synthmix.study_control.dataset_service import DatasetService
 
 # Studies
 
@@ -743,7 +744,7 @@ def test_object_storage_that_is_down_is_unavailable(method: str) -> None:
     stub, request = DOWN[method]
     nobody, endpoint = free_address()
     nothing: Any = None  # operations and collections, which come after object storage
-    store = ObjectStore(ObjectStoreSettings(f"http://{endpoint}", "key", "secret", "synthmix"), attempts=1)
+    store = S3ObjectStore(ObjectStoreSettings(f"http://{endpoint}", "key", "secret", "synthmix"), attempts=1)
 
     def call(address: str) -> Any:
         with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:

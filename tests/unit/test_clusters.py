@@ -19,9 +19,9 @@ from synthmix.service_kit.settings import (
 )
 from synthmix.study_control import planning
 from synthmix.study_control.clusters import ClusterService, open_cluster
-from synthmix.study_control.front_end import StudyService
 from synthmix.study_control.planning import StudySteps
 from synthmix.study_control.steps import Step
+from synthmix.study_control.study_service import StudyService
 
 SYNTHESIS = "image-synthesis"
 ON_RAY = KubernetesSettings(namespace=NAMESPACE, ray_cluster="ray")

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import Message
 
-from synthmix.adapter_training import requests as adapters
+from synthmix.adapter_training import planning as adapters
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.evaluations.v1.evaluations_pb2 import (
@@ -23,9 +23,9 @@ from synthmix.api.evaluations.v1.evaluations_pb2 import (
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.api.options.v1 import field_rules_pb2
 from synthmix.classifier_evaluation import cell_requests
-from synthmix.classifier_evaluation import requests as evaluations
+from synthmix.classifier_evaluation import planning as evaluations
 from synthmix.classifier_evaluation.mixtures import APPEND, CellSpec, MixtureSpec
-from synthmix.image_synthesis import requests as image_sets
+from synthmix.image_synthesis import planning as image_sets
 from synthmix.latent_diffusion.base_model import BUILTIN, resolve
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.settings_messages import rules_of, with_defaults

@@ -23,7 +23,7 @@ from synthmix.service_kit.settings_messages import (
     set_default,
     with_defaults,
 )
-from synthmix.service_kit.short_names import tell_apart
+from synthmix.service_kit.short_names import distinguishing_names
 from upgrades import upgraded, with_option
 
 
@@ -182,7 +182,7 @@ def test_an_option_that_is_added_with_a_default_changes_no_canonical_form() -> N
     ],
 )
 def test_names_say_what_differs(settings: list[AdapterSettings], names: list[str]) -> None:
-    assert tell_apart([(item,) for item in settings], alone="adapter") == names
+    assert distinguishing_names([(item,) for item in settings], alone="adapter") == names
 
 
 def test_names_of_image_sets_say_what_differs_of_adapter_and_synthesis() -> None:
@@ -191,7 +191,7 @@ def test_names_of_image_sets_say_what_differs_of_adapter_and_synthesis() -> None
         for rank in (4, 16)
         for steps in (10, 20)
     ]
-    assert tell_apart(pairs, alone="") == [
+    assert distinguishing_names(pairs, alone="") == [
         "rank 4, steps 10",
         "rank 4, steps 20",
         "rank 16, steps 10",

@@ -18,9 +18,9 @@ from synthmix.client.study_file import (
     parse_document,
     read_document,
     read_study,
-    to_yaml,
 )
 from synthmix.service_kit.errors import FieldViolation, InvalidArgument, NotFound
+from synthmix.service_kit.yaml_text import to_yaml
 
 STUDY = """\
 name: six-phenotypes

@@ -10,17 +10,17 @@ import pytest
 from image_archives import dataset, picture
 from local_services import LocalServices
 from memory_object_store import MemoryObjectStore
-from synthmix.adapter_training import requests as adapters
+from synthmix.adapter_training import planning as adapters
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.study_file import parse_document
 from synthmix.service_kit.artifacts import read_manifest
-from synthmix.service_kit.coordinator import OperationContext
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.operation_records import OperationRecord, now
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, STUDY_CONTROL
 from synthmix.service_kit.settings_messages import canonical, with_defaults
-from synthmix.study_control import coordinator, planning, specification
+from synthmix.study_control import planning, specification, study_operation
 from synthmix.study_control.datasets import claim_name
 from synthmix.study_control.planning import StudySteps
 from synthmix.study_control.steps import Step, of_service, recorded_steps
@@ -72,8 +72,8 @@ def run(store: MemoryObjectStore, services: LocalServices, laid_out: StudySteps)
     name = OperationName(STUDY_CONTROL, laid_out.name.id)
     context = OperationContext(store, OperationRecord(name, "studies", str(laid_out.name), record, now()))
     recorded = recorded_steps(record)
-    progress = coordinator.StudyProgress(context, recorded)
-    made = coordinator.run_study(context, services, progress, recorded)  # type: ignore[arg-type]
+    progress = study_operation.StudyProgress(context, recorded)
+    made = study_operation.run_study(context, services, progress, recorded)  # type: ignore[arg-type]
     return Ran(made, [cost["reused"] for cost in progress.costs()])
 
 

@@ -38,7 +38,8 @@ from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
-from synthmix.service_kit.settings import CLASSIFIER_EVALUATION, object_store_settings
+from synthmix.service_kit.s3_object_store import open_object_store
+from synthmix.service_kit.settings import CLASSIFIER_EVALUATION
 from synthmix.service_kit.settings_messages import from_canonical
 
 PREDICTION_SCHEMA = pa.schema(
@@ -68,7 +69,7 @@ def run_cell(
 
     Its operation counts cells, so a cell's own steps are counted by the metrics only.
     """
-    store = ObjectStore(object_store_settings())
+    store = open_object_store()
     counted = 0
 
     def report_steps(steps: int) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.image_data.synthetic_images import SyntheticImages
-from synthmix.service_kit.digests import derived_seed
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     FieldViolation,
@@ -24,6 +23,7 @@ from synthmix.service_kit.errors import (
     invalid_field,
     missing_field,
 )
+from synthmix.service_kit.seeds import derived_seed
 
 REAL = "real"
 APPEND = "append"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from synthmix.classifier_evaluation.intervals import Estimate
+from synthmix.service_kit.quantities import plural
 
 if TYPE_CHECKING:
     from synthmix.classifier_evaluation.statistics import Comparison, MixtureResult
@@ -75,12 +76,6 @@ def decide(comparison: Comparison, candidates: Sequence[str]) -> Verdict:
         excludes_loss_of_margin=above,
         limit=limit,
     )
-
-
-def plural(count: float, noun: str) -> str:
-    """A count with its noun, such as "1 seed", "1,440 images" and "2.5 points"."""
-    text = f"{count:,}" if isinstance(count, int) else f"{count:g}"
-    return f"{text} {noun}" if count == 1 else f"{text} {noun}s"
 
 
 def _limit(

@@ -8,7 +8,7 @@ from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import from_canonical
-from synthmix.service_kit.short_names import tell_apart
+from synthmix.service_kit.short_names import distinguishing_names
 
 
 def adapter_settings(adapter: Manifest) -> AdapterSettings:
@@ -24,13 +24,13 @@ def synthesis_settings(image_set: Manifest) -> SynthesisSettings:
 
 def adapter_names(adapters: Sequence[Manifest]) -> list[str]:
     """Such as "rank 4" beside "rank 16"."""
-    return tell_apart([(adapter_settings(adapter),) for adapter in adapters], alone="adapter")
+    return distinguishing_names([(adapter_settings(adapter),) for adapter in adapters], alone="adapter")
 
 
 def image_set_names(store: ObjectStore, image_sets: Sequence[Manifest]) -> list[str]:
     """Such as "rank 4, steps 25": what differs of the adapters, and of how images are made with them."""
     adapters = [read_manifest(store, ArtifactName(ADAPTERS, item.inputs["adapter"])) for item in image_sets]
-    return tell_apart(
+    return distinguishing_names(
         [
             (adapter_settings(adapter), synthesis_settings(item))
             for adapter, item in zip(adapters, image_sets, strict=True)

@@ -12,7 +12,7 @@ from synthmix.service_kit.settings_messages import rules_of
 LONGEST_TEXT = 1000
 
 
-def tell_apart(settings: Sequence[Sequence[Message]], alone: str) -> list[str]:
+def distinguishing_names(settings: Sequence[Sequence[Message]], alone: str) -> list[str]:
     """A short name for each thing, such as "rank 16, steps 25".
 
     Args:

@@ -12,14 +12,14 @@ from typing import Any
 from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.client.client import Client
 from synthmix.service_kit.digests import ID_LENGTH, digest_of
 from synthmix.service_kit.errors import FieldViolation, InvalidArgument, Problems, SynthMixError, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS
-from synthmix.service_kit.short_names import tell_apart
+from synthmix.service_kit.short_names import distinguishing_names
 from synthmix.study_control import datasets, specification
+from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.steps import KINDS, Step, of_service
 
 NO_ID = "0" * ID_LENGTH
@@ -73,15 +73,15 @@ class StudySteps:
 class _Planner:
     """Asks services for plans, and collects what they refuse. What a grid has in common is refused once."""
 
-    def __init__(self, client: Client, problems: Problems):
-        self._client = client
+    def __init__(self, services: StepServices, problems: Problems):
+        self._services = services
         self._problems = problems
         self._refused: set[FieldViolation] = set()
 
     def step(self, service: str, display_name: str, request: Any, fields: Mapping[str, str]) -> Step | None:
         """The planned step; None if the service refuses it."""
         try:
-            plan = KINDS[service].plan(self._client, request)
+            plan = KINDS[service].plan(self._services, request)
         except InvalidArgument as error:
             self._refuse(error, fields)
             return None
@@ -106,7 +106,7 @@ class _Planner:
             )
 
 
-def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> StudySteps:
+def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudySpec) -> StudySteps:
     """Checks a specification against what exists and asks every service for its plan.
 
     The split is made and stored, since the plans build on it: an index of what the dataset holds, made in a second.
@@ -125,7 +125,7 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
     if any(_is_of(error, ("dataset", "split", "mixtures", "adapters", "synthesis")) for error in problems.found):
         problems.raise_if_any()  # what follows builds on these
     specification.check_enough_images(full, split, problems)
-    planner = _Planner(client, problems)
+    planner = _Planner(services, problems)
     adapters, image_sets = _generator_steps(planner, spec, full, split)
     _check_distinct(adapters, "adapter.settings", problems)
     _check_distinct(image_sets, "image_set.settings", problems)
@@ -161,8 +161,8 @@ def _generator_steps(
     adapters: list[Step | None] = []
     image_sets: list[Step | None] = []
     grid = [(adapter, synthesis) for adapter in spec.adapters for synthesis in spec.synthesis]
-    set_names = iter(tell_apart(grid, alone=""))
-    for index, name in enumerate(tell_apart([(adapter,) for adapter in spec.adapters], alone="")):
+    set_names = iter(distinguishing_names(grid, alone=""))
+    for index, name in enumerate(distinguishing_names([(adapter,) for adapter in spec.adapters], alone="")):
         fields = {
             "adapter.settings.prompt": specification.adapter_prompt_field(given, index),
             "adapter.settings": f"adapters[{index}]",

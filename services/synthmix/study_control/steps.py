@@ -12,11 +12,11 @@ from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
-from synthmix.client.client import Client
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS
 from synthmix.study_control import specification
+from synthmix.study_control.step_services import StepServices
 
 
 @dataclass(frozen=True)
@@ -30,26 +30,26 @@ class StepKind:
     """
 
     message: type[Message]
-    plan: Callable[[Client, Any], operations_pb2.Plan]
-    create: Callable[[Client, Any], Operation]
+    plan: Callable[[StepServices, Any], operations_pb2.Plan]
+    create: Callable[[StepServices, Any], Operation]
 
 
 # By service, in the order in which they work.
 KINDS = {
     ADAPTER_TRAINING: StepKind(
         adapters_pb2.Adapter,
-        lambda client, adapter: client.plan_adapter(adapter),
-        lambda client, adapter: client.create_adapter(adapter),
+        lambda services, adapter: services.plan_adapter(adapter),
+        lambda services, adapter: services.create_adapter(adapter),
     ),
     IMAGE_SYNTHESIS: StepKind(
         image_sets_pb2.ImageSet,
-        lambda client, image_set: client.plan_image_set(image_set),
-        lambda client, image_set: client.create_image_set(image_set),
+        lambda services, image_set: services.plan_image_set(image_set),
+        lambda services, image_set: services.create_image_set(image_set),
     ),
     CLASSIFIER_EVALUATION: StepKind(
         evaluations_pb2.Evaluation,
-        lambda client, evaluation: client.plan_evaluation(evaluation),
-        lambda client, evaluation: client.create_evaluation(evaluation),
+        lambda services, evaluation: services.plan_evaluation(evaluation),
+        lambda services, evaluation: services.create_evaluation(evaluation),
     ),
 }
 
@@ -72,10 +72,10 @@ class Step:
     def target(self) -> str:
         return self.plan.target
 
-    def create(self, client: Client) -> Operation:
+    def create(self, services: StepServices) -> Operation:
         """Has the service do it. Raises with fields named as the specification names them."""
         try:
-            return KINDS[self.service].create(client, self.request)
+            return KINDS[self.service].create(services, self.request)
         except SynthMixError as error:
             raise self.in_study_terms(error) from None
 

@@ -14,6 +14,7 @@ from importlib.resources import files
 
 import jinja2
 
+from synthmix.service_kit import quantities
 from synthmix.study_control.report import charts, formatting, tables
 from synthmix.study_control.report.data import Mixture, ReportData, check
 
@@ -58,7 +59,7 @@ def render_html(data: ReportData) -> str:
     ):
         environment.filters[name] = getattr(formatting, name)
     environment.filters["moment"] = formatting.moment
-    environment.filters["plural"] = formatting.plural
+    environment.filters["plural"] = quantities.plural
     environment.filters["png"] = _data_uri
     template = environment.get_template("template.html.j2")
     chosen = _mixture(data, data.results.verdict.key) if data.results.verdict else None

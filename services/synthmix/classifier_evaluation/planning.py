@@ -18,10 +18,10 @@ from synthmix.classifier_evaluation.mixtures import (
 )
 from synthmix.classifier_evaluation.pretrained_weights import check_weights
 from synthmix.image_data.split_parts import part_summary
+from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition, FieldViolation, Problems, check_choice, missing_field
-from synthmix.service_kit.front_end import Planned
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, PARTS, SPLITS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical, check, from_canonical, set_default, with_defaults

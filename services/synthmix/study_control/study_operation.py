@@ -13,21 +13,19 @@ from google.longrunning import operations_pb2
 from google.protobuf import json_format
 
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
-from synthmix.client.client import Client, metadata_of
-from synthmix.client.endpoints import Endpoints
-from synthmix.client.transport import Channels
 from synthmix.service_kit import errors
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
-from synthmix.service_kit.coordinator import OperationContext
+from synthmix.service_kit.operation_calls import metadata_of
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName
 from synthmix.service_kit.settings import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
     IMAGE_SYNTHESIS,
-    SERVICES,
     required,
     service_address,
 )
+from synthmix.study_control.step_services import STEP_SERVICES, StepServices
 from synthmix.study_control.steps import KINDS, Step, of_service, operation_of, recorded_steps
 
 POLL_SECONDS = 0.5
@@ -35,27 +33,21 @@ STOP_TIMEOUT_SECONDS = 10.0
 REPORT_STEP = "report"
 
 
-def service_client() -> Client:
-    """A client of the other services, by the environment's addresses and token."""
-    return Client(
-        Channels(
-            Endpoints(
-                {service: service_address(service) for service in SERVICES},
-                required(os.environ, "SYNTHMIX_TOKEN"),
-            )
-        )
-    )
+def open_step_services() -> StepServices:
+    """The services that do the steps, by the environment's addresses and token."""
+    addresses = {service: service_address(service) for service in STEP_SERVICES}
+    return StepServices(addresses, required(os.environ, "SYNTHMIX_TOKEN"))
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the study's name."""
     target = ArtifactName.parse(context.record.target, field="target", collection=STUDIES)
     if find_manifest(context.store, target) is not None:
         return target
     steps = recorded_steps(context.record.request)
     progress = StudyProgress(context, steps)
-    with service_client() as client:
-        made = run_study(context, client, progress, steps)
+    with open_step_services() as services:
+        made = run_study(context, services, progress, steps)
     progress.start_report()
     report = make_report(context, made, progress)
     write_manifest(
@@ -79,18 +71,18 @@ def coordinate(context: OperationContext) -> ArtifactName:
 
 
 def run_study(
-    context: OperationContext, client: Client, progress: "StudyProgress", steps: Sequence[Step]
+    context: OperationContext, services: StepServices, progress: "StudyProgress", steps: Sequence[Step]
 ) -> dict[str, list[str]]:
     """Runs what was planned, and returns the names of what each service made. Raises what a step failed with."""
     made: dict[str, str] = {}
     try:
         for service in KINDS:
-            run_steps(context, client, progress, of_service(steps, service), made)
+            run_steps(context, services, progress, of_service(steps, service), made)
     except errors.Unavailable:
         raise  # the study goes on when the service is back, and so may its steps meanwhile
     except errors.SynthMixError:
         # Cancelled, or one step failed: nothing else that this study started is to go on.
-        cancel_steps(client, steps, made)
+        cancel_steps(services, steps, made)
         raise
     return {service: [made[step.target] for step in of_service(steps, service)] for service in KINDS}
 
@@ -201,7 +193,7 @@ class StudyProgress:
 
 def run_steps(
     context: OperationContext,
-    client: Client,
+    services: StepServices,
     progress: StudyProgress,
     steps: Sequence[Step],
     made: dict[str, str],
@@ -220,7 +212,7 @@ def run_steps(
             made[step.target] = step.target
             continue
         step = step.with_inputs(made)
-        operation = step.create(client)
+        operation = step.create(services)
         progress.follow(step, operation)
         if not succeeded(step, operation):
             running[operation.name] = step
@@ -228,25 +220,25 @@ def run_steps(
     while running:
         context.sleep(POLL_SECONDS)
         for name, step in list(running.items()):
-            operation = client.get_operation(name)
+            operation = services.get_operation(name)
             progress.follow(step, operation)
             if succeeded(step, operation):
                 del running[name]
             elif operation.done:
                 # Someone else cancelled it, and this study still needs it.
-                step.create(client)
+                step.create(services)
 
 
-def cancel_steps(client: Client, steps: Sequence[Step], made: Mapping[str, str]) -> None:
+def cancel_steps(services: StepServices, steps: Sequence[Step], made: Mapping[str, str]) -> None:
     """Cancels every step that isn't finished and waits until it has stopped. `made` is run_steps'."""
     running = []
     for step in steps:
         name = str(operation_of(step, made.get(step.target, step.target)))
         with contextlib.suppress(errors.NotFound):  # it was never started, or its artifact came from elsewhere
-            client.cancel(name)
+            services.cancel(name)
             running.append(name)
     for name in running:
-        client.wait(name, timeout_s=STOP_TIMEOUT_SECONDS)
+        services.wait(name, timeout_s=STOP_TIMEOUT_SECONDS)
 
 
 def succeeded(step: Step, operation: operations_pb2.Operation) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthmix.classifier_evaluation import requests, statistics
+from synthmix.classifier_evaluation import planning, statistics
 from synthmix.classifier_evaluation.cell_requests import METRICS, PREDICTIONS, cell_name
 from synthmix.classifier_evaluation.mixtures import APPEND, REAL, SYNTHETIC_ONLY, CellSpec, MixtureSpec
 from synthmix.image_data.generators import image_set_names
@@ -22,8 +22,8 @@ from synthmix.service_kit.artifacts import (
     write_manifest,
     write_payload,
 )
-from synthmix.service_kit.coordinator import OperationContext
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.settings import worker_settings
 from synthmix.service_kit.settings_messages import canonical
@@ -32,15 +32,15 @@ STATISTICS = "statistics.json"
 CELLS = "cells.json"
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the evaluation's name."""
     request, names = context.record.request["request"], context.record.request["names"]
     target = ArtifactName.parse(context.record.target, field="target", collection=EVALUATIONS)
-    cells = requests.grid(request)
+    cells = planning.grid(request)
     if find_manifest(context.store, target) is None:
-        missing = [cell for cell in cells if not requests.cell_exists(context.store, request, cell)]
+        missing = [cell for cell in cells if not planning.cell_exists(context.store, request, cell)]
         done = len(cells) - len(missing)
-        context.found_done(done)
+        context.note_reused(done)
         context.update(total=len(cells), done=done, unit="cells", message="training classifiers")
 
         def count(index: int, value: Any) -> None:
@@ -48,7 +48,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
             done += 1
             context.update(done=done)
 
-        settings = canonical(requests.settings_of(request).classifier)
+        settings = canonical(planning.settings_of(request).classifier)
         context.run_tasks(
             "synthmix.classifier_evaluation.cells:run_cell",
             [
@@ -76,7 +76,7 @@ def _write_evaluation(
     cells: list[CellSpec],
 ) -> None:
     store = context.store
-    manifests = {cell: read_manifest(store, cell_name(requests.request_of_cell(request, cell))) for cell in cells}
+    manifests = {cell: read_manifest(store, cell_name(planning.request_of_cell(request, cell))) for cell in cells}
     metrics = {cell: json.loads(read_payload(store, manifest, METRICS)) for cell, manifest in manifests.items()}
     labels = mixture_labels(store, mixtures_of(cells))
     comparison = compare_cells(store, request, manifests, labels)
@@ -106,7 +106,7 @@ def _write_evaluation(
                 "cells": [str(manifest.name) for manifest in manifests.values()],
                 "verdict": comparison.verdict.sentence if comparison.verdict else "",
                 "results": [
-                    result_row(mixture, results[mixture.key], requests.settings_of(request).seeds)
+                    result_row(mixture, results[mixture.key], planning.settings_of(request).seeds)
                     for mixture in mixtures_of(cells)
                 ],
             },
@@ -152,7 +152,7 @@ def compare_cells(
         for cell, manifest in manifests.items()
     }
     first = next(iter(tables.values()))
-    claim = requests.settings_of(request).claim
+    claim = planning.settings_of(request).claim
     [reference] = [mixture.key for mixture in mixtures_of(list(manifests)) if mixture.kind == REAL]
     compared = []
     for mixture in mixtures_of(list(manifests)):
