@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from synthmix.classifier_evaluation.statistics import Comparison, MixturePredictions, compare
+from synthmix.classifier_evaluation.paired_comparison import Comparison, MixturePredictions, compare
 
 CLASSES = ("a", "b")
 

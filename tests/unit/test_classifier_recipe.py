@@ -1,4 +1,4 @@
-"""The recipe of one cell: golden losses, equal bytes, the test read once; and the artifact it makes."""
+"""The recipe of one trial: golden losses, equal bytes, the test read once; and the artifact it makes."""
 
 import dataclasses
 import io
@@ -20,8 +20,6 @@ from safetensors import SafetensorError
 from image_archives import dataset, encoded, noise
 from memory_object_store import MemoryObjectStore
 from synthmix.classifier_evaluation import architectures, recipe
-from synthmix.classifier_evaluation.cell_requests import METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
-from synthmix.classifier_evaluation.cells import evaluate_cell
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.classifiers import build_classifier
 from synthmix.classifier_evaluation.mixtures import (
@@ -29,11 +27,13 @@ from synthmix.classifier_evaluation.mixtures import (
     DUPLICATED_REAL,
     REAL,
     SYNTHETIC_ONLY,
-    CellSpec,
     Mixture,
     MixtureSpec,
+    TrialSpec,
 )
 from synthmix.classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
+from synthmix.classifier_evaluation.trial_requests import METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
+from synthmix.classifier_evaluation.trials import evaluate_trial
 from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.split_parts import open_split
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload, write_manifest
@@ -74,7 +74,7 @@ def run(
     seed: int = 0,
     open_test: Callable[[], np.ndarray] | None = None,
     report: Callable[[int], None] = lambda steps: None,
-) -> recipe.CellResult:
+) -> recipe.TrainingResult:
     (real, labels), (made, made_labels) = images(20, 0), images(10, 100)
     mixture = Mixture(np.arange(20), np.arange(synthetic), np.concatenate([labels, made_labels[:synthetic]]))
     validation, validation_labels = images(12, 200)
@@ -108,7 +108,7 @@ def test_it_learns() -> None:
     assert result.epochs[-1].train_loss < 0.5 * result.epochs[0].train_loss
 
 
-def test_the_same_cell_gives_the_same_bytes_whatever_ran_before() -> None:
+def test_the_same_trial_gives_the_same_bytes_whatever_ran_before() -> None:
     first = run()
     torch.manual_seed(12345)
     np.random.seed(12345)
@@ -334,18 +334,18 @@ def split_of(store: MemoryObjectStore) -> str:
     return str(name)
 
 
-def cell_of(kind: str, seed: int = 0) -> CellSpec:
+def trial_of(kind: str, seed: int = 0) -> TrialSpec:
     ratio = 0.5 if kind in (APPEND, DUPLICATED_REAL) else 0.0
-    return CellSpec(MixtureSpec(kind, ratio, IMAGE_SET if kind in (APPEND, SYNTHETIC_ONLY) else None), seed)
+    return TrialSpec(MixtureSpec(kind, ratio, IMAGE_SET if kind in (APPEND, SYNTHETIC_ONLY) else None), seed)
 
 
-def evaluated(store: MemoryObjectStore, cell: CellSpec) -> Manifest:
-    summary = evaluate_cell(store, split_of(store), cell, TINY, report=lambda steps: None, threads=1)
+def evaluated(store: MemoryObjectStore, trial: TrialSpec) -> Manifest:
+    summary = evaluate_trial(store, split_of(store), trial, TINY, report=lambda steps: None, threads=1)
     return read_manifest(store, ArtifactName.parse(summary["name"], field="name"))
 
 
-def test_a_cell_artifact(store: MemoryObjectStore) -> None:
-    manifest = evaluated(store, cell_of(APPEND))
+def test_a_trial_artifact(store: MemoryObjectStore) -> None:
+    manifest = evaluated(store, trial_of(APPEND))
     train, validation, test = open_split(store, split_of(store), field="split")
     assert manifest.inputs == {
         "train_split": train.digest,
@@ -373,30 +373,30 @@ def test_a_cell_artifact(store: MemoryObjectStore) -> None:
     assert manifest.summary["validation_balanced_accuracy"] == metrics["validation"]["balanced_accuracy"]
 
 
-def test_a_cell_made_anew_has_the_same_digests(store: MemoryObjectStore, cache: Path) -> None:
-    first = evaluated(store, cell_of(APPEND))
+def test_a_trial_made_anew_has_the_same_digests(store: MemoryObjectStore, cache: Path) -> None:
+    first = evaluated(store, trial_of(APPEND))
     for key in store.keys:
-        if key.startswith("cells/"):
+        if key.startswith("trials/"):
             store.delete(key)
     cache.rename(cache.with_name("old"))
-    assert evaluated(store, cell_of(APPEND)).payloads == first.payloads
+    assert evaluated(store, trial_of(APPEND)).payloads == first.payloads
 
 
-def test_a_cell_that_is_there_is_not_made_again(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = evaluated(store, cell_of(REAL))
+def test_a_trial_that_is_there_is_not_made_again(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = evaluated(store, trial_of(REAL))
     monkeypatch.setattr(recipe, "train_and_evaluate", lambda *arguments, **options: pytest.fail("trained again"))
-    assert evaluated(store, cell_of(REAL)) == first
+    assert evaluated(store, trial_of(REAL)) == first
 
 
 @pytest.mark.parametrize("kind", [REAL, DUPLICATED_REAL, SYNTHETIC_ONLY])
 def test_every_kind_of_mixture(store: MemoryObjectStore, kind: str) -> None:
-    manifest = evaluated(store, cell_of(kind))
+    manifest = evaluated(store, trial_of(kind))
     assert ("image_set" in manifest.inputs) == (kind == SYNTHETIC_ONLY)
     assert manifest.summary["steps"] == 9
 
 
-def test_a_cell_refuses_an_image_set_of_another_split(store: MemoryObjectStore) -> None:
+def test_a_trial_refuses_an_image_set_of_another_split(store: MemoryObjectStore) -> None:
     write_manifest(store, Manifest(ArtifactName("adapters", "e" * 32), {"train_split": "9" * 32}, {}, 1, ()))
     with pytest.raises(FailedPrecondition, match="may have seen this one's test images"):
-        evaluated(store, cell_of(APPEND))
-    assert not store.list("cells/")
+        evaluated(store, trial_of(APPEND))
+    assert not store.list("trials/")

@@ -1,4 +1,4 @@
-"""Mixtures and the grid: what a classifier trains on, and what a cell is addressed by."""
+"""Mixtures and the grid: what a classifier trains on, and what a trial is addressed by."""
 
 import dataclasses
 import subprocess
@@ -11,7 +11,6 @@ import pytest
 
 from memory_object_store import MemoryObjectStore
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation.cell_requests import cell_name, cell_request, check_generator
 from synthmix.classifier_evaluation.classifier_settings import (
     ClassifierSettings,
     checked_settings,
@@ -23,14 +22,15 @@ from synthmix.classifier_evaluation.mixtures import (
     DUPLICATED_REAL,
     REAL,
     SYNTHETIC_ONLY,
-    CellSpec,
     Mixture,
     MixtureSpec,
+    TrialSpec,
     check_ratios,
     compose,
     expand_grid,
     needed_per_class,
 )
+from synthmix.classifier_evaluation.trial_requests import check_generator, trial_name, trial_request
 from synthmix.image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
 from synthmix.image_data.synthetic_images import SyntheticImages
 from synthmix.service_kit.artifacts import Manifest, write_manifest
@@ -80,8 +80,8 @@ def appended(ratio: float, seed: int = 0) -> Mixture:
 
 
 def test_the_grid_of_the_paper() -> None:
-    cells = expand_grid([0, *RATIOS], True, [DUPLICATED_REAL], [IMAGE_SET], 3)
-    labels = list(dict.fromkeys(cell.mixture.label for cell in cells))
+    trials = expand_grid([0, *RATIOS], True, [DUPLICATED_REAL], [IMAGE_SET], 3)
+    labels = list(dict.fromkeys(trial.mixture.label for trial in trials))
     assert labels == [
         "real only",
         "real duplicated 10 %",
@@ -94,13 +94,13 @@ def test_the_grid_of_the_paper() -> None:
         "append 75 %",
         "synthetic only",
     ]
-    assert len(cells) == len(set(cells)) == 30
-    assert [cell.seed for cell in cells[:3]] == [0, 1, 2]
+    assert len(trials) == len(set(trials)) == 30
+    assert [trial.seed for trial in trials[:3]] == [0, 1, 2]
 
 
 def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
-    cells = expand_grid([0.5, 0.25], True, [DUPLICATED_REAL], [IMAGE_SET, OTHER_IMAGE_SET], 1)
-    keys = [cell.mixture.key for cell in cells]
+    trials = expand_grid([0.5, 0.25], True, [DUPLICATED_REAL], [IMAGE_SET, OTHER_IMAGE_SET], 1)
+    keys = [trial.mixture.key for trial in trials]
     assert keys == [
         "real",
         "duplicated_real-0.25",
@@ -112,7 +112,7 @@ def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
         f"append-0.5-{OTHER_IMAGE_SET}",
         f"synthetic_only-{OTHER_IMAGE_SET}",
     ]
-    assert [cell.mixture.kind for cell in expand_grid([], False, [], [], 2)] == [REAL, REAL]
+    assert [trial.mixture.kind for trial in expand_grid([], False, [], [], 2)] == [REAL, REAL]
     assert expand_grid([0], False, [], [], 2) == expand_grid([], False, [], [], 2)
 
 
@@ -326,18 +326,18 @@ def settings(**changes: typing.Any) -> ClassifierSettings:
     return checked_settings(with_defaults(evaluations_pb2.Classifier(**changes)))
 
 
-def test_a_cell_is_addressed_by_what_shapes_it() -> None:
+def test_a_trial_is_addressed_by_what_shapes_it() -> None:
     parts = {"train": "1" * 32, "validation": "2" * 32, "test": "3" * 32}
-    cell = CellSpec(MixtureSpec(APPEND, 0.25, IMAGE_SET), 0)
-    name = cell_name(cell_request(parts, settings(), cell))
-    assert name == cell_name(cell_request(dict(reversed(parts.items())), settings(learning_rate=1e-3), cell))
+    trial = TrialSpec(MixtureSpec(APPEND, 0.25, IMAGE_SET), 0)
+    name = trial_name(trial_request(parts, settings(), trial))
+    assert name == trial_name(trial_request(dict(reversed(parts.items())), settings(learning_rate=1e-3), trial))
     others = {
-        cell_name(cell_request(parts | {"test": "4" * 32}, settings(), cell)),
-        cell_name(cell_request(parts, settings(epochs=11), cell)),
-        cell_name(cell_request(parts, settings(augmentation=False), cell)),
-        cell_name(cell_request(parts, settings(), dataclasses.replace(cell, seed=1))),
+        trial_name(trial_request(parts | {"test": "4" * 32}, settings(), trial)),
+        trial_name(trial_request(parts, settings(epochs=11), trial)),
+        trial_name(trial_request(parts, settings(augmentation=False), trial)),
+        trial_name(trial_request(parts, settings(), dataclasses.replace(trial, seed=1))),
         *(
-            cell_name(cell_request(parts, settings(), CellSpec(mixture, 0)))
+            trial_name(trial_request(parts, settings(), TrialSpec(mixture, 0)))
             for mixture in (
                 MixtureSpec(REAL),
                 MixtureSpec(DUPLICATED_REAL, 0.25),
@@ -396,7 +396,7 @@ def test_an_image_set_of_another_split_is_refused() -> None:
 
 def test_front_ends_get_by_without_torch() -> None:
     code = (
-        "import sys, synthmix.classifier_evaluation.mixtures, synthmix.classifier_evaluation.cell_requests; "
+        "import sys, synthmix.classifier_evaluation.mixtures, synthmix.classifier_evaluation.trial_requests; "
         "from synthmix.classifier_evaluation.architectures import check_architecture; "
         "check_architecture('tf_efficientnet_b7', pretrained=True); "
         "sys.exit(bool({'torch', 'timm', 'sklearn', 'ray'} & set(sys.modules)))"

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthmix.classifier_evaluation.statistics import MixturePredictions, compare
+from synthmix.classifier_evaluation.paired_comparison import MixturePredictions, compare
 from synthmix.study_control.report import (
     charts,
     formatting,
@@ -34,7 +34,6 @@ from synthmix.study_control.report import (
 from synthmix.study_control.report.data import (
     Adapter,
     Artifact,
-    Cell,
     ClassMetrics,
     Dataset,
     Estimate,
@@ -52,6 +51,7 @@ from synthmix.study_control.report.data import (
     StepCost,
     Study,
     SyntheticExample,
+    Trial,
     Verdict,
     results_from_statistics,
 )
@@ -140,8 +140,8 @@ def report(
 ) -> ReportData:
     found = found or results()
     image_sets = list(dict.fromkeys(m.identity.image_set for m in found.mixtures if m.identity.image_set))
-    cells = [
-        Cell(m.identity.key, seed, 100, 25, 400, 7, metrics(class_names, 8 if index else 6 + seed % 2))
+    trials = [
+        Trial(m.identity.key, seed, 100, 25, 400, 7, metrics(class_names, 8 if index else 6 + seed % 2))
         for index, m in enumerate(found.mixtures)
         for seed in range(found.seeds)
     ]
@@ -149,7 +149,7 @@ def report(
     parts = [SplitPart(part, 12, dict.fromkeys(class_names, 20)) for part in ("train", "validation", "test")]
     values: dict[str, Any] = {
         "study": Study(name, "studies/0123abcd", datetime(2025, 11, 22, 10, 42, tzinfo=UTC), f"name: {name}\n"),
-        "dataset": Dataset("cells", "ab" * 32, simulated, group_rule, tuple(parts), ("2 near-duplicates.",)),
+        "dataset": Dataset("trials", "ab" * 32, simulated, group_rule, tuple(parts), ("2 near-duplicates.",)),
         "class_names": class_names,
         "base_model": "builtin",
         "adapters": tuple(
@@ -168,14 +168,14 @@ def report(
             for s in image_sets
         ),
         "image_sets": tuple(
-            ImageSet(s, s, dict.fromkeys(class_names, 50), "cells of {label}", 25, 3.0, 8.0, 0.0) for s in image_sets
+            ImageSet(s, s, dict.fromkeys(class_names, 50), "trials of {label}", 25, 3.0, 8.0, 0.0) for s in image_sets
         ),
         "galleries": tuple(Gallery(s, c, (example,) * 3) for s in image_sets for c in class_names),
         "real_examples": {c: (png(30), png(40)) for c in class_names},
         "nearest_distance": "Euclidean distance",
         "classifier": {"Architecture": "resnet10t"},
         "results": found,
-        "cells": tuple(cells),
+        "trials": tuple(trials),
         "leakage": (LeakageCheck("Validation and test hold real images only.", True),),
         "costs": (StepCost("classifiers", 20, 4, 125.0, 0.0, None),),
         "provenance": Provenance((Artifact("split", "7", "cd" * 32),), {"evaluation": "1"}, {"timm": "1.0"}),
@@ -358,7 +358,7 @@ def test_json_holds_everything_but_the_images() -> None:
     data = report()
     values = json.loads(render_json(data))
     assert values["report_version"] == 1
-    assert len(values["cells"]) == len(data.cells)
+    assert len(values["trials"]) == len(data.trials)
     assert values["results"]["mixtures"][1]["difference"]["mean"] == pytest.approx(0.01)
     image = values["galleries"][0]["examples"][0]["png"]
     assert image["bytes"] == len(png(10)) and len(image["sha256"]) == 64
@@ -383,10 +383,10 @@ def test_times_and_costs_are_apart_from_results() -> None:
         render_run_json(broken)
 
 
-def test_csv_has_a_row_for_each_cell_and_a_column_for_each_metric() -> None:
+def test_csv_has_a_row_for_each_trial_and_a_column_for_each_metric() -> None:
     data = report(class_names=("round, flat", 'spin"dle'))
     rows = list(csv.DictReader(io.StringIO(render_csv(data))))
-    assert len(rows) == len(data.cells) == 30
+    assert len(rows) == len(data.trials) == 30
     assert [row["seed"] for row in rows[:3]] == ["0", "1", "2"]
     assert rows[0]["key"] == "real" and rows[0]["image_set"] == "" and rows[0]["ratio"] == "0.0"
     assert rows[0]["balanced_accuracy"] == "0.6" and rows[0]["auroc"] == ""
@@ -450,8 +450,8 @@ def test_statistics_are_read_as_they_were_stored() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda d: replace(d, cells=d.cells[3:]), "cells has none of mixture 'real'"),
-        (lambda d: replace(d, cells=(replace(d.cells[0], mixture="reel"), *d.cells)), "'reel' is no mixture"),
+        (lambda d: replace(d, trials=d.trials[3:]), "trials has none of mixture 'real'"),
+        (lambda d: replace(d, trials=(replace(d.trials[0], mixture="reel"), *d.trials)), "'reel' is no mixture"),
         (lambda d: replace(d, results=replace(d.results, reference="reel")), "'reel' is no mixture"),
         (lambda d: replace(d, class_names=("round",)), r"give 1 by 1 and 1"),
         (lambda d: replace(d, galleries=(Gallery("set", "round", ()),)), "image set 'set'"),

@@ -1,4 +1,4 @@
-"""One evaluation's operation: a task for each cell that isn't in object storage yet, then the statistics over all."""
+"""One evaluation's operation: a task for each trial that isn't in object storage yet, then the statistics over all."""
 
 import io
 import json
@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthmix.classifier_evaluation import requests, statistics
-from synthmix.classifier_evaluation.cell_requests import METRICS, PREDICTIONS, cell_name
+from synthmix.classifier_evaluation import paired_comparison, requests
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
-from synthmix.classifier_evaluation.mixtures import APPEND, REAL, SYNTHETIC_ONLY, CellSpec, MixtureSpec
+from synthmix.classifier_evaluation.mixtures import APPEND, REAL, SYNTHETIC_ONLY, MixtureSpec, TrialSpec
+from synthmix.classifier_evaluation.trial_requests import METRICS, PREDICTIONS, trial_name
 from synthmix.service_kit.artifacts import (
     Manifest,
     find_manifest,
@@ -29,19 +29,19 @@ from synthmix.service_kit.settings import worker_settings
 from synthmix.service_kit.short_names import tell_apart
 
 STATISTICS = "statistics.json"
-CELLS = "cells.json"
+TRIALS = "trials.json"
 
 
 def coordinate(context: OperationContext) -> ArtifactName:
     """Returns the evaluation's name."""
     request, names = context.record.request["request"], context.record.request["names"]
     target = ArtifactName.parse(context.record.target, field="target", collection=EVALUATIONS)
-    cells = requests.grid(request)
+    trials = requests.grid(request)
     if find_manifest(context.store, target) is None:
-        missing = [cell for cell in cells if not requests.cell_exists(context.store, request, cell)]
-        done = len(cells) - len(missing)
+        missing = [trial for trial in trials if not requests.trial_exists(context.store, request, trial)]
+        done = len(trials) - len(missing)
         context.found_done(done)
-        context.update(total=len(cells), done=done, unit="cells", message="training classifiers")
+        context.update(total=len(trials), done=done, unit="trials", message="training classifiers")
 
         def count(index: int, value: Any) -> None:
             nonlocal done
@@ -50,21 +50,21 @@ def coordinate(context: OperationContext) -> ArtifactName:
 
         settings = ClassifierSettings(**request["classifier"])
         context.run_tasks(
-            "synthmix.classifier_evaluation.cells:run_cell",
+            "synthmix.classifier_evaluation.trials:run_trial",
             [
                 {
                     "split": names["split"],
-                    "cell": cell,
+                    "trial": trial,
                     "settings": settings,
                     "gpus": worker_settings(context.service).gpus,
                 }
-                for cell in missing
+                for trial in missing
             ],
             count,
         )
         context.update(message="comparing")
-        _write_evaluation(context, target, request, names["split"], cells)
-    context.update(total=len(cells), done=len(cells), unit="cells")
+        _write_evaluation(context, target, request, names["split"], trials)
+    context.update(total=len(trials), done=len(trials), unit="trials")
     return target
 
 
@@ -73,22 +73,22 @@ def _write_evaluation(
     target: ArtifactName,
     request: dict[str, Any],
     split: str,
-    cells: list[CellSpec],
+    trials: list[TrialSpec],
 ) -> None:
     store = context.store
-    manifests = {cell: read_manifest(store, cell_name(requests.request_of_cell(request, cell))) for cell in cells}
-    metrics = {cell: json.loads(read_payload(store, manifest, METRICS)) for cell, manifest in manifests.items()}
-    labels = mixture_labels(store, mixtures_of(cells))
-    comparison = compare_cells(store, request, manifests, labels)
+    manifests = {trial: read_manifest(store, trial_name(requests.request_of_trial(request, trial))) for trial in trials}
+    metrics = {trial: json.loads(read_payload(store, manifest, METRICS)) for trial, manifest in manifests.items()}
+    labels = mixture_labels(store, mixtures_of(trials))
+    compared = compare_trials(store, request, manifests, labels)
     statistics_value = {
-        **asdict(comparison),
-        "identities": [identity(mixture, labels) for mixture in mixtures_of(cells)],
+        **asdict(compared),
+        "identities": [identity(mixture, labels) for mixture in mixtures_of(trials)],
     }
     payloads = (
         write_payload(store, target, STATISTICS, _json(statistics_value)),
-        write_payload(store, target, CELLS, _json([cell_row(cell, metrics[cell]) for cell in cells])),
+        write_payload(store, target, TRIALS, _json([trial_row(trial, metrics[trial]) for trial in trials])),
     )
-    results = {result.key: result for result in comparison.mixtures}
+    results = {result.key: result for result in compared.mixtures}
     write_manifest(
         store,
         Manifest(
@@ -102,11 +102,11 @@ def _write_evaluation(
             payloads=payloads,
             summary={
                 "split": split,
-                "cell_count": len(cells),
-                "cells": [str(manifest.name) for manifest in manifests.values()],
-                "verdict": comparison.verdict.sentence if comparison.verdict else "",
+                "trial_count": len(trials),
+                "trials": [str(manifest.name) for manifest in manifests.values()],
+                "verdict": compared.verdict.sentence if compared.verdict else "",
                 "results": [
-                    result_row(mixture, results[mixture.key], request["seeds"]) for mixture in mixtures_of(cells)
+                    result_row(mixture, results[mixture.key], request["seeds"]) for mixture in mixtures_of(trials)
                 ],
             },
             seconds=context.worker_seconds,
@@ -115,9 +115,9 @@ def _write_evaluation(
     )
 
 
-def mixtures_of(cells: list[CellSpec]) -> list[MixtureSpec]:
+def mixtures_of(trials: list[TrialSpec]) -> list[MixtureSpec]:
     """The grid's mixtures, in its order."""
-    return list(dict.fromkeys(cell.mixture for cell in cells))
+    return list(dict.fromkeys(trial.mixture for trial in trials))
 
 
 def mixture_labels(store: ObjectStore, mixtures: Sequence[MixtureSpec]) -> dict[MixtureSpec, str]:
@@ -147,32 +147,32 @@ def verdict_candidates(mixtures: Sequence[MixtureSpec]) -> list[MixtureSpec]:
     ]
 
 
-def compare_cells(
-    store: ObjectStore, request: dict[str, Any], manifests: dict[CellSpec, Manifest], labels: Mapping[MixtureSpec, str]
-) -> statistics.Comparison:
+def compare_trials(
+    store: ObjectStore, request: dict[str, Any], manifests: dict[TrialSpec, Manifest], labels: Mapping[MixtureSpec, str]
+) -> paired_comparison.Comparison:
     """Statistics over a whole grid."""
-    tables: dict[CellSpec, pa.Table] = {
-        cell: pq.read_table(io.BytesIO(read_payload(store, manifest, PREDICTIONS)))
-        for cell, manifest in manifests.items()
+    tables: dict[TrialSpec, pa.Table] = {
+        trial: pq.read_table(io.BytesIO(read_payload(store, manifest, PREDICTIONS)))
+        for trial, manifest in manifests.items()
     }
     first = next(iter(tables.values()))
     [reference] = [mixture.key for mixture in mixtures_of(list(manifests)) if mixture.kind == REAL]
     compared = []
     for mixture in mixtures_of(list(manifests)):
-        cells = [cell for cell in manifests if cell.mixture == mixture]
-        if any(tables[cell]["sha256"] != first["sha256"] for cell in cells):
-            raise AssertionError(f"cells of {mixture.key} were evaluated on other test images")
+        trials = [trial for trial in manifests if trial.mixture == mixture]
+        if any(tables[trial]["sha256"] != first["sha256"] for trial in trials):
+            raise AssertionError(f"trials of {mixture.key} were evaluated on other test images")
         compared.append(
-            statistics.MixturePredictions(
+            paired_comparison.MixturePredictions(
                 key=mixture.key,
                 label=labels[mixture],
-                predicted=np.stack([tables[cell]["predicted"].to_numpy() for cell in cells]),
+                predicted=np.stack([tables[trial]["predicted"].to_numpy() for trial in trials]),
                 validation_balanced_accuracy=np.array(
-                    [manifests[cell].summary["validation_balanced_accuracy"] for cell in cells]
+                    [manifests[trial].summary["validation_balanced_accuracy"] for trial in trials]
                 ),
             )
         )
-    return statistics.compare(
+    return paired_comparison.compare(
         first["label"].to_numpy(),
         np.array(first["group"].to_pylist()),
         compared,
@@ -199,11 +199,11 @@ def image_set_name(mixture: MixtureSpec) -> str:
     return str(ArtifactName(IMAGE_SETS, mixture.image_set)) if mixture.image_set else ""
 
 
-def cell_row(cell: CellSpec, metrics: dict[str, Any]) -> dict[str, Any]:
-    """One cell as cells.json has it."""
+def trial_row(trial: TrialSpec, metrics: dict[str, Any]) -> dict[str, Any]:
+    """One trial as trials.json has it."""
     return {
-        "mixture": cell.mixture.key,
-        "seed": cell.seed,
+        "mixture": trial.mixture.key,
+        "seed": trial.seed,
         "n_real": metrics["real_images"],
         "n_synthetic": metrics["synthetic_images"],
         "optimizer_steps": metrics["steps"],
@@ -212,14 +212,14 @@ def cell_row(cell: CellSpec, metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def result_row(mixture: MixtureSpec, result: statistics.MixtureResult, seeds: int) -> dict[str, Any]:
+def result_row(mixture: MixtureSpec, result: paired_comparison.MixtureResult, seeds: int) -> dict[str, Any]:
     """One mixture as the evaluation's resource has it."""
     score, difference = result.balanced_accuracy, result.difference
     return {
         "mixture": mixture.label,
         "image_set": image_set_name(mixture),
         "ratio": mixture.ratio,
-        "cells": seeds,
+        "trials": seeds,
         "balanced_accuracy": score.mean,
         "balanced_accuracy_interval": [score.low, score.high],
         "difference": difference.mean if difference else 0.0,

@@ -55,7 +55,7 @@ def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb
         classifier=evaluations_pb2.Classifier(**classifier),
         seeds=request["seeds"],
         claim=evaluations_pb2.Claim(**request["claim"]),
-        cell_count=summary["cell_count"],
+        trial_count=summary["trial_count"],
         results=[_result(row) for row in summary["results"]],
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,

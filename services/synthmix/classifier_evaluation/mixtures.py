@@ -80,7 +80,7 @@ class MixtureSpec:
 
 
 @dataclass(frozen=True)
-class CellSpec:
+class TrialSpec:
     """One classifier: a mixture and a seed, counted from 0."""
 
     mixture: MixtureSpec
@@ -111,8 +111,8 @@ def expand_grid(
     controls: Sequence[str],
     image_sets: Sequence[str],
     seeds: int,
-) -> list[CellSpec]:
-    """Every cell of an evaluation, mixture by mixture, real only first.
+) -> list[TrialSpec]:
+    """Every trial of an evaluation, mixture by mixture, real only first.
 
     Real only, which is ratio 0 and always there, and the duplicated control don't depend on the image set:
     they are trained once, whatever the number of image sets.
@@ -136,7 +136,7 @@ def expand_grid(
         mixtures += [MixtureSpec(APPEND, ratio, image_set) for ratio in added]
         if synthetic_only:
             mixtures.append(MixtureSpec(SYNTHETIC_ONLY, image_set=image_set))
-    return [CellSpec(mixture, seed) for mixture in mixtures for seed in range(seeds)]
+    return [TrialSpec(mixture, seed) for mixture in mixtures for seed in range(seeds)]
 
 
 def needed_per_class(mixture: MixtureSpec, train_class_counts: Sequence[int]) -> tuple[int, ...]:
@@ -214,7 +214,7 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
         mixture: The mixture.
         train: The real images.
         synthetic: The image set that the mixture names; None if it names none.
-        seed: The cell's.
+        seed: The trial's.
 
     Raises:
         FailedPrecondition: The image set has too few images of a class.

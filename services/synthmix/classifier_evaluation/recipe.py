@@ -1,4 +1,4 @@
-"""The recipe of one cell: train on a mixture, choose the epoch on validation, read the test once.
+"""The recipe of one trial: train on a mixture, choose the epoch on validation, read the test once.
 
 AdamW (Loshchilov and Hutter, arXiv:1711.05101) with a linear warmup and half a cosine down to zero,
 cross-entropy, and the eight symmetries of the square as augmentation. Imported by workers only.
@@ -51,7 +51,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, eq=False)
-class CellResult:
+class TrainingResult:
     """What a trained classifier says.
 
     Attributes:
@@ -80,8 +80,8 @@ def train_and_evaluate(
     seed: int,
     threads: int,
     report: Callable[[int], None],
-) -> CellResult:
-    """Trains the classifier of one cell and evaluates the epoch that did best on validation.
+) -> TrainingResult:
+    """Trains the classifier of one trial and evaluates the epoch that did best on validation.
 
     On a CPU the same arguments give the same bytes, whatever ran in the process before.
 
@@ -93,7 +93,7 @@ def train_and_evaluate(
         validation_labels: (V,) int64.
         open_test: Returns the test pixels, (T, S, S, 3) uint8. Called once, after the last choice was made
             (leakage rule 5); the test labels aren't needed here at all.
-        seed: The cell's.
+        seed: The trial's.
         threads: CPU threads to use.
         report: Called with the optimizer steps done, after each validation.
 
@@ -146,7 +146,7 @@ def train_and_evaluate(
             report(step + 1)
 
     model.load_state_dict(best_state)
-    return CellResult(
+    return TrainingResult(
         tuple(epochs),
         best_epoch,
         total_steps,
@@ -189,7 +189,7 @@ def batch_positions(image_count: int, batch_size: int, seed: int, step: int) -> 
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each image in one of the square's eight symmetries, (B, 3, S, S) to the same: cells have no way up."""
+    """Each image in one of the square's eight symmetries, (B, 3, S, S) to the same: trials have no way up."""
     mirror, flip, transpose = torch.randint(2, (3, len(images), 1, 1, 1), generator=generator).bool()
     images = torch.where(mirror, images.flip(3), images)
     images = torch.where(flip, images.flip(2), images)

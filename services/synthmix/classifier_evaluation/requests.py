@@ -1,4 +1,4 @@
-"""What a CreateEvaluation request means: its defaults, checks, canonical form, cells and predicted time."""
+"""What a CreateEvaluation request means: its defaults, checks, canonical form, trials and predicted time."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,7 +6,6 @@ from typing import Any
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2
-from synthmix.classifier_evaluation.cell_requests import RECIPE_VERSION, cell_name, cell_request, check_generator
 from synthmix.classifier_evaluation.classifier_settings import (
     ClassifierSettings,
     checked_settings,
@@ -15,13 +14,14 @@ from synthmix.classifier_evaluation.classifier_settings import (
 )
 from synthmix.classifier_evaluation.mixtures import (
     REAL,
-    CellSpec,
     MixtureSpec,
+    TrialSpec,
     check_ratios,
     expand_grid,
     needed_per_class,
 )
 from synthmix.classifier_evaluation.pretrained_weights import check_weights
+from synthmix.classifier_evaluation.trial_requests import RECIPE_VERSION, check_generator, trial_name, trial_request
 from synthmix.image_data.split_parts import part_summary
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
 from synthmix.service_kit.defaults import set_default
@@ -39,7 +39,7 @@ from synthmix.service_kit.front_end import Planned
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, PARTS, SPLITS, ArtifactName
 
-# Raised whenever the statistics change: an evaluation of another version is another evaluation of the same cells.
+# Raised whenever the statistics change: an evaluation of another version is another evaluation of the same trials.
 STATISTICS_VERSION = 2
 
 MODES = ("append",)
@@ -105,25 +105,25 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
         "claim": {"margin": full.claim.margin, "confidence": full.claim.confidence},
         "recipe_version": f"{RECIPE_VERSION}.{STATISTICS_VERSION}",
     }
-    cells = grid(request)
+    trials = grid(request)
     for index, name in enumerate(image_sets):
         manifest = find_manifest(store, name) if validate_only else read_manifest(store, name)
         if manifest is not None:
             check_generator(store, manifest, parts["train"], field=f"evaluation.image_sets[{index}]")
-            check_enough(manifest, train_counts, cells, field=f"evaluation.image_sets[{index}]")
-    missing = [cell for cell in cells if not cell_exists(store, request, cell)]
+            check_enough(manifest, train_counts, trials, field=f"evaluation.image_sets[{index}]")
+    missing = [trial for trial in trials if not trial_exists(store, request, trial)]
     if missing and settings.pretrained:
         warnings += check_weights(settings.architecture)
     target = ArtifactName(EVALUATIONS, digest_of(request))
-    seconds = sum(predicted_seconds(settings, cell.mixture, sum(train_counts.values())) for cell in missing)
+    seconds = sum(predicted_seconds(settings, trial.mixture, sum(train_counts.values())) for trial in missing)
     return Planned(
         request,
         {"split": str(split.name)},
         operations_pb2.Plan(
             target=str(target),
-            total=len(cells),
-            done=len(cells) - len(missing),
-            unit="cells",
+            total=len(trials),
+            done=len(trials) - len(missing),
+            unit="trials",
             predicted_seconds=seconds,
             tasks=len(missing),
             warnings=warnings,
@@ -142,8 +142,8 @@ def check_mode(mode: str) -> None:
     check_choice("evaluation.mixtures.mode", mode, MODES)
 
 
-def grid(request: Mapping[str, Any]) -> list[CellSpec]:
-    """The cells of a canonical request."""
+def grid(request: Mapping[str, Any]) -> list[TrialSpec]:
+    """The trials of a canonical request."""
     mixtures = request["mixtures"]
     return expand_grid(
         mixtures["ratios"],
@@ -154,22 +154,22 @@ def grid(request: Mapping[str, Any]) -> list[CellSpec]:
     )
 
 
-def request_of_cell(request: Mapping[str, Any], cell: CellSpec) -> dict[str, Any]:
-    """The canonical request of one cell of a canonical evaluation."""
-    return cell_request(request["parts"], ClassifierSettings(**request["classifier"]), cell)
+def request_of_trial(request: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
+    """The canonical request of one trial of a canonical evaluation."""
+    return trial_request(request["parts"], ClassifierSettings(**request["classifier"]), trial)
 
 
-def cell_exists(store: ObjectStore, request: Mapping[str, Any], cell: CellSpec) -> bool:
-    return store.stat(f"{cell_name(request_of_cell(request, cell))}/{MANIFEST}") is not None
+def trial_exists(store: ObjectStore, request: Mapping[str, Any], trial: TrialSpec) -> bool:
+    return store.stat(f"{trial_name(request_of_trial(request, trial))}/{MANIFEST}") is not None
 
 
 def train_class_counts(split: Manifest) -> dict[str, int]:
     return {label: count["images"] for label, count in sorted(part_summary(split, "train")["class_counts"].items())}
 
 
-def check_enough(image_set: Manifest, train_counts: Mapping[str, int], cells: list[CellSpec], *, field: str) -> None:
+def check_enough(image_set: Manifest, train_counts: Mapping[str, int], trials: list[TrialSpec], *, field: str) -> None:
     """Raises FailedPrecondition if an image set is too small for the grid: before any classifier is trained."""
-    mixtures = {cell.mixture for cell in cells if cell.mixture.image_set == image_set.name.id}
+    mixtures = {trial.mixture for trial in trials if trial.mixture.image_set == image_set.name.id}
     needed = max((max(needed_per_class(mixture, list(train_counts.values()))) for mixture in mixtures), default=0)
     if needed > image_set.request["per_class"]:
         description = (
@@ -184,7 +184,7 @@ def check_enough(image_set: Manifest, train_counts: Mapping[str, int], cells: li
 
 
 def predicted_seconds(settings: ClassifierSettings, mixture: MixtureSpec, real_images: int) -> float:
-    """Predicted seconds of one cell on one CPU core."""
+    """Predicted seconds of one trial on one CPU core."""
     images = real_images if mixture.kind == REAL else round(real_images * (1 + mixture.ratio))
     steps = settings.epochs * steps_per_epoch(settings, real_images, images)
     scale = (settings.image_size_px / 64) ** 2

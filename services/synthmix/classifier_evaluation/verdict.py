@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from synthmix.classifier_evaluation.intervals import Estimate
 
 if TYPE_CHECKING:
-    from synthmix.classifier_evaluation.statistics import Comparison, MixtureResult
+    from synthmix.classifier_evaluation.paired_comparison import Comparison, MixtureResult
 
 VerdictKind = Literal["improves", "harms", "equivalent", "inconclusive"]
 # Of the way from guessing to no error: a classifier that has come no further, and may be guessing by its interval, has

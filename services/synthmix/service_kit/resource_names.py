@@ -15,10 +15,10 @@ DATASETS = "datasets"
 SPLITS = "splits"
 ADAPTERS = "adapters"
 IMAGE_SETS = "image-sets"
-CELLS = "cells"
+TRIALS = "trials"
 EVALUATIONS = "evaluations"
 STUDIES = "studies"
-COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, CELLS, EVALUATIONS, STUDIES)
+COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, TRIALS, EVALUATIONS, STUDIES)
 PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 

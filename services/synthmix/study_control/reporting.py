@@ -95,7 +95,7 @@ def collect(
     image_set_manifests = [read_manifest(store, ArtifactName.parse(name, field="image_set")) for name in image_sets]
     evaluation_manifest = read_manifest(store, ArtifactName.parse(evaluation, field="evaluation"))
     statistics = json.loads(read_payload(store, evaluation_manifest, "statistics.json"))
-    cells = json.loads(read_payload(store, evaluation_manifest, "cells.json"))
+    trials = json.loads(read_payload(store, evaluation_manifest, "trials.json"))
     train = open_train_part(store, f"{split}/parts/train", field="split")
     adapter_names = dict(
         zip(
@@ -135,7 +135,7 @@ def collect(
         nearest_distance=NEAREST_DISTANCE,
         classifier={key: str(value) for key, value in evaluation_manifest.request["classifier"].items()},
         results=page.results_from_statistics(statistics, identities, cast(page.Mode, message.mixtures.mode)),
-        cells=tuple(_cell(item, train.classes) for item in cells),
+        trials=tuple(_trial(item, train.classes) for item in trials),
         leakage=leakage_checks(dataset),
         costs=_costs(costs, [*adapter_manifests, *image_set_manifests, evaluation_manifest]),
         provenance=_provenance(dataset, split_manifest, adapter_manifests, image_set_manifests, evaluation_manifest),
@@ -279,10 +279,10 @@ def _image_set(name: str, adapter: str, manifest: Manifest) -> page.ImageSet:
     )
 
 
-def _cell(item: dict[str, Any], classes: tuple[str, ...]) -> page.Cell:
+def _trial(item: dict[str, Any], classes: tuple[str, ...]) -> page.Trial:
     metrics = item["metrics"]
     per_class = metrics["per_class"]
-    return page.Cell(
+    return page.Trial(
         mixture=item["mixture"],
         seed=item["seed"],
         n_real=item["n_real"],

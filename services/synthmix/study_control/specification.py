@@ -201,7 +201,7 @@ def largest_need(spec: studies_pb2.StudySpec, train_counts: dict[str, int]) -> i
 def default_per_class(spec: studies_pb2.StudySpec, train_counts: dict[str, int]) -> int:
     """Images of each class if the user doesn't say: enough for ratio 1, or 2, 4, 8, ... if a larger one is asked for.
 
-    In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all cells that are done.
+    In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all trials that are done.
     """
     steps = 2 ** math.ceil(math.log2(max([1.0, *spec.mixtures.ratios])))
     return int(steps) * max(train_counts.values()) + 1

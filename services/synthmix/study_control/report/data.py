@@ -224,7 +224,7 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One classifier: a mixture and a seed."""
 
     mixture: str
@@ -286,7 +286,7 @@ class ReportData:
     # Setting to value, such as "architecture": "tf_efficientnet_lite0".
     classifier: Mapping[str, str]
     results: Results
-    cells: tuple[Cell, ...]
+    trials: tuple[Trial, ...]
     leakage: tuple[LeakageCheck, ...]
     costs: tuple[StepCost, ...]
     provenance: Provenance
@@ -300,7 +300,7 @@ def results_from_statistics(
     """Reads the statistics that an evaluation stored.
 
     Args:
-        statistics: The JSON of `synthmix.classifier_evaluation.statistics.Comparison`.
+        statistics: The JSON of `synthmix.classifier_evaluation.paired_comparison.Comparison`.
         identities: Of exactly the mixtures that the statistics hold; the report shows them in this order.
         mode: How ratios were mixed.
 
@@ -353,20 +353,20 @@ def check(data: ReportData) -> None:
         ValueError: Naming what doesn't fit.
     """
     keys = [mixture.identity.key for mixture in data.results.mixtures]
-    with_cells = {cell.mixture for cell in data.cells}
-    for key in [*sorted(with_cells), data.results.reference, *_chosen(data.results)]:
+    with_trials = {trial.mixture for trial in data.trials}
+    for key in [*sorted(with_trials), data.results.reference, *_chosen(data.results)]:
         if key not in keys:
             raise ValueError(f"{key!r} is no mixture of results: use one of {', '.join(keys)}")
     for key in keys:
-        if key not in with_cells:
-            raise ValueError(f"cells has none of mixture {key!r}: give every cell of the grid")
+        if key not in with_trials:
+            raise ValueError(f"trials has none of mixture {key!r}: give every trial of the grid")
     classes = len(data.class_names)
-    for cell in data.cells:
-        shape = [len(row) for row in cell.metrics.confusion]
-        if shape != [classes] * classes or len(cell.metrics.per_class) != classes:
+    for trial in data.trials:
+        shape = [len(row) for row in trial.metrics.confusion]
+        if shape != [classes] * classes or len(trial.metrics.per_class) != classes:
             raise ValueError(
-                f"metrics of mixture {cell.mixture!r}, seed {cell.seed} have confusion rows of {shape} and "
-                f"{len(cell.metrics.per_class)} classes: give {classes} by {classes} and {classes}"
+                f"metrics of mixture {trial.mixture!r}, seed {trial.seed} have confusion rows of {shape} and "
+                f"{len(trial.metrics.per_class)} classes: give {classes} by {classes} and {classes}"
             )
     image_sets = {image_set.name for image_set in data.image_sets}
     for gallery in data.galleries:

@@ -116,7 +116,7 @@ def render_run_json(data: ReportData) -> str:
 
 
 def render_csv(data: ReportData) -> str:
-    """The cells as CSV: one row each, with every metric.
+    """The trials as CSV: one row each, with every metric.
 
     Precision, recall and support have a column for each class; the confusion matrix is one column of JSON.
 
@@ -124,7 +124,7 @@ def render_csv(data: ReportData) -> str:
         data: What to report.
 
     Returns:
-        A heading and one row a cell, by mixture in the order of the results, then by seed.
+        A heading and one row a trial, by mixture in the order of the results, then by seed.
 
     Raises:
         ValueError: The data don't fit together.
@@ -133,29 +133,29 @@ def render_csv(data: ReportData) -> str:
     text = io.StringIO()
     writer: csv.DictWriter[str] | None = None
     for mixture in data.results.mixtures:
-        for cell in tables.cells_of(data, mixture.identity.key):
+        for trial in tables.trials_of(data, mixture.identity.key):
             metrics = {
-                field.name: getattr(cell.metrics, field.name)
-                for field in dataclasses.fields(cell.metrics)
+                field.name: getattr(trial.metrics, field.name)
+                for field in dataclasses.fields(trial.metrics)
                 if field.name not in ("per_class", "confusion")
             }
             row = {
                 "study": data.study.name,
                 **dataclasses.asdict(mixture.identity),
-                "seed": cell.seed,
-                "n_real": cell.n_real,
-                "n_synthetic": cell.n_synthetic,
-                "optimizer_steps": cell.optimizer_steps,
-                "best_epoch": cell.best_epoch,
+                "seed": trial.seed,
+                "n_real": trial.n_real,
+                "n_synthetic": trial.n_synthetic,
+                "optimizer_steps": trial.optimizer_steps,
+                "best_epoch": trial.best_epoch,
                 **metrics,
             }
-            for one in cell.metrics.per_class:
+            for one in trial.metrics.per_class:
                 row |= {
                     f"precision: {one.class_name}": one.precision,
                     f"recall: {one.class_name}": one.recall,
                     f"support: {one.class_name}": one.support,
                 }
-            row["confusion"] = json.dumps(cell.metrics.confusion)
+            row["confusion"] = json.dumps(trial.metrics.confusion)
             if writer is None:
                 writer = csv.DictWriter(text, list(row), lineterminator="\n")
                 writer.writeheader()

@@ -1,4 +1,4 @@
-"""Rows of the report's tables, worked out from the cells."""
+"""Rows of the report's tables, worked out from the trials."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synthmix.study_control.report.data import Cell, Mixture, ReportData
+from synthmix.study_control.report.data import Mixture, ReportData, Trial
 
 # Metrics of the table of mixtures, beside balanced accuracy: field and heading.
 METRICS = (
@@ -68,22 +68,22 @@ def mixture_rows(data: ReportData) -> list[MixtureRow]:
     """One row a mixture, in the order of the results."""
     rows = []
     for mixture in data.results.mixtures:
-        cells = cells_of(data, mixture.identity.key)
+        trials = trials_of(data, mixture.identity.key)
         rows.append(
             MixtureRow(
                 mixture=mixture,
-                n_real=cells[0].n_real,
-                n_synthetic=cells[0].n_synthetic,
-                seeds=len(cells),
-                metrics=tuple(spread([getattr(cell.metrics, name) for cell in cells]) for name, _ in METRICS),
+                n_real=trials[0].n_real,
+                n_synthetic=trials[0].n_synthetic,
+                seeds=len(trials),
+                metrics=tuple(spread([getattr(trial.metrics, name) for trial in trials]) for name, _ in METRICS),
             )
         )
     return rows
 
 
-def cells_of(data: ReportData, key: str) -> list[Cell]:
-    """A mixture's cells by seed."""
-    return sorted((cell for cell in data.cells if cell.mixture == key), key=lambda cell: cell.seed)
+def trials_of(data: ReportData, key: str) -> list[Trial]:
+    """A mixture's trials by seed."""
+    return sorted((trial for trial in data.trials if trial.mixture == key), key=lambda trial: trial.seed)
 
 
 def spread(values: Sequence[float | None]) -> Spread:
@@ -96,7 +96,7 @@ def spread(values: Sequence[float | None]) -> Spread:
 
 def confusion_rows(data: ReportData, key: str) -> list[ConfusionRow]:
     """A mixture's confusion matrix, summed over its seeds."""
-    matrices = [cell.metrics.confusion for cell in cells_of(data, key)]
+    matrices = [trial.metrics.confusion for trial in trials_of(data, key)]
     rows = []
     for index, class_name in enumerate(data.class_names):
         counts = tuple(sum(column) for column in zip(*(matrix[index] for matrix in matrices), strict=True))
@@ -107,13 +107,13 @@ def confusion_rows(data: ReportData, key: str) -> list[ConfusionRow]:
 
 def recall_rows(data: ReportData, chosen: str) -> list[RecallRow]:
     """Recall of each class with real only and with the chosen mixture."""
-    real_cells, chosen_cells = cells_of(data, data.results.reference), cells_of(data, chosen)
+    real_trials, chosen_trials = trials_of(data, data.results.reference), trials_of(data, chosen)
     return [
         RecallRow(
             class_name=class_name,
-            support=real_cells[0].metrics.per_class[index].support,
-            real=spread([cell.metrics.per_class[index].recall for cell in real_cells]).mean,
-            chosen=spread([cell.metrics.per_class[index].recall for cell in chosen_cells]).mean,
+            support=real_trials[0].metrics.per_class[index].support,
+            real=spread([trial.metrics.per_class[index].recall for trial in real_trials]).mean,
+            chosen=spread([trial.metrics.per_class[index].recall for trial in chosen_trials]).mean,
         )
         for index, class_name in enumerate(data.class_names)
     ]

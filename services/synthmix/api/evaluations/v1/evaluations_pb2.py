@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)synthmix/evaluations/v1/evaluations.proto\x12\x17synthmix.evaluations.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\"u\n\x17\x43reateEvaluationRequest\x12=\n\nevaluation\x18\x01 \x01(\x0b\x32#.synthmix.evaluations.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x9c\x04\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nimage_sets\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x08mixtures\x18\x04 \x01(\x0b\x32!.synthmix.evaluations.v1.MixturesB\x04\xe2\x41\x01\x02\x12=\n\nclassifier\x18\x05 \x01(\x0b\x32#.synthmix.evaluations.v1.ClassifierB\x04\xe2\x41\x01\x01\x12\x18\n\x05seeds\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x33\n\x05\x63laim\x18\x07 \x01(\x0b\x32\x1e.synthmix.evaluations.v1.ClaimB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncell_count\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12=\n\x07results\x18\n \x03(\x0b\x32&.synthmix.evaluations.v1.MixtureResultB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\r \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x42\x08\n\x06_seeds\"\x82\x01\n\x08Mixtures\x12\x12\n\x04mode\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06ratios\x18\x02 \x03(\x01\x42\x04\xe2\x41\x01\x01\x12!\n\x0esynthetic_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08\x63ontrols\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x42\x11\n\x0f_synthetic_only\"\xd3\x02\n\nClassifier\x12\x1a\n\x0c\x61rchitecture\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\npretrained\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nimage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x13\n\x05match\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x06\x65pochs\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x1d\n\nbatch_size\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12 \n\rlearning_rate\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x1f\n\x0c\x61ugmentation\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x42\r\n\x0b_pretrainedB\r\n\x0b_image_sizeB\t\n\x07_epochsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_augmentation\"[\n\x05\x43laim\x12\x19\n\x06margin\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nconfidence\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\t\n\x07_marginB\r\n\x0b_confidence\"\x87\x02\n\rMixtureResult\x12\x0f\n\x07mixture\x18\x01 \x01(\t\x12\x11\n\timage_set\x18\x02 \x01(\t\x12\r\n\x05ratio\x18\x03 \x01(\x01\x12\r\n\x05\x63\x65lls\x18\x04 \x01(\x05\x12\x19\n\x11\x62\x61lanced_accuracy\x18\x05 \x01(\x01\x12\x45\n\x1a\x62\x61lanced_accuracy_interval\x18\x06 \x01(\x0b\x32!.synthmix.evaluations.v1.Interval\x12\x12\n\ndifference\x18\x07 \x01(\x01\x12>\n\x13\x64ifference_interval\x18\x08 \x01(\x0b\x32!.synthmix.evaluations.v1.Interval\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"K\n\x16ListEvaluationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"l\n\x17ListEvaluationsResponse\x12\x38\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.synthmix.evaluations.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8f\x03\n\x11\x45valuationService\x12\x9e\x01\n\x10\x43reateEvaluation\x12\x30.synthmix.evaluations.v1.CreateEvaluationRequest\x1a\x1d.google.longrunning.Operation\"9\xca\x41\x36\n\nEvaluation\x12(synthmix.operations.v1.OperationMetadata\x12\x63\n\rGetEvaluation\x12-.synthmix.evaluations.v1.GetEvaluationRequest\x1a#.synthmix.evaluations.v1.Evaluation\x12t\n\x0fListEvaluations\x12/.synthmix.evaluations.v1.ListEvaluationsRequest\x1a\x30.synthmix.evaluations.v1.ListEvaluationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)synthmix/evaluations/v1/evaluations.proto\x12\x17synthmix.evaluations.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\"u\n\x17\x43reateEvaluationRequest\x12=\n\nevaluation\x18\x01 \x01(\x0b\x32#.synthmix.evaluations.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x9d\x04\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nimage_sets\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x08mixtures\x18\x04 \x01(\x0b\x32!.synthmix.evaluations.v1.MixturesB\x04\xe2\x41\x01\x02\x12=\n\nclassifier\x18\x05 \x01(\x0b\x32#.synthmix.evaluations.v1.ClassifierB\x04\xe2\x41\x01\x01\x12\x18\n\x05seeds\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x33\n\x05\x63laim\x18\x07 \x01(\x0b\x32\x1e.synthmix.evaluations.v1.ClaimB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x19\n\x0btrial_count\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12=\n\x07results\x18\n \x03(\x0b\x32&.synthmix.evaluations.v1.MixtureResultB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\r \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x42\x08\n\x06_seeds\"\x82\x01\n\x08Mixtures\x12\x12\n\x04mode\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06ratios\x18\x02 \x03(\x01\x42\x04\xe2\x41\x01\x01\x12!\n\x0esynthetic_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08\x63ontrols\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x42\x11\n\x0f_synthetic_only\"\xd3\x02\n\nClassifier\x12\x1a\n\x0c\x61rchitecture\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\npretrained\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nimage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x13\n\x05match\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x06\x65pochs\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x1d\n\nbatch_size\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12 \n\rlearning_rate\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x1f\n\x0c\x61ugmentation\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x42\r\n\x0b_pretrainedB\r\n\x0b_image_sizeB\t\n\x07_epochsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_augmentation\"[\n\x05\x43laim\x12\x19\n\x06margin\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nconfidence\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\t\n\x07_marginB\r\n\x0b_confidence\"\x88\x02\n\rMixtureResult\x12\x0f\n\x07mixture\x18\x01 \x01(\t\x12\x11\n\timage_set\x18\x02 \x01(\t\x12\r\n\x05ratio\x18\x03 \x01(\x01\x12\x0e\n\x06trials\x18\x04 \x01(\x05\x12\x19\n\x11\x62\x61lanced_accuracy\x18\x05 \x01(\x01\x12\x45\n\x1a\x62\x61lanced_accuracy_interval\x18\x06 \x01(\x0b\x32!.synthmix.evaluations.v1.Interval\x12\x12\n\ndifference\x18\x07 \x01(\x01\x12>\n\x13\x64ifference_interval\x18\x08 \x01(\x0b\x32!.synthmix.evaluations.v1.Interval\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"K\n\x16ListEvaluationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"l\n\x17ListEvaluationsResponse\x12\x38\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.synthmix.evaluations.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8f\x03\n\x11\x45valuationService\x12\x9e\x01\n\x10\x43reateEvaluation\x12\x30.synthmix.evaluations.v1.CreateEvaluationRequest\x1a\x1d.google.longrunning.Operation\"9\xca\x41\x36\n\nEvaluation\x12(synthmix.operations.v1.OperationMetadata\x12\x63\n\rGetEvaluation\x12-.synthmix.evaluations.v1.GetEvaluationRequest\x1a#.synthmix.evaluations.v1.Evaluation\x12t\n\x0fListEvaluations\x12/.synthmix.evaluations.v1.ListEvaluationsRequest\x1a\x30.synthmix.evaluations.v1.ListEvaluationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,8 +55,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION'].fields_by_name['claim']._serialized_options = b'\342A\001\001'
   _globals['_EVALUATION'].fields_by_name['create_time']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
-  _globals['_EVALUATION'].fields_by_name['cell_count']._loaded_options = None
-  _globals['_EVALUATION'].fields_by_name['cell_count']._serialized_options = b'\342A\001\003'
+  _globals['_EVALUATION'].fields_by_name['trial_count']._loaded_options = None
+  _globals['_EVALUATION'].fields_by_name['trial_count']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION'].fields_by_name['results']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['results']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION'].fields_by_name['seconds']._loaded_options = None
@@ -104,23 +104,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEEVALUATIONREQUEST']._serialized_start=212
   _globals['_CREATEEVALUATIONREQUEST']._serialized_end=329
   _globals['_EVALUATION']._serialized_start=332
-  _globals['_EVALUATION']._serialized_end=872
-  _globals['_MIXTURES']._serialized_start=875
-  _globals['_MIXTURES']._serialized_end=1005
-  _globals['_CLASSIFIER']._serialized_start=1008
-  _globals['_CLASSIFIER']._serialized_end=1347
-  _globals['_CLAIM']._serialized_start=1349
-  _globals['_CLAIM']._serialized_end=1440
-  _globals['_MIXTURERESULT']._serialized_start=1443
-  _globals['_MIXTURERESULT']._serialized_end=1706
-  _globals['_INTERVAL']._serialized_start=1708
-  _globals['_INTERVAL']._serialized_end=1745
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=1747
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=1789
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1791
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1866
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1868
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1976
-  _globals['_EVALUATIONSERVICE']._serialized_start=1979
-  _globals['_EVALUATIONSERVICE']._serialized_end=2378
+  _globals['_EVALUATION']._serialized_end=873
+  _globals['_MIXTURES']._serialized_start=876
+  _globals['_MIXTURES']._serialized_end=1006
+  _globals['_CLASSIFIER']._serialized_start=1009
+  _globals['_CLASSIFIER']._serialized_end=1348
+  _globals['_CLAIM']._serialized_start=1350
+  _globals['_CLAIM']._serialized_end=1441
+  _globals['_MIXTURERESULT']._serialized_start=1444
+  _globals['_MIXTURERESULT']._serialized_end=1708
+  _globals['_INTERVAL']._serialized_start=1710
+  _globals['_INTERVAL']._serialized_end=1747
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=1749
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=1791
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1793
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1868
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1870
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1978
+  _globals['_EVALUATIONSERVICE']._serialized_start=1981
+  _globals['_EVALUATIONSERVICE']._serialized_end=2380
 # @@protoc_insertion_point(module_scope)

@@ -21,7 +21,7 @@ class CreateEvaluationRequest(_message.Message):
     def __init__(self, evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("name", "split", "image_sets", "mixtures", "classifier", "seeds", "claim", "create_time", "cell_count", "results", "seconds", "gpu_seconds", "payloads")
+    __slots__ = ("name", "split", "image_sets", "mixtures", "classifier", "seeds", "claim", "create_time", "trial_count", "results", "seconds", "gpu_seconds", "payloads")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SETS_FIELD_NUMBER: _ClassVar[int]
@@ -30,7 +30,7 @@ class Evaluation(_message.Message):
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
-    CELL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_COUNT_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -43,12 +43,12 @@ class Evaluation(_message.Message):
     seeds: int
     claim: Claim
     create_time: _timestamp_pb2.Timestamp
-    cell_count: int
+    trial_count: int
     results: _containers.RepeatedCompositeFieldContainer[MixtureResult]
     seconds: float
     gpu_seconds: float
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
-    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[Mixtures, _Mapping]] = ..., classifier: _Optional[_Union[Classifier, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cell_count: _Optional[int] = ..., results: _Optional[_Iterable[_Union[MixtureResult, _Mapping]]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[Mixtures, _Mapping]] = ..., classifier: _Optional[_Union[Classifier, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., results: _Optional[_Iterable[_Union[MixtureResult, _Mapping]]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ...) -> None: ...
 
 class Mixtures(_message.Message):
     __slots__ = ("mode", "ratios", "synthetic_only", "controls")
@@ -91,11 +91,11 @@ class Claim(_message.Message):
     def __init__(self, margin: _Optional[float] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class MixtureResult(_message.Message):
-    __slots__ = ("mixture", "image_set", "ratio", "cells", "balanced_accuracy", "balanced_accuracy_interval", "difference", "difference_interval")
+    __slots__ = ("mixture", "image_set", "ratio", "trials", "balanced_accuracy", "balanced_accuracy_interval", "difference", "difference_interval")
     MIXTURE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SET_FIELD_NUMBER: _ClassVar[int]
     RATIO_FIELD_NUMBER: _ClassVar[int]
-    CELLS_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
     BALANCED_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     BALANCED_ACCURACY_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -103,12 +103,12 @@ class MixtureResult(_message.Message):
     mixture: str
     image_set: str
     ratio: float
-    cells: int
+    trials: int
     balanced_accuracy: float
     balanced_accuracy_interval: Interval
     difference: float
     difference_interval: Interval
-    def __init__(self, mixture: _Optional[str] = ..., image_set: _Optional[str] = ..., ratio: _Optional[float] = ..., cells: _Optional[int] = ..., balanced_accuracy: _Optional[float] = ..., balanced_accuracy_interval: _Optional[_Union[Interval, _Mapping]] = ..., difference: _Optional[float] = ..., difference_interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
+    def __init__(self, mixture: _Optional[str] = ..., image_set: _Optional[str] = ..., ratio: _Optional[float] = ..., trials: _Optional[int] = ..., balanced_accuracy: _Optional[float] = ..., balanced_accuracy_interval: _Optional[_Union[Interval, _Mapping]] = ..., difference: _Optional[float] = ..., difference_interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
 
 class Interval(_message.Message):
     __slots__ = ("low", "high")

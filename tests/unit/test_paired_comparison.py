@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from simulated_studies import Design, simulate
-from synthmix.classifier_evaluation import intervals, statistics
-from synthmix.classifier_evaluation.statistics import Comparison, MixturePredictions, MixtureResult, compare
+from synthmix.classifier_evaluation import intervals, paired_comparison
+from synthmix.classifier_evaluation.paired_comparison import Comparison, MixturePredictions, MixtureResult, compare
 
 CLASSES = ("round", "spindle", "flat")
 
@@ -94,8 +94,8 @@ def test_group_weights_agree_with_resampling_the_images_themselves() -> None:
     labels, groups = rng.integers(0, 3, 40), rng.integers(0, 5, 40)
     predicted = rng.integers(0, 3, (2, 3, 40))
     weights = np.array([[2, 0, 1, 1, 1], [0, 3, 0, 2, 0]])
-    counts = [statistics._class_counts(labels, predicted, groups, c) for c in range(3)]
-    scores = statistics._balanced_accuracy(counts, weights.astype(float))
+    counts = [paired_comparison._class_counts(labels, predicted, groups, c) for c in range(3)]
+    scores = paired_comparison._balanced_accuracy(counts, weights.astype(float))
     for b in range(2):
         images = np.concatenate([np.flatnonzero(groups == g) for g in range(5) for _ in range(weights[b, g])])
         drawn = labels[images]
@@ -313,7 +313,7 @@ def test_results_repeat_and_do_not_depend_on_other_mixtures_or_on_block_size(
     more = [mixture(f"append-{r}", noisy(labels, rng.random((3, len(labels))) < 0.6)) for r in (0.5, 0.75)]
     enlarged = run(labels, groups, [more[0], *mixtures, more[1]], candidates=["append-0.25"])
     assert result(enlarged, "append-0.25") == result(alone, "append-0.25")
-    monkeypatch.setattr(statistics, "_BLOCK_NUMBERS", 999)
+    monkeypatch.setattr(paired_comparison, "_BLOCK_NUMBERS", 999)
     assert run(labels, groups, mixtures) == alone
 
 

@@ -1,8 +1,8 @@
-"""What a worker does for one cell: the split's pixels and the image set's in, predictions and metrics out.
+"""What a worker does for one trial: the split's pixels and the image set's in, predictions and metrics out.
 
-cells/{id}/predictions.parquet             the test images in order: what they are, what the classifier says
-cells/{id}/validation_predictions.parquet  likewise of the kept epoch on validation
-cells/{id}/metrics.json                    metrics of both parts, the course of the training, the mixture
+trials/{id}/predictions.parquet             the test images in order: what they are, what the classifier says
+trials/{id}/validation_predictions.parquet  likewise of the kept epoch on validation
+trials/{id}/metrics.json                    metrics of both parts, the course of the training, the mixture
 """
 
 import io
@@ -17,18 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthmix.classifier_evaluation import recipe
-from synthmix.classifier_evaluation.cell_requests import (
+from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
+from synthmix.classifier_evaluation.metrics import all_metrics
+from synthmix.classifier_evaluation.mixtures import Mixture, TrialSpec, compose
+from synthmix.classifier_evaluation.trial_requests import (
     METRICS,
     PREDICTIONS,
     RECIPE_VERSION,
     VALIDATION_PREDICTIONS,
-    cell_name,
-    cell_request,
     check_generator,
+    trial_name,
+    trial_request,
 )
-from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
-from synthmix.classifier_evaluation.metrics import all_metrics
-from synthmix.classifier_evaluation.mixtures import CellSpec, Mixture, compose
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
 from synthmix.image_data.synthetic_images import SyntheticImages, open_image_set
@@ -52,17 +52,17 @@ PREDICTION_SCHEMA = pa.schema(
 manifest's classes, and the probability of each class."""
 
 
-def run_cell(
+def run_trial(
     split: str,
-    cell: CellSpec,
+    trial: TrialSpec,
     settings: ClassifierSettings,
     report: Callable[[int], None],
     threads: int,
     gpus: float = 0.0,
 ) -> dict[str, Any]:
-    """The task that a coordinator runs on a worker: evaluate_cell, with the worker's settings and counters.
+    """The task that a coordinator runs on a worker: evaluate_trial, with the worker's settings and counters.
 
-    Its operation counts cells, so a cell's own steps are counted by the metrics only.
+    Its operation counts trials, so a trial's own steps are counted by the metrics only.
     """
     store = ObjectStore(object_store_settings())
     counted = 0
@@ -72,15 +72,15 @@ def run_cell(
         count_on_worker("synthmix_classifier_steps", steps - counted, CLASSIFIER_EVALUATION)
         counted = steps
 
-    summary = evaluate_cell(store, split, cell, settings, report=report_steps, threads=threads, gpus=gpus)
-    count_on_worker("synthmix_cells", 1, CLASSIFIER_EVALUATION)
+    summary = evaluate_trial(store, split, trial, settings, report=report_steps, threads=threads, gpus=gpus)
+    count_on_worker("synthmix_trials", 1, CLASSIFIER_EVALUATION)
     return summary
 
 
-def evaluate_cell(
+def evaluate_trial(
     store: ObjectStore,
     split: str,
-    cell: CellSpec,
+    trial: TrialSpec,
     settings: ClassifierSettings,
     *,
     report: Callable[[int], None],
@@ -92,14 +92,14 @@ def evaluate_cell(
     Args:
         store: Object storage.
         split: splits/{id}.
-        cell: Mixture and seed.
+        trial: Mixture and seed.
         settings: The classifier's.
         report: Called with the optimizer steps done.
         threads: CPU threads to use.
         gpus: Of the worker, for the account.
 
     Returns:
-        The summary in the cell's manifest, and the cell's name.
+        The summary in the trial's manifest, and the trial's name.
 
     Raises:
         FailedPrecondition: The image set has too few images, or its generator was trained on another split;
@@ -108,16 +108,16 @@ def evaluate_cell(
     """
     start_s = time.perf_counter()
     train, validation, test = open_split(store, split, field="evaluation.split")
-    request = cell_request(
-        {"train": train.digest, "validation": validation.digest, "test": test.digest}, settings, cell
+    request = trial_request(
+        {"train": train.digest, "validation": validation.digest, "test": test.digest}, settings, trial
     )
-    name = cell_name(request)
+    name = trial_name(request)
     found = find_manifest(store, name)
     if found is not None:
         return {**found.summary, "name": str(name)}
 
-    synthetic = _open_synthetic(store, cell, train)
-    mixture = compose(cell.mixture, train, synthetic, cell.seed)
+    synthetic = _open_synthetic(store, trial, train)
+    mixture = compose(trial.mixture, train, synthetic, trial.seed)
     size_px = settings.image_size_px
     with memory_told_at(
         "evaluation.classifier.batch_size",
@@ -133,12 +133,12 @@ def evaluate_cell(
             pixels(store, validation, size_px),
             np.asarray(validation.labels, np.int64),
             open_test=lambda: pixels(store, test, size_px),
-            seed=cell.seed,
+            seed=trial.seed,
             threads=threads,
             report=report,
         )
 
-    metrics = _metrics(cell, settings, mixture, train.classes, validation, test, result)
+    metrics = _metrics(trial, settings, mixture, train.classes, validation, test, result)
     payloads = (
         write_payload(store, name, PREDICTIONS, predictions_table(test, result.test_probabilities)),
         write_payload(
@@ -151,8 +151,8 @@ def evaluate_cell(
     )
     seconds = time.perf_counter() - start_s
     inputs = {f"{part}_split": digest for part, digest in request["parts"].items()}
-    if cell.mixture.image_set is not None:
-        inputs["image_set"] = cell.mixture.image_set
+    if trial.mixture.image_set is not None:
+        inputs["image_set"] = trial.mixture.image_set
     summary = _summary(metrics)
     write_manifest(
         store,
@@ -184,27 +184,27 @@ def predictions_table(part: ValidationPart | TestPart, probabilities: np.ndarray
     return buffer.getvalue()
 
 
-def _open_synthetic(store: ObjectStore, cell: CellSpec, train: TrainPart) -> SyntheticImages | None:
-    if cell.mixture.image_set is None:
+def _open_synthetic(store: ObjectStore, trial: TrialSpec, train: TrainPart) -> SyntheticImages | None:
+    if trial.mixture.image_set is None:
         return None
-    image_set = str(ArtifactName(IMAGE_SETS, cell.mixture.image_set))
+    image_set = str(ArtifactName(IMAGE_SETS, trial.mixture.image_set))
     synthetic = open_image_set(store, image_set, classes=train.classes, field="evaluation.image_sets")
     check_generator(store, synthetic.manifest, train.digest, field="evaluation.image_sets")
     return synthetic
 
 
 def _metrics(
-    cell: CellSpec,
+    trial: TrialSpec,
     settings: ClassifierSettings,
     mixture: Mixture,
     classes: tuple[str, ...],
     validation: ValidationPart,
     test: TestPart,
-    result: recipe.CellResult,
+    result: recipe.TrainingResult,
 ) -> dict[str, Any]:
     return {
-        "mixture": asdict(cell.mixture) | {"key": cell.mixture.key, "label": cell.mixture.label},
-        "seed": cell.seed,
+        "mixture": asdict(trial.mixture) | {"key": trial.mixture.key, "label": trial.mixture.label},
+        "seed": trial.seed,
         "classifier": asdict(settings),
         "classes": list(classes),
         "real_images": len(mixture.real_rows),
