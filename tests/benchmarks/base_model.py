@@ -38,7 +38,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation.classifier_settings import checked_settings, with_defaults
 from synthmix.classifier_evaluation.classifiers import LITE0, build_classifier
-from synthmix.classifier_evaluation.metrics import balanced_accuracy, confusion_matrix
+from synthmix.classifier_evaluation.metrics import balanced_accuracy
 from synthmix.classifier_evaluation.mixtures import Mixture
 from synthmix.classifier_evaluation.recipe import TrainingImages, train_and_evaluate
 from synthmix.client.packing import pack
@@ -291,14 +291,13 @@ def measure(name: str, data: Path, out: Path, arms: Sequence[Arm]) -> dict[str, 
         threads=2,
         report=lambda steps: None,
     )
-    predicted = np.split(
-        result.test_probabilities.argmax(axis=1), np.cumsum([len(test), *map(len, as_rgb)])[:-1].tolist()
-    )
+    probabilities = np.split(result.test_probabilities, np.cumsum([len(test), *map(len, as_rgb)])[:-1].tolist())
+    predicted = [rows.argmax(axis=1) for rows in probabilities]
     train_features, test_features = features(real["train"]), features(test)
     reference = test_features[balanced_rows(test_labels)]
     train = real["train"][balanced_rows(labels)]
     through = np.rint(127.5 * restored(train) + 127.5).astype(np.uint8)
-    accuracy = balanced_accuracy(confusion_matrix(predicted[0], test_labels, len(DATASETS[name].classes)))
+    accuracy = balanced_accuracy(probabilities[0], test_labels)
     figures: dict[str, Any] = {
         "images": {part: len(real[part]) for part in PARTS},
         "autoencoder": autoencoder_figures(np.concatenate([real[f"{part}_native"] for part in PARTS])),

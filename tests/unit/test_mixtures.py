@@ -17,18 +17,15 @@ from synthmix.classifier_evaluation.classifier_settings import (
     steps_per_epoch,
     with_defaults,
 )
+from synthmix.classifier_evaluation.mixture_kinds import APPEND, DUPLICATED_REAL, KINDS, MODES, REAL, SYNTHETIC_ONLY
 from synthmix.classifier_evaluation.mixtures import (
-    APPEND,
-    DUPLICATED_REAL,
-    REAL,
-    SYNTHETIC_ONLY,
     Mixture,
     MixtureSpec,
     TrialSpec,
     check_ratios,
     compose,
     expand_grid,
-    needed_per_class,
+    taken_by,
 )
 from synthmix.classifier_evaluation.trial_requests import check_generator, trial_name, trial_request
 from synthmix.image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
@@ -80,7 +77,7 @@ def appended(ratio: float, seed: int = 0) -> Mixture:
 
 
 def test_the_grid_of_the_paper() -> None:
-    trials = expand_grid([0, *RATIOS], True, [DUPLICATED_REAL], [IMAGE_SET], 3)
+    trials = expand_grid(APPEND, [0, *RATIOS], True, [DUPLICATED_REAL], [IMAGE_SET], 3)
     labels = list(dict.fromkeys(trial.mixture.label for trial in trials))
     assert labels == [
         "real only",
@@ -99,7 +96,7 @@ def test_the_grid_of_the_paper() -> None:
 
 
 def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
-    trials = expand_grid([0.5, 0.25], True, [DUPLICATED_REAL], [IMAGE_SET, OTHER_IMAGE_SET], 1)
+    trials = expand_grid(APPEND, [0.5, 0.25], True, [DUPLICATED_REAL], [IMAGE_SET, OTHER_IMAGE_SET], 1)
     keys = [trial.mixture.key for trial in trials]
     assert keys == [
         "real",
@@ -112,8 +109,8 @@ def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
         f"append-0.5-{OTHER_IMAGE_SET}",
         f"synthetic_only-{OTHER_IMAGE_SET}",
     ]
-    assert [trial.mixture.kind for trial in expand_grid([], False, [], [], 2)] == [REAL, REAL]
-    assert expand_grid([0], False, [], [], 2) == expand_grid([], False, [], [], 2)
+    assert [trial.mixture.kind for trial in expand_grid(APPEND, [], False, [], [], 2)] == [REAL, REAL]
+    assert expand_grid(APPEND, [0], False, [], [], 2) == expand_grid(APPEND, [], False, [], [], 2)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +137,7 @@ def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
 )
 def test_bad_grids(changes: dict[str, typing.Any], field: str, words: str) -> None:
     grid: dict[str, typing.Any] = {
+        "mode": APPEND,
         "ratios": [0.5],
         "synthetic_only": True,
         "controls": [],
@@ -154,7 +152,7 @@ def test_bad_grids(changes: dict[str, typing.Any], field: str, words: str) -> No
 
 def test_every_fault_of_a_grid_is_named_at_once() -> None:
     with pytest.raises(InvalidArgument) as caught:
-        expand_grid([-1, 99], False, ["shuffled"], [IMAGE_SET], 0)
+        expand_grid(APPEND, [-1, 99], False, ["shuffled"], [IMAGE_SET], 0)
     assert [violation.field for violation in caught.value.violations] == [
         "evaluation.mixtures.ratios[0]",
         "evaluation.mixtures.ratios[1]",
@@ -164,20 +162,23 @@ def test_every_fault_of_a_grid_is_named_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "ratio", "image_set_id"),
+    ("kind", "ratio", "image_set_id", "mode"),
     [
-        (REAL, 0.5, None),
-        (REAL, 0.0, IMAGE_SET),
-        (APPEND, 0.0, IMAGE_SET),
-        (APPEND, 0.5, None),
-        (SYNTHETIC_ONLY, 0.0, None),
-        (DUPLICATED_REAL, 0.5, IMAGE_SET),
-        (DUPLICATED_REAL, 0.0, None),
+        (REAL, 0.5, None, None),
+        (REAL, 0.0, IMAGE_SET, None),
+        (REAL, 0.0, None, APPEND),
+        (APPEND, 0.0, IMAGE_SET, None),
+        (APPEND, 0.5, None, None),
+        (APPEND, 0.5, IMAGE_SET, APPEND),
+        (SYNTHETIC_ONLY, 0.0, None, None),
+        (DUPLICATED_REAL, 0.5, IMAGE_SET, APPEND),
+        (DUPLICATED_REAL, 0.0, None, APPEND),
+        (DUPLICATED_REAL, 0.5, None, None),
     ],
 )
-def test_no_such_mixture(kind: str, ratio: float, image_set_id: str | None) -> None:
+def test_no_such_mixture(kind: str, ratio: float, image_set_id: str | None, mode: str | None) -> None:
     with pytest.raises(ValueError, match="no mixture is"):
-        MixtureSpec(kind, ratio, image_set_id)
+        MixtureSpec(kind, ratio, image_set_id, mode)
 
 
 @pytest.mark.parametrize("ratio", [0.03, *RATIOS, 1.0, 1.73])
@@ -188,7 +189,7 @@ def test_append_adds_a_share_of_every_class(ratio: float) -> None:
     assert len(set(mixture.synthetic_rows)) == len(mixture.synthetic_rows)
     added = np.bincount(mixture.labels[sum(COUNTS) :], minlength=3)
     assert np.abs(added - ratio * np.array(COUNTS)).max() < 1
-    assert tuple(added) == needed_per_class(MixtureSpec(APPEND, ratio, IMAGE_SET), COUNTS)
+    assert tuple(added) == MixtureSpec(APPEND, ratio, IMAGE_SET).taken(COUNTS).synthetic
     synthetic_labels = np.array(image_set(120).labels)[mixture.synthetic_rows]
     assert mixture.labels.tolist() == [*part(TrainPart).labels, *synthetic_labels]
 
@@ -218,7 +219,7 @@ def test_seeds_choose_the_images() -> None:
             (6, 6),
             {0.01: "adds no image to the 12 real ones of the train part; use at least 0.0417, which adds one"},
         ),
-        ([0.001], (300, 200), {0.001: "use at least 0.001001, which adds one, or leave it out"}),
+        ([0.001], (300, 200), {0.001: "use at least 0.00101, which adds one, or leave it out"}),
         (
             [0.1, 0.12],
             (5, 5),
@@ -241,10 +242,10 @@ def test_a_ratio_adds_images_that_no_other_adds(
 ) -> None:
     train = dict(zip(CLASSES, counts, strict=False))
     if not faults:
-        check_ratios(ratios, train, field="mixtures.ratios")
+        check_ratios(APPEND, ratios, train, field="mixtures.ratios")
         return
     with pytest.raises(InvalidArgument) as caught:
-        check_ratios(ratios, train, field="mixtures.ratios")
+        check_ratios(APPEND, ratios, train, field="mixtures.ratios")
     found = {item.field: item.description for item in caught.value.violations}
     assert set(found) == {f"mixtures.ratios[{ratios.index(ratio)}]" for ratio in faults}
     for ratio, words in faults.items():
@@ -261,12 +262,61 @@ def test_a_ratio_adds_images_that_no_other_adds(
 )
 def test_a_ratio_that_leaves_a_class_out_is_warned_of(counts: tuple[int, ...], ratio: float, without: str) -> None:
     train = dict(zip(CLASSES, counts, strict=False))
-    [warning] = check_ratios([0, ratio], train, field="mixtures.ratios")
+    [warning] = check_ratios(APPEND, [0, ratio], train, field="mixtures.ratios")
     assert f"none of {without}; " in warning
     named = float(warning.partition("; ")[2].split()[0])
-    assert all(needed_per_class(MixtureSpec(APPEND, named, IMAGE_SET), counts))
-    assert not all(needed_per_class(MixtureSpec(APPEND, named - 0.01, IMAGE_SET), counts))
-    assert check_ratios([named], train, field="mixtures.ratios") == []
+    assert all(MixtureSpec(APPEND, named, IMAGE_SET).taken(counts).synthetic)
+    assert not all(MixtureSpec(APPEND, named - 0.01, IMAGE_SET).taken(counts).synthetic)
+    assert check_ratios(APPEND, [named], train, field="mixtures.ratios") == []
+
+
+def test_share_and_replace_take_what_their_sentences_say() -> None:
+    train, synthetic = part(TrainPart), image_set(240)
+    share = compose(MixtureSpec("share", 0.75, IMAGE_SET), train, synthetic, 0)
+    assert share.real_rows.tolist() == list(range(100))
+    assert len(share.synthetic_rows) == 300  # r N / (1 - r); a share of 0.75 of 400
+    swapped = compose(MixtureSpec("replace", 0.25, IMAGE_SET), train, synthetic, 0)
+    assert len(swapped) == 100 and len(swapped.synthetic_rows) == 25
+    assert np.bincount(swapped.labels).tolist() == list(COUNTS)
+    assert len(set(swapped.real_rows)) == 75 and swapped.real_rows.tolist() == sorted(swapped.real_rows)
+    assert swapped.labels[:75].tolist() == np.array(train.labels)[swapped.real_rows].tolist()
+    duplicated = compose(MixtureSpec(DUPLICATED_REAL, 0.75, mode="share"), train, None, 0)
+    assert np.bincount(duplicated.labels).tolist() == np.bincount(share.labels).tolist()
+
+
+def test_what_replace_keeps_is_among_what_a_smaller_ratio_keeps() -> None:
+    kept = [
+        set(compose(MixtureSpec("replace", ratio, IMAGE_SET), part(TrainPart), image_set(60), 3).real_rows.tolist())
+        for ratio in (0.1, 0.25, 0.5, 1.0)
+    ]
+    assert kept[0] > kept[1] > kept[2] > kept[3] == set()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_every_mode_adds_more_by_a_larger_ratio_and_keeps_to_the_class_shares(mode: str, share: float) -> None:
+    kind = KINDS[mode]
+    ratio = share * kind.largest_ratio
+    taken, less = taken_by(kind, ratio, COUNTS), taken_by(kind, 0.5 * ratio, COUNTS)
+    assert all(more >= fewer for more, fewer in zip(taken.synthetic, less.synthetic, strict=True))
+    total = sum(taken.synthetic)
+    assert taken.synthetic == pytest.approx([count * total / 100 for count in COUNTS], abs=1)
+    assert min(taken.real) >= 0 and taken.images == sum(taken.real) + total
+
+
+def test_a_control_of_the_same_size_says_nothing_where_the_size_stays() -> None:
+    with pytest.raises(InvalidArgument, match="is the same as real only where the mode is replace"):
+        expand_grid("replace", [0.5], False, [DUPLICATED_REAL], [IMAGE_SET], 1)
+    with pytest.raises(InvalidArgument, match="use a value between 0 and 1"):
+        expand_grid("replace", [1.5], False, [], [IMAGE_SET], 1)
+    trials = expand_grid("share", [0.5], False, [DUPLICATED_REAL], [IMAGE_SET], 1)
+    assert [trial.mixture.label for trial in trials] == ["real only", "real duplicated 50 %", "share 50 %"]
+
+
+def test_a_ratio_that_cannot_be_larger_is_to_be_left_out() -> None:
+    with pytest.raises(InvalidArgument, match=r"as ratio 0\.99; leave one of them out$") as caught:
+        check_ratios("replace", [0.99, 1.0], {"alpha": 40}, field="ratios")
+    assert caught.value.violations[0].field == "ratios[1]"
 
 
 def test_synthetic_only_has_the_real_class_counts() -> None:
@@ -278,8 +328,8 @@ def test_synthetic_only_has_the_real_class_counts() -> None:
 
 @pytest.mark.parametrize("ratio", [0.25, 1.0, 2.5])
 def test_duplicated_real_is_as_large_and_as_mixed_as_append(ratio: float) -> None:
-    mixture = compose(MixtureSpec(DUPLICATED_REAL, ratio), part(TrainPart), None, seed=0)
-    per_class = needed_per_class(MixtureSpec(APPEND, ratio, IMAGE_SET), COUNTS)
+    mixture = compose(MixtureSpec(DUPLICATED_REAL, ratio, mode=APPEND), part(TrainPart), None, seed=0)
+    per_class = MixtureSpec(APPEND, ratio, IMAGE_SET).taken(COUNTS).synthetic
     assert np.bincount(mixture.labels).tolist() == (np.array(COUNTS) + per_class).tolist()
     assert len(mixture.synthetic_rows) == 0
     repeats = np.bincount(mixture.real_rows)
@@ -291,7 +341,7 @@ def test_real_only_is_the_train_part() -> None:
     mixture = compose(MixtureSpec(REAL), part(TrainPart), None, seed=3)
     assert mixture.real_rows.tolist() == list(range(sum(COUNTS)))
     assert mixture.labels.tolist() == list(part(TrainPart).labels)
-    assert needed_per_class(MixtureSpec(REAL), COUNTS) == (0, 0, 0)
+    assert MixtureSpec(REAL).taken(COUNTS).synthetic == (0, 0, 0)
 
 
 def test_an_image_set_that_is_too_small_says_how_large_it_must_be() -> None:
@@ -340,7 +390,7 @@ def test_a_trial_is_addressed_by_what_shapes_it() -> None:
             trial_name(trial_request(parts, settings(), TrialSpec(mixture, 0)))
             for mixture in (
                 MixtureSpec(REAL),
-                MixtureSpec(DUPLICATED_REAL, 0.25),
+                MixtureSpec(DUPLICATED_REAL, 0.25, mode=APPEND),
                 MixtureSpec(APPEND, 0.5, IMAGE_SET),
                 MixtureSpec(APPEND, 0.25, OTHER_IMAGE_SET),
                 MixtureSpec(SYNTHETIC_ONLY, image_set=IMAGE_SET),

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings, steps_per_epoch
 from synthmix.classifier_evaluation.classifiers import Preprocessing, build_classifier
-from synthmix.classifier_evaluation.metrics import balanced_accuracy, confusion_matrix, negative_log_likelihood
+from synthmix.classifier_evaluation.metrics import balanced_accuracy, negative_log_likelihood
 from synthmix.classifier_evaluation.mixtures import Mixture
 from synthmix.service_kit.digests import derived_seed
 from synthmix.service_kit.errors import FailedPrecondition
@@ -135,8 +135,7 @@ def train_and_evaluate(
 
         if (step + 1) % interval_steps == 0:
             probabilities = predict(model, preprocessing, validation, settings.batch_size)
-            epoch = _epoch(losses, probabilities, validation_labels)
-            _check_finite(epoch, settings)
+            epoch = _epoch(settings, losses, probabilities, validation_labels)
             epochs.append(epoch)
             losses.clear()
             score = (epoch.validation_balanced_accuracy, -epoch.validation_loss)
@@ -230,23 +229,19 @@ def predict(model: nn.Module, preprocessing: Preprocessing, pixels: np.ndarray, 
     return torch.cat(probabilities).numpy()
 
 
-def _epoch(losses: list[torch.Tensor], probabilities: np.ndarray, labels: np.ndarray) -> Epoch:
-    confusion = confusion_matrix(probabilities.argmax(1), labels, probabilities.shape[1])
-    return Epoch(
-        torch.stack(losses).double().mean().item(),
-        balanced_accuracy(confusion),
-        negative_log_likelihood(probabilities, labels),
-    )
-
-
-def _check_finite(epoch: Epoch, settings: ClassifierSettings) -> None:
+def _epoch(
+    settings: ClassifierSettings, losses: list[torch.Tensor], probabilities: np.ndarray, labels: np.ndarray
+) -> Epoch:
+    """Raises FailedPrecondition if the training diverged."""
     # Once an epoch: looking at a loss makes the CPU wait for the GPU.
-    if not math.isfinite(epoch.train_loss) or not math.isfinite(epoch.validation_loss):
+    train_loss = torch.stack(losses).double().mean().item()
+    if not math.isfinite(train_loss) or not np.isfinite(probabilities).all():
         raise FailedPrecondition(
-            f"the training diverged (loss {epoch.train_loss}); lower classifier.learning_rate "
+            f"the training diverged (loss {train_loss}); lower classifier.learning_rate "
             f"(it was {settings.learning_rate:g})",
             reason="TRAINING_DIVERGED",
         )
+    return Epoch(train_loss, balanced_accuracy(probabilities, labels), negative_log_likelihood(probabilities, labels))
 
 
 def _autocast(device: torch.device) -> torch.autocast:

@@ -1,6 +1,6 @@
 """What a CreateEvaluation request means: its defaults, checks, canonical form, trials and predicted time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,13 +12,13 @@ from synthmix.classifier_evaluation.classifier_settings import (
     steps_per_epoch,
     with_defaults,
 )
+from synthmix.classifier_evaluation.metrics import metrics_version
+from synthmix.classifier_evaluation.mixture_kinds import MODES
 from synthmix.classifier_evaluation.mixtures import (
-    REAL,
     MixtureSpec,
     TrialSpec,
     check_ratios,
     expand_grid,
-    needed_per_class,
 )
 from synthmix.classifier_evaluation.pretrained_weights import check_weights
 from synthmix.classifier_evaluation.trial_requests import RECIPE_VERSION, check_generator, trial_name, trial_request
@@ -39,11 +39,10 @@ from synthmix.service_kit.front_end import Planned
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, PARTS, SPLITS, ArtifactName
 
-# Raised whenever the statistics change: an evaluation of another version is another evaluation of the same trials.
-STATISTICS_VERSION = 2
+# Raised whenever the comparison changes: an evaluation of another version is another evaluation of the same trials.
+COMPARISON_VERSION = 3
 
-MODES = ("append",)
-LATER_MODES = ("share", "replace", "sample", "pretrain")
+LATER_MODES = ("sample", "pretrain")
 
 # Measured with tf_efficientnet_lite0 on one core of a server CPU: seconds for a training image of 64 x 64 pixels.
 SECONDS_PER_IMAGE = 0.006
@@ -72,14 +71,14 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     full.classifier.CopyFrom(with_defaults(evaluation.classifier))
     problems = Problems()
     with problems:
-        check_mode(full.mixtures.mode)
-    with problems:
         check_range("evaluation.claim.margin", full.claim.margin, 0.0, 1.0, exclusive=True)
     with problems:
         check_range("evaluation.claim.confidence", full.claim.confidence, 0.5, 0.9999)
     with problems:
+        check_mode(full.mixtures.mode)
         # The request's own lists, so that an error names the position that the user wrote.
         expand_grid(
+            full.mixtures.mode,
             list(full.mixtures.ratios),
             full.mixtures.synthetic_only,
             list(full.mixtures.controls),
@@ -90,7 +89,9 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
         settings = checked_settings(full.classifier)
     problems.raise_if_any()
     train_counts = train_class_counts(split)
-    warnings = check_ratios(list(full.mixtures.ratios), train_counts, field="evaluation.mixtures.ratios")
+    warnings = check_ratios(
+        full.mixtures.mode, list(full.mixtures.ratios), train_counts, field="evaluation.mixtures.ratios"
+    )
     request: dict[str, Any] = {
         "parts": parts,
         "image_sets": [name.id for name in image_sets],
@@ -103,7 +104,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
         "classifier": asdict(settings),
         "seeds": full.seeds,
         "claim": {"margin": full.claim.margin, "confidence": full.claim.confidence},
-        "recipe_version": f"{RECIPE_VERSION}.{STATISTICS_VERSION}",
+        "recipe_version": f"{RECIPE_VERSION}.{COMPARISON_VERSION}.{metrics_version()}",
     }
     trials = grid(request)
     for index, name in enumerate(image_sets):
@@ -115,7 +116,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     if missing and settings.pretrained:
         warnings += check_weights(settings.architecture)
     target = ArtifactName(EVALUATIONS, digest_of(request))
-    seconds = sum(predicted_seconds(settings, trial.mixture, sum(train_counts.values())) for trial in missing)
+    seconds = sum(predicted_seconds(settings, trial.mixture, list(train_counts.values())) for trial in missing)
     return Planned(
         request,
         {"split": str(split.name)},
@@ -133,7 +134,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
 
 def check_mode(mode: str) -> None:
     if mode in LATER_MODES:
-        description = f"{mode!r} isn't available in this version; use append"
+        description = f"{mode!r} is not available in this version; use {', '.join(MODES)}"
         raise Unimplemented(
             f"evaluation.mixtures.mode: {description}",
             reason="MODE_UNAVAILABLE",
@@ -146,6 +147,7 @@ def grid(request: Mapping[str, Any]) -> list[TrialSpec]:
     """The trials of a canonical request."""
     mixtures = request["mixtures"]
     return expand_grid(
+        mixtures["mode"],
         mixtures["ratios"],
         mixtures["synthetic_only"],
         mixtures["controls"],
@@ -170,7 +172,7 @@ def train_class_counts(split: Manifest) -> dict[str, int]:
 def check_enough(image_set: Manifest, train_counts: Mapping[str, int], trials: list[TrialSpec], *, field: str) -> None:
     """Raises FailedPrecondition if an image set is too small for the grid: before any classifier is trained."""
     mixtures = {trial.mixture for trial in trials if trial.mixture.image_set == image_set.name.id}
-    needed = max((max(needed_per_class(mixture, list(train_counts.values()))) for mixture in mixtures), default=0)
+    needed = max((max(mixture.taken(list(train_counts.values())).synthetic) for mixture in mixtures), default=0)
     if needed > image_set.request["per_class"]:
         description = (
             f"{image_set.name} has {image_set.request['per_class']} images of each class and the grid needs {needed}; "
@@ -183,9 +185,9 @@ def check_enough(image_set: Manifest, train_counts: Mapping[str, int], trials: l
         )
 
 
-def predicted_seconds(settings: ClassifierSettings, mixture: MixtureSpec, real_images: int) -> float:
-    """Predicted seconds of one trial on one CPU core."""
-    images = real_images if mixture.kind == REAL else round(real_images * (1 + mixture.ratio))
-    steps = settings.epochs * steps_per_epoch(settings, real_images, images)
+def predicted_seconds(settings: ClassifierSettings, mixture: MixtureSpec, class_counts: Sequence[int]) -> float:
+    """Predicted seconds of one trial on one CPU core, from the real train images of each class."""
+    images = mixture.taken(class_counts).images
+    steps = settings.epochs * steps_per_epoch(settings, sum(class_counts), images)
     scale = (settings.image_size_px / 64) ** 2
     return START_SECONDS + steps * settings.batch_size * SECONDS_PER_IMAGE * scale

@@ -15,13 +15,13 @@ from synthmix.service_kit.errors import FailedPrecondition, FieldViolation
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, PARTS, TRIALS, ArtifactName
 
-# Raised whenever the recipe's or the metrics' bytes change: a trial of another version is another trial.
+# Raised whenever the recipe's bytes change: a trial of another version is another trial.
 RECIPE_VERSION = 1
 
 # A trial's payloads.
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"
-METRICS = "metrics.json"
+TRAINING = "training.json"
 
 
 def trial_request(part_digests: Mapping[str, str], settings: ClassifierSettings, trial: TrialSpec) -> dict[str, Any]:

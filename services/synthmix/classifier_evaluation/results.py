@@ -1,0 +1,171 @@
+"""What an evaluation says of its grid, computed from the predictions that the trials stored. It trains nothing."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.classifier_evaluation import paired_comparison
+from synthmix.classifier_evaluation.metrics import balanced_accuracy, class_results, compute_metrics, metric_messages
+from synthmix.classifier_evaluation.mixture_kinds import KINDS, REAL, SYNTHETIC_ONLY, kind_message
+from synthmix.classifier_evaluation.mixtures import MixtureSpec, TrialSpec
+from synthmix.classifier_evaluation.trial_requests import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
+from synthmix.service_kit import message_json
+from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
+from synthmix.service_kit.short_names import tell_apart
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one classifier said of one part's images, in the part's order.
+
+    Attributes:
+        sha256s: Of each image's bytes.
+        groups: Of each image, (images,) text.
+        labels: Class indices, (images,) int32.
+        probabilities: (images, classes) float32.
+    """
+
+    sha256s: tuple[str, ...] = field(repr=False)
+    groups: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    probabilities: np.ndarray = field(repr=False)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Class indices, (images,)."""
+        predicted: np.ndarray = self.probabilities.argmax(1)
+        return predicted
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTrial:
+    """A trial as object storage has it."""
+
+    manifest: Manifest
+    training: evaluations_pb2.Training
+    validation: Predictions
+    test: Predictions
+
+
+def read_trial(store: ObjectStore, manifest: Manifest) -> StoredTrial:
+    """Raises DataLoss if a payload isn't what was written."""
+    return StoredTrial(
+        manifest,
+        message_json.from_bytes(read_payload(store, manifest, TRAINING), evaluations_pb2.Training),
+        read_predictions(read_payload(store, manifest, VALIDATION_PREDICTIONS)),
+        read_predictions(read_payload(store, manifest, PREDICTIONS)),
+    )
+
+
+def read_predictions(data: bytes) -> Predictions:
+    """What predictions_table of trials.py wrote."""
+    table = pq.read_table(io.BytesIO(data))
+    return Predictions(
+        tuple(table["sha256"].to_pylist()),
+        np.array(table["group"].to_pylist()),
+        table["label"].to_numpy(),
+        np.array(table["probabilities"].to_pylist(), np.float32),
+    )
+
+
+def trial_results(trials: Sequence[StoredTrial]) -> evaluations_pb2.TrialResults:
+    """Every metric of every trial."""
+    return evaluations_pb2.TrialResults(
+        metrics=metric_messages(),
+        trials=[
+            evaluations_pb2.TrialResult(
+                trial=str(trial.manifest.name),
+                training=trial.training,
+                test_metrics=compute_metrics(trial.test.probabilities, trial.test.labels),
+                validation_metrics=compute_metrics(trial.validation.probabilities, trial.validation.labels),
+                classes=class_results(trial.test.probabilities, trial.test.labels, tuple(trial.training.classes)),
+            )
+            for trial in trials
+        ],
+    )
+
+
+def compare_trials(
+    store: ObjectStore, trials: Mapping[TrialSpec, StoredTrial], claim: Mapping[str, float]
+) -> evaluations_pb2.Comparison:
+    """Every mixture against real only, and the verdict.
+
+    Args:
+        store: Object storage, where the image sets tell what they are.
+        trials: The whole grid, mixture by mixture, in the order of seeds.
+        claim: margin and confidence.
+    """
+    mixtures = list(dict.fromkeys(trial.mixture for trial in trials))
+    messages = mixture_messages(store, mixtures)
+    first = next(iter(trials.values()))
+    compared = []
+    for mixture in mixtures:
+        own = [stored for trial, stored in trials.items() if trial.mixture == mixture]
+        if any(stored.test.sha256s != first.test.sha256s for stored in own):
+            raise AssertionError(f"trials of {mixture.key} were evaluated on other test images")
+        compared.append(
+            paired_comparison.MixturePredictions(
+                messages[mixture],
+                np.stack([stored.test.predicted for stored in own]),
+                np.array(
+                    [balanced_accuracy(stored.validation.probabilities, stored.validation.labels) for stored in own]
+                ),
+            )
+        )
+    [reference] = [mixture.key for mixture in mixtures if mixture.kind == REAL]
+    comparison = paired_comparison.compare(
+        first.test.labels,
+        first.test.groups,
+        compared,
+        reference=reference,
+        candidates=[mixture.key for mixture in verdict_candidates(mixtures)],
+        class_names=first.training.classes,
+        confidence=claim["confidence"],
+        margin=claim["margin"],
+    )
+    comparison.kinds.extend(kind_message(KINDS[name]) for name in dict.fromkeys(item.kind for item in mixtures))
+    return comparison
+
+
+def verdict_candidates(mixtures: Sequence[MixtureSpec]) -> list[MixtureSpec]:
+    """The mixtures among which validation chooses the one that the verdict is about.
+
+    Those of a mode, since the question is at which ratio synthetic images help; synthetic only, if there are none.
+    """
+    return [mixture for mixture in mixtures if KINDS[mixture.kind].is_mode] or [
+        mixture for mixture in mixtures if mixture.kind == SYNTHETIC_ONLY
+    ]
+
+
+def mixture_messages(store: ObjectStore, mixtures: Sequence[MixtureSpec]) -> dict[MixtureSpec, evaluations_pb2.Mixture]:
+    """The mixtures as results name them; where there are several image sets, with what tells theirs apart."""
+    names = _image_set_labels(store, list(dict.fromkeys(item.image_set for item in mixtures if item.image_set)))
+    messages = {}
+    for mixture in mixtures:
+        message = evaluations_pb2.Mixture(key=mixture.key, label=mixture.label, kind=mixture.kind)
+        if KINDS[mixture.kind].has_ratio or mixture.kind == REAL:
+            message.ratio = mixture.ratio
+        if mixture.image_set:
+            message.image_set = str(ArtifactName(IMAGE_SETS, mixture.image_set))
+            message.image_set_label = names[mixture.image_set]
+            if len(names) > 1:
+                message.label = f"{mixture.label} with {message.image_set_label}"
+        messages[mixture] = message
+    return messages
+
+
+def _image_set_labels(store: ObjectStore, image_sets: Sequence[str]) -> dict[str, str]:
+    requests: list[dict[str, Any]] = []
+    for image_set in image_sets:
+        manifest = read_manifest(store, ArtifactName(IMAGE_SETS, image_set))
+        adapter = read_manifest(store, ArtifactName(ADAPTERS, manifest.inputs["adapter"]))
+        request = {**adapter.request, **manifest.request}
+        requests.append({key: value for key, value in request.items() if key != "adapter"})
+    return dict(zip(image_sets, tell_apart(requests, ("method", "rank")), strict=True))
