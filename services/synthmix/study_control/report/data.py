@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Literal, get_args
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
@@ -199,10 +200,19 @@ class ReportData:
         """What needs a reader's eye first."""
         return tuple(sorted(self.leakage, key=lambda rule: get_args(LeakageStatus).index(rule.status)))
 
+    @cached_property
+    def reported(self) -> evaluations_pb2.Comparison:
+        """The comparison, without its verdict if a leakage rule is broken."""
+        reported = evaluations_pb2.Comparison()
+        reported.CopyFrom(self.comparison)
+        if self.broken_rules:
+            reported.ClearField("verdict")
+        return reported
+
     @property
     def verdict(self) -> evaluations_pb2.Verdict | None:
         """None if there were no candidates, or a leakage rule is broken."""
-        return self.comparison.verdict if self.comparison.HasField("verdict") and not self.broken_rules else None
+        return self.reported.verdict if self.reported.HasField("verdict") else None
 
     @property
     def verdict_sentence(self) -> str:

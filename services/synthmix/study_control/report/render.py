@@ -67,7 +67,7 @@ def render_html(data: ReportData) -> str:
     chosen = _mixture(data, data.verdict.key) if data.verdict else None
     return template.render(
         data=data,
-        comparison=data.comparison,
+        comparison=data.reported,
         charts=charts,
         tables=tables,
         chosen=chosen,
@@ -93,9 +93,7 @@ def render_json(data: ReportData) -> str:
         ValueError: The data don't fit together, or a number is not finite.
     """
     check(data)
-    values = {"report_version": REPORT_VERSION, **dataclasses.asdict(data)}
-    if data.broken_rules:
-        values["comparison"].ClearField("verdict")
+    values = {"report_version": REPORT_VERSION, **dataclasses.asdict(data), "comparison": data.reported}
     del values["costs"], values["study"]["created_at"], values["provenance"]["software"]
     for made in (*values["adapters"], *values["image_sets"]):
         del made["seconds"], made["gpu_seconds"]

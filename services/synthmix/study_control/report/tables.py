@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synthmix.api.evaluations.v1.evaluations_pb2 import MixtureResult, TrialResult
+from synthmix.api.evaluations.v1.evaluations_pb2 import Metric, MixtureResult, TrialResult
 from synthmix.study_control.report.data import ReportData
 
 
@@ -25,7 +25,7 @@ class MixtureRow:
     result: MixtureResult
     real_images: int
     synthetic_images: int
-    # In the order of the report's metrics.
+    # Those of `other_metrics`, in their order.
     metrics: tuple[Spread, ...]
 
 
@@ -63,10 +63,17 @@ def mixture_rows(data: ReportData) -> list[MixtureRow]:
                 result=result,
                 real_images=trials[0].training.real_images,
                 synthetic_images=trials[0].training.synthetic_images,
-                metrics=tuple(spread([test_metric(trial, metric.name) for trial in trials]) for metric in data.metrics),
+                metrics=tuple(
+                    spread([test_metric(trial, metric.name) for trial in trials]) for metric in other_metrics(data)
+                ),
             )
         )
     return rows
+
+
+def other_metrics(data: ReportData) -> list[Metric]:
+    """All but balanced accuracy, which the comparison tells with its interval."""
+    return [metric for metric in data.metrics if metric.name != "balanced_accuracy"]
 
 
 def test_metric(trial: TrialResult, name: str) -> float | None:
