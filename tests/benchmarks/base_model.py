@@ -38,13 +38,13 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation.classifier_settings import checked_settings, with_defaults
 from synthmix.classifier_evaluation.classifiers import LITE0, build_classifier
+from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, memorised_share
 from synthmix.classifier_evaluation.metrics import balanced_accuracy
 from synthmix.classifier_evaluation.mixtures import Mixture
 from synthmix.classifier_evaluation.recipe import TrainingImages, train_and_evaluate
 from synthmix.client.packing import pack
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_split
-from synthmix.image_synthesis.fidelity import kernel_inception_distance, memorised_share
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.latent_diffusion.prompts import prompt_for

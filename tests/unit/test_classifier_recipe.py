@@ -23,12 +23,12 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import architectures, recipe
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.classifiers import build_classifier
-from synthmix.classifier_evaluation.mixture_kinds import APPEND, DUPLICATED_REAL, REAL, SYNTHETIC_ONLY
 from synthmix.classifier_evaluation.mixtures import Mixture, MixtureSpec, TrialSpec
 from synthmix.classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
-from synthmix.classifier_evaluation.trial_requests import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
 from synthmix.classifier_evaluation.trials import evaluate_trial
+from synthmix.image_data.mixture_kinds import APPEND, DUPLICATED_REAL, REAL, SYNTHETIC_ONLY
 from synthmix.image_data.split_parts import open_split
+from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument

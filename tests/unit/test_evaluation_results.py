@@ -11,7 +11,7 @@ from striped_study import IMAGE_SET, evaluate, striped_store
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import front_end, metrics, requests
 from synthmix.classifier_evaluation.metrics import METRICS, Metric
-from synthmix.classifier_evaluation.results import read_trial
+from synthmix.image_data.trial_files import read_trial
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload
 from synthmix.service_kit.resource_names import ArtifactName

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synthmix.image_synthesis.fidelity import kernel_inception_distance, memorised_share, nearest_distances
+from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, memorised_share, nearest_distances
 
 
 def features(seed: int, count: int = 200, mean: float = 0.0) -> np.ndarray:

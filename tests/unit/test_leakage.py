@@ -12,9 +12,9 @@ import pytest
 from memory_object_store import MemoryObjectStore
 from striped_study import ADAPTER, IMAGE_SET, evaluate, split_of, striped_store, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation.trial_requests import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
 from synthmix.image_data import split_parts
 from synthmix.image_data.split_parts import dataset_rows, open_split, part_payload
+from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_manifest, write_payload
 from synthmix.service_kit.errors import DataLoss

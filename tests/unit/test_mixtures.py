@@ -17,7 +17,6 @@ from synthmix.classifier_evaluation.classifier_settings import (
     steps_per_epoch,
     with_defaults,
 )
-from synthmix.classifier_evaluation.mixture_kinds import APPEND, DUPLICATED_REAL, KINDS, MODES, REAL, SYNTHETIC_ONLY
 from synthmix.classifier_evaluation.mixtures import (
     Mixture,
     MixtureSpec,
@@ -28,6 +27,7 @@ from synthmix.classifier_evaluation.mixtures import (
     taken_by,
 )
 from synthmix.classifier_evaluation.trial_requests import check_generator, trial_name, trial_request
+from synthmix.image_data.mixture_kinds import APPEND, DUPLICATED_REAL, KINDS, MODES, REAL, SYNTHETIC_ONLY
 from synthmix.image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
 from synthmix.image_data.synthetic_images import SyntheticImages
 from synthmix.service_kit.artifacts import Manifest, write_manifest

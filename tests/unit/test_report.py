@@ -33,7 +33,7 @@ from synthmix.api.evaluations.v1.evaluations_pb2 import (
     Verdict,
 )
 from synthmix.classifier_evaluation.metrics import metric_messages
-from synthmix.classifier_evaluation.mixture_kinds import KINDS, kind_message
+from synthmix.image_data.mixture_kinds import KINDS, kind_message
 from synthmix.study_control.report import (
     charts,
     formatting,

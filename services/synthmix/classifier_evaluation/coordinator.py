@@ -6,6 +6,7 @@ from synthmix.classifier_evaluation import requests, results
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.classifier_evaluation.trial_requests import trial_name
+from synthmix.image_data.trial_files import read_trial
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
 from synthmix.service_kit.coordinator import OperationContext
@@ -60,7 +61,7 @@ def _write_evaluation(
 ) -> None:
     store = context.store
     stored = {
-        trial: results.read_trial(store, read_manifest(store, trial_name(requests.request_of_trial(request, trial))))
+        trial: read_trial(store, read_manifest(store, trial_name(requests.request_of_trial(request, trial))))
         for trial in trials
     }
     comparison = results.compare_trials(store, stored, request["claim"])

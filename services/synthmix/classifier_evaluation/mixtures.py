@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from synthmix.classifier_evaluation.mixture_kinds import (
+from synthmix.image_data.mixture_kinds import (
     CONTROLS,
     KINDS,
     REAL,

@@ -13,7 +13,6 @@ from synthmix.classifier_evaluation.classifier_settings import (
     with_defaults,
 )
 from synthmix.classifier_evaluation.metrics import metrics_version
-from synthmix.classifier_evaluation.mixture_kinds import MODES
 from synthmix.classifier_evaluation.mixtures import (
     MixtureSpec,
     TrialSpec,
@@ -22,6 +21,7 @@ from synthmix.classifier_evaluation.mixtures import (
 )
 from synthmix.classifier_evaluation.pretrained_weights import check_weights
 from synthmix.classifier_evaluation.trial_requests import RECIPE_VERSION, check_generator, trial_name, trial_request
+from synthmix.image_data.mixture_kinds import MODES
 from synthmix.image_data.split_parts import part_summary
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
 from synthmix.service_kit.defaults import set_default

@@ -1,78 +1,20 @@
 """What an evaluation says of its grid, computed from the predictions that the trials stored. It trains nothing."""
 
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import paired_comparison
 from synthmix.classifier_evaluation.metrics import balanced_accuracy, class_results, compute_metrics, metric_messages
-from synthmix.classifier_evaluation.mixture_kinds import KINDS, REAL, SYNTHETIC_ONLY, kind_message
 from synthmix.classifier_evaluation.mixtures import MixtureSpec, TrialSpec
-from synthmix.classifier_evaluation.trial_requests import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
-from synthmix.service_kit import message_json
-from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
+from synthmix.image_data.mixture_kinds import KINDS, REAL, SYNTHETIC_ONLY, kind_message
+from synthmix.image_data.trial_files import StoredTrial
+from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.short_names import tell_apart
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What one classifier said of one part's images, in the part's order.
-
-    Attributes:
-        sha256s: Of each image's bytes.
-        groups: Of each image, (images,) text.
-        labels: Class indices, (images,) int32.
-        probabilities: (images, classes) float32.
-    """
-
-    sha256s: tuple[str, ...] = field(repr=False)
-    groups: np.ndarray = field(repr=False)
-    labels: np.ndarray = field(repr=False)
-    probabilities: np.ndarray = field(repr=False)
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """Class indices, (images,)."""
-        predicted: np.ndarray = self.probabilities.argmax(1)
-        return predicted
-
-
-@dataclass(frozen=True, eq=False)
-class StoredTrial:
-    """A trial as object storage has it."""
-
-    manifest: Manifest
-    training: evaluations_pb2.Training
-    validation: Predictions
-    test: Predictions
-
-
-def read_trial(store: ObjectStore, manifest: Manifest) -> StoredTrial:
-    """Raises DataLoss if a payload isn't what was written."""
-    return StoredTrial(
-        manifest,
-        message_json.from_bytes(read_payload(store, manifest, TRAINING), evaluations_pb2.Training),
-        read_predictions(read_payload(store, manifest, VALIDATION_PREDICTIONS)),
-        read_predictions(read_payload(store, manifest, PREDICTIONS)),
-    )
-
-
-def read_predictions(data: bytes) -> Predictions:
-    """What predictions_table of trials.py wrote."""
-    table = pq.read_table(io.BytesIO(data))
-    return Predictions(
-        tuple(table["sha256"].to_pylist()),
-        np.array(table["group"].to_pylist()),
-        table["label"].to_numpy(),
-        np.array(table["probabilities"].to_pylist(), np.float32),
-    )
 
 
 def trial_results(trials: Sequence[StoredTrial]) -> evaluations_pb2.TrialResults:

@@ -18,11 +18,6 @@ from synthmix.service_kit.resource_names import ADAPTERS, PARTS, TRIALS, Artifac
 # Raised whenever the recipe's bytes change: a trial of another version is another trial.
 RECIPE_VERSION = 1
 
-# A trial's payloads.
-PREDICTIONS = "predictions.parquet"
-VALIDATION_PREDICTIONS = "validation_predictions.parquet"
-TRAINING = "training.json"
-
 
 def trial_request(part_digests: Mapping[str, str], settings: ClassifierSettings, trial: TrialSpec) -> dict[str, Any]:
     """The canonical request of a trial.

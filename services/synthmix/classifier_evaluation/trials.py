@@ -1,37 +1,28 @@
 """What a worker does for one trial: the split's pixels and the image set's in, predictions out.
 
-trials/{id}/predictions.parquet             the test images in order: what they are, what the classifier says
-trials/{id}/validation_predictions.parquet  likewise of the kept epoch on validation
-trials/{id}/training.json                   the course of the training (evaluations.v1.Training)
-
 Metrics are computed from these by the evaluation.
 """
 
-import io
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import recipe
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.mixtures import TrialSpec, compose
 from synthmix.classifier_evaluation.trial_requests import (
-    PREDICTIONS,
     RECIPE_VERSION,
-    TRAINING,
-    VALIDATION_PREDICTIONS,
     check_generator,
     trial_name,
     trial_request,
 )
 from synthmix.image_data.pixel_cache import pixels
-from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
+from synthmix.image_data.split_parts import TrainPart, open_split
 from synthmix.image_data.synthetic_images import SyntheticImages, open_image_set
+from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS, predictions_table
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest, write_payload
 from synthmix.service_kit.memory_errors import memory_told_at
@@ -39,17 +30,6 @@ from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 from synthmix.service_kit.settings import CLASSIFIER_EVALUATION, object_store_settings
-
-PREDICTION_SCHEMA = pa.schema(
-    [
-        ("sha256", pa.string()),
-        ("group", pa.string()),
-        ("label", pa.int32()),
-        ("probabilities", pa.list_(pa.float32())),
-    ]
-)
-"""A row an image: sha256 of its bytes, its group, its class as a position in the training's classes, and the
-probability of each of these."""
 
 
 def run_trial(
@@ -182,19 +162,6 @@ def evaluate_trial(
         ),
     )
     return name
-
-
-def predictions_table(part: ValidationPart | TestPart, probabilities: np.ndarray) -> bytes:
-    """A Parquet file of PREDICTION_SCHEMA; equal predictions give equal bytes."""
-    columns = [
-        pa.array(part.sha256s, pa.string()),
-        pa.array(part.groups, pa.string()),
-        pa.array(part.labels, pa.int32()),
-        pa.array(list(probabilities), pa.list_(pa.float32())),
-    ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=PREDICTION_SCHEMA), buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def _open_synthetic(store: ObjectStore, trial: TrialSpec, train: TrainPart) -> SyntheticImages | None:

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation.results import StoredTrial, read_trial
-from synthmix.classifier_evaluation.verdict import plural
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
+from synthmix.image_data.trial_files import StoredTrial, read_trial
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import TRIALS, ArtifactName
 from synthmix.study_control.report.data import LeakageCheck
+from synthmix.study_control.report.formatting import plural
 
 Parts = tuple[TrainPart, ValidationPart, TestPart]
 
