@@ -17,9 +17,13 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import requests
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.coordinator import coordinate
+from synthmix.classifier_evaluation.image_fidelity import measure_fidelity
+from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.classifier_evaluation.trials import evaluate_trial
 from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.split_parts import open_split
+from synthmix.latent_diffusion import base_model
+from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, write_manifest
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.settings import CLASSIFIER_EVALUATION
@@ -57,8 +61,18 @@ def striped_store(folder: Path) -> MemoryObjectStore:
     }
     create_split(store, dataset(store, folder, files), test=0.25, validation=0.25, seed=0)
     train, _, _ = open_split(store, split_of(store), field="split")
-    adapter = {"method": "lora", "rank": 4}
-    write_manifest(store, Manifest(ArtifactName("adapters", ADAPTER), {"train_split": train.digest}, adapter, 1, ()))
+    inputs = {"train_split": train.digest, "base_model": base_model.resolve("builtin", field="base_model").digest}
+    write_manifest(
+        store,
+        Manifest(
+            ArtifactName("adapters", ADAPTER),
+            inputs,
+            {"method": "lora", "rank": 4},
+            1,
+            (),
+            summary={"base_model": "builtin", "grey": True},
+        ),
+    )
     pictures = [
         (name, encoded(stripes(label, 5000 + 100 * label + number)))
         for label, name in enumerate(CLASSES)
@@ -81,6 +95,19 @@ def write_image_set(store: MemoryObjectStore, pictures: Sequence[tuple[str, byte
 def split_of(store: MemoryObjectStore) -> str:
     [name] = list_artifacts(store, "splits")
     return str(name)
+
+
+def run_trial(store: MemoryObjectStore, split: str, trial: TrialSpec, settings: ClassifierSettings, gpus: float) -> str:
+    return str(evaluate_trial(store, split, trial, settings, report=lambda steps: None, threads=1, gpus=gpus))
+
+
+def measure(store: MemoryObjectStore, split: str, image_sets: Sequence[str]) -> dict[str, Any]:
+    return message_json.to_value(measure_fidelity(store, split, image_sets))
+
+
+TRIAL = "synthmix.classifier_evaluation.trials:run_trial"
+FIDELITY = "synthmix.classifier_evaluation.image_fidelity:measure"
+TASKS: dict[str, Callable[..., Any]] = {TRIAL: run_trial, FIDELITY: measure}
 
 
 @dataclass
@@ -110,9 +137,7 @@ class InProcessContext:
         values = []
         for index, keywords in enumerate(arguments):
             self.tasks_run.append(function)
-            assert function == "synthmix.classifier_evaluation.trials:run_trial"
-            of_trial = {key: value for key, value in keywords.items() if key != "gpus"}
-            values.append(str(evaluate_trial(self.store, **of_trial, report=lambda steps: None, threads=1)))
+            values.append(TASKS[function](self.store, **keywords))
             on_result(index, values[-1])
         return values
 

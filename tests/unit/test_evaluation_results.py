@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from image_archives import encoded, noise
 from memory_object_store import MemoryObjectStore
-from striped_study import IMAGE_SET, evaluate, striped_store
+from striped_study import IMAGE_SET, TRIAL, evaluate, split_of, striped_store, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation import front_end, metrics, requests
+from synthmix.classifier_evaluation import features, front_end, image_fidelity, metrics, requests
+from synthmix.classifier_evaluation.image_fidelity import balanced_rows, measure_fidelity
 from synthmix.classifier_evaluation.metrics import METRICS, Metric
+from synthmix.image_data.split_parts import open_split
 from synthmix.image_data.trial_files import read_trial
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload
@@ -36,14 +39,14 @@ def test_a_metric_that_is_added_or_fixed_trains_nothing(
     store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, ran = evaluate(store, **GRID)
-    assert len(ran.tasks_run) == 8 and ran.reused == 0
+    assert ran.tasks_run.count(TRIAL) == 8 and ran.reused == 0
     error_rate = Metric(
         "error_rate", "Errors", False, lambda probabilities, labels: 1 - METRICS[0].compute(probabilities, labels)
     )  # type: ignore[operator]
     fixed = dataclasses.replace(METRICS[1], compute=lambda probabilities, labels: 0.5, version=2)
     monkeypatch.setattr(metrics, "METRICS", (METRICS[0], fixed, error_rate))
     again, ran = evaluate(store, **GRID)
-    assert ran.tasks_run == [] and ran.reused == 8
+    assert TRIAL not in ran.tasks_run and ran.reused == 8
     assert again.name != first.name, "another table of metrics makes another evaluation"
     assert again.summary["trials"] == first.summary["trials"]
     results = results_of(store, again)
@@ -57,14 +60,14 @@ def test_another_comparison_trains_nothing(store: MemoryObjectStore, monkeypatch
     first, _ = evaluate(store, **GRID)
     monkeypatch.setattr(requests, "COMPARISON_VERSION", requests.COMPARISON_VERSION + 1)
     again, ran = evaluate(store, **GRID)
-    assert ran.tasks_run == [] and again.name != first.name
+    assert TRIAL not in ran.tasks_run and again.name != first.name
     assert comparison_of(again) == comparison_of(first)
 
 
 def test_a_mode_shares_the_trials_that_do_not_depend_on_it(store: MemoryObjectStore) -> None:
     evaluate(store, ratios=[0.5], synthetic_only=True)
     evaluation, ran = evaluate(store, mode="replace", ratios=[0.5], synthetic_only=True)
-    assert len(ran.tasks_run) == 2 and ran.reused == 4
+    assert ran.tasks_run.count(TRIAL) == 2 and ran.reused == 4
     trials = {(trial.training.mixture, trial.training.seed): trial for trial in results_of(store, evaluation).trials}
     replaced = trials[f"replace-0.5-{IMAGE_SET}", 0].training
     assert (replaced.real_images, replaced.synthetic_images) == (12, 12)
@@ -99,3 +102,39 @@ def test_the_resource_tells_the_comparison(store: MemoryObjectStore) -> None:
     assert resource.comparison == comparison_of(evaluation)
     assert resource.trial_count == len(list_artifacts(store, "trials")) == 8
     assert resource.mixtures.mode == "append"
+
+
+def test_fidelity_tells_copies_and_strange_images_from_real_ones(store: MemoryObjectStore) -> None:
+    evaluation, _ = evaluate(store, **GRID)
+    fidelity = front_end.evaluation_message(store, evaluation).fidelity
+    real, reconstructed, image_set = fidelity.sources
+    assert (real.label, image_set.image_set) == ("real images", f"image-sets/{IMAGE_SET}")
+    assert fidelity.image_size == 32 and "ImageNet" in fidelity.feature_network
+    assert real.kernel_inception_distance < reconstructed.kernel_inception_distance, "the autoencoder smooths noise"
+    assert image_set.near_copy_share < 0.5
+
+    train, _, _ = open_split(store, split_of(store), field="split")
+    labels = [train.classes[label] for label in train.labels]
+    write_image_set(store, list(zip(labels, train.images(), strict=True)))
+    copies = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
+    assert copies.near_copy_share == 1.0
+    noisy = [(label, encoded(noise(number, 32, 32))) for label in train.classes for number in range(10)]
+    write_image_set(store, noisy)
+    strange = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
+    assert strange.kernel_inception_distance > 10 * abs(copies.kernel_inception_distance)
+
+
+def test_features_are_computed_once(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = measure_fidelity(store, split_of(store), [IMAGE_SET])
+    monkeypatch.setattr(features, "compute_features", lambda pixels: pytest.fail("computed again"))
+    assert measure_fidelity(store, split_of(store), [IMAGE_SET]) == first
+    assert len(list_artifacts(store, "features")) == 5  # train, validation, test, reconstructed, the image set
+
+
+def test_samples_hold_as_many_of_each_class_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [0] * 9 + [1] * 4 + [2]
+    rows = balanced_rows(labels, np.array([0, 1]))
+    assert np.bincount(np.array(labels)[rows]).tolist() == [4, 4] and rows.tolist() == sorted(rows)
+    assert len(balanced_rows(labels, np.array([0, 1, 2]))) == 3
+    monkeypatch.setattr(image_fidelity, "MOST_IMAGES", 5)
+    assert len(balanced_rows(labels, np.array([0, 1]))) == 4

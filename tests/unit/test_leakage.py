@@ -152,8 +152,6 @@ def predict_a_synthetic_image(store: MemoryObjectStore) -> None:
 
 def make_an_image_set_of_test_images(store: MemoryObjectStore) -> None:
     _, _, test = open_split(store, split_of(store), field="split")
-    for key in [key for key in store.keys if key.startswith(f"image-sets/{IMAGE_SET}/")]:
-        store.delete(key)
     write_image_set(
         store, [(test.classes[label], data) for label, data in zip(test.labels, test.images(), strict=True)]
     )

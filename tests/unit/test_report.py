@@ -24,10 +24,12 @@ from synthmix.api.evaluations.v1.evaluations_pb2 import (
     ClassResult,
     Comparison,
     Estimate,
+    Fidelity,
     Metric,
     Mixture,
     MixtureKind,
     MixtureResult,
+    SourceFidelity,
     Training,
     TrialResult,
     Verdict,
@@ -208,6 +210,18 @@ def report(
         ),
         "image_sets": tuple(
             ImageSet(s, s, dict.fromkeys(class_names, 50), "cells of {label}", 25, 3.0, 8.0, 0.0) for s in image_sets
+        ),
+        "fidelity": Fidelity(
+            feature_network="lite0",
+            image_size=64,
+            near_copy_percentile=1,
+            sources=[
+                SourceFidelity(label="real images", images=40, kernel_inception_distance=0.001, near_copy_share=0.012),
+                *(
+                    SourceFidelity(image_set=name, images=100, kernel_inception_distance=0.0321, near_copy_share=0.025)
+                    for name in dict.fromkeys(m.mixture.image_set for m in found.mixtures if m.mixture.image_set)
+                ),
+            ],
         ),
         "galleries": tuple(Gallery(s, c, (example,) * 3) for s in image_sets for c in class_names),
         "real_examples": {c: (png(30), png(40)) for c in class_names},
@@ -402,6 +416,14 @@ def test_a_broken_rule_comes_first_and_takes_the_verdict_away() -> None:
     assert "verdict" not in json.loads(render_json(data))["comparison"]
     assert data.verdict is None and data.comparison.HasField("verdict"), "the data themselves stay"
     assert report(leakage=lines[:2]).verdict is not None
+
+
+def test_fidelity_stands_beside_its_floor() -> None:
+    text = " ".join("".join(Page(render_html(report())).text).split())
+    assert "Features are those of lite0, of 64 pixels" in text
+    assert "real images 40 1.000 1.2 %" in text
+    assert "lora-r4 100 32.100 2.5 %" in text
+    assert "Fidelity and near copies" not in render_html(report(fidelity=None))
 
 
 def test_what_an_import_left_out_is_shown() -> None:

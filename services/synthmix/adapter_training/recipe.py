@@ -19,7 +19,8 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
-from synthmix.latent_diffusion.loading import LatentDiffusion, encode_images, encode_prompts
+from synthmix.latent_diffusion.autoencoder import encode_images
+from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.digests import derived_seed
 

@@ -25,7 +25,10 @@ def coordinate(context: OperationContext) -> ArtifactName:
         missing = [trial for trial in trials if not requests.trial_exists(context.store, request, trial)]
         done = len(trials) - len(missing)
         context.found_done(done)
-        context.update(total=len(trials), done=done, unit="trials", message="training classifiers")
+        context.update(total=len(trials), done=done, unit="trials", message="comparing images")
+        # First, since it is short: what it cannot have, such as the base model, is told before hours of training.
+        fidelity = _measure_fidelity(context, request, names["split"])
+        context.update(message="training classifiers")
 
         def count(index: int, value: Any) -> None:
             nonlocal done
@@ -47,9 +50,21 @@ def coordinate(context: OperationContext) -> ArtifactName:
             count,
         )
         context.update(message="comparing")
-        _write_evaluation(context, target, request, names["split"], trials)
+        _write_evaluation(context, target, request, names["split"], trials, fidelity)
     context.update(total=len(trials), done=len(trials), unit="trials")
     return target
+
+
+def _measure_fidelity(context: OperationContext, request: dict[str, Any], split: str) -> dict[str, Any] | None:
+    """An evaluations.v1.Fidelity as plain values; None without image sets."""
+    if not request["image_sets"]:
+        return None
+    [fidelity] = context.run_tasks(
+        "synthmix.classifier_evaluation.image_fidelity:measure",
+        [{"split": split, "image_sets": request["image_sets"]}],
+    )
+    assert isinstance(fidelity, dict)
+    return fidelity
 
 
 def _write_evaluation(
@@ -58,6 +73,7 @@ def _write_evaluation(
     request: dict[str, Any],
     split: str,
     trials: list[TrialSpec],
+    fidelity: dict[str, Any] | None,
 ) -> None:
     store = context.store
     stored = {
@@ -82,6 +98,7 @@ def _write_evaluation(
                 "split": split,
                 "trials": [trial.trial for trial in trial_results.trials],
                 "comparison": message_json.to_value(comparison),
+                "fidelity": fidelity,
             },
             seconds=context.worker_seconds,
             gpu_seconds=context.gpu_seconds,

@@ -61,6 +61,8 @@ def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb
         gpu_seconds=manifest.gpu_seconds,
         payloads=payload_messages(store, manifest),
     )
+    if summary["fidelity"] is not None:
+        message.fidelity.CopyFrom(message_json.from_value(summary["fidelity"], evaluations_pb2.Fidelity))
     message.create_time.FromJsonString(manifest.create_time)
     return message
 

@@ -16,9 +16,10 @@ SPLITS = "splits"
 ADAPTERS = "adapters"
 IMAGE_SETS = "image-sets"
 TRIALS = "trials"
+FEATURES = "features"
 EVALUATIONS = "evaluations"
 STUDIES = "studies"
-COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, TRIALS, EVALUATIONS, STUDIES)
+COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, TRIALS, FEATURES, EVALUATIONS, STUDIES)
 PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 

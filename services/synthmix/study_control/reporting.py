@@ -94,6 +94,7 @@ def collect(
     image_set_manifests = [read_manifest(store, ArtifactName.parse(name, field="image_set")) for name in image_sets]
     evaluation_manifest = read_manifest(store, ArtifactName.parse(evaluation, field="evaluation"))
     comparison = message_json.from_value(evaluation_manifest.summary["comparison"], evaluations_pb2.Comparison)
+    fidelity = evaluation_manifest.summary["fidelity"]
     results = message_json.from_bytes(
         read_payload(store, evaluation_manifest, "trials.json"), evaluations_pb2.TrialResults
     )
@@ -122,6 +123,7 @@ def collect(
             _image_set(set_names[str(item.name)], adapter_names[f"adapters/{item.inputs['adapter']}"], item)
             for item in image_set_manifests
         ),
+        fidelity=message_json.from_value(fidelity, evaluations_pb2.Fidelity) if fidelity else None,
         galleries=galleries,
         real_examples=real_examples,
         nearest_distance=NEAREST_DISTANCE,

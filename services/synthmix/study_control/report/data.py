@@ -174,6 +174,8 @@ class ReportData:
     base_model: str
     adapters: tuple[Adapter, ...]
     image_sets: tuple[ImageSet, ...]
+    # Of the image sets; None without any.
+    fidelity: evaluations_pb2.Fidelity | None
     galleries: tuple[Gallery, ...]
     # Real train images of each class as PNG, beside the galleries; classes may be absent.
     real_examples: Mapping[str, tuple[bytes, ...]]

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synthmix.api.evaluations.v1.evaluations_pb2 import Metric, MixtureResult, TrialResult
+from synthmix.api.evaluations.v1.evaluations_pb2 import Metric, MixtureResult, SourceFidelity, TrialResult
 from synthmix.study_control.report.data import ReportData
 
 
@@ -140,3 +140,9 @@ def controls_of(data: ReportData, chosen: MixtureResult) -> list[MixtureResult]:
 def kind_label(data: ReportData, result: MixtureResult) -> str:
     """What all mixtures of its kind are called."""
     return next(kind.label for kind in data.comparison.kinds if kind.name == result.mixture.kind)
+
+
+def source_name(data: ReportData, source: SourceFidelity) -> str:
+    """What a row of the table of fidelity is of."""
+    labels = {result.mixture.image_set: result.mixture.image_set_label for result in data.comparison.mixtures}
+    return labels[source.image_set] if source.image_set else str(source.label)

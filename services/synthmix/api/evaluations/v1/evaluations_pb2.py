@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)synthmix/evaluations/v1/evaluations.proto\x12\x17synthmix.evaluations.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\"u\n\x17\x43reateEvaluationRequest\x12=\n\nevaluation\x18\x01 \x01(\x0b\x32#.synthmix.evaluations.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x9d\x04\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nimage_sets\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x08mixtures\x18\x04 \x01(\x0b\x32!.synthmix.evaluations.v1.MixturesB\x04\xe2\x41\x01\x02\x12=\n\nclassifier\x18\x05 \x01(\x0b\x32#.synthmix.evaluations.v1.ClassifierB\x04\xe2\x41\x01\x01\x12\x18\n\x05seeds\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x33\n\x05\x63laim\x18\x07 \x01(\x0b\x32\x1e.synthmix.evaluations.v1.ClaimB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x19\n\x0btrial_count\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12=\n\ncomparison\x18\n \x01(\x0b\x32#.synthmix.evaluations.v1.ComparisonB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\r \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x42\x08\n\x06_seeds\"\x82\x01\n\x08Mixtures\x12\x12\n\x04mode\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06ratios\x18\x02 \x03(\x01\x42\x04\xe2\x41\x01\x01\x12!\n\x0esynthetic_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08\x63ontrols\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x42\x11\n\x0f_synthetic_only\"\xd3\x02\n\nClassifier\x12\x1a\n\x0c\x61rchitecture\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\npretrained\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nimage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x13\n\x05match\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x06\x65pochs\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x1d\n\nbatch_size\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12 \n\rlearning_rate\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x1f\n\x0c\x61ugmentation\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x42\r\n\x0b_pretrainedB\r\n\x0b_image_sizeB\t\n\x07_epochsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_augmentation\"[\n\x05\x43laim\x12\x19\n\x06margin\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nconfidence\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\t\n\x07_marginB\r\n\x0b_confidence\"}\n\x07Mixture\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x12\n\x05ratio\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\timage_set\x18\x05 \x01(\t\x12\x17\n\x0fimage_set_label\x18\x06 \x01(\tB\x08\n\x06_ratio\"a\n\x0bMixtureKind\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\naxis_title\x18\x03 \x01(\t\x12\x10\n\x08sentence\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontrol\x18\x05 \x01(\x08\"Y\n\x08\x45stimate\x12\x0c\n\x04mean\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12\x10\n\x08per_seed\x18\x04 \x03(\x01\x12\x12\n\nseed_share\x18\x05 \x01(\x01\"\xdd\x01\n\rMixtureResult\x12\x31\n\x07mixture\x18\x01 \x01(\x0b\x32 .synthmix.evaluations.v1.Mixture\x12$\n\x1cvalidation_balanced_accuracy\x18\x02 \x01(\x01\x12<\n\x11\x62\x61lanced_accuracy\x18\x03 \x01(\x0b\x32!.synthmix.evaluations.v1.Estimate\x12\x35\n\ndifference\x18\x04 \x01(\x0b\x32!.synthmix.evaluations.v1.Estimate\"\x87\x01\n\x07Verdict\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\t\x12\x1f\n\x17\x65xcludes_gain_of_margin\x18\x04 \x01(\x08\x12\x1f\n\x17\x65xcludes_loss_of_margin\x18\x05 \x01(\x08\x12\r\n\x05limit\x18\x06 \x01(\t\"\x80\x03\n\nComparison\x12\x11\n\treference\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x01\x12\x0e\n\x06margin\x18\x04 \x01(\x01\x12\r\n\x05seeds\x18\x05 \x01(\x05\x12\x13\n\x0btest_images\x18\x06 \x01(\x05\x12\x13\n\x0btest_groups\x18\x07 \x01(\x05\x12\x14\n\x0ctest_classes\x18\x08 \x01(\x05\x12\x11\n\tresampled\x18\t \x01(\t\x12\x11\n\tresamples\x18\n \x01(\x05\x12\x38\n\x08mixtures\x18\x0b \x03(\x0b\x32&.synthmix.evaluations.v1.MixtureResult\x12\x33\n\x05kinds\x18\x0c \x03(\x0b\x32$.synthmix.evaluations.v1.MixtureKind\x12\x31\n\x07verdict\x18\r \x01(\x0b\x32 .synthmix.evaluations.v1.Verdict\x12\x10\n\x08warnings\x18\x0e \x03(\t\"\xda\x01\n\x08Training\x12\x0f\n\x07mixture\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x05\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12\x13\n\x0breal_images\x18\x04 \x01(\x05\x12\x18\n\x10synthetic_images\x18\x05 \x01(\x05\x12\x17\n\x0foptimizer_steps\x18\x06 \x01(\x05\x12.\n\x06\x65pochs\x18\x07 \x03(\x0b\x32\x1e.synthmix.evaluations.v1.Epoch\x12\x12\n\nbest_epoch\x18\x08 \x01(\x05\x12\x12\n\ntest_reads\x18\t \x01(\x05\"Z\n\x05\x45poch\x12\x12\n\ntrain_loss\x18\x01 \x01(\x01\x12$\n\x1cvalidation_balanced_accuracy\x18\x02 \x01(\x01\x12\x17\n\x0fvalidation_loss\x18\x03 \x01(\x01\"?\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x18\n\x10larger_is_better\x18\x03 \x01(\x08\"\x9c\x03\n\x0bTrialResult\x12\r\n\x05trial\x18\x01 \x01(\t\x12\x33\n\x08training\x18\x02 \x01(\x0b\x32!.synthmix.evaluations.v1.Training\x12K\n\x0ctest_metrics\x18\x03 \x03(\x0b\x32\x35.synthmix.evaluations.v1.TrialResult.TestMetricsEntry\x12W\n\x12validation_metrics\x18\x04 \x03(\x0b\x32;.synthmix.evaluations.v1.TrialResult.ValidationMetricsEntry\x12\x35\n\x07\x63lasses\x18\x05 \x03(\x0b\x32$.synthmix.evaluations.v1.ClassResult\x1a\x32\n\x10TestMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x38\n\x16ValidationMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"u\n\x0b\x43lassResult\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x11\n\tprecision\x18\x03 \x01(\x01\x12\x13\n\x06recall\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cpredicted_as\x18\x05 \x03(\x05\x42\t\n\x07_recall\"v\n\x0cTrialResults\x12\x30\n\x07metrics\x18\x01 \x03(\x0b\x32\x1f.synthmix.evaluations.v1.Metric\x12\x34\n\x06trials\x18\x02 \x03(\x0b\x32$.synthmix.evaluations.v1.TrialResult\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"K\n\x16ListEvaluationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"l\n\x17ListEvaluationsResponse\x12\x38\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.synthmix.evaluations.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8f\x03\n\x11\x45valuationService\x12\x9e\x01\n\x10\x43reateEvaluation\x12\x30.synthmix.evaluations.v1.CreateEvaluationRequest\x1a\x1d.google.longrunning.Operation\"9\xca\x41\x36\n\nEvaluation\x12(synthmix.operations.v1.OperationMetadata\x12\x63\n\rGetEvaluation\x12-.synthmix.evaluations.v1.GetEvaluationRequest\x1a#.synthmix.evaluations.v1.Evaluation\x12t\n\x0fListEvaluations\x12/.synthmix.evaluations.v1.ListEvaluationsRequest\x1a\x30.synthmix.evaluations.v1.ListEvaluationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)synthmix/evaluations/v1/evaluations.proto\x12\x17synthmix.evaluations.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\"u\n\x17\x43reateEvaluationRequest\x12=\n\nevaluation\x18\x01 \x01(\x0b\x32#.synthmix.evaluations.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xd8\x04\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nimage_sets\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x08mixtures\x18\x04 \x01(\x0b\x32!.synthmix.evaluations.v1.MixturesB\x04\xe2\x41\x01\x02\x12=\n\nclassifier\x18\x05 \x01(\x0b\x32#.synthmix.evaluations.v1.ClassifierB\x04\xe2\x41\x01\x01\x12\x18\n\x05seeds\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x33\n\x05\x63laim\x18\x07 \x01(\x0b\x32\x1e.synthmix.evaluations.v1.ClaimB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x19\n\x0btrial_count\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12=\n\ncomparison\x18\n \x01(\x0b\x32#.synthmix.evaluations.v1.ComparisonB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\r \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x39\n\x08\x66idelity\x18\x0e \x01(\x0b\x32!.synthmix.evaluations.v1.FidelityB\x04\xe2\x41\x01\x03\x42\x08\n\x06_seeds\"\x82\x01\n\x08Mixtures\x12\x12\n\x04mode\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06ratios\x18\x02 \x03(\x01\x42\x04\xe2\x41\x01\x01\x12!\n\x0esynthetic_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08\x63ontrols\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x42\x11\n\x0f_synthetic_only\"\xd3\x02\n\nClassifier\x12\x1a\n\x0c\x61rchitecture\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\npretrained\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nimage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x13\n\x05match\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x06\x65pochs\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x1d\n\nbatch_size\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12 \n\rlearning_rate\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x1f\n\x0c\x61ugmentation\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x42\r\n\x0b_pretrainedB\r\n\x0b_image_sizeB\t\n\x07_epochsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_augmentation\"[\n\x05\x43laim\x12\x19\n\x06margin\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nconfidence\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\t\n\x07_marginB\r\n\x0b_confidence\"}\n\x07Mixture\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x12\n\x05ratio\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\timage_set\x18\x05 \x01(\t\x12\x17\n\x0fimage_set_label\x18\x06 \x01(\tB\x08\n\x06_ratio\"a\n\x0bMixtureKind\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\naxis_title\x18\x03 \x01(\t\x12\x10\n\x08sentence\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontrol\x18\x05 \x01(\x08\"Y\n\x08\x45stimate\x12\x0c\n\x04mean\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12\x10\n\x08per_seed\x18\x04 \x03(\x01\x12\x12\n\nseed_share\x18\x05 \x01(\x01\"\xdd\x01\n\rMixtureResult\x12\x31\n\x07mixture\x18\x01 \x01(\x0b\x32 .synthmix.evaluations.v1.Mixture\x12$\n\x1cvalidation_balanced_accuracy\x18\x02 \x01(\x01\x12<\n\x11\x62\x61lanced_accuracy\x18\x03 \x01(\x0b\x32!.synthmix.evaluations.v1.Estimate\x12\x35\n\ndifference\x18\x04 \x01(\x0b\x32!.synthmix.evaluations.v1.Estimate\"\x87\x01\n\x07Verdict\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\t\x12\x1f\n\x17\x65xcludes_gain_of_margin\x18\x04 \x01(\x08\x12\x1f\n\x17\x65xcludes_loss_of_margin\x18\x05 \x01(\x08\x12\r\n\x05limit\x18\x06 \x01(\t\"\x80\x03\n\nComparison\x12\x11\n\treference\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x01\x12\x0e\n\x06margin\x18\x04 \x01(\x01\x12\r\n\x05seeds\x18\x05 \x01(\x05\x12\x13\n\x0btest_images\x18\x06 \x01(\x05\x12\x13\n\x0btest_groups\x18\x07 \x01(\x05\x12\x14\n\x0ctest_classes\x18\x08 \x01(\x05\x12\x11\n\tresampled\x18\t \x01(\t\x12\x11\n\tresamples\x18\n \x01(\x05\x12\x38\n\x08mixtures\x18\x0b \x03(\x0b\x32&.synthmix.evaluations.v1.MixtureResult\x12\x33\n\x05kinds\x18\x0c \x03(\x0b\x32$.synthmix.evaluations.v1.MixtureKind\x12\x31\n\x07verdict\x18\r \x01(\x0b\x32 .synthmix.evaluations.v1.Verdict\x12\x10\n\x08warnings\x18\x0e \x03(\t\"\xda\x01\n\x08Training\x12\x0f\n\x07mixture\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x05\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12\x13\n\x0breal_images\x18\x04 \x01(\x05\x12\x18\n\x10synthetic_images\x18\x05 \x01(\x05\x12\x17\n\x0foptimizer_steps\x18\x06 \x01(\x05\x12.\n\x06\x65pochs\x18\x07 \x03(\x0b\x32\x1e.synthmix.evaluations.v1.Epoch\x12\x12\n\nbest_epoch\x18\x08 \x01(\x05\x12\x12\n\ntest_reads\x18\t \x01(\x05\"Z\n\x05\x45poch\x12\x12\n\ntrain_loss\x18\x01 \x01(\x01\x12$\n\x1cvalidation_balanced_accuracy\x18\x02 \x01(\x01\x12\x17\n\x0fvalidation_loss\x18\x03 \x01(\x01\"?\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x18\n\x10larger_is_better\x18\x03 \x01(\x08\"\x9c\x03\n\x0bTrialResult\x12\r\n\x05trial\x18\x01 \x01(\t\x12\x33\n\x08training\x18\x02 \x01(\x0b\x32!.synthmix.evaluations.v1.Training\x12K\n\x0ctest_metrics\x18\x03 \x03(\x0b\x32\x35.synthmix.evaluations.v1.TrialResult.TestMetricsEntry\x12W\n\x12validation_metrics\x18\x04 \x03(\x0b\x32;.synthmix.evaluations.v1.TrialResult.ValidationMetricsEntry\x12\x35\n\x07\x63lasses\x18\x05 \x03(\x0b\x32$.synthmix.evaluations.v1.ClassResult\x1a\x32\n\x10TestMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x38\n\x16ValidationMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"u\n\x0b\x43lassResult\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x11\n\tprecision\x18\x03 \x01(\x01\x12\x13\n\x06recall\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cpredicted_as\x18\x05 \x03(\x05\x42\t\n\x07_recall\"v\n\x0cTrialResults\x12\x30\n\x07metrics\x18\x01 \x03(\x0b\x32\x1f.synthmix.evaluations.v1.Metric\x12\x34\n\x06trials\x18\x02 \x03(\x0b\x32$.synthmix.evaluations.v1.TrialResult\"\x8f\x01\n\x08\x46idelity\x12\x17\n\x0f\x66\x65\x61ture_network\x18\x01 \x01(\t\x12\x12\n\nimage_size\x18\x02 \x01(\x05\x12\x1c\n\x14near_copy_percentile\x18\x03 \x01(\x01\x12\x38\n\x07sources\x18\x04 \x03(\x0b\x32\'.synthmix.evaluations.v1.SourceFidelity\"~\n\x0eSourceFidelity\x12\r\n\x05label\x18\x01 \x01(\t\x12\x11\n\timage_set\x18\x02 \x01(\t\x12\x0e\n\x06images\x18\x03 \x01(\x05\x12!\n\x19kernel_inception_distance\x18\x04 \x01(\x01\x12\x17\n\x0fnear_copy_share\x18\x05 \x01(\x01\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"K\n\x16ListEvaluationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"l\n\x17ListEvaluationsResponse\x12\x38\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.synthmix.evaluations.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8f\x03\n\x11\x45valuationService\x12\x9e\x01\n\x10\x43reateEvaluation\x12\x30.synthmix.evaluations.v1.CreateEvaluationRequest\x1a\x1d.google.longrunning.Operation\"9\xca\x41\x36\n\nEvaluation\x12(synthmix.operations.v1.OperationMetadata\x12\x63\n\rGetEvaluation\x12-.synthmix.evaluations.v1.GetEvaluationRequest\x1a#.synthmix.evaluations.v1.Evaluation\x12t\n\x0fListEvaluations\x12/.synthmix.evaluations.v1.ListEvaluationsRequest\x1a\x30.synthmix.evaluations.v1.ListEvaluationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -65,6 +65,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION'].fields_by_name['gpu_seconds']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION'].fields_by_name['payloads']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['payloads']._serialized_options = b'\342A\001\003'
+  _globals['_EVALUATION'].fields_by_name['fidelity']._loaded_options = None
+  _globals['_EVALUATION'].fields_by_name['fidelity']._serialized_options = b'\342A\001\003'
   _globals['_MIXTURES'].fields_by_name['mode']._loaded_options = None
   _globals['_MIXTURES'].fields_by_name['mode']._serialized_options = b'\342A\001\001'
   _globals['_MIXTURES'].fields_by_name['ratios']._loaded_options = None
@@ -108,47 +110,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEEVALUATIONREQUEST']._serialized_start=212
   _globals['_CREATEEVALUATIONREQUEST']._serialized_end=329
   _globals['_EVALUATION']._serialized_start=332
-  _globals['_EVALUATION']._serialized_end=873
-  _globals['_MIXTURES']._serialized_start=876
-  _globals['_MIXTURES']._serialized_end=1006
-  _globals['_CLASSIFIER']._serialized_start=1009
-  _globals['_CLASSIFIER']._serialized_end=1348
-  _globals['_CLAIM']._serialized_start=1350
-  _globals['_CLAIM']._serialized_end=1441
-  _globals['_MIXTURE']._serialized_start=1443
-  _globals['_MIXTURE']._serialized_end=1568
-  _globals['_MIXTUREKIND']._serialized_start=1570
-  _globals['_MIXTUREKIND']._serialized_end=1667
-  _globals['_ESTIMATE']._serialized_start=1669
-  _globals['_ESTIMATE']._serialized_end=1758
-  _globals['_MIXTURERESULT']._serialized_start=1761
-  _globals['_MIXTURERESULT']._serialized_end=1982
-  _globals['_VERDICT']._serialized_start=1985
-  _globals['_VERDICT']._serialized_end=2120
-  _globals['_COMPARISON']._serialized_start=2123
-  _globals['_COMPARISON']._serialized_end=2507
-  _globals['_TRAINING']._serialized_start=2510
-  _globals['_TRAINING']._serialized_end=2728
-  _globals['_EPOCH']._serialized_start=2730
-  _globals['_EPOCH']._serialized_end=2820
-  _globals['_METRIC']._serialized_start=2822
-  _globals['_METRIC']._serialized_end=2885
-  _globals['_TRIALRESULT']._serialized_start=2888
-  _globals['_TRIALRESULT']._serialized_end=3300
-  _globals['_TRIALRESULT_TESTMETRICSENTRY']._serialized_start=3192
-  _globals['_TRIALRESULT_TESTMETRICSENTRY']._serialized_end=3242
-  _globals['_TRIALRESULT_VALIDATIONMETRICSENTRY']._serialized_start=3244
-  _globals['_TRIALRESULT_VALIDATIONMETRICSENTRY']._serialized_end=3300
-  _globals['_CLASSRESULT']._serialized_start=3302
-  _globals['_CLASSRESULT']._serialized_end=3419
-  _globals['_TRIALRESULTS']._serialized_start=3421
-  _globals['_TRIALRESULTS']._serialized_end=3539
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=3541
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=3583
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=3585
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=3660
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=3662
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=3770
-  _globals['_EVALUATIONSERVICE']._serialized_start=3773
-  _globals['_EVALUATIONSERVICE']._serialized_end=4172
+  _globals['_EVALUATION']._serialized_end=932
+  _globals['_MIXTURES']._serialized_start=935
+  _globals['_MIXTURES']._serialized_end=1065
+  _globals['_CLASSIFIER']._serialized_start=1068
+  _globals['_CLASSIFIER']._serialized_end=1407
+  _globals['_CLAIM']._serialized_start=1409
+  _globals['_CLAIM']._serialized_end=1500
+  _globals['_MIXTURE']._serialized_start=1502
+  _globals['_MIXTURE']._serialized_end=1627
+  _globals['_MIXTUREKIND']._serialized_start=1629
+  _globals['_MIXTUREKIND']._serialized_end=1726
+  _globals['_ESTIMATE']._serialized_start=1728
+  _globals['_ESTIMATE']._serialized_end=1817
+  _globals['_MIXTURERESULT']._serialized_start=1820
+  _globals['_MIXTURERESULT']._serialized_end=2041
+  _globals['_VERDICT']._serialized_start=2044
+  _globals['_VERDICT']._serialized_end=2179
+  _globals['_COMPARISON']._serialized_start=2182
+  _globals['_COMPARISON']._serialized_end=2566
+  _globals['_TRAINING']._serialized_start=2569
+  _globals['_TRAINING']._serialized_end=2787
+  _globals['_EPOCH']._serialized_start=2789
+  _globals['_EPOCH']._serialized_end=2879
+  _globals['_METRIC']._serialized_start=2881
+  _globals['_METRIC']._serialized_end=2944
+  _globals['_TRIALRESULT']._serialized_start=2947
+  _globals['_TRIALRESULT']._serialized_end=3359
+  _globals['_TRIALRESULT_TESTMETRICSENTRY']._serialized_start=3251
+  _globals['_TRIALRESULT_TESTMETRICSENTRY']._serialized_end=3301
+  _globals['_TRIALRESULT_VALIDATIONMETRICSENTRY']._serialized_start=3303
+  _globals['_TRIALRESULT_VALIDATIONMETRICSENTRY']._serialized_end=3359
+  _globals['_CLASSRESULT']._serialized_start=3361
+  _globals['_CLASSRESULT']._serialized_end=3478
+  _globals['_TRIALRESULTS']._serialized_start=3480
+  _globals['_TRIALRESULTS']._serialized_end=3598
+  _globals['_FIDELITY']._serialized_start=3601
+  _globals['_FIDELITY']._serialized_end=3744
+  _globals['_SOURCEFIDELITY']._serialized_start=3746
+  _globals['_SOURCEFIDELITY']._serialized_end=3872
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=3874
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=3916
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=3918
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=3993
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=3995
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=4103
+  _globals['_EVALUATIONSERVICE']._serialized_start=4106
+  _globals['_EVALUATIONSERVICE']._serialized_end=4505
 # @@protoc_insertion_point(module_scope)

@@ -21,7 +21,7 @@ class CreateEvaluationRequest(_message.Message):
     def __init__(self, evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("name", "split", "image_sets", "mixtures", "classifier", "seeds", "claim", "create_time", "trial_count", "comparison", "seconds", "gpu_seconds", "payloads")
+    __slots__ = ("name", "split", "image_sets", "mixtures", "classifier", "seeds", "claim", "create_time", "trial_count", "comparison", "seconds", "gpu_seconds", "payloads", "fidelity")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SETS_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class Evaluation(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    FIDELITY_FIELD_NUMBER: _ClassVar[int]
     name: str
     split: str
     image_sets: _containers.RepeatedScalarFieldContainer[str]
@@ -48,7 +49,8 @@ class Evaluation(_message.Message):
     seconds: float
     gpu_seconds: float
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
-    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[Mixtures, _Mapping]] = ..., classifier: _Optional[_Union[Classifier, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ...) -> None: ...
+    fidelity: Fidelity
+    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[Mixtures, _Mapping]] = ..., classifier: _Optional[_Union[Classifier, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ...) -> None: ...
 
 class Mixtures(_message.Message):
     __slots__ = ("mode", "ratios", "synthetic_only", "controls")
@@ -285,6 +287,32 @@ class TrialResults(_message.Message):
     metrics: _containers.RepeatedCompositeFieldContainer[Metric]
     trials: _containers.RepeatedCompositeFieldContainer[TrialResult]
     def __init__(self, metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., trials: _Optional[_Iterable[_Union[TrialResult, _Mapping]]] = ...) -> None: ...
+
+class Fidelity(_message.Message):
+    __slots__ = ("feature_network", "image_size", "near_copy_percentile", "sources")
+    FEATURE_NETWORK_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NEAR_COPY_PERCENTILE_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    feature_network: str
+    image_size: int
+    near_copy_percentile: float
+    sources: _containers.RepeatedCompositeFieldContainer[SourceFidelity]
+    def __init__(self, feature_network: _Optional[str] = ..., image_size: _Optional[int] = ..., near_copy_percentile: _Optional[float] = ..., sources: _Optional[_Iterable[_Union[SourceFidelity, _Mapping]]] = ...) -> None: ...
+
+class SourceFidelity(_message.Message):
+    __slots__ = ("label", "image_set", "images", "kernel_inception_distance", "near_copy_share")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SET_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_INCEPTION_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    NEAR_COPY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    image_set: str
+    images: int
+    kernel_inception_distance: float
+    near_copy_share: float
+    def __init__(self, label: _Optional[str] = ..., image_set: _Optional[str] = ..., images: _Optional[int] = ..., kernel_inception_distance: _Optional[float] = ..., near_copy_share: _Optional[float] = ...) -> None: ...
 
 class GetEvaluationRequest(_message.Message):
     __slots__ = ("name",)

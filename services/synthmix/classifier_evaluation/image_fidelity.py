@@ -1,0 +1,135 @@
+"""How near image sets come to real images, and whether they hold copies: a task on a worker.
+
+Beside each image set stand what real images score against real ones, which is the best that any can, and what the
+train images score after the base model's autoencoder, which is the best that its generator can.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.classifier_evaluation.features import NETWORK, stored_features
+from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, near_copy_distance, nearest_distances
+from synthmix.image_data.image_table import read_images
+from synthmix.image_data.pixel_cache import pixels
+from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
+from synthmix.image_data.synthetic_images import SyntheticImages, open_image_set
+from synthmix.latent_diffusion import base_model
+from synthmix.latent_diffusion.autoencoder import load_autoencoder, reconstruct
+from synthmix.service_kit import message_json
+from synthmix.service_kit.artifacts import Manifest, read_manifest
+from synthmix.service_kit.digests import derived_seed
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
+from synthmix.service_kit.settings import object_store_settings
+
+# The distance's cost grows with the square of the images, and its spread hardly shrinks beyond so many.
+MOST_IMAGES = 2000
+NEAR_COPY_PERCENTILE = 1.0
+
+Source = TrainPart | ValidationPart | TestPart | SyntheticImages
+
+
+def measure(split: str, image_sets: Sequence[str], report: Callable[[int], None], threads: int) -> dict[str, Any]:
+    """The task that a coordinator runs on a worker.
+
+    Args:
+        split: splits/{id}.
+        image_sets: Ids, of one base model.
+
+    Returns:
+        An evaluations.v1.Fidelity, as plain values.
+    """
+    torch.set_num_threads(threads)
+    return message_json.to_value(measure_fidelity(ObjectStore(object_store_settings()), split, image_sets))
+
+
+def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) -> evaluations_pb2.Fidelity:
+    """Compares image sets, and real images, with the test part.
+
+    Every sample holds as many images of each class, since proportions of classes would pass for a distance.
+
+    Raises:
+        FailedPrecondition: The base model is not to be had any more.
+        NotFound: There is no such split or image set.
+    """
+    train, validation, test = open_split(store, split, field="evaluation.split")
+    opened = [
+        open_image_set(
+            store, str(ArtifactName(IMAGE_SETS, image_set)), classes=train.classes, field="evaluation.image_sets"
+        )
+        for image_set in image_sets
+    ]
+    size_px = _image_size_px(store, opened[0])
+    classes = np.unique(test.labels)
+
+    def features(source: Source, rows: np.ndarray) -> np.ndarray:
+        images = {"digest": source.digest, "rows": None if len(rows) == len(source) else rows.tolist()}
+        return stored_features(store, images, size_px, lambda: pixels(store, source, size_px)[rows])
+
+    train_features = features(train, np.arange(len(train)))
+    train_rows = balanced_rows(train.labels, classes)
+    reference = features(test, balanced_rows(test.labels, classes))
+    through = _reconstructed_features(store, opened[0].manifest, train, size_px)
+    validation_features = features(validation, balanced_rows(validation.labels, classes))
+    near = near_copy_distance(train_features, reference, NEAR_COPY_PERCENTILE)
+
+    def compared(label: str, sample: np.ndarray, queries: np.ndarray, **names: str) -> evaluations_pb2.SourceFidelity:
+        return evaluations_pb2.SourceFidelity(
+            label=label,
+            images=len(sample),
+            kernel_inception_distance=kernel_inception_distance(sample, reference),
+            near_copy_share=float(np.mean(nearest_distances(queries, train_features) < near)),
+            **names,
+        )
+
+    sources = [
+        # Validation's images are as new to the train part as test's are, and the threshold is not theirs.
+        compared("real images", train_features[train_rows], validation_features),
+        compared("train images through the autoencoder", through[train_rows], through[train_rows]),
+    ]
+    for images in opened:
+        sample = features(images, balanced_rows(images.labels, classes))
+        sources.append(compared("", sample, sample, image_set=str(images.manifest.name)))
+    return evaluations_pb2.Fidelity(
+        feature_network=NETWORK,
+        image_size=size_px,
+        near_copy_percentile=NEAR_COPY_PERCENTILE,
+        sources=sources,
+    )
+
+
+def balanced_rows(labels: Sequence[int], classes: np.ndarray) -> np.ndarray:
+    """Rows of which each of the classes has as many as the rarest, at most MOST_IMAGES in all, in ascending order."""
+    own = np.asarray(labels)
+    members = [rows for rows in (np.flatnonzero(own == label) for label in classes) if len(rows)]
+    count = min(*(len(rows) for rows in members), max(1, MOST_IMAGES // len(classes)))
+    chosen = [
+        np.random.default_rng(derived_seed(0, "fidelity sample", index)).permutation(rows)[:count]
+        for index, rows in enumerate(members)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def _reconstructed_features(store: ObjectStore, image_set: Manifest, train: TrainPart, size_px: int) -> np.ndarray:
+    """Of every train image after the autoencoder of the base model that the image set comes from."""
+    adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
+
+    def load() -> np.ndarray:
+        found = base_model.resolve(adapter.summary["base_model"], field="adapter.base_model")
+        base_model.verify(found, adapter.inputs["base_model"])
+        return reconstruct(load_autoencoder(found.folder), pixels(store, train, size_px), grey=adapter.summary["grey"])
+
+    images = {"digest": train.digest, "autoencoder": adapter.inputs["base_model"], "grey": adapter.summary["grey"]}
+    return stored_features(store, images, size_px, load)
+
+
+def _image_size_px(store: ObjectStore, images: SyntheticImages) -> int:
+    """The size at which synthetic images were made."""
+    [(_, png)] = read_images(store, images.manifest, [0])
+    return Image.open(io.BytesIO(png), formats=["PNG"]).size[0]
