@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from image_archives import encoded, noise
 from memory_object_store import MemoryObjectStore
 from striped_study import IMAGE_SET, TRIAL, evaluate, split_of, striped_store, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation import features, front_end, image_fidelity, metrics, requests
+from synthmix.classifier_evaluation import features, front_end, image_fidelity, metrics, recipe, requests
 from synthmix.classifier_evaluation.image_fidelity import balanced_rows, measure_fidelity
 from synthmix.classifier_evaluation.metrics import METRICS, Metric
+from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import open_split
 from synthmix.image_data.trial_files import read_trial
 from synthmix.service_kit import message_json
@@ -129,6 +131,34 @@ def test_features_are_computed_once(store: MemoryObjectStore, monkeypatch: pytes
     monkeypatch.setattr(features, "compute_features", lambda pixels: pytest.fail("computed again"))
     assert measure_fidelity(store, split_of(store), [IMAGE_SET]) == first
     assert len(list_artifacts(store, "features")) == 5  # train, validation, test, reconstructed, the image set
+
+
+def test_reconstructed_real_is_trained_on_what_the_autoencoder_leaves(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    train_and_evaluate = recipe.train_and_evaluate
+
+    def watched(settings: Any, classes: int, images: recipe.TrainingImages, *arguments: Any, **options: Any) -> Any:
+        seen.append(np.array(images.real))
+        return train_and_evaluate(settings, classes, images, *arguments, **options)
+
+    monkeypatch.setattr(recipe, "train_and_evaluate", watched)
+    evaluation, _ = evaluate(store, ratios=[0.5], controls=["reconstructed_real"])
+    comparison = comparison_of(evaluation)
+    assert [kind.name for kind in comparison.kinds] == ["real", "reconstructed_real", "append"]
+    control = comparison.mixtures[1]
+    assert (control.mixture.label, control.mixture.image_set) == ("real reconstructed", "")
+    assert control.mixture.key not in comparison.candidates and control.HasField("difference")
+    real, reconstructed = seen[0], seen[2]
+    assert real.shape == reconstructed.shape and (real != reconstructed).any()
+    error = np.abs(real.astype(float) - reconstructed)
+    assert error.mean() < 0.5 * np.abs(real.astype(float) - real.mean()).mean(), "they are the same pictures"
+    [name] = list_artifacts(store, "reconstructions")
+    train, _, _ = open_split(store, split_of(store), field="split")
+    assert read_manifest(store, name).inputs["train_split"] == train.digest
+    labels = read_index(store, read_manifest(store, name), ["label"])["label"].to_pylist()
+    assert labels == [train.classes[label] for label in train.labels]
 
 
 def test_samples_hold_as_many_of_each_class_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

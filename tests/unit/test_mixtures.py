@@ -27,7 +27,16 @@ from synthmix.classifier_evaluation.mixtures import (
     taken_by,
 )
 from synthmix.classifier_evaluation.trial_requests import check_generator, trial_name, trial_request
-from synthmix.image_data.mixture_kinds import APPEND, DUPLICATED_REAL, KINDS, MODES, REAL, SYNTHETIC_ONLY
+from synthmix.image_data.mixture_kinds import (
+    APPEND,
+    DUPLICATED_REAL,
+    KINDS,
+    MODES,
+    REAL,
+    RECONSTRUCTED_REAL,
+    SYNTHETIC_ONLY,
+    added_share,
+)
 from synthmix.image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
 from synthmix.image_data.synthetic_images import SyntheticImages
 from synthmix.service_kit.artifacts import Manifest, write_manifest
@@ -132,6 +141,11 @@ def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
         ({"image_sets": [IMAGE_SET, IMAGE_SET]}, "evaluation.image_sets[1]", "is there twice"),
         ({"image_sets": []}, "evaluation.image_sets", "name one or more, or ask for ratio 0 alone"),
         ({"image_sets": [], "ratios": []}, "evaluation.image_sets", "synthetic only"),
+        (
+            {"image_sets": [], "ratios": [], "synthetic_only": False, "controls": [RECONSTRUCTED_REAL]},
+            "evaluation.image_sets",
+            "reconstructed_real",
+        ),
         ({"seeds": 0}, "evaluation.seeds", "0 is out of range"),
     ],
 )
@@ -174,6 +188,7 @@ def test_every_fault_of_a_grid_is_named_at_once() -> None:
         (DUPLICATED_REAL, 0.5, IMAGE_SET, APPEND),
         (DUPLICATED_REAL, 0.0, None, APPEND),
         (DUPLICATED_REAL, 0.5, None, None),
+        (RECONSTRUCTED_REAL, 0.0, None, None),
     ],
 )
 def test_no_such_mixture(kind: str, ratio: float, image_set_id: str | None, mode: str | None) -> None:
@@ -282,6 +297,21 @@ def test_share_and_replace_take_what_their_sentences_say() -> None:
     assert swapped.labels[:75].tolist() == np.array(train.labels)[swapped.real_rows].tolist()
     duplicated = compose(MixtureSpec(DUPLICATED_REAL, 0.75, mode="share"), train, None, 0)
     assert np.bincount(duplicated.labels).tolist() == np.bincount(share.labels).tolist()
+
+
+def test_reconstructed_real_is_the_train_part_once_for_all_image_sets() -> None:
+    trials = expand_grid(APPEND, [0.5], False, [RECONSTRUCTED_REAL], [IMAGE_SET, OTHER_IMAGE_SET], 1)
+    reconstructed = [trial.mixture for trial in trials if trial.mixture.kind == RECONSTRUCTED_REAL]
+    assert reconstructed == [MixtureSpec(RECONSTRUCTED_REAL, image_set=IMAGE_SET)]
+    mixture = compose(reconstructed[0], part(TrainPart), None, 0)
+    assert mixture.real_rows.tolist() == list(range(100)) and len(mixture.synthetic_rows) == 0
+
+
+def test_what_a_mode_adds_for_each_real_image() -> None:
+    assert [added_share(mode, 0.5) for mode in ("append", "share", "replace")] == [0.5, 1.0, 0.5]
+    assert added_share("share", 0.9) == 9.0
+    with pytest.raises(TypeError):
+        added_share(DUPLICATED_REAL, 0.5)
 
 
 def test_what_replace_keeps_is_among_what_a_smaller_ratio_keeps() -> None:

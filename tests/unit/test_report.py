@@ -83,6 +83,7 @@ def compared(
     seeds: int = 3,
     synthetic_only: float | None = 0.5,
     control: bool = True,
+    reconstructed: bool = False,
     half: float = 0.02,
     **changes: Any,
 ) -> Comparison:
@@ -104,6 +105,9 @@ def compared(
             Mixture(key=f"duplicated-{r}", label=f"real duplicated {100 * r:g} %", kind="duplicated_real", ratio=r)
             for r in ratios
         ]
+    if reconstructed:
+        kinds.append("reconstructed_real")
+        mixtures.append(Mixture(key="reconstructed_real", label="real reconstructed", kind="reconstructed_real"))
     real = Mixture(key="real", label="real only", kind="real", ratio=0.0)
     results = [
         MixtureResult(mixture=real, validation_balanced_accuracy=0.8, balanced_accuracy=estimate(0.8, half, seeds))
@@ -274,6 +278,8 @@ CASES: dict[str, Callable[[], ReportData]] = {
     "real only": lambda: report(compared([], synthetic_only=None, control=False)),
     "nothing spreads": lambda: report(compared([0.1], synthetic_only=None, control=False, half=0.0, seeds=1)),
     "simulated without groups": lambda: report(simulated=True, group_rule=None),
+    "reconstructed": lambda: report(compared(reconstructed=True)),
+    "reconstructed, no synthetic only": lambda: report(compared(reconstructed=True, synthetic_only=None)),
     "share": lambda: report(compared(mode="share")),
     "replace": lambda: report(compared(mode="replace", control=False)),
 }
@@ -382,6 +388,8 @@ def test_the_control_of_the_chosen_size_stands_beside_the_verdict() -> None:
     words = f"Real images duplicated (control): {formatting.points(control.difference.mean)} points against"
     assert words in html
     assert html.count("(control): ") == 1
+    both = render_html(report(compared(reconstructed=True)))
+    assert "Real images reconstructed (control): " in both and "Real images duplicated (control): " in both
     assert "(control): " not in render_html(report(compared(control=False)))
 
 

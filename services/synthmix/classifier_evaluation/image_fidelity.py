@@ -4,35 +4,30 @@ Beside each image set stand what real images score against real ones, which is t
 train images score after the base model's autoencoder, which is the best that its generator can.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation.features import NETWORK, stored_features
 from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, near_copy_distance, nearest_distances
-from synthmix.image_data.image_table import read_images
+from synthmix.classifier_evaluation.reconstructions import make_reconstruction
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
-from synthmix.image_data.synthetic_images import SyntheticImages, open_image_set
-from synthmix.latent_diffusion import base_model
-from synthmix.latent_diffusion.autoencoder import load_autoencoder, reconstruct
+from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages, open_image_set
 from synthmix.service_kit import message_json
-from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.digests import derived_seed
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
+from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 from synthmix.service_kit.settings import object_store_settings
 
 # The distance's cost grows with the square of the images, and its spread hardly shrinks beyond so many.
 MOST_IMAGES = 2000
 NEAR_COPY_PERCENTILE = 1.0
 
-Source = TrainPart | ValidationPart | TestPart | SyntheticImages
+Source = TrainPart | ValidationPart | TestPart | SyntheticImages | ReconstructedImages
 
 
 def measure(split: str, image_sets: Sequence[str], report: Callable[[int], None], threads: int) -> dict[str, Any]:
@@ -65,7 +60,8 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
         )
         for image_set in image_sets
     ]
-    size_px = _image_size_px(store, opened[0])
+    reconstructed = make_reconstruction(store, opened[0].manifest, train)
+    size_px = int(reconstructed.manifest.request["size_px"])
     classes = np.unique(test.labels)
 
     def features(source: Source, rows: np.ndarray) -> np.ndarray:
@@ -75,7 +71,7 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
     train_features = features(train, np.arange(len(train)))
     train_rows = balanced_rows(train.labels, classes)
     reference = features(test, balanced_rows(test.labels, classes))
-    through = _reconstructed_features(store, opened[0].manifest, train, size_px)
+    through = features(reconstructed, np.arange(len(train)))
     validation_features = features(validation, balanced_rows(validation.labels, classes))
     near = near_copy_distance(train_features, reference, NEAR_COPY_PERCENTILE)
 
@@ -114,22 +110,3 @@ def balanced_rows(labels: Sequence[int], classes: np.ndarray) -> np.ndarray:
         for index, rows in enumerate(members)
     ]
     return np.sort(np.concatenate(chosen))
-
-
-def _reconstructed_features(store: ObjectStore, image_set: Manifest, train: TrainPart, size_px: int) -> np.ndarray:
-    """Of every train image after the autoencoder of the base model that the image set comes from."""
-    adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
-
-    def load() -> np.ndarray:
-        found = base_model.resolve(adapter.summary["base_model"], field="adapter.base_model")
-        base_model.verify(found, adapter.inputs["base_model"])
-        return reconstruct(load_autoencoder(found.folder), pixels(store, train, size_px), grey=adapter.summary["grey"])
-
-    images = {"digest": train.digest, "autoencoder": adapter.inputs["base_model"], "grey": adapter.summary["grey"]}
-    return stored_features(store, images, size_px, load)
-
-
-def _image_size_px(store: ObjectStore, images: SyntheticImages) -> int:
-    """The size at which synthetic images were made."""
-    [(_, png)] = read_images(store, images.manifest, [0])
-    return Image.open(io.BytesIO(png), formats=["PNG"]).size[0]

@@ -42,7 +42,7 @@ class MixtureSpec:
     Attributes:
         kind: A name in KINDS.
         ratio: What it means is the kind's; 0 for the kinds that have none.
-        image_set: Id of the image set that the synthetic images come from; None for the kinds that hold none.
+        image_set: Id of the image set that the synthetic images come from, or the autoencoder; None for other kinds.
         mode: Of a control that goes with a mode's mixtures: that mode; None for other kinds.
     """
 
@@ -54,7 +54,7 @@ class MixtureSpec:
     def __post_init__(self) -> None:
         kind = KINDS[self.kind]
         given = (self.ratio > 0, self.image_set is not None, self.mode is not None)
-        if given != (kind.has_ratio, kind.holds_synthetic, kind.take_instead is not None):
+        if given != (kind.has_ratio, kind.needs_image_set, kind.take_instead is not None):
             raise ValueError(f"no mixture is {self}")
 
     @property
@@ -119,7 +119,7 @@ def expand_grid(
     """Every trial of an evaluation, mixture by mixture, real only first.
 
     Real only, which is ratio 0 and always there, and the controls do not depend on the image set: they are
-    trained once, whatever the number of image sets.
+    trained once, whatever the number of image sets. The autoencoder of reconstructed_real is that of the first.
 
     Args:
         mode: How ratios are mixed: one of MODES.
@@ -135,8 +135,11 @@ def expand_grid(
     _check_grid(mode, ratios, synthetic_only, controls, image_sets, seeds)
     added = sorted(float(ratio) for ratio in ratios if ratio)
     mixtures = [MixtureSpec(REAL)]
-    for control in (name for name in CONTROLS if name in controls):
-        mixtures += [MixtureSpec(control, ratio, mode=mode) for ratio in added]
+    for control in (KINDS[name] for name in CONTROLS if name in controls):
+        if control.has_ratio:
+            mixtures += [MixtureSpec(control.name, ratio, mode=mode) for ratio in added]
+        else:
+            mixtures.append(MixtureSpec(control.name, image_set=image_sets[0] if control.needs_image_set else None))
     for image_set in image_sets:
         mixtures += [MixtureSpec(mode, ratio, image_set) for ratio in added]
         if synthetic_only:
@@ -221,7 +224,8 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
             f"a mixture is made of a train part and an image set, not of {type(train).__name__} and "
             f"{type(synthetic).__name__}"
         )
-    if mixture.image_set != (synthetic.manifest.name.id if synthetic else None):
+    wanted = mixture.image_set if KINDS[mixture.kind].holds_synthetic else None
+    if wanted != (synthetic.manifest.name.id if synthetic else None):
         raise ValueError(f"{mixture} isn't made of {synthetic}")
     labels = np.asarray(train.labels, dtype=np.int64)
     class_counts = np.bincount(labels, minlength=len(train.classes)).tolist()
@@ -327,11 +331,12 @@ def _check_grid(
     _check_distinct("evaluation.mixtures.controls", controls, problems)
     _check_distinct("evaluation.image_sets", image_sets, problems)
     with problems:
-        if not image_sets and (synthetic_only or any(ratios)):
+        reconstructed = any(name in KINDS and KINDS[name].needs_image_set for name in controls)
+        if not image_sets and (synthetic_only or any(ratios) or reconstructed):
             raise missing_field(
                 "evaluation.image_sets",
-                "ratios above 0 and synthetic only are made of an image set: name one or more, or ask for "
-                "ratio 0 alone",
+                "ratios above 0, synthetic only and reconstructed_real are made of an image set: name one or more, or "
+                "ask for ratio 0 alone",
             )
     problems.raise_if_any()
 

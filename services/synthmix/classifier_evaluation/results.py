@@ -88,13 +88,14 @@ def verdict_candidates(mixtures: Sequence[MixtureSpec]) -> list[MixtureSpec]:
 
 def mixture_messages(store: ObjectStore, mixtures: Sequence[MixtureSpec]) -> dict[MixtureSpec, evaluations_pb2.Mixture]:
     """The mixtures as results name them; where there are several image sets, with what tells theirs apart."""
-    names = _image_set_labels(store, list(dict.fromkeys(item.image_set for item in mixtures if item.image_set)))
+    image_sets = dict.fromkeys(item.image_set for item in mixtures if item.image_set)
+    names = _image_set_labels(store, list(image_sets))
     messages = {}
     for mixture in mixtures:
         message = evaluations_pb2.Mixture(key=mixture.key, label=mixture.label, kind=mixture.kind)
         if KINDS[mixture.kind].has_ratio or mixture.kind == REAL:
             message.ratio = mixture.ratio
-        if mixture.image_set:
+        if KINDS[mixture.kind].holds_synthetic and mixture.image_set:
             message.image_set = str(ArtifactName(IMAGE_SETS, mixture.image_set))
             message.image_set_label = names[mixture.image_set]
             if len(names) > 1:

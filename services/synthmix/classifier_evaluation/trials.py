@@ -13,18 +13,21 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import recipe
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.mixtures import TrialSpec, compose
+from synthmix.classifier_evaluation.reconstructions import open_reconstruction
 from synthmix.classifier_evaluation.trial_requests import (
     RECIPE_VERSION,
     check_generator,
     trial_name,
     trial_request,
 )
+from synthmix.image_data.mixture_kinds import KINDS
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import TrainPart, open_split
-from synthmix.image_data.synthetic_images import SyntheticImages, open_image_set
+from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages, open_image_set
 from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS, predictions_table
 from synthmix.service_kit import message_json
-from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest, write_payload
+from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
+from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.object_store import ObjectStore
@@ -95,7 +98,7 @@ def evaluate_trial(
     if find_manifest(store, name) is not None:
         return name
 
-    synthetic = _open_synthetic(store, trial, train)
+    real, synthetic = _open_real(store, trial, train), _open_synthetic(store, trial, train)
     mixture = compose(trial.mixture, train, synthetic, trial.seed)
     size_px = settings.image_size_px
     test_reads = 0
@@ -114,7 +117,7 @@ def evaluate_trial(
             settings,
             len(train.classes),
             recipe.TrainingImages(
-                mixture, pixels(store, train, size_px), pixels(store, synthetic, size_px) if synthetic else None
+                mixture, pixels(store, real, size_px), pixels(store, synthetic, size_px) if synthetic else None
             ),
             pixels(store, validation, size_px),
             np.asarray(validation.labels, np.int64),
@@ -164,8 +167,24 @@ def evaluate_trial(
     return name
 
 
+def _open_real(store: ObjectStore, trial: TrialSpec, train: TrainPart) -> TrainPart | ReconstructedImages:
+    """The mixture's real images: as they are, or as the base model's autoencoder restores them."""
+    if not KINDS[trial.mixture.kind].reconstructed or trial.mixture.image_set is None:
+        return train
+    image_set = read_manifest(store, ArtifactName(IMAGE_SETS, trial.mixture.image_set))
+    check_generator(store, image_set, train.digest, field="evaluation.image_sets")
+    reconstructed = open_reconstruction(store, image_set, train)
+    if reconstructed.labels != train.labels:
+        raise DataLoss(
+            f"{reconstructed.manifest.name} is not of {train.name}; delete it and submit the evaluation again",
+            reason="RECONSTRUCTION_DIFFERS",
+            metadata={"artifact": str(reconstructed.manifest.name)},
+        )
+    return reconstructed
+
+
 def _open_synthetic(store: ObjectStore, trial: TrialSpec, train: TrainPart) -> SyntheticImages | None:
-    if trial.mixture.image_set is None:
+    if not KINDS[trial.mixture.kind].holds_synthetic or trial.mixture.image_set is None:
         return None
     image_set = str(ArtifactName(IMAGE_SETS, trial.mixture.image_set))
     synthetic = open_image_set(store, image_set, classes=train.classes, field="evaluation.image_sets")

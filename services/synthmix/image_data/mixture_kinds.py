@@ -16,6 +16,7 @@ REAL = "real"
 APPEND = "append"
 SYNTHETIC_ONLY = "synthetic_only"
 DUPLICATED_REAL = "duplicated_real"
+RECONSTRUCTED_REAL = "reconstructed_real"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class MixtureKind:
         largest_ratio: Of a mode; 0 for the other kinds.
         axis_title: What the ratio counts, of a mode.
         control: Whether it is asked for as one of `mixtures.controls`.
+        reconstructed: Whether its real images are taken as the base model's autoencoder restores them.
     """
 
     name: str
@@ -61,6 +63,7 @@ class MixtureKind:
     largest_ratio: float = 0.0
     axis_title: str = ""
     control: bool = False
+    reconstructed: bool = False
 
     @property
     def is_mode(self) -> bool:
@@ -70,6 +73,11 @@ class MixtureKind:
     @property
     def has_ratio(self) -> bool:
         return self.is_mode or self.take_instead is not None
+
+    @property
+    def needs_image_set(self) -> bool:
+        """Whether its mixtures name an image set: for its images, or for the autoencoder that it comes from."""
+        return self.holds_synthetic or self.reconstructed
 
     @property
     def holds_synthetic(self) -> bool:
@@ -185,6 +193,16 @@ KINDS = {
             take_instead=_duplicated,
             control=True,
         ),
+        MixtureKind(
+            RECONSTRUCTED_REAL,
+            "real reconstructed",
+            "real images reconstructed (control)",
+            "is the N real images after the base model's autoencoder. It tells a poor generator from an autoencoder "
+            "that loses what the classifier needs: what this mixture loses, no generator of this base model can give.",
+            take=_real,
+            control=True,
+            reconstructed=True,
+        ),
     )
 }
 """By name, in the order in which a grid has them."""
@@ -202,3 +220,11 @@ def kind_message(kind: MixtureKind) -> evaluations_pb2.MixtureKind:
         sentence=kind.sentence,
         control=kind.control,
     )
+
+
+def added_share(mode: str, ratio: float) -> float:
+    """Synthetic images that a mode takes for each real one."""
+    kind, real = KINDS[mode], 10_000
+    if kind.take is None:
+        raise TypeError(f"{mode} is not a mode")
+    return sum(kind.take(ratio, (real,)).synthetic) / real

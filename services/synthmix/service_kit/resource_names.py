@@ -16,10 +16,11 @@ SPLITS = "splits"
 ADAPTERS = "adapters"
 IMAGE_SETS = "image-sets"
 TRIALS = "trials"
+RECONSTRUCTIONS = "reconstructions"
 FEATURES = "features"
 EVALUATIONS = "evaluations"
 STUDIES = "studies"
-COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, TRIALS, FEATURES, EVALUATIONS, STUDIES)
+COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, TRIALS, RECONSTRUCTIONS, FEATURES, EVALUATIONS, STUDIES)
 PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 

@@ -10,6 +10,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.image_data.mixture_kinds import MODES, added_share
 from synthmix.service_kit.defaults import set_default
 from synthmix.service_kit.errors import (
     FieldViolation,
@@ -192,10 +193,18 @@ def image_set(
     return request
 
 
+def added_shares(spec: studies_pb2.StudySpec) -> list[float]:
+    """Synthetic images for each real one, at each ratio."""
+    mode = spec.mixtures.mode
+    if mode not in MODES:
+        return list(spec.mixtures.ratios)  # the evaluation refuses the mode, at its own field
+    return [added_share(mode, ratio) for ratio in spec.mixtures.ratios]
+
+
 def largest_need(spec: studies_pb2.StudySpec, train_counts: dict[str, int]) -> int:
     """Images that the largest mixture takes of the largest class; one more for its rounding."""
-    ratio = max([*spec.mixtures.ratios, 1.0 if spec.mixtures.synthetic_only else 0.0])
-    return math.ceil(ratio * max(train_counts.values())) + 1
+    share = max([*added_shares(spec), 1.0 if spec.mixtures.synthetic_only else 0.0])
+    return math.ceil(share * max(train_counts.values())) + 1
 
 
 def default_per_class(spec: studies_pb2.StudySpec, train_counts: dict[str, int]) -> int:
@@ -203,7 +212,7 @@ def default_per_class(spec: studies_pb2.StudySpec, train_counts: dict[str, int])
 
     In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all trials that are done.
     """
-    steps = 2 ** math.ceil(math.log2(max([1.0, *spec.mixtures.ratios])))
+    steps = 2 ** math.ceil(math.log2(max([1.0, *added_shares(spec)])))
     return int(steps) * max(train_counts.values()) + 1
 
 

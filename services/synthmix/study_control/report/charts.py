@@ -82,8 +82,8 @@ class _Frame:
 def ratio_curve(comparison: Comparison, width_px: int) -> Markup:
     """Balanced accuracy against the ratio, a line for each image set and one for the duplicated control.
 
-    Points are means over seeds, whiskers their intervals, small dots single seeds. Synthetic only, which has
-    no ratio, stands apart on the right; far below the rest it is an arrow with its value, so that the rest
+    Points are means over seeds, whiskers their intervals, small dots single seeds. What has no ratio, such as
+    synthetic only, stands apart on the right; far below the rest it is an arrow with its value, so that the rest
     stays readable. Ratios that would collide on a linear axis are spaced evenly, and the axis says so.
 
     Args:
@@ -148,7 +148,7 @@ def ratio_curve(comparison: Comparison, width_px: int) -> Markup:
     _point(group, *start, y, "square", True, with_seeds)
     if apart:
         _line(svg, frame.right + 8.0, frame.top, frame.right + 8.0, frame.floor, "divider")
-        _synthetic_only(svg, apart, y, replace(frame, left=frame.right + 16.0, right=edge), with_seeds)
+        _without_ratio(svg, apart, y, replace(frame, left=frame.right + 16.0, right=edge), with_seeds)
     return _markup(svg)
 
 
@@ -281,17 +281,18 @@ def _ratio_axis(
     _text(svg, middle, frame.floor + 42.0, title, "middle")
 
 
-def _synthetic_only(
+def _without_ratio(
     svg: ElementTree.Element,
     apart: Sequence[tuple[_Series, MixtureResult]],
     y: _Scale,
     frame: _Frame,
     with_seeds: bool,
 ) -> None:
-    """Draws synthetic only of each image set; an arrow and a number for what lies below the chart."""
+    """Draws synthetic only and other mixtures without a ratio; an arrow and a number for what lies below the chart."""
     middle = (frame.left + frame.right) / 2.0
     _line(svg, frame.left, frame.floor, frame.right, frame.floor, "axis")
-    _text(svg, middle, frame.floor + 20.0, "synthetic only", "middle")
+    only = all(mixture.mixture.kind == "synthetic_only" for _, mixture in apart)
+    _text(svg, middle, frame.floor + 20.0, "synthetic only" if only else "no ratio", "middle")
     below = 0
     for index, (one, mixture) in enumerate(apart):
         x = frame.left + (index + 0.5) * (frame.right - frame.left) / len(apart)
