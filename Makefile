@@ -67,7 +67,7 @@ base-model: setup ## Retrain the built-in base model into build/base-model (abou
 	$(BIN)/python -m pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
 base-model-figures: setup ## Adapt the built-in base model and measure what it makes (about 70 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/base_model.py --out build/base-model-figures
-real-studies: setup ## Run the paper's six mixtures on real images (about 50 minutes on 2 cores; needs ../shared/data)
+real-studies: setup ## Run the paper's six mixtures on real images (20 to 50 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/real_studies.py --home build/real-studies
 calibration: setup ## Count wrong claims of equivalence over simulated studies (about 25 minutes)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/calibration.py --out build/calibration

@@ -95,7 +95,7 @@ def test_front_ends_have_native_probes_and_find_one_another() -> None:
     for service in SERVICES:
         pod = chart.get("Deployment", f"{PREFIX}-{service}")["spec"]["template"]["spec"]
         [container] = pod["containers"]
-        assert container["args"] == [service.replace("-", "_")]
+        assert container["args"] == [f"synthmix.{service.replace('-', '_')}"]
         assert all(container[probe]["grpc"] == {"port": 50051} for probe in ("startupProbe", "readinessProbe"))
         settings = environment(container)
         for other in SERVICES:

@@ -196,7 +196,7 @@ def test_unexpected_errors_have_no_stack_trace(
     def broken(self: object) -> None:
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("synthmix.client.Client.list_studies", broken)
+    monkeypatch.setattr("synthmix.client.client.Client.list_studies", broken)
     code, _, err = run("studies", "list")
     assert code == 1
     assert err == "error: unexpected RuntimeError: surprise; set SYNTHMIX_DEBUG=1 for the stack trace and report it\n"

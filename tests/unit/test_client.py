@@ -567,7 +567,7 @@ def test_watching_survives_a_server_that_is_gone_for_a_while() -> None:
 
 
 def test_watching_gives_up(services: fake.FakeServices, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthmix.client, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(synthmix.client.client, "PATIENCE_S", 0.3)
     [first] = fake.watch_of(("a", "1"))
 
     def once(request: Any, context: Any) -> Iterator[Any]:
