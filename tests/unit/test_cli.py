@@ -672,7 +672,7 @@ def test_list_and_show_datasets(services: fake.FakeServices, run: Run) -> None:
     services.answers["ListDatasets"] = lambda request, context: datasets_pb2.ListDatasetsResponse(datasets=[dataset])
     services.answers["GetDataset"] = lambda request, context: dataset
     assert "simulated" in run("datasets", "list")[1]
-    shown = run("datasets", "show", "trials")[1]
+    shown = run("datasets", "show", "cells")[1]
     assert "image_count: 5" in shown
     assert "create_time: '1970-01-01T00:01:00Z'" in shown
     assert services.requests["GetDataset"][0].name == "datasets/cells"
