@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from synthmix.classifier_evaluation.statistics import Comparison, MixturePredictions, compare
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.classifier_evaluation.paired_comparison import MixturePredictions, compare
 
 CLASSES = ("a", "b")
 
@@ -36,7 +37,9 @@ class Design:
     one_class_groups: bool = False
 
 
-def simulate(rng: np.random.Generator, design: Design, margin: float, resamples: int = 300) -> Comparison:
+def simulate(
+    rng: np.random.Generator, design: Design, margin: float, resamples: int = 300
+) -> evaluations_pb2.Comparison:
     """Draws a study and compares its two mixtures with 95 % intervals."""
     if design.one_class_groups:
         labels = np.repeat(np.arange(design.groups) % 2, 2 * design.images)
@@ -51,7 +54,11 @@ def simulate(rng: np.random.Generator, design: Design, margin: float, resamples:
     real_luck = np.broadcast_to(rng.random(shape[1]), shape) if design.luck == "image" else rng.random(shape)
     mixed_luck = rng.random(shape) if design.luck == "none" else real_luck
     mixtures = [
-        MixturePredictions(key, key, np.where(right, labels, 1 - labels), np.full(design.seeds, 0.8))
+        MixturePredictions(
+            evaluations_pb2.Mixture(key=key, label=key),
+            np.where(right, labels, 1 - labels),
+            np.full(design.seeds, 0.8),
+        )
         for key, right in (("real", real_luck < design.accuracy), ("append-0.25", mixed_luck < mixed_accuracy))
     ]
     return compare(

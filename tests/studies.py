@@ -63,7 +63,7 @@ def payload_digests(store: ObjectStore, study: studies_pb2.Study) -> dict[str, s
         study.split,
         *study.adapters,
         *study.image_sets,
-        *evaluation.summary["cells"],
+        *evaluation.summary["trials"],
     ]
     return {
         f"{name}/{payload.name}": payload.sha256

@@ -28,7 +28,7 @@ from pretraining.pipeline import assemble, save_base_model
 from pretraining.text import TextSettings, build_tokenizer, train_text_encoder
 from pretraining.training_state import ProgressLog
 from pretraining.unet import UnetSettings, train_unet
-from synthmix.latent_diffusion.loading import select_device
+from synthmix.latent_diffusion.autoencoder import select_device
 
 # Steps a minute of the whole budget, so that it means the same training on every machine. By what steps take on two
 # cores (0.2, 0.18 and 0.48 to 0.59 s), these share it as 0.15, 0.05 and 0.66 to 0.82; the rest goes to the corpora, the

@@ -39,14 +39,15 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation.classifier_settings import checked_settings, with_defaults
-from synthmix.classifier_evaluation.classifiers import LITE0, build_classifier
-from synthmix.classifier_evaluation.metrics import balanced_accuracy, confusion_matrix
+from synthmix.classifier_evaluation.features import compute_features
+from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, near_copy_distance, nearest_distances
+from synthmix.classifier_evaluation.metrics import balanced_accuracy
 from synthmix.classifier_evaluation.mixtures import Mixture
 from synthmix.classifier_evaluation.recipe import TrainingImages, train_and_evaluate
 from synthmix.client.packing import pack
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_split
-from synthmix.image_synthesis.fidelity import kernel_inception_distance, memorised_share
+from synthmix.latent_diffusion.autoencoder import load_autoencoder, reconstruct
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.latent_diffusion.prompts import prompt_for
@@ -226,33 +227,14 @@ def views_and_steps(budget_s: float, view_s: float, step_s: float, images: int) 
     return views, steps
 
 
-@torch.inference_mode()
 def features(images: np.ndarray) -> np.ndarray:
     """Pooled features (N, 1280) of images (N, H, H) or (N, H, H, 3), uint8."""
-    size_px = images.shape[1]
-    classifier, preprocessing = build_classifier(LITE0, 2, pretrained=True, image_size_px=size_px, seed=0)
-    network: Any = classifier.eval()  # timm's methods aren't those of every module
-    rgb = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=-1)
-    pooled = [
-        network.forward_head(
-            network.forward_features(
-                preprocessing.normalise(torch.from_numpy(rgb[start : start + 64]).permute(0, 3, 1, 2))
-            ),
-            pre_logits=True,
-        )
-        for start in range(0, len(rgb), 64)
-    ]
-    return torch.cat(pooled).numpy()
+    return compute_features(images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=-1))
 
 
 def restored(images: np.ndarray) -> np.ndarray:
-    """Images (N, H, H, 3), uint8, through the autoencoder, grey: float32 (N, H, H), -1 to 1."""
-    model = load(BUILTIN_FOLDER, torch.device("cpu"))
-    latents = recipe.encode_images(model, images, 32)
-    with torch.inference_mode():
-        decoded = [model.vae.decode(latents[start : start + 32]).sample for start in range(0, len(latents), 32)]
-    grey: np.ndarray = torch.cat(decoded).mean(dim=1).clamp(-1, 1).numpy()
-    return grey
+    """Images (N, H, H, 3), uint8, through the autoencoder, grey: uint8 (N, H, H)."""
+    return reconstruct(load_autoencoder(BUILTIN_FOLDER), images, grey=True)[..., 0]
 
 
 def autoencoder_figures(real: np.ndarray) -> dict[str, float]:
@@ -262,7 +244,10 @@ def autoencoder_figures(real: np.ndarray) -> dict[str, float]:
     def psnr_db(guess: np.ndarray) -> float:
         return float((10 * np.log10(4 / ((guess - clean) ** 2).mean(axis=(1, 2)))).mean())
 
-    return {"psnr_db": psnr_db(restored(real)), "psnr_of_mean_grey_db": psnr_db(clean.mean(axis=(1, 2), keepdims=True))}
+    return {
+        "psnr_db": psnr_db(restored(real) / 127.5 - 1),
+        "psnr_of_mean_grey_db": psnr_db(clean.mean(axis=(1, 2), keepdims=True)),
+    }
 
 
 def balanced_rows(labels: np.ndarray) -> np.ndarray:
@@ -293,14 +278,14 @@ def measure(name: str, data: Path, out: Path, arms: Sequence[Arm]) -> dict[str, 
         threads=2,
         report=lambda steps: None,
     )
-    predicted = np.split(
-        result.test_probabilities.argmax(axis=1), np.cumsum([len(test), *map(len, as_rgb)])[:-1].tolist()
-    )
+    probabilities = np.split(result.test_probabilities, np.cumsum([len(test), *map(len, as_rgb)])[:-1].tolist())
+    predicted = [rows.argmax(axis=1) for rows in probabilities]
     train_features, test_features = features(real["train"]), features(test)
     reference = test_features[balanced_rows(test_labels)]
     train = real["train"][balanced_rows(labels)]
-    through = np.rint(127.5 * restored(train) + 127.5).astype(np.uint8)
-    accuracy = balanced_accuracy(confusion_matrix(predicted[0], test_labels, len(DATASETS[name].classes)))
+    through = restored(train)
+    accuracy = balanced_accuracy(probabilities[0], test_labels)
+    near = near_copy_distance(train_features, test_features, 1.0)
     figures: dict[str, Any] = {
         "images": {part: len(real[part]) for part in PARTS},
         "autoencoder": autoencoder_figures(np.concatenate([real[f"{part}_native"] for part in PARTS])),
@@ -319,7 +304,7 @@ def measure(name: str, data: Path, out: Path, arms: Sequence[Arm]) -> dict[str, 
                 label: float((answer[wanted == index] == index).mean())
                 for index, label in enumerate(DATASETS[name].classes)
             },
-            "memorised_share": memorised_share(found, train_features, test_features),
+            "memorised_share": float((nearest_distances(found, train_features) < near).mean()),
         }
     return figures
 

@@ -69,7 +69,6 @@ def measured(design: Design, margin: float, studies: int, seed: int) -> dict[str
     for _ in range(studies):
         comparison = simulate(rng, design, margin)
         verdict, difference = comparison.verdict, comparison.mixtures[1].difference
-        assert verdict is not None and difference is not None
         equivalent += verdict.kind == "equivalent"
         covered += difference.low <= design.difference <= difference.high
     return {**vars(design), "margin": margin, "equivalent": equivalent / studies, "covered": covered / studies}

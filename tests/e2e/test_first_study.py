@@ -59,7 +59,7 @@ def test_the_release_tests_itself(release: Release) -> None:
 
 def test_a_study_from_outside_ends_with_a_report(report: Path) -> None:
     content = json.loads((report / "report.json").read_text())
-    assert content["results"]["verdict"]["sentence"]
+    assert content["comparison"]["verdict"]["sentence"]
     assert content["study"]["name"] == STUDY
     assert "<html" in (report / "report.html").read_text()
 

@@ -36,7 +36,7 @@ KEPT = (
     "adapters/",
     "image-sets/",
     "evaluations/",
-    "cells/",
+    "trials/",
     "studies/",
     "dataset-names/",
     "study-names/",

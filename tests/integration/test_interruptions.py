@@ -101,16 +101,16 @@ def test_killed_anywhere_a_study_ends_the_same(finished: studies_pb2.Study, stor
             lambda: client.get_study("reduced").state == operations_pb2.STATE_SUCCEEDED, "the end", timeout_s=400
         )
         assert payload_digests(other_store, client.get_study("reduced")) == payload_digests(store, finished)
-        # A cell that is trained again would have another time in its manifest.
+        # A trial that is trained again would have another time in its manifest.
         assert done
         assert {name: manifest for name, manifest in manifests(other_store).items() if name in done} == done
 
 
 def manifests(store: ObjectStore) -> dict[ArtifactName, Manifest | None]:
-    """Of the adapter, the image set and the cells that there are."""
+    """Of the adapter, the image set and the trials that there are."""
     return {
         name: find_manifest(store, name)
-        for kind in ("adapters", "image-sets", "cells")
+        for kind in ("adapters", "image-sets", "trials")
         for name in list_artifacts(store, kind)
     }
 
@@ -129,9 +129,9 @@ def test_a_cancelled_study_stops_and_goes_on_from_what_is_done(
     assert client.get_study("cancelled").state == operations_pb2.STATE_CANCELLED
     wait_until(lambda: not task_processes(), "the end of all tasks", timeout_s=10)
     assert find_manifest(store, target) is None
-    done = len(list_artifacts(store, "cells"))
+    done = len(list_artifacts(store, "trials"))
     time.sleep(3)
-    assert len(list_artifacts(store, "cells")) == done
+    assert len(list_artifacts(store, "trials")) == done
 
     study = run_study(client, spec)
     assert study.state == operations_pb2.STATE_SUCCEEDED

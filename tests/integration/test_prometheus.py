@@ -174,7 +174,7 @@ def test_operations_are_counted_by_state(prometheus: Prometheus) -> None:
         ("training_images", ADAPTER_TRAINING, 64),
         ("training_steps", ADAPTER_TRAINING, 4),
         ("images", IMAGE_SYNTHESIS, 3),
-        ("cells", CLASSIFIER_EVALUATION, 3),
+        ("trials", CLASSIFIER_EVALUATION, 3),
         ("classifier_steps", CLASSIFIER_EVALUATION, 6),
         ("worker_seconds", ADAPTER_TRAINING, 0.1),
         ("worker_seconds", IMAGE_SYNTHESIS, 0.1),

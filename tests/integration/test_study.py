@@ -9,10 +9,12 @@ from google.longrunning.operations_pb2 import Operation
 from real_images import FIELD, MITOCHECK_SIX, PLATE, real_images
 from studies import FEW, reduced_study, steps_of
 from synthmix import Client, GroupRule
+from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import metadata_of, result_of
-from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit import message_json
+from synthmix.service_kit.artifacts import read_manifest, read_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 
@@ -47,23 +49,24 @@ def test_a_study_ends_in_a_report(client: Client, finished: studies_pb2.Study, t
     rows = (tmp_path / "results.csv").read_text().splitlines()
     assert len(rows) == 1 + 3  # real only, append 25 %, synthetic only, of one seed
     report = json.loads((tmp_path / "report.json").read_text())
-    assert len(report["cells"]) == 3
+    assert len(report["trials"]) == 3
 
 
-def test_synthetic_images_and_cells_are_what_the_grid_says(store: ObjectStore, finished: studies_pb2.Study) -> None:
+def test_synthetic_images_and_trials_are_what_the_grid_says(store: ObjectStore, finished: studies_pb2.Study) -> None:
     split = read_manifest(store, ArtifactName.parse(finished.split, field="split"))
     train = split.summary["parts"]["train"]["image_count"]
     evaluation = read_manifest(store, ArtifactName.parse(finished.evaluation, field="evaluation"))
-    cells = [
-        read_manifest(store, ArtifactName.parse(name, field="cell")).summary for name in evaluation.summary["cells"]
-    ]
-    counts = {cell["mixture"]["label"]: (cell["real_images"], cell["synthetic_images"]) for cell in cells}
+    results = message_json.from_bytes(read_payload(store, evaluation, "trials.json"), evaluations_pb2.TrialResults)
+    comparison = message_json.from_value(evaluation.summary["comparison"], evaluations_pb2.Comparison)
+    labels = {result.mixture.key: result.mixture.label for result in comparison.mixtures}
+    trainings = [trial.training for trial in results.trials]
+    counts = {labels[item.mixture]: (item.real_images, item.synthetic_images) for item in trainings}
     assert counts == {
         "real only": (train, 0),
         "append 25 %": (train, round(0.25 * train)),
         "synthetic only": (0, train),
     }
-    assert {cell["steps"] for cell in cells} == {-(-train // 32)}  # match: steps
+    assert {item.optimizer_steps for item in trainings} == {-(-train // 32)}  # match: steps
 
 
 def test_the_generator_saw_the_train_part_only(store: ObjectStore, finished: studies_pb2.Study) -> None:
@@ -81,7 +84,7 @@ def test_submitted_again_nothing_runs(client: Client, store: ObjectStore, finish
     assert {item.key for item in store.list("operations/")} == before
 
 
-def test_the_plan_of_one_ratio_more_has_the_new_cells_only(
+def test_the_plan_of_one_ratio_more_has_the_new_trials_only(
     client: Client, finished: studies_pb2.Study, enlarged: studies_pb2.StudySpec
 ) -> None:
     plan = {step.display_name.split()[0]: step.plan for step in client.plan_study(enlarged).steps}
@@ -89,7 +92,7 @@ def test_the_plan_of_one_ratio_more_has_the_new_cells_only(
     assert plan["adapter"].done == plan["adapter"].total == 320
 
 
-def test_one_ratio_more_runs_the_new_cells_only(
+def test_one_ratio_more_runs_the_new_trials_only(
     client: Client, finished: studies_pb2.Study, submitted: dict[str, Operation]
 ) -> None:
     study = result_of(client.wait(submitted["enlarged"]), studies_pb2.Study)

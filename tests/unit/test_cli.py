@@ -265,7 +265,7 @@ def test_validate_shows_the_plan(services: fake.FakeServices, run: Run, study_fi
             ),
             studies_pb2.PlannedStep(
                 display_name="grid",
-                plan=progress_pb2.Plan(total=18, done=18, unit="cells", predicted_seconds=0),
+                plan=progress_pb2.Plan(total=18, done=18, unit="trials", predicted_seconds=0),
             ),
         ],
     )
@@ -275,7 +275,7 @@ def test_validate_shows_the_plan(services: fake.FakeServices, run: Run, study_fi
     assert out == (
         "STEP                  UNITS  DONE  UNIT          PREDICTED\n"
         "adapter lora rank 16   4800     0  images seen  3 min 20 s\n"
-        "grid                     18    18  cells                 -\n"
+        "grid                     18    18  trials                -\n"
         "\n"
         f"{fake.STUDY}: 7 min 5 s of worker time predicted for what isn't done\n"
         "warning: the images are simulated\n"
@@ -1046,7 +1046,7 @@ def test_a_rate_counts_only_what_was_seen_to_grow() -> None:
 def test_lines_say_what_changed_and_what_goes_on() -> None:
     clock, stream = Clock(), io.StringIO()
     show = Lines(stream, clock)
-    rows = [Row("adapter", "running", 0, 100, "images seen", 20), Row("grid", "waiting", 0, 18, "cells")]
+    rows = [Row("adapter", "running", 0, 100, "images seen", 20), Row("grid", "waiting", 0, 18, "trials")]
     show(rows, "")
     for second in range(1, 26):
         clock.now_s = second
@@ -1067,10 +1067,10 @@ def test_bars_show_every_step() -> None:
     clock = Clock()
     bars = Bars(clock)
     console = Console(file=io.StringIO(), width=110)
-    bars([Row("adapter", "running", 0, 100, "images seen"), Row("grid", "waiting", 0, 18, "cells")], "")
+    bars([Row("adapter", "running", 0, 100, "images seen"), Row("grid", "waiting", 0, 18, "trials")], "")
     clock.now_s = 10
     bars(
-        [Row("adapter", "running", 50, 100, "images seen"), Row("grid", "waiting", 0, 18, "cells")],
+        [Row("adapter", "running", 50, 100, "images seen"), Row("grid", "waiting", 0, 18, "trials")],
         "training",
     )
     console.print(bars.render())
@@ -1081,7 +1081,7 @@ def test_bars_show_every_step() -> None:
         "5.0/s",
         "10 s left",
         "grid",
-        "0/18 cells",
+        "0/18 trials",
         "waiting",
         "training",
     ):
@@ -1089,8 +1089,8 @@ def test_bars_show_every_step() -> None:
 
 
 def test_rows_of_operations() -> None:
-    step = progress_pb2.Step(display_name="grid", state="STATE_SUCCEEDED", done=18, total=18, unit="cells", reused=15)
-    assert metadata_rows(progress_pb2.OperationMetadata(steps=[step])) == [Row("grid", "done", 18, 18, "cells", 15)]
+    step = progress_pb2.Step(display_name="grid", state="STATE_SUCCEEDED", done=18, total=18, unit="trials", reused=15)
+    assert metadata_rows(progress_pb2.OperationMetadata(steps=[step])) == [Row("grid", "done", 18, 18, "trials", 15)]
     alone = progress_pb2.OperationMetadata(target="adapters/x", state="STATE_QUEUED")
     assert metadata_rows(alone) == [Row("adapters/x", "queued", 0, 0, "", 0)]
 
@@ -1099,7 +1099,7 @@ def test_rows_of_operations() -> None:
 
 
 def test_other_words_for_numbers() -> None:
-    assert [human_rate(rate, "cells") for rate in (1234.0, 14.2, 0.05, 0.001)] == [
+    assert [human_rate(rate, "trials") for rate in (1234.0, 14.2, 0.05, 0.001)] == [
         "1234/s",
         "14.2/s",
         "3.0/min",

@@ -517,7 +517,7 @@ def test_a_caller_without_a_right_learns_which(services: fake.FakeServices, clie
 
 
 def test_metadata_of_an_operation() -> None:
-    assert metadata_of(fake.operation("o", done=7, unit="cells")).done == 7
+    assert metadata_of(fake.operation("o", done=7, unit="trials")).done == 7
 
 
 # Watching

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synthmix.image_synthesis.fidelity import kernel_inception_distance, memorised_share, nearest_distances
+from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, near_copy_distance, nearest_distances
 
 
 def features(seed: int, count: int = 200, mean: float = 0.0) -> np.ndarray:
@@ -45,5 +45,8 @@ def test_nearest_distances_are_those_of_brute_force() -> None:
 def test_copies_are_found_and_independent_images_are_not() -> None:
     train, test, fresh = features(0, 400), features(1, 400), features(2, 400)
     copies = train[:100] + 0.01 * features(3, 100)
-    assert memorised_share(np.concatenate([fresh[:300], copies]), train, test) == pytest.approx(0.25, abs=0.03)
-    assert memorised_share(fresh, train, test) < 0.03
+    near = near_copy_distance(train, test, 1.0)
+    mixed = np.concatenate([fresh[:300], copies])
+    assert np.mean(nearest_distances(mixed, train) < near) == pytest.approx(0.25, abs=0.03)
+    assert np.mean(nearest_distances(fresh, train) < near) < 0.03
+    assert near_copy_distance(train, test, 50.0) == pytest.approx(np.median(nearest_distances(test, train)))

@@ -1,10 +1,13 @@
-"""Metrics, against scikit-learn's and against values worked out by hand."""
+"""Metrics, against their definitions and against values worked out by hand."""
+
+import dataclasses
 
 import numpy as np
 import pytest
-import sklearn.metrics as reference
 
 from synthmix.classifier_evaluation import metrics
+
+NAMES = tuple("abcdefg")
 
 
 def predictions(images: int = 400, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -17,34 +20,44 @@ def predictions(images: int = 400, classes: int = 4, seed: int = 0) -> tuple[np.
 
 
 @pytest.mark.parametrize("classes", [2, 4, 7])
-def test_like_scikit_learn(classes: int) -> None:
+def test_every_metric_has_the_value_of_its_definition(classes: int) -> None:
+    """Written out over the confusion matrix and the probabilities, where the metrics themselves are scikit-learn's."""
     probabilities, labels = predictions(classes=classes, seed=classes)
-    predicted = probabilities.argmax(1)
-    found = metrics.all_metrics(probabilities, labels)
-    exact = probabilities.astype(float) / probabilities.astype(float).sum(1, keepdims=True)
-    area = (
-        reference.roc_auc_score(labels, exact[:, 1])
-        if classes == 2
-        else reference.roc_auc_score(labels, exact, multi_class="ovr", average="macro")
-    )
-    precision, recall, _, support = reference.precision_recall_fscore_support(labels, predicted, zero_division=0)
-    assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted), rel=1e-12)
-    assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(labels, predicted), rel=1e-12)
-    assert found["macro_f1"] == pytest.approx(reference.f1_score(labels, predicted, average="macro"), rel=1e-12)
-    assert found["matthews_correlation"] == pytest.approx(reference.matthews_corrcoef(labels, predicted), rel=1e-12)
-    assert found["auroc"] == pytest.approx(area, abs=1e-5)
-    assert found["negative_log_likelihood"] == pytest.approx(reference.log_loss(labels, exact), rel=1e-6)
-    assert found["brier_score"] == pytest.approx(np.mean(np.sum((exact - np.eye(classes)[labels]) ** 2, 1)), rel=1e-6)
-    assert found["per_class"]["precision"] == pytest.approx(precision.tolist())
-    assert found["per_class"]["recall"] == pytest.approx(recall.tolist())
-    assert found["per_class"]["support"] == support.tolist()
-    assert found["confusion"] == reference.confusion_matrix(labels, predicted).tolist()
-    assert found["images"] == len(labels)
+    found = metrics.compute_metrics(probabilities, labels)
+    confusion = np.array([row.predicted_as for row in metrics.class_results(probabilities, labels, NAMES[:classes])])
+    support, predicted, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
+    images = len(labels)
+    assert list(found) == [metric.name for metric in metrics.METRICS]
+    assert found["accuracy"] == right.sum() / images
+    assert found["balanced_accuracy"] == np.mean(right / support)
+    assert found["macro_f1"] == pytest.approx(np.mean(2 * right / (support + predicted)), rel=1e-12)
+    scale = np.sqrt(float(images**2 - predicted @ predicted) * float(images**2 - support @ support))
+    assert found["matthews_correlation"] == pytest.approx((right.sum() * images - support @ predicted) / scale)
+    wins = [
+        np.mean([(a > b) + 0.5 * (a == b) for a in scores[labels == c] for b in scores[labels != c]])
+        for c, scores in enumerate(probabilities.T)
+    ]
+    assert found["auroc"] == pytest.approx(np.mean(wins), rel=1e-9)
+    true = probabilities[np.arange(images), labels].astype(float)
+    assert found["negative_log_likelihood"] == pytest.approx(-np.mean(np.log(true)), rel=1e-6)
+    errors = probabilities - np.eye(classes)[labels]
+    assert found["brier_score"] == pytest.approx(np.mean(np.sum(errors**2, axis=1)), rel=1e-6)
+
+
+def test_the_table_is_complete_and_its_version_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len({metric.name for metric in metrics.METRICS}) == len(metrics.METRICS)
+    assert all(metric.label and metric.compute.__doc__ for metric in metrics.METRICS)
+    versions = {metrics.metrics_version()}
+    fixed = dataclasses.replace(metrics.METRICS[0], version=2)
+    for table in ((fixed, *metrics.METRICS[1:]), metrics.METRICS[1:]):
+        monkeypatch.setattr(metrics, "METRICS", table)
+        versions.add(metrics.metrics_version())
+    assert len(versions) == 3
 
 
 def test_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.2, 0.8]], np.float32)
-    found = metrics.all_metrics(probabilities, np.array([0, 1, 1, 1]))
+    found = metrics.compute_metrics(probabilities, np.array([0, 1, 1, 1]))
     assert found["accuracy"] == pytest.approx(3 / 4)
     assert found["balanced_accuracy"] == pytest.approx((1 + 2 / 3) / 2)
     assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
@@ -53,7 +66,9 @@ def test_by_hand() -> None:
     assert found["negative_log_likelihood"] == pytest.approx(-np.log([0.9, 0.4, 0.6, 0.8]).mean())
     # Confidence 0.6 twice, in one bin, once right; 0.8 and 0.9 alone in theirs, both right.
     assert found["expected_calibration_error"] == pytest.approx((abs(1 - 2 * 0.6) + 0.2 + 0.1) / 4)
-    assert found["confusion"] == [[1, 0], [1, 2]]
+    rows = metrics.class_results(probabilities, np.array([0, 1, 1, 1]), ("a", "b"))
+    assert [list(row.predicted_as) for row in rows] == [[1, 0], [1, 2]]
+    assert [(row.images, row.precision, row.recall) for row in rows] == [(1, 1 / 2, 1.0), (3, 1.0, 2 / 3)]
 
 
 def test_calibration_bins_hold_their_upper_edge() -> None:
@@ -76,18 +91,20 @@ def test_a_calibrated_classifier_has_no_calibration_error() -> None:
 def test_a_class_without_images() -> None:
     probabilities, labels = predictions(classes=3)
     kept = labels != 2
-    found = metrics.all_metrics(probabilities[kept], labels[kept])
-    assert found["auroc"] is None
-    assert found["per_class"]["recall"][2] is None
-    assert found["balanced_accuracy"] == pytest.approx(np.mean(found["per_class"]["recall"][:2]))
+    found = metrics.compute_metrics(probabilities[kept], labels[kept])
+    rows = metrics.class_results(probabilities[kept], labels[kept], NAMES[:3])
+    assert "auroc" not in found
+    assert not rows[2].HasField("recall")
+    assert found["balanced_accuracy"] == pytest.approx(np.mean([row.recall for row in rows[:2]]))
 
 
 def test_one_class_predicted() -> None:
     probabilities = np.tile(np.array([0.7, 0.2, 0.1], np.float32), (6, 1))
-    found = metrics.all_metrics(probabilities, np.array([0, 0, 1, 1, 2, 2]))
+    found = metrics.compute_metrics(probabilities, np.array([0, 0, 1, 1, 2, 2]))
     assert found["matthews_correlation"] == 0
     assert found["auroc"] == 0.5
-    assert found["per_class"]["precision"] == [pytest.approx(1 / 3), 0, 0]
+    rows = metrics.class_results(probabilities, np.array([0, 0, 1, 1, 2, 2]), NAMES[:3])
+    assert [row.precision for row in rows] == [pytest.approx(1 / 3), 0, 0]
     assert found["balanced_accuracy"] == pytest.approx(1 / 3)
 
 

@@ -1,4 +1,4 @@
-"""Mixtures and the grid: what a classifier trains on, and what a cell is addressed by."""
+"""Mixtures and the grid: what a classifier trains on, and what a trial is addressed by."""
 
 import dataclasses
 import subprocess
@@ -10,20 +10,26 @@ import numpy as np
 import pytest
 
 from memory_object_store import MemoryObjectStore
-from synthmix.classifier_evaluation.cell_requests import cell_name, cell_request, check_generator
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings, steps_per_epoch
 from synthmix.classifier_evaluation.mixtures import (
-    APPEND,
-    DUPLICATED_REAL,
-    REAL,
-    SYNTHETIC_ONLY,
-    CellSpec,
     Mixture,
     MixtureSpec,
+    TrialSpec,
     check_ratios,
     compose,
     expand_grid,
-    needed_per_class,
+    taken_by,
+)
+from synthmix.classifier_evaluation.trial_requests import check_generator, trial_name, trial_request
+from synthmix.image_data.mixture_kinds import (
+    APPEND,
+    DUPLICATED_REAL,
+    KINDS,
+    MODES,
+    REAL,
+    RECONSTRUCTED_REAL,
+    SYNTHETIC_ONLY,
+    added_share,
 )
 from synthmix.image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
 from synthmix.image_data.synthetic_images import SyntheticImages
@@ -75,8 +81,8 @@ def appended(ratio: float, seed: int = 0) -> Mixture:
 
 
 def test_the_grid_of_the_paper() -> None:
-    cells = expand_grid([0, *RATIOS], True, [DUPLICATED_REAL], [IMAGE_SET], 3)
-    labels = list(dict.fromkeys(cell.mixture.label for cell in cells))
+    trials = expand_grid(APPEND, [0, *RATIOS], True, [DUPLICATED_REAL], [IMAGE_SET], 3)
+    labels = list(dict.fromkeys(trial.mixture.label for trial in trials))
     assert labels == [
         "real only",
         "real duplicated 10 %",
@@ -89,13 +95,13 @@ def test_the_grid_of_the_paper() -> None:
         "append 75 %",
         "synthetic only",
     ]
-    assert len(cells) == len(set(cells)) == 30
-    assert [cell.seed for cell in cells[:3]] == [0, 1, 2]
+    assert len(trials) == len(set(trials)) == 30
+    assert [trial.seed for trial in trials[:3]] == [0, 1, 2]
 
 
 def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
-    cells = expand_grid([0.5, 0.25], True, [DUPLICATED_REAL], [IMAGE_SET, OTHER_IMAGE_SET], 1)
-    keys = [cell.mixture.key for cell in cells]
+    trials = expand_grid(APPEND, [0.5, 0.25], True, [DUPLICATED_REAL], [IMAGE_SET, OTHER_IMAGE_SET], 1)
+    keys = [trial.mixture.key for trial in trials]
     assert keys == [
         "real",
         "duplicated_real-0.25",
@@ -107,8 +113,8 @@ def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
         f"append-0.5-{OTHER_IMAGE_SET}",
         f"synthetic_only-{OTHER_IMAGE_SET}",
     ]
-    assert [cell.mixture.kind for cell in expand_grid([], False, [], [], 2)] == [REAL, REAL]
-    assert expand_grid([0], False, [], [], 2) == expand_grid([], False, [], [], 2)
+    assert [trial.mixture.kind for trial in expand_grid(APPEND, [], False, [], [], 2)] == [REAL, REAL]
+    assert expand_grid(APPEND, [0], False, [], [], 2) == expand_grid(APPEND, [], False, [], [], 2)
 
 
 @pytest.mark.parametrize(
@@ -130,11 +136,17 @@ def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
         ({"image_sets": [IMAGE_SET, IMAGE_SET]}, "evaluation.image_sets[1]", "is there twice"),
         ({"image_sets": []}, "evaluation.image_sets", "name one or more, or ask for ratio 0 alone"),
         ({"image_sets": [], "ratios": []}, "evaluation.image_sets", "synthetic only"),
+        (
+            {"image_sets": [], "ratios": [], "synthetic_only": False, "controls": [RECONSTRUCTED_REAL]},
+            "evaluation.image_sets",
+            "reconstructed_real",
+        ),
         ({"seeds": 0}, "evaluation.seeds", "0 is out of range"),
     ],
 )
 def test_bad_grids(changes: dict[str, typing.Any], field: str, words: str) -> None:
     grid: dict[str, typing.Any] = {
+        "mode": APPEND,
         "ratios": [0.5],
         "synthetic_only": True,
         "controls": [],
@@ -149,7 +161,7 @@ def test_bad_grids(changes: dict[str, typing.Any], field: str, words: str) -> No
 
 def test_every_fault_of_a_grid_is_named_at_once() -> None:
     with pytest.raises(InvalidArgument) as caught:
-        expand_grid([-1, 99], False, ["shuffled"], [IMAGE_SET], 0)
+        expand_grid(APPEND, [-1, 99], False, ["shuffled"], [IMAGE_SET], 0)
     assert [violation.field for violation in caught.value.violations] == [
         "evaluation.mixtures.ratios[0]",
         "evaluation.mixtures.ratios[1]",
@@ -159,20 +171,24 @@ def test_every_fault_of_a_grid_is_named_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "ratio", "image_set_id"),
+    ("kind", "ratio", "image_set_id", "mode"),
     [
-        (REAL, 0.5, None),
-        (REAL, 0.0, IMAGE_SET),
-        (APPEND, 0.0, IMAGE_SET),
-        (APPEND, 0.5, None),
-        (SYNTHETIC_ONLY, 0.0, None),
-        (DUPLICATED_REAL, 0.5, IMAGE_SET),
-        (DUPLICATED_REAL, 0.0, None),
+        (REAL, 0.5, None, None),
+        (REAL, 0.0, IMAGE_SET, None),
+        (REAL, 0.0, None, APPEND),
+        (APPEND, 0.0, IMAGE_SET, None),
+        (APPEND, 0.5, None, None),
+        (APPEND, 0.5, IMAGE_SET, APPEND),
+        (SYNTHETIC_ONLY, 0.0, None, None),
+        (DUPLICATED_REAL, 0.5, IMAGE_SET, APPEND),
+        (DUPLICATED_REAL, 0.0, None, APPEND),
+        (DUPLICATED_REAL, 0.5, None, None),
+        (RECONSTRUCTED_REAL, 0.0, None, None),
     ],
 )
-def test_no_such_mixture(kind: str, ratio: float, image_set_id: str | None) -> None:
+def test_no_such_mixture(kind: str, ratio: float, image_set_id: str | None, mode: str | None) -> None:
     with pytest.raises(ValueError, match="no mixture is"):
-        MixtureSpec(kind, ratio, image_set_id)
+        MixtureSpec(kind, ratio, image_set_id, mode)
 
 
 @pytest.mark.parametrize("ratio", [0.03, *RATIOS, 1.0, 1.73])
@@ -183,7 +199,7 @@ def test_append_adds_a_share_of_every_class(ratio: float) -> None:
     assert len(set(mixture.synthetic_rows)) == len(mixture.synthetic_rows)
     added = np.bincount(mixture.labels[sum(COUNTS) :], minlength=3)
     assert np.abs(added - ratio * np.array(COUNTS)).max() < 1
-    assert tuple(added) == needed_per_class(MixtureSpec(APPEND, ratio, IMAGE_SET), COUNTS)
+    assert tuple(added) == MixtureSpec(APPEND, ratio, IMAGE_SET).taken(COUNTS).synthetic
     synthetic_labels = np.array(image_set(120).labels)[mixture.synthetic_rows]
     assert mixture.labels.tolist() == [*part(TrainPart).labels, *synthetic_labels]
 
@@ -213,7 +229,7 @@ def test_seeds_choose_the_images() -> None:
             (6, 6),
             {0.01: "adds no image to the 12 real ones of the train part; use at least 0.0417, which adds one"},
         ),
-        ([0.001], (300, 200), {0.001: "use at least 0.001001, which adds one, or leave it out"}),
+        ([0.001], (300, 200), {0.001: "use at least 0.00101, which adds one, or leave it out"}),
         (
             [0.1, 0.12],
             (5, 5),
@@ -236,10 +252,10 @@ def test_a_ratio_adds_images_that_no_other_adds(
 ) -> None:
     train = dict(zip(CLASSES, counts, strict=False))
     if not faults:
-        check_ratios(ratios, train, field="mixtures.ratios")
+        check_ratios(APPEND, ratios, train, field="mixtures.ratios")
         return
     with pytest.raises(InvalidArgument) as caught:
-        check_ratios(ratios, train, field="mixtures.ratios")
+        check_ratios(APPEND, ratios, train, field="mixtures.ratios")
     found = {item.field: item.description for item in caught.value.violations}
     assert set(found) == {f"mixtures.ratios[{ratios.index(ratio)}]" for ratio in faults}
     for ratio, words in faults.items():
@@ -256,12 +272,76 @@ def test_a_ratio_adds_images_that_no_other_adds(
 )
 def test_a_ratio_that_leaves_a_class_out_is_warned_of(counts: tuple[int, ...], ratio: float, without: str) -> None:
     train = dict(zip(CLASSES, counts, strict=False))
-    [warning] = check_ratios([0, ratio], train, field="mixtures.ratios")
+    [warning] = check_ratios(APPEND, [0, ratio], train, field="mixtures.ratios")
     assert f"none of {without}; " in warning
     named = float(warning.partition("; ")[2].split()[0])
-    assert all(needed_per_class(MixtureSpec(APPEND, named, IMAGE_SET), counts))
-    assert not all(needed_per_class(MixtureSpec(APPEND, named - 0.01, IMAGE_SET), counts))
-    assert check_ratios([named], train, field="mixtures.ratios") == []
+    assert all(MixtureSpec(APPEND, named, IMAGE_SET).taken(counts).synthetic)
+    assert not all(MixtureSpec(APPEND, named - 0.01, IMAGE_SET).taken(counts).synthetic)
+    assert check_ratios(APPEND, [named], train, field="mixtures.ratios") == []
+
+
+def test_share_and_replace_take_what_their_sentences_say() -> None:
+    train, synthetic = part(TrainPart), image_set(240)
+    share = compose(MixtureSpec("share", 0.75, IMAGE_SET), train, synthetic, 0)
+    assert share.real_rows.tolist() == list(range(100))
+    assert len(share.synthetic_rows) == 300  # r N / (1 - r); a share of 0.75 of 400
+    swapped = compose(MixtureSpec("replace", 0.25, IMAGE_SET), train, synthetic, 0)
+    assert len(swapped) == 100 and len(swapped.synthetic_rows) == 25
+    assert np.bincount(swapped.labels).tolist() == list(COUNTS)
+    assert len(set(swapped.real_rows)) == 75 and swapped.real_rows.tolist() == sorted(swapped.real_rows)
+    assert swapped.labels[:75].tolist() == np.array(train.labels)[swapped.real_rows].tolist()
+    duplicated = compose(MixtureSpec(DUPLICATED_REAL, 0.75, mode="share"), train, None, 0)
+    assert np.bincount(duplicated.labels).tolist() == np.bincount(share.labels).tolist()
+
+
+def test_reconstructed_real_is_the_train_part_once_for_all_image_sets() -> None:
+    trials = expand_grid(APPEND, [0.5], False, [RECONSTRUCTED_REAL], [IMAGE_SET, OTHER_IMAGE_SET], 1)
+    reconstructed = [trial.mixture for trial in trials if trial.mixture.kind == RECONSTRUCTED_REAL]
+    assert reconstructed == [MixtureSpec(RECONSTRUCTED_REAL, image_set=IMAGE_SET)]
+    mixture = compose(reconstructed[0], part(TrainPart), None, 0)
+    assert mixture.real_rows.tolist() == list(range(100)) and len(mixture.synthetic_rows) == 0
+
+
+def test_what_a_mode_adds_for_each_real_image() -> None:
+    assert [added_share(mode, 0.5) for mode in ("append", "share", "replace")] == [0.5, 1.0, 0.5]
+    assert added_share("share", 0.9) == 9.0
+    with pytest.raises(TypeError):
+        added_share(DUPLICATED_REAL, 0.5)
+
+
+def test_what_replace_keeps_is_among_what_a_smaller_ratio_keeps() -> None:
+    kept = [
+        set(compose(MixtureSpec("replace", ratio, IMAGE_SET), part(TrainPart), image_set(60), 3).real_rows.tolist())
+        for ratio in (0.1, 0.25, 0.5, 1.0)
+    ]
+    assert kept[0] > kept[1] > kept[2] > kept[3] == set()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_every_mode_adds_more_by_a_larger_ratio_and_keeps_to_the_class_shares(mode: str, share: float) -> None:
+    kind = KINDS[mode]
+    ratio = share * kind.largest_ratio
+    taken, less = taken_by(kind, ratio, COUNTS), taken_by(kind, 0.5 * ratio, COUNTS)
+    assert all(more >= fewer for more, fewer in zip(taken.synthetic, less.synthetic, strict=True))
+    total = sum(taken.synthetic)
+    assert taken.synthetic == pytest.approx([count * total / 100 for count in COUNTS], abs=1)
+    assert min(taken.real) >= 0 and taken.images == sum(taken.real) + total
+
+
+def test_a_control_of_the_same_size_says_nothing_where_the_size_stays() -> None:
+    with pytest.raises(InvalidArgument, match="is the same as real only where the mode is replace"):
+        expand_grid("replace", [0.5], False, [DUPLICATED_REAL], [IMAGE_SET], 1)
+    with pytest.raises(InvalidArgument, match="use a value between 0 and 1"):
+        expand_grid("replace", [1.5], False, [], [IMAGE_SET], 1)
+    trials = expand_grid("share", [0.5], False, [DUPLICATED_REAL], [IMAGE_SET], 1)
+    assert [trial.mixture.label for trial in trials] == ["real only", "real duplicated 50 %", "share 50 %"]
+
+
+def test_a_ratio_that_cannot_be_larger_is_to_be_left_out() -> None:
+    with pytest.raises(InvalidArgument, match=r"as ratio 0\.99; leave one of them out$") as caught:
+        check_ratios("replace", [0.99, 1.0], {"alpha": 40}, field="ratios")
+    assert caught.value.violations[0].field == "ratios[1]"
 
 
 def test_synthetic_only_has_the_real_class_counts() -> None:
@@ -273,8 +353,8 @@ def test_synthetic_only_has_the_real_class_counts() -> None:
 
 @pytest.mark.parametrize("ratio", [0.25, 1.0, 2.5])
 def test_duplicated_real_is_as_large_and_as_mixed_as_append(ratio: float) -> None:
-    mixture = compose(MixtureSpec(DUPLICATED_REAL, ratio), part(TrainPart), None, seed=0)
-    per_class = needed_per_class(MixtureSpec(APPEND, ratio, IMAGE_SET), COUNTS)
+    mixture = compose(MixtureSpec(DUPLICATED_REAL, ratio, mode=APPEND), part(TrainPart), None, seed=0)
+    per_class = MixtureSpec(APPEND, ratio, IMAGE_SET).taken(COUNTS).synthetic
     assert np.bincount(mixture.labels).tolist() == (np.array(COUNTS) + per_class).tolist()
     assert len(mixture.synthetic_rows) == 0
     repeats = np.bincount(mixture.real_rows)
@@ -286,7 +366,7 @@ def test_real_only_is_the_train_part() -> None:
     mixture = compose(MixtureSpec(REAL), part(TrainPart), None, seed=3)
     assert mixture.real_rows.tolist() == list(range(sum(COUNTS)))
     assert mixture.labels.tolist() == list(part(TrainPart).labels)
-    assert needed_per_class(MixtureSpec(REAL), COUNTS) == (0, 0, 0)
+    assert MixtureSpec(REAL).taken(COUNTS).synthetic == (0, 0, 0)
 
 
 def test_an_image_set_that_is_too_small_says_how_large_it_must_be() -> None:
@@ -321,21 +401,21 @@ def settings(**changes: typing.Any) -> ClassifierSettings:
     return with_defaults(ClassifierSettings(**changes))
 
 
-def test_a_cell_is_addressed_by_what_shapes_it() -> None:
+def test_a_trial_is_addressed_by_what_shapes_it() -> None:
     parts = {"train": "1" * 32, "validation": "2" * 32, "test": "3" * 32}
-    cell = CellSpec(MixtureSpec(APPEND, 0.25, IMAGE_SET), 0)
-    name = cell_name(cell_request(parts, settings(), cell))
-    assert name == cell_name(cell_request(dict(reversed(parts.items())), settings(learning_rate=1e-3), cell))
+    trial = TrialSpec(MixtureSpec(APPEND, 0.25, IMAGE_SET), 0)
+    name = trial_name(trial_request(parts, settings(), trial))
+    assert name == trial_name(trial_request(dict(reversed(parts.items())), settings(learning_rate=1e-3), trial))
     others = {
-        cell_name(cell_request(parts | {"test": "4" * 32}, settings(), cell)),
-        cell_name(cell_request(parts, settings(epochs=11), cell)),
-        cell_name(cell_request(parts, settings(augmentation=False), cell)),
-        cell_name(cell_request(parts, settings(), dataclasses.replace(cell, seed=1))),
+        trial_name(trial_request(parts | {"test": "4" * 32}, settings(), trial)),
+        trial_name(trial_request(parts, settings(epochs=11), trial)),
+        trial_name(trial_request(parts, settings(augmentation=False), trial)),
+        trial_name(trial_request(parts, settings(), dataclasses.replace(trial, seed=1))),
         *(
-            cell_name(cell_request(parts, settings(), CellSpec(mixture, 0)))
+            trial_name(trial_request(parts, settings(), TrialSpec(mixture, 0)))
             for mixture in (
                 MixtureSpec(REAL),
-                MixtureSpec(DUPLICATED_REAL, 0.25),
+                MixtureSpec(DUPLICATED_REAL, 0.25, mode=APPEND),
                 MixtureSpec(APPEND, 0.5, IMAGE_SET),
                 MixtureSpec(APPEND, 0.25, OTHER_IMAGE_SET),
                 MixtureSpec(SYNTHETIC_ONLY, image_set=IMAGE_SET),
@@ -368,7 +448,7 @@ def test_an_image_set_of_another_split_is_refused() -> None:
 
 def test_front_ends_get_by_without_torch() -> None:
     code = (
-        "import sys, synthmix.classifier_evaluation.mixtures, synthmix.classifier_evaluation.cell_requests; "
+        "import sys, synthmix.classifier_evaluation.mixtures, synthmix.classifier_evaluation.trial_requests; "
         "from synthmix.classifier_evaluation.architectures import check_architecture; "
         "check_architecture('tf_efficientnet_b7', pretrained=True); "
         "sys.exit(bool({'torch', 'timm', 'sklearn', 'ray'} & set(sys.modules)))"

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -17,11 +17,25 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from synthmix.classifier_evaluation.statistics import MixturePredictions, compare
+from synthmix.api.evaluations.v1.evaluations_pb2 import (
+    ClassResult,
+    Comparison,
+    Estimate,
+    Fidelity,
+    Metric,
+    Mixture,
+    MixtureKind,
+    MixtureResult,
+    SourceFidelity,
+    Training,
+    TrialResult,
+    Verdict,
+)
+from synthmix.classifier_evaluation.metrics import metric_messages
+from synthmix.image_data.mixture_kinds import KINDS, kind_message
 from synthmix.study_control.report import (
     charts,
     formatting,
@@ -34,26 +48,17 @@ from synthmix.study_control.report import (
 from synthmix.study_control.report.data import (
     Adapter,
     Artifact,
-    Cell,
-    ClassMetrics,
     Dataset,
-    Estimate,
     Gallery,
     ImageSet,
     LeakageCheck,
     LossPoint,
-    Metrics,
-    Mixture,
-    MixtureIdentity,
     Provenance,
     ReportData,
-    Results,
     SplitPart,
     StepCost,
     Study,
     SyntheticExample,
-    Verdict,
-    results_from_statistics,
 )
 
 NASTY = "</style><script>alert('x')</script>\"'><img src=x onerror=alert(1)>"
@@ -65,43 +70,61 @@ def png(grey: int) -> bytes:
     return file.getvalue()
 
 
-def estimate(mean: float, half: float | None, seeds: int) -> Estimate:
-    interval = None if half is None else (mean - half, mean + half)
-    return Estimate(mean, interval, tuple(mean + 0.01 * (s - (seeds - 1) / 2) for s in range(seeds)), 0.25)
+def estimate(mean: float, half: float, seeds: int) -> Estimate:
+    per_seed = [mean + 0.01 * (s - (seeds - 1) / 2) for s in range(seeds)]
+    return Estimate(mean=mean, low=mean - half, high=mean + half, per_seed=per_seed, seed_share=0.25)
 
 
-def results(
+def compared(
     ratios: Sequence[float] = (0.1, 0.25, 0.5, 0.75),
     image_sets: Sequence[str] = ("lora-r4",),
     *,
+    mode: str = "append",
     seeds: int = 3,
     synthetic_only: float | None = 0.5,
     control: bool = True,
-    half: float | None = 0.02,
+    reconstructed: bool = False,
+    half: float = 0.02,
     **changes: Any,
-) -> Results:
-    """Results in which each mixture scores 1 point more than the one before it, from 0.8."""
-    identities = []
-    for image_set in image_sets:
-        identities += [
-            MixtureIdentity(f"append-{r}@{image_set}", f"append {100 * r:g} %", "mixed", r, image_set) for r in ratios
-        ]
-        if synthetic_only is not None:
-            identities.append(MixtureIdentity(f"only@{image_set}", "synthetic only", "synthetic_only", None, image_set))
-    if control:
-        identities += [
-            MixtureIdentity(f"duplicated-{r}", f"real duplicated, {100 * r:g} %", "duplicated_real", r, None)
+) -> Comparison:
+    """A comparison in which each mixture scores 1 point more than the one before it, from 0.8."""
+    mixtures, kinds = [], ["real"]
+    for number, image_set in enumerate(image_sets):
+        of_set = {"image_set": f"image-sets/{number:032x}", "image_set_label": image_set}
+        kinds += [mode] if ratios else []
+        mixtures += [
+            Mixture(key=f"{mode}-{r}@{image_set}", label=f"{mode} {100 * r:g} %", kind=mode, ratio=r, **of_set)
             for r in ratios
         ]
-    mixtures = [Mixture(MixtureIdentity("real", "real only", "real", 0.0, None), 0.8, estimate(0.8, half, seeds), None)]
-    for index, identity in enumerate(identities):
+        if synthetic_only is not None:
+            kinds.append("synthetic_only")
+            mixtures.append(Mixture(key=f"only@{image_set}", label="synthetic only", kind="synthetic_only", **of_set))
+    if control and ratios:
+        kinds.append("duplicated_real")
+        mixtures += [
+            Mixture(key=f"duplicated-{r}", label=f"real duplicated {100 * r:g} %", kind="duplicated_real", ratio=r)
+            for r in ratios
+        ]
+    if reconstructed:
+        kinds.append("reconstructed_real")
+        mixtures.append(Mixture(key="reconstructed_real", label="real reconstructed", kind="reconstructed_real"))
+    real = Mixture(key="real", label="real only", kind="real", ratio=0.0)
+    results = [
+        MixtureResult(mixture=real, validation_balanced_accuracy=0.8, balanced_accuracy=estimate(0.8, half, seeds))
+    ]
+    for index, mixture in enumerate(mixtures):
         mean = 0.8 + 0.01 * (index % 10 + 1)
-        if identity.kind == "synthetic_only" and synthetic_only is not None:
+        if mixture.kind == "synthetic_only" and synthetic_only is not None:
             mean = synthetic_only
-        mixtures.append(Mixture(identity, mean, estimate(mean, half, seeds), estimate(mean - 0.8, half, seeds)))
-    chosen = identities[0].key if identities else None
+        results.append(
+            MixtureResult(
+                mixture=mixture,
+                validation_balanced_accuracy=mean,
+                balanced_accuracy=estimate(mean, half, seeds),
+                difference=estimate(mean - 0.8, half, seeds),
+            )
+        )
     values: dict[str, Any] = {
-        "mode": "append",
         "reference": "real",
         "confidence": 0.95,
         "margin": 0.02,
@@ -110,27 +133,49 @@ def results(
         "test_groups": 12,
         "resampled": "group",
         "resamples": 2000,
-        "mixtures": tuple(mixtures),
-        "verdict": Verdict("inconclusive", chosen, "Inconclusive: it may or may not.") if chosen else None,
-        "warnings": ("Only 3 seeds were run.",),
+        "mixtures": results,
+        "kinds": [kind_message(KINDS[name]) for name in dict.fromkeys(kinds)],
+        "warnings": ["Only 3 seeds were run."],
     }
-    return Results(**(values | changes))
+    if mixtures:
+        values["verdict"] = Verdict(kind="inconclusive", key=mixtures[0].key, sentence="Inconclusive: it may be.")
+    return Comparison(**(values | changes))
 
 
-def metrics(class_names: Sequence[str], right: int) -> Metrics:
-    """Of 10 test images of each class, `right` right and the others taken for the next class."""
-    classes = len(class_names)
-    confusion = [[0] * classes for _ in class_names]
-    for index in range(classes):
-        confusion[index][index] = right
-        confusion[index][(index + 1) % classes] += 10 - right
-    per_class = tuple(ClassMetrics(name, right / 10, right / 10, 10) for name in class_names)
-    share = right / 10
-    return Metrics(share, share, share, share, None, 0.05, 0.3, 0.7, per_class, tuple(map(tuple, confusion)))
+def with_verdict(comparison: Comparison, kind: str, key: str, sentence: str) -> Comparison:
+    changed = Comparison()
+    changed.CopyFrom(comparison)
+    changed.verdict.CopyFrom(Verdict(kind=kind, key=key, sentence=sentence))
+    return changed
+
+
+def trial_result(mixture: str, seed: int, class_names: Sequence[str], right: int) -> TrialResult:
+    """Of 10 test images of each class, `right` right and the others taken for the next class; no AUROC."""
+    classes = []
+    for index, name in enumerate(class_names):
+        row = [0] * len(class_names)
+        row[index] = right
+        row[(index + 1) % len(class_names)] += 10 - right
+        classes.append(ClassResult(label=name, images=10, precision=right / 10, recall=right / 10, predicted_as=row))
+    names = [metric.name for metric in metric_messages() if metric.name != "auroc"]
+    return TrialResult(
+        trial=f"trials/{seed:032x}",
+        training=Training(
+            mixture=mixture,
+            seed=seed,
+            classes=class_names,
+            real_images=100,
+            synthetic_images=25,
+            optimizer_steps=400,
+            best_epoch=7,
+        ),
+        test_metrics=dict.fromkeys(names, right / 10),
+        classes=classes,
+    )
 
 
 def report(
-    found: Results | None = None,
+    found: Comparison | None = None,
     class_names: tuple[str, ...] = ("round", "spindle"),
     *,
     name: str = "first-look",
@@ -138,10 +183,10 @@ def report(
     group_rule: str | None = 'column "chip"',
     **changes: Any,
 ) -> ReportData:
-    found = found or results()
-    image_sets = list(dict.fromkeys(m.identity.image_set for m in found.mixtures if m.identity.image_set))
-    cells = [
-        Cell(m.identity.key, seed, 100, 25, 400, 7, metrics(class_names, 8 if index else 6 + seed % 2))
+    found = found or compared()
+    image_sets = list(dict.fromkeys(m.mixture.image_set_label for m in found.mixtures if m.mixture.image_set))
+    trials = [
+        trial_result(m.mixture.key, seed, class_names, 8 if index else 6 + seed % 2)
         for index, m in enumerate(found.mixtures)
         for seed in range(found.seeds)
     ]
@@ -170,13 +215,26 @@ def report(
         "image_sets": tuple(
             ImageSet(s, s, dict.fromkeys(class_names, 50), "cells of {label}", 25, 3.0, 8.0, 0.0) for s in image_sets
         ),
+        "fidelity": Fidelity(
+            feature_network="lite0",
+            image_size=64,
+            near_copy_percentile=1,
+            sources=[
+                SourceFidelity(label="real images", images=40, kernel_inception_distance=0.001, near_copy_share=0.012),
+                *(
+                    SourceFidelity(image_set=name, images=100, kernel_inception_distance=0.0321, near_copy_share=0.025)
+                    for name in dict.fromkeys(m.mixture.image_set for m in found.mixtures if m.mixture.image_set)
+                ),
+            ],
+        ),
         "galleries": tuple(Gallery(s, c, (example,) * 3) for s in image_sets for c in class_names),
         "real_examples": {c: (png(30), png(40)) for c in class_names},
         "nearest_distance": "Euclidean distance",
         "classifier": {"Architecture": "resnet10t"},
-        "results": found,
-        "cells": tuple(cells),
-        "leakage": (LeakageCheck("Validation and test hold real images only.", True),),
+        "comparison": found,
+        "metrics": tuple(metric_messages()),
+        "trials": tuple(trials),
+        "leakage": (LeakageCheck("Validation and test hold real images only", "0 of 80 are not", "held"),),
         "costs": (StepCost("classifiers", 20, 4, 125.0, 0.0, None),),
         "provenance": Provenance((Artifact("split", "7", "cd" * 32),), {"evaluation": "1"}, {"timm": "1.0"}),
         "warnings": (),
@@ -205,23 +263,25 @@ class Page(HTMLParser):
 
 CASES: dict[str, Callable[[], ReportData]] = {
     "usual": report,
-    "one ratio": lambda: report(results([0.25])),
-    "one seed": lambda: report(results(seeds=1)),
-    "no synthetic only": lambda: report(results(synthetic_only=None)),
-    "synthetic only above the rest": lambda: report(results(synthetic_only=0.97)),
-    "no control": lambda: report(results(control=False)),
-    "no intervals": lambda: report(results(half=None)),
-    "crowded ratios": lambda: report(results([0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 10.0])),
-    "nine image sets": lambda: report(results([0.1, 0.5], [f"set {k}" for k in range(9)])),
+    "one ratio": lambda: report(compared([0.25])),
+    "one seed": lambda: report(compared(seeds=1)),
+    "no synthetic only": lambda: report(compared(synthetic_only=None)),
+    "synthetic only above the rest": lambda: report(compared(synthetic_only=0.97)),
+    "no control": lambda: report(compared(control=False)),
+    "crowded ratios": lambda: report(compared([0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 10.0])),
+    "nine image sets": lambda: report(compared([0.1, 0.5], [f"set {k}" for k in range(9)])),
     "long names": lambda: report(
-        results(image_sets=["dora-r16-attention+feedforward+convolution-lr-0.0002-" * 3, "細胞" * 30]),
+        compared(image_sets=["dora-r16-attention+feedforward+convolution-lr-0.0002-" * 3, "細胞" * 30]),
         ("Interphase" * 20, "b" * 200),
     ),
     "sixteen classes": lambda: report(class_names=tuple(f"phenotype {k}" for k in range(16))),
-    "real only": lambda: report(results([], synthetic_only=None, control=False)),
-    "nothing spreads": lambda: report(results([0.1], synthetic_only=None, control=False, half=0.0, seeds=1)),
+    "real only": lambda: report(compared([], synthetic_only=None, control=False)),
+    "nothing spreads": lambda: report(compared([0.1], synthetic_only=None, control=False, half=0.0, seeds=1)),
     "simulated without groups": lambda: report(simulated=True, group_rule=None),
-    "other modes": lambda: report(results(mode="pretrain")),
+    "reconstructed": lambda: report(compared(reconstructed=True)),
+    "reconstructed, no synthetic only": lambda: report(compared(reconstructed=True, synthetic_only=None)),
+    "share": lambda: report(compared(mode="share")),
+    "replace": lambda: report(compared(mode="replace", control=False)),
 }
 
 
@@ -245,7 +305,7 @@ def test_a_page_needs_nothing_from_outside_and_names_all_it_shows(case: str) -> 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("width_px", [920, 340])
 def test_no_text_of_a_chart_overlaps_another_or_leaves_the_chart(case: str, width_px: int) -> None:
-    found = CASES[case]().results
+    found = CASES[case]().comparison
     for markup in (charts.ratio_curve(found, width_px), charts.forest_plot(found, width_px)):
         svg = ElementTree.fromstring(str(markup))
         assert svg.find("title") is not None and svg.find("desc") is not None
@@ -282,17 +342,17 @@ def numbers(svg: ElementTree.Element) -> list[float]:
 
 
 def test_text_from_users_never_becomes_markup() -> None:
-    found = results(image_sets=[NASTY], warnings=(NASTY,))
-    found = replace(found, verdict=Verdict("harms", found.mixtures[1].identity.key, NASTY))
-    found = replace(
-        found,
-        mixtures=tuple(replace(m, identity=replace(m.identity, label=NASTY)) for m in found.mixtures),
-    )
+    found = compared(image_sets=[NASTY], warnings=(NASTY,))
+    found = with_verdict(found, "harms", found.mixtures[1].mixture.key, NASTY)
+    for result in found.mixtures:
+        result.mixture.label = NASTY
+    found.kinds[1].CopyFrom(MixtureKind(name="append", label=NASTY, axis_title=NASTY, sentence=NASTY))
     data = report(found, (NASTY, "b"), name=NASTY, group_rule=NASTY, base_model=NASTY, classifier={NASTY: NASTY})
     data = replace(
         data,
         costs=(replace(data.costs[0], name=NASTY),),
-        leakage=(LeakageCheck(NASTY, False),),
+        leakage=(LeakageCheck(NASTY, NASTY, "unknown"),),
+        metrics=(Metric(name="accuracy", label=NASTY),),
         provenance=Provenance((Artifact(NASTY, NASTY, NASTY),), {NASTY: NASTY}, {NASTY: NASTY}),
         image_sets=tuple(replace(image_set, prompt=NASTY) for image_set in data.image_sets),
     )
@@ -313,31 +373,65 @@ def test_the_verdict_stands_at_the_top_with_its_badge() -> None:
         ("equivalent", "= Equivalent"),
         ("inconclusive", "? Inconclusive"),
     ):
-        found = results()
-        verdict = Verdict(kind, "append-0.25@lora-r4", "The sentence.")  # type: ignore[arg-type]
-        html = render_html(report(replace(found, verdict=verdict)))
+        html = render_html(report(with_verdict(compared(), kind, "append-0.25@lora-r4", "The sentence.")))
         assert f'<span class="badge {kind}">{badge}</span>' in html
         assert html.index("The sentence.") < html.index("<h2")
-    assert "No verdict" in render_html(report(replace(results(), verdict=None)))
+    without = compared()
+    without.ClearField("verdict")
+    assert "No verdict: the study has no mixture of real and synthetic" in render_html(report(without))
 
 
 def test_the_control_of_the_chosen_size_stands_beside_the_verdict() -> None:
-    found = results()
+    found = compared()
     html = render_html(report(found))
-    control = next(m for m in found.mixtures if m.identity.key == "duplicated-0.1")
-    assert control.difference is not None
-    assert f"duplicated to the same size score {formatting.points(control.difference.mean)} points" in html
-    assert "duplicated to the same size score" not in render_html(report(results(control=False)))
+    control = next(m for m in found.mixtures if m.mixture.key == "duplicated-0.1")
+    words = f"Real images duplicated (control): {formatting.points(control.difference.mean)} points against"
+    assert words in html
+    assert html.count("(control): ") == 1
+    both = render_html(report(compared(reconstructed=True)))
+    assert "Real images reconstructed (control): " in both and "Real images duplicated (control): " in both
+    assert "(control): " not in render_html(report(compared(control=False)))
 
 
 def test_simulated_images_missing_groups_and_broken_rules_are_loud() -> None:
     plain = render_html(report())
-    loud = render_html(report(simulated=True, group_rule=None, leakage=(LeakageCheck("Test is real only.", False),)))
-    for words in ("SIMULATED IMAGES", "No groups:", "Leakage rule broken: Test is real only."):
+    loud = render_html(
+        report(
+            simulated=True, group_rule=None, leakage=(LeakageCheck("Test is real only", "3 of 40 are not", "broken"),)
+        )
+    )
+    for words in ("SIMULATED IMAGES", "No groups:", "Leakage rule broken: Test is real only: 3 of 40 are not."):
         assert words in loud and words not in plain
     assert "Real train images (simulated)" in loud
     for warning in ("2 near-duplicates.", "Only 3 seeds were run."):
         assert warning in plain
+
+
+def test_a_broken_rule_comes_first_and_takes_the_verdict_away() -> None:
+    lines = (
+        LeakageCheck("Types", "nothing else fits", "by construction"),
+        LeakageCheck("Held", "0 of 80", "held"),
+        LeakageCheck("Broken", "3 of 80", "broken"),
+        LeakageCheck("Groups", "none stated", "unknown"),
+    )
+    data = report(leakage=lines)
+    html = render_html(data)
+    assert html.index('role="alert">Leakage rule broken: Broken: 3 of 80.') < html.index('class="verdict"')
+    assert "No verdict: a leakage rule is broken: Broken (3 of 80)." in html
+    assert data.comparison.verdict.sentence not in html and "★" not in html
+    listed = re.findall(r'<li class="([\w-]+)">', html)
+    assert listed == ["broken", "unknown", "held", "by-construction"]
+    assert "verdict" not in json.loads(render_json(data))["comparison"]
+    assert data.verdict is None and data.comparison.HasField("verdict"), "the data themselves stay"
+    assert report(leakage=lines[:2]).verdict is not None
+
+
+def test_fidelity_stands_beside_its_floor() -> None:
+    text = " ".join("".join(Page(render_html(report())).text).split())
+    assert "Features are those of lite0, of 64 pixels" in text
+    assert "real images 40 1.000 1.2 %" in text
+    assert "lora-r4 100 32.100 2.5 %" in text
+    assert "Fidelity and near copies" not in render_html(report(fidelity=None))
 
 
 def test_what_an_import_left_out_is_shown() -> None:
@@ -357,9 +451,9 @@ def test_the_same_data_give_the_same_bytes() -> None:
 def test_json_holds_everything_but_the_images() -> None:
     data = report()
     values = json.loads(render_json(data))
-    assert values["report_version"] == 1
-    assert len(values["cells"]) == len(data.cells)
-    assert values["results"]["mixtures"][1]["difference"]["mean"] == pytest.approx(0.01)
+    assert values["report_version"] == 2
+    assert len(values["trials"]) == len(data.trials)
+    assert values["comparison"]["mixtures"][1]["difference"]["mean"] == pytest.approx(0.01)
     image = values["galleries"][0]["examples"][0]["png"]
     assert image["bytes"] == len(png(10)) and len(image["sha256"]) == 64
 
@@ -383,15 +477,15 @@ def test_times_and_costs_are_apart_from_results() -> None:
         render_run_json(broken)
 
 
-def test_csv_has_a_row_for_each_cell_and_a_column_for_each_metric() -> None:
+def test_csv_has_a_row_for_each_trial_and_a_column_for_each_metric() -> None:
     data = report(class_names=("round, flat", 'spin"dle'))
     rows = list(csv.DictReader(io.StringIO(render_csv(data))))
-    assert len(rows) == len(data.cells) == 30
+    assert len(rows) == len(data.trials) == 30
     assert [row["seed"] for row in rows[:3]] == ["0", "1", "2"]
     assert rows[0]["key"] == "real" and rows[0]["image_set"] == "" and rows[0]["ratio"] == "0.0"
     assert rows[0]["balanced_accuracy"] == "0.6" and rows[0]["auroc"] == ""
-    assert rows[3]["label"] == "append 10 %" and rows[3]["n_synthetic"] == "25"
-    assert rows[0]["recall: round, flat"] == "0.6" and rows[0]['support: spin"dle'] == "10"
+    assert rows[3]["label"] == "append 10 %" and rows[3]["synthetic_images"] == "25"
+    assert rows[0]["recall: round, flat"] == "0.6" and rows[0]['images: spin"dle'] == "10"
     assert json.loads(rows[0]["confusion"]) == [[6, 4], [4, 6]]
 
 
@@ -409,51 +503,23 @@ def test_tables_sum_and_average_over_seeds() -> None:
     assert tables.spread([0.5]).deviation is None
 
 
-def test_statistics_are_read_as_they_were_stored() -> None:
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) % 3
-    keys = ("real", "append-0.5@a", "only@a")
-    predictions = [MixturePredictions(key, key, rng.integers(0, 3, (2, 60)), np.array([0.5, 0.6])) for key in keys]
-    comparison = compare(
-        labels,
-        np.arange(60) // 6,
-        predictions,
-        reference="real",
-        candidates=["append-0.5@a"],
-        class_names=("x", "y", "z"),
-        confidence=0.9,
-        margin=0.05,
-    )
-    identities = [
-        MixtureIdentity("real", "real only", "real", 0.0, None),
-        MixtureIdentity("only@a", "synthetic only", "synthetic_only", None, "a"),
-        MixtureIdentity("append-0.5@a", "append 50 %", "mixed", 0.5, "a"),
-    ]
-    stored = json.loads(json.dumps(asdict(comparison)))
-    read = results_from_statistics(stored, identities, "append")
-    assert [m.identity for m in read.mixtures] == identities
-    difference, original = read.mixtures[2].difference, comparison.mixtures[1].difference
-    assert difference is not None and original is not None
-    assert difference.interval == (original.low, original.high)
-    assert (difference.mean, difference.per_seed) == (original.mean, original.per_seed)
-    assert read.verdict is not None and comparison.verdict is not None
-    assert read.verdict.sentence == comparison.verdict.sentence
-    assert (read.test_groups, read.resamples, read.warnings) == (10, 2000, comparison.warnings)
-    assert "Ratio curve" in render_html(report(read))
-    with pytest.raises(ValueError, match="give the same"):
-        results_from_statistics(stored, identities[:2], "append")
-    del stored["margin"]
-    with pytest.raises(ValueError, match="lacks the field 'margin'"):
-        results_from_statistics(stored, identities, "append")
+def test_a_metric_of_the_evaluation_is_shown_without_a_word_here() -> None:
+    data = report()
+    for trial in data.trials:
+        trial.test_metrics["kappa"] = 0.4321
+    more = replace(data, metrics=(*data.metrics, Metric(name="kappa", label="Cohen's kappa", larger_is_better=True)))
+    assert "Cohen&#39;s kappa" in render_html(more) and "0.432" in render_html(more)
+    assert next(csv.DictReader(io.StringIO(render_csv(more))))["kappa"] == "0.4321"
+    assert json.loads(render_json(more))["metrics"][-1]["name"] == "kappa"
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda d: replace(d, cells=d.cells[3:]), "cells has none of mixture 'real'"),
-        (lambda d: replace(d, cells=(replace(d.cells[0], mixture="reel"), *d.cells)), "'reel' is no mixture"),
-        (lambda d: replace(d, results=replace(d.results, reference="reel")), "'reel' is no mixture"),
-        (lambda d: replace(d, class_names=("round",)), r"give 1 by 1 and 1"),
+        (lambda d: replace(d, trials=d.trials[3:]), "trials has none of mixture 'real'"),
+        (lambda d: replace(d, trials=(trial_result("reel", 0, d.class_names, 5), *d.trials)), "'reel' is no mixture"),
+        (lambda d: replace(d, comparison=compared(reference="reel")), "'reel' is no mixture"),
+        (lambda d: replace(d, class_names=("round",)), r"give those of \['round'\]"),
         (lambda d: replace(d, galleries=(Gallery("set", "round", ()),)), "image set 'set'"),
         (lambda d: replace(d, real_examples={"round": (b"GIF89a",)}), "no PNG"),
         (lambda d: replace(d, study=replace(d.study, created_at=datetime(2025, 1, 1))), "time zone"),
@@ -466,7 +532,7 @@ def test_data_that_do_not_fit_together_are_refused(change: Callable[[ReportData]
 
 
 def test_the_ratio_axis_is_linear_where_there_is_room_and_says_where_it_is_not() -> None:
-    roomy, crowded = results([0.1, 0.25, 0.5]), results([0.01, 0.02, 5.0])
+    roomy, crowded = compared([0.1, 0.25, 0.5]), compared([0.01, 0.02, 5.0])
     assert "not to scale" not in charts.ratio_curve(roomy, 920)
     assert "not to scale" in charts.ratio_curve(crowded, 920)
 
@@ -475,11 +541,11 @@ def test_a_far_synthetic_only_leaves_the_other_points_their_room() -> None:
     def spans(markup: str) -> list[str]:
         return re.findall(r'text-anchor="end">(\d+) %<', markup)
 
-    near = spans(charts.ratio_curve(results(synthetic_only=None), 920))
-    far = charts.ratio_curve(results(synthetic_only=0.2), 920)
+    near = spans(charts.ratio_curve(compared(synthetic_only=None), 920))
+    far = charts.ratio_curve(compared(synthetic_only=0.2), 920)
     assert spans(far) == near
     assert "20.0 %" in far
-    assert "\u221260.0 (\u221262.0 to \u221258.0)" in charts.forest_plot(results(synthetic_only=0.2), 920)
+    assert "\u221260.0 (\u221262.0 to \u221258.0)" in charts.forest_plot(compared(synthetic_only=0.2), 920)
 
 
 def test_a_constant_loss_is_a_flat_line() -> None:
@@ -494,7 +560,7 @@ def test_a_constant_loss_is_a_flat_line() -> None:
         (formatting.duration(7500.0), "2 h 5 min"),
         (formatting.points(-0.0123), "\u22121.2"),
         (formatting.points(-0.0004), "0.0"),
-        (formatting.interval_points((-0.003, 0.039)), "\u22120.3 to +3.9"),
+        (formatting.interval_points(Estimate(low=-0.003, high=0.039)), "\u22120.3 to +3.9"),
         (formatting.percent(0.8129), "81.3 %"),
         (formatting.ratio(0.07), "7"),
         (formatting.ratio(1 / 3), "33.3"),
@@ -532,7 +598,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_reports_need_no_heavy_package() -> None:
-    heavy = "{'torch', 'ray', 'grpc', 'numpy', 'scipy'}"
+    heavy = "{'torch', 'ray', 'numpy', 'scipy'}"
     code = f"import sys, synthmix.study_control.report; print({heavy} & set(sys.modules))"
     services = Path(charts.__file__).parents[2]
     done = subprocess.run(

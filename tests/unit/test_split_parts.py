@@ -152,7 +152,7 @@ def test_rule_4_no_part_can_hold_a_synthetic_image(store: MemoryObjectStore, spl
 
 def test_rule_4_a_dataset_is_no_image_set(store: MemoryObjectStore, split: ArtifactName) -> None:
     real = open_train_part(store, f"{split}/parts/train", field="x")
-    with pytest.raises(TypeError, match="isn't an image set"):
+    with pytest.raises(TypeError, match="is not one of image-sets"):
         SyntheticImages(real.manifest, real.classes, real.labels, real.sha256s, store)
     with pytest.raises(InvalidArgument, match="image_set"):
         open_image_set(store, str(real.manifest.name), classes=("alpha", "beta"), field="image_set")

@@ -201,6 +201,24 @@ def test_a_ratio_more_keeps_the_image_set(store: MemoryObjectStore) -> None:
     assert images_of(larger) == {label: 2 * count + 1 for label, count in train_counts(larger).items()}
 
 
+@pytest.mark.parametrize(
+    ("mixtures", "times"),
+    [
+        ("{mode: share, ratios: [0.5]}", 1),
+        ("{mode: share, ratios: [0.75]}", 4),  # three for each real one, in coarse steps
+        ("{mode: replace, ratios: [1]}", 1),
+    ],
+)
+def test_what_a_mode_takes_is_what_is_made(store: MemoryObjectStore, mixtures: str, times: int) -> None:
+    laid_out = lay_out(store, f"mixtures: {mixtures}")
+    assert images_of(laid_out) == {label: times * count + 1 for label, count in train_counts(laid_out).items()}
+
+
+@pytest.mark.parametrize("mixtures", ["{mode: share, ratios: [1]}", "{mode: shere, ratios: [0.5]}"])
+def test_a_ratio_or_mode_that_cannot_be_is_refused_where_it_is_written(store: MemoryObjectStore, mixtures: str) -> None:
+    assert list(faults(store, f"mixtures: {mixtures}")) in (["mixtures.ratios[0]"], ["mixtures.mode"])
+
+
 # What was planned is what runs
 
 

@@ -21,7 +21,8 @@ from peft import LoraConfig
 
 from synthmix.adapter_training.planning import TARGETS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.latent_diffusion.loading import LatentDiffusion, encode_images, encode_prompts
+from synthmix.latent_diffusion.autoencoder import encode_images
+from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.seeds import derived_seed
 from synthmix.training.learning_rates import learning_rate_share

@@ -20,7 +20,8 @@ from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import base_model
-from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, load, select_device
+from synthmix.latent_diffusion.autoencoder import select_device
+from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, load
 from synthmix.service_kit.artifacts import write_payload
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.memory_errors import memory_told_at

@@ -46,7 +46,7 @@ def build_classifier(
         class_count: Number of classes.
         pretrained: Whether to load trained weights.
         image_size_px: Side of the images that it will see.
-        seed: The cell's, for the weights that aren't loaded.
+        seed: The trial's, for the weights that aren't loaded.
 
     Raises:
         FailedPrecondition: The weights can't be had.

@@ -1,13 +1,13 @@
 """The classifier evaluation service."""
 
 import asyncio
-from typing import Any
 
 import grpc
 from google.longrunning import operations_pb2
 
 from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix.classifier_evaluation import planning
+from synthmix.service_kit import message_json
 from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.object_store import ObjectStore
@@ -51,25 +51,17 @@ def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb
             name=str(manifest.name),
             split=summary["split"],
             image_sets=[str(ArtifactName(IMAGE_SETS, image_set)) for image_set in request["image_sets"]],
-            cell_count=summary["cell_count"],
-            results=[_result(row) for row in summary["results"]],
+            trial_count=len(summary["trials"]),
+            comparison=message_json.from_value(summary["comparison"], evaluations_pb2.Comparison),
             seconds=manifest.seconds,
             gpu_seconds=manifest.gpu_seconds,
             payloads=payload_messages(store, manifest),
         )
     )
+    if summary["fidelity"] is not None:
+        message.fidelity.CopyFrom(message_json.from_value(summary["fidelity"], evaluations_pb2.Fidelity))
     message.create_time.FromJsonString(manifest.create_time)
     return message
-
-
-def _result(row: dict[str, Any]) -> evaluations_pb2.MixtureResult:
-    values = dict(row)
-    for interval in ("balanced_accuracy_interval", "difference_interval"):
-        bounds = values.pop(interval)
-        if bounds is not None:
-            low, high = bounds
-            values[interval] = evaluations_pb2.Interval(low=low, high=high)
-    return evaluations_pb2.MixtureResult(**values)
 
 
 def servicer(store: ObjectStore, collection: ArtifactCollection) -> Servicer:

@@ -25,19 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaincinv, ndtri, stdtrit
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A balanced accuracy (0 to 1) or a difference of two (-1 to 1)."""
-
-    # Over seeds.
-    mean: float
-    low: float
-    high: float
-    per_seed: tuple[float, ...]
-    # Share of the variance that comes from the seeds, 0 to 1; the rest is the test groups'. Where neither varied, 1 if
-    # there are fewer seeds than groups, otherwise 0: the fewer leave more open.
-    seed_share: float
+from synthmix.api.evaluations.v1 import evaluations_pb2
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +61,7 @@ def estimate(
     units_only: np.ndarray,
     confidence: float,
     bounds: tuple[float, float],
-) -> Estimate:
+) -> evaluations_pb2.Estimate:
     """The mean over seeds and its interval.
 
     Args:
@@ -105,11 +93,11 @@ def estimate(
     noise = _noise_arm(images, scores, tail)
     low = min(low, mean - max(noise, _unseen_arm(images, scores, tail, mean - bounds[0])))
     high = max(high, mean + max(noise, _unseen_arm(images, scores, tail, bounds[1] - mean)))
-    return Estimate(
+    return evaluations_pb2.Estimate(
         mean=mean,
         low=float(np.clip(low, *bounds)),
         high=float(np.clip(high, *bounds)),
-        per_seed=tuple(map(float, per_seed)),
+        per_seed=per_seed.tolist(),
         seed_share=from_seeds / seen if seen > 0.0 else float(seeds < units),
     )
 

@@ -1,86 +1,83 @@
-"""Metrics of a classifier, from the probabilities that it gives to images and the classes that they are of.
+"""Metrics of a classifier, from the probabilities that it gave to images and the classes that these are of.
 
-Probabilities are (images, classes), each row summing to 1; labels are (images,) class indices.
+Probabilities are (images, classes) float32, each row summing to 1; labels are (images,) class indices. An evaluation
+computes metrics from the predictions that its trials stored, so that a metric which is added, or fixed, trains nothing.
+
+Front ends read the table's names: scikit-learn, which they do not have, is imported by the functions that use it.
 """
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.service_kit.digests import digest_of
 
 CALIBRATION_BINS = 15
 
 
-def all_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Every metric, ready for JSON. Classes are in the order of the probabilities' columns.
+@dataclass(frozen=True)
+class Metric:
+    """One number that is told of every classifier.
 
-    Precision is 0 for a class that was never predicted. Recall is None, and left out of balanced accuracy,
-    for a class without images.
+    Attributes:
+        name: In JSON and CSV.
+        label: In tables.
+        larger_is_better: Which way is better.
+        compute: From probabilities and labels; None if the metric is undefined for these images.
+        version: Raised whenever `compute` gives other numbers, so that evaluations are made anew.
     """
-    confusion = confusion_matrix(probabilities.argmax(1), labels, probabilities.shape[1])
-    correct, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    return {
-        "images": len(labels),
-        "accuracy": float(correct.sum() / len(labels)),
-        "balanced_accuracy": balanced_accuracy(confusion),
-        "macro_f1": macro_f1(confusion),
-        "matthews_correlation": matthews_correlation(confusion),
-        "auroc": auroc(probabilities, labels),
-        "expected_calibration_error": expected_calibration_error(probabilities, labels),
-        "brier_score": brier_score(probabilities, labels),
-        "negative_log_likelihood": negative_log_likelihood(probabilities, labels),
-        "per_class": {
-            "precision": (correct / np.maximum(predicted, 1)).tolist(),
-            "recall": [float(right / count) if count else None for right, count in zip(correct, support, strict=True)],
-            "support": support.tolist(),
-        },
-        "confusion": confusion.tolist(),
-    }
+
+    name: str
+    label: str
+    larger_is_better: bool
+    compute: Callable[[np.ndarray, np.ndarray], float | None]
+    version: int = 1
 
 
-def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Image counts, (classes, classes): rows are true classes, columns predicted ones."""
-    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose most probable class is theirs."""
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(labels, probabilities.argmax(1)))
 
 
-def balanced_accuracy(confusion: np.ndarray) -> float:
+def balanced_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean recall of the classes that have images."""
-    support = confusion.sum(1)
-    return float(np.mean(np.diag(confusion)[support > 0] / support[support > 0]))
+    from sklearn.metrics import recall_score
+
+    return float(recall_score(labels, probabilities.argmax(1), labels=np.unique(labels), average="macro"))
 
 
-def macro_f1(confusion: np.ndarray) -> float:
+def macro_f1(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean F1 of the classes that have images or were predicted."""
-    total = confusion.sum(0) + confusion.sum(1)
-    return float(np.mean(2 * np.diag(confusion)[total > 0] / total[total > 0]))
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, probabilities.argmax(1), average="macro", zero_division=0))
 
 
-def matthews_correlation(confusion: np.ndarray) -> float:
+def matthews_correlation(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The multi-class Matthews correlation (Gorodkin, Comput. Biol. Chem. 28, 2004, equation 8), -1 to 1.
 
     It is 0 if only one class was predicted or is there.
     """
-    images, correct = float(confusion.sum()), float(np.trace(confusion))
-    support, predicted = confusion.sum(1).astype(float), confusion.sum(0).astype(float)
-    scale = (images**2 - predicted @ predicted) * (images**2 - support @ support)
-    return float((correct * images - support @ predicted) / np.sqrt(scale)) if scale > 0 else 0.0
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, probabilities.argmax(1)))
 
 
 def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
     """Mean over classes of the area under the ROC curve of that class against the rest.
 
-    The area is the share of (image of the class, other image) pairs that are ranked right, ties counting one
-    half (Hanley and McNeil, Radiology 143, 1982). It is None if a class has no images, or all of them.
+    It is None if a class has no images, or all of them.
     """
-    areas = []
-    for index, scores in enumerate(probabilities.T):
-        inside = labels == index
-        count, others = int(inside.sum()), int((~inside).sum())
-        if not count or not others:
-            return None
-        _, position, ties = np.unique(scores, return_inverse=True, return_counts=True)
-        ranks = (np.cumsum(ties) - (ties - 1) / 2)[position]
-        areas.append((ranks[inside].sum() - count * (count + 1) / 2) / (count * others))
-    return float(np.mean(areas))
+    from sklearn.metrics import roc_auc_score
+
+    classes = range(probabilities.shape[1])
+    if len(np.unique(labels)) < len(classes) or len(classes) == 1:
+        return None
+    return float(np.mean([roc_auc_score(labels == index, probabilities[:, index]) for index in classes]))
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -97,9 +94,10 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean squared distance from the true class's unit vector, 0 to 2 (Brier, Mon. Weather Rev. 78, 1950)."""
-    errors = probabilities.astype(float)
-    errors[np.arange(len(labels)), labels] -= 1
-    return float(np.mean(np.sum(errors**2, axis=1)))
+    from sklearn.metrics import brier_score_loss
+
+    classes = np.arange(probabilities.shape[1])
+    return float(brier_score_loss(labels, _distributions(probabilities), labels=classes, scale_by_half=False))
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -107,5 +105,67 @@ def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> fl
 
     A probability below float32's epsilon counts as that, so that one image can't make the mean infinite.
     """
-    true = probabilities[np.arange(len(labels)), labels].astype(float)
-    return float(-np.mean(np.log(np.maximum(true, np.finfo(np.float32).eps))))
+    from sklearn.metrics import log_loss
+
+    return float(log_loss(labels, _distributions(probabilities), labels=np.arange(probabilities.shape[1])))
+
+
+METRICS = (
+    Metric("accuracy", "Accuracy", True, accuracy),
+    Metric("balanced_accuracy", "Balanced accuracy", True, balanced_accuracy),
+    Metric("macro_f1", "Macro F1", True, macro_f1),
+    Metric("matthews_correlation", "MCC", True, matthews_correlation),
+    Metric("auroc", "AUROC", True, auroc),
+    Metric("expected_calibration_error", "ECE", False, expected_calibration_error),
+    Metric("brier_score", "Brier", False, brier_score),
+    Metric("negative_log_likelihood", "NLL", False, negative_log_likelihood),
+)
+
+
+def metric_messages() -> list[evaluations_pb2.Metric]:
+    """The table, for those who read results."""
+    return [
+        evaluations_pb2.Metric(name=metric.name, label=metric.label, larger_is_better=metric.larger_is_better)
+        for metric in METRICS
+    ]
+
+
+def metrics_version() -> str:
+    """Changes with every metric that is added, fixed or removed."""
+    return digest_of({metric.name: metric.version for metric in METRICS})[:8]
+
+
+def compute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Every metric that is defined for these images, by its name."""
+    values = {metric.name: metric.compute(probabilities, labels) for metric in METRICS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def class_results(
+    probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+) -> list[evaluations_pb2.ClassResult]:
+    """What became of the images of each class, in the order of the probabilities' columns."""
+    from sklearn.metrics import confusion_matrix
+
+    confusion = confusion_matrix(labels, probabilities.argmax(1), labels=np.arange(len(class_names)))
+    results = []
+    for index, name in enumerate(class_names):
+        images, predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
+        right = int(confusion[index, index])
+        results.append(
+            evaluations_pb2.ClassResult(
+                label=name,
+                images=images,
+                precision=right / max(predicted, 1),
+                recall=right / images if images else None,
+                predicted_as=confusion[index].tolist(),
+            )
+        )
+    return results
+
+
+def _distributions(probabilities: np.ndarray) -> np.ndarray:
+    """In float64, without the rounding of float32, which scikit-learn would warn of. No row holds a 0."""
+    exact = np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).eps)
+    distributions: np.ndarray = exact / exact.sum(axis=1, keepdims=True)
+    return distributions

@@ -3,15 +3,22 @@
 Imported by front ends: numpy, no torch.
 """
 
-import heapq
+import bisect
 import itertools
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import numpy as np
 
+from synthmix.image_data.mixture_kinds import (
+    CONTROLS,
+    KINDS,
+    REAL,
+    SYNTHETIC_ONLY,
+    MixtureKind,
+    Taken,
+    classes_in_turn,
+)
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.image_data.synthetic_images import SyntheticImages
 from synthmix.service_kit.errors import (
@@ -25,22 +32,7 @@ from synthmix.service_kit.errors import (
 )
 from synthmix.service_kit.seeds import derived_seed
 
-REAL = "real"
-APPEND = "append"
-SYNTHETIC_ONLY = "synthetic_only"
-DUPLICATED_REAL = "duplicated_real"
-
-CONTROLS = (DUPLICATED_REAL,)
-LARGEST_RATIO = 10.0
 MOST_SEEDS = 1000
-
-# Of each kind: whether it has a ratio, and whether it holds synthetic images.
-_KINDS = {
-    REAL: (False, False),
-    APPEND: (True, True),
-    SYNTHETIC_ONLY: (False, True),
-    DUPLICATED_REAL: (True, False),
-}
 
 
 @dataclass(frozen=True)
@@ -48,18 +40,21 @@ class MixtureSpec:
     """A mixture before any image is chosen for it.
 
     Attributes:
-        kind: real, append, synthetic_only or duplicated_real.
-        ratio: Images added to N real ones, as a share of N; 0 for the kinds that add none.
-        image_set: Id of the image set that the synthetic images come from; None for the kinds that hold none.
+        kind: A name in KINDS.
+        ratio: What it means is the kind's; 0 for the kinds that have none.
+        image_set: Id of the image set that the synthetic images come from, or the autoencoder; None for other kinds.
+        mode: Of a control that goes with a mode's mixtures: that mode; None for other kinds.
     """
 
     kind: str
     ratio: float = 0.0
     image_set: str | None = None
+    mode: str | None = None
 
     def __post_init__(self) -> None:
-        has_ratio, has_image_set = _KINDS[self.kind]
-        if (self.ratio > 0) != has_ratio or (self.image_set is not None) != has_image_set:
+        kind = KINDS[self.kind]
+        given = (self.ratio > 0, self.image_set is not None, self.mode is not None)
+        if given != (kind.has_ratio, kind.needs_image_set, kind.take_instead is not None):
             raise ValueError(f"no mixture is {self}")
 
     @property
@@ -70,17 +65,25 @@ class MixtureSpec:
     @property
     def label(self) -> str:
         """What people call it. Where there are several image sets, whoever shows it names them beside it."""
-        percent = f"{100 * self.ratio:g} %"
-        return {
-            REAL: "real only",
-            APPEND: f"append {percent}",
-            SYNTHETIC_ONLY: "synthetic only",
-            DUPLICATED_REAL: f"real duplicated {percent}",
-        }[self.kind]
+        return KINDS[self.kind].label.format(percent=f"{100 * self.ratio:g}")
+
+    def taken(self, class_counts: Sequence[int]) -> Taken:
+        """What it takes, from the real train images of each class."""
+        kind = KINDS[self.kind]
+        if kind.take_instead is not None and self.mode is not None:
+            return kind.take_instead(taken_by(KINDS[self.mode], self.ratio, class_counts))
+        return taken_by(kind, self.ratio, class_counts)
+
+
+def taken_by(kind: MixtureKind, ratio: float, class_counts: Sequence[int]) -> Taken:
+    """What a kind takes by itself. Raises TypeError for a control that goes with a mode."""
+    if kind.take is None:
+        raise TypeError(f"{kind.name} takes images with a mode only")
+    return kind.take(ratio, class_counts)
 
 
 @dataclass(frozen=True)
-class CellSpec:
+class TrialSpec:
     """One classifier: a mixture and a seed, counted from 0."""
 
     mixture: MixtureSpec
@@ -106,56 +109,50 @@ class Mixture:
 
 
 def expand_grid(
+    mode: str,
     ratios: Sequence[float],
     synthetic_only: bool,
     controls: Sequence[str],
     image_sets: Sequence[str],
     seeds: int,
-) -> list[CellSpec]:
-    """Every cell of an evaluation, mixture by mixture, real only first.
+) -> list[TrialSpec]:
+    """Every trial of an evaluation, mixture by mixture, real only first.
 
-    Real only, which is ratio 0 and always there, and the duplicated control don't depend on the image set:
-    they are trained once, whatever the number of image sets.
+    Real only, which is ratio 0 and always there, and the controls do not depend on the image set: they are
+    trained once, whatever the number of image sets. The autoencoder of reconstructed_real is that of the first.
 
     Args:
-        ratios: Synthetic ratios, 0 to 10, in any order.
+        mode: How ratios are mixed: one of MODES.
+        ratios: Synthetic ratios, 0 to the mode's largest, in any order.
         synthetic_only: Whether to train on synthetic images alone too.
-        controls: duplicated_real, or nothing.
+        controls: Some of CONTROLS.
         image_sets: Ids of image sets; every ratio is evaluated with each.
         seeds: Number of seeds.
 
     Raises:
         InvalidArgument: Naming every field at fault.
     """
-    _check_grid(ratios, synthetic_only, controls, image_sets, seeds)
+    _check_grid(mode, ratios, synthetic_only, controls, image_sets, seeds)
     added = sorted(float(ratio) for ratio in ratios if ratio)
     mixtures = [MixtureSpec(REAL)]
-    if DUPLICATED_REAL in controls:
-        mixtures += [MixtureSpec(DUPLICATED_REAL, ratio) for ratio in added]
+    for control in (KINDS[name] for name in CONTROLS if name in controls):
+        if control.has_ratio:
+            mixtures += [MixtureSpec(control.name, ratio, mode=mode) for ratio in added]
+        else:
+            mixtures.append(MixtureSpec(control.name, image_set=image_sets[0] if control.needs_image_set else None))
     for image_set in image_sets:
-        mixtures += [MixtureSpec(APPEND, ratio, image_set) for ratio in added]
+        mixtures += [MixtureSpec(mode, ratio, image_set) for ratio in added]
         if synthetic_only:
             mixtures.append(MixtureSpec(SYNTHETIC_ONLY, image_set=image_set))
-    return [CellSpec(mixture, seed) for mixture in mixtures for seed in range(seeds)]
+    return [TrialSpec(mixture, seed) for mixture in mixtures for seed in range(seeds)]
 
 
-def needed_per_class(mixture: MixtureSpec, train_class_counts: Sequence[int]) -> tuple[int, ...]:
-    """How many synthetic images of each class a mixture takes.
-
-    Args:
-        mixture: The mixture.
-        train_class_counts: Real train images of each class.
-    """
-    if mixture.kind == APPEND:
-        return _stratified(mixture.ratio, train_class_counts)
-    return tuple(train_class_counts) if mixture.kind == SYNTHETIC_ONLY else (0,) * len(train_class_counts)
-
-
-def check_ratios(ratios: Sequence[float], train_class_counts: Mapping[str, int], *, field: str) -> list[str]:
+def check_ratios(mode: str, ratios: Sequence[float], train_class_counts: Mapping[str, int], *, field: str) -> list[str]:
     """Refuses a ratio that adds no image, or the very images of another; such a comparison could show no difference.
 
     Args:
-        ratios: As the user listed them, 0 to 10, in any order.
+        mode: How ratios are mixed.
+        ratios: As the user listed them, in the mode's range, in any order.
         train_class_counts: Real train images of each class.
         field: The list's name, for errors.
 
@@ -173,28 +170,29 @@ def check_ratios(ratios: Sequence[float], train_class_counts: Mapping[str, int],
     for index, ratio in sorted(enumerate(ratios), key=lambda item: item[1]):
         if not ratio:
             continue
-        added = _stratified(ratio, counts)
+        added = taken_by(KINDS[mode], ratio, counts).synthetic
         with problems:
             if not any(added):
                 raise invalid_field(
                     f"{field}[{index}]",
                     ratio,
                     f"adds no image to the {real:,} real ones of the train part",
-                    f"use at least {_least_ratio(1, real)}, which adds one, or leave it out",
+                    f"use at least {_least_ratio(mode, 1, real)}, which adds one, or leave it out",
                     reason="RATIO_ADDS_NOTHING",
                 )
             if added in seen:
+                more = _least_ratio(mode, sum(added) + 1, real)
                 raise invalid_field(
                     f"{field}[{index}]",
                     ratio,
                     f"adds the same {sum(added):,} of {real:,} images as ratio {seen[added]:g}",
-                    f"leave one of them out, or use at least {_least_ratio(sum(added) + 1, real)}",
+                    f"leave one of them out, or use at least {more}" if more else "leave one of them out",
                     reason="RATIO_ADDS_THE_SAME",
                 )
             seen[added] = ratio
             without = [repr(label) for label, count in zip(labels, added, strict=True) if not count]
             if without:
-                least = _least_ratio(_total_of_every_class(counts), real)
+                least = _least_ratio(mode, _total_of_every_class(counts), real)
                 warnings.append(
                     f"ratio {ratio:g} adds {sum(added):,} synthetic images, and none of {', '.join(without)}; "
                     f"{least} is the least ratio that adds one of each class"
@@ -214,7 +212,7 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
         mixture: The mixture.
         train: The real images.
         synthetic: The image set that the mixture names; None if it names none.
-        seed: The cell's.
+        seed: The trial's.
 
     Raises:
         FailedPrecondition: The image set has too few images of a class.
@@ -226,74 +224,59 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
             f"a mixture is made of a train part and an image set, not of {type(train).__name__} and "
             f"{type(synthetic).__name__}"
         )
-    if mixture.image_set != (synthetic.manifest.name.id if synthetic else None):
+    wanted = mixture.image_set if KINDS[mixture.kind].holds_synthetic else None
+    if wanted != (synthetic.manifest.name.id if synthetic else None):
         raise ValueError(f"{mixture} isn't made of {synthetic}")
     labels = np.asarray(train.labels, dtype=np.int64)
     class_counts = np.bincount(labels, minlength=len(train.classes)).tolist()
-    real_rows = np.arange(len(labels)) if mixture.kind != SYNTHETIC_ONLY else np.arange(0)
-    if mixture.kind == DUPLICATED_REAL:
-        copies = _draw(labels, _stratified(mixture.ratio, class_counts), derived_seed(seed, "duplicated real"))
-        real_rows = np.concatenate([real_rows, copies])
+    taken = mixture.taken(class_counts)
+    real_rows = _real_rows(labels, taken.real, class_counts, seed)
     if synthetic is None:
         return Mixture(real_rows, np.arange(0), labels[real_rows])
     synthetic_labels = np.asarray(synthetic.labels, dtype=np.int64)
-    needed = needed_per_class(mixture, class_counts)
-    _check_enough(mixture, train, synthetic, needed)
-    synthetic_rows = _draw(synthetic_labels, needed, derived_seed(seed, "synthetic images"))
+    _check_enough(mixture, train, synthetic, taken.synthetic)
+    synthetic_rows = _draw(synthetic_labels, taken.synthetic, derived_seed(seed, "synthetic images"))
     return Mixture(real_rows, synthetic_rows, np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]]))
 
 
-def _stratified(ratio: float, class_counts: Sequence[int]) -> tuple[int, ...]:
-    """Shares round(ratio x N) images among the classes in proportion to their counts, by Webster's method.
-
-    Largest remainders would do for one ratio, but can give a class fewer images of a larger total (the
-    Alabama paradox; Balinski and Young, Fair Representation, 1982), and then a ratio's images wouldn't be
-    among the next one's. A divisor method can't: its n-th image goes to the class with the largest count /
-    (images it has + 1/2), whatever the total.
-    """
-    shares = [0] * len(class_counts)
-    for index in itertools.islice(_in_turn(class_counts), _total(ratio, sum(class_counts))):
-        shares[index] += 1
-    return tuple(shares)
-
-
-def _in_turn(class_counts: Sequence[int]) -> Iterator[int]:
-    """Yields the class of each added image, without end."""
-    shares = [0] * len(class_counts)
-    queue = [(-float(count), index) for index, count in enumerate(class_counts) if count]
-    heapq.heapify(queue)
-    while queue:
-        index = queue[0][1]
-        yield index
-        shares[index] += 1
-        heapq.heapreplace(queue, (-class_counts[index] / (2 * shares[index] + 1), index))
-
-
-def _total(ratio: float, real: int) -> int:
-    """Images that a ratio adds to `real` ones."""
-    # The decimal fraction that was written: 0.1 and not 0.1000000000000000055.
-    return round(Fraction(str(ratio)) * real)
+def _real_rows(labels: np.ndarray, taken: Sequence[int], class_counts: Sequence[int], seed: int) -> np.ndarray:
+    """Positions of the real images: what is kept, in order, then what comes again."""
+    kept = [min(count, wanted) for count, wanted in zip(class_counts, taken, strict=True)]
+    again = [wanted - count for count, wanted in zip(kept, taken, strict=True)]
+    rows = np.arange(len(labels))
+    if kept != list(class_counts):
+        rows = np.sort(_draw(labels, kept, derived_seed(seed, "kept real")))
+    return np.concatenate([rows, _draw(labels, again, derived_seed(seed, "duplicated real"))])
 
 
 def _total_of_every_class(class_counts: Sequence[int]) -> int:
     """The least number of added images of which each class has one."""
     left = {index for index, count in enumerate(class_counts) if count}
-    for total, index in enumerate(_in_turn(class_counts), start=1):
+    for total, index in enumerate(classes_in_turn(class_counts), start=1):
         left.discard(index)
         if not left:
             return total
     return 0
 
 
-def _least_ratio(total: int, real: int) -> str:
-    """The least ratio of three significant digits, or of more if it takes them, that adds `total` images to `real`."""
-    exact = (Fraction(total) - Fraction(1, 2)) / real
-    for digits in itertools.count(max(1, 3 - math.ceil(math.log10(exact)))):
-        below = math.floor(exact * 10**digits)
-        for steps in (below, below + 1):  # half an image rounds to the even number: `exact` itself may fall short
-            text = f"{float(Fraction(steps, 10**digits)):.{digits}f}".rstrip("0").rstrip(".")
-            if _total(float(text), real) == total:
-                return text
+def _least_ratio(mode: str, total: int, real: int) -> str | None:
+    """The least ratio, of three digits or of more if it takes them, by which a mode adds `total` images to `real`.
+
+    None if the mode's largest ratio adds fewer.
+    """
+    kind = KINDS[mode]
+
+    def added(ratio: float) -> int:
+        return sum(taken_by(kind, ratio, (real,)).synthetic)
+
+    if added(kind.largest_ratio) < total:
+        return None
+    for digits in itertools.count(1):
+        scale = 10**digits
+        candidates = range(int(scale * kind.largest_ratio) + 1)
+        step = bisect.bisect_left(candidates, total, key=lambda step: added(step / scale))
+        if step >= 100 and step in candidates and added(step / scale) == total:
+            return f"{step / scale:.{digits}f}".rstrip("0").rstrip(".")
     raise AssertionError  # never: the steps become as fine as is needed
 
 
@@ -327,6 +310,7 @@ def _check_enough(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticIm
 
 
 def _check_grid(
+    mode: str,
     ratios: Sequence[float],
     synthetic_only: bool,
     controls: Sequence[str],
@@ -336,23 +320,38 @@ def _check_grid(
     problems = Problems()
     for index, ratio in enumerate(ratios):
         with problems:
-            check_range(f"evaluation.mixtures.ratios[{index}]", ratio, 0.0, LARGEST_RATIO)
+            check_range(f"evaluation.mixtures.ratios[{index}]", ratio, 0.0, KINDS[mode].largest_ratio)
     for index, control in enumerate(controls):
         with problems:
             check_choice(f"evaluation.mixtures.controls[{index}]", control, CONTROLS)
+            _check_control(f"evaluation.mixtures.controls[{index}]", control, mode)
     with problems:
         check_range("evaluation.seeds", seeds, 1, MOST_SEEDS)
     _check_distinct("evaluation.mixtures.ratios", ratios, problems)
     _check_distinct("evaluation.mixtures.controls", controls, problems)
     _check_distinct("evaluation.image_sets", image_sets, problems)
     with problems:
-        if not image_sets and (synthetic_only or any(ratios)):
+        reconstructed = any(name in KINDS and KINDS[name].needs_image_set for name in controls)
+        if not image_sets and (synthetic_only or any(ratios) or reconstructed):
             raise missing_field(
                 "evaluation.image_sets",
-                "ratios above 0 and synthetic only are made of an image set: name one or more, or ask for "
-                "ratio 0 alone",
+                "ratios above 0, synthetic only and reconstructed_real are made of an image set: name one or more, or "
+                "ask for ratio 0 alone",
             )
     problems.raise_if_any()
+
+
+def _check_control(field: str, control: str, mode: str) -> None:
+    """Refuses a control whose mixtures would be real only."""
+    instead, real = KINDS[control].take_instead, (1000,)
+    if instead is not None and instead(taken_by(KINDS[mode], 0.5, real)).real == real:
+        raise invalid_field(
+            field,
+            control,
+            f"is the same as real only where the mode is {mode}, which keeps the number of images",
+            "leave it out",
+            reason="CONTROL_WITHOUT_EFFECT",
+        )
 
 
 def _check_distinct(field: str, values: Sequence[float] | Sequence[str], problems: Problems) -> None:

@@ -1,4 +1,4 @@
-"""What a CreateEvaluation request means: its defaults, checks, canonical form, cells and predicted time."""
+"""What a CreateEvaluation request means: its defaults, checks, canonical form, trials and predicted time."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.classifier_evaluation.architectures import check_architecture
-from synthmix.classifier_evaluation.cell_requests import RECIPE_VERSION, cell_name, cell_request, check_generator
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings, steps_per_epoch
+from synthmix.classifier_evaluation.metrics import metrics_version
 from synthmix.classifier_evaluation.mixtures import (
-    REAL,
-    CellSpec,
     MixtureSpec,
+    TrialSpec,
     check_ratios,
     expand_grid,
-    needed_per_class,
 )
 from synthmix.classifier_evaluation.pretrained_weights import check_weights
+from synthmix.classifier_evaluation.trial_requests import RECIPE_VERSION, check_generator, trial_name, trial_request
+from synthmix.image_data.mixture_kinds import MODES
 from synthmix.image_data.split_parts import part_summary
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
@@ -26,11 +26,9 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, PARTS, SPLITS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical, check, from_canonical, set_default, with_defaults
 
-# Raised whenever the statistics change, or a declared default of mixtures or claim: an evaluation of another version
-# is another evaluation of the same cells.
-STATISTICS_VERSION = 2
-
-MODES = ("append",)
+# Raised whenever the comparison changes, or a declared default of mixtures or claim: an evaluation of another version
+# is another evaluation of the same trials.
+COMPARISON_VERSION = 3
 
 # Measured with tf_efficientnet_lite0 on one core of a server CPU: seconds for a training image of 64 x 64 pixels.
 SECONDS_PER_IMAGE = 0.006
@@ -57,9 +55,9 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
         check_architecture(full.classifier.architecture, pretrained=full.classifier.pretrained)
     with problems:
         check_choice("evaluation.mixtures.mode", full.mixtures.mode, MODES)
-    with problems:
         # The request's own lists, so that an error names the position that the user wrote.
         expand_grid(
+            full.mixtures.mode,
             list(full.mixtures.ratios),
             full.mixtures.synthetic_only,
             list(full.mixtures.controls),
@@ -68,27 +66,29 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
         )
     problems.raise_if_any()
     train_counts = train_class_counts(split)
-    warnings = check_ratios(list(full.mixtures.ratios), train_counts, field="evaluation.mixtures.ratios")
+    warnings = check_ratios(
+        full.mixtures.mode, list(full.mixtures.ratios), train_counts, field="evaluation.mixtures.ratios"
+    )
     request = canonical_request(full, parts=parts, image_sets=[name.id for name in image_sets])
-    cells = grid(request)
+    trials = grid(request)
     for index, name in enumerate(image_sets):
         manifest = find_manifest(store, name) if validate_only else read_manifest(store, name)
         if manifest is not None:
             check_generator(store, manifest, parts["train"], field=f"evaluation.image_sets[{index}]")
-            check_enough(manifest, train_counts, cells, field=f"evaluation.image_sets[{index}]")
-    missing = [cell for cell in cells if not cell_exists(store, request, cell)]
+            check_enough(manifest, train_counts, trials, field=f"evaluation.image_sets[{index}]")
+    missing = [trial for trial in trials if not trial_exists(store, request, trial)]
     if missing and full.classifier.pretrained:
         warnings += check_weights(full.classifier.architecture)
     target = ArtifactName(EVALUATIONS, digest_of(request))
-    seconds = sum(predicted_seconds(full.classifier, cell.mixture, sum(train_counts.values())) for cell in missing)
+    seconds = sum(predicted_seconds(full.classifier, trial.mixture, list(train_counts.values())) for trial in missing)
     return Planned(
         request,
         {"split": str(split.name)},
         operations_pb2.Plan(
             target=str(target),
-            total=len(cells),
-            done=len(cells) - len(missing),
-            unit="cells",
+            total=len(trials),
+            done=len(trials) - len(missing),
+            unit="trials",
             predicted_seconds=seconds,
             tasks=len(missing),
             warnings=warnings,
@@ -125,7 +125,7 @@ def canonical_request(
         "settings": canonical(settings),
         "parts": dict(parts),
         "image_sets": list(image_sets),
-        "recipe_version": f"{RECIPE_VERSION}.{STATISTICS_VERSION}",
+        "recipe_version": f"{RECIPE_VERSION}.{COMPARISON_VERSION}.{metrics_version()}",
     }
 
 
@@ -134,10 +134,11 @@ def settings_of(request: Mapping[str, Any]) -> evaluations_pb2.Evaluation:
     return from_canonical(request["settings"], evaluations_pb2.Evaluation)
 
 
-def grid(request: Mapping[str, Any]) -> list[CellSpec]:
-    """The cells of a canonical request."""
+def grid(request: Mapping[str, Any]) -> list[TrialSpec]:
+    """The trials of a canonical request."""
     settings = settings_of(request)
     return expand_grid(
+        settings.mixtures.mode,
         list(settings.mixtures.ratios),
         settings.mixtures.synthetic_only,
         list(settings.mixtures.controls),
@@ -146,25 +147,26 @@ def grid(request: Mapping[str, Any]) -> list[CellSpec]:
     )
 
 
-def request_of_cell(request: Mapping[str, Any], cell: CellSpec) -> dict[str, Any]:
-    """The canonical request of one cell of a canonical evaluation."""
-    return cell_request(request["parts"], settings_of(request).classifier, cell)
+def request_of_trial(request: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
+    """The canonical request of one trial of a canonical evaluation."""
+    return trial_request(request["parts"], settings_of(request).classifier, trial)
 
 
-def cell_exists(store: ObjectStore, request: Mapping[str, Any], cell: CellSpec) -> bool:
-    return store.stat(f"{cell_name(request_of_cell(request, cell))}/{MANIFEST}") is not None
+def trial_exists(store: ObjectStore, request: Mapping[str, Any], trial: TrialSpec) -> bool:
+    return store.stat(f"{trial_name(request_of_trial(request, trial))}/{MANIFEST}") is not None
 
 
 def train_class_counts(split: Manifest) -> dict[str, int]:
     return {label: count["images"] for label, count in sorted(part_summary(split, "train")["class_counts"].items())}
 
 
-def check_enough(image_set: Manifest, train_counts: Mapping[str, int], cells: list[CellSpec], *, field: str) -> None:
+def check_enough(image_set: Manifest, train_counts: Mapping[str, int], trials: list[TrialSpec], *, field: str) -> None:
     """Raises FailedPrecondition if an image set is too small for the grid: before any classifier is trained."""
-    mixtures = {cell.mixture for cell in cells if cell.mixture.image_set == image_set.name.id}
+    mixtures = {trial.mixture for trial in trials if trial.mixture.image_set == image_set.name.id}
     made = image_set.request["class_images"]
+    counts = list(train_counts.values())
     for number, label in enumerate(train_counts):
-        needed = max((needed_per_class(item, list(train_counts.values()))[number] for item in mixtures), default=0)
+        needed = max((mixture.taken(counts).synthetic[number] for mixture in mixtures), default=0)
         if needed > made.get(label, 0):
             description = (
                 f"{image_set.name} has {made.get(label, 0)} images of {label!r} and the grid needs {needed}; "
@@ -177,9 +179,9 @@ def check_enough(image_set: Manifest, train_counts: Mapping[str, int], cells: li
             )
 
 
-def predicted_seconds(settings: ClassifierSettings, mixture: MixtureSpec, real_images: int) -> float:
-    """Predicted seconds of one cell on one CPU core."""
-    images = real_images if mixture.kind == REAL else round(real_images * (1 + mixture.ratio))
-    steps = settings.epochs * steps_per_epoch(settings, real_images, images)
+def predicted_seconds(settings: ClassifierSettings, mixture: MixtureSpec, class_counts: Sequence[int]) -> float:
+    """Predicted seconds of one trial on one CPU core, from the real train images of each class."""
+    images = mixture.taken(class_counts).images
+    steps = settings.epochs * steps_per_epoch(settings, sum(class_counts), images)
     scale = (settings.image_size / 64) ** 2
     return START_SECONDS + steps * settings.batch_size * SECONDS_PER_IMAGE * scale

@@ -1,4 +1,4 @@
-"""The recipe of one cell: train on a mixture, choose the epoch on validation, read the test once.
+"""The recipe of one trial: train on a mixture, choose the epoch on validation, read the test once.
 
 AdamW (Loshchilov and Hutter, arXiv:1711.05101) with a linear warmup and half a cosine down to zero,
 cross-entropy, and the eight symmetries of the square as augmentation. Imported by workers only.
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings, steps_per_epoch
 from synthmix.classifier_evaluation.classifiers import Preprocessing, build_classifier
-from synthmix.classifier_evaluation.metrics import balanced_accuracy, confusion_matrix, negative_log_likelihood
+from synthmix.classifier_evaluation.metrics import balanced_accuracy, negative_log_likelihood
 from synthmix.classifier_evaluation.mixtures import Mixture
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.seeds import derived_seed
@@ -56,7 +56,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, eq=False)
-class CellResult:
+class TrainingResult:
     """What a trained classifier says.
 
     Attributes:
@@ -85,8 +85,8 @@ def train_and_evaluate(
     seed: int,
     threads: int,
     report: Callable[[int], None],
-) -> CellResult:
-    """Trains the classifier of one cell and evaluates the epoch that did best on validation.
+) -> TrainingResult:
+    """Trains the classifier of one trial and evaluates the epoch that did best on validation.
 
     On a CPU the same arguments give the same bytes, whatever ran in the process before.
 
@@ -98,7 +98,7 @@ def train_and_evaluate(
         validation_labels: (V,) int64.
         open_test: Returns the test pixels, (T, S, S, 3) uint8. Called once, after the last choice was made
             (leakage rule 5); the test labels aren't needed here at all.
-        seed: The cell's.
+        seed: The trial's.
         threads: CPU threads to use.
         report: Called with the optimizer steps done, after each validation.
 
@@ -142,8 +142,7 @@ def train_and_evaluate(
 
         if (step + 1) % interval_steps == 0:
             probabilities = predict(model, preprocessing, validation, settings.batch_size)
-            epoch = _epoch(losses, probabilities, validation_labels)
-            _check_finite(epoch, settings)
+            epoch = _epoch(settings, losses, probabilities, validation_labels)
             epochs.append(epoch)
             losses.clear()
             score = (epoch.validation_balanced_accuracy, -epoch.validation_loss)
@@ -153,7 +152,7 @@ def train_and_evaluate(
             report(step + 1)
 
     model.load_state_dict(best_state)
-    return CellResult(
+    return TrainingResult(
         tuple(epochs),
         best_epoch,
         total_steps,
@@ -226,23 +225,19 @@ def predict(model: nn.Module, preprocessing: Preprocessing, pixels: np.ndarray, 
     return torch.cat(probabilities).numpy()
 
 
-def _epoch(losses: list[torch.Tensor], probabilities: np.ndarray, labels: np.ndarray) -> Epoch:
-    confusion = confusion_matrix(probabilities.argmax(1), labels, probabilities.shape[1])
-    return Epoch(
-        torch.stack(losses).double().mean().item(),
-        balanced_accuracy(confusion),
-        negative_log_likelihood(probabilities, labels),
-    )
-
-
-def _check_finite(epoch: Epoch, settings: ClassifierSettings) -> None:
+def _epoch(
+    settings: ClassifierSettings, losses: list[torch.Tensor], probabilities: np.ndarray, labels: np.ndarray
+) -> Epoch:
+    """Raises FailedPrecondition if the training diverged."""
     # Once an epoch: looking at a loss makes the CPU wait for the GPU.
-    if not math.isfinite(epoch.train_loss) or not math.isfinite(epoch.validation_loss):
+    train_loss = torch.stack(losses).double().mean().item()
+    if not math.isfinite(train_loss) or not np.isfinite(probabilities).all():
         raise FailedPrecondition(
-            f"the training diverged (loss {epoch.train_loss}); lower classifier.learning_rate "
+            f"the training diverged (loss {train_loss}); lower classifier.learning_rate "
             f"(it was {settings.learning_rate:g})",
             reason="TRAINING_DIVERGED",
         )
+    return Epoch(train_loss, balanced_accuracy(probabilities, labels), negative_log_likelihood(probabilities, labels))
 
 
 def _autocast(device: torch.device) -> torch.autocast:

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from synthmix.classifier_evaluation.intervals import Estimate
+from synthmix.api.evaluations.v1.evaluations_pb2 import Comparison, Estimate, MixtureResult, Verdict
 from synthmix.service_kit.quantities import plural
 
-if TYPE_CHECKING:
-    from synthmix.classifier_evaluation.statistics import Comparison, MixtureResult
-
 VerdictKind = Literal["improves", "harms", "equivalent", "inconclusive"]
+Limit = Literal["ceiling", "chance", ""]
 # Of the way from guessing to no error: a classifier that has come no further, and may be guessing by its interval, has
 # learned nothing that this test shows.
 _NEAR_CHANCE = 0.1
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the study may claim."""
-
-    kind: VerdictKind
-    # The mixture that validation chose among the candidates.
-    key: str
-    label: str
-    sentence: str
-    # Whether the interval of the difference stays below +margin, and above -margin; never by a single seed or group.
-    excludes_gain_of_margin: bool
-    excludes_loss_of_margin: bool
-    # Whether both classifiers leave less than the margin to gain, or do no better than guessing.
-    limit: Literal["ceiling", "chance"] | None
-
-
-def decide(comparison: Comparison, candidates: Sequence[str]) -> Verdict:
-    """The verdict over `candidates`, keys of mixtures other than the reference, at least one.
+def decide(comparison: Comparison) -> Verdict:
+    """The verdict over the comparison's candidates, at least one.
 
     The candidate of the highest mean validation score is chosen, the earlier one of equals; its test interval decides.
     `improves`: it lies above 0. `harms`: below 0. `equivalent`: it contains 0 and lies within the margin on both sides:
@@ -48,11 +28,9 @@ def decide(comparison: Comparison, candidates: Sequence[str]) -> Verdict:
     Choice and estimate share the trained classifiers, so a seed's luck that helps on validation and on test alike stays
     in the chosen mixture's difference; the more seeds, the less of it.
     """
-    by_key = {result.key: result for result in comparison.mixtures}
-    reference = by_key[comparison.reference]
-    chosen = max((by_key[key] for key in candidates), key=lambda result: result.validation_balanced_accuracy)
+    by_key = {result.mixture.key: result for result in comparison.mixtures}
+    reference, chosen = by_key[comparison.reference], by_key[chosen_key(comparison)]
     difference, margin = chosen.difference, comparison.margin
-    assert difference is not None  # The reference is no candidate.
     limit = _limit(reference, chosen, comparison)
     varied = comparison.seeds > 1 and comparison.test_groups > 1
     below, above = varied and difference.high < margin, varied and difference.low > -margin
@@ -69,42 +47,45 @@ def decide(comparison: Comparison, candidates: Sequence[str]) -> Verdict:
         kind = "inconclusive"
     return Verdict(
         kind=kind,
-        key=chosen.key,
-        label=chosen.label,
-        sentence=_sentence(kind, limit, reference, chosen, difference, comparison, len(candidates)),
+        key=chosen.mixture.key,
+        sentence=_sentence(kind, limit, reference, chosen, comparison),
         excludes_gain_of_margin=below,
         excludes_loss_of_margin=above,
         limit=limit,
     )
 
 
-def _limit(
-    reference: MixtureResult, chosen: MixtureResult, comparison: Comparison
-) -> Literal["ceiling", "chance"] | None:
+def chosen_key(comparison: Comparison) -> str:
+    """Of the candidates the one that did best on validation, the earlier one of equals."""
+    scores = {result.mixture.key: result.validation_balanced_accuracy for result in comparison.mixtures}
+    return max(comparison.candidates, key=lambda key: scores[key])
+
+
+def _limit(reference: MixtureResult, chosen: MixtureResult, comparison: Comparison) -> Limit:
     both = (reference.balanced_accuracy, chosen.balanced_accuracy)
     if all(1.0 - accuracy.mean < comparison.margin for accuracy in both):
         return "ceiling"
     chance = 1.0 / comparison.test_classes
     if all(accuracy.low <= chance and accuracy.mean < chance + _NEAR_CHANCE * (1.0 - chance) for accuracy in both):
         return "chance"
-    return None
+    return ""
 
 
 def _sentence(
     kind: VerdictKind,
-    limit: Literal["ceiling", "chance"] | None,
+    limit: Limit,
     reference: MixtureResult,
     chosen: MixtureResult,
-    difference: Estimate,
     comparison: Comparison,
-    candidates: int,
 ) -> str:
     """The verdict for people, in points (hundredths) of balanced accuracy."""
-    margin = plural(100.0 * comparison.margin, "point")
-    label = f"{chosen.label} (the best of {candidates} on validation)" if candidates > 1 else chosen.label
+    margin, difference = plural(100.0 * comparison.margin, "point"), chosen.difference
+    label, candidates = chosen.mixture.label, len(comparison.candidates)
+    levels = f"({_percent(reference)} with real images only, {_percent(chosen)} with {label})"
+    if candidates > 1:
+        label = f"{label} (the best of {candidates} on validation)"
     scores = f"scores {_signed(difference.mean)} points of balanced accuracy against real images only"
     evidence = _evidence(difference, comparison)
-    levels = f"({_percent(reference)} with real images only, {_percent(chosen)} with {chosen.label})"
     if limit == "chance":
         guess = f"{100.0 / comparison.test_classes:.1f} %"
         return (
@@ -155,7 +136,7 @@ def _excluded(difference: Estimate, comparison: Comparison, margin: str) -> str:
     return f"Neither a gain nor a loss of {margin} is excluded."
 
 
-def _remedy(difference: Estimate, comparison: Comparison, limit: str | None) -> str:
+def _remedy(difference: Estimate, comparison: Comparison, limit: Limit) -> str:
     """What would narrow the interval most."""
     units = "images" if comparison.test_groups == comparison.test_images else "groups"
     if comparison.test_groups == 1:

@@ -75,8 +75,8 @@ RESOURCES = {
         Client.plan_evaluation,
         Client.list_evaluations,
         Client.get_evaluation,
-        ("CELLS", "SEEDS", "IMAGE SETS", "SPLIT"),
-        lambda item: (item.cell_count, item.seeds, len(item.image_sets), item.split),
+        ("TRIALS", "SEEDS", "IMAGE SETS", "SPLIT"),
+        lambda item: (item.trial_count, item.seeds, len(item.image_sets), item.split),
     ),
 }
 

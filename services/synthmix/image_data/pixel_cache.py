@@ -13,7 +13,7 @@ from synthmix.image_data.decoding import DECODER_VERSION, decode_image, to_squar
 from synthmix.image_data.image_table import read_images
 from synthmix.image_data.pixel_rules import decoding_choice
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart
-from synthmix.image_data.synthetic_images import SyntheticImages
+from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.settings import cache_folder
@@ -21,9 +21,11 @@ from synthmix.service_kit.storage_space import writing_to
 
 
 def pixels(
-    store: ObjectStore, source: TrainPart | ValidationPart | TestPart | SyntheticImages, size_px: int
+    store: ObjectStore,
+    source: TrainPart | ValidationPart | TestPart | SyntheticImages | ReconstructedImages,
+    size_px: int,
 ) -> np.ndarray:
-    """The images of a part or an image set, in order, as square RGB of one size.
+    """The images of a part or of an artifact, in order, as square RGB of one size.
 
     The first process on a node decodes them into a file of the cache while the others wait; all then map the
     same file, so that its pages are in memory once.

@@ -94,7 +94,7 @@ class _Part:
 
     @property
     def digest(self) -> str:
-        """What adapters, image sets and cells are addressed by."""
+        """What adapters, image sets and trials are addressed by."""
         return self.rows.digest
 
     @property
@@ -157,7 +157,7 @@ class ValidationPart(_Part):
 
 
 class TestPart(_Part):
-    """Real images that are read once a cell."""
+    """Real images that are read once a trial."""
 
     part = "test"
     __test__ = False  # pytest: a class of ours, not a test case

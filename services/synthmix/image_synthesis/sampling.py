@@ -22,7 +22,8 @@ from synthmix.image_data.image_table import write_shard
 from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images
 from synthmix.latent_diffusion import base_model
-from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, load, probe, select_device
+from synthmix.latent_diffusion.autoencoder import select_device
+from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, load, probe
 from synthmix.service_kit.artifacts import Manifest, fetch_payload, read_manifest
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, invalid_field
 from synthmix.service_kit.memory_errors import memory_told_at

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
+from synthmix.latent_diffusion.autoencoder import encode_images, frozen_dtype
 from synthmix.service_kit.errors import SynthMixError, invalid_field
 from synthmix.service_kit.memory_errors import is_out_of_memory, out_of_memory
 
@@ -42,10 +43,6 @@ class LatentDiffusion:
         return self.pipeline.vae
 
 
-def select_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def load(folder: Path, device: torch.device) -> LatentDiffusion:
     """Loads a folder in the diffusers layout from safetensors, and runs it once, on nothing.
 
@@ -53,7 +50,7 @@ def load(folder: Path, device: torch.device) -> LatentDiffusion:
         InvalidArgument: The weights don't make the model that the small files say, or give no numbers.
         FailedPrecondition: The memory isn't enough.
     """
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = frozen_dtype(device)
     with _told_of(folder):
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
@@ -141,25 +138,3 @@ def encode_prompts(model: LatentDiffusion, prompts: Sequence[str]) -> torch.Tens
     )
     embeddings: torch.Tensor = model.pipeline.text_encoder(tokens.input_ids.to(model.device))[0]
     return embeddings
-
-
-@torch.no_grad()
-def encode_images(model: LatentDiffusion, pixels: np.ndarray, batch_size: int) -> torch.Tensor:
-    """Latents as the UNet sees them: the mean of the posterior, times the autoencoder's scaling factor.
-
-    The mean and not a sample: autoencoders trained with next to no KL term (Rombach et al. 2022, section 3.1) leave the
-    deviation without meaning. Stable Diffusion's is negligible; the built-in model's is as large as the latents.
-
-    Args:
-        pixels: (images, height, width, 3), uint8.
-
-    Returns:
-        (images, channels, height / f, width / f), float32, on the CPU.
-    """
-    latents = []
-    for start in range(0, len(pixels), batch_size):
-        batch = torch.from_numpy(np.array(pixels[start : start + batch_size])).permute(0, 3, 1, 2)
-        posterior = model.vae.encode(batch.to(model.device, model.dtype) / 127.5 - 1).latent_dist
-        latents.append(posterior.mean.float().cpu())
-    scaled: torch.Tensor = torch.cat(latents) * model.vae.config.scaling_factor
-    return scaled

@@ -38,7 +38,7 @@ WORKER_COUNTERS = {
     "synthmix_training_steps": "Optimizer steps of adapter training.",
     "synthmix_images": "Images synthesised.",
     "synthmix_classifier_steps": "Optimizer steps of classifier training.",
-    "synthmix_cells": "Cells of a grid trained and evaluated.",
+    "synthmix_trials": "Trials of a grid trained and evaluated.",
     "synthmix_worker_seconds": "Seconds that workers spent in tasks.",
     "synthmix_gpu_seconds": "GPUs times seconds that workers spent in tasks.",
 }

@@ -15,10 +15,12 @@ DATASETS = "datasets"
 SPLITS = "splits"
 ADAPTERS = "adapters"
 IMAGE_SETS = "image-sets"
-CELLS = "cells"
+TRIALS = "trials"
+RECONSTRUCTIONS = "reconstructions"
+FEATURES = "features"
 EVALUATIONS = "evaluations"
 STUDIES = "studies"
-COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, CELLS, EVALUATIONS, STUDIES)
+COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, TRIALS, RECONSTRUCTIONS, FEATURES, EVALUATIONS, STUDIES)
 PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 

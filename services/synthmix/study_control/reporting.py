@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,7 @@ from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.sources.source_account import sentence
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_data.synthetic_images import open_image_set
+from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
@@ -24,6 +25,7 @@ from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.settings_messages import from_canonical
 from synthmix.service_kit.yaml_text import to_yaml
 from synthmix.study_control.datasets import account_of_name, display_names, name_shown
+from synthmix.study_control.leakage import leakage_checks
 from synthmix.study_control.report import data as page
 from synthmix.study_control.report.render import render_csv, render_html, render_json, render_run_json
 
@@ -71,11 +73,7 @@ def make_report(
         )
     ]
     report(1)
-    verdict = data.results.verdict
-    return {
-        "payloads": [payload.__dict__ for payload in payloads],
-        "verdict": verdict.sentence if verdict else "No mixture with synthetic images was evaluated.",
-    }
+    return {"payloads": [payload.__dict__ for payload in payloads], "verdict": data.verdict_sentence}
 
 
 def collect(
@@ -95,24 +93,21 @@ def collect(
     adapter_manifests = [read_manifest(store, ArtifactName.parse(name, field="adapter")) for name in adapters]
     image_set_manifests = [read_manifest(store, ArtifactName.parse(name, field="image_set")) for name in image_sets]
     evaluation_manifest = read_manifest(store, ArtifactName.parse(evaluation, field="evaluation"))
-    statistics = json.loads(read_payload(store, evaluation_manifest, "statistics.json"))
-    cells = json.loads(read_payload(store, evaluation_manifest, "cells.json"))
+    comparison = message_json.from_value(evaluation_manifest.summary["comparison"], evaluations_pb2.Comparison)
+    fidelity = evaluation_manifest.summary["fidelity"]
+    results = message_json.from_bytes(
+        read_payload(store, evaluation_manifest, "trials.json"), evaluations_pb2.TrialResults
+    )
     train = open_train_part(store, f"{split}/parts/train", field="split")
     adapter_names = dict(zip(adapters, generators.adapter_names(adapter_manifests), strict=True))
-    set_names = dict(zip(image_sets, generators.image_set_names(store, image_set_manifests), strict=True))
+    set_names = {
+        result.mixture.image_set: result.mixture.image_set_label
+        for result in comparison.mixtures
+        if result.mixture.image_set
+    }
     message = from_canonical(spec, studies_pb2.StudySpec)
     classifier = from_canonical(evaluation_manifest.request["settings"], evaluations_pb2.Evaluation).classifier
     galleries, real_examples = gallery(store, train, {set_names[name]: name for name in image_sets})
-    identities = [
-        page.MixtureIdentity(
-            key=item["key"],
-            label=item["label"],
-            kind="mixed" if item["kind"] == "append" else item["kind"],
-            ratio=None if item["kind"] == "synthetic_only" else item["ratio"],
-            image_set=set_names[item["image_set"]] if item["image_set"] else None,
-        )
-        for item in statistics["identities"]
-    ]
     return page.ReportData(
         study=page.Study(message.name, target, datetime.fromisoformat(create_time), to_yaml(message)),
         dataset=_dataset(store, dataset, split_manifest, message.dataset),
@@ -123,36 +118,18 @@ def collect(
             _image_set(set_names[str(item.name)], adapter_names[f"adapters/{item.inputs['adapter']}"], item)
             for item in image_set_manifests
         ),
+        fidelity=message_json.from_value(fidelity, evaluations_pb2.Fidelity) if fidelity else None,
         galleries=galleries,
         real_examples=real_examples,
         nearest_distance=NEAREST_DISTANCE,
         classifier={field.name: str(value) for field, value in classifier.ListFields()},
-        results=page.results_from_statistics(statistics, identities, cast(page.Mode, message.mixtures.mode)),
-        cells=tuple(_cell(item, train.classes) for item in cells),
-        leakage=leakage_checks(dataset),
+        comparison=comparison,
+        metrics=tuple(results.metrics),
+        trials=tuple(results.trials),
+        leakage=leakage_checks(store, split, adapter_manifests, image_set_manifests, comparison, results),
         costs=_costs(costs, [*adapter_manifests, *image_set_manifests, evaluation_manifest]),
         provenance=_provenance(dataset, split_manifest, adapter_manifests, image_set_manifests, evaluation_manifest),
         warnings=(),
-    )
-
-
-def leakage_checks(dataset: Manifest) -> tuple[page.LeakageCheck, ...]:
-    """What keeps test images from the generator and from choices, and whether it holds for this study."""
-    grouped = not dataset.summary["group_rule"].get("none", False)
-    return (
-        page.LeakageCheck(
-            "Train, validation and test share no group"
-            if grouped
-            else "Train, validation and test share no group: the dataset states no groups, so related images may be "
-            "on both sides",
-            grouped,
-        ),
-        page.LeakageCheck("No image is in two parts (sha256); near-duplicates are listed as warnings", True),
-        page.LeakageCheck("Adapters were trained on the train part only", True),
-        page.LeakageCheck("Validation and test hold real images only", True),
-        page.LeakageCheck(
-            "Epoch and ratio were chosen on validation; the test part was read once for each classifier", True
-        ),
     )
 
 
@@ -269,36 +246,6 @@ def _image_set(name: str, adapter: str, manifest: Manifest) -> page.ImageSet:
         guidance_scale=settings.guidance_scale,
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
-    )
-
-
-def _cell(item: dict[str, Any], classes: tuple[str, ...]) -> page.Cell:
-    metrics = item["metrics"]
-    per_class = metrics["per_class"]
-    return page.Cell(
-        mixture=item["mixture"],
-        seed=item["seed"],
-        n_real=item["n_real"],
-        n_synthetic=item["n_synthetic"],
-        optimizer_steps=item["optimizer_steps"],
-        best_epoch=item["best_epoch"],
-        metrics=page.Metrics(
-            accuracy=metrics["accuracy"],
-            balanced_accuracy=metrics["balanced_accuracy"],
-            macro_f1=metrics["macro_f1"],
-            mcc=metrics["matthews_correlation"],
-            auroc=metrics["auroc"],
-            ece=metrics["expected_calibration_error"],
-            brier=metrics["brier_score"],
-            nll=metrics["negative_log_likelihood"],
-            per_class=tuple(
-                page.ClassMetrics(label, *row)
-                for label, *row in zip(
-                    classes, per_class["precision"], per_class["recall"], per_class["support"], strict=True
-                )
-            ),
-            confusion=tuple(tuple(row) for row in metrics["confusion"]),
-        ),
     )
 
 

@@ -9,6 +9,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.image_data.mixture_kinds import KINDS, MODES, added_share
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (
     FieldViolation,
@@ -158,19 +159,27 @@ def image_set(
     )
 
 
+def added_shares(spec: studies_pb2.StudySpec) -> list[float]:
+    """Synthetic images for each real one, at each ratio that the mode allows: the evaluation refuses the others."""
+    mode = spec.mixtures.mode
+    if mode not in MODES:
+        return []
+    return [added_share(mode, ratio) for ratio in spec.mixtures.ratios if 0 <= ratio <= KINDS[mode].largest_ratio]
+
+
 def largest_need(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> int:
     """Images that the largest mixture takes of the largest class; one more for its rounding."""
-    ratio = max([*spec.mixtures.ratios, 1.0 if spec.mixtures.synthetic_only else 0.0])
-    return math.ceil(ratio * max(train_counts.values())) + 1
+    share = max([*added_shares(spec), 1.0 if spec.mixtures.synthetic_only else 0.0])
+    return math.ceil(share * max(train_counts.values())) + 1
 
 
 def default_images(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> dict[str, int]:
     """Images of each class if the user doesn't say: enough for ratio 1, or 2, 4, 8, ... if a larger one is asked for.
 
-    In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all cells that are done. Of
+    In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all trials that are done. Of
     each class as its share of the mixture takes, and one more for its rounding: a rare class costs little.
     """
-    steps = 2 ** math.ceil(math.log2(max([1.0, *spec.mixtures.ratios])))
+    steps = 2 ** math.ceil(math.log2(max([1.0, *added_shares(spec)])))
     return {label: int(steps) * count + 1 for label, count in train_counts.items()}
 
 

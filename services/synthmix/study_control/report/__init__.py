@@ -1,6 +1,6 @@
 """Reports of studies: the data they hold, and their HTML, JSON and CSV."""
 
-from synthmix.study_control.report.data import ReportData, results_from_statistics
+from synthmix.study_control.report.data import ReportData
 from synthmix.study_control.report.render import render_csv, render_html, render_json, render_run_json
 
-__all__ = ["ReportData", "render_csv", "render_html", "render_json", "render_run_json", "results_from_statistics"]
+__all__ = ["ReportData", "render_csv", "render_html", "render_json", "render_run_json"]

@@ -16,8 +16,9 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from synthmix.api.evaluations.v1.evaluations_pb2 import Comparison, Estimate, MixtureKind, MixtureResult
 from synthmix.study_control.report import formatting
-from synthmix.study_control.report.data import Estimate, LossPoint, Mixture, Mode, Results
+from synthmix.study_control.report.data import LossPoint
 
 SERIES_COLOURS = 6
 FONT_PX = 13
@@ -26,14 +27,6 @@ _MOST_SERIES_WITH_SEEDS = 3
 # Closer neighbours have no whiskers in the ratio curve; the forest plot has all.
 _LEAST_WHISKER_GAP_PX = 6.0
 _MARKERS = ("circle", "square", "triangle", "diamond")
-
-_RATIO_TITLES: dict[Mode, str] = {
-    "append": "synthetic added, % of real",
-    "share": "synthetic share, %",
-    "replace": "real replaced by synthetic, %",
-    "sample": "probability of synthetic, %",
-    "pretrain": "synthetic first, % of real",
-}
 
 
 @dataclass(frozen=True)
@@ -53,8 +46,8 @@ class _Series:
     marker: str
     dashed: bool
     # By ratio; the line begins at real only.
-    mixtures: tuple[Mixture, ...]
-    synthetic_only: Mixture | None
+    mixtures: tuple[MixtureResult, ...]
+    without_ratio: MixtureResult | None
 
 
 @dataclass(frozen=True)
@@ -86,23 +79,23 @@ class _Frame:
     floor: float
 
 
-def ratio_curve(results: Results, width_px: int) -> Markup:
+def ratio_curve(comparison: Comparison, width_px: int) -> Markup:
     """Balanced accuracy against the ratio, a line for each image set and one for the duplicated control.
 
-    Points are means over seeds, whiskers their intervals, small dots single seeds. Synthetic only, which has
-    no ratio, stands apart on the right; far below the rest it is an arrow with its value, so that the rest
+    Points are means over seeds, whiskers their intervals, small dots single seeds. What has no ratio, such as
+    synthetic only, stands apart on the right; far below the rest it is an arrow with its value, so that the rest
     stays readable. Ratios that would collide on a linear axis are spaced evenly, and the axis says so.
 
     Args:
-        results: What to draw.
+        comparison: What to draw.
         width_px: Of the chart.
 
     Returns:
         The SVG.
     """
-    reference = next(m for m in results.mixtures if m.identity.key == results.reference)
-    series = _series(results)
-    apart = [(one, one.synthetic_only) for one in series if one.synthetic_only is not None]
+    reference = next(m for m in comparison.mixtures if m.mixture.key == comparison.reference)
+    series = _series(comparison)
+    apart = [(one, one.without_ratio) for one in series if one.without_ratio is not None]
     height = 360 if width_px >= 600 else 300
     edge = width_px - 14.0
     right = edge - (max(100.0, 18.0 * len(apart)) if apart else 0.0)
@@ -112,7 +105,7 @@ def ratio_curve(results: Results, width_px: int) -> Markup:
         width_px,
         height,
         "Balanced accuracy by ratio of synthetic images",
-        "; ".join(f"{m.identity.label} {formatting.percent(m.balanced_accuracy.mean)}" for m in results.mixtures),
+        "; ".join(f"{m.mixture.label} {formatting.percent(m.balanced_accuracy.mean)}" for m in comparison.mixtures),
     )
     along = [reference, *(mixture for one in series for mixture in one.mixtures)]
     low, high = _extent(along, [mixture for _, mixture in apart], len(series))
@@ -125,21 +118,24 @@ def ratio_curve(results: Results, width_px: int) -> Markup:
     _line(svg, frame.left, level, frame.right, level, "level")
 
     # Series at one ratio stand side by side, by what the closest ratios allow; the ends need half of it.
-    ratios = sorted({m.identity.ratio or 0.0 for m in along})
+    ratios = sorted({m.mixture.ratio for m in along})
     first, last, least_gap = frame.left + 18.0, frame.right - 24.0, 8.0 + 10.0 * len(series)
     step = min(16.0, 0.8 * _places(ratios, first, last, least_gap)[1] / max(len(series), 1))
     half = 0.5 * step * max(len(series) - 1, 0)
     places, _, to_scale = _places(ratios, first + half, last - half, least_gap)
-    title = _RATIO_TITLES[results.mode] if to_scale else f"{_RATIO_TITLES[results.mode]}; not to scale"
+    mode = _mode(comparison)
+    title = mode.axis_title if mode else "synthetic images, %"
+    if not to_scale:
+        title = f"{title}; not to scale"
     _ratio_axis(svg, places, title, frame, width_px)
 
     with_whiskers = len(series) == 1 or step >= _LEAST_WHISKER_GAP_PX
-    with_seeds = with_whiskers and len(series) <= _MOST_SERIES_WITH_SEEDS and results.seeds > 1
+    with_seeds = with_whiskers and len(series) <= _MOST_SERIES_WITH_SEEDS and comparison.seeds > 1
     start = (places[0.0], reference.balanced_accuracy)
     for index, one in enumerate(series):
         shift = index * step - half
         group = ElementTree.SubElement(svg, "g", {"class": one.style})
-        points = [(places[m.identity.ratio or 0.0] + shift, m.balanced_accuracy) for m in one.mixtures]
+        points = [(places[m.mixture.ratio] + shift, m.balanced_accuracy) for m in one.mixtures]
         # Bands of several image sets would hide one another.
         if not one.dashed and sum(not other.dashed for other in series) == 1:
             _band(group, [start, *points], y)
@@ -152,14 +148,14 @@ def ratio_curve(results: Results, width_px: int) -> Markup:
     _point(group, *start, y, "square", True, with_seeds)
     if apart:
         _line(svg, frame.right + 8.0, frame.top, frame.right + 8.0, frame.floor, "divider")
-        _synthetic_only(svg, apart, y, replace(frame, left=frame.right + 16.0, right=edge), with_seeds)
+        _without_ratio(svg, apart, y, replace(frame, left=frame.right + 16.0, right=edge), with_seeds)
     return _markup(svg)
 
 
-def legend(results: Results) -> list[LegendItem]:
+def legend(comparison: Comparison) -> list[LegendItem]:
     """What the marks of the ratio curve mean, in the order in which they are drawn."""
     entries: list[tuple[str, str, str, str | None]] = [("real only", "reference", "square", None)]
-    entries += [(s.name, s.style, s.marker, "dashed" if s.dashed else "curve") for s in _series(results)]
+    entries += [(s.name, s.style, s.marker, "dashed" if s.dashed else "curve") for s in _series(comparison)]
     items = []
     for name, style, marker, line in entries:
         svg = ElementTree.Element("svg", {"width": "30", "height": "14", "viewBox": "0 0 30 14", "aria-hidden": "true"})
@@ -171,22 +167,22 @@ def legend(results: Results) -> list[LegendItem]:
     return items
 
 
-def forest_plot(results: Results, width_px: int) -> Markup:
+def forest_plot(comparison: Comparison, width_px: int) -> Markup:
     """Paired differences from real only with their intervals, in points; the margin's zone is shaded.
 
     Rows stand under the name of their series. A difference far outside the others' range, as synthetic only
     often is, ends in an arrow; its numbers are written in full.
 
     Args:
-        results: What to draw.
+        comparison: What to draw.
         width_px: Of the chart.
 
     Returns:
         The SVG.
     """
-    series = _series(results)
-    compared = [(m.identity, m.difference) for m in results.mixtures if m.difference is not None]
-    chosen = results.verdict.key if results.verdict else None
+    series = _series(comparison)
+    compared = [m for m in comparison.mixtures if m.HasField("difference")]
+    chosen, mode = comparison.verdict.key, _mode(comparison)
     head_px, row_px, top, side = 30.0, 46.0, 26.0, 10.0
     floor = top + head_px * len(series) + row_px * len(compared)
 
@@ -194,44 +190,42 @@ def forest_plot(results: Results, width_px: int) -> Markup:
         width_px,
         round(floor + 48.0),
         "Differences of balanced accuracy from real only",
-        "; ".join(f"{identity.label} {_difference_text(one)} points" for identity, one in compared),
+        "; ".join(f"{m.mixture.label} {_difference_text(m.difference)} points" for m in compared),
     )
-    reach = [0.0, -1.5 * results.margin, 1.5 * results.margin]
-    for _, difference in [row for row in compared if row[0].kind != "synthetic_only"] or compared:
-        reach += [*(difference.interval or ()), difference.mean]
+    reach = [0.0, -1.5 * comparison.margin, 1.5 * comparison.margin]
+    for one in [m for m in compared if m.mixture.kind != "synthetic_only"] or compared:
+        reach += [one.difference.low, one.difference.high, one.difference.mean]
     ticks = _ticks(100.0 * min(reach), 100.0 * max(reach), 7 if width_px >= 600 else 4)
     x = _Scale(ticks[0] / 100.0, ticks[-1] / 100.0, side + 14.0, width_px - side - 14.0)
 
     _text(svg, side, top - 10.0, "← worse than real only", "start", "quiet")
     _text(svg, width_px - side, top - 10.0, "better →", "end", "quiet")
     start = top
-    for one in series:
-        group = ElementTree.SubElement(svg, "g", {"class": one.style})
+    for each in series:
+        group = ElementTree.SubElement(svg, "g", {"class": each.style})
         _line(group, side, start, width_px - side, start, "grid")
         _text(
             group,
             side,
             start + 20.0,
-            _fitting(one.name, width_px - 2.0 * side),
+            _fitting(each.name, width_px - 2.0 * side),
             "start",
             "coloured",
-            full=one.name,
+            full=each.name,
         )
         start += head_px
-        for mixture in _members(one):
-            if mixture.difference is None:
-                continue
-            name, style = _short_label(mixture, results.mode), ""
-            if mixture.identity.key == chosen:
+        for mixture in _members(each):
+            name, style = _short_label(mixture, mode), ""
+            if mixture.mixture.key == chosen:
                 name, style = f"★ {name}", "strong"
             _text(group, side, start + 14.0, name, "start", style)
             _text(group, width_px - side, start + 14.0, _difference_text(mixture.difference), "end", style)
             # Zone and zero leave the text's line free.
             lane = start + 20.0
-            zone = (x.clipped(-results.margin), x.clipped(results.margin))
+            zone = (x.clipped(-comparison.margin), x.clipped(comparison.margin))
             _shape(group, "rect", "zone", x=zone[0], y=lane, width=zone[1] - zone[0], height=20.0)
             _line(group, x(0.0), lane, x(0.0), lane + 20.0, "zero")
-            _difference(group, mixture.difference, x, lane + 10.0, one.marker)
+            _difference(group, mixture.difference, x, lane + 10.0, each.marker)
             start += row_px
     for tick in ticks:
         _line(svg, x(tick / 100.0), floor, x(tick / 100.0), floor + 5.0, "axis")
@@ -287,17 +281,18 @@ def _ratio_axis(
     _text(svg, middle, frame.floor + 42.0, title, "middle")
 
 
-def _synthetic_only(
+def _without_ratio(
     svg: ElementTree.Element,
-    apart: Sequence[tuple[_Series, Mixture]],
+    apart: Sequence[tuple[_Series, MixtureResult]],
     y: _Scale,
     frame: _Frame,
     with_seeds: bool,
 ) -> None:
-    """Draws synthetic only of each image set; an arrow and a number for what lies below the chart."""
+    """Draws synthetic only and other mixtures without a ratio; an arrow and a number for what lies below the chart."""
     middle = (frame.left + frame.right) / 2.0
     _line(svg, frame.left, frame.floor, frame.right, frame.floor, "axis")
-    _text(svg, middle, frame.floor + 20.0, "synthetic only", "middle")
+    only = all(mixture.mixture.kind == "synthetic_only" for _, mixture in apart)
+    _text(svg, middle, frame.floor + 20.0, "synthetic only" if only else "no ratio", "middle")
     below = 0
     for index, (one, mixture) in enumerate(apart):
         x = frame.left + (index + 0.5) * (frame.right - frame.left) / len(apart)
@@ -312,45 +307,59 @@ def _synthetic_only(
             below += 1
 
 
-def _series(results: Results) -> list[_Series]:
-    """The lines of the ratio curve: image sets in the order of the results, then the control."""
-    image_sets = list(dict.fromkeys(m.identity.image_set for m in results.mixtures if m.identity.image_set))
+def _mode(comparison: Comparison) -> MixtureKind | None:
+    """The kind of the mixtures that have a ratio and hold synthetic images."""
+    return next((kind for kind in comparison.kinds if kind.axis_title), None)
+
+
+def _series(comparison: Comparison) -> list[_Series]:
+    """The lines of the ratio curve: image sets in the order of the results, then the controls."""
+    image_sets = dict.fromkeys(m.mixture.image_set for m in comparison.mixtures if m.mixture.image_set)
     series = []
     for index, image_set in enumerate(image_sets):
-        members = [m for m in results.mixtures if m.identity.image_set == image_set]
+        members = [m for m in comparison.mixtures if m.mixture.image_set == image_set]
         series.append(
             _Series(
-                name=image_set,
+                name=members[0].mixture.image_set_label,
                 style=f"s{index % SERIES_COLOURS}",
                 # Markers change slower than colours: of two series alike in one, the other differs.
                 marker=_MARKERS[(index + index // SERIES_COLOURS) % len(_MARKERS)],
                 dashed=False,
-                mixtures=_by_ratio([m for m in members if m.identity.kind == "mixed"]),
-                synthetic_only=next((m for m in members if m.identity.kind == "synthetic_only"), None),
+                mixtures=_by_ratio([m for m in members if m.mixture.HasField("ratio")]),
+                without_ratio=next((m for m in members if not m.mixture.HasField("ratio")), None),
             )
         )
-    control = [m for m in results.mixtures if m.identity.kind == "duplicated_real"]
-    if control:
-        series.append(_Series("real images duplicated (control)", "control", "diamond", True, _by_ratio(control), None))
+    for index, kind in enumerate(kind for kind in comparison.kinds if kind.control):
+        members = [m for m in comparison.mixtures if m.mixture.kind == kind.name]
+        series.append(
+            _Series(
+                name=kind.label,
+                style="control",
+                marker=_MARKERS[-1 - index % len(_MARKERS)],
+                dashed=True,
+                mixtures=_by_ratio([m for m in members if m.mixture.HasField("ratio")]),
+                without_ratio=next((m for m in members if not m.mixture.HasField("ratio")), None),
+            )
+        )
     return series
 
 
-def _members(series: _Series) -> list[Mixture]:
+def _members(series: _Series) -> list[MixtureResult]:
     """All mixtures of a series."""
-    return [*series.mixtures, *([series.synthetic_only] if series.synthetic_only else [])]
+    return [*series.mixtures, *([series.without_ratio] if series.without_ratio else [])]
 
 
-def _short_label(mixture: Mixture, mode: Mode) -> str:
+def _short_label(result: MixtureResult, mode: MixtureKind | None) -> str:
     """A mixture's name under its series' name."""
-    if mixture.identity.kind == "synthetic_only":
-        return "synthetic only"
-    name = f"{mode} {formatting.ratio(mixture.identity.ratio or 0.0)} %"
-    return f"size of {name}" if mixture.identity.kind == "duplicated_real" else name
+    if mode is None or not result.mixture.HasField("ratio"):
+        return str(result.mixture.label)
+    name = f"{mode.label} {formatting.ratio(result.mixture.ratio)} %"
+    return name if result.mixture.kind == mode.name else f"size of {name}"
 
 
-def _by_ratio(mixtures: Sequence[Mixture]) -> tuple[Mixture, ...]:
+def _by_ratio(mixtures: Sequence[MixtureResult]) -> tuple[MixtureResult, ...]:
     """Mixtures by rising ratio."""
-    return tuple(sorted(mixtures, key=lambda mixture: mixture.identity.ratio or 0.0))
+    return tuple(sorted(mixtures, key=lambda mixture: mixture.mixture.ratio))
 
 
 def _places(
@@ -376,13 +385,13 @@ def _places(
     return {ratio: first_px + index * step for index, ratio in enumerate(ratios)}, step, False
 
 
-def _extent(along: Sequence[Mixture], apart: Sequence[Mixture], series: int) -> tuple[float, float]:
+def _extent(along: Sequence[MixtureResult], apart: Sequence[MixtureResult], series: int) -> tuple[float, float]:
     """The range of balanced accuracy to show: all of `along`, and of `apart` what isn't far below."""
 
-    def values(mixture: Mixture) -> list[float]:
+    def values(mixture: MixtureResult) -> list[float]:
         estimate = mixture.balanced_accuracy
         seeds = estimate.per_seed if series <= _MOST_SERIES_WITH_SEEDS else ()
-        return [estimate.mean, *(estimate.interval or ()), *seeds]
+        return [estimate.mean, estimate.low, estimate.high, *seeds]
 
     shown = [value for mixture in along for value in values(mixture)]
     span = max(max(shown) - min(shown), 0.02)
@@ -403,23 +412,19 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
 
 def _difference_text(difference: Estimate) -> str:
     """A difference and its interval, such as "+1.8 (+0.3 to +3.9)"."""
-    text = formatting.points(difference.mean)
-    if difference.interval is None:
-        return text
-    return f"{text} ({formatting.interval_points(difference.interval)})"
+    return f"{formatting.points(difference.mean)} ({formatting.interval_points(difference)})"
 
 
 def _difference(parent: ElementTree.Element, difference: Estimate, x: _Scale, y_px: float, marker: str) -> None:
     """Draws one difference: whisker and mark, or an arrow where they leave the chart."""
-    mean, interval = difference.mean, difference.interval
-    if interval is not None:
-        _line(parent, x.clipped(interval[0]), y_px, x.clipped(interval[1]), y_px, "whisker")
-        for end in interval:
-            if x.low <= end <= x.high:
-                _line(parent, x(end), y_px - 5.0, x(end), y_px + 5.0, "whisker")
-    if mean < x.low or (interval is not None and interval[0] < x.low):
+    mean = difference.mean
+    _line(parent, x.clipped(difference.low), y_px, x.clipped(difference.high), y_px, "whisker")
+    for end in (difference.low, difference.high):
+        if x.low <= end <= x.high:
+            _line(parent, x(end), y_px - 5.0, x(end), y_px + 5.0, "whisker")
+    if difference.low < x.low:
         _marker(parent, x.at_low_px - 6.0, y_px, "left")
-    if mean > x.high or (interval is not None and interval[1] > x.high):
+    if difference.high > x.high:
         _marker(parent, x.at_high_px + 6.0, y_px, "right")
     if x.low <= mean <= x.high:
         _marker(parent, x(mean), y_px, marker)
@@ -435,9 +440,9 @@ def _point(
     with_seeds: bool,
 ) -> None:
     """Draws a mean with its interval and, a little to the right, its seeds."""
-    if with_whisker and estimate.interval is not None:
-        _line(parent, x_px, y.clipped(estimate.interval[0]), x_px, y.clipped(estimate.interval[1]), "whisker")
-        for end in estimate.interval:
+    if with_whisker:
+        _line(parent, x_px, y.clipped(estimate.low), x_px, y.clipped(estimate.high), "whisker")
+        for end in (estimate.low, estimate.high):
             if y.low <= end <= y.high:
                 _line(parent, x_px - 4.0, y(end), x_px + 4.0, y(end), "whisker")
     if with_seeds:
@@ -448,12 +453,9 @@ def _point(
 
 
 def _band(parent: ElementTree.Element, path: Sequence[tuple[float, Estimate]], y: _Scale) -> None:
-    """Shades the intervals along a line; nothing if one is missing."""
-    intervals = [(x, estimate.interval) for x, estimate in path if estimate.interval is not None]
-    if len(intervals) < len(path):
-        return
-    outline = [(x, y.clipped(interval[1])) for x, interval in intervals]
-    outline += [(x, y.clipped(interval[0])) for x, interval in reversed(intervals)]
+    """Shades the intervals along a line."""
+    outline = [(x, y.clipped(estimate.high)) for x, estimate in path]
+    outline += [(x, y.clipped(estimate.low)) for x, estimate in reversed(path)]
     _shape(parent, "polygon", "band", points=" ".join(f"{_number(x)},{_number(v)}" for x, v in outline))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from functools import cached_property
+from typing import Literal, get_args
 
-MixtureKind = Literal["real", "mixed", "synthetic_only", "duplicated_real"]
-VerdictKind = Literal["improves", "harms", "equivalent", "inconclusive"]
-Mode = Literal["append", "share", "replace", "sample", "pretrain"]
+from synthmix.api.evaluations.v1 import evaluations_pb2
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -125,123 +124,20 @@ class Gallery:
     examples: tuple[SyntheticExample, ...]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A balanced accuracy (0 to 1) or a difference of two (-1 to 1), over seeds."""
-
-    mean: float
-    # (low, high); None if none could be computed.
-    interval: tuple[float, float] | None
-    per_seed: tuple[float, ...]
-    # Share of the variance that comes from the seeds, 0 to 1; the rest is the test groups'.
-    seed_share: float
-
-
-@dataclass(frozen=True)
-class MixtureIdentity:
-    """Which mixture a key of the statistics means."""
-
-    key: str
-    # Such as "append 25 % with lora-r4".
-    label: str
-    kind: MixtureKind
-    # None for synthetic_only, 0 for real.
-    ratio: float | None
-    # The image set's name; None for mixtures of real images only.
-    image_set: str | None
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """A mixture and what it scored on the test part."""
-
-    identity: MixtureIdentity
-    validation_balanced_accuracy: float
-    balanced_accuracy: Estimate
-    # From real only, paired; None for real only itself.
-    difference: Estimate | None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the study claims."""
-
-    kind: VerdictKind
-    # Key of the mixture that validation chose.
-    key: str
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Results:
-    """Statistics over the grid."""
-
-    mode: Mode
-    # Key of real only.
-    reference: str
-    confidence: float
-    margin: float
-    seeds: int
-    test_images: int
-    test_groups: int
-    resampled: Literal["group", "image"]
-    resamples: int
-    mixtures: tuple[Mixture, ...]
-    verdict: Verdict | None
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ClassMetrics:
-    """One class on the test part."""
-
-    class_name: str
-    # None if the class was never predicted.
-    precision: float | None
-    # None if the class has no test image.
-    recall: float | None
-    # Test images.
-    support: int
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """One classifier on the test part."""
-
-    accuracy: float
-    balanced_accuracy: float
-    macro_f1: float
-    mcc: float
-    # None if undefined: a class without test images.
-    auroc: float | None
-    ece: float
-    brier: float
-    nll: float
-    # In the order of class_names.
-    per_class: tuple[ClassMetrics, ...]
-    # Test images by true class (row) and predicted class (column).
-    confusion: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One classifier: a mixture and a seed."""
-
-    mixture: str
-    seed: int
-    n_real: int
-    n_synthetic: int
-    optimizer_steps: int
-    best_epoch: int
-    metrics: Metrics
+LeakageStatus = Literal["broken", "unknown", "held", "by construction"]
+"""In the order in which a report lists them."""
 
 
 @dataclass(frozen=True)
 class LeakageCheck:
-    """One leakage rule, and whether it held."""
+    """One leakage rule, and what object storage shows of it."""
 
     statement: str
-    held: bool
+    # Numbers, such as "0 of 12 groups are in two parts".
+    evidence: str
+    # broken: no verdict is given. unknown: nothing is stored that would show it. by construction: the types allow
+    # nothing else.
+    status: LeakageStatus
 
 
 @dataclass(frozen=True)
@@ -278,6 +174,8 @@ class ReportData:
     base_model: str
     adapters: tuple[Adapter, ...]
     image_sets: tuple[ImageSet, ...]
+    # Of the image sets; None without any.
+    fidelity: evaluations_pb2.Fidelity | None
     galleries: tuple[Gallery, ...]
     # Real train images of each class as PNG, beside the galleries; classes may be absent.
     real_examples: Mapping[str, tuple[bytes, ...]]
@@ -285,65 +183,48 @@ class ReportData:
     nearest_distance: str
     # Setting to value, such as "architecture": "tf_efficientnet_lite0".
     classifier: Mapping[str, str]
-    results: Results
-    cells: tuple[Cell, ...]
+    comparison: evaluations_pb2.Comparison
+    # Of the trials' results.
+    metrics: tuple[evaluations_pb2.Metric, ...]
+    trials: tuple[evaluations_pb2.TrialResult, ...]
     leakage: tuple[LeakageCheck, ...]
     costs: tuple[StepCost, ...]
     provenance: Provenance
-    # Of the study, beside the dataset's and the statistics' own.
+    # Of the study, beside the dataset's and the comparison's own.
     warnings: tuple[str, ...]
 
+    @property
+    def broken_rules(self) -> tuple[LeakageCheck, ...]:
+        return tuple(rule for rule in self.leakage if rule.status == "broken")
 
-def results_from_statistics(
-    statistics: Mapping[str, Any], identities: Sequence[MixtureIdentity], mode: Mode
-) -> Results:
-    """Reads the statistics that an evaluation stored.
+    @property
+    def leakage_in_order(self) -> tuple[LeakageCheck, ...]:
+        """What needs a reader's eye first."""
+        return tuple(sorted(self.leakage, key=lambda rule: get_args(LeakageStatus).index(rule.status)))
 
-    Args:
-        statistics: The JSON of `synthmix.classifier_evaluation.statistics.Comparison`.
-        identities: Of exactly the mixtures that the statistics hold; the report shows them in this order.
-        mode: How ratios were mixed.
+    @cached_property
+    def reported(self) -> evaluations_pb2.Comparison:
+        """The comparison, without its verdict if a leakage rule is broken."""
+        reported = evaluations_pb2.Comparison()
+        reported.CopyFrom(self.comparison)
+        if self.broken_rules:
+            reported.ClearField("verdict")
+        return reported
 
-    Returns:
-        The same numbers, each mixture with its identity.
+    @property
+    def verdict(self) -> evaluations_pb2.Verdict | None:
+        """None if there were no candidates, or a leakage rule is broken."""
+        return self.reported.verdict if self.reported.HasField("verdict") else None
 
-    Raises:
-        ValueError: A field is missing, or identities and statistics don't hold the same keys.
-    """
-    try:
-        rows = {row["key"]: row for row in statistics["mixtures"]}
-        keys = [identity.key for identity in identities]
-        if sorted(keys) != sorted(rows):
-            raise ValueError(f"identities are of {sorted(keys)}, the statistics of {sorted(rows)}: give the same")
-        verdict = statistics["verdict"]
-        return Results(
-            mode=mode,
-            reference=statistics["reference"],
-            confidence=statistics["confidence"],
-            margin=statistics["margin"],
-            seeds=statistics["seeds"],
-            test_images=statistics["test_images"],
-            test_groups=statistics["test_groups"],
-            resampled=statistics["resampled"],
-            resamples=statistics["resamples"],
-            mixtures=tuple(
-                Mixture(
-                    identity=identity,
-                    validation_balanced_accuracy=rows[identity.key]["validation_balanced_accuracy"],
-                    balanced_accuracy=_estimate(rows[identity.key]["balanced_accuracy"]),
-                    difference=None
-                    if rows[identity.key]["difference"] is None
-                    else _estimate(rows[identity.key]["difference"]),
-                )
-                for identity in identities
-            ),
-            verdict=None
-            if verdict is None
-            else Verdict(kind=verdict["kind"], key=verdict["key"], sentence=verdict["sentence"]),
-            warnings=tuple(statistics["warnings"]),
-        )
-    except KeyError as error:
-        raise ValueError(f"statistics lacks the field {error}: evaluate again with this version") from error
+    @property
+    def verdict_sentence(self) -> str:
+        """The verdict, or why there is none."""
+        if self.verdict:
+            return str(self.verdict.sentence)
+        if self.broken_rules:
+            broken = "; ".join(f"{rule.statement} ({rule.evidence})" for rule in self.broken_rules)
+            return f"No verdict: a leakage rule is broken: {broken}."
+        return "No verdict: the study has no mixture of real and synthetic images to choose among."
 
 
 def check(data: ReportData) -> None:
@@ -352,21 +233,21 @@ def check(data: ReportData) -> None:
     Raises:
         ValueError: Naming what doesn't fit.
     """
-    keys = [mixture.identity.key for mixture in data.results.mixtures]
-    with_cells = {cell.mixture for cell in data.cells}
-    for key in [*sorted(with_cells), data.results.reference, *_chosen(data.results)]:
+    keys = [result.mixture.key for result in data.comparison.mixtures]
+    with_trials = {trial.training.mixture for trial in data.trials}
+    named = [data.comparison.reference] + ([data.verdict.key] if data.verdict else [])
+    for key in [*sorted(with_trials), *named]:
         if key not in keys:
-            raise ValueError(f"{key!r} is no mixture of results: use one of {', '.join(keys)}")
+            raise ValueError(f"{key!r} is no mixture of the comparison; use one of {', '.join(keys)}")
     for key in keys:
-        if key not in with_cells:
-            raise ValueError(f"cells has none of mixture {key!r}: give every cell of the grid")
-    classes = len(data.class_names)
-    for cell in data.cells:
-        shape = [len(row) for row in cell.metrics.confusion]
-        if shape != [classes] * classes or len(cell.metrics.per_class) != classes:
+        if key not in with_trials:
+            raise ValueError(f"trials has none of mixture {key!r}; give every trial of the grid")
+    names = list(data.class_names)
+    for trial in data.trials:
+        rows = [(result.label, len(result.predicted_as)) for result in trial.classes]
+        if rows != [(name, len(names)) for name in names]:
             raise ValueError(
-                f"metrics of mixture {cell.mixture!r}, seed {cell.seed} have confusion rows of {shape} and "
-                f"{len(cell.metrics.per_class)} classes: give {classes} by {classes} and {classes}"
+                f"{trial.trial} has results of classes {[label for label, _ in rows]}; give those of {names}"
             )
     image_sets = {image_set.name for image_set in data.image_sets}
     for gallery in data.galleries:
@@ -382,18 +263,3 @@ def check(data: ReportData) -> None:
         images += [png for example in gallery.examples for png in (example.png, example.nearest_real_png)]
     if not all(png.startswith(_PNG_SIGNATURE) for png in images):
         raise ValueError("an example image is no PNG: encode each as PNG")
-
-
-def _chosen(results: Results) -> list[str]:
-    """The key that the verdict is about, if there is a verdict."""
-    return [results.verdict.key] if results.verdict else []
-
-
-def _estimate(row: Mapping[str, Any]) -> Estimate:
-    """Reads an estimate of the statistics."""
-    return Estimate(
-        mean=row["mean"],
-        interval=(row["low"], row["high"]),
-        per_seed=tuple(row["per_seed"]),
-        seed_share=row["seed_share"],
-    )

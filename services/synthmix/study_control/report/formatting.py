@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from synthmix.api.evaluations.v1.evaluations_pb2 import Estimate
 from synthmix.service_kit import quantities
 
 ABSENT = "\u2013"
@@ -15,9 +16,9 @@ def percent(value: float | None, digits: int = 1) -> str:
     return ABSENT if value is None else f"{100.0 * value:.{digits}f} %"
 
 
-def interval_percent(interval: tuple[float, float] | None) -> str:
-    """An interval of shares as "78.0 to 84.1"; a dash for None."""
-    return ABSENT if interval is None else f"{100.0 * interval[0]:.1f} to {100.0 * interval[1]:.1f}"
+def interval_percent(estimate: Estimate) -> str:
+    """The interval of a share as "78.0 to 84.1"."""
+    return f"{100.0 * estimate.low:.1f} to {100.0 * estimate.high:.1f}"
 
 
 def points(value: float) -> str:
@@ -31,9 +32,9 @@ def signed(value: float) -> str:
     return f"{value:+g}".replace("-", _MINUS) if value else "0"
 
 
-def interval_points(interval: tuple[float, float] | None) -> str:
-    """An interval of differences as "+0.3 to +3.9"; a dash for None."""
-    return ABSENT if interval is None else f"{points(interval[0])} to {points(interval[1])}"
+def interval_points(estimate: Estimate) -> str:
+    """The interval of a difference as "+0.3 to +3.9"."""
+    return f"{points(estimate.low)} to {points(estimate.high)}"
 
 
 def ratio(value: float) -> str:

@@ -13,13 +13,15 @@ from datetime import datetime
 from importlib.resources import files
 
 import jinja2
+from google.protobuf.message import Message
 
-from synthmix.service_kit import quantities
+from synthmix.api.evaluations.v1.evaluations_pb2 import MixtureResult
+from synthmix.service_kit import message_json, quantities
 from synthmix.study_control.report import charts, formatting, tables
-from synthmix.study_control.report.data import Mixture, ReportData, check
+from synthmix.study_control.report.data import ReportData, check
 
 # Raised when a field of the JSON or a column of the CSV changes its meaning.
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 WIDE_PX = 920
 NARROW_PX = 340
 CARD_PX = 270
@@ -62,14 +64,14 @@ def render_html(data: ReportData) -> str:
     environment.filters["plural"] = quantities.plural
     environment.filters["png"] = _data_uri
     template = environment.get_template("template.html.j2")
-    chosen = _mixture(data, data.results.verdict.key) if data.results.verdict else None
+    chosen = _mixture(data, data.verdict.key) if data.verdict else None
     return template.render(
         data=data,
-        results=data.results,
+        comparison=data.reported,
         charts=charts,
         tables=tables,
         chosen=chosen,
-        control=tables.control_of(data, chosen) if chosen else None,
+        controls=tables.controls_of(data, chosen) if chosen else [],
         wide_px=WIDE_PX,
         narrow_px=NARROW_PX,
         card_px=CARD_PX,
@@ -91,7 +93,7 @@ def render_json(data: ReportData) -> str:
         ValueError: The data don't fit together, or a number is not finite.
     """
     check(data)
-    values = {"report_version": REPORT_VERSION, **dataclasses.asdict(data)}
+    values = {"report_version": REPORT_VERSION, **dataclasses.asdict(data), "comparison": data.reported}
     del values["costs"], values["study"]["created_at"], values["provenance"]["software"]
     for made in (*values["adapters"], *values["image_sets"]):
         del made["seconds"], made["gpu_seconds"]
@@ -117,15 +119,15 @@ def render_run_json(data: ReportData) -> str:
 
 
 def render_csv(data: ReportData) -> str:
-    """The cells as CSV: one row each, with every metric.
+    """The trials as CSV: one row each, with every metric.
 
-    Precision, recall and support have a column for each class; the confusion matrix is one column of JSON.
+    Precision, recall and test images have a column for each class; the confusion matrix is one column of JSON.
 
     Args:
         data: What to report.
 
     Returns:
-        A heading and one row a cell, by mixture in the order of the results, then by seed.
+        A heading and one row a trial, by mixture in the order of the results, then by seed.
 
     Raises:
         ValueError: The data don't fit together.
@@ -133,30 +135,28 @@ def render_csv(data: ReportData) -> str:
     check(data)
     text = io.StringIO()
     writer: csv.DictWriter[str] | None = None
-    for mixture in data.results.mixtures:
-        for cell in tables.cells_of(data, mixture.identity.key):
-            metrics = {
-                field.name: getattr(cell.metrics, field.name)
-                for field in dataclasses.fields(cell.metrics)
-                if field.name not in ("per_class", "confusion")
-            }
+    for result in data.comparison.mixtures:
+        for trial in tables.trials_of(data, result.mixture.key):
+            training = trial.training
             row = {
                 "study": data.study.name,
-                **dataclasses.asdict(mixture.identity),
-                "seed": cell.seed,
-                "n_real": cell.n_real,
-                "n_synthetic": cell.n_synthetic,
-                "optimizer_steps": cell.optimizer_steps,
-                "best_epoch": cell.best_epoch,
-                **metrics,
+                **message_json.to_value(result.mixture),
+                "ratio": result.mixture.ratio if result.mixture.HasField("ratio") else None,
+                "trial": trial.trial,
+                "seed": training.seed,
+                "real_images": training.real_images,
+                "synthetic_images": training.synthetic_images,
+                "optimizer_steps": training.optimizer_steps,
+                "best_epoch": training.best_epoch,
+                **{metric.name: tables.test_metric(trial, metric.name) for metric in data.metrics},
             }
-            for one in cell.metrics.per_class:
+            for one in trial.classes:
                 row |= {
-                    f"precision: {one.class_name}": one.precision,
-                    f"recall: {one.class_name}": one.recall,
-                    f"support: {one.class_name}": one.support,
+                    f"precision: {one.label}": one.precision,
+                    f"recall: {one.label}": one.recall if one.HasField("recall") else None,
+                    f"images: {one.label}": one.images,
                 }
-            row["confusion"] = json.dumps(cell.metrics.confusion)
+            row["confusion"] = json.dumps([list(one.predicted_as) for one in trial.classes])
             if writer is None:
                 writer = csv.DictWriter(text, list(row), lineterminator="\n")
                 writer.writeheader()
@@ -164,9 +164,9 @@ def render_csv(data: ReportData) -> str:
     return text.getvalue()
 
 
-def _mixture(data: ReportData, key: str) -> Mixture:
+def _mixture(data: ReportData, key: str) -> MixtureResult:
     """The mixture of a key; `check` has seen that it is there."""
-    return next(mixture for mixture in data.results.mixtures if mixture.identity.key == key)
+    return next(result for result in data.comparison.mixtures if result.mixture.key == key)
 
 
 def _source(name: str) -> str:
@@ -187,6 +187,8 @@ def _json_value(value: object) -> object:
     """What JSON has no form for."""
     if isinstance(value, bytes):
         return {"sha256": hashlib.sha256(value).hexdigest(), "bytes": len(value)}
+    if isinstance(value, Message):
+        return message_json.to_value(value)
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Mapping):

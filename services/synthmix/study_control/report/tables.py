@@ -1,4 +1,4 @@
-"""Rows of the report's tables, worked out from the cells."""
+"""Rows of the report's tables, worked out from the trials."""
 
 from __future__ import annotations
 
@@ -6,18 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synthmix.study_control.report.data import Cell, Mixture, ReportData
-
-# Metrics of the table of mixtures, beside balanced accuracy: field and heading.
-METRICS = (
-    ("accuracy", "Accuracy"),
-    ("macro_f1", "Macro F1"),
-    ("mcc", "MCC"),
-    ("auroc", "AUROC"),
-    ("ece", "ECE"),
-    ("brier", "Brier"),
-    ("nll", "NLL"),
-)
+from synthmix.api.evaluations.v1.evaluations_pb2 import Metric, MixtureResult, SourceFidelity, TrialResult
+from synthmix.study_control.report.data import ReportData
 
 
 @dataclass(frozen=True)
@@ -32,11 +22,10 @@ class Spread:
 class MixtureRow:
     """One row of the table of mixtures."""
 
-    mixture: Mixture
-    n_real: int
-    n_synthetic: int
-    seeds: int
-    # In the order of METRICS.
+    result: MixtureResult
+    real_images: int
+    synthetic_images: int
+    # Those of `other_metrics`, in their order.
     metrics: tuple[Spread, ...]
 
 
@@ -54,7 +43,7 @@ class RecallRow:
     """A class's mean recall over seeds, with real only and with the chosen mixture; None if untested."""
 
     class_name: str
-    support: int
+    images: int
     real: float | None
     chosen: float | None
 
@@ -65,25 +54,37 @@ def synthetic_images(data: ReportData) -> int:
 
 
 def mixture_rows(data: ReportData) -> list[MixtureRow]:
-    """One row a mixture, in the order of the results."""
+    """One row a mixture, in the order of the comparison."""
     rows = []
-    for mixture in data.results.mixtures:
-        cells = cells_of(data, mixture.identity.key)
+    for result in data.comparison.mixtures:
+        trials = trials_of(data, result.mixture.key)
         rows.append(
             MixtureRow(
-                mixture=mixture,
-                n_real=cells[0].n_real,
-                n_synthetic=cells[0].n_synthetic,
-                seeds=len(cells),
-                metrics=tuple(spread([getattr(cell.metrics, name) for cell in cells]) for name, _ in METRICS),
+                result=result,
+                real_images=trials[0].training.real_images,
+                synthetic_images=trials[0].training.synthetic_images,
+                metrics=tuple(
+                    spread([test_metric(trial, metric.name) for trial in trials]) for metric in other_metrics(data)
+                ),
             )
         )
     return rows
 
 
-def cells_of(data: ReportData, key: str) -> list[Cell]:
-    """A mixture's cells by seed."""
-    return sorted((cell for cell in data.cells if cell.mixture == key), key=lambda cell: cell.seed)
+def other_metrics(data: ReportData) -> list[Metric]:
+    """All but balanced accuracy, which the comparison tells with its interval."""
+    return [metric for metric in data.metrics if metric.name != "balanced_accuracy"]
+
+
+def test_metric(trial: TrialResult, name: str) -> float | None:
+    """A metric on the test part; None if it is undefined there."""
+    return trial.test_metrics.get(name)
+
+
+def trials_of(data: ReportData, key: str) -> list[TrialResult]:
+    """A mixture's trials by seed."""
+    own = [trial for trial in data.trials if trial.training.mixture == key]
+    return sorted(own, key=lambda trial: trial.training.seed)
 
 
 def spread(values: Sequence[float | None]) -> Spread:
@@ -96,10 +97,11 @@ def spread(values: Sequence[float | None]) -> Spread:
 
 def confusion_rows(data: ReportData, key: str) -> list[ConfusionRow]:
     """A mixture's confusion matrix, summed over its seeds."""
-    matrices = [cell.metrics.confusion for cell in cells_of(data, key)]
+    trials = trials_of(data, key)
     rows = []
     for index, class_name in enumerate(data.class_names):
-        counts = tuple(sum(column) for column in zip(*(matrix[index] for matrix in matrices), strict=True))
+        of_seeds = (trial.classes[index].predicted_as for trial in trials)
+        counts = tuple(sum(column) for column in zip(*of_seeds, strict=True))
         total = max(sum(counts), 1)
         rows.append(ConfusionRow(class_name, counts, tuple(value / total for value in counts)))
     return rows
@@ -107,25 +109,40 @@ def confusion_rows(data: ReportData, key: str) -> list[ConfusionRow]:
 
 def recall_rows(data: ReportData, chosen: str) -> list[RecallRow]:
     """Recall of each class with real only and with the chosen mixture."""
-    real_cells, chosen_cells = cells_of(data, data.results.reference), cells_of(data, chosen)
+
+    def recall(trials: Sequence[TrialResult], index: int) -> float | None:
+        results = [trial.classes[index] for trial in trials]
+        return spread([result.recall if result.HasField("recall") else None for result in results]).mean
+
+    real_trials, chosen_trials = trials_of(data, data.comparison.reference), trials_of(data, chosen)
     return [
         RecallRow(
             class_name=class_name,
-            support=real_cells[0].metrics.per_class[index].support,
-            real=spread([cell.metrics.per_class[index].recall for cell in real_cells]).mean,
-            chosen=spread([cell.metrics.per_class[index].recall for cell in chosen_cells]).mean,
+            images=real_trials[0].classes[index].images,
+            real=recall(real_trials, index),
+            chosen=recall(chosen_trials, index),
         )
         for index, class_name in enumerate(data.class_names)
     ]
 
 
-def control_of(data: ReportData, chosen: Mixture) -> Mixture | None:
-    """The control of real images duplicated to the chosen mixture's size, if it was run."""
-    return next(
-        (
-            mixture
-            for mixture in data.results.mixtures
-            if mixture.identity.kind == "duplicated_real" and mixture.identity.ratio == chosen.identity.ratio
-        ),
-        None,
-    )
+def controls_of(data: ReportData, chosen: MixtureResult) -> list[MixtureResult]:
+    """The controls that were run beside the chosen mixture: of its ratio, or without one."""
+    controls = {kind.name for kind in data.comparison.kinds if kind.control}
+    return [
+        result
+        for result in data.comparison.mixtures
+        if result.mixture.kind in controls
+        and (not result.mixture.HasField("ratio") or result.mixture.ratio == chosen.mixture.ratio)
+    ]
+
+
+def kind_label(data: ReportData, result: MixtureResult) -> str:
+    """What all mixtures of its kind are called."""
+    return next(kind.label for kind in data.comparison.kinds if kind.name == result.mixture.kind)
+
+
+def source_name(data: ReportData, source: SourceFidelity) -> str:
+    """What a row of the table of fidelity is of."""
+    labels = {result.mixture.image_set: result.mixture.image_set_label for result in data.comparison.mixtures}
+    return labels[source.image_set] if source.image_set else str(source.label)

@@ -29,7 +29,7 @@ from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_do
 from synthmix.api.options.v1 import field_rules_pb2 as synthmix_dot_options_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)synthmix/evaluations/v1/evaluations.proto\x12\x17synthmix.evaluations.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a%synthmix/options/v1/field_rules.proto\"u\n\x17\x43reateEvaluationRequest\x12=\n\nevaluation\x18\x01 \x01(\x0b\x32#.synthmix.evaluations.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xcc\x04\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nimage_sets\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12@\n\x08mixtures\x18\x04 \x01(\x0b\x32(.synthmix.evaluations.v1.MixtureSettingsB\x04\xe2\x41\x01\x01\x12\x45\n\nclassifier\x18\x05 \x01(\x0b\x32+.synthmix.evaluations.v1.ClassifierSettingsB\x04\xe2\x41\x01\x01\x12\x31\n\x05seeds\x18\x06 \x01(\x05\x42\x1d\xe2\x41\x01\x01\xa2\xbb\x18\x15\n\x01\x35\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00@\x8f@H\x00\x88\x01\x01\x12;\n\x05\x63laim\x18\x07 \x01(\x0b\x32&.synthmix.evaluations.v1.ClaimSettingsB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncell_count\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12=\n\x07results\x18\n \x03(\x0b\x32&.synthmix.evaluations.v1.MixtureResultB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\r \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x42\x08\n\x06_seeds\"\xda\x01\n\x0fMixtureSettings\x12#\n\x04mode\x18\x01 \x01(\tB\x10\xe2\x41\x01\x01\xa2\xbb\x18\x08\n\x06\x61ppendH\x00\x88\x01\x01\x12\x45\n\x06ratios\x18\x02 \x03(\x01\x42\x35\xe2\x41\x01\x01\xa2\xbb\x18-\n\x01\x30\n\x03\x30.1\n\x04\x30.25\n\x03\x30.5\n\x04\x30.75\x19\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00$@8\x01\x12!\n\x0esynthetic_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1c\n\x08\x63ontrols\x18\x04 \x03(\tB\n\xe2\x41\x01\x01\xa2\xbb\x18\x02\x38\x01\x42\x07\n\x05_modeB\x11\n\x0f_synthetic_only\"\xc3\x04\n\x12\x43lassifierSettings\x12:\n\x0c\x61rchitecture\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x01\xa2\xbb\x18\x17\n\x15tf_efficientnet_lite0H\x00\x88\x01\x01\x12\'\n\npretrained\x18\x02 \x01(\x08\x42\x0e\xe2\x41\x01\x01\xa2\xbb\x18\x06\n\x04trueH\x01\x88\x01\x01\x12?\n\nimage_size\x18\x03 \x01(\x05\x42&\xe2\x41\x01\x01\xa2\xbb\x18\x1e\n\x02\x36\x34\x19\x00\x00\x00\x00\x00\x00\x30@)\x00\x00\x00\x00\x00\x00\x90@B\x06pixelsH\x02\x88\x01\x01\x12\x32\n\x05match\x18\x04 \x01(\tB\x1e\xe2\x41\x01\x01\xa2\xbb\x18\x16\n\x05steps2\x05steps2\x06\x65pochsH\x03\x88\x01\x01\x12\x33\n\x06\x65pochs\x18\x05 \x01(\x05\x42\x1e\xe2\x41\x01\x01\xa2\xbb\x18\x16\n\x02\x31\x30\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x88\xc3@H\x04\x88\x01\x01\x12?\n\nbatch_size\x18\x06 \x01(\x05\x42&\xe2\x41\x01\x01\xa2\xbb\x18\x1e\n\x02\x33\x32\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\xb0@B\x06imagesH\x05\x88\x01\x01\x12<\n\rlearning_rate\x18\x07 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x31\x65-3\x19:\x8c\x30\xe2\x8eyE>)\x00\x00\x00\x00\x00\x00$@H\x06\x88\x01\x01\x12)\n\x0c\x61ugmentation\x18\x08 \x01(\x08\x42\x0e\xe2\x41\x01\x01\xa2\xbb\x18\x06\n\x04trueH\x07\x88\x01\x01\x42\x0f\n\r_architectureB\r\n\x0b_pretrainedB\r\n\x0b_image_sizeB\x08\n\x06_matchB\t\n\x07_epochsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_augmentation\"\x9b\x01\n\rClaimSettings\x12\x35\n\x06margin\x18\x01 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x30.02\x11\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x12\x39\n\nconfidence\x18\x02 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x30.95\x19\x00\x00\x00\x00\x00\x00\xe0?)\x1e\xa7\xe8H.\xff\xef?H\x01\x88\x01\x01\x42\t\n\x07_marginB\r\n\x0b_confidence\"\x87\x02\n\rMixtureResult\x12\x0f\n\x07mixture\x18\x01 \x01(\t\x12\x11\n\timage_set\x18\x02 \x01(\t\x12\r\n\x05ratio\x18\x03 \x01(\x01\x12\r\n\x05\x63\x65lls\x18\x04 \x01(\x05\x12\x19\n\x11\x62\x61lanced_accuracy\x18\x05 \x01(\x01\x12\x45\n\x1a\x62\x61lanced_accuracy_interval\x18\x06 \x01(\x0b\x32!.synthmix.evaluations.v1.Interval\x12\x12\n\ndifference\x18\x07 \x01(\x01\x12>\n\x13\x64ifference_interval\x18\x08 \x01(\x0b\x32!.synthmix.evaluations.v1.Interval\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"K\n\x16ListEvaluationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"l\n\x17ListEvaluationsResponse\x12\x38\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.synthmix.evaluations.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8f\x03\n\x11\x45valuationService\x12\x9e\x01\n\x10\x43reateEvaluation\x12\x30.synthmix.evaluations.v1.CreateEvaluationRequest\x1a\x1d.google.longrunning.Operation\"9\xca\x41\x36\n\nEvaluation\x12(synthmix.operations.v1.OperationMetadata\x12\x63\n\rGetEvaluation\x12-.synthmix.evaluations.v1.GetEvaluationRequest\x1a#.synthmix.evaluations.v1.Evaluation\x12t\n\x0fListEvaluations\x12/.synthmix.evaluations.v1.ListEvaluationsRequest\x1a\x30.synthmix.evaluations.v1.ListEvaluationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)synthmix/evaluations/v1/evaluations.proto\x12\x17synthmix.evaluations.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a%synthmix/options/v1/field_rules.proto\"u\n\x17\x43reateEvaluationRequest\x12=\n\nevaluation\x18\x01 \x01(\x0b\x32#.synthmix.evaluations.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x88\x05\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nimage_sets\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12@\n\x08mixtures\x18\x04 \x01(\x0b\x32(.synthmix.evaluations.v1.MixtureSettingsB\x04\xe2\x41\x01\x01\x12\x45\n\nclassifier\x18\x05 \x01(\x0b\x32+.synthmix.evaluations.v1.ClassifierSettingsB\x04\xe2\x41\x01\x01\x12\x31\n\x05seeds\x18\x06 \x01(\x05\x42\x1d\xe2\x41\x01\x01\xa2\xbb\x18\x15\n\x01\x35\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00@\x8f@H\x00\x88\x01\x01\x12;\n\x05\x63laim\x18\x07 \x01(\x0b\x32&.synthmix.evaluations.v1.ClaimSettingsB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x19\n\x0btrial_count\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12=\n\ncomparison\x18\n \x01(\x0b\x32#.synthmix.evaluations.v1.ComparisonB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\r \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x39\n\x08\x66idelity\x18\x0e \x01(\x0b\x32!.synthmix.evaluations.v1.FidelityB\x04\xe2\x41\x01\x03\x42\x08\n\x06_seeds\"\xda\x01\n\x0fMixtureSettings\x12#\n\x04mode\x18\x01 \x01(\tB\x10\xe2\x41\x01\x01\xa2\xbb\x18\x08\n\x06\x61ppendH\x00\x88\x01\x01\x12\x45\n\x06ratios\x18\x02 \x03(\x01\x42\x35\xe2\x41\x01\x01\xa2\xbb\x18-\n\x01\x30\n\x03\x30.1\n\x04\x30.25\n\x03\x30.5\n\x04\x30.75\x19\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00$@8\x01\x12!\n\x0esynthetic_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1c\n\x08\x63ontrols\x18\x04 \x03(\tB\n\xe2\x41\x01\x01\xa2\xbb\x18\x02\x38\x01\x42\x07\n\x05_modeB\x11\n\x0f_synthetic_only\"\xc3\x04\n\x12\x43lassifierSettings\x12:\n\x0c\x61rchitecture\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x01\xa2\xbb\x18\x17\n\x15tf_efficientnet_lite0H\x00\x88\x01\x01\x12\'\n\npretrained\x18\x02 \x01(\x08\x42\x0e\xe2\x41\x01\x01\xa2\xbb\x18\x06\n\x04trueH\x01\x88\x01\x01\x12?\n\nimage_size\x18\x03 \x01(\x05\x42&\xe2\x41\x01\x01\xa2\xbb\x18\x1e\n\x02\x36\x34\x19\x00\x00\x00\x00\x00\x00\x30@)\x00\x00\x00\x00\x00\x00\x90@B\x06pixelsH\x02\x88\x01\x01\x12\x32\n\x05match\x18\x04 \x01(\tB\x1e\xe2\x41\x01\x01\xa2\xbb\x18\x16\n\x05steps2\x05steps2\x06\x65pochsH\x03\x88\x01\x01\x12\x33\n\x06\x65pochs\x18\x05 \x01(\x05\x42\x1e\xe2\x41\x01\x01\xa2\xbb\x18\x16\n\x02\x31\x30\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x88\xc3@H\x04\x88\x01\x01\x12?\n\nbatch_size\x18\x06 \x01(\x05\x42&\xe2\x41\x01\x01\xa2\xbb\x18\x1e\n\x02\x33\x32\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\xb0@B\x06imagesH\x05\x88\x01\x01\x12<\n\rlearning_rate\x18\x07 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x31\x65-3\x19:\x8c\x30\xe2\x8eyE>)\x00\x00\x00\x00\x00\x00$@H\x06\x88\x01\x01\x12)\n\x0c\x61ugmentation\x18\x08 \x01(\x08\x42\x0e\xe2\x41\x01\x01\xa2\xbb\x18\x06\n\x04trueH\x07\x88\x01\x01\x42\x0f\n\r_architectureB\r\n\x0b_pretrainedB\r\n\x0b_image_sizeB\x08\n\x06_matchB\t\n\x07_epochsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_augmentation\"\x9b\x01\n\rClaimSettings\x12\x35\n\x06margin\x18\x01 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x30.02\x11\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x12\x39\n\nconfidence\x18\x02 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x30.95\x19\x00\x00\x00\x00\x00\x00\xe0?)\x1e\xa7\xe8H.\xff\xef?H\x01\x88\x01\x01\x42\t\n\x07_marginB\r\n\x0b_confidence\"}\n\x07Mixture\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x12\n\x05ratio\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\timage_set\x18\x05 \x01(\t\x12\x17\n\x0fimage_set_label\x18\x06 \x01(\tB\x08\n\x06_ratio\"a\n\x0bMixtureKind\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\naxis_title\x18\x03 \x01(\t\x12\x10\n\x08sentence\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontrol\x18\x05 \x01(\x08\"Y\n\x08\x45stimate\x12\x0c\n\x04mean\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12\x10\n\x08per_seed\x18\x04 \x03(\x01\x12\x12\n\nseed_share\x18\x05 \x01(\x01\"\xdd\x01\n\rMixtureResult\x12\x31\n\x07mixture\x18\x01 \x01(\x0b\x32 .synthmix.evaluations.v1.Mixture\x12$\n\x1cvalidation_balanced_accuracy\x18\x02 \x01(\x01\x12<\n\x11\x62\x61lanced_accuracy\x18\x03 \x01(\x0b\x32!.synthmix.evaluations.v1.Estimate\x12\x35\n\ndifference\x18\x04 \x01(\x0b\x32!.synthmix.evaluations.v1.Estimate\"\x87\x01\n\x07Verdict\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\t\x12\x1f\n\x17\x65xcludes_gain_of_margin\x18\x04 \x01(\x08\x12\x1f\n\x17\x65xcludes_loss_of_margin\x18\x05 \x01(\x08\x12\r\n\x05limit\x18\x06 \x01(\t\"\x80\x03\n\nComparison\x12\x11\n\treference\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x01\x12\x0e\n\x06margin\x18\x04 \x01(\x01\x12\r\n\x05seeds\x18\x05 \x01(\x05\x12\x13\n\x0btest_images\x18\x06 \x01(\x05\x12\x13\n\x0btest_groups\x18\x07 \x01(\x05\x12\x14\n\x0ctest_classes\x18\x08 \x01(\x05\x12\x11\n\tresampled\x18\t \x01(\t\x12\x11\n\tresamples\x18\n \x01(\x05\x12\x38\n\x08mixtures\x18\x0b \x03(\x0b\x32&.synthmix.evaluations.v1.MixtureResult\x12\x33\n\x05kinds\x18\x0c \x03(\x0b\x32$.synthmix.evaluations.v1.MixtureKind\x12\x31\n\x07verdict\x18\r \x01(\x0b\x32 .synthmix.evaluations.v1.Verdict\x12\x10\n\x08warnings\x18\x0e \x03(\t\"\xda\x01\n\x08Training\x12\x0f\n\x07mixture\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x05\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12\x13\n\x0breal_images\x18\x04 \x01(\x05\x12\x18\n\x10synthetic_images\x18\x05 \x01(\x05\x12\x17\n\x0foptimizer_steps\x18\x06 \x01(\x05\x12.\n\x06\x65pochs\x18\x07 \x03(\x0b\x32\x1e.synthmix.evaluations.v1.Epoch\x12\x12\n\nbest_epoch\x18\x08 \x01(\x05\x12\x12\n\ntest_reads\x18\t \x01(\x05\"Z\n\x05\x45poch\x12\x12\n\ntrain_loss\x18\x01 \x01(\x01\x12$\n\x1cvalidation_balanced_accuracy\x18\x02 \x01(\x01\x12\x17\n\x0fvalidation_loss\x18\x03 \x01(\x01\"?\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x18\n\x10larger_is_better\x18\x03 \x01(\x08\"\x9c\x03\n\x0bTrialResult\x12\r\n\x05trial\x18\x01 \x01(\t\x12\x33\n\x08training\x18\x02 \x01(\x0b\x32!.synthmix.evaluations.v1.Training\x12K\n\x0ctest_metrics\x18\x03 \x03(\x0b\x32\x35.synthmix.evaluations.v1.TrialResult.TestMetricsEntry\x12W\n\x12validation_metrics\x18\x04 \x03(\x0b\x32;.synthmix.evaluations.v1.TrialResult.ValidationMetricsEntry\x12\x35\n\x07\x63lasses\x18\x05 \x03(\x0b\x32$.synthmix.evaluations.v1.ClassResult\x1a\x32\n\x10TestMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x38\n\x16ValidationMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"u\n\x0b\x43lassResult\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x11\n\tprecision\x18\x03 \x01(\x01\x12\x13\n\x06recall\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cpredicted_as\x18\x05 \x03(\x05\x42\t\n\x07_recall\"v\n\x0cTrialResults\x12\x30\n\x07metrics\x18\x01 \x03(\x0b\x32\x1f.synthmix.evaluations.v1.Metric\x12\x34\n\x06trials\x18\x02 \x03(\x0b\x32$.synthmix.evaluations.v1.TrialResult\"\x8f\x01\n\x08\x46idelity\x12\x17\n\x0f\x66\x65\x61ture_network\x18\x01 \x01(\t\x12\x12\n\nimage_size\x18\x02 \x01(\x05\x12\x1c\n\x14near_copy_percentile\x18\x03 \x01(\x01\x12\x38\n\x07sources\x18\x04 \x03(\x0b\x32\'.synthmix.evaluations.v1.SourceFidelity\"~\n\x0eSourceFidelity\x12\r\n\x05label\x18\x01 \x01(\t\x12\x11\n\timage_set\x18\x02 \x01(\t\x12\x0e\n\x06images\x18\x03 \x01(\x05\x12!\n\x19kernel_inception_distance\x18\x04 \x01(\x01\x12\x17\n\x0fnear_copy_share\x18\x05 \x01(\x01\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"K\n\x16ListEvaluationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"l\n\x17ListEvaluationsResponse\x12\x38\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.synthmix.evaluations.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8f\x03\n\x11\x45valuationService\x12\x9e\x01\n\x10\x43reateEvaluation\x12\x30.synthmix.evaluations.v1.CreateEvaluationRequest\x1a\x1d.google.longrunning.Operation\"9\xca\x41\x36\n\nEvaluation\x12(synthmix.operations.v1.OperationMetadata\x12\x63\n\rGetEvaluation\x12-.synthmix.evaluations.v1.GetEvaluationRequest\x1a#.synthmix.evaluations.v1.Evaluation\x12t\n\x0fListEvaluations\x12/.synthmix.evaluations.v1.ListEvaluationsRequest\x1a\x30.synthmix.evaluations.v1.ListEvaluationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,16 +56,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION'].fields_by_name['claim']._serialized_options = b'\342A\001\001'
   _globals['_EVALUATION'].fields_by_name['create_time']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
-  _globals['_EVALUATION'].fields_by_name['cell_count']._loaded_options = None
-  _globals['_EVALUATION'].fields_by_name['cell_count']._serialized_options = b'\342A\001\003'
-  _globals['_EVALUATION'].fields_by_name['results']._loaded_options = None
-  _globals['_EVALUATION'].fields_by_name['results']._serialized_options = b'\342A\001\003'
+  _globals['_EVALUATION'].fields_by_name['trial_count']._loaded_options = None
+  _globals['_EVALUATION'].fields_by_name['trial_count']._serialized_options = b'\342A\001\003'
+  _globals['_EVALUATION'].fields_by_name['comparison']._loaded_options = None
+  _globals['_EVALUATION'].fields_by_name['comparison']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION'].fields_by_name['seconds']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['seconds']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION'].fields_by_name['gpu_seconds']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['gpu_seconds']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION'].fields_by_name['payloads']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['payloads']._serialized_options = b'\342A\001\003'
+  _globals['_EVALUATION'].fields_by_name['fidelity']._loaded_options = None
+  _globals['_EVALUATION'].fields_by_name['fidelity']._serialized_options = b'\342A\001\003'
   _globals['_MIXTURESETTINGS'].fields_by_name['mode']._loaded_options = None
   _globals['_MIXTURESETTINGS'].fields_by_name['mode']._serialized_options = b'\342A\001\001\242\273\030\010\n\006append'
   _globals['_MIXTURESETTINGS'].fields_by_name['ratios']._loaded_options = None
@@ -94,6 +96,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLAIMSETTINGS'].fields_by_name['margin']._serialized_options = b'\342A\001\001\242\273\030\030\n\0040.02\021\000\000\000\000\000\000\000\000!\000\000\000\000\000\000\360?'
   _globals['_CLAIMSETTINGS'].fields_by_name['confidence']._loaded_options = None
   _globals['_CLAIMSETTINGS'].fields_by_name['confidence']._serialized_options = b'\342A\001\001\242\273\030\030\n\0040.95\031\000\000\000\000\000\000\340?)\036\247\350H.\377\357?'
+  _globals['_TRIALRESULT_TESTMETRICSENTRY']._loaded_options = None
+  _globals['_TRIALRESULT_TESTMETRICSENTRY']._serialized_options = b'8\001'
+  _globals['_TRIALRESULT_VALIDATIONMETRICSENTRY']._loaded_options = None
+  _globals['_TRIALRESULT_VALIDATIONMETRICSENTRY']._serialized_options = b'8\001'
   _globals['_GETEVALUATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETEVALUATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -105,23 +111,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEEVALUATIONREQUEST']._serialized_start=251
   _globals['_CREATEEVALUATIONREQUEST']._serialized_end=368
   _globals['_EVALUATION']._serialized_start=371
-  _globals['_EVALUATION']._serialized_end=959
-  _globals['_MIXTURESETTINGS']._serialized_start=962
-  _globals['_MIXTURESETTINGS']._serialized_end=1180
-  _globals['_CLASSIFIERSETTINGS']._serialized_start=1183
-  _globals['_CLASSIFIERSETTINGS']._serialized_end=1762
-  _globals['_CLAIMSETTINGS']._serialized_start=1765
-  _globals['_CLAIMSETTINGS']._serialized_end=1920
-  _globals['_MIXTURERESULT']._serialized_start=1923
-  _globals['_MIXTURERESULT']._serialized_end=2186
-  _globals['_INTERVAL']._serialized_start=2188
-  _globals['_INTERVAL']._serialized_end=2225
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=2227
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=2269
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=2271
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=2346
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=2348
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=2456
-  _globals['_EVALUATIONSERVICE']._serialized_start=2459
-  _globals['_EVALUATIONSERVICE']._serialized_end=2858
+  _globals['_EVALUATION']._serialized_end=1019
+  _globals['_MIXTURESETTINGS']._serialized_start=1022
+  _globals['_MIXTURESETTINGS']._serialized_end=1240
+  _globals['_CLASSIFIERSETTINGS']._serialized_start=1243
+  _globals['_CLASSIFIERSETTINGS']._serialized_end=1822
+  _globals['_CLAIMSETTINGS']._serialized_start=1825
+  _globals['_CLAIMSETTINGS']._serialized_end=1980
+  _globals['_MIXTURE']._serialized_start=1982
+  _globals['_MIXTURE']._serialized_end=2107
+  _globals['_MIXTUREKIND']._serialized_start=2109
+  _globals['_MIXTUREKIND']._serialized_end=2206
+  _globals['_ESTIMATE']._serialized_start=2208
+  _globals['_ESTIMATE']._serialized_end=2297
+  _globals['_MIXTURERESULT']._serialized_start=2300
+  _globals['_MIXTURERESULT']._serialized_end=2521
+  _globals['_VERDICT']._serialized_start=2524
+  _globals['_VERDICT']._serialized_end=2659
+  _globals['_COMPARISON']._serialized_start=2662
+  _globals['_COMPARISON']._serialized_end=3046
+  _globals['_TRAINING']._serialized_start=3049
+  _globals['_TRAINING']._serialized_end=3267
+  _globals['_EPOCH']._serialized_start=3269
+  _globals['_EPOCH']._serialized_end=3359
+  _globals['_METRIC']._serialized_start=3361
+  _globals['_METRIC']._serialized_end=3424
+  _globals['_TRIALRESULT']._serialized_start=3427
+  _globals['_TRIALRESULT']._serialized_end=3839
+  _globals['_TRIALRESULT_TESTMETRICSENTRY']._serialized_start=3731
+  _globals['_TRIALRESULT_TESTMETRICSENTRY']._serialized_end=3781
+  _globals['_TRIALRESULT_VALIDATIONMETRICSENTRY']._serialized_start=3783
+  _globals['_TRIALRESULT_VALIDATIONMETRICSENTRY']._serialized_end=3839
+  _globals['_CLASSRESULT']._serialized_start=3841
+  _globals['_CLASSRESULT']._serialized_end=3958
+  _globals['_TRIALRESULTS']._serialized_start=3960
+  _globals['_TRIALRESULTS']._serialized_end=4078
+  _globals['_FIDELITY']._serialized_start=4081
+  _globals['_FIDELITY']._serialized_end=4224
+  _globals['_SOURCEFIDELITY']._serialized_start=4226
+  _globals['_SOURCEFIDELITY']._serialized_end=4352
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=4354
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=4396
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=4398
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=4473
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=4475
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=4583
+  _globals['_EVALUATIONSERVICE']._serialized_start=4586
+  _globals['_EVALUATIONSERVICE']._serialized_end=4985
 # @@protoc_insertion_point(module_scope)

@@ -53,20 +53,15 @@ def nearest_distances(queries: np.ndarray, references: np.ndarray) -> np.ndarray
     return distances
 
 
-def memorised_share(synthetic: np.ndarray, train: np.ndarray, test: np.ndarray, percentile: float = 1.0) -> float:
-    """Share of synthetic images nearer to a train image than all but the nearest percentile of test images are.
+def near_copy_distance(train: np.ndarray, test: np.ndarray, percentile: float) -> float:
+    """The distance to the nearest train image below which an image counts as a near copy of it.
 
-    Test images were never seen, so their distances to the train images show how near independent images come:
-    a generator that doesn't copy has about as many within the threshold as the percentile says.
+    Test images were never seen, so their distances to the train images show how near independent images come: only
+    `percentile` of them are nearer. A generator that does not copy has about as many within it.
 
     Args:
-        synthetic: Features (M, d).
         train: Features (N, d) of what the generator was trained on.
-        test: Features (T, d) of real images that it wasn't.
+        test: Features (T, d) of real images that it was not.
         percentile: 0 to 100.
-
-    Returns:
-        0 to 1.
     """
-    threshold = np.percentile(nearest_distances(test, train), percentile)
-    return float((nearest_distances(synthetic, train) < threshold).mean())
+    return float(np.percentile(nearest_distances(test, train), percentile))

@@ -1,4 +1,4 @@
-"""What a cell is addressed by, so that a grid that grew, or another that overlaps it, finds what is done.
+"""What a trial is addressed by, so that a grid that grew, or another that overlaps it, finds what is done.
 
 Imported by front ends: no torch.
 """
@@ -8,43 +8,38 @@ from dataclasses import asdict
 from typing import Any
 
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
-from synthmix.classifier_evaluation.mixtures import CellSpec
+from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition, FieldViolation
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import ADAPTERS, CELLS, PARTS, ArtifactName
+from synthmix.service_kit.resource_names import ADAPTERS, PARTS, TRIALS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical
 
-# Raised whenever the recipe's or the metrics' bytes change, or a declared default of the classifier: a cell of
-# another version is another cell.
+# Raised whenever the recipe's bytes change, or a declared default of the classifier: a trial of another version is
+# another trial.
 RECIPE_VERSION = 1
 
-# A cell's payloads.
-PREDICTIONS = "predictions.parquet"
-VALIDATION_PREDICTIONS = "validation_predictions.parquet"
-METRICS = "metrics.json"
 
-
-def cell_request(part_digests: Mapping[str, str], settings: ClassifierSettings, cell: CellSpec) -> dict[str, Any]:
-    """The canonical request of a cell.
+def trial_request(part_digests: Mapping[str, str], settings: ClassifierSettings, trial: TrialSpec) -> dict[str, Any]:
+    """The canonical request of a trial.
 
     Args:
         part_digests: Of train, validation and test.
         settings: The classifier's, with their defaults.
-        cell: Mixture and seed.
+        trial: Mixture and seed.
     """
     return {
         "parts": {part: part_digests[part] for part in PARTS},
         "classifier": canonical(settings),
-        "mixture": asdict(cell.mixture),
-        "seed": cell.seed,
+        "mixture": asdict(trial.mixture),
+        "seed": trial.seed,
         "recipe_version": RECIPE_VERSION,
     }
 
 
-def cell_name(request: Mapping[str, Any]) -> ArtifactName:
-    return ArtifactName(CELLS, digest_of(request))
+def trial_name(request: Mapping[str, Any]) -> ArtifactName:
+    return ArtifactName(TRIALS, digest_of(request))
 
 
 def check_generator(store: ObjectStore, image_set: Manifest, train_digest: str, *, field: str) -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
 from simulated_studies import Design, simulate
-from synthmix.classifier_evaluation import intervals, statistics
-from synthmix.classifier_evaluation.statistics import Comparison, MixturePredictions, MixtureResult, compare
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.evaluations.v1.evaluations_pb2 import Comparison, MixtureResult
+from synthmix.classifier_evaluation import intervals, paired_comparison
+from synthmix.classifier_evaluation.paired_comparison import MixturePredictions, compare
+from synthmix.service_kit import message_json
 
 CLASSES = ("round", "spindle", "flat")
 
 
 def mixture(key: str, predicted: np.ndarray, validation: float = 0.8) -> MixturePredictions:
-    return MixturePredictions(key, key.replace("-", " "), predicted, np.full(len(predicted), validation))
+    message = evaluations_pb2.Mixture(key=key, label=key.replace("-", " "))
+    return MixturePredictions(message, predicted, np.full(len(predicted), validation))
 
 
 def run(labels: np.ndarray, groups: np.ndarray, mixtures: Sequence[MixturePredictions], **changes: Any) -> Comparison:
@@ -33,7 +36,7 @@ def run(labels: np.ndarray, groups: np.ndarray, mixtures: Sequence[MixturePredic
 
 
 def result(comparison: Comparison, key: str) -> MixtureResult:
-    return next(r for r in comparison.mixtures if r.key == key)
+    return next(r for r in comparison.mixtures if r.mixture.key == key)
 
 
 def design(groups: int, per_class: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,10 +76,9 @@ def test_balanced_accuracy_and_difference_have_the_values_worked_out_by_hand() -
     mixed = np.array([[0, 0, 0, 0, 1, 1, 2, 0], [0, 0, 0, 2, 1, 0, 2, 0]])
     comparison = run(labels, groups, [mixture("real", real), mixture("append-0.1", mixed)])
     reference, other = result(comparison, "real"), result(comparison, "append-0.1")
-    assert reference.difference is None
+    assert not reference.HasField("difference") and other.HasField("difference")
     assert reference.balanced_accuracy.per_seed == pytest.approx((2.25 / 3, 1.75 / 3))
     assert other.balanced_accuracy.per_seed == pytest.approx((2.5 / 3, 1.75 / 3))
-    assert other.difference is not None
     assert other.difference.per_seed == pytest.approx((0.25 / 3, 0.0))
     assert other.difference.mean == pytest.approx(0.125 / 3)
     assert other.difference.low <= other.difference.mean <= other.difference.high
@@ -94,8 +96,8 @@ def test_group_weights_agree_with_resampling_the_images_themselves() -> None:
     labels, groups = rng.integers(0, 3, 40), rng.integers(0, 5, 40)
     predicted = rng.integers(0, 3, (2, 3, 40))
     weights = np.array([[2, 0, 1, 1, 1], [0, 3, 0, 2, 0]])
-    counts = [statistics._class_counts(labels, predicted, groups, c) for c in range(3)]
-    scores = statistics._balanced_accuracy(counts, weights.astype(float))
+    counts = [paired_comparison._class_counts(labels, predicted, groups, c) for c in range(3)]
+    scores = paired_comparison._balanced_accuracy(counts, weights.astype(float))
     for b in range(2):
         images = np.concatenate([np.flatnonzero(groups == g) for g in range(5) for _ in range(weights[b, g])])
         drawn = labels[images]
@@ -116,7 +118,6 @@ def test_what_never_differed_is_known_as_far_as_the_fewer_of_groups_and_seeds_te
     same = noisy(labels, np.tile(np.arange(len(labels)) % 4 != 0, (seeds, 1)))
     comparison = run(labels, group_of_image, [mixture("real", same), mixture("append-0.5", same.copy())], resamples=100)
     difference, verdict = result(comparison, "append-0.5").difference, comparison.verdict
-    assert difference is not None and verdict is not None
     # With none of n units differing, 1 - 0.025 ** (1 / n) is the exact bound on the share that does.
     bound = 1.0 - 0.025 ** (1.0 / min(groups, seeds))
     assert (difference.mean, difference.low, difference.high) == pytest.approx((0.0, -bound, bound))
@@ -133,7 +134,6 @@ def test_groups_that_agree_on_a_difference_do_not_make_it_exact() -> None:
     mixed = noisy(labels, np.tile(image < 9, (5, 1)))
     comparison = run(labels, groups, [mixture("real", real), mixture("append-0.5", mixed)])
     difference = result(comparison, "append-0.5").difference
-    assert difference is not None and comparison.verdict is not None
     assert difference.low < -0.4 and difference.high > 0.2
     assert comparison.verdict.kind == "inconclusive"
 
@@ -147,7 +147,6 @@ def test_one_group_of_many_that_differs_leaves_room_for_others() -> None:
         labels, groups, [mixture("real", noisy(labels, right)), mixture("append-0.5", noisy(labels, one_better))]
     )
     difference = result(comparison, "append-0.5").difference
-    assert difference is not None
     assert difference.mean == pytest.approx(2 / 80 / 3)
     # All four seeds agree to the image: each may still differ by what a seed can, and no seed did.
     assert difference.high == pytest.approx(min(1.0, difference.mean + (1.0 - 0.025**0.25) * (1.0 - difference.mean)))
@@ -188,7 +187,7 @@ def test_equivalence_is_hardly_ever_claimed_of_a_difference_of_the_margin(design
     """`make calibration` does this at length. Of 40 studies, 5 % of wrong claims give 6 or more once in 70 designs."""
     rng = np.random.default_rng(0)
     verdicts = [simulate(rng, design_, margin=0.05, resamples=100).verdict for _ in range(40)]
-    assert sum(verdict is not None and verdict.kind == "equivalent" for verdict in verdicts) <= 5
+    assert sum(verdict.kind == "equivalent" for verdict in verdicts) <= 5
 
 
 def test_pairing_makes_the_difference_surer_than_its_two_parts() -> None:
@@ -197,7 +196,6 @@ def test_pairing_makes_the_difference_surer_than_its_two_parts() -> None:
     comparison = run(labels, groups, [real, mixed])
     a, b = result(comparison, "real").balanced_accuracy, result(comparison, "append-0.25").balanced_accuracy
     difference = result(comparison, "append-0.25").difference
-    assert difference is not None
     unpaired = np.hypot(a.high - a.low, b.high - b.low)
     assert difference.high - difference.low < 0.6 * unpaired
 
@@ -221,7 +219,6 @@ def test_intervals_cover_the_true_difference_about_as_often_as_they_say(groups: 
         mixtures = simulated(rng, labels, group_of_image, seeds, gain=0.06, spread=0.06)
         comparison = run(labels, group_of_image, mixtures, confidence=0.9, resamples=300, seed=study)
         difference = result(comparison, "append-0.25").difference
-        assert difference is not None
         covered += difference.low <= 0.06 <= difference.high
     # 0.9 less three standard errors of a proportion of 120.
     assert covered / studies > 0.82
@@ -244,7 +241,6 @@ def test_each_kind_of_verdict(
     labels, group_of_image = design(groups, per_class)
     mixtures = simulated(np.random.default_rng(6), labels, group_of_image, 6, gain=gain, spread=spread)
     verdict = run(labels, group_of_image, mixtures, margin=margin).verdict
-    assert verdict is not None
     assert verdict.kind == kind
     assert words in verdict.sentence
     evidence = f"6 seeds, {len(labels):,} test images of {groups} groups)"
@@ -258,7 +254,6 @@ def test_a_single_seed_claims_nothing(right_of_mixed: int) -> None:
     real, mixed = noisy(labels, image < 4), noisy(labels, image < right_of_mixed)
     comparison = run(labels, groups, [mixture("real", real), mixture("append-0.5", mixed)], margin=0.02)
     verdict, difference = comparison.verdict, result(comparison, "append-0.5").difference
-    assert verdict is not None and difference is not None
     assert difference.low < 0.0 < difference.high
     assert (verdict.kind, verdict.excludes_gain_of_margin, verdict.excludes_loss_of_margin) == (
         "inconclusive",
@@ -276,7 +271,6 @@ def test_an_inconclusive_verdict_says_which_side_is_excluded_and_what_would_help
     # Seeds disagree, groups don't: 0, 0, 0 and -6 images of each 20.
     mixed = noisy(labels, image < np.where(seeds == 3, 8, 14))
     verdict = run(labels, groups, [mixture("real", real), mixture("append-0.5", mixed)], margin=0.2).verdict
-    assert verdict is not None
     assert verdict.kind == "inconclusive"
     assert verdict.excludes_gain_of_margin and not verdict.excludes_loss_of_margin
     assert "A gain of 20 points or more is excluded, a loss is not." in verdict.sentence
@@ -294,11 +288,10 @@ def test_the_mixture_is_chosen_by_validation_never_by_test() -> None:
         mixture("append-0.5", perfect, 0.9),
     ]
     comparison = run(labels, groups, mixtures)
-    assert comparison.verdict is not None
     # The earlier, cheaper one of equals.
     assert comparison.verdict.key == "append-0.25"
     assert "(the best of 3 on validation)" in comparison.verdict.sentence
-    assert run(labels, groups, mixtures, candidates=[]).verdict is None
+    assert run(labels, groups, mixtures, candidates=[]).HasField("verdict") is False
 
 
 def test_results_repeat_and_do_not_depend_on_other_mixtures_or_on_block_size(
@@ -313,7 +306,7 @@ def test_results_repeat_and_do_not_depend_on_other_mixtures_or_on_block_size(
     more = [mixture(f"append-{r}", noisy(labels, rng.random((3, len(labels))) < 0.6)) for r in (0.5, 0.75)]
     enlarged = run(labels, groups, [more[0], *mixtures, more[1]], candidates=["append-0.25"])
     assert result(enlarged, "append-0.25") == result(alone, "append-0.25")
-    monkeypatch.setattr(statistics, "_BLOCK_NUMBERS", 999)
+    monkeypatch.setattr(paired_comparison, "_BLOCK_NUMBERS", 999)
     assert run(labels, groups, mixtures) == alone
 
 
@@ -327,7 +320,6 @@ def test_one_group_falls_back_to_images_and_says_so() -> None:
     assert interval.low < interval.mean < interval.high
     assert any("resampling single images" in warning for warning in comparison.warnings)
     assert any("One seed" in warning for warning in comparison.warnings)
-    assert comparison.verdict is not None
     assert "1 seed, 60 test images of 1 group)" in comparison.verdict.sentence
 
 
@@ -337,7 +329,6 @@ def test_a_single_test_group_claims_nothing_however_many_images_it_holds() -> No
     real = noisy(labels, rng.random((6, 1200)) < 0.6)
     better = noisy(labels, rng.random((6, 1200)) < 0.9)
     verdict = run(labels, np.zeros(1200, dtype=int), [mixture("real", real), mixture("append-0.1", better)]).verdict
-    assert verdict is not None
     assert verdict.kind == "inconclusive"
     assert not verdict.excludes_gain_of_margin and not verdict.excludes_loss_of_margin
     assert verdict.sentence.endswith("groups are needed first: one can't show how much groups differ.")
@@ -349,14 +340,13 @@ def test_images_without_groups_are_units_of_their_own() -> None:
     real = noisy(labels, rng.random((6, 1200)) < 0.6)
     better = noisy(labels, rng.random((6, 1200)) < 0.9)
     verdict = run(labels, np.arange(1200), [mixture("real", real), mixture("append-0.1", better)]).verdict
-    assert verdict is not None
     assert verdict.kind == "improves"
 
 
 @pytest.mark.parametrize(
-    ("real_errors", "mixed_errors", "limit"), [(0, 0, "ceiling"), (1, 0, "ceiling"), (0, 1, "ceiling"), (6, 0, None)]
+    ("real_errors", "mixed_errors", "limit"), [(0, 0, "ceiling"), (1, 0, "ceiling"), (0, 1, "ceiling"), (6, 0, "")]
 )
-def test_two_classifiers_at_the_ceiling_are_said_to_be(real_errors: int, mixed_errors: int, limit: str | None) -> None:
+def test_two_classifiers_at_the_ceiling_are_said_to_be(real_errors: int, mixed_errors: int, limit: str) -> None:
     labels, groups = design(10, 6)  # an error of each seed is 1 / 60 / 3 of a class: 0.6 points
     position = np.arange(len(labels))
 
@@ -365,7 +355,6 @@ def test_two_classifiers_at_the_ceiling_are_said_to_be(real_errors: int, mixed_e
 
     mixtures = [mixture("real", wrong(real_errors)), mixture("append-0.1", wrong(mixed_errors))]
     verdict = run(labels, groups, mixtures).verdict
-    assert verdict is not None
     assert (verdict.kind, verdict.limit) == ("inconclusive", limit)
     assert ("Both classifiers are at the ceiling (" in verdict.sentence) == (limit == "ceiling")
     if limit:
@@ -380,7 +369,6 @@ def test_two_classifiers_at_chance_are_said_to_be(classes: int) -> None:
     rng = np.random.default_rng(13)
     guesses = [mixture(key, rng.integers(0, classes, (8, len(labels)))) for key in ("real", "append-0.1")]
     verdict = run(labels, groups, guesses, margin=0.1).verdict
-    assert verdict is not None
     assert (verdict.kind, verdict.limit) == ("inconclusive", "chance")
     assert verdict.sentence.startswith("Inconclusive: both classifiers are at chance (")
     assert f"where guessing gives {100 / classes:.1f} %" in verdict.sentence
@@ -388,7 +376,7 @@ def test_two_classifiers_at_chance_are_said_to_be(classes: int) -> None:
         mixture(key, noisy(labels % classes, rng.random((8, len(labels))) < 0.6)) for key in ("real", "append-0.1")
     ]
     verdict = run(labels, groups, learned, margin=0.1, class_names=CLASSES).verdict
-    assert verdict is not None and verdict.limit is None
+    assert verdict.limit == ""
 
 
 def test_few_groups_few_seeds_and_thin_classes_are_told() -> None:
@@ -400,7 +388,7 @@ def test_few_groups_few_seeds_and_thin_classes_are_told() -> None:
     assert any("'spindle' has test images of one group only" in warning for warning in warnings)
     assert any("'flat' has no test image" in warning for warning in warnings)
     labels, groups = design(10, 1)
-    assert run(labels, groups, [mixture("real", np.stack([labels] * 5))]).warnings == ()
+    assert run(labels, groups, [mixture("real", np.stack([labels] * 5))]).warnings == []
 
 
 def test_each_image_its_own_group_stays_light() -> None:
@@ -410,15 +398,16 @@ def test_each_image_its_own_group_stays_light() -> None:
     comparison = run(labels, np.arange(30_000), mixtures, resamples=100)
     interval = result(comparison, "real").balanced_accuracy
     assert interval.low < 0.8 < interval.high < 0.82
-    assert comparison.verdict is not None
     assert "3 seeds, 30,000 test images without groups)" in comparison.verdict.sentence
 
 
 def test_a_comparison_is_json() -> None:
     labels, groups = design(4, 2)
     mixtures = simulated(np.random.default_rng(11), labels, groups, 2, gain=0.0, spread=0.2)
-    text = json.dumps(asdict(run(labels, groups, mixtures)), allow_nan=False)
-    assert json.loads(text)["verdict"]["kind"] == "inconclusive"
+    comparison = run(labels, groups, mixtures)
+    data = message_json.to_bytes(comparison)
+    assert message_json.from_bytes(data, Comparison) == comparison
+    assert json.loads(data)["verdict"]["kind"] == "inconclusive"
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ The interval over the resamples is intervals.py's, the verdict verdict.py's. On 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 
-from synthmix.classifier_evaluation.intervals import Estimate, TestImages, estimate
-from synthmix.classifier_evaluation.verdict import Verdict, decide
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.classifier_evaluation.intervals import TestImages, estimate
+from synthmix.classifier_evaluation.verdict import decide
 from synthmix.service_kit.quantities import plural
 from synthmix.service_kit.seeds import derived_rng
 
@@ -32,51 +32,23 @@ FEW_SEEDS = 5
 _BLOCK_NUMBERS = 4_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MixturePredictions:
-    """What the classifiers of one mixture said. Images and seeds come in the same order for all mixtures."""
+    """What the classifiers of one mixture said. Images and seeds come in the same order for all mixtures.
 
-    key: str
-    # How sentences call it, such as "append 25 %".
-    label: str
-    # Class indices, shape (seeds, images).
+    Attributes:
+        mixture: Its key is unique; sentences call it by its label.
+        predicted: Class indices, (seeds, images).
+        validation_balanced_accuracy: Of the epoch that was kept, 0 to 1, (seeds,).
+    """
+
+    mixture: evaluations_pb2.Mixture
     predicted: np.ndarray
-    # Of the epoch that was kept, 0 to 1, shape (seeds,).
     validation_balanced_accuracy: np.ndarray
 
-
-@dataclass(frozen=True)
-class MixtureResult:
-    """One mixture's scores."""
-
-    key: str
-    label: str
-    # Means over seeds.
-    validation_balanced_accuracy: float
-    balanced_accuracy: Estimate
-    # From the reference, paired; None for the reference itself.
-    difference: Estimate | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All of it; `dataclasses.asdict` makes it JSON."""
-
-    reference: str
-    confidence: float
-    margin: float
-    seeds: int
-    test_images: int
-    test_groups: int
-    # Classes that have test images.
-    test_classes: int
-    # "image" only where there is a single group.
-    resampled: Literal["group", "image"]
-    resamples: int
-    mixtures: tuple[MixtureResult, ...]
-    # None if there were no candidates.
-    verdict: Verdict | None
-    warnings: tuple[str, ...]
+    @property
+    def key(self) -> str:
+        return self.mixture.key
 
 
 def compare(
@@ -91,7 +63,7 @@ def compare(
     margin: float,
     resamples: int = 2000,
     seed: int = 0,
-) -> Comparison:
+) -> evaluations_pb2.Comparison:
     """Compares mixtures with the reference and decides what may be claimed.
 
     The rule of the verdict is verdict.decide's. A mixture's results don't depend on which others there are.
@@ -130,10 +102,10 @@ def compare(
     images = TestImages.of(labels, unit_of_image)
     right = (predicted == labels).astype(np.int8)
 
-    def accuracy(m: int) -> Estimate:
+    def accuracy(m: int) -> evaluations_pb2.Estimate:
         return estimate(images, right[m], observed[m], joint[:, m], units_only[:, m], confidence, (0.0, 1.0))
 
-    def difference(m: int) -> Estimate:
+    def difference(m: int) -> evaluations_pb2.Estimate:
         return estimate(
             images,
             right[m] - right[base],
@@ -144,18 +116,18 @@ def compare(
             (-1.0, 1.0),
         )
 
-    results = tuple(
-        MixtureResult(
-            key=mixture.key,
-            label=mixture.label,
+    results = [
+        evaluations_pb2.MixtureResult(
+            mixture=mixture.mixture,
             validation_balanced_accuracy=float(np.mean(mixture.validation_balanced_accuracy)),
             balanced_accuracy=accuracy(m),
             difference=None if m == base else difference(m),
         )
         for m, mixture in enumerate(mixtures)
-    )
-    comparison = Comparison(
+    ]
+    comparison = evaluations_pb2.Comparison(
         reference=reference,
+        candidates=candidates,
         confidence=confidence,
         margin=margin,
         seeds=seeds,
@@ -165,12 +137,11 @@ def compare(
         resampled="group" if by_group else "image",
         resamples=resamples,
         mixtures=results,
-        verdict=None,
         warnings=_warnings(labels, group_of_image, class_names, seeds, len(group_names)),
     )
-    if not candidates:
-        return comparison
-    return replace(comparison, verdict=decide(comparison, candidates))
+    if candidates:
+        comparison.verdict.CopyFrom(decide(comparison))
+    return comparison
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""How near image sets come to real images, and whether they hold copies: a task on a worker.
+
+Beside each image set stand what real images score against real ones, which is the best that any can, and what the
+train images score after the base model's autoencoder, which is the best that its generator can.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.classifier_evaluation.features import NETWORK, stored_features
+from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, near_copy_distance, nearest_distances
+from synthmix.classifier_evaluation.reconstructions import make_reconstruction
+from synthmix.image_data.pixel_cache import pixels
+from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
+from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages, open_image_set
+from synthmix.service_kit import message_json
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
+from synthmix.service_kit.s3_object_store import open_object_store
+from synthmix.service_kit.seeds import derived_seed
+
+# The distance's cost grows with the square of the images, and its spread hardly shrinks beyond so many.
+MOST_IMAGES = 2000
+NEAR_COPY_PERCENTILE = 1.0
+
+Source = TrainPart | ValidationPart | TestPart | SyntheticImages | ReconstructedImages
+
+
+def measure(split: str, image_sets: Sequence[str], report: Callable[[int], None], threads: int) -> dict[str, Any]:
+    """The task that a coordinator runs on a worker.
+
+    Args:
+        split: splits/{id}.
+        image_sets: Ids, of one base model.
+
+    Returns:
+        An evaluations.v1.Fidelity, as plain values.
+    """
+    torch.set_num_threads(threads)
+    return message_json.to_value(measure_fidelity(open_object_store(), split, image_sets))
+
+
+def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) -> evaluations_pb2.Fidelity:
+    """Compares image sets, and real images, with the test part.
+
+    Every sample holds as many images of each class, since proportions of classes would pass for a distance.
+
+    Raises:
+        FailedPrecondition: The base model is not to be had any more.
+        NotFound: There is no such split or image set.
+    """
+    train, validation, test = open_split(store, split, field="evaluation.split")
+    opened = [
+        open_image_set(
+            store, str(ArtifactName(IMAGE_SETS, image_set)), classes=train.classes, field="evaluation.image_sets"
+        )
+        for image_set in image_sets
+    ]
+    reconstructed = make_reconstruction(store, opened[0].manifest, train)
+    size_px = int(reconstructed.manifest.request["size_px"])
+    classes = np.unique(test.labels)
+
+    def features(source: Source, rows: np.ndarray) -> np.ndarray:
+        images = {"digest": source.digest, "rows": None if len(rows) == len(source) else rows.tolist()}
+        return stored_features(store, images, size_px, lambda: pixels(store, source, size_px)[rows])
+
+    train_features = features(train, np.arange(len(train)))
+    train_rows = balanced_rows(train.labels, classes)
+    reference = features(test, balanced_rows(test.labels, classes))
+    through = features(reconstructed, np.arange(len(train)))
+    validation_features = features(validation, balanced_rows(validation.labels, classes))
+    near = near_copy_distance(train_features, reference, NEAR_COPY_PERCENTILE)
+
+    def compared(label: str, sample: np.ndarray, queries: np.ndarray, **names: str) -> evaluations_pb2.SourceFidelity:
+        return evaluations_pb2.SourceFidelity(
+            label=label,
+            images=len(sample),
+            kernel_inception_distance=kernel_inception_distance(sample, reference),
+            near_copy_share=float(np.mean(nearest_distances(queries, train_features) < near)),
+            **names,
+        )
+
+    sources = [
+        # Validation's images are as new to the train part as test's are, and the threshold is not theirs.
+        compared("real images", train_features[train_rows], validation_features),
+        compared("train images through the autoencoder", through[train_rows], through[train_rows]),
+    ]
+    for images in opened:
+        sample = features(images, balanced_rows(images.labels, classes))
+        sources.append(compared("", sample, sample, image_set=str(images.manifest.name)))
+    return evaluations_pb2.Fidelity(
+        feature_network=NETWORK,
+        image_size=size_px,
+        near_copy_percentile=NEAR_COPY_PERCENTILE,
+        sources=sources,
+    )
+
+
+def balanced_rows(labels: Sequence[int], classes: np.ndarray) -> np.ndarray:
+    """Rows of which each of the classes has as many as the rarest, at most MOST_IMAGES in all, in ascending order."""
+    own = np.asarray(labels)
+    members = [rows for rows in (np.flatnonzero(own == label) for label in classes) if len(rows)]
+    count = min(*(len(rows) for rows in members), max(1, MOST_IMAGES // len(classes)))
+    chosen = [
+        np.random.default_rng(derived_seed(0, "fidelity sample", index)).permutation(rows)[:count]
+        for index, rows in enumerate(members)
+    ]
+    return np.sort(np.concatenate(chosen))

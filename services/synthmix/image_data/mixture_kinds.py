@@ -1,0 +1,230 @@
+"""The kinds of mixtures: mixing modes, controls, and the two that are neither. A new one is an entry of KINDS.
+
+What a mixture needs of an image set, how long its trials take, which mixtures the verdict may be about and the words
+of the report follow from the entry. Imported by front ends: no numpy, no torch.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from synthmix.api.evaluations.v1 import evaluations_pb2
+
+REAL = "real"
+APPEND = "append"
+SYNTHETIC_ONLY = "synthetic_only"
+DUPLICATED_REAL = "duplicated_real"
+RECONSTRUCTED_REAL = "reconstructed_real"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a classifier trains on, in images of each class.
+
+    Attributes:
+        real: Of the train part; more than it has of a class means that some come twice or oftener.
+        synthetic: Of the image set.
+    """
+
+    real: tuple[int, ...]
+    synthetic: tuple[int, ...]
+
+    @property
+    def images(self) -> int:
+        return sum(self.real) + sum(self.synthetic)
+
+
+@dataclass(frozen=True)
+class MixtureKind:
+    """One way to put a training set together.
+
+    Attributes:
+        name: In requests and results.
+        label: Of one of its mixtures; {percent} stands for its ratio.
+        label_of_all: Of all its mixtures together, as a legend has it.
+        sentence: What it does for N real images and ratio r. The report says it after the kind's name.
+        take: What it takes, from the ratio (0 for kinds that have none) and the real images of each class.
+        take_instead: Of a control that goes with every mixture of the mode, in place of `take`: what it takes, from
+            what that mixture takes.
+        largest_ratio: Of a mode; 0 for the other kinds.
+        axis_title: What the ratio counts, of a mode.
+        control: Whether it is asked for as one of `mixtures.controls`.
+        reconstructed: Whether its real images are taken as the base model's autoencoder restores them.
+    """
+
+    name: str
+    label: str
+    label_of_all: str
+    sentence: str
+    take: Callable[[float, Sequence[int]], Taken] | None = None
+    take_instead: Callable[[Taken], Taken] | None = None
+    largest_ratio: float = 0.0
+    axis_title: str = ""
+    control: bool = False
+    reconstructed: bool = False
+
+    @property
+    def is_mode(self) -> bool:
+        """Whether it is asked for as `mixtures.mode`; its mixtures are those that the verdict chooses among."""
+        return self.largest_ratio > 0
+
+    @property
+    def has_ratio(self) -> bool:
+        return self.is_mode or self.take_instead is not None
+
+    @property
+    def needs_image_set(self) -> bool:
+        """Whether its mixtures name an image set: for its images, or for the autoencoder that it comes from."""
+        return self.holds_synthetic or self.reconstructed
+
+    @property
+    def holds_synthetic(self) -> bool:
+        """Whether its mixtures take images of an image set."""
+        return self.is_mode or self.name == SYNTHETIC_ONLY
+
+
+def stratified(share: Fraction, class_counts: Sequence[int]) -> tuple[int, ...]:
+    """Divides round(share x N) images among the classes in proportion to their counts, by Webster's method.
+
+    Largest remainders would do for one ratio, but can give a class fewer images of a larger total (the
+    Alabama paradox; Balinski and Young, Fair Representation, 1982), and then a ratio's images would not be
+    among the next one's. A divisor method cannot: its n-th image goes to the class with the largest count /
+    (images it has + 1/2), whatever the total.
+    """
+    total = round(share * sum(class_counts))
+    if len(class_counts) == 1:
+        return (total,)
+    shares = [0] * len(class_counts)
+    for index in itertools.islice(classes_in_turn(class_counts), total):
+        shares[index] += 1
+    return tuple(shares)
+
+
+def classes_in_turn(class_counts: Sequence[int]) -> Iterator[int]:
+    """Yields the class of each added image, without end."""
+    shares = [0] * len(class_counts)
+    queue = [(-float(count), index) for index, count in enumerate(class_counts) if count]
+    heapq.heapify(queue)
+    while queue:
+        index = queue[0][1]
+        yield index
+        shares[index] += 1
+        heapq.heapreplace(queue, (-class_counts[index] / (2 * shares[index] + 1), index))
+
+
+def _append(ratio: float, class_counts: Sequence[int]) -> Taken:
+    return Taken(tuple(class_counts), stratified(_written(ratio), class_counts))
+
+
+def _share(ratio: float, class_counts: Sequence[int]) -> Taken:
+    share = _written(ratio)
+    return Taken(tuple(class_counts), stratified(share / (1 - share), class_counts))
+
+
+def _replace(ratio: float, class_counts: Sequence[int]) -> Taken:
+    synthetic = stratified(_written(ratio), class_counts)
+    return Taken(tuple(count - swapped for count, swapped in zip(class_counts, synthetic, strict=True)), synthetic)
+
+
+def _real(ratio: float, class_counts: Sequence[int]) -> Taken:
+    return Taken(tuple(class_counts), (0,) * len(class_counts))
+
+
+def _synthetic_only(ratio: float, class_counts: Sequence[int]) -> Taken:
+    return Taken((0,) * len(class_counts), tuple(class_counts))
+
+
+def _duplicated(mixture: Taken) -> Taken:
+    sizes = [real + synthetic for real, synthetic in zip(mixture.real, mixture.synthetic, strict=True)]
+    return Taken(tuple(sizes), (0,) * len(sizes))
+
+
+def _written(ratio: float) -> Fraction:
+    """The decimal fraction that was written: 0.1 and not 0.1000000000000000055."""
+    return Fraction(str(ratio))
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        MixtureKind(REAL, "real only", "real only", "is the N real train images alone.", take=_real),
+        MixtureKind(
+            APPEND,
+            "append {percent} %",
+            "append",
+            "adds r·N synthetic images.",
+            take=_append,
+            largest_ratio=10.0,
+            axis_title="synthetic added, % of real",
+        ),
+        MixtureKind(
+            "share",
+            "share {percent} %",
+            "share",
+            "adds synthetic images until they are a share r of the mixture, which are r·N / (1 − r).",
+            take=_share,
+            largest_ratio=0.9,
+            axis_title="synthetic share, %",
+        ),
+        MixtureKind(
+            "replace",
+            "replace {percent} %",
+            "replace",
+            "keeps N images and swaps r·N real ones for synthetic ones.",
+            take=_replace,
+            largest_ratio=1.0,
+            axis_title="real replaced by synthetic, %",
+        ),
+        MixtureKind(
+            SYNTHETIC_ONLY,
+            "synthetic only",
+            "synthetic only",
+            "is N synthetic images alone, as many of each class as there are real ones.",
+            take=_synthetic_only,
+        ),
+        MixtureKind(
+            DUPLICATED_REAL,
+            "real duplicated {percent} %",
+            "real images duplicated (control)",
+            "is of the same size as the mixture of the same ratio, with real images repeated. It shows what size alone "
+            "does: a gain that it has as well does not come from the synthetic images.",
+            take_instead=_duplicated,
+            control=True,
+        ),
+        MixtureKind(
+            RECONSTRUCTED_REAL,
+            "real reconstructed",
+            "real images reconstructed (control)",
+            "is the N real images after the base model's autoencoder. It tells a poor generator from an autoencoder "
+            "that loses what the classifier needs: what this mixture loses, no generator of this base model can give.",
+            take=_real,
+            control=True,
+            reconstructed=True,
+        ),
+    )
+}
+"""By name, in the order in which a grid has them."""
+
+MODES = tuple(kind.name for kind in KINDS.values() if kind.is_mode)
+CONTROLS = tuple(kind.name for kind in KINDS.values() if kind.control)
+
+
+def kind_message(kind: MixtureKind) -> evaluations_pb2.MixtureKind:
+    """The entry's words, for those who read results."""
+    return evaluations_pb2.MixtureKind(
+        name=kind.name,
+        label=kind.label_of_all,
+        axis_title=kind.axis_title,
+        sentence=kind.sentence,
+        control=kind.control,
+    )
+
+
+def added_share(mode: str, ratio: float) -> float:
+    """Synthetic images that a mode takes for each real one."""
+    kind, real = KINDS[mode], 10_000
+    if kind.take is None:
+        raise TypeError(f"{mode} is not a mode")
+    return sum(kind.take(ratio, (real,)).synthetic) / real

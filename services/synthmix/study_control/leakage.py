@@ -1,0 +1,193 @@
+"""What object storage shows of the leakage rules: each line of the report is computed from what is stored, or says
+that the types allow nothing else. A task on a worker runs it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.image_data.image_table import read_index
+from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
+from synthmix.image_data.trial_files import StoredTrial, read_trial
+from synthmix.service_kit.artifacts import Manifest, read_manifest
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.quantities import plural
+from synthmix.service_kit.resource_names import TRIALS, ArtifactName
+from synthmix.study_control.report.data import LeakageCheck
+
+Parts = tuple[TrainPart, ValidationPart, TestPart]
+
+
+def leakage_checks(
+    store: ObjectStore,
+    split: str,
+    adapters: Sequence[Manifest],
+    image_sets: Sequence[Manifest],
+    comparison: evaluations_pb2.Comparison,
+    results: evaluations_pb2.TrialResults,
+) -> tuple[LeakageCheck, ...]:
+    """A line for each rule.
+
+    Raises:
+        DataLoss: A stored file isn't what was written.
+    """
+    parts = open_split(store, split, field="split")
+    trials = [
+        read_trial(store, read_manifest(store, ArtifactName.parse(result.trial, field="trial", collection=TRIALS)))
+        for result in results.trials
+    ]
+    return (
+        _groups(parts),
+        _images(parts),
+        _adapters(parts, adapters),
+        _image_sets(adapters, image_sets, trials),
+        _trials(parts, trials),
+        _real_only(store, parts, image_sets, trials),
+        _test_reads(trials),
+        _epochs(results),
+        _choice(comparison, results),
+        LeakageCheck(
+            "A mixture takes the train part and an image set, and a generator takes a train part alone",
+            "no function that builds either accepts another type",
+            "by construction",
+        ),
+    )
+
+
+def _groups(parts: Parts) -> LeakageCheck:
+    statement = "Train, validation and test share no group"
+    if parts[0].rows.dataset.summary["group_rule"].get("none", False):
+        return LeakageCheck(
+            statement, "the dataset states no groups, so related images may be on both sides", "unknown"
+        )
+    groups = [set(part.groups) for part in parts]
+    shared = len(_in_several(groups))
+    return _line(statement, shared == 0, f"{shared:,} of {plural(len(set().union(*groups)), 'group')} in two parts")
+
+
+def _images(parts: Parts) -> LeakageCheck:
+    images = [set(part.sha256s) for part in parts]
+    shared = len(_in_several(images))
+    return _line(
+        "No image is in two parts, by sha256; near-duplicates are listed as warnings",
+        shared == 0,
+        f"{shared:,} of {plural(len(set().union(*images)), 'image')} in two parts",
+    )
+
+
+def _adapters(parts: Parts, adapters: Sequence[Manifest]) -> LeakageCheck:
+    right = sum(adapter.inputs.get("train_split") == parts[0].digest for adapter in adapters)
+    return _line(
+        "Adapters were trained on the train part",
+        right == len(adapters),
+        f"{right:,} of {plural(len(adapters), 'adapter')} with its digest",
+    )
+
+
+def _image_sets(
+    adapters: Sequence[Manifest], image_sets: Sequence[Manifest], trials: Sequence[StoredTrial]
+) -> LeakageCheck:
+    known = {adapter.name.id for adapter in adapters}
+    right = sum(image_set.inputs.get("adapter") in known for image_set in image_sets)
+    using = [trial for trial in trials if "image_set" in trial.manifest.inputs]
+    of_study = {image_set.name.id for image_set in image_sets}
+    right_trials = sum(trial.manifest.inputs["image_set"] in of_study for trial in using)
+    return _line(
+        "Synthetic images come from these adapters",
+        right == len(image_sets) and right_trials == len(using),
+        f"{right:,} of {plural(len(image_sets), 'image set')}, and those of {right_trials:,} of "
+        f"{plural(len(using), 'trial')} that use one",
+    )
+
+
+def _trials(parts: Parts, trials: Sequence[StoredTrial]) -> LeakageCheck:
+    digests = {f"{part.part}_split": part.digest for part in parts}
+    right = sum(digests.items() <= trial.manifest.inputs.items() for trial in trials)
+    return _line(
+        "Classifiers were trained, chosen and tested on these three parts",
+        right == len(trials),
+        f"{right:,} of {plural(len(trials), 'trial')} with their digests",
+    )
+
+
+def _real_only(
+    store: ObjectStore, parts: Parts, image_sets: Sequence[Manifest], trials: Sequence[StoredTrial]
+) -> LeakageCheck:
+    _, validation, test = parts
+    rows, others = 0, 0
+    for trial in trials:
+        for predictions, part in ((trial.validation, validation), (trial.test, test)):
+            rows += len(predictions.sha256s)
+            others += len(set(predictions.sha256s) - set(part.sha256s)) + abs(len(predictions.sha256s) - len(part))
+    held_out = {*validation.sha256s, *test.sha256s}
+    synthetic = [
+        sha256 for image_set in image_sets for sha256 in read_index(store, image_set, ["sha256"])["sha256"].to_pylist()
+    ]
+    found = sum(sha256 in held_out for sha256 in synthetic)
+    return _line(
+        "Validation and test hold real images only",
+        others == 0 and found == 0,
+        f"{others:,} of {plural(rows, 'prediction')} of other images than theirs, {found:,} of "
+        f"{plural(len(synthetic), 'synthetic image')} among them",
+    )
+
+
+def _test_reads(trials: Sequence[StoredTrial]) -> LeakageCheck:
+    once = sum(trial.training.test_reads == 1 for trial in trials)
+    reads = sum(trial.training.test_reads for trial in trials)
+    return _line(
+        "The test part is read once for each classifier, after its last choice",
+        once == len(trials),
+        f"{plural(reads, 'read')} by {plural(len(trials), 'trial')}",
+    )
+
+
+def _epochs(results: evaluations_pb2.TrialResults) -> LeakageCheck:
+    right = sum(_kept_best_epoch(result) for result in results.trials)
+    return _line(
+        "Epochs were chosen on validation",
+        right == len(results.trials),
+        f"{right:,} of {plural(len(results.trials), 'trial')} kept the epoch that did best there",
+    )
+
+
+def _kept_best_epoch(result: evaluations_pb2.TrialResult) -> bool:
+    """Whether it is the best by the stored course, and the stored validation predictions are of it."""
+    epochs = result.training.epochs
+    scores = [(epoch.validation_balanced_accuracy, -epoch.validation_loss) for epoch in epochs]
+    kept = result.training.best_epoch - 1
+    return scores[kept] == max(scores) and math.isclose(
+        epochs[kept].validation_balanced_accuracy, result.validation_metrics["balanced_accuracy"], abs_tol=1e-9
+    )
+
+
+def _choice(comparison: evaluations_pb2.Comparison, results: evaluations_pb2.TrialResults) -> LeakageCheck:
+    statement = "The verdict's mixture was chosen on validation"
+    if not comparison.candidates:
+        return _line(statement, True, "0 mixtures to choose among")
+    scores = _validation_scores(results)
+    best = max(scores[key] for key in comparison.candidates)
+    chosen = scores[comparison.verdict.key]
+    return _line(
+        statement,
+        comparison.verdict.key in comparison.candidates and math.isclose(chosen, best, abs_tol=1e-9),
+        f"{100 * chosen:.1f} % there, {100 * best:.1f} % the best of {plural(len(comparison.candidates), 'mixture')}",
+    )
+
+
+def _validation_scores(results: evaluations_pb2.TrialResults) -> Mapping[str, float]:
+    """Mean balanced accuracy over seeds of each mixture, by key."""
+    by_key: dict[str, list[float]] = {}
+    for result in results.trials:
+        by_key.setdefault(result.training.mixture, []).append(result.validation_metrics["balanced_accuracy"])
+    return {key: fmean(values) for key, values in by_key.items()}
+
+
+def _in_several(sets: Sequence[set[str]]) -> set[str]:
+    """What is in more than one of the sets."""
+    return {item for index, one in enumerate(sets) for other in sets[index + 1 :] for item in one & other}
+
+
+def _line(statement: str, held: bool, evidence: str) -> LeakageCheck:
+    return LeakageCheck(statement, evidence, "held" if held else "broken")

@@ -1,0 +1,170 @@
+"""An evaluation's results: computed from stored predictions, so that what changes in them trains nothing."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from image_archives import encoded, noise
+from memory_object_store import MemoryObjectStore
+from striped_study import IMAGE_SET, TRIAL, evaluate, split_of, striped_store, write_image_set
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.classifier_evaluation import features, front_end, image_fidelity, metrics, planning, recipe
+from synthmix.classifier_evaluation.image_fidelity import balanced_rows, measure_fidelity
+from synthmix.classifier_evaluation.metrics import METRICS, Metric
+from synthmix.image_data.image_table import read_index
+from synthmix.image_data.split_parts import open_split
+from synthmix.image_data.trial_files import read_trial
+from synthmix.service_kit import message_json
+from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload
+from synthmix.service_kit.resource_names import ArtifactName
+
+GRID = {"ratios": [0.5], "synthetic_only": True, "controls": ["duplicated_real"]}
+
+
+@pytest.fixture
+def store(own_cache: None, tmp_path: Path) -> MemoryObjectStore:
+    return striped_store(tmp_path)
+
+
+def results_of(store: MemoryObjectStore, evaluation: Manifest) -> evaluations_pb2.TrialResults:
+    return message_json.from_bytes(read_payload(store, evaluation, "trials.json"), evaluations_pb2.TrialResults)
+
+
+def comparison_of(evaluation: Manifest) -> evaluations_pb2.Comparison:
+    return message_json.from_value(evaluation.summary["comparison"], evaluations_pb2.Comparison)
+
+
+def test_a_metric_that_is_added_or_fixed_trains_nothing(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, ran = evaluate(store, **GRID)
+    assert ran.tasks_run.count(TRIAL) == 8 and ran.reused == 0
+    error_rate = Metric(
+        "error_rate", "Errors", False, lambda probabilities, labels: 1 - METRICS[0].compute(probabilities, labels)
+    )  # type: ignore[operator]
+    fixed = dataclasses.replace(METRICS[1], compute=lambda probabilities, labels: 0.5, version=2)
+    monkeypatch.setattr(metrics, "METRICS", (METRICS[0], fixed, error_rate))
+    again, ran = evaluate(store, **GRID)
+    assert TRIAL not in ran.tasks_run and ran.reused == 8
+    assert again.name != first.name, "another table of metrics makes another evaluation"
+    assert again.summary["trials"] == first.summary["trials"]
+    results = results_of(store, again)
+    assert [metric.name for metric in results.metrics] == ["accuracy", "balanced_accuracy", "error_rate"]
+    for trial in results.trials:
+        assert trial.test_metrics["error_rate"] == pytest.approx(1 - trial.test_metrics["accuracy"])
+        assert trial.test_metrics["balanced_accuracy"] == 0.5
+
+
+def test_another_comparison_trains_nothing(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = evaluate(store, **GRID)
+    monkeypatch.setattr(planning, "COMPARISON_VERSION", planning.COMPARISON_VERSION + 1)
+    again, ran = evaluate(store, **GRID)
+    assert TRIAL not in ran.tasks_run and again.name != first.name
+    assert comparison_of(again) == comparison_of(first)
+
+
+def test_a_mode_shares_the_trials_that_do_not_depend_on_it(store: MemoryObjectStore) -> None:
+    evaluate(store, ratios=[0.5], synthetic_only=True)
+    evaluation, ran = evaluate(store, mode="replace", ratios=[0.5], synthetic_only=True)
+    assert ran.tasks_run.count(TRIAL) == 2 and ran.reused == 4
+    trials = {(trial.training.mixture, trial.training.seed): trial for trial in results_of(store, evaluation).trials}
+    replaced = trials[f"replace-0.5-{IMAGE_SET}", 0].training
+    assert (replaced.real_images, replaced.synthetic_images) == (12, 12)
+    comparison = comparison_of(evaluation)
+    assert comparison.candidates == [f"replace-0.5-{IMAGE_SET}"]
+    assert [kind.name for kind in comparison.kinds] == ["real", "replace", "synthetic_only"]
+    assert comparison.kinds[1].axis_title == "real replaced by synthetic, %"
+
+
+def test_results_are_those_of_the_stored_predictions(store: MemoryObjectStore) -> None:
+    evaluation, _ = evaluate(store, **GRID)
+    results, comparison = results_of(store, evaluation), comparison_of(evaluation)
+    assert [result.trial for result in results.trials] == evaluation.summary["trials"]
+    accuracies: dict[str, list[float]] = {}
+    for result in results.trials:
+        trial = read_trial(store, read_manifest(store, ArtifactName.parse(result.trial, field="trial")))
+        right = trial.test.predicted == trial.test.labels
+        recalls = [right[trial.test.labels == label].mean() for label in (0, 1)]
+        assert result.test_metrics["accuracy"] == pytest.approx(right.mean())
+        assert [one.recall for one in result.classes] == pytest.approx(recalls)
+        assert result.training == trial.training and trial.training.test_reads == 1
+        accuracies.setdefault(result.training.mixture, []).append(float(np.mean(recalls)))
+    assert {one.mixture.key: list(one.balanced_accuracy.per_seed) for one in comparison.mixtures} == {
+        key: pytest.approx(values) for key, values in accuracies.items()
+    }
+    assert comparison.verdict.key == f"append-0.5-{IMAGE_SET}"
+
+
+def test_the_resource_tells_the_comparison(store: MemoryObjectStore) -> None:
+    evaluation, _ = evaluate(store, **GRID)
+    resource = front_end.evaluation_message(store, evaluation)
+    assert resource.comparison == comparison_of(evaluation)
+    assert resource.trial_count == len(list_artifacts(store, "trials")) == 8
+    assert resource.mixtures.mode == "append"
+
+
+def test_fidelity_tells_copies_and_strange_images_from_real_ones(store: MemoryObjectStore) -> None:
+    evaluation, _ = evaluate(store, **GRID)
+    fidelity = front_end.evaluation_message(store, evaluation).fidelity
+    real, reconstructed, image_set = fidelity.sources
+    assert (real.label, image_set.image_set) == ("real images", f"image-sets/{IMAGE_SET}")
+    assert fidelity.image_size == 32 and "ImageNet" in fidelity.feature_network
+    assert real.kernel_inception_distance < reconstructed.kernel_inception_distance, "the autoencoder smooths noise"
+    assert image_set.near_copy_share < 0.5
+
+    train, _, _ = open_split(store, split_of(store), field="split")
+    labels = [train.classes[label] for label in train.labels]
+    write_image_set(store, list(zip(labels, train.images(), strict=True)))
+    copies = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
+    assert copies.near_copy_share == 1.0
+    noisy = [(label, encoded(noise(number, 32, 32))) for label in train.classes for number in range(10)]
+    write_image_set(store, noisy)
+    strange = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
+    assert strange.kernel_inception_distance > 10 * abs(copies.kernel_inception_distance)
+
+
+def test_features_are_computed_once(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = measure_fidelity(store, split_of(store), [IMAGE_SET])
+    monkeypatch.setattr(features, "compute_features", lambda pixels: pytest.fail("computed again"))
+    assert measure_fidelity(store, split_of(store), [IMAGE_SET]) == first
+    assert len(list_artifacts(store, "features")) == 5  # train, validation, test, reconstructed, the image set
+
+
+def test_reconstructed_real_is_trained_on_what_the_autoencoder_leaves(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    train_and_evaluate = recipe.train_and_evaluate
+
+    def watched(settings: Any, classes: int, images: recipe.TrainingImages, *arguments: Any, **options: Any) -> Any:
+        seen.append(np.array(images.real))
+        return train_and_evaluate(settings, classes, images, *arguments, **options)
+
+    monkeypatch.setattr(recipe, "train_and_evaluate", watched)
+    evaluation, _ = evaluate(store, ratios=[0.5], controls=["reconstructed_real"])
+    comparison = comparison_of(evaluation)
+    assert [kind.name for kind in comparison.kinds] == ["real", "reconstructed_real", "append"]
+    control = comparison.mixtures[1]
+    assert (control.mixture.label, control.mixture.image_set) == ("real reconstructed", "")
+    assert control.mixture.key not in comparison.candidates and control.HasField("difference")
+    real, reconstructed = seen[0], seen[2]
+    assert real.shape == reconstructed.shape and (real != reconstructed).any()
+    error = np.abs(real.astype(float) - reconstructed)
+    assert error.mean() < 0.5 * np.abs(real.astype(float) - real.mean()).mean(), "they are the same pictures"
+    [name] = list_artifacts(store, "reconstructions")
+    train, _, _ = open_split(store, split_of(store), field="split")
+    assert read_manifest(store, name).inputs["train_split"] == train.digest
+    labels = read_index(store, read_manifest(store, name), ["label"])["label"].to_pylist()
+    assert labels == [train.classes[label] for label in train.labels]
+
+
+def test_samples_hold_as_many_of_each_class_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [0] * 9 + [1] * 4 + [2]
+    rows = balanced_rows(labels, np.array([0, 1]))
+    assert np.bincount(np.array(labels)[rows]).tolist() == [4, 4] and rows.tolist() == sorted(rows)
+    assert len(balanced_rows(labels, np.array([0, 1, 2]))) == 3
+    monkeypatch.setattr(image_fidelity, "MOST_IMAGES", 5)
+    assert len(balanced_rows(labels, np.array([0, 1]))) == 4
