@@ -22,6 +22,10 @@ CONTAINER_TOOL ?= $(shell for tool in docker podman buildah; do $$tool info >/de
 IMAGE_PREFIX ?= ghcr.io/synthmix
 IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
+# Where it is set, as in many containers, each of the hundreds of processes would compile torch's modules again: 10 s of
+# CPU each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo images test test-unit test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration fuzz e2e e2e-cluster
 
@@ -42,10 +46,9 @@ images: ## Build the container images (needs docker, podman or buildah; deploy/i
 	done
 
 ##@ Develop
-test: setup $(TOOLS)/bin/minio $(TOOLS)/bin/helm $(TOOLS)/bin/kube-apiserver ## Run every test that CI runs
-	$(BIN)/python -m pytest
-test-unit: setup ## Tests without a network, in seconds
-	$(BIN)/python -m pytest tests/unit
+test: test-unit test-contracts test-chart test-integration ## Run every test that CI runs, the quickest first
+test-unit: setup ## Tests without a network, in less than a minute
+	$(BIN)/python -m pytest tests/unit --numprocesses=logical --dist=worksteal
 test-contracts: setup $(TOOLS)/bin/minio ## The object store's contract against every server
 	$(BIN)/python -m pytest tests/contracts
 test-chart: setup $(TOOLS)/bin/helm $(TOOLS)/bin/kube-apiserver ## The Helm chart: as it renders, and installed into a real API server
