@@ -18,7 +18,7 @@ from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.client.client import Client, metadata_of
-from synthmix.service_kit import kubernetes_api, operation_records, pages
+from synthmix.service_kit import operation_records, pages
 from synthmix.service_kit.artifacts import (
     Manifest,
     find_manifest,
@@ -30,7 +30,6 @@ from synthmix.service_kit.artifacts import (
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import NotFound, SynthMixError, missing_field
 from synthmix.service_kit.front_end import payload_messages
-from synthmix.service_kit.leader_election import LeaderElection
 from synthmix.service_kit.object_store import ObjectStore, once_started
 from synthmix.service_kit.operation_records import finished_operation, read_operation
 from synthmix.service_kit.operations import Operations
@@ -48,7 +47,6 @@ from synthmix.service_kit.server import Servicer, run, serve
 from synthmix.service_kit.settings import (
     SERVICES,
     STUDY_CONTROL,
-    KubernetesSettings,
     object_store_settings,
     ray_address,
     server_settings,
@@ -377,14 +375,12 @@ async def start() -> None:
     await asyncio.to_thread(once_started, store.check)
     client = service_client()
     cluster = await asyncio.to_thread(open_cluster, settings.kubernetes)
-    election = await asyncio.to_thread(leader_election, settings.kubernetes)
     operations = Operations(
         STUDY_CONTROL,
         store,
         RayConnection(ray_address()),
         COORDINATORS,
         lambda name, request: studies.resource(name, request),
-        leads=election.leads if election else lambda: True,
     )
     studies = StudyService(store, operations, client, cluster)
     others = {service: service_address(service) for service in SERVICES if service != STUDY_CONTROL}
@@ -411,17 +407,7 @@ async def start() -> None:
         ),
         AllOperations(operations, others, settings.token).servicer,
     ]
-    background = [operations.keep_going, *([election.run] if election else [])]
-    await serve(STUDY_CONTROL, settings, servicers, background)
-
-
-def leader_election(settings: KubernetesSettings) -> LeaderElection | None:
-    """The election of the replica that reconciles; None if there is no lease, and so every replica does."""
-    if not settings.lease:
-        return None
-    return LeaderElection(
-        kubernetes_api.connect(), STUDY_CONTROL, settings.namespace, settings.lease, settings.identity
-    )
+    await serve(STUDY_CONTROL, settings, servicers, [operations.keep_going])
 
 
 def main() -> None:
