@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 FILES = REPOSITORY / "charts/synthmix/files"
 RUNBOOKS = REPOSITORY / "deploy/runbooks"
 RUNBOOK_URL = "https://github.com/synthmix/synthmix/blob/main/deploy/runbooks/{}.md"
-RUNBOOK_HEADINGS = ["Meaning", "What users notice", "Find the cause", "Mend it"]
+RUNBOOK_HEADINGS = ["Meaning", "What users notice", "Find the cause", "Fix it"]
 
 # Others' metrics that are used. These were seen at Ray 2.60 and MinIO 7aac2a2c5b7c; Ray's GPUs and failed and pending
 # nodes, and MinIO's 5xx errors, in their sources only.

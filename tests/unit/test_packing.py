@@ -171,6 +171,18 @@ def test_sources_that_are_refused(
     assert problem in error.message
 
 
+@pytest.mark.parametrize(
+    ("name", "member"), [("table.xlsx", "[Content_Types].xml"), ("table.ods", "META-INF/manifest.xml")]
+)
+def test_an_office_document_is_refused_by_what_it_is(tmp_path: Path, name: str, member: str) -> None:
+    with zipfile.ZipFile(tmp_path / name, "w") as document:
+        document.writestr(member, "<xml/>")
+        document.writestr("xl/media/image1.png", b"")
+    error = refused(tmp_path / name, tmp_path)
+    assert error.reason == "SOURCE_UNKNOWN"
+    assert "is a spreadsheet or another office document, not a ZIP of images; save a table as CSV" in error.message
+
+
 def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "images", plates())
     with pytest.raises(

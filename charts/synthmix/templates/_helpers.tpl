@@ -35,7 +35,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* A pod's: no version, since a pod isn't to be replaced because its chart was. */}}
+{{/* A pod's: no version, since a pod is not to be replaced because its chart was. */}}
 {{- define "synthmix.podLabels" -}}
 {{ include "synthmix.selectorLabels" . }}
 app.kubernetes.io/part-of: synthmix

@@ -5,10 +5,10 @@ Exit codes, which scripts may rely on:
     0    done
     1    the operation or study failed, or something else went wrong
     2    the command line or an input is invalid
-    3    what was named doesn't exist
-    4    the services can't be reached, or refuse the caller
+    3    what was named does not exist
+    4    the services cannot be reached, or refuse the caller
     5    the operation or study was cancelled
-    130  interrupted; what runs in the services goes on
+    130  interrupted; what runs in the services continues
 """
 
 import sys

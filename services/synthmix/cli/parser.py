@@ -14,13 +14,13 @@ exit codes:
   0    done
   1    the operation or study failed, or something else went wrong
   2    the command line or an input is invalid
-  3    what was named doesn't exist
-  4    the services can't be reached, or refuse the caller
+  3    what was named does not exist
+  4    the services cannot be reached, or refuse the caller
   5    the operation or study was cancelled
-  130  interrupted; what runs in the services goes on
+  130  interrupted; what runs in the services continues
 
 environment:
-  SYNTHMIX_HOME     where a stack on this machine keeps everything (~/.synthmix)
+  SYNTHMIX_HOME     where a stack on this machine keeps everything (default: ~/.synthmix)
   SYNTHMIX_ADDRESS  as --address
   SYNTHMIX_RELEASE  as --release
   SYNTHMIX_TOKEN    as --token, but invisible to other users of this machine
@@ -83,13 +83,11 @@ def _add_stack_commands(groups: Any) -> None:
         "--study",
         type=_path,
         metavar="FILE",
-        help="another study than the sample one, of the dataset sim-cells",
+        help="run this study of the dataset sim-cells instead of the sample study",
     )
     for parser in (up, demo):
-        parser.add_argument(
-            "--cpus", type=_count(1), metavar="N", help="processors for the workers (all that are there)"
-        )
-        parser.add_argument("--gpus", type=_count(0), metavar="N", help="GPUs for the workers (all that are there)")
+        parser.add_argument("--cpus", type=_count(1), metavar="N", help="processors for the workers (default: all)")
+        parser.add_argument("--gpus", type=_count(0), metavar="N", help="GPUs for the workers (default: all)")
     doctor = _command(
         groups,
         "doctor",
@@ -98,37 +96,47 @@ def _add_stack_commands(groups: Any) -> None:
         "Checks Python, packages, processors, memory, disk, GPU, object storage and the running stack. "
         "Exits with 1 if a check fails.",
     )
-    doctor.add_argument("--services", action="store_true", help="check the stack only, not this machine")
+    doctor.add_argument("--services", action="store_true", help="check the stack only, and not this machine")
     doctor.add_argument(
         "--wait",
         type=_count(0),
         default=0,
         metavar="SECONDS",
-        help="how long services may take until they answer (%(default)s)",
+        help="how long services may take until they answer (default: %(default)s)",
     )
 
 
 def _add_datasets(groups: Any) -> None:
     commands = _group(groups, "datasets", "import real images and look at them")
     simulate = _command(commands, "simulate", "datasets:simulate", "write a labelled dataset of simulated cell images")
-    simulate.add_argument("folder", type=_path, metavar="FOLDER", help="where to write; made if it doesn't exist")
     simulate.add_argument(
-        "--images-per-class", type=_count(0), default=120, metavar="N", help="images of each class (%(default)s)"
+        "folder", type=_path, metavar="FOLDER", help="where to write; the folder is made if it does not exist"
     )
     simulate.add_argument(
-        "--chips", type=_count(0), default=12, metavar="N", help="chips, which are the groups (%(default)s)"
+        "--images-per-class",
+        type=_count(0),
+        default=120,
+        metavar="N",
+        help="images of each class (default: %(default)s)",
     )
     simulate.add_argument(
-        "--seed", type=_count(0), default=0, metavar="N", help="the same seed gives the same images (%(default)s)"
+        "--chips", type=_count(0), default=12, metavar="N", help="chips, which are the groups (default: %(default)s)"
+    )
+    simulate.add_argument(
+        "--seed",
+        type=_count(0),
+        default=0,
+        metavar="N",
+        help="the same seed gives the same images (default: %(default)s)",
     )
     add = _command(
         commands,
         "import",
         "datasets:import_",
         "make a dataset of a folder, ZIP or manifest",
-        "PATH is a folder of class folders, a ZIP of one, or a CSV or Parquet manifest. Splits never part "
+        "PATH is a folder of class folders, a ZIP of one, or a CSV or Parquet manifest. Splits never separate "
         "images of one group, so say how a group (chip, well, plate, date, patient) is known. Whatever is in PATH "
-        "and doesn't become an image of the dataset is listed with its reason.",
+        "and does not become an image of the dataset is listed with its reason.",
     )
     add.add_argument("path", type=_path, metavar="PATH")
     add.add_argument(
@@ -140,14 +148,14 @@ def _add_datasets(groups: Any) -> None:
     group.add_argument(
         "--group-pattern",
         metavar="REGEX",
-        help=r"searched in each image's relative path; its group named `group` is the image's group, "
-        r"such as 'chip-(?P<group>\d+)'",
+        help=r"regular expression searched in each image's relative path; its group named `group` is the image's "
+        r"group, such as 'chip-(?P<group>\d+)'",
     )
-    group.add_argument("--group-column", metavar="COLUMN", help="the manifest's column that says the group")
+    group.add_argument("--group-column", metavar="COLUMN", help="the manifest's column that holds the group")
     group.add_argument(
         "--no-groups",
         action="store_true",
-        help="states that the images are independent of one another; reports say so in red",
+        help="state that the images are independent of one another; reports say so in red",
     )
     add.add_argument(
         "--class",
@@ -155,7 +163,7 @@ def _add_datasets(groups: Any) -> None:
         action="append",
         default=[],
         metavar="LABEL",
-        help="keep this class; may be repeated (all are kept if not given)",
+        help="keep this class; may be repeated (default: all)",
     )
     add.add_argument(
         "--channel",
@@ -179,14 +187,20 @@ def _add_datasets(groups: Any) -> None:
         type=_count(1, 65535),
         default=0,
         metavar="N",
-        help="the value of 16-bit images that becomes white, 1 to 65535 (one that suits all images, which is said)",
+        help="the value of 16-bit images that becomes white, 1 to 65535 (default: one that suits all images, which "
+        "is printed)",
     )
-    add.add_argument("--label-column", default="", metavar="COLUMN", help="the manifest's column of labels (label)")
-    add.add_argument("--path-column", default="", metavar="COLUMN", help="the manifest's column of paths (path)")
+    add.add_argument(
+        "--label-column", default="", metavar="COLUMN", help="the manifest's column of labels (default: label)"
+    )
+    add.add_argument(
+        "--path-column", default="", metavar="COLUMN", help="the manifest's column of paths (default: path)"
+    )
     add.add_argument(
         "--yes",
         action="store_true",
-        help="the top folders are the classes, though they look like something else, such as parts of a split",
+        help="state that the top folders are the classes, though they look like something else, such as parts of a "
+        "split",
     )
     add.add_argument("--simulated", action="store_true", help="state that the images are simulated; reports repeat it")
     add.add_argument("--replace", action="store_true", help="let the name move here from the dataset that holds it")
@@ -212,11 +226,11 @@ def _add_studies(groups: Any) -> None:
         "submit",
         "studies:submit",
         "start a study and print its name",
-        "Prints the study's name and returns; the study goes on in the services. Submitting the same file "
+        "Prints the study's name and returns; the study continues in the services. Submitting the same file "
         "again starts nothing that is done or running.",
     )
     _file(submit)
-    submit.add_argument("--wait", action="store_true", help="watch it until it ends, as `studies watch` does")
+    submit.add_argument("--wait", action="store_true", help="watch the study until it ends, as `studies watch` does")
     _name(
         _command(
             commands,
@@ -233,15 +247,15 @@ def _add_studies(groups: Any) -> None:
         commands,
         "cancel",
         "studies:cancel",
-        "stop a study; submitted again it goes on from what is done",
-        "Where several studies of one name aren't finished, the name alone stops none of them, and prints which "
-        "there are.",
+        "stop a study; if it is submitted again, it resumes from what is done",
+        "If several studies of one name are not finished, the name alone stops none of them, and the command prints "
+        "which there are.",
     )
-    _name(cancel, "studies/{digest}, or the name in its file if only one study of that name isn't finished")
-    cancel.add_argument("--all", action="store_true", help="stop every study of this name that isn't finished")
+    _name(cancel, "studies/{digest}, or the name in its file if only one study of that name is not finished")
+    cancel.add_argument("--all", action="store_true", help="stop every study of this name that is not finished")
     report = _command(commands, "report", "studies:report", "download a study's report (HTML, JSON, CSV)")
     _name(report, STUDY)
-    report.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (./{study's name}-report)")
+    report.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (default: ./{study's name}-report)")
 
 
 def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
@@ -252,12 +266,14 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
         "resources:create",
         f"make an {noun}" if noun[0] in "aei" else f"make a {noun}",
         f"Starts making the {noun} that the file describes, and prints the operation's name. "
-        "What exists already isn't made again.",
+        "What exists already is not made again.",
     )
     _file(create)
     mode = create.add_mutually_exclusive_group()
-    mode.add_argument("--wait", action="store_true", help="wait until it is made, and print its name instead")
-    mode.add_argument("--validate", action="store_true", help="only check the file, and say what it would cost")
+    mode.add_argument("--wait", action="store_true", help=f"wait until the {noun} is made, and print its name instead")
+    mode.add_argument(
+        "--validate", action="store_true", help=f"only check the file, and print what the {noun} would cost"
+    )
     _command(commands, "list", "resources:list_", f"list {noun}s")
     _name(_command(commands, "show", "resources:show", f"show one {noun}"), f"the {noun}'s name")
     download = _command(
@@ -265,20 +281,20 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
         "download",
         "resources:download",
         f"download the files of one {noun}",
-        "Files that are there already are checked and not fetched again.",
+        "Files that are there already are checked, and are not fetched again.",
     )
     _name(download, f"the {noun}'s name")
-    download.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (./{name's digest})")
+    download.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (default: ./{name's digest})")
 
 
 def _add_operations(groups: Any) -> None:
     commands = _group(groups, "operations", "look at long-running work, and stop it")
     listing = _command(commands, "list", "operations:list_", "list operations, the newest first")
-    listing.add_argument("--service", choices=SERVICES, help="only this service's")
+    listing.add_argument("--service", choices=SERVICES, help="list the operations of this service only")
     for command, summary in (
         ("show", "show an operation"),
         ("wait", "follow an operation until it ends"),
-        ("cancel", "stop an operation; the same request goes on from what is done"),
+        ("cancel", "stop an operation; the same request resumes from what is done"),
     ):
         _name(_command(commands, command, f"operations:{command}", summary), "operations/{service}/{id}")
 
@@ -296,14 +312,16 @@ def _add_cluster_commands(groups: Any) -> None:
         "cluster:scale",
         "change how many workers a group of a Kubernetes cluster may have",
         "Changes one group and leaves the others as they are: generation can grow without training. Prints the group "
-        "before and after. What the chart's values say wins at the next `helm upgrade`.",
+        "before and after. The next `helm upgrade` sets what the chart's values say.",
     )
     scale.add_argument("worker_group", metavar="GROUP", help="such as image-synthesis; `synthmix cluster` shows them")
-    scale.add_argument("--min", type=_count(0), metavar="N", help="workers that are always there (as it is)")
-    scale.add_argument("--max", type=_count(0), metavar="N", help="workers that there may be at most (as it is)")
+    scale.add_argument(
+        "--min", type=_count(0), metavar="N", help="number of workers that are always there (default: as it is)"
+    )
+    scale.add_argument("--max", type=_count(0), metavar="N", help="highest number of workers (default: as it is)")
 
 
-STUDY = "the name in its file (the newest of that name), or studies/{digest}"
+STUDY = "the name in its file, which means the newest study of that name, or studies/{digest}"
 
 
 def _group(groups: Any, name: str, summary: str) -> Any:
@@ -349,7 +367,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--kube-context",
         default=argparse.SUPPRESS,
         metavar="CONTEXT",
-        help="the kubeconfig's context that leads to the release (the current one)",
+        help="the kubeconfig's context that leads to the release (default: the current one)",
     )
     common.add_argument(
         "--token",
@@ -367,7 +385,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--output",
         choices=("text", "json"),
         default=argparse.SUPPRESS,
-        help="json prints one JSON value to standard output (text)",
+        help="json prints one JSON value to standard output (default: text)",
     )
 
 

@@ -27,6 +27,8 @@ from synthmix.service_kit.storage_space import writing_to
 FIELD = "source"
 _FIRST_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP can say
 _PERMISSIONS = 0o100644 << 16
+# What Office Open XML (.xlsx, .docx) and OpenDocument (.ods, .odt) files hold at their top.
+_DOCUMENT_MEMBERS = {"[Content_Types].xml", "META-INF/manifest.xml"}
 _SHAPES = "give a folder of class folders, a manifest (.csv, .tsv or .parquet), or a ZIP of either"
 _MANIFESTS = {".csv": "manifest.csv", ".tsv": "manifest.csv", ".parquet": "manifest.parquet"}
 
@@ -98,9 +100,28 @@ def _kind(source: Path) -> str:
         if suffix in _MANIFESTS:
             return "manifest"
         if suffix == ".zip" or zipfile.is_zipfile(source):
+            _refuse_document(source)
             return "zip"
     raise invalid_field(
         FIELD, str(source), "is neither a folder nor a manifest nor a ZIP", _SHAPES, reason="SOURCE_UNKNOWN"
+    )
+
+
+def _refuse_document(source: Path) -> None:
+    """Raises InvalidArgument if a ZIP is a spreadsheet or another office document, which are ZIPs inside."""
+    try:
+        with zipfile.ZipFile(source) as opened:
+            members = set(opened.namelist())
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
+        return  # the archive's own checks say what is wrong with it
+    if not members & _DOCUMENT_MEMBERS:
+        return
+    raise invalid_field(
+        FIELD,
+        str(source),
+        "is a spreadsheet or another office document, not a ZIP of images",
+        "save a table as CSV and import that",
+        reason="SOURCE_UNKNOWN",
     )
 
 

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class AdapterServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Trains adapters.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -53,7 +54,8 @@ class AdapterServiceStub:
 
 
 class AdapterServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Trains adapters.
+    """
 
     def CreateAdapter(self, request, context):
         """Trains an adapter. The operation's response is an Adapter.
@@ -63,13 +65,15 @@ class AdapterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAdapter(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns one adapter. NOT_FOUND until it is made.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAdapters(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists adapters.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -101,7 +105,8 @@ def add_AdapterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdapterService:
-    """Missing associated documentation comment in .proto file."""
+    """Trains adapters.
+    """
 
     @staticmethod
     def CreateAdapter(request,

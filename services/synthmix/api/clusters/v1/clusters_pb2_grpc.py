@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ClusterServiceStub:
-    """Where SynthMix doesn't run on Kubernetes, every method fails with FAILED_PRECONDITION and the reason NO_CLUSTER.
+    """Where SynthMix does not run on Kubernetes, every method fails with FAILED_PRECONDITION and the reason NO_CLUSTER.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,19 @@ class ClusterServiceStub:
 
 
 class ClusterServiceServicer:
-    """Where SynthMix doesn't run on Kubernetes, every method fails with FAILED_PRECONDITION and the reason NO_CLUSTER.
+    """Where SynthMix does not run on Kubernetes, every method fails with FAILED_PRECONDITION and the reason NO_CLUSTER.
     """
 
     def GetCluster(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns the nodes with GPUs, and the worker groups.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ScaleWorkerGroup(self, request, context):
-        """Changes how many workers a group may have. Ray's autoscaler, or the Deployment, follows. What `helm upgrade` says
-        next wins.
+        """Changes how many workers a group may have. Ray's autoscaler, or the Deployment, follows. The next `helm upgrade`
+        sets what the chart's values say.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +88,7 @@ def add_ClusterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClusterService:
-    """Where SynthMix doesn't run on Kubernetes, every method fails with FAILED_PRECONDITION and the reason NO_CLUSTER.
+    """Where SynthMix does not run on Kubernetes, every method fails with FAILED_PRECONDITION and the reason NO_CLUSTER.
     """
 
     @staticmethod

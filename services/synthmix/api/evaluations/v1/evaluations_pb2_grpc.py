@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class EvaluationServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Trains classifiers on mixtures, and compares them.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -53,23 +54,26 @@ class EvaluationServiceStub:
 
 
 class EvaluationServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Trains classifiers on mixtures, and compares them.
+    """
 
     def CreateEvaluation(self, request, context):
-        """Trains and evaluates the grid. The operation's response is an Evaluation.
+        """Trains and evaluates every trial of the grid. The operation's response is an Evaluation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEvaluation(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns one evaluation. NOT_FOUND until it is made.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluations(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists evaluations.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -101,7 +105,8 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EvaluationService:
-    """Missing associated documentation comment in .proto file."""
+    """Trains classifiers on mixtures, and compares them.
+    """
 
     @staticmethod
     def CreateEvaluation(request,

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class ImageSetServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Makes synthetic images from adapters.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -53,7 +54,8 @@ class ImageSetServiceStub:
 
 
 class ImageSetServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Makes synthetic images from adapters.
+    """
 
     def CreateImageSet(self, request, context):
         """Synthesises images. The operation's response is an ImageSet.
@@ -63,13 +65,15 @@ class ImageSetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetImageSet(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns one image set. NOT_FOUND until it is made.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListImageSets(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists image sets.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -101,7 +105,8 @@ def add_ImageSetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ImageSetService:
-    """Missing associated documentation comment in .proto file."""
+    """Makes synthetic images from adapters.
+    """
 
     @staticmethod
     def CreateImageSet(request,

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class StudyServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Runs studies through the other services.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -58,18 +59,20 @@ class StudyServiceStub:
 
 
 class StudyServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Runs studies through the other services.
+    """
 
     def CreateStudy(self, request, context):
         """Runs a study. The operation's response is a Study. Its metadata warns of other studies of the same name that
-        aren't finished, and says how their specifications differ.
+        are not finished, and says how their specifications differ.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStudy(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns one study, whatever its state.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -82,7 +85,7 @@ class StudyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchStudy(self, request, context):
-        """The current state first, then each change, until the study ends.
+        """Streams the current state first, then each change, until the study ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +123,8 @@ def add_StudyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StudyService:
-    """Missing associated documentation comment in .proto file."""
+    """Runs studies through the other services.
+    """
 
     @staticmethod
     def CreateStudy(request,
