@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderError, plain_and_encoded, render_chart, tool
 
-from built_tools import KUBERAY
+from programs import KUBERAY
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit.settings import SERVICES
 
