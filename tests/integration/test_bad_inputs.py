@@ -63,7 +63,17 @@ DATASET = FEW
 BY_PLATE = r"(?P<group>plate-\d+)"
 NO_ID = "0" * 32
 # What an error must leave as it was: artifacts, and the names that people gave to some.
-KEPT = ("datasets/", "splits/", "adapters/", "image-sets/", "evaluations/", "trials/", "studies/")
+KEPT = (
+    "datasets/",
+    "splits/",
+    "adapters/",
+    "image-sets/",
+    "evaluations/",
+    "trials/",
+    "features/",
+    "reconstructions/",
+    "studies/",
+)
 NAMES = ("dataset-names/", "study-names/")
 
 Act = Callable[["World"], Any]
