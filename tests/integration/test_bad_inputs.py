@@ -55,7 +55,7 @@ from synthmix.service_kit.errors import (
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import unfinished
-from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.resource_names import COLLECTIONS, ArtifactName
 from synthmix.service_kit.settings import ADAPTER_TRAINING, SERVICES, STUDY_CONTROL, ObjectStoreSettings
 from synthmix.study_control.front_end import ArtifactService, DatasetService
 
@@ -63,17 +63,7 @@ DATASET = FEW
 BY_PLATE = r"(?P<group>plate-\d+)"
 NO_ID = "0" * 32
 # What an error must leave as it was: artifacts, and the names that people gave to some.
-KEPT = (
-    "datasets/",
-    "splits/",
-    "adapters/",
-    "image-sets/",
-    "evaluations/",
-    "trials/",
-    "features/",
-    "reconstructions/",
-    "studies/",
-)
+KEPT = tuple(f"{collection}/" for collection in COLLECTIONS)
 NAMES = ("dataset-names/", "study-names/")
 
 Act = Callable[["World"], Any]
