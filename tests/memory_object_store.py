@@ -31,6 +31,9 @@ class MemoryObjectStore(ObjectStore):
         """The key of every object, in order."""
         return sorted(self._bucket())
 
+    def uri(self, key: str) -> str:
+        return f"s3://{self.settings.bucket}/{key}"
+
     def create_bucket(self) -> None:
         if self._objects is None:
             self._objects = {}

@@ -14,9 +14,9 @@ import numpy as np
 from image_archives import dataset, encoded, noise
 from memory_object_store import MemoryObjectStore
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation import requests
+from synthmix.classifier_evaluation import planning
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
-from synthmix.classifier_evaluation.coordinator import coordinate
+from synthmix.classifier_evaluation.evaluation_operation import run
 from synthmix.classifier_evaluation.image_fidelity import measure_fidelity
 from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.classifier_evaluation.trials import evaluate_trial
@@ -125,7 +125,7 @@ class InProcessContext:
     def update(self, **fields: Any) -> None:
         pass
 
-    def found_done(self, units: int) -> None:
+    def note_reused(self, units: int) -> None:
         self.reused = units
 
     def run_tasks(
@@ -153,9 +153,9 @@ def evaluate(store: MemoryObjectStore, **mixtures: Any) -> tuple[Manifest, InPro
         ),
         seeds=2,
     )
-    planned = requests.plan(store, request, validate_only=False)
+    planned = planning.plan(store, request, validate_only=False)
     record = SimpleNamespace(
         request={"request": planned.request, "names": planned.names}, target=f"evaluations/{planned.id}"
     )
     context = InProcessContext(store, record)
-    return read_manifest(store, coordinate(context)), context  # type: ignore[arg-type]
+    return read_manifest(store, run(context)), context  # type: ignore[arg-type]

@@ -3,11 +3,10 @@
 import time
 from collections.abc import Callable
 
+from synthmix.service_kit.asking_again import ask_until
+
 
 def wait_until(holds: Callable[[], bool], what: str, timeout_s: float = 120.0, *, poll_s: float = 0.1) -> None:
     """Asks again and again. Raises TimeoutError if it doesn't hold in time."""
-    deadline_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"after {timeout_s:g} s still not: {what}")
-        time.sleep(poll_s)
+    if not ask_until(holds, end_s=time.monotonic() + timeout_s, pause_s=poll_s, will_do=bool):
+        raise TimeoutError(f"after {timeout_s:g} s still not: {what}")

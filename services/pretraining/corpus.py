@@ -25,10 +25,10 @@ from synthmix.examples.simulated_cells import (
     CellLine,
     brightfield,
     chip_optics,
-    derived_rng,
     draw_field,
     vary,
 )
+from synthmix.service_kit.seeds import derived_rng
 
 SIZE_PX = 64
 """Side of a picture, but for those of a larger corpus."""

@@ -18,7 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from synthmix.examples.simulated_cells import derived_rng
+from synthmix.service_kit.seeds import derived_rng
+from synthmix.training.learning_rates import learning_rate_share
+from synthmix.training.symmetries import symmetry
 
 
 def save_checkpoint(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -74,11 +76,10 @@ def step_generators(
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup_steps: int) -> float:
-    """Linear warm-up, then a cosine to a hundredth of the peak (Loshchilov and Hutter, 2017, equation 5)."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return peak * (0.01 + 0.99 * 0.5 * (1.0 + float(np.cos(np.pi * progress))))
+    """Linear warm-up, then a cosine to a hundredth of the peak."""
+    return peak * learning_rate_share(
+        step, steps, warmup_steps=warmup_steps, decline_from=warmup_steps, final_share=0.01
+    )
 
 
 def parameter_groups(module: nn.Module, names: Iterable[str], factor: float) -> list[dict[str, Any]]:
@@ -113,8 +114,8 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     views = np.empty(images.shape, dtype=np.float32)
     for index, image in enumerate(images):
-        turned = np.rot90(image, int(rng.integers(4)))
-        grey = (turned[:, ::-1] if rng.random() < 0.5 else turned).astype(np.float32) / 255.0
+        quarters, mirrored = int(rng.integers(4)), rng.random() < 0.5
+        grey = symmetry(image[None], quarters + 4 * mirrored)[0].astype(np.float32) / 255.0
         gain = float(np.exp(rng.normal(0.0, 0.08)))
         views[index] = np.clip(gain * grey, 0.0, 1.0) * 2.0 - 1.0
     return views

@@ -33,7 +33,7 @@ from PIL import Image
 from memory_object_store import MemoryObjectStore
 from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
 from synthmix.adapter_training import recipe
-from synthmix.adapter_training.requests import TARGETS
+from synthmix.adapter_training.planning import TARGETS
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation.classifier_settings import checked_settings, with_defaults
@@ -50,7 +50,7 @@ from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.artifacts import read_manifest
-from synthmix.service_kit.digests import derived_seed
+from synthmix.service_kit.seeds import derived_seed
 from synthmix.study_control.image_import.importer import import_archive
 from synthmix.study_control.split import create_split
 

@@ -16,6 +16,7 @@ from synthmix.local.home import object_storage_keys, prepare
 from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
 from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import ObjectStoreSettings
 
 BUCKET = "contract"
@@ -76,7 +77,7 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreSetti
 def server(request: pytest.FixtureRequest) -> ObjectStoreSettings:
     """A real server, with an empty bucket."""
     settings: ObjectStoreSettings = request.getfixturevalue(request.param)
-    empty(ObjectStore(settings))
+    empty(S3ObjectStore(settings))
     return settings
 
 
@@ -85,7 +86,7 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
     """A store whose bucket is there and empty."""
     if request.param == "memory":
         return MemoryObjectStore.created()
-    store = ObjectStore(request.getfixturevalue(request.param))
+    store = S3ObjectStore(request.getfixturevalue(request.param))
     empty(store)
     return store
 
@@ -105,7 +106,7 @@ def serves(settings: ObjectStoreSettings, port: int) -> bool:
     if not accepts_connections(port):
         return False
     try:
-        ObjectStore(settings, attempts=1).create_bucket()
+        S3ObjectStore(settings, attempts=1).create_bucket()
     except Unavailable:
         return False
     return True

@@ -25,9 +25,10 @@ from synthmix.service_kit import storage_space
 from synthmix.service_kit.errors import ResourceExhausted
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.server import SERVER_OPTIONS
 from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
-from synthmix.study_control.front_end import ArtifactService
+from synthmix.study_control.artifact_service import ArtifactService
 
 TOKEN = "correct horse"
 MB = 1_000_000
@@ -46,7 +47,7 @@ def store(tmp_path: Path) -> Iterator[ObjectStore]:
             environment = object_storage.environment(storage, os.environ)
             command = object_storage.command(storage)
             with running("weed", command, environment, home.folder, lambda: object_storage.is_ready(storage)):
-                yield ObjectStore(storage.settings)
+                yield S3ObjectStore(storage.settings)
             for path in storage.temporary_paths:
                 path.unlink(missing_ok=True)
     finally:
@@ -100,7 +101,7 @@ def test_what_does_not_fit_is_refused_and_a_small_import_works_afterwards(
     assert cli.main(["datasets", "import", str(images), "--name", "big", "--no-groups"]) == 1
     said = capsys.readouterr().err
     assert f"object storage at {store.settings.endpoint_url}, in {store.settings.folder}, has no room for" in said
-    assert "MB are free); delete studies and datasets that aren't needed" in said
+    assert "iB are free); delete studies and datasets that aren't needed" in said
     assert store.list("") == []
 
     monkeypatch.setattr(storage_space, "_WAITS_S", (0.0,))  # nothing was deleted that would still come back

@@ -21,8 +21,9 @@ from synthmix.service_kit.artifacts import (
     write_payload,
 )
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
-from synthmix.service_kit.object_store import PART_SIZE_BYTES, ObjectStore, once_started
+from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.s3_object_store import PART_SIZE_BYTES, S3ObjectStore, when_available
 from synthmix.service_kit.settings import ObjectStoreSettings
 
 ARTIFACT = ArtifactName("adapters", "0123456789abcdef" * 2)
@@ -150,20 +151,20 @@ def test_changed_bytes_are_noticed(store: ObjectStore) -> None:
 
 
 def test_wrong_credentials_are_refused(server: ObjectStoreSettings) -> None:
-    wrong = ObjectStore(
+    wrong = S3ObjectStore(
         ObjectStoreSettings(server.endpoint_url, server.access_key, "not the secret key", server.bucket)
     )
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
         wrong.get_bytes("a/object")
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
         wrong.put_bytes("a/object", b"x")
-    unknown = ObjectStore(ObjectStoreSettings(server.endpoint_url, "nobody", server.secret_key, server.bucket))
+    unknown = S3ObjectStore(ObjectStoreSettings(server.endpoint_url, "nobody", server.secret_key, server.bucket))
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
         unknown.put_bytes("a/object", b"x")
 
 
 def test_a_missing_bucket_is_named(server: ObjectStoreSettings) -> None:
-    elsewhere = ObjectStore(
+    elsewhere = S3ObjectStore(
         ObjectStoreSettings(server.endpoint_url, server.access_key, server.secret_key, "no-such-bucket")
     )
     with pytest.raises(FailedPrecondition, match="'no-such-bucket' doesn't exist"):
@@ -173,7 +174,7 @@ def test_a_missing_bucket_is_named(server: ObjectStoreSettings) -> None:
 
 
 def test_a_server_that_is_down_is_unavailable() -> None:
-    nowhere = ObjectStore(ObjectStoreSettings("http://127.0.0.1:9", "key", "secret", "synthmix"), attempts=2)
+    nowhere = S3ObjectStore(ObjectStoreSettings("http://127.0.0.1:9", "key", "secret", "synthmix"), attempts=2)
     with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:9 can't read a/object"):
         nowhere.get_bytes("a/object")
 
@@ -181,7 +182,7 @@ def test_a_server_that_is_down_is_unavailable() -> None:
 @pytest.mark.parametrize("endpoint", ["", "127.0.0.1:9000", "ftp://127.0.0.1", "http://127.0.0.1:9000/path"])
 def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
     with pytest.raises(FailedPrecondition, match="SYNTHMIX_OBJECT_STORE_ENDPOINT"):
-        ObjectStore(ObjectStoreSettings(endpoint, "key", "secret", "synthmix"))
+        S3ObjectStore(ObjectStoreSettings(endpoint, "key", "secret", "synthmix"))
 
 
 def test_requests_are_signed_for_the_region() -> None:
@@ -203,26 +204,26 @@ def test_requests_are_signed_for_the_region() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         for region in ({}, {"region": "eu-central-1"}):
-            ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix", **region)).check()
+            S3ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix", **region)).check()
         for _ in range(2):
             with pytest.raises(FailedPrecondition, match=r"'us-east-1'.*check SYNTHMIX_OBJECT_STORE_REGION"):
-                once_started(ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix")).check)
+                when_available(S3ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix")).check)
         server.shutdown()
     assert ["/us-east-1/s3/" in said[0], "/eu-central-1/s3/" in said[1]] == [True, True]
 
 
 def test_whoever_starts_first_waits_for_object_storage(minio: ObjectStoreSettings) -> None:
     settings = replace(minio, bucket="made-meanwhile")
-    store = ObjectStore(settings, attempts=1)
-    maker = threading.Timer(1.5, ObjectStore(settings).create_bucket)
+    store = S3ObjectStore(settings, attempts=1)
+    maker = threading.Timer(1.5, S3ObjectStore(settings).create_bucket)
     maker.start()
-    once_started(store.check)
+    when_available(store.check)
     maker.join()
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
-        once_started(ObjectStore(replace(settings, secret_key="wrong"), attempts=1).create_bucket)
-    nowhere = ObjectStore(replace(settings, endpoint_url="http://127.0.0.1:9"), attempts=1)
+        when_available(S3ObjectStore(replace(settings, secret_key="wrong"), attempts=1).create_bucket)
+    nowhere = S3ObjectStore(replace(settings, endpoint_url="http://127.0.0.1:9"), attempts=1)
     with pytest.raises(Unavailable):
-        once_started(nowhere.check, patience_s=0.5)
+        when_available(nowhere.check, patience_s=0.5)
 
 
 @pytest.mark.parametrize("server", ["seaweedfs", "minio"])
@@ -230,7 +231,7 @@ def test_the_command_that_makes_the_bucket_may_run_twice(
     server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(request.getfixturevalue(server), bucket=f"made-by-{server}")
-    store = ObjectStore(settings, attempts=1)
+    store = S3ObjectStore(settings, attempts=1)
     with pytest.raises(FailedPrecondition, match=f"bucket 'made-by-{server}' doesn't exist"):
         store.check()
     monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_ENDPOINT", settings.endpoint_url)

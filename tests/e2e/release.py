@@ -21,6 +21,7 @@ from synthmix.local.children import Child, stop_children
 from synthmix.local.ports import LOOPBACK, free_port
 from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL, ObjectStoreSettings
 from waiting import wait_until
 
@@ -94,7 +95,7 @@ class Release:
 
     def store(self) -> ObjectStore:
         secret = self.secret(f"{PREFIX}-object-storage")
-        return ObjectStore(
+        return S3ObjectStore(
             ObjectStoreSettings(
                 endpoint_url=f"http://{LOOPBACK}:{self.storage_port}",
                 bucket="synthmix",

@@ -9,6 +9,7 @@ from synthmix import Client
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.local import Connection, local_stack
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,7 @@ def client(stack: Connection) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def store(stack: Connection) -> ObjectStore:
-    return ObjectStore(stack.object_store)
+    return S3ObjectStore(stack.object_store)
 
 
 @pytest.fixture(scope="session")

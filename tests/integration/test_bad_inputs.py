@@ -38,7 +38,6 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.client.client import result_of
 from synthmix.client.study_file import read_study
-from synthmix.client.transport import error_of
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.local import Connection
 from synthmix.service_kit.artifacts import find_manifest, list_artifacts
@@ -54,10 +53,13 @@ from synthmix.service_kit.errors import (
 )
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_records import unfinished
-from synthmix.service_kit.resource_names import COLLECTIONS, ArtifactName
+from synthmix.service_kit.operation_records import RESULT, list_names
+from synthmix.service_kit.resource_names import COLLECTIONS, ArtifactName, OperationName
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import ADAPTER_TRAINING, SERVICES, STUDY_CONTROL, ObjectStoreSettings
-from synthmix.study_control.front_end import ArtifactService, DatasetService
+from synthmix.service_kit.transport import error_of
+from synthmix.study_control.artifact_service import ArtifactService
+from synthmix.study_control.dataset_service import DatasetService
 
 DATASET = FEW
 BY_PLATE = r"(?P<group>plate-\d+)"
@@ -67,6 +69,12 @@ KEPT = tuple(f"{collection}/" for collection in COLLECTIONS)
 NAMES = ("dataset-names/", "study-names/")
 
 Act = Callable[["World"], Any]
+
+
+def unfinished(store: ObjectStore) -> list[OperationName]:
+    return [
+        name for service in SERVICES for name, objects in list_names(store, service).items() if RESULT not in objects
+    ]
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ def kept(store: ObjectStore) -> set[str]:
 
 def check_nothing_is_half_written(store: ObjectStore, before: set[str]) -> None:
     assert kept(store) == before
-    assert [name for service in SERVICES for name in unfinished(store, service)] == []
+    assert unfinished(store) == []
 
 
 # Studies
@@ -1192,7 +1200,7 @@ def test_a_name_that_is_taken_stays_until_it_is_moved(world: World) -> None:
     )
     assert {item.key: item.size_bytes for item in world.store.list("dataset-names/")} == before
     assert world.client.get_dataset(DATASET).name == held
-    assert [name for service in SERVICES for name in unfinished(world.store, service)] == []
+    assert unfinished(world.store) == []
     for name in {ArtifactName("datasets", item.key.split("/")[1]) for item in world.store.list("datasets/")}:
         assert find_manifest(world.store, name) is not None  # whole, or not there
 
@@ -1429,7 +1437,7 @@ def test_object_storage_that_is_down_is_unavailable(method: str) -> None:
     stub, request = DOWN[method]
     nobody, endpoint = free_address()
     nothing: Any = None  # operations and collections, which come after object storage
-    store = ObjectStore(ObjectStoreSettings(f"http://{endpoint}", "key", "secret", "synthmix"), attempts=1)
+    store = S3ObjectStore(ObjectStoreSettings(f"http://{endpoint}", "key", "secret", "synthmix"), attempts=1)
 
     def call(address: str) -> Any:
         with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:

@@ -19,6 +19,7 @@ from synthmix.service_kit.artifacts import Manifest, find_manifest, list_artifac
 from synthmix.service_kit.errors import Cancelled, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import SERVICES
 from waiting import wait_until
 
@@ -87,7 +88,7 @@ def test_killed_anywhere_a_study_ends_the_same(finished: studies_pb2.Study, stor
             wait_for_step(client, "reduced", "images", 1)
             kill(children_named(up.pid, "ray::Coordinator"))
             wait_for_step(client, "reduced", "grid", 1)
-            done = manifests(ObjectStore(before.object_store))
+            done = manifests(S3ObjectStore(before.object_store))
             for service in SERVICES:
                 os.kill(before.pids[service], signal.SIGKILL)
             kill(children_named(up.pid, "ray::Coordinator"))
@@ -95,7 +96,7 @@ def test_killed_anywhere_a_study_ends_the_same(finished: studies_pb2.Study, stor
         up.kill()
 
     with local_stack(home) as connection, Client.connect(home) as client:
-        other_store = ObjectStore(connection.object_store)
+        other_store = S3ObjectStore(connection.object_store)
         wait_until(
             lambda: client.get_study("reduced").state == operations_pb2.STATE_SUCCEEDED, "the end", timeout_s=400
         )

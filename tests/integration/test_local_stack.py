@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -24,7 +23,9 @@ from synthmix.local.home import prepare
 from synthmix.local.sweep import MARKER_VARIABLE, kill_marked, marked_processes, record_run, sweep
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import SERVICES
+from waiting import wait_until
 
 START_TIMEOUT_S = 120.0
 # "Killing it with -9 leaves no process behind": the time that may take.
@@ -145,7 +146,7 @@ def test_a_detached_actor_outlives_its_driver_and_its_counts_are_served(stack: C
         pids.append(int(driver.stdout))
     assert pids[0] == pids[1]
     assert psutil.Process(pids[0]).environ()[MARKER_VARIABLE] == _marker(stack.home)
-    _wait(lambda: "ray_local_stack_probe_total" in _metrics(stack, "ray-node"), 5.0, "the metric")
+    wait_until(lambda: "ray_local_stack_probe_total" in _metrics(stack, "ray-node"), "the metric", 5.0)
 
 
 def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
@@ -153,22 +154,22 @@ def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
     with _up(home) as first:
         connection = read_connection(home)
         marker, temporary = _marker(home), _temporary_paths(home)
-        store = ObjectStore(connection.object_store)
+        store = S3ObjectStore(connection.object_store)
         store.put_bytes("kept", os.urandom(100_000))
         kept = store.get_bytes("kept")
 
         # Children that are killed come back where they were, object storage with all that it acknowledged.
         for name in ("object-storage", "study-control"):
             os.kill(connection.pids[name], signal.SIGKILL)
-        _wait(lambda: _restarted(home, connection, "object-storage", "study-control"), 20.0, "the restart")
+        wait_until(lambda: _restarted(home, connection, "object-storage", "study-control"), "the restart", 20.0)
         assert store.get_bytes("kept") == kept
         assert read_connection(home).services == connection.services
 
         # So is everything when the stack's own process is killed.
         assert len(marked_processes(marker)) > len(connection.pids)
         first.kill()
-        _wait(lambda: not marked_processes(marker), KILL_TIMEOUT_S, "every process to end")
-        _wait(lambda: not any(path.exists() for path in temporary), KILL_TIMEOUT_S, "temporary files to go")
+        wait_until(lambda: not marked_processes(marker), "every process to end", KILL_TIMEOUT_S)
+        wait_until(lambda: not any(path.exists() for path in temporary), "temporary files to go", KILL_TIMEOUT_S)
         assert not (home / "stack.json").exists()
         with pytest.raises(Unavailable) as absence:
             read_connection(home)
@@ -177,11 +178,11 @@ def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
     with _up(home) as second:
         connection = read_connection(home)
         marker, temporary = _marker(home), _temporary_paths(home)
-        assert ObjectStore(connection.object_store).get_bytes("kept") == kept
+        assert S3ObjectStore(connection.object_store).get_bytes("kept") == kept
 
         # When Ray's head dies, the services begin anew with it: their old connections are worth nothing.
         os.kill(connection.pids["ray-node"], signal.SIGKILL)
-        _wait(lambda: _restarted(home, connection, "ray-node", *SERVICES), 20.0, "the restart")
+        wait_until(lambda: _restarted(home, connection, "ray-node", *SERVICES), "the restart", 20.0)
 
         second.send_signal(signal.SIGTERM)
         assert second.wait(40) == 0
@@ -199,7 +200,7 @@ def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
 def test_a_start_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with _up(home, wait=False) as process:
-        _wait(lambda: (home / "logs" / "ray-node.log").exists(), 20.0, "the first child")
+        wait_until(lambda: (home / "logs" / "ray-node.log").exists(), "the first child", 20.0)
         marker, temporary = _marker(home), _temporary_paths(home)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
@@ -254,7 +255,7 @@ def test_a_child_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
     said: list[str] = []
     supervisor = Supervisor([child], dependents={}, marker="none", say=said.append, restarted=lambda: None)
     supervisor.start()
-    _wait(lambda: supervisor.failure is not None, 20.0, "the supervisor to give up")
+    wait_until(lambda: supervisor.failure is not None, "the supervisor to give up", 20.0)
     supervisor.stop()
     assert isinstance(supervisor.failure, SynthMixError)
     assert "ended with exit status 3, 5 times in a row" in supervisor.failure.message
@@ -295,10 +296,10 @@ def _up(home: Path, *, wait: bool = True) -> Iterator[subprocess.Popen[bytes]]:
         )
     try:
         if wait:
-            _wait(
+            wait_until(
                 lambda: (home / "stack.json").exists() or process.poll() is not None,
-                START_TIMEOUT_S,
                 "the stack to start",
+                START_TIMEOUT_S,
             )
             assert process.poll() is None, (home.parent / "up.log").read_text()
         yield process
@@ -344,10 +345,3 @@ def _temporary_paths(home: Path) -> list[Path]:
     paths = [Path(path) for path in json.loads((home / "running.json").read_text())["temporary_paths"]]
     assert paths
     return paths
-
-
-def _wait(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"waited {timeout_s} s for {what}"
-        time.sleep(0.05)

@@ -222,7 +222,7 @@ def watch_of(*events: tuple[str, str]) -> list[studies_pb2.WatchStudyResponse]:
                         state=progress_pb2.STATE_RUNNING,
                         done=1200,
                         total=4800,
-                        unit="images_seen",
+                        unit="images seen",
                     )
                 ],
             ),

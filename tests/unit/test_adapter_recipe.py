@@ -12,9 +12,9 @@ from safetensors.torch import load as load_tensors
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.checkpoints import delete_checkpoints, read_newest_checkpoint, write_checkpoint
-from synthmix.adapter_training.requests import TARGETS
+from synthmix.adapter_training.planning import TARGETS
 from synthmix.adapter_training.task import adapter_weights
-from synthmix.image_synthesis.sampling import check_adapter_counts, probe
+from synthmix.image_synthesis.sampling import check_adapter_has_effect, probe
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import DataLoss
@@ -166,11 +166,11 @@ def test_an_adapter_loads_into_diffusers_and_changes_the_output(folder: Path, tm
     before = probe(fresh)
     fresh.pipeline.load_lora_weights(str(tmp_path), weight_name="pytorch_lora_weights.safetensors")
     manifest = Manifest(ArtifactName("adapters", "0" * 32), {}, {}, 1, ())
-    check_adapter_counts(fresh, before, manifest)
+    check_adapter_has_effect(fresh, before, manifest)
     torch.testing.assert_close(probe(fresh), probe(model))
 
 
 def test_an_adapter_without_effect_is_refused(folder: Path) -> None:
     model = load(folder, CPU)
     with pytest.raises(DataLoss, match="changes nothing"):
-        check_adapter_counts(model, probe(model), Manifest(ArtifactName("adapters", "0" * 32), {}, {}, 1, ()))
+        check_adapter_has_effect(model, probe(model), Manifest(ArtifactName("adapters", "0" * 32), {}, {}, 1, ()))

@@ -26,8 +26,8 @@ from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli import doctor, exit_codes, parser
-from synthmix.cli.output import human_bytes, human_duration, human_time, shortened, table
+from synthmix.cli import doctor, outcomes, parser
+from synthmix.cli.output import human_time, shortened, table
 from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.service_kit import errors, settings
@@ -261,7 +261,7 @@ def test_validate_shows_the_plan(services: fake.FakeServices, run: Run, study_fi
         steps=[
             studies_pb2.PlannedStep(
                 display_name="adapter lora rank 16",
-                plan=progress_pb2.Plan(total=4800, unit="images_seen", predicted_seconds=200),
+                plan=progress_pb2.Plan(total=4800, unit="images seen", predicted_seconds=200),
             ),
             studies_pb2.PlannedStep(
                 display_name="grid",
@@ -697,7 +697,7 @@ def test_create_a_resource(services: fake.FakeServices, run: Run, tmp_path: Path
     path.write_text(f"train_split: splits/{fake.ID}/parts/train\nbase_model: builtin\nrank: 4\n")
     adapter = adapters_pb2.Adapter(name=f"adapters/{fake.ID}")
     services.answers["CreateAdapter"] = lambda request, context: (
-        fake.operation("", response=progress_pb2.Plan(target=adapter.name, total=4800, unit="images_seen"))
+        fake.operation("", response=progress_pb2.Plan(target=adapter.name, total=4800, unit="images seen"))
         if request.validate_only
         else fake.operation(fake.ADAPTER_OPERATION)
     )
@@ -1047,13 +1047,13 @@ def test_a_rate_counts_only_what_was_seen_to_grow() -> None:
 def test_lines_say_what_changed_and_what_goes_on() -> None:
     clock, stream = Clock(), io.StringIO()
     show = Lines(stream, clock)
-    rows = [Row("adapter", "running", 0, 100, "images_seen", 20), Row("grid", "waiting", 0, 18, "trials")]
+    rows = [Row("adapter", "running", 0, 100, "images seen", 20), Row("grid", "waiting", 0, 18, "trials")]
     show(rows, "")
     for second in range(1, 26):
         clock.now_s = second
-        show([Row("adapter", "running", 2 * second, 100, "images_seen", 20), rows[1]], "")
+        show([Row("adapter", "running", 2 * second, 100, "images seen", 20), rows[1]], "")
     clock.now_s = 30
-    show([Row("adapter", "done", 100, 100, "images_seen", 20), rows[1]], "")
+    show([Row("adapter", "done", 100, 100, "images seen", 20), rows[1]], "")
     assert stream.getvalue().splitlines() == [
         "    0 s  adapter: running, 0/100 images seen, 20 reused",
         "   10 s  adapter: running, 20/100 images seen, 2.0/s, 40 s left, 20 reused",
@@ -1068,10 +1068,10 @@ def test_bars_show_every_step() -> None:
     clock = Clock()
     bars = Bars(clock)
     console = Console(file=io.StringIO(), width=110)
-    bars([Row("adapter", "running", 0, 100, "images_seen"), Row("grid", "waiting", 0, 18, "trials")], "")
+    bars([Row("adapter", "running", 0, 100, "images seen"), Row("grid", "waiting", 0, 18, "trials")], "")
     clock.now_s = 10
     bars(
-        [Row("adapter", "running", 50, 100, "images_seen"), Row("grid", "waiting", 0, 18, "trials")],
+        [Row("adapter", "running", 50, 100, "images seen"), Row("grid", "waiting", 0, 18, "trials")],
         "training",
     )
     console.print(bars.render())
@@ -1099,31 +1099,7 @@ def test_rows_of_operations() -> None:
 # Words for numbers
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"),
-        (0.44, "0.4 s"),
-        (12.4, "12 s"),
-        (59.6, "1 min 0 s"),
-        (200, "3 min 20 s"),
-        (3599.7, "1 h 0 min"),
-        (7500, "2 h 5 min"),
-        (273_600, "3 d 4 h"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert human_duration(seconds) == text
-
-
 def test_other_words_for_numbers() -> None:
-    assert [human_bytes(count) for count in (0, 1023, 1024, 3_565_158, 5 * 1024**4)] == [
-        "0 B",
-        "1023 B",
-        "1.0 KiB",
-        "3.4 MiB",
-        "5.0 TiB",
-    ]
     assert [human_rate(rate, "trials") for rate in (1234.0, 14.2, 0.05, 0.001)] == [
         "1234/s",
         "14.2/s",
@@ -1131,8 +1107,8 @@ def test_other_words_for_numbers() -> None:
         "3.6/h",
     ]
     assert human_rate(2.5 * 1024**2, "bytes") == "2.5 MiB/s"
-    assert human_count(Row("r", "running", 1024, 2048, "bytes")) == "1.0 KiB/2.0 KiB"
+    assert human_count(Row("r", "running", 1024, 2048, "bytes")) == "1 KiB/2 KiB"
     assert human_time(Timestamp()) == "-"
     assert shortened("a long verdict", 7) == "a long…"
     assert table(("A", "BB"), [("aaa", 1)], right=("BB",)) == "A    BB\naaa   1"
-    assert exit_codes.of_outcome(errors.NotFound("x")) == 1
+    assert outcomes.of_outcome(errors.NotFound("x")) == 1

@@ -11,7 +11,6 @@ import pytest
 from google.protobuf import empty_pb2
 
 import fake_services as fake
-import synthmix.client.client
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.clusters.v1 import clusters_pb2
@@ -22,9 +21,9 @@ from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import Client, GroupRule, PixelRule, Transfer, metadata_of, result_of
 from synthmix.client.endpoints import default_home, find_endpoints
-from synthmix.client.transport import service_config
-from synthmix.service_kit import errors
+from synthmix.service_kit import errors, operation_calls
 from synthmix.service_kit.settings import SERVICES
+from synthmix.service_kit.transport import service_config
 
 UNUSED_ADDRESS = "127.0.0.1:1"
 
@@ -429,7 +428,7 @@ def test_results_of_operations_that_made_none() -> None:
             fake.operation("o", error=errors.Cancelled("was cancelled", reason="CANCELLED")),
             adapters_pb2.Adapter,
         )
-    with pytest.raises(errors.FailedPrecondition, match="isn't finished"):
+    with pytest.raises(errors.FailedPrecondition, match="is not finished"):
         result_of(fake.operation("o"), adapters_pb2.Adapter)
     with pytest.raises(errors.Internal, match="of the same version"):
         result_of(fake.operation("o", response=empty_pb2.Empty()), adapters_pb2.Adapter)
@@ -567,7 +566,7 @@ def test_watching_survives_a_server_that_is_gone_for_a_while() -> None:
 
 
 def test_watching_gives_up(services: fake.FakeServices, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthmix.client.client, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(operation_calls, "PATIENCE_S", 0.3)
     [first] = fake.watch_of(("a", "1"))
 
     def once(request: Any, context: Any) -> Iterator[Any]:

@@ -14,8 +14,8 @@ from synthmix.service_kit import errors
 from synthmix.service_kit.settings import KubernetesSettings
 from synthmix.study_control import planning
 from synthmix.study_control.clusters import ClusterService, open_cluster
-from synthmix.study_control.front_end import StudyService
 from synthmix.study_control.planning import Step, StudySteps
+from synthmix.study_control.study_service import StudyService
 
 SYNTHESIS = "image-synthesis"
 ON_RAY = KubernetesSettings(namespace=NAMESPACE, ray_cluster="ray")

@@ -15,7 +15,7 @@ from synthmix.service_kit.artifacts import read_manifest, times_of_artifacts
 from synthmix.service_kit.errors import AlreadyExists, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.study_control import datasets
-from synthmix.study_control.image_import.coordinator import coordinate
+from synthmix.study_control.image_import.import_operation import run
 from synthmix.study_control.image_import.importer import import_archive
 from synthmix.study_control.reporting import _dataset
 
@@ -171,5 +171,5 @@ def test_whoever_asks_for_an_import_that_runs_has_its_own_account(store: MemoryO
     datasets.write_left_out(store, "0", [])
     record = SimpleNamespace(name=SimpleNamespace(id="0"), request={"request": request, "replace_display_name": False})
     context: Any = SimpleNamespace(record=record, store=store, run_tasks=run_tasks, update=lambda **progress: None)
-    assert coordinate(context) == found.name
+    assert run(context) == found.name
     assert rows(datasets.get_dataset(store, "cells")) == [("gamma", "NOT_AN_IMAGE", 1)]

@@ -11,7 +11,7 @@ from image_archives import encoded, noise
 from memory_object_store import MemoryObjectStore
 from striped_study import IMAGE_SET, TRIAL, evaluate, split_of, striped_store, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation import features, front_end, image_fidelity, metrics, recipe, requests
+from synthmix.classifier_evaluation import features, front_end, image_fidelity, metrics, planning, recipe
 from synthmix.classifier_evaluation.image_fidelity import balanced_rows, measure_fidelity
 from synthmix.classifier_evaluation.metrics import METRICS, Metric
 from synthmix.image_data.image_table import read_index
@@ -60,7 +60,7 @@ def test_a_metric_that_is_added_or_fixed_trains_nothing(
 
 def test_another_comparison_trains_nothing(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = evaluate(store, **GRID)
-    monkeypatch.setattr(requests, "COMPARISON_VERSION", requests.COMPARISON_VERSION + 1)
+    monkeypatch.setattr(planning, "COMPARISON_VERSION", planning.COMPARISON_VERSION + 1)
     again, ran = evaluate(store, **GRID)
     assert TRIAL not in ran.tasks_run and again.name != first.name
     assert comparison_of(again) == comparison_of(first)

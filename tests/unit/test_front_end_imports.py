@@ -11,10 +11,13 @@ import pytest
 SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
 PACKAGES = ("adapter_training", "image_synthesis", "classifier_evaluation", "study_control")
 FRONT_ENDS = tuple(f"synthmix.{package}.front_end" for package in PACKAGES)
-# Coordinators hold no GPU and little memory: what they call on workers is imported there.
-COORDINATORS = (
-    *(f"synthmix.{package}.coordinator" for package in PACKAGES),
-    "synthmix.study_control.image_import.coordinator",
+# What coordinators run. They hold no GPU and little memory: what they call on workers is imported there.
+OPERATIONS = (
+    "synthmix.adapter_training.adapter_operation",
+    "synthmix.image_synthesis.image_set_operation",
+    "synthmix.classifier_evaluation.evaluation_operation",
+    "synthmix.study_control.study_operation",
+    "synthmix.study_control.image_import.import_operation",
 )
 FOR_WORKERS = {
     "torch",
@@ -43,14 +46,14 @@ def imported(module: str, folder: Path) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(result.stdout)}
 
 
-@pytest.mark.parametrize("module", [*FRONT_ENDS, *COORDINATORS])
+@pytest.mark.parametrize("module", [*FRONT_ENDS, *OPERATIONS])
 def test_it_starts_without_what_workers_need(module: str, tmp_path: Path) -> None:
     modules = imported(module, tmp_path)
     assert module.partition(".")[0] in modules
     assert not modules & FOR_WORKERS
 
 
-@pytest.mark.parametrize("module", [*FRONT_ENDS, *COORDINATORS])
+@pytest.mark.parametrize("module", [*FRONT_ENDS, *OPERATIONS])
 def test_the_kubernetes_library_is_imported_only_on_kubernetes(module: str, tmp_path: Path) -> None:
     """It costs more than a second, and on a single machine nothing uses it."""
     assert "kubernetes" not in imported(module, tmp_path)

@@ -22,14 +22,11 @@ import synthmix.image_synthesis.front_end
 from fuzzing import DATASET, KINDS, fuzz, methods_of
 from image_archives import dataset
 from memory_object_store import MemoryObjectStore
-from synthmix import Client
 from synthmix.api.artifacts.v1 import artifacts_pb2_grpc
 from synthmix.api.clusters.v1 import clusters_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2_grpc
 from synthmix.api.studies.v1 import studies_pb2_grpc
-from synthmix.client.endpoints import Endpoints
-from synthmix.client.transport import Channels
-from synthmix.service_kit.front_end import ArtifactCollection
+from synthmix.service_kit.artifact_collection import ArtifactCollection
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
@@ -43,9 +40,12 @@ from synthmix.service_kit.settings import (
     STUDY_CONTROL,
 )
 from synthmix.study_control.all_operations import AllOperations
+from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.clusters import ClusterService
+from synthmix.study_control.dataset_service import DatasetService
 from synthmix.study_control.datasets import claim_name
-from synthmix.study_control.front_end import ArtifactService, DatasetService, StudyService
+from synthmix.study_control.step_services import StepServices
+from synthmix.study_control.study_service import StudyService
 
 TOKEN = "correct horse"
 SEED = 16
@@ -112,7 +112,6 @@ def servicers(service: str, store: MemoryObjectStore, addresses: dict[str, str])
             ),
             Servicer(operations, operations.add, operations.full_name),
         ]
-    client = Client(Channels(Endpoints(addresses, TOKEN)))
     others = {name: address for name, address in addresses.items() if name != STUDY_CONTROL}
     return [
         Servicer(
@@ -121,7 +120,7 @@ def servicers(service: str, store: MemoryObjectStore, addresses: dict[str, str])
             "synthmix.datasets.v1.DatasetService",
         ),
         Servicer(
-            StudyService(store, operations, client, None),
+            StudyService(store, operations, StepServices(addresses, TOKEN), None),
             studies_pb2_grpc.add_StudyServiceServicer_to_server,
             "synthmix.studies.v1.StudyService",
         ),

@@ -25,7 +25,7 @@ from synthmix.service_kit.digests import digest_of, sha256_of
 from synthmix.service_kit.errors import InvalidArgument, Unavailable
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.study_control.datasets import dataset_message, import_request
-from synthmix.study_control.image_import import coordinator, importer
+from synthmix.study_control.image_import import import_operation, importer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -284,9 +284,8 @@ def test_the_worker_takes_what_the_request_chose(
     packed = zipped(tmp_path / "images.zip", colour).read_bytes()
     upload = sha256_of([packed])
     store.put_bytes(f"uploads/{upload}", packed)
-    monkeypatch.setattr(coordinator, "ObjectStore", lambda settings: store)
-    monkeypatch.setattr(coordinator, "object_store_settings", lambda: None)
-    imported = coordinator.import_upload(
+    monkeypatch.setattr(import_operation, "open_object_store", lambda: store)
+    imported = import_operation.import_upload(
         upload=upload,
         group_rule={"pattern": BY_PLATE.pattern},
         classes=[],
@@ -497,8 +496,8 @@ def test_archives_that_are_refused(
     ("limits", "problem"),
     [
         (ArchiveLimits(entries=20), "'24 entries' is more than 20"),
-        (ArchiveLimits(entry_bytes=100), "is a file of more than 0 MiB"),
-        (ArchiveLimits(total_bytes=1000), "is more than 0 MiB uncompressed"),
+        (ArchiveLimits(entry_bytes=100), "is a file of more than 100 B"),
+        (ArchiveLimits(total_bytes=1000), "is more than 1000 B uncompressed"),
     ],
 )
 def test_archives_beyond_the_limits_are_refused(

@@ -9,13 +9,13 @@ import pytest
 
 from image_archives import dataset, encoded, plates
 from memory_object_store import MemoryObjectStore
-from synthmix.adapter_training import requests as adapters
+from synthmix.adapter_training import planning as adapters
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.image_synthesis import requests as image_sets
+from synthmix.image_synthesis import planning as image_sets
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.service_kit.artifacts import Manifest, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument

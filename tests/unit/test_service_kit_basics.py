@@ -7,7 +7,8 @@ import pytest
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.service_kit import errors, pages
 from synthmix.service_kit.defaults import set_default
-from synthmix.service_kit.digests import canonical_json, derived_seed, digest_of
+from synthmix.service_kit.digests import canonical_json, digest_of
+from synthmix.service_kit.quantities import byte_size, duration, plural
 from synthmix.service_kit.resource_names import (
     COLLECTIONS,
     ArtifactName,
@@ -15,7 +16,13 @@ from synthmix.service_kit.resource_names import (
     PartName,
     UploadName,
     check_display_name,
+    collection_of,
+    operations_of,
+    qualified,
+    service_of_parent,
+    unqualified,
 )
+from synthmix.service_kit.seeds import derived_seed
 from synthmix.service_kit.settings import (
     KubernetesSettings,
     kubernetes_settings,
@@ -181,3 +188,57 @@ def test_a_zero_that_was_set_is_not_a_default() -> None:
     set_default(adapter, "batch_size", 4)
     set_default(adapter, "method", "lora")
     assert (adapter.rank, adapter.batch_size, adapter.method) == (0, 4, "lora")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (12.4, "12 s"),
+        (59.6, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599.7, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+        (273_600, "3 d 4 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (3_565_158, "3.4 MiB"),
+        (64 * 2**20, "64 MiB"),
+        (5 * 2**50, "5120 TiB"),
+    ],
+)
+def test_sizes(size_bytes: int, text: str) -> None:
+    assert byte_size(size_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 seeds"), (1, "1 seed"), (1.0, "1 seed"), (2.5, "2.5 seeds"), (1440, "1,440 seeds")]
+)
+def test_counts(count: float, text: str) -> None:
+    assert plural(count, "seed") == text
+
+
+def test_names_with_and_without_their_collections() -> None:
+    assert qualified("datasets", "cells") == "datasets/cells" == qualified("datasets", "datasets/cells")
+    assert unqualified("datasets", "cells") == "cells" == unqualified("datasets", "datasets/cells")
+    assert collection_of("adapters/0f3c") == "adapters"
+
+
+def test_an_operation_of_a_key() -> None:
+    name = OperationName("adapter-training", "0" * 32)
+    assert OperationName.of_key(f"{name}/result.json") == (name, "result.json")
+    assert str(name).startswith(f"{operations_of(name.service)}/")
+    assert service_of_parent(operations_of(name.service)) == name.service
+    assert service_of_parent("") == ""

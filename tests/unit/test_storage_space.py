@@ -13,7 +13,7 @@ import pytest
 from minio.error import S3Error
 
 from memory_object_store import MemoryObjectStore
-from synthmix.cli import exit_codes
+from synthmix.cli import exit_codes, outcomes
 from synthmix.client.packing import pack
 from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.pixel_cache import _write
@@ -21,12 +21,13 @@ from synthmix.service_kit import storage_space
 from synthmix.service_kit.errors import ResourceExhausted, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
+from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import ObjectStoreSettings
 from synthmix.service_kit.storage_space import room_for, writing_to
 
 
 def store(folder: str = "") -> ObjectStore:
-    return ObjectStore(ObjectStoreSettings("http://127.0.0.1:1", "a", "b", "bucket", folder=folder), attempts=1)
+    return S3ObjectStore(ObjectStoreSettings("http://127.0.0.1:1", "a", "b", "bucket", folder=folder), attempts=1)
 
 
 def answer(code: str, message: str, status: int) -> S3Error:
@@ -77,7 +78,7 @@ def test_nothing_is_sent_that_does_not_fit_and_internal_errors_of_a_full_disk_sa
     monkeypatch.setattr(storage_space, "_WAITS_S", (0.0,))
     big = tmp_path / "big"
     big.write_bytes(bytes(5_000_000))
-    with pytest.raises(ResourceExhausted, match=r"has no room for 5\.0 MB \(2.* MB are free\)"):
+    with pytest.raises(ResourceExhausted, match=r"has no room for 4\.8 MiB \(2.* MiB are free\)"):
         store(str(small_disk)).put_file("x", big)  # nothing listens there: it is refused before
     (small_disk / "filling").write_bytes(bytes(8_000_000))
 
@@ -113,7 +114,7 @@ def test_a_full_disk_is_known_in_whatever_is_raised(error: Exception, wrapped: b
             raise ValueError("a library's own") from error
         raise error
     assert (raised.value.reason, raised.value.metadata["where"]) == ("STORAGE_FULL", str(tmp_path))
-    assert exit_codes.of_error(raised.value) == exit_codes.FAILED
+    assert outcomes.of_error(raised.value) == exit_codes.FAILED
 
 
 def test_a_file_that_is_not_there_is_no_full_disk(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_what_is_in_flight_is_kept_free(small_disk: Path, monkeypatch: pytest.Mo
         asked.append(1)
 
     with room_for(small_disk, 2_000_000, "it", make_room):
-        said = r"2\.0 MB of them for what is being written"
+        said = r"1\.9 MiB of them for what is being written"
         with pytest.raises(ResourceExhausted, match=said), room_for(small_disk, 3_000_000, "it", make_room):
             pass
         assert asked == [1]

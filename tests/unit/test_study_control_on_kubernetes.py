@@ -47,7 +47,7 @@ def pod(kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> str:
     } | {f"{variable_prefix(service)}_ADDRESS": "127.0.0.1:1" for service in SERVICES}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(front_end, "ObjectStore", lambda settings: MemoryObjectStore.created())
+    monkeypatch.setattr(front_end, "open_object_store", MemoryObjectStore.created)
     monkeypatch.setattr(leader_election, "RETRY_SECONDS", 0.05)
     kubernetes.put("rayclusters", ray_cluster(worker_group("image-synthesis", 0, 4)))
     return address

@@ -18,10 +18,9 @@ from synthmix.client.study_file import (
     parse_document,
     read_document,
     read_study,
-    spec_lines,
-    to_yaml,
 )
 from synthmix.service_kit.errors import FieldViolation, InvalidArgument, NotFound
+from synthmix.service_kit.yaml_text import to_yaml
 
 STUDY = """\
 name: six-phenotypes
@@ -263,7 +262,7 @@ def test_a_servers_violation_gets_its_line(tmp_path: Path) -> None:
 def test_spec_lines(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
-    lines = spec_lines(path)
+    lines = read_study(path).lines
     assert lines["name"] == 1
     assert lines["split.seed"] == 3
     assert lines["mixtures.ratios[0]"] == 16

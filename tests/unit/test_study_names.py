@@ -11,18 +11,19 @@ from google.longrunning import operations_pb2
 
 from memory_object_store import MemoryObjectStore
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.client.client import metadata_of
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit import pages
 from synthmix.service_kit.artifacts import Manifest, write_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import Cancelled, InvalidArgument, NotFound
+from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_index import OperationIndex
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.settings import STUDY_CONTROL
-from synthmix.study_control import front_end, planning, specification, study_names
+from synthmix.study_control import planning, specification, study_names
+from synthmix.study_control.study_service import StudyService
 
 DATASET = "datasets/" + "d" * 32
 
@@ -35,7 +36,7 @@ class Studies:
         operations = Operations(
             STUDY_CONTROL, store, RayConnection("unused"), {}, lambda name: self.service.resource(name)
         )
-        self.service = front_end.StudyService(store, operations, None, None)  # type: ignore[arg-type]
+        self.service = StudyService(store, operations, None, None)  # type: ignore[arg-type]
         self.operations = operations
 
     def create(self, *, validate_only: bool = False, **fields: Any) -> operations_pb2.Operation:

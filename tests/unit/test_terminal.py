@@ -17,7 +17,7 @@ import pytest
 import fake_services as fake
 import synthmix.cli
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli import exit_codes
+from synthmix.cli import outcomes
 from synthmix.cli.dispatch import check_text
 from synthmix.cli.known_errors import as_known
 from synthmix.cli.output import json_text
@@ -355,7 +355,7 @@ def test_what_is_no_fault_of_ours(
 def test_only_what_is_left_is_a_fault_of_ours(error: Exception) -> None:
     known = as_known(error)
     assert known.message.endswith("; set SYNTHMIX_DEBUG=1 for the stack trace and report it")
-    assert exit_codes.of_error(known) == 1
+    assert outcomes.of_error(known) == 1
     assert "\n" not in known.message
     assert len(known.message) < 550
 
@@ -379,7 +379,3 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
 def test_a_token_and_a_home_that_no_file_says() -> None:
     with pytest.raises(errors.Unauthenticated, match="give --token"):
         find_endpoints(addresses="127.0.0.1:1", environment={})
-
-
-def test_the_exit_codes_that_need_no_imports() -> None:
-    assert (synthmix.cli.INTERRUPTED, synthmix.cli.BROKEN_PIPE) == (exit_codes.INTERRUPTED, exit_codes.BROKEN_PIPE)

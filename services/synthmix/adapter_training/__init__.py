@@ -1,8 +1,8 @@
 """Adapter training: low-rank weights trained on a train split against a frozen base model.
 
-front_end    the gRPC service; imports no torch
-requests     what a request means: defaults, checks, canonical form
-coordinator  one operation: one training task on a worker
-recipe       the training loop
-checkpoints  its state in object storage
+front_end          the gRPC service; imports no torch
+planning           what a request means: defaults, checks, canonical form
+adapter_operation  one operation: one training task on a worker
+recipe             the training loop
+checkpoints        its state in object storage
 """

@@ -5,10 +5,10 @@ import asyncio
 import grpc
 from google.longrunning import operations_pb2
 
-from synthmix.adapter_training import requests
+from synthmix.adapter_training import planning
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
+from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
-from synthmix.service_kit.front_end import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS
 from synthmix.service_kit.server import Servicer, run
@@ -23,7 +23,7 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
     async def CreateAdapter(
         self, request: adapters_pb2.CreateAdapterRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        planned = await asyncio.to_thread(requests.plan, self._store, request.adapter)
+        planned = await asyncio.to_thread(planning.plan, self._store, request.adapter)
         return await self._collection.create(planned, validate_only=request.validate_only)
 
     async def GetAdapter(
@@ -84,6 +84,6 @@ def main() -> None:
     run(
         ADAPTER_TRAINING,
         lambda: serve_artifacts(
-            ADAPTER_TRAINING, ADAPTERS, "synthmix.adapter_training.coordinator:coordinate", adapter_message, servicer
+            ADAPTER_TRAINING, ADAPTERS, "synthmix.adapter_training.adapter_operation:run", adapter_message, servicer
         ),
     )

@@ -22,7 +22,9 @@ from peft import LoraConfig
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
 from synthmix.latent_diffusion.prompts import prompt_for
-from synthmix.service_kit.digests import derived_seed
+from synthmix.service_kit.seeds import derived_seed
+from synthmix.training.learning_rates import learning_rate_share
+from synthmix.training.symmetries import symmetry
 
 MOST_VIEWS = 8
 ENCODE_BATCH = 32
@@ -87,12 +89,6 @@ def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray
     return Latents(values, torch.from_numpy(labels).long())
 
 
-def symmetry(pixels: np.ndarray, view: int) -> np.ndarray:
-    """Images (images, height, width, channels) turned by view % 4 quarters, and mirrored if view is 4 or more."""
-    turned = np.rot90(pixels, view % 4, axes=(1, 2))
-    return turned[:, :, ::-1] if view >= 4 else turned
-
-
 def set_up(model: LatentDiffusion, settings: LoraSettings) -> TrainingState:
     """Adds a fresh adapter to the UNet, with weights in float32, and its optimizer."""
     torch.manual_seed(derived_seed(settings.seed, "adapter weights"))
@@ -133,10 +129,18 @@ def train(
     parameters = list(state.parameters.values())
     autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.device.type == "cuda")
     class_embeddings, empty_embedding = class_embeddings.to(model.device), empty_embedding.to(model.device)
+    warmup_steps = max(1, round(settings.steps * WARMUP_SHARE))
     model.unet.train()
     while state.step < settings.steps:
+        share = learning_rate_share(
+            state.step,
+            settings.steps,
+            warmup_steps=warmup_steps,
+            decline_from=warmup_steps,
+            final_share=FINAL_LEARNING_RATE_SHARE,
+        )
         for group in state.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_share(state.step, settings.steps)
+            group["lr"] = settings.learning_rate * share
         random = torch.Generator().manual_seed(derived_seed(settings.seed, "adapter step", state.step))
         rows, views = batch_rows(settings, state.step, len(latents.labels), len(latents.values))
         clean = latents.values[views, rows]
@@ -161,15 +165,6 @@ def train(
         state.losses.append(loss.item())
         after_step(state)
     model.unet.eval()
-
-
-def learning_rate_share(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to 5 %: without an average of the weights, the last steps should be small ones."""
-    warmup = max(1, round(steps * WARMUP_SHARE))
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return FINAL_LEARNING_RATE_SHARE + (1 - FINAL_LEARNING_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def batch_rows(settings: LoraSettings, step: int, images: int, views: int) -> tuple[torch.Tensor, torch.Tensor]:

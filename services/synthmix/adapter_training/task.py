@@ -16,23 +16,22 @@ from peft import get_peft_model_state_dict
 
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.checkpoints import read_newest_checkpoint, write_checkpoint
-from synthmix.adapter_training.requests import TARGETS
+from synthmix.adapter_training.planning import TARGETS
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.autoencoder import select_device
-from synthmix.latent_diffusion.loading import load
+from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, load
 from synthmix.service_kit.artifacts import write_payload
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
-from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
-from synthmix.service_kit.settings import ADAPTER_TRAINING, object_store_settings
+from synthmix.service_kit.s3_object_store import open_object_store
+from synthmix.service_kit.settings import ADAPTER_TRAINING
 
 CHECKPOINT_INTERVAL_SECONDS = 15.0
 REPORT_INTERVAL_SECONDS = 0.5
-WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def train(
@@ -49,7 +48,7 @@ def train(
         The payloads and the summary for the manifest, which the coordinator writes.
     """
     torch.set_num_threads(threads)
-    store = ObjectStore(object_store_settings())
+    store = open_object_store()
     name = OperationName.parse(operation)
     part = open_train_part(store, names["train_split"], field="adapter.train_split")
     if part.digest != request["train_split"]:
@@ -111,7 +110,7 @@ def train(
     curve = recipe.loss_curve(state.losses)
     artifact = ArtifactName.parse(target, field="target")
     payloads = [
-        write_payload(store, artifact, WEIGHTS, adapter_weights(model.unet)),
+        write_payload(store, artifact, ADAPTER_WEIGHTS, adapter_weights(model.unet)),
         write_payload(store, artifact, "losses.json", json.dumps(curve).encode()),
     ]
     return {
@@ -137,7 +136,7 @@ def adapter_weights(unet: Any) -> bytes:
             unet_lora_layers={key: value.float() for key, value in layers.items()},
             unet_lora_adapter_metadata=_plain(unet.peft_config["default"].to_dict()),
         )
-        return with_sorted_header((Path(folder) / WEIGHTS).read_bytes())
+        return with_sorted_header((Path(folder) / ADAPTER_WEIGHTS).read_bytes())
 
 
 def with_sorted_header(data: bytes) -> bytes:

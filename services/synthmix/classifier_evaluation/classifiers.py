@@ -13,9 +13,9 @@ from torch import nn
 from synthmix.classifier_evaluation.architectures import check_architecture
 from synthmix.classifier_evaluation.pretrained_weights import LITE0, weights_missing
 from synthmix.classifier_evaluation.small_maps import use_small_map_convolutions
-from synthmix.service_kit.digests import derived_seed
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
 from synthmix.service_kit.memory_errors import is_out_of_memory
+from synthmix.service_kit.seeds import derived_seed
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import grpc
 from google.longrunning import operations_pb2
 
 from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
-from synthmix.classifier_evaluation import requests
+from synthmix.classifier_evaluation import planning
 from synthmix.service_kit import message_json
+from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
-from synthmix.service_kit.front_end import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.server import Servicer, run
@@ -25,7 +25,7 @@ class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):
         self, request: evaluations_pb2.CreateEvaluationRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         planned = await asyncio.to_thread(
-            requests.plan, self._store, request.evaluation, validate_only=request.validate_only
+            planning.plan, self._store, request.evaluation, validate_only=request.validate_only
         )
         return await self._collection.create(planned, validate_only=request.validate_only)
 
@@ -81,7 +81,7 @@ def main() -> None:
         lambda: serve_artifacts(
             CLASSIFIER_EVALUATION,
             EVALUATIONS,
-            "synthmix.classifier_evaluation.coordinator:coordinate",
+            "synthmix.classifier_evaluation.evaluation_operation:run",
             evaluation_message,
             servicer,
         ),

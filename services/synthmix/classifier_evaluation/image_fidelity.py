@@ -18,10 +18,10 @@ from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
 from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages, open_image_set
 from synthmix.service_kit import message_json
-from synthmix.service_kit.digests import derived_seed
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
-from synthmix.service_kit.settings import object_store_settings
+from synthmix.service_kit.s3_object_store import open_object_store
+from synthmix.service_kit.seeds import derived_seed
 
 # The distance's cost grows with the square of the images, and its spread hardly shrinks beyond so many.
 MOST_IMAGES = 2000
@@ -41,7 +41,7 @@ def measure(split: str, image_sets: Sequence[str], report: Callable[[int], None]
         An evaluations.v1.Fidelity, as plain values.
     """
     torch.set_num_threads(threads)
-    return message_json.to_value(measure_fidelity(ObjectStore(object_store_settings()), split, image_sets))
+    return message_json.to_value(measure_fidelity(open_object_store(), split, image_sets))
 
 
 def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) -> evaluations_pb2.Fidelity:

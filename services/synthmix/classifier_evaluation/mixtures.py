@@ -21,7 +21,6 @@ from synthmix.image_data.mixture_kinds import (
 )
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.image_data.synthetic_images import SyntheticImages
-from synthmix.service_kit.digests import derived_seed
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     FieldViolation,
@@ -31,6 +30,7 @@ from synthmix.service_kit.errors import (
     invalid_field,
     missing_field,
 )
+from synthmix.service_kit.seeds import derived_seed
 
 MOST_SEEDS = 1000
 

@@ -15,7 +15,6 @@ The interval over the resamples is intervals.py's, the verdict verdict.py's. On 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,9 @@ import numpy as np
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation.intervals import TestImages, estimate
-from synthmix.classifier_evaluation.verdict import decide, plural
+from synthmix.classifier_evaluation.verdict import decide
+from synthmix.service_kit.quantities import plural
+from synthmix.service_kit.seeds import derived_rng
 
 FEW_GROUPS = 10
 FEW_SEEDS = 5
@@ -190,7 +191,7 @@ def _resample(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Balanced accuracy over resampled seeds, and over the seeds as they are; each (resamples, mixtures)."""
     mixtures, seeds = shape
-    unit_rng, seed_rng = _derived_rng(seed, "test groups"), _derived_rng(seed, "seeds")
+    unit_rng, seed_rng = derived_rng("statistics", seed, "test groups"), derived_rng("statistics", seed, "seeds")
     block = max(1, _BLOCK_NUMBERS // (units + mixtures * seeds))
     joint, units_only = np.empty((resamples, mixtures)), np.empty((resamples, mixtures))
     for drawn in _blocks(resamples, block):
@@ -207,12 +208,6 @@ def _blocks(count: int, size: int) -> Iterator[slice]:
     """Yields consecutive slices of at most `size` that cover range(count)."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
-
-
-def _derived_rng(seed: int, purpose: str) -> np.random.Generator:
-    """Returns the generator of a purpose, the same on every machine."""
-    digest = hashlib.sha256(f"statistics\x1f{seed}\x1f{purpose}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def _warnings(

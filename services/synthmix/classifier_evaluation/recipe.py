@@ -19,11 +19,16 @@ from synthmix.classifier_evaluation.classifier_settings import ClassifierSetting
 from synthmix.classifier_evaluation.classifiers import Preprocessing, build_classifier
 from synthmix.classifier_evaluation.metrics import balanced_accuracy, negative_log_likelihood
 from synthmix.classifier_evaluation.mixtures import Mixture
-from synthmix.service_kit.digests import derived_seed
 from synthmix.service_kit.errors import FailedPrecondition
+from synthmix.service_kit.seeds import derived_seed
+from synthmix.training.learning_rates import learning_rate_share
+from synthmix.training.symmetries import symmetries
 
 WARMUP_SHARE = 0.1
 WEIGHT_DECAY = 0.05
+
+# The symmetry that mirroring (from left to right), flipping (from top to bottom) and transposing make, in this order.
+_VIEWS = np.array([[[0, 7], [6, 3]], [[4, 1], [2, 5]]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +124,12 @@ def train_and_evaluate(
     losses: list[torch.Tensor] = []
     best_score, best_epoch, best_state = (-math.inf, -math.inf), 0, model.state_dict()
     best_probabilities = np.empty((0, class_count), np.float32)
+    warmup_steps = max(1, round(WARMUP_SHARE * total_steps))
     for step in range(total_steps):
         images, labels = training_batch(train, settings, seed, step)
+        share = learning_rate_share(step, total_steps, warmup_steps=warmup_steps, decline_from=warmup_steps - 1)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(step, total_steps)
+            group["lr"] = settings.learning_rate * share
         model.train()
         torch.manual_seed(derived_seed(seed, "dropout", step))
         with _autocast(device):
@@ -166,10 +173,9 @@ def training_batch(
         pixels[~is_real] = train.synthetic[
             train.mixture.synthetic_rows[positions[~is_real] - len(train.mixture.real_rows)]
         ]
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if settings.augmentation:
-        images = augment(images, torch.Generator().manual_seed(derived_seed(seed, "augmentation", step)))
-    return images, torch.from_numpy(train.mixture.labels[positions])
+        pixels = augment(pixels, torch.Generator().manual_seed(derived_seed(seed, "augmentation", step)))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(train.mixture.labels[positions])
 
 
 def batch_positions(image_count: int, batch_size: int, seed: int, step: int) -> np.ndarray:
@@ -187,20 +193,10 @@ def batch_positions(image_count: int, batch_size: int, seed: int, step: int) -> 
     return order[start : start + batch_size]
 
 
-def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each image in one of the square's eight symmetries, (B, 3, S, S) to the same: trials have no way up."""
-    mirror, flip, transpose = torch.randint(2, (3, len(images), 1, 1, 1), generator=generator).bool()
-    images = torch.where(mirror, images.flip(3), images)
-    images = torch.where(flip, images.flip(2), images)
-    return torch.where(transpose, images.transpose(2, 3), images)
-
-
-def learning_rate_factor(step: int, total_steps: int) -> float:
-    """Share of the peak learning rate: a line up over the first tenth, half a cosine down to nearly 0."""
-    warmup_steps = max(1, round(WARMUP_SHARE * total_steps))
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps + 1) / (total_steps - warmup_steps + 1)))
+def augment(pixels: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """Each image in one of the square's eight symmetries, (B, S, S, 3) to the same."""
+    mirror, flip, transpose = torch.randint(2, (3, len(pixels)), generator=generator).numpy()
+    return symmetries(pixels, _VIEWS[mirror, flip, transpose])
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

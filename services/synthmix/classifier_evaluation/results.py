@@ -14,7 +14,7 @@ from synthmix.image_data.trial_files import StoredTrial
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
-from synthmix.service_kit.short_names import tell_apart
+from synthmix.service_kit.short_names import distinguishing_names
 
 
 def trial_results(trials: Sequence[StoredTrial]) -> evaluations_pb2.TrialResults:
@@ -111,4 +111,4 @@ def _image_set_labels(store: ObjectStore, image_sets: Sequence[str]) -> dict[str
         adapter = read_manifest(store, ArtifactName(ADAPTERS, manifest.inputs["adapter"]))
         request = {**adapter.request, **manifest.request}
         requests.append({key: value for key, value in request.items() if key != "adapter"})
-    return dict(zip(image_sets, tell_apart(requests, ("method", "rank")), strict=True))
+    return dict(zip(image_sets, distinguishing_names(requests, ("method", "rank")), strict=True))

@@ -32,7 +32,8 @@ from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
-from synthmix.service_kit.settings import CLASSIFIER_EVALUATION, object_store_settings
+from synthmix.service_kit.s3_object_store import open_object_store
+from synthmix.service_kit.settings import CLASSIFIER_EVALUATION
 
 
 def run_trial(
@@ -47,7 +48,7 @@ def run_trial(
 
     Its operation counts trials, so a trial's own steps are counted by the metrics only.
     """
-    store = ObjectStore(object_store_settings())
+    store = open_object_store()
     counted = 0
 
     def report_steps(steps: int) -> None:

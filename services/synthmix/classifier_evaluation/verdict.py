@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import Comparison, Estimate, MixtureResult, Verdict
+from synthmix.service_kit.quantities import plural
 
 VerdictKind = Literal["improves", "harms", "equivalent", "inconclusive"]
 Limit = Literal["ceiling", "chance", ""]
@@ -58,12 +59,6 @@ def chosen_key(comparison: Comparison) -> str:
     """Of the candidates the one that did best on validation, the earlier one of equals."""
     scores = {result.mixture.key: result.validation_balanced_accuracy for result in comparison.mixtures}
     return max(comparison.candidates, key=lambda key: scores[key])
-
-
-def plural(count: float, noun: str) -> str:
-    """A count with its noun, such as "1 seed", "1,440 images" and "2.5 points"."""
-    text = f"{count:,}" if isinstance(count, int) else f"{count:g}"
-    return f"{text} {noun}" if count == 1 else f"{text} {noun}s"
 
 
 def _limit(reference: MixtureResult, chosen: MixtureResult, comparison: Comparison) -> Limit:

@@ -14,11 +14,9 @@ Exit codes, which scripts may rely on:
 import sys
 from collections.abc import Sequence
 
+from synthmix.cli.exit_codes import BROKEN_PIPE, INTERRUPTED
 from synthmix.cli.parser import build_parser
 from synthmix.cli.streams import discard, prepare_streams
-
-INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:

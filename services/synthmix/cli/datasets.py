@@ -9,9 +9,10 @@ from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, human_time, note, table
 from synthmix.cli.progress import progress, transfer_rows
 from synthmix.client.client import GroupRule, PixelRule
-from synthmix.client.study_file import to_yaml
 from synthmix.image_data.sources.source_account import LeftOut, sentence
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.extras import extra
+from synthmix.service_kit.yaml_text import to_yaml
 
 
 def import_(arguments: argparse.Namespace) -> int:
@@ -70,7 +71,8 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def simulate(arguments: argparse.Namespace) -> int:
-    from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
+    with extra("local", "drawing simulated images"):
+        from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 
     settings = SimulatedCellsSettings(
         images_per_class=arguments.images_per_class, chips=arguments.chips, seed=arguments.seed

@@ -7,16 +7,19 @@ from pathlib import Path
 
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli import exit_codes
+from synthmix.cli import exit_codes, outcomes
 from synthmix.cli.datasets import dataset_text
 from synthmix.cli.output import emit, note, print_error
 from synthmix.cli.progress import progress, transfer_rows
 from synthmix.cli.studies import located, plan_text, watch_to_end
 from synthmix.client.client import Client, GroupRule, failure_of, metadata_of
 from synthmix.client.study_file import Document, parse_document, read_study
-from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 from synthmix.local import local_stack
 from synthmix.service_kit.errors import SynthMixError
+from synthmix.service_kit.extras import extra
+
+with extra("local", "the demo"):
+    from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 
 HOME = Path("synthmix-demo")
 # Enough that about ten are in the test part: with fewer, intervals over chips are rough.
@@ -81,7 +84,7 @@ def run_demo(
 
 def ended_badly(error: SynthMixError, arguments: argparse.Namespace) -> int:
     print_error(arguments, error)
-    return exit_codes.of_outcome(error)
+    return outcomes.of_outcome(error)
 
 
 def sample_study() -> Document[studies_pb2.StudySpec]:

@@ -7,7 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from synthmix.cli import exit_codes
+from synthmix.cli import exit_codes, outcomes
 from synthmix.cli.known_errors import as_known
 from synthmix.cli.output import note, print_error
 from synthmix.cli.streams import discard
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             traceback.print_exc()
         known = error if isinstance(error, SynthMixError) else as_known(error)
         print_error(arguments, known)
-        return exit_codes.of_error(known)
+        return outcomes.of_error(known)
 
 
 def check_text(arguments: argparse.Namespace) -> None:

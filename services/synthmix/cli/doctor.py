@@ -13,23 +13,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import psutil
 
 from synthmix.cli import exit_codes
-from synthmix.cli.output import emit, human_bytes, table
+from synthmix.cli.output import emit, table
 from synthmix.client.endpoints import default_home
 from synthmix.local.machine import usable_cpus
+from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, Unimplemented
+from synthmix.service_kit.quantities import byte_size
 from synthmix.service_kit.settings import SERVICES
 
 if TYPE_CHECKING:
     from synthmix.api.clusters.v1 import clusters_pb2
     from synthmix.client.client import Client
     from synthmix.client.release.connection import OpenRelease
-
-Answer = TypeVar("Answer")
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 INSTALL = "install synthmix again"
@@ -176,10 +176,10 @@ def disk(home: Path) -> Check:
 
 
 def _amount(name: str, free: int, low: int, lowest: int, remedy: str) -> Check:
-    found = f"{human_bytes(free)} free"
+    found = f"{byte_size(free)} free"
     if free >= low:
         return Check(name, OK, found)
-    return Check(name, WARN if free >= lowest else FAIL, found, f"have {human_bytes(low)} or more: {remedy}")
+    return Check(name, WARN if free >= lowest else FAIL, found, f"have {byte_size(low)} or more: {remedy}")
 
 
 def gpu() -> Check:
@@ -316,12 +316,14 @@ def cluster(client: "Client", *, until_s: float) -> Iterator[Check]:
 
 
 def _settled_cluster(client: "Client", until_s: float) -> "clusters_pb2.Cluster":
-    """Asks again until then while Ray doesn't run."""
-    found = _patiently(client.get_cluster, until_s)
-    while found.ray_problem and time.monotonic() < until_s:
-        time.sleep(ASK_AGAIN_S)
-        found = _patiently(client.get_cluster, until_s)
-    return found
+    """Asks again until then while Ray doesn't run, or the service can't be reached."""
+    return ask_until(
+        client.get_cluster,
+        end_s=until_s,
+        pause_s=ASK_AGAIN_S,
+        will_do=lambda cluster: not cluster.ray_problem,
+        is_passing=lambda error: isinstance(error, Unavailable),
+    )
 
 
 def gpus_of_cluster(found: "clusters_pb2.Cluster") -> Check:
@@ -347,21 +349,10 @@ def _list_operations(client: "Client", service: str) -> None:
 
 def _answers(name: str, question: Callable[[], None], *, until_s: float) -> Check:
     try:
-        _patiently(question, until_s)
+        ask_until(question, end_s=until_s, pause_s=ASK_AGAIN_S, is_passing=lambda error: isinstance(error, Unavailable))
     except SynthMixError as error:
         return Check(name, FAIL, error.message, "start the stack (`synthmix up`), or look at the service's log")
     return Check(name, OK, "answers")
-
-
-def _patiently(question: Callable[[], Answer], until_s: float) -> Answer:
-    """Asks again until then, as a clock of time.monotonic, while the service can't be reached."""
-    while True:
-        try:
-            return question()
-        except Unavailable:
-            if time.monotonic() >= until_s:
-                raise
-        time.sleep(ASK_AGAIN_S)
 
 
 def _existing(path: Path) -> Path:

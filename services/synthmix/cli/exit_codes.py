@@ -1,7 +1,5 @@
 """What the process says to the script that started it; synthmix.cli documents it for users."""
 
-from synthmix.service_kit import errors
-
 OK = 0
 FAILED = 1
 INVALID = 2
@@ -10,24 +8,3 @@ UNREACHABLE = 4
 CANCELLED = 5
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-
-_BY_ERROR: tuple[tuple[type[errors.SynthMixError], int], ...] = (
-    (errors.InvalidArgument, INVALID),
-    (errors.AlreadyExists, INVALID),
-    (errors.Unimplemented, INVALID),
-    (errors.NotFound, NOT_FOUND),
-    (errors.Unauthenticated, UNREACHABLE),
-    (errors.PermissionDenied, UNREACHABLE),
-    (errors.Unavailable, UNREACHABLE),
-    (errors.Cancelled, CANCELLED),
-)
-
-
-def of_error(error: errors.SynthMixError) -> int:
-    """The exit code of a command that ends with this error."""
-    return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), FAILED)
-
-
-def of_outcome(error: errors.SynthMixError) -> int:
-    """The exit code for an operation that ended with this error: it failed or was cancelled."""
-    return CANCELLED if isinstance(error, errors.Cancelled) else FAILED

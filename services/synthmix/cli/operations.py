@@ -2,14 +2,14 @@
 
 import argparse
 
-from synthmix.cli import exit_codes
+from synthmix.cli import exit_codes, outcomes
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, error_text, human_time, note, print_error, table
 from synthmix.cli.progress import metadata_rows, progress
 from synthmix.cli.studies import state_word
 from synthmix.client.client import Client, Operation, failure_of, metadata_of
-from synthmix.client.study_file import to_yaml
 from synthmix.service_kit.settings import SERVICES
+from synthmix.service_kit.yaml_text import to_yaml
 
 
 def list_(arguments: argparse.Namespace) -> int:
@@ -25,7 +25,7 @@ def list_(arguments: argparse.Namespace) -> int:
                 operation.name,
                 state_word(metadata.state),
                 f"{metadata.done}/{metadata.total}",
-                metadata.unit.replace("_", " "),
+                metadata.unit,
                 human_time(metadata.create_time),
                 human_time(metadata.update_time),
                 metadata.target,
@@ -81,6 +81,6 @@ def follow(client: Client, operation: Operation, arguments: argparse.Namespace) 
     if done.HasField("error"):
         error = failure_of(done)
         print_error(arguments, error)
-        return exit_codes.of_outcome(error)
+        return outcomes.of_outcome(error)
     emit(arguments, done, metadata_of(done).target)
     return exit_codes.OK

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
-from synthmix.cli import exit_codes
+from synthmix.cli import outcomes
 from synthmix.cli.streams import discard, encodes_everything
 from synthmix.client.study_file import PlacedViolation
 from synthmix.service_kit.errors import ITEM_INDENT, FieldViolation, SynthMixError, listing
@@ -60,7 +60,7 @@ def error_value(error: SynthMixError) -> dict[str, Any]:
             "violations": violations,
             "metadata": error.metadata,
         },
-        "exit_code": exit_codes.of_error(error),
+        "exit_code": outcomes.of_error(error),
     }
 
 
@@ -116,32 +116,9 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: It
     return "\n".join(aligned(line) for line in [list(headers), *lines])
 
 
-def human_duration(seconds: float) -> str:
-    """Such as 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest_s = divmod(round(seconds), 60)
-    hours, rest_min = divmod(minutes, 60)
-    days, rest_h = divmod(hours, 24)
-    if days:
-        return f"{days} d {rest_h} h"
-    if hours:
-        return f"{hours} h {rest_min} min"
-    return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"
-
-
 def human_time(time: Timestamp) -> str:
     """Local time to the minute, or a dash for none."""
     return f"{time.ToDatetime().replace(tzinfo=UTC).astimezone():%Y-%m-%d %H:%M}" if time.seconds else "-"
-
-
-def human_bytes(count: float) -> str:
-    """Such as 512 B, 3.4 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def shortened(text: str, length: int) -> str:

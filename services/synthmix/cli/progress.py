@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from synthmix.api.operations.v1 import operations_pb2
-from synthmix.cli.output import human_bytes, human_duration
 from synthmix.client.downloads import Transfer
+from synthmix.service_kit.quantities import byte_size, duration
 
 LINE_INTERVAL_S = 10.0
 BAR_WIDTH = 16
@@ -137,7 +137,7 @@ class Rates:
         per_second = self._rates[key].per_second(self._clock()) if key in self._rates else None
         if per_second is None or row.state != RUNNING:
             return "", ""
-        left = f"{human_duration((row.total - row.done) / per_second)} left" if row.total else ""
+        left = f"{duration((row.total - row.done) / per_second)} left" if row.total else ""
         return human_rate(per_second, row.unit), left
 
 
@@ -199,23 +199,23 @@ class Bars:
                 pulse=row.state == RUNNING and not row.total,
             )
             grid.add_row(Text(row.label, style=_STYLES.get(row.state, "dim")), bar, human_count(row), rate, note)
-        elapsed = human_duration(round(self._clock() - self._start_s)) if self._rows else ""
+        elapsed = duration(round(self._clock() - self._start_s)) if self._rows else ""
         return Group(grid, Text(f"{elapsed}  {self._message}".strip(), style="dim"))
 
 
 def human_count(row: Row) -> str:
     """Such as 1200/4800 images seen."""
     if row.unit == "bytes":
-        return f"{human_bytes(row.done)}/{human_bytes(row.total)}" if row.total else human_bytes(row.done)
+        return f"{byte_size(row.done)}/{byte_size(row.total)}" if row.total else byte_size(row.done)
     if not row.total:
-        return f"{row.done} {_words(row.unit)}" if row.done else ""
-    return f"{row.done}/{row.total} {_words(row.unit)}".rstrip()
+        return f"{row.done} {row.unit}" if row.done else ""
+    return f"{row.done}/{row.total} {row.unit}".rstrip()
 
 
 def human_rate(per_second: float, unit: str) -> str:
     """Such as 14.2/s, 3.1/min, 2.5 MiB/s."""
     if unit == "bytes":
-        return f"{human_bytes(per_second)}/s"
+        return f"{byte_size(per_second)}/s"
     scale, name = next(((s, n) for s, n in ((1, "s"), (60, "min")) if per_second * s >= 1), (3600, "h"))
     rate = per_second * scale
     return f"{rate:.0f}/{name}" if rate >= 100 else f"{rate:.1f}/{name}"
@@ -223,10 +223,6 @@ def human_rate(per_second: float, unit: str) -> str:
 
 def _keyed(rows: Sequence[Row]) -> list[tuple[Key, Row]]:
     return [((index, row.label), row) for index, row in enumerate(rows)]
-
-
-def _words(unit: str) -> str:
-    return unit.replace("_", " ")
 
 
 def _reused(row: Row) -> str:

@@ -15,11 +15,14 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.operations import follow
-from synthmix.cli.output import emit, human_duration, human_time, note, table
+from synthmix.cli.output import emit, human_time, note, table
 from synthmix.cli.progress import progress, transfer_rows
 from synthmix.cli.studies import located
 from synthmix.client.client import Client, Operation
-from synthmix.client.study_file import read_document, to_yaml
+from synthmix.client.study_file import read_document
+from synthmix.service_kit.quantities import duration
+from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.yaml_text import to_yaml
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,7 @@ def list_(arguments: argparse.Namespace) -> int:
     resource = RESOURCES[arguments.group]
     with connect(arguments) as client:
         items = list(resource.list(client))
-    rows = [
-        (item.name, *resource.row(item), human_duration(item.seconds), human_time(item.create_time)) for item in items
-    ]
+    rows = [(item.name, *resource.row(item), duration(item.seconds), human_time(item.create_time)) for item in items]
     emit(arguments, items, table(("NAME", *resource.headers, "TOOK", "CREATED"), rows, right=("TOOK",)))
     return exit_codes.OK
 
@@ -112,7 +113,7 @@ def show(arguments: argparse.Namespace) -> int:
 def download(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client, progress() as show_progress:
         name = RESOURCES[arguments.group].get(client, arguments.name).name
-        folder = arguments.to or Path(name.partition("/")[2])
+        folder = arguments.to or Path(ArtifactName.parse(name, field="name").id)
         files = client.download(name, folder, progress=lambda transfer: show_progress(transfer_rows(transfer), ""))
     emit(
         arguments,
@@ -124,8 +125,6 @@ def download(arguments: argparse.Namespace) -> int:
 
 def plan_text(plan: operations_pb2.Plan) -> str:
     left = (
-        f"{human_duration(plan.predicted_seconds)} of worker time predicted"
-        if plan.done < plan.total
-        else "all done already"
+        f"{duration(plan.predicted_seconds)} of worker time predicted" if plan.done < plan.total else "all done already"
     )
-    return f"{plan.target}: {plan.done} of {plan.total} {plan.unit.replace('_', ' ')} done, {left}"
+    return f"{plan.target}: {plan.done} of {plan.total} {plan.unit} done, {left}"

@@ -8,13 +8,15 @@ from typing import Any
 
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli import exit_codes
+from synthmix.cli import exit_codes, outcomes
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, human_duration, human_time, note, print_error, shortened, table
+from synthmix.cli.output import emit, human_time, note, print_error, shortened, table
 from synthmix.cli.progress import metadata_rows, progress
 from synthmix.client.client import Client, failure_of, metadata_of
-from synthmix.client.study_file import Document, read_study, to_yaml
+from synthmix.client.study_file import Document, read_study
 from synthmix.service_kit.errors import Internal, SynthMixError
+from synthmix.service_kit.quantities import duration
+from synthmix.service_kit.yaml_text import to_yaml
 
 VERDICT_WIDTH = 70
 
@@ -112,7 +114,7 @@ def follow(client: Client, name: str, arguments: argparse.Namespace) -> int:
         return exit_codes.OK
     error = failure_of(client.get_operation(study.operation))
     print_error(arguments, error)
-    return exit_codes.of_outcome(error)
+    return outcomes.of_outcome(error)
 
 
 def watch_to_end(client: Client, name: str) -> studies_pb2.Study:
@@ -142,16 +144,14 @@ def plan_text(plan: studies_pb2.StudyPlan) -> str:
             item.display_name,
             item.plan.total,
             item.plan.done,
-            item.plan.unit.replace("_", " "),
-            human_duration(item.plan.predicted_seconds) if item.plan.done < item.plan.total else "-",
+            item.plan.unit,
+            duration(item.plan.predicted_seconds) if item.plan.done < item.plan.total else "-",
         )
         for item in plan.steps
     ]
-    predicted = f"{human_duration(plan.predicted_seconds)} of worker time predicted for what isn't done"
+    predicted = f"{duration(plan.predicted_seconds)} of worker time predicted for what isn't done"
     if plan.predicted_wall_seconds:
-        predicted += (
-            f", {human_duration(plan.predicted_wall_seconds)} with the workers that this cluster can run at once"
-        )
+        predicted += f", {duration(plan.predicted_wall_seconds)} with the workers that this cluster can run at once"
     lines = [
         table(("STEP", "UNITS", "DONE", "UNIT", "PREDICTED"), rows, right=("UNITS", "DONE", "PREDICTED")),
         "",

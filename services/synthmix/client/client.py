@@ -14,7 +14,6 @@ Every failure is a SynthMixError. Long work is a google.longrunning.Operation: `
 import functools
 import hashlib
 import tempfile
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar
@@ -36,12 +35,16 @@ from synthmix.client.downloads import download_payloads, reporter
 from synthmix.client.endpoints import Addresses, Endpoints, find_endpoints
 from synthmix.client.packing import FIELD as SOURCE_FIELD
 from synthmix.client.packing import pack
-from synthmix.client.transport import UNARY_DEADLINE_S, Channels
+from synthmix.client.transport import Channels
 from synthmix.image_data.sources.group_patterns import pattern_span
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
 from synthmix.image_data.sources.source_listing import ListingRequest
 from synthmix.service_kit import errors
 from synthmix.service_kit import resource_names as names
+from synthmix.service_kit.operation_calls import Patience, wait_for
+from synthmix.service_kit.operation_calls import failure_of as failure_of
+from synthmix.service_kit.operation_calls import metadata_of as metadata_of
+from synthmix.service_kit.operation_calls import result_of as result_of
 from synthmix.service_kit.settings import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
@@ -49,6 +52,7 @@ from synthmix.service_kit.settings import (
     SERVICES,
     STUDY_CONTROL,
 )
+from synthmix.service_kit.transport import UNARY_DEADLINE_S
 
 Operation: TypeAlias = operations_proto_pb2.Operation
 OperationMetadata: TypeAlias = progress_pb2.OperationMetadata
@@ -58,10 +62,6 @@ PixelRule: TypeAlias = datasets_pb2.PixelRule
 REPORT_PAYLOADS = ("report.html", "report.json", "results.csv")
 CHUNK_BYTES = 1024 * 1024
 PAGE_SIZE = 200
-# How long `wait` and `watch_study` go on asking a service that answered before: it may be restarting.
-PATIENCE_S = 120.0
-LONGEST_POLL_S = 30.0
-POLL_WITH_PROGRESS_S = 1.0
 
 M = TypeVar("M", bound=Message)
 
@@ -207,20 +207,20 @@ class Client:
 
     def get_dataset(self, name: str) -> datasets_pb2.Dataset:
         """By display name, or by datasets/{digest}."""
-        request = datasets_pb2.GetDatasetRequest(name=_qualified(names.DATASETS, name))
+        request = datasets_pb2.GetDatasetRequest(name=names.qualified(names.DATASETS, name))
         return self._call(STUDY_CONTROL, self._datasets.GetDataset, request, datasets_pb2.Dataset)
 
     def create_split(self, dataset: str, *, test: float, validation: float, seed: int = 0) -> datasets_pb2.Split:
         """Splits a dataset by group. The same request gives the same split."""
         request = datasets_pb2.CreateSplitRequest(
             split=datasets_pb2.Split(
-                dataset=_qualified(names.DATASETS, dataset), test=test, validation=validation, seed=seed
+                dataset=names.qualified(names.DATASETS, dataset), test=test, validation=validation, seed=seed
             )
         )
         return self._call(STUDY_CONTROL, self._datasets.CreateSplit, request, datasets_pb2.Split)
 
     def get_split(self, name: str) -> datasets_pb2.Split:
-        request = datasets_pb2.GetSplitRequest(name=_qualified(names.SPLITS, name))
+        request = datasets_pb2.GetSplitRequest(name=names.qualified(names.SPLITS, name))
         return self._call(STUDY_CONTROL, self._datasets.GetSplit, request, datasets_pb2.Split)
 
     # Adapters
@@ -241,7 +241,7 @@ class Client:
         return self._pages(ADAPTER_TRAINING, self._adapters.ListAdapters, adapters_pb2.ListAdaptersRequest, "adapters")
 
     def get_adapter(self, name: str) -> adapters_pb2.Adapter:
-        request = adapters_pb2.GetAdapterRequest(name=_qualified(names.ADAPTERS, name))
+        request = adapters_pb2.GetAdapterRequest(name=names.qualified(names.ADAPTERS, name))
         return self._call(ADAPTER_TRAINING, self._adapters.GetAdapter, request, adapters_pb2.Adapter)
 
     # Image sets
@@ -265,7 +265,7 @@ class Client:
         )
 
     def get_image_set(self, name: str) -> image_sets_pb2.ImageSet:
-        request = image_sets_pb2.GetImageSetRequest(name=_qualified(names.IMAGE_SETS, name))
+        request = image_sets_pb2.GetImageSetRequest(name=names.qualified(names.IMAGE_SETS, name))
         return self._call(IMAGE_SYNTHESIS, self._image_sets.GetImageSet, request, image_sets_pb2.ImageSet)
 
     # Evaluations
@@ -292,7 +292,7 @@ class Client:
         )
 
     def get_evaluation(self, name: str) -> evaluations_pb2.Evaluation:
-        request = evaluations_pb2.GetEvaluationRequest(name=_qualified(names.EVALUATIONS, name))
+        request = evaluations_pb2.GetEvaluationRequest(name=names.qualified(names.EVALUATIONS, name))
         return self._call(CLASSIFIER_EVALUATION, self._evaluations.GetEvaluation, request, evaluations_pb2.Evaluation)
 
     # Studies
@@ -330,7 +330,7 @@ class Client:
 
     def get_study(self, name: str) -> studies_pb2.Study:
         """By studies/{digest}, or by its specification's name: then the newest of that name."""
-        request = studies_pb2.GetStudyRequest(name=_qualified(names.STUDIES, name))
+        request = studies_pb2.GetStudyRequest(name=names.qualified(names.STUDIES, name))
         return self._call(STUDY_CONTROL, self._studies.GetStudy, request, studies_pb2.Study)
 
     def watch_study(self, name: str) -> Iterator[studies_pb2.WatchStudyResponse]:
@@ -338,8 +338,8 @@ class Client:
 
         A connection that breaks is taken up again where it broke; two minutes later it raises Unavailable.
         """
-        request = studies_pb2.WatchStudyRequest(name=_qualified(names.STUDIES, name))
-        patience = _Patience()
+        request = studies_pb2.WatchStudyRequest(name=names.qualified(names.STUDIES, name))
+        patience = Patience()
         while True:
             try:
                 for response in self._channels.stream(STUDY_CONTROL, self._studies.WatchStudy, request):
@@ -368,7 +368,7 @@ class Client:
         Raises:
             InvalidArgument: Several studies of that name go on; reason STUDY_NAME_AMBIGUOUS.
         """
-        short = name.removeprefix(f"{names.STUDIES}/")
+        short = names.unqualified(names.STUDIES, name)
         going_on = []
         if not names.is_id(short):
             names.check_display_name("name", short)
@@ -429,7 +429,7 @@ class Client:
             names.EVALUATIONS: self.get_evaluation,
             names.STUDIES: self.get_study,
         }
-        collection = name.partition("/")[0]
+        collection = names.collection_of(name)
         if collection not in readers:
             raise errors.invalid_field(
                 "name",
@@ -462,7 +462,7 @@ class Client:
             self._operations[service].ListOperations,
             operations_proto_pb2.ListOperationsRequest,
             "operations",
-            name=f"operations/{service}",
+            name=names.operations_of(service),
         )
 
     def get_operation(self, name: str) -> Operation:
@@ -496,39 +496,17 @@ class Client:
             Unavailable: The service was lost for more than two minutes.
         """
         current = self.get_operation(operation) if isinstance(operation, str) else operation
-        deadline_s = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-        patience = _Patience()
-        patience.renew()
-        while True:
+        if current.done:  # a plan's operation has no name, and no service to ask
             if progress is not None:
                 progress(metadata_of(current))
-            left_s = deadline_s - time.monotonic()
-            if current.done or left_s <= 0:
-                return current
-            try:
-                current = self._wait_once(
-                    current.name, min(left_s, LONGEST_POLL_S if progress is None else POLL_WITH_PROGRESS_S)
-                )
-                patience.renew()
-            except errors.Unavailable as error:
-                patience.spend(error)
+            return current
+        service = _service_of(current.name)
 
-    def _wait_once(self, name: str, poll_s: float) -> Operation:
-        service = _service_of(name)
-        request = operations_proto_pb2.WaitOperationRequest(name=name)
-        request.timeout.FromMilliseconds(int(poll_s * 1000))
-        start_s = time.monotonic()
-        operation = self._call(
-            service,
-            self._operations[service].WaitOperation,
-            request,
-            Operation,
-            timeout_s=poll_s + UNARY_DEADLINE_S,
-        )
-        if not operation.done:
-            # A server may answer at once; asking again at once would be a busy loop.
-            time.sleep(max(0.0, min(poll_s, 0.5) - (time.monotonic() - start_s)))
-        return operation
+        def ask(request: operations_proto_pb2.WaitOperationRequest, poll_s: float) -> Operation:
+            timeout_s = poll_s + UNARY_DEADLINE_S
+            return self._call(service, self._operations[service].WaitOperation, request, Operation, timeout_s=timeout_s)
+
+        return wait_for(current, ask, timeout_s=timeout_s, progress=progress)
 
     # The cluster
 
@@ -593,54 +571,6 @@ class Client:
                 return
 
 
-def metadata_of(operation: Operation) -> OperationMetadata:
-    """An operation's state and progress."""
-    metadata = OperationMetadata()
-    operation.metadata.Unpack(metadata)
-    return metadata
-
-
-def result_of(operation: Operation, kind: type[M]) -> M:
-    """What an operation made. Raises the error that it ended with, or FailedPrecondition if it hasn't."""
-    if not operation.done:
-        raise errors.FailedPrecondition(
-            f"{operation.name} isn't finished; wait for it first", reason="OPERATION_RUNNING"
-        )
-    if operation.HasField("error"):
-        raise failure_of(operation)
-    result: M = kind()
-    if not operation.response.Unpack(result):
-        raise errors.Internal(
-            f"{operation.name or 'the server'} answers {operation.response.type_url or 'nothing'} instead "
-            f"of {kind.DESCRIPTOR.full_name}; are client and server of the same version?",
-            reason="RESPONSE_UNEXPECTED",
-        )
-    return result
-
-
-def failure_of(operation: Operation) -> errors.SynthMixError:
-    """The error that an operation ended with."""
-    return errors.from_status(operation.error)
-
-
-class _Patience:
-    """How long a service that was reached may stay away: a first contact that fails is an error at once."""
-
-    def __init__(self) -> None:
-        self._until_s = 0.0
-        self._pause_s = 0.0
-
-    def renew(self) -> None:
-        self._until_s, self._pause_s = time.monotonic() + PATIENCE_S, 0.1
-
-    def spend(self, error: errors.Unavailable) -> None:
-        """Waits, longer each time. Raises the error once patience is at its end."""
-        if time.monotonic() + self._pause_s > self._until_s:
-            raise error
-        time.sleep(self._pause_s)
-        self._pause_s = min(5.0, 2 * self._pause_s)
-
-
 def _ambiguous(spec_name: str, studies: Sequence[studies_pb2.Study]) -> errors.InvalidArgument:
     lines = [
         f"{study.name}, submitted {study.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC, "
@@ -653,10 +583,6 @@ def _ambiguous(spec_name: str, studies: Sequence[studies_pb2.Study]) -> errors.I
         reason="STUDY_NAME_AMBIGUOUS",
         violations=[errors.FieldViolation("name", line) for line in lines[: errors.MOST_LISTED]],
     )
-
-
-def _qualified(collection: str, name: str) -> str:
-    return name if "/" in name else f"{collection}/{name}"
 
 
 def _service_of(operation: str) -> str:

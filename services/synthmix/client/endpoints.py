@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from synthmix.local.connection import read_connection
 from synthmix.service_kit.errors import InvalidArgument, Unauthenticated
+from synthmix.service_kit.extras import extra
 from synthmix.service_kit.settings import SERVICES
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def _release_endpoints(release: str, kube_context: str | None, token: str, tls_c
             "says which authorities it trusts; leave it out",
             reason="TLS_CA_WITH_RELEASE",
         )
-    from synthmix.client.release.connection import OpenRelease  # Kubernetes' client takes a second to import
+    with extra("release", "a release"):
+        from synthmix.client.release.connection import OpenRelease  # Kubernetes' client takes a second to import
 
     opened = OpenRelease(release, kube_context, token)
     return Endpoints(addresses=opened.addresses, token="", release=opened)

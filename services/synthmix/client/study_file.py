@@ -96,11 +96,6 @@ def read_study(path: Path) -> Document[studies_pb2.StudySpec]:
     return document
 
 
-def spec_lines(path: Path) -> dict[str, int]:
-    """The line of each field that a study's file gives, by the field's path."""
-    return read_study(path).lines
-
-
 def read_document(path: Path, kind: type[M]) -> Document[M]:
     """A file as a message of this kind; `-` reads standard input. Raises InvalidArgument."""
     source = "<stdin>" if path == STANDARD_INPUT else str(path)
@@ -148,11 +143,6 @@ def parse_document(text: str, kind: type[M], source: str) -> Document[M]:
             metadata={"left_out": str(left_out)} if left_out else None,
         )
     return Document(source, message, reader.lines)
-
-
-def to_yaml(message: Message) -> str:
-    """A message in the form that a person writes. Reading a specification's text gives it back."""
-    return str(yaml.safe_dump(_plain(message), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110))
 
 
 def _compose(text: str, source: str) -> yaml.MappingNode:
@@ -409,21 +399,3 @@ def _kind(node: yaml.Node) -> str:
     if isinstance(node, yaml.SequenceNode):
         return "a list"
     return "no value" if _is_null(node) else repr(node.value[:80])
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    """A message as dicts, lists and scalars. Unlike protobuf's JSON, it doesn't quote int64."""
-    return {
-        item.name: [_plain_value(item, one) for one in value] if item.is_repeated else _plain_value(item, value)
-        for item, value in message.ListFields()
-    }
-
-
-def _plain_value(item: FieldDescriptor, value: Any) -> Any:
-    if item.enum_type is not None:
-        return item.enum_type.values_by_number[value].name
-    if item.message_type is None:
-        return value
-    if item.message_type.full_name == "google.protobuf.Timestamp":
-        return value.ToJsonString()
-    return _plain(value)

@@ -12,13 +12,14 @@ gives the bright and dark rims that adherent cells show; pigment and granules ad
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from synthmix.service_kit.seeds import derived_rng
 
 GROUP_PATTERN = r"chip-(?P<group>\d+)"
 """Regular expression that finds an image's group, its chip, in its path relative to the dataset's folder."""
@@ -151,12 +152,6 @@ def render(cell_line: str, chip: int, index: int, settings: SimulatedCellsSettin
     thickness, granules = draw_field(line, settings.image_size_px, rng)
     grey = brightfield(thickness, granules, optics, rng)
     return np.clip(np.rint(255.0 * grey), 0, 255).astype(np.uint8)
-
-
-def derived_rng(*key: object) -> np.random.Generator:
-    """Returns the generator that belongs to a key such as (seed, purpose, index), on every machine."""
-    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def chip_optics(rng: np.random.Generator) -> Optics:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from synthmix.image_data.formats.pixel_kinds import refused
+from synthmix.service_kit.quantities import plural
 
 MOST_CHANNELS = 64
 """Most channels that a file may have, and so the largest number that one can have."""
@@ -71,7 +72,7 @@ def check_channels(rule: PixelRule, count: int) -> None:
     absent = [number for number in rule.channels if number > count]
     if absent:
         raise refused(
-            f"has {count_of(count, 'channel')}, and no channel {absent[0]}",
+            f"has {plural(count, 'channel')}, and no channel {absent[0]}",
             "choose others by --channel, or leave the image out",
             "CHANNEL_MISSING",
         )
@@ -81,11 +82,7 @@ def check_plane(rule: PixelRule, count: int) -> None:
     """Raises InvalidArgument if the rule names a plane that an image of so many hasn't got."""
     if rule.plane > count:
         raise refused(
-            f"has {count_of(count, 'plane')}, and no plane {rule.plane}",
+            f"has {plural(count, 'plane')}, and no plane {rule.plane}",
             "choose another by --plane, or leave the image out",
             "PLANE_MISSING",
         )
-
-
-def count_of(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"

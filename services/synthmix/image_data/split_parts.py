@@ -17,7 +17,7 @@ from synthmix.image_data.image_table import read_images, read_index
 from synthmix.image_data.pixel_rules import PixelRule, decoding_choice
 from synthmix.service_kit.artifacts import Manifest, fetch_payload, read_manifest
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import DataLoss, invalid_field
+from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, SPLITS, ArtifactName, PartName
 
@@ -186,21 +186,7 @@ def open_train_part(store: ObjectStore, name: str, *, field: str) -> TrainPart:
         InvalidArgument: It names a dataset, a whole split, another part, or nothing at all.
         NotFound: There is no such split.
     """
-    return _open(TrainPart, store, train_part_name(name, field=field))
-
-
-def train_part_name(name: str, *, field: str) -> PartName:
-    """Parses the name of a train part, and refuses any other (leakage rule 3). Raises InvalidArgument."""
-    collection = name.partition("/")[0]
-    if collection == DATASETS:
-        problem = "is a whole dataset: validation and test images must not reach a generator"
-    elif collection == SPLITS and "/parts/" not in name:
-        problem = "is a whole split: validation and test images must not reach a generator"
-    elif name.endswith(("/parts/validation", "/parts/test")):
-        problem = "is held out: its images must not reach a generator"
-    else:
-        return PartName.parse(name, field=field)
-    raise invalid_field(field, name, problem, "use splits/{id}/parts/train", reason="TRAIN_SPLIT_REQUIRED")
+    return _open(TrainPart, store, PartName.parse_train(name, field=field))
 
 
 def open_split(store: ObjectStore, split_name: str, *, field: str) -> tuple[TrainPart, ValidationPart, TestPart]:
@@ -211,11 +197,6 @@ def open_split(store: ObjectStore, split_name: str, *, field: str) -> tuple[Trai
         _open(ValidationPart, store, PartName(split, "validation")),
         _open(TestPart, store, PartName(split, "test")),
     )
-
-
-def part_digest(store: ObjectStore, name: PartName) -> str:
-    """The digest of a part, from the split's manifest: cheap enough for a front end. Raises NotFound."""
-    return str(part_summary(read_manifest(store, name.split), name.part)["digest"])
 
 
 def part_summary(split: Manifest, part: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Image synthesis: synthetic images from an adapter, in shards that workers make independently.
 
-front_end    the gRPC service; imports no torch
-requests     what a request means: defaults, checks, canonical form
-coordinator  one operation: a task for each shard that isn't there yet
-sampling     what a worker does for one shard
+front_end            the gRPC service; imports no torch
+planning             what a request means: defaults, checks, canonical form
+image_set_operation  one operation: a task for each shard that isn't there yet
+sampling             what a worker does for one shard
 """

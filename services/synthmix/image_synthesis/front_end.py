@@ -6,9 +6,9 @@ import grpc
 from google.longrunning import operations_pb2
 
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
-from synthmix.image_synthesis import requests
+from synthmix.image_synthesis import planning
+from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
-from synthmix.service_kit.front_end import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.server import Servicer, run
@@ -24,7 +24,7 @@ class ImageSetService(image_sets_pb2_grpc.ImageSetServiceServicer):
         self, request: image_sets_pb2.CreateImageSetRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         planned = await asyncio.to_thread(
-            requests.plan, self._store, request.image_set, validate_only=request.validate_only
+            planning.plan, self._store, request.image_set, validate_only=request.validate_only
         )
         return await self._collection.create(planned, validate_only=request.validate_only)
 
@@ -69,6 +69,6 @@ def main() -> None:
     run(
         IMAGE_SYNTHESIS,
         lambda: serve_artifacts(
-            IMAGE_SYNTHESIS, IMAGE_SETS, "synthmix.image_synthesis.coordinator:coordinate", image_set_message, servicer
+            IMAGE_SYNTHESIS, IMAGE_SETS, "synthmix.image_synthesis.image_set_operation:run", image_set_message, servicer
         ),
     )

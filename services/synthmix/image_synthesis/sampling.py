@@ -21,17 +21,16 @@ from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.autoencoder import select_device
-from synthmix.latent_diffusion.loading import LatentDiffusion, load, probe
+from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, load, probe
 from synthmix.service_kit.artifacts import Manifest, fetch_payload, read_manifest
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, invalid_field
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
-from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
-from synthmix.service_kit.settings import IMAGE_SYNTHESIS, object_store_settings
+from synthmix.service_kit.s3_object_store import open_object_store
+from synthmix.service_kit.settings import IMAGE_SYNTHESIS
 
 BATCH_IMAGES = 16
-WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def synthesise_shard(
@@ -39,7 +38,7 @@ def synthesise_shard(
 ) -> int:
     """Makes the images of one shard, writes it, and returns how many they are."""
     torch.set_num_threads(threads)
-    store = ObjectStore(object_store_settings())
+    store = open_object_store()
     adapter = read_manifest(store, ArtifactName(ADAPTERS, request["adapter"]))
     model = adapted_model(adapter.name)
     planned = planned_images(request, shard_range(image_count(request), number))
@@ -93,20 +92,20 @@ def synthesise_batch(
 @lru_cache(maxsize=1)  # a worker makes many shards of one image set
 def adapted_model(adapter_name: ArtifactName) -> LatentDiffusion:
     """The adapter's base model with the adapter in it. Raises DataLoss if the adapter changes nothing."""
-    store = ObjectStore(object_store_settings())
+    store = open_object_store()
     adapter = read_manifest(store, adapter_name)
     found = base_model.resolve(adapter.summary["base_model"], field="adapter.base_model")
     base_model.verify(found, adapter.inputs["base_model"])
     model = load(found.folder, select_device())
     before = probe(model)
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(fetch_payload(store, adapter, WEIGHTS), Path(folder) / WEIGHTS)
-        model.pipeline.load_lora_weights(folder, weight_name=WEIGHTS)
-    check_adapter_counts(model, before, adapter)
+        shutil.copy(fetch_payload(store, adapter, ADAPTER_WEIGHTS), Path(folder) / ADAPTER_WEIGHTS)
+        model.pipeline.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
+    check_adapter_has_effect(model, before, adapter)
     return model
 
 
-def check_adapter_counts(model: LatentDiffusion, before: torch.Tensor, adapter: Manifest) -> None:
+def check_adapter_has_effect(model: LatentDiffusion, before: torch.Tensor, adapter: Manifest) -> None:
     """Raises DataLoss if the loaded adapter changes nothing: weights under unknown names load without an error."""
     if torch.equal(before, probe(model)):
         raise DataLoss(

@@ -8,9 +8,9 @@ from synthmix.image_data import image_table
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.artifacts import Payload
-from synthmix.service_kit.digests import derived_seed
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.seeds import derived_seed
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.quantities import byte_size
 
 INCOMPLETE = "BASE_MODEL_INCOMPLETE"
 UNSUPPORTED = "BASE_MODEL_UNSUPPORTED"
@@ -72,7 +73,7 @@ class ModelFolder:
         except OSError as error:
             raise self._unreadable(name, f"can't be read ({error.strerror})") from error
         if len(data) > largest_bytes:
-            raise self._unreadable(name, f"is larger than {largest_bytes >> 20} MiB")
+            raise self._unreadable(name, f"is larger than {byte_size(largest_bytes)}")
         return data
 
     def _unreadable(self, name: str, problem: str) -> InvalidArgument:

@@ -9,6 +9,7 @@ Every command line reads where a stack runs, few start one: what starts it is lo
 from typing import TYPE_CHECKING
 
 from synthmix.local.connection import Connection, read_connection
+from synthmix.service_kit.extras import extra
 
 if TYPE_CHECKING:
     from synthmix.local.stack import Stack, local_stack, run_stack, start_stack
@@ -19,6 +20,7 @@ __all__ = ["Connection", "Stack", "local_stack", "read_connection", "run_stack",
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from synthmix.local import stack
+    with extra("local", "a stack on this machine"):
+        from synthmix.local import stack
 
     return getattr(stack, name)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.errors import FailedPrecondition
 
 LOCK_ATTEMPT_S = 1.0
@@ -96,33 +97,33 @@ def lock(home: Home) -> int:
     """
     # Not inherited by children: a child that outlives this process must not keep the home.
     descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT, 0o600)
-    deadline_s = time.monotonic() + LOCK_ATTEMPT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            # A reader of stack.json holds the lock for an instant, to see whether a stack does.
-            if time.monotonic() > deadline_s:
-                pid = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
-                os.close(descriptor)
-                raise FailedPrecondition(
-                    f"a stack runs at home {home.folder} already, as process {pid}; use it, stop it, or "
-                    "choose another home with --home or SYNTHMIX_HOME",
-                    reason="STACK_RUNNING",
-                    metadata={"home": str(home.folder), "pid": pid},
-                ) from None
-            time.sleep(0.05)
-        except OSError as error:
-            os.close(descriptor)
-            raise FailedPrecondition(
-                f"home {home.folder} is on a file system that can't lock files ({error.strerror}); choose "
-                "another home with --home or SYNTHMIX_HOME",
-                reason="HOME_UNUSABLE",
-            ) from error
-        else:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            return descriptor
+    try:
+        # A reader of stack.json holds the lock for an instant, to see whether a stack does.
+        ask_until(
+            lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB),
+            end_s=time.monotonic() + LOCK_ATTEMPT_S,
+            pause_s=0.05,
+            is_passing=lambda error: isinstance(error, BlockingIOError),
+        )
+    except BlockingIOError:
+        pid = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
+        os.close(descriptor)
+        raise FailedPrecondition(
+            f"a stack runs at home {home.folder} already, as process {pid}; use it, stop it, or "
+            "choose another home with --home or SYNTHMIX_HOME",
+            reason="STACK_RUNNING",
+            metadata={"home": str(home.folder), "pid": pid},
+        ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise FailedPrecondition(
+            f"home {home.folder} is on a file system that can't lock files ({error.strerror}); choose "
+            "another home with --home or SYNTHMIX_HOME",
+            reason="HOME_UNUSABLE",
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
 
 
 def is_locked(home: Home) -> bool:

@@ -158,12 +158,14 @@ def is_ready(storage: ObjectStorage) -> bool:
 
     Raises FailedPrecondition if it refuses the keys.
     """
-    from synthmix.service_kit.object_store import ObjectStore  # not at the top: the MinIO SDK takes a while to import
+    from synthmix.service_kit.s3_object_store import (
+        S3ObjectStore,  # not at the top: the MinIO SDK takes a while to import
+    )
 
     if not accepts_connections(storage.ports.s3):
         return False
     try:
-        ObjectStore(storage.settings, attempts=1).create_bucket()
+        S3ObjectStore(storage.settings, attempts=1).create_bucket()
     except Unavailable:
         return False
     return True

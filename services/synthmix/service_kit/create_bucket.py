@@ -6,7 +6,7 @@ A cluster runs it once, as a Job; the local stack makes its bucket itself.
 import logging
 
 from synthmix.service_kit.errors import SynthMixError
-from synthmix.service_kit.object_store import ObjectStore, once_started
+from synthmix.service_kit.s3_object_store import S3ObjectStore, when_available
 from synthmix.service_kit.settings import object_store_settings
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = object_store_settings()
-        once_started(ObjectStore(settings).create_bucket)
+        when_available(S3ObjectStore(settings).create_bucket)
     except SynthMixError as error:
         raise SystemExit(error.message) from None
     logging.info("bucket %s is there at %s", settings.bucket, settings.endpoint_url)

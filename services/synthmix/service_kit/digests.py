@@ -1,4 +1,4 @@
-"""Content addresses: sha256 over canonical JSON, and random seeds derived from it."""
+"""Content addresses: sha256 over canonical JSON."""
 
 import hashlib
 import json
@@ -29,8 +29,3 @@ def sha256_of(chunks: Iterable[bytes]) -> str:
 def sha256_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def derived_seed(*parts: Any) -> int:
-    """A 63-bit seed from (seed, purpose, index, ...): the same in every process, on every machine."""
-    return int.from_bytes(hashlib.sha256(canonical_json(list(parts))).digest()[:8], "big") >> 1

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.operation_records import REQUEST
+from synthmix.service_kit.resource_names import OperationName, operations_of
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class OperationIndex:
 
     def read(self) -> dict[OperationName, Created]:
         found, known = {}, {}
-        for item in self._store.list(f"operations/{self._service}/"):
-            _, _, operation_id, leaf = item.key.split("/", 3)
-            if leaf != "request.json":
+        for item in self._store.list(f"{operations_of(self._service)}/"):
+            name, leaf = OperationName.of_key(item.key)
+            if leaf != REQUEST:
                 continue
             version, created = self._known.get(item.key, ("", None))
             if created is None or version != item.version:
@@ -44,6 +45,6 @@ class OperationIndex:
                     continue
                 created = Created(record["create_time"], record["kind"])
             known[item.key] = item.version, created
-            found[OperationName(self._service, operation_id)] = created
+            found[name] = created
         self._known = known
         return found

@@ -20,12 +20,14 @@ from google.protobuf.message import Message
 from synthmix.api.operations.v1 import operations_pb2 as synthmix_operations_pb2
 from synthmix.service_kit import errors
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.resource_names import OperationName, operations_of
 
 OperationMetadata = synthmix_operations_pb2.OperationMetadata
 Resource = Callable[[str, dict[str, Any]], Message]
 """Reads a finished resource by its name and the request that made it."""
 
+REQUEST = "request.json"
+RESULT = "result.json"
 TERMINAL = ("STATE_SUCCEEDED", "STATE_FAILED", "STATE_CANCELLED")
 
 
@@ -53,7 +55,7 @@ def now() -> str:
 
 def write_record(store: ObjectStore, record: OperationRecord) -> None:
     store.put_json(
-        f"{record.name}/request.json",
+        f"{record.name}/{REQUEST}",
         {
             "kind": record.kind,
             "target": record.target,
@@ -64,7 +66,7 @@ def write_record(store: ObjectStore, record: OperationRecord) -> None:
 
 
 def find_record(store: ObjectStore, name: OperationName) -> OperationRecord | None:
-    value = store.find_json(f"{name}/request.json")
+    value = store.find_json(f"{name}/{REQUEST}")
     return None if value is None else OperationRecord(name=name, **value)
 
 
@@ -78,16 +80,29 @@ def read_record(store: ObjectStore, name: OperationName) -> OperationRecord:
     return record
 
 
+def is_recorded(store: ObjectStore, name: OperationName) -> bool:
+    return store.stat(f"{name}/{REQUEST}") is not None
+
+
+def find_progress(store: ObjectStore, name: OperationName) -> dict[str, Any] | None:
+    """Fields of OperationMetadata, as the coordinator wrote them last."""
+    return store.find_json(f"{name}/progress.json")
+
+
+def write_progress(store: ObjectStore, name: OperationName, progress: dict[str, Any]) -> None:
+    store.put_json(f"{name}/progress.json", progress)
+
+
 def find_result(store: ObjectStore, name: OperationName) -> dict[str, Any] | None:
-    return store.find_json(f"{name}/result.json")
+    return store.find_json(f"{name}/{RESULT}")
 
 
 def write_success(store: ObjectStore, name: OperationName, target: str) -> None:
-    store.put_json(f"{name}/result.json", {"target": target, "end_time": now()})
+    store.put_json(f"{name}/{RESULT}", {"target": target, "end_time": now()})
 
 
 def write_failure(store: ObjectStore, name: OperationName, error: errors.SynthMixError) -> None:
-    store.put_json(f"{name}/result.json", {"error": errors.to_json(error), "end_time": now()})
+    store.put_json(f"{name}/{RESULT}", {"error": errors.to_json(error), "end_time": now()})
 
 
 def request_cancellation(store: ObjectStore, name: OperationName) -> None:
@@ -101,24 +116,16 @@ def cancellation_requested(store: ObjectStore, name: OperationName) -> bool:
 def clear_result(store: ObjectStore, name: OperationName) -> None:
     """Makes a cancelled or failed operation unfinished again; what it had done stays."""
     store.delete(f"{name}/cancel.json")
-    store.delete(f"{name}/result.json")
+    store.delete(f"{name}/{RESULT}")
 
 
 def list_names(store: ObjectStore, service: str) -> dict[OperationName, set[str]]:
     """Every operation of a service with the names of its objects, in one listing."""
     found: dict[OperationName, set[str]] = {}
-    for item in store.list(f"operations/{service}/"):
-        _, _, operation_id, leaf = item.key.split("/", 3)
-        found.setdefault(OperationName(service, operation_id), set()).add(leaf)
+    for item in store.list(f"{operations_of(service)}/"):
+        name, leaf = OperationName.of_key(item.key)
+        found.setdefault(name, set()).add(leaf)
     return found
-
-
-def unfinished(store: ObjectStore, service: str) -> list[OperationName]:
-    return [
-        name
-        for name, objects in list_names(store, service).items()
-        if "request.json" in objects and "result.json" not in objects
-    ]
 
 
 def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> str:

@@ -167,12 +167,12 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         states = dict.fromkeys(("queued", "running", "succeeded", "failed", "cancelled"), 0)
         todo = []
         for name, objects in records.list_names(self._store, self.service).items():
-            if "request.json" not in objects:
+            if records.REQUEST not in objects:
                 continue
-            if "result.json" not in objects:
+            if records.RESULT not in objects:
                 self._final_states.pop(name, None)
                 todo.append(name)
-                state = records.state_of(self._store.find_json(f"{name}/progress.json"), None)
+                state = records.state_of(records.find_progress(self._store, name), None)
             else:
                 if name not in self._final_states:
                     self._final_states[name] = records.state_of(None, records.find_result(self._store, name))

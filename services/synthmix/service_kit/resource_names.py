@@ -73,6 +73,19 @@ class PartName:
             )
         return cls(ArtifactName.parse(split, field=field, collection=SPLITS), part)
 
+    @classmethod
+    def parse_train(cls, text: str, *, field: str) -> Self:
+        """The name of a train part; any other is refused (leakage rule 3). Raises InvalidArgument."""
+        if collection_of(text) == DATASETS:
+            problem = "is a whole dataset: validation and test images must not reach a generator"
+        elif collection_of(text) == SPLITS and "/parts/" not in text:
+            problem = "is a whole split: validation and test images must not reach a generator"
+        elif text.endswith(("/parts/validation", "/parts/test")):
+            problem = "is held out: its images must not reach a generator"
+        else:
+            return cls.parse(text, field=field)
+        raise invalid_field(field, text, problem, "use splits/{id}/parts/train", reason="TRAIN_SPLIT_REQUIRED")
+
 
 @dataclass(frozen=True)
 class UploadName:
@@ -120,6 +133,37 @@ class OperationName:
                 reason="INVALID_RESOURCE_NAME",
             )
         return cls(service, operation_id)
+
+    @classmethod
+    def of_key(cls, key: str) -> tuple[Self, str]:
+        """The operation that an object belongs to, and the object's own name, by its key in object storage."""
+        _, service, operation_id, leaf = key.split("/", 3)
+        return cls(service, operation_id), leaf
+
+
+def operations_of(service: str) -> str:
+    """The parent of a service's operations."""
+    return f"operations/{service}"
+
+
+def service_of_parent(parent: str) -> str:
+    """The service whose operations these are, or "" if the parent names none."""
+    return parent.removeprefix("operations/")
+
+
+def collection_of(name: str) -> str:
+    """What stands before the first slash: of a well-formed name its collection."""
+    return name.partition("/")[0]
+
+
+def qualified(collection: str, name: str) -> str:
+    """A name with its collection, which a person may leave out."""
+    return name if "/" in name else f"{collection}/{name}"
+
+
+def unqualified(collection: str, name: str) -> str:
+    """A name without its collection, which a person may write."""
+    return name.removeprefix(f"{collection}/")
 
 
 def is_id(text: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def tell_apart(requests: Sequence[Mapping[str, Any]], always: Sequence[str]) -> list[str]:
+def distinguishing_names(requests: Sequence[Mapping[str, Any]], always: Sequence[str]) -> list[str]:
     """A short name for each request, such as "lora rank 16, attention".
 
     Args:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from synthmix.service_kit.errors import ResourceExhausted, SynthMixError
+from synthmix.service_kit.quantities import byte_size
 
 REASON = "STORAGE_FULL"
 # Object storage needs room for its own tables and to take deleted objects out; a server stops writing at 1 %.
@@ -81,7 +82,7 @@ def room_for(folder: Path, size_bytes: int, where: str, make_room: Callable[[], 
                     if _reserve(folder, size_bytes):
                         break
                 else:
-                    raise storage_full(f"{where}, in {folder},", f" for {_megabytes(size_bytes)}{_free(folder)}")
+                    raise storage_full(f"{where}, in {folder},", f" for {byte_size(size_bytes)}{_free(folder)}")
     try:
         yield
     finally:
@@ -123,9 +124,5 @@ def _free(folder: Path) -> str:
     except OSError:
         return ""
     in_flight_bytes = _in_flight_bytes[folder]
-    taken = f", {_megabytes(in_flight_bytes)} of them for what is being written" if in_flight_bytes else ""
-    return f" ({_megabytes(free_bytes)} are free{taken})"
-
-
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB"
+    taken = f", {byte_size(in_flight_bytes)} of them for what is being written" if in_flight_bytes else ""
+    return f" ({byte_size(free_bytes)} are free{taken})"

@@ -1,11 +1,14 @@
 """Study control: datasets and splits, studies from specification to report, and bytes in and out.
 
-front_end      the gRPC services
-datasets       what a dataset's or a split's request means
-image_import   a ZIP of labelled images becomes a dataset
-split          a dataset becomes train, validation and test
-specification  a study's defaults, checks and expansion into steps
-planning       what a study would do and cost, asked of the other services
-coordinator    one study: the steps in order, then the report
-report         the report's page, JSON and CSV
+front_end         how it is served
+dataset_service, study_service, artifact_service, clusters, all_operations
+                  the gRPC services, a file each
+datasets          what a dataset's or a split's request means
+image_import      a ZIP of labelled images becomes a dataset
+split             a dataset becomes train, validation and test
+specification     a study's defaults, checks and expansion into steps
+planning          what a study would do and cost, asked of the other services
+step_services     the other services, as study control calls them
+study_operation   one study: the steps in order, then the report
+report            the report's page, JSON and CSV
 """

@@ -7,10 +7,10 @@ import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
 
-from synthmix.client.transport import error_of, open_async_channel
 from synthmix.service_kit.operations import Operations
-from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.resource_names import OperationName, service_of_parent
 from synthmix.service_kit.server import Servicer
+from synthmix.service_kit.transport import error_of, open_async_channel
 
 # Above the service's own longest wait, for a caller that sets no deadline.
 LONGEST_CALL_SECONDS = 660.0
@@ -41,7 +41,7 @@ class AllOperations(operations_pb2_grpc.OperationsServicer):
         self, request: operations_pb2.ListOperationsRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.ListOperationsResponse:
         """Those of the service that `name`, operations/{service}, says; study control's if it says none."""
-        return await self._answer("ListOperations", request, context, request.name.removeprefix("operations/"))
+        return await self._answer("ListOperations", request, context, service_of_parent(request.name))
 
     async def CancelOperation(
         self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext

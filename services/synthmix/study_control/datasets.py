@@ -17,6 +17,7 @@ from synthmix.image_data.sources.source_account import (
     vanished,
 )
 from synthmix.image_data.sources.user_text import normalised
+from synthmix.service_kit.artifact_collection import payload_messages
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.errors import (
     AlreadyExists,
@@ -27,12 +28,22 @@ from synthmix.service_kit.errors import (
     invalid_field,
     missing_field,
 )
-from synthmix.service_kit.front_end import payload_messages
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import DATASETS, PARTS, SPLITS, ArtifactName, UploadName, check_display_name
+from synthmix.service_kit.resource_names import (
+    DATASETS,
+    PARTS,
+    SPLITS,
+    ArtifactName,
+    UploadName,
+    check_display_name,
+    is_id,
+    unqualified,
+)
 from synthmix.study_control import split as splitting
 from synthmix.study_control.image_import import importer, white_levels
 from synthmix.study_control.image_import.groups import check_rule
+
+_NAMES = "dataset-names/"
 
 
 def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]:
@@ -152,7 +163,7 @@ def claim_name(
 
     Raises AlreadyExists if it means another one and may not be replaced.
     """
-    key = f"dataset-names/{display_name}.json"
+    key = _name_key(display_name)
     holder = store.find_json(key)
     if holder is not None and holder["dataset"] != str(dataset) and not replace:
         raise AlreadyExists(
@@ -166,11 +177,15 @@ def claim_name(
         store.put_json(key, value)
 
 
+def _name_key(display_name: str) -> str:
+    return f"{_NAMES}{display_name}.json"
+
+
 def display_names(store: ObjectStore) -> dict[str, list[str]]:
     """Resource name -> its display names, in their order."""
     names: dict[str, list[str]] = {}
-    for item in store.list("dataset-names/"):
-        name = item.key.removeprefix("dataset-names/").removesuffix(".json")
+    for item in store.list(_NAMES):
+        name = item.key.removeprefix(_NAMES).removesuffix(".json")
         names.setdefault(store.get_json(item.key)["dataset"], []).append(name)
     return {dataset: sorted(held) for dataset, held in names.items()}
 
@@ -178,13 +193,13 @@ def display_names(store: ObjectStore) -> dict[str, list[str]]:
 def name_shown(names: dict[str, list[str]], dataset: ArtifactName, asked: str) -> str:
     """The name that was asked for if it is the dataset's, else its first one, or "". `names` are display_names()."""
     held = names.get(str(dataset), [])
-    short = asked.removeprefix("datasets/")
+    short = unqualified(DATASETS, asked)
     return short if short in held else next(iter(held), "")
 
 
 def account_of_name(store: ObjectStore, dataset: Manifest, display_name: str) -> dict[str, Any]:
     """The account of the import under a name; of the first import if the name has none, or isn't the dataset's."""
-    holder = store.find_json(f"dataset-names/{display_name}.json") if display_name else None
+    holder = store.find_json(_name_key(display_name)) if display_name else None
     known = holder["account"] if holder and holder["dataset"] == str(dataset.name) and "account" in holder else {}
     account = {"warnings": [], "left_out": [], "has_manifest": False} | dataset.summary | known
     rows = from_json(account["left_out"])
@@ -194,11 +209,11 @@ def account_of_name(store: ObjectStore, dataset: Manifest, display_name: str) ->
 
 def find_dataset(store: ObjectStore, name: str, *, field: str) -> Manifest:
     """By datasets/{digest}, datasets/{display name}, or display name. Raises InvalidArgument or NotFound."""
-    short = name.removeprefix("datasets/")
-    if len(short) == 32 and all(character in "0123456789abcdef" for character in short):
+    short = unqualified(DATASETS, name)
+    if is_id(short):
         return read_manifest(store, ArtifactName(DATASETS, short))
     check_display_name(field, short)
-    holder = store.find_json(f"dataset-names/{short}.json")
+    holder = store.find_json(_name_key(short))
     if holder is None:
         known = sorted(name for names in display_names(store).values() for name in names)
         raise NotFound(
@@ -291,7 +306,3 @@ def split_message(manifest: Manifest) -> datasets_pb2.Split:
             for part in PARTS
         ],
     )
-
-
-def upload_key(upload_sha256: str) -> str:
-    return str(UploadName(upload_sha256))

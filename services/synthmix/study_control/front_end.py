@@ -1,381 +1,47 @@
-"""The study control service: datasets and splits, studies, bytes in and out, and the cluster's workers."""
+"""The study control service: its four servicers, the operations of all services, and how it is served."""
 
 import asyncio
-import hashlib
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
-from typing import Any
-
-import grpc
-from google.longrunning import operations_pb2
-from google.protobuf import json_format
-from google.protobuf.message import Message
 
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
-from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
-from synthmix.client.client import Client, metadata_of
-from synthmix.service_kit import kubernetes_api, operation_records, pages
-from synthmix.service_kit.artifacts import (
-    Manifest,
-    find_manifest,
-    list_artifacts,
-    read_manifest,
-    stream_payload,
-    times_of_artifacts,
-)
-from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import NotFound, SynthMixError, missing_field
-from synthmix.service_kit.front_end import payload_messages
+from synthmix.service_kit import kubernetes_api
 from synthmix.service_kit.leader_election import LeaderElection
-from synthmix.service_kit.object_store import ObjectStore, once_started
-from synthmix.service_kit.operation_records import finished_operation, read_operation
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import (
     DATASETS,
     STUDIES,
-    ArtifactName,
-    OperationName,
-    UploadName,
-    check_display_name,
-    is_id,
 )
+from synthmix.service_kit.s3_object_store import open_object_store, when_available
 from synthmix.service_kit.server import Servicer, run, serve
 from synthmix.service_kit.settings import (
     SERVICES,
     STUDY_CONTROL,
     KubernetesSettings,
-    object_store_settings,
     ray_address,
     server_settings,
     service_address,
 )
-from synthmix.service_kit.storage_space import writing_to
-from synthmix.study_control import datasets, planning, study_names
 from synthmix.study_control.all_operations import AllOperations
-from synthmix.study_control.clusters import ClusterService, KubernetesCluster, open_cluster
-from synthmix.study_control.coordinator import service_client
-
-CHUNK_BYTES = 512 * 1024
-WATCH_POLL_SECONDS = 0.5
+from synthmix.study_control.artifact_service import ArtifactService
+from synthmix.study_control.clusters import ClusterService, open_cluster
+from synthmix.study_control.dataset_service import DatasetService
+from synthmix.study_control.study_operation import open_step_services
+from synthmix.study_control.study_service import StudyService
 
 COORDINATORS = {
-    DATASETS: "synthmix.study_control.image_import.coordinator:coordinate",
-    STUDIES: "synthmix.study_control.coordinator:coordinate",
+    DATASETS: "synthmix.study_control.image_import.import_operation:run",
+    STUDIES: "synthmix.study_control.study_operation:run",
 }
-
-
-class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
-    def __init__(self, store: ObjectStore, operations: Operations):
-        self._store = store
-        self._operations = operations
-
-    async def CreateDataset(
-        self, request: datasets_pb2.CreateDatasetRequest, context: grpc.aio.ServicerContext
-    ) -> operations_pb2.Operation:
-        canonical = datasets.import_request(request)
-        left_out = datasets.left_out_of(request)
-        if await asyncio.to_thread(self._store.stat, request.upload) is None:
-            raise NotFound(
-                f"upload: {request.upload} doesn't exist; send the file with UploadFile first",
-                reason="UPLOAD_NOT_FOUND",
-            )
-        operation_id = digest_of(canonical)
-        await asyncio.to_thread(datasets.write_left_out, self._store, operation_id, left_out)
-        operation = await self._operations.start(
-            operation_id,
-            DATASETS,
-            "",
-            {
-                "request": canonical,
-                "replace_display_name": request.replace_display_name,
-                "accept_layout": request.accept_layout,
-            },
-        )
-        if operation.done:
-            return await asyncio.to_thread(self._named_again, request, operation, operation_id, left_out)
-        return operation
-
-    def _named_again(
-        self,
-        request: datasets_pb2.CreateDatasetRequest,
-        operation: operations_pb2.Operation,
-        operation_id: str,
-        left_out: list[dict[str, Any]],
-    ) -> operations_pb2.Operation:
-        """An import that is done already, with its name and this request's account."""
-        target = ArtifactName.parse(metadata_of(operation).target, field="dataset", collection=DATASETS)
-        account = datasets.find_account(self._store, operation_id)
-        if account is not None:
-            datasets.check_layout(account, accept_layout=request.accept_layout)
-            account = datasets.with_left_out(account, left_out)
-        name = request.dataset.display_name
-        datasets.claim_name(self._store, name, target, account=account, replace=request.replace_display_name)
-        operation.response.Pack(datasets.get_dataset(self._store, name))
-        return operation
-
-    async def GetDataset(
-        self, request: datasets_pb2.GetDatasetRequest, context: grpc.aio.ServicerContext
-    ) -> datasets_pb2.Dataset:
-        return await asyncio.to_thread(datasets.get_dataset, self._store, request.name, field="name")
-
-    async def ListDatasets(
-        self, request: datasets_pb2.ListDatasetsRequest, context: grpc.aio.ServicerContext
-    ) -> datasets_pb2.ListDatasetsResponse:
-        def read() -> datasets_pb2.ListDatasetsResponse:
-            times = times_of_artifacts(self._store, DATASETS)
-            found, token = pages.newest_first(times, request.page_size, request.page_token)
-            names = datasets.display_names(self._store)
-            return datasets_pb2.ListDatasetsResponse(
-                next_page_token=token,
-                datasets=[
-                    datasets.dataset_message(self._store, read_manifest(self._store, name), names) for name in found
-                ],
-            )
-
-        return await asyncio.to_thread(read)
-
-    async def CreateSplit(
-        self, request: datasets_pb2.CreateSplitRequest, context: grpc.aio.ServicerContext
-    ) -> datasets_pb2.Split:
-        return await asyncio.to_thread(datasets.create_split, self._store, request.split)
-
-    async def GetSplit(
-        self, request: datasets_pb2.GetSplitRequest, context: grpc.aio.ServicerContext
-    ) -> datasets_pb2.Split:
-        return await asyncio.to_thread(datasets.get_split, self._store, request.name)
-
-
-class ArtifactService(artifacts_pb2_grpc.ArtifactServiceServicer):
-    def __init__(self, store: ObjectStore):
-        self._store = store
-
-    async def UploadFile(
-        self,
-        request_iterator: AsyncIterator[artifacts_pb2.UploadFileRequest],
-        context: grpc.aio.ServicerContext,
-    ) -> artifacts_pb2.Upload:
-        digest, size = hashlib.sha256(), 0
-        folder = Path(tempfile.gettempdir())
-        with writing_to(folder), tempfile.NamedTemporaryFile(prefix="synthmix-upload-") as file:
-            async for message in request_iterator:
-                digest.update(message.chunk)
-                size += len(message.chunk)
-                await asyncio.to_thread(file.write, message.chunk)
-            file.flush()
-            if size == 0:
-                raise missing_field("chunk", "send at least one byte")
-            name = UploadName(digest.hexdigest())
-            if await asyncio.to_thread(self._store.stat, str(name)) is None:
-                await asyncio.to_thread(self._store.put_file, str(name), Path(file.name))
-        return artifacts_pb2.Upload(name=str(name), size_bytes=size)
-
-    async def DownloadPayload(
-        self, request: artifacts_pb2.DownloadPayloadRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[artifacts_pb2.DownloadPayloadResponse]:
-        artifact = ArtifactName.parse(request.artifact, field="artifact")
-        manifest = await asyncio.to_thread(read_manifest, self._store, artifact)
-        chunks = stream_payload(self._store, manifest, request.payload)
-        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-            yield artifacts_pb2.DownloadPayloadResponse(chunk=chunk)
-
-
-class StudyService(studies_pb2_grpc.StudyServiceServicer):
-    def __init__(self, store: ObjectStore, operations: Operations, client: Client, cluster: KubernetesCluster | None):
-        self._store = store
-        self._operations = operations
-        self._client = client
-        self._cluster = cluster
-
-    async def CreateStudy(
-        self, request: studies_pb2.CreateStudyRequest, context: grpc.aio.ServicerContext
-    ) -> operations_pb2.Operation:
-        study = await asyncio.to_thread(planning.lay_out, self._store, self._client, request.spec)
-        name = study.name
-        warnings = await asyncio.to_thread(
-            study_names.warnings, self._store, study.spec.name, name, study.request["spec"]
-        )
-        if request.validate_only:
-            plan = await asyncio.to_thread(self._plan, study)
-            plan.warnings.extend(warnings)
-            return finished_operation(plan)
-        await asyncio.to_thread(study_names.claim, self._store, study.spec.name, name)
-        manifest = await asyncio.to_thread(find_manifest, self._store, name)
-        if manifest is not None:
-            finished = await asyncio.to_thread(self.message, manifest)
-            return with_warnings(finished_operation(finished, finished.operation, str(name)), warnings)
-        operation = await self._operations.start(
-            name.id,
-            STUDIES,
-            str(name),
-            {"spec": study.request["spec"], "split": study.split.name, "dataset": study.dataset.name},
-        )
-        return with_warnings(operation, warnings)
-
-    def _plan(self, study: planning.StudySteps) -> studies_pb2.StudyPlan:
-        """With the time that it takes on the cluster, where that can be told."""
-        if self._cluster is None:
-            return study.plan()
-        try:
-            return planning.with_wall_time(study, self._cluster.read())
-        except SynthMixError as error:
-            plan = study.plan()
-            plan.warnings.append(f"how long it takes on this cluster isn't predicted: {error.message}")
-            return plan
-
-    async def GetStudy(
-        self, request: studies_pb2.GetStudyRequest, context: grpc.aio.ServicerContext
-    ) -> studies_pb2.Study:
-        return await asyncio.to_thread(self._read, request.name)
-
-    async def ListStudies(
-        self, request: studies_pb2.ListStudiesRequest, context: grpc.aio.ServicerContext
-    ) -> studies_pb2.ListStudiesResponse:
-        """The newest first."""
-
-        def read() -> studies_pb2.ListStudiesResponse:
-            times = self._of_name(request.spec_name) if request.spec_name else self._create_times()
-            if request.unfinished_only:
-                times = {name: time for name, time in times.items() if study_names.goes_on(self._store, name)}
-            page, token = pages.newest_first(times, request.page_size, request.page_token)
-            return studies_pb2.ListStudiesResponse(
-                studies=[self._read(str(name)) for name in page], next_page_token=token
-            )
-
-        return await asyncio.to_thread(read)
-
-    def _create_times(self) -> dict[ArtifactName, str]:
-        """When each study was created: by its operation, or by its manifest if that was deleted."""
-        times = {
-            ArtifactName(STUDIES, name.id): created.time
-            for name, created in self._operations.index.read().items()
-            if created.kind == STUDIES
-        }
-        for name in list_artifacts(self._store, STUDIES):
-            if name not in times:
-                times[name] = read_manifest(self._store, name).create_time
-        return times
-
-    def _of_name(self, spec_name: str) -> dict[ArtifactName, str]:
-        check_display_name("spec_name", spec_name)
-        return study_names.of_name(self._store, spec_name)
-
-    async def WatchStudy(
-        self, request: studies_pb2.WatchStudyRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[studies_pb2.WatchStudyResponse]:
-        name = await asyncio.to_thread(self._resolve, request.name)
-        seen = request.resume_marker
-        while True:
-            metadata, done = await asyncio.to_thread(self._progress, name)
-            marker = f"{metadata.revision}-{progress_pb2.State.Name(metadata.state)}"
-            if done:
-                yield studies_pb2.WatchStudyResponse(
-                    progress=metadata,
-                    resume_marker=marker,
-                    study=await asyncio.to_thread(self._read, str(name)),
-                )
-                return
-            if marker != seen:
-                seen = marker
-                yield studies_pb2.WatchStudyResponse(progress=metadata, resume_marker=marker)
-            await asyncio.sleep(WATCH_POLL_SECONDS)
-
-    def _progress(self, name: ArtifactName) -> tuple[progress_pb2.OperationMetadata, bool]:
-        operation_name = OperationName(STUDY_CONTROL, name.id)
-        record = operation_records.find_record(self._store, operation_name)
-        if record is None:  # its operation was deleted; what it made stays
-            return progress_pb2.OperationMetadata(target=str(name), state="STATE_SUCCEEDED"), bool(
-                self._read(str(name)).name
-            )
-        operation = read_operation(self._store, record, self.resource)
-        return metadata_of(operation), operation.done
-
-    def _resolve(self, name: str) -> ArtifactName:
-        """By studies/{digest}, or by the specification's name: then the newest of that name."""
-        short = name.removeprefix("studies/")
-        if is_id(short):
-            return ArtifactName(STUDIES, short)
-        check_display_name("name", short)
-        named = study_names.of_name(self._store, short)
-        if not named:
-            raise NotFound(
-                f"there is no study {short!r}; `synthmix studies list` shows what there is",
-                reason="STUDY_NOT_FOUND",
-            )
-        return next(iter(named))
-
-    def _read(self, name: str) -> studies_pb2.Study:
-        target = self._resolve(name)
-        manifest = find_manifest(self._store, target)
-        if manifest is not None:
-            return self.message(manifest)
-        record = operation_records.find_record(self._store, OperationName(STUDY_CONTROL, target.id))
-        if record is None:
-            raise NotFound(
-                f"there is no study {target}; `synthmix studies list` shows what there is",
-                reason="STUDY_NOT_FOUND",
-            )
-        progress = self._store.find_json(f"{record.name}/progress.json")
-        state = operation_records.state_of(progress, operation_records.find_result(self._store, record.name))
-        study = studies_pb2.Study(
-            name=str(target),
-            state=state,
-            operation=str(record.name),
-            split=record.request["split"],
-            dataset=record.request["dataset"],
-            spec=json_format.ParseDict(record.request["spec"], studies_pb2.StudySpec()),
-        )
-        study.create_time.FromJsonString(record.create_time)
-        return study
-
-    def resource(self, name: str, request: dict[str, Any]) -> Message:
-        """A finished resource of this service: a dataset, by the name that it was imported under, or a study."""
-        target = ArtifactName.parse(name, field="name")
-        manifest = read_manifest(self._store, target)
-        if target.collection == DATASETS:
-            names = datasets.display_names(self._store)
-            return datasets.dataset_message(
-                self._store, manifest, names, asked=request.get("request", {}).get("display_name", "")
-            )
-        return self.message(manifest)
-
-    def message(self, manifest: Manifest) -> studies_pb2.Study:
-        """The study that a manifest describes."""
-        inputs: dict[str, Any] = manifest.inputs
-        study = studies_pb2.Study(
-            name=str(manifest.name),
-            state=progress_pb2.STATE_SUCCEEDED,
-            dataset=manifest.request["dataset"],
-            split=inputs["split"],
-            adapters=[value for key, value in inputs.items() if key.startswith("adapter-")],
-            image_sets=[value for key, value in inputs.items() if key.startswith("image-set-")],
-            evaluation=inputs["evaluation"],
-            verdict=manifest.summary["verdict"],
-            payloads=payload_messages(self._store, manifest),
-            operation=str(OperationName(STUDY_CONTROL, manifest.name.id)),
-            spec=json_format.ParseDict(manifest.request["spec"], studies_pb2.StudySpec()),
-        )
-        record = operation_records.find_record(self._store, OperationName(STUDY_CONTROL, manifest.name.id))
-        study.create_time.FromJsonString(manifest.create_time if record is None else record.create_time)
-        return study
-
-
-def with_warnings(operation: operations_pb2.Operation, warnings: Sequence[str]) -> operations_pb2.Operation:
-    metadata = metadata_of(operation)
-    metadata.warnings.extend(warnings)
-    operation.metadata.Pack(metadata)
-    return operation
 
 
 async def start() -> None:
     settings = server_settings()
-    store = ObjectStore(object_store_settings())
-    await asyncio.to_thread(once_started, store.check)
-    client = service_client()
+    store = open_object_store()
+    await asyncio.to_thread(when_available, store.check)
+    services = open_step_services()
     cluster = await asyncio.to_thread(open_cluster, settings.kubernetes)
     election = await asyncio.to_thread(leader_election, settings.kubernetes)
     operations = Operations(
@@ -386,7 +52,7 @@ async def start() -> None:
         lambda name, request: studies.resource(name, request),
         leads=election.leads if election else lambda: True,
     )
-    studies = StudyService(store, operations, client, cluster)
+    studies = StudyService(store, operations, services, cluster)
     others = {service: service_address(service) for service in SERVICES if service != STUDY_CONTROL}
     servicers = [
         Servicer(

@@ -12,9 +12,9 @@ from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart,
 from synthmix.image_data.trial_files import StoredTrial, read_trial
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.quantities import plural
 from synthmix.service_kit.resource_names import TRIALS, ArtifactName
 from synthmix.study_control.report.data import LeakageCheck
-from synthmix.study_control.report.formatting import plural
 
 Parts = tuple[TrainPart, ValidationPart, TestPart]
 

@@ -13,13 +13,13 @@ from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.client.client import Client
 from synthmix.service_kit.digests import ID_LENGTH, digest_of
 from synthmix.service_kit.errors import InvalidArgument, Problems, SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS
 from synthmix.study_control import datasets, specification
+from synthmix.study_control.step_services import StepServices
 
 NO_ID = "0" * ID_LENGTH
 
@@ -87,7 +87,7 @@ class StudySteps:
         )
 
 
-def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> StudySteps:
+def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudySpec) -> StudySteps:
     """Checks a specification against what exists and asks every service for its plan.
 
     The split is made and stored, since the plans build on it: an index of what the dataset holds, made in a second.
@@ -116,21 +116,21 @@ def lay_out(store: ObjectStore, client: Client, spec: studies_pb2.StudySpec) -> 
     for adapter_step in specification.adapter_steps(full, split):
         name = str(ArtifactName(ADAPTERS, NO_ID))  # if it can't be planned, its images' own fields are checked still
         with problems, _study_terms():
-            plan = client.plan_adapter(adapter_step.adapter)
+            plan = services.plan_adapter(adapter_step.adapter)
             name = plan.target
             adapters.append(Step(f"adapter {adapter_step.display_name}", adapter_step.adapter, plan))
         with problems, _study_terms():
             image_set = specification.image_set(
                 full, split, adapters_pb2.Adapter(name=name, prompt=full.synthesis.prompt)
             )
-            image_plan = client.plan_image_set(image_set)
+            image_plan = services.plan_image_set(image_set)
             image_sets.append(Step(f"images {adapter_step.display_name}", image_set, image_plan))
     names = list(dict.fromkeys(step.plan.target for step in image_sets))
     if problems.found and specification.needs_images(full) and not names:
         names = [str(ArtifactName(IMAGE_SETS, NO_ID))]
     evaluation = specification.evaluation(full, split, names)
     with problems, _study_terms():
-        grid_plan = client.plan_evaluation(evaluation)
+        grid_plan = services.plan_evaluation(evaluation)
     problems.raise_if_any()
     request = {
         "spec": canonical_spec(full, dataset.name),

@@ -12,7 +12,6 @@ from PIL import Image
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.client.study_file import to_yaml
 from synthmix.image_data.image_table import read_images
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.sources.source_account import sentence
@@ -22,8 +21,9 @@ from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
-from synthmix.service_kit.settings import object_store_settings
-from synthmix.service_kit.short_names import tell_apart
+from synthmix.service_kit.s3_object_store import open_object_store
+from synthmix.service_kit.short_names import distinguishing_names
+from synthmix.service_kit.yaml_text import to_yaml
 from synthmix.study_control.datasets import account_of_name, display_names, name_shown
 from synthmix.study_control.leakage import leakage_checks
 from synthmix.study_control.report import data as page
@@ -60,7 +60,7 @@ def make_report(
     Returns:
         The payloads and the verdict, for the manifest.
     """
-    store = ObjectStore(object_store_settings())
+    store = open_object_store()
     data = collect(store, target, create_time, spec, split, adapters, image_sets, evaluation, costs)
     artifact = ArtifactName.parse(target, field="target", collection=STUDIES)
     payloads = [
@@ -102,7 +102,7 @@ def collect(
     adapter_names = dict(
         zip(
             adapters,
-            tell_apart([item.request for item in adapter_manifests], ("method", "rank")),
+            distinguishing_names([item.request for item in adapter_manifests], ("method", "rank")),
             strict=True,
         )
     )

@@ -18,10 +18,11 @@ from synthmix.image_data.fingerprints import near_duplicates
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import PART_SCHEMA, dataset_rows, part_payload
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest, write_payload
-from synthmix.service_kit.digests import derived_seed, digest_of
+from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition, check_range, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import PARTS, SPLITS, ArtifactName
+from synthmix.service_kit.seeds import derived_seed
 from synthmix.study_control.image_import.importer import class_counts
 
 RECIPE_VERSION = 1

@@ -33,11 +33,11 @@ def of_name(store: ObjectStore, name: str) -> dict[ArtifactName, str]:
     return {study: time for time, study in sorted(found, reverse=True) if _exists(store, study)}
 
 
-def goes_on(store: ObjectStore, study: ArtifactName) -> bool:
+def is_unfinished(store: ObjectStore, study: ArtifactName) -> bool:
     """Whether a study has neither ended nor been asked to stop."""
     operation = operation_of(study)
     return (
-        store.stat(f"{operation}/request.json") is not None
+        operation_records.is_recorded(store, operation)
         and operation_records.find_result(store, operation) is None
         and not operation_records.cancellation_requested(store, operation)
     )
@@ -53,7 +53,7 @@ def warnings(store: ObjectStore, name: str, study: ArtifactName, spec: Mapping[s
     said = []
     for other in of_name(store, name):
         record = operation_records.find_record(store, operation_of(other))
-        if other == study or record is None or not goes_on(store, other):
+        if other == study or record is None or not is_unfinished(store, other):
             continue
         submitted = f"{record.create_time[:16].replace('T', ' ')} UTC"
         said.append(
@@ -100,4 +100,4 @@ def _shown(value: Any) -> str:
 
 
 def _exists(store: ObjectStore, study: ArtifactName) -> bool:
-    return find_manifest(store, study) is not None or store.stat(f"{operation_of(study)}/request.json") is not None
+    return find_manifest(store, study) is not None or operation_records.is_recorded(store, operation_of(study))

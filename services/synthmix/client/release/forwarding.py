@@ -24,10 +24,10 @@ from kubernetes.config import ConfigException
 
 from synthmix.client.release.access import Access, forbidden, refused
 from synthmix.client.release.discovery import Release, ready_pods
+from synthmix.local.ports import LOOPBACK
 from synthmix.service_kit.errors import Internal, SynthMixError, Unavailable
 from synthmix.service_kit.kubernetes_api import Right, said_in
 
-LOOPBACK = "127.0.0.1"
 PROTOCOL = "v4.channel.k8s.io"
 DATA, ERROR = 0, 1
 PIECE_BYTES = 64 * 1024

@@ -62,7 +62,7 @@ _BITS: dict[tuple[str, str, int, str], tuple[int, ...]] = {
 }
 """(format, photometric interpretation, samples, transparency) -> bits a sample. All are unsigned integers."""
 
-_COLOURS = {GREY: 1, INVERTED_GREY: 1, PALETTE: 1, COLOUR: 3, CMYK: 4}
+COLOURS = {GREY: 1, INVERTED_GREY: 1, PALETTE: 1, COLOUR: 3, CMYK: 4}
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 _SHOWN = {COLOUR: "RGB", GREY: "grey", PALETTE: "a palette image", CMYK: "CMYK", INVERTED_GREY: "grey"}
 _CHOOSE = "choose one by --channel, or up to three as red, green and blue"
@@ -108,16 +108,16 @@ def _what_it_is(kind: PixelKind) -> tuple[str, str]:
         return f"holds {kind.sample_format} pixels of {_bits(bits)}", _CONVERT + ", by one scale for all images"
     if isinstance(bits, tuple):
         return f"has channels of different depths ({', '.join(map(str, bits))} bits)", _CONVERT
-    if kind.photometric not in _COLOURS:
+    if kind.photometric not in COLOURS:
         return f"holds {kind.photometric}", _CONVERT
     if kind.alpha == KEY:
         return f"is {_SHOWN[kind.photometric]} of {_bits(bits)} with a transparent colour", _CONVERT
     if kind.alpha:
-        extra = kind.samples - _COLOURS[kind.photometric] - 1
+        extra = kind.samples - COLOURS[kind.photometric] - 1
         if extra:
             return f"is {_SHOWN[kind.photometric]} with transparency and {_extra(extra)}", _CHOOSE
         return f"is {_SHOWN[kind.photometric]} with transparency, of {_bits(bits)} a channel", _CONVERT
-    extra = kind.samples - _COLOURS[kind.photometric]
+    extra = kind.samples - COLOURS[kind.photometric]
     if extra < 0:
         return f"says that it is {_SHOWN[kind.photometric]}, and has {kind.samples} channels", _CONVERT
     if kind.photometric == GREY and extra:

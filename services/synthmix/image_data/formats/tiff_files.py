@@ -15,6 +15,7 @@ from PIL import Image
 from synthmix.image_data.formats.pixel_kinds import (
     CMYK,
     COLOUR,
+    COLOURS,
     COMPLEX,
     FLOATING,
     GREY,
@@ -41,6 +42,7 @@ from synthmix.image_data.pixel_rules import (
     composed,
 )
 from synthmix.service_kit.errors import InvalidArgument
+from synthmix.service_kit.quantities import byte_size
 
 __all__ = ["imagecodecs", "read_tiff"]
 
@@ -65,7 +67,6 @@ _PHOTOMETRICS = {
     34892: "a camera's raw colour (LinearRaw)",
     51177: "a depth map",
 }
-_COLOURS = {GREY: 1, INVERTED_GREY: 1, PALETTE: 1, COLOUR: 3, CMYK: 4}
 _SAMPLE_FORMATS = {1: UNSIGNED, 2: SIGNED, 3: FLOATING, 4: "undefined", 5: COMPLEX, 6: COMPLEX}
 _REDUCED, _MASK = 1, 4
 _DECISIVE_TAGS = {254, 255, *range(256, 260), 262, 266, 270, 273, *range(277, 280), 284, 317, *range(320, 326), 330} | {
@@ -251,7 +252,7 @@ def _check_tag_bytes(total: int) -> None:
     """Pages may share one long text, of which each keeps a copy: a small file could fill the memory."""
     if total > MOST_TAG_BYTES:
         raise refused(
-            f"describes its pages in more than {MOST_TAG_BYTES // 2**20} MiB of tags",
+            f"describes its pages in more than {byte_size(MOST_TAG_BYTES)} of tags",
             "save the image without its metadata",
         )
 
@@ -301,7 +302,7 @@ def _kind(page: tifffile.TiffPage, *, signed: bool) -> PixelKind:
     if photometric == CMYK and page.tags.valueof(332, 1) != 1:
         photometric = "inks other than CMYK"
     samples, alpha = int(page.samplesperpixel), ""
-    if samples > _COLOURS.get(photometric, samples) and page.extrasamples:
+    if samples > COLOURS.get(photometric, samples) and page.extrasamples:
         alpha = {1: PREMULTIPLIED, 2: STRAIGHT}.get(int(page.extrasamples[0]), "")
     sample_format = _SAMPLE_FORMATS.get(int(page.sampleformat), "undefined")
     bits = page.bitspersample if isinstance(page.bitspersample, int) else tuple(page.bitspersample)

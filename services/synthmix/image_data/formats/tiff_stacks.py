@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 
 from synthmix.image_data.formats.pixel_kinds import damaged, refused
-from synthmix.image_data.pixel_rules import count_of
+from synthmix.service_kit.quantities import byte_size, plural
 
 MOST_DESCRIPTION_CHARACTERS = 8 * 1024 * 1024
 _MOST_AXES = 12
@@ -58,7 +58,7 @@ def read_stack(pages: Sequence[tifffile.TiffPage], kept: Sequence[int]) -> Stack
     for description in (page.description, page.description1):
         if len(description) > MOST_DESCRIPTION_CHARACTERS:
             raise refused(
-                f"describes itself in more than {MOST_DESCRIPTION_CHARACTERS // 2**20} MiB of text",
+                f"describes itself in more than {byte_size(MOST_DESCRIPTION_CHARACTERS)} of text",
                 "save the image without its metadata",
             )
     if page.is_lsm:
@@ -73,7 +73,7 @@ def read_stack(pages: Sequence[tifffile.TiffPage], kept: Sequence[int]) -> Stack
         return _imagej(page, len(kept))
     if page.is_shaped:
         return _shaped(page, len(kept))
-    return _unnamed(len(kept), f"a TIFF of {count_of(len(kept), 'page')}")
+    return _unnamed(len(kept), f"a TIFF of {plural(len(kept), 'page')}")
 
 
 def _unnamed(count: int, what: str, *, in_one_page: bool = False) -> Stack:
@@ -91,15 +91,15 @@ def _arranged(sizes: Mapping[str, int]) -> np.ndarray:
 
 def _named(sizes: Mapping[str, int], what: str) -> str:
     words = {"C": "channel", "Z": "slice", "T": "time point"}
-    parts = [count_of(size, words.get(axis, "plane")) for axis, size in sizes.items() if size > 1]
+    parts = [plural(size, words.get(axis, "plane")) for axis, size in sizes.items() if size > 1]
     return f"{what} of {' and '.join(sorted(parts))}" if parts else what
 
 
 def _metamorph(page: tifffile.TiffPage, page_count: int) -> Stack:
     planes = page.tags[33629].count if 33629 in page.tags else 1  # UIC2: an entry for each plane
     if planes > 1 and page_count == 1:
-        return Stack(np.arange(planes)[:, None], f"a MetaMorph stack of {count_of(planes, 'plane')}", in_one_page=True)
-    return _unnamed(page_count, f"a TIFF of {count_of(page_count, 'page')}")
+        return Stack(np.arange(planes)[:, None], f"a MetaMorph stack of {plural(planes, 'plane')}", in_one_page=True)
+    return _unnamed(page_count, f"a TIFF of {plural(page_count, 'page')}")
 
 
 def _imagej(page: tifffile.TiffPage, page_count: int) -> Stack:
@@ -125,7 +125,7 @@ def _imagej(page: tifffile.TiffPage, page_count: int) -> Stack:
     if count != said:
         return Stack(
             np.arange(_within(page, count, in_one_page))[:, None],
-            f"an ImageJ stack of {count_of(count, 'image')}",
+            f"an ImageJ stack of {plural(count, 'image')}",
             named=False,
             in_one_page=in_one_page,
             signed=signed,
@@ -145,7 +145,7 @@ def _shaped(page: tifffile.TiffPage, page_count: int) -> Stack:
     count, rest = divmod(math.prod(shape), page_size)
     outer_counts = list(itertools.accumulate(shape, operator.mul, initial=1))
     if rest or count not in outer_counts or (page_count > 1 and count != page_count):
-        return _unnamed(page_count, f"a TIFF of {count_of(page_count, 'page')}")
+        return _unnamed(page_count, f"a TIFF of {plural(page_count, 'page')}")
     in_one_page = count > page_count
     _within(page, count, in_one_page)
     axes = str(meta.get("axes", ""))
@@ -153,7 +153,7 @@ def _shaped(page: tifffile.TiffPage, page_count: int) -> Stack:
     if len(axes) == len(set(axes)) == len(shape) and set(axes[:outer]) <= set("TZC"):
         sizes = dict(zip(axes[:outer], shape[:outer], strict=True))
         return Stack(_arranged(sizes), _named(sizes, "a TIFF stack"), in_one_page=in_one_page)
-    return _unnamed(count, f"a TIFF of {count_of(count, 'image' if in_one_page else 'page')}", in_one_page=in_one_page)
+    return _unnamed(count, f"a TIFF of {plural(count, 'image' if in_one_page else 'page')}", in_one_page=in_one_page)
 
 
 def _within(page: tifffile.TiffPage, count: int, in_one_page: bool) -> int:
@@ -161,7 +161,7 @@ def _within(page: tifffile.TiffPage, count: int, in_one_page: bool) -> int:
     if in_one_page:
         end = page.dataoffsets[0] + count * page.nbytes
         if not (page.is_final and page.compression == 1) or end > page.parent.filehandle.size:
-            raise damaged(f"it says that it holds {count_of(count, 'image')}, and doesn't")
+            raise damaged(f"it says that it holds {plural(count, 'image')}, and doesn't")
     return count
 
 
@@ -177,7 +177,7 @@ def _ome(page: tifffile.TiffPage, kept: Sequence[int], page_count: int) -> Stack
         raise _one_of_several()
     images = _children(root, "Image")
     if len(images) != 1:
-        raise refused(f"is an OME-TIFF of {count_of(len(images), 'image')}", "save each image as a file of its own")
+        raise refused(f"is an OME-TIFF of {plural(len(images), 'image')}", "save each image as a file of its own")
     listed = _children(images[0], "Pixels")
     if len(listed) != 1:
         raise damaged("its OME metadata lists no pixels")
@@ -195,10 +195,10 @@ def _ome(page: tifffile.TiffPage, kept: Sequence[int], page_count: int) -> Stack
     what = _named(sizes, "an OME-TIFF")
     positions = {number: position for position, number in enumerate(kept)}
     if len(place) != math.prod(sizes.values()) or any(number not in positions for number in place.values()):
-        raise damaged(f"it says that it is {what}, and has {count_of(len(kept), 'page')}")
+        raise damaged(f"it says that it is {what}, and has {plural(len(kept), 'page')}")
     if len(place) != len(kept):
         raise refused(
-            f"is {what} with {count_of(len(kept) - len(place), 'page')} that its metadata doesn't mention",
+            f"is {what} with {plural(len(kept) - len(place), 'page')} that its metadata doesn't mention",
             "save it again",
         )
     numbers = np.array([positions[place[number]] for number in range(len(place))])

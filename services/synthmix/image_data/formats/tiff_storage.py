@@ -7,7 +7,8 @@ import tifffile
 from synthmix.image_data.formats import jpeg_headers
 from synthmix.image_data.formats.pixel_kinds import damaged, refused
 from synthmix.image_data.formats.raster_files import MAX_PIXELS
-from synthmix.image_data.pixel_rules import MOST_CHANNELS, count_of
+from synthmix.image_data.pixel_rules import MOST_CHANNELS
+from synthmix.service_kit.quantities import byte_size, plural
 
 MOST_SEGMENTS = 2**18
 MOST_BYTES = 512 * 1024 * 1024
@@ -46,12 +47,12 @@ def check_storage(page: tifffile.TiffPage, data: bytes) -> None:
             "save it with LZW or deflate compression",
         )
     if page.imagedepth > 1 or page.tiledepth > 1:
-        raise refused(f"holds a volume of {count_of(page.imagedepth, 'slice')} in one page", "save one slice of it")
+        raise refused(f"holds a volume of {plural(page.imagedepth, 'slice')} in one page", "save one slice of it")
     samples = int(page.samplesperpixel)
     if samples > MOST_CHANNELS or page.nbytes > MOST_BYTES:
         raise refused(
-            f"has {count_of(samples, 'channel')} in {page.nbytes / 2**20:,.0f} MiB",
-            f"save at most {MOST_CHANNELS} channels and {MOST_BYTES // 2**20} MiB",
+            f"has {plural(samples, 'channel')} in {byte_size(page.nbytes)}",
+            f"save at most {MOST_CHANNELS} channels and {byte_size(MOST_BYTES)}",
             "IMAGE_TOO_LARGE",
         )
     width, height = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)

@@ -18,6 +18,7 @@ from synthmix.image_data.sources.file_kinds import HEAD_BYTES
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.image_data.sources.source_account import shown
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.quantities import byte_size
 
 FIELD = "upload"
 LONGEST_PATH = 512
@@ -136,15 +137,17 @@ def _check_limits(opened: zipfile.ZipFile, archive_bytes: int, limits: ArchiveLi
     if largest and largest.file_size > limits.entry_bytes:
         raise _too_large(
             field,
-            f"{largest.filename} of {_mib(largest.file_size)}",
-            f"a file of more than {_mib(limits.entry_bytes)}",
+            f"{largest.filename} of {byte_size(largest.file_size)}",
+            f"a file of more than {byte_size(limits.entry_bytes)}",
         )
     if total_bytes > limits.total_bytes:
-        raise _too_large(field, f"{_mib(total_bytes)} in all", f"more than {_mib(limits.total_bytes)} uncompressed")
+        raise _too_large(
+            field, f"{byte_size(total_bytes)} in all", f"more than {byte_size(limits.total_bytes)} uncompressed"
+        )
     if total_bytes > _SMALL_BYTES and total_bytes > limits.ratio * archive_bytes:
         raise _too_large(
             field,
-            f"{_mib(total_bytes)} from {_mib(archive_bytes)}",
+            f"{byte_size(total_bytes)} from {byte_size(archive_bytes)}",
             f"more than {limits.ratio} times its own size, as a decompression bomb would",
         )
 
@@ -249,7 +252,3 @@ def _too_large(field: str, value: str, problem: str) -> InvalidArgument:
     return invalid_field(
         field, value, f"is {problem}", "import fewer or smaller images at a time", reason="ARCHIVE_TOO_LARGE"
     )
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:,.0f} MiB"

@@ -8,8 +8,8 @@ import io
 import re
 from collections.abc import Collection, Iterator
 
+from synthmix.image_data.sources.problems import unreadable_manifest
 from synthmix.image_data.sources.user_text import compared
-from synthmix.service_kit.errors import InvalidArgument, invalid_field
 
 _DELIMITERS = (",", ";", "\t", "|")
 # Excel's own line, quoted or not, perhaps padded by a spreadsheet that took it for data.
@@ -67,7 +67,9 @@ def read_csv(
     if said:
         text = text[said.end() :]
     if not text.strip("".join(_DELIMITERS) + ' "\r\n'):
-        raise _unreadable(field, name, "is empty", "write a header with the columns path and label, and a row an image")
+        raise unreadable_manifest(
+            field, name, "is empty", "write a header with the columns path and label, and a row an image"
+        )
     rows = _rows(text, _delimiter(text, wanted, said["delimiter"] if said else None), name, field)
     _, header = next(rows, (0, []))
     return header, rows
@@ -82,7 +84,7 @@ def _rows(text: str, delimiter: str, name: str, field: str) -> Iterator[tuple[in
             if any(cells) and any(cell.strip() for cell in cells):
                 yield number, cells
     except csv.Error as error:
-        raise _unreadable(field, name, *_explained(str(error), number + 1)) from error
+        raise unreadable_manifest(field, name, *_explained(str(error), number + 1)) from error
 
 
 def _explained(error: str, row: int) -> tuple[str, str]:
@@ -120,17 +122,17 @@ def _decoded(data: bytes, name: str, field: str) -> str:
     start = data[:64].lstrip().lower()
     for signature, what in _SIGNATURES:
         if start.startswith(signature):
-            raise _unreadable(field, name, f"is {what}, not CSV", _REMEDY)
+            raise unreadable_manifest(field, name, f"is {what}, not CSV", _REMEDY)
     if data.startswith(_UTF_32):
-        raise _unreadable(field, name, "is in UTF-32", _REMEDY)
+        raise unreadable_manifest(field, name, "is in UTF-32", _REMEDY)
     wide = data.startswith(_UTF_16)
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _unreadable(field, name, *_encoding(data, error, wide)) from error
+        raise unreadable_manifest(field, name, *_encoding(data, error, wide)) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise _unreadable(
+        raise unreadable_manifest(
             field,
             name,
             f"holds NUL characters, the first in line {line}",
@@ -152,7 +154,3 @@ def _encoding(data: bytes, error: UnicodeDecodeError, wide: bool) -> tuple[str, 
     )
     line = data.count(b"\n", 0, at) + 1
     return f"is not in UTF-8 (byte 0x{data[at]:02x} in line {line})", f"{likely}: {_REMEDY}"
-
-
-def _unreadable(field: str, name: str, problem: str, remedy: str) -> InvalidArgument:
-    return invalid_field(field, name, problem, remedy, reason="MANIFEST_UNREADABLE")

@@ -182,7 +182,7 @@ def _split_parts(paths: Sequence[str], group_span: Callable[[str], tuple[int, in
     tops = _tops(paths)
     named = _parts(tops)
     below = {sub for top in named for sub in tops[top]}
-    single = len(named) == 1 and below and not _are_groups(below) and not _groups_lie_below(paths, tops, group_span)
+    single = len(named) == 1 and below and not _are_groups(below) and not _groups_lie_below(paths, group_span)
     if len(named) > 1 or single:
         return f"the top folders {_listed(named)} are named like parts of a split, not like classes"
     inside = _parts({sub for subs in tops.values() for sub in subs})
@@ -231,7 +231,7 @@ def _same_sub_folders(paths: Sequence[str], group_span: Callable[[str], tuple[in
     tops = _tops(paths)
     above = Counter(sub for subs in tops.values() for sub in subs)
     shared = {sub for sub, count in above.items() if count > 1}
-    if len(tops) < 2 or not shared or 2 * len(shared) < len(above) or _groups_lie_below(paths, tops, group_span):
+    if len(tops) < 2 or not shared or 2 * len(shared) < len(above) or _groups_lie_below(paths, group_span):
         return ""
     tops_are_groups = _are_series(set(tops)) and _named_as_groups(set(tops), shared)
     if not tops_are_groups and _are_groups(shared):
@@ -273,9 +273,7 @@ def _several_depths(paths: Sequence[str]) -> str:
     return f"images lie at several depths, such as {shallow!r} and {deep!r}"
 
 
-def _groups_lie_below(
-    paths: Sequence[str], tops: dict[str, set[str]], group_span: Callable[[str], tuple[int, int] | None] | None
-) -> bool:
+def _groups_lie_below(paths: Sequence[str], group_span: Callable[[str], tuple[int, int] | None] | None) -> bool:
     """Whether the group pattern finds its group in the sub-folders: then they are groups, by the user's word."""
     if group_span is None:
         return False

@@ -12,6 +12,7 @@ from synthmix.image_data.sources.parquet_table import read_parquet
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.image_data.sources.user_text import MISSING_SPELLINGS, compared, is_missing, normalised
 from synthmix.service_kit.errors import InvalidArgument, did_you_mean, invalid_field
+from synthmix.service_kit.quantities import plural
 
 PATH_COLUMN = "path"
 LABEL_COLUMN = "label"
@@ -138,7 +139,7 @@ def _fitting(
         if len(cells) == width or (len(cells) > width and not any(cell.strip() for cell in cells[width:])):
             yield number, [cells[position] for position in positions]
         else:
-            fields = "1 field" if len(cells) == 1 else f"{len(cells)} fields"
+            fields = plural(len(cells), "field")
             problems.append(f"row {number} has {fields}, and the header has {width}")
 
 

@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from synthmix.image_data.sources.problems import unreadable_manifest
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.extras import extra
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,12 +39,13 @@ def read_parquet(
         InvalidArgument: It isn't Parquet, has too many rows, or a column asked for holds something other than one
             value a row.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with extra("parquet", "a Parquet manifest"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     if not data.startswith(b"PAR1"):
         problem = "is empty" if not data else "is not a Parquet file that can be read (it doesn't begin with PAR1)"
-        raise _unreadable(field, name, problem, "write it again, or name it .csv if it is CSV")
+        raise unreadable_manifest(field, name, problem, "write it again, or name it .csv if it is CSV")
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         schema = file.schema_arrow
@@ -127,8 +130,6 @@ def _check_type(column: "pa.Field", name: str, field: str) -> None:
 
 
 def _damaged(field: str, name: str, error: Exception) -> InvalidArgument:
-    return _unreadable(field, name, f"is not a Parquet file that can be read ({str(error)[:200]})", "write it again")
-
-
-def _unreadable(field: str, name: str, problem: str, remedy: str) -> InvalidArgument:
-    return invalid_field(field, name, problem, remedy, reason="MANIFEST_UNREADABLE")
+    return unreadable_manifest(
+        field, name, f"is not a Parquet file that can be read ({str(error)[:200]})", "write it again"
+    )

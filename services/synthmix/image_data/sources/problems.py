@@ -1,8 +1,8 @@
-"""Errors about many files at once: a user mends an archive in one go, not file by file."""
+"""Errors about what a user gives to be imported. Files that cannot be used are listed at once, not one by one."""
 
 from collections.abc import Sequence
 
-from synthmix.service_kit.errors import MOST_LISTED, FieldViolation, InvalidArgument, listing, printable
+from synthmix.service_kit.errors import MOST_LISTED, FieldViolation, InvalidArgument, invalid_field, listing, printable
 
 
 def refused_files(field: str, what: str, problems: Sequence[str], remedy: str, *, reason: str) -> InvalidArgument:
@@ -21,3 +21,8 @@ def refused_files(field: str, what: str, problems: Sequence[str], remedy: str, *
         violations=[FieldViolation(field, printable(problem)) for problem in problems[:MOST_LISTED]],
         metadata={"left_out": str(len(problems) - MOST_LISTED)} if len(problems) > MOST_LISTED else None,
     )
+
+
+def unreadable_manifest(field: str, name: str, problem: str, remedy: str) -> InvalidArgument:
+    """An InvalidArgument that says why a manifest, the file `name`, cannot be read."""
+    return invalid_field(field, name, problem, remedy, reason="MANIFEST_UNREADABLE")

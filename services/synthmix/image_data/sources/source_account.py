@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from synthmix.image_data.sources.file_kinds import is_system
+from synthmix.service_kit.quantities import plural
 
 MOST_ROWS = 100
 MOST_EXAMPLES = 3
@@ -91,7 +92,7 @@ def sentence(row: LeftOut) -> str:
     if row.reason == "EMPTY_FOLDER":
         return f"{where or 'the source: '}{why}"
     more = ", ..." if row.count > len(row.examples) else ""
-    return f"{where}{row.count:,} {'file' if row.count == 1 else 'files'}, {why} ({', '.join(row.examples)}{more})"
+    return f"{where}{plural(row.count, 'file')}, {why} ({', '.join(row.examples)}{more})"
 
 
 def vanished(rows: Sequence[LeftOut], classes: Iterable[str]) -> list[str]:

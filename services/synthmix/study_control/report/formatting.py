@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import Estimate
+from synthmix.service_kit import quantities
 
 ABSENT = "\u2013"
 _MINUS = "\u2212"
@@ -51,23 +52,9 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
-def plural(value: int, noun: str) -> str:
-    """A count with its noun, such as "1 seed" and "3 seeds"."""
-    return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
-
-
 def duration(seconds: float | None) -> str:
-    """A time as "48 s", "3 min 20 s" or "2 h 05 min"; a dash for None."""
-    if seconds is None:
-        return ABSENT
-    if 0.0 < seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    """A time as "48 s", "3 min 20 s" or "2 h 5 min"; a dash for None."""
+    return ABSENT if seconds is None else quantities.duration(seconds)
 
 
 def moment(value: datetime) -> str:

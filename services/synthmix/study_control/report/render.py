@@ -16,7 +16,7 @@ import jinja2
 from google.protobuf.message import Message
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import MixtureResult
-from synthmix.service_kit import message_json
+from synthmix.service_kit import message_json, quantities
 from synthmix.study_control.report import charts, formatting, tables
 from synthmix.study_control.report.data import ReportData, check
 
@@ -61,7 +61,7 @@ def render_html(data: ReportData) -> str:
     ):
         environment.filters[name] = getattr(formatting, name)
     environment.filters["moment"] = formatting.moment
-    environment.filters["plural"] = formatting.plural
+    environment.filters["plural"] = quantities.plural
     environment.filters["png"] = _data_uri
     template = environment.get_template("template.html.j2")
     chosen = _mixture(data, data.verdict.key) if data.verdict else None

@@ -23,6 +23,7 @@ from synthmix.classifier_evaluation.pretrained_weights import check_weights
 from synthmix.classifier_evaluation.trial_requests import RECIPE_VERSION, check_generator, trial_name, trial_request
 from synthmix.image_data.mixture_kinds import MODES
 from synthmix.image_data.split_parts import part_summary
+from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
 from synthmix.service_kit.defaults import set_default
 from synthmix.service_kit.digests import digest_of
@@ -35,7 +36,6 @@ from synthmix.service_kit.errors import (
     check_range,
     missing_field,
 )
-from synthmix.service_kit.front_end import Planned
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, PARTS, SPLITS, ArtifactName
 

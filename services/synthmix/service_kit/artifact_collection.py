@@ -12,13 +12,14 @@ from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.service_kit import pages
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, times_of_artifacts
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.object_store import ObjectStore, once_started
+from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
+from synthmix.service_kit.s3_object_store import open_object_store, when_available
 from synthmix.service_kit.server import Servicer, serve
-from synthmix.service_kit.settings import object_store_settings, ray_address, server_settings
+from synthmix.service_kit.settings import ray_address, server_settings
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def payload_messages(store: ObjectStore, manifest: Manifest) -> list[artifacts_p
             name=item.name,
             sha256=item.sha256,
             size_bytes=item.size_bytes,
-            uri=f"s3://{store.settings.bucket}/{manifest.name}/{item.name}",
+            uri=store.uri(f"{manifest.name}/{item.name}"),
         )
         for item in manifest.payloads
     ]
@@ -117,8 +118,8 @@ async def serve_artifacts(
         message: The resource that a manifest describes.
         servicer: The service's own methods.
     """
-    store = ObjectStore(object_store_settings())
-    await asyncio.to_thread(once_started, store.check)
+    store = open_object_store()
+    await asyncio.to_thread(when_available, store.check)
 
     def resource(name: str, request: dict[str, Any]) -> Message:
         return message(store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection)))

@@ -10,21 +10,20 @@ from google.protobuf import json_format
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.image_data.pixel_rules import PixelRule
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
-from synthmix.service_kit.coordinator import OperationContext
-from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName, UploadName
-from synthmix.service_kit.settings import object_store_settings
+from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.storage_space import writing_to
 from synthmix.study_control.datasets import claim_name, find_left_out, with_left_out, write_account
 from synthmix.study_control.image_import.importer import import_archive
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the dataset's name."""
     request = context.record.request["request"]
     context.update(unit="steps", message="importing")
     [imported] = context.run_tasks(
-        "synthmix.study_control.image_import.coordinator:import_upload",
+        "synthmix.study_control.image_import.import_operation:import_upload",
         [
             {
                 "upload": request["upload"],
@@ -63,7 +62,7 @@ def import_upload(
     threads: int,
 ) -> dict[str, Any]:
     """Imports an upload on a worker and returns the dataset's name and account."""
-    store = ObjectStore(object_store_settings())
+    store = open_object_store()
     with writing_to(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="synthmix-import-") as folder:
         archive = Path(folder) / "upload.zip"
         store.get_file(str(UploadName(upload)), archive)

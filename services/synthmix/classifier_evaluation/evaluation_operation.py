@@ -2,29 +2,29 @@
 
 from typing import Any
 
-from synthmix.classifier_evaluation import requests, results
+from synthmix.classifier_evaluation import planning, results
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.classifier_evaluation.trial_requests import trial_name
 from synthmix.image_data.trial_files import read_trial
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
-from synthmix.service_kit.coordinator import OperationContext
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import EVALUATIONS, ArtifactName
 from synthmix.service_kit.settings import worker_settings
 
 TRIAL_RESULTS = "trials.json"
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the evaluation's name."""
     request, names = context.record.request["request"], context.record.request["names"]
     target = ArtifactName.parse(context.record.target, field="target", collection=EVALUATIONS)
-    trials = requests.grid(request)
+    trials = planning.grid(request)
     if find_manifest(context.store, target) is None:
-        missing = [trial for trial in trials if not requests.trial_exists(context.store, request, trial)]
+        missing = [trial for trial in trials if not planning.trial_exists(context.store, request, trial)]
         done = len(trials) - len(missing)
-        context.found_done(done)
+        context.note_reused(done)
         context.update(total=len(trials), done=done, unit="trials", message="comparing images")
         # First, since it is short: what it cannot have, such as the base model, is told before hours of training.
         fidelity = _measure_fidelity(context, request, names["split"])
@@ -77,7 +77,7 @@ def _write_evaluation(
 ) -> None:
     store = context.store
     stored = {
-        trial: read_trial(store, read_manifest(store, trial_name(requests.request_of_trial(request, trial))))
+        trial: read_trial(store, read_manifest(store, trial_name(planning.request_of_trial(request, trial))))
         for trial in trials
     }
     comparison = results.compare_trials(store, stored, request["claim"])

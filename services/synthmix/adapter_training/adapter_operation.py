@@ -2,11 +2,11 @@
 
 from synthmix.adapter_training.checkpoints import delete_checkpoints
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
-from synthmix.service_kit.coordinator import OperationContext
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the adapter's name."""
     request, names = context.record.request["request"], context.record.request["names"]
     target = ArtifactName.parse(context.record.target, field="target", collection=ADAPTERS)

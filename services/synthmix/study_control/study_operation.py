@@ -14,62 +14,54 @@ from google.protobuf import json_format
 
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.client.client import Client, metadata_of
-from synthmix.client.endpoints import Endpoints
-from synthmix.client.transport import Channels
 from synthmix.service_kit import errors
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
-from synthmix.service_kit.coordinator import OperationContext
+from synthmix.service_kit.operation_calls import metadata_of
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName, OperationName
 from synthmix.service_kit.settings import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
     IMAGE_SYNTHESIS,
-    SERVICES,
     required,
     service_address,
 )
 from synthmix.study_control import planning, specification
+from synthmix.study_control.step_services import STEP_SERVICES, StepServices
 
 POLL_SECONDS = 0.5
 STOP_TIMEOUT_SECONDS = 10.0
 REPORT_STEP = "report"
 
 
-def service_client() -> Client:
-    """A client of the other services, by the environment's addresses and token."""
-    return Client(
-        Channels(
-            Endpoints(
-                {service: service_address(service) for service in SERVICES},
-                required(os.environ, "SYNTHMIX_TOKEN"),
-            )
-        )
-    )
+def open_step_services() -> StepServices:
+    """The services that do the steps, by the environment's addresses and token."""
+    addresses = {service: service_address(service) for service in STEP_SERVICES}
+    return StepServices(addresses, required(os.environ, "SYNTHMIX_TOKEN"))
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the study's name."""
     target = ArtifactName.parse(context.record.target, field="target", collection=STUDIES)
     if find_manifest(context.store, target) is not None:
         return target
     spec = json_format.ParseDict(context.record.request["spec"], studies_pb2.StudySpec())
-    with service_client() as client:
-        study = planning.lay_out(context.store, client, spec)
+    with open_step_services() as services:
+        study = planning.lay_out(context.store, services, spec)
         if study.name != target:
             raise errors.FailedPrecondition(
                 f"{target} was planned by another version of SynthMix; submit the study again", reason="RECIPE_CHANGED"
             )
         progress = StudyProgress(context, study)
         try:
-            run_steps(context, client, progress, study.adapters, "create_adapter")
-            run_steps(context, client, progress, study.image_sets, "create_image_set")
-            run_steps(context, client, progress, (study.evaluation,), "create_evaluation")
+            run_steps(context, services, progress, study.adapters, "create_adapter")
+            run_steps(context, services, progress, study.image_sets, "create_image_set")
+            run_steps(context, services, progress, (study.evaluation,), "create_evaluation")
         except errors.Unavailable:
             raise  # the study goes on when the service is back, and so may its steps meanwhile
         except errors.SynthMixError:
             # Cancelled, or one step failed: nothing else that this study started is to go on.
-            cancel_steps(client, study)
+            cancel_steps(services, study)
             raise
     progress.start_report()
     made = make_report(context, study, progress)
@@ -190,7 +182,7 @@ class StudyProgress:
 
 def run_steps(
     context: OperationContext,
-    client: Client,
+    services: StepServices,
     progress: StudyProgress,
     steps: Sequence[planning.Step],
     method: str,
@@ -199,23 +191,23 @@ def run_steps(
     running: dict[str, planning.Step] = {}
     for step in steps:
         context.raise_if_cancelled()
-        operation = getattr(client, method)(step.request)
+        operation = getattr(services, method)(step.request)
         progress.follow(step, operation)
         if not succeeded(operation):
             running[operation.name] = step
     while running:
         context.sleep(POLL_SECONDS)
         for name, step in list(running.items()):
-            operation = client.get_operation(name)
+            operation = services.get_operation(name)
             progress.follow(step, operation)
             if succeeded(operation):
                 del running[name]
             elif operation.done:
                 # Someone else cancelled it, and this study still needs it.
-                getattr(client, method)(step.request)
+                getattr(services, method)(step.request)
 
 
-def cancel_steps(client: Client, study: planning.StudySteps) -> None:
+def cancel_steps(services: StepServices, study: planning.StudySteps) -> None:
     """Cancels every step that isn't finished and waits until it has stopped. An operation's id is its target's."""
     running = []
     for service, steps in (
@@ -227,10 +219,10 @@ def cancel_steps(client: Client, study: planning.StudySteps) -> None:
             target = ArtifactName.parse(step.plan.target, field="target")
             name = str(OperationName(service, target.id))
             with contextlib.suppress(errors.NotFound):  # it was never started, or its artifact came from elsewhere
-                client.cancel(name)
+                services.cancel(name)
                 running.append(name)
     for name in running:
-        client.wait(name, timeout_s=STOP_TIMEOUT_SECONDS)
+        services.wait(name, timeout_s=STOP_TIMEOUT_SECONDS)
 
 
 def succeeded(operation: operations_pb2.Operation) -> bool:

@@ -4,11 +4,11 @@ from synthmix.image_data.image_table import shard_name
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.image_synthesis.shards import image_count, write_index
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
-from synthmix.service_kit.coordinator import OperationContext
+from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 
 
-def coordinate(context: OperationContext) -> ArtifactName:
+def run(context: OperationContext) -> ArtifactName:
     """Returns the image set's name."""
     request = context.record.request["request"]
     target = ArtifactName.parse(context.record.target, field="target", collection=IMAGE_SETS)
@@ -17,7 +17,7 @@ def coordinate(context: OperationContext) -> ArtifactName:
         present = {item.key.rpartition("/")[2] for item in context.store.list(f"{target}/")}
         missing = [number for number in range(shard_count(total)) if shard_name(number) not in present]
         done = total - sum(len(shard_range(total, number)) for number in missing)
-        context.found_done(done)
+        context.note_reused(done)
         context.update(total=total, done=done, unit="images", message="synthesising")
 
         def count(index: int, made: int) -> None:

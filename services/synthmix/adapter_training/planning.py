@@ -9,6 +9,7 @@ from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import prompt_tokenizer
+from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.defaults import set_default
 from synthmix.service_kit.digests import digest_of
@@ -21,7 +22,6 @@ from synthmix.service_kit.errors import (
     invalid_field,
     missing_field,
 )
-from synthmix.service_kit.front_end import Planned
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 

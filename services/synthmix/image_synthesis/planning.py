@@ -8,11 +8,11 @@ from synthmix.image_synthesis.shard_ranges import shard_count
 from synthmix.latent_diffusion.base_model import resolve, verify
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import prompt_tokenizer
+from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest
 from synthmix.service_kit.defaults import set_default
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import NotFound, Problems, check_choice, check_range
-from synthmix.service_kit.front_end import Planned
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 

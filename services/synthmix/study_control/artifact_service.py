@@ -1,0 +1,56 @@
+"""Bytes in and out: one streaming upload and one streaming download."""
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+
+from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.service_kit.artifacts import (
+    read_manifest,
+    stream_payload,
+)
+from synthmix.service_kit.errors import missing_field
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import (
+    ArtifactName,
+    UploadName,
+)
+from synthmix.service_kit.storage_space import writing_to
+
+
+class ArtifactService(artifacts_pb2_grpc.ArtifactServiceServicer):
+    def __init__(self, store: ObjectStore):
+        self._store = store
+
+    async def UploadFile(
+        self,
+        request_iterator: AsyncIterator[artifacts_pb2.UploadFileRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> artifacts_pb2.Upload:
+        digest, size = hashlib.sha256(), 0
+        folder = Path(tempfile.gettempdir())
+        with writing_to(folder), tempfile.NamedTemporaryFile(prefix="synthmix-upload-") as file:
+            async for message in request_iterator:
+                digest.update(message.chunk)
+                size += len(message.chunk)
+                await asyncio.to_thread(file.write, message.chunk)
+            file.flush()
+            if size == 0:
+                raise missing_field("chunk", "send at least one byte")
+            name = UploadName(digest.hexdigest())
+            if await asyncio.to_thread(self._store.stat, str(name)) is None:
+                await asyncio.to_thread(self._store.put_file, str(name), Path(file.name))
+        return artifacts_pb2.Upload(name=str(name), size_bytes=size)
+
+    async def DownloadPayload(
+        self, request: artifacts_pb2.DownloadPayloadRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[artifacts_pb2.DownloadPayloadResponse]:
+        artifact = ArtifactName.parse(request.artifact, field="artifact")
+        manifest = await asyncio.to_thread(read_manifest, self._store, artifact)
+        chunks = stream_payload(self._store, manifest, request.payload)
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            yield artifacts_pb2.DownloadPayloadResponse(chunk=chunk)

@@ -1,0 +1,105 @@
+"""Datasets and splits, as the API says them."""
+
+import asyncio
+from typing import Any
+
+import grpc
+from google.longrunning import operations_pb2
+
+from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from synthmix.service_kit import pages
+from synthmix.service_kit.artifacts import (
+    read_manifest,
+    times_of_artifacts,
+)
+from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.errors import NotFound
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.operation_calls import metadata_of
+from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.resource_names import (
+    DATASETS,
+    ArtifactName,
+)
+from synthmix.study_control import datasets
+
+
+class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
+    def __init__(self, store: ObjectStore, operations: Operations):
+        self._store = store
+        self._operations = operations
+
+    async def CreateDataset(
+        self, request: datasets_pb2.CreateDatasetRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
+        canonical = datasets.import_request(request)
+        left_out = datasets.left_out_of(request)
+        if await asyncio.to_thread(self._store.stat, request.upload) is None:
+            raise NotFound(
+                f"upload: {request.upload} doesn't exist; send the file with UploadFile first",
+                reason="UPLOAD_NOT_FOUND",
+            )
+        operation_id = digest_of(canonical)
+        await asyncio.to_thread(datasets.write_left_out, self._store, operation_id, left_out)
+        operation = await self._operations.start(
+            operation_id,
+            DATASETS,
+            "",
+            {
+                "request": canonical,
+                "replace_display_name": request.replace_display_name,
+                "accept_layout": request.accept_layout,
+            },
+        )
+        if operation.done:
+            return await asyncio.to_thread(self._named_again, request, operation, operation_id, left_out)
+        return operation
+
+    def _named_again(
+        self,
+        request: datasets_pb2.CreateDatasetRequest,
+        operation: operations_pb2.Operation,
+        operation_id: str,
+        left_out: list[dict[str, Any]],
+    ) -> operations_pb2.Operation:
+        """An import that is done already, with its name and this request's account."""
+        target = ArtifactName.parse(metadata_of(operation).target, field="dataset", collection=DATASETS)
+        account = datasets.find_account(self._store, operation_id)
+        if account is not None:
+            datasets.check_layout(account, accept_layout=request.accept_layout)
+            account = datasets.with_left_out(account, left_out)
+        name = request.dataset.display_name
+        datasets.claim_name(self._store, name, target, account=account, replace=request.replace_display_name)
+        operation.response.Pack(datasets.get_dataset(self._store, name))
+        return operation
+
+    async def GetDataset(
+        self, request: datasets_pb2.GetDatasetRequest, context: grpc.aio.ServicerContext
+    ) -> datasets_pb2.Dataset:
+        return await asyncio.to_thread(datasets.get_dataset, self._store, request.name, field="name")
+
+    async def ListDatasets(
+        self, request: datasets_pb2.ListDatasetsRequest, context: grpc.aio.ServicerContext
+    ) -> datasets_pb2.ListDatasetsResponse:
+        def read() -> datasets_pb2.ListDatasetsResponse:
+            times = times_of_artifacts(self._store, DATASETS)
+            found, token = pages.newest_first(times, request.page_size, request.page_token)
+            names = datasets.display_names(self._store)
+            return datasets_pb2.ListDatasetsResponse(
+                next_page_token=token,
+                datasets=[
+                    datasets.dataset_message(self._store, read_manifest(self._store, name), names) for name in found
+                ],
+            )
+
+        return await asyncio.to_thread(read)
+
+    async def CreateSplit(
+        self, request: datasets_pb2.CreateSplitRequest, context: grpc.aio.ServicerContext
+    ) -> datasets_pb2.Split:
+        return await asyncio.to_thread(datasets.create_split, self._store, request.split)
+
+    async def GetSplit(
+        self, request: datasets_pb2.GetSplitRequest, context: grpc.aio.ServicerContext
+    ) -> datasets_pb2.Split:
+        return await asyncio.to_thread(datasets.get_split, self._store, request.name)

@@ -1,0 +1,232 @@
+"""Studies, as the API says them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+from google.longrunning import operations_pb2
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
+from synthmix.service_kit import operation_records, pages
+from synthmix.service_kit.artifact_collection import payload_messages
+from synthmix.service_kit.artifacts import (
+    Manifest,
+    find_manifest,
+    list_artifacts,
+    read_manifest,
+)
+from synthmix.service_kit.errors import NotFound, SynthMixError
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.operation_calls import metadata_of
+from synthmix.service_kit.operation_records import finished_operation, read_operation
+from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.resource_names import (
+    DATASETS,
+    STUDIES,
+    ArtifactName,
+    OperationName,
+    check_display_name,
+    is_id,
+    unqualified,
+)
+from synthmix.service_kit.settings import (
+    STUDY_CONTROL,
+)
+from synthmix.study_control import datasets, planning, study_names
+from synthmix.study_control.clusters import KubernetesCluster
+from synthmix.study_control.step_services import StepServices
+
+WATCH_POLL_SECONDS = 0.5
+
+
+class StudyService(studies_pb2_grpc.StudyServiceServicer):
+    def __init__(
+        self, store: ObjectStore, operations: Operations, services: StepServices, cluster: KubernetesCluster | None
+    ):
+        self._store = store
+        self._operations = operations
+        self._services = services
+        self._cluster = cluster
+
+    async def CreateStudy(
+        self, request: studies_pb2.CreateStudyRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
+        study = await asyncio.to_thread(planning.lay_out, self._store, self._services, request.spec)
+        name = study.name
+        warnings = await asyncio.to_thread(
+            study_names.warnings, self._store, study.spec.name, name, study.request["spec"]
+        )
+        if request.validate_only:
+            plan = await asyncio.to_thread(self._plan, study)
+            plan.warnings.extend(warnings)
+            return finished_operation(plan)
+        await asyncio.to_thread(study_names.claim, self._store, study.spec.name, name)
+        manifest = await asyncio.to_thread(find_manifest, self._store, name)
+        if manifest is not None:
+            finished = await asyncio.to_thread(self.message, manifest)
+            return with_warnings(finished_operation(finished, finished.operation, str(name)), warnings)
+        operation = await self._operations.start(
+            name.id,
+            STUDIES,
+            str(name),
+            {"spec": study.request["spec"], "split": study.split.name, "dataset": study.dataset.name},
+        )
+        return with_warnings(operation, warnings)
+
+    def _plan(self, study: planning.StudySteps) -> studies_pb2.StudyPlan:
+        """With the time that it takes on the cluster, where that can be told."""
+        if self._cluster is None:
+            return study.plan()
+        try:
+            return planning.with_wall_time(study, self._cluster.read())
+        except SynthMixError as error:
+            plan = study.plan()
+            plan.warnings.append(f"how long it takes on this cluster isn't predicted: {error.message}")
+            return plan
+
+    async def GetStudy(
+        self, request: studies_pb2.GetStudyRequest, context: grpc.aio.ServicerContext
+    ) -> studies_pb2.Study:
+        return await asyncio.to_thread(self._read, request.name)
+
+    async def ListStudies(
+        self, request: studies_pb2.ListStudiesRequest, context: grpc.aio.ServicerContext
+    ) -> studies_pb2.ListStudiesResponse:
+        """The newest first."""
+
+        def read() -> studies_pb2.ListStudiesResponse:
+            times = self._of_name(request.spec_name) if request.spec_name else self._create_times()
+            if request.unfinished_only:
+                times = {name: time for name, time in times.items() if study_names.is_unfinished(self._store, name)}
+            page, token = pages.newest_first(times, request.page_size, request.page_token)
+            return studies_pb2.ListStudiesResponse(
+                studies=[self._read(str(name)) for name in page], next_page_token=token
+            )
+
+        return await asyncio.to_thread(read)
+
+    def _create_times(self) -> dict[ArtifactName, str]:
+        """When each study was created: by its operation, or by its manifest if that was deleted."""
+        times = {
+            ArtifactName(STUDIES, name.id): created.time
+            for name, created in self._operations.index.read().items()
+            if created.kind == STUDIES
+        }
+        for name in list_artifacts(self._store, STUDIES):
+            if name not in times:
+                times[name] = read_manifest(self._store, name).create_time
+        return times
+
+    def _of_name(self, spec_name: str) -> dict[ArtifactName, str]:
+        check_display_name("spec_name", spec_name)
+        return study_names.of_name(self._store, spec_name)
+
+    async def WatchStudy(
+        self, request: studies_pb2.WatchStudyRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[studies_pb2.WatchStudyResponse]:
+        name = await asyncio.to_thread(self._resolve, request.name)
+        seen = request.resume_marker
+        while True:
+            metadata, done = await asyncio.to_thread(self._progress, name)
+            marker = f"{metadata.revision}-{progress_pb2.State.Name(metadata.state)}"
+            if done:
+                yield studies_pb2.WatchStudyResponse(
+                    progress=metadata,
+                    resume_marker=marker,
+                    study=await asyncio.to_thread(self._read, str(name)),
+                )
+                return
+            if marker != seen:
+                seen = marker
+                yield studies_pb2.WatchStudyResponse(progress=metadata, resume_marker=marker)
+            await asyncio.sleep(WATCH_POLL_SECONDS)
+
+    def _progress(self, name: ArtifactName) -> tuple[progress_pb2.OperationMetadata, bool]:
+        operation_name = OperationName(STUDY_CONTROL, name.id)
+        record = operation_records.find_record(self._store, operation_name)
+        if record is None:  # its operation was deleted; what it made stays
+            return progress_pb2.OperationMetadata(target=str(name), state="STATE_SUCCEEDED"), bool(
+                self._read(str(name)).name
+            )
+        operation = read_operation(self._store, record, self.resource)
+        return metadata_of(operation), operation.done
+
+    def _resolve(self, name: str) -> ArtifactName:
+        """By studies/{digest}, or by the specification's name: then the newest of that name."""
+        short = unqualified(STUDIES, name)
+        if is_id(short):
+            return ArtifactName(STUDIES, short)
+        check_display_name("name", short)
+        named = study_names.of_name(self._store, short)
+        if not named:
+            raise NotFound(
+                f"there is no study {short!r}; `synthmix studies list` shows what there is",
+                reason="STUDY_NOT_FOUND",
+            )
+        return next(iter(named))
+
+    def _read(self, name: str) -> studies_pb2.Study:
+        target = self._resolve(name)
+        manifest = find_manifest(self._store, target)
+        if manifest is not None:
+            return self.message(manifest)
+        record = operation_records.find_record(self._store, OperationName(STUDY_CONTROL, target.id))
+        if record is None:
+            raise NotFound(
+                f"there is no study {target}; `synthmix studies list` shows what there is",
+                reason="STUDY_NOT_FOUND",
+            )
+        progress = operation_records.find_progress(self._store, record.name)
+        state = operation_records.state_of(progress, operation_records.find_result(self._store, record.name))
+        study = studies_pb2.Study(
+            name=str(target),
+            state=state,
+            operation=str(record.name),
+            split=record.request["split"],
+            dataset=record.request["dataset"],
+            spec=json_format.ParseDict(record.request["spec"], studies_pb2.StudySpec()),
+        )
+        study.create_time.FromJsonString(record.create_time)
+        return study
+
+    def resource(self, name: str, request: dict[str, Any]) -> Message:
+        """A finished resource of this service: a dataset, by the name that it was imported under, or a study."""
+        target = ArtifactName.parse(name, field="name")
+        manifest = read_manifest(self._store, target)
+        if target.collection == DATASETS:
+            names = datasets.display_names(self._store)
+            return datasets.dataset_message(
+                self._store, manifest, names, asked=request.get("request", {}).get("display_name", "")
+            )
+        return self.message(manifest)
+
+    def message(self, manifest: Manifest) -> studies_pb2.Study:
+        """The study that a manifest describes."""
+        inputs: dict[str, Any] = manifest.inputs
+        study = studies_pb2.Study(
+            name=str(manifest.name),
+            state=progress_pb2.STATE_SUCCEEDED,
+            dataset=manifest.request["dataset"],
+            split=inputs["split"],
+            adapters=[value for key, value in inputs.items() if key.startswith("adapter-")],
+            image_sets=[value for key, value in inputs.items() if key.startswith("image-set-")],
+            evaluation=inputs["evaluation"],
+            verdict=manifest.summary["verdict"],
+            payloads=payload_messages(self._store, manifest),
+            operation=str(OperationName(STUDY_CONTROL, manifest.name.id)),
+            spec=json_format.ParseDict(manifest.request["spec"], studies_pb2.StudySpec()),
+        )
+        record = operation_records.find_record(self._store, OperationName(STUDY_CONTROL, manifest.name.id))
+        study.create_time.FromJsonString(manifest.create_time if record is None else record.create_time)
+        return study
+
+
+def with_warnings(operation: operations_pb2.Operation, warnings: Sequence[str]) -> operations_pb2.Operation:
+    metadata = metadata_of(operation)
+    metadata.warnings.extend(warnings)
+    operation.metadata.Pack(metadata)
+    return operation

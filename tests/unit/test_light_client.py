@@ -1,0 +1,145 @@
+"""`pip install synthmix` alone: the client and the command line do their work without what the extras bring.
+
+Whatever isn't Python's own, SynthMix's or a package of `dependencies` in pyproject.toml can't be imported here.
+"""
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fake_services as fake
+from synthmix.api.datasets.v1 import datasets_pb2
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# The modules of each distribution that the client depends on, with those of what it depends on in turn.
+MODULES = {
+    "googleapis-common-protos": ["google"],
+    "grpcio": ["grpc", "typing_extensions"],
+    "grpcio-health-checking": ["grpc_health"],
+    "grpcio-status": ["grpc_status"],
+    "protobuf": ["google"],
+    "psutil": ["psutil"],
+    "pyyaml": ["yaml", "_yaml"],
+    "regex": ["regex"],
+    "rich": ["rich", "pygments", "markdown_it", "mdurl"],
+}
+ONLY_LIGHT = """
+import importlib.abc, sys
+
+class OnlyLight(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in ALLOWED | sys.stdlib_module_names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, OnlyLight())
+"""
+
+
+def light(code: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs code in a process that has a light client's packages only."""
+    allowed = {"synthmix", *(module for modules in MODULES.values() for module in modules)}
+    return subprocess.run(
+        [sys.executable, "-c", f"ALLOWED = {allowed!r}\n{ONLY_LIGHT}\n{code}", *arguments],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "services")} | (environment or {}),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+def command(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    code = "from synthmix.cli import main\nsys.exit(main(sys.argv[1:]))"
+    return light(code, *arguments, environment={"SYNTHMIX_HOME": str(home), "COLUMNS": "200"})
+
+
+def name_of(requirement: str) -> str:
+    return requirement.partition(">")[0].partition("=")[0].partition("[")[0]
+
+
+def test_the_modules_are_those_of_the_dependencies() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert {name_of(item) for item in project["dependencies"]} == set(MODULES)
+
+
+@pytest.mark.parametrize("module", ["ray", "torch", "kubernetes", "pyarrow", "minio", "numpy", "PIL"])
+def test_the_extras_packages_are_out_of_reach(module: str) -> None:
+    result = light(f"import {module}")
+    assert f"No module named '{module}'" in result.stderr
+
+
+def test_the_client_is_imported() -> None:
+    result = light("from synthmix import Client, GroupRule, PixelRule, SynthMixError\nprint(Client.__name__)")
+    assert (result.stdout, result.stderr) == ("Client\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["studies", "submit", "--help"]])
+def test_the_command_line_explains_itself(arguments: list[str], tmp_path: Path) -> None:
+    result = command(*arguments, home=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "synthmix" in result.stdout
+
+
+def source_of(kind: str, folder: Path) -> Path:
+    """A folder of class folders, a ZIP of one, or a CSV manifest beside it."""
+    paths = [folder / label / f"chip-{chip}.png" for label in ("a", "b") for chip in (1, 2)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + str(path).encode())
+    if kind == "ZIP":
+        archive = folder.with_suffix(".zip")
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in paths:
+                file.write(path, path.relative_to(folder))
+        return archive
+    if kind == "CSV":
+        rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in paths]
+        (folder / "manifest.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+        return folder / "manifest.csv"
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["folder", "ZIP", "CSV"])
+def test_a_dataset_is_imported(kind: str, tmp_path: Path) -> None:
+    made = datasets_pb2.Dataset(name=f"datasets/{fake.ID}", display_name="cells", image_count=4)
+
+    def created(request: Any, context: Any) -> Any:
+        return fake.operation(fake.STUDY_OPERATION, response=made)
+
+    with fake.serving() as services:
+        services.answers |= {"UploadFile": fake.upload, "CreateDataset": created}
+        result = command(
+            *("--address", services.address, "--token", fake.TOKEN),
+            *("datasets", "import", str(source_of(kind, tmp_path / "images")), "--name", "cells"),
+            *("--group-pattern", r"chip-(?P<group>\d)"),
+            home=tmp_path,
+        )
+    assert result.returncode == 0, result.stderr
+    assert "cells" in result.stdout
+    assert len(services.requests["CreateDataset"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["demo"], "local"),
+        (["datasets", "simulate", "images"], "local"),
+        (["--release", "lab/synthmix", "studies", "list"], "release"),
+        (["datasets", "import", "manifest.parquet", "--name", "cells", "--no-groups"], "parquet"),
+    ],
+)
+def test_what_needs_an_extra_says_which(
+    arguments: list[str], extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("manifest.parquet").write_bytes(b"PAR1 and so on")
+    address = [] if "--release" in arguments else ["--address", "127.0.0.1:1", "--token", "t"]
+    result = command(*address, *arguments, home=tmp_path)
+    assert result.returncode == 1
+    assert f"pip install 'synthmix[{extra}]'" in result.stderr
+    assert "Traceback" not in result.stderr
