@@ -12,8 +12,7 @@ import fake_kubernetes
 from memory_object_store import MemoryObjectStore
 from release_lab import lab as lab
 from release_lab import services as services
-from synthmix.client import transport
-from synthmix.service_kit import kubernetes_api
+from synthmix.service_kit import kubernetes_api, transport
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core; torch's threads, one a core in each, would be in their way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
