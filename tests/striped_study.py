@@ -13,6 +13,7 @@ import numpy as np
 
 from image_archives import dataset, encoded, noise
 from memory_object_store import MemoryObjectStore
+from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import planning
 from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
@@ -27,12 +28,13 @@ from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, write_manifest
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.settings import CLASSIFIER_EVALUATION
+from synthmix.service_kit.settings_messages import from_canonical
 from synthmix.study_control.split import create_split
 
 TINY = ClassifierSettings(
     architecture="test_efficientnet",
     pretrained=False,
-    image_size_px=32,
+    image_size=32,
     match="steps",
     epochs=3,
     batch_size=8,
@@ -59,7 +61,7 @@ def striped_store(folder: Path) -> MemoryObjectStore:
         for plate in range(8)
         for number in range(3)
     }
-    create_split(store, dataset(store, folder, files), test=0.25, validation=0.25, seed=0)
+    create_split(store, dataset(store, folder, files), SplitSettings(test=0.25, validation=0.25, seed=0))
     train, _, _ = open_split(store, split_of(store), field="split")
     inputs = {"train_split": train.digest, "base_model": base_model.resolve("builtin", field="base_model").digest}
     write_manifest(
@@ -67,7 +69,7 @@ def striped_store(folder: Path) -> MemoryObjectStore:
         Manifest(
             ArtifactName("adapters", ADAPTER),
             inputs,
-            {"method": "lora", "rank": 4},
+            {"settings": {"rank": 4}},
             1,
             (),
             summary={"base_model": "builtin", "grey": True},
@@ -88,7 +90,7 @@ def write_image_set(store: MemoryObjectStore, pictures: Sequence[tuple[str, byte
     with ImageTableWriter(store, name) as table:
         for index, (label, png) in enumerate(pictures):
             table.add(png, label=label, prompt="", seed=0, index=index)
-        request = {"per_class": len(pictures) // len(CLASSES)}
+        request = {"settings": {}, "class_images": dict.fromkeys(CLASSES, len(pictures) // len(CLASSES))}
         write_manifest(store, Manifest(name, {"adapter": ADAPTER}, request, 1, tuple(table.close())))
 
 
@@ -97,8 +99,9 @@ def split_of(store: MemoryObjectStore) -> str:
     return str(name)
 
 
-def run_trial(store: MemoryObjectStore, split: str, trial: TrialSpec, settings: ClassifierSettings, gpus: float) -> str:
-    return str(evaluate_trial(store, split, trial, settings, report=lambda steps: None, threads=1, gpus=gpus))
+def run_trial(store: MemoryObjectStore, split: str, trial: TrialSpec, settings: dict[str, Any], gpus: float) -> str:
+    classifier = from_canonical(settings, ClassifierSettings)
+    return str(evaluate_trial(store, split, trial, classifier, report=lambda steps: None, threads=1, gpus=gpus))
 
 
 def measure(store: MemoryObjectStore, split: str, image_sets: Sequence[str]) -> dict[str, Any]:
@@ -147,8 +150,8 @@ def evaluate(store: MemoryObjectStore, **mixtures: Any) -> tuple[Manifest, InPro
     request = evaluations_pb2.Evaluation(
         split=split_of(store),
         image_sets=[f"image-sets/{IMAGE_SET}"],
-        mixtures=evaluations_pb2.Mixtures(**mixtures),
-        classifier=evaluations_pb2.Classifier(
+        mixtures=evaluations_pb2.MixtureSettings(**mixtures),
+        classifier=evaluations_pb2.ClassifierSettings(
             architecture=TINY.architecture, pretrained=False, image_size=32, epochs=3, batch_size=8
         ),
         seeds=2,

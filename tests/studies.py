@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import json_format
+import yaml
 
 from synthmix import Client, GroupRule
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import metadata_of, result_of
+from synthmix.client.study_file import parse_document
 from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.object_store import ObjectStore
@@ -17,19 +18,23 @@ from synthmix.service_kit.resource_names import ArtifactName
 FEW = "sim-few"
 
 
-def reduced_study(name: str, dataset: str, **changes: Any) -> studies_pb2.StudySpec:
+def reduced_value(name: str, dataset: str) -> dict[str, Any]:
     """A study that is whole in shape and small in everything: seconds of training, long enough to be interrupted."""
-    value: dict[str, Any] = {
+    return {
         "name": name,
         "dataset": dataset,
         "split": {"test": 0.25, "validation": 0.15, "seed": 7},
-        "adapters": {"rank": [4], "images_seen": [320]},
+        "adapters": {"rank": 4, "images_seen": 320},
         "synthesis": {"prompt": "a brightfield image of {label} cells", "steps": 4},
         "mixtures": {"ratios": [0, 0.25], "synthetic_only": True},
         "classifier": {"epochs": 1},
         "seeds": 1,
     }
-    return json_format.ParseDict(value | changes, studies_pb2.StudySpec())
+
+
+def reduced_study(name: str, dataset: str, **changes: Any) -> studies_pb2.StudySpec:
+    """reduced_value with some sections changed, as a file would give it."""
+    return parse_document(yaml.safe_dump(reduced_value(name, dataset) | changes), studies_pb2.StudySpec, name).message
 
 
 def import_simulated(client: Client, folder: Path) -> None:

@@ -34,7 +34,9 @@ from memory_object_store import MemoryObjectStore
 from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.planning import TARGETS
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation.classifier_settings import checked_settings, with_defaults
 from synthmix.classifier_evaluation.features import compute_features
@@ -56,7 +58,7 @@ from synthmix.study_control.split import create_split
 
 NATIVE_PX = 64
 SHOWN = 12
-SPLIT = {"test": 0.25, "validation": 0.15, "seed": 7}
+SPLIT = SplitSettings(test=0.25, validation=0.15, seed=7)
 PARTS = ("train", "validation", "test")
 
 
@@ -114,7 +116,7 @@ def prepare(name: str, path: Path) -> None:
             simulated=False,
             progress=lambda done, total: None,
         )
-    split = create_split(store, read_manifest(store, imported.name), **SPLIT)
+    split = create_split(store, read_manifest(store, imported.name), SPLIT)
     arrays: dict[str, np.ndarray] = {}
     for kind, part in zip(PARTS, open_split(store, str(split), field="split"), strict=True):
         arrays[kind] = np.array(pixels(store, part, dataset.size_px))
@@ -168,11 +170,11 @@ def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.nd
     latents = recipe.cache_latents(model, train, labels, 1)
     view_s = time.process_time() - started_s
 
-    def settings(steps: int) -> recipe.LoraSettings:
-        return recipe.LoraSettings(
+    def settings(steps: int) -> AdapterSettings:
+        return AdapterSettings(
             rank=arm.rank,
             alpha=arm.rank,
-            target_modules=TARGETS[arm.targets],
+            targets=arm.targets,
             images_seen=16 * steps,
             batch_size=16,
             learning_rate=arm.learning_rate,

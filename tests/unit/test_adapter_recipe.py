@@ -12,8 +12,8 @@ from safetensors.torch import load as load_tensors
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.checkpoints import delete_checkpoints, read_newest_checkpoint, write_checkpoint
-from synthmix.adapter_training.planning import TARGETS
 from synthmix.adapter_training.task import adapter_weights
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_synthesis.sampling import check_adapter_has_effect, probe
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.service_kit.artifacts import Manifest
@@ -21,10 +21,10 @@ from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from tiny_base_model import write_tiny_base_model
 
-SETTINGS = recipe.LoraSettings(
+SETTINGS = AdapterSettings(
     rank=4,
     alpha=4.0,
-    target_modules=TARGETS["attention"],
+    targets="attention",
     images_seen=48,
     batch_size=4,
     learning_rate=1e-2,
@@ -73,7 +73,7 @@ def trained(folder: Path, stop_after: int | None = None) -> tuple[LatentDiffusio
 
 def test_golden_losses(folder: Path) -> None:
     _, state = trained(folder)
-    assert len(state.losses) == SETTINGS.steps == 12
+    assert len(state.losses) == recipe.training_steps(SETTINGS) == 12
     assert state.losses[:3] + state.losses[-1:] == pytest.approx([1.2285756, 1.0145822, 1.0746527, 1.1767516], rel=1e-5)
 
 
@@ -151,7 +151,7 @@ def test_the_target_follows_the_base_models_scheduler(tmp_path: Path, prediction
 
 
 def test_each_epoch_sees_every_image_once() -> None:
-    settings = recipe.LoraSettings(4, 4.0, (), 60, 4, 1e-3, 0.1, 0)
+    settings = AdapterSettings(images_seen=60, batch_size=4)
     rows = torch.cat([recipe.batch_rows(settings, step, 10, 3)[0] for step in range(15)])
     for epoch in range(6):
         assert sorted(rows[epoch * 10 : epoch * 10 + 10].tolist()) == list(range(10))

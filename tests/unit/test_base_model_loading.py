@@ -9,6 +9,7 @@ import torch
 from diffusers import PNDMScheduler
 from safetensors.torch import load_file, save_file
 
+from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_synthesis.sampling import synthesise_batch
 from synthmix.image_synthesis.shards import PlannedImage
 from synthmix.latent_diffusion.base_model import resolve
@@ -59,9 +60,16 @@ def test_weights_that_cannot_be_used(change: Callable[[Path], None], said: str, 
 
 
 def synthesised(model: LatentDiffusion, steps: int) -> list[bytes]:
-    request = {"steps": steps, "guidance_scale": 2.0}
-    adapter = Manifest(ArtifactName("adapters", "e" * 32), {}, {"image_size": 32}, 1, (), summary={"grey": False})
-    return synthesise_batch(model, adapter, request, [PlannedImage(0, "round", "a round cell", 0)])
+    adapter = Manifest(
+        ArtifactName("adapters", "e" * 32),
+        {},
+        {"settings": {"image_size": 32}},
+        1,
+        (),
+        summary={"grey": False, "base_model": "tiny"},
+    )
+    settings = SynthesisSettings(steps=steps, guidance_scale=2.0)
+    return synthesise_batch(model, adapter, settings, [PlannedImage(0, "round", "a round cell", 0)])
 
 
 def test_steps_that_the_base_model_s_scheduler_cannot_take(tiny: Path) -> None:
@@ -69,7 +77,7 @@ def test_steps_that_the_base_model_s_scheduler_cannot_take(tiny: Path) -> None:
     model.pipeline.scheduler = PNDMScheduler(skip_prk_steps=False)
     with pytest.raises(InvalidArgument, match="3 can't be taken with the base model's PNDMScheduler") as raised:
         synthesised(model, steps=3)
-    assert [item.field for item in raised.value.violations] == ["image_set.steps"]
+    assert [item.field for item in raised.value.violations] == ["image_set.settings.steps"]
     assert len(synthesised(model, steps=5)) == 1
 
 

@@ -1,6 +1,5 @@
 """The recipe of one trial: golden losses, equal bytes, the test read once; and the artifact it makes."""
 
-import dataclasses
 import io
 import pickle
 from collections.abc import Callable
@@ -32,6 +31,11 @@ from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName
+
+
+def changed(**fields: Any) -> ClassifierSettings:
+    """TINY with other values."""
+    return ClassifierSettings(**({field.name: value for field, value in TINY.ListFields()} | fields))
 
 
 def images(count: int, first_seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,14 +73,14 @@ def test_golden_losses() -> None:
     assert [epoch.train_loss for epoch in run().epochs] == pytest.approx(
         [0.6889105836, 0.6794102589, 0.6566592654], rel=1e-5
     )
-    with_synthetic = run(dataclasses.replace(TINY, match="epochs"), synthetic=10)
+    with_synthetic = run(changed(match="epochs"), synthetic=10)
     assert [epoch.train_loss for epoch in with_synthetic.epochs] == pytest.approx(
         [0.7007048130, 0.6749776453, 0.6566246748], rel=1e-5
     )
 
 
 def test_it_learns() -> None:
-    result = run(dataclasses.replace(TINY, epochs=12))
+    result = run(changed(epochs=12))
     assert result.test_probabilities.argmax(1).tolist() == images(10, 300)[1].tolist()
     assert result.epochs[-1].train_loss < 0.5 * result.epochs[0].train_loss
 
@@ -110,7 +114,7 @@ def test_rule_5_the_test_is_read_once_after_the_last_choice() -> None:
 
 
 def test_the_kept_epoch_did_best_on_validation() -> None:
-    result = run(dataclasses.replace(TINY, epochs=6, learning_rate=2e-2))
+    result = run(changed(epochs=6, learning_rate=2e-2))
     scores = [(epoch.validation_balanced_accuracy, -epoch.validation_loss) for epoch in result.epochs]
     assert scores[result.best_epoch - 1] == max(scores)
     right = result.validation_probabilities.argmax(1) == images(12, 200)[1]
@@ -119,13 +123,13 @@ def test_the_kept_epoch_did_best_on_validation() -> None:
 
 def test_matched_steps_and_matched_epochs() -> None:
     assert run(synthetic=10).steps == run().steps == 9
-    assert run(dataclasses.replace(TINY, match="epochs"), synthetic=10).steps == 12
+    assert run(changed(match="epochs"), synthetic=10).steps == 12
     assert len(run(synthetic=10).epochs) == 3
 
 
 def test_a_diverging_training_says_so() -> None:
     with pytest.raises(FailedPrecondition, match=r"diverged .* lower classifier\.learning_rate \(it was 1e\+30\)"):
-        run(dataclasses.replace(TINY, learning_rate=1e30))
+        run(changed(learning_rate=1e30))
 
 
 def test_every_image_comes_equally_often() -> None:

@@ -694,7 +694,7 @@ def test_simulate(run: Run, tmp_path: Path) -> None:
 
 def test_create_a_resource(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "adapter.yaml"
-    path.write_text(f"train_split: splits/{fake.ID}/parts/train\nbase_model: builtin\nrank: 4\n")
+    path.write_text(f"train_split: splits/{fake.ID}/parts/train\nsettings: {{base_model: builtin, rank: 4}}\n")
     adapter = adapters_pb2.Adapter(name=f"adapters/{fake.ID}")
     services.answers["CreateAdapter"] = lambda request, context: (
         fake.operation("", response=progress_pb2.Plan(target=adapter.name, total=4800, unit="images seen"))
@@ -705,19 +705,18 @@ def test_create_a_resource(services: fake.FakeServices, run: Run, tmp_path: Path
         fake.ADAPTER_OPERATION, response=adapter, target=adapter.name
     )
     assert run("adapters", "create", path)[:2] == (0, f"{fake.ADAPTER_OPERATION}\n")
-    assert services.requests["CreateAdapter"][0].adapter.rank == 4
+    assert services.requests["CreateAdapter"][0].adapter.settings.rank == 4
     assert run("adapters", "create", path, "--wait")[:2] == (0, f"{adapter.name}\n")
     assert "0 of 4800 images seen done" in run("adapters", "create", path, "--validate")[1]
-    path.write_text("rnak: 4\n")
+    path.write_text("settings: {rnak: 4}\n")
     code, _, err = run("adapters", "create", path)
-    assert (code, err) == (2, f"error: {path}:1: rnak: is not a known key; did you mean `rank`?\n")
+    assert (code, err) == (2, f"error: {path}:1: settings.rnak: is not a known key; did you mean `rank`?\n")
 
 
 def test_list_show_and_download_resources(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     adapter = adapters_pb2.Adapter(
         name=f"adapters/{fake.ID}",
-        method="lora",
-        rank=4,
+        settings=adapters_pb2.AdapterSettings(method="lora", rank=4),
         seconds=75,
         payloads=[fake.payload("weights", b"1234")],
     )
@@ -725,7 +724,7 @@ def test_list_show_and_download_resources(services: fake.FakeServices, run: Run,
     services.answers["GetAdapter"] = lambda request, context: adapter
     services.answers["DownloadPayload"] = fake.download_of({"weights": b"1234"})
     assert "1 min 15 s" in run("adapters", "list")[1]
-    assert json.loads(run("adapters", "list", "--output", "json")[1])[0]["rank"] == 4
+    assert json.loads(run("adapters", "list", "--output", "json")[1])[0]["settings"]["rank"] == 4
     assert "method: lora" in run("adapters", "show", adapter.name)[1]
     code, out, _ = run("adapters", "download", adapter.name, "--to", tmp_path)
     assert (code, out) == (0, f"1 files of {adapter.name} in {tmp_path}\n")

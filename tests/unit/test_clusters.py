@@ -11,10 +11,16 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit import errors
-from synthmix.service_kit.settings import KubernetesSettings
+from synthmix.service_kit.settings import (
+    ADAPTER_TRAINING,
+    CLASSIFIER_EVALUATION,
+    IMAGE_SYNTHESIS,
+    KubernetesSettings,
+)
 from synthmix.study_control import planning
 from synthmix.study_control.clusters import ClusterService, open_cluster
-from synthmix.study_control.planning import Step, StudySteps
+from synthmix.study_control.planning import StudySteps
+from synthmix.study_control.steps import Step
 from synthmix.study_control.study_service import StudyService
 
 SYNTHESIS = "image-synthesis"
@@ -408,16 +414,18 @@ def test_deployments_that_are_not_there(kubernetes: FakeKubernetes) -> None:
 def study(adapters: list[float], image_sets: list[tuple[float, int]], grid: tuple[float, int]) -> StudySteps:
     """A study by each step's seconds and tasks; an adapter of 0 seconds is there already."""
 
-    def step(name: str, seconds: float, tasks: int) -> Step:
-        return Step(name, None, operations_pb2.Plan(target=name, predicted_seconds=seconds, tasks=tasks))
+    def step(service: str, name: str, seconds: float, tasks: int) -> Step:
+        return Step(service, name, None, operations_pb2.Plan(target=name, predicted_seconds=seconds, tasks=tasks), {})
 
     return StudySteps(
         studies_pb2.StudySpec(),
         datasets_pb2.Dataset(),
         datasets_pb2.Split(),
-        tuple(step("adapter", seconds, 1 if seconds else 0) for seconds in adapters),
-        tuple(step("images", *item) for item in image_sets),
-        step("grid", *grid),
+        (
+            *(step(ADAPTER_TRAINING, "adapter", seconds, 1 if seconds else 0) for seconds in adapters),
+            *(step(IMAGE_SYNTHESIS, "images", *item) for item in image_sets),
+            step(CLASSIFIER_EVALUATION, "grid", *grid),
+        ),
         {},
     )
 

@@ -90,7 +90,7 @@ def test_names_of_earlier_versions_are_read(store: MemoryObjectStore, tmp_path: 
 def test_a_report_shows_the_account_of_its_dataset(store: MemoryObjectStore, tmp_path: Path) -> None:
     take(store, tmp_path, "aaa", plates())
     take(store, tmp_path, "messy", plates() | JUNK)
-    split = datasets.create_split(store, datasets_pb2.Split(dataset="messy", test=0.25, validation=0.15, seed=1))
+    split = datasets.create_split(store, datasets_pb2.Split(dataset="messy", settings={"seed": 1}))
     manifest = read_manifest(store, ArtifactName.parse(split.dataset, field="dataset"))
     page = _dataset(store, manifest, read_manifest(store, ArtifactName.parse(split.name, field="split")), "messy")
     assert page.display_name == "messy"

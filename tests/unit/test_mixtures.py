@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 
 from memory_object_store import MemoryObjectStore
-from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation.classifier_settings import (
-    ClassifierSettings,
-    checked_settings,
-    steps_per_epoch,
-    with_defaults,
-)
+from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings, steps_per_epoch
 from synthmix.classifier_evaluation.mixtures import (
     Mixture,
     MixtureSpec,
@@ -42,6 +36,7 @@ from synthmix.image_data.synthetic_images import SyntheticImages
 from synthmix.service_kit.artifacts import Manifest, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName, PartName
+from synthmix.service_kit.settings_messages import with_defaults
 
 SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
 CLASSES = ("alpha", "beta", "gamma")
@@ -403,7 +398,7 @@ def test_rule_4_a_mixture_takes_a_train_part_and_an_image_set_only() -> None:
 
 
 def settings(**changes: typing.Any) -> ClassifierSettings:
-    return checked_settings(with_defaults(evaluations_pb2.Classifier(**changes)))
+    return with_defaults(ClassifierSettings(**changes))
 
 
 def test_a_trial_is_addressed_by_what_shapes_it() -> None:
@@ -433,29 +428,6 @@ def test_a_trial_is_addressed_by_what_shapes_it() -> None:
 def test_matched_steps_and_matched_epochs() -> None:
     assert steps_per_epoch(settings(batch_size=32), 100, 175) == 4
     assert steps_per_epoch(settings(batch_size=32, match="epochs"), 100, 175) == 6
-
-
-@pytest.mark.parametrize(
-    ("changes", "field", "words"),
-    [
-        ({"architecture": "eficientnet_b7"}, "architecture", "did you mean efficientnet_b7"),
-        (
-            {"architecture": "efficientnet_b7"},
-            "pretrained",
-            "timm has no weights for efficientnet_b7; use tf_efficientnet_b7",
-        ),
-        ({"image_size": 0}, "image_size", "0 is out of range"),
-        ({"match": "step"}, "match", "did you mean 'steps'?"),
-        ({"epochs": 0}, "epochs", "0 is out of range"),
-        ({"batch_size": 1}, "batch_size", "1 is out of range"),
-        ({"learning_rate": -1e-3}, "learning_rate", "-0.001 is out of range"),
-    ],
-)
-def test_bad_settings(changes: dict[str, typing.Any], field: str, words: str) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        settings(**changes)
-    assert [violation.field for violation in caught.value.violations] == [f"evaluation.classifier.{field}"]
-    assert words in caught.value.message
 
 
 def test_what_a_user_sets_is_no_default() -> None:

@@ -12,6 +12,7 @@ from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import planning as adapters
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
@@ -20,8 +21,9 @@ from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.service_kit.artifacts import Manifest, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.study_control.planning import Step, StudySteps
+from synthmix.study_control.planning import StudySteps
 from synthmix.study_control.split import create_split
+from synthmix.study_control.steps import Step
 
 ADAPTER = ArtifactName("adapters", "e" * 32)
 LONG = "a microscopy image of " * 10
@@ -34,8 +36,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryObjectStore:
 
 
 def adapter(store: MemoryObjectStore, tmp_path: Path, files: dict[str, bytes] | None = None, **fields: Any) -> Any:
-    split = create_split(store, dataset(store, tmp_path, files or plates()), test=0.3, validation=0.2, seed=1)
-    request = adapters_pb2.Adapter(**{"train_split": f"{split}/parts/train", "base_model": "builtin"} | fields)
+    split = create_split(
+        store, dataset(store, tmp_path, files or plates()), SplitSettings(test=0.3, validation=0.2, seed=1)
+    )
+    request = adapters_pb2.Adapter(train_split=f"{split}/parts/train", settings=adapters_pb2.AdapterSettings(**fields))
     return adapters.plan(store, request).plan
 
 
@@ -67,7 +71,7 @@ def test_an_adapter_s_prompts(
         return
     with pytest.raises(InvalidArgument, match=said) as raised:
         adapter(store, tmp_path, files, prompt=prompt)
-    assert [item.field for item in raised.value.violations] == ["adapter.prompt"]
+    assert [item.field for item in raised.value.violations] == ["adapter.settings.prompt"]
 
 
 def test_warnings_of_an_adapter_s_plan(store: MemoryObjectStore, tmp_path: Path) -> None:
@@ -84,7 +88,7 @@ def trained(store: MemoryObjectStore, base_model: str) -> None:
         Manifest(
             ADAPTER,
             {"base_model": resolve(base_model, field="x").digest},
-            {"prompt": "a {label} cell"},
+            {"settings": {"prompt": "a {label} cell"}},
             1,
             (),
             summary={"base_model": base_model, "classes": ["alpha", "beta"]},
@@ -92,8 +96,16 @@ def trained(store: MemoryObjectStore, base_model: str) -> None:
     )
 
 
-def image_set(store: MemoryObjectStore, *, validate_only: bool = True, **fields: Any) -> Any:
-    request = image_sets_pb2.ImageSet(adapter=str(ADAPTER), **fields)
+def image_set(
+    store: MemoryObjectStore, *, validate_only: bool = True, class_images: dict[str, int] | None = None, **fields: Any
+) -> Any:
+    request = image_sets_pb2.ImageSet(
+        adapter=str(ADAPTER),
+        settings=image_sets_pb2.SynthesisSettings(**fields),
+        class_images=[
+            image_sets_pb2.ClassImages(label=label, images=images) for label, images in (class_images or {}).items()
+        ],
+    )
     return image_sets.plan(store, request, validate_only=validate_only).plan
 
 
@@ -103,11 +115,11 @@ def test_an_image_set_s_prompts(validate_only: bool, store: MemoryObjectStore) -
     assert list(image_set(store, validate_only=validate_only).warnings) == []
     with pytest.raises(InvalidArgument, match="'alpha', 'beta'") as raised:
         image_set(store, validate_only=validate_only, prompt=LONG + "{label}")
-    assert [item.field for item in raised.value.violations] == ["image_set.prompt"]
+    assert [item.field for item in raised.value.violations] == ["image_set.settings.prompt"]
     [warning] = image_set(store, validate_only=validate_only, prompt="{label} " + LONG).warnings
     assert "is cut off (2 classes' prompts are cut)" in warning
     with pytest.raises(InvalidArgument, match="cut off"):
-        image_set(store, validate_only=validate_only, prompt=LONG + "{label}", labels=["beta"])
+        image_set(store, validate_only=validate_only, prompt=LONG + "{label}", class_images={"beta": 3})
 
 
 def test_more_steps_than_the_base_model_has_noise_levels(store: MemoryObjectStore, tmp_path: Path) -> None:
@@ -118,7 +130,7 @@ def test_more_steps_than_the_base_model_has_noise_levels(store: MemoryObjectStor
     image_set(store, steps=100)
     with pytest.raises(InvalidArgument, match="101 is out of range; use a value between 1 and 100") as raised:
         image_set(store, steps=101)
-    assert [item.field for item in raised.value.violations] == ["image_set.steps"]
+    assert [item.field for item in raised.value.violations] == ["image_set.settings.steps"]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 1000}))
     with pytest.raises(FailedPrecondition, match="its files differ"):
         image_set(store)
@@ -126,15 +138,13 @@ def test_more_steps_than_the_base_model_has_noise_levels(store: MemoryObjectStor
 
 def test_a_study_s_plan_has_the_warnings_of_its_steps_once() -> None:
     def step(*warnings: str) -> Step:
-        return Step("", None, operations_pb2.Plan(warnings=warnings))
+        return Step("", "", None, operations_pb2.Plan(warnings=warnings), {})
 
     steps = StudySteps(
         studies_pb2.StudySpec(),
         datasets_pb2.Dataset(warnings=["near duplicates"]),
         datasets_pb2.Split(),
-        (step("cut", "small"), step("cut")),
-        (step("cut"),),
-        step("weights"),
+        (step("cut", "small"), step("cut"), step("cut"), step("weights")),
         {},
     )
     assert list(steps.plan().warnings) == ["near duplicates", "cut", "small", "weights"]
@@ -149,4 +159,4 @@ def test_an_image_size_is_a_multiple_of_what_the_autoencoder_halves(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": blocks}))
     with pytest.raises(InvalidArgument, match=f"isn't a multiple of {multiple}") as raised:
         adapter(store, tmp_path, base_model=str(folder), image_size=multiple * 4 + 8)
-    assert [item.field for item in raised.value.violations] == ["adapter.image_size"]
+    assert [item.field for item in raised.value.violations] == ["adapter.settings.image_size"]

@@ -4,9 +4,7 @@ import pickle
 
 import pytest
 
-from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.service_kit import errors, pages
-from synthmix.service_kit.defaults import set_default
 from synthmix.service_kit.digests import canonical_json, digest_of
 from synthmix.service_kit.quantities import byte_size, duration, plural
 from synthmix.service_kit.resource_names import (
@@ -180,14 +178,6 @@ def test_kubernetes_settings_that_cannot_be() -> None:
         kubernetes_settings({"SYNTHMIX_LEASE": "lease"})
     with pytest.raises(errors.FailedPrecondition, match="set the one that the workers are"):
         kubernetes_settings({"SYNTHMIX_RAY_CLUSTER": "ray", "SYNTHMIX_WORKER_DEPLOYMENT_PREFIX": "lab-ray"})
-
-
-def test_a_zero_that_was_set_is_not_a_default() -> None:
-    adapter = adapters_pb2.Adapter(rank=0)
-    set_default(adapter, "rank", 16)
-    set_default(adapter, "batch_size", 4)
-    set_default(adapter, "method", "lora")
-    assert (adapter.rank, adapter.batch_size, adapter.method) == (0, 4, "lora")
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ from image_archives import SIX, dataset, encoded, noise
 from memory_object_store import MemoryObjectStore
 from real_images import real_images
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data.fingerprints import fingerprint
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import open_split
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import PARTS
-from synthmix.study_control.split import SplitTables, create_split, make_split, split_name, write_split
+from synthmix.study_control.split import SplitTables, create_split, make_split, write_split
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -40,8 +41,8 @@ def index_of(rows: list[tuple[str, str]]) -> pa.Table:
 
 
 def split_of(rows: list[tuple[str, str]], **changes: Any) -> SplitTables:
-    arguments: dict[str, Any] = {"dataset_id": DATASET, "test": 0.25, "validation": 0.15, "seed": 7}
-    return make_split(index_of(rows), **(arguments | changes))
+    settings = SplitSettings(**({"test": 0.25, "validation": 0.15, "seed": 7} | changes))
+    return make_split(index_of(rows), settings, dataset_id=DATASET)
 
 
 def uneven_plates(seed: int, groups: int = 40, images: int = 800, classes: int = 4) -> list[tuple[str, str]]:
@@ -129,13 +130,13 @@ def test_a_division_that_does_not_exist_is_refused() -> None:
 @pytest.mark.parametrize(
     ("test", "validation", "field"),
     [
-        (0, 0.15, "split.test"),
-        (1, 0.15, "split.test"),
-        (float("nan"), 0.15, "split.test"),
-        (0.25, 0, "split.validation"),
-        (0.25, -0.1, "split.validation"),
-        (0.5, 0.5, "split.validation"),
-        (0.9, 0.2, "split.validation"),
+        (0, 0.15, "split.settings.test"),
+        (1, 0.15, "split.settings.test"),
+        (float("nan"), 0.15, "split.settings.test"),
+        (0.25, 0, "split.settings.validation"),
+        (0.25, -0.1, "split.settings.validation"),
+        (0.5, 0.5, "split.settings.test"),
+        (0.9, 0.2, "split.settings.test"),
     ],
 )
 def test_shares_that_leave_a_part_empty_are_refused(test: float, validation: float, field: str) -> None:
@@ -157,7 +158,7 @@ def test_rule_2_near_duplicates_across_parts_are_reported(store: MemoryObjectSto
     original = Image.fromarray(noise(0, 8, 8)).resize((64, 64), Image.Resampling.BICUBIC)
     files |= {f"alpha/plate-{plate}_again.jpg": encoded(original, "JPEG", quality=60 + plate) for plate in range(1, 12)}
     manifest = dataset(store, tmp_path, files)
-    split = read_manifest(store, create_split(store, manifest, test=0.3, validation=0.2, seed=1))
+    split = read_manifest(store, create_split(store, manifest, SplitSettings(test=0.3, validation=0.2, seed=1)))
     index = read_index(store, manifest)
     again = [
         row for row, path in enumerate(index["path"].to_pylist()) if "again" in path or path == "alpha/plate-0_0.png"
@@ -175,7 +176,7 @@ def test_pictures_that_only_look_a_little_alike_are_not_reported() -> None:
     pictures = [fingerprint(noise(row, 8, 8)) for row in range(200)]
     index = index.set_column(3, "perceptual_hash", pa.array([item.perceptual_hash for item in pictures], pa.uint64()))
     index = index.set_column(4, "thumbnail", pa.array([item.thumbnail for item in pictures], pa.binary(256)))
-    tables = make_split(index, dataset_id=DATASET, test=0.25, validation=0.15, seed=1)
+    tables = make_split(index, SplitSettings(test=0.25, validation=0.15, seed=1), dataset_id=DATASET)
     assert not [warning for warning in tables.warnings if "near duplicates" in warning]
 
 
@@ -183,9 +184,8 @@ def test_a_split_is_stored_once_under_the_name_of_its_request(
     store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = dataset(store, tmp_path)
-    name = create_split(store, manifest, test=0.3, validation=0.2, seed=1)
-    assert name == split_name(manifest.name.id, test=0.3, validation=0.2, seed=1)
-    assert name != split_name(manifest.name.id, test=0.3, validation=0.2, seed=2)
+    name = create_split(store, manifest, SplitSettings(test=0.3, validation=0.2, seed=1))
+    assert name != create_split(store, manifest, SplitSettings(test=0.3, validation=0.2, seed=2))
     stored = read_manifest(store, name)
     assert [payload.name for payload in stored.payloads] == [
         "train.parquet",
@@ -199,8 +199,12 @@ def test_a_split_is_stored_once_under_the_name_of_its_request(
         raise AssertionError("written again")
 
     monkeypatch.setattr(store, "put_bytes", put)
-    assert create_split(store, manifest, test=0.3, validation=0.2, seed=1) == name
-    tables = make_split(read_index(store, manifest), dataset_id=manifest.name.id, test=0.3, validation=0.2, seed=1)
+    assert create_split(store, manifest, SplitSettings(test=0.3, validation=0.2, seed=1)) == name
+    tables = make_split(
+        read_index(store, manifest),
+        SplitSettings(test=0.3, validation=0.2, seed=1),
+        dataset_id=manifest.name.id,
+    )
     assert write_split(store, manifest, tables) == name
 
 
@@ -214,7 +218,7 @@ def test_real_microscopy_splits_evenly(
     source = real_images(folder)
     files = {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
     manifest = dataset(store, tmp_path, files, classes=classes, group_rule=datasets_pb2.GroupRule(pattern=pattern))
-    split = read_manifest(store, create_split(store, manifest, test=0.25, validation=0.15, seed=7))
+    split = read_manifest(store, create_split(store, manifest, SplitSettings(test=0.25, validation=0.15, seed=7)))
     assert split.summary["warnings"] == []
     for part, share in zip(PARTS, (0.6, 0.15, 0.25), strict=True):
         for label, counts in split.summary["parts"][part]["class_counts"].items():

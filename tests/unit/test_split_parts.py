@@ -12,6 +12,7 @@ import pytest
 from image_archives import dataset, encoded, noise, picture, plates
 from image_files import tiff
 from memory_object_store import MemoryObjectStore
+from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data import pixel_cache
 from synthmix.image_data.decoding import decode_image, to_square
 from synthmix.image_data.image_table import ImageTableWriter
@@ -50,7 +51,7 @@ def store() -> MemoryObjectStore:
 
 @pytest.fixture
 def split(store: MemoryObjectStore, tmp_path: Path) -> ArtifactName:
-    return create_split(store, dataset(store, tmp_path), test=0.3, validation=0.2, seed=1)
+    return create_split(store, dataset(store, tmp_path), SplitSettings(test=0.3, validation=0.2, seed=1))
 
 
 def image_set(store: MemoryObjectStore, labels: tuple[str, ...] = ("alpha", "beta")) -> ArtifactName:
@@ -221,7 +222,9 @@ def test_16_bit_pixels_are_scaled_by_the_white_level_of_the_dataset(store: Memor
     manifest = dataset(store, tmp_path, dark)
     assert manifest.summary["white_level"] == 4095
     train = open_train_part(
-        store, f"{create_split(store, manifest, test=0.3, validation=0.2, seed=0)}/parts/train", field="x"
+        store,
+        f"{create_split(store, manifest, SplitSettings(test=0.3, validation=0.2, seed=0))}/parts/train",
+        field="x",
     )
     assert pixels(store, train, 4).max() == round(4000 * 255 / 4095)
 
@@ -237,7 +240,7 @@ def test_channels_that_are_chosen_are_what_parts_hold(store: MemoryObjectStore, 
     digests = set()
     for rule in (PixelRule((1,)), PixelRule((2,)), PixelRule((2, 1))):
         manifest = dataset(store, tmp_path, files, pixel_rule=rule)
-        name = f"{create_split(store, manifest, test=0.3, validation=0.2, seed=0)}/parts/train"
+        name = f"{create_split(store, manifest, SplitSettings(test=0.3, validation=0.2, seed=0))}/parts/train"
         train = open_train_part(store, name, field="x")
         digests.add(train.digest)
         taken = np.stack([channels[path.replace("tif", "png")] for path in _paths(store, train)])

@@ -62,15 +62,19 @@ def problems(text: str) -> list[str]:
 def test_reads_the_study_of_the_design() -> None:
     spec = parse(STUDY)
     assert (spec.name, spec.dataset, spec.seeds) == ("six-phenotypes", "mitocheck-six", 10)
-    assert list(spec.adapters.method) == ["lora", "dora"]
-    assert list(spec.adapters.rank) == [4, 16]
-    assert list(spec.adapters.targets) == ["attention"]
-    assert list(spec.adapters.images_seen) == [4800]
-    assert list(spec.adapters.learning_rate) == [1e-4]
+    assert [(item.method, item.rank) for item in spec.adapters] == [
+        ("lora", 4),
+        ("lora", 16),
+        ("dora", 4),
+        ("dora", 16),
+    ]
+    assert {(item.targets, item.images_seen, item.learning_rate) for item in spec.adapters} == {
+        ("attention", 4800, 1e-4)
+    }
     assert list(spec.mixtures.ratios) == [0.0, 0.1, 0.25]
     assert spec.mixtures.synthetic_only
-    assert spec.selection.class_consistency == 0.5
-    assert spec.synthesis.prompt == "an image of a {label} nucleus"
+    assert [item.class_consistency for item in spec.selection] == [0.5]
+    assert [item.prompt for item in spec.synthesis] == ["an image of a {label} nucleus"]
 
 
 def test_reads_the_packaged_sample_study() -> None:
@@ -86,20 +90,18 @@ def test_what_is_written_reads_back() -> None:
 
 def test_json_with_its_own_spelling_of_keys_is_understood() -> None:
     text = '{\n\t"name": "a",\n\t"synthesis": {"guidanceScale": 2.5, "perClass": "200", "seed": "7"}\n}'
-    spec = parse(text, "study.json")
-    assert spec.synthesis.guidance_scale == 2.5
-    assert spec.synthesis.per_class == 200
-    assert spec.synthesis.seed == 7
+    [synthesis] = parse(text, "study.json").synthesis
+    assert (synthesis.guidance_scale, synthesis.per_class, synthesis.seed) == (2.5, 200, 7)
 
 
 def test_presence_of_a_zero_is_kept() -> None:
-    assert parse("adapters: {caption_dropout: 0}").adapters.HasField("caption_dropout")
-    assert not parse("adapters: {rank: 4}").adapters.HasField("caption_dropout")
+    assert parse("adapters: {caption_dropout: 0}").adapters[0].HasField("caption_dropout")
+    assert not parse("adapters: {rank: 4}").adapters[0].HasField("caption_dropout")
 
 
 def test_sections_may_be_absent_or_empty() -> None:
     spec = parse("name: a\nadapters:\nsplit:\n  # seed: 7\n")
-    assert not spec.HasField("adapters")
+    assert not spec.adapters
     assert not spec.HasField("split")
 
 
@@ -112,8 +114,15 @@ def test_text_is_taken_as_it_is_written(text: str, name: str) -> None:
 
 def test_numbers_are_taken_as_they_are_meant() -> None:
     adapters = parse("adapters: {alpha: [1e-4, .5, 5., 1_000.0], images_seen: [4_800, '12']}").adapters
-    assert list(adapters.alpha) == [1e-4, 0.5, 5.0, 1000.0]
-    assert list(adapters.images_seen) == [4800, 12]
+    assert list(dict.fromkeys(item.alpha for item in adapters)) == [1e-4, 0.5, 5.0, 1000.0]
+    assert list(dict.fromkeys(item.images_seen for item in adapters)) == [4800, 12]
+
+
+def test_a_list_of_settings_holds_grids_of_its_own() -> None:
+    spec = parse("adapters:\n  - {rank: [4, 16], seed: 1}\n  - {method: lora}\nsynthesis: {steps: [10, 20]}\n")
+    assert [(item.rank, item.seed, item.method) for item in spec.adapters] == [(4, 1, ""), (16, 1, ""), (0, 0, "lora")]
+    assert [item.steps for item in spec.synthesis] == [10, 20]
+    assert parse(to_yaml(spec)) == spec
 
 
 @pytest.mark.parametrize(
@@ -164,7 +173,21 @@ def test_numbers_are_taken_as_they_are_meant() -> None:
             "split: 0.25",
             "study.yaml:1: split: expects keys below it (test, validation, seed), but has '0.25'",
         ),
-        ("adapters: [lora]", "study.yaml:1: adapters: expects keys below it"),
+        ("adapters: [lora]", "study.yaml:1: adapters[0]: expects keys below it"),
+        ("adapters: lora", "study.yaml:1: adapters: expects keys below it"),
+        (
+            "adapters:\n  rank:\n    - 4\n    - 4",
+            "study.yaml:4: adapters.rank[1]: 4 stands twice in the list; remove one of them",
+        ),
+        ("adapters: {rank: []}", "adapters.rank: is an empty list; give a whole number"),
+        (
+            "adapters:\n"
+            + "".join(f"  {key}: [1, 2, 3, 4, 5, 6, 7, 8]\n" for key in ("rank", "alpha", "seed"))
+            + "  images_seen: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n",
+            "study.yaml:2: adapters: makes 4,608 combinations; shorten its lists to at most 4096",
+        ),
+        ("synthesis: {guidance_scale: [2, 200%]}", "synthesis.guidance_scale[1]: expects a number, but has '200%'"),
+        ("classifier: {epochs: [1, 2]}", "classifier.epochs: expects a whole number"),
         ("name: {a: b}", "study.yaml:1: name: expects text, but has keys below it"),
         ("name: !!python/object:os.system x", "has the tag '!!python/object:os.system', which isn't allowed"),
         ("name: !secret x", "has the tag '!secret', which isn't allowed"),
@@ -231,9 +254,9 @@ def test_a_base_model_may_be_relative_to_the_study_s_file(
     folder.mkdir()
     (folder / "study.yaml").write_text(f"name: x\nadapters: {{base_model: {written}}}\n")
     expected = read.format(folder=folder, parent=tmp_path)
-    assert read_study(folder / "study.yaml").message.adapters.base_model == expected
+    assert read_study(folder / "study.yaml").message.adapters[0].base_model == expected
     monkeypatch.chdir(tmp_path)
-    assert read_study(Path("studies/study.yaml")).message.adapters.base_model == expected
+    assert read_study(Path("studies/study.yaml")).message.adapters[0].base_model == expected
 
 
 def test_a_servers_violation_gets_its_line(tmp_path: Path) -> None:
@@ -247,8 +270,10 @@ def test_a_servers_violation_gets_its_line(tmp_path: Path) -> None:
         violations=[
             FieldViolation("spec.mixtures.ratios[2]", "is wrong"),
             FieldViolation("mixtures.ratios[1]", "is wrong"),
-            FieldViolation("spec.adapters.rank[1]", "is wrong"),
-            FieldViolation("spec.synthesis.seed", "is wrong"),
+            FieldViolation("adapters[1].rank", "is wrong"),
+            FieldViolation("adapters[3].rank", "is wrong"),
+            FieldViolation("spec.adapters[0].image_size", "is wrong"),
+            FieldViolation("spec.synthesis[0].seed", "is wrong"),
             FieldViolation("spec.nothing", "is wrong"),
         ],
     )
@@ -256,16 +281,25 @@ def test_a_servers_violation_gets_its_line(tmp_path: Path) -> None:
     assert isinstance(located, NotFound)
     assert (located.message, located.reason, located.metadata) == ("several", "R", {"a": "b"})
     places = [item.place for item in located.violations if isinstance(item, PlacedViolation)]
-    assert places == [f"{path}:18", f"{path}:17", f"{path}:7", f"{path}:11", str(path)]
+    assert places == [f"{path}:18", f"{path}:17", f"{path}:7", f"{path}:5", f"{path}:11", str(path)]
+    assert [item.field for item in located.violations] == [
+        "spec.mixtures.ratios[2]",
+        "mixtures.ratios[1]",
+        "adapters.rank[1]",  # of both adapters that have it
+        "spec.adapters.image_size",
+        "spec.synthesis.seed",
+        "spec.nothing",
+    ]
 
 
-def test_spec_lines(tmp_path: Path) -> None:
+def test_a_servers_message_says_once_what_is_written_once(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    path.write_text(STUDY)
-    lines = read_study(path).lines
-    assert lines["name"] == 1
-    assert lines["split.seed"] == 3
-    assert lines["mixtures.ratios[0]"] == 16
+    path.write_text("adapters:\n  rank: [0, 4]\n  alpha: [1, 2]\n  seed: 0\n")
+    faults = [FieldViolation(f"adapters[{index}].rank", "0 is out of range") for index in (0, 1)]
+    error = InvalidArgument("\n".join(f"{item.field}: {item.description}" for item in faults), violations=faults)
+    located = read_study(path).locate(error)
+    assert located.message == "adapters.rank[0]: 0 is out of range"
+    assert [item.place for item in located.violations if isinstance(item, PlacedViolation)] == [f"{path}:2"]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Studies:
 
 def laid_out(store: Any, client: Any, spec: studies_pb2.StudySpec) -> SimpleNamespace:
     full = specification.with_defaults(spec)
-    canonical = planning.canonical_spec(full, DATASET)
+    canonical = specification.canonical(full, DATASET)
     name = ArtifactName("studies", digest_of({"spec": canonical}))
     return SimpleNamespace(
         name=name,
@@ -70,6 +70,7 @@ def laid_out(store: Any, client: Any, spec: studies_pb2.StudySpec) -> SimpleName
         split=SimpleNamespace(name="splits/" + "e" * 32),
         dataset=SimpleNamespace(name=DATASET),
         request={"spec": canonical},
+        record=lambda: {"spec": canonical, "split": "splits/" + "e" * 32, "dataset": DATASET},
         plan=lambda: studies_pb2.StudyPlan(name=str(name), spec=full, warnings=["simulated"]),
     )
 
@@ -95,13 +96,18 @@ Change = dict[str, Any]
             {"mixtures": {"ratios": [0, 0.25]}},
             "differs in mixtures.ratios ([0.0, 0.5] there, [0.0, 0.25] here);",
         ),
-        ({"adapters": {"rank": [4]}}, {"adapters": {"rank": [4, 16]}}, "adapters.rank ([4] there, [4, 16] here)"),
-        ({"synthesis": {"prompt": "a"}}, {"synthesis": {"prompt": "b"}}, "synthesis.prompt ('a' there, 'b' here)"),
-        ({"synthesis": {"per_class": 9}}, {}, "synthesis.per_class (9 there, not set here)"),
+        ({"adapters": [{"rank": 4}]}, {"adapters": [{"rank": 4}, {}]}, "differs in adapters (1 there, 2 here);"),
+        ({"adapters": [{"rank": 4}]}, {}, "differs in adapters[0].rank (4 there, 16 here);"),
+        (
+            {"synthesis": [{"prompt": "a"}]},
+            {"synthesis": [{"prompt": "b"}]},
+            "synthesis[0].prompt ('a' there, 'b' here)",
+        ),
+        ({"synthesis": [{"per_class": 9}]}, {}, "synthesis[0].per_class (9 there, not set here)"),
         (
             {"seeds": 2, "claim": {"margin": 0.1}},
             {"seeds": 3, "claim": {"margin": 0.2}},
-            "claim.margin (0.1 there, 0.2 here), seeds (2 there, 3 here);",
+            "seeds (2 there, 3 here), claim.margin (0.1 there, 0.2 here);",
         ),
     ],
 )
@@ -134,9 +140,10 @@ def test_long_differences_are_counted(studies: Studies) -> None:
     many = {"classifier": {"architecture": "x" * 500}}
     [warning] = metadata_of(studies.create(seeds=4, **many)).warnings
     assert "x" * 60 not in warning
-    old = {f"field{number}": number for number in range(30)}
-    assert len(study_names.differences(old, {})) == 30
-    assert "and 22 more fields" in study_names._difference(old, {})
+    old: dict[str, Any] = {"adapters": [{"rank": rank} for rank in range(30)]}
+    new: dict[str, Any] = {"adapters": [{"rank": rank + 1} for rank in range(30)]}
+    assert len(study_names.differences(old, new)) == 30
+    assert "and 22 more fields" in study_names._difference(old, new)
     assert "same specification" in study_names._difference(old, old)
 
 

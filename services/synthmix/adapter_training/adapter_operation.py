@@ -1,16 +1,19 @@
 """One adapter's operation: a single training task, which resumes from its checkpoint wherever it is started again."""
 
 from synthmix.adapter_training.checkpoints import delete_checkpoints
+from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
+from synthmix.service_kit.settings_messages import from_canonical
 
 
 def run(context: OperationContext) -> ArtifactName:
     """Returns the adapter's name."""
     request, names = context.record.request["request"], context.record.request["names"]
     target = ArtifactName.parse(context.record.target, field="target", collection=ADAPTERS)
-    context.update(total=request["images_seen"], unit="images seen", message="training")
+    images_seen = from_canonical(request["settings"], adapters_pb2.AdapterSettings).images_seen
+    context.update(total=images_seen, unit="images seen", message="training")
     if find_manifest(context.store, target) is None:
         [trained] = context.run_tasks(
             "synthmix.adapter_training.task:train",
@@ -36,6 +39,6 @@ def run(context: OperationContext) -> ArtifactName:
                 gpu_seconds=context.gpu_seconds,
             ),
         )
-    context.update(done=request["images_seen"])
+    context.update(done=images_seen)
     delete_checkpoints(context.store, context.record.name)
     return target

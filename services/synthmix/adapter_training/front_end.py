@@ -7,6 +7,7 @@ from google.longrunning import operations_pb2
 
 from synthmix.adapter_training import planning
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
+from synthmix.image_data.generators import adapter_settings
 from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.object_store import ObjectStore
@@ -41,32 +42,16 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
 
 def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adapter:
     """The resource that a manifest describes."""
-    request, summary = manifest.request, manifest.summary
+    summary = manifest.summary
     message = adapters_pb2.Adapter(
         name=str(manifest.name),
         train_split=summary["train_split"],
-        base_model=summary["base_model"],
+        settings=adapter_settings(manifest),
         final_loss=summary["final_loss"],
         parameter_count=summary["parameter_count"],
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
         payloads=payload_messages(store, manifest),
-        **{
-            field: request[field]
-            for field in (
-                "method",
-                "rank",
-                "alpha",
-                "targets",
-                "images_seen",
-                "batch_size",
-                "learning_rate",
-                "prompt",
-                "image_size",
-                "caption_dropout",
-                "seed",
-            )
-        },
     )
     message.create_time.FromJsonString(manifest.create_time)
     return message

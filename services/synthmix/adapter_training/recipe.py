@@ -19,6 +19,8 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
+from synthmix.adapter_training.planning import TARGETS
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
 from synthmix.latent_diffusion.prompts import prompt_for
@@ -32,24 +34,6 @@ WARMUP_SHARE = 0.05
 FINAL_LEARNING_RATE_SHARE = 0.05
 GRADIENT_NORM = 1.0
 LOSS_POINTS = 200
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Settings of a training. Lengths of training are counted in images seen."""
-
-    rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
-    images_seen: int
-    batch_size: int
-    learning_rate: float
-    caption_dropout: float
-    seed: int
-
-    @property
-    def steps(self) -> int:
-        return math.ceil(self.images_seen / self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -89,7 +73,7 @@ def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray
     return Latents(values, torch.from_numpy(labels).long())
 
 
-def set_up(model: LatentDiffusion, settings: LoraSettings) -> TrainingState:
+def set_up(model: LatentDiffusion, settings: AdapterSettings) -> TrainingState:
     """Adds a fresh adapter to the UNet, with weights in float32, and its optimizer."""
     torch.manual_seed(derived_seed(settings.seed, "adapter weights"))
     model.unet.add_adapter(
@@ -97,7 +81,7 @@ def set_up(model: LatentDiffusion, settings: LoraSettings) -> TrainingState:
             r=settings.rank,
             lora_alpha=settings.alpha,
             init_lora_weights="gaussian",
-            target_modules=list(settings.target_modules),
+            target_modules=list(TARGETS[settings.targets]),
         )
     )
     # Adapters made in the base model's bfloat16 would lose small updates.
@@ -112,7 +96,7 @@ def set_up(model: LatentDiffusion, settings: LoraSettings) -> TrainingState:
 def train(
     model: LatentDiffusion,
     state: TrainingState,
-    settings: LoraSettings,
+    settings: AdapterSettings,
     latents: Latents,
     class_embeddings: torch.Tensor,
     empty_embedding: torch.Tensor,
@@ -121,20 +105,21 @@ def train(
     """Trains from state.step to the end.
 
     Args:
+        settings: With all their defaults.
         class_embeddings: (classes, tokens, width): the text embedding of each class's prompt.
         empty_embedding: (1, tokens, width): that of the empty prompt, which caption dropout uses.
         after_step: Called after each optimizer step, for progress and checkpoints.
     """
-    noise_scheduler = training_scheduler(model)
+    noise_scheduler, total_steps = training_scheduler(model), training_steps(settings)
     parameters = list(state.parameters.values())
     autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.device.type == "cuda")
     class_embeddings, empty_embedding = class_embeddings.to(model.device), empty_embedding.to(model.device)
-    warmup_steps = max(1, round(settings.steps * WARMUP_SHARE))
+    warmup_steps = max(1, round(total_steps * WARMUP_SHARE))
     model.unet.train()
-    while state.step < settings.steps:
+    while state.step < total_steps:
         share = learning_rate_share(
             state.step,
-            settings.steps,
+            total_steps,
             warmup_steps=warmup_steps,
             decline_from=warmup_steps,
             final_share=FINAL_LEARNING_RATE_SHARE,
@@ -167,7 +152,12 @@ def train(
     model.unet.eval()
 
 
-def batch_rows(settings: LoraSettings, step: int, images: int, views: int) -> tuple[torch.Tensor, torch.Tensor]:
+def training_steps(settings: AdapterSettings) -> int:
+    """Optimizer steps of a whole training, whose length is given in images seen."""
+    return math.ceil(settings.images_seen / settings.batch_size)
+
+
+def batch_rows(settings: AdapterSettings, step: int, images: int, views: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which images, and which view of each, a step sees: each epoch is a permutation with views of its own."""
     rows, chosen = [], []
     for position in range(step * settings.batch_size, (step + 1) * settings.batch_size):
@@ -218,7 +208,7 @@ def restore(
     images_seen: int,
     tensors: dict[str, torch.Tensor],
     losses: list[float],
-    settings: LoraSettings,
+    settings: AdapterSettings,
 ) -> None:
     """Puts a checkpoint's content into a fresh state. Raises KeyError if it is another adapter's."""
     with torch.no_grad():

@@ -16,7 +16,7 @@ from peft import get_peft_model_state_dict
 
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.checkpoints import read_newest_checkpoint, write_checkpoint
-from synthmix.adapter_training.planning import TARGETS
+from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import base_model
@@ -29,6 +29,7 @@ from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.settings import ADAPTER_TRAINING
+from synthmix.service_kit.settings_messages import from_canonical
 
 CHECKPOINT_INTERVAL_SECONDS = 15.0
 REPORT_INTERVAL_SECONDS = 0.5
@@ -56,31 +57,23 @@ def train(
             f"{part.name} isn't the train split that was asked for; split the dataset again, and ask for that one",
             reason="SPLIT_DIFFERS",
         )
-    found = base_model.resolve(names["base_model"], field="adapter.base_model")
+    found = base_model.resolve(names["base_model"], field="adapter.settings.base_model")
     base_model.verify(found, request["base_model"])
     model = load(found.folder, select_device())
-    settings = recipe.LoraSettings(
-        rank=request["rank"],
-        alpha=request["alpha"],
-        target_modules=TARGETS[request["targets"]],
-        images_seen=request["images_seen"],
-        batch_size=request["batch_size"],
-        learning_rate=request["learning_rate"],
-        caption_dropout=request["caption_dropout"],
-        seed=request["seed"],
-    )
+    settings = from_canonical(request["settings"], adapters_pb2.AdapterSettings)
+    steps = recipe.training_steps(settings)
 
-    images = pixels(store, part, request["image_size"])
+    images = pixels(store, part, settings.image_size)
     memory = partial(
         memory_told_at,
-        "adapter.batch_size",
-        f"batches of {settings.batch_size} images of {request['image_size']} pixels",
-        "lower adapter.batch_size or adapter.image_size",
+        "adapter.settings.batch_size",
+        f"batches of {settings.batch_size} images of {settings.image_size} pixels",
+        "lower the adapter's batch_size or image_size",
     )
-    epochs = -(-settings.steps * settings.batch_size // len(images))
+    epochs = -(-steps * settings.batch_size // len(images))
     with memory():
         latents = recipe.cache_latents(model, images, np.asarray(part.labels), min(recipe.MOST_VIEWS, epochs))
-        class_embeddings, empty_embedding = recipe.prompt_embeddings(model, request["prompt"], part.classes)
+        class_embeddings, empty_embedding = recipe.prompt_embeddings(model, settings.prompt, part.classes)
         state = recipe.set_up(model, settings)
         checkpoint = read_newest_checkpoint(store, name)
         if checkpoint is not None:
@@ -95,7 +88,7 @@ def train(
         if now_s - last["report_s"] > REPORT_INTERVAL_SECONDS:
             last["report_s"] = now_s
             report(min(state.step * settings.batch_size, settings.images_seen))
-        if now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS and state.step < settings.steps:
+        if now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS and state.step < steps:
             last["checkpoint_s"] = now_s
             write_checkpoint(store, name, state.step * settings.batch_size, recipe.state_tensors(state), state.losses)
 
@@ -103,7 +96,7 @@ def train(
         recipe.train(model, state, settings, latents, class_embeddings, empty_embedding, after_step)
     if not np.isfinite(state.losses[-1]):
         raise FailedPrecondition(
-            f"the training diverged (loss {state.losses[-1]}); lower adapter.learning_rate "
+            f"the training diverged (loss {state.losses[-1]}); lower the adapter's learning_rate "
             f"(it was {settings.learning_rate:g})",
             reason="TRAINING_DIVERGED",
         )

@@ -3,7 +3,6 @@
 from typing import Any
 
 from synthmix.classifier_evaluation import planning, results
-from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.classifier_evaluation.trial_requests import trial_name
 from synthmix.image_data.trial_files import read_trial
@@ -12,6 +11,7 @@ from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifes
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import EVALUATIONS, ArtifactName
 from synthmix.service_kit.settings import worker_settings
+from synthmix.service_kit.settings_messages import canonical
 
 TRIAL_RESULTS = "trials.json"
 
@@ -35,7 +35,7 @@ def run(context: OperationContext) -> ArtifactName:
             done += 1
             context.update(done=done)
 
-        settings = ClassifierSettings(**request["classifier"])
+        settings = canonical(planning.settings_of(request).classifier)
         context.run_tasks(
             "synthmix.classifier_evaluation.trials:run_trial",
             [
@@ -80,7 +80,7 @@ def _write_evaluation(
         trial: read_trial(store, read_manifest(store, trial_name(planning.request_of_trial(request, trial))))
         for trial in trials
     }
-    comparison = results.compare_trials(store, stored, request["claim"])
+    comparison = results.compare_trials(store, stored, planning.settings_of(request).claim)
     trial_results = results.trial_results(list(stored.values()))
     payloads = (write_payload(store, target, TRIAL_RESULTS, message_json.to_bytes(trial_results)),)
     write_manifest(

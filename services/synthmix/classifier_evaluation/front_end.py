@@ -45,21 +45,18 @@ class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):
 def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb2.Evaluation:
     """The resource that a manifest describes."""
     request, summary = manifest.request, manifest.summary
-    classifier = dict(request["classifier"])
-    classifier["image_size"] = classifier.pop("image_size_px")
-    message = evaluations_pb2.Evaluation(
-        name=str(manifest.name),
-        split=summary["split"],
-        image_sets=[str(ArtifactName(IMAGE_SETS, image_set)) for image_set in request["image_sets"]],
-        mixtures=evaluations_pb2.Mixtures(**request["mixtures"]),
-        classifier=evaluations_pb2.Classifier(**classifier),
-        seeds=request["seeds"],
-        claim=evaluations_pb2.Claim(**request["claim"]),
-        trial_count=len(summary["trials"]),
-        comparison=message_json.from_value(summary["comparison"], evaluations_pb2.Comparison),
-        seconds=manifest.seconds,
-        gpu_seconds=manifest.gpu_seconds,
-        payloads=payload_messages(store, manifest),
+    message = planning.settings_of(request)
+    message.MergeFrom(
+        evaluations_pb2.Evaluation(
+            name=str(manifest.name),
+            split=summary["split"],
+            image_sets=[str(ArtifactName(IMAGE_SETS, image_set)) for image_set in request["image_sets"]],
+            trial_count=len(summary["trials"]),
+            comparison=message_json.from_value(summary["comparison"], evaluations_pb2.Comparison),
+            seconds=manifest.seconds,
+            gpu_seconds=manifest.gpu_seconds,
+            payloads=payload_messages(store, manifest),
+        )
     )
     if summary["fidelity"] is not None:
         message.fidelity.CopyFrom(message_json.from_value(summary["fidelity"], evaluations_pb2.Fidelity))

@@ -112,7 +112,7 @@ def train_and_evaluate(
         settings.architecture,
         class_count,
         pretrained=settings.pretrained,
-        image_size_px=settings.image_size_px,
+        image_size_px=settings.image_size,
         seed=seed,
     )
     model = model.to(device).to(memory_format=torch.channels_last)

@@ -1,7 +1,6 @@
 """What an evaluation says of its grid, computed from the predictions that the trials stored. It trains nothing."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -9,12 +8,12 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import paired_comparison
 from synthmix.classifier_evaluation.metrics import balanced_accuracy, class_results, compute_metrics, metric_messages
 from synthmix.classifier_evaluation.mixtures import MixtureSpec, TrialSpec
+from synthmix.image_data.generators import image_set_names
 from synthmix.image_data.mixture_kinds import KINDS, REAL, SYNTHETIC_ONLY, kind_message
 from synthmix.image_data.trial_files import StoredTrial
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
-from synthmix.service_kit.short_names import distinguishing_names
+from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 
 
 def trial_results(trials: Sequence[StoredTrial]) -> evaluations_pb2.TrialResults:
@@ -35,14 +34,14 @@ def trial_results(trials: Sequence[StoredTrial]) -> evaluations_pb2.TrialResults
 
 
 def compare_trials(
-    store: ObjectStore, trials: Mapping[TrialSpec, StoredTrial], claim: Mapping[str, float]
+    store: ObjectStore, trials: Mapping[TrialSpec, StoredTrial], claim: evaluations_pb2.ClaimSettings
 ) -> evaluations_pb2.Comparison:
     """Every mixture against real only, and the verdict.
 
     Args:
         store: Object storage, where the image sets tell what they are.
         trials: The whole grid, mixture by mixture, in the order of seeds.
-        claim: margin and confidence.
+        claim: With its defaults.
     """
     mixtures = list(dict.fromkeys(trial.mixture for trial in trials))
     messages = mixture_messages(store, mixtures)
@@ -69,8 +68,8 @@ def compare_trials(
         reference=reference,
         candidates=[mixture.key for mixture in verdict_candidates(mixtures)],
         class_names=first.training.classes,
-        confidence=claim["confidence"],
-        margin=claim["margin"],
+        confidence=claim.confidence,
+        margin=claim.margin,
     )
     comparison.kinds.extend(kind_message(KINDS[name]) for name in dict.fromkeys(item.kind for item in mixtures))
     return comparison
@@ -89,7 +88,8 @@ def verdict_candidates(mixtures: Sequence[MixtureSpec]) -> list[MixtureSpec]:
 def mixture_messages(store: ObjectStore, mixtures: Sequence[MixtureSpec]) -> dict[MixtureSpec, evaluations_pb2.Mixture]:
     """The mixtures as results name them; where there are several image sets, with what tells theirs apart."""
     image_sets = dict.fromkeys(item.image_set for item in mixtures if item.image_set)
-    names = _image_set_labels(store, list(image_sets))
+    manifests = [read_manifest(store, ArtifactName(IMAGE_SETS, image_set)) for image_set in image_sets]
+    names = dict(zip(image_sets, image_set_names(store, manifests), strict=True))
     messages = {}
     for mixture in mixtures:
         message = evaluations_pb2.Mixture(key=mixture.key, label=mixture.label, kind=mixture.kind)
@@ -102,13 +102,3 @@ def mixture_messages(store: ObjectStore, mixtures: Sequence[MixtureSpec]) -> dic
                 message.label = f"{mixture.label} with {message.image_set_label}"
         messages[mixture] = message
     return messages
-
-
-def _image_set_labels(store: ObjectStore, image_sets: Sequence[str]) -> dict[str, str]:
-    requests: list[dict[str, Any]] = []
-    for image_set in image_sets:
-        manifest = read_manifest(store, ArtifactName(IMAGE_SETS, image_set))
-        adapter = read_manifest(store, ArtifactName(ADAPTERS, manifest.inputs["adapter"]))
-        request = {**adapter.request, **manifest.request}
-        requests.append({key: value for key, value in request.items() if key != "adapter"})
-    return dict(zip(image_sets, distinguishing_names(requests, ("method", "rank")), strict=True))

@@ -14,8 +14,10 @@ from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition, FieldViolation
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, PARTS, TRIALS, ArtifactName
+from synthmix.service_kit.settings_messages import canonical
 
-# Raised whenever the recipe's bytes change: a trial of another version is another trial.
+# Raised whenever the recipe's bytes change, or a declared default of the classifier: a trial of another version is
+# another trial.
 RECIPE_VERSION = 1
 
 
@@ -24,12 +26,12 @@ def trial_request(part_digests: Mapping[str, str], settings: ClassifierSettings,
 
     Args:
         part_digests: Of train, validation and test.
-        settings: The classifier's.
+        settings: The classifier's, with their defaults.
         trial: Mixture and seed.
     """
     return {
         "parts": {part: part_digests[part] for part in PARTS},
-        "classifier": asdict(settings),
+        "classifier": canonical(settings),
         "mixture": asdict(trial.mixture),
         "seed": trial.seed,
         "recipe_version": RECIPE_VERSION,

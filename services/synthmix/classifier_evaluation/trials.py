@@ -6,6 +6,7 @@ Metrics are computed from these by the evaluation.
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -34,17 +35,20 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.settings import CLASSIFIER_EVALUATION
+from synthmix.service_kit.settings_messages import from_canonical
 
 
 def run_trial(
     split: str,
     trial: TrialSpec,
-    settings: ClassifierSettings,
+    settings: dict[str, Any],
     report: Callable[[int], None],
     threads: int,
     gpus: float = 0.0,
 ) -> str:
     """The task that a coordinator runs on a worker: evaluate_trial, with the worker's settings and counters.
+
+    The classifier's settings come in their canonical form, which Ray can send.
 
     Its operation counts trials, so a trial's own steps are counted by the metrics only.
     """
@@ -56,7 +60,8 @@ def run_trial(
         count_on_worker("synthmix_classifier_steps", steps - counted, CLASSIFIER_EVALUATION)
         counted = steps
 
-    name = evaluate_trial(store, split, trial, settings, report=report_steps, threads=threads, gpus=gpus)
+    classifier = from_canonical(settings, ClassifierSettings)
+    name = evaluate_trial(store, split, trial, classifier, report=report_steps, threads=threads, gpus=gpus)
     count_on_worker("synthmix_trials", 1, CLASSIFIER_EVALUATION)
     return str(name)
 
@@ -101,7 +106,7 @@ def evaluate_trial(
 
     real, synthetic = _open_real(store, trial, train), _open_synthetic(store, trial, train)
     mixture = compose(trial.mixture, train, synthetic, trial.seed)
-    size_px = settings.image_size_px
+    size_px = settings.image_size
     test_reads = 0
 
     def open_test() -> np.ndarray:

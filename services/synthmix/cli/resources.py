@@ -46,7 +46,13 @@ RESOURCES = {
         Client.list_adapters,
         Client.get_adapter,
         ("BASE MODEL", "METHOD", "RANK", "TARGETS", "IMAGES SEEN"),
-        lambda item: (item.base_model, item.method, item.rank, item.targets, item.images_seen),
+        lambda item: (
+            item.settings.base_model,
+            item.settings.method,
+            item.settings.rank,
+            item.settings.targets,
+            item.settings.images_seen,
+        ),
     ),
     "images": Resource(
         image_sets_pb2.ImageSet,
@@ -57,9 +63,9 @@ RESOURCES = {
         ("IMAGES", "CLASSES", "STEPS", "GUIDANCE", "ADAPTER"),
         lambda item: (
             item.image_count,
-            len(item.labels),
-            item.steps,
-            f"{item.guidance_scale:g}",
+            len(item.class_images),
+            item.settings.steps,
+            f"{item.settings.guidance_scale:g}",
             item.adapter,
         ),
     ),

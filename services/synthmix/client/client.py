@@ -214,7 +214,8 @@ class Client:
         """Splits a dataset by group. The same request gives the same split."""
         request = datasets_pb2.CreateSplitRequest(
             split=datasets_pb2.Split(
-                dataset=names.qualified(names.DATASETS, dataset), test=test, validation=validation, seed=seed
+                dataset=names.qualified(names.DATASETS, dataset),
+                settings=datasets_pb2.SplitSettings(test=test, validation=validation, seed=seed),
             )
         )
         return self._call(STUDY_CONTROL, self._datasets.CreateSplit, request, datasets_pb2.Split)

@@ -1,16 +1,18 @@
 """Files that people write, studies above all: YAML or JSON into a message, strictly, errors with their lines.
 
 A file is the proto's JSON form: keys are the proto's (`guidance_scale`, or `guidanceScale`), one value may
-stand for a list of one, a section may be left out. Whatever the proto doesn't know is an error that names the
-nearest thing it does know. All the problems of a file are reported together.
+stand for a list of one, a section may be left out. Where a study has a list of settings, such as of adapters, any value
+of them may be a list: it stands for as many settings, and several lists for every combination. Whatever the proto
+doesn't know is an error that names the nearest thing it does know. All the problems of a file are reported together.
 """
 
 import difflib
+import itertools
 import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -23,12 +25,14 @@ from google.protobuf.message import Message
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.user_files import LARGEST_FILE_BYTES, check_size, read_user_file
 from synthmix.service_kit.errors import MOST_LISTED, FieldViolation, InvalidArgument, SynthMixError, printable
+from synthmix.service_kit.settings_messages import has_rules
 
 STANDARD_INPUT = Path("-")
 LARGEST_DEPTH = 32
 MOST_ALIASES = 100
 LONGEST_NUMBER = 40  # Python refuses to read thousands of digits
 LONGEST_KEY = 80
+MOST_COMBINATIONS = 4096  # what a study may have of them is for the server to say
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9]\d*(_\d+)*)", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -57,26 +61,45 @@ class Document(Generic[M]):
     Attributes:
         source: The file's name, for messages.
         message: The file as a message.
-        lines: The line, from 1, of each field that the file gives, by its path, such as mixtures.ratios[2].
+        lines: The line, from 1, of each field that the file gives, by its path in the message, such as
+            mixtures.ratios[2] or adapters[3].rank.
+        written: Paths as the file has them, such as adapters.rank[1], by those in the message, where they differ.
     """
 
     source: str
     message: M
     lines: dict[str, int]
+    written: dict[str, str] = field(default_factory=dict)
 
     def locate(self, error: SynthMixError) -> SynthMixError:
-        """The same error, its violations with the lines of this file. Fields may begin with `spec.`."""
-        placed = [PlacedViolation(item.field, item.description, self._place(item.field)) for item in error.violations]
-        return type(error)(error.message, reason=error.reason, violations=placed, metadata=error.metadata)
+        """The same error, with the fields and lines of this file. Fields may begin with `spec.`."""
+        message, placed = error.message, []
+        for item in error.violations:
+            written = self._written(item.field)
+            message = message.replace(item.field, written) if item.field else message
+            placed.append(PlacedViolation(written, item.description, self._place(item.field)))
+        if len(placed) > 1:  # of a grid, what is written once may be said of several settings
+            message = "\n".join(dict.fromkeys(message.splitlines()))
+        violations = list(dict.fromkeys(placed))
+        return type(error)(message, reason=error.reason, violations=violations, metadata=error.metadata)
 
     def _place(self, path: str) -> str:
+        known = self._known(path, self.lines)
+        return f"{self.source}:{self.lines[known]}" if known else self.source
+
+    def _written(self, path: str) -> str:
+        known = self._known(path, self.written)
+        return path.replace(known, self.written[known]) if known else path
+
+    def _known(self, path: str, paths: Collection[str]) -> str:
+        """The longest beginning of a path that is known, or ""."""
         # A server says the path within the request, whose first part is the request's field for this message.
         for candidate in (path, path.partition(".")[2]):
             while candidate:
-                if candidate in self.lines:
-                    return f"{self.source}:{self.lines[candidate]}"
+                if candidate in paths:
+                    return candidate
                 candidate = candidate[: max(candidate.rfind("."), candidate.rfind("["), 0)]
-        return self.source
+        return ""
 
 
 def read_study(path: Path) -> Document[studies_pb2.StudySpec]:
@@ -87,12 +110,12 @@ def read_study(path: Path) -> Document[studies_pb2.StudySpec]:
     path.
     """
     document = read_document(path, studies_pb2.StudySpec)
-    adapters = document.message.adapters
-    if adapters.base_model.startswith(("./", "../")):
-        beside = Path() if path == STANDARD_INPUT else path.parent
-        adapters.base_model = os.path.abspath(beside / adapters.base_model)
-    elif adapters.base_model.startswith("~/"):
-        adapters.base_model = os.path.expanduser(adapters.base_model)
+    for adapter in document.message.adapters:
+        if adapter.base_model.startswith(("./", "../")):
+            beside = Path() if path == STANDARD_INPUT else path.parent
+            adapter.base_model = os.path.abspath(beside / adapter.base_model)
+        elif adapter.base_model.startswith("~/"):
+            adapter.base_model = os.path.expanduser(adapter.base_model)
     return document
 
 
@@ -142,7 +165,7 @@ def parse_document(text: str, kind: type[M], source: str) -> Document[M]:
             violations=shown,
             metadata={"left_out": str(left_out)} if left_out else None,
         )
-    return Document(source, message, reader.lines)
+    return Document(source, message, reader.lines, reader.written)
 
 
 def _compose(text: str, source: str) -> yaml.MappingNode:
@@ -205,12 +228,23 @@ def _advice(error: yaml.MarkedYAMLError) -> str:
     return f"{problem} ({error.context})" if error.context and error.problem else problem
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """A value that a file gives to a field of a grid, and where."""
+
+    target: FieldDescriptor
+    value: Any
+    path: str
+    line: int
+
+
 @dataclass
 class _Reader:
     """Fills a message from a node graph and gathers lines and problems on the way."""
 
     source: str
     lines: dict[str, int] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
     problems: list[PlacedViolation] = field(default_factory=list)
 
     def problem(self, path: str, node: yaml.Node, description: str) -> None:
@@ -218,7 +252,54 @@ class _Reader:
 
     def fill(self, message: Message, node: yaml.Node, path: str) -> None:
         """The keys of a mapping node into the message's fields."""
-        descriptor = cast(Descriptor, message.DESCRIPTOR)
+        for target, value, field_path in self.keys(cast(Descriptor, message.DESCRIPTOR), node, path):
+            message.SetInParent()
+            self.assign(message, target, value, field_path)
+        if isinstance(node, yaml.MappingNode):
+            message.SetInParent()
+
+    def fill_grid(self, message: Message, target: FieldDescriptor, node: yaml.Node, path: str) -> None:
+        """A mapping into a list of settings: one for each combination of its lists, of which the last turns fastest."""
+        axes: list[list[_Choice]] = []
+        for key, value, key_path in self.keys(cast(Descriptor, target.message_type), node, path):
+            axes.append(self.choices(key, value, key_path))
+        count = math.prod(len(axis) for axis in axes)
+        if count > MOST_COMBINATIONS:
+            self.problem(path, node, f"makes {count:,} combinations; shorten its lists to at most {MOST_COMBINATIONS}")
+            return
+        settings = getattr(message, target.name)
+        for combination in itertools.product(*axes):
+            place = f"{target.name}[{len(settings)}]"
+            self.lines[place], self.written[place] = _line(node), path
+            one = settings.add()
+            for choice in combination:
+                setattr(one, choice.target.name, choice.value)
+                one_path = f"{place}.{choice.target.name}"
+                self.lines[one_path], self.written[one_path] = choice.line, choice.path
+
+    def choices(self, target: FieldDescriptor, node: yaml.Node, path: str) -> list["_Choice"]:
+        """The values that a list of a grid has, or the one that stands for a list of one."""
+        if not isinstance(node, yaml.SequenceNode):
+            items = {path: node}
+        else:
+            items = {f"{path}[{index}]": item for index, item in enumerate(node.value)}
+            if not items:
+                self.problem(path, node, f"is an empty list; give {_expected(target)}, or remove the line")
+        found: list[_Choice] = []
+        for item_path, item in items.items():
+            value = self.scalar(target, item, item_path)
+            if value is None:
+                continue
+            if any(choice.value == value for choice in found):
+                self.problem(item_path, item, f"{value!r} stands twice in the list; remove one of them")
+                continue
+            found.append(_Choice(target, value, item_path, _line(item)))
+        return found
+
+    def keys(
+        self, descriptor: Descriptor, node: yaml.Node, path: str
+    ) -> Iterator[tuple[FieldDescriptor, yaml.Node, str]]:
+        """The fields that a mapping gives, each with its value and its path; of others, it says what is wrong."""
         known = _writable_fields(descriptor)
         if not isinstance(node, yaml.MappingNode) or node.tag not in _PLAIN_TAGS:
             self.problem(
@@ -228,7 +309,6 @@ class _Reader:
                 f"but has {_kind(node)}",
             )
             return
-        message.SetInParent()
         first_lines: dict[str, int] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -250,15 +330,20 @@ class _Reader:
                 )
                 continue
             first_lines[target.name] = self.lines[field_path] = _line(key)
-            self.assign(message, target, value, field_path)
+            yield target, value, field_path
 
     def assign(self, message: Message, target: FieldDescriptor, node: yaml.Node, path: str) -> None:
         """A node into a field; one value stands for a list of one."""
         if target.is_repeated:
+            if target.message_type is not None and _is_null(node):
+                return  # a section whose lines are all commented out is a section left out
             items = node.value if isinstance(node, yaml.SequenceNode) else [node]
             for index, item in enumerate(items):
-                self.lines[f"{path}[{index}]"] = _line(item)
                 item_path = path if item is node else f"{path}[{index}]"
+                if target.message_type is not None and has_rules(target.message_type):
+                    self.fill_grid(message, target, item, item_path)
+                    continue
+                self.lines[f"{path}[{index}]"] = _line(item)
                 if target.message_type is not None:
                     self.fill(getattr(message, target.name).add(), item, item_path)
                     continue

@@ -6,6 +6,7 @@ import grpc
 from google.longrunning import operations_pb2
 
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
+from synthmix.image_data.generators import synthesis_settings
 from synthmix.image_synthesis import planning
 from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
@@ -47,11 +48,14 @@ def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.
     message = image_sets_pb2.ImageSet(
         name=str(manifest.name),
         adapter=str(ArtifactName(ADAPTERS, request["adapter"])),
+        settings=synthesis_settings(manifest),
         image_count=manifest.summary["image_count"],
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
         payloads=payload_messages(store, manifest),
-        **{field: request[field] for field in ("prompt", "labels", "steps", "guidance_scale", "per_class", "seed")},
+        class_images=[
+            image_sets_pb2.ClassImages(label=label, images=images) for label, images in request["class_images"].items()
+        ],
     )
     message.create_time.FromJsonString(manifest.create_time)
     return message

@@ -1,71 +1,62 @@
 """What a CreateImageSet request means: its defaults, its checks, its canonical form and its predicted time."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
+from synthmix.image_data.generators import adapter_settings
 from synthmix.image_synthesis.shard_ranges import shard_count
 from synthmix.latent_diffusion.base_model import resolve, verify
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import prompt_tokenizer
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest
-from synthmix.service_kit.defaults import set_default
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import NotFound, Problems, check_choice, check_range
+from synthmix.service_kit.errors import NotFound, Problems, check_choice, check_range, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
+from synthmix.service_kit.settings_messages import canonical, check, set_default, with_defaults
 
-# Raised whenever the recipe's bytes change: an image set of another version is another image set.
+# Raised whenever the recipe's bytes change, or a declared default: an image set of another version is another one.
 RECIPE_VERSION = 1
 
 # Measured on one core of a server CPU with the built-in model, for one denoising step of one image with guidance.
 SECONDS_PER_IMAGE_STEP = 0.028
 START_SECONDS = 10.0
-MOST_STEPS = 1000
+PER_CLASS = 200
+MOST_IMAGES_OF_A_CLASS = 1_000_000
 
 
 def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_only: bool) -> Planned:
     """Checks a request against what exists, without starting anything.
 
-    A request that is only validated may name an adapter that isn't trained yet, if it gives prompt and labels.
+    A request that is only validated may name an adapter that isn't trained yet, if it gives prompt and classes.
     """
-    adapter = ArtifactName.parse(image_set.adapter, field="image_set.adapter", collection=ADAPTERS)
-    manifest = find_manifest(store, adapter)
-    if manifest is None and not (validate_only and image_set.prompt and image_set.labels):
+    name = ArtifactName.parse(image_set.adapter, field="image_set.adapter", collection=ADAPTERS)
+    adapter = find_manifest(store, name)
+    if adapter is None and not (validate_only and image_set.settings.prompt and image_set.class_images):
         raise NotFound(
-            f"image_set.adapter: {adapter} doesn't exist; create it first",
+            f"image_set.adapter: {name} doesn't exist; create it first",
             reason="ARTIFACT_NOT_FOUND",
-            metadata={"artifact": str(adapter)},
+            metadata={"artifact": str(name)},
         )
-    labels = _labels(image_set, manifest)
-    full = image_sets_pb2.ImageSet()
-    full.CopyFrom(image_set)
-    set_default(full, "steps", 25)
-    set_default(full, "guidance_scale", 2.0)
-    set_default(full, "per_class", 200)
-    request: dict[str, Any] = {
-        "adapter": adapter.id,
-        "prompt": image_set.prompt or (manifest.request["prompt"] if manifest else ""),
-        "labels": labels,
-        "steps": full.steps,
-        "guidance_scale": full.guidance_scale,
-        "per_class": full.per_class,
-        "seed": image_set.seed,
-        "recipe_version": RECIPE_VERSION,
-    }
+    settings = filled(image_set.settings, adapter)
     problems = Problems()
+    check(settings, "image_set.settings", problems)
     with problems:
-        check_prompt("image_set.prompt", request["prompt"])
-    for field, low, high in (("steps", 1, MOST_STEPS), ("guidance_scale", 0.0, 50.0), ("per_class", 1, 1_000_000)):
-        with problems:
-            check_range(f"image_set.{field}", request[field], low, high)
+        check_prompt("image_set.settings.prompt", settings.prompt)
+    check_classes(image_set.class_images, adapter.summary["classes"] if adapter else None, problems)
     problems.raise_if_any()
+    images = {item.label: item.images for item in image_set.class_images}
+    if not images and adapter is not None:
+        images = dict.fromkeys(adapter.summary["classes"], settings.per_class)
+    request = canonical_request(settings, adapter_id=name.id, class_images=images)
     target = ArtifactName(IMAGE_SETS, digest_of(request))
-    total = len(labels) * request["per_class"]
+    total = sum(images.values())
     done = total if find_manifest(store, target) is not None else 0
-    warnings = _check_base_model(manifest, request) if manifest is not None and not done else []
-    seconds = START_SECONDS + total * request["steps"] * SECONDS_PER_IMAGE_STEP
+    warnings = _check_base_model(adapter, settings) if adapter is not None and not done else []
+    seconds = START_SECONDS + total * settings.steps * SECONDS_PER_IMAGE_STEP
     return Planned(
         request,
         {},
@@ -81,21 +72,56 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     )
 
 
-def _check_base_model(adapter: Manifest, request: dict[str, Any]) -> list[str]:
+def filled(given: image_sets_pb2.SynthesisSettings, adapter: Manifest | None) -> image_sets_pb2.SynthesisSettings:
+    """A copy in which every field that a user may leave out has its value: the declared one, or the adapter's."""
+    full = with_defaults(given)
+    set_default(full, "per_class", PER_CLASS)
+    if adapter is not None:
+        set_default(full, "prompt", adapter_settings(adapter).prompt)
+    return full
+
+
+def check_classes(
+    class_images: Sequence[image_sets_pb2.ClassImages], known: Sequence[str] | None, problems: Problems
+) -> None:
+    """Collects classes that the adapter hasn't, that are there twice, or of which too few or too many are asked."""
+    labels = [item.label for item in class_images]
+    for index, item in enumerate(class_images):
+        field = f"image_set.class_images[{index}]"
+        with problems:
+            if known is not None:
+                check_choice(f"{field}.label", item.label, known)
+        with problems:
+            if item.label in labels[:index]:
+                raise invalid_field(
+                    f"{field}.label", item.label, "is there twice", "leave one out", reason="DUPLICATE_VALUE"
+                )
+        with problems:
+            check_range(f"{field}.images", item.images, 1, MOST_IMAGES_OF_A_CLASS)
+
+
+def canonical_request(
+    settings: image_sets_pb2.SynthesisSettings, *, adapter_id: str, class_images: Mapping[str, int]
+) -> dict[str, Any]:
+    """What an image set's digest is of. `settings` are filled.
+
+    Args:
+        class_images: Images of each class.
+    """
+    return {
+        "settings": canonical(settings, without=["per_class"]),
+        "adapter": adapter_id,
+        "class_images": dict(sorted(class_images.items())),
+        "recipe_version": RECIPE_VERSION,
+    }
+
+
+def _check_base_model(adapter: Manifest, settings: image_sets_pb2.SynthesisSettings) -> list[str]:
     """What the adapter's base model makes of the prompts and steps. Returns warnings, raises InvalidArgument."""
-    model = resolve(adapter.summary["base_model"], field="adapter.base_model", weights=False)
+    model = resolve(adapter.summary["base_model"], field="adapter.settings.base_model", weights=False)
     verify(model, adapter.inputs["base_model"])
-    check_range("image_set.steps", request["steps"], 1, min(MOST_STEPS, model.train_timesteps))
+    check_range("image_set.settings.steps", settings.steps, 1, model.train_timesteps)
     tokenizer = prompt_tokenizer(model.folder, model.digest)
     # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
     classes = adapter.summary["classes"]
-    return check_tokens("image_set.prompt", request["prompt"], classes, tokenizer, tokenizer.longest)
-
-
-def _labels(image_set: image_sets_pb2.ImageSet, manifest: Manifest | None) -> list[str]:
-    labels = sorted(image_set.labels)
-    if manifest is None:
-        return labels
-    for index, label in enumerate(labels):
-        check_choice(f"image_set.labels[{index}]", label, manifest.summary["classes"])
-    return labels or list(manifest.summary["classes"])
+    return check_tokens("image_set.settings.prompt", settings.prompt, classes, tokenizer, tokenizer.longest)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.image_data.generators import adapter_settings
 from synthmix.image_data.image_table import write_shard
 from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images
@@ -29,6 +31,7 @@ from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.settings import IMAGE_SYNTHESIS
+from synthmix.service_kit.settings_messages import from_canonical
 
 BATCH_IMAGES = 16
 
@@ -40,11 +43,12 @@ def synthesise_shard(
     torch.set_num_threads(threads)
     store = open_object_store()
     adapter = read_manifest(store, ArtifactName(ADAPTERS, request["adapter"]))
+    settings = from_canonical(request["settings"], SynthesisSettings)
     model = adapted_model(adapter.name)
     planned = planned_images(request, shard_range(image_count(request), number))
     images: list[bytes] = []
     for start in range(0, len(planned), BATCH_IMAGES):
-        images += synthesise_batch(model, adapter, request, planned[start : start + BATCH_IMAGES])
+        images += synthesise_batch(model, adapter, settings, planned[start : start + BATCH_IMAGES])
         report(len(images))
     write_shard(store, ArtifactName.parse(target, field="target"), number, images)
     count_on_worker("synthmix_images", len(images), IMAGE_SYNTHESIS)
@@ -52,10 +56,10 @@ def synthesise_shard(
 
 
 def synthesise_batch(
-    model: LatentDiffusion, adapter: Manifest, request: dict[str, Any], planned: Sequence[PlannedImage]
+    model: LatentDiffusion, adapter: Manifest, settings: SynthesisSettings, planned: Sequence[PlannedImage]
 ) -> list[bytes]:
     """PNGs of the planned images."""
-    size_px = adapter.request["image_size"]
+    size_px = adapter_settings(adapter).image_size
     generators = [torch.Generator().manual_seed(image.seed) for image in planned]
     try:
         with memory_told_at(
@@ -67,15 +71,15 @@ def synthesise_batch(
                 [image.prompt for image in planned],
                 height=size_px,
                 width=size_px,
-                num_inference_steps=request["steps"],
-                guidance_scale=request["guidance_scale"],
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
                 generator=generators,
                 output_type="np",
             ).images
     except ValueError as error:  # some schedulers can't take few steps, or as many as they like
         raise invalid_field(
-            "image_set.steps",
-            request["steps"],
+            "image_set.settings.steps",
+            settings.steps,
             f"can't be taken with the base model's {type(model.pipeline.scheduler).__name__} ({error})",
             "use another number of steps, such as 25",
             reason="STEPS_UNSUPPORTED",
@@ -94,7 +98,7 @@ def adapted_model(adapter_name: ArtifactName) -> LatentDiffusion:
     """The adapter's base model with the adapter in it. Raises DataLoss if the adapter changes nothing."""
     store = open_object_store()
     adapter = read_manifest(store, adapter_name)
-    found = base_model.resolve(adapter.summary["base_model"], field="adapter.base_model")
+    found = base_model.resolve(adapter.summary["base_model"], field="adapter.settings.base_model")
     base_model.verify(found, adapter.inputs["base_model"])
     model = load(found.folder, select_device())
     before = probe(model)

@@ -1,9 +1,11 @@
 """What the shards of an image set hold, and the index over them."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data import image_table
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.latent_diffusion.prompts import prompt_for
@@ -11,6 +13,7 @@ from synthmix.service_kit.artifacts import Payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.seeds import derived_seed
+from synthmix.service_kit.settings_messages import from_canonical
 
 
 @dataclass(frozen=True)
@@ -29,21 +32,25 @@ class PlannedImage:
 
 
 def planned_images(request: dict[str, Any], indices: range) -> list[PlannedImage]:
-    """The images at these indices of a canonical request."""
-    labels = [request["labels"][index // request["per_class"]] for index in indices]
-    return [
-        PlannedImage(
-            index,
-            label,
-            prompt_for(request["prompt"], label),
-            derived_seed(request["seed"], "image", index),
-        )
-        for index, label in zip(indices, labels, strict=True)
-    ]
+    """The images at these indices of a canonical request.
+
+    The noise of a class's n-th image is that which it has in a set with as many images of every class as of the
+    largest: fewer images of one class don't change the images of another.
+    """
+    settings = from_canonical(request["settings"], SynthesisSettings)
+    counts = dict(sorted(request["class_images"].items()))
+    labels, ends = list(counts), list(itertools.accumulate(counts.values()))
+    images = []
+    for index in indices:
+        number = next(number for number, end in enumerate(ends) if index < end)
+        within = index - (ends[number] - counts[labels[number]])
+        seed = derived_seed(settings.seed, "image", number * max(counts.values()) + within)
+        images.append(PlannedImage(index, labels[number], prompt_for(settings.prompt, labels[number]), seed))
+    return images
 
 
 def image_count(request: dict[str, Any]) -> int:
-    return len(request["labels"]) * int(request["per_class"])
+    return sum(request["class_images"].values())
 
 
 def write_index(store: ObjectStore, target: ArtifactName, request: dict[str, Any]) -> list[Payload]:

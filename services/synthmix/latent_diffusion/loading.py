@@ -14,7 +14,7 @@ from synthmix.latent_diffusion.autoencoder import encode_images, frozen_dtype
 from synthmix.service_kit.errors import SynthMixError, invalid_field
 from synthmix.service_kit.memory_errors import is_out_of_memory, out_of_memory
 
-FIELD = "adapter.base_model"
+FIELD = "adapter.settings.base_model"
 PROBE_PX = 64
 # The payload of an adapter, named as diffusers reads it.
 ADAPTER_WEIGHTS = "pytorch_lora_weights.safetensors"

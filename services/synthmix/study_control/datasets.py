@@ -39,6 +39,7 @@ from synthmix.service_kit.resource_names import (
     is_id,
     unqualified,
 )
+from synthmix.service_kit.settings_messages import from_canonical
 from synthmix.study_control import split as splitting
 from synthmix.study_control.image_import import importer, white_levels
 from synthmix.study_control.image_import.groups import check_rule
@@ -277,7 +278,7 @@ def create_split(store: ObjectStore, request: datasets_pb2.Split) -> datasets_pb
     if not request.dataset:
         raise missing_field("split.dataset", "name a dataset; `synthmix datasets list` shows them")
     dataset = find_dataset(store, request.dataset, field="split.dataset")
-    name = splitting.create_split(store, dataset, test=request.test, validation=request.validation, seed=request.seed)
+    name = splitting.create_split(store, dataset, request.settings)
     return split_message(read_manifest(store, name))
 
 
@@ -290,9 +291,7 @@ def split_message(manifest: Manifest) -> datasets_pb2.Split:
     return datasets_pb2.Split(
         name=str(manifest.name),
         dataset=str(ArtifactName(DATASETS, manifest.inputs["dataset"])),
-        test=request["test"],
-        validation=request["validation"],
-        seed=request["seed"],
+        settings=from_canonical(request["settings"], datasets_pb2.SplitSettings),
         warnings=summary["warnings"],
         part_counts=[
             datasets_pb2.PartCount(

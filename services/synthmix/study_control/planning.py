@@ -1,36 +1,28 @@
-"""What a study would do and cost. Requests are content addressed: the steps' names are known before anything runs."""
+"""What a study would do and cost. Requests are content addressed: the steps' names are known before anything runs.
+
+The plan is stored with the study's operation: what was planned is what runs.
+"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf import json_format
-
-from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
-from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit.digests import ID_LENGTH, digest_of
-from synthmix.service_kit.errors import InvalidArgument, Problems, SynthMixError
+from synthmix.service_kit.errors import FieldViolation, InvalidArgument, Problems, SynthMixError, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS
+from synthmix.service_kit.short_names import distinguishing_names
 from synthmix.study_control import datasets, specification
 from synthmix.study_control.step_services import StepServices
+from synthmix.study_control.steps import KINDS, Step, of_service
 
 NO_ID = "0" * ID_LENGTH
-
-
-@dataclass(frozen=True)
-class Step:
-    """One request to one service: its plan, and the request that starts it."""
-
-    display_name: str
-    request: Any
-    plan: operations_pb2.Plan
 
 
 @dataclass(frozen=True)
@@ -39,36 +31,19 @@ class StudySteps:
 
     Attributes:
         spec: With its defaults.
-        adapters: One step each.
-        image_sets: One step for each adapter, in the same order.
-        evaluation: The grid over all image sets.
+        steps: Adapters, then image sets, then the grid over all image sets.
         request: The study's canonical request.
     """
 
     spec: studies_pb2.StudySpec
     dataset: datasets_pb2.Dataset
     split: datasets_pb2.Split
-    adapters: tuple[Step, ...]
-    image_sets: tuple[Step, ...]
-    evaluation: Step
+    steps: tuple[Step, ...]
     request: dict[str, Any]
 
     @property
     def name(self) -> ArtifactName:
         return ArtifactName(STUDIES, digest_of(self.request))
-
-    @property
-    def phases(self) -> tuple[tuple[str, tuple[Step, ...]], ...]:
-        """The steps that run at once, in order, with the service that does them."""
-        return (
-            (ADAPTER_TRAINING, self.adapters),
-            (IMAGE_SYNTHESIS, self.image_sets),
-            (CLASSIFIER_EVALUATION, (self.evaluation,)),
-        )
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return tuple(step for _, steps in self.phases for step in steps)
 
     def plan(self) -> studies_pb2.StudyPlan:
         return studies_pb2.StudyPlan(
@@ -86,6 +61,50 @@ class StudySteps:
             ),
         )
 
+    def record(self) -> dict[str, Any]:
+        """What the study's operation is asked to do: the canonical request, and the plan by which it is done."""
+        return {
+            **self.request,
+            "dataset": self.dataset.name,
+            "steps": [step.to_json() for step in self.steps],
+        }
+
+
+class _Planner:
+    """Asks services for plans, and collects what they refuse. What a grid has in common is refused once."""
+
+    def __init__(self, services: StepServices, problems: Problems):
+        self._services = services
+        self._problems = problems
+        self._refused: set[FieldViolation] = set()
+
+    def step(self, service: str, display_name: str, request: Any, fields: Mapping[str, str]) -> Step | None:
+        """The planned step; None if the service refuses it."""
+        try:
+            plan = KINDS[service].plan(self._services, request)
+        except InvalidArgument as error:
+            self._refuse(error, fields)
+            return None
+        except SynthMixError as error:
+            raise specification.in_study_terms(error, fields) from None
+        return Step(service, display_name, request, plan, fields)
+
+    def _refuse(self, error: InvalidArgument, fields: Mapping[str, str]) -> None:
+        new = [item for item in error.violations if item not in self._refused]
+        self._refused.update(new)
+        if len(new) == len(error.violations):
+            self._problems.found.append(specification.in_study_terms(error, fields))
+            return
+        for item in new:
+            field = specification.study_field(item.field, fields)
+            self._problems.found.append(
+                InvalidArgument(
+                    f"{field}: {item.description}",
+                    reason=error.reason,
+                    violations=[FieldViolation(field, item.description)],
+                )
+            )
+
 
 def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudySpec) -> StudySteps:
     """Checks a specification against what exists and asks every service for its plan.
@@ -98,51 +117,98 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     full = specification.with_defaults(spec)
     problems = Problems()
     specification.check(full, problems)
-    if any(_is_of(error, ("dataset", "split", "mixtures")) for error in problems.found):
+    specification.check_prompts(spec, problems)
+    with problems, _in_study_terms({"split.settings": "split", "split.dataset": "dataset"}):
+        if full.dataset:
+            dataset = datasets.get_dataset(store, full.dataset)
+            split = datasets.create_split(store, datasets_pb2.Split(dataset=dataset.name, settings=full.split))
+    if any(_is_of(error, ("dataset", "split", "mixtures", "adapters", "synthesis")) for error in problems.found):
         problems.raise_if_any()  # what follows builds on these
-    with _study_terms():
-        dataset = datasets.get_dataset(store, full.dataset)
-        split = datasets.create_split(
-            store,
-            datasets_pb2.Split(
-                dataset=dataset.name,
-                test=full.split.test,
-                validation=full.split.validation,
-                seed=full.split.seed,
-            ),
-        )
     specification.check_enough_images(full, split, problems)
-    adapters, image_sets = [], []
-    for adapter_step in specification.adapter_steps(full, split):
-        name = str(ArtifactName(ADAPTERS, NO_ID))  # if it can't be planned, its images' own fields are checked still
-        with problems, _study_terms():
-            plan = services.plan_adapter(adapter_step.adapter)
-            name = plan.target
-            adapters.append(Step(f"adapter {adapter_step.display_name}", adapter_step.adapter, plan))
-        with problems, _study_terms():
-            image_set = specification.image_set(
-                full, split, adapters_pb2.Adapter(name=name, prompt=full.synthesis.prompt)
-            )
-            image_plan = services.plan_image_set(image_set)
-            image_sets.append(Step(f"images {adapter_step.display_name}", image_set, image_plan))
-    names = list(dict.fromkeys(step.plan.target for step in image_sets))
-    if problems.found and specification.needs_images(full) and not names:
-        names = [str(ArtifactName(IMAGE_SETS, NO_ID))]
-    evaluation = specification.evaluation(full, split, names)
-    with problems, _study_terms():
-        grid_plan = services.plan_evaluation(evaluation)
+    planner = _Planner(services, problems)
+    adapters, image_sets = _generator_steps(planner, spec, full, split)
+    _check_distinct(adapters, "adapter.settings", problems)
+    _check_distinct(image_sets, "image_set.settings", problems)
+    image_set_names = [step.target for step in image_sets]
+    if problems.found and specification.needs_images(full) and not image_set_names:
+        image_set_names = [str(ArtifactName(IMAGE_SETS, NO_ID))]
+    evaluation = specification.evaluation(full, split, list(dict.fromkeys(image_set_names)))
+    grid = planner.step(CLASSIFIER_EVALUATION, "grid", evaluation, {"evaluation.split": "split", "evaluation": ""})
     problems.raise_if_any()
+    assert grid is not None  # or there was a problem
     request = {
-        "spec": canonical_spec(full, dataset.name),
+        "spec": specification.canonical(full, dataset.name),
         "split": split.name,
-        "adapters": [step.plan.target for step in adapters],
-        "image_sets": [step.plan.target for step in image_sets],
-        "evaluation": grid_plan.target,
+        "adapters": [step.target for step in adapters],
+        "image_sets": [step.target for step in image_sets],
+        "evaluation": grid.target,
         "recipe_version": specification.RECIPE_VERSION,
     }
-    return StudySteps(
-        full, dataset, split, tuple(adapters), tuple(image_sets), Step("grid", evaluation, grid_plan), request
-    )
+    return StudySteps(full, dataset, split, (*adapters, *image_sets, grid), request)
+
+
+def _generator_steps(
+    planner: _Planner, given: studies_pb2.StudySpec, spec: studies_pb2.StudySpec, split: datasets_pb2.Split
+) -> tuple[list[Step], list[Step]]:
+    """An adapter of each settings, and an image set of each adapter and each synthesis; none if none is needed.
+
+    Args:
+        given: As the user wrote it.
+        spec: With its defaults.
+    """
+    if not specification.needs_images(spec):
+        return [], []
+    adapters: list[Step | None] = []
+    image_sets: list[Step | None] = []
+    grid = [(adapter, synthesis) for adapter in spec.adapters for synthesis in spec.synthesis]
+    set_names = iter(distinguishing_names(grid, alone=""))
+    for index, name in enumerate(distinguishing_names([(adapter,) for adapter in spec.adapters], alone="")):
+        fields = {
+            "adapter.settings.prompt": specification.adapter_prompt_field(given, index),
+            "adapter.settings": f"adapters[{index}]",
+            "adapter.train_split": "split",
+        }
+        request = specification.adapter(spec, split, index)
+        adapter = planner.step(ADAPTER_TRAINING, f"adapter {name}".rstrip(), request, fields)
+        adapters.append(adapter)
+        # If it can't be planned, its images' own fields are checked still.
+        target = adapter.target if adapter else str(ArtifactName(ADAPTERS, NO_ID))
+        for number in range(len(spec.synthesis)):
+            image_sets.append(
+                planner.step(
+                    IMAGE_SYNTHESIS,
+                    f"images {next(set_names)}".rstrip(),
+                    specification.image_set(spec, split, index, number, target),
+                    {
+                        "image_set.settings.prompt": specification.synthesis_prompt_field(given, index, number),
+                        "image_set.settings": f"synthesis[{number}]",
+                        "image_set.class_images": "dataset",
+                        "image_set.adapter": f"adapters[{index}]",
+                        "adapter.settings": f"adapters[{index}]",
+                    },
+                )
+            )
+    return [step for step in adapters if step], [step for step in image_sets if step]
+
+
+def _check_distinct(steps: list[Step], settings: str, problems: Problems) -> None:
+    """Collects settings that mean the same as earlier ones of the list: as much would be paid for no answer.
+
+    Args:
+        settings: The field of a step's request that holds them.
+    """
+    seen: dict[str, str] = {}
+    for step in steps:
+        place = step.fields[settings]
+        with problems:
+            if seen.setdefault(step.target, place) != place:
+                raise invalid_field(
+                    place,
+                    step.display_name,
+                    f"means the same as {seen[step.target]}",
+                    "remove one of them",
+                    reason="DUPLICATE_VALUE",
+                )
 
 
 def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_pb2.StudyPlan:
@@ -161,8 +227,8 @@ def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_
     workers = {group.name: workers_at_once(group, cluster) for group in cluster.worker_groups}
     wall_seconds = 0.0
     idle = []
-    for service, steps in study.phases:
-        left = [step.plan for step in steps if step.plan.tasks]
+    for service in KINDS:
+        left = [step.plan for step in of_service(study.steps, service) if step.plan.tasks]
         if not left:
             continue
         if not workers.get(service):
@@ -171,8 +237,8 @@ def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_
         tasks = sum(item.tasks for item in left)
         seconds = sum(item.predicted_seconds for item in left)
         wall_seconds += seconds / tasks * math.ceil(tasks / workers[service])
-    for planned, service in zip(plan.steps, (service for service, steps in study.phases for _ in steps), strict=True):
-        planned.workers = workers.get(service, 0)
+    for planned, step in zip(plan.steps, study.steps, strict=True):
+        planned.workers = workers.get(step.service, 0)
     if idle:
         plan.warnings.append(
             f"no worker can run now for {', '.join(idle)}: the group isn't there, may have no workers, or no node has "
@@ -195,23 +261,14 @@ def workers_at_once(group: clusters_pb2.WorkerGroup, cluster: clusters_pb2.Clust
     return int(min(group.max_workers, room))
 
 
-def canonical_spec(spec: studies_pb2.StudySpec, dataset: str) -> dict[str, Any]:
-    """The specification as JSON, with the dataset by its digest."""
-    exact = studies_pb2.StudySpec()
-    exact.CopyFrom(spec)
-    exact.dataset = dataset
-    value: dict[str, Any] = json_format.MessageToDict(exact, preserving_proto_field_name=True)
-    return value
-
-
 def _is_of(error: InvalidArgument, fields: tuple[str, ...]) -> bool:
     return any(violation.field.startswith(fields) for violation in error.violations)
 
 
 @contextmanager
-def _study_terms() -> Iterator[None]:
-    """What another service says of its request, with fields named as the specification names them."""
+def _in_study_terms(fields: Mapping[str, str]) -> Iterator[None]:
+    """What is said of another request, with fields named as the specification names them."""
     try:
         yield
     except SynthMixError as error:
-        raise specification.in_study_terms(error) from None
+        raise specification.in_study_terms(error, fields) from None

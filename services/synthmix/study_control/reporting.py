@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from google.protobuf import json_format
 from PIL import Image
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.image_data import generators
 from synthmix.image_data.image_table import read_images
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.sources.source_account import sentence
@@ -22,7 +22,7 @@ from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
-from synthmix.service_kit.short_names import distinguishing_names
+from synthmix.service_kit.settings_messages import from_canonical
 from synthmix.service_kit.yaml_text import to_yaml
 from synthmix.study_control.datasets import account_of_name, display_names, name_shown
 from synthmix.study_control.leakage import leakage_checks
@@ -54,7 +54,7 @@ def make_report(
     Args:
         target: The study's name.
         create_time: When it was submitted, RFC 3339.
-        spec: The study's specification as JSON.
+        spec: The study's specification in its canonical form.
         costs: For each step its display name, tasks, reused tasks and predicted seconds.
 
     Returns:
@@ -99,19 +99,14 @@ def collect(
         read_payload(store, evaluation_manifest, "trials.json"), evaluations_pb2.TrialResults
     )
     train = open_train_part(store, f"{split}/parts/train", field="split")
-    adapter_names = dict(
-        zip(
-            adapters,
-            distinguishing_names([item.request for item in adapter_manifests], ("method", "rank")),
-            strict=True,
-        )
-    )
+    adapter_names = dict(zip(adapters, generators.adapter_names(adapter_manifests), strict=True))
     set_names = {
         result.mixture.image_set: result.mixture.image_set_label
         for result in comparison.mixtures
         if result.mixture.image_set
     }
-    message = json_format.ParseDict(spec, studies_pb2.StudySpec())
+    message = from_canonical(spec, studies_pb2.StudySpec)
+    classifier = from_canonical(evaluation_manifest.request["settings"], evaluations_pb2.Evaluation).classifier
     galleries, real_examples = gallery(store, train, {set_names[name]: name for name in image_sets})
     return page.ReportData(
         study=page.Study(message.name, target, datetime.fromisoformat(create_time), to_yaml(message)),
@@ -127,7 +122,7 @@ def collect(
         galleries=galleries,
         real_examples=real_examples,
         nearest_distance=NEAREST_DISTANCE,
-        classifier={key: str(value) for key, value in evaluation_manifest.request["classifier"].items()},
+        classifier={field.name: str(value) for field, value in classifier.ListFields()},
         comparison=comparison,
         metrics=tuple(results.metrics),
         trials=tuple(results.trials),
@@ -224,31 +219,31 @@ def _images(count: Any) -> int:
 
 
 def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
-    request, summary = manifest.request, manifest.summary
+    settings, summary = generators.adapter_settings(manifest), manifest.summary
     losses = json.loads(read_payload(store, manifest, "losses.json"))
     return page.Adapter(
         name=name,
-        method=request["method"],
-        rank=request["rank"],
-        targets=request["targets"],
-        images_seen=request["images_seen"],
+        method=settings.method,
+        rank=settings.rank,
+        targets=settings.targets,
+        images_seen=settings.images_seen,
         parameter_count=summary["parameter_count"],
         final_loss=summary["final_loss"],
-        loss_curve=tuple(page.LossPoint(step * request["batch_size"], loss) for step, loss in losses),
+        loss_curve=tuple(page.LossPoint(step * settings.batch_size, loss) for step, loss in losses),
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
     )
 
 
 def _image_set(name: str, adapter: str, manifest: Manifest) -> page.ImageSet:
-    request = manifest.request
+    settings = generators.synthesis_settings(manifest)
     return page.ImageSet(
         name=name,
         adapter=adapter,
-        images=dict.fromkeys(request["labels"], request["per_class"]),
-        prompt=request["prompt"],
-        steps=request["steps"],
-        guidance_scale=request["guidance_scale"],
+        images=manifest.request["class_images"],
+        prompt=settings.prompt,
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
     )

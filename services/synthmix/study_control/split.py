@@ -14,19 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data.fingerprints import near_duplicates
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import PART_SCHEMA, dataset_rows, part_payload
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest, write_payload
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import FailedPrecondition, check_range, invalid_field
+from synthmix.service_kit.errors import FailedPrecondition, Problems, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import PARTS, SPLITS, ArtifactName
 from synthmix.service_kit.seeds import derived_seed
+from synthmix.service_kit.settings_messages import canonical, check, with_defaults
 from synthmix.study_control.image_import.importer import class_counts
 
 RECIPE_VERSION = 1
-"""Raise it when the same request gives other parts: it is part of a split's digest."""
+"""Raise it when the same request gives other parts, as when a declared default changes: a split's digest has it."""
 
 NEAR_ENOUGH = 0.02
 """A try is taken at once if no class's share of a part is further off."""
@@ -57,48 +59,48 @@ class SplitTables:
     warnings: tuple[str, ...]
 
 
-def split_name(dataset_id: str, *, test: float, validation: float, seed: int) -> ArtifactName:
-    """The name that such a split has, whether or not it exists."""
-    return ArtifactName(SPLITS, digest_of(_request(dataset_id, test, validation, seed)))
-
-
-def check_shares(*, test: float, validation: float) -> None:
+def check_settings(settings: SplitSettings) -> None:
     """Raises InvalidArgument unless all three parts get something."""
-    check_range("split.test", test, 0, 1, exclusive=True)
-    check_range("split.validation", validation, 0, 1, exclusive=True)
-    if test + validation >= 1:
+    problems = Problems()
+    check(settings, "split.settings", problems)
+    problems.raise_if_any()
+    if settings.test + settings.validation >= 1:
         raise invalid_field(
-            "split.validation",
-            validation,
-            f"and split.test, {test:g}, leave nothing to train on",
-            "choose two shares of a sum below 1, such as 0.15 and 0.25",
+            "split.settings.test",
+            settings.test,
+            f"and validation, {settings.validation:g}, leave nothing to train on",
+            "choose two shares of a sum below 1, such as 0.25 and 0.15",
             reason="OUT_OF_RANGE",
         )
 
 
-def make_split(index: pa.Table, *, dataset_id: str, test: float, validation: float, seed: int) -> SplitTables:
+def canonical_request(settings: SplitSettings, *, dataset_id: str) -> dict[str, Any]:
+    """What a split's digest is of."""
+    return {"settings": canonical(settings), "dataset": dataset_id, "recipe_version": RECIPE_VERSION}
+
+
+def make_split(index: pa.Table, settings: SplitSettings, *, dataset_id: str) -> SplitTables:
     """Divides a dataset's images between the parts. The same arguments give the same split, on any machine.
 
     Args:
         index: The dataset's index, with label, group, path, perceptual_hash and thumbnail.
+        settings: With their defaults.
         dataset_id: The dataset's digest.
-        test: Share of the images, 0 to 1 exclusive.
-        validation: Share of the images, 0 to 1 exclusive.
-        seed: Another seed gives another split.
 
     Raises:
         FailedPrecondition: A class can't be in every part.
         InvalidArgument: The shares leave a part empty.
     """
-    check_shares(test=test, validation=validation)
+    check_settings(settings)
     labels, groups = index["label"].to_pylist(), index["group"].to_pylist()
     _check_groups(labels, groups)
     classes, class_of = np.unique(np.array(labels, dtype=object), return_inverse=True)
     names, group_of = np.unique(np.array(groups, dtype=object), return_inverse=True)
     images = np.zeros((len(names), len(classes)))
     np.add.at(images, (group_of, class_of), 1)
-    shares = np.array([1 - test - validation, validation, test])  # in the order of PARTS
-    part_of_group = _best_assignment(images, shares, list(names), dataset_id, seed)
+    # In the order of PARTS.
+    shares = np.array([1 - settings.test - settings.validation, settings.validation, settings.test])
+    part_of_group = _best_assignment(images, shares, list(names), dataset_id, settings.seed)
     counts = np.stack([images[part_of_group == part].sum(axis=0) for part in range(len(PARTS))])
     if not counts.all():
         raise _absent(classes, images, counts)
@@ -106,7 +108,7 @@ def make_split(index: pa.Table, *, dataset_id: str, test: float, validation: flo
         part: tuple(np.flatnonzero(part_of_group[group_of] == number).tolist()) for number, part in enumerate(PARTS)
     }
     return SplitTables(
-        request=_request(dataset_id, test, validation, seed),
+        request=canonical_request(settings, dataset_id=dataset_id),
         rows=rows,
         class_counts={
             part: class_counts([labels[row] for row in rows[part]], [groups[row] for row in rows[part]])
@@ -146,33 +148,14 @@ def write_split(store: ObjectStore, dataset: Manifest, tables: SplitTables) -> A
     return name
 
 
-def create_split(store: ObjectStore, dataset: Manifest, *, test: float, validation: float, seed: int) -> ArtifactName:
+def create_split(store: ObjectStore, dataset: Manifest, given: SplitSettings) -> ArtifactName:
     """Makes and stores a split, unless it exists. Raises as make_split does."""
-    check_shares(test=test, validation=validation)
-    name = split_name(dataset.name.id, test=test, validation=validation, seed=seed)
+    settings = with_defaults(given)
+    check_settings(settings)
+    name = ArtifactName(SPLITS, digest_of(canonical_request(settings, dataset_id=dataset.name.id)))
     if find_manifest(store, name) is not None:
         return name
-    return write_split(
-        store,
-        dataset,
-        make_split(
-            read_index(store, dataset),
-            dataset_id=dataset.name.id,
-            test=test,
-            validation=validation,
-            seed=seed,
-        ),
-    )
-
-
-def _request(dataset_id: str, test: float, validation: float, seed: int) -> dict[str, Any]:
-    return {
-        "dataset": dataset_id,
-        "test": float(test),
-        "validation": float(validation),
-        "seed": int(seed),
-        "recipe_version": RECIPE_VERSION,
-    }
+    return write_split(store, dataset, make_split(read_index(store, dataset), settings, dataset_id=dataset.name.id))
 
 
 def _check_groups(labels: Sequence[str], groups: Sequence[str]) -> None:

@@ -6,13 +6,18 @@ One object a study: of two that are submitted at once, neither can overwrite the
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit import operation_records
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName, OperationName
 from synthmix.service_kit.settings import STUDY_CONTROL
+from synthmix.service_kit.settings_messages import from_canonical
 
 MOST_DIFFERENCES = 8
 LONGEST_VALUE = 60
@@ -70,11 +75,9 @@ def operation_of(study: ArtifactName) -> OperationName:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The fields in which two specifications differ, each with both values, such as "seeds (2 there, 3 here)"."""
-    there, here = dict(_fields(old)), dict(_fields(new))
+    there, here = from_canonical(dict(old), studies_pb2.StudySpec), from_canonical(dict(new), studies_pb2.StudySpec)
     return [
-        f"{field} ({_shown(there.get(field))} there, {_shown(here.get(field))} here)"
-        for field in sorted({*there, *here})
-        if there.get(field) != here.get(field)
+        f"{field} ({_shown(before)} there, {_shown(after)} here)" for field, before, after in _differing(there, here)
     ]
 
 
@@ -86,12 +89,26 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return f"which differs in {', '.join(found[:MOST_DIFFERENCES])}{more}"
 
 
-def _fields(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _fields(item, f"{path}{key}.")
+def _differing(old: Message, new: Message, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for field in cast(Descriptor, old.DESCRIPTOR).fields:
+        name = f"{path}.{field.name}" if path else field.name
+        before, after = _value(old, field), _value(new, field)
+        if field.message_type is None or None in (before, after):
+            if before != after:
+                yield name, before, after
+        elif not field.is_repeated:
+            yield from _differing(before, after, name)
+        elif len(before) != len(after):
+            yield name, len(before), len(after)
         else:
-            yield f"{path}{key}", item
+            for index, (one, other) in enumerate(zip(before, after, strict=True)):
+                yield from _differing(one, other, f"{name}[{index}]")
+
+
+def _value(message: Message, field: FieldDescriptor) -> Any:
+    if field.is_repeated:
+        return list(getattr(message, field.name))
+    return getattr(message, field.name) if not field.has_presence or message.HasField(field.name) else None
 
 
 def _shown(value: Any) -> str:

@@ -6,19 +6,18 @@ isn't is submitted again.
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
 
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
-from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit import errors
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_context import OperationContext
-from synthmix.service_kit.resource_names import STUDIES, ArtifactName, OperationName
+from synthmix.service_kit.resource_names import STUDIES, ArtifactName
 from synthmix.service_kit.settings import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
@@ -26,8 +25,8 @@ from synthmix.service_kit.settings import (
     required,
     service_address,
 )
-from synthmix.study_control import planning, specification
 from synthmix.study_control.step_services import STEP_SERVICES, StepServices
+from synthmix.study_control.steps import KINDS, Step, of_service, operation_of, recorded_steps
 
 POLL_SECONDS = 0.5
 STOP_TIMEOUT_SECONDS = 10.0
@@ -45,83 +44,86 @@ def run(context: OperationContext) -> ArtifactName:
     target = ArtifactName.parse(context.record.target, field="target", collection=STUDIES)
     if find_manifest(context.store, target) is not None:
         return target
-    spec = json_format.ParseDict(context.record.request["spec"], studies_pb2.StudySpec())
+    steps = recorded_steps(context.record.request)
+    progress = StudyProgress(context, steps)
     with open_step_services() as services:
-        study = planning.lay_out(context.store, services, spec)
-        if study.name != target:
-            raise errors.FailedPrecondition(
-                f"{target} was planned by another version of SynthMix; submit the study again", reason="RECIPE_CHANGED"
-            )
-        progress = StudyProgress(context, study)
-        try:
-            run_steps(context, services, progress, study.adapters, "create_adapter")
-            run_steps(context, services, progress, study.image_sets, "create_image_set")
-            run_steps(context, services, progress, (study.evaluation,), "create_evaluation")
-        except errors.Unavailable:
-            raise  # the study goes on when the service is back, and so may its steps meanwhile
-        except errors.SynthMixError:
-            # Cancelled, or one step failed: nothing else that this study started is to go on.
-            cancel_steps(services, study)
-            raise
+        made = run_study(context, services, progress, steps)
     progress.start_report()
-    made = make_report(context, study, progress)
+    report = make_report(context, made, progress)
     write_manifest(
         context.store,
         Manifest(
             name=target,
             inputs={
-                "split": study.split.name,
-                "evaluation": study.evaluation.plan.target,
-                **{f"adapter-{index}": step.plan.target for index, step in enumerate(study.adapters)},
-                **{f"image-set-{index}": step.plan.target for index, step in enumerate(study.image_sets)},
+                "split": context.record.request["split"],
+                "evaluation": made[CLASSIFIER_EVALUATION][0],
+                **{f"adapter-{index}": name for index, name in enumerate(made[ADAPTER_TRAINING])},
+                **{f"image-set-{index}": name for index, name in enumerate(made[IMAGE_SYNTHESIS])},
             },
-            request=context.record.request,
-            recipe_version=study.request["recipe_version"],
-            payloads=tuple(Payload(**payload) for payload in made["payloads"]),
-            summary={"verdict": made["verdict"]},
+            request={key: context.record.request[key] for key in ("spec", "split", "dataset")},
+            recipe_version=context.record.request["recipe_version"],
+            payloads=tuple(Payload(**payload) for payload in report["payloads"]),
+            summary={"verdict": report["verdict"]},
         ),
     )
     progress.finish()
     return target
 
 
-def make_report(context: OperationContext, study: planning.StudySteps, progress: "StudyProgress") -> dict[str, Any]:
+def run_study(
+    context: OperationContext, services: StepServices, progress: "StudyProgress", steps: Sequence[Step]
+) -> dict[str, list[str]]:
+    """Runs what was planned, and returns the names of what each service made. Raises what a step failed with."""
+    made: dict[str, str] = {}
+    try:
+        for service in KINDS:
+            run_steps(context, services, progress, of_service(steps, service), made)
+    except errors.Unavailable:
+        raise  # the study goes on when the service is back, and so may its steps meanwhile
+    except errors.SynthMixError:
+        # Cancelled, or one step failed: nothing else that this study started is to go on.
+        cancel_steps(services, steps, made)
+        raise
+    return {service: [made[step.target] for step in of_service(steps, service)] for service in KINDS}
+
+
+def make_report(context: OperationContext, made: Mapping[str, list[str]], progress: "StudyProgress") -> dict[str, Any]:
     """Has a worker write the report; returns its payloads and the verdict."""
-    [made] = context.run_tasks(
+    [report] = context.run_tasks(
         "synthmix.study_control.reporting:make_report",
         [
             {
                 "target": context.record.target,
                 "create_time": context.record.create_time,
                 "spec": context.record.request["spec"],
-                "split": study.split.name,
-                "adapters": [step.plan.target for step in study.adapters],
-                "image_sets": [step.plan.target for step in study.image_sets],
-                "evaluation": study.evaluation.plan.target,
+                "split": context.record.request["split"],
+                "adapters": made[ADAPTER_TRAINING],
+                "image_sets": made[IMAGE_SYNTHESIS],
+                "evaluation": made[CLASSIFIER_EVALUATION][0],
                 "costs": progress.costs(),
             }
         ],
     )
-    assert isinstance(made, dict)
-    return made
+    assert isinstance(report, dict)
+    return report
 
 
 class StudyProgress:
     """The study's steps as its operation's metadata shows them."""
 
-    def __init__(self, context: OperationContext, study: planning.StudySteps):
+    def __init__(self, context: OperationContext, steps: Sequence[Step]):
         self._context = context
         self._steps = [
             progress_pb2.Step(
                 display_name=step.display_name,
-                target=step.plan.target,
+                target=step.target,
                 unit=step.plan.unit,
                 total=step.plan.total,
                 state=progress_pb2.STATE_QUEUED,
             )
-            for step in study.steps
+            for step in steps
         ]
-        self._predicted_seconds = [step.plan.predicted_seconds for step in study.steps]
+        self._predicted_seconds = [step.plan.predicted_seconds for step in steps]
         self._steps.append(
             progress_pb2.Step(display_name=REPORT_STEP, total=1, unit="reports", state=progress_pb2.STATE_QUEUED)
         )
@@ -131,21 +133,30 @@ class StudyProgress:
         }
         self._publish("planning")
 
-    def follow(self, step: planning.Step, operation: operations_pb2.Operation) -> None:
+    def found(self, step: Step) -> None:
+        """A step whose artifact is there: another study's work, unless this one had begun it."""
+        shown = self._shown(step)
+        shown.reused = self._begun.get(step.target, step.plan.total)
+        shown.state = progress_pb2.STATE_SUCCEEDED
+        shown.operation = str(operation_of(step, step.target))
+        shown.done = step.plan.total
+        self._publish(step.display_name)
+
+    def follow(self, step: Step, operation: operations_pb2.Operation) -> None:
         """Takes over what a step's operation says."""
         metadata = metadata_of(operation)
-        [shown] = [item for item in self._steps if item.target == step.plan.target]
-        found_whole = operation.done and shown.state == progress_pb2.STATE_QUEUED and step.plan.done == step.plan.total
-        if found_whole and shown.target not in self._begun:
-            shown.reused = step.plan.total
-        else:
-            shown.reused = max(shown.reused, metadata.reused, self._begun.get(shown.target, 0))
+        shown = self._shown(step)
+        shown.reused = max(shown.reused, metadata.reused, self._begun.get(step.target, 0))
         shown.state = metadata.state
         shown.operation = operation.name
         shown.done = (
             step.plan.total if operation.done and metadata.state == progress_pb2.STATE_SUCCEEDED else metadata.done
         )
         self._publish(step.display_name)
+
+    def _shown(self, step: Step) -> progress_pb2.Step:
+        [shown] = [item for item in self._steps if item.target == step.target]
+        return shown
 
     def costs(self) -> list[dict[str, Any]]:
         """What each step was, for the report's table of costs."""
@@ -184,52 +195,57 @@ def run_steps(
     context: OperationContext,
     services: StepServices,
     progress: StudyProgress,
-    steps: Sequence[planning.Step],
-    method: str,
+    steps: Sequence[Step],
+    made: dict[str, str],
 ) -> None:
-    """Runs steps of one service at once and returns when all have succeeded."""
-    running: dict[str, planning.Step] = {}
+    """Runs steps of one service at once and returns when all have succeeded.
+
+    Args:
+        made: The name of what each earlier step made, by its planned one; these steps' are added. They differ if a
+            service was upgraded to another recipe since the study was planned.
+    """
+    running: dict[str, Step] = {}
     for step in steps:
         context.raise_if_cancelled()
-        operation = getattr(services, method)(step.request)
+        if find_manifest(context.store, ArtifactName.parse(step.target, field="target")) is not None:
+            progress.found(step)
+            made[step.target] = step.target
+            continue
+        step = step.with_inputs(made)
+        operation = step.create(services)
         progress.follow(step, operation)
-        if not succeeded(operation):
+        if not succeeded(step, operation):
             running[operation.name] = step
+        made[step.target] = metadata_of(operation).target
     while running:
         context.sleep(POLL_SECONDS)
         for name, step in list(running.items()):
             operation = services.get_operation(name)
             progress.follow(step, operation)
-            if succeeded(operation):
+            if succeeded(step, operation):
                 del running[name]
             elif operation.done:
                 # Someone else cancelled it, and this study still needs it.
-                getattr(services, method)(step.request)
+                step.create(services)
 
 
-def cancel_steps(services: StepServices, study: planning.StudySteps) -> None:
-    """Cancels every step that isn't finished and waits until it has stopped. An operation's id is its target's."""
+def cancel_steps(services: StepServices, steps: Sequence[Step], made: Mapping[str, str]) -> None:
+    """Cancels every step that isn't finished and waits until it has stopped. `made` is run_steps'."""
     running = []
-    for service, steps in (
-        (ADAPTER_TRAINING, study.adapters),
-        (IMAGE_SYNTHESIS, study.image_sets),
-        (CLASSIFIER_EVALUATION, (study.evaluation,)),
-    ):
-        for step in steps:
-            target = ArtifactName.parse(step.plan.target, field="target")
-            name = str(OperationName(service, target.id))
-            with contextlib.suppress(errors.NotFound):  # it was never started, or its artifact came from elsewhere
-                services.cancel(name)
-                running.append(name)
+    for step in steps:
+        name = str(operation_of(step, made.get(step.target, step.target)))
+        with contextlib.suppress(errors.NotFound):  # it was never started, or its artifact came from elsewhere
+            services.cancel(name)
+            running.append(name)
     for name in running:
         services.wait(name, timeout_s=STOP_TIMEOUT_SECONDS)
 
 
-def succeeded(operation: operations_pb2.Operation) -> bool:
+def succeeded(step: Step, operation: operations_pb2.Operation) -> bool:
     """Whether it has. Raises what it failed with, unless it was cancelled."""
     if operation.HasField("error"):
         error = errors.from_status(operation.error)
         if isinstance(error, errors.Cancelled):
             return False
-        raise specification.in_study_terms(error)
+        raise step.in_study_terms(error)
     return bool(operation.done)

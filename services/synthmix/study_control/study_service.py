@@ -6,7 +6,6 @@ from typing import Any
 
 import grpc
 from google.longrunning import operations_pb2
-from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
@@ -36,6 +35,7 @@ from synthmix.service_kit.resource_names import (
 from synthmix.service_kit.settings import (
     STUDY_CONTROL,
 )
+from synthmix.service_kit.settings_messages import from_canonical
 from synthmix.study_control import datasets, planning, study_names
 from synthmix.study_control.clusters import KubernetesCluster
 from synthmix.study_control.step_services import StepServices
@@ -69,12 +69,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         if manifest is not None:
             finished = await asyncio.to_thread(self.message, manifest)
             return with_warnings(finished_operation(finished, finished.operation, str(name)), warnings)
-        operation = await self._operations.start(
-            name.id,
-            STUDIES,
-            str(name),
-            {"spec": study.request["spec"], "split": study.split.name, "dataset": study.dataset.name},
-        )
+        operation = await self._operations.start(name.id, STUDIES, str(name), study.record())
         return with_warnings(operation, warnings)
 
     def _plan(self, study: planning.StudySteps) -> studies_pb2.StudyPlan:
@@ -188,7 +183,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             operation=str(record.name),
             split=record.request["split"],
             dataset=record.request["dataset"],
-            spec=json_format.ParseDict(record.request["spec"], studies_pb2.StudySpec()),
+            spec=from_canonical(record.request["spec"], studies_pb2.StudySpec),
         )
         study.create_time.FromJsonString(record.create_time)
         return study
@@ -218,7 +213,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             verdict=manifest.summary["verdict"],
             payloads=payload_messages(self._store, manifest),
             operation=str(OperationName(STUDY_CONTROL, manifest.name.id)),
-            spec=json_format.ParseDict(manifest.request["spec"], studies_pb2.StudySpec()),
+            spec=from_canonical(manifest.request["spec"], studies_pb2.StudySpec),
         )
         record = operation_records.find_record(self._store, OperationName(STUDY_CONTROL, manifest.name.id))
         study.create_time.FromJsonString(manifest.create_time if record is None else record.create_time)

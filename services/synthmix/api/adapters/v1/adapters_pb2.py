@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
+from synthmix.api.options.v1 import field_rules_pb2 as synthmix_dot_options_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#synthmix/adapters/v1/adapters.proto\x12\x14synthmix.adapters.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\"i\n\x14\x43reateAdapterRequest\x12\x34\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x1d.synthmix.adapters.v1.AdapterB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xc1\x05\n\x07\x41\x64\x61pter\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x19\n\x0btrain_split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nbase_model\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06method\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\x04rank\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\x05\x61lpha\x18\x06 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x15\n\x07targets\x18\x07 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x0bimages_seen\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x1d\n\nbatch_size\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12 \n\rlearning_rate\x18\n \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x14\n\x06prompt\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\nimage_size\x18\x0c \x01(\x05\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12\"\n\x0f\x63\x61ption_dropout\x18\r \x01(\x01\x42\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x12\x12\n\x04seed\x18\x0e \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\nfinal_loss\x18\x10 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x1d\n\x0fparameter_count\x18\x11 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x12 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x13 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\x14 \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x42\x07\n\x05_rankB\x08\n\x06_alphaB\x0e\n\x0c_images_seenB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\r\n\x0b_image_sizeB\x12\n\x10_caption_dropout\"\'\n\x11GetAdapterRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x13ListAdaptersRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"`\n\x14ListAdaptersResponse\x12/\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1d.synthmix.adapters.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xe2\x02\n\x0e\x41\x64\x61pterService\x12\x92\x01\n\rCreateAdapter\x12*.synthmix.adapters.v1.CreateAdapterRequest\x1a\x1d.google.longrunning.Operation\"6\xca\x41\x33\n\x07\x41\x64\x61pter\x12(synthmix.operations.v1.OperationMetadata\x12T\n\nGetAdapter\x12\'.synthmix.adapters.v1.GetAdapterRequest\x1a\x1d.synthmix.adapters.v1.Adapter\x12\x65\n\x0cListAdapters\x12).synthmix.adapters.v1.ListAdaptersRequest\x1a*.synthmix.adapters.v1.ListAdaptersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#synthmix/adapters/v1/adapters.proto\x12\x14synthmix.adapters.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a%synthmix/options/v1/field_rules.proto\"i\n\x14\x43reateAdapterRequest\x12\x34\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x1d.synthmix.adapters.v1.AdapterB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xa3\x06\n\x0f\x41\x64\x61pterSettings\x12*\n\nbase_model\x18\x01 \x01(\tB\x11\xe2\x41\x01\x01\xa2\xbb\x18\t\n\x07\x62uiltinH\x00\x88\x01\x01\x12)\n\x06method\x18\x02 \x01(\tB\x14\xe2\x41\x01\x01\xa2\xbb\x18\x0c\n\x04lora2\x04loraH\x01\x88\x01\x01\x12\x31\n\x04rank\x18\x03 \x01(\x05\x42\x1e\xe2\x41\x01\x01\xa2\xbb\x18\x16\n\x02\x31\x36\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x90@H\x02\x88\x01\x01\x12.\n\x05\x61lpha\x18\x04 \x01(\x01\x42\x1a\xe2\x41\x01\x01\xa2\xbb\x18\x12\x19\xfc\xa9\xf1\xd2MbP?)\x00\x00\x00\x00\x00j\xf8@H\x03\x88\x01\x01\x12)\n\x07targets\x18\x05 \x01(\tB\x13\xe2\x41\x01\x01\xa2\xbb\x18\x0b\n\tattentionH\x04\x88\x01\x01\x12\x34\n\x0bimages_seen\x18\x06 \x01(\x03\x42\x1a\xe2\x41\x01\x01\xa2\xbb\x18\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x65\xcd\xcd\x41H\x05\x88\x01\x01\x12;\n\nbatch_size\x18\x07 \x01(\x05\x42\"\xe2\x41\x01\x01\xa2\xbb\x18\x1a\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\xb0@B\x06imagesH\x06\x88\x01\x01\x12\x36\n\rlearning_rate\x18\x08 \x01(\x01\x42\x1a\xe2\x41\x01\x01\xa2\xbb\x18\x12\x19:\x8c\x30\xe2\x8eyE>)\x00\x00\x00\x00\x00\x00\xf0?H\x07\x88\x01\x01\x12\x43\n\x06prompt\x18\t \x01(\tB.\xe2\x41\x01\x01\xa2\xbb\x18&\n$a microscopy image of a {label} cellH\x08\x88\x01\x01\x12;\n\nimage_size\x18\n \x01(\x05\x42\"\xe2\x41\x01\x01\xa2\xbb\x18\x1a\x19\x00\x00\x00\x00\x00\x00\x30@)\x00\x00\x00\x00\x00\x00\xa0@B\x06pixelsH\t\x88\x01\x01\x12=\n\x0f\x63\x61ption_dropout\x18\x0b \x01(\x01\x42\x1f\xe2\x41\x01\x01\xa2\xbb\x18\x17\n\x03\x30.1\x19\x00\x00\x00\x00\x00\x00\x00\x00)\xcd\xcc\xcc\xcc\xcc\xcc\xec?H\n\x88\x01\x01\x12\x1e\n\x04seed\x18\x0c \x01(\x03\x42\x0b\xe2\x41\x01\x01\xa2\xbb\x18\x03\n\x01\x30H\x0b\x88\x01\x01\x42\r\n\x0b_base_modelB\t\n\x07_methodB\x07\n\x05_rankB\x08\n\x06_alphaB\n\n\x08_targetsB\x0e\n\x0c_images_seenB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\t\n\x07_promptB\r\n\x0b_image_sizeB\x12\n\x10_caption_dropoutB\x07\n\x05_seed\"\xd1\x02\n\x07\x41\x64\x61pter\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x19\n\x0btrain_split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12=\n\x08settings\x18\x03 \x01(\x0b\x32%.synthmix.adapters.v1.AdapterSettingsB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\nfinal_loss\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x1d\n\x0fparameter_count\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\t \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\"\'\n\x11GetAdapterRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x13ListAdaptersRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"`\n\x14ListAdaptersResponse\x12/\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1d.synthmix.adapters.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xe2\x02\n\x0e\x41\x64\x61pterService\x12\x92\x01\n\rCreateAdapter\x12*.synthmix.adapters.v1.CreateAdapterRequest\x1a\x1d.google.longrunning.Operation\"6\xca\x41\x33\n\x07\x41\x64\x61pter\x12(synthmix.operations.v1.OperationMetadata\x12T\n\nGetAdapter\x12\'.synthmix.adapters.v1.GetAdapterRequest\x1a\x1d.synthmix.adapters.v1.Adapter\x12\x65\n\x0cListAdapters\x12).synthmix.adapters.v1.ListAdaptersRequest\x1a*.synthmix.adapters.v1.ListAdaptersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,34 +40,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEADAPTERREQUEST'].fields_by_name['adapter']._serialized_options = b'\342A\001\002'
   _globals['_CREATEADAPTERREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_CREATEADAPTERREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['base_model']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['base_model']._serialized_options = b'\342A\001\001\242\273\030\t\n\007builtin'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['method']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['method']._serialized_options = b'\342A\001\001\242\273\030\014\n\004lora2\004lora'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['rank']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['rank']._serialized_options = b'\342A\001\001\242\273\030\026\n\00216\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\220@'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['alpha']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['alpha']._serialized_options = b'\342A\001\001\242\273\030\022\031\374\251\361\322MbP?)\000\000\000\000\000j\370@'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['targets']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['targets']._serialized_options = b'\342A\001\001\242\273\030\013\n\tattention'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['images_seen']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['images_seen']._serialized_options = b'\342A\001\001\242\273\030\022\031\000\000\000\000\000\000\360?)\000\000\000\000e\315\315A'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['batch_size']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['batch_size']._serialized_options = b'\342A\001\001\242\273\030\032\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\260@B\006images'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['learning_rate']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['learning_rate']._serialized_options = b'\342A\001\001\242\273\030\022\031:\2140\342\216yE>)\000\000\000\000\000\000\360?'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['prompt']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['prompt']._serialized_options = b'\342A\001\001\242\273\030&\n$a microscopy image of a {label} cell'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['image_size']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['image_size']._serialized_options = b'\342A\001\001\242\273\030\032\031\000\000\000\000\000\0000@)\000\000\000\000\000\000\240@B\006pixels'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['caption_dropout']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['caption_dropout']._serialized_options = b'\342A\001\001\242\273\030\027\n\0030.1\031\000\000\000\000\000\000\000\000)\315\314\314\314\314\314\354?'
+  _globals['_ADAPTERSETTINGS'].fields_by_name['seed']._loaded_options = None
+  _globals['_ADAPTERSETTINGS'].fields_by_name['seed']._serialized_options = b'\342A\001\001\242\273\030\003\n\0010'
   _globals['_ADAPTER'].fields_by_name['name']._loaded_options = None
   _globals['_ADAPTER'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_ADAPTER'].fields_by_name['train_split']._loaded_options = None
   _globals['_ADAPTER'].fields_by_name['train_split']._serialized_options = b'\342A\001\002'
-  _globals['_ADAPTER'].fields_by_name['base_model']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['base_model']._serialized_options = b'\342A\001\002'
-  _globals['_ADAPTER'].fields_by_name['method']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['method']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTER'].fields_by_name['rank']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['rank']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTER'].fields_by_name['alpha']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['alpha']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTER'].fields_by_name['targets']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['targets']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTER'].fields_by_name['images_seen']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['images_seen']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTER'].fields_by_name['batch_size']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['batch_size']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTER'].fields_by_name['learning_rate']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['learning_rate']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTER'].fields_by_name['prompt']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['prompt']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTER'].fields_by_name['image_size']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['image_size']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTER'].fields_by_name['caption_dropout']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['caption_dropout']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTER'].fields_by_name['seed']._loaded_options = None
-  _globals['_ADAPTER'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
+  _globals['_ADAPTER'].fields_by_name['settings']._loaded_options = None
+  _globals['_ADAPTER'].fields_by_name['settings']._serialized_options = b'\342A\001\001'
   _globals['_ADAPTER'].fields_by_name['create_time']._loaded_options = None
   _globals['_ADAPTER'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_ADAPTER'].fields_by_name['final_loss']._loaded_options = None
@@ -87,16 +90,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTADAPTERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_ADAPTERSERVICE'].methods_by_name['CreateAdapter']._loaded_options = None
   _globals['_ADAPTERSERVICE'].methods_by_name['CreateAdapter']._serialized_options = b'\312A3\n\007Adapter\022(synthmix.operations.v1.OperationMetadata'
-  _globals['_CREATEADAPTERREQUEST']._serialized_start=203
-  _globals['_CREATEADAPTERREQUEST']._serialized_end=308
-  _globals['_ADAPTER']._serialized_start=311
-  _globals['_ADAPTER']._serialized_end=1016
-  _globals['_GETADAPTERREQUEST']._serialized_start=1018
-  _globals['_GETADAPTERREQUEST']._serialized_end=1057
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=1059
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=1131
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1133
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1229
-  _globals['_ADAPTERSERVICE']._serialized_start=1232
-  _globals['_ADAPTERSERVICE']._serialized_end=1586
+  _globals['_CREATEADAPTERREQUEST']._serialized_start=242
+  _globals['_CREATEADAPTERREQUEST']._serialized_end=347
+  _globals['_ADAPTERSETTINGS']._serialized_start=350
+  _globals['_ADAPTERSETTINGS']._serialized_end=1153
+  _globals['_ADAPTER']._serialized_start=1156
+  _globals['_ADAPTER']._serialized_end=1493
+  _globals['_GETADAPTERREQUEST']._serialized_start=1495
+  _globals['_GETADAPTERREQUEST']._serialized_end=1534
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=1536
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=1608
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1610
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1706
+  _globals['_ADAPTERSERVICE']._serialized_start=1709
+  _globals['_ADAPTERSERVICE']._serialized_end=2063
 # @@protoc_insertion_point(module_scope)

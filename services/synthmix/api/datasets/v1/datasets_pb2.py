@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
+from synthmix.api.options.v1 import field_rules_pb2 as synthmix_dot_options_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#synthmix/datasets/v1/datasets.proto\x12\x14synthmix.datasets.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\"H\n\tGroupRule\x12\x11\n\x07pattern\x18\x01 \x01(\tH\x00\x12\x10\n\x06\x63olumn\x18\x02 \x01(\tH\x00\x12\x0e\n\x04none\x18\x03 \x01(\x08H\x00\x42\x06\n\x04rule\"S\n\tPixelRule\x12\x16\n\x08\x63hannels\x18\x01 \x03(\x05\x42\x04\xe2\x41\x01\x01\x12\x13\n\x05plane\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0bwhite_level\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"\x91\x02\n\x14\x43reateDatasetRequest\x12\x34\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.synthmix.datasets.v1.DatasetB\x04\xe2\x41\x01\x02\x12\x14\n\x06upload\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\"\n\x14replace_display_name\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x35\n\x08left_out\x18\n \x03(\x0b\x32\x1d.synthmix.datasets.v1.LeftOutB\x04\xe2\x41\x01\x01\x12\x1b\n\raccept_layout\x18\x0b \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1a\n\x0clabel_column\x18\x0c \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0bpath_column\x18\r \x01(\tB\x04\xe2\x41\x01\x01\"\xc6\x04\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\ngroup_rule\x18\x03 \x01(\x0b\x32\x1f.synthmix.datasets.v1.GroupRuleB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x63lasses\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tsimulated\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0bimage_count\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgroup_count\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12<\n\x0c\x63lass_counts\x18\x08 \x03(\x0b\x32 .synthmix.datasets.v1.ClassCountB\x04\xe2\x41\x01\x03\x12\x16\n\x08warnings\x18\t \x03(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\x0b \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x35\n\x06pixels\x18\x1e \x01(\x0b\x32\x1f.synthmix.datasets.v1.PixelRuleB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cwhite_levels\x18\x1f \x03(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x08left_out\x18\x14 \x03(\x0b\x32\x1d.synthmix.datasets.v1.LeftOutB\x04\xe2\x41\x01\x03\x12\x1b\n\rdisplay_names\x18\x15 \x03(\tB\x04\xe2\x41\x01\x03\"e\n\x07LeftOut\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x10\n\x08\x65xamples\x18\x04 \x03(\t\x12\x19\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\";\n\nClassCount\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x03\x12\x0e\n\x06groups\x18\x03 \x01(\x03\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x13ListDatasetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"`\n\x14ListDatasetsResponse\x12/\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1d.synthmix.datasets.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x12\x43reateSplitRequest\x12\x30\n\x05split\x18\x01 \x01(\x0b\x32\x1b.synthmix.datasets.v1.SplitB\x04\xe2\x41\x01\x02\"\xc8\x01\n\x05Split\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04test\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x18\n\nvalidation\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x12\n\x04seed\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12:\n\x0bpart_counts\x18\x06 \x03(\x0b\x32\x1f.synthmix.datasets.v1.PartCountB\x04\xe2\x41\x01\x03\x12\x16\n\x08warnings\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\"a\n\tPartCount\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x36\n\x0c\x63lass_counts\x18\x03 \x03(\x0b\x32 .synthmix.datasets.v1.ClassCount\"%\n\x0fGetSplitRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\x88\x04\n\x0e\x44\x61tasetService\x12\x92\x01\n\rCreateDataset\x12*.synthmix.datasets.v1.CreateDatasetRequest\x1a\x1d.google.longrunning.Operation\"6\xca\x41\x33\n\x07\x44\x61taset\x12(synthmix.operations.v1.OperationMetadata\x12T\n\nGetDataset\x12\'.synthmix.datasets.v1.GetDatasetRequest\x1a\x1d.synthmix.datasets.v1.Dataset\x12\x65\n\x0cListDatasets\x12).synthmix.datasets.v1.ListDatasetsRequest\x1a*.synthmix.datasets.v1.ListDatasetsResponse\x12T\n\x0b\x43reateSplit\x12(.synthmix.datasets.v1.CreateSplitRequest\x1a\x1b.synthmix.datasets.v1.Split\x12N\n\x08GetSplit\x12%.synthmix.datasets.v1.GetSplitRequest\x1a\x1b.synthmix.datasets.v1.Splitb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#synthmix/datasets/v1/datasets.proto\x12\x14synthmix.datasets.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a%synthmix/options/v1/field_rules.proto\"H\n\tGroupRule\x12\x11\n\x07pattern\x18\x01 \x01(\tH\x00\x12\x10\n\x06\x63olumn\x18\x02 \x01(\tH\x00\x12\x0e\n\x04none\x18\x03 \x01(\x08H\x00\x42\x06\n\x04rule\"S\n\tPixelRule\x12\x16\n\x08\x63hannels\x18\x01 \x03(\x05\x42\x04\xe2\x41\x01\x01\x12\x13\n\x05plane\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0bwhite_level\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"\x91\x02\n\x14\x43reateDatasetRequest\x12\x34\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.synthmix.datasets.v1.DatasetB\x04\xe2\x41\x01\x02\x12\x14\n\x06upload\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\"\n\x14replace_display_name\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x35\n\x08left_out\x18\n \x03(\x0b\x32\x1d.synthmix.datasets.v1.LeftOutB\x04\xe2\x41\x01\x01\x12\x1b\n\raccept_layout\x18\x0b \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1a\n\x0clabel_column\x18\x0c \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0bpath_column\x18\r \x01(\tB\x04\xe2\x41\x01\x01\"\xc6\x04\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\ngroup_rule\x18\x03 \x01(\x0b\x32\x1f.synthmix.datasets.v1.GroupRuleB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x63lasses\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tsimulated\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0bimage_count\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgroup_count\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12<\n\x0c\x63lass_counts\x18\x08 \x03(\x0b\x32 .synthmix.datasets.v1.ClassCountB\x04\xe2\x41\x01\x03\x12\x16\n\x08warnings\x18\t \x03(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\x0b \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x35\n\x06pixels\x18\x1e \x01(\x0b\x32\x1f.synthmix.datasets.v1.PixelRuleB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cwhite_levels\x18\x1f \x03(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x08left_out\x18\x14 \x03(\x0b\x32\x1d.synthmix.datasets.v1.LeftOutB\x04\xe2\x41\x01\x03\x12\x1b\n\rdisplay_names\x18\x15 \x03(\tB\x04\xe2\x41\x01\x03\"e\n\x07LeftOut\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x10\n\x08\x65xamples\x18\x04 \x03(\t\x12\x19\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\";\n\nClassCount\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x03\x12\x0e\n\x06groups\x18\x03 \x01(\x03\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x13ListDatasetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"`\n\x14ListDatasetsResponse\x12/\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1d.synthmix.datasets.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x12\x43reateSplitRequest\x12\x30\n\x05split\x18\x01 \x01(\x0b\x32\x1b.synthmix.datasets.v1.SplitB\x04\xe2\x41\x01\x02\"\xc0\x01\n\rSplitSettings\x12\x33\n\x04test\x18\x01 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x30.25\x11\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x12\x39\n\nvalidation\x18\x02 \x01(\x01\x42 \xe2\x41\x01\x01\xa2\xbb\x18\x18\n\x04\x30.15\x11\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x12\x1e\n\x04seed\x18\x03 \x01(\x03\x42\x0b\xe2\x41\x01\x01\xa2\xbb\x18\x03\n\x01\x30H\x02\x88\x01\x01\x42\x07\n\x05_testB\r\n\x0b_validationB\x07\n\x05_seed\"\xc3\x01\n\x05Split\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12;\n\x08settings\x18\x03 \x01(\x0b\x32#.synthmix.datasets.v1.SplitSettingsB\x04\xe2\x41\x01\x01\x12:\n\x0bpart_counts\x18\x04 \x03(\x0b\x32\x1f.synthmix.datasets.v1.PartCountB\x04\xe2\x41\x01\x03\x12\x16\n\x08warnings\x18\x05 \x03(\tB\x04\xe2\x41\x01\x03\"a\n\tPartCount\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x36\n\x0c\x63lass_counts\x18\x03 \x03(\x0b\x32 .synthmix.datasets.v1.ClassCount\"%\n\x0fGetSplitRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\x88\x04\n\x0e\x44\x61tasetService\x12\x92\x01\n\rCreateDataset\x12*.synthmix.datasets.v1.CreateDatasetRequest\x1a\x1d.google.longrunning.Operation\"6\xca\x41\x33\n\x07\x44\x61taset\x12(synthmix.operations.v1.OperationMetadata\x12T\n\nGetDataset\x12\'.synthmix.datasets.v1.GetDatasetRequest\x1a\x1d.synthmix.datasets.v1.Dataset\x12\x65\n\x0cListDatasets\x12).synthmix.datasets.v1.ListDatasetsRequest\x1a*.synthmix.datasets.v1.ListDatasetsResponse\x12T\n\x0b\x43reateSplit\x12(.synthmix.datasets.v1.CreateSplitRequest\x1a\x1b.synthmix.datasets.v1.Split\x12N\n\x08GetSplit\x12%.synthmix.datasets.v1.GetSplitRequest\x1a\x1b.synthmix.datasets.v1.Splitb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -95,16 +96,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDATASETSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_CREATESPLITREQUEST'].fields_by_name['split']._loaded_options = None
   _globals['_CREATESPLITREQUEST'].fields_by_name['split']._serialized_options = b'\342A\001\002'
+  _globals['_SPLITSETTINGS'].fields_by_name['test']._loaded_options = None
+  _globals['_SPLITSETTINGS'].fields_by_name['test']._serialized_options = b'\342A\001\001\242\273\030\030\n\0040.25\021\000\000\000\000\000\000\000\000!\000\000\000\000\000\000\360?'
+  _globals['_SPLITSETTINGS'].fields_by_name['validation']._loaded_options = None
+  _globals['_SPLITSETTINGS'].fields_by_name['validation']._serialized_options = b'\342A\001\001\242\273\030\030\n\0040.15\021\000\000\000\000\000\000\000\000!\000\000\000\000\000\000\360?'
+  _globals['_SPLITSETTINGS'].fields_by_name['seed']._loaded_options = None
+  _globals['_SPLITSETTINGS'].fields_by_name['seed']._serialized_options = b'\342A\001\001\242\273\030\003\n\0010'
   _globals['_SPLIT'].fields_by_name['name']._loaded_options = None
   _globals['_SPLIT'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_SPLIT'].fields_by_name['dataset']._loaded_options = None
   _globals['_SPLIT'].fields_by_name['dataset']._serialized_options = b'\342A\001\002'
-  _globals['_SPLIT'].fields_by_name['test']._loaded_options = None
-  _globals['_SPLIT'].fields_by_name['test']._serialized_options = b'\342A\001\002'
-  _globals['_SPLIT'].fields_by_name['validation']._loaded_options = None
-  _globals['_SPLIT'].fields_by_name['validation']._serialized_options = b'\342A\001\002'
-  _globals['_SPLIT'].fields_by_name['seed']._loaded_options = None
-  _globals['_SPLIT'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
+  _globals['_SPLIT'].fields_by_name['settings']._loaded_options = None
+  _globals['_SPLIT'].fields_by_name['settings']._serialized_options = b'\342A\001\001'
   _globals['_SPLIT'].fields_by_name['part_counts']._loaded_options = None
   _globals['_SPLIT'].fields_by_name['part_counts']._serialized_options = b'\342A\001\003'
   _globals['_SPLIT'].fields_by_name['warnings']._loaded_options = None
@@ -113,32 +116,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSPLITREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_DATASETSERVICE'].methods_by_name['CreateDataset']._loaded_options = None
   _globals['_DATASETSERVICE'].methods_by_name['CreateDataset']._serialized_options = b'\312A3\n\007Dataset\022(synthmix.operations.v1.OperationMetadata'
-  _globals['_GROUPRULE']._serialized_start=203
-  _globals['_GROUPRULE']._serialized_end=275
-  _globals['_PIXELRULE']._serialized_start=277
-  _globals['_PIXELRULE']._serialized_end=360
-  _globals['_CREATEDATASETREQUEST']._serialized_start=363
-  _globals['_CREATEDATASETREQUEST']._serialized_end=636
-  _globals['_DATASET']._serialized_start=639
-  _globals['_DATASET']._serialized_end=1221
-  _globals['_LEFTOUT']._serialized_start=1223
-  _globals['_LEFTOUT']._serialized_end=1324
-  _globals['_CLASSCOUNT']._serialized_start=1326
-  _globals['_CLASSCOUNT']._serialized_end=1385
-  _globals['_GETDATASETREQUEST']._serialized_start=1387
-  _globals['_GETDATASETREQUEST']._serialized_end=1426
-  _globals['_LISTDATASETSREQUEST']._serialized_start=1428
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1500
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1502
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=1598
-  _globals['_CREATESPLITREQUEST']._serialized_start=1600
-  _globals['_CREATESPLITREQUEST']._serialized_end=1670
-  _globals['_SPLIT']._serialized_start=1673
-  _globals['_SPLIT']._serialized_end=1873
-  _globals['_PARTCOUNT']._serialized_start=1875
-  _globals['_PARTCOUNT']._serialized_end=1972
-  _globals['_GETSPLITREQUEST']._serialized_start=1974
-  _globals['_GETSPLITREQUEST']._serialized_end=2011
-  _globals['_DATASETSERVICE']._serialized_start=2014
-  _globals['_DATASETSERVICE']._serialized_end=2534
+  _globals['_GROUPRULE']._serialized_start=242
+  _globals['_GROUPRULE']._serialized_end=314
+  _globals['_PIXELRULE']._serialized_start=316
+  _globals['_PIXELRULE']._serialized_end=399
+  _globals['_CREATEDATASETREQUEST']._serialized_start=402
+  _globals['_CREATEDATASETREQUEST']._serialized_end=675
+  _globals['_DATASET']._serialized_start=678
+  _globals['_DATASET']._serialized_end=1260
+  _globals['_LEFTOUT']._serialized_start=1262
+  _globals['_LEFTOUT']._serialized_end=1363
+  _globals['_CLASSCOUNT']._serialized_start=1365
+  _globals['_CLASSCOUNT']._serialized_end=1424
+  _globals['_GETDATASETREQUEST']._serialized_start=1426
+  _globals['_GETDATASETREQUEST']._serialized_end=1465
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1467
+  _globals['_LISTDATASETSREQUEST']._serialized_end=1539
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=1541
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=1637
+  _globals['_CREATESPLITREQUEST']._serialized_start=1639
+  _globals['_CREATESPLITREQUEST']._serialized_end=1709
+  _globals['_SPLITSETTINGS']._serialized_start=1712
+  _globals['_SPLITSETTINGS']._serialized_end=1904
+  _globals['_SPLIT']._serialized_start=1907
+  _globals['_SPLIT']._serialized_end=2102
+  _globals['_PARTCOUNT']._serialized_start=2104
+  _globals['_PARTCOUNT']._serialized_end=2201
+  _globals['_GETSPLITREQUEST']._serialized_start=2203
+  _globals['_GETSPLITREQUEST']._serialized_end=2240
+  _globals['_DATASETSERVICE']._serialized_start=2243
+  _globals['_DATASETSERVICE']._serialized_end=2763
 # @@protoc_insertion_point(module_scope)

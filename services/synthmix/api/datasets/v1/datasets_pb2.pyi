@@ -4,6 +4,7 @@ from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2 as _artifacts_pb2
+from synthmix.api.options.v1 import field_rules_pb2 as _field_rules_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -136,23 +137,29 @@ class CreateSplitRequest(_message.Message):
     split: Split
     def __init__(self, split: _Optional[_Union[Split, _Mapping]] = ...) -> None: ...
 
-class Split(_message.Message):
-    __slots__ = ("name", "dataset", "test", "validation", "seed", "part_counts", "warnings")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    DATASET_FIELD_NUMBER: _ClassVar[int]
+class SplitSettings(_message.Message):
+    __slots__ = ("test", "validation", "seed")
     TEST_FIELD_NUMBER: _ClassVar[int]
     VALIDATION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    test: float
+    validation: float
+    seed: int
+    def __init__(self, test: _Optional[float] = ..., validation: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Split(_message.Message):
+    __slots__ = ("name", "dataset", "settings", "part_counts", "warnings")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
     PART_COUNTS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
     dataset: str
-    test: float
-    validation: float
-    seed: int
+    settings: SplitSettings
     part_counts: _containers.RepeatedCompositeFieldContainer[PartCount]
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., test: _Optional[float] = ..., validation: _Optional[float] = ..., seed: _Optional[int] = ..., part_counts: _Optional[_Iterable[_Union[PartCount, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., settings: _Optional[_Union[SplitSettings, _Mapping]] = ..., part_counts: _Optional[_Iterable[_Union[PartCount, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PartCount(_message.Message):
     __slots__ = ("part", "digest", "class_counts")

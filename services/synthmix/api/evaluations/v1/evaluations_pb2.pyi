@@ -4,6 +4,7 @@ from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2 as _artifacts_pb2
+from synthmix.api.options.v1 import field_rules_pb2 as _field_rules_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -39,10 +40,10 @@ class Evaluation(_message.Message):
     name: str
     split: str
     image_sets: _containers.RepeatedScalarFieldContainer[str]
-    mixtures: Mixtures
-    classifier: Classifier
+    mixtures: MixtureSettings
+    classifier: ClassifierSettings
     seeds: int
-    claim: Claim
+    claim: ClaimSettings
     create_time: _timestamp_pb2.Timestamp
     trial_count: int
     comparison: Comparison
@@ -50,9 +51,9 @@ class Evaluation(_message.Message):
     gpu_seconds: float
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
     fidelity: Fidelity
-    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[Mixtures, _Mapping]] = ..., classifier: _Optional[_Union[Classifier, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[ClaimSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ...) -> None: ...
 
-class Mixtures(_message.Message):
+class MixtureSettings(_message.Message):
     __slots__ = ("mode", "ratios", "synthetic_only", "controls")
     MODE_FIELD_NUMBER: _ClassVar[int]
     RATIOS_FIELD_NUMBER: _ClassVar[int]
@@ -64,7 +65,7 @@ class Mixtures(_message.Message):
     controls: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, mode: _Optional[str] = ..., ratios: _Optional[_Iterable[float]] = ..., synthetic_only: _Optional[bool] = ..., controls: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class Classifier(_message.Message):
+class ClassifierSettings(_message.Message):
     __slots__ = ("architecture", "pretrained", "image_size", "match", "epochs", "batch_size", "learning_rate", "augmentation")
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     PRETRAINED_FIELD_NUMBER: _ClassVar[int]
@@ -84,7 +85,7 @@ class Classifier(_message.Message):
     augmentation: bool
     def __init__(self, architecture: _Optional[str] = ..., pretrained: _Optional[bool] = ..., image_size: _Optional[int] = ..., match: _Optional[str] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., augmentation: _Optional[bool] = ...) -> None: ...
 
-class Claim(_message.Message):
+class ClaimSettings(_message.Message):
     __slots__ = ("margin", "confidence")
     MARGIN_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]

@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
+from synthmix.api.options.v1 import field_rules_pb2 as synthmix_dot_options_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'synthmix/image_sets/v1/image_sets.proto\x12\x16synthmix.image_sets.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\"o\n\x15\x43reateImageSetRequest\x12\x39\n\timage_set\x18\x01 \x01(\x0b\x32 .synthmix.image_sets.v1.ImageSetB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xb7\x03\n\x08ImageSet\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x61\x64\x61pter\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06prompt\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\x05steps\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12!\n\x0eguidance_scale\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1c\n\tper_class\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x12\n\x04seed\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0bimage_count\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06labels\x18\t \x03(\tB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\r \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x42\x08\n\x06_stepsB\x11\n\x0f_guidance_scaleB\x0c\n\n_per_class\"(\n\x12GetImageSetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"I\n\x14ListImageSetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"f\n\x15ListImageSetsResponse\x12\x34\n\nimage_sets\x18\x01 \x03(\x0b\x32 .synthmix.image_sets.v1.ImageSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf6\x02\n\x0fImageSetService\x12\x97\x01\n\x0e\x43reateImageSet\x12-.synthmix.image_sets.v1.CreateImageSetRequest\x1a\x1d.google.longrunning.Operation\"7\xca\x41\x34\n\x08ImageSet\x12(synthmix.operations.v1.OperationMetadata\x12[\n\x0bGetImageSet\x12*.synthmix.image_sets.v1.GetImageSetRequest\x1a .synthmix.image_sets.v1.ImageSet\x12l\n\rListImageSets\x12,.synthmix.image_sets.v1.ListImageSetsRequest\x1a-.synthmix.image_sets.v1.ListImageSetsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'synthmix/image_sets/v1/image_sets.proto\x12\x16synthmix.image_sets.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a%synthmix/options/v1/field_rules.proto\"o\n\x15\x43reateImageSetRequest\x12\x39\n\timage_set\x18\x01 \x01(\x0b\x32 .synthmix.image_sets.v1.ImageSetB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xb9\x02\n\x11SynthesisSettings\x12\x19\n\x06prompt\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x32\n\x05steps\x18\x02 \x01(\x05\x42\x1e\xe2\x41\x01\x01\xa2\xbb\x18\x16\n\x02\x32\x35\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00@\x8f@H\x01\x88\x01\x01\x12:\n\x0eguidance_scale\x18\x03 \x01(\x01\x42\x1d\xe2\x41\x01\x01\xa2\xbb\x18\x15\n\x01\x32\x19\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00I@H\x02\x88\x01\x01\x12:\n\tper_class\x18\x04 \x01(\x05\x42\"\xe2\x41\x01\x01\xa2\xbb\x18\x1a\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x80\x84.AB\x06imagesH\x03\x88\x01\x01\x12\x1e\n\x04seed\x18\x05 \x01(\x03\x42\x0b\xe2\x41\x01\x01\xa2\xbb\x18\x03\n\x01\x30H\x04\x88\x01\x01\x42\t\n\x07_promptB\x08\n\x06_stepsB\x11\n\x0f_guidance_scaleB\x0c\n\n_per_classB\x07\n\x05_seed\"e\n\x11SelectionSettings\x12:\n\x11\x63lass_consistency\x18\x01 \x01(\x01\x42\x1a\xe2\x41\x01\x01\xa2\xbb\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x42\x14\n\x12_class_consistency\"\xf5\x02\n\x08ImageSet\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x61\x64\x61pter\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x41\n\x08settings\x18\x03 \x01(\x0b\x32).synthmix.image_sets.v1.SynthesisSettingsB\x04\xe2\x41\x01\x01\x12?\n\x0c\x63lass_images\x18\x04 \x03(\x0b\x32#.synthmix.image_sets.v1.ClassImagesB\x04\xe2\x41\x01\x01\x12\x19\n\x0bimage_count\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\t \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\"8\n\x0b\x43lassImages\x12\x13\n\x05label\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06images\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"(\n\x12GetImageSetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"I\n\x14ListImageSetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"f\n\x15ListImageSetsResponse\x12\x34\n\nimage_sets\x18\x01 \x03(\x0b\x32 .synthmix.image_sets.v1.ImageSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf6\x02\n\x0fImageSetService\x12\x97\x01\n\x0e\x43reateImageSet\x12-.synthmix.image_sets.v1.CreateImageSetRequest\x1a\x1d.google.longrunning.Operation\"7\xca\x41\x34\n\x08ImageSet\x12(synthmix.operations.v1.OperationMetadata\x12[\n\x0bGetImageSet\x12*.synthmix.image_sets.v1.GetImageSetRequest\x1a .synthmix.image_sets.v1.ImageSet\x12l\n\rListImageSets\x12,.synthmix.image_sets.v1.ListImageSetsRequest\x1a-.synthmix.image_sets.v1.ListImageSetsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,24 +40,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEIMAGESETREQUEST'].fields_by_name['image_set']._serialized_options = b'\342A\001\002'
   _globals['_CREATEIMAGESETREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_CREATEIMAGESETREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['prompt']._loaded_options = None
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['prompt']._serialized_options = b'\342A\001\001'
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['steps']._loaded_options = None
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['steps']._serialized_options = b'\342A\001\001\242\273\030\026\n\00225\031\000\000\000\000\000\000\360?)\000\000\000\000\000@\217@'
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['guidance_scale']._loaded_options = None
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['guidance_scale']._serialized_options = b'\342A\001\001\242\273\030\025\n\0012\031\000\000\000\000\000\000\000\000)\000\000\000\000\000\000I@'
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['per_class']._loaded_options = None
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['per_class']._serialized_options = b'\342A\001\001\242\273\030\032\031\000\000\000\000\000\000\360?)\000\000\000\000\200\204.AB\006images'
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['seed']._loaded_options = None
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['seed']._serialized_options = b'\342A\001\001\242\273\030\003\n\0010'
+  _globals['_SELECTIONSETTINGS'].fields_by_name['class_consistency']._loaded_options = None
+  _globals['_SELECTIONSETTINGS'].fields_by_name['class_consistency']._serialized_options = b'\342A\001\001\242\273\030\022\031\000\000\000\000\000\000\000\000)\000\000\000\000\000\000\360?'
   _globals['_IMAGESET'].fields_by_name['name']._loaded_options = None
   _globals['_IMAGESET'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_IMAGESET'].fields_by_name['adapter']._loaded_options = None
   _globals['_IMAGESET'].fields_by_name['adapter']._serialized_options = b'\342A\001\002'
-  _globals['_IMAGESET'].fields_by_name['prompt']._loaded_options = None
-  _globals['_IMAGESET'].fields_by_name['prompt']._serialized_options = b'\342A\001\001'
-  _globals['_IMAGESET'].fields_by_name['steps']._loaded_options = None
-  _globals['_IMAGESET'].fields_by_name['steps']._serialized_options = b'\342A\001\001'
-  _globals['_IMAGESET'].fields_by_name['guidance_scale']._loaded_options = None
-  _globals['_IMAGESET'].fields_by_name['guidance_scale']._serialized_options = b'\342A\001\001'
-  _globals['_IMAGESET'].fields_by_name['per_class']._loaded_options = None
-  _globals['_IMAGESET'].fields_by_name['per_class']._serialized_options = b'\342A\001\001'
-  _globals['_IMAGESET'].fields_by_name['seed']._loaded_options = None
-  _globals['_IMAGESET'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
+  _globals['_IMAGESET'].fields_by_name['settings']._loaded_options = None
+  _globals['_IMAGESET'].fields_by_name['settings']._serialized_options = b'\342A\001\001'
+  _globals['_IMAGESET'].fields_by_name['class_images']._loaded_options = None
+  _globals['_IMAGESET'].fields_by_name['class_images']._serialized_options = b'\342A\001\001'
   _globals['_IMAGESET'].fields_by_name['image_count']._loaded_options = None
   _globals['_IMAGESET'].fields_by_name['image_count']._serialized_options = b'\342A\001\003'
-  _globals['_IMAGESET'].fields_by_name['labels']._loaded_options = None
-  _globals['_IMAGESET'].fields_by_name['labels']._serialized_options = b'\342A\001\001'
   _globals['_IMAGESET'].fields_by_name['create_time']._loaded_options = None
   _globals['_IMAGESET'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_IMAGESET'].fields_by_name['seconds']._loaded_options = None
@@ -65,6 +70,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGESET'].fields_by_name['gpu_seconds']._serialized_options = b'\342A\001\003'
   _globals['_IMAGESET'].fields_by_name['payloads']._loaded_options = None
   _globals['_IMAGESET'].fields_by_name['payloads']._serialized_options = b'\342A\001\003'
+  _globals['_CLASSIMAGES'].fields_by_name['label']._loaded_options = None
+  _globals['_CLASSIMAGES'].fields_by_name['label']._serialized_options = b'\342A\001\002'
+  _globals['_CLASSIMAGES'].fields_by_name['images']._loaded_options = None
+  _globals['_CLASSIMAGES'].fields_by_name['images']._serialized_options = b'\342A\001\002'
   _globals['_GETIMAGESETREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETIMAGESETREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTIMAGESETSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -73,16 +82,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTIMAGESETSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_IMAGESETSERVICE'].methods_by_name['CreateImageSet']._loaded_options = None
   _globals['_IMAGESETSERVICE'].methods_by_name['CreateImageSet']._serialized_options = b'\312A4\n\010ImageSet\022(synthmix.operations.v1.OperationMetadata'
-  _globals['_CREATEIMAGESETREQUEST']._serialized_start=209
-  _globals['_CREATEIMAGESETREQUEST']._serialized_end=320
-  _globals['_IMAGESET']._serialized_start=323
-  _globals['_IMAGESET']._serialized_end=762
-  _globals['_GETIMAGESETREQUEST']._serialized_start=764
-  _globals['_GETIMAGESETREQUEST']._serialized_end=804
-  _globals['_LISTIMAGESETSREQUEST']._serialized_start=806
-  _globals['_LISTIMAGESETSREQUEST']._serialized_end=879
-  _globals['_LISTIMAGESETSRESPONSE']._serialized_start=881
-  _globals['_LISTIMAGESETSRESPONSE']._serialized_end=983
-  _globals['_IMAGESETSERVICE']._serialized_start=986
-  _globals['_IMAGESETSERVICE']._serialized_end=1360
+  _globals['_CREATEIMAGESETREQUEST']._serialized_start=248
+  _globals['_CREATEIMAGESETREQUEST']._serialized_end=359
+  _globals['_SYNTHESISSETTINGS']._serialized_start=362
+  _globals['_SYNTHESISSETTINGS']._serialized_end=675
+  _globals['_SELECTIONSETTINGS']._serialized_start=677
+  _globals['_SELECTIONSETTINGS']._serialized_end=778
+  _globals['_IMAGESET']._serialized_start=781
+  _globals['_IMAGESET']._serialized_end=1154
+  _globals['_CLASSIMAGES']._serialized_start=1156
+  _globals['_CLASSIMAGES']._serialized_end=1212
+  _globals['_GETIMAGESETREQUEST']._serialized_start=1214
+  _globals['_GETIMAGESETREQUEST']._serialized_end=1254
+  _globals['_LISTIMAGESETSREQUEST']._serialized_start=1256
+  _globals['_LISTIMAGESETSREQUEST']._serialized_end=1329
+  _globals['_LISTIMAGESETSRESPONSE']._serialized_start=1331
+  _globals['_LISTIMAGESETSRESPONSE']._serialized_end=1433
+  _globals['_IMAGESETSERVICE']._serialized_start=1436
+  _globals['_IMAGESETSERVICE']._serialized_end=1810
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2 as _artifacts_pb2
+from synthmix.api.options.v1 import field_rules_pb2 as _field_rules_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -20,35 +21,55 @@ class CreateImageSetRequest(_message.Message):
     validate_only: bool
     def __init__(self, image_set: _Optional[_Union[ImageSet, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
-class ImageSet(_message.Message):
-    __slots__ = ("name", "adapter", "prompt", "steps", "guidance_scale", "per_class", "seed", "image_count", "labels", "create_time", "seconds", "gpu_seconds", "payloads")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+class SynthesisSettings(_message.Message):
+    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
     PER_CLASS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    steps: int
+    guidance_scale: float
+    per_class: int
+    seed: int
+    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class SelectionSettings(_message.Message):
+    __slots__ = ("class_consistency",)
+    CLASS_CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    class_consistency: float
+    def __init__(self, class_consistency: _Optional[float] = ...) -> None: ...
+
+class ImageSet(_message.Message):
+    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    CLASS_IMAGES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
-    LABELS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     name: str
     adapter: str
-    prompt: str
-    steps: int
-    guidance_scale: float
-    per_class: int
-    seed: int
+    settings: SynthesisSettings
+    class_images: _containers.RepeatedCompositeFieldContainer[ClassImages]
     image_count: int
-    labels: _containers.RepeatedScalarFieldContainer[str]
     create_time: _timestamp_pb2.Timestamp
     seconds: float
     gpu_seconds: float
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
-    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., image_count: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ...) -> None: ...
+
+class ClassImages(_message.Message):
+    __slots__ = ("label", "images")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    images: int
+    def __init__(self, label: _Optional[str] = ..., images: _Optional[int] = ...) -> None: ...
 
 class GetImageSetRequest(_message.Message):
     __slots__ = ("name",)

@@ -25,12 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from synthmix.api.adapters.v1 import adapters_pb2 as synthmix_dot_adapters_dot_v1_dot_adapters__pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
+from synthmix.api.datasets.v1 import datasets_pb2 as synthmix_dot_datasets_dot_v1_dot_datasets__pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2 as synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2 as synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2
 from synthmix.api.operations.v1 import operations_pb2 as synthmix_dot_operations_dot_v1_dot_operations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!synthmix/studies/v1/studies.proto\x12\x13synthmix.studies.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a)synthmix/evaluations/v1/evaluations.proto\x1a\'synthmix/operations/v1/operations.proto\"\xf3\x03\n\tStudySpec\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x33\n\x05split\x18\x03 \x01(\x0b\x32\x1e.synthmix.studies.v1.SplitSpecB\x04\xe2\x41\x01\x01\x12\x39\n\x08\x61\x64\x61pters\x18\x04 \x01(\x0b\x32!.synthmix.studies.v1.AdaptersSpecB\x04\xe2\x41\x01\x01\x12;\n\tsynthesis\x18\x05 \x01(\x0b\x32\".synthmix.studies.v1.SynthesisSpecB\x04\xe2\x41\x01\x01\x12;\n\tselection\x18\x06 \x01(\x0b\x32\".synthmix.studies.v1.SelectionSpecB\x04\xe2\x41\x01\x01\x12\x39\n\x08mixtures\x18\x07 \x01(\x0b\x32!.synthmix.evaluations.v1.MixturesB\x04\xe2\x41\x01\x01\x12=\n\nclassifier\x18\x08 \x01(\x0b\x32#.synthmix.evaluations.v1.ClassifierB\x04\xe2\x41\x01\x01\x12\x18\n\x05seeds\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x33\n\x05\x63laim\x18\n \x01(\x0b\x32\x1e.synthmix.evaluations.v1.ClaimB\x04\xe2\x41\x01\x01\x42\x08\n\x06_seeds\"o\n\tSplitSpec\x12\x17\n\x04test\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1d\n\nvalidation\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x12\n\x04seed\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\x42\x07\n\x05_testB\r\n\x0b_validation\"\xde\x02\n\x0c\x41\x64\x61ptersSpec\x12\x18\n\nbase_model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06method\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04rank\x18\x03 \x03(\x05\x42\x04\xe2\x41\x01\x01\x12\x13\n\x05\x61lpha\x18\x04 \x03(\x01\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07targets\x18\x05 \x03(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0bimages_seen\x18\x06 \x03(\x03\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rlearning_rate\x18\x07 \x03(\x01\x42\x04\xe2\x41\x01\x01\x12\x1d\n\nbatch_size\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\"\n\x0f\x63\x61ption_dropout\x18\t \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1d\n\nimage_size\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x12\n\x04seed\x18\x0b \x01(\x03\x42\x04\xe2\x41\x01\x01\x42\r\n\x0b_batch_sizeB\x12\n\x10_caption_dropoutB\r\n\x0b_image_size\"\xbf\x01\n\rSynthesisSpec\x12\x14\n\x06prompt\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\x05steps\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12!\n\x0eguidance_scale\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1c\n\tper_class\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x12\n\x04seed\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x42\x08\n\x06_stepsB\x11\n\x0f_guidance_scaleB\x0c\n\n_per_class\"K\n\rSelectionSpec\x12$\n\x11\x63lass_consistency\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x14\n\x12_class_consistency\"e\n\x12\x43reateStudyRequest\x12\x32\n\x04spec\x18\x01 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpecB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xc5\x01\n\tStudyPlan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpec\x12/\n\x05steps\x18\x03 \x03(\x0b\x32 .synthmix.studies.v1.PlannedStep\x12\x19\n\x11predicted_seconds\x18\x04 \x01(\x01\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x1e\n\x16predicted_wall_seconds\x18\x06 \x01(\x01\"`\n\x0bPlannedStep\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\x12*\n\x04plan\x18\x02 \x01(\x0b\x32\x1c.synthmix.operations.v1.Plan\x12\x0f\n\x07workers\x18\x03 \x01(\x05\"\x94\x03\n\x05Study\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpec\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32\x1d.synthmix.operations.v1.StateB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64\x61taset\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05split\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x61\x64\x61pters\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nimage_sets\x18\x08 \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nevaluation\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07verdict\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\x0b \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x17\n\toperation\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\"%\n\x0fGetStudyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x7f\n\x12ListStudiesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tspec_name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\x0funfinished_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"[\n\x13ListStudiesResponse\x12+\n\x07studies\x18\x01 \x03(\x0b\x32\x1a.synthmix.studies.v1.Study\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x11WatchStudyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rresume_marker\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\x93\x01\n\x12WatchStudyResponse\x12;\n\x08progress\x18\x01 \x01(\x0b\x32).synthmix.operations.v1.OperationMetadata\x12\x15\n\rresume_marker\x18\x02 \x01(\t\x12)\n\x05study\x18\x03 \x01(\x0b\x32\x1a.synthmix.studies.v1.Study2\xad\x03\n\x0cStudyService\x12\x8b\x01\n\x0b\x43reateStudy\x12\'.synthmix.studies.v1.CreateStudyRequest\x1a\x1d.google.longrunning.Operation\"4\xca\x41\x31\n\x05Study\x12(synthmix.operations.v1.OperationMetadata\x12L\n\x08GetStudy\x12$.synthmix.studies.v1.GetStudyRequest\x1a\x1a.synthmix.studies.v1.Study\x12`\n\x0bListStudies\x12\'.synthmix.studies.v1.ListStudiesRequest\x1a(.synthmix.studies.v1.ListStudiesResponse\x12_\n\nWatchStudy\x12&.synthmix.studies.v1.WatchStudyRequest\x1a\'.synthmix.studies.v1.WatchStudyResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!synthmix/studies/v1/studies.proto\x12\x13synthmix.studies.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#synthmix/adapters/v1/adapters.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a#synthmix/datasets/v1/datasets.proto\x1a)synthmix/evaluations/v1/evaluations.proto\x1a\'synthmix/image_sets/v1/image_sets.proto\x1a\'synthmix/operations/v1/operations.proto\"\xa1\x04\n\tStudySpec\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x38\n\x05split\x18\x03 \x01(\x0b\x32#.synthmix.datasets.v1.SplitSettingsB\x04\xe2\x41\x01\x01\x12=\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32%.synthmix.adapters.v1.AdapterSettingsB\x04\xe2\x41\x01\x01\x12\x42\n\tsynthesis\x18\x05 \x03(\x0b\x32).synthmix.image_sets.v1.SynthesisSettingsB\x04\xe2\x41\x01\x01\x12\x42\n\tselection\x18\x06 \x03(\x0b\x32).synthmix.image_sets.v1.SelectionSettingsB\x04\xe2\x41\x01\x01\x12@\n\x08mixtures\x18\x07 \x01(\x0b\x32(.synthmix.evaluations.v1.MixtureSettingsB\x04\xe2\x41\x01\x01\x12\x45\n\nclassifier\x18\x08 \x01(\x0b\x32+.synthmix.evaluations.v1.ClassifierSettingsB\x04\xe2\x41\x01\x01\x12\x18\n\x05seeds\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12;\n\x05\x63laim\x18\n \x01(\x0b\x32&.synthmix.evaluations.v1.ClaimSettingsB\x04\xe2\x41\x01\x01\x42\x08\n\x06_seeds\"e\n\x12\x43reateStudyRequest\x12\x32\n\x04spec\x18\x01 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpecB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xc5\x01\n\tStudyPlan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpec\x12/\n\x05steps\x18\x03 \x03(\x0b\x32 .synthmix.studies.v1.PlannedStep\x12\x19\n\x11predicted_seconds\x18\x04 \x01(\x01\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x1e\n\x16predicted_wall_seconds\x18\x06 \x01(\x01\"`\n\x0bPlannedStep\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\x12*\n\x04plan\x18\x02 \x01(\x0b\x32\x1c.synthmix.operations.v1.Plan\x12\x0f\n\x07workers\x18\x03 \x01(\x05\"\x94\x03\n\x05Study\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpec\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32\x1d.synthmix.operations.v1.StateB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64\x61taset\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05split\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x61\x64\x61pters\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nimage_sets\x18\x08 \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nevaluation\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07verdict\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\x0b \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x17\n\toperation\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\"%\n\x0fGetStudyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x7f\n\x12ListStudiesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tspec_name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\x0funfinished_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"[\n\x13ListStudiesResponse\x12+\n\x07studies\x18\x01 \x03(\x0b\x32\x1a.synthmix.studies.v1.Study\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x11WatchStudyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rresume_marker\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\x93\x01\n\x12WatchStudyResponse\x12;\n\x08progress\x18\x01 \x01(\x0b\x32).synthmix.operations.v1.OperationMetadata\x12\x15\n\rresume_marker\x18\x02 \x01(\t\x12)\n\x05study\x18\x03 \x01(\x0b\x32\x1a.synthmix.studies.v1.Study2\xad\x03\n\x0cStudyService\x12\x8b\x01\n\x0b\x43reateStudy\x12\'.synthmix.studies.v1.CreateStudyRequest\x1a\x1d.google.longrunning.Operation\"4\xca\x41\x31\n\x05Study\x12(synthmix.operations.v1.OperationMetadata\x12L\n\x08GetStudy\x12$.synthmix.studies.v1.GetStudyRequest\x1a\x1a.synthmix.studies.v1.Study\x12`\n\x0bListStudies\x12\'.synthmix.studies.v1.ListStudiesRequest\x1a(.synthmix.studies.v1.ListStudiesResponse\x12_\n\nWatchStudy\x12&.synthmix.studies.v1.WatchStudyRequest\x1a\'.synthmix.studies.v1.WatchStudyResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,46 +60,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STUDYSPEC'].fields_by_name['seeds']._serialized_options = b'\342A\001\001'
   _globals['_STUDYSPEC'].fields_by_name['claim']._loaded_options = None
   _globals['_STUDYSPEC'].fields_by_name['claim']._serialized_options = b'\342A\001\001'
-  _globals['_SPLITSPEC'].fields_by_name['test']._loaded_options = None
-  _globals['_SPLITSPEC'].fields_by_name['test']._serialized_options = b'\342A\001\001'
-  _globals['_SPLITSPEC'].fields_by_name['validation']._loaded_options = None
-  _globals['_SPLITSPEC'].fields_by_name['validation']._serialized_options = b'\342A\001\001'
-  _globals['_SPLITSPEC'].fields_by_name['seed']._loaded_options = None
-  _globals['_SPLITSPEC'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['base_model']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['base_model']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['method']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['method']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['rank']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['rank']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['alpha']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['alpha']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['targets']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['targets']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['images_seen']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['images_seen']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['learning_rate']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['learning_rate']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['batch_size']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['batch_size']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['caption_dropout']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['caption_dropout']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['image_size']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['image_size']._serialized_options = b'\342A\001\001'
-  _globals['_ADAPTERSSPEC'].fields_by_name['seed']._loaded_options = None
-  _globals['_ADAPTERSSPEC'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
-  _globals['_SYNTHESISSPEC'].fields_by_name['prompt']._loaded_options = None
-  _globals['_SYNTHESISSPEC'].fields_by_name['prompt']._serialized_options = b'\342A\001\001'
-  _globals['_SYNTHESISSPEC'].fields_by_name['steps']._loaded_options = None
-  _globals['_SYNTHESISSPEC'].fields_by_name['steps']._serialized_options = b'\342A\001\001'
-  _globals['_SYNTHESISSPEC'].fields_by_name['guidance_scale']._loaded_options = None
-  _globals['_SYNTHESISSPEC'].fields_by_name['guidance_scale']._serialized_options = b'\342A\001\001'
-  _globals['_SYNTHESISSPEC'].fields_by_name['per_class']._loaded_options = None
-  _globals['_SYNTHESISSPEC'].fields_by_name['per_class']._serialized_options = b'\342A\001\001'
-  _globals['_SYNTHESISSPEC'].fields_by_name['seed']._loaded_options = None
-  _globals['_SYNTHESISSPEC'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
-  _globals['_SELECTIONSPEC'].fields_by_name['class_consistency']._loaded_options = None
-  _globals['_SELECTIONSPEC'].fields_by_name['class_consistency']._serialized_options = b'\342A\001\001'
   _globals['_CREATESTUDYREQUEST'].fields_by_name['spec']._loaded_options = None
   _globals['_CREATESTUDYREQUEST'].fields_by_name['spec']._serialized_options = b'\342A\001\002'
   _globals['_CREATESTUDYREQUEST'].fields_by_name['validate_only']._loaded_options = None
@@ -139,34 +102,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHSTUDYREQUEST'].fields_by_name['resume_marker']._serialized_options = b'\342A\001\001'
   _globals['_STUDYSERVICE'].methods_by_name['CreateStudy']._loaded_options = None
   _globals['_STUDYSERVICE'].methods_by_name['CreateStudy']._serialized_options = b'\312A1\n\005Study\022(synthmix.operations.v1.OperationMetadata'
-  _globals['_STUDYSPEC']._serialized_start=285
-  _globals['_STUDYSPEC']._serialized_end=784
-  _globals['_SPLITSPEC']._serialized_start=786
-  _globals['_SPLITSPEC']._serialized_end=897
-  _globals['_ADAPTERSSPEC']._serialized_start=900
-  _globals['_ADAPTERSSPEC']._serialized_end=1250
-  _globals['_SYNTHESISSPEC']._serialized_start=1253
-  _globals['_SYNTHESISSPEC']._serialized_end=1444
-  _globals['_SELECTIONSPEC']._serialized_start=1446
-  _globals['_SELECTIONSPEC']._serialized_end=1521
-  _globals['_CREATESTUDYREQUEST']._serialized_start=1523
-  _globals['_CREATESTUDYREQUEST']._serialized_end=1624
-  _globals['_STUDYPLAN']._serialized_start=1627
-  _globals['_STUDYPLAN']._serialized_end=1824
-  _globals['_PLANNEDSTEP']._serialized_start=1826
-  _globals['_PLANNEDSTEP']._serialized_end=1922
-  _globals['_STUDY']._serialized_start=1925
-  _globals['_STUDY']._serialized_end=2329
-  _globals['_GETSTUDYREQUEST']._serialized_start=2331
-  _globals['_GETSTUDYREQUEST']._serialized_end=2368
-  _globals['_LISTSTUDIESREQUEST']._serialized_start=2370
-  _globals['_LISTSTUDIESREQUEST']._serialized_end=2497
-  _globals['_LISTSTUDIESRESPONSE']._serialized_start=2499
-  _globals['_LISTSTUDIESRESPONSE']._serialized_end=2590
-  _globals['_WATCHSTUDYREQUEST']._serialized_start=2592
-  _globals['_WATCHSTUDYREQUEST']._serialized_end=2660
-  _globals['_WATCHSTUDYRESPONSE']._serialized_start=2663
-  _globals['_WATCHSTUDYRESPONSE']._serialized_end=2810
-  _globals['_STUDYSERVICE']._serialized_start=2813
-  _globals['_STUDYSERVICE']._serialized_end=3242
+  _globals['_STUDYSPEC']._serialized_start=400
+  _globals['_STUDYSPEC']._serialized_end=945
+  _globals['_CREATESTUDYREQUEST']._serialized_start=947
+  _globals['_CREATESTUDYREQUEST']._serialized_end=1048
+  _globals['_STUDYPLAN']._serialized_start=1051
+  _globals['_STUDYPLAN']._serialized_end=1248
+  _globals['_PLANNEDSTEP']._serialized_start=1250
+  _globals['_PLANNEDSTEP']._serialized_end=1346
+  _globals['_STUDY']._serialized_start=1349
+  _globals['_STUDY']._serialized_end=1753
+  _globals['_GETSTUDYREQUEST']._serialized_start=1755
+  _globals['_GETSTUDYREQUEST']._serialized_end=1792
+  _globals['_LISTSTUDIESREQUEST']._serialized_start=1794
+  _globals['_LISTSTUDIESREQUEST']._serialized_end=1921
+  _globals['_LISTSTUDIESRESPONSE']._serialized_start=1923
+  _globals['_LISTSTUDIESRESPONSE']._serialized_end=2014
+  _globals['_WATCHSTUDYREQUEST']._serialized_start=2016
+  _globals['_WATCHSTUDYREQUEST']._serialized_end=2084
+  _globals['_WATCHSTUDYRESPONSE']._serialized_start=2087
+  _globals['_WATCHSTUDYRESPONSE']._serialized_end=2234
+  _globals['_STUDYSERVICE']._serialized_start=2237
+  _globals['_STUDYSERVICE']._serialized_end=2666
 # @@protoc_insertion_point(module_scope)

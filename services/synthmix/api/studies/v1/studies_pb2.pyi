@@ -3,8 +3,11 @@ import datetime
 from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from synthmix.api.adapters.v1 import adapters_pb2 as _adapters_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2 as _artifacts_pb2
+from synthmix.api.datasets.v1 import datasets_pb2 as _datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2 as _evaluations_pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2 as _image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2 as _operations_pb2_1
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -28,71 +31,15 @@ class StudySpec(_message.Message):
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     name: str
     dataset: str
-    split: SplitSpec
-    adapters: AdaptersSpec
-    synthesis: SynthesisSpec
-    selection: SelectionSpec
-    mixtures: _evaluations_pb2.Mixtures
-    classifier: _evaluations_pb2.Classifier
+    split: _datasets_pb2.SplitSettings
+    adapters: _containers.RepeatedCompositeFieldContainer[_adapters_pb2.AdapterSettings]
+    synthesis: _containers.RepeatedCompositeFieldContainer[_image_sets_pb2.SynthesisSettings]
+    selection: _containers.RepeatedCompositeFieldContainer[_image_sets_pb2.SelectionSettings]
+    mixtures: _evaluations_pb2.MixtureSettings
+    classifier: _evaluations_pb2.ClassifierSettings
     seeds: int
-    claim: _evaluations_pb2.Claim
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[SplitSpec, _Mapping]] = ..., adapters: _Optional[_Union[AdaptersSpec, _Mapping]] = ..., synthesis: _Optional[_Union[SynthesisSpec, _Mapping]] = ..., selection: _Optional[_Union[SelectionSpec, _Mapping]] = ..., mixtures: _Optional[_Union[_evaluations_pb2.Mixtures, _Mapping]] = ..., classifier: _Optional[_Union[_evaluations_pb2.Classifier, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[_evaluations_pb2.Claim, _Mapping]] = ...) -> None: ...
-
-class SplitSpec(_message.Message):
-    __slots__ = ("test", "validation", "seed")
-    TEST_FIELD_NUMBER: _ClassVar[int]
-    VALIDATION_FIELD_NUMBER: _ClassVar[int]
-    SEED_FIELD_NUMBER: _ClassVar[int]
-    test: float
-    validation: float
-    seed: int
-    def __init__(self, test: _Optional[float] = ..., validation: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
-
-class AdaptersSpec(_message.Message):
-    __slots__ = ("base_model", "method", "rank", "alpha", "targets", "images_seen", "learning_rate", "batch_size", "caption_dropout", "image_size", "seed")
-    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
-    METHOD_FIELD_NUMBER: _ClassVar[int]
-    RANK_FIELD_NUMBER: _ClassVar[int]
-    ALPHA_FIELD_NUMBER: _ClassVar[int]
-    TARGETS_FIELD_NUMBER: _ClassVar[int]
-    IMAGES_SEEN_FIELD_NUMBER: _ClassVar[int]
-    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
-    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
-    CAPTION_DROPOUT_FIELD_NUMBER: _ClassVar[int]
-    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
-    SEED_FIELD_NUMBER: _ClassVar[int]
-    base_model: str
-    method: _containers.RepeatedScalarFieldContainer[str]
-    rank: _containers.RepeatedScalarFieldContainer[int]
-    alpha: _containers.RepeatedScalarFieldContainer[float]
-    targets: _containers.RepeatedScalarFieldContainer[str]
-    images_seen: _containers.RepeatedScalarFieldContainer[int]
-    learning_rate: _containers.RepeatedScalarFieldContainer[float]
-    batch_size: int
-    caption_dropout: float
-    image_size: int
-    seed: int
-    def __init__(self, base_model: _Optional[str] = ..., method: _Optional[_Iterable[str]] = ..., rank: _Optional[_Iterable[int]] = ..., alpha: _Optional[_Iterable[float]] = ..., targets: _Optional[_Iterable[str]] = ..., images_seen: _Optional[_Iterable[int]] = ..., learning_rate: _Optional[_Iterable[float]] = ..., batch_size: _Optional[int] = ..., caption_dropout: _Optional[float] = ..., image_size: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
-
-class SynthesisSpec(_message.Message):
-    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed")
-    PROMPT_FIELD_NUMBER: _ClassVar[int]
-    STEPS_FIELD_NUMBER: _ClassVar[int]
-    GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
-    PER_CLASS_FIELD_NUMBER: _ClassVar[int]
-    SEED_FIELD_NUMBER: _ClassVar[int]
-    prompt: str
-    steps: int
-    guidance_scale: float
-    per_class: int
-    seed: int
-    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
-
-class SelectionSpec(_message.Message):
-    __slots__ = ("class_consistency",)
-    CLASS_CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
-    class_consistency: float
-    def __init__(self, class_consistency: _Optional[float] = ...) -> None: ...
+    claim: _evaluations_pb2.ClaimSettings
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_datasets_pb2.SplitSettings, _Mapping]] = ..., adapters: _Optional[_Iterable[_Union[_adapters_pb2.AdapterSettings, _Mapping]]] = ..., synthesis: _Optional[_Iterable[_Union[_image_sets_pb2.SynthesisSettings, _Mapping]]] = ..., selection: _Optional[_Iterable[_Union[_image_sets_pb2.SelectionSettings, _Mapping]]] = ..., mixtures: _Optional[_Union[_evaluations_pb2.MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[_evaluations_pb2.ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[_evaluations_pb2.ClaimSettings, _Mapping]] = ...) -> None: ...
 
 class CreateStudyRequest(_message.Message):
     __slots__ = ("spec", "validate_only")

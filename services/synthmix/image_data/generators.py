@@ -1,0 +1,39 @@
+"""What synthetic images were made with: the settings that manifests record, and short names by what differs."""
+
+from collections.abc import Sequence
+
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.service_kit.artifacts import Manifest, read_manifest
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
+from synthmix.service_kit.settings_messages import from_canonical
+from synthmix.service_kit.short_names import distinguishing_names
+
+
+def adapter_settings(adapter: Manifest) -> AdapterSettings:
+    """An adapter's settings, with the base model by the name under which it was asked for."""
+    settings = from_canonical(adapter.request["settings"], AdapterSettings)
+    settings.base_model = adapter.summary["base_model"]
+    return settings
+
+
+def synthesis_settings(image_set: Manifest) -> SynthesisSettings:
+    return from_canonical(image_set.request["settings"], SynthesisSettings)
+
+
+def adapter_names(adapters: Sequence[Manifest]) -> list[str]:
+    """Such as "rank 4" beside "rank 16"."""
+    return distinguishing_names([(adapter_settings(adapter),) for adapter in adapters], alone="adapter")
+
+
+def image_set_names(store: ObjectStore, image_sets: Sequence[Manifest]) -> list[str]:
+    """Such as "rank 4, steps 25": what differs of the adapters, and of how images are made with them."""
+    adapters = [read_manifest(store, ArtifactName(ADAPTERS, item.inputs["adapter"])) for item in image_sets]
+    return distinguishing_names(
+        [
+            (adapter_settings(adapter), synthesis_settings(item))
+            for adapter, item in zip(adapters, image_sets, strict=True)
+        ],
+        alone="synthetic images",
+    )

@@ -1,0 +1,187 @@
+"""Settings messages by their descriptors alone: defaults, checks, the form that is addressed, and back from a record.
+
+An option is declared once, as a field with rules (protos/synthmix/options/v1/field_rules.proto). A default that depends
+on something else, such as the base model, isn't declared: it is code of the step that the settings are of.
+
+    full = with_defaults(adapter.settings)       # every field that a user may leave out has its declared value
+    set_default(full, "alpha", full.rank)        # and those of the step's own code
+    check(full, "adapter.settings", problems)    # all faults at once
+    request = {"settings": canonical(full)}      # what the artifact's digest is of
+    from_canonical(request["settings"], adapters_pb2.AdapterSettings) == full
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from synthmix.api.options.v1 import field_rules_pb2
+from synthmix.service_kit.errors import InvalidArgument, Problems, check_choice, invalid_field
+
+M = TypeVar("M", bound=Message)
+
+_READERS: dict[int, Any] = {
+    FieldDescriptor.CPPTYPE_STRING: str,
+    FieldDescriptor.CPPTYPE_BOOL: lambda text: {"true": True, "false": False}[text],
+    FieldDescriptor.CPPTYPE_INT32: int,
+    FieldDescriptor.CPPTYPE_INT64: int,
+    FieldDescriptor.CPPTYPE_DOUBLE: float,
+}
+
+
+def rules_of(field: FieldDescriptor) -> field_rules_pb2.FieldRules:
+    """What is declared on a field; empty if nothing is."""
+    rules: field_rules_pb2.FieldRules = field.GetOptions().Extensions[field_rules_pb2.rules]
+    return rules
+
+
+@cache
+def has_rules(descriptor: Descriptor) -> bool:
+    """Whether it is a settings message: whether any of its own fields has rules."""
+    return any(field.GetOptions().HasExtension(field_rules_pb2.rules) for field in descriptor.fields)
+
+
+@cache
+def default_of(field: FieldDescriptor) -> Any:
+    """The declared default: a value, or a tuple of them for a repeated field; None if there is none."""
+    values = tuple(_READERS[field.cpp_type](text) for text in rules_of(field).default)
+    if field.is_repeated:
+        return values or None
+    return values[0] if values else None
+
+
+def with_defaults(message: M) -> M:
+    """A copy in which every field that is left out has its declared default, down to the settings in it."""
+    full = type(message)()
+    full.CopyFrom(message)
+    _fill(full)
+    return full
+
+
+def set_default(message: Message, field: str, value: Any) -> None:
+    """Sets a field that was left out. One that says 0, or is empty, was set to that, and is checked as such."""
+    if not message.HasField(field):
+        setattr(message, field, value)
+
+
+def check(message: Message, path: str, problems: Problems) -> None:
+    """Collects an InvalidArgument for every value that its field's rules forbid, down to the settings in it.
+
+    Args:
+        path: The message's own, such as "adapter.settings"; "" for a whole request.
+    """
+    for field, value in message.ListFields():
+        name = f"{path}.{field.name}" if path else field.name
+        if field.message_type is not None:
+            if has_rules(field.message_type):
+                for one_name, one in _each(field, value, name):
+                    check(one, one_name, problems)
+            continue
+        for position, (one_name, one) in enumerate(_each(field, value, name)):
+            with problems:
+                _check_value(field, one, one_name)
+            if rules_of(field).unique and one in list(value)[:position]:
+                problems.found.append(_duplicate(one_name, one))
+
+
+def canonical(message: Message, *, without: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings as JSON without the fields that equal their declared default: what digests are of.
+
+    So an option that is added, with a default that changes nothing, leaves every address as it is; and a default that
+    is changed doesn't change the address of what was made with the old one: the recipe version has to.
+
+    Args:
+        without: Fields that the request says in another form, such as an input by its digest.
+    """
+    said = type(message)()
+    said.CopyFrom(message)
+    for field in without:
+        said.ClearField(field)
+    _strip(said)
+    value: dict[str, Any] = json_format.MessageToDict(said, preserving_proto_field_name=True)
+    return value
+
+
+def from_canonical(value: dict[str, Any], kind: type[M]) -> M:
+    """The settings that a canonical form says, with their defaults. Fields of a later version are ignored."""
+    return with_defaults(json_format.ParseDict(value, kind(), ignore_unknown_fields=True))
+
+
+def _fill(message: Message) -> None:
+    for field in cast(Descriptor, message.DESCRIPTOR).fields:
+        if field.message_type is not None:
+            if not has_rules(field.message_type):
+                continue
+            inner = getattr(message, field.name)
+            if not field.is_repeated:
+                inner.SetInParent()
+            for _, one in _each(field, inner, field.name):
+                _fill(one)
+            continue
+        default = default_of(field)
+        if default is None:
+            continue
+        if not field.is_repeated:
+            set_default(message, field.name, default)
+        elif not getattr(message, field.name):
+            getattr(message, field.name).extend(default)
+
+
+def _strip(message: Message) -> None:
+    for field, value in message.ListFields():
+        if field.message_type is not None and has_rules(field.message_type):
+            for _, one in _each(field, value, field.name):
+                _strip(one)
+            if not field.is_repeated and not value.ListFields():
+                message.ClearField(field.name)
+        elif field.message_type is None and (tuple(value) if field.is_repeated else value) == default_of(field):
+            message.ClearField(field.name)
+
+
+def _each(field: FieldDescriptor, value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Each value of a field with its path."""
+    if not field.is_repeated:
+        yield name, value
+        return
+    for position, one in enumerate(value):
+        yield f"{name}[{position}]", one
+
+
+def _check_value(field: FieldDescriptor, value: Any, path: str) -> None:
+    rules = rules_of(field)
+    choices = list(getattr(rules, "in"))
+    if choices:
+        check_choice(path, value, choices)
+    if field.cpp_type in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_BOOL):
+        return
+    low, above = (rules.gt, True) if rules.HasField("gt") else (rules.gte if rules.HasField("gte") else None, False)
+    high, below = (rules.lt, True) if rules.HasField("lt") else (rules.lte if rules.HasField("lte") else None, False)
+    inside = (low is None or (value > low if above else value >= low)) and (
+        high is None or (value < high if below else value <= high)
+    )
+    if not inside or not math.isfinite(value):  # NaN is inside nothing
+        raise invalid_field(
+            path,
+            value,
+            "is out of range",
+            f"use {_range_in_words(low, above, high, below)}{f' {rules.unit}' if rules.unit else ''}",
+            reason="OUT_OF_RANGE",
+        )
+
+
+def _range_in_words(low: float | None, above: bool, high: float | None, below: bool) -> str:
+    if low is not None and high is not None and above == below:
+        return f"a value {'strictly ' if above else ''}between {low:.10g} and {high:.10g}"
+    words = [
+        *([f"{'above' if above else 'of at least'} {low:.10g}"] if low is not None else []),
+        *([f"{'below' if below else 'of at most'} {high:.10g}"] if high is not None else []),
+    ]
+    return f"a value {' and '.join(words)}" if words else "a finite value"
+
+
+def _duplicate(path: str, value: Any) -> InvalidArgument:
+    return invalid_field(path, value, "is there twice", "leave one of them out", reason="DUPLICATE_VALUE")

@@ -1,0 +1,128 @@
+"""A study's steps: one request to one service each, as they are planned, recorded and started."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2
+from synthmix.api.operations.v1 import operations_pb2
+from synthmix.service_kit.errors import SynthMixError
+from synthmix.service_kit.resource_names import ArtifactName, OperationName
+from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS
+from synthmix.study_control import specification
+from synthmix.study_control.step_services import StepServices
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """What one service does for a study.
+
+    Attributes:
+        message: The resource that it makes: a step's request.
+        plan: Asks the service what it would do.
+        create: Has the service do it.
+    """
+
+    message: type[Message]
+    plan: Callable[[StepServices, Any], operations_pb2.Plan]
+    create: Callable[[StepServices, Any], Operation]
+
+
+# By service, in the order in which they work.
+KINDS = {
+    ADAPTER_TRAINING: StepKind(
+        adapters_pb2.Adapter,
+        lambda services, adapter: services.plan_adapter(adapter),
+        lambda services, adapter: services.create_adapter(adapter),
+    ),
+    IMAGE_SYNTHESIS: StepKind(
+        image_sets_pb2.ImageSet,
+        lambda services, image_set: services.plan_image_set(image_set),
+        lambda services, image_set: services.create_image_set(image_set),
+    ),
+    CLASSIFIER_EVALUATION: StepKind(
+        evaluations_pb2.Evaluation,
+        lambda services, evaluation: services.plan_evaluation(evaluation),
+        lambda services, evaluation: services.create_evaluation(evaluation),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One request to one service, and its plan.
+
+    Attributes:
+        fields: Beginnings of the request's fields, and what they are in the specification: for errors.
+    """
+
+    service: str
+    display_name: str
+    request: Any
+    plan: operations_pb2.Plan
+    fields: Mapping[str, str]
+
+    @property
+    def target(self) -> str:
+        return self.plan.target
+
+    def create(self, services: StepServices) -> Operation:
+        """Has the service do it. Raises with fields named as the specification names them."""
+        try:
+            return KINDS[self.service].create(services, self.request)
+        except SynthMixError as error:
+            raise self.in_study_terms(error) from None
+
+    def with_inputs(self, made: Mapping[str, str]) -> Self:
+        """The step with what earlier ones made, by its planned name, in its request."""
+        request = type(self.request)()
+        request.CopyFrom(self.request)
+        for field, value in request.ListFields():
+            if field.cpp_type == field.CPPTYPE_STRING and field.is_repeated:
+                value[:] = [made.get(item, item) for item in value]
+            elif field.cpp_type == field.CPPTYPE_STRING:
+                setattr(request, field.name, made.get(value, value))
+        return replace(self, request=request)
+
+    def in_study_terms(self, error: SynthMixError) -> SynthMixError:
+        return specification.in_study_terms(error, self.fields)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "service": self.service,
+            "display_name": self.display_name,
+            "request": json_format.MessageToDict(self.request, preserving_proto_field_name=True),
+            "plan": json_format.MessageToDict(self.plan, preserving_proto_field_name=True),
+            "fields": dict(self.fields),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        kind = KINDS[value["service"]]
+        return cls(
+            service=value["service"],
+            display_name=value["display_name"],
+            request=json_format.ParseDict(value["request"], kind.message(), ignore_unknown_fields=True),
+            plan=json_format.ParseDict(value["plan"], operations_pb2.Plan(), ignore_unknown_fields=True),
+            fields=value["fields"],
+        )
+
+
+def recorded_steps(record: Mapping[str, Any]) -> tuple[Step, ...]:
+    """The steps that a study's operation was planned with."""
+    return tuple(Step.from_json(value) for value in record["steps"])
+
+
+def operation_of(step: Step, target: str) -> OperationName:
+    """The operation that makes a step's target: its id is the target's."""
+    return OperationName(step.service, ArtifactName.parse(target, field="target").id)
+
+
+def of_service(steps: Sequence[Step], service: str) -> tuple[Step, ...]:
+    return tuple(step for step in steps if step.service == service)

@@ -1,0 +1,189 @@
+"""The four services in this process, over one object store: real gRPC, no Ray. What they are asked for isn't started.
+
+But for imports, which are done at once, in this process.
+"""
+
+import asyncio
+import importlib
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+from google.longrunning import operations_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+import synthmix.adapter_training.front_end as adapter_training
+import synthmix.classifier_evaluation.front_end as classifier_evaluation
+import synthmix.image_synthesis.front_end as image_synthesis
+from memory_object_store import MemoryObjectStore
+from synthmix.api.artifacts.v1 import artifacts_pb2_grpc
+from synthmix.api.clusters.v1 import clusters_pb2_grpc
+from synthmix.api.datasets.v1 import datasets_pb2_grpc
+from synthmix.api.studies.v1 import studies_pb2_grpc
+from synthmix.service_kit import operation_records as records
+from synthmix.service_kit.artifact_collection import ArtifactCollection
+from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.errors import SynthMixError
+from synthmix.service_kit.interceptors import interceptors
+from synthmix.service_kit.operation_context import OperationContext
+from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.ray_connection import RayConnection
+from synthmix.service_kit.resource_names import (
+    ADAPTERS,
+    DATASETS,
+    EVALUATIONS,
+    IMAGE_SETS,
+    ArtifactName,
+    OperationName,
+)
+from synthmix.service_kit.server import SERVER_OPTIONS, Servicer
+from synthmix.service_kit.settings import (
+    ADAPTER_TRAINING,
+    CLASSIFIER_EVALUATION,
+    IMAGE_SYNTHESIS,
+    SERVICES,
+    STUDY_CONTROL,
+)
+from synthmix.study_control.all_operations import AllOperations
+from synthmix.study_control.artifact_service import ArtifactService
+from synthmix.study_control.clusters import ClusterService
+from synthmix.study_control.dataset_service import DatasetService
+from synthmix.study_control.image_import import import_operation
+from synthmix.study_control.step_services import StepServices
+from synthmix.study_control.study_service import StudyService
+
+TOKEN = "correct horse"
+
+
+@contextmanager
+def serving(store: MemoryObjectStore) -> Iterator[dict[str, str]]:
+    """The address of each service."""
+    addresses: dict[str, str] = {}
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in SERVICES]
+    for service, listener in zip(SERVICES, listeners, strict=True):
+        addresses[service] = f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.close()
+    ready, stop = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def main() -> None:
+        servers = []
+        for service in SERVICES:
+            server = grpc.aio.server(interceptors=interceptors(service, TOKEN), options=SERVER_OPTIONS)
+            names = []
+            for servicer in servicers(service, store, addresses):
+                servicer.add(servicer.implementation, server)
+                names.append(servicer.full_name)
+            healthy = health.aio.HealthServicer()
+            health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+            await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+            reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+            server.add_insecure_port(addresses[service])
+            await server.start()
+            servers.append(server)
+        ready.set()
+        await stop.wait()
+        for server in servers:
+            await server.stop(0)
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
+    thread.start()
+    assert ready.wait(20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_operation, "open_object_store", lambda: store)
+        try:
+            yield addresses
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join(20)
+
+
+def servicers(service: str, store: MemoryObjectStore, addresses: dict[str, str]) -> list[Servicer]:
+    artifacts = {
+        ADAPTER_TRAINING: (ADAPTERS, adapter_training.adapter_message, adapter_training.servicer),
+        IMAGE_SYNTHESIS: (IMAGE_SETS, image_synthesis.image_set_message, image_synthesis.servicer),
+        CLASSIFIER_EVALUATION: (
+            EVALUATIONS,
+            classifier_evaluation.evaluation_message,
+            classifier_evaluation.servicer,
+        ),
+    }
+    if service in artifacts:
+        collection, message, servicer = artifacts[service]
+        operations = Operations(
+            service,
+            store,
+            RayConnection("127.0.0.1:1"),
+            {},
+            lambda name, request: message(store, read_manifest(store, ArtifactName.parse(name, field="name"))),
+        )
+        return [
+            servicer(store, ArtifactCollection(store, operations, collection, partial(message, store))),
+            Servicer(operations, operations.add, operations.full_name),
+        ]
+    others = {name: address for name, address in addresses.items() if name != STUDY_CONTROL}
+    operations = ImportingOperations(
+        service, store, RayConnection("127.0.0.1:1"), {}, lambda name, request: studies.resource(name, request)
+    )
+    studies = StudyService(store, operations, StepServices(addresses, TOKEN), None)
+    return [
+        Servicer(
+            DatasetService(store, operations),
+            datasets_pb2_grpc.add_DatasetServiceServicer_to_server,
+            "synthmix.datasets.v1.DatasetService",
+        ),
+        Servicer(studies, studies_pb2_grpc.add_StudyServiceServicer_to_server, "synthmix.studies.v1.StudyService"),
+        Servicer(
+            ArtifactService(store),
+            artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server,
+            "synthmix.artifacts.v1.ArtifactService",
+        ),
+        Servicer(
+            ClusterService(None),
+            clusters_pb2_grpc.add_ClusterServiceServicer_to_server,
+            "synthmix.clusters.v1.ClusterService",
+        ),
+        AllOperations(operations, others, TOKEN).servicer,
+    ]
+
+
+class ImportingOperations(Operations):
+    """Imports a dataset as soon as it is asked for, and starts nothing else."""
+
+    async def start(
+        self, operation_id: str, kind: str, target: str, request: dict[str, Any]
+    ) -> operations_pb2.Operation:
+        operation = await super().start(operation_id, kind, target, request)
+        if kind != DATASETS or operation.done:
+            return operation
+        name = OperationName(self.service, operation_id)
+        await asyncio.to_thread(self._import, name)
+        return operation  # as from a service that has only begun
+
+    def _import(self, name: OperationName) -> None:
+        try:
+            dataset = import_operation.run(InlineContext(self._store, records.read_record(self._store, name)))
+        except SynthMixError as error:
+            records.write_failure(self._store, name, error)
+        else:
+            records.write_success(self._store, name, str(dataset))
+
+
+class InlineContext(OperationContext):
+    """Runs an operation's tasks where it is."""
+
+    def run_tasks(
+        self,
+        function: str,
+        arguments: Sequence[Mapping[str, Any]],
+        on_result: Callable[[int, Any], None] = lambda index, value: None,
+    ) -> list[Any]:
+        module, _, attribute = function.partition(":")
+        call = getattr(importlib.import_module(module), attribute)
+        return [call(**keywords, report=lambda done, total=None: None, threads=1) for keywords in arguments]

@@ -1,0 +1,774 @@
+"""Bad requests to the services: each is a clear error with field, value and remedy, and nothing half-written."""
+
+import asyncio
+import copy
+import json
+import re
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.message import Message
+
+from bad_requests import DATASET, NO_ID, SPEC, Act, Case, World, check_case, spec_of
+from bad_requests import finished_world as finished_world
+from bad_requests import world as world
+from synthmix import GroupRule
+from synthmix.adapter_training.front_end import AdapterService
+from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
+from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2
+from synthmix.client.study_file import read_study
+from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
+from synthmix.service_kit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+from synthmix.service_kit.interceptors import interceptors
+from synthmix.service_kit.s3_object_store import S3ObjectStore
+from synthmix.service_kit.settings import ADAPTER_TRAINING, STUDY_CONTROL, ObjectStoreSettings
+from synthmix.service_kit.transport import error_of
+from synthmix.study_control.artifact_service import ArtifactService
+from synthmix.study_control.dataset_service import DatasetService
+
+# Studies
+
+
+def study(**changes: Any) -> Act:
+    """Submits SPEC with some of its fields changed, down to single keys."""
+
+    def submit(world: World) -> Any:
+        spec = copy.deepcopy(SPEC)
+        for path, value in changes.items():
+            section, _, key = path.partition("__")
+            if callable(value):
+                value = value(world)
+            if key:
+                spec.setdefault(section, {})[key] = value
+            else:
+                spec[section] = value
+        return world.client.submit_study(spec_of(spec))
+
+    return submit
+
+
+def study_text(text: str) -> Act:
+    """Reads a study's file, as the command line does."""
+
+    def read(world: World) -> Any:
+        path = world.folder / "study.yaml"
+        path.write_text(text)
+        return read_study(path)
+
+    return read
+
+
+def model_folder(*, index: dict[str, Any] | None = None, weights: str = "", unet: dict[str, Any] | None = None) -> Act:
+    """The path of a folder that has some of what a base model has."""
+
+    def write(world: World) -> str:
+        folder = world.folder / "model"
+        folder.mkdir()
+        if index is not None:
+            (folder / "model_index.json").write_text(json.dumps(index))
+        for component in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if weights else ():
+            (folder / component).mkdir()
+            (folder / component / weights).write_bytes(b"weights")
+            (folder / component / "config.json").write_text(json.dumps(unet if component == "unet" else {}))
+        return str(folder)
+
+    return write
+
+
+def changed_model(name: str, **values: Any) -> Act:
+    """The path of a copy of the built-in base model, with values of one of its JSON files changed."""
+
+    def write(world: World) -> str:
+        folder = Path(shutil.copytree(BUILTIN_FOLDER, world.folder / "model"))
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        return str(folder)
+
+    return write
+
+
+STUDIES = [
+    Case(
+        "an unknown key",
+        study_text("name: bad\ndataset: sim-few\nsynthesis:\n  guidance_scal: 3\n"),
+        InvalidArgument,
+        "FILE_INVALID",
+        (r"study\.yaml:4", "guidance_scal", "not a known key", r"did you mean `guidance_scale`\?"),
+        ("synthesis.guidance_scal",),
+    ),
+    Case(
+        "a ratio that is not a number",
+        study_text("name: bad\ndataset: sim-few\nmixtures:\n  ratios: [0, .nan]\n"),
+        InvalidArgument,
+        "FILE_INVALID",
+        (r"study\.yaml:4", "expects a number", r"'\.nan'"),
+        ("mixtures.ratios[1]",),
+    ),
+    Case(
+        "a percentage",
+        study_text("name: bad\ndataset: sim-few\nmixtures:\n  ratios: [0, 25%]\n"),
+        InvalidArgument,
+        "FILE_INVALID",
+        (r"study\.yaml:4", "25%", r"write 0\.25"),
+        ("mixtures.ratios[1]",),
+    ),
+    *(
+        Case(
+            f"a ratio of {value}",
+            study(mixtures__ratios=[0, 0.25, value]),
+            InvalidArgument,
+            "OUT_OF_RANGE",
+            (r"mixtures\.ratios\[2\]", shown, "out of range", "between 0 and 10"),
+            ("mixtures.ratios[2]",),
+        )
+        for value, shown in ((-0.1, r"-0\.1"), (11, r"11\.0"), ("NaN", "nan"), ("Infinity", "inf"))
+    ),
+    Case(
+        "a ratio twice",
+        study(mixtures__ratios=[0, 0.25, 0.25]),
+        InvalidArgument,
+        "DUPLICATE_VALUE",
+        (r"0\.25", "twice", "leave one of them out"),
+        ("mixtures.ratios[2]",),
+    ),
+    Case("no seeds", study(seeds=0), InvalidArgument, "OUT_OF_RANGE", ("seeds", "0", "between 1 and 1000"), ("seeds",)),
+    Case(
+        "an unknown dataset",
+        study(dataset="sim-fwe"),
+        NotFound,
+        "DATASET_NOT_FOUND",
+        ("^dataset:", "'sim-fwe'", "did you mean 'sim-few'?", "synthmix datasets import"),
+    ),
+    Case(
+        "no dataset",
+        study(dataset=""),
+        InvalidArgument,
+        "FIELD_MISSING",
+        ("dataset is required", "synthmix datasets list"),
+        ("dataset",),
+    ),
+    Case("no name", study(name=""), InvalidArgument, "FIELD_MISSING", ("name is required", "lower-case"), ("name",)),
+    Case(
+        "an invalid name",
+        study(name="Six Phenotypes"),
+        InvalidArgument,
+        "INVALID_NAME",
+        ("'Six Phenotypes'", "lower-case letters, digits and hyphens"),
+        ("name",),
+    ),
+    Case(
+        "a base model's folder that isn't there",
+        study(adapters__base_model="/no/such/model"),
+        InvalidArgument,
+        "BASE_MODEL_NOT_FOUND",
+        ("'/no/such/model'", "neither a folder here nor the name of a hub's model", "use builtin"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "a base model's folder that is empty",
+        study(adapters__base_model=model_folder()),
+        InvalidArgument,
+        "BASE_MODEL_INCOMPLETE",
+        (r"is an empty folder: it has no model_index\.json", "diffusers layout"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "a base model's folder without its parts",
+        study(adapters__base_model=model_folder(index={})),
+        InvalidArgument,
+        "BASE_MODEL_INCOMPLETE",
+        ("lacks unet, vae, text_encoder, tokenizer, scheduler", "diffusers layout"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "a base model with pickled weights",
+        study(adapters__base_model=model_folder(index={}, weights="pytorch_model.bin")),
+        InvalidArgument,
+        "BASE_MODEL_NOT_SAFETENSORS",
+        ("no safetensors weights in unet, vae, text_encoder", "convert them; pickled weights are never loaded"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "a base model whose index names no parts",
+        study(adapters__base_model=model_folder(index={}, weights="model.safetensors", unet={})),
+        InvalidArgument,
+        "BASE_MODEL_INCOMPLETE",
+        (r"no unet by its model_index\.json", "give a whole model"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "an inpainting base model",
+        study(adapters__base_model=changed_model("unet/config.json", in_channels=17)),
+        InvalidArgument,
+        "BASE_MODEL_INCONSISTENT",
+        ("17 input channels", "8 latent channels", "inpainting", "use the text-to-image model"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "a base model with a flow-matching scheduler",
+        study(
+            adapters__base_model=changed_model(
+                "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"]
+            )
+        ),
+        InvalidArgument,
+        "BASE_MODEL_UNSUPPORTED",
+        ("FlowMatchEulerDiscreteScheduler", "flow-matching", "such as DDIMScheduler"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "an SD3 base model",
+        study(adapters__base_model=model_folder(index={"_class_name": "StableDiffusion3Pipeline"})),
+        Unimplemented,
+        "BASE_MODEL_UNSUPPORTED",
+        (r"a Stable Diffusion 3 \(SD3\) model", r"SD 1\.x or 2\.x"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "a base model by a relative path",
+        study(adapters__base_model="./models/sd15"),
+        InvalidArgument,
+        "BASE_MODEL_NOT_FOUND",
+        ("'./models/sd15' is a relative path", "write the absolute path"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "a prompt of which the text encoder loses the class",
+        study(synthesis__prompt="a microscopy image " * 12 + "of a {label} cell"),
+        InvalidArgument,
+        "PROMPTS_EQUAL",
+        ("same tokens for the classes", "keeps 48", "shorten the prompt"),
+        ("synthesis[0].prompt",),
+    ),
+    Case(
+        "an SDXL base model",
+        study(adapters__base_model=model_folder(index={"text_encoder_2": []})),
+        Unimplemented,
+        "BASE_MODEL_UNSUPPORTED",
+        (r"adapters\[0\]\.base_model", "SDXL", r"SD 1\.x or 2\.x"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "a hub model whose name can't be one",
+        study(adapters__base_model="owner/na me"),
+        InvalidArgument,
+        "BASE_MODEL_NOT_FOUND",
+        ("'owner/na me'", "neither a folder here nor the name of a hub's model", "owner/name@revision"),
+        ("adapters[0].base_model",),
+    ),
+    Case(
+        "an unknown method",
+        study(adapters__method="lorra"),
+        InvalidArgument,
+        "UNKNOWN_CHOICE",
+        ("'lorra'", "did you mean 'lora'?"),
+        ("adapters[0].method",),
+    ),
+    Case(
+        "unknown targets",
+        study(adapters__targets="atention"),
+        InvalidArgument,
+        "UNKNOWN_CHOICE",
+        ("'atention'", "did you mean 'attention'?"),
+        ("adapters[0].targets",),
+    ),
+    Case(
+        "rank 0",
+        study(adapters__rank=0),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        ("0 is out of range", "between 1 and 1024"),
+        ("adapters[0].rank",),
+    ),
+    Case(
+        "an adapter's image size that the autoencoder can't halve",
+        study(adapters__image_size=60),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        ("60 isn't a multiple of 8", "use 64"),
+        ("adapters[0].image_size",),
+    ),
+    Case(
+        "a prompt without its class",
+        study(synthesis__prompt="a cell"),
+        InvalidArgument,
+        "PROMPT_WITHOUT_LABEL",
+        ("'a cell'", r"put \{label\} where the class belongs"),
+        ("synthesis[0].prompt",),
+    ),
+    Case(
+        "guidance out of range",
+        study(synthesis__guidance_scale=51.0),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        (r"51\.0 is out of range", "between 0 and 50"),
+        ("synthesis[0].guidance_scale",),
+    ),
+    Case(
+        "no denoising steps",
+        study(synthesis__steps=0),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        ("0 is out of range", "between 1 and 1000"),
+        ("synthesis[0].steps",),
+    ),
+    Case(
+        "too few images for the largest mixture",
+        study(synthesis__per_class=2),
+        InvalidArgument,
+        "TOO_FEW_SYNTHETIC_IMAGES",
+        ("2 is too small for the largest mixture", r"use at least \d+", "smaller ratios"),
+        ("synthesis[0].per_class",),
+    ),
+    Case(
+        "an unknown architecture",
+        study(classifier__architecture="resnet5O"),
+        InvalidArgument,
+        "UNKNOWN_ARCHITECTURE",
+        ("'resnet5O'", "did you mean .*resnet50"),
+        ("classifier.architecture",),
+    ),
+    Case(
+        "an architecture without weights",
+        study(classifier__architecture="efficientnet_b7"),
+        InvalidArgument,
+        "NO_PRETRAINED_WEIGHTS",
+        ("no weights for efficientnet_b7", "use tf_efficientnet_b7", "set it to false"),
+        ("classifier.pretrained",),
+    ),
+    Case(
+        "a classifier's image size out of range",
+        study(classifier__image_size=8),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        ("8 is out of range", "between 16 and 1024"),
+        ("classifier.image_size",),
+    ),
+    Case(
+        "an unknown mode",
+        study(mixtures__mode="apend"),
+        InvalidArgument,
+        "UNKNOWN_CHOICE",
+        ("'apend'", "did you mean 'append'?"),
+        ("mixtures.mode",),
+    ),
+    Case(
+        "an unknown control",
+        study(mixtures__controls=["duplicate_real"]),
+        InvalidArgument,
+        "UNKNOWN_CHOICE",
+        ("'duplicate_real'", "did you mean 'duplicated_real'?"),
+        ("mixtures.controls[0]",),
+    ),
+    Case(
+        "selection, which comes later",
+        study(selection__class_consistency=0.5),
+        Unimplemented,
+        "SELECTION_UNAVAILABLE",
+        ("selection isn't available", "leave `selection` out"),
+        ("selection",),
+    ),
+    Case(
+        "a split that leaves nothing to train on",
+        study(split__test=0.6, split__validation=0.4),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        (r"0\.6", "leave nothing to train on", "a sum below 1"),
+        ("split.test",),
+    ),
+    Case(
+        "a split without a test part",
+        study(split__test=0.0),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        (r"0\.0 is out of range", "strictly between 0 and 1"),
+        ("split.test",),
+    ),
+    Case(
+        "a margin of 0",
+        study(claim__margin=0.0),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        (r"0\.0 is out of range", "strictly between 0 and 1"),
+        ("claim.margin",),
+    ),
+    Case(
+        "certainty",
+        study(claim__confidence=1.0),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        (r"1\.0 is out of range", r"between 0\.5 and 0\.9999"),
+        ("claim.confidence",),
+    ),
+    Case(
+        "several faults",
+        study(
+            name="Bad",
+            seeds=0,
+            adapters__rank=0,
+            adapters__targets="atention",
+            synthesis__steps=0,
+            mixtures__controls=["duplicate_real"],
+            classifier__architecture="resnet5O",
+            claim__margin=0.0,
+            claim__confidence=1.0,
+        ),
+        InvalidArgument,
+        "SEVERAL_FIELDS",
+        ("'Bad'", "did you mean 'attention'", "resnet50"),
+        (
+            "name",
+            "seeds",
+            "adapters[0].rank",
+            "adapters[0].targets",
+            "synthesis[0].steps",
+            "mixtures.controls[0]",
+            "classifier.architecture",
+            "claim.margin",
+            "claim.confidence",
+        ),
+    ),
+    Case(
+        "several faults that nothing can be planned with",
+        study(name="Bad", split__test=0.0, mixtures__ratios=["NaN", 11]),
+        InvalidArgument,
+        "SEVERAL_FIELDS",
+        ("'Bad'", r"11\.0 is out of range"),
+        ("name", "split.test", "mixtures.ratios[0]", "mixtures.ratios[1]"),
+    ),
+]
+
+
+# The services, called directly
+
+
+def adapter(**fields: Any) -> Act:
+    def create(world: World) -> Any:
+        given = {key: value(world) if callable(value) else value for key, value in fields.items()}
+        return world.client.create_adapter(adapters_pb2.Adapter(**given))
+
+    return create
+
+
+def evaluation_with_another_split(world: World) -> Any:
+    split = world.client.create_split(world.study.dataset, test=0.25, validation=0.15, seed=8)
+    return world.client.create_evaluation(
+        evaluations_pb2.Evaluation(
+            split=split.name,
+            image_sets=world.study.image_sets,
+            mixtures=evaluations_pb2.MixtureSettings(ratios=[0.25]),
+            seeds=1,
+        )
+    )
+
+
+def evaluation_of(ratio: float) -> Act:
+    return lambda world: world.client.create_evaluation(
+        evaluations_pb2.Evaluation(
+            split=world.study.split,
+            image_sets=world.study.image_sets,
+            mixtures=evaluations_pb2.MixtureSettings(ratios=[ratio]),
+            seeds=1,
+        )
+    )
+
+
+def list_datasets(token: str | None = "", **fields: Any) -> Act:
+    return lambda world: world.call(
+        STUDY_CONTROL,
+        "ListDatasets",
+        datasets_pb2_grpc.DatasetServiceStub,
+        datasets_pb2.ListDatasetsRequest(**fields),
+        token,
+    )
+
+
+CALLS = [
+    *(
+        Case(
+            f"an adapter of {what}",
+            adapter(train_split=name),
+            InvalidArgument,
+            "TRAIN_SPLIT_REQUIRED",
+            (problem, "must not reach a generator", "use splits/{id}/parts/train"),
+            ("adapter.train_split",),
+        )
+        for what, name, problem in (
+            ("a dataset", lambda world: world.study.dataset, "whole dataset"),
+            ("a split", lambda world: world.study.split, "whole split"),
+            ("a test part", lambda world: f"{world.study.split}/parts/test", "held out"),
+            ("a validation part", lambda world: f"{world.study.split}/parts/validation", "held out"),
+        )
+    ),
+    Case(
+        "an adapter of a split that isn't there",
+        adapter(train_split=f"splits/{NO_ID}/parts/train"),
+        NotFound,
+        "ARTIFACT_NOT_FOUND",
+        (f"splits/{NO_ID}", "doesn't exist"),
+    ),
+    Case(
+        "an adapter of nothing",
+        adapter(),
+        InvalidArgument,
+        "FIELD_MISSING",
+        ("is required", "splits/{id}/parts/train"),
+        ("adapter.train_split",),
+    ),
+    Case(
+        "an image set of an adapter that isn't there",
+        lambda world: world.client.create_image_set(image_sets_pb2.ImageSet(adapter=f"adapters/{NO_ID}")),
+        NotFound,
+        "ARTIFACT_NOT_FOUND",
+        (r"image_set\.adapter", f"adapters/{NO_ID} doesn't exist", "create it first"),
+    ),
+    Case(
+        "an image set of a class that isn't there",
+        lambda world: world.client.create_image_set(
+            image_sets_pb2.ImageSet(
+                adapter=world.study.adapters[0],
+                class_images=[image_sets_pb2.ClassImages(label="nobody", images=1)],
+            )
+        ),
+        InvalidArgument,
+        "UNKNOWN_CHOICE",
+        ("'nobody'", "use one of: "),
+        ("image_set.class_images[0].label",),
+    ),
+    Case(
+        "an evaluation with images of another split's adapter",
+        evaluation_with_another_split,
+        FailedPrecondition,
+        "TRAIN_SPLITS_DIFFER",
+        ("another train split", "may have seen this one's test images", "train an adapter on this split"),
+        ("evaluation.image_sets[0]",),
+    ),
+    Case(
+        "an evaluation that needs more images than there are",
+        evaluation_of(5.0),
+        FailedPrecondition,
+        "TOO_FEW_SYNTHETIC_IMAGES",
+        (r"the grid needs \d+", "make a larger image set, or ask for smaller ratios"),
+        ("evaluation.image_sets[0]",),
+    ),
+    *(
+        Case(
+            f"the name {name}",
+            lambda world, name=name, method=method: getattr(world.client, method)(name),
+            InvalidArgument,
+            "INVALID_RESOURCE_NAME",
+            (re.escape(repr(name)), "32 hexadecimal digits"),
+            ("name",),
+        )
+        for method, name in (
+            ("get_adapter", "adapters/latest"),
+            ("get_adapter", f"image-sets/{NO_ID}"),
+            ("get_split", f"splits/{NO_ID.upper()}x"),
+            ("get_evaluation", f"evaluations/{NO_ID}/../{NO_ID}"),
+            ("get_operation", "operations/study-control"),
+        )
+    ),
+    Case(
+        "a study that isn't there",
+        lambda world: world.client.get_study("nobody-wrote-this"),
+        NotFound,
+        "STUDY_NOT_FOUND",
+        ("'nobody-wrote-this'", "synthmix studies list"),
+    ),
+    Case(
+        "a page token of nobody",
+        list_datasets(page_token="bm9ib2R5"),
+        InvalidArgument,
+        "INVALID_PAGE_TOKEN",
+        ("'bm9ib2R5'", "start again without one"),
+        ("page_token",),
+    ),
+    Case(
+        "a page of less than nothing",
+        list_datasets(page_size=-1),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        ("-1 is negative", "1 to 1000"),
+        ("page_size",),
+    ),
+    Case(
+        "an operation that isn't there",
+        lambda world: world.client.get_operation(f"operations/study-control/{NO_ID}"),
+        NotFound,
+        "OPERATION_NOT_FOUND",
+        (NO_ID, "synthmix operations list"),
+    ),
+    Case(
+        "cancelling an operation that isn't there",
+        lambda world: world.client.cancel(f"operations/adapter-training/{NO_ID}"),
+        NotFound,
+        "OPERATION_NOT_FOUND",
+        (NO_ID, "synthmix operations list"),
+    ),
+    Case(
+        "an operation of an unknown service",
+        lambda world: world.client.get_operation(f"operations/study-contrl/{NO_ID}"),
+        InvalidArgument,
+        "UNKNOWN_CHOICE",
+        ("'study-contrl'", "did you mean 'study-control'?"),
+        ("name",),
+    ),
+    Case(
+        "an operation's name of another form, past the client",
+        lambda world: world.call(
+            ADAPTER_TRAINING,
+            "CancelOperation",
+            operations_pb2_grpc.OperationsStub,
+            operations_pb2.CancelOperationRequest(name="operations/../studies"),
+        ),
+        InvalidArgument,
+        "INVALID_RESOURCE_NAME",
+        (r"'operations/\.\./studies'", "32 hexadecimal digits"),
+        ("name",),
+    ),
+    Case("no token", list_datasets(None), Unauthenticated, "TOKEN_MISSING", ("no token", "SYNTHMIX_TOKEN")),
+    Case("a wrong token", list_datasets("guessed"), Unauthenticated, "TOKEN_WRONG", ("token", "SYNTHMIX_TOKEN")),
+    Case(
+        "a payload that isn't there",
+        lambda world: world.call(
+            STUDY_CONTROL,
+            "DownloadPayload",
+            artifacts_pb2_grpc.ArtifactServiceStub,
+            artifacts_pb2.DownloadPayloadRequest(artifact=world.study.name, payload="../secrets"),
+        ),
+        NotFound,
+        "PAYLOAD_NOT_FOUND",
+        (r"'\.\./secrets'", r"it has .*report\.html"),
+    ),
+    Case(
+        "a payload of an artifact that isn't there",
+        lambda world: world.call(
+            STUDY_CONTROL,
+            "DownloadPayload",
+            artifacts_pb2_grpc.ArtifactServiceStub,
+            artifacts_pb2.DownloadPayloadRequest(artifact=f"adapters/{NO_ID}", payload="weights"),
+        ),
+        NotFound,
+        "ARTIFACT_NOT_FOUND",
+        (f"adapters/{NO_ID} doesn't exist",),
+    ),
+    Case(
+        "an empty upload",
+        lambda world: world.call(STUDY_CONTROL, "UploadFile", artifacts_pb2_grpc.ArtifactServiceStub, iter(())),
+        InvalidArgument,
+        "FIELD_MISSING",
+        ("at least one byte",),
+        ("chunk",),
+    ),
+    Case(
+        "a dataset of an upload that isn't there",
+        lambda world: world.call(
+            STUDY_CONTROL,
+            "CreateDataset",
+            datasets_pb2_grpc.DatasetServiceStub,
+            datasets_pb2.CreateDatasetRequest(
+                upload=f"uploads/{'0' * 64}",
+                dataset=datasets_pb2.Dataset(display_name="bad", group_rule=GroupRule(none=True)),
+            ),
+        ),
+        NotFound,
+        "UPLOAD_NOT_FOUND",
+        ("doesn't exist", "UploadFile"),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", [*STUDIES, *CALLS], ids=lambda case: case.name)
+def test_it_is_a_clear_error_and_leaves_nothing(case: Case, world: World) -> None:
+    world.client.create_split(world.study.dataset, test=0.25, validation=0.15, seed=8)  # a split that one case uses
+    check_case(case, world)
+
+
+# Object storage that is down
+
+
+TOKEN = "correct horse"
+AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)
+DOWN: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "ListDatasets": (datasets_pb2_grpc.DatasetServiceStub, datasets_pb2.ListDatasetsRequest()),
+    "GetDataset": (datasets_pb2_grpc.DatasetServiceStub, datasets_pb2.GetDatasetRequest(name=f"datasets/{NO_ID}")),
+    "CreateSplit": (
+        datasets_pb2_grpc.DatasetServiceStub,
+        datasets_pb2.CreateSplitRequest(split=datasets_pb2.Split(dataset=DATASET)),
+    ),
+    "CreateDataset": (
+        datasets_pb2_grpc.DatasetServiceStub,
+        datasets_pb2.CreateDatasetRequest(
+            upload=f"uploads/{'0' * 64}",
+            dataset=datasets_pb2.Dataset(display_name="bad", group_rule=GroupRule(none=True)),
+        ),
+    ),
+    "UploadFile": (artifacts_pb2_grpc.ArtifactServiceStub, iter([artifacts_pb2.UploadFileRequest(chunk=b"bytes")])),
+    "DownloadPayload": (
+        artifacts_pb2_grpc.ArtifactServiceStub,
+        artifacts_pb2.DownloadPayloadRequest(artifact=f"datasets/{NO_ID}", payload="images.parquet"),
+    ),
+    "CreateAdapter": (
+        adapters_pb2_grpc.AdapterServiceStub,
+        adapters_pb2.CreateAdapterRequest(adapter=adapters_pb2.Adapter(train_split=f"splits/{NO_ID}/parts/train")),
+    ),
+}
+
+
+def free_address() -> tuple[socket.socket, str]:
+    """A port that is taken, by a socket that doesn't listen: whoever connects is refused."""
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    return holder, f"127.0.0.1:{holder.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("method", DOWN)
+def test_object_storage_that_is_down_is_unavailable(method: str) -> None:
+    """Front ends in this process, on object storage at a port where nobody listens."""
+    stub, request = DOWN[method]
+    nobody, endpoint = free_address()
+    nothing: Any = None  # operations and collections, which come after object storage
+    store = S3ObjectStore(ObjectStoreSettings(f"http://{endpoint}", "key", "secret", "synthmix"), attempts=1)
+
+    def call(address: str) -> Any:
+        with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+            try:
+                answer = getattr(stub(channel), method)(request, metadata=AUTHORIZED, timeout=30)
+                return answer if isinstance(answer, Message) else list(answer)
+            except grpc.RpcError as error:
+                return error_of(error, "test", address)
+
+    async def answered() -> Any:
+        server = grpc.aio.server(interceptors=interceptors("test", TOKEN))
+        datasets_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(store, nothing), server)
+        artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(store), server)
+        adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterService(store, nothing), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            return await asyncio.to_thread(call, f"127.0.0.1:{port}")
+        finally:
+            await server.stop(None)
+
+    with nobody:
+        error = asyncio.run(answered())
+    assert isinstance(error, Unavailable), error
+    assert error.reason == "OBJECT_STORAGE_UNAVAILABLE"
+    assert f"http://{endpoint}" in error.message
+    assert "check that it runs and is reachable, then try again" in error.message

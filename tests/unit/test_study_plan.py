@@ -1,0 +1,298 @@
+"""A study from its specification to its report's inputs, over object storage in memory: planned once, paid for once."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image_archives import dataset, picture
+from local_services import LocalServices
+from memory_object_store import MemoryObjectStore
+from synthmix.adapter_training import planning as adapters
+from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.study_file import parse_document
+from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.operation_context import OperationContext
+from synthmix.service_kit.operation_records import OperationRecord, now
+from synthmix.service_kit.resource_names import ArtifactName, OperationName
+from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, STUDY_CONTROL
+from synthmix.service_kit.settings_messages import canonical, with_defaults
+from synthmix.study_control import planning, specification, study_operation
+from synthmix.study_control.datasets import claim_name
+from synthmix.study_control.planning import StudySteps
+from synthmix.study_control.steps import Step, of_service, recorded_steps
+from upgrades import upgraded, with_option
+
+# Two classes, of which one is rare: in 12 plates, 4 images of alpha and 1 of beta each.
+FILES = {
+    f"{label}/plate-{plate}_{number}.png": picture(100 * plate + 10 * number + index)
+    for index, (label, count) in enumerate((("alpha", 4), ("beta", 1)))
+    for plate in range(12)
+    for number in range(count)
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path, own_cache: None) -> MemoryObjectStore:
+    store = MemoryObjectStore.created()
+    claim_name(store, "cells", dataset(store, tmp_path, FILES).name, account=None, replace=False)
+    return store
+
+
+def study(text: str = "") -> studies_pb2.StudySpec:
+    return parse_document(f"name: a\ndataset: cells\n{text}", studies_pb2.StudySpec, "study.yaml").message
+
+
+def lay_out(store: MemoryObjectStore, text: str = "", services: LocalServices | None = None) -> StudySteps:
+    return planning.lay_out(store, services or LocalServices(store), study(text))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What each service made for a study, and how many units of each step were there already."""
+
+    made: dict[str, list[str]]
+    reused: list[int]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for names in self.made.values() for name in names]
+
+
+def steps(laid_out: StudySteps, service: str) -> list[Step]:
+    return list(of_service(laid_out.steps, service))
+
+
+def run(store: MemoryObjectStore, services: LocalServices, laid_out: StudySteps) -> Ran:
+    """Runs a study's steps by what its operation's record holds."""
+    record = json.loads(json.dumps(laid_out.record()))  # as object storage keeps it
+    name = OperationName(STUDY_CONTROL, laid_out.name.id)
+    context = OperationContext(store, OperationRecord(name, "studies", str(laid_out.name), record, now()))
+    recorded = recorded_steps(record)
+    progress = study_operation.StudyProgress(context, recorded)
+    made = study_operation.run_study(context, services, progress, recorded)  # type: ignore[arg-type]
+    return Ran(made, [cost["reused"] for cost in progress.costs()])
+
+
+def faults(store: MemoryObjectStore, text: str) -> dict[str, str]:
+    with pytest.raises(InvalidArgument) as caught:
+        lay_out(store, text)
+    return {item.field: item.description for item in caught.value.violations}
+
+
+# Defaults
+
+
+def test_a_study_of_nothing_but_a_dataset_is_whole(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store)
+    assert [step.display_name for step in laid_out.steps] == ["adapter", "images", "grid"]
+    assert laid_out.spec.adapters[0].rank == 16
+    assert laid_out.spec.seeds == 5
+    assert laid_out.spec.mixtures.synthetic_only
+    assert list(laid_out.spec.mixtures.ratios) == [0, 0.1, 0.25, 0.5, 0.75]
+    assert not lay_out(store, "mixtures: {ratios: [0.5]}").spec.mixtures.synthetic_only
+
+
+def test_a_study_that_needs_no_images_makes_none(store: MemoryObjectStore) -> None:
+    assert [step.display_name for step in lay_out(store, "mixtures: {ratios: [0]}").steps] == ["grid"]
+
+
+def test_adapters_train_with_the_prompt_that_images_are_asked_with(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store, 'synthesis: {prompt: "a {label} nucleus", steps: [10, 20]}')
+    assert [step.request.settings.prompt for step in laid_out.steps[:3]] == ["a {label} nucleus"] * 3
+    laid_out = lay_out(store, 'adapters: {prompt: "a {label} nucleus"}')
+    assert [step.request.settings.prompt for step in laid_out.steps[:2]] == ["a {label} nucleus"] * 2
+    several = 'synthesis: {prompt: ["a {label} cell", "one {label}"]}\n'
+    assert "say which one to train with" in faults(store, several)["adapters[0].prompt"]
+    laid_out = lay_out(store, several + 'adapters: {prompt: "the {label}"}')
+    assert [step.request.settings.prompt for step in laid_out.steps[:3]] == [
+        "the {label}",
+        "a {label} cell",
+        "one {label}",
+    ]
+
+
+# The grid
+
+
+def test_image_sets_are_adapters_times_syntheses_and_named_by_what_differs(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store, "adapters: {rank: [4, 16], seed: 1}\nsynthesis: {guidance_scale: [1.5, 2], steps: 10}")
+    assert [step.display_name for step in laid_out.steps] == [
+        "adapter rank 4",
+        "adapter rank 16",
+        "images rank 4, guidance scale 1.5",
+        "images rank 4, guidance scale 2",
+        "images rank 16, guidance scale 1.5",
+        "images rank 16, guidance scale 2",
+        "grid",
+    ]
+    trained, images = steps(laid_out, ADAPTER_TRAINING), steps(laid_out, IMAGE_SYNTHESIS)
+    assert [step.request.adapter for step in images] == [trained[0].target] * 2 + [trained[1].target] * 2
+    [grid] = steps(laid_out, CLASSIFIER_EVALUATION)
+    assert list(grid.request.image_sets) == [step.target for step in images]
+
+
+def test_base_models_are_swept_like_any_setting(store: MemoryObjectStore) -> None:
+    found = faults(store, "adapters: {base_model: [builtin, /no/such/model]}")
+    assert list(found) == ["adapters[1].base_model"]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "said"),
+    [
+        ("adapters: [{rank: 16}, {alpha: 16}]", "adapters[1]", "means the same as adapters[0]; remove one of them"),
+        ("synthesis: [{steps: 25}, {seed: 0}]", "synthesis[1]", "means the same as synthesis[0]; remove one of them"),
+        (
+            f"adapters: {{rank: {list(range(1, 258))}}}",
+            "adapters",
+            "257 are too many combinations; shorten the lists to at most 256",
+        ),
+        (
+            "adapters: {rank: [1, 2, 3, 4, 5]}\nsynthesis: {seed: " + str(list(range(60))) + "}",
+            "synthesis",
+            "300 are too many combinations",
+        ),
+    ],
+)
+def test_grids_that_pay_twice_or_too_much(store: MemoryObjectStore, text: str, field: str, said: str) -> None:
+    assert said in faults(store, text)[field]
+
+
+def test_what_a_grid_has_in_common_is_refused_once(store: MemoryObjectStore) -> None:
+    found = faults(store, "adapters: {rank: [0, 4], seed: [1, 2], image_size: 60}\nsynthesis: {steps: [0, 10]}")
+    assert {field: said.split(";")[0] for field, said in found.items()} == {
+        "adapters[0].rank": "0 is out of range",
+        "adapters[0].image_size": "60 isn't a multiple of 8",
+        "synthesis[0].steps": "0 is out of range",
+    }
+
+
+# Images of each class
+
+
+def images_of(laid_out: StudySteps) -> dict[str, int]:
+    [step] = steps(laid_out, IMAGE_SYNTHESIS)
+    return {item.label: item.images for item in step.request.class_images}
+
+
+def train_counts(laid_out: StudySteps) -> dict[str, int]:
+    return specification.part_counts(laid_out.split, "train")
+
+
+def test_each_class_gets_as_many_images_as_its_share_takes(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store)
+    counts = train_counts(laid_out)
+    assert counts["alpha"] == 4 * counts["beta"]
+    assert images_of(laid_out) == {label: count + 1 for label, count in counts.items()}
+    assert steps(laid_out, IMAGE_SYNTHESIS)[0].plan.total == sum(counts.values()) + 2
+    assert set(images_of(lay_out(store, "synthesis: {per_class: 40}")).values()) == {40}
+
+
+def test_a_ratio_more_keeps_the_image_set(store: MemoryObjectStore) -> None:
+    def target(text: str) -> str:
+        return steps(lay_out(store, text), IMAGE_SYNTHESIS)[0].target
+
+    assert target("mixtures: {ratios: [0.25]}") == target("mixtures: {ratios: [0.25, 1]}")
+    assert target("mixtures: {ratios: [0.25]}") != target("mixtures: {ratios: [0.25, 1.5]}")
+    larger = lay_out(store, "mixtures: {ratios: [1.5]}")
+    assert images_of(larger) == {label: 2 * count + 1 for label, count in train_counts(larger).items()}
+
+
+@pytest.mark.parametrize(
+    ("mixtures", "times"),
+    [
+        ("{mode: share, ratios: [0.5]}", 1),
+        ("{mode: share, ratios: [0.75]}", 4),  # three for each real one, in coarse steps
+        ("{mode: replace, ratios: [1]}", 1),
+    ],
+)
+def test_what_a_mode_takes_is_what_is_made(store: MemoryObjectStore, mixtures: str, times: int) -> None:
+    laid_out = lay_out(store, f"mixtures: {mixtures}")
+    assert images_of(laid_out) == {label: times * count + 1 for label, count in train_counts(laid_out).items()}
+
+
+@pytest.mark.parametrize("mixtures", ["{mode: share, ratios: [1]}", "{mode: shere, ratios: [0.5]}"])
+def test_a_ratio_or_mode_that_cannot_be_is_refused_where_it_is_written(store: MemoryObjectStore, mixtures: str) -> None:
+    assert list(faults(store, f"mixtures: {mixtures}")) in (["mixtures.ratios[0]"], ["mixtures.mode"])
+
+
+# What was planned is what runs
+
+
+def test_a_study_runs_what_its_record_holds(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = LocalServices(store)
+    laid_out = lay_out(store, "adapters: {rank: [4, 16]}", services)
+    monkeypatch.setattr(planning, "lay_out", lambda *arguments: pytest.fail("planned twice"))
+    assert run(store, services, laid_out).names == [step.target for step in laid_out.steps]
+    assert services.created == [step.target for step in laid_out.steps]
+
+
+def test_a_step_that_is_there_is_not_asked_for_again(store: MemoryObjectStore) -> None:
+    services = LocalServices(store)
+    first = lay_out(store, "adapters: {rank: 4}", services)
+    run(store, services, first)
+    services.created.clear()
+    both = lay_out(store, "adapters: {rank: [4, 16]}", services)
+    ran = run(store, services, both)
+    assert services.created == [both.steps[1].target, both.steps[3].target, both.steps[4].target]
+    assert [reused > 0 for reused in ran.reused] == [True, False, True, False, False]
+
+
+def later_version() -> Any:
+    """Of the services: each kind of settings has an option more, with a default."""
+    return upgraded(
+        {
+            f"synthmix.{name}": with_option("invented", "0.5")
+            for name in (
+                "adapters.v1.AdapterSettings",
+                "image_sets.v1.SynthesisSettings",
+                "evaluations.v1.ClassifierSettings",
+                "evaluations.v1.MixtureSettings",
+                "evaluations.v1.ClaimSettings",
+            )
+        }
+    )
+
+
+def test_a_study_submitted_before_an_upgrade_finishes_without_paying_twice(store: MemoryObjectStore) -> None:
+    before = LocalServices(store)
+    laid_out = lay_out(store, "adapters: {rank: [4, 16], learning_rate: 1e-3}\nclassifier: {epochs: 2}", before)
+    before.create_adapter(laid_out.steps[0].request)  # and then the services are upgraded
+    after = LocalServices(store, version=later_version())
+    assert run(store, after, laid_out).names == [step.target for step in laid_out.steps]
+    assert after.created == [step.target for step in laid_out.steps[1:]]
+
+    again = lay_out(store, "adapters: {rank: [4, 16], learning_rate: 1e-3}\nclassifier: {epochs: 2}", after)
+    assert again.name == laid_out.name
+    assert {step.plan.done == step.plan.total for step in again.steps[:4]} == {True}
+    spec = laid_out.spec
+    assert canonical(with_defaults(later_version()(spec))) == canonical(spec)
+
+
+def test_a_study_goes_on_after_an_upgrade_to_another_recipe(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is made stays; what is left is made, and used, by the new recipe."""
+    services = LocalServices(store)
+    laid_out = lay_out(store, "adapters: {rank: [4, 16]}", services)
+    services.create_adapter(laid_out.steps[0].request)
+    monkeypatch.setattr(adapters, "RECIPE_VERSION", adapters.RECIPE_VERSION + 1)
+    made = run(store, services, laid_out).made
+    kept, other = made[ADAPTER_TRAINING]
+    assert kept == laid_out.steps[0].target
+    assert other != laid_out.steps[1].target
+    images = [read_manifest(store, ArtifactName.parse(name, field="x")) for name in made[IMAGE_SYNTHESIS]]
+    assert [f"adapters/{item.inputs['adapter']}" for item in images] == [kept, other]
+
+
+def test_a_failed_step_is_said_in_the_study_s_terms(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store, "synthesis: {steps: [10, 20]}")
+    restored = Step.from_json(json.loads(json.dumps(laid_out.steps[2].to_json())))
+    assert (restored.request, restored.plan) == (laid_out.steps[2].request, laid_out.steps[2].plan)
+    error = invalid_field("image_set.settings.steps", 20, "can't be taken", "use another number of steps")
+    said = restored.in_study_terms(error)
+    assert said.message == "synthesis[1].steps: 20 can't be taken; use another number of steps"
+    assert [item.field for item in said.violations] == ["synthesis[1].steps"]
