@@ -127,13 +127,11 @@ def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
         ),
         ({"ratios": [float("nan")]}, "evaluation.mixtures.ratios[0]", "nan is out of range"),
         ({"ratios": [0.5, 11]}, "evaluation.mixtures.ratios[1]", "11 is out of range"),
-        ({"ratios": [0.5, 0.5]}, "evaluation.mixtures.ratios[1]", "0.5 is there twice"),
         (
             {"controls": ["duplicated-real"]},
             "evaluation.mixtures.controls[0]",
             "did you mean 'duplicated_real'?",
         ),
-        ({"image_sets": [IMAGE_SET, IMAGE_SET]}, "evaluation.image_sets[1]", "is there twice"),
         ({"image_sets": []}, "evaluation.image_sets", "name one or more, or ask for ratio 0 alone"),
         ({"image_sets": [], "ratios": []}, "evaluation.image_sets", "synthetic only"),
         (
@@ -141,7 +139,6 @@ def test_real_only_is_always_there_and_shared_by_image_sets() -> None:
             "evaluation.image_sets",
             "reconstructed_real",
         ),
-        ({"seeds": 0}, "evaluation.seeds", "0 is out of range"),
     ],
 )
 def test_bad_grids(changes: dict[str, typing.Any], field: str, words: str) -> None:
@@ -161,12 +158,11 @@ def test_bad_grids(changes: dict[str, typing.Any], field: str, words: str) -> No
 
 def test_every_fault_of_a_grid_is_named_at_once() -> None:
     with pytest.raises(InvalidArgument) as caught:
-        expand_grid(APPEND, [-1, 99], False, ["shuffled"], [IMAGE_SET], 0)
+        expand_grid(APPEND, [-1, 99], False, ["shuffled"], [IMAGE_SET], 1)
     assert [violation.field for violation in caught.value.violations] == [
         "evaluation.mixtures.ratios[0]",
         "evaluation.mixtures.ratios[1]",
         "evaluation.mixtures.controls[0]",
-        "evaluation.seeds",
     ]
 
 

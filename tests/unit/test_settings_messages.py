@@ -106,6 +106,7 @@ def test_a_zero_that_was_set_is_not_a_default() -> None:
         (MixtureSettings(controls=["a", "a"]), "x.controls[1]", "'a' is there twice"),
         (SelectionSettings(class_consistency=2), "x.class_consistency", "between 0 and 1"),
         (StudySpec(adapters=[{}, {"rank": 0}]), "x.adapters[1].rank", "0 is out of range"),
+        (Evaluation(image_sets=["a", "a"]), "x.image_sets[1]", "'a' is there twice; leave one of them out"),
         (Evaluation(seeds=0), "x.seeds", "0 is out of range; use a value between 1 and 1000"),
     ],
 )

@@ -32,8 +32,6 @@ from synthmix.service_kit.errors import (
 )
 from synthmix.service_kit.seeds import derived_seed
 
-MOST_SEEDS = 1000
-
 
 @dataclass(frozen=True)
 class MixtureSpec:
@@ -125,7 +123,7 @@ def expand_grid(
     Raises:
         InvalidArgument: Naming every field at fault.
     """
-    _check_grid(mode, ratios, synthetic_only, controls, image_sets, seeds)
+    _check_grid(mode, ratios, synthetic_only, controls, image_sets)
     added = sorted(float(ratio) for ratio in ratios if ratio)
     mixtures = [MixtureSpec(REAL)]
     for control in (KINDS[name] for name in CONTROLS if name in controls):
@@ -308,8 +306,8 @@ def _check_grid(
     synthetic_only: bool,
     controls: Sequence[str],
     image_sets: Sequence[str],
-    seeds: int,
 ) -> None:
+    """What the fields' own rules do not say."""
     problems = Problems()
     for index, ratio in enumerate(ratios):
         with problems:
@@ -318,11 +316,6 @@ def _check_grid(
         with problems:
             check_choice(f"evaluation.mixtures.controls[{index}]", control, CONTROLS)
             _check_control(f"evaluation.mixtures.controls[{index}]", control, mode)
-    with problems:
-        check_range("evaluation.seeds", seeds, 1, MOST_SEEDS)
-    _check_distinct("evaluation.mixtures.ratios", ratios, problems)
-    _check_distinct("evaluation.mixtures.controls", controls, problems)
-    _check_distinct("evaluation.image_sets", image_sets, problems)
     with problems:
         reconstructed = any(name in KINDS and KINDS[name].needs_image_set for name in controls)
         if not image_sets and (synthetic_only or any(ratios) or reconstructed):
@@ -345,16 +338,3 @@ def _check_control(field: str, control: str, mode: str) -> None:
             "leave it out",
             reason="CONTROL_WITHOUT_EFFECT",
         )
-
-
-def _check_distinct(field: str, values: Sequence[float] | Sequence[str], problems: Problems) -> None:
-    for index, value in enumerate(values):
-        with problems:
-            if value in values[:index]:
-                raise invalid_field(
-                    f"{field}[{index}]",
-                    value,
-                    "is there twice",
-                    "leave one of them out",
-                    reason="DUPLICATE_VALUE",
-                )
