@@ -15,8 +15,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def install(folder: Path, name: str, says: str) -> None:
-    (folder / name).write_text(f"#!/bin/sh\necho '{says}'\n")
+def install(folder: Path, name: str, says: str, status: int = 0) -> None:
+    (folder / name).write_text(f"#!/bin/sh\necho '{says}'\nexit {status}\n")
     (folder / name).chmod(0o755)
 
 
@@ -50,7 +50,7 @@ def test_kubernetes_is_of_the_version_that_its_module_pins() -> None:
 def test_one_that_is_not_built_is_named_with_its_log(
     machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    install(machine, "go", "no such module'; exit 1; echo '")
+    install(machine, "go", "no such module", status=1)
     monkeypatch.setattr(programs, "TOOLS", machine)
     monkeypatch.setattr(programs, "go", lambda: str(machine / "go"))
     monkeypatch.setattr("sys.argv", ["programs.py", "kwok"])
