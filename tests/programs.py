@@ -30,7 +30,7 @@ PROMETHEUS = "github.com/prometheus/prometheus@v0.316.0"
 KUBERNETES_VERSION = "v1.34.4"
 """The one in cluster/go.mod."""
 
-OLDEST_GO = (1, 26)
+OLDEST_GO = (1, 26, 7)
 GO_WHEEL = Path(__file__).parent / "cluster" / "go-wheel.txt"
 AT_ONCE = 2  # Go itself uses every core: what one program downloads, another compiles
 CLUSTER = Path(__file__).parent / "cluster"
