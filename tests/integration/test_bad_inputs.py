@@ -23,24 +23,14 @@ from synthmix.cli import exit_codes
 from synthmix.local import Connection
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import RESULT, list_names
-from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.resource_names import COLLECTIONS, OperationName
 from synthmix.service_kit.settings import SERVICES
 
 DATASET = FEW
 BY_PLATE = r"(?P<group>plate-\d+)"
 NO_ID = "0" * 32
 # What an error must leave as it was: artifacts, and the names that people gave to some.
-KEPT = (
-    "datasets/",
-    "splits/",
-    "adapters/",
-    "image-sets/",
-    "evaluations/",
-    "trials/",
-    "studies/",
-    "dataset-names/",
-    "study-names/",
-)
+KEPT = (*(f"{collection}/" for collection in COLLECTIONS), "dataset-names/", "study-names/")
 
 
 def unfinished(store: ObjectStore) -> list[OperationName]:

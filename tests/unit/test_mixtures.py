@@ -18,7 +18,6 @@ from synthmix.classifier_evaluation.mixtures import (
     check_ratios,
     compose,
     expand_grid,
-    taken_by,
 )
 from synthmix.classifier_evaluation.trial_requests import check_generator, trial_name, trial_request
 from synthmix.image_data.mixture_kinds import (
@@ -30,6 +29,7 @@ from synthmix.image_data.mixture_kinds import (
     RECONSTRUCTED_REAL,
     SYNTHETIC_ONLY,
     added_share,
+    taken_by,
 )
 from synthmix.image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
 from synthmix.image_data.synthetic_images import SyntheticImages

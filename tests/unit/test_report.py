@@ -429,8 +429,8 @@ def test_a_broken_rule_comes_first_and_takes_the_verdict_away() -> None:
 def test_fidelity_stands_beside_its_floor() -> None:
     text = " ".join("".join(Page(render_html(report())).text).split())
     assert "Features are those of lite0, of 64 pixels" in text
-    assert "real images 40 1.000 1.2 %" in text
-    assert "lora-r4 100 32.100 2.5 %" in text
+    assert "real images 40 0.001 1.2 %" in text
+    assert "lora-r4 100 0.032 2.5 %" in text
     assert "Fidelity and near copies" not in render_html(report(fidelity=None))
 
 

@@ -15,9 +15,9 @@ from synthmix.image_data.mixture_kinds import (
     KINDS,
     REAL,
     SYNTHETIC_ONLY,
-    MixtureKind,
     Taken,
     classes_in_turn,
+    taken_by,
 )
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.image_data.synthetic_images import SyntheticImages
@@ -71,13 +71,6 @@ class MixtureSpec:
         if kind.take_instead is not None and self.mode is not None:
             return kind.take_instead(taken_by(KINDS[self.mode], self.ratio, class_counts))
         return taken_by(kind, self.ratio, class_counts)
-
-
-def taken_by(kind: MixtureKind, ratio: float, class_counts: Sequence[int]) -> Taken:
-    """What a kind takes by itself. Raises TypeError for a control that goes with a mode."""
-    if kind.take is None:
-        raise TypeError(f"{kind.name} takes images with a mode only")
-    return kind.take(ratio, class_counts)
 
 
 @dataclass(frozen=True)

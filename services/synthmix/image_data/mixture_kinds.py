@@ -222,9 +222,14 @@ def kind_message(kind: MixtureKind) -> evaluations_pb2.MixtureKind:
     )
 
 
+def taken_by(kind: MixtureKind, ratio: float, class_counts: Sequence[int]) -> Taken:
+    """What a kind takes by itself. Raises TypeError for a control that goes with a mode."""
+    if kind.take is None:
+        raise TypeError(f"{kind.name} takes images with a mode only")
+    return kind.take(ratio, class_counts)
+
+
 def added_share(mode: str, ratio: float) -> float:
     """Synthetic images that a mode takes for each real one."""
-    kind, real = KINDS[mode], 10_000
-    if kind.take is None:
-        raise TypeError(f"{mode} is not a mode")
-    return sum(kind.take(ratio, (real,)).synthetic) / real
+    real = 10_000
+    return sum(taken_by(KINDS[mode], ratio, (real,)).synthetic) / real
