@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+GRID_STEPS = 20
 GRID_PROMPTS: tuple[str, ...] = (
     "a fluorescence image of a Metaphase nucleus",
     "a fluorescence image of a Grape nucleus",
@@ -86,7 +87,7 @@ def sample(pipeline: StableDiffusionPipeline, prompts: tuple[str, ...], count: i
         pipeline(
             prompt=prompt,
             num_images_per_prompt=count,
-            num_inference_steps=20,
+            num_inference_steps=GRID_STEPS,
             guidance_scale=2.0,
             generator=[torch.Generator().manual_seed(seed + index) for index in range(count)],
             output_type="np",

@@ -12,7 +12,8 @@ from typing import Any
 import jsonschema
 import yaml
 
-from built_tools import KUBERAY, module_folder
+from built_tools import module_folder
+from programs import KUBERAY
 
 KUBERNETES_VERSIONS = ("0.30.14", "0.31.14", "0.32.13", "0.33.13", "0.34.4")
 """Of client-go: 0.34 is Kubernetes 1.34's."""

@@ -94,8 +94,7 @@ def test_upgrade_and_rollback_keep_secrets_and_what_the_autoscaler_decided(clust
 
 
 def test_uninstall_leaves_nothing(cluster: Cluster) -> None:
-    """But MinIO's volume and the Lease, as NOTES.txt says: the claim is its StatefulSet's, the Lease its pods', and no
-    controller runs here to make either."""
+    """But MinIO's volume, as NOTES.txt says: the claim is its StatefulSet's, and no controller runs here to make it."""
     namespace = "leaves"
     install(cluster, namespace)
     assert f"RayCluster {PREFIX}-ray" in objects_of(cluster, namespace)

@@ -12,7 +12,6 @@ from rendering import CHART, RELEASE
 from cluster.access import Cluster
 from synthmix.service_kit import errors, kubernetes_api
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate
-from synthmix.service_kit.leader_election import LeaderElection
 from synthmix.service_kit.settings import KubernetesSettings
 from synthmix.study_control.clusters import KubernetesCluster, open_cluster
 from synthmix.study_control.worker_groups import Scaling
@@ -97,30 +96,6 @@ def test_callers_are_who_the_cluster_says_and_may_what_it_says(
         assert isinstance(error, errors.Unauthenticated) and error.reason == reason
     # A token for the API server itself isn't for us.
     assert refusal(reviews, installed.token_of(f"{service}-editor", NAMESPACE)).reason == "TOKEN_AUDIENCE"
-
-
-def test_one_of_two_leads_and_the_other_follows(study_control: Any) -> None:
-    first, second = (
-        LeaderElection(study_control, "test", NAMESPACE, f"{PREFIX}-study-control", identity)
-        for identity in ("pod-a", "pod-b")
-    )
-    first.attempt()
-    second.attempt()
-    assert (first.leads(), second.leads()) == (True, False)
-    first.attempt()
-    assert first.leads()
-    first.release()
-    second.attempt()
-    assert (first.leads(), second.leads()) == (False, True)
-    lease = client.CoordinationV1Api(study_control).read_namespaced_lease(f"{PREFIX}-study-control", NAMESPACE)
-    assert (lease.spec.holder_identity, lease.spec.lease_transitions) == ("pod-b", 1)
-
-
-def test_a_lease_of_another_name_is_not_ours_to_take(study_control: Any, installed: Cluster) -> None:
-    leases = client.CoordinationV1Api(installed.api())
-    leases.create_namespaced_lease(NAMESPACE, {"metadata": {"name": "kubelet"}})
-    with pytest.raises(errors.FailedPrecondition, match="may not get leases"):
-        LeaderElection(study_control, "test", NAMESPACE, "kubelet", "pod-a").attempt()
 
 
 def test_worker_groups_are_read_and_scaled(study_control: Any) -> None:

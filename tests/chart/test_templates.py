@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderError, plain_and_encoded, render_chart, tool
 
-from built_tools import KUBERAY
+from programs import KUBERAY
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit.settings import SERVICES
 
@@ -103,7 +103,6 @@ def test_front_ends_have_native_probes_and_find_one_another() -> None:
             assert settings[variable] == f"{PREFIX}-{other}:50051"
             assert chart.get("Service", f"{PREFIX}-{other}")["spec"]["ports"][0]["port"] == 50051
         assert settings["SYNTHMIX_RAY_ADDRESS"] == f"ray://{PREFIX}-ray-head-svc:10001"
-        assert ("SYNTHMIX_LEASE" in settings) == (service == "study-control")
     assert chart.get("Deployment", f"{PREFIX}-study-control")["spec"]["replicas"] == 2
 
 
@@ -187,8 +186,6 @@ def test_rights_are_the_least(rendered: Rendered) -> None:
             assert "*" not in rule["verbs"] and "*" not in rule["apiGroups"]
             assert "secrets" not in rule["resources"]
             changes = set(rule["verbs"]) - {"get", "list", "watch"}
-            if rule["resources"] == ["leases"]:
-                changes -= {"create"}
             if rule["resources"] == ["pods/portforward"]:
                 changes -= {"create"}  # pods have no lasting names
             if changes and rule["apiGroups"] != ["synthmix.io"]:

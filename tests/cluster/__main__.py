@@ -14,14 +14,15 @@ from pathlib import Path
 
 import yaml
 
-from built_tools import KUBERAY, TOOLS, module_folder, tool
+from built_tools import module_folder, tool
 from cluster.access import Cluster
 from cluster.addons import import_program, install_dns, install_operator, make_volumes
 from cluster.images import PREFIX, TAG, build_images
 from cluster.prometheus import BUILT_IMAGE as PROMETHEUS
 from cluster.single_node import running_single_node
+from programs import BUILT, KUBERAY, TOOLS
 
-STATE = TOOLS.parents[1] / "e2e"
+STATE = TOOLS.parent / "e2e"
 """Logs stay here when the cluster is gone, and the node's images."""
 MINIO = "localhost/synthmix/minio"
 VALUES = {
@@ -78,7 +79,7 @@ def main() -> None:
             values = write_values(STATE)
             variables = {"KUBECONFIG": cluster.kubeconfig, "E2E_VALUES": values, "E2E_PROMETHEUS_IMAGE": PROMETHEUS}
             print(
-                "export", *(f"{name}={value}" for name, value in variables.items()), f"PATH={TOOLS}:$PATH", flush=True
+                "export", *(f"{name}={value}" for name, value in variables.items()), f"PATH={BUILT}:$PATH", flush=True
             )
             signal.pause()
     except (RuntimeError, TimeoutError, subprocess.CalledProcessError) as error:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from built_tools import KWOK, module_folder, tool
+from built_tools import module_folder, tool
 from cluster.access import Cluster
+from programs import KWOK
 from synthmix.local.children import Child, stop_children
 
 GPUS = 8

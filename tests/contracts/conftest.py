@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from built_tools import TOOLS
 from memory_object_store import MemoryObjectStore
+from programs import BUILT
 from real_servers import running
 from synthmix.local import object_storage
 from synthmix.local.home import object_storage_keys, prepare
@@ -93,7 +93,7 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
 
 def minio_program() -> Path:
     """SYNTHMIX_MINIO, or where the Makefile puts it."""
-    return Path(os.environ.get("SYNTHMIX_MINIO") or TOOLS / "minio")
+    return Path(os.environ.get("SYNTHMIX_MINIO") or BUILT / "minio")
 
 
 def empty(store: ObjectStore) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from built_tools import TOOLS
 from chart.rendering import CHART, ROOT
 from cluster.access import Cluster
+from programs import BUILT
 from synthmix.examples.simulated_cells import SimulatedCellsSettings, write_simulated_dataset
 
 NAMESPACE = "synthmix"
@@ -57,7 +57,7 @@ def test_readme_leads_to_a_report(cluster: Cluster, values: list[Path], tmp_path
 
     lines = commands()
     assert lines[0].startswith("helm install synthmix ")
-    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "PATH": f"{TOOLS}:{os.environ['PATH']}"}
+    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "PATH": f"{BUILT}:{os.environ['PATH']}"}
     script = "\n".join(["set -e -o pipefail", *lines])
     try:
         result = subprocess.run(

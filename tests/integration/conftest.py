@@ -1,5 +1,6 @@
 """One local stack for all integration tests that don't break it."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,17 @@ from synthmix.service_kit.s3_object_store import S3ObjectStore
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     with local_stack(tmp_path_factory.mktemp("stack")) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def driver_environment(stack: Connection) -> dict[str, str]:
+    """The environment of a process that connects to the stack's Ray."""
+    return os.environ | {
+        "SYNTHMIX_RAY_ADDRESS": stack.ray_address,
+        "RAY_AUTH_TOKEN": stack.ray_auth_token,
+        "RAY_AUTH_MODE": "token",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
 
 
 @pytest.fixture(scope="session")

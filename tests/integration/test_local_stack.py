@@ -126,18 +126,14 @@ def test_a_second_stack_at_one_home_is_refused(stack: Connection) -> None:
     assert str(stack.pid) in refusal.value.message
 
 
-def test_a_detached_actor_outlives_its_driver_and_its_counts_are_served(stack: Connection) -> None:
-    environment = os.environ | {
-        "SYNTHMIX_RAY_ADDRESS": stack.ray_address,
-        "RAY_AUTH_TOKEN": stack.ray_auth_token,
-        "RAY_AUTH_MODE": "token",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
+def test_a_detached_actor_outlives_its_driver_and_its_counts_are_served(
+    stack: Connection, driver_environment: dict[str, str]
+) -> None:
     pids = []
     for _ in range(2):
         driver = subprocess.run(
             [sys.executable, "-c", DRIVER, "local-stack-probe"],
-            env=environment,
+            env=driver_environment,
             stdout=subprocess.PIPE,
             text=True,
             timeout=60,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from built_tools import tool
 from synthmix import Client
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.local import Connection
@@ -63,13 +63,6 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(stack: Connection, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.fail(
-            "there is no Prometheus server on the PATH; install it: apt-get install -y --no-install-recommends "
-            "prometheus (Debian, Ubuntu), brew install prometheus (macOS)",
-            pytrace=False,
-        )
     folder = tmp_path_factory.mktemp("prometheus")
     targets = [{"targets": [address], "labels": {"name": name}} for name, address in stack.metrics.items()]
     configuration = {
@@ -81,7 +74,7 @@ def prometheus(stack: Connection, tmp_path_factory: pytest.TempPathFactory) -> I
     child = Child(
         "prometheus",
         [
-            program,
+            tool("prometheus"),
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={server.address}",

@@ -1,5 +1,7 @@
 """What several unit tests share."""
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,24 @@ import fake_kubernetes
 from memory_object_store import MemoryObjectStore
 from release_lab import lab as lab
 from release_lab import services as services
-from synthmix.service_kit import kubernetes_api
+from synthmix.service_kit import kubernetes_api, transport
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core; torch's threads, one a core in each, would be in their way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
 def base_model_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any folder, as on one machine."""
     monkeypatch.setenv("SYNTHMIX_BASE_MODEL_FOLDERS", "/")
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC asks as often as it would, and waits for milliseconds in between."""
+    config = json.loads(transport.service_config())
+    config["methodConfig"][0]["retryPolicy"] |= {"initialBackoff": "0.01s", "maxBackoff": "0.02s"}
+    monkeypatch.setattr(transport, "service_config", lambda: json.dumps(config))
 
 
 @pytest.fixture

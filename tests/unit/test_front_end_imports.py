@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,12 @@ FOR_WORKERS = {
 REPORT = "import importlib, json, sys; importlib.import_module(sys.argv[1]); print(json.dumps(sorted(sys.modules)))"
 
 
-def imported(module: str, folder: Path) -> set[str]:
+@cache
+def imported(module: str) -> set[str]:
     """What is imported, at the top level, once the module is."""
     result = subprocess.run(
         [sys.executable, "-c", REPORT, module],
-        cwd=folder,
+        cwd="/",
         env=os.environ | {"PYTHONPATH": str(SERVICES_FOLDER)},
         check=True,
         capture_output=True,
@@ -47,24 +49,24 @@ def imported(module: str, folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("module", [*FRONT_ENDS, *OPERATIONS])
-def test_it_starts_without_what_workers_need(module: str, tmp_path: Path) -> None:
-    modules = imported(module, tmp_path)
+def test_it_starts_without_what_workers_need(module: str) -> None:
+    modules = imported(module)
     assert module.partition(".")[0] in modules
     assert not modules & FOR_WORKERS
 
 
 @pytest.mark.parametrize("module", [*FRONT_ENDS, *OPERATIONS])
-def test_the_kubernetes_library_is_imported_only_on_kubernetes(module: str, tmp_path: Path) -> None:
+def test_the_kubernetes_library_is_imported_only_on_kubernetes(module: str) -> None:
     """It costs more than a second, and on a single machine nothing uses it."""
-    assert "kubernetes" not in imported(module, tmp_path)
+    assert "kubernetes" not in imported(module)
 
 
 @pytest.mark.parametrize("module", FRONT_ENDS)
-def test_the_tokenizer_is_imported_with_the_first_prompt(module: str, tmp_path: Path) -> None:
-    assert not {"tokenizers", "huggingface_hub"} & imported(module, tmp_path)
+def test_the_tokenizer_is_imported_with_the_first_prompt(module: str) -> None:
+    assert not {"tokenizers", "huggingface_hub"} & imported(module)
 
 
-def test_ray_is_imported_once_there_is_something_to_start(tmp_path: Path) -> None:
+def test_ray_is_imported_once_there_is_something_to_start() -> None:
     """Ray costs half a second, which a front end spends after its server is up."""
     for module in FRONT_ENDS:
-        assert "ray" not in imported(module, tmp_path), module
+        assert "ray" not in imported(module), module

@@ -66,9 +66,12 @@ def test_size_and_number_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("text", ["\ud800 alone", "nul \x00", "日本"])
-def test_no_text_keeps_an_incident_from_being_written(text: str, tmp_path: Path) -> None:
+def test_no_text_keeps_an_incident_from_being_written(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     incident = record(text, fault(text), {"SYNTHMIX_INCIDENTS_DIR": str(tmp_path)})
     assert (tmp_path / f"{incident.number}.log").exists()
+    assert caplog.text.encode(), "what is logged can be written to any log"
 
 
 def test_a_folder_that_cannot_be_written_leaves_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pretraining import autoencoder as recipe
+from pretraining import pipeline
 from pretraining import unet as unet_recipe
 from pretraining.__main__ import main as pretraining_main
 from pretraining.corpus import (
@@ -144,7 +145,7 @@ def test_the_decoder_learns_on_alone_and_ends_with_the_same_bytes_if_interrupted
 def test_a_discriminator_is_taught_to_tell_the_decoders_pictures_from_real_ones(
     corpus: Corpus, trained: AutoencoderKL, tmp_path: Path
 ) -> None:
-    settings = DecoderSettings(steps=40, batch_size=4, peak_learning_rate=2e-3, warmup_steps=5)
+    settings = DecoderSettings(steps=20, batch_size=4, peak_learning_rate=2e-3, warmup_steps=5)
     train_decoder(copy.deepcopy(trained), corpus, tmp_path, replace(settings, adversarial_weight=0.0))
     history = json.loads((tmp_path / "decoder.json").read_text())["history"]
     assert history[-1]["discriminator"] < 1.9  # a running mean; 2 is where it can't tell
@@ -191,6 +192,7 @@ def test_an_interrupted_unet_training_ends_with_the_same_bytes(
         steps=3, batch_size=4, larger_share=0.5, warmup_steps=1, checkpoint_every_steps=2, grid_columns=1
     )
     monkeypatch.setattr(unet_recipe, "GRID_PROMPTS", unet_recipe.GRID_PROMPTS[:1])
+    monkeypatch.setattr(pipeline, "GRID_STEPS", 1)
 
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     whole.mkdir()

@@ -155,27 +155,22 @@ def test_settings_name_the_variable_that_is_missing() -> None:
         worker_settings("image-synthesis", {"SYNTHMIX_IMAGE_SYNTHESIS_GPUS": "two"})
 
 
-def test_kubernetes_is_used_for_what_is_set_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socket.gethostname", lambda: "a-host")
+def test_kubernetes_is_used_for_what_is_set_only() -> None:
     assert kubernetes_settings({"SYNTHMIX_NAMESPACE": "lab", "SYNTHMIX_POD_NAME": "pod-1"}) == KubernetesSettings()
-    assert kubernetes_settings({"SYNTHMIX_NAMESPACE": "lab", "SYNTHMIX_LEASE": "lease"}) == KubernetesSettings(
-        namespace="lab", lease="lease", identity="a-host"
-    )
     environment = {
         "SYNTHMIX_NAMESPACE": "lab",
         "SYNTHMIX_KUBERNETES_AUDIENCE": "synthmix",
         "SYNTHMIX_ROLE_PREFIX": "lab-synthmix",
-        "SYNTHMIX_POD_NAME": "pod-1",
         "SYNTHMIX_RAY_CLUSTER": "ray",
     }
     assert kubernetes_settings(environment) == KubernetesSettings(
-        namespace="lab", audience="synthmix", role_prefix="lab-synthmix", identity="pod-1", ray_cluster="ray"
+        namespace="lab", audience="synthmix", role_prefix="lab-synthmix", ray_cluster="ray"
     )
 
 
 def test_kubernetes_settings_that_cannot_be() -> None:
     with pytest.raises(errors.FailedPrecondition, match="SYNTHMIX_NAMESPACE"):
-        kubernetes_settings({"SYNTHMIX_LEASE": "lease"})
+        kubernetes_settings({"SYNTHMIX_RAY_CLUSTER": "ray"})
     with pytest.raises(errors.FailedPrecondition, match="set the one that the workers are"):
         kubernetes_settings({"SYNTHMIX_RAY_CLUSTER": "ray", "SYNTHMIX_WORKER_DEPLOYMENT_PREFIX": "lab-ray"})
 

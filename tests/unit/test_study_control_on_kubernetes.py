@@ -1,4 +1,4 @@
-"""Study control's front end as a pod of a cluster would run it: its Lease, its callers' tokens, its worker groups."""
+"""Study control's front end as a pod of a cluster would run it: its callers' tokens, its worker groups."""
 
 import asyncio
 import os
@@ -11,10 +11,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fake_kubernetes import AUDIENCE, NAMESPACE, Failure, FakeKubernetes, User, ray_cluster, worker_group
+from fake_kubernetes import AUDIENCE, NAMESPACE, FakeKubernetes, User, ray_cluster, worker_group
 from memory_object_store import MemoryObjectStore
 from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
-from synthmix.service_kit import leader_election, metrics
 from synthmix.service_kit.settings import SERVICES, variable_prefix
 from synthmix.study_control import front_end
 
@@ -40,15 +39,12 @@ def pod(kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> str:
         "SYNTHMIX_OBJECT_STORE_ACCESS_KEY": "unused",
         "SYNTHMIX_OBJECT_STORE_SECRET_KEY": "unused",
         "SYNTHMIX_NAMESPACE": NAMESPACE,
-        "SYNTHMIX_POD_NAME": "study-control-0",
         "SYNTHMIX_KUBERNETES_AUDIENCE": AUDIENCE,
-        "SYNTHMIX_LEASE": "study-control",
         "SYNTHMIX_RAY_CLUSTER": "ray",
     } | {f"{variable_prefix(service)}_ADDRESS": "127.0.0.1:1" for service in SERVICES}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(front_end, "open_object_store", MemoryObjectStore.created)
-    monkeypatch.setattr(leader_election, "RETRY_SECONDS", 0.05)
     kubernetes.put("rayclusters", ray_cluster(worker_group("image-synthesis", 0, 4)))
     return address
 
@@ -67,14 +63,7 @@ def with_front_end(address: str, body: Callable[[grpc.aio.Channel], Coroutine[An
     asyncio.run(main())
 
 
-def holder(kubernetes: FakeKubernetes) -> str:
-    try:
-        return str(kubernetes.get("leases", "study-control")["spec"]["holderIdentity"])
-    except Failure:
-        return "nobody yet"
-
-
-def test_it_leads_serves_the_clusters_callers_and_lets_go(pod: str, kubernetes: FakeKubernetes) -> None:
+def test_it_serves_the_clusters_callers(pod: str, kubernetes: FakeKubernetes) -> None:
     kubernetes.users = {"editor's": User("ada"), "viewer's": User("bob")}
     kubernetes.allowed = {("ada", "get", "clusters"), ("ada", "update", "clusters"), ("bob", "get", "clusters")}
 
@@ -98,13 +87,8 @@ def test_it_leads_serves_the_clusters_callers_and_lets_go(pod: str, kubernetes: 
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.ScaleWorkerGroup(request, metadata=shown(token))
             assert caught.value.code() is code
-        while holder(kubernetes) != "study-control-0":
-            await asyncio.sleep(0.02)
-        assert metrics.REGISTRY.get_sample_value("synthmix_leader", {"service": "study-control"}) == 1.0
 
     with_front_end(pod, body)
-    assert holder(kubernetes) == "", "released on SIGTERM"
-    assert metrics.REGISTRY.get_sample_value("synthmix_leader", {"service": "study-control"}) == 0.0
 
 
 def test_it_serves_while_the_api_server_is_out_of_reach(pod: str, kubernetes: FakeKubernetes) -> None:

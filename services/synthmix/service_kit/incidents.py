@@ -44,7 +44,7 @@ def record(what: str, error: BaseException, environment: Mapping[str, str] = os.
         what: Where it happened: an operation or a method.
     """
     number = uuid.uuid4().hex[:12]
-    trace = "".join(traceback.format_exception(error))
+    what, trace = _encodable(what), _encodable("".join(traceback.format_exception(error)))
     text = f"incident {number} in {what}\n{_without_secrets(_bounded(trace), environment)}"
     folder = environment.get("SYNTHMIX_INCIDENTS_DIR")
     if folder:
@@ -63,7 +63,7 @@ def record(what: str, error: BaseException, environment: Mapping[str, str] = os.
 def _write(path: Path, text: str) -> None:
     """Writes the file, and removes the oldest of them: a fault that comes again and again must not fill the disk."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    path.write_text(text, encoding="utf-8")
     path.chmod(0o600)
     files = sorted(path.parent.glob("*.log"), key=lambda file: file.stat().st_mtime_ns)
     for old in files[:-MOST_FILES]:
@@ -80,7 +80,7 @@ def _place_of_log(number: str, text: str, environment: Mapping[str, str]) -> str
     kubectl = f"kubectl --namespace {namespace}" if namespace else "kubectl"
     if not _is_container_log():
         try:
-            with CONTAINER_LOG.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with CONTAINER_LOG.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError:
             return f"in Ray's logs in the pod {name}: {kubectl} exec {name} -- grep -rA60 {number} {RAY_LOGS}"
@@ -92,6 +92,11 @@ def _is_container_log() -> bool:
         return os.path.samestat(os.fstat(2), os.stat(CONTAINER_LOG))
     except OSError:
         return False
+
+
+def _encodable(text: str) -> str:
+    """What no file and no log refuses: a lone surrogate, of a file's name or a message, is written as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _bounded(trace: str) -> str:

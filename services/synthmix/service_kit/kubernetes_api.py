@@ -52,7 +52,7 @@ def connect() -> Any:
     except (config.ConfigException, OSError, yaml.YAMLError) as error:
         raise FailedPrecondition(
             f"the Kubernetes API can't be used ({error}); run in a pod that has a service account's token, set "
-            "KUBECONFIG, or unset SYNTHMIX_KUBERNETES_AUDIENCE, SYNTHMIX_LEASE, SYNTHMIX_RAY_CLUSTER and "
+            "KUBECONFIG, or unset SYNTHMIX_KUBERNETES_AUDIENCE, SYNTHMIX_RAY_CLUSTER and "
             "SYNTHMIX_WORKER_DEPLOYMENT_PREFIX",
             reason="KUBERNETES_NOT_CONFIGURED",
         ) from None

@@ -25,12 +25,6 @@ REQUEST_SECONDS = Histogram(
 OPERATIONS = Gauge(
     "synthmix_operations", "Operations in object storage by state.", ["service", "state"], registry=REGISTRY
 )
-LEADER = Gauge(
-    "synthmix_leader",
-    "1 while this replica holds its service's lease, and so reconciles.",
-    ["service"],
-    registry=REGISTRY,
-)
 READY = Gauge("synthmix_ready", "1 while the server accepts requests.", ["service"], registry=REGISTRY)
 
 WORKER_COUNTERS = {

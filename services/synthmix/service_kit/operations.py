@@ -36,7 +36,6 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         coordinators: For each kind of operation, the coordinating function as "module:name". It takes an
             OperationContext and returns the name of what it made.
         resource: Reads a finished resource by name.
-        leads: Whether this replica looks after what was asked of others, and of those that are gone.
     """
 
     full_name = operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name
@@ -48,14 +47,12 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         ray_connection: RayConnection,
         coordinators: Mapping[str, str],
         resource: records.Resource,
-        leads: Callable[[], bool] = lambda: True,
     ):
         self.service = service
         self._store = store
         self._ray = ray_connection
         self._coordinators = dict(coordinators)
         self._resource = resource
-        self._leads = leads
         self.index = OperationIndex(store, service)
         self._wanted: asyncio.Queue[OperationName] = asyncio.Queue()
         self._final_states: dict[OperationName, str] = {}
@@ -106,8 +103,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
     async def keep_going(self) -> None:
         """Endless: starts what is wanted at once, and now and then every unfinished operation without a coordinator.
 
-        What is wanted was asked of this replica, which starts it whether it leads or not: an operation's actor has
-        its name, so it can't be started twice.
+        Every replica does: an operation's actor has its name, so two who start it at once get the same one.
         """
         next_reconcile_s = 0.0
         while True:
@@ -120,18 +116,14 @@ class Operations(operations_pb2_grpc.OperationsServicer):
                 await self._try_to_launch(name)
 
     async def _reconcile(self) -> None:
-        """Starts every unfinished operation without a coordinator, for as long as this replica leads."""
-        if not self._leads():
-            metrics.OPERATIONS.clear()  # it counts no longer, and the leader does
-            return
+        """Starts every unfinished operation without a coordinator, whichever replica it was asked of."""
         try:
             unfinished = await asyncio.to_thread(self._count)
         except SynthMixError as error:
             log.warning("%s", error.message)
             return
         for name in unfinished:
-            if self._leads():
-                await self._try_to_launch(name)
+            await self._try_to_launch(name)
 
     async def _try_to_launch(self, name: OperationName) -> None:
         """What fails is left to the next round: one operation must not keep others from starting."""

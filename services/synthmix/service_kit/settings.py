@@ -1,7 +1,6 @@
 """Settings, read once from the environment. The same variables configure a laptop's children and a cluster's pods."""
 
 import os
-import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,8 +51,6 @@ class KubernetesSettings:
         namespace: SynthMix's own.
         audience: Callers may show tokens of the cluster that are meant for this audience.
         role_prefix: The ClusterRoles for callers are {role_prefix}-viewer and {role_prefix}-editor.
-        lease: The Lease that lets one replica of study control reconcile.
-        identity: Who holds the Lease: this pod's name.
         ray_cluster: The RayCluster whose worker groups `synthmix scale` changes.
         worker_deployment_prefix: Instead of a RayCluster, workers are the Deployments {prefix}-{service}.
     """
@@ -61,8 +58,6 @@ class KubernetesSettings:
     namespace: str = ""
     audience: str = ""
     role_prefix: str = "synthmix"
-    lease: str = ""
-    identity: str = ""
     ray_cluster: str = ""
     worker_deployment_prefix: str = ""
 
@@ -105,7 +100,6 @@ def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettin
 def kubernetes_settings(environment: Mapping[str, str] = os.environ) -> KubernetesSettings:
     """Raises FailedPrecondition for settings that contradict one another."""
     audience = environment.get("SYNTHMIX_KUBERNETES_AUDIENCE", "")
-    lease = environment.get("SYNTHMIX_LEASE", "")
     ray_cluster = environment.get("SYNTHMIX_RAY_CLUSTER", "")
     worker_deployment_prefix = environment.get("SYNTHMIX_WORKER_DEPLOYMENT_PREFIX", "")
     if ray_cluster and worker_deployment_prefix:
@@ -114,14 +108,12 @@ def kubernetes_settings(environment: Mapping[str, str] = os.environ) -> Kubernet
             f"{worker_deployment_prefix!r}; set the one that the workers are",
             reason="SETTING_INVALID",
         )
-    if not (audience or lease or ray_cluster or worker_deployment_prefix):
+    if not (audience or ray_cluster or worker_deployment_prefix):
         return KubernetesSettings()
     return KubernetesSettings(
         namespace=required(environment, "SYNTHMIX_NAMESPACE"),
         audience=audience,
         role_prefix=environment.get("SYNTHMIX_ROLE_PREFIX") or KubernetesSettings.role_prefix,
-        lease=lease,
-        identity=environment.get("SYNTHMIX_POD_NAME") or socket.gethostname(),
         ray_cluster=ray_cluster,
         worker_deployment_prefix=worker_deployment_prefix,
     )

@@ -1,7 +1,7 @@
 """Channels to the services and what their failed calls mean: for the client, and for services that call others.
 
-Retries are gRPC's own, by service_config.json beside this file: only UNAVAILABLE, and only methods that may run
-twice. Content addressing makes every Create such a method. UploadFile is not listed: gRPC would have to keep
+Retries are gRPC's own, by service_config.json beside this file: only UNAVAILABLE, and every method, since each may
+run twice: content addressing makes every Create such a method. UploadFile is the exception: gRPC would have to keep
 the whole upload to send it again; the caller repeats it instead, and the same bytes become the same upload.
 """
 

@@ -6,8 +6,6 @@ from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
-from synthmix.service_kit import kubernetes_api
-from synthmix.service_kit.leader_election import LeaderElection
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import (
@@ -19,7 +17,6 @@ from synthmix.service_kit.server import Servicer, run, serve
 from synthmix.service_kit.settings import (
     SERVICES,
     STUDY_CONTROL,
-    KubernetesSettings,
     ray_address,
     server_settings,
     service_address,
@@ -43,14 +40,12 @@ async def start() -> None:
     await asyncio.to_thread(when_available, store.check)
     services = open_step_services()
     cluster = await asyncio.to_thread(open_cluster, settings.kubernetes)
-    election = await asyncio.to_thread(leader_election, settings.kubernetes)
     operations = Operations(
         STUDY_CONTROL,
         store,
         RayConnection(ray_address()),
         COORDINATORS,
         lambda name, request: studies.resource(name, request),
-        leads=election.leads if election else lambda: True,
     )
     studies = StudyService(store, operations, services, cluster)
     others = {service: service_address(service) for service in SERVICES if service != STUDY_CONTROL}
@@ -77,17 +72,7 @@ async def start() -> None:
         ),
         AllOperations(operations, others, settings.token).servicer,
     ]
-    background = [operations.keep_going, *([election.run] if election else [])]
-    await serve(STUDY_CONTROL, settings, servicers, background)
-
-
-def leader_election(settings: KubernetesSettings) -> LeaderElection | None:
-    """The election of the replica that reconciles; None if there is no lease, and so every replica does."""
-    if not settings.lease:
-        return None
-    return LeaderElection(
-        kubernetes_api.connect(), STUDY_CONTROL, settings.namespace, settings.lease, settings.identity
-    )
+    await serve(STUDY_CONTROL, settings, servicers, [operations.keep_going])
 
 
 def main() -> None:

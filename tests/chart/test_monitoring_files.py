@@ -8,7 +8,6 @@ import importlib.util
 import itertools
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from built_tools import tool
 from synthmix.service_kit.metrics import REGISTRY, WORKER_COUNTERS, WORKER_HISTOGRAMS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -179,10 +179,7 @@ def test_every_alert_is_tested_to_fire_and_to_be_silent() -> None:
 
 
 def promtool(*arguments: str, folder: Path = FILES) -> None:
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.skip("there is no promtool on the PATH; it comes with Prometheus: apt-get install prometheus")
-    done = subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([tool("promtool"), *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
