@@ -2,7 +2,7 @@
 
 front_end             the gRPC service; imports no torch
 planning              what a request means: defaults, checks, canonical form, trials
-evaluation_operation  one operation: a task for each trial that isn't there yet, then the results
+evaluation_operation  one operation: a task for each trial that is not there yet, then the results
 mixtures              what a classifier trains on; the kinds themselves are in image_data
 classifier_settings   how it is trained
 trial_requests        what a trial is addressed by

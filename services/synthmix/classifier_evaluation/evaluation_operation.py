@@ -1,4 +1,4 @@
-"""One evaluation's operation: a task for each trial that isn't in object storage yet, then the results over all."""
+"""One evaluation's operation: a task for each trial that is not in object storage yet, then the results over all."""
 
 from typing import Any
 

@@ -103,7 +103,7 @@ def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean of -log of the true class's probability, in nats.
 
-    A probability below float32's epsilon counts as that, so that one image can't make the mean infinite.
+    A probability below float32's epsilon counts as that, so that one image cannot make the mean infinite.
     """
     from sklearn.metrics import log_loss
 

@@ -92,7 +92,7 @@ def read_predictions(data: bytes) -> Predictions:
 
 
 def read_trial(store: ObjectStore, manifest: Manifest) -> StoredTrial:
-    """Raises DataLoss if a payload isn't what was written."""
+    """Raises DataLoss if a payload is not what was written."""
     return StoredTrial(
         manifest,
         message_json.from_bytes(read_payload(store, manifest, TRAINING), evaluations_pb2.Training),

@@ -30,7 +30,7 @@ def leakage_checks(
     """A line for each rule.
 
     Raises:
-        DataLoss: A stored file isn't what was written.
+        DataLoss: A stored file is not what was written.
     """
     parts = open_split(store, split, field="split")
     trials = [
