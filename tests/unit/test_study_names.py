@@ -122,7 +122,7 @@ def test_a_changed_study_beside_the_old_one_is_said(studies: Studies, before: Ch
     assert f"another study named 'cells' isn't finished: {old}, submitted 2026-01-01 00:00 UTC" in warning
     assert f"`synthmix studies cancel {old}`" in warning
     assert studies.names() == [str(old)]  # validating starts nothing and claims nothing
-    assert list(metadata_of(studies.create(**after)).warnings) == [warning]
+    assert list(metadata_of(studies.create(**after)).warnings) == ["simulated", warning]
 
 
 def test_nothing_is_said_of_what_has_ended_or_has_another_name(studies: Studies) -> None:
@@ -131,14 +131,14 @@ def test_nothing_is_said_of_what_has_ended_or_has_another_name(studies: Studies)
     studies.end(ended)
     studies.cancel(stopping)
     operation = studies.create(seeds=4)
-    assert not metadata_of(operation).warnings
-    assert not metadata_of(studies.create(seeds=4)).warnings  # nor of itself
+    assert list(metadata_of(operation).warnings) == ["simulated"]
+    assert list(metadata_of(studies.create(seeds=4)).warnings) == ["simulated"]  # nor of itself
 
 
 def test_long_differences_are_counted(studies: Studies) -> None:
     studies.submit()
     many = {"classifier": {"architecture": "x" * 500}}
-    [warning] = metadata_of(studies.create(seeds=4, **many)).warnings
+    [_, warning] = metadata_of(studies.create(seeds=4, **many)).warnings
     assert "x" * 60 not in warning
     old: dict[str, Any] = {"adapters": [{"rank": rank} for rank in range(30)]}
     new: dict[str, Any] = {"adapters": [{"rank": rank + 1} for rank in range(30)]}

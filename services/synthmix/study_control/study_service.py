@@ -57,13 +57,14 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
     ) -> operations_pb2.Operation:
         study = await asyncio.to_thread(planning.lay_out, self._store, self._services, request.spec)
         name = study.name
-        warnings = await asyncio.to_thread(
+        of_name = await asyncio.to_thread(
             study_names.warnings, self._store, study.spec.name, name, study.request["spec"]
         )
         if request.validate_only:
             plan = await asyncio.to_thread(self._plan, study)
-            plan.warnings.extend(warnings)
+            plan.warnings.extend(of_name)
             return finished_operation(plan)
+        warnings = [*study.plan().warnings, *of_name]
         await asyncio.to_thread(study_names.claim, self._store, study.spec.name, name)
         manifest = await asyncio.to_thread(find_manifest, self._store, name)
         if manifest is not None:

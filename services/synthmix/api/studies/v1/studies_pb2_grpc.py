@@ -63,8 +63,8 @@ class StudyServiceServicer:
     """
 
     def CreateStudy(self, request, context):
-        """Runs a study. The operation's response is a Study. Its metadata warns of other studies of the same name that
-        are not finished, and says how their specifications differ.
+        """Runs a study. The operation's response is a Study. Its metadata warns of what the plan warns of, and of other
+        studies of the same name that are not finished, with how their specifications differ.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
