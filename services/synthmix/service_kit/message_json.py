@@ -2,19 +2,21 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 def to_value(message: Message) -> dict[str, Any]:
-    """The message as plain values."""
+    """The message as plain values, in the order of its fields; equal messages give equal ones, in equal order."""
     value: dict[str, Any] = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+    _sort_maps(value, cast(Descriptor, message.DESCRIPTOR))
     return value
 
 
@@ -31,3 +33,16 @@ def from_value(value: Mapping[str, Any], kind: type[AnyMessage]) -> AnyMessage:
 def from_bytes(data: bytes, kind: type[AnyMessage]) -> AnyMessage:
     """The message that a payload holds."""
     return from_value(json.loads(data), kind)
+
+
+def _sort_maps(value: dict[str, Any], descriptor: Descriptor) -> None:
+    """Sorts the entries of maps, whose order protobuf leaves to each process."""
+    for field in descriptor.fields:
+        if field.message_type is None or field.name not in value:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            value[field.name] = dict(sorted(value[field.name].items()))
+            continue
+        for one in value[field.name] if field.is_repeated else [value[field.name]]:
+            if isinstance(one, dict):  # a Timestamp is text
+                _sort_maps(one, field.message_type)
