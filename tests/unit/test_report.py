@@ -200,10 +200,7 @@ def report(
         "adapters": tuple(
             Adapter(
                 s,
-                "lora",
-                4,
-                "attention",
-                480,
+                {"Method": "lora", "Rank": "4", "Images seen": "480"},
                 9000,
                 0.08,
                 (LossPoint(0, 0.4), LossPoint(480, 0.08)),
@@ -213,7 +210,8 @@ def report(
             for s in image_sets
         ),
         "image_sets": tuple(
-            ImageSet(s, s, dict.fromkeys(class_names, 50), "cells of {label}", 25, 3.0, 8.0, 0.0) for s in image_sets
+            ImageSet(s, s, dict.fromkeys(class_names, 50), {"Prompt": "cells of {label}", "Steps": "25"}, 8.0, 0.0)
+            for s in image_sets
         ),
         "fidelity": Fidelity(
             feature_network="lite0",
@@ -354,7 +352,7 @@ def test_text_from_users_never_becomes_markup() -> None:
         leakage=(LeakageCheck(NASTY, NASTY, "unknown"),),
         metrics=(Metric(name="accuracy", label=NASTY),),
         provenance=Provenance((Artifact(NASTY, NASTY, NASTY),), {NASTY: NASTY}, {NASTY: NASTY}),
-        image_sets=tuple(replace(image_set, prompt=NASTY) for image_set in data.image_sets),
+        image_sets=tuple(replace(image_set, settings={NASTY: NASTY}) for image_set in data.image_sets),
     )
     html = render_html(data)
     page = Page(html)

@@ -19,6 +19,7 @@ from synthmix.service_kit.settings_messages import (
     default_of,
     from_canonical,
     has_rules,
+    in_words,
     rules_of,
     set_default,
     with_defaults,
@@ -198,3 +199,21 @@ def test_names_of_image_sets_say_what_differs_of_adapter_and_synthesis() -> None
         "rank 16, steps 10",
         "rank 16, steps 20",
     ]
+
+
+def test_settings_in_words_are_those_that_are_set_in_order_with_their_units() -> None:
+    adapter = AdapterSettings(method="lora", images_seen=4800, batch_size=16, learning_rate=1e-4)
+    assert in_words(adapter) == {
+        "Method": "lora",
+        "Images seen": "4,800",
+        "Batch size": "16 images",
+        "Learning rate": "0.0001",
+    }
+    assert list(in_words(adapter)) == ["Method", "Images seen", "Batch size", "Learning rate"]
+    classifier = ClassifierSettings(pretrained=True, image_size=64, augmentation=False)
+    assert in_words(classifier) == {"Pretrained": "yes", "Image size": "64 pixels", "Augmentation": "no"}
+
+
+def test_an_option_more_is_in_the_words() -> None:
+    later = upgraded({AdapterSettings.DESCRIPTOR.full_name: with_option("noise_offset", "0.05")})(AdapterSettings())
+    assert in_words(with_defaults(later))["Noise offset"] == "0.05"

@@ -111,6 +111,28 @@ def from_canonical(value: dict[str, Any], kind: type[M]) -> M:
     return with_defaults(json_format.ParseDict(value, kind(), ignore_unknown_fields=True))
 
 
+def in_words(settings: Message) -> dict[str, str]:
+    """Each setting as a reader wants it, such as {"Pretrained": "yes", "Image size": "64 pixels"}.
+
+    In the order of the fields. Messages within the settings are left out.
+    """
+    return {
+        field.name.replace("_", " ").capitalize(): _value_in_words(field, value)
+        for field, value in settings.ListFields()
+        if field.message_type is None and not field.is_repeated
+    }
+
+
+def _value_in_words(field: FieldDescriptor, value: Any) -> str:
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return "yes" if value else "no"
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return str(value)
+    text = f"{value:.10g}" if isinstance(value, float) else f"{value:,}"
+    unit = rules_of(field).unit
+    return f"{text} {unit}" if unit else text
+
+
 def _fill(message: Message) -> None:
     for field in cast(Descriptor, message.DESCRIPTOR).fields:
         if field.message_type is not None:

@@ -22,7 +22,7 @@ from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
-from synthmix.service_kit.settings_messages import from_canonical
+from synthmix.service_kit.settings_messages import from_canonical, in_words
 from synthmix.service_kit.yaml_text import to_yaml
 from synthmix.study_control.datasets import account_of_name, display_names, name_shown
 from synthmix.study_control.leakage import leakage_checks
@@ -122,7 +122,7 @@ def collect(
         galleries=galleries,
         real_examples=real_examples,
         nearest_distance=NEAREST_DISTANCE,
-        classifier={field.name: str(value) for field, value in classifier.ListFields()},
+        classifier=in_words(classifier),
         comparison=comparison,
         metrics=tuple(results.metrics),
         trials=tuple(results.trials),
@@ -223,10 +223,7 @@ def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
     losses = json.loads(read_payload(store, manifest, "losses.json"))
     return page.Adapter(
         name=name,
-        method=settings.method,
-        rank=settings.rank,
-        targets=settings.targets,
-        images_seen=settings.images_seen,
+        settings=in_words(settings),
         parameter_count=summary["parameter_count"],
         final_loss=summary["final_loss"],
         loss_curve=tuple(page.LossPoint(step * settings.batch_size, loss) for step, loss in losses),
@@ -241,9 +238,7 @@ def _image_set(name: str, adapter: str, manifest: Manifest) -> page.ImageSet:
         name=name,
         adapter=adapter,
         images=manifest.request["class_images"],
-        prompt=settings.prompt,
-        steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
+        settings=in_words(settings),
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
     )

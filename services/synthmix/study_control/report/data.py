@@ -77,10 +77,8 @@ class Adapter:
     """One adapter's training."""
 
     name: str
-    method: str
-    rank: int
-    targets: str
-    images_seen: int
+    # Every setting in words.
+    settings: Mapping[str, str]
     parameter_count: int
     final_loss: float
     # In order of images seen; may be empty.
@@ -98,9 +96,8 @@ class ImageSet:
     adapter: str
     # Images of each class.
     images: Mapping[str, int]
-    prompt: str
-    steps: int
-    guidance_scale: float
+    # Every setting in words.
+    settings: Mapping[str, str]
     seconds: float
     gpu_seconds: float
 
