@@ -37,8 +37,7 @@ from synthmix.adapter_training.planning import TARGETS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
-from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation.classifier_settings import checked_settings, with_defaults
+from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
 from synthmix.classifier_evaluation.features import compute_features
 from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, near_copy_distance, nearest_distances
 from synthmix.classifier_evaluation.metrics import balanced_accuracy
@@ -53,6 +52,7 @@ from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.seeds import derived_seed
+from synthmix.service_kit.settings_messages import with_defaults
 from synthmix.study_control.image_import.importer import import_archive
 from synthmix.study_control.split import create_split
 
@@ -263,7 +263,7 @@ def measure(name: str, data: Path, out: Path, arms: Sequence[Arm]) -> dict[str, 
     test, test_labels = real["test"], real["test_labels"]
     show(real["train"].mean(axis=-1).astype(np.uint8), real["train_labels"], out / f"{name}-real.png")
     synthetic = {arm.name: np.load(out / f"{arm.name}.npz") for arm in arms}
-    settings = checked_settings(with_defaults(evaluations_pb2.Classifier(image_size=DATASETS[name].size_px)))
+    settings = with_defaults(ClassifierSettings(image_size=DATASETS[name].size_px))
     labels = real["train_labels"]
     nothing = np.empty(0, dtype=np.int64)
     as_rgb = [np.repeat(arrays["images"][..., None], 3, axis=-1) for arrays in synthetic.values()]
