@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 TOOLS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthmix" / "tools"
 """What is built, by any checkout of this machine's user."""
@@ -61,16 +62,16 @@ class Program:
     newest: tuple[int, ...] = (9999,)
 
 
-def _module(module: str, folder: str, **options: object) -> Program:
+def _module(module: str, folder: str, **options: Any) -> Program:
     path, _, version = module.partition("@")
-    return Program(f"{path}{folder}", version, **options)  # type: ignore[arg-type]
+    return Program(f"{path}{folder}", version, **options)
 
 
-def _kubernetes(name: str, **options: object) -> Program:
+def _kubernetes(name: str, **options: Any) -> Program:
     major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
     facts = {"gitVersion": KUBERNETES_VERSION, "gitMajor": major, "gitMinor": minor}
     linker = " ".join(f"-X k8s.io/component-base/version.{fact}={value}" for fact, value in facts.items())
-    return Program(f"k8s.io/kubernetes/cmd/{name}", module=CLUSTER, linker=linker, **options)  # type: ignore[arg-type]
+    return Program(f"k8s.io/kubernetes/cmd/{name}", module=CLUSTER, linker=linker, **options)
 
 
 PROGRAMS = {

@@ -5,15 +5,13 @@ from typing import Any
 from synthmix.classifier_evaluation import planning, results
 from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.classifier_evaluation.trial_requests import trial_name
-from synthmix.image_data.trial_files import read_trial
+from synthmix.image_data.trial_files import TRIAL_RESULTS, read_trial
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import EVALUATIONS, ArtifactName
 from synthmix.service_kit.settings import worker_settings
 from synthmix.service_kit.settings_messages import canonical
-
-TRIAL_RESULTS = "trials.json"
 
 
 def run(context: OperationContext) -> ArtifactName:

@@ -21,6 +21,8 @@ from synthmix.service_kit.object_store import ObjectStore
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"
 TRAINING = "training.json"
+# Of an evaluation: the results of all its trials (evaluations.v1.TrialResults).
+TRIAL_RESULTS = "trials.json"
 
 PREDICTION_SCHEMA = pa.schema(
     [

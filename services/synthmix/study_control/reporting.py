@@ -17,10 +17,11 @@ from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.sources.source_account import sentence
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_data.synthetic_images import open_image_set
+from synthmix.image_data.trial_files import TRIAL_RESULTS
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_payload
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName
+from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName, PartName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.settings_messages import from_canonical, in_words
 from synthmix.service_kit.yaml_text import to_yaml
@@ -96,10 +97,12 @@ def collect(
     comparison = message_json.from_value(evaluation_manifest.summary["comparison"], evaluations_pb2.Comparison)
     fidelity = evaluation_manifest.summary["fidelity"]
     results = message_json.from_bytes(
-        read_payload(store, evaluation_manifest, "trials.json"), evaluations_pb2.TrialResults
+        read_payload(store, evaluation_manifest, TRIAL_RESULTS), evaluations_pb2.TrialResults
     )
-    train = open_train_part(store, f"{split}/parts/train", field="split")
-    adapter_names = dict(zip(adapters, generators.adapter_names(adapter_manifests), strict=True))
+    train = open_train_part(store, str(PartName(split_manifest.name, "train")), field="split")
+    adapter_names = dict(
+        zip((item.name.id for item in adapter_manifests), generators.adapter_names(adapter_manifests), strict=True)
+    )
     set_names = {
         result.mixture.image_set: result.mixture.image_set_label
         for result in comparison.mixtures
@@ -112,10 +115,10 @@ def collect(
         study=page.Study(message.name, target, datetime.fromisoformat(create_time), to_yaml(message)),
         dataset=_dataset(store, dataset, split_manifest, message.dataset),
         class_names=train.classes,
-        base_model=adapter_manifests[0].summary["base_model"] if adapter_manifests else "none",
-        adapters=tuple(_adapter(store, adapter_names[str(item.name)], item) for item in adapter_manifests),
+        base_model=", ".join(dict.fromkeys(item.summary["base_model"] for item in adapter_manifests)) or "none",
+        adapters=tuple(_adapter(store, adapter_names[item.name.id], item) for item in adapter_manifests),
         image_sets=tuple(
-            _image_set(set_names[str(item.name)], adapter_names[f"adapters/{item.inputs['adapter']}"], item)
+            _image_set(set_names[str(item.name)], adapter_names[item.inputs["adapter"]], item)
             for item in image_set_manifests
         ),
         fidelity=message_json.from_value(fidelity, evaluations_pb2.Fidelity) if fidelity else None,

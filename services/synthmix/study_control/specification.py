@@ -19,7 +19,7 @@ from synthmix.service_kit.errors import (
     invalid_field,
     missing_field,
 )
-from synthmix.service_kit.resource_names import check_display_name
+from synthmix.service_kit.resource_names import ArtifactName, PartName, check_display_name
 
 # Raised whenever the report's payloads change: a study of another version is another study.
 RECIPE_VERSION = 1
@@ -140,7 +140,9 @@ def needs_images(spec: studies_pb2.StudySpec) -> bool:
 
 def adapter(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, index: int) -> adapters_pb2.Adapter:
     """The request for the adapter of these settings."""
-    return adapters_pb2.Adapter(train_split=f"{split.name}/parts/train", settings=spec.adapters[index])
+    return adapters_pb2.Adapter(
+        train_split=str(PartName(ArtifactName.parse(split.name, field="split"), "train")), settings=spec.adapters[index]
+    )
 
 
 def image_set(
