@@ -140,9 +140,8 @@ def needs_images(spec: studies_pb2.StudySpec) -> bool:
 
 def adapter(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, index: int) -> adapters_pb2.Adapter:
     """The request for the adapter of these settings."""
-    return adapters_pb2.Adapter(
-        train_split=str(PartName(ArtifactName.parse(split.name, field="split"), "train")), settings=spec.adapters[index]
-    )
+    train = PartName(ArtifactName.parse(split.name, field="split"), "train")
+    return adapters_pb2.Adapter(train_split=str(train), settings=spec.adapters[index])
 
 
 def image_set(
