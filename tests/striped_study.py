@@ -84,9 +84,11 @@ def striped_store(folder: Path) -> MemoryObjectStore:
     return store
 
 
-def write_image_set(store: MemoryObjectStore, pictures: Sequence[tuple[str, bytes]]) -> None:
-    """Writes the image set IMAGE_SET of these labels and PNGs."""
-    name = ArtifactName("image-sets", IMAGE_SET)
+def write_image_set(
+    store: MemoryObjectStore, pictures: Sequence[tuple[str, bytes]], image_set: str = IMAGE_SET
+) -> None:
+    """Writes an image set of these labels and PNGs."""
+    name = ArtifactName("image-sets", image_set)
     with ImageTableWriter(store, name) as table:
         for index, (label, png) in enumerate(pictures):
             table.add(png, label=label, prompt="", seed=0, index=index)

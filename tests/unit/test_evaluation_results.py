@@ -126,6 +126,21 @@ def test_fidelity_tells_copies_and_strange_images_from_real_ones(store: MemoryOb
     assert strange.kernel_inception_distance > 10 * abs(copies.kernel_inception_distance)
 
 
+def test_each_autoencoder_has_a_floor_of_its_own(store: MemoryObjectStore) -> None:
+    larger = "9" * 32
+    train, _, _ = open_split(store, split_of(store), field="split")
+    pictures = [(label, encoded(noise(number, 64, 64))) for label in train.classes for number in range(4)]
+    write_image_set(store, pictures, larger)
+    labels = [source.label for source in measure_fidelity(store, split_of(store), [IMAGE_SET, larger]).sources]
+    assert labels == [
+        "real images",
+        "train images through the autoencoder of builtin, 32 pixels",
+        "train images through the autoencoder of builtin, 64 pixels",
+        "",
+        "",
+    ]
+
+
 def test_features_are_computed_once(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measure_fidelity(store, split_of(store), [IMAGE_SET])
     monkeypatch.setattr(features, "compute_features", lambda pixels: pytest.fail("computed again"))

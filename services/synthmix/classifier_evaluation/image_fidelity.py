@@ -18,8 +18,9 @@ from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
 from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages, open_image_set
 from synthmix.service_kit import message_json
+from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
+from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.seeds import derived_seed
 
@@ -35,7 +36,7 @@ def measure(split: str, image_sets: Sequence[str], report: Callable[[int], None]
 
     Args:
         split: splits/{id}.
-        image_sets: Ids, of one base model.
+        image_sets: Ids.
 
     Returns:
         An evaluations.v1.Fidelity, as plain values.
@@ -60,8 +61,8 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
         )
         for image_set in image_sets
     ]
-    reconstructed = make_reconstruction(store, opened[0].manifest, train)
-    size_px = int(reconstructed.manifest.request["size_px"])
+    reconstructed = _reconstructions(store, opened, train)
+    size_px = int(reconstructed[0][1].manifest.request["size_px"])
     classes = np.unique(test.labels)
 
     def features(source: Source, rows: np.ndarray) -> np.ndarray:
@@ -71,7 +72,6 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
     train_features = features(train, np.arange(len(train)))
     train_rows = balanced_rows(train.labels, classes)
     reference = features(test, balanced_rows(test.labels, classes))
-    through = features(reconstructed, np.arange(len(train)))
     validation_features = features(validation, balanced_rows(validation.labels, classes))
     near = near_copy_distance(train_features, reference, NEAR_COPY_PERCENTILE)
 
@@ -87,8 +87,10 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
     sources = [
         # Validation's images are as new to the train part as test's are, and the threshold is not theirs.
         compared("real images", train_features[train_rows], validation_features),
-        compared("train images through the autoencoder", through[train_rows], through[train_rows]),
     ]
+    for label, restored in reconstructed:
+        through = features(restored, np.arange(len(train)))[train_rows]
+        sources.append(compared(label, through, through))
     for images in opened:
         sample = features(images, balanced_rows(images.labels, classes))
         sources.append(compared("", sample, sample, image_set=str(images.manifest.name)))
@@ -98,6 +100,20 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
         near_copy_percentile=NEAR_COPY_PERCENTILE,
         sources=sources,
     )
+
+
+def _reconstructions(
+    store: ObjectStore, image_sets: Sequence[SyntheticImages], train: TrainPart
+) -> list[tuple[str, ReconstructedImages]]:
+    """The train part through each autoencoder that an image set comes from, at the size of its images, with a label."""
+    found: dict[ArtifactName, tuple[str, ReconstructedImages]] = {}
+    for images in image_sets:
+        adapter = read_manifest(store, ArtifactName(ADAPTERS, images.manifest.inputs["adapter"]))
+        reconstructed = make_reconstruction(store, images.manifest, train)
+        of = f" of {adapter.summary['base_model']}, {reconstructed.manifest.request['size_px']} pixels"
+        found.setdefault(reconstructed.manifest.name, (of, reconstructed))
+    label = "train images through the autoencoder"
+    return [(f"{label}{of}" if len(found) > 1 else label, images) for of, images in found.values()]
 
 
 def balanced_rows(labels: Sequence[int], classes: np.ndarray) -> np.ndarray:
