@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from synthmix.local import Connection, read_connection, start_stack
 from synthmix.local.children import Child, Supervisor, wait_until_ready
 from synthmix.local.home import prepare
 from synthmix.local.sweep import MARKER_VARIABLE, kill_marked, marked_processes, record_run, sweep
+from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.s3_object_store import S3ObjectStore
@@ -158,7 +160,7 @@ def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
         for name in ("object-storage", "study-control"):
             os.kill(connection.pids[name], signal.SIGKILL)
         wait_until(lambda: _restarted(home, connection, "object-storage", "study-control"), "the restart", 20.0)
-        assert store.get_bytes("kept") == kept
+        assert _read_when_back(store, "kept") == kept
         assert read_connection(home).services == connection.services
 
         # So is everything when the stack's own process is killed.
@@ -174,7 +176,7 @@ def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
     with _up(home) as second:
         connection = read_connection(home)
         marker, temporary = _marker(home), _temporary_paths(home)
-        assert S3ObjectStore(connection.object_store).get_bytes("kept") == kept
+        assert _read_when_back(S3ObjectStore(connection.object_store), "kept") == kept
 
         # When Ray's head dies, the services begin anew with it: their old connections are worth nothing.
         os.kill(connection.pids["ray-node"], signal.SIGKILL)
@@ -314,6 +316,16 @@ def _restarted(home: Path, before: Connection, *names: str) -> bool:
     now = read_connection(home)
     return all(now.pids[name] != before.pids[name] for name in names) and all(
         _answers(now.metrics[name]) for name in names if name in SERVICES
+    )
+
+
+def _read_when_back(store: ObjectStore, key: str) -> bytes:
+    """What an object storage that was killed still holds: it answers before it has found its volumes again."""
+    return ask_until(
+        lambda: store.get_bytes(key),
+        end_s=time.monotonic() + 60.0,
+        pause_s=0.5,
+        is_passing=lambda error: isinstance(error, Unavailable),
     )
 
 

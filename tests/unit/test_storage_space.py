@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,15 +20,15 @@ from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.pixel_cache import _write
 from synthmix.service_kit import storage_space
 from synthmix.service_kit.errors import ResourceExhausted, Unavailable
-from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
 from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.settings import ObjectStoreSettings
 from synthmix.service_kit.storage_space import room_for, writing_to
 
 
-def store(folder: str = "") -> ObjectStore:
-    return S3ObjectStore(ObjectStoreSettings("http://127.0.0.1:1", "a", "b", "bucket", folder=folder), attempts=1)
+def store(folder: str = "", attempts: int = 1) -> S3ObjectStore:
+    settings = ObjectStoreSettings("http://127.0.0.1:1", "a", "b", "bucket", folder=folder)
+    return S3ObjectStore(settings, attempts=attempts)
 
 
 def answer(code: str, message: str, status: int) -> S3Error:
@@ -64,12 +65,28 @@ def test_a_server_that_says_it_is_full(code: str, message: str, status: int) -> 
     assert raised.value.reason == "STORAGE_FULL"
 
 
-def test_an_internal_error_of_a_server_with_room_is_unavailable(tmp_path: Path) -> None:
-    def fail() -> None:
-        raise answer("InternalError", "We encountered an internal error, please try again.", 500)
+@pytest.mark.parametrize(
+    ("code", "status", "times"),
+    [
+        ("InternalError", 500, 3),
+        ("XMinioBackendDown", 503, 3),
+        ("OperationAborted", 409, 3),
+        ("MethodNotAllowed", 405, 1),
+    ],
+)
+def test_what_a_server_may_yet_overcome_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, code: str, status: int, times: int
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    asked = []
 
-    with pytest.raises(Unavailable):
-        store()._call("write x", fail)
+    def fail() -> None:
+        asked.append(code)
+        raise answer(code, "", status)
+
+    with pytest.raises(Unavailable, match=rf"cannot write x \({code}\)"):
+        store(attempts=3)._call("write x", fail)
+    assert len(asked) == times
 
 
 def test_nothing_is_sent_that_does_not_fit_and_internal_errors_of_a_full_disk_say_so(

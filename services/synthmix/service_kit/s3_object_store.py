@@ -41,15 +41,8 @@ _ELSEWHERE = {"PermanentRedirect", "Redirect", "BadRequest", "AuthorizationHeade
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
 _FULL_STATUS = 507
 _FULL_WORDS = ("no space left", "no free volumes", "disk quota exceeded")
-_PASSING = {
-    "InternalError",
-    "ServiceUnavailable",
-    "SlowDown",
-    "RequestTimeout",
-    "XMinioServerNotInitialized",
-    "ServerNotInitialized",
-    "OperationAborted",
-}
+# Besides every answer with a status of 5xx, those that have another.
+_PASSING = {"RequestTimeout", "OperationAborted"}
 
 Result = TypeVar("Result")
 
@@ -238,7 +231,7 @@ class S3ObjectStore(ObjectStore):
                     self._compact()
                     if attempt == self._attempts - 1 or self._is_low():
                         raise self._full(" left") from error
-                if error.code not in _PASSING or attempt == self._attempts - 1:
+                if not _is_passing(error) or attempt == self._attempts - 1:
                     raise self._unavailable(action, error) from error
             except (urllib3.exceptions.HTTPError, MinioException, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
@@ -276,8 +269,9 @@ class S3ObjectStore(ObjectStore):
         return storage_full(f"bucket {self.settings.bucket!r} of {self._where}{folder}", why)
 
     def _unavailable(self, action: str, error: Exception) -> Unavailable:
+        what = error.code if isinstance(error, S3Error) else type(error).__name__
         return Unavailable(
-            f"object storage at {self.settings.endpoint_url} can't {action} ({type(error).__name__}); "
+            f"object storage at {self.settings.endpoint_url} cannot {action} ({what}); "
             "check that it runs and is reachable, then try again",
             reason="OBJECT_STORAGE_UNAVAILABLE",
         )
@@ -286,6 +280,10 @@ class S3ObjectStore(ObjectStore):
 def open_object_store() -> S3ObjectStore:
     """Object storage as this process' environment names it. Raises FailedPrecondition if it names none."""
     return S3ObjectStore(object_store_settings())
+
+
+def _is_passing(error: S3Error) -> bool:
+    return error.code in _PASSING or getattr(error.response, "status", 0) >= 500
 
 
 def _says_full(error: S3Error) -> bool:
