@@ -16,10 +16,11 @@ from synthmix.service_kit.errors import NotFound
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.settings import ADAPTER_TRAINING, IMAGE_SYNTHESIS
 
 
 class LocalServices:
-    """Answers what synthmix.client.Client does of planning and creating.
+    """Plans and creates as StepServices does.
 
     Args:
         version: Reads a request as a later version of the services does.
@@ -33,34 +34,30 @@ class LocalServices:
         self.version = version
         self.created: list[str] = []
 
-    def plan_adapter(self, adapter: Message) -> progress_pb2.Plan:
-        return adapters.plan(self.store, self.version(adapter)).plan
+    def plan(self, service: str, resource: Message) -> progress_pb2.Plan:
+        return self._plan(service, resource, validate_only=True).plan
 
-    def plan_image_set(self, image_set: Message) -> progress_pb2.Plan:
-        return image_sets.plan(self.store, self.version(image_set), validate_only=True).plan
-
-    def plan_evaluation(self, evaluation: Message) -> progress_pb2.Plan:
-        return evaluations.plan(self.store, self.version(evaluation), validate_only=True).plan
-
-    def create_adapter(self, adapter: Message) -> operations_pb2.Operation:
-        planned = adapters.plan(self.store, self.version(adapter))
-        inputs = {key: planned.request[key] for key in ("train_split", "base_model")}
-        return self._make(planned, inputs, {**planned.names, "classes": ["alpha", "beta"]})
-
-    def create_image_set(self, image_set: Message) -> operations_pb2.Operation:
-        planned = image_sets.plan(self.store, self.version(image_set), validate_only=False)
-        return self._make(planned, {"adapter": planned.request["adapter"]}, {})
-
-    def create_evaluation(self, evaluation: Message) -> operations_pb2.Operation:
-        return self._make(evaluations.plan(self.store, self.version(evaluation), validate_only=False), {}, {})
-
-    def cancel(self, name: str) -> None:
-        raise NotFound(f"{name} doesn't exist; it has ended", reason="OPERATION_NOT_FOUND")
-
-    def _make(self, planned: Planned, inputs: dict[str, str], summary: dict[str, Any]) -> operations_pb2.Operation:
+    def create(self, service: str, resource: Message) -> operations_pb2.Operation:
+        planned = self._plan(service, resource, validate_only=False)
+        inputs, summary = {}, {}
+        if service == ADAPTER_TRAINING:
+            inputs = {key: planned.request[key] for key in ("train_split", "base_model")}
+            summary = {**planned.names, "classes": ["alpha", "beta"]}
+        if service == IMAGE_SYNTHESIS:
+            inputs = {"adapter": planned.request["adapter"]}
         target = ArtifactName.parse(planned.plan.target, field="target")
         if find_manifest(self.store, target) is None:
             self.created.append(str(target))
             version = planned.request["recipe_version"]
             write_manifest(self.store, Manifest(target, inputs, planned.request, version, (), summary))
-        return finished_operation(progress_pb2.Plan(), f"operations/any/{target.id}", str(target))
+        return finished_operation(progress_pb2.Plan(), f"operations/{service}/{target.id}", str(target))
+
+    def cancel(self, name: str) -> None:
+        raise NotFound(f"{name} doesn't exist; it has ended", reason="OPERATION_NOT_FOUND")
+
+    def _plan(self, service: str, resource: Message, *, validate_only: bool) -> Planned:
+        read: Any = self.version(resource)
+        if service == ADAPTER_TRAINING:
+            return adapters.plan(self.store, read)
+        plan = image_sets.plan if service == IMAGE_SYNTHESIS else evaluations.plan
+        return plan(self.store, read, validate_only=validate_only)

@@ -28,10 +28,10 @@ from synthmix.service_kit.operation_records import RESULT, list_names
 from synthmix.service_kit.resource_names import OperationName
 from synthmix.service_kit.settings import (
     ADAPTER_TRAINING,
-    CLASSIFIER_EVALUATION,
     IMAGE_SYNTHESIS,
     SERVICES,
     STUDY_CONTROL,
+    WORKER_SERVICES,
 )
 from synthmix.study_control import planning
 from synthmix.study_control.datasets import claim_name
@@ -132,14 +132,9 @@ def finished_study(store: MemoryObjectStore) -> studies_pb2.Study:
     """A study whose artifacts are there."""
     services = LocalServices(store)
     laid_out = planning.lay_out(store, services, spec_of(SPEC | {"name": "finished"}))  # type: ignore[arg-type]
-    create = {
-        ADAPTER_TRAINING: services.create_adapter,
-        IMAGE_SYNTHESIS: services.create_image_set,
-        CLASSIFIER_EVALUATION: services.create_evaluation,
-    }
     for step in laid_out.steps:
-        create[step.service](step.request)
-    targets = {service: [step.target for step in of_service(laid_out.steps, service)] for service in create}
+        services.create(step.service, step.request)
+    targets = {service: [step.target for step in of_service(laid_out.steps, service)] for service in WORKER_SERVICES}
     report = write_payload(store, laid_out.name, "report.html", b"<html>")
     write_manifest(store, Manifest(laid_out.name, {}, laid_out.record(), 1, (report,)))
     return studies_pb2.Study(

@@ -260,7 +260,7 @@ def later_version() -> Any:
 def test_a_study_submitted_before_an_upgrade_finishes_without_paying_twice(store: MemoryObjectStore) -> None:
     before = LocalServices(store)
     laid_out = lay_out(store, "adapters: {rank: [4, 16], learning_rate: 1e-3}\nclassifier: {epochs: 2}", before)
-    before.create_adapter(laid_out.steps[0].request)  # and then the services are upgraded
+    before.create(ADAPTER_TRAINING, laid_out.steps[0].request)  # and then the services are upgraded
     after = LocalServices(store, version=later_version())
     assert run(store, after, laid_out).names == [step.target for step in laid_out.steps]
     assert after.created == [step.target for step in laid_out.steps[1:]]
@@ -278,7 +278,7 @@ def test_a_study_goes_on_after_an_upgrade_to_another_recipe(
     """What is made stays; what is left is made, and used, by the new recipe."""
     services = LocalServices(store)
     laid_out = lay_out(store, "adapters: {rank: [4, 16]}", services)
-    services.create_adapter(laid_out.steps[0].request)
+    services.create(ADAPTER_TRAINING, laid_out.steps[0].request)
     monkeypatch.setattr(adapters, "RECIPE_VERSION", adapters.RECIPE_VERSION + 1)
     made = run(store, services, laid_out).made
     kept, other = made[ADAPTER_TRAINING]

@@ -16,11 +16,11 @@ from synthmix.service_kit.digests import ID_LENGTH, digest_of
 from synthmix.service_kit.errors import FieldViolation, InvalidArgument, Problems, SynthMixError, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
-from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS
+from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, WORKER_SERVICES
 from synthmix.service_kit.short_names import distinguishing_names
 from synthmix.study_control import datasets, specification
 from synthmix.study_control.step_services import StepServices
-from synthmix.study_control.steps import KINDS, Step, of_service
+from synthmix.study_control.steps import Step, of_service
 
 NO_ID = "0" * ID_LENGTH
 
@@ -81,7 +81,7 @@ class _Planner:
     def step(self, service: str, display_name: str, request: Any, fields: Mapping[str, str]) -> Step | None:
         """The planned step; None if the service refuses it."""
         try:
-            plan = KINDS[service].plan(self._services, request)
+            plan = self._services.plan(service, request)
         except InvalidArgument as error:
             self._refuse(error, fields)
             return None
@@ -227,7 +227,7 @@ def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_
     workers = {group.name: workers_at_once(group, cluster) for group in cluster.worker_groups}
     wall_seconds = 0.0
     idle = []
-    for service in KINDS:
+    for service in WORKER_SERVICES:
         left = [step.plan for step in of_service(study.steps, service) if step.plan.tasks]
         if not left:
             continue

@@ -38,31 +38,15 @@ NEAREST_DISTANCE = (
 )
 
 
-def make_report(
-    target: str,
-    create_time: str,
-    spec: dict[str, Any],
-    split: str,
-    adapters: Sequence[str],
-    image_sets: Sequence[str],
-    evaluation: str,
-    costs: Sequence[dict[str, Any]],
-    report: Callable[[int], None],
-    threads: int,
-) -> dict[str, Any]:
-    """Writes the report's payloads.
+def make_report(target: str, report: Callable[[int], None], threads: int, **study: Any) -> dict[str, Any]:
+    """Writes the report's payloads, and returns them and the verdict for the manifest.
 
     Args:
         target: The study's name.
-        create_time: When it was submitted, RFC 3339.
-        spec: The study's specification in its canonical form.
-        costs: For each step its display name, tasks, reused tasks and predicted seconds.
-
-    Returns:
-        The payloads and the verdict, for the manifest.
+        study: The other arguments of `collect`.
     """
     store = open_object_store()
-    data = collect(store, target, create_time, spec, split, adapters, image_sets, evaluation, costs)
+    data = collect(store, target, **study)
     artifact = ArtifactName.parse(target, field="target", collection=STUDIES)
     payloads = [
         write_payload(store, artifact, name, text.encode())
@@ -88,7 +72,17 @@ def collect(
     evaluation: str,
     costs: Sequence[dict[str, Any]],
 ) -> page.ReportData:
-    """Everything that the report says. Raises NotFound or DataLoss if an artifact isn't what it was."""
+    """Everything that the report says.
+
+    Args:
+        target: The study's name.
+        create_time: When it was submitted, RFC 3339.
+        spec: The study's specification in its canonical form.
+        costs: For each step its display name, tasks, reused tasks and predicted seconds.
+
+    Raises:
+        NotFound, DataLoss: An artifact is not what it was.
+    """
     split_manifest = read_manifest(store, ArtifactName.parse(split, field="split"))
     dataset = read_manifest(store, ArtifactName(DATASETS, split_manifest.inputs["dataset"]))
     adapter_manifests = [read_manifest(store, ArtifactName.parse(name, field="adapter")) for name in adapters]

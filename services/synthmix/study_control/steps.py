@@ -1,57 +1,17 @@
 """A study's steps: one request to one service each, as they are planned, recorded and started."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf import json_format
-from google.protobuf.message import Message
 
-from synthmix.api.adapters.v1 import adapters_pb2
-from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
-from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS
 from synthmix.study_control import specification
-from synthmix.study_control.step_services import StepServices
-
-
-@dataclass(frozen=True)
-class StepKind:
-    """What one service does for a study.
-
-    Attributes:
-        message: The resource that it makes: a step's request.
-        plan: Asks the service what it would do.
-        create: Has the service do it.
-    """
-
-    message: type[Message]
-    plan: Callable[[StepServices, Any], operations_pb2.Plan]
-    create: Callable[[StepServices, Any], Operation]
-
-
-# By service, in the order in which they work.
-KINDS = {
-    ADAPTER_TRAINING: StepKind(
-        adapters_pb2.Adapter,
-        lambda services, adapter: services.plan_adapter(adapter),
-        lambda services, adapter: services.create_adapter(adapter),
-    ),
-    IMAGE_SYNTHESIS: StepKind(
-        image_sets_pb2.ImageSet,
-        lambda services, image_set: services.plan_image_set(image_set),
-        lambda services, image_set: services.create_image_set(image_set),
-    ),
-    CLASSIFIER_EVALUATION: StepKind(
-        evaluations_pb2.Evaluation,
-        lambda services, evaluation: services.plan_evaluation(evaluation),
-        lambda services, evaluation: services.create_evaluation(evaluation),
-    ),
-}
+from synthmix.study_control.step_services import KINDS, StepServices
 
 
 @dataclass(frozen=True)
@@ -75,7 +35,7 @@ class Step:
     def create(self, services: StepServices) -> Operation:
         """Has the service do it. Raises with fields named as the specification names them."""
         try:
-            return KINDS[self.service].create(services, self.request)
+            return services.create(self.service, self.request)
         except SynthMixError as error:
             raise self.in_study_terms(error) from None
 
@@ -104,11 +64,12 @@ class Step:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        kind = KINDS[value["service"]]
         return cls(
             service=value["service"],
             display_name=value["display_name"],
-            request=json_format.ParseDict(value["request"], kind.message(), ignore_unknown_fields=True),
+            request=json_format.ParseDict(
+                value["request"], KINDS[value["service"]].resource(), ignore_unknown_fields=True
+            ),
             plan=json_format.ParseDict(value["plan"], operations_pb2.Plan(), ignore_unknown_fields=True),
             fields=value["fields"],
         )

@@ -18,55 +18,64 @@ from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, wri
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName
-from synthmix.service_kit.settings import (
-    ADAPTER_TRAINING,
-    CLASSIFIER_EVALUATION,
-    IMAGE_SYNTHESIS,
-    required,
-    service_address,
-)
-from synthmix.study_control.step_services import STEP_SERVICES, StepServices
-from synthmix.study_control.steps import KINDS, Step, of_service, operation_of, recorded_steps
+from synthmix.service_kit.settings import WORKER_SERVICES, required, service_address
+from synthmix.study_control.step_services import StepServices
+from synthmix.study_control.steps import Step, of_service, operation_of, recorded_steps
 
 POLL_SECONDS = 0.5
 STOP_TIMEOUT_SECONDS = 10.0
-REPORT_STEP = "report"
 
 
 def open_step_services() -> StepServices:
     """The services that do the steps, by the environment's addresses and token."""
-    addresses = {service: service_address(service) for service in STEP_SERVICES}
+    addresses = {service: service_address(service) for service in WORKER_SERVICES}
     return StepServices(addresses, required(os.environ, "SYNTHMIX_TOKEN"))
 
 
 def run(context: OperationContext) -> ArtifactName:
     """Returns the study's name."""
+    request = context.record.request
     target = ArtifactName.parse(context.record.target, field="target", collection=STUDIES)
     if find_manifest(context.store, target) is not None:
         return target
-    steps = recorded_steps(context.record.request)
+    steps = recorded_steps(request)
     progress = StudyProgress(context, steps)
-    with open_step_services() as services:
+    with contextlib.closing(open_step_services()) as services:
         made = run_study(context, services, progress, steps)
-    progress.start_report()
-    report = make_report(context, made, progress)
+    adapters, image_sets, [evaluation] = (made[service] for service in WORKER_SERVICES)
+    progress.show_report(progress_pb2.STATE_RUNNING)
+    [report] = context.run_tasks(
+        "synthmix.study_control.reporting:make_report",
+        [
+            {
+                "target": str(target),
+                "create_time": context.record.create_time,
+                "spec": request["spec"],
+                "split": request["split"],
+                "adapters": adapters,
+                "image_sets": image_sets,
+                "evaluation": evaluation,
+                "costs": progress.costs(),
+            }
+        ],
+    )
     write_manifest(
         context.store,
         Manifest(
             name=target,
             inputs={
-                "split": context.record.request["split"],
-                "evaluation": made[CLASSIFIER_EVALUATION][0],
-                **{f"adapter-{index}": name for index, name in enumerate(made[ADAPTER_TRAINING])},
-                **{f"image-set-{index}": name for index, name in enumerate(made[IMAGE_SYNTHESIS])},
+                "split": request["split"],
+                "evaluation": evaluation,
+                **{f"adapter-{index}": name for index, name in enumerate(adapters)},
+                **{f"image-set-{index}": name for index, name in enumerate(image_sets)},
             },
-            request={key: context.record.request[key] for key in ("spec", "split", "dataset")},
-            recipe_version=context.record.request["recipe_version"],
+            request={key: request[key] for key in ("spec", "split", "dataset")},
+            recipe_version=request["recipe_version"],
             payloads=tuple(Payload(**payload) for payload in report["payloads"]),
             summary={"verdict": report["verdict"]},
         ),
     )
-    progress.finish()
+    progress.show_report(progress_pb2.STATE_SUCCEEDED)
     return target
 
 
@@ -76,7 +85,7 @@ def run_study(
     """Runs what was planned, and returns the names of what each service made. Raises what a step failed with."""
     made: dict[str, str] = {}
     try:
-        for service in KINDS:
+        for service in WORKER_SERVICES:
             run_steps(context, services, progress, of_service(steps, service), made)
     except errors.Unavailable:
         raise  # the study goes on when the service is back, and so may its steps meanwhile
@@ -84,28 +93,7 @@ def run_study(
         # Cancelled, or one step failed: nothing else that this study started is to go on.
         cancel_steps(services, steps, made)
         raise
-    return {service: [made[step.target] for step in of_service(steps, service)] for service in KINDS}
-
-
-def make_report(context: OperationContext, made: Mapping[str, list[str]], progress: "StudyProgress") -> dict[str, Any]:
-    """Has a worker write the report; returns its payloads and the verdict."""
-    [report] = context.run_tasks(
-        "synthmix.study_control.reporting:make_report",
-        [
-            {
-                "target": context.record.target,
-                "create_time": context.record.create_time,
-                "spec": context.record.request["spec"],
-                "split": context.record.request["split"],
-                "adapters": made[ADAPTER_TRAINING],
-                "image_sets": made[IMAGE_SYNTHESIS],
-                "evaluation": made[CLASSIFIER_EVALUATION][0],
-                "costs": progress.costs(),
-            }
-        ],
-    )
-    assert isinstance(report, dict)
-    return report
+    return {service: [made[step.target] for step in of_service(steps, service)] for service in WORKER_SERVICES}
 
 
 class StudyProgress:
@@ -113,8 +101,9 @@ class StudyProgress:
 
     def __init__(self, context: OperationContext, steps: Sequence[Step]):
         self._context = context
-        self._steps = [
-            progress_pb2.Step(
+        self._planned = steps
+        self._shown = {
+            step.target: progress_pb2.Step(
                 display_name=step.display_name,
                 target=step.target,
                 unit=step.plan.unit,
@@ -122,12 +111,11 @@ class StudyProgress:
                 state=progress_pb2.STATE_QUEUED,
             )
             for step in steps
-        ]
-        self._predicted_seconds = [step.plan.predicted_seconds for step in steps]
-        self._steps.append(
-            progress_pb2.Step(display_name=REPORT_STEP, total=1, unit="reports", state=progress_pb2.STATE_QUEUED)
+        }
+        self._report = progress_pb2.Step(
+            display_name="report", total=1, unit="reports", state=progress_pb2.STATE_QUEUED
         )
-        # What a coordinator that died had begun; its own work isn't reused work.
+        # What a coordinator that died had begun; its own work is not reused work.
         self._begun = {
             step["target"]: int(step.get("reused", 0)) for step in context.earlier_steps if step.get("operation")
         }
@@ -135,7 +123,7 @@ class StudyProgress:
 
     def found(self, step: Step) -> None:
         """A step whose artifact is there: another study's work, unless this one had begun it."""
-        shown = self._shown(step)
+        shown = self._shown[step.target]
         shown.reused = self._begun.get(step.target, step.plan.total)
         shown.state = progress_pb2.STATE_SUCCEEDED
         shown.operation = str(operation_of(step, step.target))
@@ -145,49 +133,41 @@ class StudyProgress:
     def follow(self, step: Step, operation: operations_pb2.Operation) -> None:
         """Takes over what a step's operation says."""
         metadata = metadata_of(operation)
-        shown = self._shown(step)
+        succeeded = operation.done and metadata.state == progress_pb2.STATE_SUCCEEDED
+        shown = self._shown[step.target]
         shown.reused = max(shown.reused, metadata.reused, self._begun.get(step.target, 0))
         shown.state = metadata.state
         shown.operation = operation.name
-        shown.done = (
-            step.plan.total if operation.done and metadata.state == progress_pb2.STATE_SUCCEEDED else metadata.done
-        )
+        shown.done = step.plan.total if succeeded else metadata.done
         self._publish(step.display_name)
 
-    def _shown(self, step: Step) -> progress_pb2.Step:
-        [shown] = [item for item in self._steps if item.target == step.target]
-        return shown
+    def show_report(self, state: progress_pb2.State) -> None:
+        """Tells that the report is being made, or that it is there."""
+        self._report.state = state
+        self._report.done = int(state == progress_pb2.STATE_SUCCEEDED)
+        self._publish("done" if self._report.done else "report")
 
     def costs(self) -> list[dict[str, Any]]:
         """What each step was, for the report's table of costs."""
         return [
             {
                 "name": step.display_name,
-                "tasks": step.total,
-                "reused": step.reused,
-                "predicted_seconds": seconds,
+                "tasks": step.plan.total,
+                "reused": self._shown[step.target].reused,
+                "predicted_seconds": step.plan.predicted_seconds,
             }
-            for step, seconds in zip(self._steps, self._predicted_seconds, strict=False)
+            for step in self._planned
         ]
 
-    def start_report(self) -> None:
-        self._steps[-1].state = progress_pb2.STATE_RUNNING
-        self._publish(REPORT_STEP)
-
-    def finish(self) -> None:
-        self._steps[-1].state = progress_pb2.STATE_SUCCEEDED
-        self._steps[-1].done = 1
-        self._publish("done")
-
     def _publish(self, message: str) -> None:
-        finished = sum(step.state == progress_pb2.STATE_SUCCEEDED for step in self._steps)
-        self._context.reused = sum(step.reused == step.total > 0 for step in self._steps)
+        steps = [*self._shown.values(), self._report]
+        self._context.reused = sum(step.reused == step.total > 0 for step in steps)
         self._context.update(
             message=message,
-            done=finished,
-            total=len(self._steps),
+            done=sum(step.state == progress_pb2.STATE_SUCCEEDED for step in steps),
+            total=len(steps),
             unit="steps",
-            steps=[json_format.MessageToDict(step, preserving_proto_field_name=True) for step in self._steps],
+            steps=[json_format.MessageToDict(step, preserving_proto_field_name=True) for step in steps],
         )
 
 

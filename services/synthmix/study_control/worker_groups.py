@@ -18,12 +18,11 @@ from synthmix.service_kit.errors import (
     missing_field,
 )
 from synthmix.service_kit.kubernetes_api import CALL_TIMEOUT_SECONDS, Right, as_json, requiring, said_by
-from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS
+from synthmix.service_kit.settings import WORKER_SERVICES
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
 # GPU feature discovery's label of a node, and AMD's node labeller's.
 PRODUCT_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
-WORKER_SERVICES = (ADAPTER_TRAINING, IMAGE_SYNTHESIS, CLASSIFIER_EVALUATION)
 
 RAY_API = {"group": "ray.io", "version": "v1", "plural": "rayclusters"}
 # What a RayCluster's definition fills in where a group doesn't say.
