@@ -109,21 +109,21 @@ def test_worker_groups_are_read_and_scaled(study_control: Any) -> None:
         "classifier-evaluation": (0, 8),
     }
     assert all(group.gpus_per_worker == 1 for group in found.worker_groups)
-    tried = cluster.scale(Scaling("image-synthesis", 1, 64, validate_only=True))
+    tried = cluster.scale(Scaling(worker_group="image-synthesis", min_workers=1, max_workers=64, validate_only=True))
     assert (tried.min_workers, tried.max_workers) == (1, 64)
-    after = cluster.scale(Scaling("image-synthesis", None, 2, validate_only=False))
+    after = cluster.scale(Scaling(worker_group="image-synthesis", max_workers=2))
     assert (after.min_workers, after.max_workers) == (0, 2)
     bounds = {group.name: group.max_workers for group in cluster.read().worker_groups}
     assert bounds == {"adapter-training": 4, "image-synthesis": 2, "classifier-evaluation": 8}
     with pytest.raises(errors.InvalidArgument, match="image-synthesis"):
-        cluster.scale(Scaling("image-synthesys", None, 2, validate_only=False))
+        cluster.scale(Scaling(worker_group="image-synthesys", max_workers=2))
 
 
 def test_workers_as_deployments_are_scaled_too(installed: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     connect_as(installed, monkeypatch, PLAIN, "study-control")
     cluster = open_cluster(KubernetesSettings(namespace=PLAIN, worker_deployment_prefix=f"{PREFIX}-ray"))
     assert cluster is not None
-    cluster.scale(Scaling("image-synthesis", None, 3, validate_only=False))
+    cluster.scale(Scaling(worker_group="image-synthesis", max_workers=3))
     assert {group.name: group.desired_workers for group in cluster.read().worker_groups} == {
         "adapter-training": 1,
         "image-synthesis": 3,

@@ -16,7 +16,7 @@ def test_two_studies_of_one_name(client: Client, finished: studies_pb2.Study) ->
     names = [metadata_of(operation).target for operation in (new, old)]
     assert not any("another study" in warning for warning in metadata_of(old).warnings)
     [warning] = [warning for warning in metadata_of(new).warnings if "another study" in warning]
-    assert f"another study named 'twice' isn't finished: {names[1]}" in warning
+    assert f"another study named 'twice' is not finished: {names[1]}" in warning
     assert "which differs in seeds (20 there, 21 here);" in warning
     planned = client.plan_study(reduced_study("twice", FEW, seeds=22))
     assert [name for name in names if any(name in item for item in planned.warnings)] == names

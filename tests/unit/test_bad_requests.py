@@ -381,7 +381,7 @@ STUDIES = [
         study(selection__class_consistency=0.5),
         Unimplemented,
         "SELECTION_UNAVAILABLE",
-        ("selection isn't available", "leave `selection` out"),
+        ("selection is not available", "leave `selection` out"),
         ("selection",),
     ),
     Case(
@@ -689,7 +689,7 @@ CALLS = [
         ),
         NotFound,
         "UPLOAD_NOT_FOUND",
-        ("doesn't exist", "UploadFile"),
+        ("does not exist", "UploadFile"),
     ),
 ]
 

@@ -439,7 +439,7 @@ def test_list_show_and_cancel_studies(services: fake.FakeServices, run: Run) -> 
 
 
 def test_what_else_of_its_name_goes_on_is_said(services: fake.FakeServices, run: Run, study_file: Path) -> None:
-    warning = "another study named 'demo' isn't finished: studies/0, which differs in seeds (2 there, 3 here)"
+    warning = "another study named 'demo' is not finished: studies/0, which differs in seeds (2 there, 3 here)"
     services.answers["CreateStudy"] = lambda request, context: fake.operation(
         fake.STUDY_OPERATION, target=fake.STUDY, warnings=[warning]
     )

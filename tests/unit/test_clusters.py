@@ -144,13 +144,13 @@ def test_groups_of_deployments(on_deployments: ClusterService) -> None:
     ("conditions", "problem"),
     [
         ([("HeadPodReady", "True", "HeadPodRunningAndReady", "")], ""),
-        ([("HeadPodReady", "False", "ContainersNotReady", "ImagePullBackOff")], "isn't ready: ImagePullBackOff"),
-        ([("HeadPodReady", "False", "HeadPodNotFound", "")], "Ray's head isn't ready: HeadPodNotFound"),
+        ([("HeadPodReady", "False", "ContainersNotReady", "ImagePullBackOff")], "is not ready: ImagePullBackOff"),
+        ([("HeadPodReady", "False", "HeadPodNotFound", "")], "Ray's head is not ready: HeadPodNotFound"),
         (
             [("HeadPodReady", "False", "HeadPodNotFound", ""), ("ReplicaFailure", "True", "Failed", "quota exceeded")],
-            "a pod of RayCluster ray can't be made: quota exceeded",
+            "a pod of RayCluster ray cannot be made: quota exceeded",
         ),
-        ([], f"operator hasn't begun with RayCluster ray: it doesn't run, doesn't watch namespace {NAMESPACE}"),
+        ([], f"operator has not begun with RayCluster ray: it does not run, does not watch namespace {NAMESPACE}"),
     ],
 )
 def test_a_ray_that_does_not_run_is_a_problem(
@@ -325,7 +325,7 @@ def test_without_kubernetes() -> None:
     assert isinstance(error, errors.FailedPrecondition)
     assert error.reason == "NO_CLUSTER"
     assert "synthmix up --cpus N --gpus N" in error.message
-    with pytest.raises(errors.FailedPrecondition, match="don't run on Kubernetes"):
+    with pytest.raises(errors.FailedPrecondition, match="do not run on Kubernetes"):
         get(service)
 
 
@@ -511,10 +511,10 @@ def test_a_ray_that_does_not_run_is_a_warning() -> None:
 
 def test_gpus_that_are_not_known_predict_nothing() -> None:
     found = cluster(*((name, 2, 1) for name in ALL))
-    found.warnings.append("the nodes' GPUs aren't known: no right")
+    found.warnings.append("the nodes' GPUs are not known: no right")
     plan = planning.with_wall_time(study([100.0], [(80.0, 4)], (600.0, 60)), found)
     assert plan.predicted_wall_seconds == 0.0
-    assert list(plan.warnings) == ["the nodes' GPUs aren't known: no right"]
+    assert list(plan.warnings) == ["the nodes' GPUs are not known: no right"]
 
 
 def test_a_plan_is_made_even_if_the_cluster_cannot_be_read(service: ClusterService, kubernetes: FakeKubernetes) -> None:
@@ -526,5 +526,5 @@ def test_a_plan_is_made_even_if_the_cluster_cannot_be_read(service: ClusterServi
     kubernetes.failing = 503
     plan = studies._plan(steps)
     assert (plan.predicted_seconds, plan.predicted_wall_seconds) == (180.0, 0.0)
-    assert plan.warnings[0].startswith("how long it takes on this cluster isn't predicted: the Kubernetes API server")
+    assert plan.warnings[0].startswith("how long it takes on this cluster is not predicted: the Kubernetes API server")
     assert StudyService(None, None, None, None)._plan(steps) == steps.plan()  # type: ignore[arg-type]

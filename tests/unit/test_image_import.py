@@ -534,7 +534,7 @@ def test_a_bomb_is_refused_before_anything_is_decompressed(
         (
             {"alpha/plate-0_bad.png": b"not an image"},
             "IMAGE_UNREADABLE",
-            "1 images can't be used; mend them or leave them out\n  alpha/plate-0_bad.png is not a PNG, JPEG, "
+            "1 images cannot be used; fix them or leave them out\n  alpha/plate-0_bad.png is not a PNG, JPEG, "
             "TIFF, BMP or WebP image",
         ),
         (
@@ -594,7 +594,7 @@ def test_twenty_problems_are_listed_and_the_rest_counted(store: MemoryObjectStor
     bad = {f"alpha/plate-0_bad{number:02d}.png": b"bad" for number in range(25)}
     error = refused(store, zipped(tmp_path / "images.zip", plates() | bad))
     assert len(error.violations) == 20
-    assert "25 images can't be used" in error.message
+    assert "25 images cannot be used" in error.message
     assert error.message.endswith("\n  and 5 more")
     assert error.metadata == {"left_out": "5"}
 

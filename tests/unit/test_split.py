@@ -100,7 +100,7 @@ def test_shares_that_groups_do_not_allow_are_a_warning() -> None:
     tables = split_of(rows)
     assert len(tables.warnings) == 1
     assert "33% of alpha instead of 15% is in validation" in tables.warnings[0]
-    assert "groups can't be divided" in tables.warnings[0]
+    assert "groups cannot be divided" in tables.warnings[0]
 
 
 def test_a_class_in_too_few_groups_is_refused() -> None:

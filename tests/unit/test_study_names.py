@@ -119,7 +119,7 @@ def test_a_changed_study_beside_the_old_one_is_said(studies: Studies, before: Ch
     [simulated, warning] = plan.warnings
     assert simulated == "simulated"
     assert said in warning
-    assert f"another study named 'cells' isn't finished: {old}, submitted 2026-01-01 00:00 UTC" in warning
+    assert f"another study named 'cells' is not finished: {old}, submitted 2026-01-01 00:00 UTC" in warning
     assert f"`synthmix studies cancel {old}`" in warning
     assert studies.names() == [str(old)]  # validating starts nothing and claims nothing
     assert list(metadata_of(studies.create(**after)).warnings) == ["simulated", warning]

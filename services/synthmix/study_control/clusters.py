@@ -13,7 +13,6 @@ from synthmix.service_kit.settings import KubernetesSettings
 from synthmix.study_control.worker_groups import (
     DeploymentGroups,
     RayClusterGroups,
-    Scaling,
     WorkerGroups,
     is_ready,
     product_of,
@@ -43,7 +42,7 @@ class KubernetesCluster:
         try:
             cluster.nodes.extend(self._read_nodes())
         except FailedPrecondition as error:
-            cluster.warnings.append(f"the nodes' GPUs aren't known: {error.message}")
+            cluster.warnings.append(f"the nodes' GPUs are not known: {error.message}")
         return cluster
 
     def _read_nodes(self) -> list[clusters_pb2.Node]:
@@ -53,21 +52,21 @@ class KubernetesCluster:
             nodes = as_json(client.CoreV1Api(self._api).list_node)["items"]
         return [_node(node) for node in nodes if _has_gpus(node)]
 
-    def scale(self, scaling: Scaling) -> clusters_pb2.WorkerGroup:
+    def scale(self, request: clusters_pb2.ScaleWorkerGroupRequest) -> clusters_pb2.WorkerGroup:
         """Raises SynthMixError."""
-        return self._groups.scale(scaling)
+        return self._groups.scale(request)
 
 
 def open_cluster(settings: KubernetesSettings) -> KubernetesCluster | None:
     """The cluster of the settings; None if they name none. Raises FailedPrecondition if it has no API server."""
-    if settings.ray_cluster:
-        api = kubernetes_api.connect()
-        groups: WorkerGroups = RayClusterGroups(api, settings.namespace, settings.ray_cluster)
-    elif settings.worker_deployment_prefix:
-        api = kubernetes_api.connect()
-        groups = DeploymentGroups(api, settings.namespace, settings.worker_deployment_prefix)
-    else:
+    if not settings.ray_cluster and not settings.worker_deployment_prefix:
         return None
+    api = kubernetes_api.connect()
+    groups: WorkerGroups
+    if settings.ray_cluster:
+        groups = RayClusterGroups(api, settings.namespace, settings.ray_cluster)
+    else:
+        groups = DeploymentGroups(api, settings.namespace, settings.worker_deployment_prefix)
     return KubernetesCluster(api, settings.namespace, groups)
 
 
@@ -75,7 +74,7 @@ class ClusterService(clusters_pb2_grpc.ClusterServiceServicer):
     """Answers for the cluster, if there is one.
 
     Args:
-        cluster: None if the workers don't run on Kubernetes.
+        cluster: None if the workers do not run on Kubernetes.
     """
 
     def __init__(self, cluster: KubernetesCluster | None):
@@ -89,13 +88,12 @@ class ClusterService(clusters_pb2_grpc.ClusterServiceServicer):
     async def ScaleWorkerGroup(
         self, request: clusters_pb2.ScaleWorkerGroupRequest, context: grpc.aio.ServicerContext
     ) -> clusters_pb2.WorkerGroup:
-        cluster = self._known()
-        return await asyncio.to_thread(cluster.scale, Scaling.parse(request))
+        return await asyncio.to_thread(self._known().scale, request)
 
     def _known(self) -> KubernetesCluster:
         if self._cluster is None:
             raise FailedPrecondition(
-                "SynthMix's workers don't run on Kubernetes here, so there are no worker groups; on one machine "
+                "SynthMix's workers do not run on Kubernetes here, so there are no worker groups; on one machine "
                 "`synthmix up --cpus N --gpus N` says what workers may use, and on a cluster the chart sets "
                 "SYNTHMIX_RAY_CLUSTER or SYNTHMIX_WORKER_DEPLOYMENT_PREFIX",
                 reason="NO_CLUSTER",
@@ -104,7 +102,7 @@ class ClusterService(clusters_pb2_grpc.ClusterServiceServicer):
 
 
 def _has_gpus(node: dict[str, Any]) -> bool:
-    """Also a node whose GPUs can't be given out now, since its driver or device plugin fails."""
+    """Also a node whose GPUs cannot be given out now, since its driver or device plugin fails."""
     return any(_gpus(node, kind) or _gpus(node, kind, of="capacity") for kind in ("nvidia", "amd")) or bool(
         _product(node)
     )

@@ -36,7 +36,7 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
         left_out = datasets.left_out_of(request)
         if await asyncio.to_thread(self._store.stat, request.upload) is None:
             raise NotFound(
-                f"upload: {request.upload} doesn't exist; send the file with UploadFile first",
+                f"upload: {request.upload} does not exist; send the file with UploadFile first",
                 reason="UPLOAD_NOT_FOUND",
             )
         operation_id = digest_of(canonical)

@@ -143,7 +143,7 @@ def find_left_out(store: ObjectStore, operation_id: str) -> list[dict[str, Any]]
 
 
 def check_layout(account: dict[str, Any], *, accept_layout: bool) -> None:
-    """Raises InvalidArgument if an import that is done was accepted in spite of its layout, and this one isn't."""
+    """Raises InvalidArgument if an import that is done was accepted in spite of its layout, and this one is not."""
     if account["layout_doubt"] and not accept_layout:
         raise doubtful_layout("upload", account["layout_doubt"])
 
@@ -199,7 +199,7 @@ def name_shown(names: dict[str, list[str]], dataset: ArtifactName, asked: str) -
 
 
 def account_of_name(store: ObjectStore, dataset: Manifest, display_name: str) -> dict[str, Any]:
-    """The account of the import under a name; of the first import if the name has none, or isn't the dataset's."""
+    """The account of the import under a name; of the first import if the name has none, or is not the dataset's."""
     holder = store.find_json(_name_key(display_name)) if display_name else None
     known = holder["account"] if holder and holder["dataset"] == str(dataset.name) and "account" in holder else {}
     account = {"warnings": [], "left_out": [], "has_manifest": False} | dataset.summary | known

@@ -171,7 +171,7 @@ def _generator_steps(
         request = specification.adapter(spec, split, index)
         adapter = planner.step(ADAPTER_TRAINING, f"adapter {name}".rstrip(), request, fields)
         adapters.append(adapter)
-        # If it can't be planned, its images' own fields are checked still.
+        # If it cannot be planned, its images' own fields are checked still.
         target = adapter.target if adapter else str(ArtifactName(ADAPTERS, NO_ID))
         for number in range(len(spec.synthesis)):
             image_sets.append(
@@ -241,7 +241,7 @@ def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_
         planned.workers = workers.get(step.service, 0)
     if idle:
         plan.warnings.append(
-            f"no worker can run now for {', '.join(idle)}: the group isn't there, may have no workers, or no node has "
+            f"no worker can run now for {', '.join(idle)}: the group is not there, may have no workers, or no node has "
             "the GPUs that one needs; the study would wait there, `synthmix cluster` shows what there is"
         )
     else:

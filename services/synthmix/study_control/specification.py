@@ -58,13 +58,13 @@ def _share_prompt(spec: studies_pb2.StudySpec) -> None:
 
 
 def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
-    """Collects faults of what no other service checks. Raises Unimplemented for what this version can't do.
+    """Collects faults of what no other service checks. Raises Unimplemented for what this version cannot do.
 
     Args:
         spec: With its defaults.
     """
     if spec.selection:
-        description = "isn't available in this version; leave `selection` out"
+        description = "is not available in this version; leave `selection` out"
         raise Unimplemented(
             f"selection {description}",
             reason="SELECTION_UNAVAILABLE",
@@ -94,7 +94,7 @@ def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
 
 
 def check_prompts(given: studies_pb2.StudySpec, problems: Problems) -> None:
-    """Collects adapters without a prompt where the synthesis has several: which one they train with isn't said."""
+    """Collects adapters without a prompt where the synthesis has several: which one they train with is not said."""
     prompts = {item.prompt for item in given.synthesis if item.HasField("prompt")}
     if len(prompts) < 2:
         return
@@ -175,7 +175,7 @@ def largest_need(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -
 
 
 def default_images(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> dict[str, int]:
-    """Images of each class if the user doesn't say: enough for ratio 1, or 2, 4, 8, ... if a larger one is asked for.
+    """Images of each class if the user does not say: enough for ratio 1, or 2, 4, 8, ... if a larger one is asked for.
 
     In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all trials that are done. Of
     each class as its share of the mixture takes, and one more for its rounding: a rare class costs little.

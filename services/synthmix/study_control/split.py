@@ -1,6 +1,6 @@
 """Splits into train, validation and test: no group in two parts, every class in each, shares as asked.
 
-Groups can't be divided, so that shares are met only as well as groups allow. Each try deals the groups out in
+Groups cannot be divided, so that shares are met only as well as groups allow. Each try deals the groups out in
 a random order, largest first, each to the part that it brings nearest to its shares, and then moves and swaps
 groups while that helps. The first try that is near enough is taken, rather than the best of many: another
 seed should give another split, not find the same optimum again.
@@ -39,18 +39,18 @@ MOST_EXAMPLES = 10
 _MOST_TRIES = 24
 _TRIES_BUDGET = 50_000  # groups dealt out in all: if each image is a group, the first try meets every share
 _MOST_GROUPS_TO_SWAP = 400  # swaps are tried between all pairs of groups
-_ABSENT = 1e6  # cost of a class that a part hasn't: above what shares can cost
+_ABSENT = 1e6  # cost of a class that a part has not: above what shares can cost
 
 
 @dataclass(frozen=True)
 class SplitTables:
-    """A split that isn't stored yet.
+    """A split that is not stored yet.
 
     Attributes:
         request: The canonical request: its digest names the split.
         rows: Positions in the dataset's index, ascending, of each part.
         class_counts: Images and groups of each class, of each part.
-        warnings: Shares that groups don't allow, and near duplicates that lie in different parts.
+        warnings: Shares that groups do not allow, and near duplicates that lie in different parts.
     """
 
     request: dict[str, Any]
@@ -88,7 +88,7 @@ def make_split(index: pa.Table, settings: SplitSettings, *, dataset_id: str) -> 
         dataset_id: The dataset's digest.
 
     Raises:
-        FailedPrecondition: A class can't be in every part.
+        FailedPrecondition: A class cannot be in every part.
         InvalidArgument: The shares leave a part empty.
     """
     check_settings(settings)
@@ -308,7 +308,7 @@ def _share_warnings(counts: np.ndarray, shares: np.ndarray, classes: list[str]) 
         return []
     more = f"; and {len(beyond) - MOST_EXAMPLES} more" if len(beyond) > MOST_EXAMPLES else ""
     return [
-        "groups can't be divided, so that shares are off by more than 5 points: "
+        "groups cannot be divided, so that shares are off by more than 5 points: "
         f"{'; '.join(beyond[:MOST_EXAMPLES])}{more}"
     ]
 

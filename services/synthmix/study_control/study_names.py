@@ -62,9 +62,9 @@ def warnings(store: ObjectStore, name: str, study: ArtifactName, spec: Mapping[s
             continue
         submitted = f"{record.create_time[:16].replace('T', ' ')} UTC"
         said.append(
-            f"another study named {name!r} isn't finished: {other}, submitted {submitted}, "
+            f"another study named {name!r} is not finished: {other}, submitted {submitted}, "
             f"{_difference(record.request['spec'], spec)}; both go on, and the name means the one submitted last: "
-            f"if the other isn't wanted, stop it with `synthmix studies cancel {other}`"
+            f"if the other is not wanted, stop it with `synthmix studies cancel {other}`"
         )
     return said
 

@@ -1,7 +1,7 @@
 """One study: its steps on the other services, in order, then the report.
 
 The services may restart, and another study may share or cancel a step: a step that ends as cancelled while this study
-isn't is submitted again.
+is not is submitted again.
 """
 
 import contextlib
@@ -210,7 +210,7 @@ def run_steps(
 
 
 def cancel_steps(services: StepServices, steps: Sequence[Step], made: Mapping[str, str]) -> None:
-    """Cancels every step that isn't finished and waits until it has stopped. `made` is run_steps'."""
+    """Cancels every step that is not finished and waits until it has stopped. `made` is run_steps'."""
     running = []
     for step in steps:
         name = str(operation_of(step, made.get(step.target, step.target)))

@@ -81,7 +81,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             return planning.with_wall_time(study, self._cluster.read())
         except SynthMixError as error:
             plan = study.plan()
-            plan.warnings.append(f"how long it takes on this cluster isn't predicted: {error.message}")
+            plan.warnings.append(f"how long it takes on this cluster is not predicted: {error.message}")
             return plan
 
     async def GetStudy(

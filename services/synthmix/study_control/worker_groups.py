@@ -6,7 +6,6 @@ autoscaler moves in, or they are plain Deployments, whose number of workers is f
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from synthmix.api.clusters.v1 import clusters_pb2
@@ -25,41 +24,13 @@ GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
 PRODUCT_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
 
 RAY_API = {"group": "ray.io", "version": "v1", "plural": "rayclusters"}
-# What a RayCluster's definition fills in where a group doesn't say.
+# What a RayCluster's definition fills in where a group does not say.
 RAY_MIN_REPLICAS = 0
 RAY_MAX_REPLICAS = 2**31 - 1
 PATCH_ATTEMPTS = 5
 
 Group = clusters_pb2.WorkerGroup
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """What a ScaleWorkerGroup request asks for; None stays as it is."""
-
-    worker_group: str
-    min_workers: int | None
-    max_workers: int | None
-    validate_only: bool
-
-    @classmethod
-    def parse(cls, request: clusters_pb2.ScaleWorkerGroupRequest) -> "Scaling":
-        """Raises InvalidArgument for what no group could be."""
-        if not request.worker_group:
-            raise missing_field("worker_group", "name a group, such as image-synthesis; `synthmix cluster` shows them")
-        if not request.HasField("min_workers") and not request.HasField("max_workers"):
-            raise missing_field("min_workers", "give min_workers, max_workers or both")
-        for field in ("min_workers", "max_workers"):
-            if getattr(request, field) < 0:
-                raise invalid_field(
-                    field, getattr(request, field), "is negative", "use 0 or more", reason="OUT_OF_RANGE"
-                )
-        return cls(
-            request.worker_group,
-            request.min_workers if request.HasField("min_workers") else None,
-            request.max_workers if request.HasField("max_workers") else None,
-            request.validate_only,
-        )
+Scaling = clusters_pb2.ScaleWorkerGroupRequest
 
 
 class WorkerGroups(Protocol):
@@ -71,9 +42,22 @@ class WorkerGroups(Protocol):
         """Why no task can run; empty if one can. Raises SynthMixError."""
         ...
 
-    def scale(self, scaling: Scaling) -> Group:
+    def scale(self, request: Scaling) -> Group:
         """The group as it is then. Raises SynthMixError; changes nothing if only validating."""
         ...
+
+
+def asked_bounds(request: Scaling) -> dict[str, int]:
+    """The bounds that a request sets; the others stay. Raises InvalidArgument for what no group could have."""
+    if not request.worker_group:
+        raise missing_field("worker_group", "name a group, such as image-synthesis; `synthmix cluster` shows them")
+    bounds = {field: getattr(request, field) for field in ("min_workers", "max_workers") if request.HasField(field)}
+    if not bounds:
+        raise missing_field("min_workers", "give min_workers, max_workers or both")
+    for field, workers in bounds.items():
+        if workers < 0:
+            raise invalid_field(field, workers, "is negative", "use 0 or more", reason="OUT_OF_RANGE")
+    return bounds
 
 
 class RayClusterGroups:
@@ -102,15 +86,15 @@ class RayClusterGroups:
         if head is not None and head["status"] == "True":
             return ""
         if failure is not None and failure["status"] == "True":
-            return f"a pod of RayCluster {self._name} can't be made: {failure.get('message') or failure['reason']}"
+            return f"a pod of RayCluster {self._name} cannot be made: {failure.get('message') or failure['reason']}"
         if head is not None:
-            return f"Ray's head isn't ready: {head.get('message') or head['reason']}"
+            return f"Ray's head is not ready: {head.get('message') or head['reason']}"
         return (
-            f"the KubeRay operator hasn't begun with RayCluster {self._name}: it doesn't run, doesn't watch namespace "
-            f"{self._namespace}, or refuses it, which `kubectl describe raycluster` would tell"
+            f"the KubeRay operator has not begun with RayCluster {self._name}: it does not run, does not watch "
+            f"namespace {self._namespace}, or refuses it, which `kubectl describe raycluster` would tell"
         )
 
-    def scale(self, scaling: Scaling) -> Group:
+    def scale(self, request: Scaling) -> Group:
         """Patches the group at its place, if it is there still and as it was read; otherwise reads it anew.
 
         Raises:
@@ -118,14 +102,15 @@ class RayClusterGroups:
             FailedPrecondition: The service lacks a right, or the API server refuses the change.
             Unavailable: The API server is out of reach, or the RayCluster is being edited all the time.
         """
+        bounds = asked_bounds(request)
         ready = self._ready_workers()
         for _ in range(PATCH_ATTEMPTS):
             specs = self._read_specs()
             names = [spec["groupName"] for spec in specs]
-            check_choice("worker_group", scaling.worker_group, names)
-            index = names.index(scaling.worker_group)
-            changes = _ray_changes(scaling, _ray_group(specs[index], ready))
-            patched = self._patch(_json_patch(index, specs[index], changes), dry_run=scaling.validate_only)
+            check_choice("worker_group", request.worker_group, names)
+            index = names.index(request.worker_group)
+            changes = _ray_changes(bounds, _ray_group(specs[index], ready))
+            patched = self._patch(_json_patch(index, specs[index], changes), dry_run=request.validate_only)
             if patched is not None:
                 return _ray_group(patched[index], ready)
         raise Unavailable(
@@ -155,7 +140,7 @@ class RayClusterGroups:
             ) from None
 
     def _patch(self, patch: list[dict[str, Any]], *, dry_run: bool) -> list[dict[str, Any]] | None:
-        """The groups after the patch; None if they aren't as it expects them."""
+        """The groups after the patch; None if they are not as it expects them."""
         from kubernetes import client
         from kubernetes.client.exceptions import ConflictException, UnprocessableEntityException
 
@@ -230,7 +215,7 @@ class DeploymentGroups:
         ready = deployment.get("status", {}).get("readyReplicas", 0)
         return "" if ready else f"Ray's head, Deployment {name}, has no ready pod"
 
-    def scale(self, scaling: Scaling) -> Group:
+    def scale(self, request: Scaling) -> Group:
         """Sets the Deployment's replicas: its minimum and its maximum are the same.
 
         Raises:
@@ -240,31 +225,31 @@ class DeploymentGroups:
         """
         from kubernetes import client
 
+        bounds = asked_bounds(request)
         groups = {group.name: group for group in self.read()}
-        check_choice("worker_group", scaling.worker_group, groups)
-        given = {workers for workers in (scaling.min_workers, scaling.max_workers) if workers is not None}
-        if len(given) > 1:
+        check_choice("worker_group", request.worker_group, groups)
+        workers, *others = set(bounds.values())
+        if others:
             raise invalid_field(
                 "max_workers",
-                scaling.max_workers,
-                f"differs from min_workers, {scaling.min_workers}",
-                "give only one, or the same for both: these workers are a Deployment, which Ray's autoscaler doesn't "
+                request.max_workers,
+                f"differs from min_workers, {request.min_workers}",
+                "give only one, or the same for both: these workers are a Deployment, which Ray's autoscaler does not "
                 "change; for a minimum and a maximum, have the KubeRay operator run the workers",
                 reason="WORKERS_NOT_AUTOSCALED",
             )
-        [workers] = given
-        options = {"dry_run": "All"} if scaling.validate_only else {}
+        options = {"dry_run": "All"} if request.validate_only else {}
         # The subresource, so that the service needs no right to change what the workers run.
         with requiring(Right("patch", "deployments/scale", "apps", self._namespace)):
             as_json(
                 client.AppsV1Api(self._api).patch_namespaced_deployment_scale,
-                f"{self._prefix}-{scaling.worker_group}",
+                f"{self._prefix}-{request.worker_group}",
                 self._namespace,
                 {"spec": {"replicas": workers}},
                 _content_type="application/merge-patch+json",
                 **options,
             )
-        group = groups[scaling.worker_group]
+        group = groups[request.worker_group]
         group.min_workers = group.max_workers = group.desired_workers = workers
         return group
 
@@ -318,14 +303,13 @@ def _ray_group(spec: Mapping[str, Any], ready: Mapping[str, int]) -> Group:
     )
 
 
-def _ray_changes(scaling: Scaling, group: Group) -> dict[str, int]:
+def _ray_changes(asked: Mapping[str, int], group: Group) -> dict[str, int]:
     """The fields to change. Raises InvalidArgument if the minimum would be more than the maximum."""
-    least = group.min_workers if scaling.min_workers is None else scaling.min_workers
-    most = group.max_workers if scaling.max_workers is None else scaling.max_workers
+    least, most = asked.get("min_workers", group.min_workers), asked.get("max_workers", group.max_workers)
     if least > most:
         field, value, problem, remedy = (
             ("max_workers", most, f"is less than min_workers, {least}", "lower min_workers too, or give more")
-            if scaling.min_workers is None
+            if "min_workers" not in asked
             else ("min_workers", least, f"is more than max_workers, {most}", "raise max_workers too, or give less")
         )
         raise invalid_field(field, value, problem, remedy, reason="MIN_ABOVE_MAX")
@@ -343,7 +327,7 @@ def _json_patch(index: int, spec: Mapping[str, Any], changes: Mapping[str, int])
 
 
 def _names_causes(error: Any) -> bool:
-    """Whether a 422 says which field is invalid. One for a patch whose `test` failed doesn't."""
+    """Whether a 422 says which field is invalid. One for a patch whose `test` failed does not."""
     return '"causes"' in (error.body or "")
 
 

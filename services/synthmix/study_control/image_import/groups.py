@@ -18,7 +18,7 @@ NO_GROUPS_WARNING = (
 
 
 def check_rule(rule: datasets_pb2.GroupRule) -> None:
-    """Raises InvalidArgument if the rule can't be one, before any image is looked at."""
+    """Raises InvalidArgument if the rule cannot be one, before any image is looked at."""
     kind = rule.WhichOneof("rule")
     if kind is None or (kind == "none" and not rule.none):
         raise missing_field(
@@ -33,7 +33,7 @@ def check_rule(rule: datasets_pb2.GroupRule) -> None:
 
 
 def span_finder(rule: datasets_pb2.GroupRule) -> Callable[[str], tuple[int, int] | None] | None:
-    """Where the pattern's group lies in a path; None if groups don't come from a pattern."""
+    """Where the pattern's group lies in a path; None if groups do not come from a pattern."""
     return pattern_span(rule.pattern) if rule.WhichOneof("rule") == "pattern" else None
 
 
@@ -41,8 +41,8 @@ def groups_of(images: Sequence[ListedImage], rule: datasets_pb2.GroupRule) -> li
     """The group of each image. With none, its path.
 
     Raises:
-        InvalidArgument: The pattern doesn't match some images, takes too long, or finds what says that the group
-            isn't known; or groups are unprintable, too long, or differ in case alone.
+        InvalidArgument: The pattern does not match some images, takes too long, or finds what says that the group
+            is not known; or groups are unprintable, too long, or differ in case alone.
     """
     kind = rule.WhichOneof("rule")
     if kind == "none":
@@ -85,14 +85,14 @@ def _matches(images: Sequence[ListedImage], pattern: str) -> list[str]:
             "change the pattern so that it matches the path of every image",
             reason="PATTERN_UNMATCHED",
         )
-    # A program wrote these names, and wrote so that it didn't know: images of many plates would be one group.
+    # A program wrote these names, and wrote so that it did not know: images of many plates would be one group.
     unknown = [
         f"{image.path} gives {group!r}" for image, group in zip(images, groups, strict=True) if is_missing(group)
     ]
     if unknown:
         raise refused_files(
             PATTERN_FIELD,
-            "images are of a group that isn't known",
+            "images are of a group that is not known",
             unknown,
             f"name their groups, or leave them out ({MISSING_SPELLINGS})",
             reason="GROUP_MISSING",

@@ -109,10 +109,10 @@ def import_archive(
 
     Returns:
         datasets/{digest of the images' paths, labels, groups and bytes, the group rule, whether they are simulated,
-        and what is taken of their pixels if that isn't everything}, and what there is to say of this archive.
+        and what is taken of their pixels if that is not everything}, and what there is to say of this archive.
 
     Raises:
-        InvalidArgument: The archive, an image in it, the group rule or the classes can't be used; the message
+        InvalidArgument: The archive, an image in it, the group rule or the classes cannot be used; the message
             says why and what to do, and lists up to 20 files.
     """
     started = time.monotonic()
@@ -231,7 +231,7 @@ def _inspect(
         progress(done, 2 * len(listed))
     if problems:
         raise refused_files(
-            FIELD, "images can't be used", problems, "mend them or leave them out", reason="IMAGE_UNREADABLE"
+            FIELD, "images cannot be used", problems, "fix them or leave them out", reason="IMAGE_UNREADABLE"
         )
     return images
 
@@ -271,7 +271,7 @@ def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple
             FIELD,
             "pairs of identical images are in two groups, so that one could be trained on and the other tested",
             crossing,
-            "keep one of each, or mend the group rule",
+            "keep one of each, or fix the group rule",
             reason="DUPLICATE_ACROSS_GROUPS",
         )
     return kept, account_of(dropped)
@@ -290,7 +290,7 @@ def _check_classes(images: Sequence[_Image]) -> None:
             "classes are too small to split",
             problems,
             f"train, validation and test need at least "
-            f"{PARTS_NEEDED} groups of each class: add images, leave the class out by `classes`, or mend the "
+            f"{PARTS_NEEDED} groups of each class: add images, leave the class out by `classes`, or fix the "
             "group rule",
             reason="CLASS_TOO_SMALL",
         )

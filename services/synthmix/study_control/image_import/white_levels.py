@@ -29,7 +29,7 @@ class WhiteLevels:
     Attributes:
         levels: One for each channel that is stored; (255,) if no image has 16 bits.
         by_full_scale: Whether each is the full scale of the fewest bits that hold all values, as 12 of 16.
-        warnings: What becomes white although it isn't the brightest.
+        warnings: What becomes white although it is not the brightest.
     """
 
     levels: tuple[int, ...]
@@ -47,7 +47,7 @@ def choose_white_levels(
     """The white level of each channel of a data set's 16-bit images.
 
     Args:
-        images: (class, brightness of each channel) of the images; those of 8 bits have none and don't count.
+        images: (class, brightness of each channel) of the images; those of 8 bits have none and do not count.
         histograms: How often each value occurs in them, (65536,) for each channel.
         wanted: The level that the user wants; 0 leaves it to `automatic_level`.
         channel_names: What warnings call the channels, such as "channel 2"; "" where there is one.
@@ -85,10 +85,10 @@ def automatic_level(maximum: int, peaks: Mapping[str, Sequence[int]]) -> int:
 
     What images reach is the brightest peak after 5 % of the images, those of the brightest peaks, are left out, but
     at most twice the typical peak. The typical peak is the third quartile of a class, of the class where that is
-    largest. A percentile of all pixels wouldn't do: nuclei may be a thousandth of the pixels, and are what it's all
+    largest. A percentile of all pixels would not do: nuclei may be a thousandth of the pixels, and are what it is all
     about. A peak has the size of an object (decoding.Brightness), so that hot pixels have none, even if they are at the
     same place in all images. The third quartile of a class holds where most of its images are empty, and where
-    another class is dim; a speck in fewer than a quarter of a class's images doesn't move it.
+    another class is dim; a speck in fewer than a quarter of a class's images does not move it.
 
     Args:
         maximum: The largest value of any image.

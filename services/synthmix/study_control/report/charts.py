@@ -386,7 +386,7 @@ def _places(
 
 
 def _extent(along: Sequence[MixtureResult], apart: Sequence[MixtureResult], series: int) -> tuple[float, float]:
-    """The range of balanced accuracy to show: all of `along`, and of `apart` what isn't far below."""
+    """The range of balanced accuracy to show: all of `along`, and of `apart` what is not far below."""
 
     def values(mixture: MixtureResult) -> list[float]:
         estimate = mixture.balanced_accuracy
@@ -520,7 +520,7 @@ def _fitting(text: str, room_px: float) -> str:
 
 
 def _svg(width_px: int, height_px: int, title: str, description: str) -> ElementTree.Element:
-    """An empty chart with its name and, for readers who can't see it, its content."""
+    """An empty chart with its name and, for readers who cannot see it, its content."""
     svg = ElementTree.Element(
         "svg",
         {

@@ -50,7 +50,7 @@ class Dataset:
     parts: tuple[SplitPart, ...]
     # Of the import, such as near-duplicates.
     warnings: tuple[str, ...]
-    # Files of the source that aren't images of the dataset: a sentence for each folder and reason.
+    # Files of the source that are not images of the dataset: a sentence for each folder and reason.
     left_out: tuple[str, ...] = ()
 
 
@@ -146,7 +146,7 @@ class StepCost:
     reused_tasks: int
     seconds: float
     gpu_seconds: float
-    # None if it wasn't predicted.
+    # None if it was not predicted.
     predicted_seconds: float | None
 
 
@@ -225,10 +225,10 @@ class ReportData:
 
 
 def check(data: ReportData) -> None:
-    """Refuses data that don't fit together, before a page is made of them.
+    """Refuses data that do not fit together, before a page is made of them.
 
     Raises:
-        ValueError: Naming what doesn't fit.
+        ValueError: Naming what does not fit.
     """
     keys = [result.mixture.key for result in data.comparison.mixtures]
     with_trials = {trial.training.mixture for trial in data.trials}

@@ -39,7 +39,7 @@ def render_html(data: ReportData) -> str:
         The page.
 
     Raises:
-        ValueError: The data don't fit together.
+        ValueError: The data do not fit together.
     """
     check(data)
     environment = jinja2.Environment(
@@ -81,7 +81,7 @@ def render_html(data: ReportData) -> str:
 def render_json(data: ReportData) -> str:
     """The results as JSON: all of `data` but what `render_run_json` has, each example image replaced by its sha256.
 
-    It doesn't tell when or how fast the study ran: the same study, run again or interrupted, gives the same bytes.
+    It does not tell when or how fast the study ran: the same study, run again or interrupted, gives the same bytes.
 
     Args:
         data: What to report.
@@ -90,7 +90,7 @@ def render_json(data: ReportData) -> str:
         Indented JSON; a time is ISO 8601.
 
     Raises:
-        ValueError: The data don't fit together, or a number is not finite.
+        ValueError: The data do not fit together, or a number is not finite.
     """
     check(data)
     values = {"report_version": REPORT_VERSION, **dataclasses.asdict(data), "comparison": data.reported}
@@ -104,7 +104,7 @@ def render_run_json(data: ReportData) -> str:
     """When, how long and with which software the study ran, as JSON.
 
     Raises:
-        ValueError: The data don't fit together, or a number is not finite.
+        ValueError: The data do not fit together, or a number is not finite.
     """
     check(data)
     return _json(
@@ -130,7 +130,7 @@ def render_csv(data: ReportData) -> str:
         A heading and one row a trial, by mixture in the order of the results, then by seed.
 
     Raises:
-        ValueError: The data don't fit together.
+        ValueError: The data do not fit together.
     """
     check(data)
     text = io.StringIO()
