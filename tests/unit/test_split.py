@@ -19,7 +19,7 @@ from synthmix.image_data.split_parts import open_split
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import PARTS
-from synthmix.study_control.split import SplitTables, create_split, make_split, write_split
+from synthmix.study_control.split import SplitTables, check_settings, create_split, make_split
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -141,7 +141,7 @@ def test_a_division_that_does_not_exist_is_refused() -> None:
 )
 def test_shares_that_leave_a_part_empty_are_refused(test: float, validation: float, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        split_of(uneven_plates(0), test=test, validation=validation)
+        check_settings(SplitSettings(test=test, validation=validation))
     assert caught.value.violations[0].field == field
     assert caught.value.reason == "OUT_OF_RANGE"
 
@@ -200,12 +200,6 @@ def test_a_split_is_stored_once_under_the_name_of_its_request(
 
     monkeypatch.setattr(store, "put_bytes", put)
     assert create_split(store, manifest, SplitSettings(test=0.3, validation=0.2, seed=1)) == name
-    tables = make_split(
-        read_index(store, manifest),
-        SplitSettings(test=0.3, validation=0.2, seed=1),
-        dataset_id=manifest.name.id,
-    )
-    assert write_split(store, manifest, tables) == name
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ groups while that helps. The first try that is near enough is taken, rather than
 seed should give another split, not find the same optimum again.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -47,13 +49,11 @@ class SplitTables:
     """A split that is not stored yet.
 
     Attributes:
-        request: The canonical request: its digest names the split.
         rows: Positions in the dataset's index, ascending, of each part.
         class_counts: Images and groups of each class, of each part.
         warnings: Shares that groups do not allow, and near duplicates that lie in different parts.
     """
 
-    request: dict[str, Any]
     rows: dict[str, tuple[int, ...]]
     class_counts: dict[str, dict[str, dict[str, int]]]
     warnings: tuple[str, ...]
@@ -84,14 +84,12 @@ def make_split(index: pa.Table, settings: SplitSettings, *, dataset_id: str) -> 
 
     Args:
         index: The dataset's index, with label, group, path, perceptual_hash and thumbnail.
-        settings: With their defaults.
+        settings: With their defaults, and checked.
         dataset_id: The dataset's digest.
 
     Raises:
         FailedPrecondition: A class cannot be in every part.
-        InvalidArgument: The shares leave a part empty.
     """
-    check_settings(settings)
     labels, groups = index["label"].to_pylist(), index["group"].to_pylist()
     _check_groups(labels, groups)
     classes, class_of = np.unique(np.array(labels, dtype=object), return_inverse=True)
@@ -108,7 +106,6 @@ def make_split(index: pa.Table, settings: SplitSettings, *, dataset_id: str) -> 
         part: tuple(np.flatnonzero(part_of_group[group_of] == number).tolist()) for number, part in enumerate(PARTS)
     }
     return SplitTables(
-        request=canonical_request(settings, dataset_id=dataset_id),
         rows=rows,
         class_counts={
             part: class_counts([labels[row] for row in rows[part]], [groups[row] for row in rows[part]])
@@ -118,11 +115,15 @@ def make_split(index: pa.Table, settings: SplitSettings, *, dataset_id: str) -> 
     )
 
 
-def write_split(store: ObjectStore, dataset: Manifest, tables: SplitTables) -> ArtifactName:
-    """Stores a split of a dataset; one that exists already is not written again. Returns its name."""
-    name = ArtifactName(SPLITS, digest_of(tables.request))
+def create_split(store: ObjectStore, dataset: Manifest, given: SplitSettings) -> ArtifactName:
+    """Makes and stores a split, unless it exists. Raises as check_settings and make_split do."""
+    settings = with_defaults(given)
+    check_settings(settings)
+    request = canonical_request(settings, dataset_id=dataset.name.id)
+    name = ArtifactName(SPLITS, digest_of(request))
     if find_manifest(store, name) is not None:
         return name
+    tables = make_split(read_index(store, dataset), settings, dataset_id=dataset.name.id)
     payloads, parts = [], {}
     for part in PARTS:
         rows = dataset_rows(store, dataset, tables.rows[part])
@@ -139,23 +140,13 @@ def write_split(store: ObjectStore, dataset: Manifest, tables: SplitTables) -> A
         Manifest(
             name=name,
             inputs={"dataset": dataset.name.id},
-            request=tables.request,
+            request=request,
             recipe_version=RECIPE_VERSION,
             payloads=tuple(payloads),
             summary={"dataset": str(dataset.name), "parts": parts, "warnings": list(tables.warnings)},
         ),
     )
     return name
-
-
-def create_split(store: ObjectStore, dataset: Manifest, given: SplitSettings) -> ArtifactName:
-    """Makes and stores a split, unless it exists. Raises as make_split does."""
-    settings = with_defaults(given)
-    check_settings(settings)
-    name = ArtifactName(SPLITS, digest_of(canonical_request(settings, dataset_id=dataset.name.id)))
-    if find_manifest(store, name) is not None:
-        return name
-    return write_split(store, dataset, make_split(read_index(store, dataset), settings, dataset_id=dataset.name.id))
 
 
 def _check_groups(labels: Sequence[str], groups: Sequence[str]) -> None:
@@ -213,58 +204,32 @@ def _improve(amounts: np.ndarray, shares: np.ndarray, parts: np.ndarray, classes
     totals = _totals(amounts, parts)
     cost = _cost(totals, shares, classes)
     while True:
-        best: tuple[float, list[tuple[int, int]] | None] = (cost - 1e-9, None)
-        for source in range(len(shares)):
-            here = np.flatnonzero(parts == source)
-            for target in range(len(shares)):
-                there = np.flatnonzero(parts == target)
-                if target == source:
-                    continue
-                best = min(
-                    best,
-                    _best_exchange(amounts, shares, totals, source, target, here, None, classes),
-                    key=lambda b: b[0],
-                )
-                if target > source and len(parts) <= _MOST_GROUPS_TO_SWAP:
-                    best = min(
-                        best,
-                        _best_exchange(amounts, shares, totals, source, target, here, there, classes),
-                        key=lambda b: b[0],
-                    )
-        cost, changes = best
-        if changes is None:
+        best_cost: float = cost - 1e-9
+        best_changes: list[tuple[int, int]] = []
+        for source, target in permutations(range(len(shares)), 2):
+            here, there = np.flatnonzero(parts == source), np.flatnonzero(parts == target)
+            moved = amounts[here]
+            if not len(moved):
+                continue
+            if target > source and len(parts) <= _MOST_GROUPS_TO_SWAP:
+                swapped = amounts[here][:, None] - amounts[there][None]
+                moved = np.concatenate([moved, swapped.reshape(-1, amounts.shape[1])])
+            changed = np.repeat(totals[None], len(moved), axis=0)
+            changed[:, source] -= moved
+            changed[:, target] += moved
+            costs = _cost(changed, shares, classes)
+            cheapest = int(np.argmin(costs))
+            if costs[cheapest] < best_cost:
+                best_cost, swap = float(costs[cheapest]), cheapest - len(here)
+                if swap < 0:
+                    best_changes = [(here[cheapest], target)]
+                else:
+                    best_changes = [(here[swap // len(there)], target), (there[swap % len(there)], source)]
+        if not best_changes:
             return
-        for group, part in changes:
+        for group, part in best_changes:
             parts[group] = part
-        totals = _totals(amounts, parts)
-
-
-def _best_exchange(
-    amounts: np.ndarray,
-    shares: np.ndarray,
-    totals: np.ndarray,
-    source: int,
-    target: int,
-    here: np.ndarray,
-    there: np.ndarray | None,
-    classes: int,
-) -> tuple[float, list[tuple[int, int]] | None]:
-    """The cheapest result of moving a group from source to target or, with there, of swapping two."""
-    if not len(here) or (there is not None and not len(there)):
-        return np.inf, None
-    moved = (
-        amounts[here]
-        if there is None
-        else (amounts[here][:, None] - amounts[there][None]).reshape(-1, amounts.shape[1])
-    )
-    changed = np.repeat(totals[None], len(moved), axis=0)
-    changed[:, source] -= moved
-    changed[:, target] += moved
-    costs = _cost(changed, shares, classes)
-    k = int(np.argmin(costs))
-    if there is None:
-        return float(costs[k]), [(int(here[k]), target)]
-    return float(costs[k]), [(int(here[k // len(there)]), target), (int(there[k % len(there)]), source)]
+        cost, totals = best_cost, _totals(amounts, parts)
 
 
 def _totals(amounts: np.ndarray, parts: np.ndarray) -> np.ndarray:
@@ -347,7 +312,6 @@ def _near_duplicate_warnings(index: pa.Table, rows: dict[str, tuple[int, ...]]) 
 
 
 def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
