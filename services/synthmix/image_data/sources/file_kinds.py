@@ -7,6 +7,8 @@ import re
 from enum import StrEnum
 from pathlib import PurePosixPath
 
+from synthmix.image_data.sources.user_text import words
+
 MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
 DECODED = "PNG, JPEG, TIFF, BMP or WebP"
 HEAD_BYTES = 1024
@@ -23,148 +25,24 @@ class Kind(StrEnum):
 
 
 # A file whose name says that it is an image, and whose bytes say nothing, is a damaged image, not another file.
-_IMAGE_SUFFIXES = frozenset(
-    (
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".jif",
-        ".jfi",
-        ".mpo",
-        ".tif",
-        ".tiff",
-        ".btf",
-        ".tf8",
-        ".bmp",
-        ".dib",
-        ".webp",
-    )
-)
+_IMAGE_SUFFIXES = words(".png .apng .jpg .jpeg .jpe .jfif .jif .jfi .mpo .tif .tiff .btf .tf8 .bmp .dib .webp")
 # Layouts inside TIFF whose first image isn't what a microscope or a camera recorded, or not all of it.
-_UNDECODED_INSIDE_TIFF = frozenset(
-    (
-        ".dng",
-        ".nef",
-        ".nrw",
-        ".cr2",
-        ".arw",
-        ".sr2",
-        ".pef",
-        ".srw",
-        ".orf",
-        ".rw2",
-        ".3fr",
-        ".iiq",
-        ".lsm",
-        ".stk",
-        ".svs",
-        ".ndpi",
-        ".scn",
-        ".vsi",
-        ".qptiff",
-        ".flex",
-        ".bif",
-    )
+_UNDECODED_INSIDE_TIFF = words(
+    ".dng .nef .nrw .cr2 .arw .sr2 .pef .srw .orf .rw2 .3fr .iiq .lsm .stk .svs .ndpi .scn .vsi .qptiff .flex .bif"
 )
-_UNDECODED_INSIDE_JPEG = frozenset((".mrxs", ".jps"))  # a slide's overview; two pictures side by side
+_UNDECODED_INSIDE_JPEG = words(".mrxs .jps")  # a slide's overview; two pictures side by side
 # Known by name: their first bytes are nobody's in particular, or those of a container that holds other things too.
 _UNDECODED_SUFFIXES = (
     _UNDECODED_INSIDE_TIFF
     | _UNDECODED_INSIDE_JPEG
-    | frozenset(
-        [
-            ".ics",
-            ".sld",
-            ".eps",
-            ".cur",
-            ".emf",
-            ".wmf",
-            ".djvu",
-            ".mgz",
-            ".svgz",
-            ".n5",
-            ".mkv",
-            ".webm",
-            ".m4v",
-            ".wmv",
-            ".flv",
-            ".mpg",
-            ".mpeg",
-            ".mts",
-            ".m2ts",
-            ".3gp",
-            ".ogv",
-            ".gif",
-            ".svg",
-            ".heic",
-            ".heif",
-            ".avif",
-            ".jp2",
-            ".j2k",
-            ".j2c",
-            ".jpf",
-            ".jpx",
-            ".jxl",
-            ".jxr",
-            ".ico",
-            ".icns",
-            ".ppm",
-            ".pgm",
-            ".pbm",
-            ".pnm",
-            ".pam",
-            ".pfm",
-            ".exr",
-            ".hdr",
-            ".raw",
-            ".dng",
-            ".cr3",
-            ".raf",
-            ".psd",
-            ".psb",
-            ".xcf",
-            ".tga",
-            ".pcx",
-            ".sgi",
-            ".dcm",
-            ".dicom",
-            ".nii",
-            ".nrrd",
-            ".mha",
-            ".mhd",
-            ".czi",
-            ".nd2",
-            ".lif",
-            ".lof",
-            ".oib",
-            ".oif",
-            ".oir",
-            ".vsi",
-            ".mrxs",
-            ".zvi",
-            ".ims",
-            ".mrc",
-            ".dm3",
-            ".dm4",
-            ".ser",
-            ".fits",
-            ".npy",
-            ".npz",
-            ".h5",
-            ".hdf5",
-            ".zarr",
-            ".mat",
-            ".avi",
-            ".mp4",
-            ".mov",
-            ".dv",
-            ".dds",
-            ".qoi",
-            ".fli",
-        ]
+    | words(
+        """
+        .gif .svg .svgz .heic .heif .avif .jp2 .j2k .j2c .jpf .jpx .jxl .jxr .ico .icns .cur .ppm .pgm .pbm .pnm .pam
+        .pfm .exr .hdr .raw .cr3 .raf .psd .psb .xcf .tga .pcx .sgi .dds .qoi .eps .emf .wmf .djvu
+        .dcm .dicom .nii .nrrd .mha .mhd .mgz .czi .nd2 .lif .lof .oib .oif .oir .zvi .ims .ics .sld .mrc .dm3 .dm4
+        .ser .fits .npy .npz .h5 .hdf5 .zarr .n5 .mat
+        .avi .mp4 .m4v .mov .dv .mkv .webm .wmv .flv .fli .mpg .mpeg .mts .m2ts .3gp .ogv
+        """
     )
 )
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
@@ -226,44 +104,13 @@ _EPS = re.compile(rb"%!PS-Adobe-\d\.\d +EPSF")
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 _PNM = re.compile(rb"P[1-7FfHh]\s+(#|\d|WIDTH)")
 _SVG = re.compile(rb"\A(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*|<!DOCTYPE[^>]*>\s*)*<svg[\s>]", re.DOTALL)
-_SYSTEM_NAMES = frozenset(
-    (
-        "__macosx",
-        "thumbs.db",
-        "ehthumbs.db",
-        "ehthumbs_vista.db",
-        "desktop.ini",
-        "icon\r",
-        "network trash folder",
-        "temporary items",
-        "lost+found",
-        "recycler",
-        "recycled",
-        "system volume information",
-        "__pycache__",
-        "#recycle",
-        "#snapshot",
-        "~snapshot",
-        # Of Synology and QNAP
-        "@eadir",
-        "@__thumb",
-        "@recently-snapshot",
-        "@recycle",
-        "@sharebin",
-        "@tmp",
-        "@database",
-        "@docker",
-        "@upload_cache",
-        "@transcode",
-        # Of Windows
-        "$recycle.bin",
-        "$winreagent",
-        "$windows.~bt",
-        "$windows.~ws",
-        "$sysreset",
-        "$getcurrent",
-        "$extend",
-    )
+_SYSTEM_NAMES = frozenset(("icon\r", "network trash folder", "temporary items", "system volume information")) | words(
+    """
+    __macosx __pycache__ thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini lost+found recycler recycled
+    #recycle #snapshot ~snapshot
+    @eadir @__thumb @recently-snapshot @recycle @sharebin @tmp @database @docker @upload_cache @transcode
+    $recycle.bin $winreagent $windows.~bt $windows.~ws $sysreset $getcurrent $extend
+    """
 )
 # What a check of a disk found, shadow copies, and a stream of NTFS that was copied as a file of its own.
 _SYSTEM_NAME = re.compile(r"found\.\d{3}|@gmt-\d.*|@syno.*|.*:(zone\.identifier|encryptable)")

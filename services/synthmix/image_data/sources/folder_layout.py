@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
-from synthmix.image_data.sources.user_text import compared
+from synthmix.image_data.sources.user_text import compared, words
 from synthmix.service_kit.errors import FieldViolation, InvalidArgument
 
 MOST_NAMED = 6
@@ -22,111 +22,22 @@ _SPLIT_PART = re.compile(
 )
 _NEEDS_NUMBER = re.compile(r"(fold|cv|split|part|subset)")
 # Tumours and test sets alike are internal or external: these say that they are parts only beside another part.
-_PART_BESIDE_OTHERS = frozenset(("internal", "external"))
-_FORMATS = frozenset(("png", "jpg", "jpeg", "tif", "tiff", "bmp", "webp", "gif", "8bit", "16bit", "files"))
-_PICTURES = frozenset(
-    (
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "raw",
-        "original",
-        "originals",
-        "picture",
-        "pictures",
-        "photo",
-        "photos",
-        "input",
-        "inputs",
-        "scan",
-        "scans",
-    )
-)
+_PART_BESIDE_OTHERS = words("internal external")
+_FORMATS = words("png jpg jpeg tif tiff bmp webp gif 8bit 16bit files")
+_PICTURES = words("image images img imgs raw original originals picture pictures photo photos input inputs scan scans")
 # Names of what is made from images. Those of the first set are no classes, whatever they lie beside.
-_DERIVED = frozenset(
-    (
-        "mask",
-        "masks",
-        "annotations",
-        "gt",
-        "groundtruth",
-        "ground_truth",
-        "segmentations",
-        "overlays",
-        "thumbnails",
-        "thumbs",
-        "previews",
-        "predictions",
-        "heatmaps",
-        "bboxes",
-        "outlines",
-    )
+_DERIVED = words(
+    "mask masks annotations gt groundtruth ground_truth segmentations overlays thumbnails thumbs previews predictions"
+    " heatmaps bboxes outlines"
 )
-_ANNOTATIONS = _DERIVED | frozenset(
-    (
-        "label",
-        "labels",
-        "labelled",
-        "annotation",
-        "annotated",
-        "segmentation",
-        "segmented",
-        "seg",
-        "segs",
-        "overlay",
-        "boundary",
-        "boundaries",
-        "contours",
-        "bbox",
-        "target",
-        "targets",
-        "thumbnail",
-        "preview",
-        "prediction",
-        "preds",
-        "heatmap",
-        "probabilities",
-        "output",
-        "outputs",
-        "results",
-    )
+_ANNOTATIONS = _DERIVED | words(
+    "label labels labelled annotation annotated segmentation segmented seg segs overlay boundary boundaries contours"
+    " bbox target targets thumbnail preview prediction preds heatmap probabilities output outputs results"
 )
 # What numbered folders are called that hold images of one group.
-_GROUP_WORDS = frozenset(
-    (
-        "plate",
-        "well",
-        "chip",
-        "slide",
-        "patient",
-        "donor",
-        "subject",
-        "animal",
-        "mouse",
-        "batch",
-        "run",
-        "exp",
-        "experiment",
-        "replicate",
-        "rep",
-        "day",
-        "date",
-        "week",
-        "month",
-        "session",
-        "series",
-        "scan",
-        "site",
-        "fov",
-        "field",
-        "position",
-        "pos",
-        "lab",
-        "hospital",
-        "p",
-        "d",
-    )
+_GROUP_WORDS = words(
+    "plate well chip slide patient donor subject animal mouse batch run exp experiment replicate rep day date week"
+    " month session series scan site fov field position pos lab hospital p d"
 )
 _WELL = re.compile(r"[a-p][ _-]?\d{1,2}")
 

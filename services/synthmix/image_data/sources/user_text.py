@@ -15,36 +15,17 @@ _BLANKS = re.compile(r"[^\S\n\r\v\f\x1c-\x1f\x85\u2028\u2029]+")
 # Characters without width or ink, which come along unseen when text is copied: soft hyphen, zero-width blanks and
 # joiners, direction marks, byte order marks.
 _UNSEEN = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
-# What spreadsheets, pandas and R write for a value that isn't there.
-_MISSING = frozenset(
-    (
-        "",
-        "nan",
-        "-nan",
-        "+nan",
-        "1.#ind",
-        "-1.#ind",
-        "1.#qnan",
-        "-1.#qnan",
-        "na",
-        "n/a",
-        "<na>",
-        "#n/a",
-        "#na",
-        "#n/a n/a",
-        "null",
-        "<null>",
-        "(null)",
-        "#null!",
-        "none",
-        "nil",
-        "nat",
-        "#ref!",
-        "#value!",
-        "#name?",
-        "#num!",
-        "#div/0!",
-    )
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text: a long list of names, as one reads it."""
+    return frozenset(text.split())
+
+
+# What spreadsheets, pandas and R write for a value that is not there.
+_MISSING = frozenset(("", "#n/a n/a")) | words(
+    "nan -nan +nan 1.#ind -1.#ind 1.#qnan -1.#qnan na n/a <na> #n/a #na null <null> (null) #null! none nil nat"
+    " #ref! #value! #name? #num! #div/0!"
 )
 MISSING_SPELLINGS = (
     "empty cells, NaN, NA, N/A, NaT, null, None, nil and a spreadsheet's errors such as #N/A count as missing, in "
