@@ -3,25 +3,50 @@
 import pytest
 
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.study_control.specification import default_images, largest_need
+from synthmix.image_data.mixture_kinds import KINDS, MODES, taken_by
+from synthmix.study_control.specification import default_images, needed_images
+
+
+def study(mode: str, *ratios: float, synthetic_only: bool = False) -> studies_pb2.StudySpec:
+    mixtures = studies_pb2.StudySpec().mixtures
+    mixtures.mode, mixtures.synthetic_only = mode, synthetic_only
+    mixtures.ratios.extend(ratios)
+    return studies_pb2.StudySpec(mixtures=mixtures)
 
 
 @pytest.mark.parametrize(
-    ("mode", "ratios", "need", "round_images", "flat_images"),
+    ("mode", "ratios", "needed", "made"),
     [
-        ("append", [0, 0.5], 51, 101, 61),
-        ("append", [0, 1.5], 151, 201, 121),
-        ("share", [0, 0.5], 101, 101, 61),  # as many as real ones
-        ("share", [0, 0.75], 301, 401, 241),  # three for each real one
-        ("replace", [0, 0.5, 1.0], 101, 101, 61),
+        ("append", [0, 0.5], (50, 30), (100, 60)),
+        ("append", [0, 1.0], (100, 60), (100, 60)),
+        ("append", [0, 1.5], (150, 90), (200, 120)),
+        ("share", [0, 0.5], (100, 60), (100, 60)),  # as many as real ones
+        ("share", [0, 0.75], (300, 180), (400, 240)),  # three for each real one
+        ("replace", [0, 0.5, 1.0], (100, 60), (100, 60)),
     ],
 )
 def test_the_largest_mixture_decides(
-    mode: str, ratios: list[float], need: int, round_images: int, flat_images: int
+    mode: str, ratios: list[float], needed: tuple[int, int], made: tuple[int, int]
 ) -> None:
-    spec = studies_pb2.StudySpec()
-    spec.mixtures.mode = mode
-    spec.mixtures.ratios.extend(ratios)
     counts = {"round": 100, "flat": 60}
-    assert largest_need(spec, counts) == need
-    assert default_images(spec, counts) == {"round": round_images, "flat": flat_images}
+    assert tuple(needed_images(study(mode, *ratios), counts).values()) == needed
+    assert tuple(default_images(study(mode, *ratios), counts).values()) == made
+
+
+def test_synthetic_only_takes_as_many_as_there_are_real_ones() -> None:
+    counts = {"round": 100, "flat": 60}
+    assert needed_images(study("append", 0.1, synthetic_only=True), counts) == counts
+    assert needed_images(study("append"), counts) == {"round": 0, "flat": 0}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("counts", [(1,), (1, 1, 1), (97, 13, 1), (1000, 999, 7, 3, 2)])
+def test_what_is_made_is_enough_for_every_ratio_below(mode: str, counts: tuple[int, ...]) -> None:
+    """No class needs an image more for the rounding of a mixture's size."""
+    real = {str(index): count for index, count in enumerate(counts)}
+    for step in range(101):
+        ratio = step / 100 * KINDS[mode].largest_ratio
+        taken = taken_by(KINDS[mode], ratio, counts).synthetic
+        made = tuple(default_images(study(mode, ratio), real).values())
+        assert all(one <= enough for one, enough in zip(taken, made, strict=True))
+        assert made == tuple(count * (made[0] // counts[0]) for count in counts)

@@ -28,7 +28,6 @@ from synthmix.image_data.mixture_kinds import (
     REAL,
     RECONSTRUCTED_REAL,
     SYNTHETIC_ONLY,
-    added_share,
     taken_by,
 )
 from synthmix.image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
@@ -298,11 +297,9 @@ def test_reconstructed_real_is_the_train_part_once_for_all_image_sets() -> None:
     assert mixture.real_rows.tolist() == list(range(100)) and len(mixture.synthetic_rows) == 0
 
 
-def test_what_a_mode_adds_for_each_real_image() -> None:
-    assert [added_share(mode, 0.5) for mode in ("append", "share", "replace")] == [0.5, 1.0, 0.5]
-    assert added_share("share", 0.9) == 9.0
+def test_a_control_that_goes_with_a_mode_takes_nothing_by_itself() -> None:
     with pytest.raises(TypeError):
-        added_share(DUPLICATED_REAL, 0.5)
+        taken_by(KINDS[DUPLICATED_REAL], 0.5, COUNTS)
 
 
 def test_what_replace_keeps_is_among_what_a_smaller_ratio_keeps() -> None:

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 
@@ -58,7 +59,7 @@ class MixtureKind:
     label: str
     label_of_all: str
     sentence: str
-    take: Callable[[float, Sequence[int]], Taken] | None = None
+    take: Callable[[float, tuple[int, ...]], Taken] | None = None
     take_instead: Callable[[Taken], Taken] | None = None
     largest_ratio: float = 0.0
     axis_title: str = ""
@@ -85,7 +86,8 @@ class MixtureKind:
         return self.is_mode or self.name == SYNTHETIC_ONLY
 
 
-def stratified(share: Fraction, class_counts: Sequence[int]) -> tuple[int, ...]:
+@lru_cache(maxsize=1024)  # a plan asks the same for every adapter and every trial
+def stratified(share: Fraction, class_counts: tuple[int, ...]) -> tuple[int, ...]:
     """Divides round(share x N) images among the classes in proportion to their counts, by Webster's method.
 
     Largest remainders would do for one ratio, but can give a class fewer images of a larger total (the
@@ -114,26 +116,26 @@ def classes_in_turn(class_counts: Sequence[int]) -> Iterator[int]:
         heapq.heapreplace(queue, (-class_counts[index] / (2 * shares[index] + 1), index))
 
 
-def _append(ratio: float, class_counts: Sequence[int]) -> Taken:
-    return Taken(tuple(class_counts), stratified(_written(ratio), class_counts))
+def _append(ratio: float, class_counts: tuple[int, ...]) -> Taken:
+    return Taken(class_counts, stratified(_written(ratio), class_counts))
 
 
-def _share(ratio: float, class_counts: Sequence[int]) -> Taken:
+def _share(ratio: float, class_counts: tuple[int, ...]) -> Taken:
     share = _written(ratio)
-    return Taken(tuple(class_counts), stratified(share / (1 - share), class_counts))
+    return Taken(class_counts, stratified(share / (1 - share), class_counts))
 
 
-def _replace(ratio: float, class_counts: Sequence[int]) -> Taken:
+def _replace(ratio: float, class_counts: tuple[int, ...]) -> Taken:
     synthetic = stratified(_written(ratio), class_counts)
     return Taken(tuple(count - swapped for count, swapped in zip(class_counts, synthetic, strict=True)), synthetic)
 
 
-def _real(ratio: float, class_counts: Sequence[int]) -> Taken:
-    return Taken(tuple(class_counts), (0,) * len(class_counts))
+def _real(ratio: float, class_counts: tuple[int, ...]) -> Taken:
+    return Taken(class_counts, (0,) * len(class_counts))
 
 
-def _synthetic_only(ratio: float, class_counts: Sequence[int]) -> Taken:
-    return Taken((0,) * len(class_counts), tuple(class_counts))
+def _synthetic_only(ratio: float, class_counts: tuple[int, ...]) -> Taken:
+    return Taken((0,) * len(class_counts), class_counts)
 
 
 def _duplicated(mixture: Taken) -> Taken:
@@ -226,10 +228,4 @@ def taken_by(kind: MixtureKind, ratio: float, class_counts: Sequence[int]) -> Ta
     """What a kind takes by itself. Raises TypeError for a control that goes with a mode."""
     if kind.take is None:
         raise TypeError(f"{kind.name} takes images with a mode only")
-    return kind.take(ratio, class_counts)
-
-
-def added_share(mode: str, ratio: float) -> float:
-    """Synthetic images that a mode takes for each real one."""
-    real = 10_000
-    return sum(taken_by(KINDS[mode], ratio, (real,)).synthetic) / real
+    return kind.take(ratio, tuple(class_counts))

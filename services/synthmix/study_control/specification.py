@@ -1,6 +1,5 @@
 """A study's specification: its defaults, its checks, and the requests that its steps are."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -9,7 +8,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.image_data.mixture_kinds import KINDS, MODES, added_share
+from synthmix.image_data.mixture_kinds import KINDS, MODES, taken_by
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (
     FieldViolation,
@@ -108,10 +107,10 @@ def check_prompts(given: studies_pb2.StudySpec, problems: Problems) -> None:
 
 def check_enough_images(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, problems: Problems) -> None:
     """Collects a per_class that the largest mixture needs more than."""
-    needed = largest_need(spec, part_counts(split, "train"))
+    needed = max(needed_images(spec, part_counts(split, "train")).values())
     for index, synthesis in enumerate(spec.synthesis):
         with problems:
-            if synthesis.HasField("per_class") and needs_images(spec) and 0 < synthesis.per_class < needed:
+            if synthesis.HasField("per_class") and 0 < synthesis.per_class < needed:
                 raise invalid_field(
                     f"synthesis[{index}].per_class",
                     synthesis.per_class,
@@ -160,28 +159,27 @@ def image_set(
     )
 
 
-def added_shares(spec: studies_pb2.StudySpec) -> list[float]:
-    """Synthetic images for each real one, at each ratio that the mode allows: the evaluation refuses the others."""
-    mode = spec.mixtures.mode
-    if mode not in MODES:
-        return []
-    return [added_share(mode, ratio) for ratio in spec.mixtures.ratios if 0 <= ratio <= KINDS[mode].largest_ratio]
-
-
-def largest_need(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> int:
-    """Images that the largest mixture takes of the largest class; one more for its rounding."""
-    share = max([*added_shares(spec), 1.0 if spec.mixtures.synthetic_only else 0.0])
-    return math.ceil(share * max(train_counts.values())) + 1
+def needed_images(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> dict[str, int]:
+    """Synthetic images that the largest mixture takes of each class; the evaluation refuses ratios beyond the mode."""
+    mode, counts = spec.mixtures.mode, list(train_counts.values())
+    largest = KINDS[mode].largest_ratio if mode in MODES else 0.0
+    needed = dict.fromkeys(train_counts, 0)
+    if ratio := max((ratio for ratio in spec.mixtures.ratios if 0 < ratio <= largest), default=0.0):
+        needed = dict(zip(train_counts, taken_by(KINDS[mode], ratio, counts).synthetic, strict=True))
+    if spec.mixtures.synthetic_only:
+        needed = {label: max(count, train_counts[label]) for label, count in needed.items()}
+    return needed
 
 
 def default_images(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> dict[str, int]:
-    """Images of each class if the user does not say: enough for ratio 1, or 2, 4, 8, ... if a larger one is asked for.
+    """Images of each class if the user does not say: as many as real ones, or 2, 4, 8, ... times as many if needed.
 
-    In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all trials that are done. Of
-    each class as its share of the mixture takes, and one more for its rounding: a rare class costs little.
+    In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all trials that are done.
     """
-    steps = 2 ** math.ceil(math.log2(max([1.0, *added_shares(spec)])))
-    return {label: int(steps) * count + 1 for label, count in train_counts.items()}
+    needed, times = needed_images(spec, train_counts), 1
+    while any(needed[label] > times * count for label, count in train_counts.items()):
+        times *= 2
+    return {label: times * count for label, count in train_counts.items()}
 
 
 def evaluation(
