@@ -90,7 +90,7 @@ def rewrite_part(store: MemoryObjectStore, part: str, index_rows: set[int]) -> s
     dataset = read_manifest(store, ArtifactName("datasets", split.inputs["dataset"]))
     rows = dataset_rows(store, dataset, sorted(index_rows))
     buffer = io.BytesIO()
-    columns = [list(rows.rows), list(rows.sha256s), list(rows.labels), list(rows.groups)]
+    columns = [list(rows.index_rows), list(rows.sha256s), list(rows.class_names), list(rows.groups)]
     pq.write_table(pa.table(columns, schema=split_parts.PART_SCHEMA), buffer)
     summary = dict(split.summary)
     summary["parts"] = {**summary["parts"], part: {**summary["parts"][part], "digest": rows.digest}}

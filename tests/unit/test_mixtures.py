@@ -30,7 +30,7 @@ from synthmix.image_data.mixture_kinds import (
     SYNTHETIC_ONLY,
     taken_by,
 )
-from synthmix.image_data.split_parts import AnyPart, DatasetRows, TestPart, TrainPart, ValidationPart
+from synthmix.image_data.split_parts import AnyPart, TestPart, TrainPart, ValidationPart
 from synthmix.image_data.synthetic_images import SyntheticImages
 from synthmix.service_kit.artifacts import Manifest, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
@@ -54,24 +54,26 @@ def part(kind: type[AnyPart], counts: tuple[int, ...] = COUNTS) -> AnyPart:
     labels = tuple(label for label, count in zip(CLASSES, counts, strict=True) for _ in range(count))
     order = np.random.default_rng(0).permutation(len(labels))
     texts = tuple(f"{row:064x}" for row in range(len(labels)))
-    rows = DatasetRows(
-        manifest(ArtifactName("datasets", "d" * 32)),
-        tuple(range(len(labels))),
-        texts,
-        tuple(labels[row] for row in order),
-        texts,
+    return kind(
+        manifest=manifest(ArtifactName("datasets", "d" * 32)),
+        store=STORE,
+        index_rows=tuple(range(len(labels))),
+        sha256s=texts,
+        class_names=tuple(labels[row] for row in order),
+        groups=texts,
+        name=PartName(ArtifactName("splits", "5" * 32), kind.part),
     )
-    return kind(PartName(ArtifactName("splits", "5" * 32), kind.part), rows, STORE)
 
 
 def image_set(per_class: int, image_set_id: str = IMAGE_SET) -> SyntheticImages:
     labels = tuple(label for label in range(len(CLASSES)) for _ in range(per_class))
     return SyntheticImages(
-        manifest(ArtifactName("image-sets", image_set_id)),
-        CLASSES,
-        labels,
-        tuple(f"{row:064x}" for row in range(len(labels))),
-        STORE,
+        manifest=manifest(ArtifactName("image-sets", image_set_id)),
+        store=STORE,
+        index_rows=tuple(range(len(labels))),
+        sha256s=tuple(f"{row:064x}" for row in range(len(labels))),
+        classes=CLASSES,
+        labels=labels,
     )
 
 

@@ -23,7 +23,6 @@ from synthmix.image_data.split_parts import (
     TestPart,
     TrainPart,
     ValidationPart,
-    dataset_rows,
     open_split,
     open_train_part,
     part_summary,
@@ -74,7 +73,7 @@ def test_parts_hold_the_dataset_and_share_nothing(store: MemoryObjectStore, spli
     for left, right in ((train, validation), (train, test), (validation, test)):
         assert not set(left.groups) & set(right.groups)
         assert not set(left.sha256s) & set(right.sha256s)
-    assert train.white_level == 255
+    assert train.white_levels == (255,)
     assert len(train.labels) == len(train.groups) == len(train.sha256s) == len(train) == len(list(train.images()))
     assert set(train.labels) == {0, 1}
 
@@ -94,9 +93,9 @@ def test_digests_are_cheap_and_of_the_content(store: MemoryObjectStore, split: A
 
 
 def test_a_brighter_white_level_is_other_content(store: MemoryObjectStore, split: ArtifactName) -> None:
-    rows = open_train_part(store, f"{split}/parts/train", field="x").rows
-    brighter = dataclasses.replace(rows.dataset, summary=rows.dataset.summary | {"white_level": 4095})
-    assert dataclasses.replace(rows, dataset=brighter).digest != rows.digest
+    train = open_train_part(store, f"{split}/parts/train", field="x")
+    brighter = dataclasses.replace(train.manifest, summary=train.manifest.summary | {"white_level": 4095})
+    assert dataclasses.replace(train, manifest=brighter).digest != train.digest
 
 
 @pytest.mark.parametrize(
@@ -141,19 +140,18 @@ def test_the_train_part_opens(store: MemoryObjectStore, split: ArtifactName) -> 
 def test_rule_4_no_part_can_hold_a_synthetic_image(store: MemoryObjectStore, split: ArtifactName) -> None:
     synthetic = open_image_set(store, str(image_set(store)), classes=("alpha", "beta"), field="image_set")
     assert not isinstance(synthetic, DatasetRows)
+    row = (synthetic.manifest, store, (0,), synthetic.sha256s[:1], ("alpha",), ("g",))
     for kind, part in ((TrainPart, "train"), (ValidationPart, "validation"), (TestPart, "test")):
-        with pytest.raises(TypeError, match="holds rows of a dataset, not SyntheticImages"):
-            kind(PartName(split, part), synthetic, store)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="only real images"):
-        dataset_rows(store, synthetic.manifest, [0])
-    with pytest.raises(TypeError, match="only real images"):
-        DatasetRows(synthetic.manifest, (0,), synthetic.sha256s[:1], ("alpha",), ("g",))
+        with pytest.raises(TypeError, match="is not one of datasets"):
+            kind(*row, PartName(split, part))
+    with pytest.raises(TypeError, match="is not one of datasets"):
+        DatasetRows(*row)
 
 
 def test_rule_4_a_dataset_is_no_image_set(store: MemoryObjectStore, split: ArtifactName) -> None:
     real = open_train_part(store, f"{split}/parts/train", field="x")
     with pytest.raises(TypeError, match="is not one of image-sets"):
-        SyntheticImages(real.manifest, real.classes, real.labels, real.sha256s, store)
+        SyntheticImages(real.manifest, store, real.index_rows, real.sha256s, real.classes, real.labels)
     with pytest.raises(InvalidArgument, match="image_set"):
         open_image_set(store, str(real.manifest.name), classes=("alpha", "beta"), field="image_set")
 
@@ -166,23 +164,23 @@ def test_parts_are_not_each_other(store: MemoryObjectStore, split: ArtifactName)
         (test, (TrainPart, ValidationPart)),
     ):
         assert not isinstance(part, others)
-    with pytest.raises(TypeError, match="isn't a train part"):
-        TrainPart(test.name, test.rows, store)
+    with pytest.raises(TypeError, match="is not a train part"):
+        TrainPart(test.manifest, store, test.index_rows, test.sha256s, test.class_names, test.groups, test.name)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        test.rows = train.rows  # type: ignore[misc]
+        test.index_rows = train.index_rows  # type: ignore[misc]
 
 
 def test_a_split_whose_dataset_changed_is_refused(store: MemoryObjectStore, split: ArtifactName) -> None:
     manifest = read_manifest(store, split)
     manifest.summary["parts"]["test"]["digest"] = SOME_ID
     write_manifest(store, manifest)
-    with pytest.raises(DataLoss, match=r"parts/test isn't what was split"):
+    with pytest.raises(DataLoss, match=r"parts/test is not what was split"):
         open_split(store, str(split), field="split")
 
 
 def test_an_image_set_of_other_classes_is_refused(store: MemoryObjectStore) -> None:
     name = image_set(store, ("alpha", "gamma"))
-    with pytest.raises(FailedPrecondition, match="holds class 'gamma', which the train part hasn't"):
+    with pytest.raises(FailedPrecondition, match="holds class 'gamma', which the train part does not have"):
         open_image_set(store, str(name), classes=("alpha", "beta"), field="image_set")
     opened = open_image_set(store, str(name), classes=("gamma", "other", "alpha"), field="image_set")
     assert opened.labels == (2, 0)
@@ -264,7 +262,7 @@ def _paths(store: MemoryObjectStore, part: TrainPart) -> list[str]:
 def test_digests_of_parts_that_chose_nothing_stay(store: MemoryObjectStore, split: ArtifactName) -> None:
     """Adapters, image sets and classifiers are addressed by them."""
     train = open_train_part(store, f"{split}/parts/train", field="x")
-    images = list(zip(train.sha256s, train.rows.labels, train.groups, strict=True))
+    images = list(zip(train.sha256s, train.class_names, train.groups, strict=True))
     assert train.digest == digest_of({"white_level": 255, "images": images})
 
 

@@ -11,14 +11,16 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synthmix.image_data.pixel_rules import PixelRule
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, Payload, fetch_payload, write_payload
 from synthmix.service_kit.errors import DataLoss, SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
@@ -48,6 +50,60 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
 _SHARD_SCHEMA = pa.schema([("sha256", pa.string()), ("data", pa.binary())])
 # Image files are compressed already; statistics of them would only copy the largest.
 _SHARD_OPTIONS: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Some images of an artifact, in the order of its index. Functions take one of the types that this is the base of.
+
+    Attributes:
+        manifest: The artifact's.
+        store: Object storage.
+        index_rows: Positions in the artifact's index, ascending.
+        sha256s: Of each image's bytes, in hexadecimal.
+    """
+
+    collection: ClassVar[str]
+
+    manifest: Manifest
+    store: ObjectStore = field(repr=False, compare=False)
+    index_rows: tuple[int, ...] = field(repr=False)
+    sha256s: tuple[str, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.manifest.name.collection != self.collection:
+            raise TypeError(f"{self.manifest.name} is not one of {self.collection}")
+        if list(self.index_rows) != sorted(set(self.index_rows)):
+            raise ValueError("index_rows must ascend")
+
+    def __len__(self) -> int:
+        return len(self.index_rows)
+
+    @property
+    def white_levels(self) -> tuple[int, ...]:
+        """Of each channel that is taken; images that were generated are of 8 bits."""
+        summary = self.manifest.summary
+        return tuple(summary.get("white_levels", [summary.get("white_level", 255)]))
+
+    @property
+    def pixel_rule(self) -> PixelRule:
+        """The channels and the plane that are taken of each image."""
+        return PixelRule.from_json(self.manifest.summary.get("pixels", {}))
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What digests hold of brightness and channels: of what was not chosen nothing, so that old ones stay."""
+        levels, rule = self.white_levels, self.pixel_rule.to_json()
+        return (
+            {"white_level": levels[0]}
+            | ({"pixels": rule} if rule else {})
+            | ({"white_levels": list(levels)} if len(levels) > 1 else {})
+        )
+
+    def images(self) -> Iterator[bytes]:
+        """Yields the bytes of each image, in order."""
+        for _, data in read_images(self.store, self.manifest, self.index_rows):
+            yield data
 
 
 class ImageTableWriter:

@@ -11,7 +11,6 @@ import numpy as np
 
 from synthmix.image_data.decoding import DECODER_VERSION, decode_image, to_square
 from synthmix.image_data.image_table import read_images
-from synthmix.image_data.pixel_rules import decoding_choice
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart
 from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages
 from synthmix.service_kit.digests import digest_of
@@ -39,13 +38,7 @@ def pixels(
     """
     shape = (len(source), size_px, size_px, 3)
     key = digest_of(
-        {
-            "sha256s": list(source.sha256s),
-            "white_level": source.white_level,
-            "size_px": size_px,
-            "decoder_version": DECODER_VERSION,
-        }
-        | decoding_choice(source.pixel_rule, source.white_levels)
+        {"sha256s": list(source.sha256s), "size_px": size_px, "decoder_version": DECODER_VERSION} | source.decoding
     )
     path = cache_folder() / "pixels" / f"{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """What a user chooses of files that hold more than one picture: channels and a plane, for a whole dataset."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,6 @@ class PixelRule:
 
 ANY_PIXELS = PixelRule()
 """Nothing was chosen: each image has to be grey or colour by itself."""
-
-
-def decoding_choice(rule: PixelRule, white_levels: Sequence[int]) -> dict[str, Any]:
-    """What digests hold of how images are decoded, beside the first white level; nothing where nothing was chosen."""
-    return ({"pixels": rule.to_json()} if rule.to_json() else {}) | (
-        {"white_levels": list(white_levels)} if len(white_levels) > 1 else {}
-    )
 
 
 def composed(channels: list[np.ndarray]) -> np.ndarray:

@@ -1,11 +1,10 @@
 """The parts of a split: three types, so that nothing made for one can be given another.
 
-A part is rows of one dataset's index. DatasetRows is the only thing that a part can be built from, and it can
-be built from a dataset's manifest alone, so that a synthetic image can be in none of them (leakage rule 4). A
-generator asks for a train part by open_train_part, which refuses everything else by name (leakage rule 3).
+A part is rows of one dataset's index, made from a dataset's manifest alone, so that no synthetic image can be in one
+(leakage rule 4). A generator asks for a train part by open_train_part, which refuses everything else by name (rule 3).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -13,8 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthmix.image_data.image_table import read_images, read_index
-from synthmix.image_data.pixel_rules import PixelRule, decoding_choice
+from synthmix.image_data.image_table import StoredImages, read_index
 from synthmix.service_kit.artifacts import Manifest, fetch_payload, read_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import DataLoss
@@ -26,122 +24,52 @@ PART_SCHEMA = pa.schema([("row", pa.int32()), ("sha256", pa.string()), ("label",
 
 
 @dataclass(frozen=True)
-class DatasetRows:
+class DatasetRows(StoredImages):
     """Some rows of a dataset's index: real images, with label and group.
 
     Attributes:
-        dataset: The dataset's manifest.
-        rows: Positions in the dataset's index, ascending.
-        sha256s: Of each image's bytes, in hexadecimal.
-        labels: Class names.
+        class_names: Of each image.
         groups: Chips, wells, plates, dates or patients.
     """
 
-    dataset: Manifest
-    rows: tuple[int, ...]
-    sha256s: tuple[str, ...] = field(repr=False)
-    labels: tuple[str, ...] = field(repr=False)
+    collection = DATASETS
+
+    class_names: tuple[str, ...] = field(repr=False)
     groups: tuple[str, ...] = field(repr=False)
-
-    def __post_init__(self) -> None:
-        if self.dataset.name.collection != DATASETS:
-            raise TypeError(f"{self.dataset.name} isn't a dataset: only real images can be rows of a split")
-        if list(self.rows) != sorted(set(self.rows)):
-            raise ValueError("rows must ascend")
-
-    @property
-    def white_level(self) -> int:
-        """Of the only channel, or of the first."""
-        return int(self.dataset.summary["white_level"])
-
-    @property
-    def pixel_rule(self) -> PixelRule:
-        """The channels and the plane that are taken of each image."""
-        return PixelRule.from_json(self.dataset.summary.get("pixels", {}))
-
-    @property
-    def white_levels(self) -> tuple[int, ...]:
-        """Of each channel that is taken."""
-        return tuple(self.dataset.summary.get("white_levels", [self.white_level]))
 
     @cached_property
     def digest(self) -> str:
-        """Of the content: images, labels and groups in order, and how brightness and channels are decoded."""
-        images = list(zip(self.sha256s, self.labels, self.groups, strict=True))
-        return digest_of(
-            {"white_level": self.white_level, "images": images} | decoding_choice(self.pixel_rule, self.white_levels)
-        )
+        """Of the content: images, labels and groups in order, and how brightness and channels are decoded.
 
-
-@dataclass(frozen=True)
-class _Part:
-    """What the three parts have in common. Nothing takes one of these: functions name the part they need."""
-
-    part: ClassVar[str]
-
-    name: PartName
-    rows: DatasetRows
-    store: ObjectStore = field(repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.rows, DatasetRows):
-            raise TypeError(f"{type(self).__name__} holds rows of a dataset, not {type(self.rows).__name__}")
-        if self.name.part != self.part:
-            raise TypeError(f"{self.name} isn't a {self.part} part")
-
-    def __len__(self) -> int:
-        return len(self.rows.rows)
-
-    @property
-    def digest(self) -> str:
-        """What adapters, image sets and trials are addressed by."""
-        return self.rows.digest
+        Adapters, image sets and trials are addressed by it.
+        """
+        images = list(zip(self.sha256s, self.class_names, self.groups, strict=True))
+        return digest_of({"images": images} | self.decoding)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Every class of the dataset, sorted."""
-        return tuple(sorted(self.rows.dataset.summary["class_counts"]))
+        return tuple(sorted(self.manifest.summary["class_counts"]))
 
     @cached_property
     def labels(self) -> tuple[int, ...]:
         """Position in classes, of each image."""
         positions = {label: position for position, label in enumerate(self.classes)}
-        return tuple(positions[label] for label in self.rows.labels)
+        return tuple(positions[label] for label in self.class_names)
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        return self.rows.groups
 
-    @property
-    def sha256s(self) -> tuple[str, ...]:
-        return self.rows.sha256s
+@dataclass(frozen=True)
+class _Part(DatasetRows):
+    """What the three parts have in common. Nothing takes one of these: functions name the part they need."""
 
-    @property
-    def white_level(self) -> int:
-        return self.rows.white_level
+    part: ClassVar[str]
 
-    @property
-    def white_levels(self) -> tuple[int, ...]:
-        return self.rows.white_levels
+    name: PartName
 
-    @property
-    def pixel_rule(self) -> PixelRule:
-        return self.rows.pixel_rule
-
-    @property
-    def manifest(self) -> Manifest:
-        """Of the artifact that holds the images."""
-        return self.rows.dataset
-
-    @property
-    def index_rows(self) -> tuple[int, ...]:
-        """Positions of the images in that artifact's index."""
-        return self.rows.rows
-
-    def images(self) -> Iterator[bytes]:
-        """Yields the bytes of each image, in order."""
-        for _, data in read_images(self.store, self.manifest, self.index_rows):
-            yield data
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name.part != self.part:
+            raise TypeError(f"{self.name} is not a {self.part} part")
 
 
 class TrainPart(_Part):
@@ -167,11 +95,10 @@ AnyPart = TypeVar("AnyPart", TrainPart, ValidationPart, TestPart)
 
 
 def dataset_rows(store: ObjectStore, dataset: Manifest, rows: Sequence[int]) -> DatasetRows:
-    """Rows of a dataset's index. Raises TypeError if the manifest is of anything else."""
-    if dataset.name.collection != DATASETS:
-        raise TypeError(f"{dataset.name} isn't a dataset: only real images can be rows of a split")
+    """Rows of a dataset's index, ascending."""
     index = read_index(store, dataset, ["sha256", "label", "group"]).take(list(rows))
-    return DatasetRows(dataset, tuple(rows), *(tuple(index[name].to_pylist()) for name in ("sha256", "label", "group")))
+    sha256s, class_names, groups = (tuple(index[name].to_pylist()) for name in ("sha256", "label", "group"))
+    return DatasetRows(dataset, store, tuple(rows), sha256s, class_names, groups)
 
 
 def open_train_part(store: ObjectStore, name: str, *, field: str) -> TrainPart:
@@ -213,10 +140,11 @@ def _open(kind: type[AnyPart], store: ObjectStore, name: PartName) -> AnyPart:
     split = read_manifest(store, name.split)
     rows = pq.ParquetFile(fetch_payload(store, split, part_payload(name.part))).read(columns=["row"])["row"].to_pylist()
     dataset = read_manifest(store, ArtifactName(DATASETS, split.inputs["dataset"]))
-    part = kind(name, dataset_rows(store, dataset, rows), store)
+    found = dataset_rows(store, dataset, rows)
+    part = kind(dataset, store, found.index_rows, found.sha256s, found.class_names, found.groups, name)
     if part.digest != part_summary(split, name.part)["digest"]:
         raise DataLoss(
-            f"{name} isn't what was split: {dataset.name} has changed; import the dataset and split it again",
+            f"{name} is not what was split: {dataset.name} has changed; import the dataset and split it again",
             reason="SPLIT_CORRUPT",
             metadata={"artifact": str(name.split)},
         )

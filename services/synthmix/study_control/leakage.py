@@ -57,7 +57,7 @@ def leakage_checks(
 
 def _groups(parts: Parts) -> LeakageCheck:
     statement = "Train, validation and test share no group"
-    if parts[0].rows.dataset.summary["group_rule"].get("none", False):
+    if parts[0].manifest.summary["group_rule"].get("none", False):
         return LeakageCheck(
             statement, "the dataset states no groups, so related images may be on both sides", "unknown"
         )

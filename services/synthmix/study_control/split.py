@@ -127,11 +127,11 @@ def create_split(store: ObjectStore, dataset: Manifest, given: SplitSettings) ->
     payloads, parts = [], {}
     for part in PARTS:
         rows = dataset_rows(store, dataset, tables.rows[part])
-        table = pa.table([rows.rows, rows.sha256s, rows.labels, rows.groups], schema=PART_SCHEMA)
+        table = pa.table([rows.index_rows, rows.sha256s, rows.class_names, rows.groups], schema=PART_SCHEMA)
         payloads.append(write_payload(store, name, part_payload(part), _parquet(table)))
         parts[part] = {
             "digest": rows.digest,
-            "image_count": len(rows.rows),
+            "image_count": len(rows),
             "group_count": len(set(rows.groups)),
             "class_counts": tables.class_counts[part],
         }
