@@ -15,8 +15,8 @@ from image_archives import dataset, encoded, noise
 from memory_object_store import MemoryObjectStore
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
 from synthmix.classifier_evaluation import planning
-from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.evaluation_operation import run
 from synthmix.classifier_evaluation.image_fidelity import measure_fidelity
 from synthmix.classifier_evaluation.mixtures import TrialSpec

@@ -564,7 +564,10 @@ CALLS = [
         evaluation_of(5.0),
         FailedPrecondition,
         "TOO_FEW_SYNTHETIC_IMAGES",
-        (r"the grid needs \d+", "make a larger image set, or ask for smaller ratios"),
+        (
+            r"too few images for the grid, of .* \(needs \d+, has \d+\)",
+            "make a larger image set, or ask for smaller ratios",
+        ),
         ("evaluation.image_sets[0]",),
     ),
     *(

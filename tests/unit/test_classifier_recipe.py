@@ -18,8 +18,8 @@ from image_archives import noise
 from memory_object_store import MemoryObjectStore
 from striped_study import ADAPTER, IMAGE_SET, TINY, split_of, striped_store, stripes
 from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
 from synthmix.classifier_evaluation import architectures, recipe
-from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.classifiers import build_classifier
 from synthmix.classifier_evaluation.mixtures import Mixture, MixtureSpec, TrialSpec
 from synthmix.classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions

@@ -4,8 +4,7 @@ front_end             the gRPC service; imports no torch
 planning              what a request means: defaults, checks, canonical form, trials
 evaluation_operation  one operation: a task for each trial that is not there yet, then the results
 mixtures              what a classifier trains on; the kinds themselves are in image_data
-classifier_settings   how it is trained
-trial_requests        what a trial is addressed by
+trial_requests        what a trial is addressed by, and how long it is
 trials, recipe        one trial: data in, training, predictions out
 image_fidelity        how near image sets come to real images; features, fidelity, reconstructions are its parts
 results               what the evaluation says, from the predictions that trials stored

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from synthmix.api.evaluations.v1.evaluations_pb2 import MixtureSettings
 from synthmix.image_data.mixture_kinds import (
     CONTROLS,
     KINDS,
@@ -22,14 +23,14 @@ from synthmix.image_data.mixture_kinds import (
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.image_data.synthetic_images import SyntheticImages
 from synthmix.service_kit.errors import (
-    FailedPrecondition,
-    FieldViolation,
     Problems,
     check_choice,
     check_range,
     invalid_field,
     missing_field,
+    unmet_precondition,
 )
+from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.seeds import derived_seed
 
 
@@ -99,41 +100,31 @@ class Mixture:
         return len(self.labels)
 
 
-def expand_grid(
-    mode: str,
-    ratios: Sequence[float],
-    synthetic_only: bool,
-    controls: Sequence[str],
-    image_sets: Sequence[str],
-    seeds: int,
-) -> list[TrialSpec]:
+def expand_grid(settings: MixtureSettings, image_sets: Sequence[str], seeds: int) -> list[TrialSpec]:
     """Every trial of an evaluation, mixture by mixture, real only first.
 
     Real only, which is ratio 0 and always there, and the controls do not depend on the image set: they are
     trained once, whatever the number of image sets. The autoencoder of reconstructed_real is that of the first.
 
     Args:
-        mode: How ratios are mixed: one of MODES.
-        ratios: Synthetic ratios, 0 to the mode's largest, in any order.
-        synthetic_only: Whether to train on synthetic images alone too.
-        controls: Some of CONTROLS.
+        settings: With their defaults; the mode is one of MODES.
         image_sets: Ids of image sets; every ratio is evaluated with each.
         seeds: Number of seeds.
 
     Raises:
         InvalidArgument: Naming every field at fault.
     """
-    _check_grid(mode, ratios, synthetic_only, controls, image_sets)
-    added = sorted(float(ratio) for ratio in ratios if ratio)
+    _check_grid(settings, image_sets)
+    mode, added = settings.mode, sorted(ratio for ratio in settings.ratios if ratio)
     mixtures = [MixtureSpec(REAL)]
-    for control in (KINDS[name] for name in CONTROLS if name in controls):
+    for control in (KINDS[name] for name in CONTROLS if name in settings.controls):
         if control.has_ratio:
             mixtures += [MixtureSpec(control.name, ratio, mode=mode) for ratio in added]
         else:
             mixtures.append(MixtureSpec(control.name, image_set=image_sets[0] if control.needs_image_set else None))
     for image_set in image_sets:
         mixtures += [MixtureSpec(mode, ratio, image_set) for ratio in added]
-        if synthetic_only:
+        if settings.synthetic_only:
             mixtures.append(MixtureSpec(SYNTHETIC_ONLY, image_set=image_set))
     return [TrialSpec(mixture, seed) for mixture in mixtures for seed in range(seeds)]
 
@@ -225,7 +216,13 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
     if synthetic is None:
         return Mixture(real_rows, np.arange(0), labels[real_rows])
     synthetic_labels = np.asarray(synthetic.labels, dtype=np.int64)
-    _check_enough(mixture, train, synthetic, taken.synthetic)
+    made = np.bincount(synthetic_labels, minlength=len(train.classes)).tolist()
+    check_enough(
+        synthetic.manifest.name,
+        dict(zip(train.classes, made, strict=True)),
+        dict(zip(train.classes, taken.synthetic, strict=True)),
+        field="evaluation.image_sets",
+    )
     synthetic_rows = _draw(synthetic_labels, taken.synthetic, derived_seed(seed, "synthetic images"))
     return Mixture(real_rows, synthetic_rows, np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]]))
 
@@ -281,44 +278,34 @@ def _draw(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
     return np.concatenate(drawn)
 
 
-def _check_enough(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages, needed: Sequence[int]) -> None:
-    found = np.bincount(np.asarray(synthetic.labels, dtype=np.int64), minlength=len(needed)).tolist()
-    short = [index for index, count in enumerate(needed) if found[index] < count]
-    if not short:
-        return
-    classes = ", ".join(f"{train.classes[index]!r} (needs {needed[index]}, has {found[index]})" for index in short)
-    name = synthetic.manifest.name
-    description = (
-        f"{name} has too few images for {mixture.label}, of {classes}; make an image set of at least "
-        f"{max(needed)} images a class, or ask for smaller ratios"
-    )
-    raise FailedPrecondition(
-        f"evaluation.image_sets: {description}",
-        reason="TOO_FEW_SYNTHETIC_IMAGES",
-        violations=[FieldViolation("evaluation.image_sets", description)],
-        metadata={"artifact": str(name), "needed_per_class": str(max(needed))},
-    )
+def check_enough(image_set: ArtifactName, made: Mapping[str, int], needed: Mapping[str, int], *, field: str) -> None:
+    """Raises FailedPrecondition if an image set has fewer images of a class than are needed."""
+    short = {label: count for label, count in needed.items() if count > made.get(label, 0)}
+    if short:
+        classes = ", ".join(f"{label!r} (needs {count}, has {made.get(label, 0)})" for label, count in short.items())
+        raise unmet_precondition(
+            field,
+            f"{image_set} has too few images for the grid, of {classes}; make a larger image set, or ask for smaller "
+            "ratios",
+            reason="TOO_FEW_SYNTHETIC_IMAGES",
+            metadata={"artifact": str(image_set)},
+        )
 
 
-def _check_grid(
-    mode: str,
-    ratios: Sequence[float],
-    synthetic_only: bool,
-    controls: Sequence[str],
-    image_sets: Sequence[str],
-) -> None:
+def _check_grid(settings: MixtureSettings, image_sets: Sequence[str]) -> None:
     """What the fields' own rules do not say."""
+    mode = settings.mode
     problems = Problems()
-    for index, ratio in enumerate(ratios):
+    for index, ratio in enumerate(settings.ratios):
         with problems:
             check_range(f"evaluation.mixtures.ratios[{index}]", ratio, 0.0, KINDS[mode].largest_ratio)
-    for index, control in enumerate(controls):
+    for index, control in enumerate(settings.controls):
         with problems:
             check_choice(f"evaluation.mixtures.controls[{index}]", control, CONTROLS)
             _check_control(f"evaluation.mixtures.controls[{index}]", control, mode)
     with problems:
-        reconstructed = any(name in KINDS and KINDS[name].needs_image_set for name in controls)
-        if not image_sets and (synthetic_only or any(ratios) or reconstructed):
+        reconstructed = any(name in KINDS and KINDS[name].needs_image_set for name in settings.controls)
+        if not image_sets and (settings.synthetic_only or any(settings.ratios) or reconstructed):
             raise missing_field(
                 "evaluation.image_sets",
                 "ratios above 0, synthetic only and reconstructed_real are made of an image set: name one or more, or "

@@ -6,22 +6,28 @@ from typing import Any
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.classifier_evaluation.architectures import check_architecture
-from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings, steps_per_epoch
 from synthmix.classifier_evaluation.metrics import metrics_version
 from synthmix.classifier_evaluation.mixtures import (
     MixtureSpec,
     TrialSpec,
+    check_enough,
     check_ratios,
     expand_grid,
 )
 from synthmix.classifier_evaluation.pretrained_weights import check_weights
-from synthmix.classifier_evaluation.trial_requests import RECIPE_VERSION, check_generator, trial_name, trial_request
+from synthmix.classifier_evaluation.trial_requests import (
+    RECIPE_VERSION,
+    check_generator,
+    steps_per_epoch,
+    trial_name,
+    trial_request,
+)
 from synthmix.image_data.mixture_kinds import MODES
 from synthmix.image_data.split_parts import part_summary
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import FailedPrecondition, FieldViolation, Problems, check_choice, missing_field
+from synthmix.service_kit.errors import Problems, check_choice, missing_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, PARTS, SPLITS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical, check, from_canonical, set_default, with_defaults
@@ -56,14 +62,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     with problems:
         check_choice("evaluation.mixtures.mode", full.mixtures.mode, MODES)
         # The request's own lists, so that an error names the position that the user wrote.
-        expand_grid(
-            full.mixtures.mode,
-            list(full.mixtures.ratios),
-            full.mixtures.synthetic_only,
-            list(full.mixtures.controls),
-            [name.id for name in image_sets],
-            full.seeds,
-        )
+        expand_grid(full.mixtures, [name.id for name in image_sets], full.seeds)
     problems.raise_if_any()
     train_counts = train_class_counts(split)
     warnings = check_ratios(
@@ -75,7 +74,10 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
         manifest = find_manifest(store, name) if validate_only else read_manifest(store, name)
         if manifest is not None:
             check_generator(store, manifest, parts["train"], field=f"evaluation.image_sets[{index}]")
-            check_enough(manifest, train_counts, trials, field=f"evaluation.image_sets[{index}]")
+            needed = needed_images(
+                train_counts, [trial.mixture for trial in trials if trial.mixture.image_set == name.id]
+            )
+            check_enough(name, manifest.request["class_images"], needed, field=f"evaluation.image_sets[{index}]")
     missing = [trial for trial in trials if not trial_exists(store, request, trial)]
     if missing and full.classifier.pretrained:
         warnings += check_weights(full.classifier.architecture)
@@ -137,14 +139,7 @@ def settings_of(request: Mapping[str, Any]) -> evaluations_pb2.Evaluation:
 def grid(request: Mapping[str, Any]) -> list[TrialSpec]:
     """The trials of a canonical request."""
     settings = settings_of(request)
-    return expand_grid(
-        settings.mixtures.mode,
-        list(settings.mixtures.ratios),
-        settings.mixtures.synthetic_only,
-        list(settings.mixtures.controls),
-        request["image_sets"],
-        settings.seeds,
-    )
+    return expand_grid(settings.mixtures, request["image_sets"], settings.seeds)
 
 
 def request_of_trial(request: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
@@ -160,26 +155,17 @@ def train_class_counts(split: Manifest) -> dict[str, int]:
     return {label: count["images"] for label, count in sorted(part_summary(split, "train")["class_counts"].items())}
 
 
-def check_enough(image_set: Manifest, train_counts: Mapping[str, int], trials: list[TrialSpec], *, field: str) -> None:
-    """Raises FailedPrecondition if an image set is too small for the grid: before any classifier is trained."""
-    mixtures = {trial.mixture for trial in trials if trial.mixture.image_set == image_set.name.id}
-    made = image_set.request["class_images"]
-    counts = list(train_counts.values())
-    for number, label in enumerate(train_counts):
-        needed = max((mixture.taken(counts).synthetic[number] for mixture in mixtures), default=0)
-        if needed > made.get(label, 0):
-            description = (
-                f"{image_set.name} has {made.get(label, 0)} images of {label!r} and the grid needs {needed}; "
-                "make a larger image set, or ask for smaller ratios"
-            )
-            raise FailedPrecondition(
-                f"{field}: {description}",
-                reason="TOO_FEW_SYNTHETIC_IMAGES",
-                violations=[FieldViolation(field, description)],
-            )
+def needed_images(train_counts: Mapping[str, int], mixtures: Sequence[MixtureSpec]) -> dict[str, int]:
+    """Synthetic images of each class, enough for every one of the mixtures."""
+    taken = [mixture.taken(list(train_counts.values())).synthetic for mixture in mixtures]
+    return {
+        label: max((of_classes[index] for of_classes in taken), default=0) for index, label in enumerate(train_counts)
+    }
 
 
-def predicted_seconds(settings: ClassifierSettings, mixture: MixtureSpec, class_counts: Sequence[int]) -> float:
+def predicted_seconds(
+    settings: evaluations_pb2.ClassifierSettings, mixture: MixtureSpec, class_counts: Sequence[int]
+) -> float:
     """Predicted seconds of one trial on one CPU core, from the real train images of each class."""
     images = mixture.taken(class_counts).images
     steps = settings.epochs * steps_per_epoch(settings, sum(class_counts), images)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from synthmix.classifier_evaluation.architectures import weight_repositories
-from synthmix.service_kit.errors import FailedPrecondition, FieldViolation
+from synthmix.service_kit.errors import FailedPrecondition, unmet_precondition
 from synthmix.service_kit.settings import workers_are_here
 
 LITE0 = "tf_efficientnet_lite0"
@@ -52,11 +52,7 @@ def check_weights(architecture: str, environment: Mapping[str, str] = os.environ
 
 def weights_missing(architecture: str, problem: str, remedy: str) -> FailedPrecondition:
     description = f"the trained weights of {architecture} {problem}; {remedy}, or set classifier.pretrained to false"
-    return FailedPrecondition(
-        f"{FIELD}: {description}",
-        reason="PRETRAINED_WEIGHTS_MISSING",
-        violations=[FieldViolation(FIELD, description)],
-    )
+    return unmet_precondition(FIELD, description, reason="PRETRAINED_WEIGHTS_MISSING")
 
 
 def _is_cached(repository: str) -> bool:

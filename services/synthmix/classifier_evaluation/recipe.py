@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings, steps_per_epoch
+from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings, Epoch
 from synthmix.classifier_evaluation.classifiers import Preprocessing, build_classifier
 from synthmix.classifier_evaluation.metrics import balanced_accuracy, negative_log_likelihood
 from synthmix.classifier_evaluation.mixtures import Mixture
+from synthmix.classifier_evaluation.trial_requests import steps_per_epoch
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.seeds import derived_seed
 from synthmix.training.learning_rates import learning_rate_share
@@ -44,15 +45,6 @@ class TrainingImages:
     mixture: Mixture
     real: np.ndarray = field(repr=False)
     synthetic: np.ndarray | None = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """Mean train loss up to a validation; balanced accuracy (0 to 1) and loss there. Losses are in nats."""
-
-    train_loss: float
-    validation_balanced_accuracy: float
-    validation_loss: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,13 +192,10 @@ def augment(pixels: np.ndarray, generator: torch.Generator) -> np.ndarray:
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases and normalisation don't."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Matrices and kernels decay; biases and normalisation do not."""
+    parameters = list(model.parameters())
     return [
-        {
-            "params": [parameter for parameter in parameters if parameter.ndim > 1],
-            "weight_decay": WEIGHT_DECAY,
-        },
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": WEIGHT_DECAY},
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
 
@@ -228,7 +217,7 @@ def predict(model: nn.Module, preprocessing: Preprocessing, pixels: np.ndarray, 
 def _epoch(
     settings: ClassifierSettings, losses: list[torch.Tensor], probabilities: np.ndarray, labels: np.ndarray
 ) -> Epoch:
-    """Raises FailedPrecondition if the training diverged."""
+    """Mean train loss up to a validation, in nats, and how that went. Raises FailedPrecondition if it diverged."""
     # Once an epoch: looking at a loss makes the CPU wait for the GPU.
     train_loss = torch.stack(losses).double().mean().item()
     if not math.isfinite(train_loss) or not np.isfinite(probabilities).all():
@@ -237,7 +226,11 @@ def _epoch(
             f"(it was {settings.learning_rate:g})",
             reason="TRAINING_DIVERGED",
         )
-    return Epoch(train_loss, balanced_accuracy(probabilities, labels), negative_log_likelihood(probabilities, labels))
+    return Epoch(
+        train_loss=train_loss,
+        validation_balanced_accuracy=balanced_accuracy(probabilities, labels),
+        validation_loss=negative_log_likelihood(probabilities, labels),
+    )
 
 
 def _autocast(device: torch.device) -> torch.autocast:

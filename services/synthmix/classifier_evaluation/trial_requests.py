@@ -1,4 +1,4 @@
-"""What a trial is addressed by, so that a grid that grew, or another that overlaps it, finds what is done.
+"""What a trial is addressed by, so that a grid that grew, or another that overlaps it, finds what is done; its length.
 
 Imported by front ends: no torch.
 """
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
+from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
 from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import FailedPrecondition, FieldViolation
+from synthmix.service_kit.errors import unmet_precondition
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, PARTS, TRIALS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical
@@ -42,6 +42,12 @@ def trial_name(request: Mapping[str, Any]) -> ArtifactName:
     return ArtifactName(TRIALS, digest_of(request))
 
 
+def steps_per_epoch(settings: ClassifierSettings, real_images: int, mixture_images: int) -> int:
+    """Optimizer steps from one validation to the next; times epochs, of the whole training."""
+    images = real_images if settings.match == "steps" else mixture_images
+    return -(-images // settings.batch_size)
+
+
 def check_generator(store: ObjectStore, image_set: Manifest, train_digest: str, *, field: str) -> None:
     """Raises FailedPrecondition if an image set's adapter was trained on anything but this train part.
 
@@ -51,13 +57,10 @@ def check_generator(store: ObjectStore, image_set: Manifest, train_digest: str, 
     adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
     if adapter.inputs["train_split"] == train_digest:
         return
-    description = (
+    raise unmet_precondition(
+        field,
         f"{image_set.name} was made by {adapter.name}, which was trained on another train split and may have "
-        "seen this one's test images; train an adapter on this split's train part and make an image set of it"
-    )
-    raise FailedPrecondition(
-        f"{field}: {description}",
+        "seen this one's test images; train an adapter on this split's train part and make an image set of it",
         reason="TRAIN_SPLITS_DIFFER",
-        violations=[FieldViolation(field, description)],
         metadata={"artifact": str(image_set.name)},
     )

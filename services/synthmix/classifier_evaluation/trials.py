@@ -5,14 +5,12 @@ Metrics are computed from these by the evaluation.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings, Training
 from synthmix.classifier_evaluation import recipe
-from synthmix.classifier_evaluation.classifier_settings import ClassifierSettings
 from synthmix.classifier_evaluation.mixtures import TrialSpec, compose
 from synthmix.classifier_evaluation.reconstructions import open_reconstruction
 from synthmix.classifier_evaluation.trial_requests import (
@@ -28,7 +26,6 @@ from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticI
 from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS, predictions_table
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
-from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.object_store import ObjectStore
@@ -133,14 +130,14 @@ def evaluate_trial(
             report=report,
         )
 
-    training = evaluations_pb2.Training(
+    training = Training(
         mixture=trial.mixture.key,
         seed=trial.seed,
         classes=train.classes,
         real_images=len(mixture.real_rows),
         synthetic_images=len(mixture.synthetic_rows),
         optimizer_steps=result.steps,
-        epochs=[evaluations_pb2.Epoch(**asdict(epoch)) for epoch in result.epochs],
+        epochs=result.epochs,
         best_epoch=result.best_epoch,
         test_reads=test_reads,
     )
@@ -179,14 +176,7 @@ def _open_real(store: ObjectStore, trial: TrialSpec, train: TrainPart) -> TrainP
         return train
     image_set = read_manifest(store, ArtifactName(IMAGE_SETS, trial.mixture.image_set))
     check_generator(store, image_set, train.digest, field="evaluation.image_sets")
-    reconstructed = open_reconstruction(store, image_set, train)
-    if reconstructed.labels != train.labels:
-        raise DataLoss(
-            f"{reconstructed.manifest.name} is not of {train.name}; delete it and submit the evaluation again",
-            reason="RECONSTRUCTION_DIFFERS",
-            metadata={"artifact": str(reconstructed.manifest.name)},
-        )
-    return reconstructed
+    return open_reconstruction(store, image_set, train)
 
 
 def _open_synthetic(store: ObjectStore, trial: TrialSpec, train: TrainPart) -> SyntheticImages | None:

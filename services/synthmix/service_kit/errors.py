@@ -162,6 +162,14 @@ def missing_field(field: str, remedy: str) -> InvalidArgument:
     )
 
 
+def unmet_precondition(
+    field: str, description: str, *, reason: str, metadata: dict[str, str] | None = None
+) -> FailedPrecondition:
+    """A FailedPrecondition that names the field, and says what is wrong and what to do."""
+    violations = [FieldViolation(field, description)]
+    return FailedPrecondition(f"{field}: {description}", reason=reason, violations=violations, metadata=metadata)
+
+
 def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
     """Raises InvalidArgument, with the nearest choice, if value isn't one of the choices."""
     known = list(choices)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from synthmix.service_kit.errors import FailedPrecondition, FieldViolation
+from synthmix.service_kit.errors import FailedPrecondition, unmet_precondition
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
 
@@ -26,9 +26,7 @@ def memory_told_at(field: str, what: str, remedy: str) -> Iterator[None]:
 
 def out_of_memory(field: str, what: str, remedy: str) -> FailedPrecondition:
     description = f"the worker's memory isn't enough for {what}; {remedy}, or use a GPU or a machine with more"
-    return FailedPrecondition(
-        f"{field}: {description}", reason=OUT_OF_MEMORY, violations=[FieldViolation(field, description)]
-    )
+    return unmet_precondition(field, description, reason=OUT_OF_MEMORY)
 
 
 def is_out_of_memory(error: Exception) -> bool:
