@@ -15,7 +15,7 @@ The interval over the resamples is intervals.py's, the verdict verdict.py's. On 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,6 @@ import numpy as np
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation.intervals import TestImages, estimate
 from synthmix.classifier_evaluation.verdict import decide
-from synthmix.service_kit.quantities import plural
 from synthmix.service_kit.seeds import derived_rng
 
 FEW_GROUPS = 10
@@ -66,7 +65,7 @@ def compare(
 ) -> evaluations_pb2.Comparison:
     """Compares mixtures with the reference and decides what may be claimed.
 
-    The rule of the verdict is verdict.decide's. A mixture's results don't depend on which others there are.
+    The rule of the verdict is verdict.decide's. A mixture's results do not depend on which others there are.
 
     Args:
         labels: True class indices of the test images, shape (images,).
@@ -77,16 +76,12 @@ def compare(
         class_names: Name of each class index.
         confidence: Of the intervals, 0 to 1 exclusive.
         margin: The smallest difference of balanced accuracy that matters, 0 to 1 exclusive.
-        resamples: Bootstrap resamples, 100 or more.
+        resamples: Bootstrap resamples.
         seed: Of the resampling.
 
     Returns:
         Scores, differences, verdict and warnings.
-
-    Raises:
-        ValueError: The arguments don't fit together or are out of range; it names field, value and remedy.
     """
-    _check(labels, groups, mixtures, reference, candidates, class_names, confidence, margin, resamples)
     group_names, group_of_image = np.unique(groups, return_inverse=True)
     by_group = len(group_names) > 1
     unit_of_image = group_of_image if by_group else np.arange(len(labels))
@@ -194,20 +189,15 @@ def _resample(
     unit_rng, seed_rng = derived_rng("statistics", seed, "test groups"), derived_rng("statistics", seed, "seeds")
     block = max(1, _BLOCK_NUMBERS // (units + mixtures * seeds))
     joint, units_only = np.empty((resamples, mixtures)), np.empty((resamples, mixtures))
-    for drawn in _blocks(resamples, block):
-        size = drawn.stop - drawn.start
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = slice(start, start + size)
         weights = unit_rng.multinomial(units, np.full(units, 1.0 / units), size=size).astype(np.float64)
         seed_weights = seed_rng.multinomial(seeds, np.full(seeds, 1.0 / seeds), size=size) / seeds
         scores = _balanced_accuracy(counts, weights)
         joint[drawn] = np.einsum("bms,bs->bm", scores, seed_weights)
         units_only[drawn] = scores.mean(axis=2)
     return joint, units_only
-
-
-def _blocks(count: int, size: int) -> Iterator[slice]:
-    """Yields consecutive slices of at most `size` that cover range(count)."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
 
 
 def _warnings(
@@ -244,58 +234,3 @@ def _warnings(
                 f"Class {name!r} has test images of one group only: resamples without it leave the class out."
             )
     return tuple(warnings)
-
-
-def _check(
-    labels: np.ndarray,
-    groups: np.ndarray,
-    mixtures: Sequence[MixturePredictions],
-    reference: str,
-    candidates: Sequence[str],
-    class_names: Sequence[str],
-    confidence: float,
-    margin: float,
-    resamples: int,
-) -> None:
-    """Refuses what can't be compared."""
-    if labels.ndim != 1 or len(labels) < 2:
-        raise ValueError(f"labels has shape {labels.shape}: give one class index for each of 2 or more test images")
-    if groups.shape != labels.shape:
-        raise ValueError(f"groups has shape {groups.shape}, labels {labels.shape}: give one group for each test image")
-    _check_indices("labels", labels, len(class_names))
-    keys = [mixture.key for mixture in mixtures]
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"mixtures has keys {keys}: each mixture needs a key of its own")
-    if reference not in keys:
-        raise ValueError(f"reference is {reference!r}: use a mixture's key, one of {', '.join(keys)}")
-    for key in candidates:
-        if key not in keys or key == reference:
-            raise ValueError(f"candidates contains {key!r}: use keys of mixtures other than the reference")
-    seeds = mixtures[0].predicted.shape[0]
-    for mixture in mixtures:
-        if mixture.predicted.shape != (seeds, len(labels)) or seeds < 1:
-            raise ValueError(
-                f"predicted of {mixture.key!r} has shape {mixture.predicted.shape}: every mixture needs "
-                f"(seeds, images), here ({seeds}, {len(labels)})"
-            )
-        _check_indices(f"predicted of {mixture.key!r}", mixture.predicted, len(class_names))
-        validation = mixture.validation_balanced_accuracy
-        if validation.shape != (seeds,) or not np.all((validation >= 0.0) & (validation <= 1.0)):
-            raise ValueError(
-                f"validation_balanced_accuracy of {mixture.key!r} is {validation}: "
-                f"give one number from 0 to 1 for each of {plural(seeds, 'seed')}"
-            )
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence is {confidence}: use a number between 0 and 1, such as 0.95")
-    if not 0.0 < margin < 1.0:
-        raise ValueError(f"margin is {margin}: use a number between 0 and 1, such as 0.02")
-    if resamples < 100:
-        raise ValueError(f"resamples is {resamples}: use 100 or more")
-
-
-def _check_indices(field: str, values: np.ndarray, classes: int) -> None:
-    """Refuses what isn't a class index."""
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"{field} has type {values.dtype}: give integer class indices")
-    if values.min() < 0 or values.max() >= classes:
-        raise ValueError(f"{field} holds {values.min()} to {values.max()}: class indices go from 0 to {classes - 1}")
