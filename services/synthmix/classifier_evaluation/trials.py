@@ -11,7 +11,7 @@ import numpy as np
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings, Training
 from synthmix.classifier_evaluation import recipe
-from synthmix.classifier_evaluation.mixtures import TrialSpec, compose
+from synthmix.classifier_evaluation.mixtures import MixtureSpec, TrialSpec, compose
 from synthmix.classifier_evaluation.reconstructions import open_reconstruction
 from synthmix.classifier_evaluation.trial_requests import (
     RECIPE_VERSION,
@@ -43,9 +43,7 @@ def run_trial(
     threads: int,
     gpus: float = 0.0,
 ) -> str:
-    """The task that a coordinator runs on a worker: evaluate_trial, with the worker's settings and counters.
-
-    The classifier's settings come in their canonical form, which Ray can send.
+    """The task of a worker: evaluate_trial, with the settings in their canonical form, which Ray can send.
 
     Its operation counts trials, so a trial's own steps are counted by the metrics only.
     """
@@ -101,7 +99,7 @@ def evaluate_trial(
     if find_manifest(store, name) is not None:
         return name
 
-    real, synthetic = _open_real(store, trial, train), _open_synthetic(store, trial, train)
+    real, synthetic = _open_images(store, trial.mixture, train)
     mixture = compose(trial.mixture, train, synthetic, trial.seed)
     size_px = settings.image_size
     test_reads = 0
@@ -141,16 +139,12 @@ def evaluate_trial(
         best_epoch=result.best_epoch,
         test_reads=test_reads,
     )
-    payloads = (
-        write_payload(store, name, PREDICTIONS, predictions_table(test, result.test_probabilities)),
-        write_payload(
-            store,
-            name,
-            VALIDATION_PREDICTIONS,
-            predictions_table(validation, result.validation_probabilities),
-        ),
-        write_payload(store, name, TRAINING, message_json.to_bytes(training)),
-    )
+    files = {
+        PREDICTIONS: predictions_table(test, result.test_probabilities),
+        VALIDATION_PREDICTIONS: predictions_table(validation, result.validation_probabilities),
+        TRAINING: message_json.to_bytes(training),
+    }
+    payloads = tuple(write_payload(store, name, file, data) for file, data in files.items())
     seconds = time.perf_counter() - start_s
     inputs = {f"{part}_split": digest for part, digest in request["parts"].items()}
     if trial.mixture.image_set is not None:
@@ -170,19 +164,15 @@ def evaluate_trial(
     return name
 
 
-def _open_real(store: ObjectStore, trial: TrialSpec, train: TrainPart) -> TrainPart | ReconstructedImages:
-    """The mixture's real images: as they are, or as the base model's autoencoder restores them."""
-    if not KINDS[trial.mixture.kind].reconstructed or trial.mixture.image_set is None:
-        return train
-    image_set = read_manifest(store, ArtifactName(IMAGE_SETS, trial.mixture.image_set))
-    check_generator(store, image_set, train.digest, field="evaluation.image_sets")
-    return open_reconstruction(store, image_set, train)
-
-
-def _open_synthetic(store: ObjectStore, trial: TrialSpec, train: TrainPart) -> SyntheticImages | None:
-    if not KINDS[trial.mixture.kind].holds_synthetic or trial.mixture.image_set is None:
-        return None
-    image_set = str(ArtifactName(IMAGE_SETS, trial.mixture.image_set))
-    synthetic = open_image_set(store, image_set, classes=train.classes, field="evaluation.image_sets")
-    check_generator(store, synthetic.manifest, train.digest, field="evaluation.image_sets")
-    return synthetic
+def _open_images(
+    store: ObjectStore, mixture: MixtureSpec, train: TrainPart
+) -> tuple[TrainPart | ReconstructedImages, SyntheticImages | None]:
+    """A mixture's real images, as they are or as the base model's autoencoder restores them; its synthetic ones."""
+    if mixture.image_set is None:
+        return train, None
+    name, field = ArtifactName(IMAGE_SETS, mixture.image_set), "evaluation.image_sets"
+    manifest = read_manifest(store, name)
+    check_generator(store, manifest, train.digest, field=field)
+    if KINDS[mixture.kind].reconstructed:
+        return open_reconstruction(store, manifest, train), None
+    return train, open_image_set(store, str(name), classes=train.classes, field=field)
