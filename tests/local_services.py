@@ -12,11 +12,11 @@ from synthmix.classifier_evaluation import planning as evaluations
 from synthmix.image_synthesis import planning as image_sets
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
+from synthmix.service_kit.environment import ADAPTER_TRAINING, IMAGE_SYNTHESIS
 from synthmix.service_kit.errors import NotFound
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.service_kit.settings import ADAPTER_TRAINING, IMAGE_SYNTHESIS
 
 
 class LocalServices:

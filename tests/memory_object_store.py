@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import FailedPrecondition, NotFound
 from synthmix.service_kit.object_store import CHUNK_SIZE_BYTES, ObjectInfo, ObjectStore
-from synthmix.service_kit.settings import ObjectStoreSettings
 
 
 class MemoryObjectStore(ObjectStore):

@@ -29,6 +29,13 @@ from synthmix.api.studies.v1 import studies_pb2_grpc
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifact_collection import ArtifactCollection
 from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.environment import (
+    ADAPTER_TRAINING,
+    CLASSIFIER_EVALUATION,
+    IMAGE_SYNTHESIS,
+    SERVICES,
+    STUDY_CONTROL,
+)
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.operation_context import OperationContext
@@ -43,13 +50,6 @@ from synthmix.service_kit.resource_names import (
     OperationName,
 )
 from synthmix.service_kit.server import SERVER_OPTIONS, Servicer
-from synthmix.service_kit.settings import (
-    ADAPTER_TRAINING,
-    CLASSIFIER_EVALUATION,
-    IMAGE_SYNTHESIS,
-    SERVICES,
-    STUDY_CONTROL,
-)
 from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.clusters import ClusterService

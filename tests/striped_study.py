@@ -26,8 +26,8 @@ from synthmix.image_data.split_parts import open_split
 from synthmix.latent_diffusion import base_model
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, write_manifest
+from synthmix.service_kit.environment import CLASSIFIER_EVALUATION
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.service_kit.settings import CLASSIFIER_EVALUATION
 from synthmix.service_kit.settings_messages import from_canonical
 from synthmix.study_control.split import create_split
 

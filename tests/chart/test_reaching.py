@@ -21,7 +21,7 @@ from synthmix.client.release.discovery import find_release, ready_pods
 from synthmix.client.release.tokens import ReleaseToken
 from synthmix.service_kit import errors, kubernetes_api
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate
-from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
+from synthmix.service_kit.environment import SERVICES, STUDY_CONTROL
 from unit import fake_services as fake
 
 NAMESPACE, RENAMED, PEOPLE = "reached", "reached-renamed", "people"

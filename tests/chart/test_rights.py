@@ -12,7 +12,7 @@ from rendering import CHART, RELEASE
 from cluster.access import Cluster
 from synthmix.service_kit import errors, kubernetes_api
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate
-from synthmix.service_kit.settings import KubernetesSettings
+from synthmix.service_kit.environment import KubernetesSettings
 from synthmix.study_control.clusters import KubernetesCluster, open_cluster
 from synthmix.study_control.worker_groups import Scaling
 

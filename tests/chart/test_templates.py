@@ -11,7 +11,7 @@ from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderErro
 
 from programs import KUBERAY
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.service_kit.settings import SERVICES
+from synthmix.service_kit.environment import SERVICES
 
 PREFIX = f"{RELEASE}-synthmix"
 WORKER_GROUPS = ("adapter-training", "image-synthesis", "classifier-evaluation")

@@ -14,10 +14,10 @@ from real_servers import running
 from synthmix.local import object_storage
 from synthmix.local.home import object_storage_keys, prepare
 from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
+from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.s3_object_store import S3ObjectStore
-from synthmix.service_kit.settings import ObjectStoreSettings
 
 BUCKET = "contract"
 

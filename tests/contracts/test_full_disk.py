@@ -22,12 +22,12 @@ from synthmix.client.transport import Channels
 from synthmix.local import object_storage
 from synthmix.local.home import object_storage_keys, prepare
 from synthmix.service_kit import storage_space
+from synthmix.service_kit.environment import SERVICES, STUDY_CONTROL
 from synthmix.service_kit.errors import ResourceExhausted
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.server import SERVER_OPTIONS
-from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
 from synthmix.study_control.artifact_service import ArtifactService
 
 TOKEN = "correct horse"

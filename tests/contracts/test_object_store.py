@@ -20,11 +20,11 @@ from synthmix.service_kit.artifacts import (
     write_manifest,
     write_payload,
 )
+from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.s3_object_store import PART_SIZE_BYTES, S3ObjectStore, when_available
-from synthmix.service_kit.settings import ObjectStoreSettings
 
 ARTIFACT = ArtifactName("adapters", "0123456789abcdef" * 2)
 

@@ -19,10 +19,10 @@ from cluster.access import Cluster
 from synthmix import Client
 from synthmix.local.children import Child, stop_children
 from synthmix.local.ports import LOOPBACK, free_port
+from synthmix.service_kit.environment import SERVICES, STUDY_CONTROL, ObjectStoreSettings
 from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.s3_object_store import S3ObjectStore
-from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL, ObjectStoreSettings
 from waiting import wait_until
 
 PREFIX = f"{RELEASE}-synthmix"

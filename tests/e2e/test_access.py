@@ -11,7 +11,7 @@ from release import PREFIX, Release
 from cluster.access import Cluster
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.service_kit import errors
-from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
+from synthmix.service_kit.environment import SERVICES, STUDY_CONTROL
 from waiting import wait_until
 
 AUDIENCE = "synthmix"

@@ -11,8 +11,8 @@ from release import Release
 from studies import FEW, import_simulated, payload_digests, reduced_study, run_study, steps_of
 from synthmix import Client
 from synthmix.api.operations.v1 import operations_pb2
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import Unavailable
-from synthmix.service_kit.settings import SERVICES
 from waiting import wait_until
 
 STUDY = reduced_study("disturbed", FEW)

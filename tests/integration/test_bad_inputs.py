@@ -21,10 +21,10 @@ from studies import FEW, reduced_value
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.local import Connection
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import RESULT, list_names
 from synthmix.service_kit.resource_names import COLLECTIONS, OperationName
-from synthmix.service_kit.settings import SERVICES
 
 DATASET = FEW
 BY_PLATE = r"(?P<group>plate-\d+)"

@@ -16,11 +16,11 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import failure_of, metadata_of
 from synthmix.local import local_stack, read_connection
 from synthmix.service_kit.artifacts import Manifest, find_manifest, list_artifacts
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import Cancelled, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.s3_object_store import S3ObjectStore
-from synthmix.service_kit.settings import SERVICES
 from waiting import wait_until
 
 

@@ -23,10 +23,10 @@ from synthmix.local.children import Child, Supervisor, wait_until_ready
 from synthmix.local.home import prepare
 from synthmix.local.sweep import MARKER_VARIABLE, kill_marked, marked_processes, record_run, sweep
 from synthmix.service_kit.asking_again import ask_until
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.s3_object_store import S3ObjectStore
-from synthmix.service_kit.settings import SERVICES
 from waiting import wait_until
 
 START_TIMEOUT_S = 120.0

@@ -17,14 +17,14 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.local import Connection
 from synthmix.local.children import Child, stop_children, wait_until_ready
 from synthmix.local.ports import LOOPBACK, free_port
-from synthmix.service_kit.errors import NotFound
-from synthmix.service_kit.settings import (
+from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
     IMAGE_SYNTHESIS,
     SERVICES,
     STUDY_CONTROL,
 )
+from synthmix.service_kit.errors import NotFound
 from waiting import wait_until
 
 START_TIMEOUT_S = 60.0

@@ -6,7 +6,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from synthmix.local import Connection
-from synthmix.service_kit.settings import (
+from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
     IMAGE_SYNTHESIS,

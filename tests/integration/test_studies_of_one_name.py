@@ -6,8 +6,8 @@ from studies import FEW, reduced_study
 from synthmix import Client
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import failure_of, metadata_of
+from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import Cancelled, InvalidArgument
-from synthmix.service_kit.settings import STUDY_CONTROL
 
 
 def test_two_studies_of_one_name(client: Client, finished: studies_pb2.Study) -> None:

@@ -22,17 +22,17 @@ from synthmix.client.client import result_of
 from synthmix.client.endpoints import Endpoints
 from synthmix.client.transport import Channels, error_of
 from synthmix.service_kit.artifacts import Manifest, write_manifest, write_payload
-from synthmix.service_kit.errors import SynthMixError
-from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_records import RESULT, list_names
-from synthmix.service_kit.resource_names import OperationName
-from synthmix.service_kit.settings import (
+from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
     IMAGE_SYNTHESIS,
     SERVICES,
     STUDY_CONTROL,
     WORKER_SERVICES,
 )
+from synthmix.service_kit.errors import SynthMixError
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.operation_records import RESULT, list_names
+from synthmix.service_kit.resource_names import OperationName
 from synthmix.study_control import planning
 from synthmix.study_control.datasets import claim_name
 from synthmix.study_control.steps import of_service

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import web
 
 import fake_kubelet
-from synthmix.service_kit.settings import SERVICES
+from synthmix.service_kit.environment import SERVICES
 
 SERVICE_TOKEN = "the service's own token"
 NAMESPACE = "lab"

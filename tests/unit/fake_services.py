@@ -27,8 +27,8 @@ from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.local.connection import Connection, write_connection
 from synthmix.local.home import lock, prepare
+from synthmix.service_kit.environment import SERVICES, ObjectStoreSettings
 from synthmix.service_kit.errors import NotFound, SynthMixError, Unauthenticated, to_status
-from synthmix.service_kit.settings import SERVICES, ObjectStoreSettings
 
 TOKEN = "correct horse"
 ID = "0123456789abcdef0123456789abcdef"

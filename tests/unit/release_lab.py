@@ -19,7 +19,7 @@ from fake_kubernetes import (
 )
 from synthmix.client.client import Client
 from synthmix.service_kit import errors
-from synthmix.service_kit.settings import SERVICES
+from synthmix.service_kit.environment import SERVICES
 
 RELEASE = f"{NAMESPACE}/synthmix"
 

@@ -9,11 +9,11 @@ import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
 from memory_object_store import MemoryObjectStore
+from synthmix.service_kit.environment import ADAPTER_TRAINING, IMAGE_SYNTHESIS, STUDY_CONTROL
 from synthmix.service_kit.errors import NotFound
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
-from synthmix.service_kit.settings import ADAPTER_TRAINING, IMAGE_SYNTHESIS, STUDY_CONTROL
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.all_operations import AllOperations
 

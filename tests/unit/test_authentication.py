@@ -19,10 +19,10 @@ from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.service_kit import authentication, errors, kubernetes_api
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate, right_for
+from synthmix.service_kit.environment import KubernetesSettings, ServerSettings
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.kubernetes_api import Right
 from synthmix.service_kit.server import kubernetes_reviews
-from synthmix.service_kit.settings import KubernetesSettings, ServerSettings
 
 TOKEN = "correct horse"
 GET_STUDY = "/synthmix.studies.v1.StudyService/GetStudy"

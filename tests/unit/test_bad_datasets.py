@@ -17,9 +17,9 @@ from image_archives import picture, plates, zipped
 from synthmix import GroupRule
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.service_kit.artifacts import find_manifest, list_artifacts
+from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import AlreadyExists, InvalidArgument, SynthMixError
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.service_kit.settings import STUDY_CONTROL
 
 
 def folder_of(files: dict[str, bytes], **options: Any) -> Act:

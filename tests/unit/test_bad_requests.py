@@ -27,6 +27,7 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.client.study_file import read_study
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
+from synthmix.service_kit.environment import ADAPTER_TRAINING, STUDY_CONTROL, ObjectStoreSettings
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -37,7 +38,6 @@ from synthmix.service_kit.errors import (
 )
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.s3_object_store import S3ObjectStore
-from synthmix.service_kit.settings import ADAPTER_TRAINING, STUDY_CONTROL, ObjectStoreSettings
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService

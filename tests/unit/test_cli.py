@@ -30,7 +30,8 @@ from synthmix.cli import doctor, outcomes, parser
 from synthmix.cli.output import human_time, shortened, table
 from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
 from synthmix.image_data.sources.problems import refused_files
-from synthmix.service_kit import errors, settings
+from synthmix.service_kit import errors
+from synthmix.service_kit.environment import SERVICES
 
 STUDY_FILE = "name: demo\ndataset: sim-cells\nmixtures:\n  ratios:\n    - 0\n    - 99\n"
 
@@ -100,7 +101,7 @@ def test_every_command_has_a_handler() -> None:
 
 
 def test_the_grammar_names_the_services() -> None:
-    assert parser.SERVICES == settings.SERVICES  # spelled twice, so that --help imports nothing
+    assert parser.SERVICES == SERVICES  # spelled twice, so that --help imports nothing
 
 
 def test_the_exit_codes_are_documented() -> None:

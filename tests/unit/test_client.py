@@ -22,7 +22,7 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import Client, GroupRule, PixelRule, Transfer, metadata_of, result_of
 from synthmix.client.endpoints import default_home, find_endpoints
 from synthmix.service_kit import errors, operation_calls
-from synthmix.service_kit.settings import SERVICES
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.transport import service_config
 
 UNUSED_ADDRESS = "127.0.0.1:1"

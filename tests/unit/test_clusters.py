@@ -11,7 +11,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit import errors
-from synthmix.service_kit.settings import (
+from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
     IMAGE_SYNTHESIS,

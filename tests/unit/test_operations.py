@@ -7,10 +7,10 @@ import pytest
 from memory_object_store import MemoryObjectStore
 from synthmix.service_kit import metrics, operations
 from synthmix.service_kit import operation_records as records
+from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.resource_names import OperationName
-from synthmix.service_kit.settings import STUDY_CONTROL
 
 IDS = [f"{number:032x}" for number in range(4)]
 NAMES = [OperationName(STUDY_CONTROL, operation_id) for operation_id in IDS]

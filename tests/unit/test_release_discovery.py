@@ -13,7 +13,7 @@ from synthmix.client.client import Client
 from synthmix.client.release.access import connect_as_caller
 from synthmix.client.release.discovery import find_release, parse_name, ready_pods
 from synthmix.service_kit import errors
-from synthmix.service_kit.settings import STUDY_CONTROL
+from synthmix.service_kit.environment import STUDY_CONTROL
 
 
 @pytest.mark.parametrize(

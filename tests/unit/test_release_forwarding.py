@@ -39,7 +39,7 @@ from synthmix.client.release.access import connect_as_caller
 from synthmix.client.release.discovery import find_release
 from synthmix.client.release.forwarding import Forwards
 from synthmix.service_kit import errors
-from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
+from synthmix.service_kit.environment import SERVICES, STUDY_CONTROL
 
 
 @pytest.fixture

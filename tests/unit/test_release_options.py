@@ -14,7 +14,7 @@ from fake_kubernetes import (
 from release_lab import RELEASE, UNSCHEDULABLE, add_pod, failure
 from synthmix.client.endpoints import find_endpoints
 from synthmix.service_kit import errors
-from synthmix.service_kit.settings import SERVICES, STUDY_CONTROL
+from synthmix.service_kit.environment import SERVICES, STUDY_CONTROL
 
 
 def test_a_release_comes_from_the_environment(lab: FakeKubernetes) -> None:

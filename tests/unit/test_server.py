@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from synthmix.service_kit import metrics
+from synthmix.service_kit.environment import ServerSettings
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     FieldViolation,
@@ -30,7 +31,6 @@ from synthmix.service_kit.errors import (
     to_status,
 )
 from synthmix.service_kit.server import Servicer, serve
-from synthmix.service_kit.settings import ServerSettings
 
 TOKEN = "correct horse"
 AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)

@@ -6,6 +6,12 @@ import pytest
 
 from synthmix.service_kit import errors, pages
 from synthmix.service_kit.digests import canonical_json, digest_of
+from synthmix.service_kit.environment import (
+    KubernetesSettings,
+    kubernetes_settings,
+    object_store_settings,
+    worker_settings,
+)
 from synthmix.service_kit.quantities import byte_size, duration, plural
 from synthmix.service_kit.resource_names import (
     COLLECTIONS,
@@ -21,12 +27,6 @@ from synthmix.service_kit.resource_names import (
     unqualified,
 )
 from synthmix.service_kit.seeds import derived_seed
-from synthmix.service_kit.settings import (
-    KubernetesSettings,
-    kubernetes_settings,
-    object_store_settings,
-    worker_settings,
-)
 
 ID = "0123456789abcdef" * 2
 

@@ -19,10 +19,10 @@ from synthmix.client.packing import pack
 from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.pixel_cache import _write
 from synthmix.service_kit import storage_space
+from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import ResourceExhausted, Unavailable
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
 from synthmix.service_kit.s3_object_store import S3ObjectStore
-from synthmix.service_kit.settings import ObjectStoreSettings
 from synthmix.service_kit.storage_space import room_for, writing_to
 
 

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from fake_kubernetes import AUDIENCE, NAMESPACE, FakeKubernetes, User, ray_cluster, worker_group
 from memory_object_store import MemoryObjectStore
 from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
-from synthmix.service_kit.settings import SERVICES, variable_prefix
+from synthmix.service_kit.environment import SERVICES, variable_prefix
 from synthmix.study_control import front_end
 
 TOKEN = "correct horse"

@@ -15,13 +15,13 @@ from synthmix.service_kit import operation_records as records
 from synthmix.service_kit import pages
 from synthmix.service_kit.artifacts import Manifest, write_manifest
 from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import Cancelled, InvalidArgument, NotFound
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_index import OperationIndex
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
-from synthmix.service_kit.settings import STUDY_CONTROL
 from synthmix.study_control import planning, specification, study_names
 from synthmix.study_control.study_service import StudyService
 

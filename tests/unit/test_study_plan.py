@@ -14,11 +14,11 @@ from synthmix.adapter_training import planning as adapters
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.study_file import parse_document
 from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, STUDY_CONTROL
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.operation_records import OperationRecord, now
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
-from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, STUDY_CONTROL
 from synthmix.service_kit.settings_messages import canonical, with_defaults
 from synthmix.study_control import planning, specification, study_operation
 from synthmix.study_control.datasets import claim_name

@@ -10,10 +10,10 @@ from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix.image_data.generators import adapter_settings
 from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
+from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS
 from synthmix.service_kit.server import Servicer, run
-from synthmix.service_kit.settings import ADAPTER_TRAINING
 
 
 class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):

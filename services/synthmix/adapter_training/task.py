@@ -23,12 +23,12 @@ from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.autoencoder import select_device
 from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, load
 from synthmix.service_kit.artifacts import write_payload
+from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store
-from synthmix.service_kit.settings import ADAPTER_TRAINING
 from synthmix.service_kit.settings_messages import from_canonical
 
 CHECKPOINT_INTERVAL_SECONDS = 15.0

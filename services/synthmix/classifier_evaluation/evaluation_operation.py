@@ -8,9 +8,9 @@ from synthmix.classifier_evaluation.trial_requests import trial_name
 from synthmix.image_data.trial_files import TRIAL_RESULTS, read_trial
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
+from synthmix.service_kit.environment import worker_settings
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import EVALUATIONS, ArtifactName
-from synthmix.service_kit.settings import worker_settings
 from synthmix.service_kit.settings_messages import canonical
 
 

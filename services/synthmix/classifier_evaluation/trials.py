@@ -26,12 +26,12 @@ from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticI
 from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS, predictions_table
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
+from synthmix.service_kit.environment import CLASSIFIER_EVALUATION
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
-from synthmix.service_kit.settings import CLASSIFIER_EVALUATION
 from synthmix.service_kit.settings_messages import from_canonical
 
 

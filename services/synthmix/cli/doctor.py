@@ -22,9 +22,9 @@ from synthmix.cli.output import emit, table
 from synthmix.client.endpoints import default_home
 from synthmix.local.machine import usable_cpus
 from synthmix.service_kit.asking_again import ask_until
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, Unimplemented
 from synthmix.service_kit.quantities import byte_size
-from synthmix.service_kit.settings import SERVICES
 
 if TYPE_CHECKING:
     from synthmix.api.clusters.v1 import clusters_pb2

@@ -8,7 +8,7 @@ from synthmix.cli.output import emit, error_text, human_time, note, print_error,
 from synthmix.cli.progress import metadata_rows, progress
 from synthmix.cli.studies import state_word
 from synthmix.client.client import Client, Operation, failure_of, metadata_of
-from synthmix.service_kit.settings import SERVICES
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.yaml_text import to_yaml
 
 

@@ -41,17 +41,17 @@ from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Col
 from synthmix.image_data.sources.source_listing import ListingRequest
 from synthmix.service_kit import errors
 from synthmix.service_kit import resource_names as names
-from synthmix.service_kit.operation_calls import Patience, wait_for
-from synthmix.service_kit.operation_calls import failure_of as failure_of
-from synthmix.service_kit.operation_calls import metadata_of as metadata_of
-from synthmix.service_kit.operation_calls import result_of as result_of
-from synthmix.service_kit.settings import (
+from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
     IMAGE_SYNTHESIS,
     SERVICES,
     STUDY_CONTROL,
 )
+from synthmix.service_kit.operation_calls import Patience, wait_for
+from synthmix.service_kit.operation_calls import failure_of as failure_of
+from synthmix.service_kit.operation_calls import metadata_of as metadata_of
+from synthmix.service_kit.operation_calls import result_of as result_of
 from synthmix.service_kit.transport import UNARY_DEADLINE_S
 
 Operation: TypeAlias = operations_proto_pb2.Operation
@@ -456,7 +456,7 @@ class Client:
     # Operations
 
     def list_operations(self, service: str) -> Iterator[Operation]:
-        """The operations of one service, the newest first; synthmix.service_kit.settings.SERVICES names them."""
+        """The operations of one service, the newest first; synthmix.service_kit.environment.SERVICES names them."""
         errors.check_choice("service", service, SERVICES)
         return self._pages(
             service,

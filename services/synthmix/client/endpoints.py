@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthmix.local.connection import read_connection
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import InvalidArgument, Unauthenticated
 from synthmix.service_kit.extras import extra
-from synthmix.service_kit.settings import SERVICES
 
 if TYPE_CHECKING:
     from synthmix.client.release.connection import OpenRelease

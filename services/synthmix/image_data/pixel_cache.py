@@ -14,8 +14,8 @@ from synthmix.image_data.image_table import read_images
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart
 from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages
 from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.environment import cache_folder
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.settings import cache_folder
 from synthmix.service_kit.storage_space import writing_to
 
 

@@ -10,10 +10,10 @@ from synthmix.image_data.generators import synthesis_settings
 from synthmix.image_synthesis import planning
 from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
+from synthmix.service_kit.environment import IMAGE_SYNTHESIS
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.server import Servicer, run
-from synthmix.service_kit.settings import IMAGE_SYNTHESIS
 
 
 class ImageSetService(image_sets_pb2_grpc.ImageSetServiceServicer):

@@ -25,12 +25,12 @@ from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.autoencoder import select_device
 from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, load, probe
 from synthmix.service_kit.artifacts import Manifest, fetch_payload, read_manifest
+from synthmix.service_kit.environment import IMAGE_SYNTHESIS
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, invalid_field
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
-from synthmix.service_kit.settings import IMAGE_SYNTHESIS
 from synthmix.service_kit.settings_messages import from_canonical
 
 BATCH_IMAGES = 16

@@ -13,6 +13,7 @@ from synthmix.latent_diffusion.base_model_files import WEIGHT_FILES, WEIGHTS, Si
 from synthmix.latent_diffusion.model_folder import INCOMPLETE, ModelFolder
 from synthmix.latent_diffusion.model_kinds import INDEX, check_pipeline, no_model
 from synthmix.service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
+from synthmix.service_kit.environment import base_model_folders
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -21,7 +22,6 @@ from synthmix.service_kit.errors import (
     invalid_field,
     missing_field,
 )
-from synthmix.service_kit.settings import base_model_folders
 
 BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"

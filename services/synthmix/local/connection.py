@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synthmix.local.home import Home, is_locked, write_private
+from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import Unavailable
-from synthmix.service_kit.settings import ObjectStoreSettings
 
 
 @dataclass(frozen=True)

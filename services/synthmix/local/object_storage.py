@@ -10,8 +10,8 @@ from pathlib import Path
 
 from synthmix.local.home import Home, ObjectStorageKeys
 from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
+from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import FailedPrecondition, Unavailable
-from synthmix.service_kit.settings import ObjectStoreSettings
 from synthmix.service_kit.storage_space import reserve_bytes
 
 NAME = "object-storage"

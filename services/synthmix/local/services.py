@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
-from synthmix.service_kit.settings import SERVICES
+from synthmix.service_kit.environment import SERVICES
 
 HEALTH_TIMEOUT_S = 2.0
 

@@ -21,8 +21,8 @@ from synthmix.local.children import Child, Supervisor, stop_children, wait_until
 from synthmix.local.connection import Connection, write_connection
 from synthmix.local.home import Home, lock, object_storage_keys, prepare
 from synthmix.local.machine import usable_cpus, usable_gpus
+from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, variable_prefix
 from synthmix.service_kit.errors import Cancelled
-from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, variable_prefix
 
 log = logging.getLogger(__name__)
 
@@ -295,7 +295,7 @@ def _tear_down(home: Home, children: _Children | None, lock_descriptor: int) -> 
 
 
 def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
-    """What all children share: the settings of synthmix.service_kit.settings, Ray's, and the marker."""
+    """What all children share: the variables of synthmix.service_kit.environment, Ray's, and the marker."""
     environment = {
         name: value
         for name, value in inherited.items()

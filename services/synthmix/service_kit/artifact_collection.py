@@ -12,6 +12,7 @@ from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.service_kit import pages
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, times_of_artifacts
 from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.environment import ray_address, server_settings
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.operations import Operations
@@ -19,7 +20,6 @@ from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store, when_available
 from synthmix.service_kit.server import Servicer, serve
-from synthmix.service_kit.settings import ray_address, server_settings
 
 
 @dataclass(frozen=True)

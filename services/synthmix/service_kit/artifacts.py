@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from synthmix.service_kit.digests import sha256_of, sha256_of_file
+from synthmix.service_kit.environment import cache_folder
 from synthmix.service_kit.errors import DataLoss, NotFound
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.service_kit.settings import cache_folder
 
 MANIFEST = "manifest.json"
 SOFTWARE = ("synthmix", "torch", "diffusers", "peft", "timm", "ray", "numpy", "pillow", "pyarrow")

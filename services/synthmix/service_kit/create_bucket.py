@@ -5,9 +5,9 @@ A cluster runs it once, as a Job; the local stack makes its bucket itself.
 
 import logging
 
+from synthmix.service_kit.environment import object_store_settings
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.s3_object_store import S3ObjectStore, when_available
-from synthmix.service_kit.settings import object_store_settings
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from synthmix.service_kit import operation_records as records
+from synthmix.service_kit.environment import worker_settings
 from synthmix.service_kit.errors import Cancelled, FailedPrecondition, SynthMixError
 from synthmix.service_kit.memory_errors import OUT_OF_MEMORY
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.ray_connection import NAMESPACE
 from synthmix.service_kit.resource_names import OperationName
-from synthmix.service_kit.settings import worker_settings
 from synthmix.service_kit.storage_space import disk_full, says_full
 
 PROGRESS_INTERVAL_SECONDS = 0.5

@@ -17,9 +17,9 @@ from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
 from synthmix.service_kit.asking_again import ask_until
+from synthmix.service_kit.environment import ObjectStoreSettings, object_store_settings
 from synthmix.service_kit.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from synthmix.service_kit.object_store import CHUNK_SIZE_BYTES, ObjectInfo, ObjectStore
-from synthmix.service_kit.settings import ObjectStoreSettings, object_store_settings
 from synthmix.service_kit.storage_space import is_low, room_for, storage_full, writing_to
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from grpc_reflection.v1alpha import reflection
 
 from synthmix.service_kit import kubernetes_api, metrics
 from synthmix.service_kit.authentication import KubernetesReviews
+from synthmix.service_kit.environment import ServerSettings
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.interceptors import interceptors
-from synthmix.service_kit.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import grpc
 
 from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
 from synthmix.service_kit import kubernetes_api
+from synthmix.service_kit.environment import KubernetesSettings
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.kubernetes_api import Right, as_json, requiring
-from synthmix.service_kit.settings import KubernetesSettings
 from synthmix.study_control.worker_groups import (
     DeploymentGroups,
     RayClusterGroups,

@@ -6,6 +6,13 @@ from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
+from synthmix.service_kit.environment import (
+    SERVICES,
+    STUDY_CONTROL,
+    ray_address,
+    server_settings,
+    service_address,
+)
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import (
@@ -14,13 +21,6 @@ from synthmix.service_kit.resource_names import (
 )
 from synthmix.service_kit.s3_object_store import open_object_store, when_available
 from synthmix.service_kit.server import Servicer, run, serve
-from synthmix.service_kit.settings import (
-    SERVICES,
-    STUDY_CONTROL,
-    ray_address,
-    server_settings,
-    service_address,
-)
 from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.clusters import ClusterService, open_cluster

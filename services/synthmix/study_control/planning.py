@@ -13,10 +13,10 @@ from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit.digests import ID_LENGTH, digest_of
+from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, WORKER_SERVICES
 from synthmix.service_kit.errors import FieldViolation, InvalidArgument, Problems, SynthMixError, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
-from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, WORKER_SERVICES
 from synthmix.service_kit.short_names import distinguishing_names
 from synthmix.study_control import datasets, specification
 from synthmix.study_control.step_services import StepServices

@@ -12,9 +12,9 @@ from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, WORKER_SERVICES
 from synthmix.service_kit.operation_calls import result_of, wait_for
 from synthmix.service_kit.resource_names import OperationName
-from synthmix.service_kit.settings import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, WORKER_SERVICES
 from synthmix.service_kit.transport import UNARY_DEADLINE_S, error_of, open_channel
 
 

@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit import operation_records
 from synthmix.service_kit.artifacts import find_manifest
+from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName, OperationName
-from synthmix.service_kit.settings import STUDY_CONTROL
 from synthmix.service_kit.settings_messages import from_canonical
 
 MOST_DIFFERENCES = 8

@@ -15,10 +15,10 @@ from google.protobuf import json_format
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.service_kit import errors
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
+from synthmix.service_kit.environment import WORKER_SERVICES, required, service_address
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName
-from synthmix.service_kit.settings import WORKER_SERVICES, required, service_address
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.steps import Step, of_service, operation_of, recorded_steps
 

@@ -18,6 +18,9 @@ from synthmix.service_kit.artifacts import (
     list_artifacts,
     read_manifest,
 )
+from synthmix.service_kit.environment import (
+    STUDY_CONTROL,
+)
 from synthmix.service_kit.errors import NotFound, SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
@@ -31,9 +34,6 @@ from synthmix.service_kit.resource_names import (
     check_display_name,
     is_id,
     unqualified,
-)
-from synthmix.service_kit.settings import (
-    STUDY_CONTROL,
 )
 from synthmix.service_kit.settings_messages import from_canonical
 from synthmix.study_control import datasets, planning, study_names

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from synthmix.api.clusters.v1 import clusters_pb2
+from synthmix.service_kit.environment import WORKER_SERVICES
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     Unavailable,
@@ -17,7 +18,6 @@ from synthmix.service_kit.errors import (
     missing_field,
 )
 from synthmix.service_kit.kubernetes_api import CALL_TIMEOUT_SECONDS, Right, as_json, requiring, said_by
-from synthmix.service_kit.settings import WORKER_SERVICES
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
 # GPU feature discovery's label of a node, and AMD's node labeller's.

@@ -6,8 +6,8 @@ from synthmix.client.release.access import connect_as_caller
 from synthmix.client.release.discovery import Pod, find_release, pods_of
 from synthmix.client.release.forwarding import Forwards
 from synthmix.client.release.tokens import ReleaseToken
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import SynthMixError
-from synthmix.service_kit.settings import SERVICES
 
 
 class OpenRelease:

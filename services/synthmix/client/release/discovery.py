@@ -11,6 +11,7 @@ from typing import Any
 from kubernetes.client.exceptions import ApiException
 
 from synthmix.client.release.access import Access, asking, listed
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     NotFound,
@@ -21,7 +22,6 @@ from synthmix.service_kit.errors import (
     invalid_field,
 )
 from synthmix.service_kit.kubernetes_api import Right, as_json
-from synthmix.service_kit.settings import SERVICES
 
 OURS = "app.kubernetes.io/part-of=synthmix"
 INSTANCE, COMPONENT = "app.kubernetes.io/instance", "app.kubernetes.io/component"

@@ -1,4 +1,4 @@
-"""Settings, read once from the environment. The same variables configure a laptop's children and a cluster's pods."""
+"""The environment variables that configure a process: a laptop's children and a cluster's pods alike."""
 
 import os
 import tempfile
