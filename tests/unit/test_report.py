@@ -511,24 +511,6 @@ def test_a_metric_of_the_evaluation_is_shown_without_a_word_here() -> None:
     assert json.loads(render_json(more))["metrics"][-1]["name"] == "kappa"
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda d: replace(d, trials=d.trials[3:]), "trials has none of mixture 'real'"),
-        (lambda d: replace(d, trials=(trial_result("reel", 0, d.class_names, 5), *d.trials)), "'reel' is no mixture"),
-        (lambda d: replace(d, comparison=compared(reference="reel")), "'reel' is no mixture"),
-        (lambda d: replace(d, class_names=("round",)), r"give those of \['round'\]"),
-        (lambda d: replace(d, galleries=(Gallery("set", "round", ()),)), "image set 'set'"),
-        (lambda d: replace(d, real_examples={"round": (b"GIF89a",)}), "no PNG"),
-        (lambda d: replace(d, study=replace(d.study, created_at=datetime(2025, 1, 1))), "time zone"),
-    ],
-)
-def test_data_that_do_not_fit_together_are_refused(change: Callable[[ReportData], ReportData], words: str) -> None:
-    for render in (render_html, render_json, render_run_json, render_csv):
-        with pytest.raises(ValueError, match=words):
-            render(change(report()))
-
-
 def test_the_ratio_axis_is_linear_where_there_is_room_and_says_where_it_is_not() -> None:
     roomy, crowded = compared([0.1, 0.25, 0.5]), compared([0.01, 0.02, 5.0])
     assert "not to scale" not in charts.ratio_curve(roomy, 920)

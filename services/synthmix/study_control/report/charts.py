@@ -45,9 +45,18 @@ class _Series:
     style: str
     marker: str
     dashed: bool
-    # By ratio; the line begins at real only.
-    mixtures: tuple[MixtureResult, ...]
-    without_ratio: MixtureResult | None
+    members: tuple[MixtureResult, ...]
+
+    @property
+    def mixtures(self) -> list[MixtureResult]:
+        """Those with a ratio, by rising ratio; the line begins at real only."""
+        found = [result for result in self.members if result.mixture.HasField("ratio")]
+        return sorted(found, key=lambda result: result.mixture.ratio)
+
+    @property
+    def without_ratio(self) -> list[MixtureResult]:
+        """The others: synthetic only, or a control of one size."""
+        return [result for result in self.members if not result.mixture.HasField("ratio")]
 
 
 @dataclass(frozen=True)
@@ -85,17 +94,10 @@ def ratio_curve(comparison: Comparison, width_px: int) -> Markup:
     Points are means over seeds, whiskers their intervals, small dots single seeds. What has no ratio, such as
     synthetic only, stands apart on the right; far below the rest it is an arrow with its value, so that the rest
     stays readable. Ratios that would collide on a linear axis are spaced evenly, and the axis says so.
-
-    Args:
-        comparison: What to draw.
-        width_px: Of the chart.
-
-    Returns:
-        The SVG.
     """
     reference = next(m for m in comparison.mixtures if m.mixture.key == comparison.reference)
     series = _series(comparison)
-    apart = [(one, one.without_ratio) for one in series if one.without_ratio is not None]
+    apart = [(one, result) for one in series for result in one.without_ratio]
     height = 360 if width_px >= 600 else 300
     edge = width_px - 14.0
     right = edge - (max(100.0, 18.0 * len(apart)) if apart else 0.0)
@@ -172,13 +174,6 @@ def forest_plot(comparison: Comparison, width_px: int) -> Markup:
 
     Rows stand under the name of their series. A difference far outside the others' range, as synthetic only
     often is, ends in an arrow; its numbers are written in full.
-
-    Args:
-        comparison: What to draw.
-        width_px: Of the chart.
-
-    Returns:
-        The SVG.
     """
     series = _series(comparison)
     compared = [m for m in comparison.mixtures if m.HasField("difference")]
@@ -214,7 +209,7 @@ def forest_plot(comparison: Comparison, width_px: int) -> Markup:
             full=each.name,
         )
         start += head_px
-        for mixture in _members(each):
+        for mixture in [*each.mixtures, *each.without_ratio]:
             name, style = _short_label(mixture, mode), ""
             if mixture.mixture.key == chosen:
                 name, style = f"★ {name}", "strong"
@@ -236,15 +231,7 @@ def forest_plot(comparison: Comparison, width_px: int) -> Markup:
 
 
 def loss_curve(points: Sequence[LossPoint], width_px: int) -> Markup:
-    """A training's loss against images seen, small.
-
-    Args:
-        points: Two or more, in order.
-        width_px: Of the chart.
-
-    Returns:
-        The SVG.
-    """
+    """A training's loss against images seen, small. Takes two points or more, in order."""
     height, left, bottom = 104, 68.0, 80.0
     losses = [point.loss for point in points]
     svg = _svg(width_px, height, "Training loss", f"From {losses[0]:.4g} to {losses[-1]:.4g}")
@@ -317,36 +304,15 @@ def _series(comparison: Comparison) -> list[_Series]:
     image_sets = dict.fromkeys(m.mixture.image_set for m in comparison.mixtures if m.mixture.image_set)
     series = []
     for index, image_set in enumerate(image_sets):
-        members = [m for m in comparison.mixtures if m.mixture.image_set == image_set]
-        series.append(
-            _Series(
-                name=members[0].mixture.image_set_label,
-                style=f"s{index % SERIES_COLOURS}",
-                # Markers change slower than colours: of two series alike in one, the other differs.
-                marker=_MARKERS[(index + index // SERIES_COLOURS) % len(_MARKERS)],
-                dashed=False,
-                mixtures=_by_ratio([m for m in members if m.mixture.HasField("ratio")]),
-                without_ratio=next((m for m in members if not m.mixture.HasField("ratio")), None),
-            )
-        )
+        members = tuple(m for m in comparison.mixtures if m.mixture.image_set == image_set)
+        # Markers change slower than colours: of two series alike in one, the other differs.
+        marker = _MARKERS[(index + index // SERIES_COLOURS) % len(_MARKERS)]
+        name = members[0].mixture.image_set_label
+        series.append(_Series(name, f"s{index % SERIES_COLOURS}", marker, False, members))
     for index, kind in enumerate(kind for kind in comparison.kinds if kind.control):
-        members = [m for m in comparison.mixtures if m.mixture.kind == kind.name]
-        series.append(
-            _Series(
-                name=kind.label,
-                style="control",
-                marker=_MARKERS[-1 - index % len(_MARKERS)],
-                dashed=True,
-                mixtures=_by_ratio([m for m in members if m.mixture.HasField("ratio")]),
-                without_ratio=next((m for m in members if not m.mixture.HasField("ratio")), None),
-            )
-        )
+        members = tuple(m for m in comparison.mixtures if m.mixture.kind == kind.name)
+        series.append(_Series(kind.label, "control", _MARKERS[-1 - index % len(_MARKERS)], True, members))
     return series
-
-
-def _members(series: _Series) -> list[MixtureResult]:
-    """All mixtures of a series."""
-    return [*series.mixtures, *([series.without_ratio] if series.without_ratio else [])]
 
 
 def _short_label(result: MixtureResult, mode: MixtureKind | None) -> str:
@@ -355,11 +321,6 @@ def _short_label(result: MixtureResult, mode: MixtureKind | None) -> str:
         return str(result.mixture.label)
     name = f"{mode.label} {formatting.ratio(result.mixture.ratio)} %"
     return name if result.mixture.kind == mode.name else f"size of {name}"
-
-
-def _by_ratio(mixtures: Sequence[MixtureResult]) -> tuple[MixtureResult, ...]:
-    """Mixtures by rising ratio."""
-    return tuple(sorted(mixtures, key=lambda mixture: mixture.mixture.ratio))
 
 
 def _places(
@@ -456,7 +417,7 @@ def _band(parent: ElementTree.Element, path: Sequence[tuple[float, Estimate]], y
     """Shades the intervals along a line."""
     outline = [(x, y.clipped(estimate.high)) for x, estimate in path]
     outline += [(x, y.clipped(estimate.low)) for x, estimate in reversed(path)]
-    _shape(parent, "polygon", "band", points=" ".join(f"{_number(x)},{_number(v)}" for x, v in outline))
+    _shape(parent, "polygon", "band", points=_points(outline))
 
 
 def _marker(parent: ElementTree.Element, x: float, y: float, marker: str) -> None:
@@ -472,13 +433,12 @@ def _marker(parent: ElementTree.Element, x: float, y: float, marker: str) -> Non
         "left": ((4.0, -5.5), (4.0, 5.5), (-6.0, 0.0)),
         "right": ((-4.0, -5.5), (-4.0, 5.5), (6.0, 0.0)),
     }[marker]
-    outline = " ".join(f"{_number(x + dx)},{_number(y + dy)}" for dx, dy in corners)
-    _shape(parent, "polygon", "marker", points=outline)
+    _shape(parent, "polygon", "marker", points=_points([(x + dx, y + dy) for dx, dy in corners]))
 
 
 def _path(parent: ElementTree.Element, corners: Sequence[tuple[float, float]], style: str) -> None:
     """Draws a polyline."""
-    _shape(parent, "polyline", style, points=" ".join(f"{_number(x)},{_number(y)}" for x, y in corners))
+    _shape(parent, "polyline", style, points=_points(corners))
 
 
 def _line(parent: ElementTree.Element, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
@@ -534,6 +494,10 @@ def _svg(width_px: int, height_px: int, title: str, description: str) -> Element
     ElementTree.SubElement(svg, "title").text = title
     ElementTree.SubElement(svg, "desc").text = description
     return svg
+
+
+def _points(corners: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{_number(x)},{_number(y)}" for x, y in corners)
 
 
 def _number(value: float) -> str:

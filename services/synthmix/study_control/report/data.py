@@ -10,8 +10,6 @@ from typing import Literal, get_args
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
 
 @dataclass(frozen=True)
 class Study:
@@ -222,41 +220,3 @@ class ReportData:
             broken = "; ".join(f"{rule.statement} ({rule.evidence})" for rule in self.broken_rules)
             return f"No verdict: a leakage rule is broken: {broken}."
         return "No verdict: the study has no mixture of real and synthetic images to choose among."
-
-
-def check(data: ReportData) -> None:
-    """Refuses data that do not fit together, before a page is made of them.
-
-    Raises:
-        ValueError: Naming what does not fit.
-    """
-    keys = [result.mixture.key for result in data.comparison.mixtures]
-    with_trials = {trial.training.mixture for trial in data.trials}
-    named = [data.comparison.reference] + ([data.verdict.key] if data.verdict else [])
-    for key in [*sorted(with_trials), *named]:
-        if key not in keys:
-            raise ValueError(f"{key!r} is no mixture of the comparison; use one of {', '.join(keys)}")
-    for key in keys:
-        if key not in with_trials:
-            raise ValueError(f"trials has none of mixture {key!r}; give every trial of the grid")
-    names = list(data.class_names)
-    for trial in data.trials:
-        rows = [(result.label, len(result.predicted_as)) for result in trial.classes]
-        if rows != [(name, len(names)) for name in names]:
-            raise ValueError(
-                f"{trial.trial} has results of classes {[label for label, _ in rows]}; give those of {names}"
-            )
-    image_sets = {image_set.name for image_set in data.image_sets}
-    for gallery in data.galleries:
-        if gallery.image_set not in image_sets or gallery.class_name not in data.class_names:
-            raise ValueError(
-                f"a gallery is of image set {gallery.image_set!r}, class {gallery.class_name!r}: use names "
-                "in image_sets and class_names"
-            )
-    if data.study.created_at.tzinfo is None:
-        raise ValueError(f"created_at is {data.study.created_at}, without a time zone: give one that has it")
-    images = [png for pngs in data.real_examples.values() for png in pngs]
-    for gallery in data.galleries:
-        images += [png for example in gallery.examples for png in (example.png, example.nearest_real_png)]
-    if not all(png.startswith(_PNG_SIGNATURE) for png in images):
-        raise ValueError("an example image is no PNG: encode each as PNG")

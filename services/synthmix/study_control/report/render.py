@@ -10,15 +10,13 @@ import io
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from importlib.resources import files
 
 import jinja2
 from google.protobuf.message import Message
 
-from synthmix.api.evaluations.v1.evaluations_pb2 import MixtureResult
 from synthmix.service_kit import message_json, quantities
 from synthmix.study_control.report import charts, formatting, tables
-from synthmix.study_control.report.data import ReportData, check
+from synthmix.study_control.report.data import ReportData
 
 # Raised when a field of the JSON or a column of the CSV changes its meaning.
 REPORT_VERSION = 2
@@ -30,42 +28,22 @@ CARD_PX = 270
 def render_html(data: ReportData) -> str:
     """The report as one page that needs nothing else: no script, no file, no network.
 
-    Every text of `data` is escaped. The same data give the same bytes.
-
-    Args:
-        data: What to report. Example images are shown 90 pixels wide: larger ones make the page heavier.
-
-    Returns:
-        The page.
-
-    Raises:
-        ValueError: The data do not fit together.
+    Every text of `data` is escaped. The same data give the same bytes. Example images are shown 90 pixels wide: larger
+    ones make the page heavier.
     """
-    check(data)
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_source),
+        loader=jinja2.PackageLoader(__package__, ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in (
-        "percent",
-        "interval_percent",
-        "points",
-        "interval_points",
-        "ratio",
-        "decimal",
-        "count",
-        "duration",
-    ):
-        environment.filters[name] = getattr(formatting, name)
-    environment.filters["moment"] = formatting.moment
-    environment.filters["plural"] = quantities.plural
-    environment.filters["png"] = _data_uri
-    template = environment.get_template("template.html.j2")
-    chosen = _mixture(data, data.verdict.key) if data.verdict else None
-    return template.render(
+    names = ("percent", "interval_percent", "points", "interval_points", "decimal", "count", "duration", "moment")
+    environment.filters.update({name: getattr(formatting, name) for name in names})
+    environment.filters.update(plural=quantities.plural, png=_data_uri)
+    mixtures = {result.mixture.key: result for result in data.comparison.mixtures}
+    chosen = mixtures[data.verdict.key] if data.verdict else None
+    return environment.get_template("template.html.j2").render(
         data=data,
         comparison=data.reported,
         charts=charts,
@@ -82,17 +60,8 @@ def render_json(data: ReportData) -> str:
     """The results as JSON: all of `data` but what `render_run_json` has, each example image replaced by its sha256.
 
     It does not tell when or how fast the study ran: the same study, run again or interrupted, gives the same bytes.
-
-    Args:
-        data: What to report.
-
-    Returns:
-        Indented JSON; a time is ISO 8601.
-
-    Raises:
-        ValueError: The data do not fit together, or a number is not finite.
+    Raises ValueError if a number is not finite.
     """
-    check(data)
     values = {"report_version": REPORT_VERSION, **dataclasses.asdict(data), "comparison": data.reported}
     del values["costs"], values["study"]["created_at"], values["provenance"]["software"]
     for made in (*values["adapters"], *values["image_sets"]):
@@ -101,12 +70,7 @@ def render_json(data: ReportData) -> str:
 
 
 def render_run_json(data: ReportData) -> str:
-    """When, how long and with which software the study ran, as JSON.
-
-    Raises:
-        ValueError: The data do not fit together, or a number is not finite.
-    """
-    check(data)
+    """When, how long and with which software the study ran, as JSON. Raises ValueError if a number is not finite."""
     return _json(
         {
             "report_version": REPORT_VERSION,
@@ -119,20 +83,10 @@ def render_run_json(data: ReportData) -> str:
 
 
 def render_csv(data: ReportData) -> str:
-    """The trials as CSV: one row each, with every metric.
+    """The trials as CSV: a heading and one row each with every metric, by mixture as in the results, then by seed.
 
     Precision, recall and test images have a column for each class; the confusion matrix is one column of JSON.
-
-    Args:
-        data: What to report.
-
-    Returns:
-        A heading and one row a trial, by mixture in the order of the results, then by seed.
-
-    Raises:
-        ValueError: The data do not fit together.
     """
-    check(data)
     text = io.StringIO()
     writer: csv.DictWriter[str] | None = None
     for result in data.comparison.mixtures:
@@ -148,7 +102,7 @@ def render_csv(data: ReportData) -> str:
                 "synthetic_images": training.synthetic_images,
                 "optimizer_steps": training.optimizer_steps,
                 "best_epoch": training.best_epoch,
-                **{metric.name: tables.test_metric(trial, metric.name) for metric in data.metrics},
+                **{metric.name: trial.test_metrics.get(metric.name) for metric in data.metrics},
             }
             for one in trial.classes:
                 row |= {
@@ -162,16 +116,6 @@ def render_csv(data: ReportData) -> str:
                 writer.writeheader()
             writer.writerow(row)
     return text.getvalue()
-
-
-def _mixture(data: ReportData, key: str) -> MixtureResult:
-    """The mixture of a key; `check` has seen that it is there."""
-    return next(result for result in data.comparison.mixtures if result.mixture.key == key)
-
-
-def _source(name: str) -> str:
-    """The text of a template beside this file."""
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _data_uri(png: bytes) -> str:

@@ -64,7 +64,7 @@ def mixture_rows(data: ReportData) -> list[MixtureRow]:
                 real_images=trials[0].training.real_images,
                 synthetic_images=trials[0].training.synthetic_images,
                 metrics=tuple(
-                    spread([test_metric(trial, metric.name) for trial in trials]) for metric in other_metrics(data)
+                    spread([trial.test_metrics.get(metric.name) for trial in trials]) for metric in other_metrics(data)
                 ),
             )
         )
@@ -74,11 +74,6 @@ def mixture_rows(data: ReportData) -> list[MixtureRow]:
 def other_metrics(data: ReportData) -> list[Metric]:
     """All but balanced accuracy, which the comparison tells with its interval."""
     return [metric for metric in data.metrics if metric.name != "balanced_accuracy"]
-
-
-def test_metric(trial: TrialResult, name: str) -> float | None:
-    """A metric on the test part; None if it is undefined there."""
-    return trial.test_metrics.get(name)
 
 
 def trials_of(data: ReportData, key: str) -> list[TrialResult]:
