@@ -148,10 +148,6 @@ def check_layout(account: dict[str, Any], *, accept_layout: bool) -> None:
         raise doubtful_layout("upload", account["layout_doubt"])
 
 
-def group_rule(value: dict[str, Any]) -> datasets_pb2.GroupRule:
-    return datasets_pb2.GroupRule(**value)
-
-
 def claim_name(
     store: ObjectStore,
     display_name: str,
@@ -246,7 +242,7 @@ def dataset_message(
         name=str(manifest.name),
         display_name=shown,
         display_names=names.get(str(manifest.name), []),
-        group_rule=group_rule(summary["group_rule"]),
+        group_rule=datasets_pb2.GroupRule(**summary["group_rule"]),
         simulated=summary["simulated"],
         image_count=summary["image_count"],
         group_count=summary["group_count"],
@@ -264,10 +260,7 @@ def dataset_message(
         payloads=payload_messages(store, manifest),
         pixels=datasets_pb2.PixelRule(**summary["pixels"]) if "pixels" in summary else None,
         white_levels=summary.get("white_levels", [summary["white_level"]] if summary["white_level"] != 255 else []),
-        class_counts=[
-            datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
-            for label, counts in sorted(summary["class_counts"].items())
-        ],
+        class_counts=_class_counts(summary),
     )
     message.create_time.FromJsonString(manifest.create_time)
     return message
@@ -295,13 +288,15 @@ def split_message(manifest: Manifest) -> datasets_pb2.Split:
         warnings=summary["warnings"],
         part_counts=[
             datasets_pb2.PartCount(
-                part=part,
-                digest=summary["parts"][part]["digest"],
-                class_counts=[
-                    datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
-                    for label, counts in sorted(summary["parts"][part]["class_counts"].items())
-                ],
+                part=part, digest=summary["parts"][part]["digest"], class_counts=_class_counts(summary["parts"][part])
             )
             for part in PARTS
         ],
     )
+
+
+def _class_counts(summary: dict[str, Any]) -> list[datasets_pb2.ClassCount]:
+    return [
+        datasets_pb2.ClassCount(label=label, images=counts["images"], groups=counts["groups"])
+        for label, counts in sorted(summary["class_counts"].items())
+    ]

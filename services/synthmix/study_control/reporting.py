@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -138,45 +139,38 @@ def gallery(
     Args:
         image_sets: Short name -> resource name.
     """
+    display = pixels(store, train, GALLERY_SIZE_PX)
+
+    @cache
+    def real_png(row: int) -> bytes:
+        return _png(Image.fromarray(np.asarray(display[row])))
+
     grey = pixels(store, train, COMPARED_SIZE_PX).astype(np.float32).mean(axis=-1).reshape(len(train), -1)
-    chosen: dict[tuple[str, str], list[tuple[bytes, int, float]]] = {}
+    examples: dict[tuple[str, str], list[page.SyntheticExample]] = {}
     for short, name in image_sets.items():
         images = open_image_set(store, name, classes=train.classes, field="image_set")
-        rows = [
-            row
-            for label in range(len(train.classes))
-            for row in np.flatnonzero(np.asarray(images.labels) == label)[:GALLERY_IMAGES]
-        ]
+        rows = [row for label in range(len(train.classes)) for row in _first_of(label, images.labels)]
         for row, png in read_images(store, images.manifest, rows):
             values = np.asarray(_fitted(png, COMPARED_SIZE_PX).convert("L"), dtype=np.float32).reshape(-1)
             distances = np.sqrt(np.mean((grey - values) ** 2, axis=1))
             nearest = int(np.argmin(distances))
-            chosen.setdefault((short, train.classes[images.labels[row]]), []).append(
-                (png, nearest, float(distances[nearest]))
+            shown = page.SyntheticExample(
+                _png(_fitted(png, GALLERY_SIZE_PX)), real_png(nearest), float(distances[nearest])
             )
-    real_rows = {
-        label: np.flatnonzero(np.asarray(train.labels) == index)[:GALLERY_IMAGES].tolist()
-        for index, label in enumerate(train.classes)
-    }
-    shown = sorted(
-        {row for rows in real_rows.values() for row in rows} | {row for items in chosen.values() for _, row, _ in items}
-    )
-    display = pixels(store, train, GALLERY_SIZE_PX)
-    real_png = {row: _png(Image.fromarray(np.asarray(display[row]))) for row in shown}
+            examples.setdefault((short, train.classes[images.labels[row]]), []).append(shown)
     return (
-        tuple(
-            page.Gallery(
-                short,
-                label,
-                tuple(
-                    page.SyntheticExample(_png(_fitted(png, GALLERY_SIZE_PX)), real_png[row], distance)
-                    for png, row, distance in items
-                ),
-            )
-            for (short, label), items in chosen.items()
-        ),
-        {label: tuple(real_png[row] for row in rows) for label, rows in real_rows.items()},
+        tuple(page.Gallery(short, label, tuple(shown)) for (short, label), shown in examples.items()),
+        {
+            label: tuple(real_png(row) for row in _first_of(index, train.labels))
+            for index, label in enumerate(train.classes)
+        },
     )
+
+
+def _first_of(label: int, labels: Sequence[int]) -> list[int]:
+    """The rows of the first images of a class."""
+    rows: list[int] = np.flatnonzero(np.asarray(labels) == label)[:GALLERY_IMAGES].tolist()
+    return rows
 
 
 def _fitted(png: bytes, size_px: int) -> Image.Image:
@@ -202,17 +196,13 @@ def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, shown_name:
             page.SplitPart(
                 part,
                 split.summary["parts"][part]["group_count"],
-                {label: _images(count) for label, count in split.summary["parts"][part]["class_counts"].items()},
+                {label: count["images"] for label, count in split.summary["parts"][part]["class_counts"].items()},
             )
             for part in PARTS
         ),
         warnings=(*account["warnings"], *split.summary["warnings"]),
         left_out=tuple(sentence(row) for row in account["left_out"]),
     )
-
-
-def _images(count: Any) -> int:
-    return int(count["images"])
 
 
 def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
@@ -263,22 +253,16 @@ def _provenance(
     image_sets: Sequence[Manifest],
     evaluation: Manifest,
 ) -> page.Provenance:
-    artifacts = [
-        page.Artifact("dataset", str(dataset.name), dataset.name.id),
-        page.Artifact("split", str(split.name), split.name.id),
-    ]
-    for kind, manifests in (("adapter", adapters), ("image set", image_sets), ("evaluation", [evaluation])):
-        artifacts += [page.Artifact(kind, str(item.name), item.name.id) for item in manifests]
-    artifacts += [
-        page.Artifact("base model", item.summary["base_model"], item.inputs["base_model"]) for item in adapters[:1]
-    ]
-    recipes = {
-        kind: str(manifests[0].recipe_version)
-        for kind, manifests in (
-            ("adapter training", adapters),
-            ("image synthesis", image_sets),
-            ("classifier evaluation", [evaluation]),
-        )
-        if manifests
+    made_by = {
+        "adapter": ("adapter training", adapters),
+        "image set": ("image synthesis", image_sets),
+        "evaluation": ("classifier evaluation", [evaluation]),
     }
+    of_kind = {"dataset": [dataset], "split": [split]} | {kind: manifests for kind, (_, manifests) in made_by.items()}
+    artifacts = [
+        page.Artifact(kind, str(item.name), item.name.id) for kind, manifests in of_kind.items() for item in manifests
+    ]
+    base_models = dict.fromkeys((item.summary["base_model"], item.inputs["base_model"]) for item in adapters)
+    artifacts += [page.Artifact("base model", name, digest) for name, digest in base_models]
+    recipes = {step: str(manifests[0].recipe_version) for step, manifests in made_by.values() if manifests}
     return page.Provenance(tuple(artifacts), recipes, evaluation.software)
