@@ -3,7 +3,8 @@ that the types allow nothing else. A task on a worker runs it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import combinations
 from statistics import fmean
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
@@ -61,28 +62,22 @@ def _groups(parts: Parts) -> LeakageCheck:
         return LeakageCheck(
             statement, "the dataset states no groups, so related images may be on both sides", "unknown"
         )
-    groups = [set(part.groups) for part in parts]
-    shared = len(_in_several(groups))
-    return _line(statement, shared == 0, f"{shared:,} of {plural(len(set().union(*groups)), 'group')} in two parts")
+    return _disjoint(statement, [set(part.groups) for part in parts], "group")
 
 
 def _images(parts: Parts) -> LeakageCheck:
-    images = [set(part.sha256s) for part in parts]
-    shared = len(_in_several(images))
-    return _line(
-        "No image is in two parts, by sha256; near-duplicates are listed as warnings",
-        shared == 0,
-        f"{shared:,} of {plural(len(set().union(*images)), 'image')} in two parts",
-    )
+    statement = "No image is in two parts, by sha256; near-duplicates are listed as warnings"
+    return _disjoint(statement, [set(part.sha256s) for part in parts], "image")
+
+
+def _disjoint(statement: str, sets: Sequence[set[str]], of: str) -> LeakageCheck:
+    shared = len(set().union(*(one & other for one, other in combinations(sets, 2))))
+    return _line(statement, shared == 0, f"{shared:,} of {plural(len(set().union(*sets)), of)} in two parts")
 
 
 def _adapters(parts: Parts, adapters: Sequence[Manifest]) -> LeakageCheck:
-    right = sum(adapter.inputs.get("train_split") == parts[0].digest for adapter in adapters)
-    return _line(
-        "Adapters were trained on the train part",
-        right == len(adapters),
-        f"{right:,} of {plural(len(adapters), 'adapter')} with its digest",
-    )
+    right = [adapter.inputs.get("train_split") == parts[0].digest for adapter in adapters]
+    return _all("Adapters were trained on the train part", right, "adapter", "with its digest")
 
 
 def _image_sets(
@@ -103,11 +98,9 @@ def _image_sets(
 
 def _trials(parts: Parts, trials: Sequence[StoredTrial]) -> LeakageCheck:
     digests = {f"{part.part}_split": part.digest for part in parts}
-    right = sum(digests.items() <= trial.manifest.inputs.items() for trial in trials)
-    return _line(
-        "Classifiers were trained, chosen and tested on these three parts",
-        right == len(trials),
-        f"{right:,} of {plural(len(trials), 'trial')} with their digests",
+    right = [digests.items() <= trial.manifest.inputs.items() for trial in trials]
+    return _all(
+        "Classifiers were trained, chosen and tested on these three parts", right, "trial", "with their digests"
     )
 
 
@@ -134,22 +127,17 @@ def _real_only(
 
 
 def _test_reads(trials: Sequence[StoredTrial]) -> LeakageCheck:
-    once = sum(trial.training.test_reads == 1 for trial in trials)
-    reads = sum(trial.training.test_reads for trial in trials)
+    reads = [trial.training.test_reads for trial in trials]
     return _line(
         "The test part is read once for each classifier, after its last choice",
-        once == len(trials),
-        f"{plural(reads, 'read')} by {plural(len(trials), 'trial')}",
+        all(count == 1 for count in reads),
+        f"{plural(sum(reads), 'read')} by {plural(len(trials), 'trial')}",
     )
 
 
 def _epochs(results: evaluations_pb2.TrialResults) -> LeakageCheck:
-    right = sum(_kept_best_epoch(result) for result in results.trials)
-    return _line(
-        "Epochs were chosen on validation",
-        right == len(results.trials),
-        f"{right:,} of {plural(len(results.trials), 'trial')} kept the epoch that did best there",
-    )
+    right = [_kept_best_epoch(result) for result in results.trials]
+    return _all("Epochs were chosen on validation", right, "trial", "kept the epoch that did best there")
 
 
 def _kept_best_epoch(result: evaluations_pb2.TrialResult) -> bool:
@@ -166,7 +154,10 @@ def _choice(comparison: evaluations_pb2.Comparison, results: evaluations_pb2.Tri
     statement = "The verdict's mixture was chosen on validation"
     if not comparison.candidates:
         return _line(statement, True, "0 mixtures to choose among")
-    scores = _validation_scores(results)
+    by_key: dict[str, list[float]] = {}
+    for result in results.trials:
+        by_key.setdefault(result.training.mixture, []).append(result.validation_metrics["balanced_accuracy"])
+    scores = {key: fmean(of_seeds) for key, of_seeds in by_key.items()}
     best = max(scores[key] for key in comparison.candidates)
     chosen = scores[comparison.verdict.key]
     return _line(
@@ -176,17 +167,8 @@ def _choice(comparison: evaluations_pb2.Comparison, results: evaluations_pb2.Tri
     )
 
 
-def _validation_scores(results: evaluations_pb2.TrialResults) -> Mapping[str, float]:
-    """Mean balanced accuracy over seeds of each mixture, by key."""
-    by_key: dict[str, list[float]] = {}
-    for result in results.trials:
-        by_key.setdefault(result.training.mixture, []).append(result.validation_metrics["balanced_accuracy"])
-    return {key: fmean(values) for key, values in by_key.items()}
-
-
-def _in_several(sets: Sequence[set[str]]) -> set[str]:
-    """What is in more than one of the sets."""
-    return {item for index, one in enumerate(sets) for other in sets[index + 1 :] for item in one & other}
+def _all(statement: str, right: Sequence[bool], of: str, evidence: str) -> LeakageCheck:
+    return _line(statement, all(right), f"{sum(right):,} of {plural(len(right), of)} {evidence}")
 
 
 def _line(statement: str, held: bool, evidence: str) -> LeakageCheck:
