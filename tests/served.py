@@ -22,10 +22,6 @@ import synthmix.adapter_training.front_end as adapter_training
 import synthmix.classifier_evaluation.front_end as classifier_evaluation
 import synthmix.image_synthesis.front_end as image_synthesis
 from memory_object_store import MemoryObjectStore
-from synthmix.api.artifacts.v1 import artifacts_pb2_grpc
-from synthmix.api.clusters.v1 import clusters_pb2_grpc
-from synthmix.api.datasets.v1 import datasets_pb2_grpc
-from synthmix.api.studies.v1 import studies_pb2_grpc
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifact_collection import ArtifactCollection
 from synthmix.service_kit.artifacts import read_manifest
@@ -50,10 +46,8 @@ from synthmix.service_kit.resource_names import (
     OperationName,
 )
 from synthmix.service_kit.server import SERVER_OPTIONS, Servicer
+from synthmix.study_control import front_end as study_control
 from synthmix.study_control.all_operations import AllOperations
-from synthmix.study_control.artifact_service import ArtifactService
-from synthmix.study_control.clusters import ClusterService
-from synthmix.study_control.dataset_service import DatasetService
 from synthmix.study_control.image_import import import_operation
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.study_service import StudyService
@@ -132,25 +126,7 @@ def servicers(service: str, store: MemoryObjectStore, addresses: dict[str, str])
         service, store, RayConnection("127.0.0.1:1"), {}, lambda name, request: studies.resource(name, request)
     )
     studies = StudyService(store, operations, StepServices(addresses, TOKEN), None)
-    return [
-        Servicer(
-            DatasetService(store, operations),
-            datasets_pb2_grpc.add_DatasetServiceServicer_to_server,
-            "synthmix.datasets.v1.DatasetService",
-        ),
-        Servicer(studies, studies_pb2_grpc.add_StudyServiceServicer_to_server, "synthmix.studies.v1.StudyService"),
-        Servicer(
-            ArtifactService(store),
-            artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server,
-            "synthmix.artifacts.v1.ArtifactService",
-        ),
-        Servicer(
-            ClusterService(None),
-            clusters_pb2_grpc.add_ClusterServiceServicer_to_server,
-            "synthmix.clusters.v1.ClusterService",
-        ),
-        AllOperations(operations, others, TOKEN).servicer,
-    ]
+    return study_control.servicers(store, operations, studies, None, AllOperations(operations, others, TOKEN))
 
 
 class ImportingOperations(Operations):

@@ -286,14 +286,8 @@ def test_the_worker_takes_what_the_request_chose(
     store.put_bytes(f"uploads/{upload}", packed)
     monkeypatch.setattr(import_operation, "open_object_store", lambda: store)
     imported = import_operation.import_upload(
-        upload=upload,
-        group_rule={"pattern": BY_PLATE.pattern},
-        classes=[],
-        simulated=False,
-        pixels=import_request(request(channels=[3, 1]))["pixels"],
+        import_request(request(channels=[3, 1])) | {"upload": upload},
         accept_layout=False,
-        label_column="label",
-        path_column="path",
         report=lambda done, total: None,
         threads=1,
     )

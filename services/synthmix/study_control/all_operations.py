@@ -32,35 +32,27 @@ class AllOperations(operations_pb2_grpc.OperationsServicer):
         # Made when first needed: an asyncio channel belongs to the loop that runs.
         self._channels: dict[str, grpc.aio.Channel] = {}
 
-    async def GetOperation(
-        self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext
-    ) -> operations_pb2.Operation:
-        return await self._answer("GetOperation", request, context, OperationName.parse(request.name).service)
+    async def GetOperation(self, request: Any, context: grpc.aio.ServicerContext) -> operations_pb2.Operation:
+        return await self._answer("GetOperation", request, context)
 
     async def ListOperations(
-        self, request: operations_pb2.ListOperationsRequest, context: grpc.aio.ServicerContext
+        self, request: Any, context: grpc.aio.ServicerContext
     ) -> operations_pb2.ListOperationsResponse:
         """Those of the service that `name`, operations/{service}, says; study control's if it says none."""
-        return await self._answer("ListOperations", request, context, service_of_parent(request.name))
+        return await self._answer("ListOperations", request, context)
 
-    async def CancelOperation(
-        self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext
-    ) -> empty_pb2.Empty:
-        await self._answer("CancelOperation", request, context, OperationName.parse(request.name).service)
-        return empty_pb2.Empty()
+    async def CancelOperation(self, request: Any, context: grpc.aio.ServicerContext) -> empty_pb2.Empty:
+        return await self._answer("CancelOperation", request, context)
 
-    async def WaitOperation(
-        self, request: operations_pb2.WaitOperationRequest, context: grpc.aio.ServicerContext
-    ) -> operations_pb2.Operation:
-        return await self._answer("WaitOperation", request, context, OperationName.parse(request.name).service)
+    async def WaitOperation(self, request: Any, context: grpc.aio.ServicerContext) -> operations_pb2.Operation:
+        return await self._answer("WaitOperation", request, context)
 
-    async def DeleteOperation(
-        self, request: operations_pb2.DeleteOperationRequest, context: grpc.aio.ServicerContext
-    ) -> empty_pb2.Empty:
-        await self._answer("DeleteOperation", request, context, OperationName.parse(request.name).service)
-        return empty_pb2.Empty()
+    async def DeleteOperation(self, request: Any, context: grpc.aio.ServicerContext) -> empty_pb2.Empty:
+        return await self._answer("DeleteOperation", request, context)
 
-    async def _answer(self, method: str, request: Any, context: grpc.aio.ServicerContext, service: str) -> Any:
+    async def _answer(self, method: str, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        listing = method == "ListOperations"
+        service = service_of_parent(request.name) if listing else OperationName.parse(request.name).service
         if service not in self._addresses:
             return await getattr(self._own, method)(request, context)
         address = self._addresses[service]

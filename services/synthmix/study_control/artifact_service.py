@@ -9,16 +9,10 @@ from pathlib import Path
 import grpc
 
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
-from synthmix.service_kit.artifacts import (
-    read_manifest,
-    stream_payload,
-)
+from synthmix.service_kit.artifacts import read_manifest, stream_payload
 from synthmix.service_kit.errors import missing_field
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import (
-    ArtifactName,
-    UploadName,
-)
+from synthmix.service_kit.resource_names import ArtifactName, UploadName
 from synthmix.service_kit.storage_space import writing_to
 
 

@@ -10,13 +10,7 @@ from synthmix.service_kit import kubernetes_api
 from synthmix.service_kit.environment import KubernetesSettings
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.kubernetes_api import Right, as_json, requiring
-from synthmix.study_control.worker_groups import (
-    DeploymentGroups,
-    RayClusterGroups,
-    WorkerGroups,
-    is_ready,
-    product_of,
-)
+from synthmix.study_control.worker_groups import DeploymentGroups, RayClusterGroups, WorkerGroups, is_ready, product_of
 
 
 class KubernetesCluster:

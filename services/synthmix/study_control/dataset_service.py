@@ -8,19 +8,13 @@ from google.longrunning import operations_pb2
 
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.service_kit import pages
-from synthmix.service_kit.artifacts import (
-    read_manifest,
-    times_of_artifacts,
-)
+from synthmix.service_kit.artifacts import read_manifest, times_of_artifacts
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import NotFound
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operations import Operations
-from synthmix.service_kit.resource_names import (
-    DATASETS,
-    ArtifactName,
-)
+from synthmix.service_kit.resource_names import DATASETS, ArtifactName
 from synthmix.study_control import datasets
 
 

@@ -12,15 +12,7 @@ from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.service_kit import operation_records, pages
 from synthmix.service_kit.artifact_collection import payload_messages
-from synthmix.service_kit.artifacts import (
-    Manifest,
-    find_manifest,
-    list_artifacts,
-    read_manifest,
-)
-from synthmix.service_kit.environment import (
-    STUDY_CONTROL,
-)
+from synthmix.service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_manifest
 from synthmix.service_kit.errors import NotFound, SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
@@ -30,7 +22,6 @@ from synthmix.service_kit.resource_names import (
     DATASETS,
     STUDIES,
     ArtifactName,
-    OperationName,
     check_display_name,
     is_id,
     unqualified,
@@ -56,16 +47,14 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         self, request: studies_pb2.CreateStudyRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         study = await asyncio.to_thread(planning.lay_out, self._store, self._services, request.spec)
-        name = study.name
-        of_name = await asyncio.to_thread(
-            study_names.warnings, self._store, study.spec.name, name, study.request["spec"]
-        )
+        name, spec = study.name, study.spec
+        of_name = await asyncio.to_thread(study_names.warnings, self._store, spec.name, name, study.request["spec"])
         if request.validate_only:
             plan = await asyncio.to_thread(self._plan, study)
             plan.warnings.extend(of_name)
             return finished_operation(plan)
         warnings = [*study.plan().warnings, *of_name]
-        await asyncio.to_thread(study_names.claim, self._store, study.spec.name, name)
+        await asyncio.to_thread(study_names.claim, self._store, spec.name, name)
         manifest = await asyncio.to_thread(find_manifest, self._store, name)
         if manifest is not None:
             finished = await asyncio.to_thread(self.message, manifest)
@@ -95,7 +84,11 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         """The newest first."""
 
         def read() -> studies_pb2.ListStudiesResponse:
-            times = self._of_name(request.spec_name) if request.spec_name else self._create_times()
+            if request.spec_name:
+                check_display_name("spec_name", request.spec_name)
+                times = study_names.of_name(self._store, request.spec_name)
+            else:
+                times = self._create_times()
             if request.unfinished_only:
                 times = {name: time for name, time in times.items() if study_names.is_unfinished(self._store, name)}
             page, token = pages.newest_first(times, request.page_size, request.page_token)
@@ -116,10 +109,6 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             if name not in times:
                 times[name] = read_manifest(self._store, name).create_time
         return times
-
-    def _of_name(self, spec_name: str) -> dict[ArtifactName, str]:
-        check_display_name("spec_name", spec_name)
-        return study_names.of_name(self._store, spec_name)
 
     async def WatchStudy(
         self, request: studies_pb2.WatchStudyRequest, context: grpc.aio.ServicerContext
@@ -142,8 +131,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             await asyncio.sleep(WATCH_POLL_SECONDS)
 
     def _progress(self, name: ArtifactName) -> tuple[progress_pb2.OperationMetadata, bool]:
-        operation_name = OperationName(STUDY_CONTROL, name.id)
-        record = operation_records.find_record(self._store, operation_name)
+        record = operation_records.find_record(self._store, study_names.operation_of(name))
         if record is None:  # its operation was deleted; what it made stays
             return progress_pb2.OperationMetadata(target=str(name), state="STATE_SUCCEEDED"), bool(
                 self._read(str(name)).name
@@ -159,10 +147,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         check_display_name("name", short)
         named = study_names.of_name(self._store, short)
         if not named:
-            raise NotFound(
-                f"there is no study {short!r}; `synthmix studies list` shows what there is",
-                reason="STUDY_NOT_FOUND",
-            )
+            raise _no_study(repr(short))
         return next(iter(named))
 
     def _read(self, name: str) -> studies_pb2.Study:
@@ -170,12 +155,9 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         manifest = find_manifest(self._store, target)
         if manifest is not None:
             return self.message(manifest)
-        record = operation_records.find_record(self._store, OperationName(STUDY_CONTROL, target.id))
+        record = operation_records.find_record(self._store, study_names.operation_of(target))
         if record is None:
-            raise NotFound(
-                f"there is no study {target}; `synthmix studies list` shows what there is",
-                reason="STUDY_NOT_FOUND",
-            )
+            raise _no_study(str(target))
         progress = operation_records.find_progress(self._store, record.name)
         state = operation_records.state_of(progress, operation_records.find_result(self._store, record.name))
         study = studies_pb2.Study(
@@ -202,7 +184,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
 
     def message(self, manifest: Manifest) -> studies_pb2.Study:
         """The study that a manifest describes."""
-        inputs: dict[str, Any] = manifest.inputs
+        inputs, operation = manifest.inputs, study_names.operation_of(manifest.name)
         study = studies_pb2.Study(
             name=str(manifest.name),
             state=progress_pb2.STATE_SUCCEEDED,
@@ -213,12 +195,16 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             evaluation=inputs["evaluation"],
             verdict=manifest.summary["verdict"],
             payloads=payload_messages(self._store, manifest),
-            operation=str(OperationName(STUDY_CONTROL, manifest.name.id)),
+            operation=str(operation),
             spec=from_canonical(manifest.request["spec"], studies_pb2.StudySpec),
         )
-        record = operation_records.find_record(self._store, OperationName(STUDY_CONTROL, manifest.name.id))
+        record = operation_records.find_record(self._store, operation)
         study.create_time.FromJsonString(manifest.create_time if record is None else record.create_time)
         return study
+
+
+def _no_study(name: str) -> NotFound:
+    return NotFound(f"there is no study {name}; `synthmix studies list` shows what there is", reason="STUDY_NOT_FOUND")
 
 
 def with_warnings(operation: operations_pb2.Operation, warnings: Sequence[str]) -> operations_pb2.Operation:

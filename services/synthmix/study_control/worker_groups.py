@@ -10,13 +10,7 @@ from typing import Any, Protocol
 
 from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.service_kit.environment import WORKER_SERVICES
-from synthmix.service_kit.errors import (
-    FailedPrecondition,
-    Unavailable,
-    check_choice,
-    invalid_field,
-    missing_field,
-)
+from synthmix.service_kit.errors import FailedPrecondition, Unavailable, check_choice, invalid_field, missing_field
 from synthmix.service_kit.kubernetes_api import CALL_TIMEOUT_SECONDS, Right, as_json, requiring, said_by
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")

@@ -24,18 +24,7 @@ def run(context: OperationContext) -> ArtifactName:
     context.update(unit="steps", message="importing")
     [imported] = context.run_tasks(
         "synthmix.study_control.image_import.import_operation:import_upload",
-        [
-            {
-                "upload": request["upload"],
-                "group_rule": request["group_rule"],
-                "classes": request["classes"],
-                "simulated": request["simulated"],
-                "pixels": request.get("pixels", {}),
-                "accept_layout": context.record.request.get("accept_layout", False),
-                "label_column": request.get("label_column", LABEL_COLUMN),
-                "path_column": request.get("path_column", PATH_COLUMN),
-            }
-        ],
+        [{"request": request, "accept_layout": context.record.request.get("accept_layout", False)}],
     )
     dataset = ArtifactName.parse(imported["name"], field="dataset", collection=DATASETS)
     write_account(context.store, context.record.name.id, imported["account"])
@@ -50,31 +39,27 @@ def run(context: OperationContext) -> ArtifactName:
 
 
 def import_upload(
-    upload: str,
-    group_rule: dict[str, Any],
-    classes: list[str],
-    simulated: bool,
-    pixels: dict[str, Any],
-    accept_layout: bool,
-    label_column: str,
-    path_column: str,
-    report: Callable[[int, int], None],
-    threads: int,
+    request: dict[str, Any], accept_layout: bool, report: Callable[[int, int], None], threads: int
 ) -> dict[str, Any]:
-    """Imports an upload on a worker and returns the dataset's name and account."""
+    """Imports an upload on a worker and returns the dataset's name and account.
+
+    Args:
+        request: What datasets.import_request made of the caller's.
+    """
+    pixels = request.get("pixels", {})
     store = open_object_store()
     with writing_to(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="synthmix-import-") as folder:
         archive = Path(folder) / "upload.zip"
-        store.get_file(str(UploadName(upload)), archive)
+        store.get_file(str(UploadName(request["upload"])), archive)
         imported = import_archive(
             store,
             archive,
-            group_rule=json_format.ParseDict(group_rule, datasets_pb2.GroupRule()),
-            classes=classes,
-            simulated=simulated,
+            group_rule=json_format.ParseDict(request["group_rule"], datasets_pb2.GroupRule()),
+            classes=request["classes"],
+            simulated=request["simulated"],
             accept_layout=accept_layout,
-            label_column=label_column,
-            path_column=path_column,
+            label_column=request.get("label_column", LABEL_COLUMN),
+            path_column=request.get("path_column", PATH_COLUMN),
             progress=report,
             pixel_rule=PixelRule.from_json(pixels),
             white_level=pixels.get("white_level", 0),
