@@ -51,13 +51,7 @@ def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]
     """The canonical request of an import. Raises InvalidArgument."""
     dataset = request.dataset
     check_display_name("dataset.display_name", dataset.display_name)
-    rule = dataset.group_rule.WhichOneof("rule")
-    if rule is None:
-        raise missing_field(
-            "dataset.group_rule",
-            "say how images belong together: a pattern, a column, or none if each image is independent",
-        )
-    check_rule(dataset.group_rule)
+    rule = check_rule(dataset.group_rule)
     columns = {
         field: column.strip()
         for field, column, default in (

@@ -4,8 +4,7 @@ The plan is stored with the study's operation: what was planned is what runs.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +117,7 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     problems = Problems()
     specification.check(full, problems)
     specification.check_prompts(spec, problems)
-    with problems, _in_study_terms({"split.settings": "split", "split.dataset": "dataset"}):
+    with problems, specification.study_terms({"split.settings": "split", "split.dataset": "dataset"}):
         if full.dataset:
             dataset = datasets.get_dataset(store, full.dataset)
             split = datasets.create_split(store, datasets_pb2.Split(dataset=dataset.name, settings=full.split))
@@ -263,12 +262,3 @@ def workers_at_once(group: clusters_pb2.WorkerGroup, cluster: clusters_pb2.Clust
 
 def _is_of(error: InvalidArgument, fields: tuple[str, ...]) -> bool:
     return any(violation.field.startswith(fields) for violation in error.violations)
-
-
-@contextmanager
-def _in_study_terms(fields: Mapping[str, str]) -> Iterator[None]:
-    """What is said of another request, with fields named as the specification names them."""
-    try:
-        yield
-    except SynthMixError as error:
-        raise specification.in_study_terms(error, fields) from None

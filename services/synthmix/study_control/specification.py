@@ -1,6 +1,7 @@
 """A study's specification: its defaults, its checks, and the requests that its steps are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from synthmix.api.adapters.v1 import adapters_pb2
@@ -199,6 +200,15 @@ def part_counts(split: datasets_pb2.Split, part: str) -> dict[str, int]:
     """Images of each class in a part."""
     [found] = [item for item in split.part_counts if item.part == part]
     return {item.label: item.images for item in found.class_counts}
+
+
+@contextmanager
+def study_terms(fields: Mapping[str, str]) -> Iterator[None]:
+    """Errors come out as `in_study_terms` says them."""
+    try:
+        yield
+    except SynthMixError as error:
+        raise in_study_terms(error, fields) from None
 
 
 def in_study_terms(error: E, fields: Mapping[str, str]) -> E:

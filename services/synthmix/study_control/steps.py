@@ -34,10 +34,8 @@ class Step:
 
     def create(self, services: StepServices) -> Operation:
         """Has the service do it. Raises with fields named as the specification names them."""
-        try:
+        with specification.study_terms(self.fields):
             return services.create(self.service, self.request)
-        except SynthMixError as error:
-            raise self.in_study_terms(error) from None
 
     def with_inputs(self, made: Mapping[str, str]) -> Self:
         """The step with what earlier ones made, by its planned name, in its request."""

@@ -258,8 +258,7 @@ class DeploymentGroups:
             max_workers=replicas,
             desired_workers=replicas,
             ready_workers=deployment.get("status", {}).get("readyReplicas", 0),
-            gpus_per_worker=_gpus_of_pod(deployment["spec"]["template"]),
-            gpu_product=_product_of_pod(deployment["spec"]["template"]),
+            **_gpus_of_pod(deployment["spec"]["template"]),
         )
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -292,8 +291,7 @@ def _ray_group(spec: Mapping[str, Any], ready: Mapping[str, int]) -> Group:
         # As the operator decides it.
         desired_workers=0 if spec.get("suspend") else max(least, min(most, spec.get("replicas", least))),
         ready_workers=ready.get(name, 0),
-        gpus_per_worker=_gpus_of_pod(spec["template"]),
-        gpu_product=_product_of_pod(spec["template"]),
+        **_gpus_of_pod(spec["template"]),
     )
 
 
@@ -325,13 +323,13 @@ def _names_causes(error: Any) -> bool:
     return '"causes"' in (error.body or "")
 
 
-def _gpus_of_pod(template: Mapping[str, Any]) -> int:
+def _gpus_of_pod(template: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's fields of GPUs."""
     limits = [container.get("resources", {}).get("limits") or {} for container in template["spec"]["containers"]]
-    return sum(int(limit.get(name, 0)) for limit in limits for name in GPU_RESOURCES)
-
-
-def _product_of_pod(template: Mapping[str, Any]) -> str:
-    return product_of(template["spec"].get("nodeSelector") or {})
+    return {
+        "gpus_per_worker": sum(int(limit.get(name, 0)) for limit in limits for name in GPU_RESOURCES),
+        "gpu_product": product_of(template["spec"].get("nodeSelector") or {}),
+    }
 
 
 def product_of(labels: Mapping[str, Any]) -> str:

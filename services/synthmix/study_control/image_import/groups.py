@@ -1,9 +1,9 @@
 """Which group (chip, well, plate, date, patient) an image is of (leakage rule 1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from synthmix.api.datasets.v1 import datasets_pb2
-from synthmix.image_data.sources.group_patterns import PATTERN_FIELD, check_pattern, find_groups, pattern_span
+from synthmix.image_data.sources.group_patterns import PATTERN_FIELD, check_pattern, find_groups
 from synthmix.image_data.sources.manifests import GROUP_FIELD
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.image_data.sources.source_listing import ListedImage
@@ -17,8 +17,8 @@ NO_GROUPS_WARNING = (
 )
 
 
-def check_rule(rule: datasets_pb2.GroupRule) -> None:
-    """Raises InvalidArgument if the rule cannot be one, before any image is looked at."""
+def check_rule(rule: datasets_pb2.GroupRule) -> str:
+    """Which kind of rule it is. Raises InvalidArgument if it cannot be one, before any image is looked at."""
     kind = rule.WhichOneof("rule")
     if kind is None or (kind == "none" and not rule.none):
         raise missing_field(
@@ -30,11 +30,7 @@ def check_rule(rule: datasets_pb2.GroupRule) -> None:
         check_pattern(rule.pattern)
     if kind == "column" and not rule.column:
         raise missing_field(GROUP_FIELD, "name the manifest's column")
-
-
-def span_finder(rule: datasets_pb2.GroupRule) -> Callable[[str], tuple[int, int] | None] | None:
-    """Where the pattern's group lies in a path; None if groups do not come from a pattern."""
-    return pattern_span(rule.pattern) if rule.WhichOneof("rule") == "pattern" else None
+    return str(kind)
 
 
 def groups_of(images: Sequence[ListedImage], rule: datasets_pb2.GroupRule) -> list[str]:

@@ -15,6 +15,7 @@ from synthmix.image_data.decoding import DECODER_VERSION, ImageFacts, inspect_im
 from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.pixel_rules import ANY_PIXELS, PixelRule
 from synthmix.image_data.sources.archive import FIELD, LIMITS, Archive, ArchiveLimits, open_archive
+from synthmix.image_data.sources.group_patterns import pattern_span
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.image_data.sources.source_account import LeftOut, account_of, merged, to_json
@@ -25,7 +26,7 @@ from synthmix.service_kit.digests import digest_of, sha256_of
 from synthmix.service_kit.errors import DataLoss, InvalidArgument, check_choice, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
-from synthmix.study_control.image_import.groups import NO_GROUPS_WARNING, check_rule, groups_of, span_finder
+from synthmix.study_control.image_import.groups import NO_GROUPS_WARNING, check_rule, groups_of
 from synthmix.study_control.image_import.white_levels import WhiteLevels, choose_white_levels
 
 RECIPE_VERSION = 1
@@ -116,15 +117,14 @@ def import_archive(
             says why and what to do, and lists up to 20 files.
     """
     started = time.monotonic()
-    check_rule(group_rule)
+    rule = check_rule(group_rule)
     with open_archive(archive, limits) as opened:
-        column = group_rule.column if group_rule.WhichOneof("rule") == "column" else None
         listing = list_images(
             opened,
             ListingRequest(
                 field=FIELD,
-                columns=Columns(path_column, label_column, column),
-                group_span=span_finder(group_rule),
+                columns=Columns(path_column, label_column, group_rule.column if rule == "column" else None),
+                group_span=pattern_span(group_rule.pattern) if rule == "pattern" else None,
                 accept_layout=accept_layout,
             ),
         )
