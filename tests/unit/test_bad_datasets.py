@@ -129,7 +129,7 @@ DATASETS = [
         folder_of(plates(), group=GroupRule()),
         InvalidArgument,
         "FIELD_MISSING",
-        ("is required", "a pattern, a column, or none"),
+        ("is required", "a pattern .*, or a column, or none"),
         ("dataset.group_rule",),
     ),
     Case(

@@ -42,13 +42,15 @@ class AllOperations(operations_pb2_grpc.OperationsServicer):
         return await self._answer("ListOperations", request, context)
 
     async def CancelOperation(self, request: Any, context: grpc.aio.ServicerContext) -> empty_pb2.Empty:
-        return await self._answer("CancelOperation", request, context)
+        await self._answer("CancelOperation", request, context)
+        return empty_pb2.Empty()
 
     async def WaitOperation(self, request: Any, context: grpc.aio.ServicerContext) -> operations_pb2.Operation:
         return await self._answer("WaitOperation", request, context)
 
     async def DeleteOperation(self, request: Any, context: grpc.aio.ServicerContext) -> empty_pb2.Empty:
-        return await self._answer("DeleteOperation", request, context)
+        await self._answer("DeleteOperation", request, context)
+        return empty_pb2.Empty()
 
     async def _answer(self, method: str, request: Any, context: grpc.aio.ServicerContext) -> Any:
         listing = method == "ListOperations"

@@ -23,8 +23,8 @@ def check_rule(rule: datasets_pb2.GroupRule) -> str:
     if kind is None or (kind == "none" and not rule.none):
         raise missing_field(
             "dataset.group_rule",
-            "images of one chip, well, plate or patient must not be split: give a pattern "
-            "with a named group, such as (?P<group>[^/]+)_, or a column, or state none: true",
+            "images of one chip, well, plate or patient must not be split: give a pattern with a named group, such as "
+            "(?P<group>[^/]+)_, or a column, or none: true if each image is independent",
         )
     if kind == "pattern":
         check_pattern(rule.pattern)
