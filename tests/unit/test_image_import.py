@@ -621,8 +621,8 @@ def test_an_unknown_class_is_refused_with_the_nearest(store: MemoryObjectStore, 
 @pytest.mark.parametrize(
     ("rule", "reason", "field", "problem"),
     [
-        ({}, "FIELD_MISSING", "dataset.group_rule", "or state none: true"),
-        ({"none": False}, "FIELD_MISSING", "dataset.group_rule", "or state none: true"),
+        ({}, "FIELD_MISSING", "dataset.group_rule", "or none: true if each image is independent"),
+        ({"none": False}, "FIELD_MISSING", "dataset.group_rule", "or none: true if each image is independent"),
         ({"pattern": ""}, "FIELD_MISSING", "dataset.group_rule.pattern", "with a named group"),
         (
             {"pattern": "(?P<group>[a-z"},
