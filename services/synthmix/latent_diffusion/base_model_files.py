@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from synthmix.latent_diffusion.model_folder import (
     INCOMPLETE,
     INCONSISTENT,
@@ -15,9 +17,9 @@ from synthmix.latent_diffusion.model_folder import (
     is_number,
     is_whole,
     shown,
+    shown_text,
 )
 from synthmix.latent_diffusion.model_kinds import INDEX, USE, unsupported
-from synthmix.latent_diffusion.safetensors_header import read_shapes
 from synthmix.latent_diffusion.tokens import check_tokenizer
 
 WEIGHTS = ".safetensors"
@@ -375,12 +377,19 @@ def _is_name(value: object) -> bool:
 
 
 def _shapes(model: ModelFolder, name: str) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a weight file. Raises InvalidArgument unless its header and length agree."""
+    path = model.path / name
     try:
-        return read_shapes(model.path / name)
+        with safe_open(path, framework="np") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except OSError as error:
-        problem = f"can't be read ({error.strerror})"
-        raise model.fault(f"can't be used, since its {name} {problem}", "make it readable", INCOMPLETE) from error
-    except ValueError as error:
-        raise model.fault(
-            f"can't be used, since its {name} {error}", "copy or download the file again", INCOMPLETE
-        ) from error
+        raise model.unreadable(name, f"cannot be read ({error})") from error
+    except SafetensorError as error:
+        said = str(error).removeprefix("Error while deserializing header: ")
+        with path.open("rb") as file:
+            is_pointer = file.read(8) == b"version "
+        problem = "is a pointer of Git LFS" if is_pointer else f"is not a whole safetensors file ({shown_text(said)})"
+        raise model.unreadable(name, problem) from error
+    if not shapes:
+        raise model.unreadable(name, "holds no tensors")
+    return shapes

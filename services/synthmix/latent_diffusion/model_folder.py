@@ -46,16 +46,16 @@ class ModelFolder:
                 data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite
             )
         except UnicodeDecodeError as error:
-            raise self._unreadable(name, f"isn't UTF-8 text (byte {error.start})") from error
+            raise self.unreadable(name, f"isn't UTF-8 text (byte {error.start})") from error
         except json.JSONDecodeError as error:
             what = f"isn't valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-            raise self._unreadable(name, what if data.strip() else "is empty") from error
+            raise self.unreadable(name, what if data.strip() else "is empty") from error
         except RecursionError as error:
-            raise self._unreadable(name, "is nested too deeply") from error
+            raise self.unreadable(name, "is nested too deeply") from error
         except ValueError as error:  # of _object, _no_constant, _finite, or a number of too many digits
-            raise self._unreadable(name, shown_text(str(error))) from error
+            raise self.unreadable(name, shown_text(str(error))) from error
         if not isinstance(value, dict):
-            raise self._unreadable(name, f"holds {_kind(value)} where a JSON object belongs")
+            raise self.unreadable(name, f"holds {_kind(value)} where a JSON object belongs")
         return value
 
     def read(self, name: str, *, largest_bytes: int) -> bytes:
@@ -67,16 +67,17 @@ class ModelFolder:
                     f"has no {name}", "give a folder in the diffusers layout, with all of its files", INCOMPLETE
                 )
             if not path.is_file():
-                raise self._unreadable(name, "isn't a file")
+                raise self.unreadable(name, "isn't a file")
             with path.open("rb") as file:
                 data = file.read(largest_bytes + 1)
         except OSError as error:
-            raise self._unreadable(name, f"can't be read ({error.strerror})") from error
+            raise self.unreadable(name, f"can't be read ({error.strerror})") from error
         if len(data) > largest_bytes:
-            raise self._unreadable(name, f"is larger than {byte_size(largest_bytes)}")
+            raise self.unreadable(name, f"is larger than {byte_size(largest_bytes)}")
         return data
 
-    def _unreadable(self, name: str, problem: str) -> InvalidArgument:
+    def unreadable(self, name: str, problem: str) -> InvalidArgument:
+        """The error for a file that is not what it should be."""
         return self.fault(
             f"can't be used, since its {name} {problem}",
             f"copy {name} again from where the model came from",
