@@ -164,7 +164,7 @@ COMMANDS = [
         "a name that isn't text",
         lambda world: ["studies", "cancel", os.fsdecode(b"caf\xe9")],
         exit_codes.INVALID,
-        ("isn't UTF-8 text, so no service knows it; type it anew",),
+        ("is not UTF-8 text, so no service knows it; type it anew",),
     ),
     Command(
         "cancelling no study at all",

@@ -329,7 +329,7 @@ DATASETS = [
         lambda world: world.client.import_dataset(world.folder / "nothing", "bad", group=GroupRule(none=True)),
         InvalidArgument,
         "SOURCE_NOT_FOUND",
-        ("nothing' doesn't exist", "folder of class folders"),
+        ("nothing' does not exist", "folder of class folders"),
         ("source",),
     ),
     Case(

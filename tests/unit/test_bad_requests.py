@@ -301,7 +301,7 @@ STUDIES = [
         study(adapters__image_size=60),
         InvalidArgument,
         "OUT_OF_RANGE",
-        ("60 isn't a multiple of 8", "use 64"),
+        ("60 is not a multiple of 8", "use 64"),
         ("adapters[0].image_size",),
     ),
     Case(
@@ -461,14 +461,14 @@ STUDIES = [
 def adapter(**fields: Any) -> Act:
     def create(world: World) -> Any:
         given = {key: value(world) if callable(value) else value for key, value in fields.items()}
-        return world.client.create_adapter(adapters_pb2.Adapter(**given))
+        return world.client.adapters.create(adapters_pb2.Adapter(**given))
 
     return create
 
 
 def evaluation_with_another_split(world: World) -> Any:
     split = world.client.create_split(world.study.dataset, test=0.25, validation=0.15, seed=8)
-    return world.client.create_evaluation(
+    return world.client.evaluations.create(
         evaluations_pb2.Evaluation(
             split=split.name,
             image_sets=world.study.image_sets,
@@ -479,7 +479,7 @@ def evaluation_with_another_split(world: World) -> Any:
 
 
 def evaluation_of(ratio: float) -> Act:
-    return lambda world: world.client.create_evaluation(
+    return lambda world: world.client.evaluations.create(
         evaluations_pb2.Evaluation(
             split=world.study.split,
             image_sets=world.study.image_sets,
@@ -533,14 +533,14 @@ CALLS = [
     ),
     Case(
         "an image set of an adapter that isn't there",
-        lambda world: world.client.create_image_set(image_sets_pb2.ImageSet(adapter=f"adapters/{NO_ID}")),
+        lambda world: world.client.image_sets.create(image_sets_pb2.ImageSet(adapter=f"adapters/{NO_ID}")),
         NotFound,
         "ARTIFACT_NOT_FOUND",
-        (r"image_set\.adapter", f"adapters/{NO_ID} doesn't exist", "create it first"),
+        (r"image_set\.adapter", f"adapters/{NO_ID} does not exist", "create it first"),
     ),
     Case(
         "an image set of a class that isn't there",
-        lambda world: world.client.create_image_set(
+        lambda world: world.client.image_sets.create(
             image_sets_pb2.ImageSet(
                 adapter=world.study.adapters[0],
                 class_images=[image_sets_pb2.ClassImages(label="nobody", images=1)],

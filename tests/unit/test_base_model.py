@@ -188,7 +188,7 @@ def test_a_hub_that_cannot_be_asked_may_be_asked_again(monkeypatch: pytest.Monke
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    message = r"adapter\.base_model: 'owner/tiny' is taken for a model of the hub and can't be had from there"
+    message = r"adapter\.base_model: 'owner/tiny' is taken for a model of the hub and cannot be had from there"
     with pytest.raises(Unavailable, match=message):
         resolve("owner/tiny", field=FIELD)
 

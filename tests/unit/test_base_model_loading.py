@@ -43,8 +43,8 @@ def weights(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> C
     ("change", "said"),
     [
         (weights(UNET, lambda tensors: tensors["conv_out.weight"].fill_(float("nan"))), "its UNet answers"),
-        (weights(UNET, lambda tensors: tensors.update({"conv_out.bias": torch.zeros(9)})), "can't be loaded"),
-        (weights(UNET, lambda tensors: tensors.pop("time_embedding.linear_1.weight")), "can't be loaded"),
+        (weights(UNET, lambda tensors: tensors.update({"conv_out.bias": torch.zeros(9)})), "cannot be loaded"),
+        (weights(UNET, lambda tensors: tensors.pop("time_embedding.linear_1.weight")), "cannot be loaded"),
         (weights(VAE, lambda tensors: tensors["quant_conv.bias"].fill_(float("inf"))), "its autoencoder answers"),
         (weights(TEXT, lambda tensors: [value.fill_(float("nan")) for value in tensors.values()]), "its text encoder"),
     ],
@@ -75,7 +75,7 @@ def synthesised(model: LatentDiffusion, steps: int) -> list[bytes]:
 def test_steps_that_the_base_model_s_scheduler_cannot_take(tiny: Path) -> None:
     model = load(tiny, torch.device("cpu"))
     model.pipeline.scheduler = PNDMScheduler(skip_prk_steps=False)
-    with pytest.raises(InvalidArgument, match="3 can't be taken with the base model's PNDMScheduler") as raised:
+    with pytest.raises(InvalidArgument, match="3 cannot be taken with the base model's PNDMScheduler") as raised:
         synthesised(model, steps=3)
     assert [item.field for item in raised.value.violations] == ["image_set.settings.steps"]
     assert len(synthesised(model, steps=5)) == 1

@@ -51,7 +51,7 @@ def test_class_names_that_it_never_saw_have_states_of_their_own(model: LatentDif
 
 
 def test_latents_are_scaled_as_the_noise_schedule_expects(model: LatentDiffusion, nuclei: np.ndarray) -> None:
-    latents = encode_images(model, nuclei, 32)
+    latents = encode_images(model.vae, nuclei, 32)
     assert latents.shape[1] == model.unet.config.in_channels
     assert 0.5 < latents.std() < 2.0
 
@@ -59,7 +59,7 @@ def test_latents_are_scaled_as_the_noise_schedule_expects(model: LatentDiffusion
 def test_unseen_nuclei_are_restored_and_the_decoder_stands_a_diffusion_models_error(
     model: LatentDiffusion, nuclei: np.ndarray
 ) -> None:
-    latents = encode_images(model, nuclei, 32)
+    latents = encode_images(model.vae, nuclei, 32)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     exact = psnr_db(model, latents, nuclei)
     assert exact > 39.0
@@ -72,5 +72,5 @@ def test_the_autoencoder_alone_restores_what_the_whole_model_does(model: LatentD
     assert restored.shape == few.shape and (restored == restored[..., :1]).all()
     error = (restored.astype(float) - few) / 127.5
     assert 10 * np.log10(4 / (error**2).mean()) > 36.0
-    coloured = reconstruct(model, few, grey=False)
+    coloured = reconstruct(model.vae, few, grey=False)
     assert np.abs(coloured.astype(float).mean(axis=-1) - restored[..., 0]).max() <= 1.5

@@ -31,7 +31,6 @@ from synthmix.cli.output import human_time, shortened, table
 from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.service_kit import errors
-from synthmix.service_kit.environment import SERVICES
 
 STUDY_FILE = "name: demo\ndataset: sim-cells\nmixtures:\n  ratios:\n    - 0\n    - 99\n"
 
@@ -100,14 +99,9 @@ def test_every_command_has_a_handler() -> None:
         assert callable(getattr(import_module(f"synthmix.cli.{module}"), function))
 
 
-def test_the_grammar_names_the_services() -> None:
-    assert parser.SERVICES == SERVICES  # spelled twice, so that --help imports nothing
-
-
 def test_the_exit_codes_are_documented() -> None:
-    for text in (parser.EPILOG, synthmix.cli.__doc__ or ""):
-        documented = {int(code) for code in re.findall(r"^ +(\d+) ", text, flags=re.MULTILINE)}
-        assert documented == {0, 1, 2, 3, 4, 5, 130}
+    documented = {int(code) for code in re.findall(r"^ +(\d+) ", parser.EPILOG, flags=re.MULTILINE)}
+    assert documented == {0, 1, 2, 3, 4, 5, 130}
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -219,7 +213,7 @@ def test_a_broken_installation_has_no_stack_trace(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 1
-    assert result.stderr == "error: Python's module 'google.protobuf' isn't installed; install synthmix again\n"
+    assert result.stderr == "error: Python's module 'google.protobuf' is not installed; install synthmix again\n"
 
 
 def test_errors_as_json(services: fake.FakeServices, run: Run, study_file: Path) -> None:
@@ -278,7 +272,7 @@ def test_validate_shows_the_plan(services: fake.FakeServices, run: Run, study_fi
         "adapter lora rank 16   4800     0  images seen  3 min 20 s\n"
         "grid                     18    18  trials                -\n"
         "\n"
-        f"{fake.STUDY}: 7 min 5 s of worker time predicted for what isn't done\n"
+        f"{fake.STUDY}: 7 min 5 s of worker time predicted for what is not done\n"
         "warning: the images are simulated\n"
     )
     assert services.requests["CreateStudy"][0].validate_only
@@ -290,7 +284,7 @@ def test_validate_says_how_long_the_cluster_takes(services: fake.FakeServices, r
     plan = studies_pb2.StudyPlan(name=fake.STUDY, predicted_seconds=425, predicted_wall_seconds=130)
     services.answers["CreateStudy"] = lambda request, context: fake.operation("", response=plan)
     assert run("studies", "validate", study_file)[1].splitlines()[-1] == (
-        f"{fake.STUDY}: 7 min 5 s of worker time predicted for what isn't done, 2 min 10 s with the workers that this "
+        f"{fake.STUDY}: 7 min 5 s of worker time predicted for what is not done, 2 min 10 s with the workers that this "
         "cluster can run at once"
     )
 
@@ -462,7 +456,7 @@ def test_cancelling_by_a_name_of_several_stops_none(services: fake.FakeServices,
     code, out, err = run("studies", "cancel", "demo")
     assert (code, out) == (2, "")
     [sentence, *listed] = err.splitlines()
-    assert sentence.startswith("error: name: 2 studies named 'demo' aren't finished; say which one by its studies/")
+    assert sentence.startswith("error: name: 2 studies named 'demo' are not finished; say which one by its studies/")
     assert [line.split()[0] for line in listed] == [f"{study.name}," for study in two.studies]
     code, _, err = run("studies", "cancel", "demo", "--output", "json")
     assert json.loads(err)["error"]["reason"] == "STUDY_NAME_AMBIGUOUS"
@@ -748,6 +742,8 @@ def test_operations(services: fake.FakeServices, run: Run) -> None:
     lines = run("operations", "list")[1].splitlines()
     assert lines[1].split()[:3] == [fake.ADAPTER_OPERATION, "failed", "3/9"]
     assert run("operations", "list", "--service", "study-control")[1].splitlines()[1:] == []
+    code, _, err = run("operations", "list", "--service", "image-synth")
+    assert code == 2 and "did you mean 'image-synthesis'?" in err
     ages = {"adapter-training": [9, 2], "image-synthesis": [7], "classifier-evaluation": [8, 1], "study-control": []}
     services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse(
         operations=[
@@ -1009,16 +1005,23 @@ def test_doctor_on_a_cluster_that_gives_no_gpus(services: fake.FakeServices, run
 
 
 def test_doctors_eye_for_little(tmp_path: Path) -> None:
-    assert doctor._amount("memory", 8 * doctor.GIB, 4 * doctor.GIB, doctor.GIB, "r").status == "ok"
-    assert doctor._amount("memory", 2 * doctor.GIB, 4 * doctor.GIB, doctor.GIB, "r").status == "warn"
-    assert doctor._amount("memory", doctor.GIB // 2, 4 * doctor.GIB, doctor.GIB, "r").status == "fail"
+    assert doctor.amount("memory", 8 * doctor.GIB, 4 * doctor.GIB, doctor.GIB, "r").status == "ok"
+    assert doctor.amount("memory", 2 * doctor.GIB, 4 * doctor.GIB, doctor.GIB, "r").status == "warn"
+    assert doctor.amount("memory", doctor.GIB // 2, 4 * doctor.GIB, doctor.GIB, "r").status == "fail"
     limit, used = tmp_path / "max", tmp_path / "current"
     limit.write_text("1000\n")
     used.write_text("400\n")
     assert doctor.available_memory_bytes(limit, used) == 600
     limit.write_text("max\n")
     assert doctor.available_memory_bytes(limit, used) > 600
-    assert doctor._packages("p", ("no-such-package",), "fail", "r").found == "missing: no-such-package"
+
+
+def test_doctor_misses_what_the_distribution_requires(monkeypatch: pytest.MonkeyPatch) -> None:
+    required = ["grpcio>=1", 'no-such-package[x]>=1; extra == "local"', 'nor-this; extra == "dev"']
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: required)
+    [_, client, stack, *_] = doctor.machine(Path())
+    assert (client.status, client.found.split()[0]) == ("ok", "grpcio")
+    assert (stack.status, stack.found) == ("warn", "missing: no-such-package")
 
 
 # Progress

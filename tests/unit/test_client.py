@@ -1,5 +1,6 @@
 """The client against real gRPC on loopback: errors, token, retries, broken streams and wrong bytes."""
 
+import functools
 import json
 import threading
 import time
@@ -21,6 +22,7 @@ from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import Client, GroupRule, PixelRule, Transfer, metadata_of, result_of
 from synthmix.client.endpoints import default_home, find_endpoints
+from synthmix.client.transport import Service
 from synthmix.service_kit import errors, operation_calls
 from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.transport import service_config
@@ -93,7 +95,7 @@ def test_addresses_by_service_as_text_and_from_the_environment() -> None:
     ],
 )
 def test_addresses_that_cannot_be_used(address: str) -> None:
-    with pytest.raises(errors.InvalidArgument, match="can't be used"):
+    with pytest.raises(errors.InvalidArgument, match="cannot be used"):
         find_endpoints(addresses=address, token="t")
 
 
@@ -153,7 +155,7 @@ def test_a_servers_error_arrives_whole(services: fake.FakeServices, client: Clie
 
 def test_a_status_without_details_is_mapped(services: fake.FakeServices, client: Client) -> None:
     with pytest.raises(errors.Internal, match=r"adapter-training at 127\.0\.0\.1:\d+ answers UNKNOWN"):
-        client.get_adapter(f"adapters/{fake.ID}")  # no answer is set: the handler raises KeyError
+        client.adapters.get(f"adapters/{fake.ID}")  # no answer is set: the handler raises KeyError
 
 
 def test_a_service_that_cannot_be_reached_is_named() -> None:
@@ -170,7 +172,7 @@ def test_a_service_that_does_not_answer_in_time(
 ) -> None:
     released = threading.Event()
     services.answers["GetStudy"] = lambda request, context: released.wait(10)
-    monkeypatch.setattr(client, "_call", lambda *a, **k: Client._call(client, *a, **(k | {"timeout_s": 0.2})))
+    monkeypatch.setattr(Service, "call", functools.partialmethod(Service.call, timeout_s=0.2))
     with pytest.raises(errors.Unavailable, match="didn't answer in time"):
         client.get_study("demo")
     released.set()
@@ -239,7 +241,7 @@ def test_plans_come_from_validate_only(services: fake.FakeServices, client: Clie
         "", response=progress_pb2.Plan(total=4800)
     )
     assert client.plan_study(studies_pb2.StudySpec(name="demo")).predicted_seconds == 12.5
-    assert client.plan_adapter(adapters_pb2.Adapter()).total == 4800
+    assert client.adapters.plan(adapters_pb2.Adapter()).total == 4800
     assert services.requests["CreateStudy"][0].validate_only
     assert services.requests["CreateAdapter"][0].validate_only
 
@@ -281,7 +283,7 @@ def test_an_upload_that_arrives_changed_is_noticed(services: fake.FakeServices, 
         return fake.upload(iter([*request, artifacts_pb2.UploadFileRequest(chunk=b"!")]), context)
 
     services.answers["UploadFile"] = other
-    with pytest.raises(errors.DataLoss, match="isn't what was sent"):
+    with pytest.raises(errors.DataLoss, match="is not what was sent"):
         client.upload(tmp_path / "a.zip")
 
 
@@ -459,7 +461,7 @@ def test_a_name_that_several_unfinished_studies_have_stops_none(services: fake.F
         client.cancel_study("studies/demo")
     assert caught.value.reason == "STUDY_NAME_AMBIGUOUS"
     assert str(caught.value).splitlines() == [
-        "name: 2 studies named 'demo' aren't finished; say which one by its studies/{digest}, or stop them all with "
+        "name: 2 studies named 'demo' are not finished; say which one by its studies/{digest}, or stop them all with "
         "`synthmix studies cancel demo --all`",
         f"  studies/{'3' * 32}, submitted 2026-01-03 10:30 UTC, running",
         f"  studies/{'2' * 32}, submitted 2026-01-02 10:30 UTC, running",
@@ -584,21 +586,21 @@ def test_watching_what_does_not_exist_fails_at_once(services: fake.FakeServices,
 @pytest.mark.parametrize(
     ("method", "answer", "call"),
     [
-        ("ListAdapters", adapters_pb2.ListAdaptersResponse(), lambda c: list(c.list_adapters())),
-        ("ListImageSets", image_sets_pb2.ListImageSetsResponse(), lambda c: list(c.list_image_sets())),
-        ("ListEvaluations", evaluations_pb2.ListEvaluationsResponse(), lambda c: list(c.list_evaluations())),
+        ("ListAdapters", adapters_pb2.ListAdaptersResponse(), lambda c: list(c.adapters.list())),
+        ("ListImageSets", image_sets_pb2.ListImageSetsResponse(), lambda c: list(c.image_sets.list())),
+        ("ListEvaluations", evaluations_pb2.ListEvaluationsResponse(), lambda c: list(c.evaluations.list())),
         ("ListStudies", studies_pb2.ListStudiesResponse(), lambda c: list(c.list_studies())),
-        ("GetAdapter", adapters_pb2.Adapter(), lambda c: c.get_adapter(fake.ID)),
-        ("GetImageSet", image_sets_pb2.ImageSet(), lambda c: c.get_image_set(fake.ID)),
-        ("GetEvaluation", evaluations_pb2.Evaluation(), lambda c: c.get_evaluation(fake.ID)),
+        ("GetAdapter", adapters_pb2.Adapter(), lambda c: c.adapters.get(fake.ID)),
+        ("GetImageSet", image_sets_pb2.ImageSet(), lambda c: c.image_sets.get(fake.ID)),
+        ("GetEvaluation", evaluations_pb2.Evaluation(), lambda c: c.evaluations.get(fake.ID)),
         ("GetSplit", datasets_pb2.Split(), lambda c: c.get_split(fake.ID)),
         ("CreateSplit", datasets_pb2.Split(), lambda c: c.create_split("d", test=0.2, validation=0.1)),
-        ("CreateAdapter", fake.operation("o"), lambda c: c.create_adapter(adapters_pb2.Adapter())),
-        ("CreateImageSet", fake.operation("o"), lambda c: c.create_image_set(image_sets_pb2.ImageSet())),
+        ("CreateAdapter", fake.operation("o"), lambda c: c.adapters.create(adapters_pb2.Adapter())),
+        ("CreateImageSet", fake.operation("o"), lambda c: c.image_sets.create(image_sets_pb2.ImageSet())),
         (
             "CreateEvaluation",
             fake.operation("o"),
-            lambda c: c.create_evaluation(evaluations_pb2.Evaluation()),
+            lambda c: c.evaluations.create(evaluations_pb2.Evaluation()),
         ),
         ("GetCluster", clusters_pb2.Cluster(), lambda c: c.get_cluster()),
         ("ScaleWorkerGroup", clusters_pb2.WorkerGroup(), lambda c: c.scale_worker_group("g", max_workers=2)),

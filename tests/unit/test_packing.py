@@ -117,8 +117,8 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "source", "reason", "problem"),
     [
-        ({}, "nowhere", "SOURCE_NOT_FOUND", "doesn't exist"),
-        ({}, "nowhere.zip", "SOURCE_NOT_FOUND", "doesn't exist"),
+        ({}, "nowhere", "SOURCE_NOT_FOUND", "does not exist"),
+        ({}, "nowhere.zip", "SOURCE_NOT_FOUND", "does not exist"),
         ({"LICENSE": b"MIT"}, "", "NO_IMAGES", "'1 files' hold no class folder"),
         ({"a.png": b"x", "b.png": b"x"}, "", "NO_CLASS_FOLDERS", "'2 images' lie in no class folder"),
         (plates() | {"a.png": b"x"}, "", "CLASS_UNKNOWN", "1 images lie in no class folder"),

@@ -157,6 +157,6 @@ def test_an_image_size_is_a_multiple_of_what_the_autoencoder_halves(
     folder = Path(shutil.copytree(BUILTIN_FOLDER, tmp_path / "model"))
     path = folder / "vae" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": blocks}))
-    with pytest.raises(InvalidArgument, match=f"isn't a multiple of {multiple}") as raised:
+    with pytest.raises(InvalidArgument, match=f"is not a multiple of {multiple}") as raised:
         adapter(store, tmp_path, base_model=str(folder), image_size=multiple * 4 + 8)
     assert [item.field for item in raised.value.violations] == ["adapter.settings.image_size"]

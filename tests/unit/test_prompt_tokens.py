@@ -109,7 +109,7 @@ def tokenizer() -> PromptTokenizer:
 
 
 def checked(tokenizer: PromptTokenizer, prompt: str, *labels: str) -> list[str]:
-    return check_tokens(FIELD, prompt, labels, tokenizer, tokenizer.longest)
+    return check_tokens(FIELD, prompt, labels, tokenizer)
 
 
 def test_a_prompt_that_fits_is_no_matter(tokenizer: PromptTokenizer) -> None:
@@ -158,10 +158,10 @@ def test_a_vocabulary_that_lacks_characters_is_named(tmp_path: Path) -> None:
     vocabulary.pop("8"), vocabulary.pop("8</w>")
     path.write_text(json.dumps(vocabulary))
     poor = prompt_tokenizer(folder, "poor")
-    with pytest.raises(InvalidArgument, match="doesn't know their characters"):
+    with pytest.raises(InvalidArgument, match="does not know their characters"):
         checked(poor, "stage {label}", "7", "8")
     [warning] = checked(poor, "stage {label}", "6", "7")
-    assert "'7'" in warning and "doesn't know" in warning
+    assert "'7'" in warning and "does not know" in warning
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def configured(**values: Any) -> Any:
         (vocabulary({"a": 0, "b": 1}), "lacks its bos_token '<|startoftext|>'"),
         (lambda folder: (folder / "merges.txt").unlink(), "has no tokenizer/merges.txt"),
         (lambda folder: (folder / "merges.txt").write_text("one\n"), "no list of merges"),
-        (lambda folder: (folder / "merges.txt").write_text("qqq zzz\n"), "merges don't fit its vocabulary"),
-        (lambda folder: (folder / "merges.txt").write_bytes(b"\xff\xfe a\n"), "isn't UTF-8"),
+        (lambda folder: (folder / "merges.txt").write_text("qqq zzz\n"), "merges do not fit its vocabulary"),
+        (lambda folder: (folder / "merges.txt").write_bytes(b"\xff\xfe a\n"), "is not UTF-8"),
         (lambda folder: (folder / "vocab.json").unlink(), "has no tokenizer/vocab.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "no byte-pair vocabulary"),
         (

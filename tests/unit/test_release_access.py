@@ -65,7 +65,7 @@ def test_a_context_that_is_unknown(lab: FakeKubernetes, tmp_path: Path) -> None:
 def test_an_api_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KUBECONFIG", str(write_contexts(tmp_path, "http://127.0.0.1:1")))
     error = failure(connect)
-    assert isinstance(error, errors.Unavailable) and "http://127.0.0.1:1 doesn't answer" in error.message
+    assert isinstance(error, errors.Unavailable) and "http://127.0.0.1:1 does not answer" in error.message
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -65,7 +65,7 @@ def test_the_command_line(lab: FakeKubernetes, services: fake.FakeServices, caps
     ("release", "forbidden", "code", "said"),
     [
         ("lab/absent", set(), 3, "no SynthMix release 'absent'"),
-        ("Lab", set(), 2, "isn't a release's name"),
+        ("Lab", set(), 2, "is not a release's name"),
         (RELEASE, {("list", "services")}, 4, "you may not list services"),
         (RELEASE, {("get", "pods/portforward")}, 4, "you may not get pods/portforward"),
     ],
@@ -109,6 +109,6 @@ def test_doctor_where_there_is_no_way_to_the_release(lab: FakeKubernetes, capsys
     code, out, _ = run(capsys, "doctor", "--services", "--output", "json", "--release", name)
     [check] = json.loads(out)["checks"]
     assert (code, check["status"]) == (1, "fail")
-    assert {"absent": "no SynthMix release", "unreachable": "doesn't answer", "forbidden": "you may not"}[fault] in (
+    assert {"absent": "no SynthMix release", "unreachable": "does not answer", "forbidden": "you may not"}[fault] in (
         check["found"]
     )

@@ -189,18 +189,18 @@ def test_a_list_of_settings_holds_grids_of_its_own() -> None:
         ("synthesis: {guidance_scale: [2, 200%]}", "synthesis.guidance_scale[1]: expects a number, but has '200%'"),
         ("classifier: {epochs: [1, 2]}", "classifier.epochs: expects a whole number"),
         ("name: {a: b}", "study.yaml:1: name: expects text, but has keys below it"),
-        ("name: !!python/object:os.system x", "has the tag '!!python/object:os.system', which isn't allowed"),
-        ("name: !secret x", "has the tag '!secret', which isn't allowed"),
+        ("name: !!python/object:os.system x", "has the tag '!!python/object:os.system', which is not allowed"),
+        ("name: !secret x", "has the tag '!secret', which is not allowed"),
         ('name: "\\ud83d"', "name: expects text"),
-        ("a: &a {name: b}\n<<: *a", "study.yaml:2: <<: merging isn't supported; write the keys plainly"),
+        ("a: &a {name: b}\n<<: *a", "study.yaml:2: <<: merging is not supported; write the keys plainly"),
         ("? [a]\n: b", "study.yaml:1: a key must be text, not a list"),
         (
             "name: a: b",
-            "study.yaml:1:8: isn't YAML: mapping values are not allowed here; is the line indented",
+            "study.yaml:1:8: is not YAML: mapping values are not allowed here; is the line indented",
         ),
-        ("name: 'a", "isn't YAML: found unexpected end of stream"),
-        ("mixtures:\n\tmode: append", "study.yaml:2:1: isn't YAML: found character '\\t' that cannot start"),
-        ("name: a\n---\nname: b", "study.yaml:2:1: isn't YAML: has a second document"),
+        ("name: 'a", "is not YAML: found unexpected end of stream"),
+        ("mixtures:\n\tmode: append", "study.yaml:2:1: is not YAML: found character '\\t' that cannot start"),
+        ("name: a\n---\nname: b", "study.yaml:2:1: is not YAML: has a second document"),
         ("name: a\x00", "study.yaml:1: has the character '\\x00', which YAML forbids"),
         ("", "study.yaml:1: is empty"),
         ("# nothing yet\n", "study.yaml:1: is empty"),
@@ -308,7 +308,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="is a folder, not a file"):
         read_study(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"name: a\nprompt: caf\xe9\n")
-    with pytest.raises(InvalidArgument, match=r"latin.yaml:2: isn't UTF-8 text"):
+    with pytest.raises(InvalidArgument, match=r"latin.yaml:2: is not UTF-8 text"):
         read_study(tmp_path / "latin.yaml")
     (tmp_path / "large.yaml").write_bytes(b"#" * (LARGEST_FILE_BYTES + 1))
     with pytest.raises(InvalidArgument, match="larger than 1 MiB"):
@@ -341,7 +341,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         ("x" * 1000 + ": a", r"x+ \.\.\. x+: is not a known key"),
         (
             "name: a\n" + "".join(f"key{number}: 1\n" for number in range(3000)),
-            "has 2,980 more faults; mend these first$",
+            "has 2,980 more faults; fix these first$",
         ),
         ("seeds: \u0663", "expects a whole number"),
         ("? " * 3000, "nests deeper|mapping"),

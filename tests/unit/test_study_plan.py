@@ -165,7 +165,7 @@ def test_what_a_grid_has_in_common_is_refused_once(store: MemoryObjectStore) -> 
     found = faults(store, "adapters: {rank: [0, 4], seed: [1, 2], image_size: 60}\nsynthesis: {steps: [0, 10]}")
     assert {field: said.split(";")[0] for field, said in found.items()} == {
         "adapters[0].rank": "0 is out of range",
-        "adapters[0].image_size": "60 isn't a multiple of 8",
+        "adapters[0].image_size": "60 is not a multiple of 8",
         "synthesis[0].steps": "0 is out of range",
     }
 

@@ -70,7 +70,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
             raise invalid_field(
                 "adapter.settings.image_size",
                 settings.image_size,
-                f"isn't a multiple of {multiple_px}",
+                f"is not a multiple of {multiple_px}",
                 f"use {base_model.image_size_px} or another multiple of {multiple_px}",
                 reason="OUT_OF_RANGE",
             )
@@ -101,7 +101,7 @@ def enlarged_images(store: ObjectStore, train: TrainPart, image_size_px: int) ->
     return [
         f"{len(small_px)} of {len(train)} train images have a side below {image_size_px} pixels (the smallest "
         f"{small_px.min()}) and are enlarged for the adapter, which learns the blur; a base model that was made for "
-        "smaller images wouldn't"
+        "smaller images would not"
     ]
 
 
@@ -115,7 +115,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     check_settings(settings, base_model)
     train = open_train_part(store, adapter.train_split, field="adapter.train_split")
     tokenizer = prompt_tokenizer(base_model.folder, base_model.digest)
-    warnings = check_tokens("adapter.settings.prompt", settings.prompt, train.classes, tokenizer, tokenizer.longest)
+    warnings = check_tokens("adapter.settings.prompt", settings.prompt, train.classes, tokenizer)
     warnings += enlarged_images(store, train, settings.image_size)
     request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)
     names = {"train_split": str(train.name), "base_model": base_model.reference}

@@ -69,7 +69,7 @@ def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray
         labels: (images,), class indices.
         views: 1 to 8.
     """
-    values = torch.stack([encode_images(model, symmetry(pixels, view), ENCODE_BATCH) for view in range(views)])
+    values = torch.stack([encode_images(model.vae, symmetry(pixels, view), ENCODE_BATCH) for view in range(views)])
     return Latents(values, torch.from_numpy(labels).long())
 
 

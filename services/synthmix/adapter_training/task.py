@@ -54,7 +54,7 @@ def train(
     part = open_train_part(store, names["train_split"], field="adapter.train_split")
     if part.digest != request["train_split"]:
         raise FailedPrecondition(
-            f"{part.name} isn't the train split that was asked for; split the dataset again, and ask for that one",
+            f"{part.name} is not the train split that was asked for; split the dataset again, and ask for that one",
             reason="SPLIT_DIFFERS",
         )
     found = base_model.resolve(names["base_model"], field="adapter.settings.base_model")

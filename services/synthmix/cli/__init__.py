@@ -1,15 +1,4 @@
-"""The command line. `main` parses; everything heavier than that is imported only once a command is known.
-
-Exit codes, which scripts may rely on:
-
-    0    done
-    1    the operation or study failed, or something else went wrong
-    2    the command line or an input is invalid
-    3    what was named does not exist
-    4    the services cannot be reached, or refuse the caller
-    5    the operation or study was cancelled
-    130  interrupted; what runs in the services continues
-"""
+"""The command line. `main` parses; everything heavier than that is imported only once a command is known."""
 
 import sys
 from collections.abc import Sequence
@@ -45,7 +34,7 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         from synthmix.cli.dispatch import run
     except ModuleNotFoundError as error:
-        print(f"error: Python's module {error.name!r} isn't installed; install synthmix again", file=sys.stderr)
+        print(f"error: Python's module {error.name!r} is not installed; install synthmix again", file=sys.stderr)
         return 1
     return run(arguments)
 
@@ -56,7 +45,7 @@ def _unwritten(error: OSError) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as head, has had enough
         return BROKEN_PIPE
     try:
-        print(f"error: standard output can't be written: {error.strerror}; write it elsewhere", file=sys.stderr)
+        print(f"error: standard output cannot be written: {error.strerror}; write it elsewhere", file=sys.stderr)
     except OSError:
         discard(sys.stderr)
     return 1

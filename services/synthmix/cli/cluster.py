@@ -3,20 +3,18 @@
 import argparse
 
 from synthmix.api.clusters.v1 import clusters_pb2
-from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, note, table
 
 
-def show(arguments: argparse.Namespace) -> int:
+def show(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         cluster = client.get_cluster()
     problem = f"warning: {cluster.ray_problem}\n\n" if cluster.ray_problem else ""
     emit(arguments, cluster, f"{problem}{groups_text(cluster)}\n\n{nodes_text(cluster)}")
-    return exit_codes.OK
 
 
-def scale(arguments: argparse.Namespace) -> int:
+def scale(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         groups = {group.name: group for group in client.get_cluster().worker_groups}
         # An unknown name is sent as well: the server says what there is instead.
@@ -26,7 +24,6 @@ def scale(arguments: argparse.Namespace) -> int:
     emit(arguments, {"before": before, "after": after}, f"{after.name}: {changes}")
     if arguments.output == "text":
         note("the values of the next `helm upgrade` win: change them there too if this is to stay")
-    return exit_codes.OK
 
 
 def groups_text(cluster: clusters_pb2.Cluster) -> str:

@@ -4,7 +4,6 @@ import argparse
 import re
 
 from synthmix.api.datasets.v1 import datasets_pb2
-from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, human_time, note, table
 from synthmix.cli.progress import progress, transfer_rows
@@ -15,7 +14,7 @@ from synthmix.service_kit.extras import extra
 from synthmix.service_kit.yaml_text import to_yaml
 
 
-def import_(arguments: argparse.Namespace) -> int:
+def import_(arguments: argparse.Namespace) -> None:
     rule = group_rule(arguments)
     with connect(arguments) as client, progress() as show_progress:
         dataset = client.import_dataset(
@@ -32,10 +31,9 @@ def import_(arguments: argparse.Namespace) -> int:
             progress=lambda transfer: show_progress(transfer_rows(transfer), ""),
         )
     emit(arguments, dataset, dataset_text(dataset))
-    return exit_codes.OK
 
 
-def list_(arguments: argparse.Namespace) -> int:
+def list_(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         datasets = list(client.list_datasets())
     rows = [
@@ -60,17 +58,15 @@ def list_(arguments: argparse.Namespace) -> int:
             right=("IMAGES", "GROUPS", "CLASSES"),
         ),
     )
-    return exit_codes.OK
 
 
-def show(arguments: argparse.Namespace) -> int:
+def show(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         dataset = client.get_dataset(arguments.name)
     emit(arguments, dataset, to_yaml(dataset).rstrip())
-    return exit_codes.OK
 
 
-def simulate(arguments: argparse.Namespace) -> int:
+def simulate(arguments: argparse.Namespace) -> None:
     with extra("local", "drawing simulated images"):
         from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 
@@ -91,7 +87,6 @@ def simulate(arguments: argparse.Namespace) -> int:
             f"import them with `synthmix datasets import {arguments.folder} --name sim-cells --simulated "
             f"--group-pattern '{GROUP_PATTERN}'`"
         )
-    return exit_codes.OK
 
 
 def group_rule(arguments: argparse.Namespace) -> GroupRule:

@@ -11,20 +11,18 @@ from synthmix.cli import exit_codes, outcomes
 from synthmix.cli.known_errors import as_known
 from synthmix.cli.output import note, print_error
 from synthmix.cli.streams import discard
-from synthmix.service_kit.errors import InvalidArgument, SynthMixError
+from synthmix.service_kit.errors import InvalidArgument
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The command's exit code."""
+    """The command's exit code. A handler gives it, or nothing if all went well."""
     debug = os.environ.get("SYNTHMIX_DEBUG") == "1"
     if not debug:
-        os.environ.setdefault(
-            "GRPC_VERBOSITY", "NONE"
-        )  # gRPC's C core logs connection failures that we report ourselves
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's C core logs failures that we report ourselves
     try:
         check_text(arguments)
         module, _, function = arguments.run.partition(":")
-        return int(getattr(importlib.import_module(f"synthmix.cli.{module}"), function)(arguments))
+        return getattr(importlib.import_module(f"synthmix.cli.{module}"), function)(arguments) or exit_codes.OK
     except KeyboardInterrupt:
         note("interrupted")
         return exit_codes.INTERRUPTED
@@ -35,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        known = error if isinstance(error, SynthMixError) else as_known(error)
+        known = as_known(error)
         print_error(arguments, known)
         return outcomes.of_error(known)
 
@@ -62,7 +60,7 @@ def _as_text(name: str, value: str) -> str:
         text = ""
     if "\0" in text or (value and not text):
         raise InvalidArgument(
-            f"{name}: {value!r} isn't UTF-8 text, so no service knows it; type it anew, in a terminal that uses UTF-8",
+            f"{name}: {value!r} is not UTF-8 text, so no service knows it; type it anew, in a terminal that uses UTF-8",
             reason="ARGUMENT_NOT_TEXT",
         )
     return text

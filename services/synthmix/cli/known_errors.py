@@ -43,17 +43,7 @@ _MACHINE_REMEDIES = {
     errno.ESTALE: "check the network share that it lies on",
     errno.EBADF: "check that standard input, output and error are open",
 }
-_NETWORK = {
-    errno.ECONNREFUSED,
-    errno.ECONNRESET,
-    errno.ECONNABORTED,
-    errno.ENETUNREACH,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.EHOSTDOWN,
-    errno.ETIMEDOUT,
-    errno.EADDRNOTAVAIL,
-}
+_NETWORK = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
 
 
 def as_known(error: BaseException) -> SynthMixError:
@@ -62,26 +52,26 @@ def as_known(error: BaseException) -> SynthMixError:
         return error
     if isinstance(error, ModuleNotFoundError):
         return FailedPrecondition(
-            f"Python's module {error.name!r} isn't installed; `synthmix doctor` lists what is missing",
+            f"Python's module {error.name!r} is not installed; `synthmix doctor` lists what is missing",
             reason="PACKAGE_MISSING",
         )
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, MemoryError):
         return FailedPrecondition(
-            "this machine's memory isn't enough; close other programs, or use a machine with more",
+            "this machine's memory is not enough; close other programs, or use a machine with more",
             reason="MEMORY_EXHAUSTED",
         )
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return InvalidArgument(
-            f"{printable(error.object)!r} isn't text: it has bytes that aren't UTF-8; type it anew, or rename the file",
+            f"{printable(error.object)!r} is not UTF-8 text; type it anew, or rename the file",
             reason="ARGUMENT_NOT_TEXT",
         )
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return InvalidArgument("a path has a NUL; give one without", reason="ARGUMENT_NOT_TEXT")
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return InvalidArgument(
-            "the home folder of this user isn't known; set HOME, or say where with --home",
+            "the home folder of this user is not known; set HOME, or say where with --home",
             reason="HOME_UNKNOWN",
         )
     said = printable(" ".join(str(error).split()), longest=400)
@@ -97,9 +87,9 @@ def _of_system(error: OSError) -> SynthMixError:
     said = error.strerror or " ".join(str(error).split()) or type(error).__name__
     if error.errno in _PATH_REMEDIES and not isinstance(error, socket.gaierror):
         return InvalidArgument(f"{where}{said}; {_PATH_REMEDIES[error.errno]}", reason="PATH_UNUSABLE")
-    if error.errno in _NETWORK or isinstance(error, (TimeoutError, socket.gaierror)):
+    if error.errno in _NETWORK or isinstance(error, (ConnectionError, TimeoutError, socket.gaierror)):
         return Unavailable(
             f"{where}{said}; check the network and the address, then try again", reason="NETWORK_UNREACHABLE"
         )
-    remedy = _MACHINE_REMEDIES.get(error.errno or 0, "this machine refuses it; mend that, then try again")
+    remedy = _MACHINE_REMEDIES.get(error.errno or 0, "this machine refuses it; fix that, then try again")
     return FailedPrecondition(f"{where}{said}; {remedy}", reason="OPERATING_SYSTEM")

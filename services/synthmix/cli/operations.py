@@ -12,7 +12,7 @@ from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.yaml_text import to_yaml
 
 
-def list_(arguments: argparse.Namespace) -> int:
+def list_(arguments: argparse.Namespace) -> None:
     services = [arguments.service] if arguments.service else SERVICES
     with connect(arguments) as client:
         operations = [operation for service in services for operation in client.list_operations(service)]
@@ -36,10 +36,9 @@ def list_(arguments: argparse.Namespace) -> int:
         operations,
         table(("NAME", "STATE", "DONE", "UNIT", "CREATED", "UPDATED", "MAKES"), rows, right=("DONE",)),
     )
-    return exit_codes.OK
 
 
-def show(arguments: argparse.Namespace) -> int:
+def show(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         operation = client.get_operation(arguments.name)
     lines = [f"name: {operation.name}", to_yaml(metadata_of(operation)).rstrip()]
@@ -49,7 +48,6 @@ def show(arguments: argparse.Namespace) -> int:
         if "trace" in error.metadata:
             lines.append(f"stack trace of incident {error.metadata['incident']}: {error.metadata['trace']}")
     emit(arguments, operation, "\n".join(lines))
-    return exit_codes.OK
 
 
 def wait(arguments: argparse.Namespace) -> int:
@@ -57,11 +55,10 @@ def wait(arguments: argparse.Namespace) -> int:
         return follow(client, client.get_operation(arguments.name), arguments)
 
 
-def cancel(arguments: argparse.Namespace) -> int:
+def cancel(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         client.cancel(arguments.name)
     emit(arguments, {"operation": arguments.name}, f"{arguments.name} is asked to stop")
-    return exit_codes.OK
 
 
 def follow(client: Client, operation: Operation, arguments: argparse.Namespace) -> int:

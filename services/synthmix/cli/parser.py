@@ -32,7 +32,7 @@ first steps:
   synthmix demo
 """
 MOST_COUNTED = 2**31 - 1
-SERVICES = ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
+STUDY = "the name in its file, which means the newest study of that name, or studies/{digest}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -205,22 +205,13 @@ def _add_datasets(groups: Any) -> None:
     add.add_argument("--simulated", action="store_true", help="state that the images are simulated; reports repeat it")
     add.add_argument("--replace", action="store_true", help="let the name move here from the dataset that holds it")
     _command(commands, "list", "datasets:list_", "list datasets by the time of their creation, the newest last")
-    _name(
-        _command(commands, "show", "datasets:show", "show a dataset"),
-        "a dataset's name, or datasets/{digest}",
-    )
+    _command(commands, "show", "datasets:show", "show a dataset", named="a dataset's name, or datasets/{digest}")
 
 
 def _add_studies(groups: Any) -> None:
     commands = _group(groups, "studies", "plan, run and follow studies")
-    _file(
-        _command(
-            commands,
-            "validate",
-            "studies:validate",
-            "check a study's file and show what it would do and cost",
-        )
-    )
+    summary = "check a study's file and show what it would do and cost"
+    _command(commands, "validate", "studies:validate", summary, file=True)
     submit = _command(
         commands,
         "submit",
@@ -228,21 +219,13 @@ def _add_studies(groups: Any) -> None:
         "start a study and print its name",
         "Prints the study's name and returns; the study continues in the services. Submitting the same file "
         "again starts nothing that is done or running.",
+        file=True,
     )
-    _file(submit)
     submit.add_argument("--wait", action="store_true", help="watch the study until it ends, as `studies watch` does")
-    _name(
-        _command(
-            commands,
-            "watch",
-            "studies:watch",
-            "follow a study until it ends",
-            "Shows progress with rate and time left. Ctrl-C stops watching, not the study.",
-        ),
-        STUDY,
-    )
+    description = "Shows progress with rate and time left. Ctrl-C stops watching, not the study."
+    _command(commands, "watch", "studies:watch", "follow a study until it ends", description, named=STUDY)
     _command(commands, "list", "studies:list_", "list studies, the newest first")
-    _name(_command(commands, "show", "studies:show", "show a study"), STUDY)
+    _command(commands, "show", "studies:show", "show a study", named=STUDY)
     cancel = _command(
         commands,
         "cancel",
@@ -250,16 +233,17 @@ def _add_studies(groups: Any) -> None:
         "stop a study; if it is submitted again, it resumes from what is done",
         "If several studies of one name are not finished, the name alone stops none of them, and the command prints "
         "which there are.",
+        named="studies/{digest}, or the name in its file if only one study of that name is not finished",
     )
-    _name(cancel, "studies/{digest}, or the name in its file if only one study of that name is not finished")
     cancel.add_argument("--all", action="store_true", help="stop every study of this name that is not finished")
-    report = _command(commands, "report", "studies:report", "download a study's report (HTML, JSON, CSV)")
-    _name(report, STUDY)
+    summary = "download a study's report (HTML, JSON, CSV)"
+    report = _command(commands, "report", "studies:report", summary, named=STUDY)
     report.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (default: ./{study's name}-report)")
 
 
 def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
     commands = _group(groups, group, summary)
+    named = f"the {noun}'s name"
     create = _command(
         commands,
         "create",
@@ -267,45 +251,35 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
         f"make an {noun}" if noun[0] in "aei" else f"make a {noun}",
         f"Starts making the {noun} that the file describes, and prints the operation's name. "
         "What exists already is not made again.",
+        file=True,
     )
-    _file(create)
     mode = create.add_mutually_exclusive_group()
     mode.add_argument("--wait", action="store_true", help=f"wait until the {noun} is made, and print its name instead")
     mode.add_argument(
         "--validate", action="store_true", help=f"only check the file, and print what the {noun} would cost"
     )
     _command(commands, "list", "resources:list_", f"list {noun}s")
-    _name(_command(commands, "show", "resources:show", f"show one {noun}"), f"the {noun}'s name")
-    download = _command(
-        commands,
-        "download",
-        "resources:download",
-        f"download the files of one {noun}",
-        "Files that are there already are checked, and are not fetched again.",
-    )
-    _name(download, f"the {noun}'s name")
+    _command(commands, "show", "resources:show", f"show one {noun}", named=named)
+    description = "Files that are there already are checked, and are not fetched again."
+    summary = f"download the files of one {noun}"
+    download = _command(commands, "download", "resources:download", summary, description, named=named)
     download.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (default: ./{name's digest})")
 
 
 def _add_operations(groups: Any) -> None:
     commands = _group(groups, "operations", "look at long-running work, and stop it")
     listing = _command(commands, "list", "operations:list_", "list operations, the newest first")
-    listing.add_argument("--service", choices=SERVICES, help="list the operations of this service only")
+    listing.add_argument("--service", help="list the operations of this service only, such as image-synthesis")
     for command, summary in (
         ("show", "show an operation"),
         ("wait", "follow an operation until it ends"),
         ("cancel", "stop an operation; the same request resumes from what is done"),
     ):
-        _name(_command(commands, command, f"operations:{command}", summary), "operations/{service}/{id}")
+        _command(commands, command, f"operations:{command}", summary, named="operations/{service}/{id}")
 
 
 def _add_cluster_commands(groups: Any) -> None:
-    _command(
-        groups,
-        "cluster",
-        "cluster:show",
-        "show a Kubernetes cluster's GPU nodes and worker groups",
-    )
+    _command(groups, "cluster", "cluster:show", "show a Kubernetes cluster's GPU nodes and worker groups")
     scale = _command(
         groups,
         "scale",
@@ -321,19 +295,29 @@ def _add_cluster_commands(groups: Any) -> None:
     scale.add_argument("--max", type=_count(0), metavar="N", help="highest number of workers (default: as it is)")
 
 
-STUDY = "the name in its file, which means the newest study of that name, or studies/{digest}"
-
-
 def _group(groups: Any, name: str, summary: str) -> Any:
     parser = groups.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     return parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
 
 
-def _command(commands: Any, name: str, run: str, summary: str, description: str = "") -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, run: str, summary: str, description: str = "", *, file: bool = False, named: str = ""
+) -> argparse.ArgumentParser:
+    """Adds a command.
+
+    Args:
+        run: Its handler, as the module's docstring says.
+        file: Whether it takes a FILE.
+        named: What it is given by name, as the help of its argument NAME; it has none if this is "".
+    """
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=description or summary, allow_abbrev=False
     )
     parser.set_defaults(run=run)
+    if file:
+        parser.add_argument("file", type=_path, metavar="FILE", help="YAML or JSON; - reads standard input")
+    if named:
+        parser.add_argument("name", metavar="NAME", help=named)
     _add_common(parser)
     return parser
 
@@ -343,49 +327,27 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
     Their defaults are suppressed: the command's parser must not reset what stood before the command.
     """
-    common = parser.add_argument_group("common options")
-    common.add_argument(
-        "--home",
-        type=_path,
-        default=argparse.SUPPRESS,
-        metavar="FOLDER",
-        help="the home of a stack on this machine",
-    )
+    common = parser.add_argument_group("common options", argument_default=argparse.SUPPRESS)
+    common.add_argument("--home", type=_path, metavar="FOLDER", help="the home of a stack on this machine")
     common.add_argument(
         "--address",
-        default=argparse.SUPPRESS,
         help="host:port or https://host of a stack elsewhere, or SERVICE=host:port,... for each service",
     )
     common.add_argument(
         "--release",
-        default=argparse.SUPPRESS,
         metavar="NAMESPACE/NAME",
         help="a release of the Helm chart, reached through the Kubernetes API for as long as the command runs; "
         "NAME alone is looked for in the kubeconfig context's namespace",
     )
     common.add_argument(
         "--kube-context",
-        default=argparse.SUPPRESS,
         metavar="CONTEXT",
         help="the kubeconfig's context that leads to the release (default: the current one)",
     )
+    common.add_argument("--token", help="the stack's token, or a caller's own of its Kubernetes cluster")
+    common.add_argument("--tls-ca", type=_path, metavar="PEM", help="trust these authorities, and use TLS")
     common.add_argument(
-        "--token",
-        default=argparse.SUPPRESS,
-        help="the stack's token, or a caller's own of its Kubernetes cluster",
-    )
-    common.add_argument(
-        "--tls-ca",
-        type=_path,
-        default=argparse.SUPPRESS,
-        metavar="PEM",
-        help="trust these authorities, and use TLS",
-    )
-    common.add_argument(
-        "--output",
-        choices=("text", "json"),
-        default=argparse.SUPPRESS,
-        help="json prints one JSON value to standard output (default: text)",
+        "--output", choices=("text", "json"), help="json prints one JSON value to standard output (default: text)"
     )
 
 
@@ -411,14 +373,6 @@ def _path(text: str) -> Path:
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a path")
     return Path(text)
-
-
-def _file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=_path, metavar="FILE", help="YAML or JSON; - reads standard input")
-
-
-def _name(parser: argparse.ArgumentParser, help_text: str) -> None:
-    parser.add_argument("name", metavar="NAME", help=help_text)
 
 
 class _Parser(argparse.ArgumentParser):

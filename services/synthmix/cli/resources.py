@@ -1,7 +1,7 @@
 """`synthmix adapters`, `images` and `evaluations`: the same four commands on three kinds of resource."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from synthmix.cli.operations import follow
 from synthmix.cli.output import emit, human_time, note, table
 from synthmix.cli.progress import progress, transfer_rows
 from synthmix.cli.studies import located
-from synthmix.client.client import Client, Operation
+from synthmix.client.client import Client
+from synthmix.client.resource_collection import ResourceCollection
 from synthmix.client.study_file import read_document
 from synthmix.service_kit.quantities import duration
 from synthmix.service_kit.resource_names import ArtifactName
@@ -27,13 +28,10 @@ from synthmix.service_kit.yaml_text import to_yaml
 
 @dataclass(frozen=True)
 class Resource:
-    """How the commands handle one kind: its message, the client's methods for it, its columns in a list."""
+    """How the commands handle one kind: its message, the client's collection of it, its columns in a list."""
 
     kind: type[Message]
-    create: Callable[[Client, Any], Operation]
-    plan: Callable[[Client, Any], operations_pb2.Plan]
-    list: Callable[[Client], Iterator[Any]]
-    get: Callable[[Client, str], Any]
+    of: Callable[[Client], ResourceCollection[Any]]
     headers: Sequence[str]
     row: Callable[[Any], Sequence[object]]
 
@@ -41,10 +39,7 @@ class Resource:
 RESOURCES = {
     "adapters": Resource(
         adapters_pb2.Adapter,
-        Client.create_adapter,
-        Client.plan_adapter,
-        Client.list_adapters,
-        Client.get_adapter,
+        lambda client: client.adapters,
         ("BASE MODEL", "METHOD", "RANK", "TARGETS", "IMAGES SEEN"),
         lambda item: (
             item.settings.base_model,
@@ -56,10 +51,7 @@ RESOURCES = {
     ),
     "images": Resource(
         image_sets_pb2.ImageSet,
-        Client.create_image_set,
-        Client.plan_image_set,
-        Client.list_image_sets,
-        Client.get_image_set,
+        lambda client: client.image_sets,
         ("IMAGES", "CLASSES", "STEPS", "GUIDANCE", "ADAPTER"),
         lambda item: (
             item.image_count,
@@ -71,10 +63,7 @@ RESOURCES = {
     ),
     "evaluations": Resource(
         evaluations_pb2.Evaluation,
-        Client.create_evaluation,
-        Client.plan_evaluation,
-        Client.list_evaluations,
-        Client.get_evaluation,
+        lambda client: client.evaluations,
         ("TRIALS", "SEEDS", "IMAGE SETS", "SPLIT"),
         lambda item: (item.trial_count, item.seeds, len(item.image_sets), item.split),
     ),
@@ -85,13 +74,12 @@ def create(arguments: argparse.Namespace) -> int:
     resource = RESOURCES[arguments.group]
     document = read_document(arguments.file, resource.kind)
     with connect(arguments) as client:
-        if arguments.validate:
-            with located(document):
-                plan = resource.plan(client, document.message)
-            emit(arguments, plan, plan_text(plan))
-            return exit_codes.OK
         with located(document):
-            operation = resource.create(client, document.message)
+            if arguments.validate:
+                plan = resource.of(client).plan(document.message)
+                emit(arguments, plan, plan_text(plan))
+                return exit_codes.OK
+            operation = resource.of(client).create(document.message)
         if arguments.wait:
             return follow(client, operation, arguments)
     emit(arguments, operation, operation.name)
@@ -100,25 +88,23 @@ def create(arguments: argparse.Namespace) -> int:
     return exit_codes.OK
 
 
-def list_(arguments: argparse.Namespace) -> int:
+def list_(arguments: argparse.Namespace) -> None:
     resource = RESOURCES[arguments.group]
     with connect(arguments) as client:
-        items = list(resource.list(client))
+        items = list(resource.of(client).list())
     rows = [(item.name, *resource.row(item), duration(item.seconds), human_time(item.create_time)) for item in items]
     emit(arguments, items, table(("NAME", *resource.headers, "TOOK", "CREATED"), rows, right=("TOOK",)))
-    return exit_codes.OK
 
 
-def show(arguments: argparse.Namespace) -> int:
+def show(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
-        item = RESOURCES[arguments.group].get(client, arguments.name)
+        item = RESOURCES[arguments.group].of(client).get(arguments.name)
     emit(arguments, item, to_yaml(item).rstrip())
-    return exit_codes.OK
 
 
-def download(arguments: argparse.Namespace) -> int:
+def download(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client, progress() as show_progress:
-        name = RESOURCES[arguments.group].get(client, arguments.name).name
+        name = RESOURCES[arguments.group].of(client).get(arguments.name).name
         folder = arguments.to or Path(ArtifactName.parse(name, field="name").id)
         files = client.download(name, folder, progress=lambda transfer: show_progress(transfer_rows(transfer), ""))
     emit(
@@ -126,7 +112,6 @@ def download(arguments: argparse.Namespace) -> int:
         {"name": name, "files": [str(path) for path in files]},
         f"{len(files)} files of {name} in {folder}",
     )
-    return exit_codes.OK
 
 
 def plan_text(plan: operations_pb2.Plan) -> str:

@@ -2,11 +2,9 @@
 
 import argparse
 
-from synthmix.cli import exit_codes
 from synthmix.client.endpoints import default_home
 from synthmix.local import run_stack
 
 
-def up(arguments: argparse.Namespace) -> int:
+def up(arguments: argparse.Namespace) -> None:
     run_stack(arguments.home or default_home(), cpus=arguments.cpus, gpus=arguments.gpus)
-    return exit_codes.OK

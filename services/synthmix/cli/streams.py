@@ -55,7 +55,7 @@ def _fill_gaps() -> None:
         except OSError:
             os.open(os.devnull, flags)  # the lowest that is free, so this very one
     if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)  # can't be written to, and says so when it is
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)  # cannot be written to, and says so when it is
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
 

@@ -21,12 +21,11 @@ from synthmix.service_kit.yaml_text import to_yaml
 VERDICT_WIDTH = 70
 
 
-def validate(arguments: argparse.Namespace) -> int:
+def validate(arguments: argparse.Namespace) -> None:
     document = read_study(arguments.file)
     with connect(arguments) as client, located(document):
         plan = client.plan_study(document.message)
     emit(arguments, plan, plan_text(plan))
-    return exit_codes.OK
 
 
 def submit(arguments: argparse.Namespace) -> int:
@@ -51,7 +50,7 @@ def watch(arguments: argparse.Namespace) -> int:
         return follow(client, arguments.name, arguments)
 
 
-def list_(arguments: argparse.Namespace) -> int:
+def list_(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         studies = list(client.list_studies())
     rows = [
@@ -65,26 +64,23 @@ def list_(arguments: argparse.Namespace) -> int:
         for item in studies
     ]
     emit(arguments, studies, table(("STUDY", "NAME", "STATE", "CREATED", "VERDICT"), rows))
-    return exit_codes.OK
 
 
-def show(arguments: argparse.Namespace) -> int:
+def show(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         study = client.get_study(arguments.name)
     emit(arguments, study, to_yaml(study).rstrip())
-    return exit_codes.OK
 
 
-def cancel(arguments: argparse.Namespace) -> int:
+def cancel(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         operations = client.cancel_studies(arguments.name) if arguments.all else [client.cancel_study(arguments.name)]
     lines = [f"{item} is asked to stop; submitted again it goes on from what is done" for item in operations]
     value = {"operations": operations} if arguments.all else {"operation": operations[0]}
     emit(arguments, value, "\n".join(lines) or f"no study named {arguments.name!r} goes on: nothing is stopped")
-    return exit_codes.OK
 
 
-def report(arguments: argparse.Namespace) -> int:
+def report(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         study = client.get_study(arguments.name)
         folder = arguments.to or Path(f"{study.spec.name}-report")
@@ -94,7 +90,6 @@ def report(arguments: argparse.Namespace) -> int:
         {"study": study.name, "verdict": study.verdict, "files": [str(path) for path in files]},
         "\n".join([study.verdict, *(str(path) for path in files)]),
     )
-    return exit_codes.OK
 
 
 def follow(client: Client, name: str, arguments: argparse.Namespace) -> int:
@@ -149,7 +144,7 @@ def plan_text(plan: studies_pb2.StudyPlan) -> str:
         )
         for item in plan.steps
     ]
-    predicted = f"{duration(plan.predicted_seconds)} of worker time predicted for what isn't done"
+    predicted = f"{duration(plan.predicted_seconds)} of worker time predicted for what is not done"
     if plan.predicted_wall_seconds:
         predicted += f", {duration(plan.predicted_wall_seconds)} with the workers that this cluster can run at once"
     lines = [

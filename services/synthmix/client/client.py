@@ -11,15 +11,14 @@ Every failure is a SynthMixError. Long work is a google.longrunning.Operation: `
 `result_of` unpacks what it made. Requests are content addressed: what was made before isn't made again.
 """
 
-import functools
 import hashlib
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias
 
 from google.longrunning import operations_pb2_grpc, operations_proto_pb2
-from google.protobuf.message import Message
+from google.protobuf import empty_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
@@ -35,7 +34,8 @@ from synthmix.client.downloads import download_payloads, reporter
 from synthmix.client.endpoints import Addresses, Endpoints, find_endpoints
 from synthmix.client.packing import FIELD as SOURCE_FIELD
 from synthmix.client.packing import pack
-from synthmix.client.transport import Channels
+from synthmix.client.resource_collection import ResourceCollection
+from synthmix.client.transport import Channels, Service
 from synthmix.image_data.sources.group_patterns import pattern_span
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
 from synthmix.image_data.sources.source_listing import ListingRequest
@@ -61,24 +61,31 @@ PixelRule: TypeAlias = datasets_pb2.PixelRule
 
 REPORT_PAYLOADS = ("report.html", "report.json", "results.csv")
 CHUNK_BYTES = 1024 * 1024
-PAGE_SIZE = 200
-
-M = TypeVar("M", bound=Message)
 
 
 class Client:
-    """A connection to a stack; made by `Client.connect`, closed by `close` or by leaving a `with` block."""
+    """A connection to a stack; made by `Client.connect`, closed by `close` or by leaving a `with` block.
+
+    Attributes:
+        adapters, image_sets, evaluations: What each service makes: `client.adapters.create(...)`.
+    """
 
     def __init__(self, channels: Channels):
         self._channels = channels
-        self._adapters = adapters_pb2_grpc.AdapterServiceStub(channels.of(ADAPTER_TRAINING))
-        self._image_sets = image_sets_pb2_grpc.ImageSetServiceStub(channels.of(IMAGE_SYNTHESIS))
-        self._evaluations = evaluations_pb2_grpc.EvaluationServiceStub(channels.of(CLASSIFIER_EVALUATION))
-        self._studies = studies_pb2_grpc.StudyServiceStub(channels.of(STUDY_CONTROL))
-        self._datasets = datasets_pb2_grpc.DatasetServiceStub(channels.of(STUDY_CONTROL))
-        self._artifacts = artifacts_pb2_grpc.ArtifactServiceStub(channels.of(STUDY_CONTROL))
-        self._clusters = clusters_pb2_grpc.ClusterServiceStub(channels.of(STUDY_CONTROL))
-        self._operations = {service: operations_pb2_grpc.OperationsStub(channels.of(service)) for service in SERVICES}
+        self.adapters: ResourceCollection[adapters_pb2.Adapter] = ResourceCollection(
+            channels.of(ADAPTER_TRAINING), "adapter", adapters_pb2, adapters_pb2_grpc
+        )
+        self.image_sets: ResourceCollection[image_sets_pb2.ImageSet] = ResourceCollection(
+            channels.of(IMAGE_SYNTHESIS), "image_set", image_sets_pb2, image_sets_pb2_grpc
+        )
+        self.evaluations: ResourceCollection[evaluations_pb2.Evaluation] = ResourceCollection(
+            channels.of(CLASSIFIER_EVALUATION), "evaluation", evaluations_pb2, evaluations_pb2_grpc
+        )
+        self._control = channels.of(STUDY_CONTROL)
+        self._studies = studies_pb2_grpc.StudyServiceStub(self._control.channel)
+        self._datasets = datasets_pb2_grpc.DatasetServiceStub(self._control.channel)
+        self._artifacts = artifacts_pb2_grpc.ArtifactServiceStub(self._control.channel)
+        self._clusters = clusters_pb2_grpc.ClusterServiceStub(self._control.channel)
 
     @classmethod
     def connect(
@@ -173,7 +180,7 @@ class Client:
             label_column=label_column,
             path_column=path_column,
         )
-        operation = self._call(STUDY_CONTROL, self._datasets.CreateDataset, request, Operation)
+        operation = self._control.call(self._datasets.CreateDataset, request, Operation)
         done = self.wait(
             operation,
             progress=lambda metadata: reporter(progress, "importing", metadata.unit)(metadata.done, metadata.total),
@@ -194,21 +201,21 @@ class Client:
                     sent += len(chunk)
                     report(sent, total)
 
-        upload = self._call(STUDY_CONTROL, self._artifacts.UploadFile, chunks(), artifacts_pb2.Upload, timeout_s=None)
+        upload = self._control.call(self._artifacts.UploadFile, chunks(), artifacts_pb2.Upload, timeout_s=None)
         if upload.name != str(names.UploadName(digest.hexdigest())):
             raise errors.DataLoss(
-                f"{path.name} arrived as {upload.name}, which isn't what was sent; send it again",
+                f"{path.name} arrived as {upload.name}, which is not what was sent; send it again",
                 reason="UPLOAD_CORRUPT",
             )
         return upload
 
     def list_datasets(self) -> Iterator[datasets_pb2.Dataset]:
-        return self._pages(STUDY_CONTROL, self._datasets.ListDatasets, datasets_pb2.ListDatasetsRequest, "datasets")
+        return self._control.pages(self._datasets.ListDatasets, datasets_pb2.ListDatasetsRequest, "datasets")
 
     def get_dataset(self, name: str) -> datasets_pb2.Dataset:
         """By display name, or by datasets/{digest}."""
         request = datasets_pb2.GetDatasetRequest(name=names.qualified(names.DATASETS, name))
-        return self._call(STUDY_CONTROL, self._datasets.GetDataset, request, datasets_pb2.Dataset)
+        return self._control.call(self._datasets.GetDataset, request, datasets_pb2.Dataset)
 
     def create_split(self, dataset: str, *, test: float, validation: float, seed: int = 0) -> datasets_pb2.Split:
         """Splits a dataset by group. The same request gives the same split."""
@@ -218,92 +225,18 @@ class Client:
                 settings=datasets_pb2.SplitSettings(test=test, validation=validation, seed=seed),
             )
         )
-        return self._call(STUDY_CONTROL, self._datasets.CreateSplit, request, datasets_pb2.Split)
+        return self._control.call(self._datasets.CreateSplit, request, datasets_pb2.Split)
 
     def get_split(self, name: str) -> datasets_pb2.Split:
         request = datasets_pb2.GetSplitRequest(name=names.qualified(names.SPLITS, name))
-        return self._call(STUDY_CONTROL, self._datasets.GetSplit, request, datasets_pb2.Split)
-
-    # Adapters
-
-    def create_adapter(self, adapter: adapters_pb2.Adapter) -> Operation:
-        """Starts training; the operation's result is an Adapter."""
-        request = adapters_pb2.CreateAdapterRequest(adapter=adapter)
-        return self._call(ADAPTER_TRAINING, self._adapters.CreateAdapter, request, Operation)
-
-    def plan_adapter(self, adapter: adapters_pb2.Adapter) -> progress_pb2.Plan:
-        """What create_adapter would do and cost. Starts nothing."""
-        request = adapters_pb2.CreateAdapterRequest(adapter=adapter, validate_only=True)
-        return result_of(
-            self._call(ADAPTER_TRAINING, self._adapters.CreateAdapter, request, Operation), progress_pb2.Plan
-        )
-
-    def list_adapters(self) -> Iterator[adapters_pb2.Adapter]:
-        return self._pages(ADAPTER_TRAINING, self._adapters.ListAdapters, adapters_pb2.ListAdaptersRequest, "adapters")
-
-    def get_adapter(self, name: str) -> adapters_pb2.Adapter:
-        request = adapters_pb2.GetAdapterRequest(name=names.qualified(names.ADAPTERS, name))
-        return self._call(ADAPTER_TRAINING, self._adapters.GetAdapter, request, adapters_pb2.Adapter)
-
-    # Image sets
-
-    def create_image_set(self, image_set: image_sets_pb2.ImageSet) -> Operation:
-        """Starts synthesis; the operation's result is an ImageSet."""
-        request = image_sets_pb2.CreateImageSetRequest(image_set=image_set)
-        return self._call(IMAGE_SYNTHESIS, self._image_sets.CreateImageSet, request, Operation)
-
-    def plan_image_set(self, image_set: image_sets_pb2.ImageSet) -> progress_pb2.Plan:
-        """What create_image_set would do and cost. Starts nothing."""
-        request = image_sets_pb2.CreateImageSetRequest(image_set=image_set, validate_only=True)
-        return result_of(
-            self._call(IMAGE_SYNTHESIS, self._image_sets.CreateImageSet, request, Operation),
-            progress_pb2.Plan,
-        )
-
-    def list_image_sets(self) -> Iterator[image_sets_pb2.ImageSet]:
-        return self._pages(
-            IMAGE_SYNTHESIS, self._image_sets.ListImageSets, image_sets_pb2.ListImageSetsRequest, "image_sets"
-        )
-
-    def get_image_set(self, name: str) -> image_sets_pb2.ImageSet:
-        request = image_sets_pb2.GetImageSetRequest(name=names.qualified(names.IMAGE_SETS, name))
-        return self._call(IMAGE_SYNTHESIS, self._image_sets.GetImageSet, request, image_sets_pb2.ImageSet)
-
-    # Evaluations
-
-    def create_evaluation(self, evaluation: evaluations_pb2.Evaluation) -> Operation:
-        """Starts the grid; the operation's result is an Evaluation."""
-        request = evaluations_pb2.CreateEvaluationRequest(evaluation=evaluation)
-        return self._call(CLASSIFIER_EVALUATION, self._evaluations.CreateEvaluation, request, Operation)
-
-    def plan_evaluation(self, evaluation: evaluations_pb2.Evaluation) -> progress_pb2.Plan:
-        """What create_evaluation would do and cost. Starts nothing."""
-        request = evaluations_pb2.CreateEvaluationRequest(evaluation=evaluation, validate_only=True)
-        return result_of(
-            self._call(CLASSIFIER_EVALUATION, self._evaluations.CreateEvaluation, request, Operation),
-            progress_pb2.Plan,
-        )
-
-    def list_evaluations(self) -> Iterator[evaluations_pb2.Evaluation]:
-        return self._pages(
-            CLASSIFIER_EVALUATION,
-            self._evaluations.ListEvaluations,
-            evaluations_pb2.ListEvaluationsRequest,
-            "evaluations",
-        )
-
-    def get_evaluation(self, name: str) -> evaluations_pb2.Evaluation:
-        request = evaluations_pb2.GetEvaluationRequest(name=names.qualified(names.EVALUATIONS, name))
-        return self._call(CLASSIFIER_EVALUATION, self._evaluations.GetEvaluation, request, evaluations_pb2.Evaluation)
+        return self._control.call(self._datasets.GetSplit, request, datasets_pb2.Split)
 
     # Studies
 
     def plan_study(self, spec: studies_pb2.StudySpec) -> studies_pb2.StudyPlan:
         """Checks a specification and says what it would do and cost. Starts nothing."""
         request = studies_pb2.CreateStudyRequest(spec=spec, validate_only=True)
-        return result_of(
-            self._call(STUDY_CONTROL, self._studies.CreateStudy, request, Operation), studies_pb2.StudyPlan
-        )
+        return result_of(self._control.call(self._studies.CreateStudy, request, Operation), studies_pb2.StudyPlan)
 
     def submit_study(self, spec: studies_pb2.StudySpec) -> Operation:
         """Starts a study; the operation's result is a Study, its metadata's target the study's name.
@@ -311,7 +244,7 @@ class Client:
         The metadata's warnings say which other studies of the same name aren't finished, and how they differ.
         """
         request = studies_pb2.CreateStudyRequest(spec=spec)
-        return self._call(STUDY_CONTROL, self._studies.CreateStudy, request, Operation)
+        return self._control.call(self._studies.CreateStudy, request, Operation)
 
     def list_studies(self, spec_name: str = "", *, unfinished: bool = False) -> Iterator[studies_pb2.Study]:
         """Yields studies, the newest first.
@@ -320,8 +253,7 @@ class Client:
             spec_name: Only those that were submitted under this name.
             unfinished: Only those that have neither ended nor been asked to stop.
         """
-        return self._pages(
-            STUDY_CONTROL,
+        return self._control.pages(
             self._studies.ListStudies,
             studies_pb2.ListStudiesRequest,
             "studies",
@@ -332,7 +264,7 @@ class Client:
     def get_study(self, name: str) -> studies_pb2.Study:
         """By studies/{digest}, or by its specification's name: then the newest of that name."""
         request = studies_pb2.GetStudyRequest(name=names.qualified(names.STUDIES, name))
-        return self._call(STUDY_CONTROL, self._studies.GetStudy, request, studies_pb2.Study)
+        return self._control.call(self._studies.GetStudy, request, studies_pb2.Study)
 
     def watch_study(self, name: str) -> Iterator[studies_pb2.WatchStudyResponse]:
         """Yields the study's state now and then each change, until the one that carries the finished study.
@@ -343,7 +275,7 @@ class Client:
         patience = Patience()
         while True:
             try:
-                for response in self._channels.stream(STUDY_CONTROL, self._studies.WatchStudy, request):
+                for response in self._control.stream(self._studies.WatchStudy, request):
                     patience.renew()
                     request.resume_marker = response.resume_marker or request.resume_marker
                     yield response
@@ -399,9 +331,7 @@ class Client:
             raise errors.FailedPrecondition(
                 f"{study.name} is {state} and has no report; {remedy}", reason="REPORT_NOT_READY"
             )
-        return download_payloads(
-            functools.partial(self._read_payload, study.name), study.name, study.payloads, folder, REPORT_PAYLOADS, None
-        )
+        return download_payloads(self._read_payload, study.name, study.payloads, folder, only=REPORT_PAYLOADS)
 
     # Artifacts
 
@@ -425,9 +355,9 @@ class Client:
         """
         readers: dict[str, Callable[[str], Any]] = {
             names.DATASETS: self.get_dataset,
-            names.ADAPTERS: self.get_adapter,
-            names.IMAGE_SETS: self.get_image_set,
-            names.EVALUATIONS: self.get_evaluation,
+            names.ADAPTERS: self.adapters.get,
+            names.IMAGE_SETS: self.image_sets.get,
+            names.EVALUATIONS: self.evaluations.get,
             names.STUDIES: self.get_study,
         }
         collection = names.collection_of(name)
@@ -440,17 +370,12 @@ class Client:
             )
         resource = readers[collection](name)
         return download_payloads(
-            functools.partial(self._read_payload, resource.name),
-            resource.name,
-            resource.payloads,
-            folder,
-            only,
-            progress,
+            self._read_payload, resource.name, resource.payloads, folder, only=only, progress=progress
         )
 
     def _read_payload(self, artifact: str, payload: str) -> Iterator[bytes]:
         request = artifacts_pb2.DownloadPayloadRequest(artifact=artifact, payload=payload)
-        for response in self._channels.stream(STUDY_CONTROL, self._artifacts.DownloadPayload, request):
+        for response in self._control.stream(self._artifacts.DownloadPayload, request):
             yield response.chunk
 
     # Operations
@@ -458,27 +383,18 @@ class Client:
     def list_operations(self, service: str) -> Iterator[Operation]:
         """The operations of one service, the newest first; synthmix.service_kit.environment.SERVICES names them."""
         errors.check_choice("service", service, SERVICES)
-        return self._pages(
-            service,
-            self._operations[service].ListOperations,
-            operations_proto_pb2.ListOperationsRequest,
-            "operations",
-            name=names.operations_of(service),
-        )
+        where, stub = self._operations(service)
+        request = operations_proto_pb2.ListOperationsRequest
+        return where.pages(stub.ListOperations, request, "operations", name=names.operations_of(service))
 
     def get_operation(self, name: str) -> Operation:
-        service = _service_of(name)
-        request = operations_proto_pb2.GetOperationRequest(name=name)
-        return self._call(service, self._operations[service].GetOperation, request, Operation)
+        where, stub = self._operations(_service_of(name))
+        return where.call(stub.GetOperation, operations_proto_pb2.GetOperationRequest(name=name), Operation)
 
     def cancel(self, name: str) -> None:
         """Asks an operation to stop. What it has done stays; the same request goes on from there."""
-        service = _service_of(name)
-        self._channels.unary(
-            service,
-            self._operations[service].CancelOperation,
-            operations_proto_pb2.CancelOperationRequest(name=name),
-        )
+        where, stub = self._operations(_service_of(name))
+        where.call(stub.CancelOperation, operations_proto_pb2.CancelOperationRequest(name=name), empty_pb2.Empty)
 
     def wait(
         self,
@@ -501,21 +417,22 @@ class Client:
             if progress is not None:
                 progress(metadata_of(current))
             return current
-        service = _service_of(current.name)
+        where, stub = self._operations(_service_of(current.name))
 
         def ask(request: operations_proto_pb2.WaitOperationRequest, poll_s: float) -> Operation:
-            timeout_s = poll_s + UNARY_DEADLINE_S
-            return self._call(service, self._operations[service].WaitOperation, request, Operation, timeout_s=timeout_s)
+            return where.call(stub.WaitOperation, request, Operation, timeout_s=poll_s + UNARY_DEADLINE_S)
 
         return wait_for(current, ask, timeout_s=timeout_s, progress=progress)
+
+    def _operations(self, service: str) -> tuple[Service, Any]:
+        where = self._channels.of(service)
+        return where, operations_pb2_grpc.OperationsStub(where.channel)
 
     # The cluster
 
     def get_cluster(self) -> clusters_pb2.Cluster:
         """GPU nodes and worker groups. Raises FailedPrecondition with reason NO_CLUSTER on a single machine."""
-        return self._call(
-            STUDY_CONTROL, self._clusters.GetCluster, clusters_pb2.GetClusterRequest(), clusters_pb2.Cluster
-        )
+        return self._control.call(self._clusters.GetCluster, clusters_pb2.GetClusterRequest(), clusters_pb2.Cluster)
 
     def scale_worker_group(
         self,
@@ -534,42 +451,17 @@ class Client:
         request = clusters_pb2.ScaleWorkerGroupRequest(
             worker_group=worker_group, min_workers=min_workers, max_workers=max_workers, validate_only=validate_only
         )
-        return self._call(STUDY_CONTROL, self._clusters.ScaleWorkerGroup, request, clusters_pb2.WorkerGroup)
+        return self._control.call(self._clusters.ScaleWorkerGroup, request, clusters_pb2.WorkerGroup)
 
     # Health
 
     def check_health(self, service: str, *, timeout_s: float = UNARY_DEADLINE_S) -> None:
         """Raises Unavailable unless the service says that it serves."""
-        health = health_pb2_grpc.HealthStub(self._channels.of(service))
-        answer = self._channels.unary(service, health.Check, health_pb2.HealthCheckRequest(), timeout_s=timeout_s)
+        where, request = self._channels.of(service), health_pb2.HealthCheckRequest()
+        stub = health_pb2_grpc.HealthStub(where.channel)
+        answer = where.call(stub.Check, request, health_pb2.HealthCheckResponse, timeout_s=timeout_s)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise errors.Unavailable(f"{service} is starting or stopping; try again in a moment", reason="NOT_SERVING")
-
-    # What the methods above share
-
-    def _call(
-        self,
-        service: str,
-        method: Callable[..., Any],
-        request: Any,
-        response: type[M],
-        *,
-        timeout_s: float | None = UNARY_DEADLINE_S,
-    ) -> M:
-        answer = self._channels.unary(service, method, request, timeout_s=timeout_s)
-        assert isinstance(answer, response)
-        return answer
-
-    def _pages(
-        self, service: str, method: Callable[..., Any], request: Callable[..., Any], field: str, **parent: Any
-    ) -> Iterator[Any]:
-        token = ""
-        while True:
-            page = self._channels.unary(service, method, request(page_size=PAGE_SIZE, page_token=token, **parent))
-            yield from getattr(page, field)
-            token = page.next_page_token
-            if not token:
-                return
 
 
 def _ambiguous(spec_name: str, studies: Sequence[studies_pb2.Study]) -> errors.InvalidArgument:
@@ -579,7 +471,7 @@ def _ambiguous(spec_name: str, studies: Sequence[studies_pb2.Study]) -> errors.I
         for study in studies
     ]
     return errors.InvalidArgument(
-        f"name: {len(lines)} studies named {spec_name!r} aren't finished; say which one by its studies/{{digest}}, or "
+        f"name: {len(lines)} studies named {spec_name!r} are not finished; say which one by its studies/{{digest}}, or "
         f"stop them all with `synthmix studies cancel {spec_name} --all`{errors.listing(lines)}",
         reason="STUDY_NAME_AMBIGUOUS",
         violations=[errors.FieldViolation("name", line) for line in lines[: errors.MOST_LISTED]],

@@ -1,6 +1,5 @@
 """Writes an artifact's payloads to disk: whole and with the bytes that its manifest says, or not at all."""
 
-import functools
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -38,22 +37,23 @@ def reporter(progress: Callable[[Transfer], None] | None, stage: str, unit: str)
 
 
 def download_payloads(
-    read: Callable[[str], Iterator[bytes]],
+    read: Callable[[str, str], Iterator[bytes]],
     artifact: str,
     payloads: Iterable[artifacts_pb2.Payload],
     folder: Path,
-    only: Collection[str] | None,
-    progress: Callable[[Transfer], None] | None,
+    *,
+    only: Collection[str] | None = None,
+    progress: Callable[[Transfer], None] | None = None,
 ) -> list[Path]:
     """Writes payloads below a folder, and returns their paths. Those that are there already are left alone.
 
     Args:
-        read: Yields a payload's bytes by its name.
+        read: Yields a payload's bytes by its artifact and its name.
         only: The payloads to write; all if None.
 
     Raises:
-        NotFound: A payload of `only` isn't the artifact's.
-        DataLoss: What arrived isn't what the manifest says. Nothing is left of that file.
+        NotFound: A payload of `only` is not the artifact's.
+        DataLoss: What arrived is not what the manifest says. Nothing is left of that file.
     """
     by_name = {payload.name: payload for payload in payloads}
     absent = [item for item in only or () if item not in by_name]
@@ -63,43 +63,34 @@ def download_payloads(
             reason="PAYLOAD_NOT_FOUND",
         )
     wanted = [payload for payload in by_name.values() if only is None or payload.name in only]
-    report, total, before = (
-        reporter(progress, "downloading", "bytes"),
-        sum(item.size_bytes for item in wanted),
-        0,
-    )
-    paths = []
+    report, total = reporter(progress, "downloading", "bytes"), sum(item.size_bytes for item in wanted)
+    paths, before = [], 0
     for payload in wanted:
         path = _inside(folder, payload.name, artifact)
         if not _is_payload(path, payload):
-            _download(read(payload.name), artifact, payload, path, functools.partial(_offset, report, before, total))
+            for received in _download(read(artifact, payload.name), artifact, payload, path):
+                report(before + received, total)
         before += payload.size_bytes
         report(before, total)
         paths.append(path)
     return paths
 
 
-def _download(
-    chunks: Iterator[bytes],
-    artifact: str,
-    payload: artifacts_pb2.Payload,
-    path: Path,
-    report: Callable[[int], None],
-) -> None:
+def _download(chunks: Iterator[bytes], artifact: str, payload: artifacts_pb2.Payload, path: Path) -> Iterator[int]:
+    """Writes a payload, and yields how many bytes of it have come."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest, received = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with writing_to(path.parent), partial.open("wb") as file:
             for chunk in chunks:
                 file.write(chunk)
                 digest.update(chunk)
-                received += len(chunk)
-                report(received)
+                yield file.tell()
         if digest.hexdigest() != payload.sha256:
             raise errors.DataLoss(
                 f"{artifact}/{payload.name} arrived with sha256 {digest.hexdigest()[:12]}… instead of "
-                f"{payload.sha256[:12]}…; download it again, and if that doesn't help delete {artifact} "
+                f"{payload.sha256[:12]}…; download it again, and if that does not help delete {artifact} "
                 "and make it again",
                 reason="PAYLOAD_CORRUPT",
                 metadata={"artifact": artifact},
@@ -107,10 +98,6 @@ def _download(
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _offset(report: Callable[[int, int], None], before: int, total: int, done: int) -> None:
-    report(before + done, total)
 
 
 def _inside(folder: Path, payload: str, artifact: str) -> Path:

@@ -178,4 +178,4 @@ def _target(address: str) -> str:
 
 
 def _bad_address(address: str, remedy: str) -> InvalidArgument:
-    return InvalidArgument(f"address {address!r} can't be used; {remedy}", reason="ADDRESS_INVALID")
+    return InvalidArgument(f"address {address!r} cannot be used; {remedy}", reason="ADDRESS_INVALID")

@@ -90,9 +90,9 @@ def _kind(source: Path) -> str:
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
             raise
-        raise invalid_field(FIELD, str(source), "doesn't exist", _SHAPES, reason="SOURCE_NOT_FOUND") from None
+        raise invalid_field(FIELD, str(source), "does not exist", _SHAPES, reason="SOURCE_NOT_FOUND") from None
     except ValueError:  # a NUL in it
-        raise invalid_field(FIELD, str(source), "can't be a path", _SHAPES, reason="SOURCE_NOT_FOUND") from None
+        raise invalid_field(FIELD, str(source), "cannot be a path", _SHAPES, reason="SOURCE_NOT_FOUND") from None
     if stat.S_ISDIR(mode):
         return "folder"
     if stat.S_ISREG(mode):

@@ -130,7 +130,7 @@ def read_document(path: Path, kind: type[M]) -> Document[M]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InvalidArgument(f"{source}:{line}: isn't UTF-8 text; save it as UTF-8", reason="FILE_NOT_TEXT") from None
+        raise InvalidArgument(f"{source}:{line}: is not UTF-8 text; save it as UTF-8", reason="FILE_NOT_TEXT") from None
     return parse_document(text, kind, source)
 
 
@@ -141,7 +141,7 @@ def _read_standard_input(source: str) -> bytes:
         return check_size(source, sys.stdin.buffer.read(LARGEST_FILE_BYTES + 1))
     except OSError as error:
         raise InvalidArgument(
-            f"standard input can't be read: {error.strerror}; give a file", reason="FILE_UNREADABLE"
+            f"standard input cannot be read: {error.strerror}; give a file", reason="FILE_UNREADABLE"
         ) from None
 
 
@@ -158,7 +158,7 @@ def parse_document(text: str, kind: type[M], source: str) -> Document[M]:
         left_out = len(reader.problems) - len(shown)
         lines = [f"{item.place}: {_said(item)}" for item in shown]
         if left_out:
-            lines.append(f"{source} has {left_out:,} more faults; mend these first")
+            lines.append(f"{source} has {left_out:,} more faults; fix these first")
         raise InvalidArgument(
             "\n".join(lines),
             reason="FILE_INVALID",
@@ -180,7 +180,7 @@ def _compose(text: str, source: str) -> yaml.MappingNode:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise _unreadable(place, f"isn't YAML: {_advice(error)}") from None
+        raise _unreadable(place, f"is not YAML: {_advice(error)}") from None
     except (ValueError, OverflowError):  # PyYAML's own, for an escape such as \U00110000
         raise _unreadable(source, "has an escape that stands for no character; write the character itself") from None
     if root is None:
@@ -315,7 +315,7 @@ class _Reader:
                 self.problem(path, key, f"a key must be text, not {_kind(key)}")
                 continue
             if key.tag == _TAG + "merge":
-                self.problem(_join(path, _key(key)), key, "merging isn't supported; write the keys plainly")
+                self.problem(_join(path, _key(key)), key, "merging is not supported; write the keys plainly")
                 continue
             target = known.get(key.value)
             if target is None:
@@ -367,7 +367,7 @@ class _Reader:
             self.problem(
                 path,
                 node,
-                f"has the tag {node.tag.replace(_TAG, '!!')!r}, which isn't allowed; write the plain value",
+                f"has the tag {node.tag.replace(_TAG, '!!')!r}, which is not allowed; write the plain value",
             )
             return None
         if _is_null(node):
@@ -398,7 +398,7 @@ def _scalar_value(target: FieldDescriptor, node: yaml.ScalarNode) -> Any:
             return None
         number = float(text)
         return number if math.isfinite(number) else None
-    raise NotImplementedError(f"{target.full_name}: files can't give a field of this type yet")
+    raise NotImplementedError(f"{target.full_name}: files cannot give a field of this type yet")
 
 
 def _has_surrogate(text: str) -> bool:

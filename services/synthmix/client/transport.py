@@ -1,10 +1,12 @@
-"""The client's channels: one for each address of a stack, with its TLS and token; failures are SynthMixErrors."""
+"""How the client calls a stack's services, with its TLS and token. Failures are SynthMixErrors."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from synthmix.client.endpoints import Endpoints
 from synthmix.client.user_files import read_user_file
@@ -12,13 +14,75 @@ from synthmix.service_kit.errors import InvalidArgument, SynthMixError
 from synthmix.service_kit.transport import UNARY_DEADLINE_S, error_of, open_channel, status_of
 
 LONGEST_BACKOFF_OF_FORWARDS_MS = 5_000
+PAGE_SIZE = 200
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service of a stack.
+
+    Attributes:
+        channel: What the stubs of its methods are made with.
+    """
+
+    name: str
+    channel: grpc.Channel
+    endpoints: Endpoints
+
+    def call(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        response: type[M],
+        *,
+        timeout_s: float | None = UNARY_DEADLINE_S,
+    ) -> M:
+        """The one response to a request, which may be an iterator of messages. Raises SynthMixError."""
+        try:
+            answer = method(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+        assert isinstance(answer, response)
+        return answer
+
+    def stream(self, method: Callable[..., Any], request: Any) -> Iterator[Any]:
+        """Yields the responses. No deadline: keepalive finds a dead server. Raises SynthMixError."""
+        call = method(request)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+        finally:
+            call.cancel()
+
+    def pages(
+        self, method: Callable[..., Any], request: Callable[..., Any], field: str, **filters: Any
+    ) -> Iterator[Any]:
+        """Yields the items of every page of a listing, which are in this field of the response."""
+        token = ""
+        while True:
+            page: Any = self.call(method, request(page_size=PAGE_SIZE, page_token=token, **filters), Message)
+            yield from getattr(page, field)
+            token = page.next_page_token
+            if not token:
+                return
+
+    def _failure(self, error: Any) -> SynthMixError:
+        release = self.endpoints.release
+        if release and error.code() is grpc.StatusCode.UNAVAILABLE and status_of(error) is None:
+            problem = release.problem_of(self.name)  # gRPC sees only that its connection to this machine is closed
+            if problem is not None:
+                return problem
+        return error_of(error, self.name, self.endpoints.place_of(self.name))
 
 
 class Channels:
     """One channel for each service, or fewer where services share an address."""
 
     def __init__(self, endpoints: Endpoints):
-        self._endpoints = endpoints
+        self.endpoints = endpoints
         # A forward that leads nowhere costs nothing to try again, and another pod may be ready any moment.
         options = [("grpc.max_reconnect_backoff_ms", LONGEST_BACKOFF_OF_FORWARDS_MS)] if endpoints.release else []
         credentials = _tls_credentials(endpoints.tls_ca) if endpoints.tls else None
@@ -27,50 +91,14 @@ class Channels:
             for address in set(endpoints.addresses.values())
         }
 
-    def of(self, service: str) -> grpc.Channel:
-        return self._channels[self._endpoints.addresses[service]]
-
-    def unary(
-        self,
-        service: str,
-        method: Callable[..., Any],
-        request: Any,
-        *,
-        timeout_s: float | None = UNARY_DEADLINE_S,
-    ) -> Any:
-        """The one response to a request, which may be an iterator of messages. Raises SynthMixError."""
-        try:
-            return method(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise self._failure(service, error) from None
-
-    def stream(self, service: str, method: Callable[..., Any], request: Any) -> Iterator[Any]:
-        """Yields the responses. No deadline: keepalive finds a dead server. Raises SynthMixError."""
-        call = method(request)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise self._failure(service, error) from None
-        finally:
-            call.cancel()
+    def of(self, service: str) -> Service:
+        return Service(service, self._channels[self.endpoints.addresses[service]], self.endpoints)
 
     def close(self) -> None:
         for channel in self._channels.values():
             channel.close()
-        if self._endpoints.release:
-            self._endpoints.release.close()
-
-    @property
-    def endpoints(self) -> Endpoints:
-        return self._endpoints
-
-    def _failure(self, service: str, error: Any) -> SynthMixError:
-        release = self._endpoints.release
-        if release and error.code() is grpc.StatusCode.UNAVAILABLE and status_of(error) is None:
-            problem = release.problem_of(service)  # gRPC sees only that its connection to this machine is closed
-            if problem is not None:
-                return problem
-        return error_of(error, service, self._endpoints.place_of(service))
+        if self.endpoints.release:
+            self.endpoints.release.close()
 
 
 def _tls_credentials(tls_ca: Path | None) -> grpc.ChannelCredentials:

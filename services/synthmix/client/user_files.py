@@ -36,7 +36,7 @@ def read_user_file(path: Path, *, pipe_remedy: str = "give a file") -> bytes:
             data = file.read(LARGEST_FILE_BYTES + 1)
     except OSError as error:
         raise InvalidArgument(
-            f"{shown} can't be read: {error.strerror}; check the path and that you may read it",
+            f"{shown} cannot be read: {error.strerror}; check the path and that you may read it",
             reason="FILE_UNREADABLE",
         ) from None
     except ValueError:  # a NUL

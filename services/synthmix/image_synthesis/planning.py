@@ -37,7 +37,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     adapter = find_manifest(store, name)
     if adapter is None and not (validate_only and image_set.settings.prompt and image_set.class_images):
         raise NotFound(
-            f"image_set.adapter: {name} doesn't exist; create it first",
+            f"image_set.adapter: {name} does not exist; create it first",
             reason="ARTIFACT_NOT_FOUND",
             metadata={"artifact": str(name)},
         )
@@ -124,4 +124,4 @@ def _check_base_model(adapter: Manifest, settings: image_sets_pb2.SynthesisSetti
     tokenizer = prompt_tokenizer(model.folder, model.digest)
     # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
     classes = adapter.summary["classes"]
-    return check_tokens("image_set.settings.prompt", settings.prompt, classes, tokenizer, tokenizer.longest)
+    return check_tokens("image_set.settings.prompt", settings.prompt, classes, tokenizer)

@@ -80,7 +80,7 @@ def synthesise_batch(
         raise invalid_field(
             "image_set.settings.steps",
             settings.steps,
-            f"can't be taken with the base model's {type(model.pipeline.scheduler).__name__} ({error})",
+            f"cannot be taken with the base model's {type(model.pipeline.scheduler).__name__} ({error})",
             "use another number of steps, such as 25",
             reason="STEPS_UNSUPPORTED",
         ) from error

@@ -1,34 +1,13 @@
 """The autoencoder of a base model, alone: without the UNet, which is thirty times as large in some."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
 BATCH_IMAGES = 32
-
-
-class HasAutoencoder(Protocol):
-    """A model that has one, on one device."""
-
-    @property
-    def vae(self) -> Any: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-
-@dataclass(frozen=True)
-class Autoencoder:
-    """A frozen autoencoder, in evaluation mode, on one device."""
-
-    vae: Any
-    device: torch.device
-    dtype: torch.dtype
 
 
 def select_device() -> torch.device:
@@ -40,16 +19,15 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_autoencoder(folder: Path) -> Autoencoder:
-    """Loads it from a folder in the diffusers layout, whose files were verified."""
+def load_autoencoder(folder: Path) -> Any:
+    """The frozen AutoencoderKL of a folder in the diffusers layout, whose files were verified, in evaluation mode."""
     device = select_device()
-    dtype = frozen_dtype(device)
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype, use_safetensors=True)
-    return Autoencoder(vae.to(device).requires_grad_(False).eval(), device, dtype)
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=frozen_dtype(device), use_safetensors=True)
+    return vae.to(device).requires_grad_(False).eval()
 
 
 @torch.no_grad()
-def encode_images(model: HasAutoencoder, pixels: np.ndarray, batch_size: int) -> torch.Tensor:
+def encode_images(vae: Any, pixels: np.ndarray, batch_size: int) -> torch.Tensor:
     """Latents as the UNet sees them: the mean of the posterior, times the autoencoder's scaling factor.
 
     The mean and not a sample: autoencoders trained with next to no KL term (Rombach et al. 2022, section 3.1) leave the
@@ -64,14 +42,14 @@ def encode_images(model: HasAutoencoder, pixels: np.ndarray, batch_size: int) ->
     latents = []
     for start in range(0, len(pixels), batch_size):
         batch = torch.from_numpy(np.array(pixels[start : start + batch_size])).permute(0, 3, 1, 2)
-        posterior = model.vae.encode(batch.to(model.device, model.dtype) / 127.5 - 1).latent_dist
+        posterior = vae.encode(batch.to(vae.device, vae.dtype) / 127.5 - 1).latent_dist
         latents.append(posterior.mean.float().cpu())
-    scaled: torch.Tensor = torch.cat(latents) * model.vae.config.scaling_factor
+    scaled: torch.Tensor = torch.cat(latents) * vae.config.scaling_factor
     return scaled
 
 
 @torch.no_grad()
-def reconstruct(model: HasAutoencoder, pixels: np.ndarray, *, grey: bool) -> np.ndarray:
+def reconstruct(vae: Any, pixels: np.ndarray, *, grey: bool) -> np.ndarray:
     """What the autoencoder makes of images: the best that a generator which works on its latents can do.
 
     Args:
@@ -81,10 +59,10 @@ def reconstruct(model: HasAutoencoder, pixels: np.ndarray, *, grey: bool) -> np.
     Returns:
         The same shape and type.
     """
-    latents = encode_images(model, pixels, BATCH_IMAGES) / model.vae.config.scaling_factor
+    latents = encode_images(vae, pixels, BATCH_IMAGES) / vae.config.scaling_factor
     images = []
     for start in range(0, len(latents), BATCH_IMAGES):
-        decoded = model.vae.decode(latents[start : start + BATCH_IMAGES].to(model.device, model.dtype)).sample
+        decoded = vae.decode(latents[start : start + BATCH_IMAGES].to(vae.device, vae.dtype)).sample
         values = decoded.float().cpu()
         values = values.mean(dim=1, keepdim=True).expand_as(values) if grey else values
         images.append(((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from synthmix.latent_diffusion.base_model_files import WEIGHT_FILES, WEIGHTS, Sizes, check_files
-from synthmix.latent_diffusion.model_folder import INCOMPLETE, ModelFolder
-from synthmix.latent_diffusion.model_kinds import INDEX, check_pipeline, no_model
+from synthmix.latent_diffusion.model_folder import INCOMPLETE, NOT_FOUND, ModelFolder
+from synthmix.latent_diffusion.model_kinds import DIFFUSERS_FOLDER, INDEX, check_pipeline, no_model
 from synthmix.service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
 from synthmix.service_kit.environment import base_model_folders
 from synthmix.service_kit.errors import (
@@ -19,7 +19,6 @@ from synthmix.service_kit.errors import (
     InvalidArgument,
     SynthMixError,
     Unavailable,
-    invalid_field,
     missing_field,
 )
 
@@ -73,53 +72,46 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
         raise missing_field(field, "use builtin, a folder in the diffusers layout, or owner/name@revision")
     if reference == BUILTIN:
         return _inspect(reference, BUILTIN_FOLDER, field)
+    named = ModelFolder(Path(), field, reference)
     if reference.endswith(SINGLE_FILES):
-        raise invalid_field(
-            field,
-            reference,
+        raise named.fault(
             "is a single file by its name",
             "give a folder in the diffusers layout: diffusers' from_single_file and save_pretrained write one",
-            reason="BASE_MODEL_NOT_FOUND",
+            NOT_FOUND,
         )
     if reference.startswith(("./", "../")):  # to what, only the client knows
-        raise invalid_field(
-            field,
-            reference,
+        raise named.fault(
             "is a relative path, and services and workers stand in other folders",
             "write the absolute path; a study's file may name a folder relative to its own, such as ./models/x",
-            reason="BASE_MODEL_NOT_FOUND",
+            NOT_FOUND,
         )
     folder = _allowed_folder(reference)
     if folder is not None:
         return _inspect(str(folder), folder, field)
     if not _HUB_MODEL.fullmatch(reference) or ".." in reference:
-        raise _not_found(field, reference)
+        raise _not_found(named)
     name, _, revision = reference.partition("@")
-    folder, remote = _download(name, revision or "main", field, reference, weights=weights)
+    folder, remote = _download(named, name, revision or "main", weights=weights)
     if not (folder / INDEX).exists():
         raise no_model(ModelFolder(folder, field, reference), [path for path, _ in _files_of_commit(name, folder.name)])
     # The hub's cache names a snapshot's folder by its commit.
     return _inspect(f"{name}@{folder.name}", folder, field, remote)
 
 
-def _not_found(field: str, reference: str) -> InvalidArgument:
+def _not_found(named: ModelFolder) -> InvalidArgument:
     folders = base_model_folders()
     if Path("/") in folders:
-        return invalid_field(
-            field,
-            reference,
+        return named.fault(
             "is neither a folder here nor the name of a hub's model",
             "use builtin, the absolute path of a folder in the diffusers layout, or owner/name@revision",
-            reason="BASE_MODEL_NOT_FOUND",
+            NOT_FOUND,
         )
     places = f", or a folder below {' or '.join(map(str, folders))}" if folders else ""
-    return invalid_field(
-        field,
-        reference,
+    return named.fault(
         "is neither a folder that this server offers nor the name of a hub's model",
         f"use builtin, owner/name@revision{places}; the operator says where folders may lie, by "
         "SYNTHMIX_BASE_MODEL_FOLDERS or the chart's baseModels.folders",
-        reason="BASE_MODEL_NOT_FOUND",
+        NOT_FOUND,
     )
 
 
@@ -152,35 +144,24 @@ def _is_variant(name: str) -> bool:
     return "." in name.removesuffix(WEIGHTS)
 
 
-def _download(name: str, revision: str, field: str, reference: str, *, weights: bool) -> tuple[Path, dict[str, str]]:
+def _download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> tuple[Path, dict[str, str]]:
     """The folder of a hub's model, and the sha256 of each weight file that it lacks, by path."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     endings = (*SMALL_FILES, WEIGHTS) if weights else SMALL_FILES
+    patterns = [INDEX, *(f"{component}/*{ending}" for component in COMPONENTS for ending in endings)]
+    variants = ["*/*.*" + WEIGHTS]
     try:
-        folder = Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=[INDEX, *(f"{component}/*{ending}" for component in COMPONENTS for ending in endings)],
-                ignore_patterns=["*/*.*" + WEIGHTS],  # variants
-            )
-        )
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=variants))
     except HFValidationError as error:
-        raise invalid_field(
-            field,
-            reference,
-            f"is neither a folder nor a hub model ({error})",
-            "use builtin, a folder in the diffusers layout, or owner/name@revision",
-            reason="BASE_MODEL_NOT_FOUND",
-        ) from error
+        raise _not_found(named) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _not_to_be_had(field, reference, error) from error
-    return folder, {} if weights else _weights_elsewhere(name, folder, field, reference)
+        raise _not_to_be_had(named, error) from error
+    return folder, {} if weights else _weights_elsewhere(named, name, folder)
 
 
-def _weights_elsewhere(name: str, folder: Path, field: str, reference: str) -> dict[str, str]:
+def _weights_elsewhere(named: ModelFolder, name: str, folder: Path) -> dict[str, str]:
     """The sha256 of each weight file that the hub has and a snapshot lacks, by path."""
     try:
         files = _files_of_commit(name, folder.name)
@@ -190,7 +171,7 @@ def _weights_elsewhere(name: str, folder: Path, field: str, reference: str) -> d
             for component in WEIGHT_FILES
         ):
             return {}  # without a network, what is in the cache is the model
-        raise _not_to_be_had(field, reference, error) from error
+        raise _not_to_be_had(named, error) from error
     return {
         path: sha256
         for path, sha256 in files
@@ -207,19 +188,17 @@ def _files_of_commit(name: str, commit: str) -> tuple[tuple[str, str], ...]:
     return tuple((item.rfilename, item.lfs.sha256 if item.lfs else "") for item in files)
 
 
-def _not_to_be_had(field: str, reference: str, error: Exception) -> SynthMixError:
-    """The hub's own refusal is the request's fault; that it can't be asked is not."""
+def _not_to_be_had(named: ModelFolder, error: Exception) -> SynthMixError:
+    """The hub's own refusal is the request's fault; that it cannot be asked is not."""
     if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403, 404):
-        return invalid_field(
-            field,
-            reference,
+        return named.fault(
             f"is taken for a model of the hub, which refuses it ({type(error).__name__})",
             f"check name and revision, and set HF_TOKEN if the model asks for one; {FOLDER_HINT}",
-            reason="BASE_MODEL_NOT_FOUND",
+            NOT_FOUND,
         )
     return Unavailable(
-        f"{field}: {reference!r} is taken for a model of the hub and can't be had from there ({type(error).__name__}); "
-        f"check the network and try again, or download it; {FOLDER_HINT}",
+        f"{named.field}: {named.reference!r} is taken for a model of the hub and cannot be had from there "
+        f"({type(error).__name__}); check the network and try again, or download it; {FOLDER_HINT}",
         reason="BASE_MODEL_HUB_UNAVAILABLE",
     )
 
@@ -236,7 +215,7 @@ def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str]
     except OSError as error:
         name = Path(error.filename).name if error.filename else "a file"
         raise model.fault(
-            f"can't be read ({name}: {error.strerror})",
+            f"cannot be read ({name}: {error.strerror})",
             "give a folder that the service and its workers can read",
             INCOMPLETE,
         ) from error
@@ -265,11 +244,7 @@ def _checked(model: ModelFolder, files: tuple[tuple[str, int, int], ...]) -> Siz
     check_pipeline(model, index)
     missing = [component for component in COMPONENTS if not (model.path / component).is_dir()]
     if missing:
-        raise model.fault(
-            f"lacks {', '.join(missing)}",
-            "give a folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler)",
-            INCOMPLETE,
-        )
+        raise model.fault(f"lacks {', '.join(missing)}", f"give {DIFFUSERS_FOLDER}", INCOMPLETE)
     _check_weights_are_safetensors(model, [*(name for name, _, _ in files), *model.elsewhere])
     return check_files(model, index)
 
@@ -312,7 +287,7 @@ def verify(model: BaseModel, digest: str) -> None:
     """Raises FailedPrecondition unless the model found here is the one that was asked for."""
     if model.digest != digest:
         raise FailedPrecondition(
-            f"the base model {model.reference!r} on this worker isn't the one that the service saw "
+            f"the base model {model.reference!r} on this worker is not the one that the service saw "
             "(its files differ); give every node the same folder",
             reason="BASE_MODEL_DIFFERS",
         )

@@ -11,7 +11,6 @@ from safetensors import SafetensorError, safe_open
 
 from synthmix.latent_diffusion.model_folder import (
     INCOMPLETE,
-    INCONSISTENT,
     UNSUPPORTED,
     ModelFolder,
     is_number,
@@ -89,15 +88,14 @@ def check_files(model: ModelFolder, index: Mapping[str, Any]) -> Sizes:
     """
     names = {component: _class_of(model, index, component) for component in (*CLASSES, "scheduler")}
     unet = _config(model, "unet", names["unet"])
-    vae = _config(model, "vae", names["vae"])
-    latent_channels, factor = _check_autoencoder(model, vae)
-    _check_channels(model, unet, latent_channels)
-    _check_conditions(model, unet)
-    text = _text_config(model)
-    _check_text_width(model, unet, text)
+    latent_channels, factor = _check_autoencoder(_config(model, "vae", names["vae"]))
+    _check_channels(unet, latent_channels)
+    _check_conditions(unet)
+    text = _text_sizes(model)
+    _check_text_width(unet, text["hidden_size"])
     train_timesteps = _check_scheduler(model, names["scheduler"])
     check_tokenizer(model, vocabulary_size=text["vocab_size"], positions=text["max_position_embeddings"])
-    size_px = _image_size(model, unet, factor)
+    size_px = _image_size(unet, factor)
     _check_weights(
         model,
         {
@@ -130,9 +128,7 @@ def _class_of(model: ModelFolder, index: Mapping[str, Any], component: str) -> s
         if name not in SCHEDULERS:
             raise _wrong_scheduler(model, name, INDEX)
     elif name not in CLASSES[component]:
-        raise unsupported(
-            model, f"has a {component} of the class {shown(name)} and not {CLASSES[component][0]}", f"{USE}"
-        )
+        raise unsupported(model, f"has a {component} of the class {shown(name)} and not {CLASSES[component][0]}", USE)
     return name
 
 
@@ -149,48 +145,56 @@ def _wrong_scheduler(model: ModelFolder, name: str, where: str) -> Exception:
     )
 
 
-def _config(model: ModelFolder, component: str, expected: str) -> dict[str, Any]:
-    config = model.json(f"{component}/config.json")
+@dataclass(frozen=True)
+class _Config:
+    """What one of the model's JSON files says."""
+
+    model: ModelFolder
+    file: str
+    values: Mapping[str, Any]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """Raises InvalidArgument unless it is a whole number of 1 or more."""
+        if not is_whole(self.get(key, default)):
+            raise self.wrong(key, "it must be a whole number of 1 or more")
+        return int(self.get(key, default))
+
+    def wrong(self, key: str, remedy: str) -> Exception:
+        """The error for a value that cannot be used."""
+        return self.model.fault(f"says {key} {shown(self.get(key))} in its {self.file}", remedy)
+
+
+def _config(model: ModelFolder, component: str, expected: str) -> _Config:
+    config = _Config(model, f"{component}/config.json", model.json(f"{component}/config.json"))
     name = config.get("_class_name", expected)
     if name != expected:
-        raise unsupported(model, f"has {shown(name)} in its {component}/config.json and not {expected}", USE)
+        raise unsupported(model, f"has {shown(name)} in its {config.file} and not {expected}", USE)
     return config
 
 
-def _wrong(model: ModelFolder, file: str, key: str, value: object, remedy: str) -> Exception:
-    return model.fault(f"says {key} {shown(value)} in its {file}", remedy, INCONSISTENT)
-
-
-def _whole(model: ModelFolder, file: str, config: Mapping[str, Any], key: str, default: int | None) -> int:
-    value = config.get(key, default)
-    if not is_whole(value):
-        raise _wrong(model, file, key, value, "it must be a whole number of 1 or more")
-    return int(value)
-
-
-def _check_autoencoder(model: ModelFolder, vae: Mapping[str, Any]) -> tuple[int, int]:
+def _check_autoencoder(vae: _Config) -> tuple[int, int]:
     """Latent channels, and pixels of a side for each latent of a side."""
-    file = "vae/config.json"
-    latent_channels = _whole(model, file, vae, "latent_channels", 4)
+    latent_channels = vae.whole("latent_channels", 4)
     for key in ("in_channels", "out_channels"):
         if vae.get(key, 3) != 3:
-            raise _wrong(model, file, key, vae[key], "the autoencoder must take and give images of 3 channels")
+            raise vae.wrong(key, "the autoencoder must take and give images of 3 channels")
     blocks = vae.get("block_out_channels", [64])
     if not isinstance(blocks, list) or not blocks or len(blocks) > 8 or not all(is_whole(item) for item in blocks):
-        raise _wrong(model, file, "block_out_channels", blocks, "it must be a list of whole numbers, one a block")
+        raise vae.wrong("block_out_channels", "it must be a list of whole numbers, one a block")
     scaling = vae.get("scaling_factor", 0.18215)
     if not is_number(scaling) or not 0 < scaling < 1e6:
-        raise _wrong(model, file, "scaling_factor", scaling, "it must be a number above 0, such as 0.18215")
+        raise vae.wrong("scaling_factor", "it must be a number above 0, such as 0.18215")
     if vae.get("shift_factor") not in (None, 0):
-        raise _wrong(
-            model, file, "shift_factor", vae["shift_factor"], f"shifted latents belong to SD3 and FLUX models; {USE}"
-        )
+        raise vae.wrong("shift_factor", f"shifted latents belong to SD3 and FLUX models; {USE}")
     return latent_channels, 2 ** (len(blocks) - 1)
 
 
-def _check_channels(model: ModelFolder, unet: Mapping[str, Any], latent_channels: int) -> None:
-    file = "unet/config.json"
-    into, out = (_whole(model, file, unet, key, 4) for key in ("in_channels", "out_channels"))
+def _check_channels(unet: _Config, latent_channels: int) -> None:
+    into, out = (unet.whole(key, 4) for key in ("in_channels", "out_channels"))
+    autoencoder = f"an autoencoder of {latent_channels} latent channels (vae/config.json, latent_channels)"
     if into != latent_channels:
         kind = {
             2 * latent_channels + 1: "an inpainting model",
@@ -198,107 +202,98 @@ def _check_channels(model: ModelFolder, unet: Mapping[str, Any], latent_channels
             latent_channels + 1: "a depth-to-image model",
             latent_channels + 3: "an upscaler",
         }.get(into, "a model that takes more than a noisy image, or another model's autoencoder")
-        raise model.fault(
-            f"has a UNet of {into} input channels (unet/config.json, in_channels) and an autoencoder of "
-            f"{latent_channels} latent channels (vae/config.json, latent_channels), as {kind} has",
+        raise unet.model.fault(
+            f"has a UNet of {into} input channels ({unet.file}, in_channels) and {autoencoder}, as {kind} has",
             "use the text-to-image model of its kind, whose numbers are equal",
         )
     if out != latent_channels:
-        raise model.fault(
-            f"has a UNet of {out} output channels (unet/config.json, out_channels) and an autoencoder of "
-            f"{latent_channels} latent channels (vae/config.json, latent_channels)",
+        raise unet.model.fault(
+            f"has a UNet of {out} output channels ({unet.file}, out_channels) and {autoencoder}",
             "use a model whose numbers are equal",
         )
 
 
-def _check_conditions(model: ModelFolder, unet: Mapping[str, Any]) -> None:
+def _check_conditions(unet: _Config) -> None:
     """A UNet that wants more than a prompt gets nothing of it from training or sampling."""
-    for key, kind in (
-        ("addition_embed_type", "as SDXL and Kandinsky have"),
-        ("class_embed_type", "beside the prompt"),
-        ("num_class_embeds", "beside the prompt"),
-    ):
+    for key in ("addition_embed_type", "class_embed_type", "num_class_embeds"):
         if unet.get(key) is not None:
-            raise model.fault(
-                f"has a UNet that wants further conditions {kind} (unet/config.json says {key} {shown(unet[key])})",
+            raise unet.model.fault(
+                f"has a UNet that wants more than a prompt, as SDXL's does ({unet.file} says {key} "
+                f"{shown(unet.get(key))})",
                 USE,
                 UNSUPPORTED,
             )
-    projection = unet.get("encoder_hid_dim_type")
-    if projection not in (None, "text_proj"):
-        raise _wrong(model, "unet/config.json", "encoder_hid_dim_type", projection, f"prompts alone are given; {USE}")
-    down, up, channels = (unet.get(key) for key in ("down_block_types", "up_block_types", "block_out_channels"))
-    lists = [value for value in (down, up, channels) if value is not None]
-    if not all(isinstance(value, list) and value for value in lists) or len({len(value) for value in lists}) > 1:
-        raise model.fault(
-            "doesn't list as many down_block_types as up_block_types and block_out_channels in its unet/config.json",
-            "copy unet/config.json again from where the model came from",
+    if unet.get("encoder_hid_dim_type") not in (None, "text_proj"):
+        raise unet.wrong("encoder_hid_dim_type", f"prompts alone are given; {USE}")
+    lists = [unet.get(key) for key in ("down_block_types", "up_block_types", "block_out_channels")]
+    given = [value for value in lists if value is not None]
+    if not all(isinstance(value, list) and value for value in given) or len({len(value) for value in given}) > 1:
+        raise unet.model.fault(
+            f"does not list as many down_block_types as up_block_types and block_out_channels in its {unet.file}",
+            f"copy {unet.file} again from where the model came from",
         )
 
 
-def _text_config(model: ModelFolder) -> dict[str, int]:
+def _text_sizes(model: ModelFolder) -> dict[str, int]:
     """Sizes of the text encoder: vocab_size, hidden_size, max_position_embeddings."""
     file = "text_encoder/config.json"
-    config = model.json(file)
-    if config.get("model_type") == "clip" and isinstance(config.get("text_config"), dict):
-        config = config["text_config"]
-    kind = config.get("model_type", "clip_text_model")
+    values = model.json(file)
+    if values.get("model_type") == "clip" and isinstance(values.get("text_config"), dict):
+        values = values["text_config"]
+    kind = values.get("model_type", "clip_text_model")
     if kind != "clip_text_model":
         raise unsupported(
             model, f"has a text encoder of the kind {shown(kind)} and not CLIP's ({file}, model_type)", USE
         )
-    return {
-        key: _whole(model, file, config, key, default)
-        for key, default in (("vocab_size", 49408), ("hidden_size", 512), ("max_position_embeddings", 77))
-    }
+    config = _Config(model, file, values)
+    defaults = {"vocab_size": 49408, "hidden_size": 512, "max_position_embeddings": 77}
+    return {key: config.whole(key, default) for key, default in defaults.items()}
 
 
-def _check_text_width(model: ModelFolder, unet: Mapping[str, Any], text: Mapping[str, int]) -> None:
+def _check_text_width(unet: _Config, hidden_size: int) -> None:
     key = "cross_attention_dim" if unet.get("encoder_hid_dim") is None else "encoder_hid_dim"
     value = unet.get(key, 1280)
     widths = value if isinstance(value, list) and value else [value]
     if not all(is_whole(item) for item in widths):
-        raise _wrong(model, "unet/config.json", key, value, "it must be a whole number, the text encoder's hidden_size")
-    if set(widths) != {text["hidden_size"]}:
-        raise model.fault(
-            f"has a UNet made for text of width {shown(value)} (unet/config.json, {key}) and a text encoder of width "
-            f"{text['hidden_size']} (text_encoder/config.json, hidden_size)",
+        raise unet.wrong(key, "it must be a whole number, the text encoder's hidden_size")
+    if set(widths) != {hidden_size}:
+        raise unet.model.fault(
+            f"has a UNet made for text of width {shown(value)} ({unet.file}, {key}) and a text encoder of width "
+            f"{hidden_size} (text_encoder/config.json, hidden_size)",
             "give the text encoder that the UNet was trained with",
         )
 
 
 def _check_scheduler(model: ModelFolder, name: str) -> int:
     """Returns how many noise levels the model was trained with."""
-    config = model.json(SCHEDULER_CONFIG)
+    config = _Config(model, SCHEDULER_CONFIG, model.json(SCHEDULER_CONFIG))
     own = config.get("_class_name", name)
     if own not in SCHEDULERS:
         raise _wrong_scheduler(model, str(own), SCHEDULER_CONFIG)
 
-    def wrong(key: str, value: object, remedy: str) -> Exception:
-        return _wrong(model, SCHEDULER_CONFIG, key, value, remedy)
-
     def choice(key: str, default: str, choices: tuple[str, ...]) -> None:
-        value = config.get(key, default)
-        if value not in choices:
-            raise wrong(key, value, f"{name} knows {', '.join(choices)}")
+        if config.get(key, default) not in choices:
+            raise config.wrong(key, f"{name} knows {', '.join(choices)}")
 
     choice("prediction_type", EPSILON, SCHEDULERS[name])
     choice("timestep_spacing", "leading", SPACINGS)
     steps = config.get("num_train_timesteps", 1000)
     if not is_whole(steps, 1, 100_000):
-        raise wrong("num_train_timesteps", steps, "it must be a whole number of 1 or more, 1000 in most models")
+        raise config.wrong("num_train_timesteps", "it must be a whole number of 1 or more, 1000 in most models")
     betas = config.get("trained_betas")
     if betas is not None:
         if not isinstance(betas, list) or len(betas) != steps or not all(map(_is_beta, betas)):
-            raise wrong("trained_betas", betas, f"it must be null, or {steps} numbers between 0 and 1")
+            raise config.wrong("trained_betas", f"it must be null, or {steps} numbers between 0 and 1")
         return int(steps)
     choice("beta_schedule", "linear", BETA_SCHEDULES)
     first, last = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
     for key, value in (("beta_start", first), ("beta_end", last)):
         if not _is_beta(value):
-            raise wrong(key, value, "it must be a number between 0 and 1")
+            raise config.wrong(key, "it must be a number between 0 and 1")
     if first > last:
-        raise wrong("beta_start", first, f"it must not be above beta_end, {shown(last)}")
+        raise model.fault(
+            f"says beta_start {first} and beta_end {last} in its {config.file}", "beta_start must not be above beta_end"
+        )
     return int(steps)
 
 
@@ -306,22 +301,20 @@ def _is_beta(value: object) -> bool:
     return is_number(value) and 0 < value < 1
 
 
-def _image_size(model: ModelFolder, unet: Mapping[str, Any], factor: int) -> int:
+def _image_size(unet: _Config, factor: int) -> int:
     """The side of the images that the UNet was trained for, of latents as config.json has it: a number, or a pair."""
-    file, size = "unet/config.json", unet.get("sample_size")
+    key, size = "sample_size", unet.get("sample_size")
     example = f"write the side of its latents there, such as 64 for images of {64 * factor} pixels"
     if size is None:
-        raise model.fault(f"doesn't say what images it was trained for ({file} has no sample_size)", example)
+        raise unet.model.fault(f"does not say what images it was trained for ({unet.file} has no {key})", example)
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
     if not all(is_whole(side) for side in sides):
-        raise _wrong(model, file, "sample_size", size, example)
+        raise unet.wrong(key, example)
     if len(set(sides)) > 1:
-        raise _wrong(
-            model, file, "sample_size", size, "images are square here; use a model that was trained on squares"
-        )
+        raise unet.wrong(key, "images are square here; use a model that was trained on squares")
     size_px = int(sides[0]) * factor
     if size_px > LARGEST_IMAGE_PX:
-        raise _wrong(model, file, "sample_size", size, f"images of at most {LARGEST_IMAGE_PX} pixels are made; {USE}")
+        raise unet.wrong(key, f"images of at most {LARGEST_IMAGE_PX} pixels are made; {USE}")
     return size_px
 
 

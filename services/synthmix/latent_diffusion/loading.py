@@ -68,7 +68,7 @@ def load(folder: Path, device: torch.device) -> LatentDiffusion:
         answers = {
             "UNet": probe(model),
             "text encoder": encode_prompts(model, [""]),
-            "autoencoder": encode_images(model, np.zeros((1, PROBE_PX, PROBE_PX, 3), np.uint8), 1),
+            "autoencoder": encode_images(model.vae, np.zeros((1, PROBE_PX, PROBE_PX, 3), np.uint8), 1),
         }
     for part, answer in answers.items():
         if not torch.isfinite(answer).all():
@@ -96,7 +96,7 @@ def _unusable(folder: Path, problem: str) -> SynthMixError:
     return invalid_field(
         FIELD,
         str(folder),
-        f"can't be loaded and run ({problem})",
+        f"cannot be loaded and run ({problem})",
         "copy or download the model again, or use another",
         reason="BASE_MODEL_UNUSABLE",
     )

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
 from synthmix.service_kit.quantities import byte_size
 
+NOT_FOUND = "BASE_MODEL_NOT_FOUND"
 INCOMPLETE = "BASE_MODEL_INCOMPLETE"
 UNSUPPORTED = "BASE_MODEL_UNSUPPORTED"
 INCONSISTENT = "BASE_MODEL_INCONSISTENT"
@@ -46,9 +47,9 @@ class ModelFolder:
                 data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite
             )
         except UnicodeDecodeError as error:
-            raise self.unreadable(name, f"isn't UTF-8 text (byte {error.start})") from error
+            raise self.unreadable(name, f"is not UTF-8 text (byte {error.start})") from error
         except json.JSONDecodeError as error:
-            what = f"isn't valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+            what = f"is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
             raise self.unreadable(name, what if data.strip() else "is empty") from error
         except RecursionError as error:
             raise self.unreadable(name, "is nested too deeply") from error
@@ -67,11 +68,11 @@ class ModelFolder:
                     f"has no {name}", "give a folder in the diffusers layout, with all of its files", INCOMPLETE
                 )
             if not path.is_file():
-                raise self.unreadable(name, "isn't a file")
+                raise self.unreadable(name, "is not a file")
             with path.open("rb") as file:
                 data = file.read(largest_bytes + 1)
         except OSError as error:
-            raise self.unreadable(name, f"can't be read ({error.strerror})") from error
+            raise self.unreadable(name, f"cannot be read ({error.strerror})") from error
         if len(data) > largest_bytes:
             raise self.unreadable(name, f"is larger than {byte_size(largest_bytes)}")
         return data
@@ -79,7 +80,7 @@ class ModelFolder:
     def unreadable(self, name: str, problem: str) -> InvalidArgument:
         """The error for a file that is not what it should be."""
         return self.fault(
-            f"can't be used, since its {name} {problem}",
+            f"cannot be used, since its {name} {problem}",
             f"copy {name} again from where the model came from",
             INCOMPLETE,
         )

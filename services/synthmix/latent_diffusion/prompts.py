@@ -1,9 +1,9 @@
 """Prompts: one for all classes, with {label} where the class is named, and what the text encoder sees of them."""
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from synthmix.latent_diffusion.tokens import Tokens
+from synthmix.latent_diffusion.tokens import PromptTokenizer, Tokens
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
 
 LONGEST_PROMPT_CHARACTERS = 1000
@@ -17,7 +17,7 @@ def check_prompt(field: str, prompt: str) -> None:
         raise invalid_field(
             field,
             prompt,
-            "doesn't name the class",
+            "does not name the class",
             "put {label} where the class belongs, such as 'a microscopy image of a {label} cell'",
             reason="PROMPT_WITHOUT_LABEL",
         )
@@ -36,16 +36,8 @@ def prompt_for(prompt: str, label: str) -> str:
     return prompt.replace("{label}", label)
 
 
-def check_tokens(
-    field: str, prompt: str, labels: Sequence[str], tokenizer: Callable[[str], Tokens], longest: int
-) -> list[str]:
+def check_tokens(field: str, prompt: str, labels: Sequence[str], tokenizer: PromptTokenizer) -> list[str]:
     """Checks what the text encoder gets of each class's prompt.
-
-    Args:
-        field: The prompt's.
-        labels: Of the classes, each once.
-        tokenizer: The base model's.
-        longest: Tokens that it keeps of a prompt, with the two that begin and end it.
 
     Returns:
         Warnings: prompts that are cut, or that hold what the tokenizer doesn't know.
@@ -68,8 +60,8 @@ def check_tokens(
         alike.setdefault(found.ids, []).append(label)
     for equal in alike.values():
         if len(equal) > 1:
-            raise _same(field, prompt, equal, tokens, longest)
-    return [*_cut(tokens, longest), *_unknown(tokens)]
+            raise _same(field, prompt, equal, tokens, tokenizer.longest)
+    return [*_cut(tokens, tokenizer.longest), *_unknown(tokens)]
 
 
 def _same(field: str, prompt: str, labels: Sequence[str], tokens: dict[str, Tokens], longest: int) -> InvalidArgument:
@@ -86,11 +78,11 @@ def _same(field: str, prompt: str, labels: Sequence[str], tokens: dict[str, Toke
         remedy = "shorten the prompt, or put {label} at its beginning"
     elif _folded(first) == _folded(second):
         reason = (
-            "the tokenizer doesn't tell capitals from small letters, one blank from two, or composed from decomposed"
+            "the tokenizer does not tell capitals from small letters, one blank from two, or composed from decomposed"
         )
         remedy = "rename one of the classes so that they differ in more than that"
     elif tokens[second].unknown:
-        reason = "the tokenizer doesn't know their characters, and all that it doesn't know is one token"
+        reason = "the tokenizer does not know their characters, and all that it does not know is one token"
         remedy = "rename the classes with letters and digits that the base model knows, or use another base model"
     else:
         reason = "the tokenizer leaves out what tells them apart"
@@ -122,8 +114,8 @@ def _unknown(tokens: dict[str, Tokens]) -> list[str]:
         return []
     more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
     return [
-        f"the prompt of the class {_shown(unknown[0])}{more} has characters that the base model's tokenizer doesn't "
-        "know; they are the same to it as any others that it doesn't know"
+        f"the prompt of the class {_shown(unknown[0])}{more} has characters that the base model's tokenizer does not "
+        "know; they are the same to it as any others that it does not know"
     ]
 
 

@@ -119,7 +119,7 @@ def _read(model: ModelFolder) -> PromptTokenizer:
     longest: Any = config.get("model_max_length")
     if not is_whole(longest, FEWEST_TOKENS, 1 << 16):
         raise model.fault(
-            f"doesn't say how many tokens a prompt may have: {CONFIG} has "
+            f"does not say how many tokens a prompt may have: {CONFIG} has "
             f"{'no model_max_length' if longest is None else f'model_max_length {shown(longest)}'}",
             "write the text encoder's max_position_embeddings there, 77 for CLIP",
         )
@@ -192,7 +192,7 @@ def _merge_lines(model: ModelFolder) -> list[str]:
     try:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise model.fault(f"has a {MERGES} that isn't UTF-8 text", "copy the tokenizer again", INCOMPLETE) from error
+        raise model.fault(f"has a {MERGES} that is not UTF-8 text", "copy the tokenizer again", INCOMPLETE) from error
     return [line for line in lines if line.strip() and not line.startswith("#version")]
 
 
@@ -249,7 +249,7 @@ def _build(
         )
     except Exception as error:  # the library raises a bare Exception
         raise model.fault(
-            f"has a tokenizer whose merges don't fit its vocabulary ({str(error)[:120]})",
+            f"has a tokenizer whose merges do not fit its vocabulary ({str(error)[:120]})",
             "copy the tokenizer again",
             INCOMPLETE,
         ) from error

@@ -75,8 +75,8 @@ def connect_as_caller(context: str | None = None) -> Access:
         config.load_kube_config(paths, context=chosen["name"], client_configuration=configuration)
     except (config.ConfigException, OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise FailedPrecondition(
-            f"the kubeconfig at {paths} can't be used ({_short(str(error))}); see whether `kubectl cluster-info` works "
-            "with it, and choose a context by --kube-context or `kubectl config use-context`",
+            f"the kubeconfig at {paths} cannot be used ({_short(str(error))}); see whether `kubectl cluster-info` "
+            "works with it, and choose a context by --kube-context or `kubectl config use-context`",
             reason="KUBECONFIG_INVALID",
         ) from None
     return Access(client_of(configuration), chosen["context"].get("namespace") or "default", chosen["name"])
@@ -87,7 +87,7 @@ def _of_this_pod(configuration: Any) -> Access:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException as error:
         raise FailedPrecondition(
-            f"this pod's service account can't be used ({error}); give it a token, or set KUBECONFIG",
+            f"this pod's service account cannot be used ({error}); give it a token, or set KUBECONFIG",
             reason="KUBECONFIG_MISSING",
         ) from None
     return Access(client_of(configuration), IN_CLUSTER_NAMESPACE.read_text().strip())
@@ -163,7 +163,7 @@ def forbidden(right: Right, said: str) -> PermissionDenied:
 
 def _out_of_reach(access: Access, right: Right, said: str) -> Unavailable:
     return Unavailable(
-        f"the Kubernetes API server at {access.server} doesn't answer ({right}: {_short(said)}); check the "
+        f"the Kubernetes API server at {access.server} does not answer ({right}: {_short(said)}); check the "
         "kubeconfig's context, your network and VPN, then try again",
         reason="KUBERNETES_UNAVAILABLE",
     )

@@ -97,7 +97,7 @@ def parse_name(text: str, namespace: str) -> tuple[str, str]:
         raise invalid_field(
             "release",
             text,
-            "isn't a release's name",
+            "is not a release's name",
             "write NAMESPACE/NAME as `helm list --all-namespaces` shows them, or NAME for the context's namespace",
             reason="RELEASE_INVALID",
         )
@@ -257,7 +257,7 @@ def _problem(pod: Json) -> str:
                 return _reason(found, f"container {container['name']} is {state}")
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return _reason(scheduled, "it isn't scheduled")
+        return _reason(scheduled, "it is not scheduled")
     return _reason(status, f"it is {status.get('phase', 'Unknown').lower()} and not ready yet")
 
 

@@ -90,9 +90,9 @@ class ReleaseToken:
         except PermissionDenied:
             return "", f"you may not {right}"
         except ApiException as error:
-            return "", f"Secret {name} in namespace {namespace} can't be read ({said_by(error)})"
+            return "", f"Secret {name} in namespace {namespace} cannot be read ({said_by(error)})"
         except ValueError:
-            return "", f"key {KEY} of Secret {name} in namespace {namespace} isn't text in base64"
+            return "", f"key {KEY} of Secret {name} in namespace {namespace} is not text in base64"
         return token, f"Secret {name} in namespace {namespace} has no key {KEY}, or an empty one"
 
     def _requested(self) -> _Held:
