@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ STUDIES = [
         study(adapters__base_model=model_folder(index={"_class_name": "StableDiffusion3Pipeline"})),
         Unimplemented,
         "BASE_MODEL_UNSUPPORTED",
-        (r"a Stable Diffusion 3 \(SD3\) model", r"SD 1\.x or 2\.x"),
+        ("StableDiffusion3Pipeline", r"SD 1\.x or 2\.x"),
         ("adapters[0].base_model",),
     ),
     Case(
@@ -573,17 +574,17 @@ CALLS = [
     *(
         Case(
             f"the name {name}",
-            lambda world, name=name, method=method: getattr(world.client, method)(name),
+            lambda world, name=name, method=method: attrgetter(method)(world.client)(name),
             InvalidArgument,
             "INVALID_RESOURCE_NAME",
             (re.escape(repr(name)), "32 hexadecimal digits"),
             ("name",),
         )
         for method, name in (
-            ("get_adapter", "adapters/latest"),
-            ("get_adapter", f"image-sets/{NO_ID}"),
+            ("adapters.get", "adapters/latest"),
+            ("adapters.get", f"image-sets/{NO_ID}"),
             ("get_split", f"splits/{NO_ID.upper()}x"),
-            ("get_evaluation", f"evaluations/{NO_ID}/../{NO_ID}"),
+            ("evaluations.get", f"evaluations/{NO_ID}/../{NO_ID}"),
             ("get_operation", "operations/study-control"),
         )
     ),

@@ -28,7 +28,8 @@ from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import doctor, outcomes, parser
 from synthmix.cli.output import human_time, shortened, table
-from synthmix.cli.progress import Bars, Lines, Rate, Row, human_count, human_rate, metadata_rows
+from synthmix.cli.progress import Bars, Lines, Rate, human_count, human_rate, shown_operation, shown_transfer
+from synthmix.client.client import Transfer
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.service_kit import errors
 
@@ -1027,6 +1028,10 @@ def test_doctor_misses_what_the_distribution_requires(monkeypatch: pytest.Monkey
 # Progress
 
 
+def step(name: str, state: str, done: int, total: int, unit: str, reused: int = 0) -> progress_pb2.Step:
+    return progress_pb2.Step(display_name=name, state=state, done=done, total=total, unit=unit, reused=reused)
+
+
 class Clock:
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -1050,13 +1055,13 @@ def test_a_rate_counts_only_what_was_seen_to_grow() -> None:
 def test_lines_say_what_changed_and_what_goes_on() -> None:
     clock, stream = Clock(), io.StringIO()
     show = Lines(stream, clock)
-    rows = [Row("adapter", "running", 0, 100, "images seen", 20), Row("grid", "waiting", 0, 18, "trials")]
-    show(rows, "")
+    grid = step("grid", "STATE_UNSPECIFIED", 0, 18, "trials")
+    show([step("adapter", "STATE_RUNNING", 0, 100, "images seen", 20), grid], "")
     for second in range(1, 26):
         clock.now_s = second
-        show([Row("adapter", "running", 2 * second, 100, "images seen", 20), rows[1]], "")
+        show([step("adapter", "STATE_RUNNING", 2 * second, 100, "images seen", 20), grid], "")
     clock.now_s = 30
-    show([Row("adapter", "done", 100, 100, "images seen", 20), rows[1]], "")
+    show([step("adapter", "STATE_SUCCEEDED", 100, 100, "images seen", 20), grid], "")
     assert stream.getvalue().splitlines() == [
         "    0 s  adapter: running, 0/100 images seen, 20 reused",
         "   10 s  adapter: running, 20/100 images seen, 2.0/s, 40 s left, 20 reused",
@@ -1071,12 +1076,10 @@ def test_bars_show_every_step() -> None:
     clock = Clock()
     bars = Bars(clock)
     console = Console(file=io.StringIO(), width=110)
-    bars([Row("adapter", "running", 0, 100, "images seen"), Row("grid", "waiting", 0, 18, "trials")], "")
+    grid = step("grid", "STATE_UNSPECIFIED", 0, 18, "trials")
+    bars([step("adapter", "STATE_RUNNING", 0, 100, "images seen"), grid], "")
     clock.now_s = 10
-    bars(
-        [Row("adapter", "running", 50, 100, "images seen"), Row("grid", "waiting", 0, 18, "trials")],
-        "training",
-    )
+    bars([step("adapter", "STATE_RUNNING", 50, 100, "images seen"), grid], "training")
     console.print(bars.render())
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for part in (
@@ -1092,11 +1095,18 @@ def test_bars_show_every_step() -> None:
         assert part in text
 
 
-def test_rows_of_operations() -> None:
-    step = progress_pb2.Step(display_name="grid", state="STATE_SUCCEEDED", done=18, total=18, unit="trials", reused=15)
-    assert metadata_rows(progress_pb2.OperationMetadata(steps=[step])) == [Row("grid", "done", 18, 18, "trials", 15)]
-    alone = progress_pb2.OperationMetadata(target="adapters/x", state="STATE_QUEUED")
-    assert metadata_rows(alone) == [Row("adapters/x", "queued", 0, 0, "", 0)]
+def test_what_is_shown_of_operations_and_transfers() -> None:
+    seen: list[tuple[list[progress_pb2.Step], str]] = []
+    show = shown_operation(lambda steps, message: seen.append((list(steps), message)))
+    grid = progress_pb2.Step(display_name="grid", state="STATE_SUCCEEDED", done=18, total=18, unit="trials", reused=15)
+    show(progress_pb2.OperationMetadata(steps=[grid], message="comparing"))
+    show(progress_pb2.OperationMetadata(target="adapters/x", state="STATE_QUEUED"))
+    assert seen == [([grid], "comparing"), ([step("adapters/x", "STATE_QUEUED", 0, 0, "")], "")]
+    seen.clear()
+    transferred = shown_transfer(lambda steps, message: seen.append((list(steps), message)))
+    transferred(Transfer("uploading", 1, 2, "bytes"))
+    transferred(Transfer("uploading", 2, 2, "bytes"))
+    assert [steps[0].state for steps, _ in seen] == [progress_pb2.STATE_RUNNING, progress_pb2.STATE_SUCCEEDED]
 
 
 # Words for numbers
@@ -1110,7 +1120,7 @@ def test_other_words_for_numbers() -> None:
         "3.6/h",
     ]
     assert human_rate(2.5 * 1024**2, "bytes") == "2.5 MiB/s"
-    assert human_count(Row("r", "running", 1024, 2048, "bytes")) == "1 KiB/2 KiB"
+    assert human_count(step("r", "STATE_RUNNING", 1024, 2048, "bytes")) == "1 KiB/2 KiB"
     assert human_time(Timestamp()) == "-"
     assert shortened("a long verdict", 7) == "a long…"
     assert table(("A", "BB"), [("aaa", 1)], right=("BB",)) == "A    BB\naaa   1"

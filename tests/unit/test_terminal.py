@@ -16,6 +16,7 @@ import pytest
 
 import fake_services as fake
 import synthmix.cli
+from synthmix.api.operations.v1.operations_pb2 import Step
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import outcomes
 from synthmix.cli.dispatch import check_text
@@ -136,7 +137,7 @@ def test_bars_on_a_terminal_that_encodes_little() -> None:
 
     prepare_streams()
     stream = Terminal(io.BytesIO(), encoding="ascii", errors=ENCODING_ERRORS)
-    rows = [synthmix.cli.progress.Row("adapter café …", "running", 1, 2, "images")]
+    rows = [Step(display_name="adapter café …", state="STATE_RUNNING", done=1, total=2, unit="images")]
     with progress(stream) as show:
         show(rows, "training — café")
     assert b"caf" in stream.buffer.getvalue()  # type: ignore[attr-defined]

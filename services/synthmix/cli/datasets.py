@@ -6,7 +6,7 @@ import re
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, human_time, note, table
-from synthmix.cli.progress import progress, transfer_rows
+from synthmix.cli.progress import progress, shown_transfer
 from synthmix.client.client import GroupRule, PixelRule
 from synthmix.image_data.sources.source_account import LeftOut, sentence
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
@@ -28,7 +28,7 @@ def import_(arguments: argparse.Namespace) -> None:
             label_column=arguments.label_column,
             path_column=arguments.path_column,
             accept_layout=arguments.yes,
-            progress=lambda transfer: show_progress(transfer_rows(transfer), ""),
+            progress=shown_transfer(show_progress),
         )
     emit(arguments, dataset, dataset_text(dataset))
 

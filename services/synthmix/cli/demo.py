@@ -7,15 +7,14 @@ from pathlib import Path
 
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli import exit_codes, outcomes
+from synthmix.cli import exit_codes
 from synthmix.cli.datasets import dataset_text
-from synthmix.cli.output import emit, note, print_error
-from synthmix.cli.progress import progress, transfer_rows
+from synthmix.cli.output import emit, ended_badly, note
+from synthmix.cli.progress import progress, shown_transfer
 from synthmix.cli.studies import located, plan_text, watch_to_end
 from synthmix.client.client import Client, GroupRule, failure_of, metadata_of
 from synthmix.client.study_file import Document, parse_document, read_study
 from synthmix.local import local_stack
-from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.extras import extra
 
 with extra("local", "the demo"):
@@ -63,7 +62,7 @@ def run_demo(
             group=GroupRule(pattern=GROUP_PATTERN),
             simulated=True,
             replace=True,
-            progress=lambda transfer: show_progress(transfer_rows(transfer), ""),
+            progress=shown_transfer(show_progress),
         )
     note(f"\n{dataset_text(dataset)}\n")
     with located(document):
@@ -71,7 +70,7 @@ def run_demo(
         name = metadata_of(client.submit_study(document.message)).target
     study = watch_to_end(client, name)
     if study.state != operations_pb2.STATE_SUCCEEDED:
-        return ended_badly(failure_of(client.get_operation(study.operation)), arguments)
+        return ended_badly(arguments, failure_of(client.get_operation(study.operation)))
     files = client.download_report(study.name, home / "report")
     note("")
     emit(
@@ -80,11 +79,6 @@ def run_demo(
         f"{study.verdict}\n(simulated images)\n\nreport: {files[0]}",
     )
     return exit_codes.OK
-
-
-def ended_badly(error: SynthMixError, arguments: argparse.Namespace) -> int:
-    print_error(arguments, error)
-    return outcomes.of_outcome(error)
 
 
 def sample_study() -> Document[studies_pb2.StudySpec]:

@@ -2,13 +2,13 @@
 
 import argparse
 
-from synthmix.cli import exit_codes, outcomes
+from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, error_text, human_time, note, print_error, table
-from synthmix.cli.progress import metadata_rows, progress
-from synthmix.cli.studies import state_word
+from synthmix.cli.output import emit, ended_badly, error_text, human_time, note, table
+from synthmix.cli.progress import progress, shown_operation
 from synthmix.client.client import Client, Operation, failure_of, metadata_of
 from synthmix.service_kit.environment import SERVICES
+from synthmix.service_kit.operation_calls import state_word
 from synthmix.service_kit.yaml_text import to_yaml
 
 
@@ -65,9 +65,7 @@ def follow(client: Client, operation: Operation, arguments: argparse.Namespace) 
     """Shows an operation's progress until it ends, then what it made. Ctrl-C leaves it running."""
     try:
         with progress() as show_progress:
-            done = client.wait(
-                operation, progress=lambda metadata: show_progress(metadata_rows(metadata), metadata.message)
-            )
+            done = client.wait(operation, progress=shown_operation(show_progress))
     except KeyboardInterrupt:
         note(
             "\nno longer waiting; the operation goes on\n"
@@ -76,8 +74,6 @@ def follow(client: Client, operation: Operation, arguments: argparse.Namespace) 
         )
         return exit_codes.INTERRUPTED
     if done.HasField("error"):
-        error = failure_of(done)
-        print_error(arguments, error)
-        return outcomes.of_outcome(error)
+        return ended_badly(arguments, failure_of(done))
     emit(arguments, done, metadata_of(done).target)
     return exit_codes.OK

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC
 from typing import Any, TextIO
 
-from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
@@ -16,6 +15,7 @@ from google.rpc import code_pb2
 from synthmix.cli import outcomes
 from synthmix.cli.streams import discard, encodes_everything
 from synthmix.client.study_file import PlacedViolation
+from synthmix.service_kit import message_json
 from synthmix.service_kit.errors import ITEM_INDENT, FieldViolation, SynthMixError, listing
 
 
@@ -40,6 +40,12 @@ def note(text: str) -> None:
 
 def print_error(arguments: argparse.Namespace, error: SynthMixError) -> None:
     note(json_text(error_value(error), sys.stderr) if arguments.output == "json" else error_text(error))
+
+
+def ended_badly(arguments: argparse.Namespace, error: SynthMixError) -> int:
+    """Prints the error that an operation ended with, and returns the exit code for it."""
+    print_error(arguments, error)
+    return outcomes.of_outcome(error)
 
 
 def json_text(value: Any, stream: TextIO) -> str:
@@ -127,9 +133,7 @@ def shortened(text: str, length: int) -> str:
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, Message):
-        return json_format.MessageToDict(
-            value, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
+        return message_json.to_value(value)
     if isinstance(value, dict):
         return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

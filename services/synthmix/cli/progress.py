@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from synthmix.api.operations.v1 import operations_pb2
+from synthmix.api.operations.v1.operations_pb2 import Step
 from synthmix.client.downloads import Transfer
 from synthmix.service_kit.quantities import byte_size, duration
 
@@ -26,63 +27,50 @@ REFRESHES_PER_SECOND = 4
 RATE_CHANGES = 60
 SHORTEST_RATE_S = 1.0
 
-WAITING, QUEUED, RUNNING, DONE = "waiting", "queued", "running", "done"
+RUNNING = operations_pb2.STATE_RUNNING
+# What a state is called, and how it looks.
 _STATES = {
-    operations_pb2.STATE_UNSPECIFIED: WAITING,
-    operations_pb2.STATE_QUEUED: QUEUED,
-    operations_pb2.STATE_RUNNING: RUNNING,
-    operations_pb2.STATE_SUCCEEDED: DONE,
-    operations_pb2.STATE_FAILED: "failed",
-    operations_pb2.STATE_CANCELLED: "cancelled",
+    operations_pb2.STATE_UNSPECIFIED: ("waiting", "dim"),
+    operations_pb2.STATE_QUEUED: ("queued", "dim"),
+    operations_pb2.STATE_RUNNING: ("running", "bold"),
+    operations_pb2.STATE_SUCCEEDED: ("done", "green"),
+    operations_pb2.STATE_FAILED: ("failed", "red"),
+    operations_pb2.STATE_CANCELLED: ("cancelled", "yellow"),
 }
-_STYLES = {RUNNING: "bold", DONE: "green", "failed": "red", "cancelled": "yellow"}
+
+Show = Callable[[Sequence[Step], str], None]
+"""Shows steps, and a word on what is being done now."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One thing that goes on: how many of its units are done, and how many of those were found done."""
+def shown_operation(show: Show) -> Callable[[operations_pb2.OperationMetadata], None]:
+    """Shows an operation's steps, or the operation itself as one if it has none."""
 
-    label: str
-    state: str
-    done: int
-    total: int
-    unit: str
-    reused: int = 0
-
-
-Show = Callable[[Sequence[Row], str], None]
-"""Shows rows, and a word on what is being done now."""
-
-
-def metadata_rows(metadata: operations_pb2.OperationMetadata) -> list[Row]:
-    """An operation's steps, or the operation itself if it has none."""
-    if metadata.steps:
-        return [
-            Row(
-                item.display_name,
-                _STATES.get(item.state, "unknown"),
-                item.done,
-                item.total,
-                item.unit,
-                item.reused,
-            )
-            for item in metadata.steps
-        ]
-    return [
-        Row(
-            metadata.target or "operation",
-            _STATES.get(metadata.state, "unknown"),
-            metadata.done,
-            metadata.total,
-            metadata.unit,
-            metadata.reused,
+    def shown(metadata: operations_pb2.OperationMetadata) -> None:
+        alone = Step(
+            display_name=metadata.target or "operation",
+            state=metadata.state,
+            done=metadata.done,
+            total=metadata.total,
+            unit=metadata.unit,
+            reused=metadata.reused,
         )
-    ]
+        show(metadata.steps or [alone], metadata.message)
+
+    return shown
 
 
-def transfer_rows(transfer: Transfer) -> list[Row]:
-    state = DONE if transfer.total and transfer.done >= transfer.total else RUNNING
-    return [Row(transfer.stage, state, transfer.done, transfer.total, transfer.unit)]
+def shown_transfer(show: Show) -> Callable[[Transfer], None]:
+    """Shows a stage of an import or a download as a step."""
+
+    def shown(transfer: Transfer) -> None:
+        ended = transfer.total and transfer.done >= transfer.total
+        state = operations_pb2.STATE_SUCCEEDED if ended else RUNNING
+        step = Step(
+            display_name=transfer.stage, state=state, done=transfer.done, total=transfer.total, unit=transfer.unit
+        )
+        show([step], "")
+
+    return shown
 
 
 @contextmanager
@@ -127,12 +115,12 @@ class Rates:
         self._clock = clock
         self._rates: dict[Key, Rate] = {}
 
-    def observe(self, rows: Sequence[Row]) -> None:
+    def observe(self, rows: Sequence[Step]) -> None:
         for key, row in _keyed(rows):
             if row.state == RUNNING:
                 self._rates.setdefault(key, Rate()).observe(self._clock(), row.done)
 
-    def describe(self, key: Key, row: Row) -> tuple[str, str]:
+    def describe(self, key: Key, row: Step) -> tuple[str, str]:
         """The row's rate and time left, each "" if unknown."""
         per_second = self._rates[key].per_second(self._clock()) if key in self._rates else None
         if per_second is None or row.state != RUNNING:
@@ -148,24 +136,24 @@ class Lines:
         self._stream, self._clock = stream, clock
         self._start_s = clock()
         self._rates = Rates(clock)
-        self._states: dict[Key, str] = {}
+        self._states: dict[Key, int] = {}
         self._next_line_s: dict[Key, float] = {}
 
-    def __call__(self, rows: Sequence[Row], message: str) -> None:
+    def __call__(self, rows: Sequence[Step], message: str) -> None:
         self._rates.observe(rows)
         now_s = self._clock()
         for key, row in _keyed(rows):
             changed = self._states.get(key) != row.state
             due = row.state == RUNNING and now_s >= self._next_line_s.get(key, 0.0)
-            if (changed and row.state not in (WAITING, QUEUED)) or due:
+            if (changed and row.state not in (operations_pb2.STATE_UNSPECIFIED, operations_pb2.STATE_QUEUED)) or due:
                 self._next_line_s[key] = now_s + LINE_INTERVAL_S
                 elapsed = f"{int(now_s - self._start_s)} s"
                 print(f"{elapsed:>7}  {self._line(key, row)}", file=self._stream, flush=True)
             self._states[key] = row.state
 
-    def _line(self, key: Key, row: Row) -> str:
-        parts = [row.state, human_count(row), *self._rates.describe(key, row), _reused(row)]
-        return f"{row.label}: {', '.join(part for part in parts if part)}"
+    def _line(self, key: Key, row: Step) -> str:
+        parts = [_look(row)[0], human_count(row), *self._rates.describe(key, row), _reused(row)]
+        return f"{row.display_name}: {', '.join(part for part in parts if part)}"
 
 
 class Bars:
@@ -175,10 +163,10 @@ class Bars:
         self._clock = clock
         self._start_s = clock()
         self._rates = Rates(clock)
-        self._rows: Sequence[Row] = ()
+        self._rows: Sequence[Step] = ()
         self._message = ""
 
-    def __call__(self, rows: Sequence[Row], message: str) -> None:
+    def __call__(self, rows: Sequence[Step], message: str) -> None:
         self._rates.observe(rows)
         self._rows, self._message = rows, message
 
@@ -189,21 +177,20 @@ class Bars:
             grid.add_column(no_wrap=column != "label", justify="right" if column == "count" else "left")
         for key, row in _keyed(self._rows):
             rate, left = self._rates.describe(key, row)
-            note = ", ".join(
-                part for part in (left or ("" if row.state == RUNNING else row.state), _reused(row)) if part
-            )
+            word, style = _look(row)
+            note = ", ".join(part for part in (left or ("" if row.state == RUNNING else word), _reused(row)) if part)
             bar = ProgressBar(
                 total=row.total or None,
                 completed=row.done,
                 width=BAR_WIDTH,
                 pulse=row.state == RUNNING and not row.total,
             )
-            grid.add_row(Text(row.label, style=_STYLES.get(row.state, "dim")), bar, human_count(row), rate, note)
+            grid.add_row(Text(row.display_name, style=style), bar, human_count(row), rate, note)
         elapsed = duration(round(self._clock() - self._start_s)) if self._rows else ""
         return Group(grid, Text(f"{elapsed}  {self._message}".strip(), style="dim"))
 
 
-def human_count(row: Row) -> str:
+def human_count(row: Step) -> str:
     """Such as 1200/4800 images seen."""
     if row.unit == "bytes":
         return f"{byte_size(row.done)}/{byte_size(row.total)}" if row.total else byte_size(row.done)
@@ -221,9 +208,13 @@ def human_rate(per_second: float, unit: str) -> str:
     return f"{rate:.0f}/{name}" if rate >= 100 else f"{rate:.1f}/{name}"
 
 
-def _keyed(rows: Sequence[Row]) -> list[tuple[Key, Row]]:
-    return [((index, row.label), row) for index, row in enumerate(rows)]
+def _keyed(rows: Sequence[Step]) -> list[tuple[Key, Step]]:
+    return [((index, row.display_name), row) for index, row in enumerate(rows)]
 
 
-def _reused(row: Row) -> str:
+def _look(row: Step) -> tuple[str, str]:
+    return _STATES.get(row.state, ("unknown", "dim"))
+
+
+def _reused(row: Step) -> str:
     return f"{row.reused} reused" if row.reused else ""

@@ -16,7 +16,7 @@ from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.operations import follow
 from synthmix.cli.output import emit, human_time, note, table
-from synthmix.cli.progress import progress, transfer_rows
+from synthmix.cli.progress import progress, shown_transfer
 from synthmix.cli.studies import located
 from synthmix.client.client import Client
 from synthmix.client.resource_collection import ResourceCollection
@@ -106,7 +106,7 @@ def download(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client, progress() as show_progress:
         name = RESOURCES[arguments.group].of(client).get(arguments.name).name
         folder = arguments.to or Path(ArtifactName.parse(name, field="name").id)
-        files = client.download(name, folder, progress=lambda transfer: show_progress(transfer_rows(transfer), ""))
+        files = client.download(name, folder, progress=shown_transfer(show_progress))
     emit(
         arguments,
         {"name": name, "files": [str(path) for path in files]},

@@ -8,13 +8,14 @@ from typing import Any
 
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli import exit_codes, outcomes
+from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, human_time, note, print_error, shortened, table
-from synthmix.cli.progress import metadata_rows, progress
+from synthmix.cli.output import emit, ended_badly, human_time, note, shortened, table
+from synthmix.cli.progress import progress, shown_operation
 from synthmix.client.client import Client, failure_of, metadata_of
 from synthmix.client.study_file import Document, read_study
 from synthmix.service_kit.errors import Internal, SynthMixError
+from synthmix.service_kit.operation_calls import state_word
 from synthmix.service_kit.quantities import duration
 from synthmix.service_kit.yaml_text import to_yaml
 
@@ -107,17 +108,16 @@ def follow(client: Client, name: str, arguments: argparse.Namespace) -> int:
         if arguments.output == "text":
             note(f"get the report with `synthmix studies report {study.name}`")
         return exit_codes.OK
-    error = failure_of(client.get_operation(study.operation))
-    print_error(arguments, error)
-    return outcomes.of_outcome(error)
+    return ended_badly(arguments, failure_of(client.get_operation(study.operation)))
 
 
 def watch_to_end(client: Client, name: str) -> studies_pb2.Study:
     """The study, once it has ended; shows its progress until then."""
     with progress() as show_progress:
+        show = shown_operation(show_progress)
         for event in client.watch_study(name):
             if event.HasField("progress"):
-                show_progress(metadata_rows(event.progress), event.progress.message)
+                show(event.progress)
             if event.HasField("study"):
                 return event.study
     raise Internal(f"the stream of {name} ended without the study; watch it again", reason="STREAM_ENDED")
@@ -153,7 +153,3 @@ def plan_text(plan: studies_pb2.StudyPlan) -> str:
         f"{plan.name}: {predicted}",
     ]
     return "\n".join(lines + [f"warning: {warning}" for warning in plan.warnings])
-
-
-def state_word(state: int) -> str:
-    return str(operations_pb2.State.Name(state)).removeprefix("STATE_").lower()

@@ -48,7 +48,7 @@ from synthmix.service_kit.environment import (
     SERVICES,
     STUDY_CONTROL,
 )
-from synthmix.service_kit.operation_calls import Patience, wait_for
+from synthmix.service_kit.operation_calls import Patience, state_word, wait_for
 from synthmix.service_kit.operation_calls import failure_of as failure_of
 from synthmix.service_kit.operation_calls import metadata_of as metadata_of
 from synthmix.service_kit.operation_calls import result_of as result_of
@@ -327,9 +327,8 @@ class Client:
         if not study.payloads:
             ended = study.state in (progress_pb2.STATE_FAILED, progress_pb2.STATE_CANCELLED)
             remedy = "submit it again" if ended else f"follow it with `synthmix studies watch {study.name}`"
-            state = str(progress_pb2.State.Name(study.state)).removeprefix("STATE_").lower()
             raise errors.FailedPrecondition(
-                f"{study.name} is {state} and has no report; {remedy}", reason="REPORT_NOT_READY"
+                f"{study.name} is {state_word(study.state)} and has no report; {remedy}", reason="REPORT_NOT_READY"
             )
         return download_payloads(self._read_payload, study.name, study.payloads, folder, only=REPORT_PAYLOADS)
 
@@ -466,8 +465,7 @@ class Client:
 
 def _ambiguous(spec_name: str, studies: Sequence[studies_pb2.Study]) -> errors.InvalidArgument:
     lines = [
-        f"{study.name}, submitted {study.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC, "
-        f"{progress_pb2.State.Name(study.state).removeprefix('STATE_').lower()}"
+        f"{study.name}, submitted {study.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC, {state_word(study.state)}"
         for study in studies
     ]
     return errors.InvalidArgument(

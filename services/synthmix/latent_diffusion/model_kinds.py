@@ -41,7 +41,7 @@ def check_pipeline(model: ModelFolder, index: Mapping[str, Any]) -> None:
     elif kind is None and "transformer" in index:
         kind = "a model with a transformer in the UNet's place"
     if kind is not None:
-        raise unsupported(model, f"is {kind}; this version cannot adapt it", USE)
+        raise unsupported(model, f"is {kind}, which this version cannot adapt", USE)
 
 
 def unsupported(model: ModelFolder, problem: str, remedy: str) -> SynthMixError:

@@ -47,6 +47,11 @@ def result_of(operation: operations_proto_pb2.Operation, kind: type[M]) -> M:
     return result
 
 
+def state_word(state: int) -> str:
+    """A state as people read it, such as running."""
+    return str(progress_pb2.State.Name(state)).removeprefix("STATE_").lower()
+
+
 def failure_of(operation: operations_proto_pb2.Operation) -> errors.SynthMixError:
     """The error that an operation ended with."""
     return errors.from_status(operation.error)
