@@ -16,13 +16,7 @@ from pathlib import Path
 import torch
 
 from pretraining.autoencoder import AutoencoderSettings, train_autoencoder
-from pretraining.corpus import (
-    Corpus,
-    build_corpus,
-    load_corpus,
-    resized,
-    save_corpus,
-)
+from pretraining.corpus import Corpus, build_corpus, load_corpus, resized, save_corpus
 from pretraining.decoder import DecoderSettings, train_decoder
 from pretraining.pipeline import assemble, save_base_model
 from pretraining.text import TextSettings, build_tokenizer, train_text_encoder
@@ -103,11 +97,10 @@ def main() -> None:
         ),
     )
 
-    minutes: float = arguments.minutes
     seed: int = arguments.seed
 
     def steps(per_minute: float) -> int:
-        return round(minutes * per_minute)
+        return round(arguments.minutes * per_minute)
 
     autoencoder = train_autoencoder(corpus, out, AutoencoderSettings(steps=steps(_AUTOENCODER_STEPS), seed=seed))
     train_decoder(autoencoder, corpus, out, DecoderSettings(steps=steps(_DECODER_STEPS), seed=seed))

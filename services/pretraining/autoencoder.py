@@ -27,7 +27,6 @@ from pretraining.corpus import SIZE_PX, Corpus
 from pretraining.training_state import (
     ProgressLog,
     augment,
-    learning_rate,
     load_checkpoint,
     parameter_groups,
     save_checkpoint,
@@ -172,8 +171,7 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
         noise = draw_noise(latents.detach(), most, settings.exact_share, rng, generator)
         restored = autoencoder.decode(latents + noise).sample
         loss = relative_squared_error(restored, pictures)
-        rate = learning_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
-        set_learning_rate(optimizer, rate)
+        set_learning_rate(optimizer, step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -30,7 +30,6 @@ from pretraining.autoencoder import (
 from pretraining.corpus import Corpus
 from pretraining.training_state import (
     ProgressLog,
-    learning_rate,
     load_checkpoint,
     parameter_groups,
     save_checkpoint,
@@ -106,8 +105,7 @@ def train_decoder(autoencoder: AutoencoderKL, corpus: Corpus, out: Path, setting
         error = relative_squared_error(restored, pictures)
         loss = error - settings.adversarial_weight * discriminator(made).mean()
         its_loss = F.relu(1.0 - discriminator(real)).mean() + F.relu(1.0 + discriminator(made.detach())).mean()
-        rate = learning_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
-        set_learning_rate(optimizer, rate)
+        set_learning_rate(optimizer, step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
         for owned, objective in ((parameters, loss), (its_parameters, its_loss)):
             for parameter, gradient in zip(owned, torch.autograd.grad(objective, owned), strict=True):
                 parameter.grad = gradient

@@ -25,9 +25,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pretraining.training_state import (
     ProgressLog,
-    learning_rate,
     load_checkpoint,
     save_checkpoint,
+    set_learning_rate,
     step_generators,
 )
 
@@ -131,8 +131,7 @@ def train_text_encoder(
         has_read = F.one_hot(ids, vocabulary).cumsum(dim=1).clamp(max=1).float()
         told = model["memory"](encoder(ids).last_hidden_state)
         loss = F.binary_cross_entropy_with_logits(told, has_read)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
+        set_learning_rate(optimizer, step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -75,13 +75,6 @@ def step_generators(
     return rng, torch.Generator(device).manual_seed(int(rng.integers(2**62)))
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup_steps: int) -> float:
-    """Linear warm-up, then a cosine to a hundredth of the peak."""
-    return peak * learning_rate_share(
-        step, steps, warmup_steps=warmup_steps, decline_from=warmup_steps, final_share=0.01
-    )
-
-
 def parameter_groups(module: nn.Module, names: Iterable[str], factor: float) -> list[dict[str, Any]]:
     """Returns an optimizer's groups: first the parameters that learn at the usual rate, then those that don't.
 
@@ -96,10 +89,11 @@ def parameter_groups(module: nn.Module, names: Iterable[str], factor: float) -> 
     return [{"params": usual, "factor": 1.0}, {"params": others, "factor": factor}]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives each group of `parameter_groups` its share of the rate."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, peak: float, warmup_steps: int) -> None:
+    """Linear warm-up, then a cosine to a hundredth of the peak; times its factor for a group of `parameter_groups`."""
+    share = learning_rate_share(step, steps, warmup_steps=warmup_steps, decline_from=warmup_steps, final_share=0.01)
     for group in optimizer.param_groups:
-        group["lr"] = group["factor"] * rate
+        group["lr"] = group.get("factor", 1.0) * (peak * share)
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -27,7 +27,6 @@ from pretraining.text import encode_captions
 from pretraining.training_state import (
     ProgressLog,
     augment,
-    learning_rate,
     load_checkpoint,
     parameter_groups,
     save_checkpoint,
@@ -160,8 +159,7 @@ def train_unet(
         noisy = scheduler.add_noise(clean, noise, timesteps)
         velocity = denoisers[which](noisy, timesteps, text[prompts])
         loss = F.mse_loss(velocity, scheduler.get_velocity(clean, noise, timesteps))
-        rate = learning_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
-        set_learning_rate(optimizer, rate)
+        set_learning_rate(optimizer, step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

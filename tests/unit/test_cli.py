@@ -650,10 +650,12 @@ def test_what_no_image_has_is_refused_before_uploading(
 @pytest.mark.parametrize(
     "pattern", ["(", "chip", "chip-([0-9])", "", "(" * 5000 + ")" * 5000, "a{99999999999999999999}"]
 )
-def test_a_bad_group_pattern_is_found_before_uploading(pattern: str, run: Run, tmp_path: Path) -> None:
+def test_a_bad_group_pattern_is_found_before_uploading(
+    pattern: str, services: fake.FakeServices, run: Run, tmp_path: Path
+) -> None:
     code, _, err = run("datasets", "import", tmp_path, "--name", "a", "--group-pattern", pattern)
     assert code == 2
-    assert "error: --group-pattern: " in err
+    assert "error: dataset.group_rule.pattern" in err
     assert "(?P<group>" in err
 
 

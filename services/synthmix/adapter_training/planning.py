@@ -23,20 +23,13 @@ from synthmix.service_kit.settings_messages import canonical, check, set_default
 RECIPE_VERSION = 1
 
 # Names of UNet modules in diffusers; PEFT adapts every module whose name ends in one of them.
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+_FEEDFORWARD = ("ff.net.0.proj", "ff.net.2")
+_CONVOLUTION = ("conv1", "conv2", "time_emb_proj")
 TARGETS: dict[str, tuple[str, ...]] = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "attention+feedforward": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
-    "attention+feedforward+convolution": (
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "ff.net.0.proj",
-        "ff.net.2",
-        "conv1",
-        "conv2",
-        "time_emb_proj",
-    ),
+    "attention": _ATTENTION,
+    "attention+feedforward": _ATTENTION + _FEEDFORWARD,
+    "attention+feedforward+convolution": _ATTENTION + _FEEDFORWARD + _CONVOLUTION,
 }
 
 # Measured on two cores of a server CPU for the built-in model; a hub model takes about 400 times the work.

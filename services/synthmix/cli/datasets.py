@@ -1,7 +1,6 @@
 """`synthmix datasets`: import real images and look at them, or write simulated ones."""
 
 import argparse
-import re
 
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.cli.connection import connect
@@ -9,18 +8,17 @@ from synthmix.cli.output import emit, human_time, note, table
 from synthmix.cli.progress import progress, shown_transfer
 from synthmix.client.client import GroupRule, PixelRule
 from synthmix.image_data.sources.source_account import LeftOut, sentence
-from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.errors import InvalidArgument
 from synthmix.service_kit.extras import extra
 from synthmix.service_kit.yaml_text import to_yaml
 
 
 def import_(arguments: argparse.Namespace) -> None:
-    rule = group_rule(arguments)
     with connect(arguments) as client, progress() as show_progress:
         dataset = client.import_dataset(
             arguments.path,
             arguments.name,
-            group=rule,
+            group=group_rule(arguments),
             classes=arguments.classes,
             simulated=arguments.simulated,
             pixels=pixel_rule(arguments),
@@ -49,15 +47,8 @@ def list_(arguments: argparse.Namespace) -> None:
         for item in datasets
         for display_name in item.display_names or [item.display_name]
     ]
-    emit(
-        arguments,
-        datasets,
-        table(
-            ("DATASET", "NAME", "IMAGES", "GROUPS", "CLASSES", "KIND", "CREATED"),
-            rows,
-            right=("IMAGES", "GROUPS", "CLASSES"),
-        ),
-    )
+    headers = ("DATASET", "NAME", "IMAGES", "GROUPS", "CLASSES", "KIND", "CREATED")
+    emit(arguments, datasets, table(headers, rows, right=("IMAGES", "GROUPS", "CLASSES")))
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -90,28 +81,10 @@ def simulate(arguments: argparse.Namespace) -> None:
 
 
 def group_rule(arguments: argparse.Namespace) -> GroupRule:
-    """The rule that the options state; a bad pattern is found before anything is packed and uploaded."""
+    """The rule that the options state."""
     if arguments.no_groups:
         return GroupRule(none=True)
-    if arguments.group_column is not None:
-        return GroupRule(column=arguments.group_column)
-    try:
-        pattern = re.compile(arguments.group_pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise invalid_field(
-            "--group-pattern",
-            arguments.group_pattern,
-            f"is not a regular expression: {error}",
-            r"write one such as 'chip-(?P<group>\d+)'",
-        ) from None
-    if "group" not in pattern.groupindex:
-        raise invalid_field(
-            "--group-pattern",
-            arguments.group_pattern,
-            "has no group named `group`",
-            r"mark the part that says the group, as in 'chip-(?P<group>\d+)'",
-        )
-    return GroupRule(pattern=arguments.group_pattern)
+    return GroupRule(pattern=arguments.group_pattern, column=arguments.group_column)
 
 
 def pixel_rule(arguments: argparse.Namespace) -> PixelRule | None:
@@ -131,10 +104,11 @@ def dataset_text(dataset: datasets_pb2.Dataset) -> str:
         [(item.label, item.images, item.groups) for item in dataset.class_counts],
         right=("IMAGES", "GROUPS"),
     )
+    others = [name for name in dataset.display_names if name != dataset.display_name]
     lines = [
         f"{dataset.display_name}: {dataset.image_count} images in {dataset.group_count} groups",
         dataset.name,
-        *_other_names(dataset),
+        *([f"also named: {', '.join(others)}"] if others else []),
         *_pixels_text(dataset),
         "",
         counts,
@@ -150,20 +124,13 @@ def _pixels_text(dataset: datasets_pb2.Dataset) -> list[str]:
     if len(rule.channels) == 1:
         lines.append(f"channel {rule.channels[0]} of each image, as grey")
     elif rule.channels:
-        shown = [
-            f"channel {number} as {colour}"
-            for number, colour in zip(rule.channels, ("red", "green", "blue"), strict=False)
-        ]
-        lines.append(f"{', '.join(shown)} of each image")
+        colours = zip(rule.channels, ("red", "green", "blue"), strict=False)
+        shown = ", ".join(f"channel {number} as {colour}" for number, colour in colours)
+        lines.append(f"{shown} of each image")
     if dataset.white_levels:
         levels = ", ".join(f"{level:,}" for level in dataset.white_levels)
         lines.append(f"white in 16-bit images: {levels}")
     return lines
-
-
-def _other_names(dataset: datasets_pb2.Dataset) -> list[str]:
-    others = [name for name in dataset.display_names if name != dataset.display_name]
-    return [f"also named: {', '.join(others)}"] if others else []
 
 
 def _left_out_lines(dataset: datasets_pb2.Dataset) -> list[str]:

@@ -31,11 +31,8 @@ def list_(arguments: argparse.Namespace) -> None:
                 metadata.target,
             )
         )
-    emit(
-        arguments,
-        operations,
-        table(("NAME", "STATE", "DONE", "UNIT", "CREATED", "UPDATED", "MAKES"), rows, right=("DONE",)),
-    )
+    headers = ("NAME", "STATE", "DONE", "UNIT", "CREATED", "UPDATED", "MAKES")
+    emit(arguments, operations, table(headers, rows, right=("DONE",)))
 
 
 def show(arguments: argparse.Namespace) -> None:

@@ -111,7 +111,8 @@ def find_endpoints(
             reason="KUBE_CONTEXT_WITHOUT_RELEASE",
         )
     if addresses is None:
-        return _stack_endpoints(home or default_home(environment), token)
+        connection = read_connection(home or default_home(environment))
+        return Endpoints(addresses=dict(connection.services), token=token or connection.token)
     token = token or environment.get(TOKEN_VARIABLE, "")
     if not token:
         raise Unauthenticated(f"no token for {addresses}; give --token or set {TOKEN_VARIABLE}", reason="TOKEN_MISSING")
@@ -127,11 +128,6 @@ def find_endpoints(
         tls=schemes == {"https"} or tls_ca is not None,
         tls_ca=tls_ca,
     )
-
-
-def _stack_endpoints(home: Path, token: str | None) -> Endpoints:
-    connection = read_connection(home)
-    return Endpoints(addresses=dict(connection.services), token=token or connection.token)
 
 
 def _release_endpoints(release: str, kube_context: str | None, token: str, tls_ca: Path | None) -> Endpoints:
@@ -154,11 +150,7 @@ def _by_service(addresses: Addresses) -> dict[str, str]:
             return dict.fromkeys(SERVICES, addresses.strip())
         pairs = (item.partition("=") for item in addresses.split(",") if item.strip())
         addresses = {service.strip(): address.strip() for service, _, address in pairs}
-    unknown, absent = (
-        sorted(set(addresses) - set(SERVICES)),
-        [item for item in SERVICES if item not in addresses],
-    )
-    if unknown or absent:
+    if set(addresses) != set(SERVICES):
         raise _bad_address(
             ", ".join(f"{key}={value}" for key, value in addresses.items()),
             f"name each of {', '.join(SERVICES)} once, or give one address for all",

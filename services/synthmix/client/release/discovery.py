@@ -36,18 +36,9 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ReleaseService:
-    """One of the four services of a release.
+class PodsOfService:
+    """Which pods serve one of the four services, by labels, and on which port: a number, or a container port's name."""
 
-    Attributes:
-        service: As the code names it, such as study-control.
-        name: The Service's.
-        selector: Its pods' labels.
-        target_port: A number, or the name of a container's port.
-    """
-
-    service: str
-    name: str
     selector: Mapping[str, str]
     target_port: int | str
 
@@ -65,7 +56,7 @@ class Release:
 
     namespace: str
     name: str
-    services: Mapping[str, ReleaseService]
+    services: Mapping[str, PodsOfService]
     token_secret: str
     audience: str
     client_account: str
@@ -131,14 +122,14 @@ def find_release(access: Access, text: str) -> Release:
     return Release(
         namespace=namespace,
         name=name,
-        services={service: _service(namespace, service, services[service]) for service in SERVICES},
+        services={service: _pods_of_service(namespace, services[service]) for service in SERVICES},
         token_secret=notes[TOKEN_SECRET],
         audience=notes.get(AUDIENCE, ""),
         client_account=notes.get(CLIENT_ACCOUNT, ""),
     )
 
 
-def _service(namespace: str, service: str, item: Json) -> ReleaseService:
+def _pods_of_service(namespace: str, item: Json) -> PodsOfService:
     name, specification = item["metadata"]["name"], item["spec"]
     ports = [port for port in specification.get("ports") or () if port.get("name") == GRPC_PORT]
     if not ports or not specification.get("selector"):
@@ -147,7 +138,7 @@ def _service(namespace: str, service: str, item: Json) -> ReleaseService:
             "bring the release back to what its chart says by `helm upgrade`",
             reason="RELEASE_INCOMPLETE",
         )
-    return ReleaseService(service, name, specification["selector"], ports[0].get("targetPort") or ports[0]["port"])
+    return PodsOfService(specification["selector"], ports[0].get("targetPort") or ports[0]["port"])
 
 
 def _not_found(access: Access, namespace: str, name: str, found: list[Json]) -> NotFound:
@@ -178,13 +169,8 @@ def _releases_everywhere(access: Access) -> list[str]:
             found = as_json(access.core.list_service_for_all_namespaces, label_selector=OURS)["items"]
     except (PermissionDenied, Unauthenticated, Unavailable):
         return []
-    return sorted(
-        {
-            f"{item['metadata']['namespace']}/{_label(item, INSTANCE)}"
-            for item in found
-            if _label(item, COMPONENT) in SERVICES
-        }
-    )
+    ours = (item for item in found if _label(item, COMPONENT) in SERVICES)
+    return sorted({f"{item['metadata']['namespace']}/{_label(item, INSTANCE)}" for item in ours})
 
 
 def _namespace_exists(access: Access, namespace: str) -> bool:
