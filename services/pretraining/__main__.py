@@ -98,9 +98,10 @@ def main() -> None:
     )
 
     seed: int = arguments.seed
+    minutes: float = arguments.minutes
 
     def steps(per_minute: float) -> int:
-        return round(arguments.minutes * per_minute)
+        return round(minutes * per_minute)
 
     autoencoder = train_autoencoder(corpus, out, AutoencoderSettings(steps=steps(_AUTOENCODER_STEPS), seed=seed))
     train_decoder(autoencoder, corpus, out, DecoderSettings(steps=steps(_DECODER_STEPS), seed=seed))

@@ -27,11 +27,12 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import doctor, outcomes, parser
-from synthmix.cli.output import human_time, shortened, table
+from synthmix.cli.output import human_time, table
 from synthmix.cli.progress import Bars, Lines, Rate, human_count, human_rate, shown_operation, shown_transfer
 from synthmix.client.client import Transfer
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.service_kit import errors
+from synthmix.service_kit.quantities import listed, shortened
 
 STUDY_FILE = "name: demo\ndataset: sim-cells\nmixtures:\n  ratios:\n    - 0\n    - 99\n"
 
@@ -1124,6 +1125,7 @@ def test_other_words_for_numbers() -> None:
     assert human_rate(2.5 * 1024**2, "bytes") == "2.5 MiB/s"
     assert human_count(step("r", "STATE_RUNNING", 1024, 2048, "bytes")) == "1 KiB/2 KiB"
     assert human_time(Timestamp()) == "-"
-    assert shortened("a long verdict", 7) == "a long…"
+    assert (shortened("a long verdict", 7), shortened("verdict", 7)) == ("a long…", "verdict")
+    assert [listed([]), listed(["a", "b"], 2), listed(["a", "b", "c"], 2)] == ["none", "a, b", "a, b and 1 more"]
     assert table(("A", "BB"), [("aaa", 1)], right=("BB",)) == "A    BB\naaa   1"
     assert outcomes.of_outcome(errors.NotFound("x")) == 1

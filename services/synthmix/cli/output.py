@@ -127,10 +127,6 @@ def human_time(time: Timestamp) -> str:
     return f"{time.ToDatetime().replace(tzinfo=UTC).astimezone():%Y-%m-%d %H:%M}" if time.seconds else "-"
 
 
-def shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
-
-
 def _jsonable(value: Any) -> Any:
     if isinstance(value, Message):
         return message_json.to_value(value)

@@ -10,13 +10,13 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, ended_badly, human_time, note, shortened, table
+from synthmix.cli.output import emit, ended_badly, human_time, note, table
 from synthmix.cli.progress import progress, shown_operation
 from synthmix.client.client import Client, failure_of, metadata_of
 from synthmix.client.study_file import Document, read_study
 from synthmix.service_kit.errors import Internal, SynthMixError
 from synthmix.service_kit.operation_calls import state_word
-from synthmix.service_kit.quantities import duration
+from synthmix.service_kit.quantities import duration, shortened
 from synthmix.service_kit.yaml_text import to_yaml
 
 VERDICT_WIDTH = 70

@@ -76,8 +76,8 @@ def pack(
             _write(files, destination, progress)
     except OSError as error:
         raise FailedPrecondition(
-            f"{_shown(error.filename or destination)}: {error.strerror or error}; check that it exists and that you "
-            "may use it",
+            f"{shown(str(error.filename or destination))}: {error.strerror or error}; check that it exists and that "
+            "you may use it",
             reason="FILE_UNUSABLE",
         ) from error
     return Packed(destination, left_out)
@@ -243,7 +243,3 @@ def _write(files: Sequence[tuple[str, Path]], destination: Path, progress: Calla
         partial.replace(destination)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _shown(path: object) -> str:
-    return shown(str(path))

@@ -11,15 +11,16 @@ from safetensors import SafetensorError, safe_open
 
 from synthmix.latent_diffusion.model_folder import (
     INCOMPLETE,
+    LONGEST_SHOWN,
     UNSUPPORTED,
     ModelFolder,
     is_number,
     is_whole,
     shown,
-    shown_text,
 )
 from synthmix.latent_diffusion.model_kinds import INDEX, USE, unsupported
 from synthmix.latent_diffusion.tokens import check_tokenizer
+from synthmix.service_kit.quantities import listed, shortened
 
 WEIGHTS = ".safetensors"
 # The files that diffusers and transformers load a component's weights from; {name}.index.json if they are in shards.
@@ -358,10 +359,8 @@ def _weight_names(model: ModelFolder, component: str, file: str) -> list[str]:
     names = [f"{component}/{shard}" for shard in sorted(set(weight_map.values()))]
     missing = [name for name in names if name not in model.elsewhere and not (model.path / name).is_file()]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise model.fault(
-            f"lacks {shown(missing[0])}{more}, which its {index} names", "copy the missing files too", INCOMPLETE
-        )
+        lacking = listed([shown(name) for name in missing], 1)
+        raise model.fault(f"lacks {lacking}, which its {index} names", "copy the missing files too", INCOMPLETE)
     return names
 
 
@@ -378,10 +377,10 @@ def _shapes(model: ModelFolder, name: str) -> dict[str, tuple[int, ...]]:
     except OSError as error:
         raise model.unreadable(name, f"cannot be read ({error})") from error
     except SafetensorError as error:
-        said = str(error).removeprefix("Error while deserializing header: ")
+        said = shortened(str(error).removeprefix("Error while deserializing header: "), LONGEST_SHOWN)
         with path.open("rb") as file:
             is_pointer = file.read(8) == b"version "
-        problem = "is a pointer of Git LFS" if is_pointer else f"is not a whole safetensors file ({shown_text(said)})"
+        problem = "is a pointer of Git LFS" if is_pointer else f"is not a whole safetensors file ({said})"
         raise model.unreadable(name, problem) from error
     if not shapes:
         raise model.unreadable(name, "holds no tensors")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
-from synthmix.service_kit.quantities import byte_size
+from synthmix.service_kit.quantities import byte_size, shortened
 
 NOT_FOUND = "BASE_MODEL_NOT_FOUND"
 INCOMPLETE = "BASE_MODEL_INCOMPLETE"
@@ -16,7 +16,7 @@ INCONSISTENT = "BASE_MODEL_INCONSISTENT"
 
 LARGEST_CONFIG_BYTES = 1 << 20
 LARGEST_VOCABULARY_BYTES = 64 << 20
-SHOWN_CHARACTERS = 80
+LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ModelFolder:
         except RecursionError as error:
             raise self.unreadable(name, "is nested too deeply") from error
         except ValueError as error:  # of _object, _no_constant, _finite, or a number of too many digits
-            raise self.unreadable(name, shown_text(str(error))) from error
+            raise self.unreadable(name, shortened(str(error), LONGEST_SHOWN)) from error
         if not isinstance(value, dict):
             raise self.unreadable(name, f"holds {_kind(value)} where a JSON object belongs")
         return value
@@ -97,11 +97,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def shown(value: object) -> str:
     """A value of a file as JSON writes it, not at length."""
-    return shown_text(json.dumps(value, ensure_ascii=False))
-
-
-def shown_text(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+    return shortened(json.dumps(value, ensure_ascii=False), LONGEST_SHOWN)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -120,7 +116,7 @@ def _no_constant(name: str) -> Any:
 def _finite(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise ValueError(f"holds {shown_text(text)}, which is no finite number")
+        raise ValueError(f"holds {shortened(text, LONGEST_SHOWN)}, which is no finite number")
     return value
 
 

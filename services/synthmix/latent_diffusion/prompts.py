@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from synthmix.latent_diffusion.tokens import PromptTokenizer, Tokens
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.quantities import listed, shortened
 
 LONGEST_PROMPT_CHARACTERS = 1000
 LONGEST_SHOWN = 80
@@ -67,8 +68,7 @@ def check_tokens(field: str, prompt: str, labels: Sequence[str], tokenizer: Prom
 def _same(field: str, prompt: str, labels: Sequence[str], tokens: dict[str, Tokens], longest: int) -> InvalidArgument:
     """The error for classes that the text encoder can't tell apart, with the reason that it can't."""
     first, second = labels[:2]
-    names = ", ".join(map(_shown, labels[:MOST_NAMED]))
-    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+    names = listed([_shown(label) for label in labels], MOST_NAMED)
     whole = tokens[second].whole
     if whole != tokens[first].whole and (tokens[first].cut or tokens[second].cut):
         reason = (
@@ -90,7 +90,7 @@ def _same(field: str, prompt: str, labels: Sequence[str], tokens: dict[str, Toke
     return invalid_field(
         field,
         prompt,
-        f"gives the text encoder the same tokens for the classes {names}{more}: {reason}",
+        f"gives the text encoder the same tokens for the classes {names}: {reason}",
         remedy,
         reason="PROMPTS_EQUAL",
     )
@@ -109,12 +109,11 @@ def _cut(tokens: dict[str, Tokens], longest: int) -> list[str]:
 
 
 def _unknown(tokens: dict[str, Tokens]) -> list[str]:
-    unknown = [label for label, found in tokens.items() if found.unknown]
+    unknown = [_shown(label) for label, found in tokens.items() if found.unknown]
     if not unknown:
         return []
-    more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
     return [
-        f"the prompt of the class {_shown(unknown[0])}{more} has characters that the base model's tokenizer does not "
+        f"the prompt of the class {listed(unknown, 1)} has characters that the base model's tokenizer does not "
         "know; they are the same to it as any others that it does not know"
     ]
 
@@ -124,5 +123,4 @@ def _folded(label: str) -> str:
 
 
 def _shown(text: str) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= LONGEST_SHOWN else shown[: LONGEST_SHOWN - 1] + "…"
+    return shortened(repr(text), LONGEST_SHOWN)

@@ -1,4 +1,6 @@
-"""Counts, durations and sizes as readers want them: in messages, on the command line and in reports."""
+"""Counts, durations, sizes and lists as readers want them: in messages, on the command line and in reports."""
+
+from collections.abc import Sequence
 
 
 def plural(count: float, noun: str) -> str:
@@ -29,3 +31,14 @@ def byte_size(size_bytes: float) -> str:
             break
         value, unit = value / 1024, larger
     return f"{f'{value:.1f}'.removesuffix('.0')} {unit}"
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and how many more there are; "none" where there is none."""
+    shown = ", ".join(names[:most]) or "none"
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, cut to as many characters."""
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"

@@ -22,9 +22,9 @@ from synthmix.service_kit.errors import (
     did_you_mean,
 )
 from synthmix.service_kit.kubernetes_api import Right, client_of, said_by
+from synthmix.service_kit.quantities import listed, shortened
 
 IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-MOST_NAMES = 10
 LONGEST_SAID = 300
 
 
@@ -75,7 +75,7 @@ def connect_as_caller(context: str | None = None) -> Access:
         config.load_kube_config(paths, context=chosen["name"], client_configuration=configuration)
     except (config.ConfigException, OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise FailedPrecondition(
-            f"the kubeconfig at {paths} cannot be used ({_short(str(error))}); see whether `kubectl cluster-info` "
+            f"the kubeconfig at {paths} cannot be used ({_one_line(str(error))}); see whether `kubectl cluster-info` "
             "works with it, and choose a context by --kube-context or `kubectl config use-context`",
             reason="KUBECONFIG_INVALID",
         ) from None
@@ -144,7 +144,7 @@ def asking(access: Access, right: Right) -> Iterator[None]:
 def refused(access: Access, said: str = "") -> Unauthenticated:
     return Unauthenticated(
         f"the Kubernetes API server at {access.server} refuses the kubeconfig's credentials"
-        f"{f' ({_short(said)})' if said else ''}; log in again with your cluster's own program, and see whether "
+        f"{f' ({_one_line(said)})' if said else ''}; log in again with your cluster's own program, and see whether "
         "`kubectl auth whoami` works",
         reason="KUBERNETES_CREDENTIALS_REFUSED",
     )
@@ -154,7 +154,7 @@ def forbidden(right: Right, said: str) -> PermissionDenied:
     scope = f"--namespace {right.namespace}" if right.namespace else "--all-namespaces"
     resource = f"{right.resource}.{right.group}" if right.group else right.resource
     return PermissionDenied(
-        f"you may not {right} (the API server says: {_short(said)}); ask an administrator for this right, which the "
+        f"you may not {right} (the API server says: {_one_line(said)}); ask an administrator for this right, which the "
         f"chart's value access.clients gives, and check it by `kubectl auth can-i {right.verb} {resource} {scope}`",
         reason="RBAC_RIGHT_MISSING",
         metadata=right.metadata,
@@ -163,18 +163,11 @@ def forbidden(right: Right, said: str) -> PermissionDenied:
 
 def _out_of_reach(access: Access, right: Right, said: str) -> Unavailable:
     return Unavailable(
-        f"the Kubernetes API server at {access.server} does not answer ({right}: {_short(said)}); check the "
+        f"the Kubernetes API server at {access.server} does not answer ({right}: {_one_line(said)}); check the "
         "kubeconfig's context, your network and VPN, then try again",
         reason="KUBERNETES_UNAVAILABLE",
     )
 
 
-def listed(names: list[str]) -> str:
-    """The first names, and how many more there are; "none" where there is none."""
-    shown = ", ".join(names[:MOST_NAMES]) or "none"
-    return f"{shown} and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else shown
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST_SAID else text[: LONGEST_SAID - 3] + "..."
+def _one_line(text: str) -> str:
+    return shortened(" ".join(text.split()), LONGEST_SAID)

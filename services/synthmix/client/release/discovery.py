@@ -10,7 +10,7 @@ from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 
-from synthmix.client.release.access import Access, asking, listed
+from synthmix.client.release.access import Access, asking
 from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import (
     FailedPrecondition,
@@ -22,6 +22,7 @@ from synthmix.service_kit.errors import (
     invalid_field,
 )
 from synthmix.service_kit.kubernetes_api import Right, as_json
+from synthmix.service_kit.quantities import listed, shortened
 
 OURS = "app.kubernetes.io/part-of=synthmix"
 INSTANCE, COMPONENT = "app.kubernetes.io/instance", "app.kubernetes.io/component"
@@ -31,6 +32,7 @@ CLIENT_ACCOUNT = "synthmix.io/client-service-account"
 GRPC_PORT = "grpc"
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 MOST_PODS = 5
+LONGEST_REASON = 160
 
 Json = dict[str, Any]
 
@@ -214,9 +216,8 @@ def ready_pods(access: Access, release: Release, service: str) -> list[tuple[str
     if not pods:
         remedy = f"it has none; see `kubectl --namespace {release.namespace} get deployments`"
     else:
-        said = listed([f"{pod.name}: {pod.problem or 'has no such port'}" for pod in pods[:MOST_PODS]])
-        more = f" and {len(pods) - MOST_PODS} more" if len(pods) > MOST_PODS else ""
-        remedy = f"{said}{more}; `kubectl --namespace {release.namespace} describe pod {pods[0].name}` tells more"
+        said = listed([f"{pod.name}: {pod.problem or 'has no such port'}" for pod in pods], MOST_PODS)
+        remedy = f"{said}; `kubectl --namespace {release.namespace} describe pod {pods[0].name}` tells more"
     raise Unavailable(f"{where} ({remedy})", reason="NO_POD_READY", metadata={"service": service})
 
 
@@ -249,7 +250,7 @@ def _problem(pod: Json) -> str:
 
 def _reason(found: Json, otherwise: str) -> str:
     said = ": ".join(str(found[key]) for key in ("reason", "message") if found.get(key))
-    return (said if len(said) <= 160 else said[:157] + "...") or otherwise
+    return shortened(said, LONGEST_REASON) or otherwise
 
 
 def _label(item: Json, key: str) -> str:
