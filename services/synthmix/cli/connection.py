@@ -1,11 +1,16 @@
 """The client that a command line asks for."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from synthmix.cli.output import note
 from synthmix.client.client import Client
 
+MOST_NAMED = 10
 
-def connect(arguments: argparse.Namespace) -> Client:
+
+def open_client(arguments: argparse.Namespace) -> Client:
     return Client.connect(
         arguments.home,
         addresses=arguments.address,
@@ -14,3 +19,14 @@ def connect(arguments: argparse.Namespace) -> Client:
         token=arguments.token,
         tls_ca=arguments.tls_ca,
     )
+
+
+@contextmanager
+def connect(arguments: argparse.Namespace) -> Iterator[Client]:
+    """A client for the length of a block, after which is said what lists had to leave out."""
+    with open_client(arguments) as client:
+        yield client
+        left_out = client.unreachable
+        if left_out:
+            more = f" and {len(left_out) - MOST_NAMED:,} more" if len(left_out) > MOST_NAMED else ""
+            note(f"left out, as the service cannot read them: {', '.join(left_out[:MOST_NAMED])}{more}")

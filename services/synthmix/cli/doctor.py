@@ -236,10 +236,10 @@ def stack(arguments: argparse.Namespace) -> Iterator[Check]:
     """Whether a stack answers, each of its services by health, object storage through each, and its cluster."""
     try:
         from synthmix.cli.connection import (
-            connect,  # gRPC may be what is missing, and the doctor has to say so
+            open_client,  # gRPC may be what is missing, and the doctor has to say so
         )
 
-        client = connect(arguments)
+        client = open_client(arguments)
     except Unavailable as error:
         yield Check("stack", STATUS_WITHOUT_STACK.get(error.reason, FAIL), error.message)
         return

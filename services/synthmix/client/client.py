@@ -71,6 +71,8 @@ class Client:
 
     def __init__(self, channels: Channels):
         self._channels = channels
+        self.unreachable: list[str] = []
+        """What lists left out: the service's version cannot read it."""
         self._adapters = adapters_pb2_grpc.AdapterServiceStub(channels.of(ADAPTER_TRAINING))
         self._image_sets = image_sets_pb2_grpc.ImageSetServiceStub(channels.of(IMAGE_SYNTHESIS))
         self._evaluations = evaluations_pb2_grpc.EvaluationServiceStub(channels.of(CLASSIFIER_EVALUATION))
@@ -567,6 +569,7 @@ class Client:
         while True:
             page = self._channels.unary(service, method, request(page_size=PAGE_SIZE, page_token=token, **parent))
             yield from getattr(page, field)
+            self.unreachable += getattr(page, "unreachable", ())  # older versions of google.longrunning have none
             token = page.next_page_token
             if not token:
                 return

@@ -120,6 +120,11 @@ class OperationName:
     def __str__(self) -> str:
         return f"operations/{self.service}/{self.id}"
 
+    @property
+    def checkpoints(self) -> str:
+        """The prefix in object storage of what its unfinished work needs to go on."""
+        return f"checkpoints/{self}/"
+
     @classmethod
     def parse(cls, text: str, *, field: str = "name") -> Self:
         head, _, rest = text.partition("/")
