@@ -136,7 +136,7 @@ COMMANDS = [
         "cancelling an operation that isn't there",
         lambda world: ["operations", "cancel", f"operations/adapter-training/{NO_ID}"],
         exit_codes.NOT_FOUND,
-        ("doesn't exist",),
+        ("does not exist",),
     ),
     Command(
         "a truncated ZIP",

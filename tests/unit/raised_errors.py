@@ -15,7 +15,7 @@ from synthmix.service_kit import errors
 SERVICES = Path(errors.__file__).parents[1]
 # What has a reason of its own although it is given none.
 DEFAULT_REASONS = {"invalid_field": "INVALID_FIELD"}
-NOT_HELPERS = ("invalid_field", "unmet_precondition", "refused_files", "_rebuild")
+NOT_HELPERS = ("invalid_field", "unmet_precondition", "refused_files")
 FILES = [f"alpha/plate-{number}_0.png" for number in range(MOST_LISTED + 4)]
 
 
@@ -47,12 +47,6 @@ def _of_file(path: Path) -> Iterator[Raised]:
         nodes = list(_own(function))
         known = module | (_constants(nodes) if function is not tree else {})
         for node in nodes:
-            match node:  # a refusal that is kept for a while: its reason, its message
-                case ast.Return(value=ast.Tuple(elts=[ast.Constant(value=str(reason)), text])) if (
-                    reason.isupper() and path.stem == "authentication"
-                ):
-                    error = errors.Unauthenticated(_text(text, known), reason=reason)
-                    yield Raised(f"{path.relative_to(SERVICES)}:{node.lineno}", reason, error)
             # Texts that another function returns aren't to be read here: test_pixel_kinds has each of the starred ones.
             if not isinstance(node, ast.Call) or any(isinstance(item, ast.Starred) for item in node.args):
                 continue

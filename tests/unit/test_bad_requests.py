@@ -521,7 +521,7 @@ CALLS = [
         adapter(train_split=f"splits/{NO_ID}/parts/train"),
         NotFound,
         "ARTIFACT_NOT_FOUND",
-        (f"splits/{NO_ID}", "doesn't exist"),
+        (f"splits/{NO_ID}", "does not exist"),
     ),
     Case(
         "an adapter of nothing",
@@ -669,7 +669,7 @@ CALLS = [
         ),
         NotFound,
         "ARTIFACT_NOT_FOUND",
-        (f"adapters/{NO_ID} doesn't exist",),
+        (f"adapters/{NO_ID} does not exist",),
     ),
     Case(
         "an empty upload",

@@ -128,7 +128,7 @@ def test_other_names_are_no_parts(store: MemoryObjectStore, name: str) -> None:
 
 
 def test_a_missing_split_is_not_found(store: MemoryObjectStore) -> None:
-    with pytest.raises(NotFound, match=f"splits/{SOME_ID} doesn't exist"):
+    with pytest.raises(NotFound, match=f"splits/{SOME_ID} does not exist"):
         open_train_part(store, f"splits/{SOME_ID}/parts/train", field="x")
 
 

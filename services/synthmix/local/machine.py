@@ -21,7 +21,7 @@ def usable_cpus() -> int:
 
 
 def usable_gpus(environment: Mapping[str, str], say: Callable[[str], None]) -> int:
-    """GPUs that CUDA would show to this process. Says so if there seem to be some that don't work."""
+    """GPUs that CUDA would show to this process. Says so if there seem to be some that do not work."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         identifiers = [item.strip() for item in visible.split(",")]
@@ -38,6 +38,6 @@ def usable_gpus(environment: Mapping[str, str], say: Callable[[str], None]) -> i
             timeout=NVIDIA_SMI_TIMEOUT_S,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        say(f"no GPU is used: {program} fails ({error}); mend the driver, or set CUDA_VISIBLE_DEVICES")
+        say(f"no GPU is used: {program} fails ({error}); fix the driver, or set CUDA_VISIBLE_DEVICES")
         return 0
     return len(listing.split())

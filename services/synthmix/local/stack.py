@@ -83,7 +83,7 @@ class Stack:
     def stop(self) -> None:
         """Stops all: services drain, then Ray, then object storage. No process, no temporary file stays.
 
-        Raises Internal if a process can't be killed.
+        Raises Internal if a process cannot be killed.
         """
         if self._stopped:
             return
@@ -103,15 +103,15 @@ def start_stack(
     """Starts object storage, Ray and the four services, on loopback, and supervises them.
 
     Args:
-        home: What is kept between runs. Made if it doesn't exist.
+        home: What is kept between runs. Made if it does not exist.
         cpus: Processors that Ray gives out; all that this process may use, if not given.
         gpus: GPUs that Ray gives out; all that are found, if not given.
         say: Told of progress, a line at a time.
         stop_requested: Set it to give up.
 
     Raises:
-        FailedPrecondition: A stack runs at that home, the home can't be used, or a program isn't installed.
-        Unavailable: A child didn't start. The message has the last lines of its log.
+        FailedPrecondition: A stack runs at that home, the home cannot be used, or a program is not installed.
+        Unavailable: A child did not start. The message has the last lines of its log.
         Cancelled: The start was given up.
     """
     paths = prepare(home)
@@ -281,7 +281,7 @@ def _start(plan: _Plan, children: _Children, say: Say, stop_requested: threading
 
 
 def _tear_down(home: Home, children: _Children | None, lock_descriptor: int) -> None:
-    """Stops what runs. The reaper comes last, and does what is left to do; if it can't, this process does."""
+    """Stops what runs. The reaper comes last, and does what is left to do; if it cannot, this process does."""
     try:
         if children is not None:
             stop_children(list(children.services.values()), SERVICE_GRACE_S)
@@ -384,7 +384,7 @@ def _print(line: str) -> None:
 
 
 def _say(line: str) -> None:
-    """Prints what nobody may read any more: a pipe whose reader left, or a full disk, doesn't stop the stack."""
+    """Prints what nobody may read any more: a pipe whose reader left, or a full disk, does not stop the stack."""
     with suppress(OSError):
         _print(line)
 

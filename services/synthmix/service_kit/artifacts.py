@@ -139,7 +139,7 @@ def read_manifest(store: ObjectStore, artifact: ArtifactName) -> Manifest:
     manifest = find_manifest(store, artifact)
     if manifest is None:
         raise NotFound(
-            f"{artifact} doesn't exist; `synthmix {artifact.collection} list` shows what does",
+            f"{artifact} does not exist; `synthmix {artifact.collection} list` shows what does",
             reason="ARTIFACT_NOT_FOUND",
             metadata={"artifact": str(artifact)},
         )
@@ -174,7 +174,7 @@ def read_payload(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
 
 
 def stream_payload(store: ObjectStore, manifest: Manifest, name: str) -> Iterator[bytes]:
-    """Yields chunks of at most 1 MiB. Raises DataLoss after the last one if they aren't what was written."""
+    """Yields chunks of at most 1 MiB. Raises DataLoss after the last one if they are not what was written."""
     payload = manifest.payload(name)
 
     def checked() -> Iterator[bytes]:
@@ -219,7 +219,7 @@ def software_versions() -> dict[str, str]:
 
 def _data_loss(artifact: ArtifactName, name: str) -> DataLoss:
     return DataLoss(
-        f"{artifact}/{name} in object storage isn't what was written (sha256 differs); "
+        f"{artifact}/{name} in object storage is not what was written (sha256 differs); "
         f"delete {artifact} and make it again",
         reason="PAYLOAD_CORRUPT",
         metadata={"artifact": str(artifact)},

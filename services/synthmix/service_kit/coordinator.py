@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 CANCEL_POLL_SECONDS = 1.0
 # Nodes that carry it run coordinators: in a cluster the head, since a worker without tasks may be taken away.
 COORDINATORS_LABEL = "synthmix.io/coordinators"
-# An outage of object storage or of another service shorter than this delays an operation and doesn't fail it.
+# An outage of object storage or of another service shorter than this delays an operation and does not fail it.
 OUTAGE_SECONDS = 600.0
 OUTAGE_RETRY_SECONDS = 5.0
 # An attempt that worked for so long before it met an outage met a new one.
@@ -130,7 +130,7 @@ class Coordinator:
                     if records.cancellation_requested(self._store, self._name):
                         context.cancel()
             except SynthMixError as error:
-                log.warning("%s: progress isn't written: %s", self._name, error.message)
+                log.warning("%s: progress is not written: %s", self._name, error.message)
 
     def _remove_actor(self) -> None:
         import ray

@@ -23,7 +23,7 @@ class ObjectStoreSettings:
     Attributes:
         endpoint_url: With the scheme: http://host:port or https://host.
         region: Requests are signed for it, and of AWS it is part of the host's name.
-        folder: Where the server keeps its objects, if it is one of this machine; "" if that isn't known.
+        folder: Where the server keeps its objects, if it is one of this machine; "" if that is not known.
         compaction_url: A GET of it gives back the room of deleted objects, if the server has such a thing, or "".
     """
 

@@ -51,7 +51,7 @@ def connect() -> Any:
             config.load_incluster_config(client_configuration=configuration)
     except (config.ConfigException, OSError, yaml.YAMLError) as error:
         raise FailedPrecondition(
-            f"the Kubernetes API can't be used ({error}); run in a pod that has a service account's token, set "
+            f"the Kubernetes API cannot be used ({error}); run in a pod that has a service account's token, set "
             "KUBECONFIG, or unset SYNTHMIX_KUBERNETES_AUDIENCE, SYNTHMIX_RAY_CLUSTER and "
             "SYNTHMIX_WORKER_DEPLOYMENT_PREFIX",
             reason="KUBERNETES_NOT_CONFIGURED",
@@ -64,7 +64,7 @@ def client_of(configuration: Any) -> Any:
     import urllib3
     from kubernetes import client
 
-    # Every call that SynthMix makes may be made twice. Answers aren't waited for: an overloaded server is a failure.
+    # Every call that SynthMix makes may be made twice. Answers are not waited for: an overloaded server is a failure.
     configuration.retries = urllib3.Retry(
         total=1, status=0, redirect=0, allowed_methods=None, respect_retry_after_header=False
     )
@@ -77,7 +77,7 @@ def requiring(right: Right) -> Iterator[None]:
 
     Raises:
         Unavailable: The API server is out of reach, or too busy.
-        FailedPrecondition: It doesn't know this service, or the service lacks the right.
+        FailedPrecondition: It does not know this service, or the service lacks the right.
         ApiException: Any other answer; what 404, 409 and 422 mean is the caller's to say.
     """
     from kubernetes.client.exceptions import ApiException
@@ -132,6 +132,6 @@ def _lacking(right: Right, said: str) -> FailedPrecondition:
 
 def _out_of_reach(right: Right, said: str) -> Unavailable:
     return Unavailable(
-        f"the Kubernetes API server doesn't answer ({right}: {said}); try again in a moment",
+        f"the Kubernetes API server does not answer ({right}: {said}); try again in a moment",
         reason="KUBERNETES_UNAVAILABLE",
     )

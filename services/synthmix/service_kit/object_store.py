@@ -34,7 +34,7 @@ class ObjectStore(Protocol):
         ...
 
     def create_bucket(self) -> None:
-        """Creates the bucket if it isn't there."""
+        """Creates the bucket if it is not there."""
         ...
 
     def check(self) -> None:
@@ -79,7 +79,7 @@ class ObjectStore(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Deletes an object; deleting what isn't there is no error."""
+        """Deletes an object; deleting what is not there is no error."""
         ...
 
     def delete_prefix(self, prefix: str) -> None: ...

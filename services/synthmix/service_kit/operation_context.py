@@ -71,7 +71,7 @@ class OperationContext:
             self._dirty = True
 
     def note_reused(self, units: int) -> None:
-        """Tells how much was done before this attempt began. A restarted coordinator's own work isn't that."""
+        """Tells how much was done before this attempt began. A restarted coordinator's own work is not that."""
         if self.reused is None:
             self.reused = units
             self._dirty = True

@@ -23,7 +23,7 @@ class Created:
 class OperationIndex:
     """Every operation of a service. Safe to share between threads.
 
-    A record that was read once isn't read again until it is written anew: a list costs one listing of keys, however
+    A record that was read once is not read again until it is written anew: a list costs one listing of keys, however
     many operations there are.
     """
 

@@ -75,7 +75,7 @@ def read_record(store: ObjectStore, name: OperationName) -> OperationRecord:
     record = find_record(store, name)
     if record is None:
         raise errors.NotFound(
-            f"{name} doesn't exist; `synthmix operations list` shows what does", reason="OPERATION_NOT_FOUND"
+            f"{name} does not exist; `synthmix operations list` shows what does", reason="OPERATION_NOT_FOUND"
         )
     return record
 
@@ -129,7 +129,7 @@ def list_names(store: ObjectStore, service: str) -> dict[OperationName, set[str]
 
 
 def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> str:
-    """The state's name in the proto. A result decides; progress that an earlier attempt left doesn't."""
+    """The state's name in the proto. A result decides; progress that an earlier attempt left does not."""
     if result is not None:
         if "error" not in result:
             return "STATE_SUCCEEDED"

@@ -132,7 +132,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         except SynthMixError as error:
             log.warning("%s: %s", name, error.message)
         except Exception:  # Ray raises many kinds
-            log.exception("%s doesn't start", name)
+            log.exception("%s does not start", name)
 
     def _launch(self, name: OperationName) -> None:
         record = records.find_record(self._store, name)
@@ -146,12 +146,13 @@ class Operations(operations_pb2_grpc.OperationsServicer):
                 if ray.get(actor.working.remote(), timeout=HANDOVER_SECONDS):
                     return
             except ray.exceptions.RayActorError as error:
-                log.info("%s: a coordinator is on its way out, or didn't come up: %s", name, error)
+                log.info("%s: a coordinator is on its way out, or did not come up: %s", name, error)
             except ray.exceptions.GetTimeoutError:
                 return  # pending: Ray starts it when it can
             time.sleep(POLL_SECONDS)
         raise Unavailable(
-            f"the coordinator of {name} doesn't start; check that Ray runs and has a free CPU", reason="RAY_UNAVAILABLE"
+            f"the coordinator of {name} does not start; check that Ray runs and has a free CPU",
+            reason="RAY_UNAVAILABLE",
         )
 
     def _count(self) -> list[OperationName]:
@@ -236,7 +237,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         def delete() -> None:
             record = records.read_record(self._store, name)
             if records.find_result(self._store, name) is None:
-                raise FailedPrecondition(f"{record.name} isn't finished; cancel it first", reason="OPERATION_RUNNING")
+                raise FailedPrecondition(f"{record.name} is not finished; cancel it first", reason="OPERATION_RUNNING")
             self._store.delete_prefix(f"{name}/")
 
         await asyncio.to_thread(delete)

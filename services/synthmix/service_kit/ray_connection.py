@@ -21,7 +21,7 @@ class RayConnection:
         self._lock = threading.Lock()
 
     def ensure(self) -> Any:
-        """The ray module, connected. Raises Unavailable if the cluster doesn't answer."""
+        """The ray module, connected. Raises Unavailable if the cluster does not answer."""
         import ray
 
         with self._lock:
@@ -39,7 +39,7 @@ class RayConnection:
                 except Exception as error:  # Ray raises many kinds, RuntimeError and ConnectionError among them
                     ray.shutdown()
                     raise Unavailable(
-                        f"the Ray cluster at {self.address} doesn't answer ({type(error).__name__}: {error}); "
+                        f"the Ray cluster at {self.address} does not answer ({type(error).__name__}: {error}); "
                         "check that it runs and that RAY_AUTH_TOKEN is its token",
                         reason="RAY_UNAVAILABLE",
                     ) from error

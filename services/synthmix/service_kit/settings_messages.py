@@ -1,7 +1,7 @@
 """Settings messages by their descriptors alone: defaults, checks, the form that is addressed, and back from a record.
 
 An option is declared once, as a field with rules (protos/synthmix/options/v1/field_rules.proto). A default that depends
-on something else, such as the base model, isn't declared: it is code of the step that the settings are of.
+on something else, such as the base model, is not declared: it is code of the step that the settings are of.
 
     full = with_defaults(adapter.settings)       # every field that a user may leave out has its declared value
     set_default(full, "alpha", full.rank)        # and those of the step's own code
@@ -92,7 +92,7 @@ def canonical(message: Message, *, without: Sequence[str] = ()) -> dict[str, Any
     """The settings as JSON without the fields that equal their declared default: what digests are of.
 
     So an option that is added, with a default that changes nothing, leaves every address as it is; and a default that
-    is changed doesn't change the address of what was made with the old one: the recipe version has to.
+    is changed does not change the address of what was made with the old one: the recipe version has to.
 
     Args:
         without: Fields that the request says in another form, such as an input by its digest.

@@ -68,7 +68,7 @@ def error_of(error: Any, service: str, address: str) -> SynthMixError:
     where = f"{service} at {address}"
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unavailable(
-            f"{where} can't be reached ({_reason(details)}); is the stack up? `synthmix doctor` checks it",
+            f"{where} cannot be reached ({_reason(details)}); is the stack up? `synthmix doctor` checks it",
             reason="SERVICE_UNREACHABLE",
             metadata={"service": service, "address": address},
         )
@@ -81,7 +81,7 @@ def error_of(error: Any, service: str, address: str) -> SynthMixError:
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unavailable(
-            f"{where} didn't answer in time; try again, or look at it with `synthmix doctor`",
+            f"{where} did not answer in time; try again, or look at it with `synthmix doctor`",
             reason="DEADLINE_EXCEEDED",
             metadata={"service": service, "address": address},
         )
