@@ -70,11 +70,6 @@ class Stack:
         if self._supervisor.failure is not None:
             raise self._supervisor.failure
 
-    def wait(self, stop_requested: threading.Event) -> None:
-        """Blocks until a stop is requested. Raises Unavailable as soon as a child was given up."""
-        while not stop_requested.wait(0.2):
-            self.check()
-
     def stop(self) -> None:
         """Stops all: services drain, then Ray, then object storage. No process, no temporary file stays.
 
@@ -164,7 +159,8 @@ def run_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None) -
             return
         try:
             _say(_how_to_reach(stack.connection, time.monotonic() - began_s))
-            stack.wait(stop_requested)
+            while not stop_requested.wait(0.2):
+                stack.check()
         finally:
             began_s = time.monotonic()
             _say("stopping")
@@ -186,7 +182,8 @@ class _Children:
 def _plan(home: Home, cpus: int, gpus: int) -> _Plan:
     taken_ports: set[int] = set()
     marker = uuid.uuid4().hex
-    temporary = _temporary_folder(marker)
+    parent = tempfile.gettempdir()
+    temporary = Path(parent if len(parent) <= LONGEST_TEMPORARY_PARENT else "/tmp") / f"smx{marker[:12]}"
     plan = _Plan(
         home=home,
         marker=marker,
@@ -296,11 +293,6 @@ def _python_path(inherited: Mapping[str, str]) -> str:
     packages = Path(__file__).resolve().parents[2]
     entries = [str(Path(entry).absolute()) for entry in inherited.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join(dict.fromkeys([*entries, str(packages)]))
-
-
-def _temporary_folder(marker: str) -> Path:
-    parent = tempfile.gettempdir()
-    return Path(parent if len(parent) <= LONGEST_TEMPORARY_PARENT else "/tmp") / f"smx{marker[:12]}"
 
 
 def _connection(plan: _Plan, children: _Children) -> Connection:

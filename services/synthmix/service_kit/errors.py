@@ -152,13 +152,8 @@ def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
     known = list(choices)
     if value in known:
         return
-    raise invalid_field(
-        field,
-        value,
-        "is not one of the choices",
-        f"{did_you_mean(value, known)}use one of: {', '.join(known)}",
-        reason="UNKNOWN_CHOICE",
-    )
+    remedy = f"{did_you_mean(value, known)}use one of: {', '.join(known)}"
+    raise invalid_field(field, value, "is not one of the choices", remedy, reason="UNKNOWN_CHOICE")
 
 
 def listing(items: Sequence[str], *, most: int = MOST_LISTED) -> str:
@@ -191,17 +186,11 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     return f"did you mean {by_form[nearest[0]]!r}? " if nearest else ""
 
 
-def check_range(field: str, value: float, low: float, high: float, *, exclusive: bool = False) -> None:
+def check_range(field: str, value: float, low: float, high: float) -> None:
     """Raises InvalidArgument if value is not between low and high."""
-    inside = low < value < high if exclusive else low <= value <= high
-    if not inside:  # written so that NaN is outside
-        raise invalid_field(
-            field,
-            value,
-            "is out of range",
-            f"use a value {'strictly ' if exclusive else ''}between {low:g} and {high:g}",
-            reason="OUT_OF_RANGE",
-        )
+    if not low <= value <= high:  # written so that NaN is outside
+        remedy = f"use a value between {low:g} and {high:g}"
+        raise invalid_field(field, value, "is out of range", remedy, reason="OUT_OF_RANGE")
 
 
 class Problems:

@@ -93,7 +93,13 @@ def requiring(right: Right) -> Iterator[None]:
                 reason="KUBERNETES_CREDENTIALS_REFUSED",
             ) from None
         if error.status == 403:
-            raise _lacking(right, said_by(error)) from None
+            kind = "Role" if right.namespace else "ClusterRole"
+            raise FailedPrecondition(
+                f"this service's account may not {right} (the API server says: {said_by(error)}); add to its {kind} a "
+                f"rule with apiGroups [{right.group!r}], resources [{right.resource!r}], verbs [{right.verb!r}]",
+                reason="RBAC_RIGHT_MISSING",
+                metadata=right.metadata,
+            ) from None
         if not error.status or error.status == 429 or error.status >= 500:
             raise _out_of_reach(right, said_by(error)) from None
         raise
@@ -118,16 +124,6 @@ def said_in(body: Any) -> str:
         return str(json.loads(body)["message"])
     except (TypeError, ValueError, KeyError):
         return ""
-
-
-def _lacking(right: Right, said: str) -> FailedPrecondition:
-    kind = "Role" if right.namespace else "ClusterRole"
-    return FailedPrecondition(
-        f"this service's account may not {right} (the API server says: {said}); add to its {kind} a rule with "
-        f"apiGroups [{right.group!r}], resources [{right.resource!r}], verbs [{right.verb!r}]",
-        reason="RBAC_RIGHT_MISSING",
-        metadata=right.metadata,
-    )
 
 
 def _out_of_reach(right: Right, said: str) -> Unavailable:

@@ -44,12 +44,7 @@ class OperationContext:
         self.record = record
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
-        self._progress: dict[str, Any] = {
-            "state": "STATE_RUNNING",
-            "done": 0,
-            "total": 0,
-            "revision": 0,
-        }
+        self._progress: dict[str, Any] = {"state": "STATE_RUNNING", "done": 0, "total": 0, "revision": 0}
         self._within: dict[str, int] = {}
         self._running: set[str] = set()
         self._dirty = True
@@ -168,8 +163,7 @@ class OperationContext:
             self._dirty = False
             self._progress["revision"] += 1
             self._progress["update_time"] = records.now()
-            value = dict(self._progress)
-            value |= {
+            value = self._progress | {
                 "create_time": self.record.create_time,
                 "worker_seconds": self.worker_seconds,
                 "gpu_seconds": self.gpu_seconds,

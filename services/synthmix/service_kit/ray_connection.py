@@ -25,17 +25,16 @@ class RayConnection:
         import ray
 
         with self._lock:
-            if ray.is_initialized() and not self._answers(ray):
-                ray.shutdown()
+            if ray.is_initialized():
+                try:
+                    ray.nodes()
+                except Exception as error:
+                    log.warning("the connection to Ray was lost: %s", error)
+                    ray.shutdown()
             if not ray.is_initialized():
                 self._check_listens()
                 try:
-                    ray.init(
-                        address=self.address,
-                        namespace=NAMESPACE,
-                        log_to_driver=False,
-                        configure_logging=False,
-                    )
+                    ray.init(self.address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
                 except Exception as error:  # Ray raises many kinds, RuntimeError and ConnectionError among them
                     ray.shutdown()
                     raise Unavailable(
@@ -57,12 +56,3 @@ class RayConnection:
                 "check SYNTHMIX_RAY_ADDRESS and that Ray runs",
                 reason="RAY_UNAVAILABLE",
             ) from error
-
-    @staticmethod
-    def _answers(ray: Any) -> bool:
-        try:
-            ray.nodes()
-            return True
-        except Exception as error:
-            log.warning("the connection to Ray was lost: %s", error)
-            return False
