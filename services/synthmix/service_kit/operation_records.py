@@ -126,7 +126,7 @@ def read_operation(store: ObjectStore, record: OperationRecord, resource: Resour
     progress = find_progress(store, record.name)
     result = find_result(store, record.name)
     metadata = json_format.ParseDict(progress or {}, OperationMetadata(), ignore_unknown_fields=True)
-    metadata.target, metadata.state = record.target, synthmix_operations_pb2.State.Value(state_of(progress, result))
+    metadata.MergeFrom(OperationMetadata(target=record.target, state=state_of(progress, result)))
     metadata.create_time.FromJsonString(record.create_time)
     operation = operations_pb2.Operation(name=str(record.name))
     if result is not None:
