@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 from synthmix.service_kit.errors import Internal, PermissionDenied, Unauthenticated
@@ -162,7 +163,7 @@ class KubernetesReviews:
             f"{user} may not {right}; an administrator can allow it by `kubectl create rolebinding NAME "
             f"--namespace {right.namespace} --clusterrole {role} --user {shlex.quote(user)}`",
             reason="RIGHT_MISSING",
-            metadata={"user": user} | right.metadata,
+            metadata={"user": user} | asdict(right),
         )
 
     async def _run(self, function: Callable[..., V], *arguments: Any) -> V:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from synthmix.service_kit.errors import FailedPrecondition, Unavailable
@@ -28,11 +28,6 @@ class Right:
     def __str__(self) -> str:
         resource = f"{self.resource}.{self.group}" if self.group else self.resource
         return f"{self.verb} {resource} in {f'namespace {self.namespace}' if self.namespace else 'the whole cluster'}"
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """For ErrorInfo."""
-        return {"verb": self.verb, "resource": self.resource, "group": self.group, "namespace": self.namespace}
 
 
 def connect() -> Any:
@@ -98,7 +93,7 @@ def requiring(right: Right) -> Iterator[None]:
                 f"this service's account may not {right} (the API server says: {said_by(error)}); add to its {kind} a "
                 f"rule with apiGroups [{right.group!r}], resources [{right.resource!r}], verbs [{right.verb!r}]",
                 reason="RBAC_RIGHT_MISSING",
-                metadata=right.metadata,
+                metadata=asdict(right),
             ) from None
         if not error.status or error.status == 429 or error.status >= 500:
             raise _out_of_reach(right, said_by(error)) from None
