@@ -20,7 +20,7 @@ import psutil
 from synthmix.cli import exit_codes
 from synthmix.cli.output import emit, table
 from synthmix.client.endpoints import default_home
-from synthmix.local.machine import usable_cpus
+from synthmix.local.machine import nvidia_gpus, usable_cpus
 from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, Unimplemented
@@ -62,7 +62,6 @@ STACK_PACKAGES = (
 GIB = 1024**3
 LOW_MEMORY_BYTES, LOWEST_MEMORY_BYTES = 4 * GIB, 1 * GIB
 LOW_DISK_BYTES, LOWEST_DISK_BYTES = 10 * GIB, 1 * GIB
-NVIDIA_SMI_TIMEOUT_S = 15.0
 HEALTH_TIMEOUT_S = 5.0
 ASK_AGAIN_S = 1.0
 MOST_PODS = 5
@@ -183,25 +182,12 @@ def _amount(name: str, free: int, low: int, lowest: int, remedy: str) -> Check:
 
 
 def gpu() -> Check:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return Check("GPU", OK, "none (the built-in base model trains on processors)")
     try:
-        result = subprocess.run(
-            [program, "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            check=True,
-            text=True,
-            capture_output=True,
-            timeout=NVIDIA_SMI_TIMEOUT_S,
-        )
+        found = nvidia_gpus("name,memory.total")
     except (OSError, subprocess.SubprocessError):
-        return Check(
-            "GPU",
-            WARN,
-            "nvidia-smi is there and fails",
-            "run nvidia-smi and see what it says about the driver",
-        )
-    return Check("GPU", OK, "; ".join(result.stdout.strip().splitlines()) or "none")
+        remedy = "run nvidia-smi and see what it says about the driver"
+        return Check("GPU", WARN, "nvidia-smi is there and fails", remedy)
+    return Check("GPU", OK, "; ".join(found) or "none (the built-in base model trains on processors)")
 
 
 def object_storage_program() -> Check:
