@@ -53,7 +53,7 @@ class LocalServices:
         return finished_operation(progress_pb2.Plan(), f"operations/{service}/{target.id}", str(target))
 
     def cancel(self, name: str) -> None:
-        raise NotFound(f"{name} doesn't exist; it has ended", reason="OPERATION_NOT_FOUND")
+        raise NotFound(f"{name} does not exist; it has ended", reason="OPERATION_NOT_FOUND")
 
     def _plan(self, service: str, resource: Message, *, validate_only: bool) -> Planned:
         read: Any = self.version(resource)

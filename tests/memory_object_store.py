@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from synthmix.service_kit.environment import ObjectStoreSettings
-from synthmix.service_kit.errors import FailedPrecondition, NotFound
+from synthmix.service_kit.errors import FailedPrecondition, NotFound, Unavailable
 from synthmix.service_kit.object_store import CHUNK_SIZE_BYTES, ObjectInfo, ObjectStore
 
 
@@ -45,6 +45,13 @@ class MemoryObjectStore(ObjectStore):
         self._bucket()[key] = bytes(data)
         self._times[key] = datetime.now(UTC).isoformat(timespec="microseconds")
 
+    def put_if(self, key: str, data: bytes, *, version: str) -> bool:
+        found = self.stat(key)
+        if (found.version if found else "") == version:
+            self.put_bytes(key, data)
+            return True
+        return self._bucket().get(key) == data
+
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         self.put_bytes(key, path.read_bytes(), content_type)
 
@@ -53,6 +60,10 @@ class MemoryObjectStore(ObjectStore):
         if key not in objects:
             raise NotFound(f"object storage has no {key}", reason="OBJECT_NOT_FOUND")
         return objects[key]
+
+    def get_with_version(self, key: str) -> tuple[bytes, str]:
+        data = self.get_bytes(key)
+        return data, _version(data)
 
     def get_file(self, key: str, path: Path) -> None:
         path.write_bytes(self.get_bytes(key))
@@ -63,11 +74,11 @@ class MemoryObjectStore(ObjectStore):
 
     def stat(self, key: str) -> ObjectInfo | None:
         data = self._bucket().get(key)
-        return None if data is None else ObjectInfo(key, len(data))
+        return None if data is None else ObjectInfo(key, len(data), _version(data), self._times[key])
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         return [
-            ObjectInfo(key, len(data), hashlib.md5(data).hexdigest(), self._times[key])
+            ObjectInfo(key, len(data), _version(data), self._times[key])
             for key, data in sorted(self._bucket().copy().items())
             if key.startswith(prefix)
         ]
@@ -87,3 +98,23 @@ class MemoryObjectStore(ObjectStore):
                 reason="BUCKET_MISSING",
             )
         return self._objects
+
+
+class FailingObjectStore(MemoryObjectStore):
+    """Its put of this number fails, from 1: the object storage of a test is down for a moment."""
+
+    def __init__(self, *, fail_at: int) -> None:
+        super().__init__()
+        self.create_bucket()
+        self.fail_at = fail_at
+        self.puts = 0
+
+    def put_bytes(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
+        self.puts += 1
+        if self.puts == self.fail_at:
+            raise Unavailable("object storage is down; try again", reason="OBJECT_STORAGE_UNAVAILABLE")
+        super().put_bytes(key, data, content_type)
+
+
+def _version(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()

@@ -25,7 +25,7 @@ from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.split_parts import open_split
 from synthmix.latent_diffusion import base_model
 from synthmix.service_kit import message_json
-from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, write_manifest
+from synthmix.service_kit.artifacts import MANIFEST, Manifest, list_artifacts, read_manifest, write_manifest
 from synthmix.service_kit.environment import CLASSIFIER_EVALUATION
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.settings_messages import from_canonical
@@ -87,8 +87,9 @@ def striped_store(folder: Path) -> MemoryObjectStore:
 def write_image_set(
     store: MemoryObjectStore, pictures: Sequence[tuple[str, bytes]], image_set: str = IMAGE_SET
 ) -> None:
-    """Writes an image set of these labels and PNGs."""
+    """Writes an image set of these labels and PNGs, in the place of one that is there."""
     name = ArtifactName("image-sets", image_set)
+    store.delete(f"{name}/{MANIFEST}")
     with ImageTableWriter(store, name) as table:
         for index, (label, png) in enumerate(pictures):
             table.add(png, label=label, prompt="", seed=0, index=index)

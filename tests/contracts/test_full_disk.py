@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused_and_a_small_import_works_afterwards(
     assert cli.main(["datasets", "import", str(images), "--name", "big", "--no-groups"]) == 1
     said = capsys.readouterr().err
     assert f"object storage at {store.settings.endpoint_url}, in {store.settings.folder}, has no room for" in said
-    assert "iB are free); delete studies and datasets that aren't needed" in said
+    assert "iB are free); delete studies and datasets that are not needed" in said
     assert store.list("") == []
 
     monkeypatch.setattr(storage_space, "_WAITS_S", (0.0,))  # nothing was deleted that would still come back

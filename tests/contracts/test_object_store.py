@@ -1,7 +1,9 @@
 """What every object store must do: one suite, run against SeaweedFS, MinIO and the memory store of the unit tests."""
 
+import functools
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +16,7 @@ from synthmix.service_kit.artifacts import (
     Manifest,
     find_manifest,
     list_artifacts,
+    payload_key,
     read_payload,
     stream_payload,
     times_of_artifacts,
@@ -42,6 +45,50 @@ def test_a_put_replaces(store: ObjectStore) -> None:
     store.put_json("a/record.json", {"n": 1})
     store.put_json("a/record.json", {"n": 2})
     assert store.get_json("a/record.json") == {"n": 2}
+
+
+def test_a_put_with_a_condition_keeps_what_another_wrote(store: ObjectStore) -> None:
+    assert store.put_if("a/record", b"1", version="")
+    assert not store.put_if("a/record", b"2", version="")
+    data, first = store.get_with_version("a/record")
+    assert data == b"1"
+    assert store.put_if("a/record", b"2", version=first)
+    assert not store.put_if("a/record", b"3", version=first)
+    data, second = store.get_with_version("a/record")
+    assert (data, first != second) == (b"2", True)
+    # The answer to the first put was lost, and it is sent again.
+    assert store.put_if("a/record", b"2", version=first)
+    store.delete("a/record")
+    assert not store.put_if("a/record", b"3", version=second)
+    assert store.find_json_with_version("a/record") == (None, "")
+    assert store.put_json_if("a/record", {"n": 1}, version="")
+    assert store.get_json("a/record") == {"n": 1}
+
+
+def test_an_object_has_one_version_wherever_it_is_asked(store: ObjectStore) -> None:
+    store.put_bytes("a/record", b"1")
+    found, [listed] = store.stat("a/record"), store.list("a/record")
+    assert found is not None
+    assert found.version == listed.version == store.get_with_version("a/record")[1]
+    assert datetime.fromisoformat(found.modify_time).replace(microsecond=0) == datetime.fromisoformat(
+        listed.modify_time
+    ).replace(microsecond=0)
+
+
+def test_of_many_puts_with_one_condition_one_succeeds(store: ObjectStore) -> None:
+    writers, version = 8, ""
+    for round_ in range(20):
+        texts = [f"{number} of round {round_}".encode() for number in range(writers)]
+        put = functools.partial(put_at_once, store, "a/contended", threading.Barrier(writers), version)
+        with ThreadPoolExecutor(writers) as threads:
+            [winner] = [text for text, won in zip(texts, threads.map(put, texts), strict=True) if won]
+        data, version = store.get_with_version("a/contended")
+        assert data == winner
+
+
+def put_at_once(store: ObjectStore, key: str, barrier: threading.Barrier, version: str, data: bytes) -> bool:
+    barrier.wait()
+    return store.put_if(key, data, version=version)
 
 
 def test_what_is_not_there_is_not_found(store: ObjectStore) -> None:
@@ -143,7 +190,7 @@ def test_an_artifact_exists_once_its_manifest_does(store: ObjectStore) -> None:
 def test_changed_bytes_are_noticed(store: ObjectStore) -> None:
     payload = write_payload(store, ARTIFACT, "weights.bin", b"weights")
     manifest = Manifest(name=ARTIFACT, inputs={}, request={}, recipe_version=1, payloads=(payload,))
-    store.put_bytes(f"{ARTIFACT}/weights.bin", b"wejghts")
+    store.put_bytes(payload_key(ARTIFACT, payload), b"wejghts")
     with pytest.raises(DataLoss, match=r"weights\.bin"):
         read_payload(store, manifest, "weights.bin")
     with pytest.raises(DataLoss):

@@ -23,7 +23,7 @@ from synthmix.cli import exit_codes
 from synthmix.local import Connection
 from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_records import RESULT, list_names
+from synthmix.service_kit.operation_index import OperationIndex
 from synthmix.service_kit.resource_names import COLLECTIONS, OperationName
 
 DATASET = FEW
@@ -35,7 +35,7 @@ KEPT = (*(f"{collection}/" for collection in COLLECTIONS), "dataset-names/", "st
 
 def unfinished(store: ObjectStore) -> list[OperationName]:
     return [
-        name for service in SERVICES for name, objects in list_names(store, service).items() if RESULT not in objects
+        name for service in SERVICES for name, item in OperationIndex(store, service).read().items() if not item.ended
     ]
 
 
@@ -136,7 +136,7 @@ COMMANDS = [
         "cancelling an operation that isn't there",
         lambda world: ["operations", "cancel", f"operations/adapter-training/{NO_ID}"],
         exit_codes.NOT_FOUND,
-        ("doesn't exist",),
+        ("does not exist",),
     ),
     Command(
         "a truncated ZIP",

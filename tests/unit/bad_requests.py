@@ -31,7 +31,7 @@ from synthmix.service_kit.environment import (
 )
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_records import RESULT, list_names
+from synthmix.service_kit.operation_index import OperationIndex
 from synthmix.service_kit.resource_names import OperationName
 from synthmix.study_control import planning
 from synthmix.study_control.datasets import claim_name
@@ -166,7 +166,7 @@ def check_error(error: SynthMixError, case: Case) -> None:
 
 def unfinished(store: ObjectStore) -> list[OperationName]:
     return [
-        name for service in SERVICES for name, objects in list_names(store, service).items() if RESULT not in objects
+        name for service in SERVICES for name, item in OperationIndex(store, service).read().items() if not item.ended
     ]
 
 

@@ -206,7 +206,7 @@ def cancelled(request: operations_pb2.CancelOperationRequest, context: Any) -> e
 
 
 def not_found(request: Any, context: Any) -> Any:
-    raise NotFound(f"{request.name} doesn't exist", reason="ARTIFACT_NOT_FOUND")
+    raise NotFound(f"{request.name} does not exist", reason="ARTIFACT_NOT_FOUND")
 
 
 def watch_of(*events: tuple[str, str]) -> list[studies_pb2.WatchStudyResponse]:

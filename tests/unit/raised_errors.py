@@ -15,6 +15,7 @@ from synthmix.service_kit import errors
 SERVICES = Path(errors.__file__).parents[1]
 # What has a reason of its own although it is given none.
 DEFAULT_REASONS = {"invalid_field": "INVALID_FIELD"}
+NOT_HELPERS = ("invalid_field", "unmet_precondition", "refused_files")
 FILES = [f"alpha/plate-{number}_0.png" for number in range(MOST_LISTED + 4)]
 
 
@@ -46,12 +47,6 @@ def _of_file(path: Path) -> Iterator[Raised]:
         nodes = list(_own(function))
         known = module | (_constants(nodes) if function is not tree else {})
         for node in nodes:
-            match node:  # a refusal that is kept for a while: its reason, its message
-                case ast.Return(value=ast.Tuple(elts=[ast.Constant(value=str(reason)), text])) if (
-                    reason.isupper() and path.stem == "authentication"
-                ):
-                    error = errors.Unauthenticated(_text(text, known), reason=reason)
-                    yield Raised(f"{path.relative_to(SERVICES)}:{node.lineno}", reason, error)
             # Texts that another function returns aren't to be read here: test_pixel_kinds has each of the starred ones.
             if not isinstance(node, ast.Call) or any(isinstance(item, ast.Starred) for item in node.args):
                 continue
@@ -94,7 +89,7 @@ def _helpers(tree: ast.Module) -> dict[str, tuple[ast.Call, list[str], dict[str,
                     if default is not None
                 }
                 found[function.name] = node, [item.arg for item in everything], defaults
-    return {name: item for name, item in found.items() if name not in ("invalid_field", "refused_files", "_rebuild")}
+    return {name: item for name, item in found.items() if name not in NOT_HELPERS}
 
 
 def _bound(call: ast.Call, parameters: list[str]) -> dict[str, ast.expr]:
@@ -129,6 +124,9 @@ def _error(name: str, call: ast.Call, known: dict[str, ast.expr], reason: str) -
     if name == "invalid_field":
         [field, value, problem, remedy] = texts
         return errors.invalid_field(field, value, problem, remedy, reason=reason)
+    if name == "unmet_precondition":
+        [field, description] = texts
+        return errors.unmet_precondition(field, description, reason=reason)
     kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, errors.SynthMixError)) or len(texts) != 1:
         return None

@@ -26,7 +26,7 @@ class AdapterTrainings(operations_pb2_grpc.OperationsServicer):
 
     async def GetOperation(self, request: Any, context: Any) -> operations_pb2.Operation:
         if request.name != NAME:
-            raise NotFound(f"{request.name} doesn't exist", reason="OPERATION_NOT_FOUND")
+            raise NotFound(f"{request.name} does not exist", reason="OPERATION_NOT_FOUND")
         return operations_pb2.Operation(name=NAME)
 
     async def ListOperations(self, request: Any, context: Any) -> operations_pb2.ListOperationsResponse:

@@ -388,5 +388,5 @@ def test_a_kubeconfig_that_cannot_be_used(text: str | None, monkeypatch: pytest.
     if text is not None:
         (tmp_path / "kubeconfig").write_text(text)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    with pytest.raises(errors.FailedPrecondition, match="the Kubernetes API can't be used"):
+    with pytest.raises(errors.FailedPrecondition, match="the Kubernetes API cannot be used"):
         kubernetes_api.connect()

@@ -522,7 +522,7 @@ CALLS = [
         adapter(train_split=f"splits/{NO_ID}/parts/train"),
         NotFound,
         "ARTIFACT_NOT_FOUND",
-        (f"splits/{NO_ID}", "doesn't exist"),
+        (f"splits/{NO_ID}", "does not exist"),
     ),
     Case(
         "an adapter of nothing",
@@ -670,7 +670,7 @@ CALLS = [
         ),
         NotFound,
         "ARTIFACT_NOT_FOUND",
-        (f"adapters/{NO_ID} doesn't exist",),
+        (f"adapters/{NO_ID} does not exist",),
     ),
     Case(
         "an empty upload",

@@ -99,7 +99,7 @@ def test_images_that_are_no_numbers_are_not_stored(tiny: Path) -> None:
 def test_memory_that_is_not_enough_is_told_at_a_field(error: Exception) -> None:
     with (
         pytest.raises(
-            FailedPrecondition, match="isn't enough for batches of 16 images; lower it, or use a GPU"
+            FailedPrecondition, match="is not enough for batches of 16 images; lower it, or use a GPU"
         ) as raised,
         memory_told_at("adapter.batch_size", "batches of 16 images", "lower it"),
     ):

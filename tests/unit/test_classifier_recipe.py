@@ -28,9 +28,10 @@ from synthmix.image_data.mixture_kinds import APPEND, DUPLICATED_REAL, REAL, SYN
 from synthmix.image_data.split_parts import open_split
 from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
 from synthmix.service_kit import message_json
-from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_manifest
+from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName
+from tampering import replace_manifest
 
 
 def changed(**fields: Any) -> ClassifierSettings:
@@ -337,7 +338,7 @@ def test_every_kind_of_mixture(store: MemoryObjectStore, kind: str) -> None:
 
 
 def test_a_trial_refuses_an_image_set_of_another_split(store: MemoryObjectStore) -> None:
-    write_manifest(store, Manifest(ArtifactName("adapters", ADAPTER), {"train_split": "9" * 32}, {}, 1, ()))
+    replace_manifest(store, Manifest(ArtifactName("adapters", ADAPTER), {"train_split": "9" * 32}, {}, 1, ()))
     with pytest.raises(FailedPrecondition, match="may have seen this one's test images"):
         evaluated(store, trial_of(APPEND))
     assert not store.list("trials/")

@@ -171,7 +171,7 @@ def test_errors_have_exit_codes(error: errors.SynthMixError, code: int, services
 def test_services_that_cannot_be_reached(run: Run) -> None:
     code, out, err = run("studies", "list", "--address", "127.0.0.1:1", "--token", "t")
     assert (code, out) == (4, "")
-    assert err.startswith("error: study-control at 127.0.0.1:1 can't be reached (")
+    assert err.startswith("error: study-control at 127.0.0.1:1 cannot be reached (")
     assert len(err.splitlines()) == 1
 
 

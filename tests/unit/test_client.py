@@ -161,7 +161,7 @@ def test_a_status_without_details_is_mapped(services: fake.FakeServices, client:
 def test_a_service_that_cannot_be_reached_is_named() -> None:
     with (
         Client.connect(addresses=UNUSED_ADDRESS, token="t") as client,
-        pytest.raises(errors.Unavailable, match=f"study-control at {UNUSED_ADDRESS} can't be reached") as caught,
+        pytest.raises(errors.Unavailable, match=f"study-control at {UNUSED_ADDRESS} cannot be reached") as caught,
     ):
         client.get_study("demo")
     assert "synthmix doctor" in caught.value.message
@@ -173,7 +173,7 @@ def test_a_service_that_does_not_answer_in_time(
     released = threading.Event()
     services.answers["GetStudy"] = lambda request, context: released.wait(10)
     monkeypatch.setattr(Service, "call", functools.partialmethod(Service.call, timeout_s=0.2))
-    with pytest.raises(errors.Unavailable, match="didn't answer in time"):
+    with pytest.raises(errors.Unavailable, match="did not answer in time"):
         client.get_study("demo")
     released.set()
 
@@ -576,7 +576,7 @@ def test_watching_what_does_not_exist_fails_at_once(services: fake.FakeServices,
         yield fake.not_found(request, context)
 
     services.answers["WatchStudy"] = absent
-    with pytest.raises(errors.NotFound, match="studies/nothing doesn't exist"):
+    with pytest.raises(errors.NotFound, match="studies/nothing does not exist"):
         next(client.watch_study("nothing"))
 
 

@@ -14,16 +14,16 @@ import pytest
 
 from image_archives import BY_PLATE, SIX, dataset, encoded, imported, noise, picture, plates, zipped
 from image_files import tiff
-from memory_object_store import MemoryObjectStore
+from memory_object_store import FailingObjectStore, MemoryObjectStore
 from real_images import real_images
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.image_data.image_table import read_images, read_index
 from synthmix.image_data.pixel_rules import PixelRule
 from synthmix.image_data.sources.archive import ArchiveLimits
-from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.artifacts import list_artifacts, read_manifest
 from synthmix.service_kit.digests import digest_of, sha256_of
 from synthmix.service_kit.errors import InvalidArgument, Unavailable
-from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.resource_names import DATASETS, ArtifactName
 from synthmix.study_control.datasets import dataset_message, import_request
 from synthmix.study_control.image_import import import_operation, importer
 
@@ -770,20 +770,20 @@ def test_unreadable_manifests_are_refused(
 # What fails half way
 
 
-def test_storage_that_fails_half_way_leaves_nothing(
-    store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put = store.put_bytes
-
-    def failing(key: str, data: bytes, content_type: str = "") -> None:
-        if "manifest.json" in key:
-            raise Unavailable("object storage is down", reason="OBJECT_STORAGE_UNAVAILABLE")
-        put(key, data, content_type)
-
-    monkeypatch.setattr(store, "put_bytes", failing)
-    with pytest.raises(Unavailable):
-        imported(store, zipped(tmp_path / "images.zip", plates()))
-    assert store.keys == []
+def test_storage_that_fails_half_way_makes_no_dataset_and_harms_none(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "images.zip", plates())
+    for failing_put in (1, 2, 3):  # a shard, the index, the manifest
+        store = FailingObjectStore(fail_at=failing_put)
+        with pytest.raises(Unavailable):
+            imported(store, archive)
+        assert list_artifacts(store, DATASETS) == []
+        finished = read_manifest(store, imported(store, archive))
+        store.fail_at = store.puts + failing_put
+        other = zipped(tmp_path / "other.zip", plates() | {"alpha/plate-9_0.png": picture(999)})
+        with pytest.raises(Unavailable):
+            imported(store, other)
+        assert list_artifacts(store, DATASETS) == [finished.name]
+        assert len(list(read_images(store, finished, range(24)))) == 24
 
 
 def test_an_interrupted_import_can_be_repeated(store: MemoryObjectStore, tmp_path: Path) -> None:
@@ -794,7 +794,7 @@ def test_an_interrupted_import_can_be_repeated(store: MemoryObjectStore, tmp_pat
     archive = zipped(tmp_path / "images.zip", plates())
     with pytest.raises(KeyboardInterrupt):
         imported(store, archive, progress=interrupt)
-    assert store.keys == []
+    assert list_artifacts(store, DATASETS) == []
     assert read_manifest(store, imported(store, archive)).summary["image_count"] == 24
 
 

@@ -1,4 +1,4 @@
-"""Images of an artifact as Parquet: equal bytes for equal images, bounded memory, nothing after a failure."""
+"""Images of an artifact as Parquet: equal bytes for equal images, bounded memory, no harm by a failure."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_archives import picture
-from memory_object_store import MemoryObjectStore
+from memory_object_store import FailingObjectStore, MemoryObjectStore
 from synthmix.image_data import image_table
 from synthmix.image_data.image_table import INDEX, ImageTableWriter, read_images, read_index
-from synthmix.service_kit.artifacts import Manifest, Payload, fetch_payload, write_manifest
+from synthmix.service_kit.artifacts import Manifest, Payload, fetch_payload, find_manifest, payload_key, write_manifest
 from synthmix.service_kit.digests import sha256_of
 from synthmix.service_kit.errors import DataLoss, Unavailable
 from synthmix.service_kit.resource_names import ArtifactName
@@ -83,36 +83,28 @@ def test_a_shard_ends_before_it_is_too_large(monkeypatch: pytest.MonkeyPatch) ->
     assert [data for _, data in read_images(store, manifest, range(5))] == images
 
 
-def test_a_failure_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("failing_put", range(1, 7))
+def test_a_failure_harms_no_finished_artifact(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing_put: int
+) -> None:
     monkeypatch.setattr(image_table, "SHARD_ROWS", 2)
     monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(tmp_path / "work"))
-    for failing_key in ("images-00002", "index", "manifest"):
-        (tmp_path / "work").mkdir()
-        store = MemoryObjectStore.created()
-        put = store.put_bytes
+    (tmp_path / "work").mkdir()
+    images = [picture(seed) for seed in range(9)]
+    store = FailingObjectStore(fail_at=failing_put)
+    with pytest.raises(Unavailable):
+        written(store, images)
+    assert not (tmp_path / "work").exists()
+    assert find_manifest(store, ARTIFACT) is None
 
-        def failing(key: str, data: bytes, content_type: str = "", put=put, name=failing_key) -> None:  # type: ignore[no-untyped-def]
-            if name in key:
-                raise Unavailable("object storage is down", reason="OBJECT_STORAGE_UNAVAILABLE")
-            put(key, data, content_type)
-
-        monkeypatch.setattr(store, "put_bytes", failing)
-        with pytest.raises(Unavailable):
-            written(store, [picture(seed) for seed in range(9)])
-        assert store.keys == []
-        assert not (tmp_path / "work").exists()
-
-
-def test_what_failed_first_is_told_even_if_nothing_can_be_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = MemoryObjectStore.created()
-
-    def down(key: str) -> None:
-        raise Unavailable("object storage is down", reason="OBJECT_STORAGE_UNAVAILABLE")
-
-    monkeypatch.setattr(store, "delete", down)
-    with pytest.raises(KeyboardInterrupt), ImageTableWriter(store, ARTIFACT) as table:
-        table.add(picture(1), label="cell")
-        raise KeyboardInterrupt
+    (tmp_path / "work").mkdir()
+    finished = written(store, images)
+    (tmp_path / "work").mkdir()
+    store.fail_at = store.puts + failing_put
+    with pytest.raises(Unavailable):
+        written(store, images)
+    assert find_manifest(store, ARTIFACT) == finished
+    assert list(read_images(store, finished, range(9))) == list(enumerate(images))
 
 
 def test_columns_that_change_or_are_unknown_are_defects() -> None:
@@ -144,7 +136,7 @@ def test_a_damaged_copy_in_the_cache_is_noticed(cache: Path) -> None:
 def test_changed_objects_are_noticed() -> None:
     store = MemoryObjectStore.created()
     manifest = written(store, [picture(1)])
-    store.put_bytes(f"{ARTIFACT}/images-00000.parquet", b"something else")
+    store.put_bytes(payload_key(ARTIFACT, manifest.payloads[0]), b"something else")
     with pytest.raises(DataLoss):
         list(read_images(store, manifest, [0]))
 

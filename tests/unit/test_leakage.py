@@ -16,11 +16,12 @@ from synthmix.image_data import split_parts
 from synthmix.image_data.split_parts import dataset_rows, open_split, part_payload
 from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
 from synthmix.service_kit import message_json
-from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_manifest, write_payload
+from synthmix.service_kit.artifacts import Manifest, payload_key, read_manifest, read_payload, write_payload
 from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.study_control.leakage import leakage_checks
 from synthmix.study_control.report.data import LeakageCheck
+from tampering import replace_manifest
 
 GROUPS, IMAGES, ADAPTERS, IMAGE_SETS, TRIALS, REAL_ONLY, READS, EPOCHS, CHOICE, TYPES = range(10)
 
@@ -63,7 +64,7 @@ def replace_payload(store: MemoryObjectStore, manifest: Manifest, name: str, dat
     """Writes a payload and the manifest that belongs to it, as whoever can write to the bucket could."""
     written = write_payload(store, manifest.name, name, data)
     payloads = tuple(written if item.name == name else item for item in manifest.payloads)
-    write_manifest(store, dataclasses.replace(manifest, payloads=payloads, **changes))
+    replace_manifest(store, dataclasses.replace(manifest, payloads=payloads, **changes))
 
 
 def trial_manifest(store: MemoryObjectStore, mixture: str = "append-0.5", seed: int = 0) -> Manifest:
@@ -129,7 +130,7 @@ def choose_another_mixture(store: MemoryObjectStore) -> None:
     change_results(store, worse)
     manifest = read_manifest(store, manifest.name)
     summary = {**manifest.summary, "comparison": message_json.to_value(comparison)}
-    write_manifest(store, dataclasses.replace(manifest, summary=summary))
+    replace_manifest(store, dataclasses.replace(manifest, summary=summary))
 
 
 def keep_a_worse_epoch(store: MemoryObjectStore) -> None:
@@ -162,7 +163,7 @@ def change_inputs(collection: str, **inputs: str) -> Callable[[MemoryObjectStore
         names = {"adapters": ADAPTER, "image-sets": IMAGE_SET}
         name = ArtifactName(collection, names[collection]) if collection in names else trial_manifest(store).name
         manifest = read_manifest(store, name)
-        write_manifest(store, dataclasses.replace(manifest, inputs={**manifest.inputs, **inputs}))
+        replace_manifest(store, dataclasses.replace(manifest, inputs={**manifest.inputs, **inputs}))
 
     return change
 
@@ -216,7 +217,8 @@ def test_what_was_tampered_with_breaks_its_line_and_no_other(
 def test_a_payload_that_is_not_what_was_written_is_an_error(
     store: MemoryObjectStore, checks: Callable[[], tuple[LeakageCheck, ...]]
 ) -> None:
-    key = f"{trial_manifest(store).name}/{PREDICTIONS}"
+    trial = trial_manifest(store)
+    key = payload_key(trial.name, trial.payload(PREDICTIONS))
     store.put_bytes(key, store.get_bytes(key) + b" ")
     with pytest.raises(DataLoss):
         checks()
@@ -227,7 +229,7 @@ def test_groups_that_were_never_stated_are_not_vouched_for(
 ) -> None:
     split = read_manifest(store, ArtifactName.parse(split_of(store), field="split"))
     dataset = read_manifest(store, ArtifactName("datasets", split.inputs["dataset"]))
-    write_manifest(store, dataclasses.replace(dataset, summary={**dataset.summary, "group_rule": {"none": True}}))
+    replace_manifest(store, dataclasses.replace(dataset, summary={**dataset.summary, "group_rule": {"none": True}}))
     lines = checks()
     assert lines[GROUPS].status == "unknown" and "states no groups" in lines[GROUPS].evidence
     assert {line.status for line in lines[1:]} == {"held", "by construction"}

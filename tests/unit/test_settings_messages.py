@@ -17,6 +17,7 @@ from synthmix.service_kit.settings_messages import (
     canonical,
     check,
     default_of,
+    distinguishing_names,
     from_canonical,
     has_rules,
     in_words,
@@ -24,7 +25,6 @@ from synthmix.service_kit.settings_messages import (
     set_default,
     with_defaults,
 )
-from synthmix.service_kit.short_names import distinguishing_names
 from upgrades import upgraded, with_option
 
 

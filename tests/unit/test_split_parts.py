@@ -33,6 +33,7 @@ from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from synthmix.service_kit.resource_names import ArtifactName, PartName
 from synthmix.study_control.split import create_split
+from tampering import replace_manifest
 
 SOME_ID = "0123456789abcdef" * 2
 
@@ -127,7 +128,7 @@ def test_other_names_are_no_parts(store: MemoryObjectStore, name: str) -> None:
 
 
 def test_a_missing_split_is_not_found(store: MemoryObjectStore) -> None:
-    with pytest.raises(NotFound, match=f"splits/{SOME_ID} doesn't exist"):
+    with pytest.raises(NotFound, match=f"splits/{SOME_ID} does not exist"):
         open_train_part(store, f"splits/{SOME_ID}/parts/train", field="x")
 
 
@@ -173,7 +174,7 @@ def test_parts_are_not_each_other(store: MemoryObjectStore, split: ArtifactName)
 def test_a_split_whose_dataset_changed_is_refused(store: MemoryObjectStore, split: ArtifactName) -> None:
     manifest = read_manifest(store, split)
     manifest.summary["parts"]["test"]["digest"] = SOME_ID
-    write_manifest(store, manifest)
+    replace_manifest(store, manifest)
     with pytest.raises(DataLoss, match=r"parts/test is not what was split"):
         open_split(store, str(split), field="split")
 

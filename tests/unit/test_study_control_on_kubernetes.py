@@ -102,12 +102,12 @@ def test_it_serves_while_the_api_server_is_out_of_reach(pod: str, kubernetes: Fa
                     clusters_pb2.GetClusterRequest(), metadata=(("authorization", f"Bearer {token}"),)
                 )
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert "the Kubernetes API server doesn't answer" in (caught.value.details() or "")
+            assert "the Kubernetes API server does not answer" in (caught.value.details() or "")
 
     with_front_end(pod, body)
 
 
 def test_a_front_end_without_a_cluster_says_so_in_one_line(pod: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBECONFIG")
-    with pytest.raises(SystemExit, match="study-control: the Kubernetes API can't be used"):
+    with pytest.raises(SystemExit, match="study-control: the Kubernetes API cannot be used"):
         front_end.main()

@@ -25,7 +25,7 @@ def write_checkpoint(
     from safetensors.torch import save
 
     older = _keys(store, operation)
-    key = f"{_prefix(operation)}{images_seen:012d}.safetensors"
+    key = f"{operation.checkpoints}{images_seen:012d}.safetensors"
     store.put_bytes(key, save(tensors, metadata={"losses": json.dumps(losses)}))
     for stale in older:
         if stale != key:
@@ -52,13 +52,9 @@ def read_newest_checkpoint(
 
 
 def delete_checkpoints(store: ObjectStore, operation: OperationName) -> None:
-    store.delete_prefix(_prefix(operation))
-
-
-def _prefix(operation: OperationName) -> str:
-    return f"checkpoints/{operation}/"
+    store.delete_prefix(operation.checkpoints)
 
 
 def _keys(store: ObjectStore, operation: OperationName) -> list[str]:
     # Zero-padded, so that the order of keys is the order of images seen.
-    return sorted(item.key for item in store.list(_prefix(operation)))
+    return sorted(item.key for item in store.list(operation.checkpoints))

@@ -36,8 +36,8 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
     async def ListAdapters(
         self, request: adapters_pb2.ListAdaptersRequest, context: grpc.aio.ServicerContext
     ) -> adapters_pb2.ListAdaptersResponse:
-        adapters, token = await self._collection.list(request.page_size, request.page_token)
-        return adapters_pb2.ListAdaptersResponse(adapters=adapters, next_page_token=token)
+        found, token, unreachable = await self._collection.list(request.page_size, request.page_token)
+        return adapters_pb2.ListAdaptersResponse(adapters=found, next_page_token=token, unreachable=unreachable)
 
 
 def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adapter:

@@ -38,8 +38,10 @@ class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):
     async def ListEvaluations(
         self, request: evaluations_pb2.ListEvaluationsRequest, context: grpc.aio.ServicerContext
     ) -> evaluations_pb2.ListEvaluationsResponse:
-        evaluations, token = await self._collection.list(request.page_size, request.page_token)
-        return evaluations_pb2.ListEvaluationsResponse(evaluations=evaluations, next_page_token=token)
+        found, token, unreachable = await self._collection.list(request.page_size, request.page_token)
+        return evaluations_pb2.ListEvaluationsResponse(
+            evaluations=found, next_page_token=token, unreachable=unreachable
+        )
 
 
 def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb2.Evaluation:

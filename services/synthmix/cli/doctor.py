@@ -21,7 +21,7 @@ import psutil
 from synthmix.cli import exit_codes
 from synthmix.cli.output import emit, table
 from synthmix.client.endpoints import default_home
-from synthmix.local.machine import usable_cpus
+from synthmix.local.machine import nvidia_gpus, usable_cpus
 from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, Unimplemented
@@ -38,7 +38,6 @@ INSTALL_LOCAL = "needed by `up` and `demo`: install synthmix[local]"
 GIB = 1024**3
 LOW_MEMORY_BYTES, LOWEST_MEMORY_BYTES = 4 * GIB, 1 * GIB
 LOW_DISK_BYTES, LOWEST_DISK_BYTES = 10 * GIB, 1 * GIB
-NVIDIA_SMI_TIMEOUT_S = 15.0
 HEALTH_TIMEOUT_S = 5.0
 ASK_AGAIN_S = 1.0
 MOST_PODS = 5
@@ -142,21 +141,12 @@ def amount(name: str, free: int, low: int, lowest: int, remedy: str) -> Check:
 
 
 def gpu() -> Check:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return Check("GPU", OK, "none (the built-in base model trains on processors)")
     try:
-        result = subprocess.run(
-            [program, "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            check=True,
-            text=True,
-            capture_output=True,
-            timeout=NVIDIA_SMI_TIMEOUT_S,
-        )
+        found = nvidia_gpus("name,memory.total")
     except (OSError, subprocess.SubprocessError):
         remedy = "run nvidia-smi and see what it says about the driver"
         return Check("GPU", WARN, "nvidia-smi is there and fails", remedy)
-    return Check("GPU", OK, "; ".join(result.stdout.strip().splitlines()) or "none")
+    return Check("GPU", OK, "; ".join(found) or "none (the built-in base model trains on processors)")
 
 
 def home_writable(home: Path) -> Check:
@@ -174,9 +164,9 @@ def home_writable(home: Path) -> Check:
 def stack(arguments: argparse.Namespace) -> Iterator[Check]:
     """Whether a stack answers, each of its services by health, object storage through each, and its cluster."""
     try:
-        from synthmix.cli.connection import connect  # gRPC may be what is missing, and the doctor has to say so
+        from synthmix.cli.connection import open_client  # gRPC may be what is missing, and the doctor has to say so
 
-        client = connect(arguments)
+        client = open_client(arguments)
     except Unavailable as error:
         yield Check("stack", STATUS_WITHOUT_STACK.get(error.reason, FAIL), error.message)
         return

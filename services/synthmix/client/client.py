@@ -112,6 +112,11 @@ class Client:
         """How this client reaches the stack."""
         return self._channels.endpoints
 
+    @property
+    def unreachable(self) -> list[str]:
+        """What lists left out: the service's version cannot read it."""
+        return self._channels.unreachable
+
     def close(self) -> None:
         self._channels.close()
 

@@ -25,11 +25,13 @@ class Service:
 
     Attributes:
         channel: What the stubs of its methods are made with.
+        unreachable: Gets the names of what lists left out.
     """
 
     name: str
     channel: grpc.Channel
     endpoints: Endpoints
+    unreachable: list[str]
 
     def call(
         self,
@@ -65,6 +67,7 @@ class Service:
         while True:
             page: Any = self.call(method, request(page_size=PAGE_SIZE, page_token=token, **filters), Message)
             yield from getattr(page, field)
+            self.unreachable.extend(getattr(page, "unreachable", ()))  # older google.longrunning packages have none
             token = page.next_page_token
             if not token:
                 return
@@ -83,6 +86,7 @@ class Channels:
 
     def __init__(self, endpoints: Endpoints):
         self.endpoints = endpoints
+        self.unreachable: list[str] = []
         # A forward that leads nowhere costs nothing to try again, and another pod may be ready any moment.
         options = [("grpc.max_reconnect_backoff_ms", LONGEST_BACKOFF_OF_FORWARDS_MS)] if endpoints.release else []
         credentials = _tls_credentials(endpoints.tls_ca) if endpoints.tls else None
@@ -92,7 +96,8 @@ class Channels:
         }
 
     def of(self, service: str) -> Service:
-        return Service(service, self._channels[self.endpoints.addresses[service]], self.endpoints)
+        channel = self._channels[self.endpoints.addresses[service]]
+        return Service(service, channel, self.endpoints, self.unreachable)
 
     def close(self) -> None:
         for channel in self._channels.values():

@@ -7,8 +7,7 @@ from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
-from synthmix.service_kit.settings_messages import from_canonical
-from synthmix.service_kit.short_names import distinguishing_names
+from synthmix.service_kit.settings_messages import distinguishing_names, from_canonical
 
 
 def adapter_settings(adapter: Manifest) -> AdapterSettings:

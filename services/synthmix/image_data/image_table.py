@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthmix.image_data.pixel_rules import PixelRule
-from synthmix.service_kit.artifacts import MANIFEST, Manifest, Payload, fetch_payload, write_payload
-from synthmix.service_kit.errors import DataLoss, SynthMixError
+from synthmix.service_kit.artifacts import Manifest, Payload, fetch_payload, write_payload
+from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.storage_space import writing_to
@@ -106,11 +106,18 @@ class StoredImages:
             yield data
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A shard in object storage, and the sha256 of each of its images in order."""
+
+    payload: Payload
+    sha256s: list[str]
+
+
 class ImageTableWriter:
     """Writes the images of an artifact, one at a time, in bounded memory.
 
-    Use it as a context, with write_manifest inside it: if the block raises, what was written is deleted
-    again, so that a failure leaves nothing behind. The writer must be the artifact's only one.
+    Use it as a context: it keeps a shard in a local folder until it is full.
     """
 
     def __init__(self, store: ObjectStore, artifact: ArtifactName):
@@ -131,8 +138,6 @@ class ImageTableWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-        if error is not None:
-            self._undo()
 
     def add(self, data: bytes, **columns: Any) -> str:
         """Adds an image and returns its sha256. Every call gives the same columns, of COLUMN_TYPES."""
@@ -181,14 +186,6 @@ class ImageTableWriter:
         (self._folder / name).unlink()
         self._shard_rows = self._shard_bytes = 0
 
-    def _undo(self) -> None:
-        names = [MANIFEST, *(shard_name(number) for number in range(len(self._payloads) + 1)), INDEX]
-        try:
-            for name in names:  # the manifest first: an artifact without it doesn't exist
-                self._store.delete(f"{self._artifact}/{name}")
-        except SynthMixError:
-            return  # storage is out of reach; what failed first is what the user has to hear of
-
 
 def write_index(store: ObjectStore, artifact: ArtifactName, columns: Mapping[str, Sequence[Any]]) -> Payload:
     """Writes the index: sha256, shard and row of each image, and further columns of COLUMN_TYPES."""
@@ -199,20 +196,13 @@ def write_index(store: ObjectStore, artifact: ArtifactName, columns: Mapping[str
     return write_payload(store, artifact, INDEX, buffer.getvalue())
 
 
-def write_shard(store: ObjectStore, artifact: ArtifactName, number: int, images: Sequence[bytes]) -> Payload:
-    """Writes one shard by itself, of an artifact whose shards many workers write: whole, or not at all."""
+def write_shard(store: ObjectStore, artifact: ArtifactName, number: int, images: Sequence[bytes]) -> Shard:
+    """Writes one shard by itself, of an artifact whose shards many workers write."""
     buffer = io.BytesIO()
-    table = pa.table([[hashlib.sha256(data).hexdigest() for data in images], list(images)], schema=_SHARD_SCHEMA)
+    sha256s = [hashlib.sha256(data).hexdigest() for data in images]
+    table = pa.table([sha256s, list(images)], schema=_SHARD_SCHEMA)
     pq.write_table(table, buffer, row_group_size=ROW_GROUP_ROWS, **_SHARD_OPTIONS)
-    return write_payload(store, artifact, shard_name(number), buffer.getvalue())
-
-
-def read_shard_digests(store: ObjectStore, artifact: ArtifactName, number: int) -> tuple[Payload, list[str]]:
-    """A shard as a payload, and the sha256 of each of its images, before there is a manifest."""
-    name = shard_name(number)
-    data = store.get_bytes(f"{artifact}/{name}")
-    sha256s: list[str] = pq.read_table(io.BytesIO(data), columns=["sha256"])["sha256"].to_pylist()
-    return Payload(name, hashlib.sha256(data).hexdigest(), len(data)), sha256s
+    return Shard(write_payload(store, artifact, shard_name(number), buffer.getvalue()), sha256s)
 
 
 def read_index(store: ObjectStore, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:

@@ -38,8 +38,8 @@ class ImageSetService(image_sets_pb2_grpc.ImageSetServiceServicer):
     async def ListImageSets(
         self, request: image_sets_pb2.ListImageSetsRequest, context: grpc.aio.ServicerContext
     ) -> image_sets_pb2.ListImageSetsResponse:
-        image_sets, token = await self._collection.list(request.page_size, request.page_token)
-        return image_sets_pb2.ListImageSetsResponse(image_sets=image_sets, next_page_token=token)
+        found, token, unreachable = await self._collection.list(request.page_size, request.page_token)
+        return image_sets_pb2.ListImageSetsResponse(image_sets=found, next_page_token=token, unreachable=unreachable)
 
 
 def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.ImageSet:

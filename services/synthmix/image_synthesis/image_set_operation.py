@@ -1,9 +1,9 @@
-"""One image set's operation: a task for each shard that isn't in object storage yet, then index and manifest."""
+"""One image set's operation: a task for each shard that is not in object storage yet, then index and manifest."""
 
-from synthmix.image_data.image_table import shard_name
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
-from synthmix.image_synthesis.shards import image_count, write_index
+from synthmix.image_synthesis.shards import finished_shards, image_count, write_index
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
+from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 
@@ -14,8 +14,8 @@ def run(context: OperationContext) -> ArtifactName:
     target = ArtifactName.parse(context.record.target, field="target", collection=IMAGE_SETS)
     total = image_count(request)
     if find_manifest(context.store, target) is None:
-        present = {item.key.rpartition("/")[2] for item in context.store.list(f"{target}/")}
-        missing = [number for number in range(shard_count(total)) if shard_name(number) not in present]
+        finished = finished_shards(context.store, context.record.name, target)
+        missing = [number for number in range(shard_count(total)) if number not in finished]
         done = total - sum(len(shard_range(total, number)) for number in missing)
         context.note_reused(done)
         context.update(total=total, done=done, unit="images", message="synthesising")
@@ -27,10 +27,16 @@ def run(context: OperationContext) -> ArtifactName:
 
         context.run_tasks(
             "synthmix.image_synthesis.sampling:synthesise_shard",
-            [{"target": str(target), "request": request, "number": number} for number in missing],
+            [
+                {"operation": str(context.record.name), "target": str(target), "request": request, "number": number}
+                for number in missing
+            ],
             count,
         )
-        payloads = write_index(context.store, target, request)
+        shards = finished_shards(context.store, context.record.name, target)
+        if len(shards) < shard_count(total):
+            raise Unavailable(f"a shard of {target} is no longer in object storage; try again", reason="PAYLOAD_GONE")
+        payloads = write_index(context.store, target, request, shards)
         write_manifest(
             context.store,
             Manifest(
@@ -44,5 +50,6 @@ def run(context: OperationContext) -> ArtifactName:
                 gpu_seconds=context.gpu_seconds,
             ),
         )
+    context.store.delete_prefix(context.record.name.checkpoints)
     context.update(total=total, done=total, unit="images")
     return target

@@ -20,7 +20,7 @@ from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.generators import adapter_settings
 from synthmix.image_data.image_table import write_shard
 from synthmix.image_synthesis.shard_ranges import shard_range
-from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images
+from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.autoencoder import select_device
 from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, load, probe
@@ -29,7 +29,7 @@ from synthmix.service_kit.environment import IMAGE_SYNTHESIS
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, invalid_field
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
-from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
+from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.settings_messages import from_canonical
 
@@ -37,9 +37,9 @@ BATCH_IMAGES = 16
 
 
 def synthesise_shard(
-    target: str, request: dict[str, Any], number: int, report: Callable[[int], None], threads: int
+    operation: str, target: str, request: dict[str, Any], number: int, report: Callable[[int], None], threads: int
 ) -> int:
-    """Makes the images of one shard, writes it, and returns how many they are."""
+    """Makes the images of one shard, writes and records it, and returns how many they are."""
     torch.set_num_threads(threads)
     store = open_object_store()
     adapter = read_manifest(store, ArtifactName(ADAPTERS, request["adapter"]))
@@ -50,7 +50,8 @@ def synthesise_shard(
     for start in range(0, len(planned), BATCH_IMAGES):
         images += synthesise_batch(model, adapter, settings, planned[start : start + BATCH_IMAGES])
         report(len(images))
-    write_shard(store, ArtifactName.parse(target, field="target"), number, images)
+    shard = write_shard(store, ArtifactName.parse(target, field="target"), number, images)
+    record_shard(store, OperationName.parse(operation), number, shard)
     count_on_worker("synthmix_images", len(images), IMAGE_SYNTHESIS)
     return len(images)
 

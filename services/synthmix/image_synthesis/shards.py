@@ -1,17 +1,21 @@
-"""What the shards of an image set hold, and the index over them."""
+"""What the shards of an image set hold, which of them are finished, and the index over them.
+
+checkpoints/operations/image-synthesis/{id}/{number, 5 digits}.json   a shard that is in object storage
+"""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data import image_table
+from synthmix.image_data.image_table import Shard
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.latent_diffusion.prompts import prompt_for
-from synthmix.service_kit.artifacts import Payload
+from synthmix.service_kit.artifacts import Payload, payload_key
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.seeds import derived_seed
 from synthmix.service_kit.settings_messages import from_canonical
 
@@ -53,18 +57,36 @@ def image_count(request: dict[str, Any]) -> int:
     return sum(request["class_images"].values())
 
 
-def write_index(store: ObjectStore, target: ArtifactName, request: dict[str, Any]) -> list[Payload]:
-    """Writes the index over all shards, which are in object storage, and returns every payload."""
+def record_shard(store: ObjectStore, operation: OperationName, number: int, shard: Shard) -> None:
+    """Keeps that a shard is written, for when the operation has to go on from there."""
+    store.put_json(f"{operation.checkpoints}{number:05d}.json", asdict(shard))
+
+
+def finished_shards(store: ObjectStore, operation: OperationName, target: ArtifactName) -> dict[int, Shard]:
+    """The shards of the image set that are recorded, and still in object storage, by number."""
+    present = {item.key for item in store.list(f"{target}/")}
+    found = {}
+    for item in store.list(operation.checkpoints):
+        value = store.get_json(item.key)
+        shard = Shard(Payload(**value["payload"]), value["sha256s"])
+        if payload_key(target, shard.payload) in present:
+            found[int(item.key.rpartition("/")[2].removesuffix(".json"))] = shard
+    return found
+
+
+def write_index(
+    store: ObjectStore, target: ArtifactName, request: dict[str, Any], shards: Mapping[int, Shard]
+) -> list[Payload]:
+    """Writes the index over all shards, by number, and returns every payload."""
     payloads: list[Payload] = []
     columns: dict[str, list[Any]] = {
         name: [] for name in ("sha256", "shard", "row", "index", "label", "prompt", "seed")
     }
     total = image_count(request)
     for number in range(shard_count(total)):
-        payload, sha256s = image_table.read_shard_digests(store, target, number)
-        payloads.append(payload)
+        payloads.append(shards[number].payload)
         images = planned_images(request, shard_range(total, number))
-        _append(columns, number, sha256s, images)
+        _append(columns, number, shards[number].sha256s, images)
     return [*payloads, image_table.write_index(store, target, columns)]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from synthmix.local.home import Home, is_locked, write_private
@@ -41,7 +41,7 @@ def read_connection(home: Path) -> Connection:
     """How to reach the stack that runs at a home.
 
     Raises:
-        Unavailable: None runs there, or one that isn't ready or is stopping.
+        Unavailable: None runs there, or one that is not ready or is stopping.
     """
     paths = Home(home.expanduser().absolute())
     runs = is_locked(paths)
@@ -58,46 +58,14 @@ def read_connection(home: Path) -> Connection:
     if not runs:  # its process was killed or the machine went down: nothing answers at these addresses
         raise _no_stack(paths)
     value = json.loads(text)
-    store = value["object_store"]
-    return Connection(
-        home=paths.folder,
-        services=value["services"],
-        metrics=value["metrics"],
-        token=value["token"],
-        object_store=ObjectStoreSettings(
-            endpoint_url=store["endpoint"],
-            access_key=store["access_key"],
-            secret_key=store["secret_key"],
-            bucket=store["bucket"],
-        ),
-        ray_address=value["ray_address"],
-        ray_auth_token=value["ray_auth_token"],
-        pid=value["pid"],
-        pids=value["pids"],
-    )
+    value["object_store"] = ObjectStoreSettings(**value["object_store"])
+    return Connection(home=paths.folder, **value)
 
 
 def write_connection(connection: Connection) -> None:
     """Publishes how to reach a stack, for this user only."""
-    store = connection.object_store
-    write_private(
-        Home(connection.home).connection,
-        {
-            "services": dict(connection.services),
-            "metrics": dict(connection.metrics),
-            "token": connection.token,
-            "object_store": {
-                "endpoint": store.endpoint_url,
-                "access_key": store.access_key,
-                "secret_key": store.secret_key,
-                "bucket": store.bucket,
-            },
-            "ray_address": connection.ray_address,
-            "ray_auth_token": connection.ray_auth_token,
-            "pid": connection.pid,
-            "pids": dict(connection.pids),
-        },
-    )
+    value = asdict(connection)
+    write_private(Home(value.pop("home")).connection, value)
 
 
 def _no_stack(home: Home) -> Unavailable:

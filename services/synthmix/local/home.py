@@ -6,7 +6,7 @@ logs/              a log of each child, and of the run before
 logs/incidents/    stack traces of our own faults, by number; the oldest go
 credentials.json   the keys of object storage, made once
 lock               held while a stack runs
-running.json       what a stack that didn't stop by itself leaves behind (see sweep)
+running.json       what a stack that did not stop by itself leaves behind (see sweep)
 stack.json         how to reach the running stack (see connection)
 """
 
@@ -16,7 +16,7 @@ import os
 import secrets
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +26,19 @@ from synthmix.service_kit.errors import FailedPrecondition
 LOCK_ATTEMPT_S = 1.0
 
 
-@dataclass(frozen=True)
 class Home:
-    """The paths of a home. `folder` is absolute."""
+    """The paths of a home, whose own is absolute."""
 
-    folder: Path
-
-    @property
-    def object_storage(self) -> Path:
-        return self.folder / "object-storage"
-
-    @property
-    def cache(self) -> Path:
-        return self.folder / "cache"
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
-
-    @property
-    def incidents(self) -> Path:
-        return self.logs / "incidents"
-
-    @property
-    def credentials(self) -> Path:
-        return self.folder / "credentials.json"
-
-    @property
-    def lock(self) -> Path:
-        return self.folder / "lock"
-
-    @property
-    def running(self) -> Path:
-        return self.folder / "running.json"
-
-    @property
-    def connection(self) -> Path:
-        return self.folder / "stack.json"
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.object_storage = folder / "object-storage"
+        self.cache = folder / "cache"
+        self.logs = folder / "logs"
+        self.incidents = self.logs / "incidents"
+        self.credentials = folder / "credentials.json"
+        self.lock = folder / "lock"
+        self.running = folder / "running.json"
+        self.connection = folder / "stack.json"
 
 
 @dataclass(frozen=True)
@@ -74,7 +50,7 @@ class ObjectStorageKeys:
 
 
 def prepare(folder: Path) -> Home:
-    """Makes the folders of a home. Raises FailedPrecondition if they can't be made."""
+    """Makes the folders of a home. Raises FailedPrecondition if they cannot be made."""
     home = Home(folder.expanduser().absolute())
     try:
         home.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,7 +58,7 @@ def prepare(folder: Path) -> Home:
             part.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise FailedPrecondition(
-            f"home {home.folder} can't be used ({error.strerror}: {error.filename}); choose another folder "
+            f"home {home.folder} cannot be used ({error.strerror}: {error.filename}); choose another folder "
             "with --home or SYNTHMIX_HOME",
             reason="HOME_UNUSABLE",
         ) from error
@@ -93,7 +69,7 @@ def lock(home: Home) -> int:
     """Takes the home for this process, until the descriptor that it returns is closed or the process ends.
 
     Raises:
-        FailedPrecondition: A stack runs there, or the file system can't lock.
+        FailedPrecondition: A stack runs there, or the file system cannot lock.
     """
     # Not inherited by children: a child that outlives this process must not keep the home.
     descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -117,7 +93,7 @@ def lock(home: Home) -> int:
     except OSError as error:
         os.close(descriptor)
         raise FailedPrecondition(
-            f"home {home.folder} is on a file system that can't lock files ({error.strerror}); choose "
+            f"home {home.folder} is on a file system that cannot lock files ({error.strerror}); choose "
             "another home with --home or SYNTHMIX_HOME",
             reason="HOME_UNUSABLE",
         ) from error
@@ -127,7 +103,7 @@ def lock(home: Home) -> int:
 
 
 def is_locked(home: Home) -> bool:
-    """Whether a stack runs there. Unlike a process id in a file, a lock doesn't outlive a reboot."""
+    """Whether a stack runs there. Unlike a process id in a file, a lock does not outlive a reboot."""
     try:
         descriptor = os.open(home.lock, os.O_RDONLY)
     except FileNotFoundError:
@@ -142,19 +118,18 @@ def is_locked(home: Home) -> bool:
 
 
 def object_storage_keys(home: Home) -> ObjectStorageKeys:
-    """The home's keys, made at its first start. Raises FailedPrecondition if the file can't be understood."""
+    """The home's keys, made at its first start. Raises FailedPrecondition if the file cannot be understood."""
     try:
         text = home.credentials.read_text()
     except FileNotFoundError:
         keys = ObjectStorageKeys(access_key=secrets.token_hex(10), secret_key=secrets.token_urlsafe(30))
-        write_private(home.credentials, {"access_key": keys.access_key, "secret_key": keys.secret_key})
+        write_private(home.credentials, asdict(keys))
         return keys
     try:
-        values = json.loads(text)
-        return ObjectStorageKeys(access_key=str(values["access_key"]), secret_key=str(values["secret_key"]))
-    except (ValueError, KeyError, TypeError) as error:
+        return ObjectStorageKeys(**json.loads(text))
+    except (ValueError, TypeError) as error:
         raise FailedPrecondition(
-            f"{home.credentials} can't be understood ({type(error).__name__}: {error}); delete it, and new "
+            f"{home.credentials} cannot be understood ({type(error).__name__}: {error}); delete it, and new "
             "keys to the same data are made",
             reason="CREDENTIALS_INVALID",
         ) from error

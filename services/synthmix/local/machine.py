@@ -21,23 +21,27 @@ def usable_cpus() -> int:
 
 
 def usable_gpus(environment: Mapping[str, str], say: Callable[[str], None]) -> int:
-    """GPUs that CUDA would show to this process. Says so if there seem to be some that don't work."""
+    """GPUs that CUDA would show to this process. Says so if there seem to be some that do not work."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         identifiers = [item.strip() for item in visible.split(",")]
         return next((index for index, item in enumerate(identifiers) if item in ("", "-1")), len(identifiers))
+    try:
+        return len(nvidia_gpus("index"))
+    except (OSError, subprocess.SubprocessError) as error:
+        say(f"no GPU is used: nvidia-smi fails ({error}); fix the driver, or set CUDA_VISIBLE_DEVICES")
+        return 0
+
+
+def nvidia_gpus(properties: str) -> list[str]:
+    """A line for each GPU of which nvidia-smi knows, with such properties as "name,memory.total".
+
+    Raises OSError and subprocess.SubprocessError if the program is there and fails.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
-        return 0
-    try:
-        listing = subprocess.run(
-            [program, "--query-gpu=index", "--format=csv,noheader"],
-            check=True,
-            text=True,
-            capture_output=True,
-            timeout=NVIDIA_SMI_TIMEOUT_S,
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        say(f"no GPU is used: {program} fails ({error}); mend the driver, or set CUDA_VISIBLE_DEVICES")
-        return 0
-    return len(listing.split())
+        return []
+    command = [program, f"--query-gpu={properties}", "--format=csv,noheader"]
+    return subprocess.check_output(
+        command, stderr=subprocess.PIPE, text=True, timeout=NVIDIA_SMI_TIMEOUT_S
+    ).splitlines()

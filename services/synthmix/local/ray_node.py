@@ -7,34 +7,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synthmix.local.ports import LOOPBACK, free_port
+from synthmix.service_kit.environment import SERVICES
 
 NAME = "ray-node"
 # A cluster has a worker group for each of the services, and coordinators on its head; here one node is all of them.
-LABELS = {
-    f"synthmix.io/{role}": "true"
-    for role in ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control", "coordinators")
-}
-# What goes through Ray's object store is small (records, lists of keys): images and weights go through object
-# storage.
+LABELS = {f"synthmix.io/{role}": "true" for role in (*SERVICES, "coordinators")}
+# What goes through Ray's object store is small (records, lists of keys): images and weights go through object storage.
 OBJECT_STORE_BYTES = 512 * 1024 * 1024
 METRICS_INTERVAL_MS = 1_000
 ADDRESS_FILE = "ray_current_cluster"
 
 
-@dataclass(frozen=True)
-class RayPorts:
-    """All ports of a head. Drivers use gcs, Prometheus uses metrics."""
-
-    gcs: int
-    metrics: int
-    client_server: int
-    node_manager: int
-    object_manager: int
-    runtime_env_agent: int
-    dashboard: int
-    dashboard_metrics: int
-    agent_http: int
-    agent_grpc: int
+# The options of all ports of a head, but for that of the dashboard's metrics, which is an environment variable.
+DRIVERS_PORT = "port"
+METRICS_PORT = "metrics-export-port"
+PORT_OPTIONS = (
+    DRIVERS_PORT,
+    METRICS_PORT,
+    "ray-client-server-port",
+    "node-manager-port",
+    "object-manager-port",
+    "runtime-env-agent-port",
+    "dashboard-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+)
 
 
 @dataclass(frozen=True)
@@ -42,24 +39,25 @@ class RayNode:
     """A Ray head to be started, on ports that are chosen. `folder` has a short path: sockets lie below it."""
 
     folder: Path
-    ports: RayPorts
+    ports: Mapping[str, int]
+    dashboard_metrics_port: int
     cpus: int
     gpus: int
     auth_token: str = field(repr=False)
 
     @property
     def address(self) -> str:
-        return f"{LOOPBACK}:{self.ports.gcs}"
+        return f"{LOOPBACK}:{self.ports[DRIVERS_PORT]}"
 
     @property
     def metrics_address(self) -> str:
-        return f"{LOOPBACK}:{self.ports.metrics}"
+        return f"{LOOPBACK}:{self.ports[METRICS_PORT]}"
 
 
 def plan(folder: Path, cpus: int, gpus: int, taken_ports: set[int]) -> RayNode:
     """Chooses ports and a token."""
-    ports = RayPorts(**{name: free_port(taken_ports) for name in RayPorts.__dataclass_fields__})
-    return RayNode(folder, ports, cpus, gpus, auth_token=secrets.token_hex(32))
+    ports = {option: free_port(taken_ports) for option in PORT_OPTIONS}
+    return RayNode(folder, ports, free_port(taken_ports), cpus, gpus, auth_token=secrets.token_hex(32))
 
 
 def command(node: RayNode) -> list[str]:
@@ -67,20 +65,11 @@ def command(node: RayNode) -> list[str]:
 
     It always starts a dashboard process and a Ray Client server, on fixed ports unless told others.
     """
-    ports = node.ports
     options = {
+        **node.ports,
         "node-ip-address": LOOPBACK,
-        "port": ports.gcs,
-        "ray-client-server-port": ports.client_server,
-        "node-manager-port": ports.node_manager,
-        "object-manager-port": ports.object_manager,
-        "runtime-env-agent-port": ports.runtime_env_agent,
-        "dashboard-agent-listen-port": ports.agent_http,
-        "dashboard-agent-grpc-port": ports.agent_grpc,
         "dashboard-host": LOOPBACK,
-        "dashboard-port": ports.dashboard,
         "include-dashboard": "false",
-        "metrics-export-port": ports.metrics,
         "min-worker-port": 0,  # any free port: a range of its own could meet the ports chosen here
         "max-worker-port": 0,
         "num-cpus": node.cpus,
@@ -88,20 +77,10 @@ def command(node: RayNode) -> list[str]:
         "object-store-memory": OBJECT_STORE_BYTES,
         "labels": ",".join(f"{key}={value}" for key, value in LABELS.items()),
         "temp-dir": node.folder,
-        "include-log-monitor": "false",  # it carries workers' output to drivers, and ours don't want it
+        "include-log-monitor": "false",  # it carries workers' output to drivers, and ours do not want it
     }
-    return [
-        sys.executable,
-        "-P",
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        "--head",
-        "--block",
-        "--disable-usage-stats",
-        "--no-monitor",
-        *(f"--{name}={value}" for name, value in options.items()),
-    ]
+    start = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    return [*start, "--disable-usage-stats", "--no-monitor", *(f"--{name}={value}" for name, value in options.items())]
 
 
 def driver_environment(node: RayNode) -> dict[str, str]:
@@ -124,7 +103,7 @@ def environment(node: RayNode, inherited: Mapping[str, str]) -> dict[str, str]:
         "RAY_metrics_report_interval_ms": str(METRICS_INTERVAL_MS),
         # On SIGTERM a head would wait 30 s for its actors to go elsewhere; there is nowhere else.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "DASHBOARD_METRIC_PORT": str(node.ports.dashboard_metrics),
+        "DASHBOARD_METRIC_PORT": str(node.dashboard_metrics_port),
     }
 
 

@@ -1,7 +1,7 @@
 """A process of its own that leaves nothing behind, not even after kill -9 of the process that runs a stack.
 
 It holds the other end of a pipe, in a session of its own. When the pipe ends, the stack's process has stopped
-or died, and it sweeps. What it can't do (the machine went down, it was killed as well), the next start on the
+or died, and it sweeps. What it cannot do (the machine went down, it was killed as well), the next start on the
 same home does.
 """
 

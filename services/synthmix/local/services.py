@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
+from synthmix.service_kit.check_health import problem_at
 from synthmix.service_kit.environment import SERVICES
-
-HEALTH_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,4 @@ def environment(service: Service, inherited: Mapping[str, str]) -> dict[str, str
 
 def is_ready(service: Service) -> bool:
     """Whether its health, as gRPC defines it, is SERVING."""
-    if not accepts_connections(service.grpc_port):
-        return False
-    import grpc  # not at the top: whoever only reads stack.json needs no gRPC
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    # A proxy that the user's environment names can't reach this machine's loopback.
-    with grpc.insecure_channel(service.address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S
-            )
-        except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return accepts_connections(service.grpc_port) and not problem_at(service.grpc_port)

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,12 @@ from synthmix.local.children import Child, Supervisor, stop_children, wait_until
 from synthmix.local.connection import Connection, write_connection
 from synthmix.local.home import Home, lock, object_storage_keys, prepare
 from synthmix.local.machine import usable_cpus, usable_gpus
-from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, variable_prefix
+from synthmix.service_kit.environment import (
+    ADAPTER_TRAINING,
+    WORKER_SERVICES,
+    object_store_variables,
+    variable_prefix,
+)
 from synthmix.service_kit.errors import Cancelled
 
 log = logging.getLogger(__name__)
@@ -55,41 +60,22 @@ class _Plan:
 class Stack:
     """A running stack. Made by start_stack."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        children: "_Children",
-        supervisor: Supervisor,
-        home: Home,
-        lock_descriptor: int,
-    ):
+    def __init__(self, connection: Connection, supervisor: Supervisor, stopping: ExitStack):
         self.connection = connection
-        self._children = children
         self._supervisor = supervisor
-        self._home = home
-        self._lock_descriptor = lock_descriptor
-        self._stopped = False
+        self._stopping = stopping
 
     def check(self) -> None:
         """Raises Unavailable if a child died again and again and was given up."""
         if self._supervisor.failure is not None:
             raise self._supervisor.failure
 
-    def wait(self, stop_requested: threading.Event) -> None:
-        """Blocks until a stop is requested. Raises Unavailable as soon as a child was given up."""
-        while not stop_requested.wait(0.2):
-            self.check()
-
     def stop(self) -> None:
         """Stops all: services drain, then Ray, then object storage. No process, no temporary file stays.
 
-        Raises Internal if a process can't be killed.
+        Raises Internal if a process cannot be killed.
         """
-        if self._stopped:
-            return
-        self._stopped = True
-        self._supervisor.stop()
-        _tear_down(self._home, self._children, self._lock_descriptor)
+        self._stopping.close()
 
 
 def start_stack(
@@ -103,32 +89,26 @@ def start_stack(
     """Starts object storage, Ray and the four services, on loopback, and supervises them.
 
     Args:
-        home: What is kept between runs. Made if it doesn't exist.
+        home: What is kept between runs. Made if it does not exist.
         cpus: Processors that Ray gives out; all that this process may use, if not given.
         gpus: GPUs that Ray gives out; all that are found, if not given.
         say: Told of progress, a line at a time.
         stop_requested: Set it to give up.
 
     Raises:
-        FailedPrecondition: A stack runs at that home, the home can't be used, or a program isn't installed.
-        Unavailable: A child didn't start. The message has the last lines of its log.
+        FailedPrecondition: A stack runs at that home, the home cannot be used, or a program is not installed.
+        Unavailable: A child did not start. The message has the last lines of its log.
         Cancelled: The start was given up.
     """
     paths = prepare(home)
-    lock_descriptor = lock(paths)
-    try:
+    with ExitStack() as stopping:
+        stopping.callback(os.close, lock(paths))
         sweep.sweep(paths)
-        plan = _plan(
-            paths,
-            usable_cpus() if cpus is None else cpus,
-            usable_gpus(os.environ, say) if gpus is None else gpus,
-        )
-    except BaseException:
-        os.close(lock_descriptor)
-        raise
-    children = None
-    try:
+        cpus = usable_cpus() if cpus is None else cpus
+        plan = _plan(paths, cpus, usable_gpus(os.environ, say) if gpus is None else gpus)
+        stopping.callback(sweep.sweep, paths)
         children = _children(plan)
+        stopping.callback(_stop, paths, children)
         _start(plan, children, say, stop_requested or threading.Event())
         connection = _connection(plan, children)
         supervisor = Supervisor(
@@ -142,10 +122,8 @@ def start_stack(
         )
         write_connection(connection)
         supervisor.start()
-    except BaseException:
-        _tear_down(paths, children, lock_descriptor)
-        raise
-    return Stack(connection, children, supervisor, paths, lock_descriptor)
+        stopping.callback(supervisor.stop)
+        return Stack(connection, supervisor, stopping.pop_all())
 
 
 @contextmanager
@@ -181,7 +159,8 @@ def run_stack(home: Path, *, cpus: int | None = None, gpus: int | None = None) -
             return
         try:
             _say(_how_to_reach(stack.connection, time.monotonic() - began_s))
-            stack.wait(stop_requested)
+            while not stop_requested.wait(0.2):
+                stack.check()
         finally:
             began_s = time.monotonic()
             _say("stopping")
@@ -203,7 +182,8 @@ class _Children:
 def _plan(home: Home, cpus: int, gpus: int) -> _Plan:
     taken_ports: set[int] = set()
     marker = uuid.uuid4().hex
-    temporary = _temporary_folder(marker)
+    parent = tempfile.gettempdir()
+    temporary = Path(parent if len(parent) <= LONGEST_TEMPORARY_PARENT else "/tmp") / f"smx{marker[:12]}"
     plan = _Plan(
         home=home,
         marker=marker,
@@ -220,37 +200,24 @@ def _plan(home: Home, cpus: int, gpus: int) -> _Plan:
 
 
 def _children(plan: _Plan) -> _Children:
-    environment = _environment(plan, os.environ)
+    common = _environment(plan, os.environ)
 
-    def child(
-        name: str, command: Sequence[str], child_environment: Mapping[str, str], *, holds_pipe: bool = False
-    ) -> Child:
+    def child(name: str, command: Sequence[str], environment: Mapping[str, str], *, holds_pipe: bool = False) -> Child:
         # In the home, not where the user stands: Ray's workers import from the working directory of their
         # drivers before they look elsewhere, and a user's folder may well hold a torch.py.
-        return Child(
-            name,
-            command,
-            child_environment,
-            folder=plan.home.folder,
-            log=plan.home.logs / f"{name}.log",
-            holds_pipe=holds_pipe,
-        )
+        folder, log = plan.home.folder, plan.home.logs / f"{name}.log"
+        return Child(name, command, environment, folder=folder, log=log, holds_pipe=holds_pipe)
 
+    reaper = [sys.executable, "-P", "-m", "synthmix.local.reaper", str(plan.home.folder)]
+    storage, ray = plan.storage, plan.ray
     return _Children(
-        reaper=child(
-            "reaper",
-            [sys.executable, "-P", "-m", "synthmix.local.reaper", str(plan.home.folder)],
-            environment,
-            holds_pipe=True,
-        ),
+        reaper=child("reaper", reaper, common, holds_pipe=True),
         storage=child(
-            object_storage.NAME,
-            object_storage.command(plan.storage),
-            object_storage.environment(plan.storage, environment),
+            object_storage.NAME, object_storage.command(storage), object_storage.environment(storage, common)
         ),
-        ray=child(ray_node.NAME, ray_node.command(plan.ray), ray_node.environment(plan.ray, environment)),
+        ray=child(ray_node.NAME, ray_node.command(ray), ray_node.environment(ray, common)),
         services={
-            service: child(service.name, services.command(service), services.environment(service, environment))
+            service: child(service.name, services.command(service), services.environment(service, common))
             for service in plan.services
         },
     )
@@ -280,18 +247,13 @@ def _start(plan: _Plan, children: _Children, say: Say, stop_requested: threading
     )
 
 
-def _tear_down(home: Home, children: _Children | None, lock_descriptor: int) -> None:
-    """Stops what runs. The reaper comes last, and does what is left to do; if it can't, this process does."""
-    try:
-        if children is not None:
-            stop_children(list(children.services.values()), SERVICE_GRACE_S)
-            stop_children([children.ray], RAY_GRACE_S)
-            stop_children([children.storage], OBJECT_STORAGE_GRACE_S)
-            object_storage.flush(home.object_storage)
-            stop_children([children.reaper], REAPER_GRACE_S)
-        sweep.sweep(home)
-    finally:
-        os.close(lock_descriptor)
+def _stop(home: Home, children: _Children) -> None:
+    """Stops what runs. The reaper comes last, and sweeps; if it cannot, this process does so after it."""
+    stop_children(list(children.services.values()), SERVICE_GRACE_S)
+    stop_children([children.ray], RAY_GRACE_S)
+    stop_children([children.storage], OBJECT_STORAGE_GRACE_S)
+    object_storage.flush(home.object_storage)
+    stop_children([children.reaper], REAPER_GRACE_S)
 
 
 def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -301,15 +263,8 @@ def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
         for name, value in inherited.items()
         if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
     }
-    store = plan.storage.settings
-    environment |= {
+    environment |= object_store_variables(plan.storage.settings) | {
         sweep.MARKER_VARIABLE: plan.marker,
-        "SYNTHMIX_OBJECT_STORE_ENDPOINT": store.endpoint_url,
-        "SYNTHMIX_OBJECT_STORE_ACCESS_KEY": store.access_key,
-        "SYNTHMIX_OBJECT_STORE_SECRET_KEY": store.secret_key,
-        "SYNTHMIX_OBJECT_STORE_BUCKET": store.bucket,
-        "SYNTHMIX_OBJECT_STORE_FOLDER": store.folder,
-        "SYNTHMIX_OBJECT_STORE_COMPACTION_URL": store.compaction_url,
         "SYNTHMIX_RAY_ADDRESS": plan.ray.address,
         "SYNTHMIX_TOKEN": plan.token,
         "SYNTHMIX_CACHE_DIR": str(plan.home.cache),
@@ -322,15 +277,11 @@ def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
     }
     for service in plan.services:
         environment[f"{variable_prefix(service.name)}_ADDRESS"] = service.address
-    gpus_per_task = "1" if plan.ray.gpus else "0"
-    for name, cpus_per_task in (
-        (ADAPTER_TRAINING, min(2, plan.ray.cpus)),
-        (IMAGE_SYNTHESIS, 1),
-        (CLASSIFIER_EVALUATION, 1),
-    ):
+    for name in WORKER_SERVICES:
         prefix = variable_prefix(name)
+        cpus_per_task = min(2, plan.ray.cpus) if name == ADAPTER_TRAINING else 1
         environment.setdefault(f"{prefix}_CPUS", str(cpus_per_task))  # a user's own setting stays
-        environment.setdefault(f"{prefix}_GPUS", gpus_per_task)
+        environment.setdefault(f"{prefix}_GPUS", "1" if plan.ray.gpus else "0")
     if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy") for name in inherited):
         for name in ("no_proxy", "NO_PROXY"):  # gRPC asks the proxy for loopback too, unless told not to
             environment[name] = ",".join(filter(None, [inherited.get(name), "127.0.0.1", "localhost"]))
@@ -342,11 +293,6 @@ def _python_path(inherited: Mapping[str, str]) -> str:
     packages = Path(__file__).resolve().parents[2]
     entries = [str(Path(entry).absolute()) for entry in inherited.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join(dict.fromkeys([*entries, str(packages)]))
-
-
-def _temporary_folder(marker: str) -> Path:
-    parent = tempfile.gettempdir()
-    return Path(parent if len(parent) <= LONGEST_TEMPORARY_PARENT else "/tmp") / f"smx{marker[:12]}"
 
 
 def _connection(plan: _Plan, children: _Children) -> Connection:
@@ -365,18 +311,20 @@ def _connection(plan: _Plan, children: _Children) -> Connection:
 
 
 def _how_to_reach(connection: Connection, seconds: float) -> str:
-    lines = [f"ready in {seconds:.1f} s", ""]
-    lines += [f"  {name:<24} {address}" for name, address in connection.services.items()]
-    lines += [
-        f"  {'object storage':<24} {connection.object_store.endpoint_url}",
-        f"  {'Ray':<24} {connection.ray_address}",
-        f"  {'token and keys':<24} {connection.home / 'stack.json'}",
-        f"  {'logs':<24} {connection.home / 'logs'}",
-        "",
-        f"use it from another terminal: synthmix --home {connection.home} studies list",
-        "Ctrl-C stops it; everything is kept",
-    ]
-    return "\n".join(lines)
+    home = Home(connection.home)
+    places = {
+        **connection.services,
+        "object storage": connection.object_store.endpoint_url,
+        "Ray": connection.ray_address,
+        "token and keys": home.connection,
+        "logs": home.logs,
+    }
+    table = "\n".join(f"  {name:<24} {place}" for name, place in places.items())
+    return (
+        f"ready in {seconds:.1f} s\n\n{table}\n\n"
+        f"use it from another terminal: synthmix --home {home.folder} studies list\n"
+        "Ctrl-C stops it; everything is kept"
+    )
 
 
 def _print(line: str) -> None:
@@ -384,7 +332,7 @@ def _print(line: str) -> None:
 
 
 def _say(line: str) -> None:
-    """Prints what nobody may read any more: a pipe whose reader left, or a full disk, doesn't stop the stack."""
+    """Prints what nobody may read any more: a pipe whose reader left, or a full disk, does not stop the stack."""
     with suppress(OSError):
         _print(line)
 
@@ -396,12 +344,10 @@ def _signals_set(event: threading.Event) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         event.set()
 
-    numbers = [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    previous = {number: signal.signal(number, handle) for number in numbers}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {
+        number: signal.signal(number, handle) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:

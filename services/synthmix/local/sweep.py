@@ -30,7 +30,7 @@ def record_run(home: Home, marker: str, temporary_paths: Sequence[Path]) -> None
 def sweep(home: Home) -> None:
     """Kills what is left of the stack that ran at a home, and removes its temporary files.
 
-    Harmless if nothing is left. Raises Internal if a process can't be killed.
+    Harmless if nothing is left. Raises Internal if a process cannot be killed.
     """
     try:
         running = json.loads(home.running.read_text())
@@ -63,7 +63,7 @@ def kill_marked(marker: str, child: str | None = None) -> None:
                 continue
         if found and time.monotonic() > deadline_s:
             raise Internal(
-                f"processes {[process.pid for process in found]} of the stack {marker} don't die; kill them, "
+                f"processes {[process.pid for process in found]} of the stack {marker} do not die; kill them, "
                 "or restart the machine",
                 reason="PROCESS_UNKILLABLE",
             )

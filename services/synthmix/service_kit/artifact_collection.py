@@ -20,6 +20,7 @@ from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store, when_available
 from synthmix.service_kit.server import Servicer, serve
+from synthmix.service_kit.stored_records import read_each
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,14 @@ class ArtifactCollection:
         target = ArtifactName.parse(name, field="name", collection=self._collection)
         return self._resource(await asyncio.to_thread(read_manifest, self._store, target))
 
-    async def list(self, page_size: int, page_token: str) -> tuple[list[Any], str]:
-        """One page of resources, and the next page's token."""
+    async def list(self, page_size: int, page_token: str) -> tuple[list[Any], str, list[str]]:
+        """One page of resources, the next page's token, and the names of those on it that cannot be read."""
 
-        def read() -> tuple[list[Any], str]:
+        def read() -> tuple[list[Any], str, list[str]]:
             times = times_of_artifacts(self._store, self._collection)
             names, token = pages.newest_first(times, page_size, page_token)
-            return [self._resource(read_manifest(self._store, name)) for name in names], token
+            found, unreachable = read_each(names, lambda name: self._resource(read_manifest(self._store, name)))
+            return found, token, unreachable
 
         return await asyncio.to_thread(read)
 

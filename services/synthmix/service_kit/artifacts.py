@@ -1,7 +1,10 @@
 """Artifacts: payload objects first, then the manifest. No manifest, no artifact.
 
-{collection}/{id}/{payload}      any number of them
-{collection}/{id}/manifest.json  what they are, from which inputs, by which recipe
+{collection}/{id}/{sha256}       the payload with that content; any number of them
+{collection}/{id}/manifest.json  which they are and what they are called, from which inputs, by which recipe
+
+Two writers of one artifact cannot harm each other: an object's name says what is in it, and of two manifests the first
+stands. Nothing here deletes: what a writer that failed has left is named by no manifest, and goes by a sweep.
 """
 
 import hashlib
@@ -17,17 +20,20 @@ from typing import Any
 
 from synthmix.service_kit.digests import sha256_of, sha256_of_file
 from synthmix.service_kit.environment import cache_folder
-from synthmix.service_kit.errors import DataLoss, NotFound
+from synthmix.service_kit.errors import DataLoss, NotFound, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.stored_records import find_record, known_fields, reading
 
 MANIFEST = "manifest.json"
+SCHEMA = 1
+"""Of the manifest: raise it when a version that does not know of the change would read it wrongly."""
 SOFTWARE = ("synthmix", "torch", "diffusers", "peft", "timm", "ray", "numpy", "pillow", "pyarrow")
 
 
 @dataclass(frozen=True)
 class Payload:
-    """An object of an artifact: its name below the artifact's prefix, sha256 in hexadecimal, and size."""
+    """An object of an artifact: what it is called, the sha256 of its bytes in hexadecimal, and their number."""
 
     name: str
     sha256: str
@@ -75,32 +81,57 @@ class Manifest:
         )
 
 
+def payload_key(artifact: ArtifactName, payload: Payload) -> str:
+    """Where a payload of an artifact is in object storage."""
+    return f"{artifact}/{payload.sha256}"
+
+
 def write_payload(store: ObjectStore, artifact: ArtifactName, name: str, data: bytes | Path) -> Payload:
-    """Writes one payload object and returns its entry for the manifest."""
-    key = f"{artifact}/{name}"
+    """Writes one payload object and returns its entry for the manifest.
+
+    What is there already is written again, so that a sweep that is under way sees that it is young.
+    """
     if isinstance(data, Path):
-        store.put_file(key, data)
-        return Payload(name, sha256_of_file(data), data.stat().st_size)
-    store.put_bytes(key, data)
-    return Payload(name, sha256_of([data]), len(data))
+        payload = Payload(name, sha256_of_file(data), data.stat().st_size)
+        store.put_file(payload_key(artifact, payload), data)
+    else:
+        payload = Payload(name, sha256_of([data]), len(data))
+        store.put_bytes(payload_key(artifact, payload), data)
+    return payload
 
 
-def write_manifest(store: ObjectStore, manifest: Manifest) -> None:
-    """Makes the artifact exist. Every payload must have been written."""
-    value = asdict(manifest)
-    value["name"] = str(manifest.name)
-    value["kind"] = manifest.name.collection
-    store.put_json(f"{manifest.name}/{MANIFEST}", value)
+def write_manifest(store: ObjectStore, manifest: Manifest) -> Manifest:
+    """Makes the artifact exist, once every payload is written.
+
+    Returns:
+        The manifest that stands: this one, or that of a writer that was first.
+
+    Raises:
+        Unavailable: A payload is gone; the same work done again writes it anew.
+    """
+    for payload in manifest.payloads:
+        if store.stat(payload_key(manifest.name, payload)) is None:
+            raise Unavailable(
+                f"{payload.name} of {manifest.name} is no longer in object storage; try again", reason="PAYLOAD_GONE"
+            )
+    value = asdict(manifest) | {"name": str(manifest.name), "kind": manifest.name.collection, "schema": SCHEMA}
+    if store.put_json_if(f"{manifest.name}/{MANIFEST}", value, version=""):
+        return manifest
+    return read_manifest(store, manifest.name)
 
 
 def find_manifest(store: ObjectStore, artifact: ArtifactName) -> Manifest | None:
-    value = store.find_json(f"{artifact}/{MANIFEST}")
+    """The artifact's manifest, or None if there is no artifact.
+
+    Raises:
+        FailedPrecondition: A newer version of SynthMix wrote it in a way that this one cannot read, or it is damaged.
+    """
+    value = find_record(store, f"{artifact}/{MANIFEST}", SCHEMA)
     if value is None:
         return None
-    value.pop("kind")
-    value["name"] = artifact
-    value["payloads"] = tuple(Payload(**item) for item in value["payloads"])
-    return Manifest(**value)
+    with reading(f"{artifact}/{MANIFEST}"):
+        payloads = tuple(known_fields(Payload, item) for item in value["payloads"])
+        return known_fields(Manifest, value | {"name": artifact, "payloads": payloads})
 
 
 def read_manifest(store: ObjectStore, artifact: ArtifactName) -> Manifest:
@@ -108,7 +139,7 @@ def read_manifest(store: ObjectStore, artifact: ArtifactName) -> Manifest:
     manifest = find_manifest(store, artifact)
     if manifest is None:
         raise NotFound(
-            f"{artifact} doesn't exist; `synthmix {artifact.collection} list` shows what does",
+            f"{artifact} does not exist; `synthmix {artifact.collection} list` shows what does",
             reason="ARTIFACT_NOT_FOUND",
             metadata={"artifact": str(artifact)},
         )
@@ -136,19 +167,19 @@ def times_of_artifacts(store: ObjectStore, collection: str) -> dict[ArtifactName
 def read_payload(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
     """The payload's bytes, checked against the manifest. Raises DataLoss, NotFound."""
     payload = manifest.payload(name)
-    data = store.get_bytes(f"{manifest.name}/{name}")
+    data = store.get_bytes(payload_key(manifest.name, payload))
     if sha256_of([data]) != payload.sha256:
         raise _data_loss(manifest.name, name)
     return data
 
 
 def stream_payload(store: ObjectStore, manifest: Manifest, name: str) -> Iterator[bytes]:
-    """Yields chunks of at most 1 MiB. Raises DataLoss after the last one if they aren't what was written."""
+    """Yields chunks of at most 1 MiB. Raises DataLoss after the last one if they are not what was written."""
     payload = manifest.payload(name)
 
     def checked() -> Iterator[bytes]:
         state = hashlib.sha256()
-        for chunk in store.stream(f"{manifest.name}/{name}"):
+        for chunk in store.stream(payload_key(manifest.name, payload)):
             state.update(chunk)
             yield chunk
         if state.hexdigest() != payload.sha256:
@@ -165,7 +196,7 @@ def fetch_payload(store: ObjectStore, manifest: Manifest, name: str) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.fetched")
-    store.get_file(f"{manifest.name}/{name}", partial)
+    store.get_file(payload_key(manifest.name, payload), partial)
     try:
         if sha256_of_file(partial) != payload.sha256:
             raise _data_loss(manifest.name, name)
@@ -188,7 +219,7 @@ def software_versions() -> dict[str, str]:
 
 def _data_loss(artifact: ArtifactName, name: str) -> DataLoss:
     return DataLoss(
-        f"{artifact}/{name} in object storage isn't what was written (sha256 differs); "
+        f"{artifact}/{name} in object storage is not what was written (sha256 differs); "
         f"delete {artifact} and make it again",
         reason="PAYLOAD_CORRUPT",
         metadata={"artifact": str(artifact)},

@@ -28,7 +28,7 @@ def ask_until(
         The answer that will do, or the last one.
 
     Raises:
-        Exception: What the question raised, if it doesn't pass or the time is over.
+        Exception: What the question raised, if it does not pass or the time is over.
     """
     while True:
         try:

@@ -14,7 +14,8 @@ import shlex
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 from synthmix.service_kit.errors import Internal, PermissionDenied, Unauthenticated
@@ -22,7 +23,7 @@ from synthmix.service_kit.kubernetes_api import CALL_TIMEOUT_SECONDS, Right, req
 
 # A right that was taken away, or a token that was revoked, may work for this long.
 POSITIVE_SECONDS = 60.0
-# A caller who was refused and has been given the right since isn't refused for longer than this.
+# A caller who was refused and has been given the right since is not refused for longer than this.
 NEGATIVE_SECONDS = 5.0
 # Answers kept of each kind. Refused tokens are kept apart, so that inventing many of them drops no good one.
 MOST_ANSWERS = 4096
@@ -63,22 +64,12 @@ V = TypeVar("V")
 
 
 def right_for(method: str, namespace: str) -> Right | None:
-    """The right that a gRPC method (/package.Service/Method) needs; None for one that the tables don't know."""
+    """The right that a gRPC method (/package.Service/Method) needs; None for one that the tables do not know."""
     _, service, name = method.split("/")
     first_word = re.match(r"[A-Z][a-z]*", name)
     resource = RESOURCES.get(service)
     verb = VERBS.get(first_word.group() if first_word else "")
     return Right(verb, resource, GROUP, namespace) if resource and verb else None
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Whom a token belongs to, as the API server says it."""
-
-    user: str
-    uid: str
-    groups: tuple[str, ...]
-    extra: dict[str, list[str]]
 
 
 class ExpiringAnswers(Generic[K, V]):
@@ -122,8 +113,9 @@ class KubernetesReviews:
         self._audience = audience
         self._namespace = namespace
         self._role_prefix = role_prefix
-        self._callers = ExpiringAnswers[bytes, Caller](clock)
-        self._refusals = ExpiringAnswers[bytes, tuple[str, str]](clock)
+        # Of each token a kubernetes.client.V1UserInfo: whom it belongs to, as the API server says it.
+        self._callers = ExpiringAnswers[bytes, Any](clock)
+        self._refusals = ExpiringAnswers[bytes, Unauthenticated](clock)
         self._rights = ExpiringAnswers[tuple[bytes, Right], bool](clock)
         # Of its own: calls that wait for a slow API server must not keep others from object storage.
         self._threads = ThreadPoolExecutor(REVIEWS_AT_ONCE, thread_name_prefix="kubernetes-review")
@@ -132,7 +124,7 @@ class KubernetesReviews:
         """Lets the call in.
 
         Raises:
-            Unauthenticated: The API server doesn't know the token, or it is for another audience.
+            Unauthenticated: The API server does not know the token, or it is for another audience.
             PermissionDenied: Its owner may not call this method.
             Unavailable: The API server is out of reach.
             FailedPrecondition: This service may not ask.
@@ -143,80 +135,73 @@ class KubernetesReviews:
         if right is None:
             raise Internal(f"{method} has no right that RBAC could give; report it", reason="METHOD_WITHOUT_RIGHT")
         if not await self._may(digest, caller, right):
-            raise self._denied(caller, right)
+            raise self._denied(caller.username or "", right)
 
-    async def _caller(self, digest: bytes, token: str) -> Caller:
+    async def _caller(self, digest: bytes, token: str) -> Any:
         caller, refusal = self._callers.get(digest), self._refusals.get(digest)
-        if caller is None and refusal is None:
-            answer = await self._run(self._review_token, token)
-            if isinstance(answer, Caller):
-                caller = answer
-                self._callers.put(digest, answer, POSITIVE_SECONDS)
-            else:
-                refusal = answer
-                self._refusals.put(digest, answer, NEGATIVE_SECONDS)
+        if refusal is not None:
+            raise copy(refusal)
         if caller is None:
-            assert refusal is not None
-            reason, message = refusal
-            raise Unauthenticated(message, reason=reason)
+            try:
+                caller = await self._run(self._review_token, token)
+            except Unauthenticated as error:
+                self._refusals.put(digest, error, NEGATIVE_SECONDS)
+                raise
+            self._callers.put(digest, caller, POSITIVE_SECONDS)
         return caller
 
-    async def _may(self, digest: bytes, caller: Caller, right: Right) -> bool:
+    async def _may(self, digest: bytes, caller: Any, right: Right) -> bool:
         allowed = self._rights.get((digest, right))
         if allowed is None:
             allowed = await self._run(self._review_access, caller, right)
             self._rights.put((digest, right), allowed, POSITIVE_SECONDS if allowed else NEGATIVE_SECONDS)
         return allowed
 
-    def _denied(self, caller: Caller, right: Right) -> PermissionDenied:
+    def _denied(self, user: str, right: Right) -> PermissionDenied:
         role = f"{self._role_prefix}-{'viewer' if right.verb in READING_VERBS else 'editor'}"
         return PermissionDenied(
-            f"{caller.user} may not {right}; an administrator can allow it by `kubectl create rolebinding NAME "
-            f"--namespace {right.namespace} --clusterrole {role} --user {shlex.quote(caller.user)}`",
+            f"{user} may not {right}; an administrator can allow it by `kubectl create rolebinding NAME "
+            f"--namespace {right.namespace} --clusterrole {role} --user {shlex.quote(user)}`",
             reason="RIGHT_MISSING",
-            metadata={"user": caller.user} | right.metadata,
+            metadata={"user": user} | asdict(right),
         )
 
     async def _run(self, function: Callable[..., V], *arguments: Any) -> V:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    def _review_token(self, token: str) -> Caller | tuple[str, str]:
-        """Whom the token belongs to, or the reason and message of a refusal."""
+    def _review_token(self, token: str) -> Any:
+        """Whom the token belongs to. Raises Unauthenticated."""
         from kubernetes import client
 
         review = client.V1TokenReview(spec=client.V1TokenReviewSpec(token=token, audiences=[self._audience]))
         with requiring(Right("create", "tokenreviews", "authentication.k8s.io")):
-            status = (
-                client.AuthenticationV1Api(self._api)
-                .create_token_review(review, _request_timeout=CALL_TIMEOUT_SECONDS)
-                .status
-            )
+            api = client.AuthenticationV1Api(self._api)
+            status = api.create_token_review(review, _request_timeout=CALL_TIMEOUT_SECONDS).status
         # An authenticator that knows nothing of audiences leaves them out: its tokens are for the API server.
         meant_for_us = self._audience in (status.audiences or ())
         if status.authenticated and meant_for_us:
-            user = status.user
-            return Caller(user.username or "", user.uid or "", tuple(user.groups or ()), dict(user.extra or {}))
+            return status.user
         # The API server has no code for a token of another audience, only these words.
         if status.authenticated or "audience" in (status.error or ""):
-            return (
-                "TOKEN_AUDIENCE",
+            raise Unauthenticated(
                 f"the token is good, but not for the audience {self._audience}; make one that is, such as by "
                 f"`kubectl create token ACCOUNT --audience {self._audience}`",
+                reason="TOKEN_AUDIENCE",
             )
-        return (
-            "TOKEN_WRONG",
+        raise Unauthenticated(
             "the token is neither this server's nor a valid one of its Kubernetes cluster; check --token or "
             f"SYNTHMIX_TOKEN, or make one by `kubectl create token ACCOUNT --audience {self._audience}`",
+            reason="TOKEN_WRONG",
         )
 
-    def _review_access(self, caller: Caller, right: Right) -> bool:
+    def _review_access(self, caller: Any, right: Right) -> bool:
         from kubernetes import client
 
         review = client.V1SubjectAccessReview(
             spec=client.V1SubjectAccessReviewSpec(
-                user=caller.user,
+                user=caller.username,
                 uid=caller.uid,
-                groups=list(caller.groups),
+                groups=caller.groups,
                 extra=caller.extra,
                 resource_attributes=client.V1ResourceAttributes(
                     group=right.group, resource=right.resource, verb=right.verb, namespace=right.namespace
@@ -224,9 +209,8 @@ class KubernetesReviews:
             )
         )
         with requiring(Right("create", "subjectaccessreviews", "authorization.k8s.io")):
-            answer = client.AuthorizationV1Api(self._api).create_subject_access_review(
-                review, _request_timeout=CALL_TIMEOUT_SECONDS
-            )
+            api = client.AuthorizationV1Api(self._api)
+            answer = api.create_subject_access_review(review, _request_timeout=CALL_TIMEOUT_SECONDS)
         return bool(answer.status.allowed)
 
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 CANCEL_POLL_SECONDS = 1.0
 # Nodes that carry it run coordinators: in a cluster the head, since a worker without tasks may be taken away.
 COORDINATORS_LABEL = "synthmix.io/coordinators"
-# An outage of object storage or of another service shorter than this delays an operation and doesn't fail it.
+# An outage of object storage or of another service shorter than this delays an operation and does not fail it.
 OUTAGE_SECONDS = 600.0
 OUTAGE_RETRY_SECONDS = 5.0
 # An attempt that worked for so long before it met an outage met a new one.
@@ -82,11 +82,8 @@ class Coordinator:
         if records.cancellation_requested(self._store, self._name):
             context.cancel()
         start_s = time.time()
-        observe_on_worker(
-            "synthmix_operation_queue_seconds",
-            max(0.0, start_s - _seconds(record.create_time)),
-            context.service,
-        )
+        queued_s = max(0.0, start_s - datetime.fromisoformat(record.create_time).timestamp())
+        observe_on_worker("synthmix_operation_queue_seconds", queued_s, context.service)
         context.update(start_time=records.now())
         stop = threading.Event()
         syncing = threading.Thread(target=self._sync_until_stopped, args=(context, stop), daemon=True)
@@ -102,7 +99,7 @@ class Coordinator:
         except Exception as error:
             incident = incidents.record(str(self._name), error)
             failure = Internal(
-                f"{self._name} failed unexpectedly ({type(error).__name__}: {_first_line(error)}); the stack trace of "
+                f"{self._name} failed unexpectedly ({type(error).__name__}: {_last_line(error)}); the stack trace of "
                 f"incident {incident.number} is {incident.place}; submit it again, and report it if it fails again",
                 reason="INTERNAL",
                 metadata=incident.metadata,
@@ -130,7 +127,7 @@ class Coordinator:
                     if records.cancellation_requested(self._store, self._name):
                         context.cancel()
             except SynthMixError as error:
-                log.warning("%s: progress isn't written: %s", self._name, error.message)
+                log.warning("%s: progress is not written: %s", self._name, error.message)
 
     def _remove_actor(self) -> None:
         import ray
@@ -159,10 +156,6 @@ def launch(ray: Any, name: OperationName, function: str) -> Any:
     )
 
 
-def _seconds(time_text: str) -> float:
-    return datetime.fromisoformat(time_text).timestamp()
-
-
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[-1][:200] if lines else ""

@@ -23,17 +23,28 @@ class ObjectStoreSettings:
     Attributes:
         endpoint_url: With the scheme: http://host:port or https://host.
         region: Requests are signed for it, and of AWS it is part of the host's name.
-        folder: Where the server keeps its objects, if it is one of this machine; "" if that isn't known.
+        folder: Where the server keeps its objects, if it is one of this machine; "" if that is not known.
         compaction_url: A GET of it gives back the room of deleted objects, if the server has such a thing, or "".
     """
 
     endpoint_url: str
     access_key: str
     secret_key: str = field(repr=False)
-    bucket: str
+    bucket: str = "synthmix"
     region: str = "us-east-1"
     folder: str = ""
     compaction_url: str = ""
+
+
+_OBJECT_STORE_VARIABLES = {
+    "endpoint_url": "SYNTHMIX_OBJECT_STORE_ENDPOINT",
+    "access_key": "SYNTHMIX_OBJECT_STORE_ACCESS_KEY",
+    "secret_key": "SYNTHMIX_OBJECT_STORE_SECRET_KEY",
+    "bucket": "SYNTHMIX_OBJECT_STORE_BUCKET",
+    "region": "SYNTHMIX_OBJECT_STORE_REGION",
+    "folder": "SYNTHMIX_OBJECT_STORE_FOLDER",
+    "compaction_url": "SYNTHMIX_OBJECT_STORE_COMPACTION_URL",
+}
 
 
 @dataclass(frozen=True)
@@ -78,15 +89,15 @@ class ServerSettings:
 
 
 def object_store_settings(environment: Mapping[str, str] = os.environ) -> ObjectStoreSettings:
-    return ObjectStoreSettings(
-        endpoint_url=required(environment, "SYNTHMIX_OBJECT_STORE_ENDPOINT"),
-        access_key=required(environment, "SYNTHMIX_OBJECT_STORE_ACCESS_KEY"),
-        secret_key=required(environment, "SYNTHMIX_OBJECT_STORE_SECRET_KEY"),
-        bucket=environment.get("SYNTHMIX_OBJECT_STORE_BUCKET", "synthmix"),
-        region=environment.get("SYNTHMIX_OBJECT_STORE_REGION") or ObjectStoreSettings.region,
-        folder=environment.get("SYNTHMIX_OBJECT_STORE_FOLDER", ""),
-        compaction_url=environment.get("SYNTHMIX_OBJECT_STORE_COMPACTION_URL", ""),
-    )
+    for name in ("endpoint_url", "access_key", "secret_key"):
+        required(environment, _OBJECT_STORE_VARIABLES[name])
+    given = {name: environment.get(variable, "") for name, variable in _OBJECT_STORE_VARIABLES.items()}
+    return ObjectStoreSettings(**{name: value for name, value in given.items() if value})
+
+
+def object_store_variables(settings: ObjectStoreSettings) -> dict[str, str]:
+    """The variables that object_store_settings reads the same settings from."""
+    return {variable: getattr(settings, name) for name, variable in _OBJECT_STORE_VARIABLES.items()}
 
 
 def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:

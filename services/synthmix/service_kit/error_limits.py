@@ -29,9 +29,9 @@ def bounded_text(text: str, most_bytes: int) -> str:
     A list, of an item or a fault a line, keeps its first lines, and says how many more there are.
 
     Args:
-        most_bytes: As gRPC encodes it: three for each byte that isn't printable ASCII.
+        most_bytes: As gRPC encodes it: three for each byte that is not printable ASCII.
     """
-    text = text.encode(errors="backslashreplace").decode()  # a lone surrogate can't be sent
+    text = text.encode(errors="backslashreplace").decode()  # a lone surrogate cannot be sent
     if len(text) <= most_bytes and _cost(text) <= most_bytes:
         return text
     if "\n  " in text:
@@ -81,7 +81,7 @@ def bounded_violations(violations: Sequence[tuple[str, str]]) -> list[error_deta
 
 
 def bounded_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The first entries, each cut; "left_out" says how many aren't shown."""
+    """The first entries, each cut; "left_out" says how many are not shown."""
     kept: dict[str, str] = {}
     size_bytes = 0
     for number, (key, value) in enumerate(sorted(metadata.items(), key=lambda item: item[0] == LEFT_OUT)):

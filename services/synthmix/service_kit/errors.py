@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -56,21 +57,12 @@ class SynthMixError(Exception):
 
     def __reduce__(self) -> Any:
         # Ray carries errors between processes; keyword-only arguments need help to survive that.
-        return _rebuild, (type(self), self.message, self.reason, self.violations, self.metadata)
-
-
-def _rebuild(
-    cls: type[SynthMixError],
-    message: str,
-    reason: str,
-    violations: tuple[FieldViolation, ...],
-    metadata: dict[str, str],
-) -> SynthMixError:
-    return cls(message, reason=reason, violations=violations, metadata=metadata)
+        kind = partial(type(self), reason=self.reason, violations=self.violations, metadata=self.metadata)
+        return kind, (self.message,)
 
 
 class InvalidArgument(SynthMixError):
-    """The request can't be carried out as it is written."""
+    """The request cannot be carried out as it is written."""
 
     code = code_pb2.INVALID_ARGUMENT
 
@@ -100,13 +92,13 @@ class PermissionDenied(SynthMixError):
 
 
 class Unavailable(SynthMixError):
-    """A dependency doesn't answer; the same request may succeed later."""
+    """A dependency does not answer; the same request may succeed later."""
 
     code = code_pb2.UNAVAILABLE
 
 
 class ResourceExhausted(SynthMixError):
-    """Something that the request needs is used up, such as the room of a disk; trying again doesn't help."""
+    """Something that the request needs is used up, such as the room of a disk; trying again does not help."""
 
     code = code_pb2.RESOURCE_EXHAUSTED
 
@@ -116,7 +108,7 @@ class Cancelled(SynthMixError):
 
 
 class DataLoss(SynthMixError):
-    """Stored bytes aren't those that were written."""
+    """Stored bytes are not those that were written."""
 
     code = code_pb2.DATA_LOSS
 
@@ -129,22 +121,7 @@ class Internal(SynthMixError):
     """A defect of SynthMix; the log has the stack trace."""
 
 
-_BY_CODE: dict[int, type[SynthMixError]] = {
-    cls.code: cls
-    for cls in (
-        InvalidArgument,
-        NotFound,
-        AlreadyExists,
-        FailedPrecondition,
-        Unauthenticated,
-        PermissionDenied,
-        Unavailable,
-        ResourceExhausted,
-        Cancelled,
-        DataLoss,
-        Unimplemented,
-    )
-}
+_BY_CODE: dict[int, type[SynthMixError]] = {kind.code: kind for kind in SynthMixError.__subclasses__()}
 
 
 def invalid_field(
@@ -171,17 +148,12 @@ def unmet_precondition(
 
 
 def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
-    """Raises InvalidArgument, with the nearest choice, if value isn't one of the choices."""
+    """Raises InvalidArgument, with the nearest choice, if value is not one of the choices."""
     known = list(choices)
     if value in known:
         return
-    raise invalid_field(
-        field,
-        value,
-        "is not one of the choices",
-        f"{did_you_mean(value, known)}use one of: {', '.join(known)}",
-        reason="UNKNOWN_CHOICE",
-    )
+    remedy = f"{did_you_mean(value, known)}use one of: {', '.join(known)}"
+    raise invalid_field(field, value, "is not one of the choices", remedy, reason="UNKNOWN_CHOICE")
 
 
 def listing(items: Sequence[str], *, most: int = MOST_LISTED) -> str:
@@ -214,21 +186,15 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     return f"did you mean {by_form[nearest[0]]!r}? " if nearest else ""
 
 
-def check_range(field: str, value: float, low: float, high: float, *, exclusive: bool = False) -> None:
+def check_range(field: str, value: float, low: float, high: float) -> None:
     """Raises InvalidArgument if value is not between low and high."""
-    inside = low < value < high if exclusive else low <= value <= high
-    if not inside:  # written so that NaN is outside
-        raise invalid_field(
-            field,
-            value,
-            "is out of range",
-            f"use a value {'strictly ' if exclusive else ''}between {low:g} and {high:g}",
-            reason="OUT_OF_RANGE",
-        )
+    if not low <= value <= high:  # written so that NaN is outside
+        remedy = f"use a value between {low:g} and {high:g}"
+        raise invalid_field(field, value, "is out of range", remedy, reason="OUT_OF_RANGE")
 
 
 class Problems:
-    """Collects every InvalidArgument of a request, so that a user mends it in one go.
+    """Collects every InvalidArgument of a request, so that a user fixes them in one go.
 
     problems = Problems()
     with problems:

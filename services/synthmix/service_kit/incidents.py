@@ -1,7 +1,7 @@
 """Incidents: faults of SynthMix itself. Each has a number; its stack trace stands where the number says.
 
 On one machine that is a file of the home's logs, which outlives the stack; on a cluster, where SYNTHMIX_INCIDENTS_DIR
-isn't set, it is the log of the container: `kubectl logs` shows it.
+is not set, it is the log of the container: `kubectl logs` shows it.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def record(what: str, error: BaseException, environment: Mapping[str, str] = os.
         try:
             _write(path, text)
         except OSError as problem:
-            log.warning("%s can't be written (%s)", path, problem.strerror)
+            log.warning("%s cannot be written (%s)", path, problem.strerror)
         else:
             log.error("incident %s in %s: %s", number, what, path)
             return Incident(number, f"in {path}")

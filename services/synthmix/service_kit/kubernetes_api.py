@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from synthmix.service_kit.errors import FailedPrecondition, Unavailable
@@ -29,11 +29,6 @@ class Right:
         resource = f"{self.resource}.{self.group}" if self.group else self.resource
         return f"{self.verb} {resource} in {f'namespace {self.namespace}' if self.namespace else 'the whole cluster'}"
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """For ErrorInfo."""
-        return {"verb": self.verb, "resource": self.resource, "group": self.group, "namespace": self.namespace}
-
 
 def connect() -> Any:
     """A kubernetes.client.ApiClient of the API server that KUBECONFIG names, or else of the cluster of this pod.
@@ -51,7 +46,7 @@ def connect() -> Any:
             config.load_incluster_config(client_configuration=configuration)
     except (config.ConfigException, OSError, yaml.YAMLError) as error:
         raise FailedPrecondition(
-            f"the Kubernetes API can't be used ({error}); run in a pod that has a service account's token, set "
+            f"the Kubernetes API cannot be used ({error}); run in a pod that has a service account's token, set "
             "KUBECONFIG, or unset SYNTHMIX_KUBERNETES_AUDIENCE, SYNTHMIX_RAY_CLUSTER and "
             "SYNTHMIX_WORKER_DEPLOYMENT_PREFIX",
             reason="KUBERNETES_NOT_CONFIGURED",
@@ -64,7 +59,7 @@ def client_of(configuration: Any) -> Any:
     import urllib3
     from kubernetes import client
 
-    # Every call that SynthMix makes may be made twice. Answers aren't waited for: an overloaded server is a failure.
+    # Every call that SynthMix makes may be made twice. Answers are not waited for: an overloaded server is a failure.
     configuration.retries = urllib3.Retry(
         total=1, status=0, redirect=0, allowed_methods=None, respect_retry_after_header=False
     )
@@ -77,7 +72,7 @@ def requiring(right: Right) -> Iterator[None]:
 
     Raises:
         Unavailable: The API server is out of reach, or too busy.
-        FailedPrecondition: It doesn't know this service, or the service lacks the right.
+        FailedPrecondition: It does not know this service, or the service lacks the right.
         ApiException: Any other answer; what 404, 409 and 422 mean is the caller's to say.
     """
     from kubernetes.client.exceptions import ApiException
@@ -93,7 +88,13 @@ def requiring(right: Right) -> Iterator[None]:
                 reason="KUBERNETES_CREDENTIALS_REFUSED",
             ) from None
         if error.status == 403:
-            raise _lacking(right, said_by(error)) from None
+            kind = "Role" if right.namespace else "ClusterRole"
+            raise FailedPrecondition(
+                f"this service's account may not {right} (the API server says: {said_by(error)}); add to its {kind} a "
+                f"rule with apiGroups [{right.group!r}], resources [{right.resource!r}], verbs [{right.verb!r}]",
+                reason="RBAC_RIGHT_MISSING",
+                metadata=asdict(right),
+            ) from None
         if not error.status or error.status == 429 or error.status >= 500:
             raise _out_of_reach(right, said_by(error)) from None
         raise
@@ -120,18 +121,8 @@ def said_in(body: Any) -> str:
         return ""
 
 
-def _lacking(right: Right, said: str) -> FailedPrecondition:
-    kind = "Role" if right.namespace else "ClusterRole"
-    return FailedPrecondition(
-        f"this service's account may not {right} (the API server says: {said}); add to its {kind} a rule with "
-        f"apiGroups [{right.group!r}], resources [{right.resource!r}], verbs [{right.verb!r}]",
-        reason="RBAC_RIGHT_MISSING",
-        metadata=right.metadata,
-    )
-
-
 def _out_of_reach(right: Right, said: str) -> Unavailable:
     return Unavailable(
-        f"the Kubernetes API server doesn't answer ({right}: {said}); try again in a moment",
+        f"the Kubernetes API server does not answer ({right}: {said}); try again in a moment",
         reason="KUBERNETES_UNAVAILABLE",
     )

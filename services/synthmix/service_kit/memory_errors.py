@@ -1,4 +1,4 @@
-"""A worker's memory that isn't enough: a fault of what was asked for, so it is said at a field."""
+"""A worker's memory that is not enough: a fault of what was asked for, so it is said at a field."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ def memory_told_at(field: str, what: str, remedy: str) -> Iterator[None]:
     """Raises FailedPrecondition at the field if what is in the block takes more memory than there is.
 
     Args:
-        what: What doesn't fit, such as "batches of 16 images of 512 pixels".
+        what: What does not fit, such as "batches of 16 images of 512 pixels".
         remedy: What to do, as a clause.
     """
     try:
@@ -25,12 +25,12 @@ def memory_told_at(field: str, what: str, remedy: str) -> Iterator[None]:
 
 
 def out_of_memory(field: str, what: str, remedy: str) -> FailedPrecondition:
-    description = f"the worker's memory isn't enough for {what}; {remedy}, or use a GPU or a machine with more"
+    description = f"the worker's memory is not enough for {what}; {remedy}, or use a GPU or a machine with more"
     return unmet_precondition(field, description, reason=OUT_OF_MEMORY)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Python's own, torch's of a GPU (known by name: torch isn't imported here), and torch's of a CPU."""
+    """Python's own, torch's of a GPU (known by name: torch is not imported here), and torch's of a CPU."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

@@ -25,6 +25,11 @@ REQUEST_SECONDS = Histogram(
 OPERATIONS = Gauge(
     "synthmix_operations", "Operations in object storage by state.", ["service", "state"], registry=REGISTRY
 )
+UNREADABLE_RECORDS = Counter(
+    "synthmix_unreadable_records",
+    "Records that a list left out: of a newer version of SynthMix, or damaged.",
+    registry=REGISTRY,
+)
 READY = Gauge("synthmix_ready", "1 while the server accepts requests.", ["service"], registry=REGISTRY)
 
 WORKER_COUNTERS = {

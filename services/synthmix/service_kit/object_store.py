@@ -13,17 +13,17 @@ CHUNK_SIZE_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object. What only a listing tells is "" elsewhere.
+    """An object.
 
     Attributes:
         version: Changes whenever other bytes are written.
-        modify_time: When it was written last, RFC 3339, UTC.
+        modify_time: When it was written last, RFC 3339, UTC, to the second or finer.
     """
 
     key: str
     size_bytes: int
-    version: str = field(default="", compare=False)
-    modify_time: str = field(default="", compare=False)
+    version: str = field(compare=False)
+    modify_time: str = field(compare=False)
 
 
 class ObjectStore(Protocol):
@@ -34,7 +34,7 @@ class ObjectStore(Protocol):
         ...
 
     def create_bucket(self) -> None:
-        """Creates the bucket if it isn't there."""
+        """Creates the bucket if it is not there."""
         ...
 
     def check(self) -> None:
@@ -45,8 +45,23 @@ class ObjectStore(Protocol):
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None: ...
 
+    def put_if(self, key: str, data: bytes, *, version: str) -> bool:
+        """Writes if the object has this version still, or if there is none and the version is "".
+
+        Of several writers that saw the same version, one is told True. It is told to a writer whose very bytes are
+        there already as well: its own put may have arrived although the answer was lost.
+
+        Returns:
+            Whether the object holds `data`; False if another writer was there first.
+        """
+        ...
+
     def get_bytes(self, key: str) -> bytes:
         """Raises NotFound if there is no such object."""
+        ...
+
+    def get_with_version(self, key: str) -> tuple[bytes, str]:
+        """An object's bytes, and the version for put_if that they have. Raises NotFound."""
         ...
 
     def get_file(self, key: str, path: Path) -> None:
@@ -64,13 +79,17 @@ class ObjectStore(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Deletes an object; deleting what isn't there is no error."""
+        """Deletes an object; deleting what is not there is no error."""
         ...
 
     def delete_prefix(self, prefix: str) -> None: ...
 
     def put_json(self, key: str, value: Any) -> None:
-        self.put_bytes(key, json.dumps(value, sort_keys=True, indent=1).encode(), "application/json")
+        self.put_bytes(key, to_json_bytes(value), "application/json")
+
+    def put_json_if(self, key: str, value: Any, *, version: str) -> bool:
+        """As put_if."""
+        return self.put_if(key, to_json_bytes(value), version=version)
 
     def get_json(self, key: str) -> Any:
         """Raises NotFound if there is no such object."""
@@ -78,7 +97,17 @@ class ObjectStore(Protocol):
 
     def find_json(self, key: str) -> Any | None:
         """The object as JSON, or None if there is none."""
+        return self.find_json_with_version(key)[0]
+
+    def find_json_with_version(self, key: str) -> tuple[Any | None, str]:
+        """The object as JSON and its version for put_if, or None and "" if there is none."""
         try:
-            return self.get_json(key)
+            data, version = self.get_with_version(key)
         except NotFound:
-            return None
+            return None, ""
+        return json.loads(data), version
+
+
+def to_json_bytes(value: Any) -> bytes:
+    """Of equal values, equal bytes."""
+    return json.dumps(value, sort_keys=True, indent=1).encode()

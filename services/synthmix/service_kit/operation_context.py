@@ -5,7 +5,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ PROGRESS_INTERVAL_SECONDS = 0.5
 TASK_RETRIES = 5
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """What a task returned, and the wall seconds that it took on its worker."""
-
-    value: Any
-    seconds: float
-
-
 class OperationContext:
     """What a coordinating function works with.
 
@@ -44,14 +35,8 @@ class OperationContext:
         self.record = record
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
-        self._progress: dict[str, Any] = {
-            "state": "STATE_RUNNING",
-            "done": 0,
-            "total": 0,
-            "revision": 0,
-        }
-        self._within: dict[str, int] = {}
-        self._running: set[str] = set()
+        self._progress: dict[str, Any] = {"state": "STATE_RUNNING", "done": 0, "total": 0, "revision": 0}
+        self._running: dict[str, int] = {}  # what each task that runs has done
         self._dirty = True
         self.worker_seconds = 0.0
         self.gpu_seconds = 0.0
@@ -71,7 +56,7 @@ class OperationContext:
             self._dirty = True
 
     def note_reused(self, units: int) -> None:
-        """Tells how much was done before this attempt began. A restarted coordinator's own work isn't that."""
+        """Tells how much was done before this attempt began. A restarted coordinator's own work is not that."""
         if self.reused is None:
             self.reused = units
             self._dirty = True
@@ -85,7 +70,7 @@ class OperationContext:
         with self._lock:
             if task not in self._running:
                 return  # a report that came after its task's result
-            self._within[task] = done
+            self._running[task] = done
             if total is not None:
                 self._progress["total"] = total
             self._dirty = True
@@ -135,7 +120,7 @@ class OperationContext:
         )
         threads = max(1, int(settings.cpus))
         with self._lock:
-            self._running = {str(index) for index in range(len(arguments))}
+            self._running = {str(index): 0 for index in range(len(arguments))}
         pending = {
             remote.remote(str(self.record.name), str(index), function, dict(keywords), threads, settings.gpus): index
             for index, keywords in enumerate(arguments)
@@ -146,15 +131,14 @@ class OperationContext:
                 ready, _ = ray.wait(list(pending), num_returns=1, timeout=PROGRESS_INTERVAL_SECONDS)
                 self.raise_if_cancelled()
                 for reference in ready:
-                    result = _task_result(ray, reference)
+                    value, seconds = _task_result(ray, reference)
                     index = pending.pop(reference)
-                    values[index] = result.value
-                    self.worker_seconds += result.seconds
-                    self.gpu_seconds += result.seconds * settings.gpus
+                    values[index] = value
+                    self.worker_seconds += seconds
+                    self.gpu_seconds += seconds * settings.gpus
                     with self._lock:
-                        self._running.discard(str(index))
-                        self._within.pop(str(index), None)
-                    on_result(index, result.value)
+                        del self._running[str(index)]
+                    on_result(index, value)
             return values
         finally:
             for reference in pending:
@@ -168,14 +152,13 @@ class OperationContext:
             self._dirty = False
             self._progress["revision"] += 1
             self._progress["update_time"] = records.now()
-            value = dict(self._progress)
-            value |= {
+            value = self._progress | {
                 "create_time": self.record.create_time,
                 "worker_seconds": self.worker_seconds,
                 "gpu_seconds": self.gpu_seconds,
                 "reused": self.reused,
             }
-            value["done"] += sum(self._within.values())
+            value["done"] += sum(self._running.values())
             if value["total"]:
                 value["done"] = min(value["done"], value["total"])
         records.write_progress(self.store, self.record.name, value)
@@ -195,8 +178,11 @@ class OperationContext:
 
 def run_task(
     operation: str, task: str, function: str, keywords: dict[str, Any], threads: int, gpus: float
-) -> TaskResult:
-    """Runs one task on a worker. Besides its keywords the function gets `report(done, total)` and `threads`."""
+) -> tuple[Any, float]:
+    """Runs one task on a worker. Besides its keywords the function gets `report(done, total)` and `threads`.
+
+    Returns what it returned, and the wall seconds that it took.
+    """
     import ray
 
     name = OperationName.parse(operation)
@@ -221,12 +207,12 @@ def run_task(
         seconds = time.perf_counter() - start_s
         count_on_worker("synthmix_worker_seconds", seconds, name.service)
         count_on_worker("synthmix_gpu_seconds", seconds * gpus, name.service)
-    return TaskResult(value, seconds)
+    return value, seconds
 
 
-def _task_result(ray: Any, reference: Any) -> TaskResult:
+def _task_result(ray: Any, reference: Any) -> Any:
     try:
-        result = ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, SynthMixError):
             raise error.cause from None
@@ -237,5 +223,3 @@ def _task_result(ray: Any, reference: Any) -> TaskResult:
             "images or batches, fewer tasks a node, or a node with more memory",
             reason=OUT_OF_MEMORY,
         ) from error
-    assert isinstance(result, TaskResult)
-    return result

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from synthmix.api.operations.v1 import operations_pb2 as synthmix_operations_pb2
 from synthmix.service_kit import errors
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import OperationName, operations_of
+from synthmix.service_kit.resource_names import OperationName
 
 OperationMetadata = synthmix_operations_pb2.OperationMetadata
 Resource = Callable[[str, dict[str, Any]], Message]
@@ -28,7 +28,6 @@ Resource = Callable[[str, dict[str, Any]], Message]
 
 REQUEST = "request.json"
 RESULT = "result.json"
-TERMINAL = ("STATE_SUCCEEDED", "STATE_FAILED", "STATE_CANCELLED")
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,8 @@ def now() -> str:
 
 
 def write_record(store: ObjectStore, record: OperationRecord) -> None:
-    store.put_json(
-        f"{record.name}/{REQUEST}",
-        {
-            "kind": record.kind,
-            "target": record.target,
-            "request": record.request,
-            "create_time": record.create_time,
-        },
-    )
+    value = {"kind": record.kind, "target": record.target, "request": record.request, "create_time": record.create_time}
+    store.put_json(f"{record.name}/{REQUEST}", value)
 
 
 def find_record(store: ObjectStore, name: OperationName) -> OperationRecord | None:
@@ -75,7 +67,7 @@ def read_record(store: ObjectStore, name: OperationName) -> OperationRecord:
     record = find_record(store, name)
     if record is None:
         raise errors.NotFound(
-            f"{name} doesn't exist; `synthmix operations list` shows what does", reason="OPERATION_NOT_FOUND"
+            f"{name} does not exist; `synthmix operations list` shows what does", reason="OPERATION_NOT_FOUND"
         )
     return record
 
@@ -119,36 +111,22 @@ def clear_result(store: ObjectStore, name: OperationName) -> None:
     store.delete(f"{name}/{RESULT}")
 
 
-def list_names(store: ObjectStore, service: str) -> dict[OperationName, set[str]]:
-    """Every operation of a service with the names of its objects, in one listing."""
-    found: dict[OperationName, set[str]] = {}
-    for item in store.list(f"{operations_of(service)}/"):
-        name, leaf = OperationName.of_key(item.key)
-        found.setdefault(name, set()).add(leaf)
-    return found
-
-
 def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> str:
-    """The state's name in the proto. A result decides; progress that an earlier attempt left doesn't."""
+    """The state's name in the proto."""
     if result is not None:
         if "error" not in result:
             return "STATE_SUCCEEDED"
         cancelled = errors.from_json(result["error"]).code == errors.Cancelled.code
         return "STATE_CANCELLED" if cancelled else "STATE_FAILED"
-    if progress is None or progress.get("state") in TERMINAL:
-        return "STATE_QUEUED"
-    return str(progress["state"])
+    return "STATE_QUEUED" if progress is None else "STATE_RUNNING"
 
 
 def read_operation(store: ObjectStore, record: OperationRecord, resource: Resource) -> operations_pb2.Operation:
     """The operation as its records stand now. `resource` reads the finished resource."""
-    progress = store.find_json(f"{record.name}/progress.json")
+    progress = find_progress(store, record.name)
     result = find_result(store, record.name)
-    state = state_of(progress, result)
-    metadata = OperationMetadata(target=record.target, state=state)
-    if progress is not None and state != "STATE_QUEUED":
-        json_format.ParseDict(progress, metadata, ignore_unknown_fields=True)
-        metadata.state = OperationMetadata(state=state).state
+    metadata = json_format.ParseDict(progress or {}, OperationMetadata(), ignore_unknown_fields=True)
+    metadata.MergeFrom(OperationMetadata(target=record.target, state=state_of(progress, result)))
     metadata.create_time.FromJsonString(record.create_time)
     operation = operations_pb2.Operation(name=str(record.name))
     if result is not None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -39,6 +39,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
     """
 
     full_name = operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name
+    add = staticmethod(operations_pb2_grpc.add_OperationsServicer_to_server)
 
     def __init__(
         self,
@@ -65,15 +66,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         One that was cancelled or failed is started again and goes on from what it had done.
         """
         name = OperationName(self.service, operation_id)
-        await self._wait_for_cancellation(name)
-        record = await asyncio.to_thread(self._record, name, kind, target, request)
-        operation = await asyncio.to_thread(records.read_operation, self._store, record, self._resource)
-        if not operation.done:
-            self._wanted.put_nowait(name)
-        return operation
-
-    async def _wait_for_cancellation(self, name: OperationName) -> None:
-        """Whoever asks again while an earlier attempt winds down wants a new attempt, not that one's end."""
+        # Whoever asks again while an earlier attempt winds down wants a new attempt, not that one's end.
         deadline_s = time.monotonic() + HANDOVER_SECONDS
         while await asyncio.to_thread(self._is_being_cancelled, name):
             if time.monotonic() > deadline_s:
@@ -81,6 +74,11 @@ class Operations(operations_pb2_grpc.OperationsServicer):
                     f"{name} is still being cancelled; submit it again in a moment", reason="OPERATION_CANCELLING"
                 )
             await asyncio.sleep(POLL_SECONDS)
+        record = await asyncio.to_thread(self._record, name, kind, target, request)
+        operation = await asyncio.to_thread(records.read_operation, self._store, record, self._resource)
+        if not operation.done:
+            self._wanted.put_nowait(name)
+        return operation
 
     def _is_being_cancelled(self, name: OperationName) -> bool:
         return records.cancellation_requested(self._store, name) and records.find_result(self._store, name) is None
@@ -132,7 +130,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         except SynthMixError as error:
             log.warning("%s: %s", name, error.message)
         except Exception:  # Ray raises many kinds
-            log.exception("%s doesn't start", name)
+            log.exception("%s does not start", name)
 
     def _launch(self, name: OperationName) -> None:
         record = records.find_record(self._store, name)
@@ -146,24 +144,23 @@ class Operations(operations_pb2_grpc.OperationsServicer):
                 if ray.get(actor.working.remote(), timeout=HANDOVER_SECONDS):
                     return
             except ray.exceptions.RayActorError as error:
-                log.info("%s: a coordinator is on its way out, or didn't come up: %s", name, error)
+                log.info("%s: a coordinator is on its way out, or did not come up: %s", name, error)
             except ray.exceptions.GetTimeoutError:
                 return  # pending: Ray starts it when it can
             time.sleep(POLL_SECONDS)
         raise Unavailable(
-            f"the coordinator of {name} doesn't start; check that Ray runs and has a free CPU", reason="RAY_UNAVAILABLE"
+            f"the coordinator of {name} does not start; check that Ray runs and has a free CPU",
+            reason="RAY_UNAVAILABLE",
         )
 
     def _count(self) -> list[OperationName]:
         """Counts operations by state, and returns the unfinished ones."""
         states = dict.fromkeys(("queued", "running", "succeeded", "failed", "cancelled"), 0)
-        todo = []
-        for name, objects in records.list_names(self._store, self.service).items():
-            if records.REQUEST not in objects:
-                continue
-            if records.RESULT not in objects:
+        unfinished = []
+        for name, operation in self.index.read().items():
+            if not operation.ended:
                 self._final_states.pop(name, None)
-                todo.append(name)
+                unfinished.append(name)
                 state = records.state_of(records.find_progress(self._store, name), None)
             else:
                 if name not in self._final_states:
@@ -172,7 +169,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             states[state.removeprefix("STATE_").lower()] += 1
         for state, count in states.items():
             metrics.OPERATIONS.labels(self.service, state).set(count)
-        return todo
+        return unfinished
 
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext
@@ -234,15 +231,10 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         name = OperationName.parse(request.name)
 
         def delete() -> None:
-            record = records.read_record(self._store, name)
+            records.read_record(self._store, name)
             if records.find_result(self._store, name) is None:
-                raise FailedPrecondition(f"{record.name} isn't finished; cancel it first", reason="OPERATION_RUNNING")
+                raise FailedPrecondition(f"{name} is not finished; cancel it first", reason="OPERATION_RUNNING")
             self._store.delete_prefix(f"{name}/")
 
         await asyncio.to_thread(delete)
         return empty_pb2.Empty()
-
-    @property
-    def add(self) -> Callable[[Any, grpc.aio.Server], None]:
-        add: Callable[[Any, grpc.aio.Server], None] = operations_pb2_grpc.add_OperationsServicer_to_server
-        return add

@@ -1,7 +1,6 @@
 """A listing's pages (AIP-158). A token is opaque to clients: the position after the last item, tied to nothing else."""
 
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -24,22 +23,15 @@ def newest_first(times: Mapping[Item, str], page_size: int, page_token: str) -> 
     Raises InvalidArgument for a negative page_size or a token that no listing gave.
     """
     size, before = _size(page_size), _decode(page_token)
-    places = sorted(
-        ((f"{time} {item}", item) for item, time in times.items()), key=lambda place: place[0], reverse=True
-    )
-    rest = [place for place in places if not before or place[0] < before]
-    return [item for _, item in rest[:size]], _encode(rest[size - 1][0]) if len(rest) > size else ""
+    items = {f"{time} {item}": item for item, time in times.items()}
+    rest = sorted((place for place in items if not before or place < before), reverse=True)
+    return [items[place] for place in rest[:size]], _encode(rest[size - 1]) if len(rest) > size else ""
 
 
 def _size(page_size: int) -> int:
     if page_size < 0:
-        raise invalid_field(
-            "page_size",
-            page_size,
-            "is negative",
-            "use 0 for the default, or 1 to 1000",
-            reason="OUT_OF_RANGE",
-        )
+        remedy = f"use 0 for the default, or 1 to {LARGEST_PAGE_SIZE}"
+        raise invalid_field("page_size", page_size, "is negative", remedy, reason="OUT_OF_RANGE")
     return min(page_size or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE)
 
 
@@ -52,14 +44,9 @@ def _decode(token: str) -> str:
         return ""
     try:
         version, _, after = base64.urlsafe_b64decode(token.encode()).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError, ValueError):
+    except ValueError:  # of base64 and of UTF-8
         version = after = ""
     if version != "v1" or not after:
-        raise invalid_field(
-            "page_token",
-            token,
-            "is not a token of this listing",
-            "start again without one",
-            reason="INVALID_PAGE_TOKEN",
-        )
+        problem = "is not a token of this listing"
+        raise invalid_field("page_token", token, problem, "start again without one", reason="INVALID_PAGE_TOKEN")
     return after

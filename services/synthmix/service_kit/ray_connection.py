@@ -21,25 +21,24 @@ class RayConnection:
         self._lock = threading.Lock()
 
     def ensure(self) -> Any:
-        """The ray module, connected. Raises Unavailable if the cluster doesn't answer."""
+        """The ray module, connected. Raises Unavailable if the cluster does not answer."""
         import ray
 
         with self._lock:
-            if ray.is_initialized() and not self._answers(ray):
-                ray.shutdown()
+            if ray.is_initialized():
+                try:
+                    ray.nodes()
+                except Exception as error:
+                    log.warning("the connection to Ray was lost: %s", error)
+                    ray.shutdown()
             if not ray.is_initialized():
                 self._check_listens()
                 try:
-                    ray.init(
-                        address=self.address,
-                        namespace=NAMESPACE,
-                        log_to_driver=False,
-                        configure_logging=False,
-                    )
+                    ray.init(self.address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
                 except Exception as error:  # Ray raises many kinds, RuntimeError and ConnectionError among them
                     ray.shutdown()
                     raise Unavailable(
-                        f"the Ray cluster at {self.address} doesn't answer ({type(error).__name__}: {error}); "
+                        f"the Ray cluster at {self.address} does not answer ({type(error).__name__}: {error}); "
                         "check that it runs and that RAY_AUTH_TOKEN is its token",
                         reason="RAY_UNAVAILABLE",
                     ) from error
@@ -57,12 +56,3 @@ class RayConnection:
                 "check SYNTHMIX_RAY_ADDRESS and that Ray runs",
                 reason="RAY_UNAVAILABLE",
             ) from error
-
-    @staticmethod
-    def _answers(ray: Any) -> bool:
-        try:
-            ray.nodes()
-            return True
-        except Exception as error:
-            log.warning("the connection to Ray was lost: %s", error)
-            return False

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from synthmix.service_kit.errors import invalid_field
+from synthmix.service_kit.errors import InvalidArgument, invalid_field
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -40,13 +40,8 @@ class ArtifactName:
         found, _, artifact_id = text.partition("/")
         allowed = (collection,) if collection else COLLECTIONS
         if found not in allowed or not _ID.fullmatch(artifact_id):
-            raise invalid_field(
-                field,
-                text,
-                "is not a resource name",
-                f"use {' or '.join(allowed)}/ followed by 32 hexadecimal digits",
-                reason="INVALID_RESOURCE_NAME",
-            )
+            remedy = f"use {' or '.join(allowed)}/ followed by 32 hexadecimal digits"
+            raise _invalid_name(field, text, "is not a resource name", remedy)
         return cls(found, artifact_id)
 
 
@@ -64,13 +59,8 @@ class PartName:
     def parse(cls, text: str, *, field: str) -> Self:
         split, _, part = text.partition("/parts/")
         if part not in PARTS:
-            raise invalid_field(
-                field,
-                text,
-                "is not a part of a split",
-                f"use splits/{{id}}/parts/ followed by one of {', '.join(PARTS)}",
-                reason="INVALID_RESOURCE_NAME",
-            )
+            remedy = f"use splits/{{id}}/parts/ followed by one of {', '.join(PARTS)}"
+            raise _invalid_name(field, text, "is not a part of a split", remedy)
         return cls(ArtifactName.parse(split, field=field, collection=SPLITS), part)
 
     @classmethod
@@ -100,13 +90,8 @@ class UploadName:
     def parse(cls, text: str, *, field: str) -> Self:
         collection, _, sha256 = text.partition("/")
         if collection != "uploads" or not _SHA256.fullmatch(sha256):
-            raise invalid_field(
-                field,
-                text,
-                "is not an upload",
-                "upload the file first and use the name that UploadFile returns",
-                reason="INVALID_RESOURCE_NAME",
-            )
+            remedy = "upload the file first and use the name that UploadFile returns"
+            raise _invalid_name(field, text, "is not an upload", remedy)
         return cls(sha256)
 
 
@@ -120,18 +105,20 @@ class OperationName:
     def __str__(self) -> str:
         return f"operations/{self.service}/{self.id}"
 
+    @property
+    def checkpoints(self) -> str:
+        """The prefix in object storage of what its unfinished work needs to go on."""
+        return f"checkpoints/{self}/"
+
     @classmethod
     def parse(cls, text: str, *, field: str = "name") -> Self:
         head, _, rest = text.partition("/")
         service, _, operation_id = rest.partition("/")
         if head != "operations" or not _SERVICE.fullmatch(service) or not _ID.fullmatch(operation_id):
-            raise invalid_field(
-                field,
-                text,
-                "is not an operation",
-                "use operations/{service}/ followed by 32 hexadecimal digits; `synthmix operations list` shows them",
-                reason="INVALID_RESOURCE_NAME",
+            remedy = (
+                "use operations/{service}/ followed by 32 hexadecimal digits; `synthmix operations list` shows them"
             )
+            raise _invalid_name(field, text, "is not an operation", remedy)
         return cls(service, operation_id)
 
     @classmethod
@@ -174,10 +161,9 @@ def is_id(text: str) -> bool:
 def check_display_name(field: str, value: str) -> None:
     """Raises InvalidArgument unless value can be both a name a person types and a part of an object's key."""
     if not _DISPLAY_NAME.fullmatch(value) or _ID.fullmatch(value):
-        raise invalid_field(
-            field,
-            value,
-            "is not a valid name",
-            "use 1 to 63 lower-case letters, digits and hyphens, such as six-phenotypes",
-            reason="INVALID_NAME",
-        )
+        remedy = "use 1 to 63 lower-case letters, digits and hyphens, such as six-phenotypes"
+        raise invalid_field(field, value, "is not a valid name", remedy, reason="INVALID_NAME")
+
+
+def _invalid_name(field: str, text: str, problem: str, remedy: str) -> InvalidArgument:
+    return invalid_field(field, text, problem, remedy, reason="INVALID_RESOURCE_NAME")

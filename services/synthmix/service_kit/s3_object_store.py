@@ -7,14 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
+from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
-from minio.error import MinioException, S3Error
+from minio.error import MinioException, S3Error, ServerError
 
 from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.environment import ObjectStoreSettings, object_store_settings
@@ -29,6 +31,7 @@ SMALL_OBJECT_BYTES = 1024 * 1024
 ATTEMPTS = 6
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
+SIGNED_FOR = timedelta(minutes=5)
 COMPACTION_TIMEOUT_SECONDS = 60.0
 # With the last attempt, less than the 120 s after which a cluster restarts a server that hasn't started.
 START_PATIENCE_SECONDS = 90.0
@@ -42,7 +45,8 @@ _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded",
 _FULL_STATUS = 507
 _FULL_WORDS = ("no space left", "no free volumes", "disk quota exceeded")
 # Besides every answer with a status of 5xx, those that have another.
-_PASSING = {"RequestTimeout", "OperationAborted"}
+_PASSING = {"RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
+_PRECONDITION_FAILED_STATUS = 412
 
 Result = TypeVar("Result")
 
@@ -68,7 +72,7 @@ class S3ObjectStore(ObjectStore):
             )
         self.settings = settings
         self._attempts = attempts
-        pool = urllib3.PoolManager(
+        self._pool = urllib3.PoolManager(
             num_pools=4, maxsize=32, retries=False, timeout=urllib3.Timeout(connect=3.0, read=60.0)
         )
         # A region given up front saves a request for every bucket location.
@@ -78,7 +82,7 @@ class S3ObjectStore(ObjectStore):
             secret_key=settings.secret_key,
             secure=parts.scheme == "https",
             region=settings.region,
-            http_client=pool,
+            http_client=self._pool,
         )
 
     def uri(self, key: str) -> str:
@@ -130,11 +134,39 @@ class S3ObjectStore(ObjectStore):
                 ),
             )
 
+    def put_if(self, key: str, data: bytes, *, version: str) -> bool:
+        # The SDK's own put sends no condition, so this one goes to an address that the SDK has signed.
+        condition = {"If-Match": f'"{version}"'} if version else {"If-None-Match": "*"}
+
+        def put() -> bool:
+            url = self._client.get_presigned_url("PUT", self.settings.bucket, key, expires=SIGNED_FOR)
+            answer = self._pool.request("PUT", url, body=data, headers=condition | {"Content-Type": "application/json"})
+            if answer.status in (200, 204):
+                return True
+            if answer.status == _PRECONDITION_FAILED_STATUS:
+                return False
+            if "application/xml" not in answer.headers.get("Content-Type", ""):
+                raise ServerError(f"server failed with HTTP status code {answer.status}", answer.status)
+            error = S3Error.fromxml(answer)
+            if version and error.code in _MISSING:
+                return False
+            raise error
+
+        if self._call(f"write {key}", put):
+            return True
+        try:
+            return self.get_bytes(key) == data
+        except NotFound:
+            return False
+
     def get_bytes(self, key: str) -> bytes:
         """Raises NotFound if there is no such object."""
+        return self.get_with_version(key)[0]
 
-        def get() -> bytes:
-            return b"".join(_chunks(self._client.get_object(self.settings.bucket, key)))
+    def get_with_version(self, key: str) -> tuple[bytes, str]:
+        def get() -> tuple[bytes, str]:
+            response = self._client.get_object(self.settings.bucket, key)
+            return b"".join(_chunks(response)), response.headers.get("ETag", "").strip('"')
 
         return self._call(f"read {key}", get)
 
@@ -166,20 +198,14 @@ class S3ObjectStore(ObjectStore):
             found = self._call(f"look up {key}", lambda: self._client.stat_object(self.settings.bucket, key))
         except NotFound:
             return None
-        return ObjectInfo(key, found.size or 0)
+        return _info(found)
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """Every object whose key begins with the prefix, in the order of keys."""
         return self._call(
             f"list {prefix}",
             lambda: [
-                ObjectInfo(
-                    item.object_name or "",
-                    item.size or 0,
-                    item.etag or "",
-                    item.last_modified.isoformat(timespec="microseconds") if item.last_modified else "",
-                )
-                for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)
+                _info(item) for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)
             ],
         )
 
@@ -280,6 +306,13 @@ class S3ObjectStore(ObjectStore):
 def open_object_store() -> S3ObjectStore:
     """Object storage as this process' environment names it. Raises FailedPrecondition if it names none."""
     return S3ObjectStore(object_store_settings())
+
+
+def _info(item: Object) -> ObjectInfo:
+    assert item.last_modified is not None
+    return ObjectInfo(
+        item.object_name, item.size or 0, item.etag or "", item.last_modified.isoformat(timespec="microseconds")
+    )
 
 
 def _is_passing(error: S3Error) -> bool:

@@ -73,12 +73,12 @@ async def serve(
     try:
         server.add_insecure_port(settings.listen)
     except RuntimeError:
-        raise SystemExit(f"{service}: can't listen on SYNTHMIX_LISTEN={settings.listen}; is the port taken?") from None
+        raise SystemExit(f"{service}: cannot listen on SYNTHMIX_LISTEN={settings.listen}; is the port taken?") from None
     try:
         metrics.serve(settings.metrics_listen)
     except (OSError, ValueError) as error:
         raise SystemExit(
-            f"{service}: can't listen on SYNTHMIX_METRICS_LISTEN={settings.metrics_listen} ({error}); "
+            f"{service}: cannot listen on SYNTHMIX_METRICS_LISTEN={settings.metrics_listen} ({error}); "
             "use a free host:port"
         ) from None
     await server.start()

@@ -1,7 +1,7 @@
 """Settings messages by their descriptors alone: defaults, checks, the form that is addressed, and back from a record.
 
 An option is declared once, as a field with rules (protos/synthmix/options/v1/field_rules.proto). A default that depends
-on something else, such as the base model, isn't declared: it is code of the step that the settings are of.
+on something else, such as the base model, is not declared: it is code of the step that the settings are of.
 
     full = with_defaults(adapter.settings)       # every field that a user may leave out has its declared value
     set_default(full, "alpha", full.rank)        # and those of the step's own code
@@ -20,9 +20,11 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from synthmix.api.options.v1 import field_rules_pb2
-from synthmix.service_kit.errors import InvalidArgument, Problems, check_choice, invalid_field
+from synthmix.service_kit.errors import Problems, check_choice, invalid_field, printable
 
 M = TypeVar("M", bound=Message)
+
+LONGEST_SHORT_TEXT = 1000
 
 _READERS: dict[int, Any] = {
     FieldDescriptor.CPPTYPE_STRING: str,
@@ -85,14 +87,15 @@ def check(message: Message, path: str, problems: Problems) -> None:
             with problems:
                 _check_value(field, one, one_name)
             if rules_of(field).unique and one in list(value)[:position]:
-                problems.found.append(_duplicate(one_name, one))
+                problem, remedy = "is there twice", "leave one of them out"
+                problems.found.append(invalid_field(one_name, one, problem, remedy, reason="DUPLICATE_VALUE"))
 
 
 def canonical(message: Message, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """The settings as JSON without the fields that equal their declared default: what digests are of.
 
     So an option that is added, with a default that changes nothing, leaves every address as it is; and a default that
-    is changed doesn't change the address of what was made with the old one: the recipe version has to.
+    is changed does not change the address of what was made with the old one: the recipe version has to.
 
     Args:
         without: Fields that the request says in another form, such as an input by its digest.
@@ -123,14 +126,48 @@ def in_words(settings: Message) -> dict[str, str]:
     }
 
 
+def distinguishing_names(settings: Sequence[Sequence[Message]], alone: str) -> list[str]:
+    """A short name for each thing, such as "rank 16, steps 25".
+
+    Args:
+        settings: Of each thing, its settings messages: of the same kinds in the same order, with their defaults.
+        alone: The name of a thing that differs from no other, since there is one only.
+    """
+    names: list[list[str]] = [[] for _ in settings]
+    for messages in zip(*settings, strict=True):
+        for field in messages[0].DESCRIPTOR.fields:
+            values = [_value_if_set(message, field) for message in messages]
+            if any(value != values[0] for value in values):
+                for name, value in zip(names, values, strict=True):
+                    name.append(_named_value(field, value))
+    return [", ".join(name) or alone for name in names]
+
+
 def _value_in_words(field: FieldDescriptor, value: Any) -> str:
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return "yes" if value else "no"
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return str(value)
     text = f"{value:.10g}" if isinstance(value, float) else f"{value:,}"
-    unit = rules_of(field).unit
-    return f"{text} {unit}" if unit else text
+    return f"{text} {rules_of(field).unit}".rstrip()
+
+
+def _value_if_set(message: Message, field: FieldDescriptor) -> Any:
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        return tuple(value)
+    return value if message.HasField(field.name) else None
+
+
+def _named_value(field: FieldDescriptor, value: Any) -> str:
+    words = field.name.replace("_", " ")
+    if value is None:
+        return f"{words} not set"
+    if isinstance(value, bool):
+        return f"{words} {str(value).lower()}"
+    if isinstance(value, (int, float)):
+        return f"{words} {repr(value).removesuffix('.0')} {rules_of(field).unit}".rstrip()
+    return f"{words} {printable(str(value), longest=LONGEST_SHORT_TEXT)}"
 
 
 def _fill(message: Message) -> None:
@@ -186,13 +223,8 @@ def _check_value(field: FieldDescriptor, value: Any, path: str) -> None:
         high is None or (value < high if below else value <= high)
     )
     if not inside or not math.isfinite(value):  # NaN is inside nothing
-        raise invalid_field(
-            path,
-            value,
-            "is out of range",
-            f"use {_range_in_words(low, above, high, below)}{f' {rules.unit}' if rules.unit else ''}",
-            reason="OUT_OF_RANGE",
-        )
+        remedy = f"use {_range_in_words(low, above, high, below)} {rules.unit}".rstrip()
+        raise invalid_field(path, value, "is out of range", remedy, reason="OUT_OF_RANGE")
 
 
 def _range_in_words(low: float | None, above: bool, high: float | None, below: bool) -> str:
@@ -203,7 +235,3 @@ def _range_in_words(low: float | None, above: bool, high: float | None, below: b
         *([f"{'below' if below else 'of at most'} {high:.10g}"] if high is not None else []),
     ]
     return f"a value {' and '.join(words)}" if words else "a finite value"
-
-
-def _duplicate(path: str, value: Any) -> InvalidArgument:
-    return invalid_field(path, value, "is there twice", "leave one of them out", reason="DUPLICATE_VALUE")

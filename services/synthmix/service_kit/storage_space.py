@@ -18,10 +18,10 @@ RESERVE_BYTES = 16 * 1024 * 1024
 RESERVE_SHARE = 0.02
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# As libraries that aren't written in Python say it, in errors without a number.
+# As libraries that are not written in Python say it, in errors without a number.
 _FULL_WORDS = ("no space left on device", "disk quota exceeded")
 
-# A server takes an object out some seconds after it was deleted, and can't give its room back before.
+# A server takes an object out some seconds after it was deleted, and cannot give its room back before.
 _WAITS_S = (0.0, 2.0, 4.0)
 
 _room = threading.Lock()
@@ -111,7 +111,7 @@ def is_low(folder: Path) -> bool:
 
 def storage_full(where: str, why: str) -> ResourceExhausted:
     return ResourceExhausted(
-        f"{where} has no room{why}; delete studies and datasets that aren't needed, or give it a larger disk, then "
+        f"{where} has no room{why}; delete studies and datasets that are not needed, or give it a larger disk, then "
         "try again",
         reason=REASON,
         metadata={"where": where},

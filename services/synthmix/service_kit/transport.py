@@ -8,7 +8,7 @@ the whole upload to send it again; the caller repeats it instead, and the same b
 import importlib.resources
 import ipaddress
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import grpc
@@ -66,25 +66,17 @@ def error_of(error: Any, service: str, address: str) -> SynthMixError:
     if status is not None:
         return from_status(status)
     where = f"{service} at {address}"
+    place = {"service": service, "address": address}
     if code is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(
-            f"{where} can't be reached ({_reason(details)}); is the stack up? `synthmix doctor` checks it",
-            reason="SERVICE_UNREACHABLE",
-            metadata={"service": service, "address": address},
-        )
+        message = f"{where} cannot be reached ({_reason(details)}); is the stack up? `synthmix doctor` checks it"
+        return Unavailable(message, reason="SERVICE_UNREACHABLE", metadata=place)
     if code is grpc.StatusCode.CANCELLED:
         # This client cancels no call whose end it waits for: a server that stops does, of those it has just accepted.
-        return Unavailable(
-            f"{where} stopped in the middle of the call; try again, or look at it with `synthmix doctor`",
-            reason="SERVICE_STOPPED",
-            metadata={"service": service, "address": address},
-        )
+        message = f"{where} stopped in the middle of the call; try again, or look at it with `synthmix doctor`"
+        return Unavailable(message, reason="SERVICE_STOPPED", metadata=place)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Unavailable(
-            f"{where} didn't answer in time; try again, or look at it with `synthmix doctor`",
-            reason="DEADLINE_EXCEEDED",
-            metadata={"service": service, "address": address},
-        )
+        message = f"{where} did not answer in time; try again, or look at it with `synthmix doctor`"
+        return Unavailable(message, reason="DEADLINE_EXCEEDED", metadata=place)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return Unauthenticated(
             f"{where} refuses the token ({_reason(details)}); check --token or SYNTHMIX_TOKEN",
@@ -146,30 +138,14 @@ class _CallDetails(grpc.ClientCallDetails):
 class _BearerToken(
     grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamUnaryClientInterceptor
 ):
-    """Adds the token to every call. gRPC allows call credentials on encrypted channels only.
-
-    Args:
-        token: Gives the one that is good now.
-    """
+    """Adds the token to every call. gRPC allows call credentials on encrypted channels only."""
 
     def __init__(self, token: Callable[[], str]):
         self._token = token
 
-    def _signed(self, details: Any) -> _CallDetails:
-        return _CallDetails(
-            details.method,
-            details.timeout,
-            [*(details.metadata or ()), ("authorization", f"Bearer {self._token()}")],
-            details.credentials,
-            details.wait_for_ready,
-            details.compression,
-        )
+    def _call(self, continuation: Any, details: Any, request: Any) -> Any:
+        metadata = [*(details.metadata or ()), ("authorization", f"Bearer {self._token()}")]
+        given = {item.name: getattr(details, item.name) for item in fields(_CallDetails)}
+        return continuation(_CallDetails(**given | {"metadata": metadata}), request)
 
-    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return continuation(self._signed(client_call_details), request)
-
-    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return continuation(self._signed(client_call_details), request)
-
-    def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return continuation(self._signed(client_call_details), request_iterator)
+    intercept_unary_unary = intercept_unary_stream = intercept_stream_unary = _call

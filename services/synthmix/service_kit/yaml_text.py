@@ -13,7 +13,7 @@ def to_yaml(message: Message) -> str:
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    """A message as dicts, lists and scalars. Unlike protobuf's JSON, it doesn't quote int64."""
+    """A message as dicts, lists and scalars. Unlike protobuf's JSON, it does not quote int64."""
     return {
         item.name: [_plain_value(item, one) for one in value] if item.is_repeated else _plain_value(item, value)
         for item, value in message.ListFields()

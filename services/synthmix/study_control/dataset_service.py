@@ -15,6 +15,7 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
+from synthmix.service_kit.stored_records import read_each
 from synthmix.study_control import datasets
 
 
@@ -79,12 +80,10 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
             times = times_of_artifacts(self._store, DATASETS)
             found, token = pages.newest_first(times, request.page_size, request.page_token)
             names = datasets.display_names(self._store)
-            return datasets_pb2.ListDatasetsResponse(
-                next_page_token=token,
-                datasets=[
-                    datasets.dataset_message(self._store, read_manifest(self._store, name), names) for name in found
-                ],
+            shown, unreachable = read_each(
+                found, lambda name: datasets.dataset_message(self._store, read_manifest(self._store, name), names)
             )
+            return datasets_pb2.ListDatasetsResponse(datasets=shown, next_page_token=token, unreachable=unreachable)
 
         return await asyncio.to_thread(read)
 

@@ -40,11 +40,13 @@ from synthmix.service_kit.resource_names import (
     unqualified,
 )
 from synthmix.service_kit.settings_messages import from_canonical
+from synthmix.service_kit.stored_records import find_record, read_each, reading
 from synthmix.study_control import split as splitting
 from synthmix.study_control.image_import import importer, white_levels
 from synthmix.study_control.image_import.groups import check_rule
 
 _NAMES = "dataset-names/"
+_NAMES_SCHEMA = 1
 
 
 def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]:
@@ -155,17 +157,25 @@ def claim_name(
     Raises AlreadyExists if it means another one and may not be replaced.
     """
     key = _name_key(display_name)
-    holder = store.find_json(key)
-    if holder is not None and holder["dataset"] != str(dataset) and not replace:
-        raise AlreadyExists(
-            f"dataset.display_name: {display_name!r} is the name of {holder['dataset']}, which holds other images "
-            f"than the new {dataset}; choose another name, or pass --replace to move the name",
-            reason="DISPLAY_NAME_TAKEN",
-            metadata={"dataset": holder["dataset"]},
-        )
     value = {"dataset": str(dataset)} | ({"account": account} if account is not None else {})
-    if value != holder:
-        store.put_json(key, value)
+    claimed = False
+    while not claimed:  # again only if someone else claimed it since it was read
+        holder, version = store.find_json_with_version(key)
+        if holder is not None and holder["dataset"] != str(dataset) and not replace:
+            raise AlreadyExists(
+                f"dataset.display_name: {display_name!r} is the name of {holder['dataset']}, which holds other images "
+                f"than the new {dataset}; choose another name, or pass --replace to move the name",
+                reason="DISPLAY_NAME_TAKEN",
+                metadata={"dataset": holder["dataset"]},
+            )
+        claimed = value == holder or store.put_json_if(key, value, version=version)
+
+
+def _find_holder(store: ObjectStore, key: str) -> dict[str, Any] | None:
+    """What a name means: the data set, and the account of its import under this name."""
+    holder = find_record(store, key, _NAMES_SCHEMA)
+    with reading(key):
+        return None if holder is None else holder | {"dataset": str(holder["dataset"])}
 
 
 def _name_key(display_name: str) -> str:
@@ -175,9 +185,10 @@ def _name_key(display_name: str) -> str:
 def display_names(store: ObjectStore) -> dict[str, list[str]]:
     """Resource name -> its display names, in their order."""
     names: dict[str, list[str]] = {}
-    for item in store.list(_NAMES):
-        name = item.key.removeprefix(_NAMES).removesuffix(".json")
-        names.setdefault(store.get_json(item.key)["dataset"], []).append(name)
+    held, _ = read_each((item.key for item in store.list(_NAMES)), lambda key: (key, _find_holder(store, key)))
+    for key, holder in held:
+        if holder is not None:
+            names.setdefault(holder["dataset"], []).append(key.removeprefix(_NAMES).removesuffix(".json"))
     return {dataset: sorted(held) for dataset, held in names.items()}
 
 
@@ -190,7 +201,7 @@ def name_shown(names: dict[str, list[str]], dataset: ArtifactName, asked: str) -
 
 def account_of_name(store: ObjectStore, dataset: Manifest, display_name: str) -> dict[str, Any]:
     """The account of the import under a name; of the first import if the name has none, or is not the dataset's."""
-    holder = store.find_json(_name_key(display_name)) if display_name else None
+    holder = _find_holder(store, _name_key(display_name)) if display_name else None
     known = holder["account"] if holder and holder["dataset"] == str(dataset.name) and "account" in holder else {}
     account = {"warnings": [], "left_out": [], "has_manifest": False} | dataset.summary | known
     rows = from_json(account["left_out"])
@@ -204,7 +215,7 @@ def find_dataset(store: ObjectStore, name: str, *, field: str) -> Manifest:
     if is_id(short):
         return read_manifest(store, ArtifactName(DATASETS, short))
     check_display_name(field, short)
-    holder = store.find_json(_name_key(short))
+    holder = _find_holder(store, _name_key(short))
     if holder is None:
         known = sorted(name for names in display_names(store).values() for name in names)
         raise NotFound(

@@ -16,7 +16,7 @@ from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUA
 from synthmix.service_kit.errors import FieldViolation, InvalidArgument, Problems, SynthMixError, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
-from synthmix.service_kit.short_names import distinguishing_names
+from synthmix.service_kit.settings_messages import distinguishing_names
 from synthmix.study_control import datasets, specification
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.steps import Step, of_service

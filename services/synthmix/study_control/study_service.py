@@ -12,7 +12,7 @@ from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.service_kit import operation_records, pages
 from synthmix.service_kit.artifact_collection import payload_messages
-from synthmix.service_kit.artifacts import Manifest, find_manifest, list_artifacts, read_manifest
+from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, times_of_artifacts
 from synthmix.service_kit.errors import NotFound, SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
@@ -27,6 +27,7 @@ from synthmix.service_kit.resource_names import (
     unqualified,
 )
 from synthmix.service_kit.settings_messages import from_canonical
+from synthmix.service_kit.stored_records import read_each
 from synthmix.study_control import datasets, planning, study_names
 from synthmix.study_control.clusters import KubernetesCluster
 from synthmix.study_control.step_services import StepServices
@@ -92,23 +93,19 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             if request.unfinished_only:
                 times = {name: time for name, time in times.items() if study_names.is_unfinished(self._store, name)}
             page, token = pages.newest_first(times, request.page_size, request.page_token)
-            return studies_pb2.ListStudiesResponse(
-                studies=[self._read(str(name)) for name in page], next_page_token=token
-            )
+            studies, unreachable = read_each(page, lambda name: self._read(str(name)))
+            return studies_pb2.ListStudiesResponse(studies=studies, next_page_token=token, unreachable=unreachable)
 
         return await asyncio.to_thread(read)
 
     def _create_times(self) -> dict[ArtifactName, str]:
-        """When each study was created: by its operation, or by its manifest if that was deleted."""
+        """When each study was created, by its operation, or written, if that was deleted."""
         times = {
             ArtifactName(STUDIES, name.id): created.time
             for name, created in self._operations.index.read().items()
             if created.kind == STUDIES
         }
-        for name in list_artifacts(self._store, STUDIES):
-            if name not in times:
-                times[name] = read_manifest(self._store, name).create_time
-        return times
+        return times_of_artifacts(self._store, STUDIES) | times
 
     async def WatchStudy(
         self, request: studies_pb2.WatchStudyRequest, context: grpc.aio.ServicerContext

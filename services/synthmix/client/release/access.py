@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ def forbidden(right: Right, said: str) -> PermissionDenied:
         f"you may not {right} (the API server says: {_one_line(said)}); ask an administrator for this right, which the "
         f"chart's value access.clients gives, and check it by `kubectl auth can-i {right.verb} {resource} {scope}`",
         reason="RBAC_RIGHT_MISSING",
-        metadata=right.metadata,
+        metadata=asdict(right),
     )
 
 

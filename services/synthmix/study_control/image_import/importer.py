@@ -91,8 +91,7 @@ def import_archive(
     """Imports a ZIP of class folders, or one with a manifest, as a dataset.
 
     Each image is read twice, one at a time: to check it, and, once the digest of everything is known, to
-    store it. A dataset that exists already is not written again. A failed import leaves nothing in object
-    storage.
+    store it. A dataset that exists already is not written again.
 
     Args:
         store: Object storage.

@@ -86,9 +86,11 @@ class ListImageSetsRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListImageSetsResponse(_message.Message):
-    __slots__ = ("image_sets", "next_page_token")
+    __slots__ = ("image_sets", "next_page_token", "unreachable")
     IMAGE_SETS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
     image_sets: _containers.RepeatedCompositeFieldContainer[ImageSet]
     next_page_token: str
-    def __init__(self, image_sets: _Optional[_Iterable[_Union[ImageSet, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    unreachable: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, image_sets: _Optional[_Iterable[_Union[ImageSet, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., unreachable: _Optional[_Iterable[str]] = ...) -> None: ...
