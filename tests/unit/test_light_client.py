@@ -19,6 +19,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 REPOSITORY = Path(__file__).resolve().parents[2]
 # The modules of each distribution that the client depends on, with those of what it depends on in turn.
 MODULES = {
+    "google-re2": ["re2", "_re2"],
     "googleapis-common-protos": ["google"],
     "grpcio": ["grpc", "typing_extensions"],
     "grpcio-health-checking": ["grpc_health"],
@@ -26,7 +27,6 @@ MODULES = {
     "protobuf": ["google"],
     "psutil": ["psutil"],
     "pyyaml": ["yaml", "_yaml"],
-    "regex": ["regex"],
     "rich": ["rich", "pygments", "markdown_it", "mdurl"],
 }
 ONLY_LIGHT = """

@@ -497,22 +497,6 @@ def test_honest_layouts_are_not_doubted(paths: list[str], pattern: str | None) -
     assert layout_doubt(paths, pattern_span(pattern) if pattern else None) == ""
 
 
-@pytest.mark.parametrize(
-    "pattern", ["(?P<group>(?:a|aa)+)$", r"(?P<group>(?:a|aa)+)\d?$", r"(?P<group>(?:a|aa|aaa)+)\Z"]
-)
-def test_a_pattern_that_searches_for_ever_is_stopped_on_the_client_too(
-    monkeypatch: pytest.MonkeyPatch, pattern: str
-) -> None:
-    monkeypatch.setattr("synthmix.image_data.sources.group_patterns._MOST_SECONDS_A_PATH", 0.05)
-    paths = [f"{part}/{'a' * 60}{label}/{'a' * 60}!.png" for part in ("left", "right") for label in ("x", "y")]
-    assert refused(layout_doubt, paths, pattern_span(pattern)).reason == "PATTERN_TOO_SLOW"
-
-
-@pytest.mark.parametrize("pattern", ["(", "(plate)", "", "(?P<group>" + "a" * 500 + ")"])
-def test_what_is_no_group_pattern_is_refused(pattern: str) -> None:
-    assert refused(pattern_span, pattern).violations[0].field == "dataset.group_rule.pattern"
-
-
 def test_a_doubtful_layout_is_refused_by_client_and_server_unless_it_is_accepted(tmp_path: Path) -> None:
     files = {f"{part}/{name}": data for part in ("train", "test") for name, data in plates().items()}
     files = {name: picture(number) for number, name in enumerate(files)}

@@ -148,8 +148,8 @@ def _add_datasets(groups: Any) -> None:
     group.add_argument(
         "--group-pattern",
         metavar="REGEX",
-        help=r"regular expression searched in each image's relative path; its group named `group` is the image's "
-        r"group, such as 'chip-(?P<group>\d+)'",
+        help=r"regular expression of RE2's syntax, searched in each image's relative path; its group named `group` is "
+        r"the image's group, such as 'chip-(?P<group>\d+)'",
     )
     group.add_argument("--group-column", metavar="COLUMN", help="the manifest's column that holds the group")
     group.add_argument(

@@ -27,8 +27,9 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
     async def CreateDataset(
         self, request: datasets_pb2.CreateDatasetRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        canonical = datasets.import_request(request)
-        left_out = datasets.left_out_of(request)
+        # What callers wrote is read beside the event loop, which all requests share.
+        canonical = await asyncio.to_thread(datasets.import_request, request)
+        left_out = await asyncio.to_thread(datasets.left_out_of, request)
         if await asyncio.to_thread(self._store.stat, request.upload) is None:
             raise NotFound(
                 f"upload: {request.upload} does not exist; send the file with UploadFile first",

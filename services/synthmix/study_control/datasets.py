@@ -4,6 +4,7 @@ from typing import Any
 
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.image_data.pixel_rules import MOST_CHANNELS, PixelRule
+from synthmix.image_data.sources import group_patterns
 from synthmix.image_data.sources.folder_layout import doubtful_layout
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
 from synthmix.image_data.sources.source_account import (
@@ -73,6 +74,7 @@ def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]
             "recipe_version": importer.RECIPE_VERSION,
             "white_level_rule": white_levels.RULE_VERSION,
         }
+        | ({"pattern_syntax": group_patterns.SYNTAX} if rule == "pattern" else {})
         | _pixels_request(dataset.pixels)
     )
 

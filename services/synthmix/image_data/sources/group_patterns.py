@@ -1,86 +1,113 @@
 """Group patterns: regular expressions whose named group says an image's chip, well, plate, date or patient.
 
-A user's pattern such as (a+)+$ can search for ever: `regex` is Python's re with a time limit. The client imports this
-module too.
+They are RE2's, whose time to compile and to search grows linearly: no pattern of a caller keeps a process busy. That
+leaves out look-around and back-references. The client imports this module too.
 """
 
-import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import regex
+import re2
 
 from synthmix.service_kit.errors import InvalidArgument, invalid_field, missing_field
 
 PATTERN_FIELD = "dataset.group_rule.pattern"
 LONGEST_PATTERN = 500
-MOST_SECONDS = 20.0
-"""For all paths together."""
-_MOST_SECONDS_A_PATH = 2.0
+MOST_MEMORY_BYTES = 1024 * 1024
+"""Of a compiled pattern and of what RE2 keeps while it searches."""
+SYNTAX = "re2"
+"""Part of an import's request: change it when the same pattern may find other groups."""
+
+_LOOK_AROUND = (
+    "write what stands around the group into the pattern, outside the named group, such as plate-(?P<group>[0-9]+)_ "
+    "instead of (?<=plate-)(?P<group>[0-9]+)(?=_)"
+)
+_BACK_REFERENCE = "write what is repeated once more, or name the group of each image in a column of a manifest"
+_REPETITION = "use a plain repetition, such as [0-9]+: RE2 never searches long"
+# What RE2 says of what other regular expressions have, and what it is. Of two that match, the first one counts.
+_CONSTRUCTS = (
+    ("(?=", "look-ahead", _LOOK_AROUND),
+    ("(?!", "look-ahead", _LOOK_AROUND),
+    ("(?<=", "look-behind", _LOOK_AROUND),
+    ("(?<!", "look-behind", _LOOK_AROUND),
+    ("(?P=", "a back-reference", _BACK_REFERENCE),
+    ("(?(", "a condition", "use alternatives, such as (?:plate|chip)-(?P<group>[0-9]+)"),
+    ("(?>", "an atomic group", _REPETITION),
+    ("(?#", "a comment", "leave it out"),
+    ("\\Z", r"\Z", r"use \z, or $"),
+    ("\\k", "a back-reference", _BACK_REFERENCE),
+    *((f"\\{digit}", "a back-reference", _BACK_REFERENCE) for digit in range(1, 10)),
+)
 
 
-def check_pattern(pattern: str) -> None:
-    """Raises InvalidArgument if it can't be a group pattern."""
-    _compile(pattern)
+def check_pattern(pattern: str, *, field: str = PATTERN_FIELD) -> None:
+    """Raises InvalidArgument if it cannot be a group pattern.
+
+    Args:
+        field: The request's field or the option that it is.
+    """
+    _compile(pattern, field)
 
 
 def pattern_span(pattern: str) -> Callable[[str], tuple[int, int] | None]:
     """A function that says where the pattern's group lies in a path; None if it finds none.
 
     Raises:
-        InvalidArgument: It can't be a group pattern; the function raises it if the search takes too long.
+        InvalidArgument: It cannot be a group pattern.
     """
-    compiled = _compile(pattern)
+    search, group = _compile(pattern)
 
     def span(path: str) -> tuple[int, int] | None:
-        match = _search(compiled, path, _MOST_SECONDS_A_PATH)
-        return match.span("group") if match and match["group"] else None
+        match = search(path)
+        return match.span(group) if match and match[group] else None
 
     return span
 
 
 def find_groups(pattern: str, paths: Sequence[str]) -> list[str]:
     """What the pattern's group is in each path; "" where it finds none. Raises InvalidArgument."""
-    compiled = _compile(pattern)
-    deadline = time.monotonic() + MOST_SECONDS
-    groups = []
-    for path in paths:
-        match = _search(compiled, path, max(0.001, deadline - time.monotonic()))
-        groups.append((match["group"] if match else None) or "")
-    return groups
+    search, group = _compile(pattern)
+    matches = (search(path) for path in paths)
+    return [(match[group] if match else None) or "" for match in matches]
 
 
-def _search(compiled: "regex.Pattern[str]", path: str, seconds: float) -> "regex.Match[str] | None":
-    try:
-        return compiled.search(path, timeout=seconds)
-    except TimeoutError as error:
-        raise invalid_field(
-            PATTERN_FIELD,
-            compiled.pattern,
-            f"takes too long on {path!r}",
-            "avoid a repetition inside a repetition",
-            reason="PATTERN_TOO_SLOW",
-        ) from error
-
-
-def _compile(pattern: str) -> "regex.Pattern[str]":
+def _compile(pattern: str, field: str = PATTERN_FIELD) -> tuple[Callable[[str], Any], int]:
+    """What searches for the pattern, and the number of its group."""
     if not pattern:
-        raise missing_field(PATTERN_FIELD, "give a regular expression with a named group, such as (?P<group>[^/]+)_")
+        raise missing_field(field, "give a regular expression with a named group, such as (?P<group>[^/]+)_")
     if len(pattern) > LONGEST_PATTERN:
-        raise _invalid(pattern, f"is longer than {LONGEST_PATTERN} characters")
+        raise _invalid(field, pattern, f"is longer than {LONGEST_PATTERN} characters")
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = MOST_MEMORY_BYTES
     try:
-        compiled = regex.compile(pattern)
-    except (regex.error, RecursionError, OverflowError) as error:
-        raise _invalid(pattern, f"is not a regular expression ({error})") from error
+        compiled = re2.compile(pattern, options)
+    except UnicodeEncodeError as error:
+        raise _invalid(field, pattern, "is not Unicode text") from error
+    except re2.error as error:
+        raise _refused(field, pattern, error.args[0].decode(errors="replace")) from error
     if "group" not in compiled.groupindex:
-        raise _invalid(pattern, "has no named group (?P<group>...)")
-    return compiled
+        raise _invalid(field, pattern, "has no named group (?P<group>...)")
+    return compiled.search, compiled.groupindex["group"]
 
 
-def _invalid(pattern: str, problem: str) -> InvalidArgument:
-    return invalid_field(
-        PATTERN_FIELD,
-        pattern,
-        problem,
-        "use one with a named group around what images of one group share, such as (?P<group>[^/]+)_",
-        reason="INVALID_PATTERN",
-    )
+def _refused(field: str, pattern: str, said: str) -> InvalidArgument:
+    what, _, where = said.partition(": ")
+    if what == "pattern too large - compile failed":
+        return _invalid(field, pattern, "is too large", "repeat less in it, such as [^/]+ instead of [^/]{900}")
+    if what == "bad repetition operator" and where.endswith("+"):
+        return _invalid(field, pattern, f"has a possessive repetition ({where}), which RE2 does not have", _REPETITION)
+    for start, construct, remedy in _CONSTRUCTS:
+        # Of some, RE2 tells the first letters only.
+        if where and (where.startswith(start) or (where == "(?P" and start == "(?P=" and start in pattern)):
+            return _invalid(field, pattern, f"has {construct} ({start}), which RE2 does not have", remedy)
+    return _invalid(field, pattern, f"is not a regular expression ({said})")
+
+
+def _invalid(
+    field: str,
+    pattern: str,
+    problem: str,
+    remedy: str = "use one with a named group around what images of one group share, such as (?P<group>[^/]+)_",
+) -> InvalidArgument:
+    return invalid_field(field, pattern, problem, remedy, reason="INVALID_PATTERN")

@@ -37,7 +37,7 @@ def groups_of(images: Sequence[ListedImage], rule: datasets_pb2.GroupRule) -> li
     """The group of each image. With none, its path.
 
     Raises:
-        InvalidArgument: The pattern does not match some images, takes too long, or finds what says that the group
+        InvalidArgument: The pattern does not match some images, or finds what says that the group
             is not known; or groups are unprintable, too long, or differ in case alone.
     """
     kind = rule.WhichOneof("rule")
