@@ -43,20 +43,16 @@ def read_connection(home: Path) -> Connection:
     Raises:
         Unavailable: None runs there, or one that is not ready or is stopping.
     """
-    paths = Home(home.expanduser().absolute())
-    runs = is_locked(paths)
+    paths = Home(home)
+    place = {"home": str(paths.folder)}
+    if not is_locked(paths):  # stack.json may be there: its process was killed, or the machine went down
+        message = f"no stack runs at {paths.folder}; start one with `synthmix up`, or give --address"
+        raise Unavailable(message, reason="NO_STACK", metadata=place)
     try:
         text = paths.connection.read_text()
     except FileNotFoundError:
-        if runs:
-            raise Unavailable(
-                f"the stack at {paths.folder} is starting or stopping; try again in a few seconds",
-                reason="STACK_NOT_READY",
-                metadata={"home": str(paths.folder)},
-            ) from None
-        raise _no_stack(paths) from None
-    if not runs:  # its process was killed or the machine went down: nothing answers at these addresses
-        raise _no_stack(paths)
+        message = f"the stack at {paths.folder} is starting or stopping; try again in a few seconds"
+        raise Unavailable(message, reason="STACK_NOT_READY", metadata=place) from None
     value = json.loads(text)
     value["object_store"] = ObjectStoreSettings(**value["object_store"])
     return Connection(home=paths.folder, **value)
@@ -66,11 +62,3 @@ def write_connection(connection: Connection) -> None:
     """Publishes how to reach a stack, for this user only."""
     value = asdict(connection)
     write_private(Home(value.pop("home")).connection, value)
-
-
-def _no_stack(home: Home) -> Unavailable:
-    return Unavailable(
-        f"no stack runs at {home.folder}; start one with `synthmix up`, or give --address",
-        reason="NO_STACK",
-        metadata={"home": str(home.folder)},
-    )

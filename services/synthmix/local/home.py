@@ -27,10 +27,10 @@ LOCK_ATTEMPT_S = 1.0
 
 
 class Home:
-    """The paths of a home, whose own is absolute."""
+    """The paths of a home."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        folder = self.folder = folder.expanduser().absolute()
         self.object_storage = folder / "object-storage"
         self.cache = folder / "cache"
         self.logs = folder / "logs"
@@ -51,7 +51,7 @@ class ObjectStorageKeys:
 
 def prepare(folder: Path) -> Home:
     """Makes the folders of a home. Raises FailedPrecondition if they cannot be made."""
-    home = Home(folder.expanduser().absolute())
+    home = Home(folder)
     try:
         home.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for part in (home.object_storage, home.cache, home.logs):

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -57,10 +58,8 @@ def kill_marked(marker: str, child: str | None = None) -> None:
         found = marked_processes(marker, child)
         empty_scans = 0 if found else empty_scans + 1
         for process in found:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         if found and time.monotonic() > deadline_s:
             raise Internal(
                 f"processes {[process.pid for process in found]} of the stack {marker} do not die; kill them, "
@@ -75,7 +74,7 @@ def marked_processes(marker: str, child: str | None = None) -> list[psutil.Proce
 
     Ray's agents write their titles over their environment. They stay in the session of the child that they are of.
     """
-    own_session, found, hidden = os.getsid(0), [], []
+    found, hidden = [], []
     sessions: set[int] = set()
     for process in psutil.process_iter():
         if process.pid == os.getpid():
@@ -89,4 +88,4 @@ def marked_processes(marker: str, child: str | None = None) -> list[psutil.Proce
             sessions.add(session)
         elif not environment:
             hidden.append((process, session))
-    return found + [process for process, session in hidden if session in sessions - {own_session}]
+    return found + [process for process, session in hidden if session in sessions - {os.getsid(0)}]
