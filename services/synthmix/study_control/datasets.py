@@ -255,14 +255,8 @@ def dataset_message(
         group_count=summary["group_count"],
         warnings=account["warnings"],
         left_out=[
-            datasets_pb2.LeftOut(
-                folder=row.folder,
-                reason=row.reason,
-                count=row.count,
-                examples=row.examples,
-                description=REASONS.get(row.reason, ""),
-            )
-            for row in account["left_out"]
+            datasets_pb2.LeftOut(**row, description=REASONS.get(row["reason"], ""))
+            for row in to_json(account["left_out"])
         ],
         payloads=payload_messages(store, manifest),
         pixels=datasets_pb2.PixelRule(**summary["pixels"]) if "pixels" in summary else None,

@@ -121,7 +121,8 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
         if full.dataset:
             dataset = datasets.get_dataset(store, full.dataset)
             split = datasets.create_split(store, datasets_pb2.Split(dataset=dataset.name, settings=full.split))
-    if any(_is_of(error, ("dataset", "split", "mixtures", "adapters", "synthesis")) for error in problems.found):
+    faults = [violation.field for error in problems.found for violation in error.violations]
+    if any(field.startswith(("dataset", "split", "mixtures", "adapters", "synthesis")) for field in faults):
         problems.raise_if_any()  # what follows builds on these
     specification.check_enough_images(full, split, problems)
     planner = _Planner(services, problems)
@@ -258,7 +259,3 @@ def workers_at_once(group: clusters_pb2.WorkerGroup, cluster: clusters_pb2.Clust
         if node.ready and node.schedulable and group.gpu_product in ("", node.gpu_product)
     )
     return int(min(group.max_workers, room))
-
-
-def _is_of(error: InvalidArgument, fields: tuple[str, ...]) -> bool:
-    return any(violation.field.startswith(fields) for violation in error.violations)

@@ -35,7 +35,11 @@ def of_name(store: ObjectStore, name: str) -> dict[ArtifactName, str]:
         value = store.find_json(item.key)
         if value is not None:
             found.append((value["time"], ArtifactName.parse(value["study"], field="name", collection=STUDIES)))
-    return {study: time for time, study in sorted(found, reverse=True) if _exists(store, study)}
+    return {
+        study: time
+        for time, study in sorted(found, reverse=True)
+        if find_manifest(store, study) is not None or operation_records.is_recorded(store, operation_of(study))
+    }
 
 
 def is_unfinished(store: ObjectStore, study: ArtifactName) -> bool:
@@ -114,7 +118,3 @@ def _value(message: Message, field: FieldDescriptor) -> Any:
 def _shown(value: Any) -> str:
     text = "not set" if value is None else repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-
-
-def _exists(store: ObjectStore, study: ArtifactName) -> bool:
-    return find_manifest(store, study) is not None or operation_records.is_recorded(store, operation_of(study))

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from synthmix.image_data.sources.archive import FIELD, LIMITS, Archive, ArchiveL
 from synthmix.image_data.sources.group_patterns import pattern_span
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
 from synthmix.image_data.sources.problems import refused_files
-from synthmix.image_data.sources.source_account import LeftOut, account_of, merged, to_json
+from synthmix.image_data.sources.source_account import LeftOut, account_of, merged
 from synthmix.image_data.sources.source_listing import ListedImage, ListingRequest, list_images
 from synthmix.image_data.sources.user_text import compared
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
@@ -65,12 +65,7 @@ class Imported:
 
     def account(self) -> dict[str, Any]:
         """All but the name, as JSON."""
-        return {
-            "warnings": list(self.warnings),
-            "left_out": to_json(self.left_out),
-            "layout_doubt": self.layout_doubt,
-            "has_manifest": self.has_manifest,
-        }
+        return {key: value for key, value in asdict(self).items() if key != "name"}
 
 
 def import_archive(

@@ -77,6 +77,10 @@ class _Scale:
         """Pixels of `value`, or of the nearer end if it lies outside."""
         return self(min(max(value, self.low), self.high))
 
+    def inside(self, values: Sequence[float]) -> list[float]:
+        """Pixels of those of the values that do not lie outside."""
+        return [self(value) for value in values if self.low <= value <= self.high]
+
 
 @dataclass(frozen=True)
 class _Frame:
@@ -378,17 +382,15 @@ def _difference_text(difference: Estimate) -> str:
 
 def _difference(parent: ElementTree.Element, difference: Estimate, x: _Scale, y_px: float, marker: str) -> None:
     """Draws one difference: whisker and mark, or an arrow where they leave the chart."""
-    mean = difference.mean
     _line(parent, x.clipped(difference.low), y_px, x.clipped(difference.high), y_px, "whisker")
-    for end in (difference.low, difference.high):
-        if x.low <= end <= x.high:
-            _line(parent, x(end), y_px - 5.0, x(end), y_px + 5.0, "whisker")
+    for end in x.inside((difference.low, difference.high)):
+        _line(parent, end, y_px - 5.0, end, y_px + 5.0, "whisker")
     if difference.low < x.low:
         _marker(parent, x.at_low_px - 6.0, y_px, "left")
     if difference.high > x.high:
         _marker(parent, x.at_high_px + 6.0, y_px, "right")
-    if x.low <= mean <= x.high:
-        _marker(parent, x(mean), y_px, marker)
+    if x.low <= difference.mean <= x.high:
+        _marker(parent, x(difference.mean), y_px, marker)
 
 
 def _point(
@@ -403,13 +405,11 @@ def _point(
     """Draws a mean with its interval and, a little to the right, its seeds."""
     if with_whisker:
         _line(parent, x_px, y.clipped(estimate.low), x_px, y.clipped(estimate.high), "whisker")
-        for end in (estimate.low, estimate.high):
-            if y.low <= end <= y.high:
-                _line(parent, x_px - 4.0, y(end), x_px + 4.0, y(end), "whisker")
+        for end in y.inside((estimate.low, estimate.high)):
+            _line(parent, x_px - 4.0, end, x_px + 4.0, end, "whisker")
     if with_seeds:
-        for value in estimate.per_seed:
-            if y.low <= value <= y.high:
-                _shape(parent, "circle", "seed", cx=x_px + 7.5, cy=y(value), r=2.2)
+        for value in y.inside(estimate.per_seed):
+            _shape(parent, "circle", "seed", cx=x_px + 7.5, cy=value, r=2.2)
     _marker(parent, x_px, y(estimate.mean), marker)
 
 

@@ -87,8 +87,7 @@ def render_csv(data: ReportData) -> str:
 
     Precision, recall and test images have a column for each class; the confusion matrix is one column of JSON.
     """
-    text = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
+    rows = []
     for result in data.comparison.mixtures:
         for trial in tables.trials_of(data, result.mixture.key):
             training = trial.training
@@ -111,10 +110,11 @@ def render_csv(data: ReportData) -> str:
                     f"images: {one.label}": one.images,
                 }
             row["confusion"] = json.dumps([list(one.predicted_as) for one in trial.classes])
-            if writer is None:
-                writer = csv.DictWriter(text, list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
+            rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
