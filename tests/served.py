@@ -49,6 +49,7 @@ from synthmix.service_kit.server import SERVER_OPTIONS, Servicer
 from synthmix.study_control import front_end as study_control
 from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.image_import import import_operation
+from synthmix.study_control.import_bounds import import_bounds
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.study_service import StudyService
 
@@ -126,7 +127,9 @@ def servicers(service: str, store: MemoryObjectStore, addresses: dict[str, str])
         service, store, RayConnection("127.0.0.1:1"), {}, lambda name, request: studies.resource(name, request)
     )
     studies = StudyService(store, operations, StepServices(addresses, TOKEN), None)
-    return study_control.servicers(store, operations, studies, None, AllOperations(operations, others, TOKEN))
+    return study_control.servicers(
+        store, operations, studies, None, AllOperations(operations, others, TOKEN), import_bounds()
+    )
 
 
 class ImportingOperations(Operations):

@@ -42,6 +42,7 @@ from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService
+from synthmix.study_control.import_bounds import import_bounds
 
 # Studies
 
@@ -760,8 +761,8 @@ def test_object_storage_that_is_down_is_unavailable(method: str) -> None:
 
     async def answered() -> Any:
         server = grpc.aio.server(interceptors=interceptors("test", TOKEN))
-        datasets_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(store, nothing), server)
-        artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(store), server)
+        datasets_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(store, nothing, import_bounds()), server)
+        artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(store, import_bounds()), server)
         adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterService(store, nothing), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -486,20 +486,10 @@ def test_archives_that_are_refused(
     assert problem in error.message
 
 
-@pytest.mark.parametrize(
-    ("limits", "problem"),
-    [
-        (ArchiveLimits(entries=20), "'24 entries' is more than 20"),
-        (ArchiveLimits(entry_bytes=100), "is a file of more than 100 B"),
-        (ArchiveLimits(total_bytes=1000), "is more than 1000 B uncompressed"),
-    ],
-)
-def test_archives_beyond_the_limits_are_refused(
-    store: MemoryObjectStore, tmp_path: Path, limits: ArchiveLimits, problem: str
-) -> None:
-    error = refused(store, zipped(tmp_path / "images.zip", plates()), limits=limits)
+def test_an_archive_with_a_file_beyond_the_limit_is_refused(store: MemoryObjectStore, tmp_path: Path) -> None:
+    error = refused(store, zipped(tmp_path / "images.zip", plates()), limits=ArchiveLimits(entry_bytes=100))
     assert error.reason == "ARCHIVE_TOO_LARGE"
-    assert problem in error.message
+    assert "is a file of more than 100 B" in error.message
     assert "import fewer or smaller images at a time" in error.message
 
 

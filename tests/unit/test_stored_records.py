@@ -17,6 +17,7 @@ from synthmix.service_kit.stored_records import UNREADABLE
 from synthmix.study_control import datasets
 from synthmix.study_control.dataset_service import DatasetService
 from synthmix.study_control.image_import.importer import import_archive
+from synthmix.study_control.import_bounds import import_bounds
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -70,7 +71,7 @@ def test_a_list_goes_on_without_what_cannot_be_read(store: MemoryObjectStore, tm
     rewritten(store, names[1], schema=SCHEMA + 1)
     store.put_bytes("dataset-names/torn.json", b"{")
     store.put_bytes("dataset-names/empty.json", b"{}")
-    service = DatasetService(store, operations=None)  # type: ignore[arg-type]
+    service = DatasetService(store, operations=None, bounds=import_bounds())  # type: ignore[arg-type]
     answer = asyncio.run(service.ListDatasets(datasets_pb2.ListDatasetsRequest(), None))  # type: ignore[arg-type]
     assert {item.name for item in answer.datasets} == {str(names[0]), str(names[2])}
     assert list(answer.unreachable) == [str(names[1])]

@@ -138,6 +138,13 @@ capabilities: {drop: [ALL]}
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.objectStorageSecret" . }}, key: secret-key}}
 {{- end -}}
 
+{{/* The bytes that a Kubernetes quantity stands for. */}}
+{{- define "synthmix.bytes" -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 "m" 0.001 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
+{{- $number := regexFind "^[0-9.]+" (toString .) -}}
+{{- mulf (float64 $number) (index $units (trimPrefix $number (toString .))) | int64 -}}
+{{- end -}}
+
 {{/* Environment that every process of SynthMix reads, front end or worker. */}}
 {{- define "synthmix.environment" -}}
 {{ include "synthmix.objectStorageEnvironment" . }}
@@ -148,6 +155,11 @@ capabilities: {drop: [ALL]}
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.raySecret" . }}, key: auth_token}}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: SYNTHMIX_CACHE_DIR, value: /var/cache/synthmix}
+- {name: SYNTHMIX_UPLOAD_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.upload | quote }}}
+- {name: SYNTHMIX_UPLOADS_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.uploads | quote }}}
+- {name: SYNTHMIX_RECEIVING_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.receiving | quote }}}
+- {name: SYNTHMIX_IMPORT_MOST_FILES, value: {{ .Values.imports.files | int64 | quote }}}
+- {name: SYNTHMIX_IMPORT_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.size | quote }}}
 {{- with .Values.baseModels.folders }}
 - {name: SYNTHMIX_BASE_MODEL_FOLDERS, value: {{ join ":" . | quote }}}
 {{- end }}

@@ -202,7 +202,7 @@ class Client:
             with path.open("rb") as file:
                 while chunk := file.read(CHUNK_BYTES):
                     digest.update(chunk)
-                    yield artifacts_pb2.UploadFileRequest(chunk=chunk)
+                    yield artifacts_pb2.UploadFileRequest(chunk=chunk, size_bytes=0 if sent else total)
                     sent += len(chunk)
                     report(sent, total)
 

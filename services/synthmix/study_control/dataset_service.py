@@ -17,11 +17,13 @@ from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
 from synthmix.service_kit.stored_records import read_each
 from synthmix.study_control import datasets
+from synthmix.study_control.import_bounds import ImportBounds
 
 
 class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
-    def __init__(self, store: ObjectStore, operations: Operations):
+    def __init__(self, store: ObjectStore, operations: Operations, bounds: ImportBounds):
         self._store = store
+        self._bounds = bounds
         self._operations = operations
 
     async def CreateDataset(
@@ -30,11 +32,13 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
         # What callers wrote is read beside the event loop, which all requests share.
         canonical = await asyncio.to_thread(datasets.import_request, request)
         left_out = await asyncio.to_thread(datasets.left_out_of, request)
-        if await asyncio.to_thread(self._store.stat, request.upload) is None:
+        upload = await asyncio.to_thread(self._store.stat, request.upload)
+        if upload is None:
             raise NotFound(
                 f"upload: {request.upload} does not exist; send the file with UploadFile first",
                 reason="UPLOAD_NOT_FOUND",
             )
+        self._bounds.check_import("upload", upload.size_bytes)
         operation_id = digest_of(canonical)
         await asyncio.to_thread(datasets.write_left_out, self._store, operation_id, left_out)
         operation = await self._operations.start(

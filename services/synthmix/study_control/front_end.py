@@ -23,6 +23,7 @@ from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.clusters import ClusterService, KubernetesCluster, open_cluster
 from synthmix.study_control.dataset_service import DatasetService
+from synthmix.study_control.import_bounds import ImportBounds, import_bounds
 from synthmix.study_control.study_operation import open_step_services
 from synthmix.study_control.study_service import StudyService
 
@@ -38,12 +39,17 @@ def servicers(
     studies: StudyService,
     cluster: KubernetesCluster | None,
     others: AllOperations,
+    bounds: ImportBounds,
 ) -> list[Servicer]:
     """All that study control serves."""
     own = (
-        (DatasetService(store, operations), datasets_pb2_grpc.add_DatasetServiceServicer_to_server, datasets_pb2),
+        (
+            DatasetService(store, operations, bounds),
+            datasets_pb2_grpc.add_DatasetServiceServicer_to_server,
+            datasets_pb2,
+        ),
         (studies, studies_pb2_grpc.add_StudyServiceServicer_to_server, studies_pb2),
-        (ArtifactService(store), artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server, artifacts_pb2),
+        (ArtifactService(store, bounds), artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server, artifacts_pb2),
         (ClusterService(cluster), clusters_pb2_grpc.add_ClusterServiceServicer_to_server, clusters_pb2),
     )
     return [
@@ -70,7 +76,7 @@ async def start() -> None:
     studies = StudyService(store, operations, open_step_services(), cluster)
     addresses = {service: service_address(service) for service in WORKER_SERVICES}
     all_operations = AllOperations(operations, addresses, settings.token)
-    served = servicers(store, operations, studies, cluster, all_operations)
+    served = servicers(store, operations, studies, cluster, all_operations, import_bounds())
     await serve(STUDY_CONTROL, settings, served, [operations.keep_going])
 
 

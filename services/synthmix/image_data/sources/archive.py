@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from synthmix.image_data.sources.file_kinds import HEAD_BYTES
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.image_data.sources.source_account import shown
-from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.errors import FieldViolation, InvalidArgument, ResourceExhausted, invalid_field
 from synthmix.service_kit.quantities import byte_size
 
 FIELD = "upload"
@@ -34,17 +34,21 @@ class ArchiveLimits:
     """What an archive may declare.
 
     Attributes:
-        entries: Files and folders in it.
+        entries: Files and folders in it; any number if None.
         entry_bytes: Of the largest file, uncompressed.
-        total_bytes: Of all files, uncompressed.
+        total_bytes: Of all files, uncompressed; any number if None.
         ratio: Of total_bytes to the archive's own size, once that total is beyond 64 MiB: deflate reaches
             about 1,000 on a bomb, and overlapping entries any number; images stay far below.
+        entries_setting: What sets `entries`, for errors.
+        total_bytes_setting: What sets `total_bytes`, for errors.
     """
 
-    entries: int = 200_000
+    entries: int | None = None
     entry_bytes: int = 256 * 1024 * 1024
-    total_bytes: int = 256 * 1024**3
+    total_bytes: int | None = None
     ratio: int = 200
+    entries_setting: str = ""
+    total_bytes_setting: str = ""
 
 
 LIMITS = ArchiveLimits()
@@ -105,7 +109,8 @@ def open_archive(path: Path, limits: ArchiveLimits = LIMITS, *, field: str = FIE
     Raises:
         InvalidArgument: It isn't a whole ZIP; it is encrypted, or compressed by a method other than deflate;
             it holds an absolute path, `..`, a link or another special file, or a name twice; or it exceeds
-            the limits.
+            the limits of a file or of the ratio.
+        ResourceExhausted: It holds more files or bytes than an operator's setting allows.
     """
     try:
         opened = zipfile.ZipFile(path)
@@ -132,17 +137,20 @@ def _check_limits(opened: zipfile.ZipFile, archive_bytes: int, limits: ArchiveLi
     infos = opened.infolist()
     total_bytes = sum(info.file_size for info in infos)
     largest = max(infos, key=lambda info: info.file_size, default=None)
-    if len(infos) > limits.entries:
-        raise _too_large(field, f"{len(infos):,} entries", f"more than {limits.entries:,}")
+    if limits.entries is not None and len(infos) > limits.entries:
+        raise _beyond(field, f"{len(infos):,} files and folders", f"{limits.entries:,}", limits.entries_setting)
     if largest and largest.file_size > limits.entry_bytes:
         raise _too_large(
             field,
             f"{largest.filename} of {byte_size(largest.file_size)}",
             f"a file of more than {byte_size(limits.entry_bytes)}",
         )
-    if total_bytes > limits.total_bytes:
-        raise _too_large(
-            field, f"{byte_size(total_bytes)} in all", f"more than {byte_size(limits.total_bytes)} uncompressed"
+    if limits.total_bytes is not None and total_bytes > limits.total_bytes:
+        raise _beyond(
+            field,
+            f"{byte_size(total_bytes)} uncompressed",
+            byte_size(limits.total_bytes),
+            limits.total_bytes_setting,
         )
     if total_bytes > _SMALL_BYTES and total_bytes > limits.ratio * archive_bytes:
         raise _too_large(
@@ -246,6 +254,19 @@ def _problem(info: zipfile.ZipInfo, path: str) -> str | None:
     if info.compress_type not in _COMPRESSIONS:
         return "is compressed by a method other than deflate"
     return None
+
+
+def _beyond(field: str, what: str, limit: str, setting: str) -> ResourceExhausted:
+    description = (
+        f"the archive holds {what}, and {setting} allows {limit}; import fewer or smaller images at a time, or raise "
+        f"{setting}"
+    )
+    return ResourceExhausted(
+        f"{field}: {description}",
+        reason="IMPORT_BOUND_EXCEEDED",
+        violations=[FieldViolation(field, description)],
+        metadata={"setting": setting, "limit": limit},
+    )
 
 
 def _too_large(field: str, value: str, problem: str) -> InvalidArgument:

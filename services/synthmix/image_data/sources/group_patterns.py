@@ -40,13 +40,9 @@ _CONSTRUCTS = (
 )
 
 
-def check_pattern(pattern: str, *, field: str = PATTERN_FIELD) -> None:
-    """Raises InvalidArgument if it cannot be a group pattern.
-
-    Args:
-        field: The request's field or the option that it is.
-    """
-    _compile(pattern, field)
+def check_pattern(pattern: str) -> None:
+    """Raises InvalidArgument if it cannot be a group pattern."""
+    _compile(pattern)
 
 
 def pattern_span(pattern: str) -> Callable[[str], tuple[int, int] | None]:
@@ -71,43 +67,42 @@ def find_groups(pattern: str, paths: Sequence[str]) -> list[str]:
     return [(match[group] if match else None) or "" for match in matches]
 
 
-def _compile(pattern: str, field: str = PATTERN_FIELD) -> tuple[Callable[[str], Any], int]:
+def _compile(pattern: str) -> tuple[Callable[[str], Any], int]:
     """What searches for the pattern, and the number of its group."""
     if not pattern:
-        raise missing_field(field, "give a regular expression with a named group, such as (?P<group>[^/]+)_")
+        raise missing_field(PATTERN_FIELD, "give a regular expression with a named group, such as (?P<group>[^/]+)_")
     if len(pattern) > LONGEST_PATTERN:
-        raise _invalid(field, pattern, f"is longer than {LONGEST_PATTERN} characters")
+        raise _invalid(pattern, f"is longer than {LONGEST_PATTERN} characters")
     options = re2.Options()
     options.log_errors = False
     options.max_mem = MOST_MEMORY_BYTES
     try:
         compiled = re2.compile(pattern, options)
     except UnicodeEncodeError as error:
-        raise _invalid(field, pattern, "is not Unicode text") from error
+        raise _invalid(pattern, "is not Unicode text") from error
     except re2.error as error:
-        raise _refused(field, pattern, error.args[0].decode(errors="replace")) from error
+        raise _refused(pattern, error.args[0].decode(errors="replace")) from error
     if "group" not in compiled.groupindex:
-        raise _invalid(field, pattern, "has no named group (?P<group>...)")
+        raise _invalid(pattern, "has no named group (?P<group>...)")
     return compiled.search, compiled.groupindex["group"]
 
 
-def _refused(field: str, pattern: str, said: str) -> InvalidArgument:
+def _refused(pattern: str, said: str) -> InvalidArgument:
     what, _, where = said.partition(": ")
     if what == "pattern too large - compile failed":
-        return _invalid(field, pattern, "is too large", "repeat less in it, such as [^/]+ instead of [^/]{900}")
+        return _invalid(pattern, "is too large", "repeat less in it, such as [^/]+ instead of [^/]{900}")
     if what == "bad repetition operator" and where.endswith("+"):
-        return _invalid(field, pattern, f"has a possessive repetition ({where}), which RE2 does not have", _REPETITION)
+        return _invalid(pattern, f"has a possessive repetition ({where}), which RE2 does not have", _REPETITION)
     for start, construct, remedy in _CONSTRUCTS:
         # Of some, RE2 tells the first letters only.
         if where and (where.startswith(start) or (where == "(?P" and start == "(?P=" and start in pattern)):
-            return _invalid(field, pattern, f"has {construct} ({start}), which RE2 does not have", remedy)
-    return _invalid(field, pattern, f"is not a regular expression ({said})")
+            return _invalid(pattern, f"has {construct} ({start}), which RE2 does not have", remedy)
+    return _invalid(pattern, f"is not a regular expression ({said})")
 
 
 def _invalid(
-    field: str,
     pattern: str,
     problem: str,
     remedy: str = "use one with a named group around what images of one group share, such as (?P<group>[^/]+)_",
 ) -> InvalidArgument:
-    return invalid_field(field, pattern, problem, remedy, reason="INVALID_PATTERN")
+    return invalid_field(PATTERN_FIELD, pattern, problem, remedy, reason="INVALID_PATTERN")

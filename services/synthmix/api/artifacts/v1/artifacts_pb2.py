@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%synthmix/artifacts/v1/artifacts.proto\x12\x15synthmix.artifacts.v1\x1a\x1fgoogle/api/field_behavior.proto\"(\n\x11UploadFileRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"0\n\x06Upload\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"G\n\x16\x44ownloadPayloadRequest\x12\x16\n\x08\x61rtifact\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07payload\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"(\n\x17\x44ownloadPayloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"H\n\x07Payload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0b\n\x03uri\x18\x04 \x01(\t2\xde\x01\n\x0f\x41rtifactService\x12W\n\nUploadFile\x12(.synthmix.artifacts.v1.UploadFileRequest\x1a\x1d.synthmix.artifacts.v1.Upload(\x01\x12r\n\x0f\x44ownloadPayload\x12-.synthmix.artifacts.v1.DownloadPayloadRequest\x1a..synthmix.artifacts.v1.DownloadPayloadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%synthmix/artifacts/v1/artifacts.proto\x12\x15synthmix.artifacts.v1\x1a\x1fgoogle/api/field_behavior.proto\"B\n\x11UploadFileRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"0\n\x06Upload\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"G\n\x16\x44ownloadPayloadRequest\x12\x16\n\x08\x61rtifact\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07payload\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"(\n\x17\x44ownloadPayloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"H\n\x07Payload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0b\n\x03uri\x18\x04 \x01(\t2\xde\x01\n\x0f\x41rtifactService\x12W\n\nUploadFile\x12(.synthmix.artifacts.v1.UploadFileRequest\x1a\x1d.synthmix.artifacts.v1.Upload(\x01\x12r\n\x0f\x44ownloadPayload\x12-.synthmix.artifacts.v1.DownloadPayloadRequest\x1a..synthmix.artifacts.v1.DownloadPayloadResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UPLOADFILEREQUEST'].fields_by_name['chunk']._loaded_options = None
   _globals['_UPLOADFILEREQUEST'].fields_by_name['chunk']._serialized_options = b'\342A\001\002'
+  _globals['_UPLOADFILEREQUEST'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_UPLOADFILEREQUEST'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\001'
   _globals['_UPLOAD'].fields_by_name['name']._loaded_options = None
   _globals['_UPLOAD'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_DOWNLOADPAYLOADREQUEST'].fields_by_name['artifact']._loaded_options = None
@@ -41,15 +43,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADPAYLOADREQUEST'].fields_by_name['payload']._loaded_options = None
   _globals['_DOWNLOADPAYLOADREQUEST'].fields_by_name['payload']._serialized_options = b'\342A\001\002'
   _globals['_UPLOADFILEREQUEST']._serialized_start=97
-  _globals['_UPLOADFILEREQUEST']._serialized_end=137
-  _globals['_UPLOAD']._serialized_start=139
-  _globals['_UPLOAD']._serialized_end=187
-  _globals['_DOWNLOADPAYLOADREQUEST']._serialized_start=189
-  _globals['_DOWNLOADPAYLOADREQUEST']._serialized_end=260
-  _globals['_DOWNLOADPAYLOADRESPONSE']._serialized_start=262
-  _globals['_DOWNLOADPAYLOADRESPONSE']._serialized_end=302
-  _globals['_PAYLOAD']._serialized_start=304
-  _globals['_PAYLOAD']._serialized_end=376
-  _globals['_ARTIFACTSERVICE']._serialized_start=379
-  _globals['_ARTIFACTSERVICE']._serialized_end=601
+  _globals['_UPLOADFILEREQUEST']._serialized_end=163
+  _globals['_UPLOAD']._serialized_start=165
+  _globals['_UPLOAD']._serialized_end=213
+  _globals['_DOWNLOADPAYLOADREQUEST']._serialized_start=215
+  _globals['_DOWNLOADPAYLOADREQUEST']._serialized_end=286
+  _globals['_DOWNLOADPAYLOADRESPONSE']._serialized_start=288
+  _globals['_DOWNLOADPAYLOADRESPONSE']._serialized_end=328
+  _globals['_PAYLOAD']._serialized_start=330
+  _globals['_PAYLOAD']._serialized_end=402
+  _globals['_ARTIFACTSERVICE']._serialized_start=405
+  _globals['_ARTIFACTSERVICE']._serialized_end=627
 # @@protoc_insertion_point(module_scope)

@@ -6,10 +6,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class UploadFileRequest(_message.Message):
-    __slots__ = ("chunk",)
+    __slots__ = ("chunk", "size_bytes")
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     chunk: bytes
-    def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
+    size_bytes: int
+    def __init__(self, chunk: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Upload(_message.Message):
     __slots__ = ("name", "size_bytes")

@@ -52,7 +52,9 @@ class ArtifactServiceServicer:
     """
 
     def UploadFile(self, request_iterator, context):
-        """Stores a file under its sha256. Storing the same bytes twice returns the same upload.
+        """Stores a file under its sha256. Storing the same bytes twice returns the same upload. How large an upload may be, and
+        all of them together, are settings of the service; what is beyond them is RESOURCE_EXHAUSTED, which names the
+        setting.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
