@@ -90,11 +90,11 @@ def write_image_set(
     """Writes an image set of these labels and PNGs, in the place of one that is there."""
     name = ArtifactName("image-sets", image_set)
     store.delete(f"{name}/{MANIFEST}")
-    with ImageTableWriter(store, name) as table:
-        for index, (label, png) in enumerate(pictures):
-            table.add(png, label=label, prompt="", seed=0, index=index)
-        request = {"settings": {}, "class_images": dict.fromkeys(CLASSES, len(pictures) // len(CLASSES))}
-        write_manifest(store, Manifest(name, {"adapter": ADAPTER}, request, 1, tuple(table.close())))
+    table = ImageTableWriter(store, name)
+    for index, (label, png) in enumerate(pictures):
+        table.add(png, label=label, prompt="", seed=0, index=index)
+    request = {"settings": {}, "class_images": dict.fromkeys(CLASSES, len(pictures) // len(CLASSES))}
+    write_manifest(store, Manifest(name, {"adapter": ADAPTER}, request, 1, tuple(table.close())))
 
 
 def split_of(store: MemoryObjectStore) -> str:

@@ -9,7 +9,7 @@ import pytest
 from image_archives import BY_PLATE, picture, plates, zipped
 from memory_object_store import MemoryObjectStore
 from synthmix.api.datasets.v1 import datasets_pb2
-from synthmix.image_data.sources.source_account import LeftOut, to_json
+from synthmix.image_data.sources.source_account import to_json
 from synthmix.service_kit import pages
 from synthmix.service_kit.artifacts import read_manifest, times_of_artifacts
 from synthmix.service_kit.errors import AlreadyExists, InvalidArgument
@@ -155,7 +155,7 @@ def test_whoever_asks_for_an_import_that_runs_has_its_own_account(store: MemoryO
         simulated=False,
         progress=lambda done, total: None,
     )
-    seen = [LeftOut("gamma", "NOT_AN_IMAGE", 1, ("gamma/readme.txt",))]
+    seen = [datasets_pb2.LeftOut(folder="gamma", reason="NOT_AN_IMAGE", count=1, examples=["gamma/readme.txt"])]
 
     def run_tasks(function: str, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         datasets.write_left_out(store, "0", to_json(seen))  # the second caller's, while the task runs

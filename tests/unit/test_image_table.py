@@ -24,12 +24,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def written(store: MemoryObjectStore, images: list[bytes]) -> Manifest:
-    with ImageTableWriter(store, ARTIFACT) as table:
-        for number, data in enumerate(images):
-            assert table.add(data, label="cell", prompt="a cell", seed=3, index=number) == sha256_of([data])
-        payloads = table.close()
-        manifest = Manifest(name=ARTIFACT, inputs={}, request={}, recipe_version=1, payloads=tuple(payloads))
-        write_manifest(store, manifest)
+    table = ImageTableWriter(store, ARTIFACT)
+    for number, data in enumerate(images):
+        assert table.add(data, label="cell", prompt="a cell", seed=3, index=number) == sha256_of([data])
+    payloads = table.close()
+    manifest = Manifest(name=ARTIFACT, inputs={}, request={}, recipe_version=1, payloads=tuple(payloads))
+    write_manifest(store, manifest)
     return manifest
 
 
@@ -84,22 +84,15 @@ def test_a_shard_ends_before_it_is_too_large(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("failing_put", range(1, 7))
-def test_a_failure_harms_no_finished_artifact(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing_put: int
-) -> None:
+def test_a_failure_harms_no_finished_artifact(monkeypatch: pytest.MonkeyPatch, failing_put: int) -> None:
     monkeypatch.setattr(image_table, "SHARD_ROWS", 2)
-    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(tmp_path / "work"))
-    (tmp_path / "work").mkdir()
     images = [picture(seed) for seed in range(9)]
     store = FailingObjectStore(fail_at=failing_put)
     with pytest.raises(Unavailable):
         written(store, images)
-    assert not (tmp_path / "work").exists()
     assert find_manifest(store, ARTIFACT) is None
 
-    (tmp_path / "work").mkdir()
     finished = written(store, images)
-    (tmp_path / "work").mkdir()
     store.fail_at = store.puts + failing_put
     with pytest.raises(Unavailable):
         written(store, images)
@@ -108,14 +101,12 @@ def test_a_failure_harms_no_finished_artifact(
 
 
 def test_columns_that_change_or_are_unknown_are_defects() -> None:
-    with ImageTableWriter(MemoryObjectStore.created(), ARTIFACT) as table:
-        table.add(picture(1), label="cell")
-        with pytest.raises(ValueError, match="aren't those of the first image"):
-            table.add(picture(2), group="x")
-    with (
-        pytest.raises(KeyError, match="colour"),
-        ImageTableWriter(MemoryObjectStore.created(), ARTIFACT) as table,
-    ):
+    table = ImageTableWriter(MemoryObjectStore.created(), ARTIFACT)
+    table.add(picture(1), label="cell")
+    with pytest.raises(ValueError, match="are not those of the first image"):
+        table.add(picture(2), group="x")
+    table = ImageTableWriter(MemoryObjectStore.created(), ARTIFACT)
+    with pytest.raises(KeyError, match="colour"):
         table.add(picture(1), colour="red")
         table.close()
 
@@ -143,7 +134,7 @@ def test_changed_objects_are_noticed() -> None:
 
 def test_no_images_are_an_empty_index() -> None:
     store = MemoryObjectStore.created()
-    with ImageTableWriter(store, ARTIFACT) as table:
-        payloads = table.close()
+    table = ImageTableWriter(store, ARTIFACT)
+    payloads = table.close()
     assert [payload.name for payload in payloads] == [INDEX]
     assert all(isinstance(payload, Payload) for payload in payloads)

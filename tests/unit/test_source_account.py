@@ -23,7 +23,7 @@ from synthmix.image_data.sources.file_kinds import Kind, is_system, kind_of, und
 from synthmix.image_data.sources.folder_layout import is_split_part, layout_doubt
 from synthmix.image_data.sources.group_patterns import pattern_span
 from synthmix.image_data.sources.manifests import Columns, read_rows
-from synthmix.image_data.sources.source_account import MOST_ROWS, LeftOut, account_of, merged, sentence, shown, vanished
+from synthmix.image_data.sources.source_account import MOST_ROWS, account_of, merged, sentence, shown, vanished
 from synthmix.image_data.sources.source_listing import Listing, ListingRequest, list_images
 from synthmix.image_data.sources.user_text import compared, is_missing, normalised
 from synthmix.service_kit.errors import InvalidArgument
@@ -62,7 +62,7 @@ def listed(archive: Path, request: ListingRequest = SOURCE) -> Listing:
         return list_images(opened, request)
 
 
-def rows(account: tuple[LeftOut, ...]) -> list[tuple[str, str, int]]:
+def rows(account: tuple[datasets_pb2.LeftOut, ...]) -> list[tuple[str, str, int]]:
     return [(row.folder, row.reason, row.count) for row in account]
 
 
@@ -312,7 +312,8 @@ def test_an_account_is_bounded() -> None:
     assert merged(many) == many
     assert shown("a\x1b[31m\udcff") == r"a\x1b[31m\udcff"
     assert (
-        sentence(LeftOut("alpha", "NOT_AN_IMAGE", 5, ("a", "b", "c"))) == "alpha: 5 files, not an image (a, b, c, ...)"
+        sentence(datasets_pb2.LeftOut(folder="alpha", reason="NOT_AN_IMAGE", count=5, examples=("a", "b", "c")))
+        == "alpha: 5 files, not an image (a, b, c, ...)"
     )
 
 

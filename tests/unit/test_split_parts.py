@@ -56,12 +56,10 @@ def split(store: MemoryObjectStore, tmp_path: Path) -> ArtifactName:
 
 def image_set(store: MemoryObjectStore, labels: tuple[str, ...] = ("alpha", "beta")) -> ArtifactName:
     name = ArtifactName("image-sets", SOME_ID)
-    with ImageTableWriter(store, name) as table:
-        for number, label in enumerate(labels):
-            table.add(picture(1000 + number), label=label, prompt=f"a {label} cell", seed=1, index=number)
-        write_manifest(
-            store, Manifest(name=name, inputs={}, request={}, recipe_version=1, payloads=tuple(table.close()))
-        )
+    table = ImageTableWriter(store, name)
+    for number, label in enumerate(labels):
+        table.add(picture(1000 + number), label=label, prompt=f"a {label} cell", seed=1, index=number)
+    write_manifest(store, Manifest(name=name, inputs={}, request={}, recipe_version=1, payloads=tuple(table.close())))
     return name
 
 

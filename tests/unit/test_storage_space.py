@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +12,12 @@ import numpy as np
 import pytest
 from minio.error import S3Error
 
-from memory_object_store import MemoryObjectStore
 from synthmix.cli import exit_codes, outcomes
 from synthmix.client.packing import pack
-from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.pixel_cache import _write
 from synthmix.service_kit import storage_space
 from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import ResourceExhausted, Unavailable
-from synthmix.service_kit.resource_names import DATASETS, ArtifactName
 from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.storage_space import room_for, writing_to
 
@@ -146,17 +142,6 @@ def test_packing_to_a_full_disk_names_it_and_leaves_nothing(small_disk: Path, tm
     with pytest.raises(ResourceExhausted, match=re.escape(f"the disk of {small_disk} is full")):
         pack(tmp_path / "images", small_disk / "dataset.zip", progress=lambda done, total: None)
     assert list(small_disk.iterdir()) == []
-
-
-def test_images_that_do_not_fit_a_workers_temporary_folder(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
-    memory = MemoryObjectStore.created()
-    artifact = ArtifactName(DATASETS, "0" * 32)
-    said = re.escape(f"the disk of {small_disk} is full")
-    with pytest.raises(ResourceExhausted, match=said), ImageTableWriter(memory, artifact) as table:
-        for number in range(50):
-            table.add(bytes([number]) * 1_000_000, label="alpha")
-    assert list(small_disk.iterdir()) == [] and memory.list("") == []
 
 
 def test_pixels_that_do_not_fit_a_workers_cache(small_disk: Path) -> None:

@@ -43,11 +43,11 @@ def make_reconstruction(store: ObjectStore, image_set: Manifest, train: TrainPar
     restored = reconstruct(
         load_autoencoder(found.folder), pixels(store, train, request["size_px"]), grey=request["grey"]
     )
-    with ImageTableWriter(store, name) as table:
-        for index, (image, label) in enumerate(zip(restored, train.labels, strict=True)):
-            table.add(_png(image, grey=request["grey"]), label=train.classes[label], index=index)
-        inputs = {"train_split": train.digest, "base_model": adapter.inputs["base_model"]}
-        write_manifest(store, Manifest(name, inputs, request, RECIPE_VERSION, tuple(table.close())))
+    table = ImageTableWriter(store, name)
+    for index, (image, label) in enumerate(zip(restored, train.labels, strict=True)):
+        table.add(_png(image, grey=request["grey"]), label=train.classes[label], index=index)
+    inputs = {"train_split": train.digest, "base_model": adapter.inputs["base_model"]}
+    write_manifest(store, Manifest(name, inputs, request, RECIPE_VERSION, tuple(table.close())))
     return _open(store, name, train)
 
 

@@ -7,7 +7,7 @@ from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, human_time, note, table
 from synthmix.cli.progress import progress, shown_transfer
 from synthmix.client.client import GroupRule, PixelRule
-from synthmix.image_data.sources.source_account import LeftOut, sentence
+from synthmix.image_data.sources.source_account import sentence
 from synthmix.service_kit.errors import InvalidArgument
 from synthmix.service_kit.extras import extra
 from synthmix.service_kit.yaml_text import to_yaml
@@ -137,5 +137,7 @@ def _left_out_lines(dataset: datasets_pb2.Dataset) -> list[str]:
     """The account of the source's files that aren't images of the dataset."""
     if not dataset.left_out:
         return []
-    rows = [LeftOut(item.folder, item.reason, item.count, tuple(item.examples)) for item in dataset.left_out]
-    return [f"left out: {sum(row.count for row in rows):,} files", *(f"  {sentence(row)}" for row in rows)]
+    return [
+        f"left out: {sum(row.count for row in dataset.left_out):,} files",
+        *(f"  {sentence(row)}" for row in dataset.left_out),
+    ]

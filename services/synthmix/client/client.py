@@ -177,10 +177,7 @@ class Client:
             ),
             upload=upload.name,
             replace_display_name=replace,
-            left_out=[
-                datasets_pb2.LeftOut(folder=row.folder, reason=row.reason, count=row.count, examples=row.examples)
-                for row in packed.left_out
-            ],
+            left_out=packed.left_out,
             accept_layout=accept_layout,
             label_column=label_column,
             path_column=path_column,

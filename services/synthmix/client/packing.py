@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from synthmix.api.datasets.v1.datasets_pb2 import LeftOut
 from synthmix.image_data.sources.archive import open_archive
 from synthmix.image_data.sources.file_kinds import HEAD_BYTES
 from synthmix.image_data.sources.problems import refused_files
-from synthmix.image_data.sources.source_account import LeftOut, shown
+from synthmix.image_data.sources.source_account import shown
 from synthmix.image_data.sources.source_listing import ListingRequest, list_images
 from synthmix.service_kit.errors import FailedPrecondition, invalid_field
 from synthmix.service_kit.storage_space import writing_to

@@ -8,13 +8,9 @@ Files of equal content have equal bytes: the schema is fixed, and nothing in it 
 
 import hashlib
 import io
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +21,6 @@ from synthmix.service_kit.artifacts import Manifest, Payload, fetch_payload, wri
 from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
-from synthmix.service_kit.storage_space import writing_to
 
 INDEX = "index.parquet"
 SHARD_ROWS = 2048
@@ -115,76 +110,41 @@ class Shard:
 
 
 class ImageTableWriter:
-    """Writes the images of an artifact, one at a time, in bounded memory.
-
-    Use it as a context: it keeps a shard in a local folder until it is full.
-    """
+    """Writes the images of an artifact, one at a time: a shard is in memory until it is full."""
 
     def __init__(self, store: ObjectStore, artifact: ArtifactName):
         self._store = store
         self._artifact = artifact
-        self._folder = Path(tempfile.mkdtemp(prefix="synthmix-images-"))
-        self._shard: pq.ParquetWriter | None = None
-        self._pending: list[tuple[str, bytes]] = []
-        self._shard_rows = 0
-        self._shard_bytes = 0
+        self._images: list[bytes] = []  # of the shard that is not written yet
+        self._image_bytes = 0
         self._index: dict[str, list[Any]] = {"sha256": [], "shard": [], "row": []}
         self._payloads: list[Payload] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, data: bytes, **columns: Any) -> str:
         """Adds an image and returns its sha256. Every call gives the same columns, of COLUMN_TYPES."""
         if self._index["sha256"] and set(columns) | {"sha256", "shard", "row"} != set(self._index):
-            raise ValueError(f"columns {sorted(columns)} aren't those of the first image")
-        if self._shard_rows and (self._shard_rows == SHARD_ROWS or self._shard_bytes + len(data) > SHARD_BYTES):
-            self._close_shard()
+            raise ValueError(f"columns {sorted(columns)} are not those of the first image")
+        if len(self._images) == SHARD_ROWS or self._image_bytes + len(data) > SHARD_BYTES:
+            self._write_shard()
         sha256 = hashlib.sha256(data).hexdigest()
-        row = {"sha256": sha256, "shard": len(self._payloads), "row": self._shard_rows} | columns
+        row = {"sha256": sha256, "shard": len(self._payloads), "row": len(self._images)} | columns
         for column, value in row.items():
             self._index.setdefault(column, []).append(value)
-        self._pending.append((sha256, data))
-        self._shard_rows += 1
-        self._shard_bytes += len(data)
-        if len(self._pending) == ROW_GROUP_ROWS:
-            self._write_row_group()
+        self._images.append(data)
+        self._image_bytes += len(data)
         return sha256
 
     def close(self) -> list[Payload]:
         """Writes what is left and the index; returns all payloads, for the manifest."""
-        self._close_shard()
+        self._write_shard()
         self._payloads.append(write_index(self._store, self._artifact, self._index))
         return list(self._payloads)
 
-    def _write_row_group(self) -> None:
-        with writing_to(self._folder.parent):
-            if self._shard is None:
-                self._shard = pq.ParquetWriter(
-                    self._folder / shard_name(len(self._payloads)), _SHARD_SCHEMA, **_SHARD_OPTIONS
-                )
-            sha256s, images = zip(*self._pending, strict=True)
-            self._shard.write_table(pa.table([sha256s, images], schema=_SHARD_SCHEMA))
-        self._pending.clear()
-
-    def _close_shard(self) -> None:
-        if not self._shard_rows:
-            return
-        if self._pending:
-            self._write_row_group()
-        if self._shard is not None:
-            with writing_to(self._folder.parent):
-                self._shard.close()
-            self._shard = None
-        name = shard_name(len(self._payloads))
-        self._payloads.append(write_payload(self._store, self._artifact, name, self._folder / name))
-        (self._folder / name).unlink()
-        self._shard_rows = self._shard_bytes = 0
+    def _write_shard(self) -> None:
+        if self._images:
+            shard = write_shard(self._store, self._artifact, len(self._payloads), self._images)
+            self._payloads.append(shard.payload)
+            self._images, self._image_bytes = [], 0
 
 
 def write_index(store: ObjectStore, artifact: ArtifactName, columns: Mapping[str, Sequence[Any]]) -> Payload:
@@ -197,7 +157,7 @@ def write_index(store: ObjectStore, artifact: ArtifactName, columns: Mapping[str
 
 
 def write_shard(store: ObjectStore, artifact: ArtifactName, number: int, images: Sequence[bytes]) -> Shard:
-    """Writes one shard by itself, of an artifact whose shards many workers write."""
+    """Writes one shard. Many workers may write those of one artifact."""
     buffer = io.BytesIO()
     sha256s = [hashlib.sha256(data).hexdigest() for data in images]
     table = pa.table([sha256s, list(images)], schema=_SHARD_SCHEMA)
@@ -209,7 +169,7 @@ def read_index(store: ObjectStore, manifest: Manifest, columns: Sequence[str] | 
     """The index of an artifact's images, or some of its columns.
 
     Raises:
-        DataLoss: It isn't what was written.
+        DataLoss: It is not what was written.
         NotFound: The artifact has no images.
     """
     path = fetch_payload(store, manifest, INDEX)
@@ -224,7 +184,7 @@ def read_images(store: ObjectStore, manifest: Manifest, rows: Sequence[int]) -> 
     hashing costs far less than decoding.
 
     Raises:
-        DataLoss: An image isn't what was written.
+        DataLoss: An image is not what was written.
     """
     index = read_index(store, manifest, ["sha256", "shard", "row"])
     wanted = np.unique(np.asarray(rows, dtype=np.int64))
@@ -249,7 +209,7 @@ def _read_shard(
                     data = images[place].as_py()
                     if hashlib.sha256(data).hexdigest() != index["sha256"][row].as_py():
                         raise DataLoss(
-                            f"image {row} of {manifest.name} isn't what was written (sha256 differs); "
+                            f"image {row} of {manifest.name} is not what was written (sha256 differs); "
                             f"delete {path} and try again",
                             reason="IMAGE_CORRUPT",
                             metadata={"artifact": str(manifest.name)},

@@ -11,7 +11,6 @@ from synthmix.image_data.sources.source_account import (
     MOST_EXAMPLES,
     MOST_ROWS,
     REASONS,
-    LeftOut,
     from_json,
     merged,
     to_json,
@@ -112,8 +111,7 @@ def left_out_of(request: datasets_pb2.CreateDatasetRequest) -> list[dict[str, An
             raise invalid_field(
                 f"{field}.examples", len(row.examples), f"are more than {MOST_EXAMPLES} examples", "leave some out"
             )
-    rows = (LeftOut(row.folder, row.reason, row.count, tuple(row.examples)) for row in request.left_out)
-    return to_json(merged(rows))
+    return to_json(merged(request.left_out))
 
 
 def with_left_out(account: dict[str, Any], left_out: list[dict[str, Any]]) -> dict[str, Any]:
@@ -254,15 +252,14 @@ def dataset_message(
         image_count=summary["image_count"],
         group_count=summary["group_count"],
         warnings=account["warnings"],
-        left_out=[
-            datasets_pb2.LeftOut(**row, description=REASONS.get(row["reason"], ""))
-            for row in to_json(account["left_out"])
-        ],
+        left_out=account["left_out"],
         payloads=payload_messages(store, manifest),
         pixels=datasets_pb2.PixelRule(**summary["pixels"]) if "pixels" in summary else None,
         white_levels=summary.get("white_levels", [summary["white_level"]] if summary["white_level"] != 255 else []),
         class_counts=_class_counts(summary),
     )
+    for row in message.left_out:
+        row.description = REASONS[row.reason]
     message.create_time.FromJsonString(manifest.create_time)
     return message
 

@@ -1,12 +1,12 @@
-"""The account of a source: how many files of each class weren't used, and why.
+"""The account of a source: how many files of each class were not used, and why.
 
-Only the standard library: the client imports it too. Bounded, whatever a source holds.
+Bounded, whatever a source holds. The client imports it too.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from synthmix.api.datasets.v1.datasets_pb2 import LeftOut
 from synthmix.image_data.sources.file_kinds import is_system
 from synthmix.service_kit.quantities import plural
 
@@ -19,41 +19,24 @@ REASONS = {
     "NOT_AN_IMAGE": "not an image",
     "EMPTY_FOLDER": "a folder without files",
     "NOT_IN_MANIFEST": "not named in the manifest",
-    "CLASS_NOT_CHOSEN": "of a class that wasn't chosen",
+    "CLASS_NOT_CHOSEN": "of a class that was not chosen",
     "DUPLICATE": "identical to an image that is used",
-    "FORMAT_NOT_DECODED": "of a format that isn't decoded",
+    "FORMAT_NOT_DECODED": "of a format that is not decoded",
     "SPECIAL_FILE": "a pipe, socket or device",
     "BROKEN_LINK": "a link that leads nowhere",
-    "UNREADABLE": "may not be read",
+    "UNREADABLE": "a file that may not be read",
     "FOLDER_UNREADABLE": "a folder that may not be read",
-    "NAME_NOT_UTF8": "a name that isn't UTF-8",
+    "NAME_NOT_UTF8": "a name that is not UTF-8",
     "NAME_HAS_BACKSLASH": "a name with a backslash, which a ZIP takes for a folder",
     "MORE": "further rows of this account",
 }
 """Each reason, and what a person reads."""
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """Files of one folder of the source that were left out for one reason.
-
-    Attributes:
-        folder: The class folder, or the class; "" for the source's top.
-        reason: One of REASONS.
-        count: How many; 0 for a folder that has none.
-        examples: At most MOST_EXAMPLES paths.
-    """
-
-    folder: str
-    reason: str
-    count: int
-    examples: tuple[str, ...]
-
-
 def account_of(files: Iterable[tuple[str, str, str]]) -> tuple[LeftOut, ...]:
     """The account of (folder, reason, path), in the order of folders and reasons."""
     return merged(
-        LeftOut(folder, reason, 0 if reason == "EMPTY_FOLDER" else 1, (path,))
+        LeftOut(folder=folder, reason=reason, count=0 if reason == "EMPTY_FOLDER" else 1, examples=[path])
         for folder, reason, path in sorted(files, key=lambda file: file[2])
     )
 
@@ -68,10 +51,14 @@ def merged(rows: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
             new = (shown(path) for path in row.examples)
             examples += [path for path in new if path not in examples][: MOST_EXAMPLES - len(examples)]
         found[key] = (count + row.count, examples)
-    listed = [LeftOut(*key, count, tuple(examples)) for key, (count, examples) in sorted(found.items(), key=_place)]
+    listed = [
+        LeftOut(folder=folder, reason=reason, count=count, examples=examples)
+        for (folder, reason), (count, examples) in sorted(found.items(), key=_place)
+    ]
     if len(listed) > MOST_ROWS:
         rest = listed[MOST_ROWS - 1 :]
-        listed = [*listed[: MOST_ROWS - 1], LeftOut("", "MORE", sum(row.count for row in rest), rest[0].examples)]
+        more = LeftOut(reason="MORE", count=sum(row.count for row in rest), examples=rest[0].examples)
+        listed = [*listed[: MOST_ROWS - 1], more]
     return tuple(listed)
 
 
@@ -87,12 +74,15 @@ def shown(path: str) -> str:
 
 def sentence(row: LeftOut) -> str:
     """A row for a person."""
+    return f"{row.folder}: {_without_folder(row)}" if row.folder else _without_folder(row)
+
+
+def _without_folder(row: LeftOut) -> str:
     why = REASONS.get(row.reason, row.reason)
-    where = f"{row.folder}: " if row.folder else ""
     if row.reason == "EMPTY_FOLDER":
-        return f"{where or 'the source: '}{why}"
+        return why
     more = ", ..." if row.count > len(row.examples) else ""
-    return f"{where}{plural(row.count, 'file')}, {why} ({', '.join(row.examples)}{more})"
+    return f"{plural(row.count, 'file')}, {why} ({', '.join(row.examples)}{more})"
 
 
 def vanished(rows: Sequence[LeftOut], classes: Iterable[str]) -> list[str]:
@@ -103,17 +93,17 @@ def vanished(rows: Sequence[LeftOut], classes: Iterable[str]) -> list[str]:
         if row.folder and row.folder not in known and not is_system(f"{row.folder}/file"):
             reasons.setdefault(row.folder, []).append(row)
     return [
-        f"the folder {folder!r} is not a class of this dataset: "
-        + "; ".join(
-            sentence(LeftOut("", row.reason, row.count, row.examples)).removeprefix("the source: ") for row in found
-        )
+        f"the folder {folder!r} is not a class of this dataset: " + "; ".join(map(_without_folder, found))
         for folder, found in sorted(reasons.items())
     ]
 
 
 def to_json(rows: Iterable[LeftOut]) -> list[dict[str, Any]]:
-    return [asdict(row) | {"examples": list(row.examples)} for row in rows]
+    """As manifests record it."""
+    return [
+        {"folder": row.folder, "reason": row.reason, "count": row.count, "examples": list(row.examples)} for row in rows
+    ]
 
 
 def from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[LeftOut, ...]:
-    return tuple(LeftOut(row["folder"], row["reason"], row["count"], tuple(row["examples"])) for row in rows)
+    return tuple(LeftOut(**row) for row in rows)

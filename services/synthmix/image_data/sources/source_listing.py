@@ -10,6 +10,7 @@ from dataclasses import field as of
 from pathlib import PurePosixPath
 from typing import Protocol
 
+from synthmix.api.datasets.v1.datasets_pb2 import LeftOut
 from synthmix.image_data.sources import manifests
 from synthmix.image_data.sources.file_kinds import (
     DECODED,
@@ -24,7 +25,7 @@ from synthmix.image_data.sources.folder_layout import doubtful_layout, layout_do
 from synthmix.image_data.sources.manifest_paths import find_files
 from synthmix.image_data.sources.manifests import Columns
 from synthmix.image_data.sources.problems import refused_files
-from synthmix.image_data.sources.source_account import LeftOut, account_of, shown
+from synthmix.image_data.sources.source_account import REASONS, account_of, shown
 from synthmix.image_data.sources.user_text import normalised, spelt_twice
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
 
@@ -228,7 +229,7 @@ def _from_folders(
 def _check_usable(source: Source, field: str) -> None:
     """Raises InvalidArgument for what is named like an image and can't be read: an image must not be missed."""
     problems = [
-        f"{shown(path)} is {_UNUSABLE.get(reason, reason)}"
+        f"{shown(path)} is {REASONS[reason]}"
         for path, reason in source.unusable.items()
         if not is_system(path) and (claims_to_be_image(path) or reason in ("NAME_NOT_UTF8", "FOLDER_UNREADABLE"))
     ]
@@ -236,16 +237,6 @@ def _check_usable(source: Source, field: str) -> None:
         raise refused_files(
             field, "files can't be read", problems, "mend, rename or remove them", reason="SOURCE_UNREADABLE"
         )
-
-
-_UNUSABLE = {
-    "SPECIAL_FILE": "a pipe, a socket or a device",
-    "BROKEN_LINK": "a link that leads nowhere",
-    "UNREADABLE": "a file that may not be read",
-    "FOLDER_UNREADABLE": "a folder that may not be read",
-    "NAME_NOT_UTF8": "a name that isn't UTF-8",
-    "NAME_HAS_BACKSLASH": "a name with a backslash",
-}
 
 
 def _from_manifest(
@@ -258,8 +249,7 @@ def _from_manifest(
     for row, path in found:
         entry = top + path
         if entry in source.unusable:
-            reason = source.unusable[entry]
-            problems.append(f"row {row.number}: {shown(path)} is {_UNUSABLE.get(reason, reason)}")
+            problems.append(f"row {row.number}: {shown(path)} is {REASONS[source.unusable[entry]]}")
         elif entry == manifest:
             problems.append(f"row {row.number}: {shown(path)} is the manifest")
         elif (kind := kind_of("file" + PurePosixPath(path).suffix, source.head(entry))) == Kind.UNDECODED:

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from synthmix.image_data.sources.archive import FIELD, LIMITS, Archive, ArchiveL
 from synthmix.image_data.sources.group_patterns import pattern_span
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
 from synthmix.image_data.sources.problems import refused_files
-from synthmix.image_data.sources.source_account import LeftOut, account_of, merged
+from synthmix.image_data.sources.source_account import account_of, merged, to_json
 from synthmix.image_data.sources.source_listing import ListedImage, ListingRequest, list_images
 from synthmix.image_data.sources.user_text import compared
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
@@ -59,13 +59,14 @@ class Imported:
 
     name: ArtifactName
     warnings: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[datasets_pb2.LeftOut, ...]
     layout_doubt: str
     has_manifest: bool
 
     def account(self) -> dict[str, Any]:
         """All but the name, as JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        found = {key: value for key, value in vars(self).items() if key != "name"}
+        return found | {"left_out": to_json(self.left_out)}
 
 
 def import_archive(
@@ -157,23 +158,23 @@ def import_archive(
         )
         if find_manifest(store, name) is not None:
             return imported
-        with ImageTableWriter(store, name) as table:
-            for done, image in enumerate(images, start=1):
-                _store(table, opened, image)
-                progress(2 * len(kept) - len(images) + done, 2 * len(kept))
-            payloads = table.close()
-            write_manifest(
-                store,
-                Manifest(
-                    name=name,
-                    inputs={},
-                    request=request,
-                    recipe_version=RECIPE_VERSION,
-                    payloads=tuple(payloads),
-                    summary=_summary(images, group_rule, pixel_rule, white, simulated) | imported.account(),
-                    seconds=time.monotonic() - started,
-                ),
-            )
+        table = ImageTableWriter(store, name)
+        for done, image in enumerate(images, start=1):
+            _store(table, opened, image)
+            progress(2 * len(kept) - len(images) + done, 2 * len(kept))
+        payloads = table.close()
+        write_manifest(
+            store,
+            Manifest(
+                name=name,
+                inputs={},
+                request=request,
+                recipe_version=RECIPE_VERSION,
+                payloads=tuple(payloads),
+                summary=_summary(images, group_rule, pixel_rule, white, simulated) | imported.account(),
+                seconds=time.monotonic() - started,
+            ),
+        )
     return imported
 
 
@@ -187,7 +188,9 @@ def class_counts(labels: Sequence[str], groups: Sequence[str]) -> dict[str, dict
     return {label: {"images": images[label], "groups": len(seen[label])} for label in sorted(images)}
 
 
-def _of_classes(images: Sequence[ListedImage], classes: Sequence[str]) -> tuple[list[ListedImage], tuple[LeftOut, ...]]:
+def _of_classes(
+    images: Sequence[ListedImage], classes: Sequence[str]
+) -> tuple[list[ListedImage], tuple[datasets_pb2.LeftOut, ...]]:
     """The images of the classes, which are compared without case, and the account of the others."""
     known = {compared(image.label): image.label for image in images}
     for position, label in enumerate(classes):
@@ -230,7 +233,9 @@ def _inspect(
     return images
 
 
-def _without_duplicates(images: Sequence[_Image], *, independent: bool) -> tuple[list[_Image], tuple[LeftOut, ...]]:
+def _without_duplicates(
+    images: Sequence[_Image], *, independent: bool
+) -> tuple[list[_Image], tuple[datasets_pb2.LeftOut, ...]]:
     """Keeps one of the copies in a class and group; refuses those that could be split apart (leakage rule 2).
 
     If the user stated that images are independent, each one's group is of our making: dropping the copy is
