@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from synthmix.image_data.fingerprints import fingerprint
 from synthmix.image_data.formats.pixel_kinds import damaged, refused
@@ -181,8 +181,6 @@ def _read(data: bytes, rule: PixelRule) -> tuple[str, np.ndarray]:
         raise refused(
             f"is larger than {MAX_PIXELS // 2**20} megapixels", "cut it into smaller fields", "IMAGE_TOO_LARGE"
         ) from error
-    except UnidentifiedImageError as error:
-        raise damaged(f"Pillow finds no {image_format} in it") from error
     except Exception as error:
         # The libraries raise nearly anything on damaged bytes: OSError, SyntaxError, ValueError, struct.error,
         # KeyError, and MemoryError where a length is absurd.

@@ -6,21 +6,11 @@ from dataclasses import dataclass
 from synthmix.image_data.formats.pixel_kinds import CMYK, COLOUR, GREY, PixelKind, damaged, refused
 
 _PROCESSES = {
-    0xC0: "",
-    0xC1: "",
-    0xC2: "",
-    0xC3: "lossless",
-    0xC5: "hierarchical",
-    0xC6: "hierarchical",
-    0xC7: "hierarchical",
-    0xC9: "",
-    0xCA: "",
-    0xCB: "lossless",
-    0xCD: "hierarchical",
-    0xCE: "hierarchical",
-    0xCF: "hierarchical",
+    **dict.fromkeys((0xC0, 0xC1, 0xC2, 0xC9, 0xCA), ""),
+    **dict.fromkeys((0xC3, 0xCB), "lossless"),
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical"),
 }
-"""Start-of-frame markers -> the process that libjpeg doesn't decode, if it is one. Arithmetic coding it does."""
+"""Start-of-frame markers -> the process that libjpeg does not decode, if it is one. Arithmetic coding it does."""
 _ADOBE, _MULTI_PICTURE, _COMMENT = 0xEE, 0xE2, 0xFE
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _ALONE = {0x01, *range(0xD0, 0xD9)}
