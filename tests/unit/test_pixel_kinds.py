@@ -321,15 +321,15 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a fourth that isn't declared": (
         lambda: tiff(FOUR, photometric="rgb", extrasamples=["unspecified"]),
-        "is RGB of 8 bits with one extra channel that is not declared as transparency",
+        "is RGB of 8 bits with one extra channel not declared as transparency",
     ),
     "a fourth without any declaration": (
         lambda: raw_tiff(32, 24, FOUR.tobytes(), t262=2, t277=4, t258=(8, 8, 8, 8)),
-        "one extra channel that is not declared",
+        "one extra channel not declared",
     ),
     "RGB and three more": (
         lambda: tiff(np.dstack([COLOUR, COLOUR]), photometric="rgb", extrasamples=["unspecified"] * 3),
-        "three extra channels that are not declared",
+        "three extra channels not declared",
     ),
     "alpha and one more": (
         lambda: tiff(np.dstack([FOUR, OTHER]), photometric="rgb", extrasamples=["unassalpha", "unspecified"]),

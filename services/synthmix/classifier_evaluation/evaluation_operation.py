@@ -25,7 +25,14 @@ def run(context: OperationContext) -> ArtifactName:
         context.note_reused(done)
         context.update(total=len(trials), done=done, unit="trials", message="comparing images")
         # First, since it is short: what it cannot have, such as the base model, is told before hours of training.
-        fidelity = _measure_fidelity(context, request, names["split"])
+        [fidelity] = (
+            context.run_tasks(
+                "synthmix.classifier_evaluation.image_fidelity:measure",
+                [{"split": names["split"], "image_sets": request["image_sets"]}],
+            )
+            if request["image_sets"]
+            else [None]
+        )
         context.update(message="training classifiers")
 
         def count(index: int, value: Any) -> None:
@@ -51,18 +58,6 @@ def run(context: OperationContext) -> ArtifactName:
         _write_evaluation(context, target, request, names["split"], trials, fidelity)
     context.update(total=len(trials), done=len(trials), unit="trials")
     return target
-
-
-def _measure_fidelity(context: OperationContext, request: dict[str, Any], split: str) -> dict[str, Any] | None:
-    """An evaluations.v1.Fidelity as plain values; None without image sets."""
-    if not request["image_sets"]:
-        return None
-    [fidelity] = context.run_tasks(
-        "synthmix.classifier_evaluation.image_fidelity:measure",
-        [{"split": split, "image_sets": request["image_sets"]}],
-    )
-    assert isinstance(fidelity, dict)
-    return fidelity
 
 
 def _write_evaluation(

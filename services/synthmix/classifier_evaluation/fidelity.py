@@ -13,7 +13,7 @@ def kernel_inception_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Squared maximum mean discrepancy between two samples, unbiased, so that it may fall below 0.
 
     Binkowski et al. 2018 (arXiv:1801.01401), section 4: the kernel (x.y / d + 1)^3; the estimator is Gretton et al.
-    2012 (JMLR 13), lemma 6. Unlike the Frechet distance it isn't biased by the number of images, which is small here.
+    2012 (JMLR 13), lemma 6. Unlike the Frechet distance it is not biased by the number of images, which is small here.
 
     Args:
         first: Features (M, d), M at least 2.

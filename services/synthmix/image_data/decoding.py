@@ -14,20 +14,12 @@ from synthmix.image_data.formats.pixel_kinds import damaged, refused
 from synthmix.image_data.formats.raster_files import MAX_PIXELS as MAX_PIXELS
 from synthmix.image_data.formats.raster_files import read_raster
 from synthmix.image_data.pixel_rules import ANY_PIXELS, PixelRule
+from synthmix.image_data.sources.file_kinds import DECODED, decoded_format
 from synthmix.service_kit.errors import InvalidArgument
 
 DECODER_VERSION = 1  # raise it when the same bytes decode to other pixels: cached pixels and recipes depend on it
 
 _SINGLE_PIXELS = 8
-_SIGNATURES = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-    b"BM": "BMP",
-}
 
 
 @dataclass(frozen=True)
@@ -168,7 +160,9 @@ def to_square(image: np.ndarray, size_px: int) -> np.ndarray:
 
 def _read(data: bytes, rule: PixelRule) -> tuple[str, np.ndarray]:
     """Mode, and (height, width) or (height, width, 3), uint8 or uint16."""
-    image_format = _format_of(data)
+    image_format = decoded_format(data)
+    if not image_format:
+        raise refused(f"is not a {DECODED} image", "convert it to one of these", "IMAGE_UNREADABLE")
     try:
         if image_format == "TIFF":
             from synthmix.image_data.formats.tiff_files import read_tiff  # tifffile is there on workers alone
@@ -185,15 +179,6 @@ def _read(data: bytes, rule: PixelRule) -> tuple[str, np.ndarray]:
         # The libraries raise nearly anything on damaged bytes: OSError, SyntaxError, ValueError, struct.error,
         # KeyError, and MemoryError where a length is absurd.
         raise damaged(error) from error
-
-
-def _format_of(data: bytes) -> str:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
-    for signature, image_format in _SIGNATURES.items():
-        if data.startswith(signature):
-            return image_format
-    raise refused("is not a PNG, JPEG, TIFF, BMP or WebP image", "convert it to one of these", "IMAGE_UNREADABLE")
 
 
 def _scaled(pixels: np.ndarray, levels: Sequence[int]) -> np.ndarray:

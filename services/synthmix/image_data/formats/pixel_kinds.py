@@ -124,7 +124,7 @@ def _what_it_is(kind: PixelKind) -> tuple[str, str]:
         count = _NUMBERS.get(kind.samples, f"{kind.samples}")
         return f"is a {count}-channel image of {_bits(bits)}", _CHOOSE
     if kind.photometric == COLOUR and extra:
-        return f"is RGB of {_bits(bits)} with {_extra(extra)} that {_are(extra)} not declared as transparency", _CHOOSE
+        return f"is RGB of {_bits(bits)} with {_extra(extra)} not declared as transparency", _CHOOSE
     if extra:
         return f"is {_SHOWN[kind.photometric]} with {_extra(extra)}", _CONVERT
     if kind.photometric == COLOUR and kind.format == "TIFF" and bits in _BITS["TIFF", GREY, 1, ""]:
@@ -141,7 +141,3 @@ def _bits(bits: int | tuple[int, ...]) -> str:
 
 def _extra(count: int) -> str:
     return f"{_NUMBERS.get(count, count) if count > 1 else 'one'} extra channel{'' if count == 1 else 's'}"
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from synthmix.image_data.sources.file_kinds import HEAD_BYTES
 from synthmix.image_data.sources.problems import refused_files
@@ -54,25 +55,21 @@ class ArchiveLimits:
 LIMITS = ArchiveLimits()
 
 
+@dataclass(frozen=True)
 class Archive:
     """The files of a checked ZIP, by their path: relative, with slashes, in Unicode's composed form.
 
     Attributes:
+        folders: By their paths.
         warnings: What is doubtful about the names.
+        unusable: Nothing: every file of an archive can be read.
     """
 
-    def __init__(
-        self,
-        opened: zipfile.ZipFile,
-        entries: dict[str, zipfile.ZipInfo],
-        folders: tuple[str, ...],
-        warnings: tuple[str, ...],
-    ):
-        self._opened = opened
-        self._entries = entries
-        self.folders = folders
-        self.warnings = warnings
-        self.unusable: dict[str, str] = {}
+    _opened: zipfile.ZipFile
+    _entries: dict[str, zipfile.ZipInfo]
+    folders: tuple[str, ...]
+    warnings: tuple[str, ...]
+    unusable: ClassVar[dict[str, str]] = {}
 
     @property
     def paths(self) -> list[str]:

@@ -45,6 +45,11 @@ _UNDECODED_SUFFIXES = (
         """
     )
 )
+_DECODED_SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    *((signature, "TIFF") for signature in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+)
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
@@ -141,7 +146,7 @@ def kind_of(path: str, head: bytes) -> Kind:
         return Kind.SYSTEM
     if undecoded_format(path, head):
         return Kind.UNDECODED
-    return Kind.IMAGE if _is_decoded(head) or _suffix(path) in _IMAGE_SUFFIXES else Kind.OTHER
+    return Kind.IMAGE if decoded_format(head) or _suffix(path) in _IMAGE_SUFFIXES else Kind.OTHER
 
 
 def undecoded_format(path: str, head: bytes) -> str:
@@ -150,7 +155,7 @@ def undecoded_format(path: str, head: bytes) -> str:
     stored_as = next((_FOLDER_FORMATS[suffix] for suffix in parents if suffix in _FOLDER_FORMATS), "")
     if stored_as:
         return stored_as
-    return _format_inside(path, head) if _is_decoded(head) else _format_by_bytes(head) or _format_by_name(path)
+    return _format_inside(path, head) if decoded_format(head) else _format_by_bytes(head) or _format_by_name(path)
 
 
 def _format_inside(path: str, head: bytes) -> str:
@@ -191,17 +196,13 @@ def _format_by_name(path: str) -> str:
     return suffix[1:].upper() if suffix in _UNDECODED_SUFFIXES else ""
 
 
-def _is_decoded(head: bytes) -> bool:
-    return (
-        head.startswith((b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or _is_bmp(head)
-    )
-
-
-def _is_bmp(head: bytes) -> bool:
-    """BM alone may begin a text."""
-    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES
+def decoded_format(head: bytes) -> str:
+    """Which of the formats that are decoded a file is, by its first bytes; "" if it is none of them."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:  # BM alone may begin a text
+        return "BMP"
+    return next((name for signature, name in _DECODED_SIGNATURES if head.startswith(signature)), "")
 
 
 def _suffix(path: str) -> str:

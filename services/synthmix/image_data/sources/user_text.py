@@ -52,10 +52,7 @@ def is_missing(text: str) -> bool:
     `-`, `?` and `unknown` don't: they may be classes (negative, undecided). Folders are named by hand, so that one
     named None is a class.
     """
-    return len(text) < _LONGEST_MISSING and text.casefold() in _MISSING
-
-
-_LONGEST_MISSING = 1 + max(map(len, _MISSING))
+    return text.casefold() in _MISSING
 
 
 @lru_cache(maxsize=65_536)
