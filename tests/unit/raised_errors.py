@@ -48,7 +48,12 @@ def _of_file(path: Path) -> Iterator[Raised]:
         known = module | (_constants(nodes) if function is not tree else {})
         for node in nodes:
             # Texts that another function returns aren't to be read here: test_pixel_kinds has each of the starred ones.
-            if not isinstance(node, ast.Call) or any(isinstance(item, ast.Starred) for item in node.args):
+            # A LeftOut has a reason, and is no error.
+            if (
+                not isinstance(node, ast.Call)
+                or getattr(node.func, "id", "") == "LeftOut"
+                or any(isinstance(item, ast.Starred) for item in node.args)
+            ):
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             given = next((item.value for item in node.keywords if item.arg == "reason"), None)
@@ -73,7 +78,9 @@ def _helpers(tree: ast.Module) -> dict[str, tuple[ast.Call, list[str], dict[str,
     """Functions of a file that are given an error's reason: what they make, their parameters, and these' defaults."""
     found = {}
     for function in tree.body:
-        if not isinstance(function, ast.FunctionDef):
+        if not isinstance(function, ast.FunctionDef) or "reason" not in (
+            item.arg for item in [*function.args.args, *function.args.kwonlyargs]
+        ):
             continue
         for node in ast.walk(function):
             given = [item.value for item in getattr(node, "keywords", []) if item.arg == "reason"]

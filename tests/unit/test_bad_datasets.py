@@ -61,7 +61,7 @@ def zip_of(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED, links
 
 
 def bomb_header() -> bytes:
-    """A PNG of 60,000 x 60,000 pixels that its few bytes don't hold."""
+    """A PNG of 60,000 x 60,000 pixels that its few bytes do not hold."""
     data = io.BytesIO()
     Image.new("L", (1, 1)).save(data, "PNG")
     whole = data.getvalue()
@@ -101,7 +101,7 @@ FIRST = "alpha/plate-0_0.png"
 
 DATASETS = [
     Case(
-        "a class that isn't there",
+        "a class that is not there",
         folder_of(plates(), classes=["alpha", "betta"]),
         InvalidArgument,
         "UNKNOWN_CHOICE",
@@ -133,7 +133,7 @@ DATASETS = [
         ("dataset.group_rule",),
     ),
     Case(
-        "none that isn't stated",
+        "none that is not stated",
         group_rule({"none": False}),
         InvalidArgument,
         "FIELD_MISSING",
@@ -141,7 +141,7 @@ DATASETS = [
         ("dataset.group_rule",),
     ),
     Case(
-        "a pattern that doesn't compile",
+        "a pattern that does not compile",
         group_rule({"pattern": "(?P<group>"}),
         InvalidArgument,
         "INVALID_PATTERN",
@@ -157,7 +157,7 @@ DATASETS = [
         (GROUP_FIELD,),
     ),
     Case(
-        "a pattern that doesn't match",
+        "a pattern that does not match",
         group_rule({"pattern": r"(?P<group>well-\d+)"}),
         InvalidArgument,
         "PATTERN_UNMATCHED",
@@ -284,15 +284,15 @@ DATASETS = [
         ("dataset.group_rule.column",),
     ),
     Case(
-        "a manifest's image that isn't in the archive",
+        "a manifest's image that is not in the archive",
         archive_of(zip_of(manifest(["alpha/lost.png,alpha,plate-1"])), group_rule={"column": "plate"}),
         InvalidArgument,
         "MANIFEST_INVALID",
-        (r"row 26: alpha/lost\.png is not in the source", "mend the manifest"),
+        (r"row 26: alpha/lost\.png is not in the source", "fix the manifest"),
         ("upload",),
     ),
     Case(
-        "a manifest's image that isn't in the folder",
+        "a manifest's image that is not in the folder",
         folder_of(manifest(["alpha/lost.png,alpha,plate-1"]), group=GroupRule(column="plate")),
         InvalidArgument,
         "MANIFEST_INVALID",
@@ -325,7 +325,7 @@ DATASETS = [
         ("left_out",),
     ),
     Case(
-        "a folder that isn't there",
+        "a folder that is not there",
         lambda world: world.client.import_dataset(world.folder / "nothing", "bad", group=GroupRule(none=True)),
         InvalidArgument,
         "SOURCE_NOT_FOUND",
@@ -333,7 +333,7 @@ DATASETS = [
         ("source",),
     ),
     Case(
-        "a dataset's name that can't be one",
+        "a dataset's name that cannot be one",
         lambda world: world.client.import_dataset(world.folder, "Bad Name", group=GroupRule(none=True)),
         InvalidArgument,
         "INVALID_NAME",

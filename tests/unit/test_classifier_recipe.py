@@ -187,7 +187,7 @@ def test_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError("check your connection")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(FailedPrecondition, match="can't be downloaded; make the Hugging Face hub reachable") as caught:
+    with pytest.raises(FailedPrecondition, match="cannot be downloaded; make the Hugging Face hub reachable") as caught:
         build_classifier("resnet18", 2, pretrained=True, image_size_px=64, seed=0)
     assert caught.value.violations[0].field == "evaluation.classifier.pretrained"
 
@@ -211,7 +211,7 @@ def test_weights_that_are_damaged(error: Exception, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(timm, "create_model", damaged)
     with pytest.raises(
-        FailedPrecondition, match=r"can't be loaded .*; remove them from the workers' HF_HOME"
+        FailedPrecondition, match=r"cannot be loaded .*; remove them from the workers' HF_HOME"
     ) as caught:
         build_classifier("test_resnet", 2, pretrained=True, image_size_px=64, seed=0)
     assert caught.value.violations[0].field == "evaluation.classifier.pretrained"

@@ -1,4 +1,4 @@
-"""Every kind of file becomes 8-bit RGB, or an error that says why it doesn't."""
+"""Every kind of file becomes 8-bit RGB, or an error that says why it does not."""
 
 import io
 

@@ -418,7 +418,7 @@ def with_a_damaged_manifest() -> bytes:
 
 
 def with_a_changed_byte() -> bytes:
-    """An archive in which a stored image isn't what its CRC says."""
+    """An archive in which a stored image is not what its CRC says."""
     data = bytearray(whole())
     data[data.index(plates()["alpha/plate-2_1.png"]) + 100] ^= 0xFF
     return bytes(data)
@@ -816,7 +816,7 @@ def test_the_recipe_version_names_another_dataset(
 def test_a_default_import_keeps_its_address(
     store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Golden: options that came later leave the data sets alone that don't use them."""
+    """Golden: options that came later leave the data sets alone that do not use them."""
     monkeypatch.setattr(importer, "DECODER_VERSION", 1)
     files = {
         f"{label}/plate-{plate}_0.png": encoded(np.full((4, 4), 40 * plate + 9 * number, dtype=np.uint8), "BMP")

@@ -1,4 +1,4 @@
-"""Manifests as programs write them, and what is said of those that can't be read: CSV, Parquet, labels and groups."""
+"""Manifests as programs write them, and what is said of those that cannot be read: CSV, Parquet, labels and groups."""
 
 import csv
 import datetime
@@ -255,7 +255,7 @@ def test_bytes_that_are_not_utf8_are_faults_with_their_row(text: bool) -> None:
     labels = pa.array([b"x", b"caf\xe9"])
     labels = pa.Array.from_buffers(pa.string(), 2, labels.buffers()) if text else labels
     error = refused(read, parquet({"label": labels}), PLAIN, "m.parquet")
-    assert "row 3 has bytes in label that aren't UTF-8" in error.message
+    assert "row 3 has bytes in label that are not UTF-8" in error.message
 
 
 def test_rows_are_counted_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -396,9 +396,9 @@ def test_rule_4_a_mixture_takes_a_train_part_and_an_image_set_only() -> None:
     ]:
         with pytest.raises(TypeError, match="made of a train part and an image set"):
             compose(mixture, train, synthetic, 0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="isn't made of"):
+    with pytest.raises(ValueError, match="is not made of"):
         compose(mixture, part(TrainPart), image_set(60, OTHER_IMAGE_SET), 0)
-    with pytest.raises(ValueError, match="isn't made of"):
+    with pytest.raises(ValueError, match="is not made of"):
         compose(mixture, part(TrainPart), None, 0)
 
 

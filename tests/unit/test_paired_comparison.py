@@ -260,7 +260,7 @@ def test_a_single_seed_claims_nothing(right_of_mixed: int) -> None:
         False,
         False,
     )
-    assert verdict.sentence.endswith("groups). More seeds are needed first: one can't show how much trainings differ.")
+    assert verdict.sentence.endswith("groups). More seeds are needed first: one cannot show how much trainings differ.")
 
 
 def test_an_inconclusive_verdict_says_which_side_is_excluded_and_what_would_help() -> None:
@@ -268,7 +268,7 @@ def test_an_inconclusive_verdict_says_which_side_is_excluded_and_what_would_help
     seeds = np.arange(4)[:, None]
     image = np.arange(len(labels))[None, :] % 20
     real = noisy(labels, image < 14 + 0 * seeds)
-    # Seeds disagree, groups don't: 0, 0, 0 and -6 images of each 20.
+    # Seeds disagree, groups do not: 0, 0, 0 and -6 images of each 20.
     mixed = noisy(labels, image < np.where(seeds == 3, 8, 14))
     verdict = run(labels, groups, [mixture("real", real), mixture("append-0.5", mixed)], margin=0.2).verdict
     assert verdict.kind == "inconclusive"
@@ -331,7 +331,7 @@ def test_a_single_test_group_claims_nothing_however_many_images_it_holds() -> No
     verdict = run(labels, np.zeros(1200, dtype=int), [mixture("real", real), mixture("append-0.1", better)]).verdict
     assert verdict.kind == "inconclusive"
     assert not verdict.excludes_gain_of_margin and not verdict.excludes_loss_of_margin
-    assert verdict.sentence.endswith("groups are needed first: one can't show how much groups differ.")
+    assert verdict.sentence.endswith("groups are needed first: one cannot show how much groups differ.")
 
 
 def test_images_without_groups_are_units_of_their_own() -> None:

@@ -171,7 +171,7 @@ ACCEPTED: dict[str, tuple[Callable[[], bytes], np.ndarray]] = {
     "CMYK white": (lambda: encoded(Image.new("CMYK", (8, 8)), "TIFF"), np.full((8, 8, 3), 255, np.uint8)),
     "JPEG in TIFF": (lambda: YCBCR, pillow(YCBCR)),
     "JPEG in tiles": (lambda: YCBCR_TILES, pillow(YCBCR_TILES)),
-    # TIFF, pages that aren't pictures of their own
+    # TIFF, pages that are not pictures of their own
     "smaller copy as a page": (lambda: pages(GREY, GREY[::2, ::2], subfiletype=[0, 1]), grey(GREY)),
     "smaller copy first": (lambda: pages(GREY[::2, ::2], GREY, subfiletype=[1, 0]), grey(GREY)),
     "pyramid in SubIFDs": (lambda: pyramid(), grey(GREY)),
@@ -319,7 +319,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: tiff(np.moveaxis(STACK[:5], 0, -1).copy(), photometric="minisblack", planarconfig="contig"),
         "is a five-channel image of 8 bits",
     ),
-    "a fourth that isn't declared": (
+    "a fourth that is not declared": (
         lambda: tiff(FOUR, photometric="rgb", extrasamples=["unspecified"]),
         "is RGB of 8 bits with one extra channel not declared as transparency",
     ),
@@ -343,7 +343,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: raw_tiff(32, 24, TWO.tobytes(), t262=3, t277=2, t258=(8, 8), t338=0, t320=tuple(range(768))),
         "is a palette image with one extra channel",
     ),
-    # Values that 8 bits can't stand for
+    # Values that 8 bits cannot stand for
     "floating point": (lambda: tiff(GREY.astype(np.float32)), "holds floating-point pixels of 32 bits"),
     "half precision": (lambda: tiff(GREY.astype(np.float16)), "holds floating-point pixels of 16 bits"),
     "complex": (lambda: tiff(GREY.astype(np.complex64)), "holds complex pixels of 64 bits"),
@@ -370,7 +370,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: tiff(DEEP, description="ImageJ=1.54f\nimages=1\ncf=0\nc0=-32768.0\nc1=1.0\n", metadata=None),
         "holds signed pixels of 16 bits",
     ),
-    # Colours that aren't RGB
+    # Colours that are not RGB
     "CIELab": (lambda: encoded(Image.fromarray(COLOUR).convert("LAB"), "TIFF"), "holds CIELab colour"),
     "YCbCr without JPEG": (lambda: encoded(Image.fromarray(COLOUR).convert("YCbCr"), "TIFF"), "holds YCbCr colour"),
     "raw mosaic": (lambda: raw_tiff(32, 24, GREY.tobytes(), t262=32803), "holds a camera's raw mosaic (CFA)"),
@@ -383,7 +383,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "no photometric interpretation": (
         lambda: raw_tiff(32, 24, GREY.tobytes(), t262=None),
-        "doesn't say what its values mean",
+        "does not say what its values mean",
     ),
     "an unknown one": (lambda: raw_tiff(32, 24, GREY.tobytes(), t262=777), "holds pixels of an unknown kind (777)"),
     "a palette of 8 bits": (
@@ -400,13 +400,13 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "an LSM file whose information is broken": (
         lambda: tiff(GREY, extratags=[(34412, "B", 4, b"\0" * 4, True)], metadata=None),
-        "its tag 34412 can't be read",
+        "its tag 34412 cannot be read",
     ),
-    "a tag that decides, and can't be read": (
+    "a tag that decides, and cannot be read": (
         lambda: raw_tiff(32, 24, GREY.tobytes(), t339=1).replace(
             struct.pack("<HHI", 339, 3, 1), struct.pack("<HHI", 339, 99, 1)
         ),
-        "its tag 339 can't be read",
+        "its tag 339 cannot be read",
     ),
     # Stacks
     "two pages": (lambda: pages(GREY, OTHER), "is a TIFF of 2 pages; choose one by --plane, or compose up to three"),
@@ -417,7 +417,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: mask_as_page(),
         "has a transparency mask as a page of its own",
     ),
-    "an image in a SubIFD": (lambda: pyramid(OTHER), "holds images in SubIFDs that aren't smaller copies"),
+    "an image in a SubIFD": (lambda: pyramid(OTHER), "holds images in SubIFDs that are not smaller copies"),
     "ImageJ, five in one page": (
         lambda: imagej_in_one_page(STACK[:5], images=5, slices=5),
         "is an ImageJ stack of 5 slices",
@@ -451,7 +451,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "OME, spread over files": (spread_over_files, "is one of several files of an OME-TIFF data set"),
     "OME, in another file": (lambda: ome("<BinaryOnly MetadataFile='a'/>", GREY), "is one of several files"),
-    "OME, planes that aren't there": (
+    "OME, planes that are not there": (
         lambda: ome(ome_pixels(c=3), GREY),
         "it says that it is an OME-TIFF of 3 channels",
     ),
@@ -459,9 +459,9 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: ome(ome_pixels(z=10**9, inside='<TiffData IFD="0" PlaneCount="1000000000"/>'), GREY),
         "it says that it is an OME-TIFF of 1,000,000,000 slices, and has 1 page",
     ),
-    "OME, pages that it doesn't mention": (
+    "OME, pages that it does not mention": (
         lambda: ome(ome_pixels(), GREY, OTHER),
-        "1 page that its metadata doesn't mention",
+        "1 page that its metadata does not mention",
     ),
     "OME, entities": (
         lambda: ome(ome_pixels(), GREY, prefix='<!DOCTYPE a [<!ENTITY b "bbbb">]>'),
@@ -471,10 +471,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     # How it is stored
     "an unknown compression": (
         lambda: raw_tiff(32, 24, GREY.tobytes(), t259=32809),
-        "is compressed in a way that isn't decoded",
+        "is compressed in a way that is not decoded",
     ),
-    "old JPEG": (lambda: raw_tiff(32, 24, GREY.tobytes(), t259=6), "isn't decoded (OJPEG, 8 bits)"),
-    "LERC": (lambda: tiff(GREY, compression="lerc"), "is compressed in a way that isn't decoded (LERC, 8 bits)"),
+    "old JPEG": (lambda: raw_tiff(32, 24, GREY.tobytes(), t259=6), "is not decoded (OJPEG, 8 bits)"),
+    "LERC": (lambda: tiff(GREY, compression="lerc"), "is compressed in a way that is not decoded (LERC, 8 bits)"),
     "a predictor that has no meaning": (
         lambda: raw_tiff(32, 24, GREY.tobytes(), t317=2),
         "uses predictor 2 with NONE compression",
@@ -529,7 +529,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: encoded(GREY)[:8] + png_chunk(b"CgBI", b"\x50\0\x20\2") + encoded(GREY)[8:],
         "is a PNG of Apple's own variant (CgBI)",
     ),
-    "a colour type that there isn't": (lambda: png(2, 2, 8, 5, bytes(6)), "the PNG's colour type is 5"),
+    "a colour type that there is not": (lambda: png(2, 2, 8, 5, bytes(6)), "the PNG's colour type is 5"),
     "a PNG of a header alone": (lambda: encoded(GREY)[:33], "is damaged or truncated"),
     "a PNG without an image": (lambda: encoded(GREY)[:33] + png_chunk(b"IEND", b""), "is damaged or truncated"),
     "a huge PNG of a header alone": (
@@ -550,7 +550,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "two-channel JPEG": (lambda: jpeg_frame(0xC0, components=2), "is a two-channel image of 8 bits"),
     "four channels of nothing said": (
         lambda: jpeg_frame(0xC0, components=4),
-        "is a four-channel JPEG that doesn't say",
+        "is a four-channel JPEG that does not say",
     ),
     "a stereo pair": (lambda: mpo(SMOOTH_COLOUR, 0x020002), "is a stereo picture of 2 images (MPO)"),
     "a panorama": (lambda: mpo(SMOOTH_COLOUR, 0x020001, 0x020001), "is a panorama of 3 images (MPO)"),
@@ -558,7 +558,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     # BMP and WebP
     "a fourth byte that means something": (
         lambda: bmp(32, 24, 32, np.dstack([COLOUR, GREY]).tobytes()),
-        "is a 32-bit BMP with a fourth channel that it doesn't declare",
+        "is a 32-bit BMP with a fourth channel that it does not declare",
     ),
     "a JPEG in a BMP": (lambda: bmp(32, 24, 24, JPEG, compression=4), "is a JPEG inside a BMP"),
     "64-bit BMP": (lambda: bmp(32, 24, 64, bytes(32 * 24 * 8)), "is a BMP of 64 bits a pixel"),
@@ -664,7 +664,7 @@ CHOSEN: dict[str, tuple[Callable[[], bytes], PixelRule, np.ndarray]] = {
     "green of RGB": (lambda: encoded(COLOUR), PixelRule((2,)), grey(COLOUR[:, :, 1])),
     "green of a JPEG": (lambda: JPEG, PixelRule((2,)), grey(pillow(JPEG)[:, :, 1])),
     "RGB turned round": (lambda: tiff(COLOUR, photometric="rgb"), PixelRule((3, 2, 1)), COLOUR[:, :, ::-1]),
-    "a fourth that isn't declared": (
+    "a fourth that is not declared": (
         lambda: tiff(FOUR, photometric="rgb", extrasamples=["unspecified"]),
         PixelRule((4,)),
         grey(GREY),

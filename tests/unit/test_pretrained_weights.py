@@ -1,4 +1,4 @@
-"""Trained weights that can't be had are told at validate: as an error where the workers are here, else as a warning."""
+"""Trained weights that cannot be had are told at validate: an error if the workers are here, else a warning."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,8 +51,8 @@ def test_the_table_says_where_weights_are() -> None:
         (HubError(401), "are refused by the hub"),
         (HubError(403), "set HF_TOKEN for the workers"),
         (HubError(404), "timm/resnet18.a1_in1k"),
-        (HubError(500), "the hub can't be reached"),
-        (ConnectionError("no route"), "aren't in the cache"),
+        (HubError(500), "the hub cannot be reached"),
+        (ConnectionError("no route"), "are not in the cache"),
         (TimeoutError(), "put the weights into their HF_HOME"),
     ],
 )
@@ -73,7 +73,7 @@ def test_weights_in_the_cache_need_no_hub(cached: str, monkeypatch: pytest.Monke
     asked = hub(monkeypatch, ConnectionError(), cached)
     assert check_weights("resnet18", HERE) == []
     assert asked == []
-    assert len(check_weights("resnet18", CLUSTER)) == 1, "this machine's cache isn't the workers'"
+    assert len(check_weights("resnet18", CLUSTER)) == 1, "this machine's cache is not the workers'"
 
 
 @pytest.mark.parametrize("environment", [HERE, CLUSTER, {}])

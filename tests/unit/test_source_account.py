@@ -317,7 +317,7 @@ def test_an_account_is_bounded() -> None:
     )
 
 
-# Files that aren't plain
+# Files that are not plain
 
 
 def special_files(folder: Path) -> None:
@@ -573,7 +573,7 @@ def test_columns_are_chosen_and_compared_without_case() -> None:
         (
             'path,label\na.png,"x"y\n',
             "MANIFEST_UNREADABLE",
-            "has quotation marks in row 2 that aren't around a whole cell",
+            "has quotation marks in row 2 that are not around a whole cell",
         ),
         (
             "path,label\na.png,caf\xe9\n".encode("latin-1"),

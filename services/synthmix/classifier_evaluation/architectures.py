@@ -1,4 +1,4 @@
-"""The names of timm's architectures, for front ends, which can't spend four seconds on importing timm.
+"""The names of timm's architectures, for front ends, which cannot spend four seconds on importing timm.
 
 architectures.txt has a line for each: its name, `pretrained` if timm knows weights for it, and the hub's repository
 that has them, if it is the hub. Run this module to write it anew after a change of timm's version.
@@ -50,7 +50,7 @@ def check_architecture(name: str, *, pretrained: bool) -> None:
         raise invalid_field(
             "evaluation.classifier.pretrained",
             pretrained,
-            f"can't be: timm has no weights for {name}",
+            f"cannot be: timm has no weights for {name}",
             f"use {similar[0]}, or set it to false",
             reason="NO_PRETRAINED_WEIGHTS",
         )

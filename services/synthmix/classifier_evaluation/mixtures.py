@@ -188,7 +188,7 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
 
     With one seed the choice is nested: the images for ratio 0.10 are among those for 0.25, so that
     neighbouring ratios differ by what was added and by nothing else. There is no way to give this a
-    validation or a test part: a synthetic image can't get into either (leakage rule 4).
+    validation or a test part: a synthetic image cannot get into either (leakage rule 4).
 
     Args:
         mixture: The mixture.
@@ -198,8 +198,8 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
 
     Raises:
         FailedPrecondition: The image set has too few images of a class.
-        TypeError: The images aren't of a train part and of an image set.
-        ValueError: The image set isn't the mixture's.
+        TypeError: The images are not of a train part and of an image set.
+        ValueError: The image set is not the mixture's.
     """
     if not isinstance(train, TrainPart) or not isinstance(synthetic, SyntheticImages | None):
         raise TypeError(
@@ -208,7 +208,7 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
         )
     wanted = mixture.image_set if KINDS[mixture.kind].holds_synthetic else None
     if wanted != (synthetic.manifest.name.id if synthetic else None):
-        raise ValueError(f"{mixture} isn't made of {synthetic}")
+        raise ValueError(f"{mixture} is not made of {synthetic}")
     labels = np.asarray(train.labels, dtype=np.int64)
     class_counts = np.bincount(labels, minlength=len(train.classes)).tolist()
     taken = mixture.taken(class_counts)

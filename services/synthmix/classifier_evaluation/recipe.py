@@ -89,14 +89,14 @@ def train_and_evaluate(
         validation: (V, S, S, 3) uint8.
         validation_labels: (V,) int64.
         open_test: Returns the test pixels, (T, S, S, 3) uint8. Called once, after the last choice was made
-            (leakage rule 5); the test labels aren't needed here at all.
+            (leakage rule 5); the test labels are not needed here at all.
         seed: The trial's.
         threads: CPU threads to use.
         report: Called with the optimizer steps done, after each validation.
 
     Raises:
-        FailedPrecondition: The training diverged, or the pretrained weights can't be had.
-        InvalidArgument: The architecture can't see images of this size.
+        FailedPrecondition: The training diverged, or the pretrained weights cannot be had.
+        InvalidArgument: The architecture cannot see images of this size.
     """
     _make_reproducible(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -87,7 +87,7 @@ def evaluate_trial(
 
     Raises:
         FailedPrecondition: The image set has too few images, or its generator was trained on another split;
-            or the training can't be done.
+            or the training cannot be done.
         NotFound: There is no such split or image set.
     """
     start_s = time.perf_counter()

@@ -90,8 +90,8 @@ def _sentence(
         guess = f"{100.0 / comparison.test_classes:.1f} %"
         return (
             f"Inconclusive: both classifiers are at chance {levels}, where guessing gives {guess}: {label} {scores} "
-            f"{evidence}. A classifier that has learned nothing can't show what synthetic images add: train longer, on "
-            "more or larger images, first."
+            f"{evidence}. A classifier that has learned nothing cannot show what synthetic images add: train longer, "
+            "on more or larger images, first."
         )
     ceiling = f"Both classifiers are at the ceiling {levels}: a gain of {margin} has no room on this test."
     if kind == "improves":
@@ -140,9 +140,9 @@ def _remedy(difference: Estimate, comparison: Comparison, limit: Limit) -> str:
     """What would narrow the interval most."""
     units = "images" if comparison.test_groups == comparison.test_images else "groups"
     if comparison.test_groups == 1:
-        return "Test images of more groups are needed first: one can't show how much groups differ."
+        return "Test images of more groups are needed first: one cannot show how much groups differ."
     if comparison.seeds == 1:
-        return "More seeds are needed first: one can't show how much trainings differ."
+        return "More seeds are needed first: one cannot show how much trainings differ."
     if limit == "ceiling":
         return f"Harder test images, or many more of them in more {units}, would tell the classifiers apart."
     if difference.seed_share > 0.5:

@@ -3,7 +3,7 @@
 What it makes is simulated, and every class name says so. It exists so that a study, a test or a tutorial has
 a labelled, grouped dataset without a download: cell lines are the classes, chips are the groups, and each
 chip has optics and culture of its own, so that a classifier tested on unseen chips meets a shift that it
-wasn't trained on.
+was not trained on.
 
 A field of cells is drawn as a map of optical thickness. Out-of-focus brightfield contrast is, to first order,
 the negative Laplacian of that map (transport of intensity: Teague, J. Opt. Soc. Am. 73, 1434, 1983), which
@@ -276,7 +276,7 @@ def _draw_cell(
 
 
 def _check(settings: SimulatedCellsSettings) -> None:
-    """Refuses settings that can't be simulated."""
+    """Refuses settings that cannot be simulated."""
     if settings.chips < 1 or settings.chips > 99:
         raise ValueError(f"chips is {settings.chips}: use 1 to 99")
     if settings.images_per_class < settings.chips:

@@ -55,7 +55,7 @@ class Brightness:
     Attributes:
         maximum: Its largest value, which a single hot pixel may have.
         peak: The largest value that an object reaches, which is larger than a pixel: a pixel and two of its neighbours
-            have it, or more than 0.1 % of all pixels (more than 8 in a small image). Hot pixels don't.
+            have it, or more than 0.1 % of all pixels (more than 8 in a small image). Hot pixels do not.
         percentile_99: The value that 1 % of pixels exceed at most.
     """
 
@@ -101,24 +101,24 @@ def inspect_image(
 def decode_image(data: bytes, *, white_level: int | Sequence[int], rule: PixelRule = ANY_PIXELS) -> np.ndarray:
     """The image as 8-bit RGB, whatever it is stored as.
 
-    Grey becomes three equal channels. Transparent pixels lie on black: what its author hid doesn't reach a
-    model. Colour profiles are ignored. So is an EXIF orientation: the class of a cell doesn't depend on how
+    Grey becomes three equal channels. Transparent pixels lie on black: what its author hid does not reach a
+    model. Colour profiles are ignored. So is an EXIF orientation: the class of a cell does not depend on how
     the camera was held, and the pixels stay where coordinates measured in other programs say they are.
 
     Args:
         data: A whole PNG, JPEG, TIFF, BMP or WebP file.
         white_level: The value of a 16-bit image that becomes 255; one for a whole dataset, so that brightness
             stays comparable between images. One for each channel if channels were composed as colour. 8-bit images
-            don't use it.
+            do not use it.
         rule: The channels and the plane that are taken of it, if it is a stack or has several channels.
 
     Returns:
         (height, width, 3) uint8.
 
     Raises:
-        InvalidArgument: It isn't such a file, is damaged or truncated, has more than MAX_PIXELS pixels, has pixels
-            that aren't in the closed list (pixel_kinds), or hasn't what the rule takes. The message says what it is
-            and what to do, but names no file.
+        InvalidArgument: It is not such a file, is damaged or truncated, has more than MAX_PIXELS pixels, has pixels
+            that are not in the closed list (pixel_kinds), or does not have what the rule takes. The message says what
+            it is and what to do, but names no file.
     """
     levels = [white_level] if isinstance(white_level, int) else list(white_level)
     for level in levels:

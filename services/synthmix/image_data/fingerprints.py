@@ -58,7 +58,7 @@ class NearDuplicates:
 def fingerprint(pixels: np.ndarray) -> Fingerprint:
     """The fingerprint of an image of shape (height, width) or (height, width, 3), uint8 or uint16.
 
-    It doesn't depend on the values' scale, so that a 16-bit image needs no white level.
+    It does not depend on the values' scale, so that a 16-bit image needs no white level.
     """
     if pixels.ndim == 3:
         grey = Image.fromarray(pixels).convert("L").convert("F")
@@ -84,7 +84,7 @@ def near_duplicates(
 ) -> NearDuplicates:
     """Counts the near duplicates between two lists of images.
 
-    Compares all pairs at some 3 nanoseconds each, in a memory that doesn't grow with them.
+    Compares all pairs at some 3 nanoseconds each, in a memory that does not grow with them.
 
     Args:
         left_hashes: (left images,) uint64.
@@ -96,7 +96,7 @@ def near_duplicates(
     count, examples = 0, []
     left_vectors, right_vectors = _unit_vectors(left_thumbnails), _unit_vectors(right_thumbnails)
     for left, right in _candidates(left_hashes, right_hashes):
-        # Rounded, so that the order of examples isn't that of rounding errors.
+        # Rounded, so that the order of examples is not that of rounding errors.
         correlations = np.round(np.einsum("ij,ij->i", left_vectors[left], right_vectors[right]).astype(np.float64), 4)
         found = np.flatnonzero(correlations >= CORRELATION)
         count += len(found)

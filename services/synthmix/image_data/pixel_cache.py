@@ -33,8 +33,8 @@ def pixels(
         (images, size_px, size_px, 3) uint8, read-only, mapped from a file.
 
     Raises:
-        DataLoss: Object storage or the cache doesn't hold what was written.
-        InvalidArgument: An image can't be decoded.
+        DataLoss: Object storage or the cache does not hold what was written.
+        InvalidArgument: An image cannot be decoded.
     """
     shape = (len(source), size_px, size_px, 3)
     key = digest_of(

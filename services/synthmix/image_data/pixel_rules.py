@@ -28,7 +28,7 @@ class PixelRule:
     plane: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Without what wasn't chosen: part of digests, so that old ones stay."""
+        """Without what was not chosen: part of digests, so that old ones stay."""
         return ({"channels": list(self.channels)} if self.channels else {}) | (
             {"plane": self.plane} if self.plane else {}
         )
@@ -61,7 +61,7 @@ def chosen_of_colour(pixels: np.ndarray, rule: PixelRule) -> np.ndarray:
 
 
 def check_channels(rule: PixelRule, count: int) -> None:
-    """Raises InvalidArgument if the rule names a channel that an image of so many hasn't got."""
+    """Raises InvalidArgument if the rule names a channel that an image of so many does not have."""
     absent = [number for number in rule.channels if number > count]
     if absent:
         raise refused(
@@ -72,7 +72,7 @@ def check_channels(rule: PixelRule, count: int) -> None:
 
 
 def check_plane(rule: PixelRule, count: int) -> None:
-    """Raises InvalidArgument if the rule names a plane that an image of so many hasn't got."""
+    """Raises InvalidArgument if the rule names a plane that an image of so many does not have."""
     if rule.plane > count:
         raise refused(
             f"has {plural(count, 'plane')}, and no plane {rule.plane}",

@@ -54,8 +54,8 @@ def open_image_set(store: ObjectStore, name: str, *, classes: Sequence[str], fie
     """The images of an image set, labelled in the classes of a train part.
 
     Raises:
-        FailedPrecondition: It holds a class that isn't among them.
-        InvalidArgument: The name isn't an image set's.
+        FailedPrecondition: It holds a class that is not among them.
+        InvalidArgument: The name is not an image set's.
         NotFound: There is no such image set.
     """
     manifest = read_manifest(store, ArtifactName.parse(name, field=field, collection=IMAGE_SETS))

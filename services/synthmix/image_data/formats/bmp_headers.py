@@ -37,7 +37,7 @@ def read_bmp(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
             return PixelKind("BMP", COLOUR, 4, 8, STRAIGHT), size, data
     elif bits == 32 and not _fourth_byte_is_unused(data, offset, size):
         raise refused(
-            "is a 32-bit BMP with a fourth channel that it doesn't declare", "save it as PNG, with or without it"
+            "is a 32-bit BMP with a fourth channel that it does not declare", "save it as PNG, with or without it"
         )
     if bits not in (16, 24, 32):
         raise refused(f"is a BMP of {bits} bits a pixel", "save it as PNG")

@@ -15,7 +15,7 @@ _ADOBE, _MULTI_PICTURE, _COMMENT = 0xEE, 0xE2, 0xFE
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _ALONE = {0x01, *range(0xD0, 0xD9)}
 _VIEWS = {0x020001: "a panorama", 0x020002: "a stereo picture", 0x020003: "a picture from several angles"}
-"""Types of an MPO's further images that aren't previews, gain maps or depth maps of its first (CIPA DC-007)."""
+"""Types of an MPO's further images that are not previews, gain maps or depth maps of its first (CIPA DC-007)."""
 _MOST_IMAGES = 1000
 _MOST_SEGMENTS = 2**16
 _MOST_FILLING = 2**16
@@ -39,7 +39,7 @@ def read_jpeg(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
     first image is what it is a picture of.
 
     Raises:
-        InvalidArgument: It is of a process that isn't decoded, of several views, or has no header.
+        InvalidArgument: It is of a process that is not decoded, of several views, or has no header.
     """
     kept, position, frame, adobe, dropped = [data[:2]], 2, None, False, False
     for _ in range(_MOST_SEGMENTS):
@@ -63,7 +63,7 @@ def read_jpeg(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
     if frame.process:
         raise refused(f"is a {frame.process} JPEG", "save it as an ordinary JPEG, or as PNG")
     if frame.components == 4 and not adobe:
-        raise refused("is a four-channel JPEG that doesn't say what its channels are", "save it as RGB")
+        raise refused("is a four-channel JPEG that does not say what its channels are", "save it as RGB")
     kind = {1: GREY, 3: COLOUR, 4: CMYK}.get(frame.components, GREY)
     return (
         PixelKind("JPEG", kind, frame.components, frame.bits),
@@ -110,7 +110,7 @@ def _frame(marker: int, content: bytes) -> Frame:
 
 
 def _check_views(index: bytes) -> None:
-    """Raises InvalidArgument if a multi-picture index lists another view. One that can't be read lists none."""
+    """Raises InvalidArgument if a multi-picture index lists another view. One that cannot be read lists none."""
     try:
         order = {b"II": "<", b"MM": ">"}[index[:2]]
         (offset,) = struct.unpack_from(f"{order}I", index, 4)

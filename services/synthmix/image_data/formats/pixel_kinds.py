@@ -93,7 +93,7 @@ def refused(problem: str, remedy: str, reason: str = "IMAGE_UNSUPPORTED") -> Inv
 
 
 def damaged(problem: object) -> InvalidArgument:
-    """An error about bytes that aren't what their format says. What a library or the file says is bounded."""
+    """An error about bytes that are not what their format says. What a library or the file says is bounded."""
     said = " ".join(str(problem).split())
     return refused(
         f"is damaged or truncated ({repr(said[:120])[1:-1]}{'...' if len(said) > 120 else ''})",

@@ -35,7 +35,7 @@ def read_png(data: bytes) -> tuple[PixelKind, tuple[int, int], bytes]:
         elif name == b"fdAT":
             frames = max(frames, 2)
         if not header:
-            raise damaged("the PNG doesn't begin with its header")
+            raise damaged("the PNG does not begin with its header")
         if name in _OF_PIXELS:
             kept.append(data[start:end])
         else:

@@ -82,7 +82,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 def read_tiff(data: bytes, rule: PixelRule) -> tuple[str, np.ndarray]:
     """Pillow's name of the stored pixels, and the pixels that a rule takes of a TIFF.
 
-    Nothing but the bytes is read: an OME-TIFF's other files aren't looked for.
+    Nothing but the bytes is read: an OME-TIFF's other files are not looked for.
 
     Returns:
         The mode, such as L, RGB, I;16, or RGB;16 for composed channels of 16 bits; and (height, width) or (height,
@@ -240,7 +240,7 @@ def _check_tags(file: tifffile.TiffFile, page: tifffile.TiffPage) -> bool:
     codes = {int.from_bytes(entries[at : at + 2], order) for at in range(0, len(entries), file.tiff.tagsize)}
     unread = sorted(code for code in codes & _DECISIVE_TAGS if code not in page.tags)
     if unread:
-        raise damaged(f"its tag {unread[0]} can't be read")
+        raise damaged(f"its tag {unread[0]} cannot be read")
     return any(file.filehandle.read(file.tiff.offsetsize))
 
 
@@ -258,7 +258,7 @@ def _check_tag_bytes(total: int) -> None:
 
 
 def _whole_pages(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) -> list[int]:
-    """Numbers of the pages that aren't smaller copies of others. Raises InvalidArgument if one is a mask."""
+    """Numbers of the pages that are not smaller copies of others. Raises InvalidArgument if one is a mask."""
     if len(pages) == 1 and not pages[0].subifds:
         return [0]
     kept = [number for number, page in enumerate(pages) if not page.subfiletype & _REDUCED] or [0]
@@ -282,7 +282,7 @@ def _whole_pages(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) ->
         _check_tags(file, page)
         if not _is_smaller(page, main):
             raise refused(
-                "holds images in SubIFDs that aren't smaller copies of its own, as a camera's raw file does",
+                "holds images in SubIFDs that are not smaller copies of its own, as a camera's raw file does",
                 "export the image that is meant as a TIFF of its own",
             )
     return sorted(kept)
@@ -293,9 +293,9 @@ def _is_smaller(page: tifffile.TiffPage, main: tifffile.TiffPage) -> bool:
 
 
 def _kind(page: tifffile.TiffPage, *, signed: bool) -> PixelKind:
-    """What a page's pixels are. Raises InvalidArgument if it doesn't say."""
+    """What a page's pixels are. Raises InvalidArgument if it does not say."""
     if 262 not in page.tags:
-        raise refused("doesn't say what its values mean (it has no PhotometricInterpretation)", "save it again")
+        raise refused("does not say what its values mean (it has no PhotometricInterpretation)", "save it again")
     photometric = _PHOTOMETRICS.get(int(page.photometric), f"pixels of an unknown kind ({int(page.photometric)})")
     if photometric == "YCbCr colour" and page.compression == JPEG:
         photometric = COLOUR  # libjpeg makes RGB of it

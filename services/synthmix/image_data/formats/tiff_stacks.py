@@ -46,7 +46,7 @@ def read_stack(pages: Sequence[tifffile.TiffPage], kept: Sequence[int]) -> Stack
 
     Args:
         pages: All pages of the file's chain.
-        kept: The numbers of those that aren't smaller copies of others.
+        kept: The numbers of those that are not smaller copies of others.
 
     Returns:
         The stack; its pictures are positions in `kept`, unless they are in one page.
@@ -84,7 +84,7 @@ def _arranged(sizes: Mapping[str, int]) -> np.ndarray:
     """(planes, channels) numbers of pictures that lie in the order of the axes, the last running fastest."""
     axes = "".join(sizes)
     numbers = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
-    # Slices run faster than time points, channels fastest; an axis that isn't known runs slowest.
+    # Slices run faster than time points, channels fastest; an axis that is not known runs slowest.
     wanted = [axis for axis in axes if axis not in "TZC"] + [axis for axis in "TZC" if axis in axes]
     return numbers.transpose([axes.index(axis) for axis in wanted]).reshape(-1, sizes.get("C", 1))
 
@@ -161,7 +161,7 @@ def _within(page: tifffile.TiffPage, count: int, in_one_page: bool) -> int:
     if in_one_page:
         end = page.dataoffsets[0] + count * page.nbytes
         if not (page.is_final and page.compression == 1) or end > page.parent.filehandle.size:
-            raise damaged(f"it says that it holds {plural(count, 'image')}, and doesn't")
+            raise damaged(f"it says that it holds {plural(count, 'image')}, and does not")
     return count
 
 
@@ -198,7 +198,7 @@ def _ome(page: tifffile.TiffPage, kept: Sequence[int], page_count: int) -> Stack
         raise damaged(f"it says that it is {what}, and has {plural(len(kept), 'page')}")
     if len(place) != len(kept):
         raise refused(
-            f"is {what} with {plural(len(kept) - len(place), 'page')} that its metadata doesn't mention",
+            f"is {what} with {plural(len(kept) - len(place), 'page')} that its metadata does not mention",
             "save it again",
         )
     numbers = np.array([positions[place[number]] for number in range(len(place))])

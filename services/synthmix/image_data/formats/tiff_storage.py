@@ -37,7 +37,7 @@ def check_storage(page: tifffile.TiffPage, data: bytes) -> None:
     if compression not in _COMPRESSIONS or (compression == JPEG and page.bitspersample != 8):
         name = getattr(page.compression, "name", str(compression))
         raise refused(
-            f"is compressed in a way that isn't decoded ({name}, {page.bitspersample} bits)",
+            f"is compressed in a way that is not decoded ({name}, {page.bitspersample} bits)",
             "save it with LZW or deflate compression, or with none",
         )
     if int(page.predictor) != 1 and (int(page.predictor) != 2 or compression not in _PREDICTED):

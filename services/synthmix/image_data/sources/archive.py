@@ -104,7 +104,7 @@ def open_archive(path: Path, limits: ArchiveLimits = LIMITS, *, field: str = FIE
         field: The request's field that it is, for errors.
 
     Raises:
-        InvalidArgument: It isn't a whole ZIP; it is encrypted, or compressed by a method other than deflate;
+        InvalidArgument: It is not a whole ZIP; it is encrypted, or compressed by a method other than deflate;
             it holds an absolute path, `..`, a link or another special file, or a name twice; or it exceeds
             the limits of a file or of the ratio.
         ResourceExhausted: It holds more files or bytes than an operator's setting allows.
@@ -190,7 +190,7 @@ def _name(info: zipfile.ZipInfo) -> tuple[str, bool]:
     """An entry's name, and whether its encoding is known.
 
     Entries may say that they are UTF-8, or have the name once more in a field of its own. macOS writes UTF-8 and
-    doesn't say so; Windows writes its local code page, which nothing tells. zipfile has read either as code page 437,
+    does not say so; Windows writes its local code page, which nothing tells. zipfile has read either as code page 437,
     from which every byte comes back.
     """
     name = info.orig_filename.split("\0", 1)[0]
@@ -209,7 +209,7 @@ def _name(info: zipfile.ZipInfo) -> tuple[str, bool]:
 def _unicode_path(extra: bytes, raw: bytes) -> str:
     """The name in Info-ZIP's Unicode Path field (APPNOTE 4.6.9); "" without one that is of this name.
 
-    Its checksum is that of the name beside it: a program that doesn't know the field renames without it.
+    Its checksum is that of the name beside it: a program that does not know the field renames without it.
     """
     while len(extra) >= 4:
         kind, size = struct.unpack_from("<HH", extra)
@@ -229,8 +229,9 @@ def _encoding_warnings(paths: list[str]) -> tuple[str, ...]:
     if not paths:
         return ()
     return (
-        f"{len(paths):,} names in the archive are in a local encoding that it doesn't tell, and were read as code page "
-        f"437, such as {shown(paths[0])}; if they look wrong, pack the folder again with a program that writes UTF-8",
+        f"{len(paths):,} names in the archive are in a local encoding that it does not tell, and were read as code "
+        f"page 437, such as {shown(paths[0])}; if they look wrong, pack the folder again with a program that writes "
+        "UTF-8",
     )
 
 

@@ -1,4 +1,4 @@
-"""CSV as spreadsheets, pandas and R write it, read strictly: what can't be understood is a fault, never a guess.
+"""CSV as spreadsheets, pandas and R write it, read strictly: what cannot be understood is a fault, never a guess.
 
 Only the standard library: the client imports it too.
 """
@@ -55,11 +55,11 @@ def read_csv(
 
     Returns:
         The header's cells, and (row number, cells) as they are asked for. Numbers are those that a spreadsheet
-        shows: blank rows count, a line `sep=;` doesn't, and a cell with line breaks in it is of one row. Cells may be
+        shows: blank rows count, a line `sep=;` does not, and a cell with line breaks in it is of one row. Cells may be
         more or fewer than the header's.
 
     Raises:
-        InvalidArgument: It is empty, another format, in another encoding, or its quotation marks don't match; the
+        InvalidArgument: It is empty, another format, in another encoding, or its quotation marks do not match; the
             latter may be raised as rows are asked for.
     """
     text = _decoded(data, name, field)
@@ -99,7 +99,7 @@ def _explained(error: str, row: int) -> tuple[str, str]:
             "close or delete the quotation mark in that row",
         )
     return (
-        f"has quotation marks in row {row} that aren't around a whole cell ({error})",
+        f"has quotation marks in row {row} that are not around a whole cell ({error})",
         'put a cell with quotation marks in it into quotation marks, and double those inside: "5"" plate"',
     )
 
@@ -144,7 +144,7 @@ def _decoded(data: bytes, name: str, field: str) -> str:
 def _encoding(data: bytes, error: UnicodeDecodeError, wide: bool) -> tuple[str, str]:
     if wide:
         return f"is not whole UTF-16 text ({error.reason} at byte {error.start})", f"it may be truncated: {_REMEDY}"
-    at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)  # utf-8-sig doesn't count the mark
+    at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)  # utf-8-sig does not count the mark
     at = min(at, len(data) - 1)
     read = data[at : at + 1].decode("cp1252", errors="ignore")
     likely = (

@@ -1,4 +1,4 @@
-"""What a file of a source is, by its first bytes, and by its name where bytes can't tell.
+"""What a file of a source is, by its first bytes, and by its name where bytes cannot tell.
 
 Only the standard library: the client imports it too.
 """
@@ -19,14 +19,14 @@ class Kind(StrEnum):
     """What a file is to an import."""
 
     IMAGE = "image"
-    UNDECODED = "picture of a format that isn't decoded"
+    UNDECODED = "picture of a format that is not decoded"
     SYSTEM = "hidden file, or one of an operating system's own"
-    OTHER = "file that isn't an image"
+    OTHER = "file that is not an image"
 
 
 # A file whose name says that it is an image, and whose bytes say nothing, is a damaged image, not another file.
 _IMAGE_SUFFIXES = words(".png .apng .jpg .jpeg .jpe .jfif .jif .jfi .mpo .tif .tiff .btf .tf8 .bmp .dib .webp")
-# Layouts inside TIFF whose first image isn't what a microscope or a camera recorded, or not all of it.
+# Layouts inside TIFF whose first image is not what a microscope or a camera recorded, or not all of it.
 _UNDECODED_INSIDE_TIFF = words(
     ".dng .nef .nrw .cr2 .arw .sr2 .pef .srw .orf .rw2 .3fr .iiq .lsm .stk .svs .ndpi .scn .vsi .qptiff .flex .bif"
 )
@@ -150,7 +150,7 @@ def kind_of(path: str, head: bytes) -> Kind:
 
 
 def undecoded_format(path: str, head: bytes) -> str:
-    """The format of a picture that isn't decoded, such as GIF; "" for all else."""
+    """The format of a picture that is not decoded, such as GIF; "" for all else."""
     parents = (PurePosixPath(part).suffix.lower() for part in path.split("/")[:-1])
     stored_as = next((_FOLDER_FORMATS[suffix] for suffix in parents if suffix in _FOLDER_FORMATS), "")
     if stored_as:
@@ -159,7 +159,7 @@ def undecoded_format(path: str, head: bytes) -> str:
 
 
 def _format_inside(path: str, head: bytes) -> str:
-    """The format that begins as one that is decoded does, and isn't that."""
+    """The format that begins as one that is decoded does, and is not that."""
     suffix = _suffix(path)
     if head.startswith(b"II*\0") and head[8:11] == b"CR\x02":
         return "camera raw"

@@ -1,6 +1,6 @@
 """Whether folders are class folders, or may be something else: parts of a split, plates, images beside masks.
 
-What can't be told is asked, before anything is built on it.
+What cannot be told is asked, before anything is built on it.
 """
 
 import re
@@ -55,7 +55,7 @@ def layout_doubt(paths: Sequence[str], group_span: Callable[[str], tuple[int, in
 
     Args:
         paths: Of the images, below what holds the class folders, each with at least one folder.
-        group_span: Where the group pattern's group lies in a path; None if groups don't come from a pattern.
+        group_span: Where the group pattern's group lies in a path; None if groups do not come from a pattern.
     """
     doubts = [
         doubt
@@ -147,7 +147,7 @@ def _same_sub_folders(paths: Sequence[str], group_span: Callable[[str], tuple[in
     tops_are_groups = _are_series(set(tops)) and _named_as_groups(set(tops), shared)
     if not tops_are_groups and _are_groups(shared):
         return ""
-    # One sub-folder alone, as alpha/images and beta/images have it, can't be the classes; but it can be the only
+    # One sub-folder alone, as alpha/images and beta/images have it, cannot be the classes; but it can be the only
     # class of several plates.
     if len(above) < 2 and (not tops_are_groups or _plain(next(iter(shared))) in _PICTURES | _FORMATS):
         return ""

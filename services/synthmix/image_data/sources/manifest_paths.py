@@ -63,7 +63,7 @@ def _unusable(written: str, path: str) -> str:
 
 
 class _Alike:
-    """What else a path may mean. Made when the first path isn't there: most manifests never need it."""
+    """What else a path may mean. Made when the first path is not there: most manifests never need it."""
 
     def __init__(self, top: str, files: Collection[str]):
         self._top, self._files = top, files

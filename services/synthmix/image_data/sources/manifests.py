@@ -45,7 +45,7 @@ class Row:
         number: As a spreadsheet shows it: the header's is 1.
         path: As it is written.
         label: Normalised.
-        group: Normalised; None if groups don't come from a column.
+        group: Normalised; None if groups do not come from a column.
     """
 
     number: int
@@ -64,7 +64,7 @@ def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[R
         field: The request's field that the source is.
 
     Raises:
-        InvalidArgument: It can't be read, lacks a column or has it twice, has rows that don't fit the header, or
+        InvalidArgument: It cannot be read, lacks a column or has it twice, has rows that do not fit the header, or
             rows without a path, label or group; or one column is to be two things.
     """
     _check_columns(columns)
@@ -91,7 +91,7 @@ def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[R
             field,
             f"rows of {name} are unusable",
             problems,
-            "mend the manifest, or leave these rows out of it" + (f" ({MISSING_SPELLINGS})" if missing else ""),
+            "fix the manifest, or leave these rows out of it" + (f" ({MISSING_SPELLINGS})" if missing else ""),
             reason="MANIFEST_INVALID",
         )
     return rows
@@ -116,8 +116,8 @@ def check_no_columns(columns: Columns) -> None:
     """Raises InvalidArgument if a column is named: for a source that has no manifest."""
     for column, usual, column_field, instead in (
         (columns.group, None, GROUP_FIELD, "use a pattern"),
-        (columns.label, LABEL_COLUMN, "label_column", "don't name a column: the folders are the classes"),
-        (columns.path, PATH_COLUMN, "path_column", "don't name a column: the folders are the classes"),
+        (columns.label, LABEL_COLUMN, "label_column", "do not name a column: the folders are the classes"),
+        (columns.path, PATH_COLUMN, "path_column", "do not name a column: the folders are the classes"),
     ):
         if column is not None and compared(column) != usual:
             raise invalid_field(
@@ -132,7 +132,7 @@ def check_no_columns(columns: Columns) -> None:
 def _fitting(
     rows: Iterator[tuple[int, list[str]]], width: int, positions: Sequence[int], problems: list[str]
 ) -> Iterator[tuple[int, list[str]]]:
-    """Each row's cells of the columns. Rows that don't fit the header become problems."""
+    """Each row's cells of the columns. Rows that do not fit the header become problems."""
     for number, cells in rows:
         # Delimiters at the end of a row, with nothing between them, are what spreadsheets write of a table in which
         # another row is wider: nothing is lost by them.
@@ -161,7 +161,7 @@ def _complete(
         known = [value for value in values if value is not None]
         if len(known) < len(values):
             unread = " and ".join(column for column, value in zip(wanted, values, strict=True) if value is None)
-            problems.append(f"row {number} has bytes in {unread} that aren't UTF-8")
+            problems.append(f"row {number} has bytes in {unread} that are not UTF-8")
             continue
         path, texts = known[0].strip(), [normalised(value) for value in known[1:]]
         if is_missing(path) or any(map(is_missing, texts)):

@@ -29,14 +29,14 @@ def read_parquet(
         data: The file.
         name: Its name, for errors.
         field: The request's field, for errors.
-        most_rows: Files of more rows aren't read.
+        most_rows: Files of more rows are not read.
 
     Returns:
         The names, and a function from positions in them to (row number, texts). The header counts as row 1, as it
-        would in CSV. Cells without a value, and NaN, are ""; bytes that aren't UTF-8 are None.
+        would in CSV. Cells without a value, and NaN, are ""; bytes that are not UTF-8 are None.
 
     Raises:
-        InvalidArgument: It isn't Parquet, has too many rows, or a column asked for holds something other than one
+        InvalidArgument: It is not Parquet, has too many rows, or a column asked for holds something other than one
             value a row.
     """
     with extra("parquet", "a Parquet manifest"):
@@ -44,7 +44,7 @@ def read_parquet(
         import pyarrow.parquet as pq
 
     if not data.startswith(b"PAR1"):
-        problem = "is empty" if not data else "is not a Parquet file that can be read (it doesn't begin with PAR1)"
+        problem = "is empty" if not data else "is not a Parquet file that can be read (it does not begin with PAR1)"
         raise unreadable_manifest(field, name, problem, "write it again, or name it .csv if it is CSV")
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
@@ -78,7 +78,7 @@ def read_parquet(
 
 
 def cell_text(value: Any) -> str | None:
-    """A cell's text; None if it is bytes that aren't UTF-8.
+    """A cell's text; None if it is bytes that are not UTF-8.
 
     Whole floats are written as whole numbers: pandas makes floats of whole numbers where one is missing, and label 1
     of one file must be that of another.

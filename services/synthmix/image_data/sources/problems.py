@@ -10,7 +10,7 @@ def refused_files(field: str, what: str, problems: Sequence[str], remedy: str, *
 
     Args:
         field: The request's field.
-        what: What is wrong, for the beginning of the message, such as "images can't be read".
+        what: What is wrong, for the beginning of the message, such as "images cannot be read".
         problems: One line a file, each beginning with the file's name.
         remedy: What to do.
         reason: UPPER_SNAKE.

@@ -45,7 +45,7 @@ class Source(Protocol):
 
     @property
     def unusable(self) -> Mapping[str, str]:
-        """Files that can't be read, with the account's reason for each."""
+        """Files that cannot be read, with the account's reason for each."""
 
     def head(self, path: str) -> bytes:
         """A file's first HEAD_BYTES bytes. Raises InvalidArgument."""
@@ -62,7 +62,7 @@ class ListingRequest:
         field: The request's field that it is, for errors.
         columns: Of its manifest, if it has one.
         manifest: The manifest's path; None looks for manifest.csv and manifest.parquet at the top.
-        group_span: Where the group pattern's group lies in a path; None if groups don't come from a pattern.
+        group_span: Where the group pattern's group lies in a path; None if groups do not come from a pattern.
         accept_layout: The user says that the top folders are the classes, whatever they look like.
     """
 
@@ -97,7 +97,7 @@ class Listing:
 
     Attributes:
         images: At least one.
-        left_out: The account of all that isn't among the images.
+        left_out: The account of all that is not among the images.
         manifest: The manifest's path in the source; None for class folders.
         layout_doubt: What speaks against class folders, though the user accepted them; "" for nothing.
     """
@@ -113,8 +113,8 @@ def list_images(source: Source, request: ListingRequest) -> Listing:
 
     Raises:
         InvalidArgument: There is no class folder and no manifest, or the manifest is unusable; an image lies
-            in no class folder, can't be read or is of a format that isn't decoded; a label can't be one; or the
-            folders may not be classes and the user didn't say that they are.
+            in no class folder, cannot be read or is of a format that is not decoded; a label cannot be one; or the
+            folders may not be classes and the user did not say that they are.
     """
     top, manifest = ("", request.manifest) if request.manifest is not None else _manifest(source, request.field)
     if manifest is not None:
@@ -158,7 +158,7 @@ def _manifest(source: Source, field: str) -> tuple[str, str | None]:
 
 
 def _common_top(kinds: Mapping[str, Kind]) -> str:
-    """`name/` if all images lie below one folder, and that folder can't be a class; else nothing."""
+    """`name/` if all images lie below one folder, and that folder cannot be a class; else nothing."""
     images = [PurePosixPath(path) for path, kind in kinds.items() if kind == Kind.IMAGE]
     tops = {path.parts[0] for path in images}
     return f"{tops.pop()}/" if len(tops) == 1 and all(len(path.parts) > 2 for path in images) else ""
@@ -184,7 +184,7 @@ def _from_folders(
     if undecoded:
         raise refused_files(
             field,
-            "files are of formats that aren't decoded",
+            "files are of formats that are not decoded",
             undecoded,
             f"convert them to {DECODED}",
             reason="IMAGE_FORMAT_UNSUPPORTED",
@@ -227,7 +227,7 @@ def _from_folders(
 
 
 def _check_usable(source: Source, field: str) -> None:
-    """Raises InvalidArgument for what is named like an image and can't be read: an image must not be missed."""
+    """Raises InvalidArgument for what is named like an image and cannot be read: an image must not be missed."""
     problems = [
         f"{shown(path)} is {REASONS[reason]}"
         for path, reason in source.unusable.items()
@@ -235,7 +235,7 @@ def _check_usable(source: Source, field: str) -> None:
     ]
     if problems:
         raise refused_files(
-            field, "files can't be read", problems, "mend, rename or remove them", reason="SOURCE_UNREADABLE"
+            field, "files cannot be read", problems, "fix, rename or remove them", reason="SOURCE_UNREADABLE"
         )
 
 
@@ -266,7 +266,7 @@ def _from_manifest(
             field,
             f"rows of {name} are unusable",
             problems,
-            "mend the manifest: paths are relative to its folder, and each image has one row",
+            "fix the manifest: paths are relative to its folder, and each image has one row",
             reason="MANIFEST_INVALID",
         )
     if not images:

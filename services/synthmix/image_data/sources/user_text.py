@@ -47,9 +47,9 @@ def normalised(text: str) -> str:
 
 
 def is_missing(text: str) -> bool:
-    """Whether a normalised cell says that its value isn't known.
+    """Whether a normalised cell says that its value is not known.
 
-    `-`, `?` and `unknown` don't: they may be classes (negative, undecided). Folders are named by hand, so that one
+    `-`, `?` and `unknown` do not: they may be classes (negative, undecided). Folders are named by hand, so that one
     named None is a class.
     """
     return text.casefold() in _MISSING
