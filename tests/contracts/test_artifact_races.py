@@ -67,6 +67,8 @@ def test_no_finished_artifact_is_lost_and_no_manifest_mismatched(store: ObjectSt
 @pytest.mark.parametrize("part", range(4))
 def test_a_name_that_two_claim_at_once_means_one_data_set(store: ObjectStore, part: int) -> None:
     ids = [ArtifactName(DATASETS, f"{who:032x}") for who in range(2)]
+    for dataset in ids:
+        write_manifest(store, Manifest(dataset, {}, {}, 1, (), software={}))
     refused = 0
     for seed in range(part, SCHEDULES, 4):
         name = f"name-{seed}"

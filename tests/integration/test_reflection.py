@@ -21,13 +21,18 @@ EVERYWHERE = {
 }
 METHODS = {
     ADAPTER_TRAINING: {
-        "synthmix.adapters.v1.AdapterService": {"CreateAdapter", "GetAdapter", "ListAdapters"},
+        "synthmix.adapters.v1.AdapterService": {"CreateAdapter", "GetAdapter", "ListAdapters", "DeleteAdapter"},
     },
     IMAGE_SYNTHESIS: {
-        "synthmix.image_sets.v1.ImageSetService": {"CreateImageSet", "GetImageSet", "ListImageSets"},
+        "synthmix.image_sets.v1.ImageSetService": {"CreateImageSet", "GetImageSet", "ListImageSets", "DeleteImageSet"},
     },
     CLASSIFIER_EVALUATION: {
-        "synthmix.evaluations.v1.EvaluationService": {"CreateEvaluation", "GetEvaluation", "ListEvaluations"},
+        "synthmix.evaluations.v1.EvaluationService": {
+            "CreateEvaluation",
+            "GetEvaluation",
+            "ListEvaluations",
+            "DeleteEvaluation",
+        },
     },
     STUDY_CONTROL: {
         "synthmix.artifacts.v1.ArtifactService": {"UploadFile", "DownloadPayload"},
@@ -36,10 +41,11 @@ METHODS = {
             "CreateDataset",
             "GetDataset",
             "ListDatasets",
+            "DeleteDataset",
             "CreateSplit",
             "GetSplit",
         },
-        "synthmix.studies.v1.StudyService": {"CreateStudy", "GetStudy", "ListStudies", "WatchStudy"},
+        "synthmix.studies.v1.StudyService": {"CreateStudy", "GetStudy", "ListStudies", "WatchStudy", "DeleteStudy"},
     },
 }
 OPERATIONS_METHODS = {"ListOperations", "GetOperation", "DeleteOperation", "CancelOperation", "WaitOperation"}

@@ -91,19 +91,24 @@ def serving(address: str = "127.0.0.1:0", services: FakeServices | None = None) 
     services = services or FakeServices()
     server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     for module, service, methods, streams in (
-        (adapters_pb2_grpc, "AdapterService", ["CreateAdapter", "GetAdapter", "ListAdapters"], []),
-        (image_sets_pb2_grpc, "ImageSetService", ["CreateImageSet", "GetImageSet", "ListImageSets"], []),
+        (adapters_pb2_grpc, "AdapterService", ["CreateAdapter", "GetAdapter", "ListAdapters", "DeleteAdapter"], []),
+        (
+            image_sets_pb2_grpc,
+            "ImageSetService",
+            ["CreateImageSet", "GetImageSet", "ListImageSets", "DeleteImageSet"],
+            [],
+        ),
         (
             evaluations_pb2_grpc,
             "EvaluationService",
-            ["CreateEvaluation", "GetEvaluation", "ListEvaluations"],
+            ["CreateEvaluation", "GetEvaluation", "ListEvaluations", "DeleteEvaluation"],
             [],
         ),
-        (studies_pb2_grpc, "StudyService", ["CreateStudy", "GetStudy", "ListStudies"], ["WatchStudy"]),
+        (studies_pb2_grpc, "StudyService", ["CreateStudy", "GetStudy", "ListStudies", "DeleteStudy"], ["WatchStudy"]),
         (
             datasets_pb2_grpc,
             "DatasetService",
-            ["CreateDataset", "GetDataset", "ListDatasets", "CreateSplit", "GetSplit"],
+            ["CreateDataset", "GetDataset", "ListDatasets", "DeleteDataset", "CreateSplit", "GetSplit"],
             [],
         ),
         (artifacts_pb2_grpc, "ArtifactService", ["UploadFile"], ["DownloadPayload"]),

@@ -97,6 +97,8 @@ def test_the_protos_have_no_service_without_a_resource() -> None:
         ("/google.longrunning.Operations/WaitOperation", "get", "operations"),
         ("/google.longrunning.Operations/CancelOperation", "update", "operations"),
         ("/google.longrunning.Operations/DeleteOperation", "delete", "operations"),
+        ("/synthmix.studies.v1.StudyService/DeleteStudy", "delete", "studies"),
+        ("/synthmix.image_sets.v1.ImageSetService/DeleteImageSet", "delete", "imagesets"),
         (SCALE, "update", "clusters"),
     ],
 )

@@ -22,11 +22,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 import fake_services as fake
 import synthmix.cli
 from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli import doctor, outcomes, parser
+from synthmix.cli import deletion, doctor, outcomes, parser
 from synthmix.cli.output import human_time, table
 from synthmix.cli.progress import Bars, Lines, Rate, human_count, human_rate, shown_operation, shown_transfer
 from synthmix.client.client import Transfer
@@ -1129,3 +1130,79 @@ def test_other_words_for_numbers() -> None:
     assert [listed([]), listed(["a", "b"], 2), listed(["a", "b", "c"], 2)] == ["none", "a, b", "a, b and 1 more"]
     assert table(("A", "BB"), [("aaa", 1)], right=("BB",)) == "A    BB\naaa   1"
     assert outcomes.of_outcome(errors.NotFound("x")) == 1
+
+
+# Deleting
+
+
+GONE = artifacts_pb2.Deletion(
+    deleted=[
+        artifacts_pb2.DeletedResource(name=fake.STUDY, size_bytes=1024),
+        artifacts_pb2.DeletedResource(name=f"image-sets/{fake.ID}", size_bytes=2048),
+        artifacts_pb2.DeletedResource(name=f"image-sets/{fake.ID[::-1]}", size_bytes=0),
+    ],
+    size_bytes=3072,
+    payloads_expire_time=Timestamp(seconds=1_800_000_000),
+)
+DELETIONS = {
+    "datasets": "DeleteDataset",
+    "studies": "DeleteStudy",
+    "adapters": "DeleteAdapter",
+    "images": "DeleteImageSet",
+    "evaluations": "DeleteEvaluation",
+}
+
+
+@pytest.mark.parametrize("group", DELETIONS)
+def test_delete_says_what_went(group: str, services: fake.FakeServices, run: Run) -> None:
+    services.answers[DELETIONS[group]] = lambda request, context: GONE
+    code, out, err = run(group, "delete", fake.ID, "--cascade", "--yes")
+    time = human_time(GONE.payloads_expire_time)
+    assert (code, out) == (0, f"deleted 1 study, 2 image sets, 3 KiB; the files go after {time}\n")
+    [request] = services.requests[DELETIONS[group]]
+    assert (request.force, request.validate_only) == (True, False)
+    assert err == ""
+
+
+def test_delete_as_json(services: fake.FakeServices, run: Run) -> None:
+    services.answers["DeleteStudy"] = lambda request, context: GONE
+    code, out, _ = run("studies", "delete", "demo", "--yes", "--output", "json")
+    assert code == 0
+    assert [item["name"] for item in json.loads(out)["deleted"]] == [item.name for item in GONE.deleted]
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("yes\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
+def test_delete_asks_who_watches(
+    answer: str, code: int, services: fake.FakeServices, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.answers["DeleteStudy"] = lambda request, context: GONE
+    monkeypatch.setattr(deletion, "somebody_watches", lambda: True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    found, out, err = run("studies", "delete", "demo")
+    assert found == code
+    assert f"\n  {fake.STUDY}, 1 KiB\n" in err
+    assert [request.validate_only for request in services.requests["DeleteStudy"]] == [True, False][: 2 - code]
+    assert out.startswith("deleted") if code == 0 else "nothing was deleted" in err
+
+
+def test_delete_without_anybody_to_ask_wants_yes(services: fake.FakeServices, run: Run) -> None:
+    services.answers["DeleteStudy"] = lambda request, context: GONE
+    code, _, err = run("studies", "delete", "demo")
+    assert code == 2
+    assert "pass --yes" in err
+    assert [request.validate_only for request in services.requests["DeleteStudy"]] == [True]
+
+
+def test_delete_says_what_it_leaves(services: fake.FakeServices, run: Run) -> None:
+    gone = artifacts_pb2.Deletion(deleted=[GONE.deleted[0]], unneeded=[f"adapters/{fake.ID}"])
+    services.answers["DeleteStudy"] = lambda request, context: gone
+    _, out, _ = run("studies", "delete", "demo", "--yes")
+    assert "nothing else refers to 1 adapter that it used: --cascade deletes them as well" in out
+
+
+def test_delete_is_refused_in_the_services_words(services: fake.FakeServices, run: Run) -> None:
+    services.answers["DeleteAdapter"] = fails(
+        errors.FailedPrecondition(f"adapters/x is used{errors.listing([fake.STUDY])}", reason="STILL_REFERENCED")
+    )
+    code, _, err = run("adapters", "delete", fake.ID)
+    assert (code, err) == (1, f"error: adapters/x is used\n  {fake.STUDY}\n")

@@ -602,6 +602,11 @@ def test_watching_what_does_not_exist_fails_at_once(services: fake.FakeServices,
             fake.operation("o"),
             lambda c: c.evaluations.create(evaluations_pb2.Evaluation()),
         ),
+        ("DeleteDataset", artifacts_pb2.Deletion(), lambda c: c.delete_dataset("d")),
+        ("DeleteAdapter", artifacts_pb2.Deletion(), lambda c: c.adapters.delete(fake.ID)),
+        ("DeleteImageSet", artifacts_pb2.Deletion(), lambda c: c.image_sets.delete(fake.ID)),
+        ("DeleteEvaluation", artifacts_pb2.Deletion(), lambda c: c.evaluations.delete(fake.ID)),
+        ("DeleteStudy", artifacts_pb2.Deletion(), lambda c: c.delete_study("demo")),
         ("GetCluster", clusters_pb2.Cluster(), lambda c: c.get_cluster()),
         ("ScaleWorkerGroup", clusters_pb2.WorkerGroup(), lambda c: c.scale_worker_group("g", max_workers=2)),
     ],
@@ -612,3 +617,12 @@ def test_methods(
     services.answers[method] = lambda request, context: answer
     call(client)
     assert list(services.requests) == [method]
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_deleting_says_what_goes_with_it(cascade: bool, services: fake.FakeServices, client: Client) -> None:
+    gone = artifacts_pb2.Deletion(deleted=[artifacts_pb2.DeletedResource(name=fake.STUDY, size_bytes=7)], size_bytes=7)
+    services.answers["DeleteStudy"] = lambda request, context: gone
+    assert client.delete_study("demo", cascade=cascade, validate_only=True) == gone
+    [request] = services.requests["DeleteStudy"]
+    assert (request.name, request.force, request.validate_only) == ("studies/demo", cascade, True)

@@ -7,6 +7,7 @@ from google.longrunning import operations_pb2
 
 from synthmix.adapter_training import planning
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
+from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.image_data.generators import adapter_settings
 from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
@@ -38,6 +39,11 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
     ) -> adapters_pb2.ListAdaptersResponse:
         found, token, unreachable = await self._collection.list(request.page_size, request.page_token)
         return adapters_pb2.ListAdaptersResponse(adapters=found, next_page_token=token, unreachable=unreachable)
+
+    async def DeleteAdapter(
+        self, request: adapters_pb2.DeleteAdapterRequest, context: grpc.aio.ServicerContext
+    ) -> artifacts_pb2.Deletion:
+        return await self._collection.delete(request.name, force=request.force, validate_only=request.validate_only)
 
 
 def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adapter:

@@ -28,7 +28,7 @@ BATCH_IMAGES = 64
 
 
 def stored_features(
-    store: ObjectStore, images: dict[str, Any], size_px: int, load: Callable[[], np.ndarray]
+    store: ObjectStore, images: dict[str, Any], size_px: int, load: Callable[[], np.ndarray], *, source: str
 ) -> np.ndarray:
     """Features of a source of images, from object storage or computed and stored.
 
@@ -36,6 +36,7 @@ def stored_features(
         store: Object storage.
         images: What identifies the source's content, such as a part's digest.
         size_px: Side of the square images.
+        source: What the images are of, for when that is deleted: an artifact's id, or a part's digest.
         load: Returns their pixels, (images, size_px, size_px, 3) uint8; called if they are not stored.
 
     Returns:
@@ -54,7 +55,7 @@ def stored_features(
     buffer = io.BytesIO()
     np.save(buffer, features, allow_pickle=False)
     payload = write_payload(store, name, PAYLOAD, buffer.getvalue())
-    write_manifest(store, Manifest(name, {}, request, RECIPE_VERSION, (payload,)))
+    write_manifest(store, Manifest(name, {"images": source}, request, RECIPE_VERSION, (payload,)))
     return features
 
 

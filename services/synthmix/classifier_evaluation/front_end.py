@@ -5,6 +5,7 @@ import asyncio
 import grpc
 from google.longrunning import operations_pb2
 
+from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix.classifier_evaluation import planning
 from synthmix.service_kit import message_json
@@ -42,6 +43,11 @@ class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):
         return evaluations_pb2.ListEvaluationsResponse(
             evaluations=found, next_page_token=token, unreachable=unreachable
         )
+
+    async def DeleteEvaluation(
+        self, request: evaluations_pb2.DeleteEvaluationRequest, context: grpc.aio.ServicerContext
+    ) -> artifacts_pb2.Deletion:
+        return await self._collection.delete(request.name, force=request.force, validate_only=request.validate_only)
 
 
 def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb2.Evaluation:

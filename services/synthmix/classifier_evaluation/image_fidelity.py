@@ -67,7 +67,8 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
 
     def features(source: Source, rows: np.ndarray) -> np.ndarray:
         images = {"digest": source.digest, "rows": None if len(rows) == len(source) else rows.tolist()}
-        return stored_features(store, images, size_px, lambda: pixels(store, source, size_px)[rows])
+        of = source.manifest.name.id if isinstance(source, SyntheticImages | ReconstructedImages) else source.digest
+        return stored_features(store, images, size_px, lambda: pixels(store, source, size_px)[rows], source=of)
 
     train_features = features(train, np.arange(len(train)))
     train_rows = balanced_rows(train.labels, classes)

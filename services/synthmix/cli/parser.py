@@ -33,6 +33,12 @@ first steps:
 """
 MOST_COUNTED = 2**31 - 1
 STUDY = "the name in its file, which means the newest study of that name, or studies/{digest}"
+DATASET = "a dataset's name, or datasets/{digest}"
+CASCADES = {
+    "adapters": "delete its image sets as well, and the evaluations and studies that used them",
+    "images": "delete the evaluations and studies that used it as well",
+    "evaluations": "delete the studies that refer to it as well, and its trials that no other evaluation has",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -205,7 +211,15 @@ def _add_datasets(groups: Any) -> None:
     add.add_argument("--simulated", action="store_true", help="state that the images are simulated; reports repeat it")
     add.add_argument("--replace", action="store_true", help="let the name move here from the dataset that holds it")
     _command(commands, "list", "datasets:list_", "list datasets by the time of their creation, the newest last")
-    _command(commands, "show", "datasets:show", "show a dataset", named="a dataset's name, or datasets/{digest}")
+    _command(commands, "show", "datasets:show", "show a dataset", named=DATASET)
+    _add_delete(
+        commands,
+        "dataset",
+        DATASET,
+        "Deletes a dataset with its splits and all its names. It is refused while adapters, evaluations or studies "
+        "refer to the dataset.",
+        "delete all that was made from it as well",
+    )
 
 
 def _add_studies(groups: Any) -> None:
@@ -239,6 +253,15 @@ def _add_studies(groups: Any) -> None:
     summary = "download a study's report (HTML, JSON, CSV)"
     report = _command(commands, "report", "studies:report", summary, named=STUDY)
     report.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (default: ./{study's name}-report)")
+    _add_delete(
+        commands,
+        "study",
+        STUDY,
+        "Deletes a study that has ended, with its report. What it made stays, so that another study need not make it "
+        "again.",
+        "delete what it made as well (adapters, image sets, evaluation, trials, split), as far as nothing else refers "
+        "to it; its dataset stays",
+    )
 
 
 def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
@@ -264,6 +287,8 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
     summary = f"download the files of one {noun}"
     download = _command(commands, "download", "resources:download", summary, description, named=named)
     download.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (default: ./{name's digest})")
+    alone = f"Deletes one {noun}. It is refused while something refers to it."
+    _add_delete(commands, noun, named, alone, CASCADES[group])
 
 
 def _add_operations(groups: Any) -> None:
@@ -293,6 +318,21 @@ def _add_cluster_commands(groups: Any) -> None:
         "--min", type=_count(0), metavar="N", help="number of workers that are always there (default: as it is)"
     )
     scale.add_argument("--max", type=_count(0), metavar="N", help="highest number of workers (default: as it is)")
+
+
+def _add_delete(commands: Any, noun: str, named: str, alone: str, cascade: str) -> None:
+    """Adds the command that deletes one of something.
+
+    Args:
+        named: What its name may be.
+        alone: What goes without --cascade, and what does not.
+        cascade: What --cascade deletes.
+    """
+    summary = f"delete {'an' if noun[0] in 'aei' else 'a'} {noun}"
+    later = "Shows what goes and asks first. The files in object storage go later, after the time that is printed."
+    delete = _command(commands, "delete", "deletion:delete", summary, f"{alone} {later}", named=named)
+    delete.add_argument("--cascade", action="store_true", help=cascade)
+    delete.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _group(groups: Any, name: str, summary: str) -> Any:

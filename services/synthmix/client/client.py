@@ -219,6 +219,24 @@ class Client:
         request = datasets_pb2.GetDatasetRequest(name=names.qualified(names.DATASETS, name))
         return self._control.call(self._datasets.GetDataset, request, datasets_pb2.Dataset)
 
+    def delete_dataset(
+        self, name: str, *, cascade: bool = False, validate_only: bool = False
+    ) -> artifacts_pb2.Deletion:
+        """Deletes a dataset with its splits and its names, and returns what was deleted.
+
+        Args:
+            cascade: Deletes all that was made from it as well.
+            validate_only: Deletes nothing, and returns what would be deleted.
+
+        Raises:
+            FailedPrecondition: Something was made from it, and `cascade` is not given (STILL_REFERENCED); or an
+                operation that has not ended uses it (OPERATION_RUNNING).
+        """
+        request = datasets_pb2.DeleteDatasetRequest(
+            name=names.qualified(names.DATASETS, name), force=cascade, validate_only=validate_only
+        )
+        return self._control.call(self._datasets.DeleteDataset, request, artifacts_pb2.Deletion)
+
     def create_split(self, dataset: str, *, test: float, validation: float, seed: int = 0) -> datasets_pb2.Split:
         """Splits a dataset by group. The same request gives the same split."""
         request = datasets_pb2.CreateSplitRequest(
@@ -322,6 +340,21 @@ class Client:
         for operation in operations:
             self.cancel(operation)
         return operations
+
+    def delete_study(self, name: str, *, cascade: bool = False, validate_only: bool = False) -> artifacts_pb2.Deletion:
+        """Deletes a study with its report, and returns what was deleted. What it made stays.
+
+        Args:
+            cascade: Deletes what it made as well, as far as nothing else refers to it. Its dataset stays.
+            validate_only: Deletes nothing, and returns what would be deleted.
+
+        Raises:
+            FailedPrecondition: It has not ended (OPERATION_RUNNING).
+        """
+        request = studies_pb2.DeleteStudyRequest(
+            name=names.qualified(names.STUDIES, name), force=cascade, validate_only=validate_only
+        )
+        return self._control.call(self._studies.DeleteStudy, request, artifacts_pb2.Deletion)
 
     def download_report(self, name: str, folder: Path) -> list[Path]:
         """Writes report.html, report.json and results.csv. Raises FailedPrecondition if there is none yet."""

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 from google.longrunning import operations_proto_pb2
 from google.protobuf.message import Message
 
+from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.client.transport import Service
 from synthmix.service_kit import resource_names
@@ -49,6 +50,22 @@ class ResourceCollection(Generic[M]):
         request = getattr(self._messages, f"{method}Request")(name=resource_names.qualified(self._name, name))
         kind: type[M] = getattr(self._messages, self._kind)
         return self._service.call(getattr(self._stub, method), request, kind)
+
+    def delete(self, name: str, *, cascade: bool = False, validate_only: bool = False) -> artifacts_pb2.Deletion:
+        """Deletes one, and returns what was deleted.
+
+        Args:
+            cascade: Deletes what refers to it as well, and the trials that only a deleted evaluation has.
+            validate_only: Deletes nothing, and returns what would be deleted.
+
+        Raises:
+            FailedPrecondition: Something refers to it, and `cascade` is not given (STILL_REFERENCED); or an operation
+                that has not ended uses it (OPERATION_RUNNING).
+        """
+        method = f"Delete{self._kind}"
+        fields = {"name": resource_names.qualified(self._name, name), "force": cascade, "validate_only": validate_only}
+        request = getattr(self._messages, f"{method}Request")(**fields)
+        return self._service.call(getattr(self._stub, method), request, artifacts_pb2.Deletion)
 
     def _create(self, resource: M, *, validate_only: bool) -> operations_proto_pb2.Operation:
         method = f"Create{self._kind}"

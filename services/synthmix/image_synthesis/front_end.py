@@ -5,6 +5,7 @@ import asyncio
 import grpc
 from google.longrunning import operations_pb2
 
+from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
 from synthmix.image_data.generators import synthesis_settings
 from synthmix.image_synthesis import planning
@@ -40,6 +41,11 @@ class ImageSetService(image_sets_pb2_grpc.ImageSetServiceServicer):
     ) -> image_sets_pb2.ListImageSetsResponse:
         found, token, unreachable = await self._collection.list(request.page_size, request.page_token)
         return image_sets_pb2.ListImageSetsResponse(image_sets=found, next_page_token=token, unreachable=unreachable)
+
+    async def DeleteImageSet(
+        self, request: image_sets_pb2.DeleteImageSetRequest, context: grpc.aio.ServicerContext
+    ) -> artifacts_pb2.Deletion:
+        return await self._collection.delete(request.name, force=request.force, validate_only=request.validate_only)
 
 
 def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.ImageSet:

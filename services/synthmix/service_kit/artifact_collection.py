@@ -9,8 +9,9 @@ from google.longrunning import operations_pb2
 from google.protobuf.message import Message
 
 from synthmix.api.artifacts.v1 import artifacts_pb2
+from synthmix.service_kit import deletion as deletions
 from synthmix.service_kit import pages
-from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, times_of_artifacts
+from synthmix.service_kit.artifacts import Manifest, find_manifest, payload_key, read_manifest, times_of_artifacts
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.environment import ray_address, server_settings
 from synthmix.service_kit.object_store import ObjectStore
@@ -80,6 +81,14 @@ class ArtifactCollection:
         target = ArtifactName.parse(name, field="name", collection=self._collection)
         return self._resource(await asyncio.to_thread(read_manifest, self._store, target))
 
+    async def delete(self, name: str, *, force: bool, validate_only: bool) -> artifacts_pb2.Deletion:
+        """What was deleted, or would be. Raises InvalidArgument, NotFound, FailedPrecondition."""
+        target = ArtifactName.parse(name, field="name", collection=self._collection)
+        deletion = await asyncio.to_thread(
+            deletions.delete, self._store, target, force=force, validate_only=validate_only
+        )
+        return deletion.message()
+
     async def list(self, page_size: int, page_token: str) -> tuple[list[Any], str, list[str]]:
         """One page of resources, the next page's token, and the names of those on it that cannot be read."""
 
@@ -99,7 +108,7 @@ def payload_messages(store: ObjectStore, manifest: Manifest) -> list[artifacts_p
             name=item.name,
             sha256=item.sha256,
             size_bytes=item.size_bytes,
-            uri=store.uri(f"{manifest.name}/{item.name}"),
+            uri=store.uri(payload_key(manifest.name, item)),
         )
         for item in manifest.payloads
     ]

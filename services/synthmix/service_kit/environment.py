@@ -56,6 +56,22 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
+class SweepSettings:
+    """How long object storage keeps what nothing needs.
+
+    Attributes:
+        grace_hours: A payload that no artifact names, since it was written and since its artifact was deleted. Longer
+            than any work takes from its first payload to its manifest.
+        upload_hours: A file that UploadFile stored, since it was sent last.
+        checkpoint_hours: What an operation that has ended would go on from if it were started again.
+    """
+
+    grace_hours: float = 24.0
+    upload_hours: float = 7 * 24.0
+    checkpoint_hours: float = 30 * 24.0
+
+
+@dataclass(frozen=True)
 class KubernetesSettings:
     """What the Kubernetes API is used for: nothing, as on a single machine, where a field is empty.
 
@@ -135,6 +151,15 @@ def worker_settings(service: str, environment: Mapping[str, str] = os.environ) -
     prefix = variable_prefix(service)
     return WorkerSettings(
         cpus=_number(environment, f"{prefix}_CPUS", 1.0), gpus=_number(environment, f"{prefix}_GPUS", 0.0)
+    )
+
+
+def sweep_settings(environment: Mapping[str, str] = os.environ) -> SweepSettings:
+    defaults = SweepSettings()
+    return SweepSettings(
+        grace_hours=_number(environment, "SYNTHMIX_SWEEP_GRACE_HOURS", defaults.grace_hours),
+        upload_hours=_number(environment, "SYNTHMIX_SWEEP_UPLOAD_HOURS", defaults.upload_hours),
+        checkpoint_hours=_number(environment, "SYNTHMIX_SWEEP_CHECKPOINT_HOURS", defaults.checkpoint_hours),
     )
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2
 
+from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from synthmix.service_kit import deletion as deletions
 from synthmix.service_kit import pages
 from synthmix.service_kit.artifacts import read_manifest, times_of_artifacts
 from synthmix.service_kit.digests import digest_of
@@ -91,6 +93,19 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
             return datasets_pb2.ListDatasetsResponse(datasets=shown, next_page_token=token, unreachable=unreachable)
 
         return await asyncio.to_thread(read)
+
+    async def DeleteDataset(
+        self, request: datasets_pb2.DeleteDatasetRequest, context: grpc.aio.ServicerContext
+    ) -> artifacts_pb2.Deletion:
+        def delete() -> artifacts_pb2.Deletion:
+            target = datasets.resolve_dataset(self._store, request.name, field="name")
+            deletion = deletions.delete(self._store, target, force=request.force, validate_only=request.validate_only)
+            if not request.validate_only:
+                datasets.release_names(self._store, target)
+                datasets.forget_imports(self._store, target)
+            return deletion.message()
+
+        return await asyncio.to_thread(delete)
 
     async def CreateSplit(
         self, request: datasets_pb2.CreateSplitRequest, context: grpc.aio.ServicerContext

@@ -18,7 +18,8 @@ from synthmix.image_data.sources.source_account import (
 )
 from synthmix.image_data.sources.user_text import normalised
 from synthmix.service_kit.artifact_collection import payload_messages
-from synthmix.service_kit.artifacts import Manifest, read_manifest
+from synthmix.service_kit.artifacts import MANIFEST, Manifest, list_artifacts, read_manifest
+from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import (
     AlreadyExists,
     NotFound,
@@ -29,14 +30,18 @@ from synthmix.service_kit.errors import (
     missing_field,
 )
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.operation_records import REQUEST, RESULT
+from synthmix.service_kit.references import unfinished_operations
 from synthmix.service_kit.resource_names import (
     DATASETS,
     PARTS,
     SPLITS,
     ArtifactName,
+    OperationName,
     UploadName,
     check_display_name,
     is_id,
+    operations_of,
     unqualified,
 )
 from synthmix.service_kit.settings_messages import from_canonical
@@ -154,14 +159,15 @@ def claim_name(
 ) -> None:
     """Makes a display name mean a dataset, with the account of the import under this name.
 
-    Raises AlreadyExists if it means another one and may not be replaced.
+    Raises AlreadyExists if it means another one that is there, and may not be replaced.
     """
     key = _name_key(display_name)
     value = {"dataset": str(dataset)} | ({"account": account} if account is not None else {})
     claimed = False
     while not claimed:  # again only if someone else claimed it since it was read
         holder, version = store.find_json_with_version(key)
-        if holder is not None and holder["dataset"] != str(dataset) and not replace:
+        others = holder is not None and holder["dataset"] != str(dataset)
+        if holder is not None and others and not replace and _exists(store, holder):
             raise AlreadyExists(
                 f"dataset.display_name: {display_name!r} is the name of {holder['dataset']}, which holds other images "
                 f"than the new {dataset}; choose another name, or pass --replace to move the name",
@@ -169,6 +175,41 @@ def claim_name(
                 metadata={"dataset": holder["dataset"]},
             )
         claimed = value == holder or store.put_json_if(key, value, version=version)
+
+
+def _exists(store: ObjectStore, holder: dict[str, Any]) -> bool:
+    """Whether the dataset that a name means has not been deleted."""
+    return store.stat(f"{holder['dataset']}/{MANIFEST}") is not None
+
+
+def release_names(store: ObjectStore, dataset: ArtifactName) -> None:
+    """Leaves the names of a dataset that was deleted to others, without what its imports found.
+
+    What is left is not deleted but written over, and only as it was read: someone may be claiming the name right now.
+    """
+    released = {"dataset": str(dataset)}
+    for item in store.list(_NAMES):
+        holder, version = store.find_json_with_version(item.key)
+        if holder is not None and holder["dataset"] == str(dataset) and holder != released:
+            store.put_json_if(item.key, released, version=version)
+
+
+def forget_imports(store: ObjectStore, dataset: ArtifactName) -> None:
+    """Deletes what imports found in the sources of a dataset that was deleted, and the uploads that they were of."""
+    uploads = set()
+    for item in store.list(f"{operations_of(STUDY_CONTROL)}/"):
+        operation, leaf = OperationName.of_key(item.key)
+        if leaf != RESULT or (store.find_json(item.key) or {}).get("target") != str(dataset):
+            continue
+        for key in (f"dataset-accounts/{operation.id}.json", f"dataset-accounts/{operation.id}.left-out.json"):
+            store.delete(key)
+        record = store.find_json(f"{operation}/{REQUEST}") or {}
+        uploads.add(record.get("request", {}).get("request", {}).get("upload", ""))
+    if uploads:
+        wanted = "".join(unfinished_operations(store).values())
+        for upload in uploads - {""}:
+            if upload not in wanted:
+                store.delete(str(UploadName(upload)))
 
 
 def _find_holder(store: ObjectStore, key: str) -> dict[str, Any] | None:
@@ -211,20 +252,26 @@ def account_of_name(store: ObjectStore, dataset: Manifest, display_name: str) ->
 
 def find_dataset(store: ObjectStore, name: str, *, field: str) -> Manifest:
     """By datasets/{digest}, datasets/{display name}, or display name. Raises InvalidArgument or NotFound."""
+    return read_manifest(store, resolve_dataset(store, name, field=field))
+
+
+def resolve_dataset(store: ObjectStore, name: str, *, field: str) -> ArtifactName:
+    """As find_dataset, without reading the dataset."""
     short = unqualified(DATASETS, name)
     if is_id(short):
-        return read_manifest(store, ArtifactName(DATASETS, short))
+        return ArtifactName(DATASETS, short)
     check_display_name(field, short)
     holder = _find_holder(store, _name_key(short))
-    if holder is None:
-        known = sorted(name for names in display_names(store).values() for name in names)
+    if holder is None or not _exists(store, holder):
+        there = {str(dataset) for dataset in list_artifacts(store, DATASETS)}
+        known = sorted(name for dataset, names in display_names(store).items() if dataset in there for name in names)
         raise NotFound(
             f"{field}: there is no dataset {short!r}; {did_you_mean(short, known)}import it with "
             f"`synthmix datasets import`, or use one of: {', '.join(known) or 'none yet'}",
             reason="DATASET_NOT_FOUND",
             metadata={"dataset": short},
         )
-    return read_manifest(store, ArtifactName.parse(holder["dataset"], field=field, collection=DATASETS))
+    return ArtifactName.parse(holder["dataset"], field=field, collection=DATASETS)
 
 
 def get_dataset(store: ObjectStore, name: str, *, field: str = "dataset") -> datasets_pb2.Dataset:

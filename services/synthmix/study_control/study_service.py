@@ -8,8 +8,10 @@ import grpc
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
 
+from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
+from synthmix.service_kit import deletion as deletions
 from synthmix.service_kit import operation_records, pages
 from synthmix.service_kit.artifact_collection import payload_messages
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, times_of_artifacts
@@ -97,6 +99,16 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             return studies_pb2.ListStudiesResponse(studies=studies, next_page_token=token, unreachable=unreachable)
 
         return await asyncio.to_thread(read)
+
+    async def DeleteStudy(
+        self, request: studies_pb2.DeleteStudyRequest, context: grpc.aio.ServicerContext
+    ) -> artifacts_pb2.Deletion:
+        def delete() -> artifacts_pb2.Deletion:
+            target = self._resolve(request.name)
+            deletion = deletions.delete(self._store, target, force=request.force, validate_only=request.validate_only)
+            return deletion.message()
+
+        return await asyncio.to_thread(delete)
 
     def _create_times(self) -> dict[ArtifactName, str]:
         """When each study was created, by its operation, or written, if that was deleted."""

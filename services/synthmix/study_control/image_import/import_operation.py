@@ -10,6 +10,8 @@ from google.protobuf import json_format
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.image_data.pixel_rules import PixelRule
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
+from synthmix.service_kit.artifacts import find_manifest
+from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName, UploadName
 from synthmix.service_kit.s3_object_store import open_object_store
@@ -36,6 +38,8 @@ def run(context: OperationContext) -> ArtifactName:
         account=with_left_out(imported["account"], find_left_out(context.store, context.record.name.id)),
         replace=context.record.request["replace_display_name"],
     )
+    if find_manifest(context.store, dataset) is None:
+        raise Unavailable(f"{dataset} was deleted while it was imported again; try again", reason="ARTIFACT_GONE")
     return dataset
 
 

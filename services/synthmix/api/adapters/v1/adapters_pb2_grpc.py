@@ -5,6 +5,7 @@ import warnings
 
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from synthmix.api.adapters.v1 import adapters_pb2 as synthmix_dot_adapters_dot_v1_dot_adapters__pb2
+from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -51,6 +52,11 @@ class AdapterServiceStub:
                 request_serializer=synthmix_dot_adapters_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
                 response_deserializer=synthmix_dot_adapters_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
                 _registered_method=True)
+        self.DeleteAdapter = channel.unary_unary(
+                '/synthmix.adapters.v1.AdapterService/DeleteAdapter',
+                request_serializer=synthmix_dot_adapters_dot_v1_dot_adapters__pb2.DeleteAdapterRequest.SerializeToString,
+                response_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
+                _registered_method=True)
 
 
 class AdapterServiceServicer:
@@ -78,6 +84,14 @@ class AdapterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteAdapter(self, request, context):
+        """Deletes an adapter. FAILED_PRECONDITION with the reason STILL_REFERENCED while something refers to it, and with
+        OPERATION_RUNNING while an operation that has not ended uses it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdapterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +109,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.ListAdapters,
                     request_deserializer=synthmix_dot_adapters_dot_v1_dot_adapters__pb2.ListAdaptersRequest.FromString,
                     response_serializer=synthmix_dot_adapters_dot_v1_dot_adapters__pb2.ListAdaptersResponse.SerializeToString,
+            ),
+            'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAdapter,
+                    request_deserializer=synthmix_dot_adapters_dot_v1_dot_adapters__pb2.DeleteAdapterRequest.FromString,
+                    response_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +198,33 @@ class AdapterService:
             '/synthmix.adapters.v1.AdapterService/ListAdapters',
             synthmix_dot_adapters_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
             synthmix_dot_adapters_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthmix.adapters.v1.AdapterService/DeleteAdapter',
+            synthmix_dot_adapters_dot_v1_dot_adapters__pb2.DeleteAdapterRequest.SerializeToString,
+            synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
             options,
             channel_credentials,
             insecure,

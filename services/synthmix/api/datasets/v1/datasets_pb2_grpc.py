@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
 from synthmix.api.datasets.v1 import datasets_pb2 as synthmix_dot_datasets_dot_v1_dot_datasets__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -51,6 +52,11 @@ class DatasetServiceStub:
                 request_serializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.ListDatasetsRequest.SerializeToString,
                 response_deserializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.ListDatasetsResponse.FromString,
                 _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/synthmix.datasets.v1.DatasetService/DeleteDataset',
+                request_serializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
+                _registered_method=True)
         self.CreateSplit = channel.unary_unary(
                 '/synthmix.datasets.v1.DatasetService/CreateSplit',
                 request_serializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.CreateSplitRequest.SerializeToString,
@@ -88,6 +94,14 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteDataset(self, request, context):
+        """Deletes a dataset with its splits and names. FAILED_PRECONDITION with the reason STILL_REFERENCED while something
+        was made from it, and with OPERATION_RUNNING while an operation that has not ended uses it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateSplit(self, request, context):
         """Splits a dataset into group-disjoint train, validation and test parts. The same request gives the same split.
         """
@@ -119,6 +133,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListDatasets,
                     request_deserializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.ListDatasetsRequest.FromString,
                     response_serializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.SerializeToString,
             ),
             'CreateSplit': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSplit,
@@ -213,6 +232,33 @@ class DatasetService:
             '/synthmix.datasets.v1.DatasetService/ListDatasets',
             synthmix_dot_datasets_dot_v1_dot_datasets__pb2.ListDatasetsRequest.SerializeToString,
             synthmix_dot_datasets_dot_v1_dot_datasets__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthmix.datasets.v1.DatasetService/DeleteDataset',
+            synthmix_dot_datasets_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.SerializeToString,
+            synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
             options,
             channel_credentials,
             insecure,

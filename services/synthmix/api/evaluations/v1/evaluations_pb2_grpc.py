@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2 as synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -51,6 +52,11 @@ class EvaluationServiceStub:
                 request_serializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.ListEvaluationsRequest.SerializeToString,
                 response_deserializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.ListEvaluationsResponse.FromString,
                 _registered_method=True)
+        self.DeleteEvaluation = channel.unary_unary(
+                '/synthmix.evaluations.v1.EvaluationService/DeleteEvaluation',
+                request_serializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.DeleteEvaluationRequest.SerializeToString,
+                response_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
+                _registered_method=True)
 
 
 class EvaluationServiceServicer:
@@ -78,6 +84,15 @@ class EvaluationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteEvaluation(self, request, context):
+        """Deletes an evaluation. FAILED_PRECONDITION with the reason STILL_REFERENCED while a study refers to it, and with
+        OPERATION_RUNNING while an operation that has not ended uses it. Its trials stay for the next evaluation that has
+        them in its grid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvaluationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +110,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.ListEvaluations,
                     request_deserializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.ListEvaluationsRequest.FromString,
                     response_serializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.ListEvaluationsResponse.SerializeToString,
+            ),
+            'DeleteEvaluation': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteEvaluation,
+                    request_deserializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.DeleteEvaluationRequest.FromString,
+                    response_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +199,33 @@ class EvaluationService:
             '/synthmix.evaluations.v1.EvaluationService/ListEvaluations',
             synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.ListEvaluationsRequest.SerializeToString,
             synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.ListEvaluationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteEvaluation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthmix.evaluations.v1.EvaluationService/DeleteEvaluation',
+            synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.DeleteEvaluationRequest.SerializeToString,
+            synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
             options,
             channel_credentials,
             insecure,

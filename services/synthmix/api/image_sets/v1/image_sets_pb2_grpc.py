@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2 as synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -51,6 +52,11 @@ class ImageSetServiceStub:
                 request_serializer=synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2.ListImageSetsRequest.SerializeToString,
                 response_deserializer=synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2.ListImageSetsResponse.FromString,
                 _registered_method=True)
+        self.DeleteImageSet = channel.unary_unary(
+                '/synthmix.image_sets.v1.ImageSetService/DeleteImageSet',
+                request_serializer=synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2.DeleteImageSetRequest.SerializeToString,
+                response_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
+                _registered_method=True)
 
 
 class ImageSetServiceServicer:
@@ -78,6 +84,14 @@ class ImageSetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteImageSet(self, request, context):
+        """Deletes an image set. FAILED_PRECONDITION with the reason STILL_REFERENCED while something refers to it, and with
+        OPERATION_RUNNING while an operation that has not ended uses it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImageSetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +109,11 @@ def add_ImageSetServiceServicer_to_server(servicer, server):
                     servicer.ListImageSets,
                     request_deserializer=synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2.ListImageSetsRequest.FromString,
                     response_serializer=synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2.ListImageSetsResponse.SerializeToString,
+            ),
+            'DeleteImageSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteImageSet,
+                    request_deserializer=synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2.DeleteImageSetRequest.FromString,
+                    response_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +198,33 @@ class ImageSetService:
             '/synthmix.image_sets.v1.ImageSetService/ListImageSets',
             synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2.ListImageSetsRequest.SerializeToString,
             synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2.ListImageSetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteImageSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthmix.image_sets.v1.ImageSetService/DeleteImageSet',
+            synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2.DeleteImageSetRequest.SerializeToString,
+            synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
             options,
             channel_credentials,
             insecure,

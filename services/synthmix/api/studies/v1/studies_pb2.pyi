@@ -148,3 +148,13 @@ class WatchStudyResponse(_message.Message):
     resume_marker: str
     study: Study
     def __init__(self, progress: _Optional[_Union[_operations_pb2_1.OperationMetadata, _Mapping]] = ..., resume_marker: _Optional[str] = ..., study: _Optional[_Union[Study, _Mapping]] = ...) -> None: ...
+
+class DeleteStudyRequest(_message.Message):
+    __slots__ = ("name", "force", "validate_only")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    force: bool
+    validate_only: bool
+    def __init__(self, name: _Optional[str] = ..., force: _Optional[bool] = ..., validate_only: _Optional[bool] = ...) -> None: ...

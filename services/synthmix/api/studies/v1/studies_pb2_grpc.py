@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2
 from synthmix.api.studies.v1 import studies_pb2 as synthmix_dot_studies_dot_v1_dot_studies__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -51,6 +52,11 @@ class StudyServiceStub:
                 request_serializer=synthmix_dot_studies_dot_v1_dot_studies__pb2.ListStudiesRequest.SerializeToString,
                 response_deserializer=synthmix_dot_studies_dot_v1_dot_studies__pb2.ListStudiesResponse.FromString,
                 _registered_method=True)
+        self.DeleteStudy = channel.unary_unary(
+                '/synthmix.studies.v1.StudyService/DeleteStudy',
+                request_serializer=synthmix_dot_studies_dot_v1_dot_studies__pb2.DeleteStudyRequest.SerializeToString,
+                response_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
+                _registered_method=True)
         self.WatchStudy = channel.unary_stream(
                 '/synthmix.studies.v1.StudyService/WatchStudy',
                 request_serializer=synthmix_dot_studies_dot_v1_dot_studies__pb2.WatchStudyRequest.SerializeToString,
@@ -84,6 +90,14 @@ class StudyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteStudy(self, request, context):
+        """Deletes a study with its report and its operation. What it made stays, so that a study submitted later pays for
+        nothing twice. FAILED_PRECONDITION with the reason OPERATION_RUNNING until it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchStudy(self, request, context):
         """Streams the current state first, then each change, until the study ends.
         """
@@ -108,6 +122,11 @@ def add_StudyServiceServicer_to_server(servicer, server):
                     servicer.ListStudies,
                     request_deserializer=synthmix_dot_studies_dot_v1_dot_studies__pb2.ListStudiesRequest.FromString,
                     response_serializer=synthmix_dot_studies_dot_v1_dot_studies__pb2.ListStudiesResponse.SerializeToString,
+            ),
+            'DeleteStudy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteStudy,
+                    request_deserializer=synthmix_dot_studies_dot_v1_dot_studies__pb2.DeleteStudyRequest.FromString,
+                    response_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.SerializeToString,
             ),
             'WatchStudy': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStudy,
@@ -197,6 +216,33 @@ class StudyService:
             '/synthmix.studies.v1.StudyService/ListStudies',
             synthmix_dot_studies_dot_v1_dot_studies__pb2.ListStudiesRequest.SerializeToString,
             synthmix_dot_studies_dot_v1_dot_studies__pb2.ListStudiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteStudy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthmix.studies.v1.StudyService/DeleteStudy',
+            synthmix_dot_studies_dot_v1_dot_studies__pb2.DeleteStudyRequest.SerializeToString,
+            synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
             options,
             channel_credentials,
             insecure,
