@@ -22,6 +22,7 @@ CALLS = (
     "get_file",
     "stat",
     "list",
+    "copy",
     "delete",
     "delete_prefix",
 )

@@ -83,6 +83,13 @@ class MemoryObjectStore(ObjectStore):
             if key.startswith(prefix)
         ]
 
+    def set_modify_time(self, key: str, time: datetime) -> None:
+        """Makes an object look as old as a test wants it."""
+        self._times[key] = time.isoformat(timespec="microseconds")
+
+    def copy(self, source: str, target: str) -> None:
+        self.put_bytes(target, self.get_bytes(source))
+
     def delete(self, key: str) -> None:
         self._bucket().pop(key, None)
 

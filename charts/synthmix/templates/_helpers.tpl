@@ -160,6 +160,9 @@ capabilities: {drop: [ALL]}
 - {name: SYNTHMIX_RECEIVING_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.receiving | quote }}}
 - {name: SYNTHMIX_IMPORT_MOST_FILES, value: {{ .Values.imports.files | int64 | quote }}}
 - {name: SYNTHMIX_IMPORT_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.size | quote }}}
+- {name: SYNTHMIX_SWEEP_GRACE_HOURS, value: {{ .Values.objectStorage.sweep.graceHours | quote }}}
+- {name: SYNTHMIX_SWEEP_UPLOAD_HOURS, value: {{ .Values.objectStorage.sweep.uploadHours | quote }}}
+- {name: SYNTHMIX_SWEEP_CHECKPOINT_HOURS, value: {{ .Values.objectStorage.sweep.checkpointHours | quote }}}
 {{- with .Values.baseModels.folders }}
 - {name: SYNTHMIX_BASE_MODEL_FOLDERS, value: {{ join ":" . | quote }}}
 {{- end }}

@@ -26,6 +26,8 @@ from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.stored_records import find_record, known_fields, reading
 
 MANIFEST = "manifest.json"
+LAID_ASIDE = "laid-aside/"
+"""Where the sweep keeps a payload for a while that it took away."""
 SCHEMA = 1
 """Of the manifest: raise it when a version that does not know of the change would read it wrongly."""
 SOFTWARE = ("synthmix", "torch", "diffusers", "peft", "timm", "ray", "numpy", "pillow", "pyarrow")
@@ -115,9 +117,17 @@ def write_manifest(store: ObjectStore, manifest: Manifest) -> Manifest:
                 f"{payload.name} of {manifest.name} is no longer in object storage; try again", reason="PAYLOAD_GONE"
             )
     value = asdict(manifest) | {"name": str(manifest.name), "kind": manifest.name.collection, "schema": SCHEMA}
-    if store.put_json_if(f"{manifest.name}/{MANIFEST}", value, version=""):
-        return manifest
-    return read_manifest(store, manifest.name)
+    stands = store.put_json_if(f"{manifest.name}/{MANIFEST}", value, version="")
+    found = manifest if stands else read_manifest(store, manifest.name)
+    for payload in found.payloads:
+        _take_back(store, payload_key(found.name, payload))
+    return found
+
+
+def _take_back(store: ObjectStore, key: str) -> None:
+    """Puts a payload back that a sweep has laid aside since it was looked for: the sweep saw no manifest yet."""
+    if store.stat(key) is None:
+        store.copy(f"{LAID_ASIDE}{key}", key)
 
 
 def find_manifest(store: ObjectStore, artifact: ArtifactName) -> Manifest | None:

@@ -33,6 +33,9 @@ from synthmix.service_kit.resource_names import (
 INTERNAL = (SPLITS, TRIALS, RECONSTRUCTIONS, FEATURES)
 
 
+DELETIONS = "deletions/"
+
+
 @dataclass(frozen=True)
 class Deletion:
     """What a deletion deletes, in order, each with the bytes of its payloads.
@@ -117,7 +120,7 @@ def forget(store: ObjectStore, artifact: ArtifactName) -> None:
 
 def deletion_key(artifact: ArtifactName) -> str:
     """Where it is recorded when an artifact was deleted."""
-    return f"deletions/{artifact}.json"
+    return f"{DELETIONS}{artifact}.json"
 
 
 def _check_unfinished(references: References, target: ArtifactName, gone: set[ArtifactName]) -> None:

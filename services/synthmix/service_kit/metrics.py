@@ -30,6 +30,12 @@ UNREADABLE_RECORDS = Counter(
     "Records that a list left out: of a newer version of SynthMix, or damaged.",
     registry=REGISTRY,
 )
+SWEPT_OBJECTS = Counter(
+    "synthmix_swept_objects", "Objects that the sweep deleted from object storage.", registry=REGISTRY
+)
+SWEPT_BYTES = Counter(
+    "synthmix_swept_bytes", "Bytes of the objects that the sweep deleted from object storage.", registry=REGISTRY
+)
 READY = Gauge("synthmix_ready", "1 while the server accepts requests.", ["service"], registry=REGISTRY)
 
 WORKER_COUNTERS = {

@@ -78,6 +78,10 @@ class ObjectStore(Protocol):
         """Every object whose key begins with the prefix, in the order of keys."""
         ...
 
+    def copy(self, source: str, target: str) -> None:
+        """Writes an object again under another key, within object storage. Raises NotFound."""
+        ...
+
     def delete(self, key: str) -> None:
         """Deletes an object; deleting what is not there is no error."""
         ...

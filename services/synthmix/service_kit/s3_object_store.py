@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
+from minio.commonconfig import CopySource
 from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error, ServerError
@@ -208,6 +209,11 @@ class S3ObjectStore(ObjectStore):
                 _info(item) for item in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)
             ],
         )
+
+    def copy(self, source: str, target: str) -> None:
+        """Writes an object again under another key, within object storage. Raises NotFound."""
+        place = CopySource(self.settings.bucket, source)
+        self._call(f"read {source}", lambda: self._client.copy_object(self.settings.bucket, target, place))
 
     def delete(self, key: str) -> None:
         """Deletes an object; deleting what isn't there is no error."""

@@ -48,7 +48,8 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactServiceServicer):
                 name = UploadName(digest.hexdigest())
                 if await asyncio.to_thread(self._store.stat, str(name)) is None:
                     await asyncio.to_thread(self._bounds.check_room, CHUNK, size, self._store)
-                    await asyncio.to_thread(self._store.put_file, str(name), Path(file.name))
+                # Also what is there already: the sweep counts from when it was sent last.
+                await asyncio.to_thread(self._store.put_file, str(name), Path(file.name))
             return artifacts_pb2.Upload(name=str(name), size_bytes=size)
         finally:
             self._receiving_bytes -= held

@@ -12,6 +12,7 @@ from synthmix.service_kit.environment import (
     ray_address,
     server_settings,
     service_address,
+    sweep_settings,
 )
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operations import Operations
@@ -19,6 +20,7 @@ from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import DATASETS, STUDIES
 from synthmix.service_kit.s3_object_store import open_object_store, when_available
 from synthmix.service_kit.server import Servicer, run, serve
+from synthmix.service_kit.sweep import start_sweeping
 from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.clusters import ClusterService, KubernetesCluster, open_cluster
@@ -77,6 +79,7 @@ async def start() -> None:
     addresses = {service: service_address(service) for service in WORKER_SERVICES}
     all_operations = AllOperations(operations, addresses, settings.token)
     served = servicers(store, operations, studies, cluster, all_operations, import_bounds())
+    start_sweeping(store, sweep_settings())
     await serve(STUDY_CONTROL, settings, served, [operations.keep_going])
 
 
