@@ -107,14 +107,20 @@ def test_worker_groups_are_read_and_scaled(study_control: Any) -> None:
         "adapter-training": (0, 4),
         "image-synthesis": (0, 8),
         "classifier-evaluation": (0, 8),
+        "study-control": (1, 4),
     }
-    assert all(group.gpus_per_worker == 1 for group in found.worker_groups)
+    assert all(group.gpus_per_worker == (group.name != "study-control") for group in found.worker_groups)
     tried = cluster.scale(Scaling(worker_group="image-synthesis", min_workers=1, max_workers=64, validate_only=True))
     assert (tried.min_workers, tried.max_workers) == (1, 64)
     after = cluster.scale(Scaling(worker_group="image-synthesis", max_workers=2))
     assert (after.min_workers, after.max_workers) == (0, 2)
     bounds = {group.name: group.max_workers for group in cluster.read().worker_groups}
-    assert bounds == {"adapter-training": 4, "image-synthesis": 2, "classifier-evaluation": 8}
+    assert bounds == {
+        "adapter-training": 4,
+        "image-synthesis": 2,
+        "classifier-evaluation": 8,
+        "study-control": 4,
+    }
     with pytest.raises(errors.InvalidArgument, match="image-synthesis"):
         cluster.scale(Scaling(worker_group="image-synthesys", max_workers=2))
 
@@ -128,6 +134,7 @@ def test_workers_as_deployments_are_scaled_too(installed: Cluster, monkeypatch: 
         "adapter-training": 1,
         "image-synthesis": 3,
         "classifier-evaluation": 1,
+        "study-control": 1,
     }
 
 
@@ -158,5 +165,5 @@ def test_without_cluster_roles_gpus_are_a_warning(
     cluster = open_cluster(KubernetesSettings(namespace=namespace, ray_cluster=f"{PREFIX}-ray"))
     assert cluster is not None
     found = cluster.read()
-    assert len(found.worker_groups) == 3
+    assert len(found.worker_groups) == 4
     assert "may not list nodes in the whole cluster" in found.warnings[0]

@@ -14,11 +14,18 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit.environment import SERVICES
 
 PREFIX = f"{RELEASE}-synthmix"
-WORKER_GROUPS = ("adapter-training", "image-synthesis", "classifier-evaluation")
+WORKER_GROUPS = ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
+UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def environment(container: dict[str, Any]) -> dict[str, Any]:
     return {item["name"]: item.get("value", item.get("valueFrom")) for item in container["env"]}
+
+
+def size_bytes(quantity: str) -> int:
+    digits = re.match(r"\d+", quantity)
+    assert digits
+    return int(digits[0]) * UNITS[quantity[digits.end() :]]
 
 
 @pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.stem)
@@ -61,6 +68,53 @@ def test_tokens_of_the_cluster_are_mounted_only_where_they_are_used(rendered: Re
     allowed = {f"{PREFIX}-{service}" for service in SERVICES} | {"ray-head"}
     for name, pod in rendered.pods():
         assert name in allowed or pod["spec"]["automountServiceAccountToken"] is False, name
+
+
+def test_no_pod_writes_more_than_its_disk(rendered: Rendered) -> None:
+    """What has no limit fills the node; what is beyond its own limit ends the pod."""
+    for name, pod in rendered.pods():
+        spec = pod["spec"]
+        volumes = [volume["emptyDir"] for volume in spec["volumes"] if "emptyDir" in volume]
+        assert all("sizeLimit" in volume for volume in volumes), name
+        on_disk = sum(size_bytes(volume["sizeLimit"]) for volume in volumes if volume.get("medium") != "Memory")
+        for part in ("requests", "limits"):
+            given = [size_bytes(container["resources"][part]["ephemeral-storage"]) for container in spec["containers"]]
+            assert sum(given) >= on_disk, f"{name}: {part}"
+
+
+def test_caches_and_uploads_stay_within_their_volumes(rendered: Rendered) -> None:
+    for name, pod in rendered.pods():
+        settings = environment(pod["spec"]["containers"][0]) if "env" in pod["spec"]["containers"][0] else {}
+        limits = {volume["name"]: volume.get("emptyDir", {}).get("sizeLimit") for volume in pod["spec"]["volumes"]}
+        if "SYNTHMIX_CACHE_MOST_BYTES" not in settings:
+            assert "cache" not in limits, name
+            continue
+        assert 0.8 < int(settings["SYNTHMIX_CACHE_MOST_BYTES"]) / size_bytes(limits["cache"]) < 0.95, name
+        upload_bytes = int(settings["SYNTHMIX_UPLOAD_MOST_BYTES"])
+        if name == f"{PREFIX}-study-control":
+            assert upload_bytes <= int(settings["SYNTHMIX_RECEIVING_MOST_BYTES"]) < size_bytes(limits["tmp"])
+        if name in ("study-control", f"{PREFIX}-ray-study-control"):
+            assert upload_bytes < size_bytes(limits["tmp"])
+
+
+def test_bounds_of_imports_are_bytes() -> None:
+    chart = render_chart(set_values=["imports.upload=1.5Gi", "imports.size=2T", "imports.files=3000000"])
+    for name in ("study-control", f"{PREFIX}-study-control"):
+        settings = environment(dict(chart.pods())[name]["spec"]["containers"][0])
+        assert settings["SYNTHMIX_UPLOAD_MOST_BYTES"] == str(3 * 2**29)
+        assert settings["SYNTHMIX_IMPORT_MOST_BYTES"] == str(2 * 10**12)
+        assert settings["SYNTHMIX_IMPORT_MOST_FILES"] == "3000000"
+
+
+def test_imports_run_apart_from_the_head_and_without_a_gpu() -> None:
+    spec = render_chart().get("RayCluster", f"{PREFIX}-ray")["spec"]
+    assert spec["headGroupSpec"]["labels"] == {"synthmix.io/coordinators": "true"}
+    [group] = [group for group in spec["workerGroupSpecs"] if group["groupName"] == "study-control"]
+    assert group["labels"] == {"synthmix.io/study-control": "true"}
+    pod = group["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False and "tolerations" not in pod
+    assert "nvidia.com/gpu" not in pod["containers"][0]["resources"]["limits"]
+    assert environment(pod["containers"][0])["SYNTHMIX_STUDY_CONTROL_GPUS"] == "0"
 
 
 def test_selectors_find_the_pods_that_they_mean(rendered: Rendered) -> None:
@@ -113,7 +167,7 @@ def test_a_worker_group_for_each_service_with_bounds_of_its_own() -> None:
     assert spec["authOptions"] == {"mode": "token", "secretName": f"{PREFIX}-ray-token"}
     assert spec["autoscalerOptions"]["version"] == "v2" and spec["enableInTreeAutoscaling"] is True
     groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
-    assert tuple(groups) == ("adapter-training", "classifier-evaluation", "image-synthesis")
+    assert tuple(groups) == ("adapter-training", "classifier-evaluation", "image-synthesis", "study-control")
     for name, group in groups.items():
         assert group["labels"] == {f"synthmix.io/{name}": "true"}
         assert {"name": "shared-memory", "mountPath": "/dev/shm"} in group["template"]["spec"]["containers"][0][
@@ -149,7 +203,8 @@ def test_without_the_operator_ray_is_deployments() -> None:
         arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
         assert f"--address={PREFIX}-ray-head-svc:6379" in arguments
         assert f"--labels=synthmix.io/{group}=true" in arguments
-        assert "--num-cpus=4" in arguments, "else Ray counts the whole node's"
+        cpus = 1 if group == "study-control" else 4
+        assert f"--num-cpus={cpus}" in arguments, "else Ray counts the whole node's"
         assert deployment["spec"]["strategy"] == {"type": "Recreate"}
     assert chart.get("Deployment", f"{PREFIX}-ray-image-synthesis")["spec"]["replicas"] == 2
     chart.get("Service", f"{PREFIX}-ray-head-svc")
@@ -238,7 +293,10 @@ def test_network_policies_deny_first(rendered: Rendered) -> None:
         (["workers.imageSynthesis.min=9"], "workers.imageSynthesis.min is 9, more than workers.imageSynthesis.max, 8"),
         (["workers.imageSynthesis.task.cpus=5"], "workers.imageSynthesis.task.cpus is 5, more than its pod's 4"),
         (["workers.imageSynthesis.resources.requests.cpu=500m"], "task.cpus is 4, more than its pod's 1"),
-        (["ray.head.task.cpus=16"], "ray.head.task.cpus is 16, more than its pod's 2"),
+        (["workers.studyControl.task.cpus=16"], "workers.studyControl.task.cpus is 16, more than its pod's 1"),
+        (["ray.head.task.cpus=1"], "additional properties 'task' not allowed"),
+        (["imports.upload=much"], "does not match pattern"),
+        (["imports.files=0"], "minimum: got 0, want 1"),
         (["workers.imageSynthesis.task.gpus=2"], "workers.imageSynthesis.task.gpus is 2, more than its worker's 1"),
         (["ray.operator=false", "ray.queue.kueue=imaging"], "leave ray.queue empty"),
         (["access.clients.enabled=true", "access.kubernetes.enabled=false"], "so enable both"),
@@ -312,7 +370,7 @@ def test_the_hub_is_reached_by_who_reads_base_models(hub: bool) -> None:
         for rule in policy["spec"].get("egress", [])
         if {"ipBlock": {"cidr": "0.0.0.0/0"}} in rule.get("to", [])
     }
-    workers = {f"{group}-worker" for group in WORKER_GROUPS}
+    workers = {f"{group}-worker" for group in WORKER_GROUPS if group != "study-control"}
     assert reach == ({"adapter-training", "ray-head"} | workers if hub else set())
 
 

@@ -34,7 +34,13 @@ class Node:
     taints: Sequence[dict[str, str]] = field(default_factory=tuple)
 
     def manifest(self) -> dict[str, Any]:
-        resources = {"cpu": "128", "memory": "1Ti", "pods": "110", "nvidia.com/gpu": str(GPUS)}
+        resources = {
+            "cpu": "128",
+            "memory": "1Ti",
+            "pods": "110",
+            "ephemeral-storage": "2Ti",
+            "nvidia.com/gpu": str(GPUS),
+        }
         labels = {
             "kubernetes.io/hostname": self.name,
             "kubernetes.io/os": "linux",

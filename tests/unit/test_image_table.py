@@ -9,7 +9,7 @@ from image_archives import picture
 from memory_object_store import FailingObjectStore, MemoryObjectStore
 from synthmix.image_data import image_table
 from synthmix.image_data.image_table import INDEX, ImageTableWriter, read_images, read_index
-from synthmix.service_kit.artifacts import Manifest, Payload, fetch_payload, find_manifest, payload_key, write_manifest
+from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, open_payload, payload_key, write_manifest
 from synthmix.service_kit.digests import sha256_of
 from synthmix.service_kit.errors import DataLoss, Unavailable
 from synthmix.service_kit.resource_names import ArtifactName
@@ -64,7 +64,8 @@ def test_shards_and_row_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         *(f"images-0000{shard}.parquet" for shard in range(3)),
         INDEX,
     ]
-    first = pq.ParquetFile(fetch_payload(store, manifest, "images-00000.parquet")).metadata
+    with open_payload(store, manifest, "images-00000.parquet") as file:
+        first = pq.ParquetFile(file).metadata
     assert [first.row_group(number).num_rows for number in range(first.num_row_groups)] == [3, 3, 2]
     assert list(read_images(store, manifest, range(20))) == list(enumerate(images))
     assert list(read_images(store, manifest, [19, 8, 4])) == [

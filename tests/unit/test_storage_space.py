@@ -8,16 +8,15 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from minio.error import S3Error
 
 from synthmix.cli import exit_codes, outcomes
 from synthmix.client.packing import pack
-from synthmix.image_data.pixel_cache import _write
 from synthmix.service_kit import storage_space
 from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import ResourceExhausted, Unavailable
+from synthmix.service_kit.node_cache import open_cached
 from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.storage_space import room_for, writing_to
 
@@ -144,10 +143,14 @@ def test_packing_to_a_full_disk_names_it_and_leaves_nothing(small_disk: Path, tm
     assert list(small_disk.iterdir()) == []
 
 
-def test_pixels_that_do_not_fit_a_workers_cache(small_disk: Path) -> None:
+@pytest.mark.parametrize("size_bytes", [30_000_000, 10_000_000])
+def test_what_does_not_fit_a_workers_cache(small_disk: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
+    """Known before it is written; or found while it is written, since others write to the disk as well."""
+    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(small_disk))
+    monkeypatch.setenv("SYNTHMIX_CACHE_MOST_BYTES", "100000000")
     with pytest.raises(ResourceExhausted, match=re.escape(f"the disk of {small_disk} is full")):
-        _write(small_disk / "pixels.npy", (30, 1000, 1000), (np.zeros((1000, 1000), np.uint8) for _ in range(30)))
-    assert not list(small_disk.glob("pixels*"))
+        open_cached("pixels", "a", size_bytes, lambda path: path.write_bytes(bytes(30_000_000)))
+    assert [path for path in small_disk.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
 def test_what_is_in_flight_is_kept_free(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

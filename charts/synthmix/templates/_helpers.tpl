@@ -21,11 +21,9 @@ classifier-evaluation: classifierEvaluation
 study-control: studyControl
 {{- end -}}
 
-{{/* Those whose tasks have a worker group of their own. study-control's run on the head. */}}
+{{/* The tasks of each run on a worker group of its own: the same names and keys. */}}
 {{- define "synthmix.workerGroups" -}}
-adapter-training: adapterTraining
-image-synthesis: imageSynthesis
-classifier-evaluation: classifierEvaluation
+{{ include "synthmix.services" . }}
 {{- end -}}
 
 {{/* Labels: (dict "root" $ "component" "..."). */}}
@@ -145,6 +143,25 @@ capabilities: {drop: [ALL]}
 {{- mulf (float64 $number) (index $units (trimPrefix $number (toString .))) | int64 -}}
 {{- end -}}
 
+{{/* A container's resources, with ephemeral-storage for what its pod's volumes may hold, for its logs and for what it
+     writes elsewhere, 1 GiB: (dict "resources" ... "volumes" (list quantity ...)). What is given stays. */}}
+{{- define "synthmix.resources" -}}
+{{- $bytes := 1073741824 -}}
+{{- range .volumes }}{{ $bytes = add $bytes (include "synthmix.bytes" . | int64) }}{{ end -}}
+{{- $disk := dict "ephemeral-storage" (printf "%dMi" (div (add $bytes 1048575) 1048576)) -}}
+{{- $resources := deepCopy .resources -}}
+{{- range $part := list "requests" "limits" -}}
+{{- $_ := set $resources $part (merge (deepCopy (index $resources $part | default dict)) $disk) -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{/* How much a cache may hold: less than its volume, beyond which the kubelet evicts the pod. */}}
+{{- define "synthmix.cacheEnvironment" -}}
+- {name: SYNTHMIX_CACHE_DIR, value: /var/cache/synthmix}
+- {name: SYNTHMIX_CACHE_MOST_BYTES, value: {{ mulf (include "synthmix.bytes" . | float64) 0.9 | int64 | quote }}}
+{{- end -}}
+
 {{/* Environment that every process of SynthMix reads, front end or worker. */}}
 {{- define "synthmix.environment" -}}
 {{ include "synthmix.objectStorageEnvironment" . }}
@@ -154,7 +171,6 @@ capabilities: {drop: [ALL]}
 - name: RAY_AUTH_TOKEN
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.raySecret" . }}, key: auth_token}}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
-- {name: SYNTHMIX_CACHE_DIR, value: /var/cache/synthmix}
 - {name: SYNTHMIX_UPLOAD_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.upload | quote }}}
 - {name: SYNTHMIX_UPLOADS_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.uploads | quote }}}
 - {name: SYNTHMIX_RECEIVING_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.receiving | quote }}}
@@ -175,7 +191,6 @@ capabilities: {drop: [ALL]}
 - {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_CPUS, value: {{ $task.cpus | quote }}}
 - {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_GPUS, value: {{ $task.gpus | quote }}}
 {{- end }}
-- {name: SYNTHMIX_STUDY_CONTROL_CPUS, value: {{ .Values.ray.head.task.cpus | quote }}}
 {{- with .Values.extraEnv }}
 {{- $inside := list "localhost" "127.0.0.1" "$(KUBERNETES_SERVICE_HOST)" (printf "%s-minio" (include "synthmix.fullname" $root)) (include "synthmix.rayHeadService" $root) }}
 {{- range $service, $key := include "synthmix.services" $root | fromYaml }}

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthmix.image_data.pixel_rules import PixelRule
-from synthmix.service_kit.artifacts import Manifest, Payload, fetch_payload, write_payload
+from synthmix.service_kit.artifacts import Manifest, Payload, open_payload, write_payload
 from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
@@ -172,8 +172,8 @@ def read_index(store: ObjectStore, manifest: Manifest, columns: Sequence[str] | 
         DataLoss: It is not what was written.
         NotFound: The artifact has no images.
     """
-    path = fetch_payload(store, manifest, INDEX)
-    return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
+    with open_payload(store, manifest, INDEX) as file:
+        return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
 
 
 def read_images(store: ObjectStore, manifest: Manifest, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
@@ -196,9 +196,8 @@ def read_images(store: ObjectStore, manifest: Manifest, rows: Sequence[int]) -> 
 def _read_shard(
     store: ObjectStore, manifest: Manifest, shard: int, wanted: np.ndarray, index: pa.Table
 ) -> Iterator[tuple[int, bytes]]:
-    path = fetch_payload(store, manifest, shard_name(shard))
     places = index["row"].to_numpy()[wanted]
-    with pq.ParquetFile(path) as file:
+    with open_payload(store, manifest, shard_name(shard)) as opened, pq.ParquetFile(opened) as file:
         start = 0
         for number in range(file.num_row_groups):
             end = start + file.metadata.row_group(number).num_rows
@@ -210,7 +209,7 @@ def _read_shard(
                     if hashlib.sha256(data).hexdigest() != index["sha256"][row].as_py():
                         raise DataLoss(
                             f"image {row} of {manifest.name} is not what was written (sha256 differs); "
-                            f"delete {path} and try again",
+                            f"delete {opened.name} and try again",
                             reason="IMAGE_CORRUPT",
                             metadata={"artifact": str(manifest.name)},
                         )

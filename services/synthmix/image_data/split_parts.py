@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthmix.image_data.image_table import StoredImages, read_index
-from synthmix.service_kit.artifacts import Manifest, fetch_payload, read_manifest
+from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.object_store import ObjectStore
@@ -138,7 +138,8 @@ def part_payload(part: str) -> str:
 
 def _open(kind: type[AnyPart], store: ObjectStore, name: PartName) -> AnyPart:
     split = read_manifest(store, name.split)
-    rows = pq.ParquetFile(fetch_payload(store, split, part_payload(name.part))).read(columns=["row"])["row"].to_pylist()
+    with open_payload(store, split, part_payload(name.part)) as file:
+        rows = pq.ParquetFile(file).read(columns=["row"])["row"].to_pylist()
     dataset = read_manifest(store, ArtifactName(DATASETS, split.inputs["dataset"]))
     found = dataset_rows(store, dataset, rows)
     part = kind(dataset, store, found.index_rows, found.sha256s, found.class_names, found.groups, name)

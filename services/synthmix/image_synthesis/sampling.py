@@ -24,7 +24,7 @@ from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_i
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.autoencoder import select_device
 from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, load, probe
-from synthmix.service_kit.artifacts import Manifest, fetch_payload, read_manifest
+from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
 from synthmix.service_kit.environment import IMAGE_SYNTHESIS
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, invalid_field
 from synthmix.service_kit.memory_errors import memory_told_at
@@ -104,7 +104,9 @@ def adapted_model(adapter_name: ArtifactName) -> LatentDiffusion:
     model = load(found.folder, select_device())
     before = probe(model)
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(fetch_payload(store, adapter, ADAPTER_WEIGHTS), Path(folder) / ADAPTER_WEIGHTS)
+        weights = Path(folder) / ADAPTER_WEIGHTS
+        with open_payload(store, adapter, ADAPTER_WEIGHTS) as stored, weights.open("wb") as copy:
+            shutil.copyfileobj(stored, copy)
         model.pipeline.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
     check_adapter_has_effect(model, before, adapter)
     return model

@@ -9,18 +9,16 @@ stands. Nothing here deletes: what a writer that failed has left is named by no 
 
 import hashlib
 import importlib.metadata
-import os
 import platform
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from synthmix.service_kit.digests import sha256_of, sha256_of_file
-from synthmix.service_kit.environment import cache_folder
 from synthmix.service_kit.errors import DataLoss, NotFound, Unavailable
+from synthmix.service_kit.node_cache import open_cached
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.stored_records import find_record, known_fields, reading
@@ -198,22 +196,22 @@ def stream_payload(store: ObjectStore, manifest: Manifest, name: str) -> Iterato
     return checked()
 
 
-def fetch_payload(store: ObjectStore, manifest: Manifest, name: str) -> Path:
-    """A local file with the payload, from this node's cache or downloaded and checked. Raises DataLoss, NotFound."""
+def open_payload(store: ObjectStore, manifest: Manifest, name: str) -> BinaryIO:
+    """The payload as a local file, from this node's cache or downloaded and checked.
+
+    Raises:
+        DataLoss: It is not what was written.
+        NotFound: There is no such payload.
+        ResourceExhausted: It does not fit into the cache.
+    """
     payload = manifest.payload(name)
-    path = cache_folder() / "payloads" / payload.sha256
-    if path.exists() and path.stat().st_size == payload.size_bytes:
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.fetched")
-    store.get_file(payload_key(manifest.name, payload), partial)
-    try:
-        if sha256_of_file(partial) != payload.sha256:
+
+    def download(path: Path) -> None:
+        store.get_file(payload_key(manifest.name, payload), path)
+        if sha256_of_file(path) != payload.sha256:
             raise _data_loss(manifest.name, name)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+
+    return open_cached("payloads", payload.sha256, payload.size_bytes, download)
 
 
 def software_versions() -> dict[str, str]:

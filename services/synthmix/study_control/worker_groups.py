@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from synthmix.api.clusters.v1 import clusters_pb2
-from synthmix.service_kit.environment import WORKER_SERVICES
+from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import FailedPrecondition, Unavailable, check_choice, invalid_field, missing_field
 from synthmix.service_kit.kubernetes_api import CALL_TIMEOUT_SECONDS, Right, as_json, requiring, said_by
 
@@ -191,9 +191,9 @@ class DeploymentGroups:
         self._prefix = prefix
 
     def read(self) -> list[Group]:
-        found = [group for group in map(self._find, WORKER_SERVICES) if group is not None]
+        found = [group for group in map(self._find, SERVICES) if group is not None]
         if not found:
-            names = ", ".join(f"{self._prefix}-{service}" for service in WORKER_SERVICES)
+            names = ", ".join(f"{self._prefix}-{service}" for service in SERVICES)
             raise FailedPrecondition(
                 f"namespace {self._namespace} has none of the Deployments {names}; check "
                 "SYNTHMIX_WORKER_DEPLOYMENT_PREFIX",

@@ -6,6 +6,7 @@ image: {{ include "synthmix.image" (dict "root" .root "image" .root.Values.image
 imagePullPolicy: {{ .root.Values.images.worker.pullPolicy }}
 env:
   {{- include "synthmix.environment" .root | nindent 2 }}
+  {{- include "synthmix.cacheEnvironment" .values.cache | nindent 2 }}
   # In a container Ray takes its disk for empty unless it is told to look.
   - {name: RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE, value: "1"}
   # What an incident's message tells to look at.
@@ -14,7 +15,7 @@ env:
   - name: SYNTHMIX_POD_NAME
     valueFrom: {fieldRef: {fieldPath: metadata.name}}
 resources:
-  {{- toYaml .values.resources | nindent 2 }}
+  {{- include "synthmix.resources" (dict "resources" .values.resources "volumes" (list .values.temporary .values.cache)) | nindent 2 }}
 securityContext:
   {{- include "synthmix.containerSecurityContext" .root | nindent 2 }}
 volumeMounts:
@@ -78,7 +79,7 @@ runtimeClassName: {{ . }}
 priorityClassName: {{ . }}
 {{- end }}
 volumes:
-  - {name: tmp, emptyDir: {}}
+  - {name: tmp, emptyDir: {sizeLimit: {{ .values.temporary }}}}
   - {name: shared-memory, emptyDir: {medium: Memory, sizeLimit: {{ .values.sharedMemory }}}}
   - {name: cache, emptyDir: {sizeLimit: {{ .values.cache }}}}
   {{- with .root.Values.extraVolumes }}
@@ -115,7 +116,6 @@ annotations:
 {{/* Ray node labels, by which tasks and coordinators find their place. */}}
 {{- define "synthmix.headRayLabels" -}}
 synthmix.io/coordinators: "true"
-synthmix.io/study-control: "true"
 {{- end -}}
 
 {{/* Ray carries records and lists of keys; images and weights go through object storage. */}}

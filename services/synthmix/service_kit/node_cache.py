@@ -1,0 +1,211 @@
+"""What a node keeps of object storage: files that its processes share, within a budget of bytes.
+
+{SYNTHMIX_CACHE_DIR}/{kind}/{key}      a file, which appears when it is whole; changed when it was used last
+{SYNTHMIX_CACHE_DIR}/writing/{random}  where one is being written, and a file of the size that is kept for it
+{SYNTHMIX_CACHE_DIR}/locks/            one for room, and some for who writes which key
+
+Whoever reads a file holds a shared lock on it for as long as it is open or mapped, and whoever needs room deletes only
+what nobody holds, the least recently used first. The kernel releases the locks of a process that was killed. A reader
+that finds its file deleted makes it again.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from synthmix.service_kit.environment import cache_folder, whole_number
+from synthmix.service_kit.errors import ResourceExhausted
+from synthmix.service_kit.quantities import byte_size
+from synthmix.service_kit.storage_space import disk_full, reserve_bytes, writing_to
+
+BUDGET_VARIABLE = "SYNTHMIX_CACHE_MOST_BYTES"
+REASON = "CACHE_FULL"
+PATIENCE_SECONDS = 60.0
+"""For others on the node to end with the files that they hold."""
+_POLL_SECONDS = 0.5
+_DISK_SHARE = 0.25
+_WRITING = "writing"
+_LOCKS = "locks"
+_ROOM_LOCK = "room"
+_HELD = "held"
+_NEW = "new"
+# Of different keys, some wait for each other, so that the locks' files do not grow in number.
+_STRIPES = 64
+
+
+def cache_budget_bytes(environment: Mapping[str, str] = os.environ) -> int:
+    """How much the cache may hold: what its setting says, or a quarter of the disk that it is on."""
+    folder = cache_folder(environment)
+    folder.mkdir(parents=True, exist_ok=True)
+    return whole_number(environment, BUDGET_VARIABLE, int(_DISK_SHARE * shutil.disk_usage(folder).total))
+
+
+def open_cached(kind: str, key: str, size_bytes: int, make: Callable[[Path], None]) -> BinaryIO:
+    """A file of the cache, open for reading; it stays in the cache until it is closed and no longer mapped.
+
+    The first process of a node that asks for it makes it, while others wait.
+
+    Args:
+        kind: Such as payloads. `make` may ask for files of other kinds, never of this one.
+        key: A file name, unique among its kind.
+        size_bytes: What the file has.
+        make: Writes the file to the path that it is given. What it raises is raised.
+
+    Raises:
+        ResourceExhausted: There is no room for it, and nothing in the cache can go; before a byte is written.
+    """
+    path = cache_folder() / kind / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        found = _opened(path, size_bytes)
+        if found is not None:
+            return found
+        with _locked(f"{kind}-{zlib.crc32(key.encode()) % _STRIPES}"):
+            found = _opened(path, size_bytes)
+            if found is not None:
+                return found
+            with _room(size_bytes) as folder:
+                new = folder / _NEW
+                with writing_to(cache_folder()):
+                    make(new)
+                made = new.open("rb")  # before it can be deleted
+                fcntl.flock(made, fcntl.LOCK_SH)
+                new.replace(path)
+                return made
+
+
+def _opened(path: Path, size_bytes: int) -> BinaryIO | None:
+    """The file, locked so that it stays; None if it is not there, or is not whole."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    fcntl.flock(file, fcntl.LOCK_SH)
+    if os.fstat(file.fileno()).st_size != size_bytes:
+        file.close()
+        path.unlink(missing_ok=True)
+        return None
+    os.utime(file.fileno())
+    return file  # even if it was deleted meanwhile: what is open can be read
+
+
+@contextmanager
+def _room(size_bytes: int) -> Iterator[Path]:
+    """A folder in which so many bytes may be written. What is left in it goes."""
+    deadline_s = time.monotonic() + PATIENCE_SECONDS
+    budget_bytes = cache_budget_bytes()
+    if size_bytes > budget_bytes:
+        raise _full(size_bytes, budget_bytes)
+    while True:
+        kept = _keep_room(size_bytes, budget_bytes)
+        if kept is not None:
+            break
+        if time.monotonic() > deadline_s:
+            raise _full(size_bytes, budget_bytes)
+        time.sleep(_POLL_SECONDS)
+    folder, held = kept
+    with held:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_room(size_bytes: int, budget_bytes: int) -> tuple[Path, IO[bytes]] | None:
+    """Deletes what has to go, and keeps room: a folder, and the lock that says that its process lives. None if full."""
+    cache = cache_folder()
+    writing = cache / _WRITING
+    writing.mkdir(parents=True, exist_ok=True)
+    with _locked(_ROOM_LOCK):
+        files = _files(cache)
+        used_bytes = _being_written(writing) + sum(size for _, size, _ in files)
+        free_bytes = shutil.disk_usage(cache).free - reserve_bytes(cache)
+        missing_bytes = size_bytes - min(budget_bytes - used_bytes, free_bytes)
+        for _, size, path in files:
+            if missing_bytes <= 0:
+                break
+            if _deleted(path):
+                missing_bytes -= size
+                used_bytes -= size
+        if missing_bytes > 0:
+            if not used_bytes:  # nobody's end would help
+                raise _full(size_bytes, budget_bytes)
+            return None
+        folder = writing / uuid.uuid4().hex
+        folder.mkdir()
+        held = (folder / _HELD).open("wb")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.truncate(size_bytes)  # takes no room of the disk itself
+        return folder, held
+
+
+def _files(cache: Path) -> list[tuple[float, int, Path]]:
+    """(time of last use, size, path) of every file, the least recently used first."""
+    found = []
+    for kind in cache.iterdir():
+        if kind.name in (_WRITING, _LOCKS) or not kind.is_dir():
+            continue
+        for path in kind.iterdir():
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+    return sorted(found)
+
+
+def _being_written(writing: Path) -> int:
+    """How much room is kept for what is being written. What a process that was killed had begun goes."""
+    kept_bytes = 0
+    for folder in writing.iterdir():
+        try:
+            with (folder / _HELD).open("rb") as held:
+                kept_bytes += os.fstat(held.fileno()).st_size
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                kept_bytes -= os.fstat(held.fileno()).st_size
+        except BlockingIOError:
+            continue
+        except FileNotFoundError:
+            pass  # its process is just leaving, or was killed between two calls
+        shutil.rmtree(folder, ignore_errors=True)
+    return kept_bytes
+
+
+def _deleted(path: Path) -> bool:
+    """Deletes a file unless someone reads it. Whether it is gone."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    folder = cache_folder() / _LOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _full(size_bytes: int, budget_bytes: int) -> ResourceExhausted:
+    folder = cache_folder()
+    if size_bytes <= budget_bytes and shutil.disk_usage(folder).free - reserve_bytes(folder) < size_bytes:
+        return disk_full(folder)
+    return ResourceExhausted(
+        f"a file of {byte_size(size_bytes)} does not fit into the cache {folder}, which may hold "
+        f"{byte_size(budget_bytes)}, beside what is in use; run fewer tasks at once on a node, or raise "
+        f"{BUDGET_VARIABLE}",
+        reason=REASON,
+        metadata={"setting": BUDGET_VARIABLE, "limit": byte_size(budget_bytes)},
+    )

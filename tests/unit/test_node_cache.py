@@ -1,0 +1,195 @@
+"""The cache of a node: within its budget, shared by processes, and nothing goes that someone reads."""
+
+import hashlib
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synthmix.service_kit import node_cache
+from synthmix.service_kit.environment import cache_folder
+from synthmix.service_kit.errors import ResourceExhausted
+from synthmix.service_kit.node_cache import cache_budget_bytes, open_cached
+
+BUDGET_BYTES = 1000
+
+
+@pytest.fixture(autouse=True)
+def small_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SYNTHMIX_CACHE_MOST_BYTES", str(BUDGET_BYTES))
+    monkeypatch.setattr(node_cache, "PATIENCE_SECONDS", 0.0)
+    return tmp_path / "cache"
+
+
+def content(key: str, size_bytes: int) -> bytes:
+    return hashlib.sha256(key.encode()).digest() * (size_bytes // 32) + b"." * (size_bytes % 32)
+
+
+def writer(key: str, size_bytes: int, made: list[str] | None = None) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        if made is not None:
+            made.append(key)
+        path.write_bytes(content(key, size_bytes))
+
+    return make
+
+
+def read(key: str, size_bytes: int, made: list[str]) -> bytes:
+    with open_cached("payloads", key, size_bytes, writer(key, size_bytes, made)) as file:
+        return file.read()
+
+
+def kept() -> set[str]:
+    return {path.name for path in (cache_folder() / "payloads").iterdir()}
+
+
+def test_a_file_is_made_once() -> None:
+    made: list[str] = []
+    assert read("a", 300, made) == read("a", 300, made) == content("a", 300)
+    assert made == ["a"]
+    assert list((cache_folder() / "writing").iterdir()) == []
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    made: list[str] = []
+    for number, key in enumerate(("a", "b", "c")):
+        read(key, 300, made)
+        os.utime(cache_folder() / "payloads" / key, (number, number))
+    read("a", 300, made)
+    read("d", 300, made)
+    assert kept() == {"a", "c", "d"}
+    assert read("b", 300, made) == content("b", 300)
+    assert made == ["a", "b", "c", "d", "b"]
+
+
+def test_what_someone_reads_stays() -> None:
+    made: list[str] = []
+    with open_cached("payloads", "a", 600, writer("a", 600)) as file:
+        with pytest.raises(ResourceExhausted, match=r"does not fit into the cache .* raise SYNTHMIX_CACHE_MOST_BYTES"):
+            read("b", 500, made)
+        assert made == [], "refused before a byte is written"
+        read("c", 300, made)
+        read("d", 300, made)
+        assert file.read() == content("a", 600)
+    assert kept() == {"a", "d"}
+    read("b", 500, made)
+    assert "a" not in kept() or "d" not in kept()
+
+
+def test_what_is_mapped_stays_until_nobody_has_it() -> None:
+    with open_cached("pixels", "a", 800, writer("a", 800)) as file:
+        array = np.memmap(file, dtype=np.uint8, mode="r")
+    part = array[10:20]
+    del array
+    with pytest.raises(ResourceExhausted):
+        read("b", 500, [])
+    assert bytes(part) == content("a", 800)[10:20]
+    del part
+    assert read("b", 500, []) == content("b", 500)
+
+
+def test_what_cannot_fit_is_refused_and_takes_nothing_away() -> None:
+    made: list[str] = []
+    read("a", 900, made)
+    with pytest.raises(ResourceExhausted) as caught:
+        read("b", 1001, made)
+    assert caught.value.reason == "CACHE_FULL"
+    assert caught.value.metadata == {"setting": "SYNTHMIX_CACHE_MOST_BYTES", "limit": "1000 B"}
+    assert (made, kept()) == (["a"], {"a"})
+
+
+def test_a_full_disk_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_cache, "reserve_bytes", lambda folder: 2**60)
+    with pytest.raises(ResourceExhausted, match=r"the disk of .* is full"):
+        read("a", 300, [])
+
+
+def test_what_fails_leaves_nothing_behind() -> None:
+    def fails(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        open_cached("payloads", "a", 900, fails)
+    assert kept() == set()
+    assert read("b", 900, []) == content("b", 900)
+
+
+def test_a_file_of_another_size_is_made_again() -> None:
+    made: list[str] = []
+    read("a", 300, made)
+    (cache_folder() / "payloads" / "a").write_bytes(b"torn")
+    assert read("a", 300, made) == content("a", 300)
+    assert made == ["a", "a"]
+
+
+def test_without_a_setting_it_is_a_share_of_the_disk(small_cache: Path) -> None:
+    assert cache_budget_bytes({"SYNTHMIX_CACHE_DIR": str(small_cache)}) > 2**30
+
+
+def _is_killed_while_it_writes(begun: Path) -> None:
+    def make(path: Path) -> None:
+        path.write_bytes(b"half")
+        begun.touch()
+        time.sleep(600)
+
+    open_cached("payloads", "a", 900, make)
+
+
+def test_what_a_killed_process_had_begun_goes(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_is_killed_while_it_writes, args=(tmp_path / "begun",))
+    process.start()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.02)
+    with pytest.raises(ResourceExhausted):
+        read("b", 500, [])
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert read("a", 900, []) == content("a", 900)
+    assert list((cache_folder() / "writing").iterdir()) == []
+
+
+def _reads_at_random(seed: int, failures: "multiprocessing.Queue[str]") -> None:
+    node_cache.PATIENCE_SECONDS = 60.0
+    node_cache._POLL_SECONDS = 0.005
+    generator = random.Random(seed)
+    try:
+        for _ in range(150):
+            key = generator.choice("abcdefghij")
+            size_bytes = 100 + 20 * "abcdefghij".index(key)
+            with open_cached("payloads", key, size_bytes, writer(key, size_bytes)) as file:
+                time.sleep(generator.random() * 0.002)
+                if file.read() != content(key, size_bytes):
+                    failures.put(f"{key} is torn")
+            used = 0
+            for path in (cache_folder() / "payloads").iterdir():
+                try:
+                    used += path.stat().st_size
+                except FileNotFoundError:
+                    continue
+            if used > BUDGET_BYTES + 280:  # a listing is no snapshot: one may go and another come meanwhile
+                failures.put(f"{used} bytes")
+    except BaseException as error:
+        failures.put(repr(error))
+
+
+def test_processes_share_it_and_keep_the_budget() -> None:
+    context = multiprocessing.get_context("spawn")
+    failures = context.Queue()
+    processes = [context.Process(target=_reads_at_random, args=(seed, failures)) for seed in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    assert failures.empty(), failures.get()
+    assert sum(path.stat().st_size for path in (cache_folder() / "payloads").iterdir()) <= BUDGET_BYTES
