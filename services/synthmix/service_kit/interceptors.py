@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from synthmix.service_kit import incidents, metrics
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate
+from synthmix.service_kit.blocking_calls import begin_call
 from synthmix.service_kit.errors import Internal, InvalidArgument, SynthMixError, Unimplemented, to_status
 from synthmix.service_kit.storage_space import disk_full, says_full
 
@@ -81,6 +82,7 @@ class _Surround(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _around(self, context: Any, method: str) -> AsyncIterator[None]:
+        begin_call(method, context.time_remaining())
         async with _counted(self._service, context, method), _errors_mapped(context, method):
             if method.split("/")[1] not in OPEN_SERVICES:
                 shown = dict(context.invocation_metadata() or ()).get("authorization", "")

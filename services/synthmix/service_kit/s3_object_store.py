@@ -20,6 +20,7 @@ from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error, ServerError
 
 from synthmix.service_kit.asking_again import ask_until
+from synthmix.service_kit.blocking_calls import remaining_seconds
 from synthmix.service_kit.environment import ObjectStoreSettings, object_store_settings
 from synthmix.service_kit.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from synthmix.service_kit.object_store import CHUNK_SIZE_BYTES, ObjectInfo, ObjectStore
@@ -34,6 +35,9 @@ FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 SIGNED_FOR = timedelta(minutes=5)
 COMPACTION_TIMEOUT_SECONDS = 60.0
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 60.0
+SHORTEST_SECONDS = 0.01
 # With the last attempt, less than the 120 s after which a cluster restarts a server that hasn't started.
 START_PATIENCE_SECONDS = 90.0
 
@@ -50,6 +54,16 @@ _PASSING = {"RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
 _PRECONDITION_FAILED_STATUS = 412
 
 Result = TypeVar("Result")
+
+
+class _WithinDeadlines(urllib3.PoolManager):
+    """Requests that wait no longer for a server than whoever waits for this thread."""
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> urllib3.BaseHTTPResponse:
+        remaining_s = remaining_seconds()
+        longest_s = READ_SECONDS if remaining_s is None else max(SHORTEST_SECONDS, min(READ_SECONDS, remaining_s))
+        options["timeout"] = urllib3.Timeout(connect=min(CONNECT_SECONDS, longest_s), read=longest_s)
+        return super().urlopen(method, url, redirect, **options)
 
 
 class S3ObjectStore(ObjectStore):
@@ -73,9 +87,7 @@ class S3ObjectStore(ObjectStore):
             )
         self.settings = settings
         self._attempts = attempts
-        self._pool = urllib3.PoolManager(
-            num_pools=4, maxsize=32, retries=False, timeout=urllib3.Timeout(connect=3.0, read=60.0)
-        )
+        self._pool = _WithinDeadlines(num_pools=4, maxsize=32, retries=False)
         # A region given up front saves a request for every bucket location.
         self._client = Minio(
             parts.netloc,
@@ -232,6 +244,7 @@ class S3ObjectStore(ObjectStore):
 
     def _call(self, action: str, call: Callable[[], Result]) -> Result:
         for attempt in range(self._attempts):
+            self._check_time(action)
             try:
                 return call()
             except S3Error as error:
@@ -271,8 +284,15 @@ class S3ObjectStore(ObjectStore):
                 if attempt == self._attempts - 1:
                     raise self._unavailable(action, error) from error
             backoff = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**attempt)
+            self._check_time(action, backoff)
             time.sleep(backoff * (0.5 + random.random() / 2))
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _check_time(self, action: str, needed_s: float = 0.0) -> None:
+        """Raises Unavailable if whoever waits for this thread will not wait for so long."""
+        remaining_s = remaining_seconds()
+        if remaining_s is not None and remaining_s <= needed_s:
+            raise self._unavailable(action, TimeoutError())
 
     def _room_for(self, size_bytes: int) -> AbstractContextManager[None]:
         """Records are always tried: what frees room is asked for by them."""
@@ -358,6 +378,9 @@ def _chunks(response: Any) -> Iterator[bytes]:
         for chunk in response.stream(CHUNK_SIZE_BYTES):
             received_bytes += len(chunk)
             yield chunk
+            remaining_s = remaining_seconds()
+            if remaining_s is not None and remaining_s <= 0:  # a server that sends little by little
+                raise TimeoutError
         _check_length(response, received_bytes)
     finally:
         response.close()

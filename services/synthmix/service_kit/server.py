@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from synthmix.service_kit import kubernetes_api, metrics
 from synthmix.service_kit.authentication import KubernetesReviews
+from synthmix.service_kit.blocking_calls import CallThreads
 from synthmix.service_kit.environment import ServerSettings
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.interceptors import interceptors
@@ -62,6 +63,7 @@ async def serve(
         background: Endless tasks that run beside the server; one that fails ends the server. They are cancelled
             after the last call has ended, and waited for.
     """
+    asyncio.get_running_loop().set_default_executor(CallThreads())
     reviews = await kubernetes_reviews(settings)
     server = grpc.aio.server(interceptors=interceptors(service, settings.token, reviews), options=SERVER_OPTIONS)
     for servicer in servicers:
