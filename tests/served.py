@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,6 +23,7 @@ import synthmix.adapter_training.front_end as adapter_training
 import synthmix.classifier_evaluation.front_end as classifier_evaluation
 import synthmix.image_synthesis.front_end as image_synthesis
 from memory_object_store import MemoryObjectStore
+from synthmix.image_data.sources.archive import open_archive
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifact_collection import ArtifactCollection
 from synthmix.service_kit.artifacts import read_manifest
@@ -49,6 +51,7 @@ from synthmix.service_kit.server import SERVER_OPTIONS, Servicer
 from synthmix.study_control import front_end as study_control
 from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.image_import import import_operation
+from synthmix.study_control.image_import.decoder import DecoderHere
 from synthmix.study_control.import_bounds import import_bounds
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.study_service import StudyService
@@ -92,6 +95,7 @@ def serving(store: MemoryObjectStore) -> Iterator[dict[str, str]]:
     assert ready.wait(20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(import_operation, "open_object_store", lambda: store)
+        patch.setattr(import_operation, "DecoderProcess", DecoderWithoutProcess)
         try:
             yield addresses
         finally:
@@ -130,6 +134,19 @@ def servicers(service: str, store: MemoryObjectStore, addresses: dict[str, str])
     return study_control.servicers(
         store, operations, studies, None, AllOperations(operations, others, TOKEN), import_bounds()
     )
+
+
+class DecoderWithoutProcess:
+    """Decodes in this process, which takes no time to start; test_decoder_process.py is about the other one."""
+
+    def __init__(self, path: Path):
+        self._opened = open_archive(path)
+
+    def __enter__(self) -> DecoderHere:
+        return DecoderHere(self._opened.__enter__())
+
+    def __exit__(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
 
 
 class ImportingOperations(Operations):

@@ -59,7 +59,9 @@ Result = TypeVar("Result")
 class _WithinDeadlines(urllib3.PoolManager):
     """Requests that wait no longer for a server than whoever waits for this thread."""
 
-    def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> urllib3.BaseHTTPResponse:
+    def urlopen(  # type: ignore[override]  # as PoolManager's own
+        self, method: str, url: str, redirect: bool = True, **options: Any
+    ) -> urllib3.BaseHTTPResponse:
         remaining_s = remaining_seconds()
         longest_s = READ_SECONDS if remaining_s is None else max(SHORTEST_SECONDS, min(READ_SECONDS, remaining_s))
         options["timeout"] = urllib3.Timeout(connect=min(CONNECT_SECONDS, longest_s), read=longest_s)

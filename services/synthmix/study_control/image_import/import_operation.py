@@ -17,6 +17,7 @@ from synthmix.service_kit.resource_names import DATASETS, ArtifactName, UploadNa
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.storage_space import writing_to
 from synthmix.study_control.datasets import claim_name, find_left_out, with_left_out, write_account
+from synthmix.study_control.image_import.decoder_process import DecoderProcess
 from synthmix.study_control.image_import.importer import import_archive
 from synthmix.study_control.import_bounds import import_bounds
 
@@ -69,5 +70,6 @@ def import_upload(
             pixel_rule=PixelRule.from_json(pixels),
             white_level=pixels.get("white_level", 0),
             limits=import_bounds().of_archives,
+            decoder=lambda path, _: DecoderProcess(path),
         )
         return {"name": str(imported.name), "account": imported.account()}

@@ -3,29 +3,29 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from google.protobuf import json_format
 
 from synthmix.api.datasets.v1 import datasets_pb2
-from synthmix.image_data.decoding import DECODER_VERSION, ImageFacts, inspect_image
+from synthmix.image_data.decoding import DECODER_VERSION, ImageFacts
 from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.pixel_rules import ANY_PIXELS, PixelRule
 from synthmix.image_data.sources.archive import FIELD, LIMITS, Archive, ArchiveLimits, open_archive
-from synthmix.image_data.sources.group_patterns import pattern_span
-from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
+from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.image_data.sources.source_account import account_of, merged, to_json
-from synthmix.image_data.sources.source_listing import ListedImage, ListingRequest, list_images
+from synthmix.image_data.sources.source_listing import ListedImage
 from synthmix.image_data.sources.user_text import compared
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
-from synthmix.service_kit.digests import digest_of, sha256_of
+from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import DataLoss, InvalidArgument, check_choice, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
+from synthmix.study_control.image_import.decoder import Decoder, DecoderHere, ListingOptions
 from synthmix.study_control.image_import.groups import NO_GROUPS_WARNING, check_rule, groups_of
 from synthmix.study_control.image_import.white_levels import WhiteLevels, choose_white_levels
 
@@ -83,6 +83,9 @@ def import_archive(
     label_column: str = LABEL_COLUMN,
     path_column: str = PATH_COLUMN,
     limits: ArchiveLimits = LIMITS,
+    decoder: Callable[[Path, Archive], AbstractContextManager[Decoder]] = lambda path, archive: nullcontext(
+        DecoderHere(archive)
+    ),
 ) -> Imported:
     """Imports a ZIP of class folders, or one with a manifest, as a dataset.
 
@@ -102,6 +105,7 @@ def import_archive(
         label_column: The manifest's column of labels.
         path_column: The manifest's column of paths.
         limits: What the archive may declare.
+        decoder: What decodes the archive's images and manifest; in this process if it is not given.
 
     Returns:
         datasets/{digest of the images' paths, labels, groups and bytes, the group rule, whether they are simulated,
@@ -113,24 +117,23 @@ def import_archive(
     """
     started = time.monotonic()
     rule = check_rule(group_rule)
-    with open_archive(archive, limits) as opened:
-        listing = list_images(
-            opened,
-            ListingRequest(
-                field=FIELD,
-                columns=Columns(path_column, label_column, group_rule.column if rule == "column" else None),
-                group_span=pattern_span(group_rule.pattern) if rule == "pattern" else None,
+    with open_archive(archive, limits) as opened, decoder(archive, opened) as decoding:
+        listing = decoding.listing(
+            ListingOptions(
+                path_column=path_column,
+                label_column=label_column,
+                group_column=group_rule.column if rule == "column" else None,
+                pattern=group_rule.pattern,
                 accept_layout=accept_layout,
-            ),
+            )
         )
         kept, not_chosen = _of_classes(listing.images, classes)
-        histograms: list[np.ndarray] = []
-        images = _inspect(opened, kept, groups_of(kept, group_rule), pixel_rule, histograms, progress)
+        images = _inspect(decoding, kept, groups_of(kept, group_rule), pixel_rule, progress)
         images, duplicates = _without_duplicates(images, independent=group_rule.none)
         _check_classes(images)
         white = choose_white_levels(
             [(image.listed.label, image.facts.brightness) for image in images],
-            histograms,
+            decoding.histograms(),
             wanted=white_level,
             channel_names=_channel_names(pixel_rule),
         )
@@ -210,21 +213,20 @@ def _of_classes(
 
 
 def _inspect(
-    archive: Archive,
+    decoding: Decoder,
     listed: Sequence[ListedImage],
     groups: Sequence[str],
     pixel_rule: PixelRule,
-    histograms: list[np.ndarray],
     progress: Callable[[int, int], None],
 ) -> list[_Image]:
     images, problems = [], []
-    for done, (image, group) in enumerate(zip(listed, groups, strict=True), start=1):
-        try:
-            data = archive.read(image.entry)
-            facts = inspect_image(data, rule=pixel_rule, histograms=histograms)
-            images.append(_Image(image, group, sha256_of([data]), facts))
-        except InvalidArgument as error:
-            problems.append(f"{image.entry} {error.message}")
+    found = decoding.inspect([image.entry for image in listed], pixel_rule)
+    # A decoder that gives an archive up answers for the first of its files alone, and has said why.
+    for done, (image, group, inspected) in enumerate(zip(listed, groups, found, strict=False), start=1):
+        if isinstance(inspected, InvalidArgument):
+            problems.append(f"{image.entry} {inspected.message}")
+        else:
+            images.append(_Image(image, group, inspected.sha256, inspected.facts))
         progress(done, 2 * len(listed))
     if problems:
         raise refused_files(

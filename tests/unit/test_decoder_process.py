@@ -1,0 +1,224 @@
+"""Images and manifests are decoded in a process without credentials, and its end is the file's fault alone."""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hostile_files import hostile_archives, hostile_images, hostile_tables
+from image_archives import encoded, plates, zipped
+from memory_object_store import MemoryObjectStore
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.pixel_rules import ANY_PIXELS
+from synthmix.service_kit.errors import InvalidArgument
+from synthmix.study_control.image_import import decoder_process
+from synthmix.study_control.image_import.decoder import Inspected, ListingOptions
+from synthmix.study_control.image_import.decoder_process import DecoderProcess
+from synthmix.study_control.image_import.importer import Imported, import_archive
+
+PATTERN = r"(?P<group>plate-\d+)"
+BY_PLATE = datasets_pb2.GroupRule(pattern=PATTERN)
+OPTIONS = ListingOptions("path", "label", None, PATTERN, False)
+DEEP = np.arange(64, dtype=np.uint16).reshape(8, 8) * 90
+VICTIM = "alpha/plate-1_0.png"
+# Stands for an image that takes the decoder over: what it decodes as a certain number of bytes does something else.
+FAULTY = """
+import os, sys, time
+from synthmix.study_control.image_import import decoder, decoder_process
+inspect = decoder.inspect_image
+def faulty(data, **options):
+    if len(data) == {size}:
+        {fault}
+    return inspect(data, **options)
+decoder.inspect_image = faulty
+decoder_process.main()
+"""
+
+
+def imported(store: MemoryObjectStore, archive: Path, **changes: Any) -> Imported:
+    options: dict[str, Any] = {
+        "group_rule": BY_PLATE,
+        "classes": [],
+        "simulated": False,
+        "progress": lambda done, total: None,
+        "decoder": lambda path, _: DecoderProcess(path),
+    }
+    return import_archive(store, archive, **options | changes)
+
+
+def test_it_finds_what_decoding_here_finds(tmp_path: Path) -> None:
+    files = plates() | {
+        f"beta/plate-{number}_deep.tif": encoded(
+            np.arange(64, dtype=np.uint16).reshape(8, 8) * (number + 1) * 90, "TIFF"
+        )
+        for number in range(6)
+    }
+    archive = zipped(tmp_path / "images.zip", files)
+    here, apart = MemoryObjectStore.created(), MemoryObjectStore.created()
+    with decoder_process.open_archive(archive) as opened:
+        first = imported(here, archive, decoder=lambda path, archive: _Here(opened))
+    assert imported(apart, archive) == first
+    payloads = [{key for key in store.keys if "manifest" not in key} for store in (here, apart)]
+    assert payloads[0] == payloads[1]
+
+
+class _Here(decoder_process.DecoderHere):
+    def __enter__(self) -> "_Here":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+def test_what_cannot_be_used_is_said_as_here(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "images.zip", plates() | {VICTIM: b"no image"})
+    errors = []
+    for decoder in ({}, {"decoder": lambda path, archive: _Here(archive)}):
+        with pytest.raises(InvalidArgument) as caught:
+            imported(MemoryObjectStore.created(), archive, **decoder)
+        errors.append((caught.value.message, caught.value.reason, caught.value.violations))
+    assert errors[0] == errors[1]
+
+
+def test_it_holds_no_credentials_and_no_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {
+        "SYNTHMIX_OBJECT_STORE_SECRET_KEY": "s3cret-1",
+        "SYNTHMIX_TOKEN": "s3cret-2",
+        "AWS_SECRET_ACCESS_KEY": "s3cret-3",
+        "RAY_AUTH_TOKEN": "s3cret-4",
+        "KUBERNETES_SERVICE_HOST": "s3cret-5",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    archive = zipped(tmp_path / "images.zip", plates())
+    (tmp_path / "other").touch()
+    with (tmp_path / "other").open() as other, DecoderProcess(archive) as decoder:
+        other.fileno()
+        decoder.listing(OPTIONS)
+        assert decoder._child is not None
+        process = Path(f"/proc/{decoder._child.pid}")
+        environment = (process / "environ").read_bytes().decode()
+        opened = {str(item.resolve()) for item in (process / "fd").iterdir()}
+        limits = (process / "limits").read_text()
+    assert "s3cret" not in environment
+    assert not [name for name in secrets if name in environment]
+    assert str(archive) in opened and str(tmp_path / "other") not in opened
+    [written] = [line.split() for line in limits.splitlines() if line.startswith("Max file size")]
+    assert written[3:5] == ["0", "0"], "it can write nothing"
+    [memory] = [line.split() for line in limits.splitlines() if line.startswith("Max address space")]
+    assert int(memory[3]) < 3 * decoder_process.MEMORY_BYTES
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def use(fault: str, size: int) -> None:
+        code = FAULTY.format(fault=fault, size=size)
+        monkeypatch.setattr(decoder_process, "_COMMAND", (sys.executable, "-P", "-c", code))
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("os.abort()", "ends the process that decodes it (signal 6)"),
+        ("os._exit(3)", "ends the process that decodes it (code 3)"),
+        ("os.kill(os.getpid(), 11)", "ends the process that decodes it (signal 11)"),
+        ("time.sleep(1000)", "takes more than 10 s to decode"),
+        ("[bytearray(2**28) for _ in range(100)]", "or takes more than 3 GiB"),
+        ("print('no JSON', flush=True)", "ends the process that decodes it"),
+    ],
+    ids=["abort", "exit", "segment", "hang", "memory", "babble"],
+)
+def test_the_end_of_it_is_said_of_the_file(
+    fault: str, said: str, faulty: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of this file alone: what comes before and after it is looked at."""
+    if "sleep" in fault:  # only then, since a busy machine may take long for anything
+        monkeypatch.setattr(decoder_process, "FILE_SECONDS", 10.0)
+    files = plates() | {VICTIM: b"x" * 12345, "beta/plate-5_0.png": b"no image"}
+    faulty(fault, 12345)
+    store = MemoryObjectStore.created()
+    with pytest.raises(InvalidArgument) as caught:
+        imported(store, zipped(tmp_path / "images.zip", files))
+    assert caught.value.reason == "IMAGE_UNREADABLE"
+    problems = [violation.description for violation in caught.value.violations]
+    assert len(problems) == 2, problems
+    assert problems[0].startswith(VICTIM) and said in problems[0]
+    assert problems[1].startswith("beta/plate-5_0.png") and "PNG, JPEG" in problems[1]
+    assert store.keys == []
+
+
+def test_an_archive_that_ends_it_again_and_again_is_given_up(
+    faulty: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_process, "MOST_ENDS", 2)
+    files = plates() | {f"alpha/plate-{plate}_bad.png": b"x" * 12345 for plate in range(6)}
+    faulty("os.abort()", 12345)
+    with pytest.raises(InvalidArgument) as caught:
+        imported(MemoryObjectStore.created(), zipped(tmp_path / "images.zip", files))
+    assert len(caught.value.violations) == 2
+
+
+def most_memory_bytes(decoder: DecoderProcess) -> int:
+    assert decoder._child is not None
+    status = Path(f"/proc/{decoder._child.pid}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == [], "what was written is gone"
+
+
+def test_hostile_images_are_refused_or_decoded(tmp_path: Path, temporary: Path) -> None:
+    files = hostile_images()
+    assert len(files) == 160
+    archive = zipped(tmp_path / "images.zip", {f"alpha/{name}": data for name, data in files.items()})
+    with DecoderProcess(archive) as decoder:
+        found = list(decoder.inspect([f"alpha/{name}" for name in files], ANY_PIXELS))
+        assert decoder._ends == 0, "no library crashed"
+        assert most_memory_bytes(decoder) < decoder_process.MEMORY_BYTES
+    assert len(found) == len(files)
+    for name, item in zip(files, found, strict=True):
+        assert isinstance(item, (Inspected, InvalidArgument)), name
+        if isinstance(item, InvalidArgument):
+            assert "; " in item.message, f"{name}: {item.message}"
+            assert item.reason not in ("", "INTERNAL"), name
+    assert sum(isinstance(item, InvalidArgument) for item in found) > 100
+
+
+def test_hostile_manifests_are_refused_or_read(tmp_path: Path, temporary: Path) -> None:
+    tables = hostile_tables()
+    assert len(tables) == 40
+    for name, data in tables.items():
+        archive = zipped(tmp_path / "images.zip", plates() | {"manifest.parquet": data})
+        with DecoderProcess(archive) as decoder:
+            try:
+                decoder.listing(OPTIONS)
+            except InvalidArgument as error:
+                assert error.violations and error.reason != "INTERNAL", name
+
+
+def test_hostile_archives_are_refused_or_imported(tmp_path: Path, temporary: Path) -> None:
+    """Here, since what a ZIP's list says is checked before anything is decoded."""
+    archives = hostile_archives(zipped(tmp_path / "whole.zip", plates()).read_bytes())
+    assert len(archives) == 40
+    for name, data in archives.items():
+        store = MemoryObjectStore.created()
+        path = tmp_path / "images.zip"
+        path.write_bytes(data)
+        try:
+            imported(store, path, decoder=lambda path, archive: _Here(archive))
+        except InvalidArgument as error:
+            assert error.violations and error.reason != "INTERNAL", name
+            assert store.keys == [], name
