@@ -86,7 +86,12 @@ def test_upgrade_and_rollback_keep_secrets_and_what_the_autoscaler_decided(clust
     )
     options = [f"--namespace={namespace}", "--set", changes]
     cluster.helm("upgrade", RELEASE, str(CHART), *options)
-    assert groups() == {"adapter-training": (0, 4), "classifier-evaluation": (0, 8), "image-synthesis": (5, 6)}
+    assert groups() == {
+        "adapter-training": (0, 4),
+        "classifier-evaluation": (0, 8),
+        "image-synthesis": (5, 6),
+        "study-control": (1, 4),
+    }
     assert secrets_of(cluster, namespace) == before
     cluster.helm("rollback", RELEASE, "1", f"--namespace={namespace}")
     assert groups()["image-synthesis"][1] == 8
