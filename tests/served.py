@@ -24,6 +24,7 @@ import synthmix.classifier_evaluation.front_end as classifier_evaluation
 import synthmix.image_synthesis.front_end as image_synthesis
 from memory_object_store import MemoryObjectStore
 from synthmix.image_data.sources.archive import open_archive
+from synthmix.service_kit import open_operations
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifact_collection import ArtifactCollection
 from synthmix.service_kit.artifacts import read_manifest
@@ -163,12 +164,14 @@ class ImportingOperations(Operations):
         return operation  # as from a service that has only begun
 
     def _import(self, name: OperationName) -> None:
+        record = records.read_record(self._store, name)
         try:
-            dataset = import_operation.run(InlineContext(self._store, records.read_record(self._store, name)))
+            dataset = import_operation.run(InlineContext(self._store, record))
         except SynthMixError as error:
-            records.write_failure(self._store, name, error)
+            records.write_failure(self._store, record, error)
         else:
-            records.write_success(self._store, name, str(dataset))
+            records.write_success(self._store, record, str(dataset))
+        open_operations.close(self._store, record)
 
 
 class InlineContext(OperationContext):

@@ -108,7 +108,7 @@ def test_bounds_of_imports_are_bytes() -> None:
 
 def test_imports_run_apart_from_the_head_and_without_a_gpu() -> None:
     spec = render_chart().get("RayCluster", f"{PREFIX}-ray")["spec"]
-    assert spec["headGroupSpec"]["labels"] == {"synthmix.io/coordinators": "true"}
+    assert spec["headGroupSpec"]["labels"] == {"synthmix.io/operation-hosts": "true"}
     [group] = [group for group in spec["workerGroupSpecs"] if group["groupName"] == "study-control"]
     assert group["labels"] == {"synthmix.io/study-control": "true"}
     pod = group["template"]["spec"]
@@ -177,7 +177,13 @@ def test_a_worker_group_for_each_service_with_bounds_of_its_own() -> None:
     assert groups["adapter-training"]["maxReplicas"] == 4
     head = environment(spec["headGroupSpec"]["template"]["spec"]["containers"][0])
     assert head["SYNTHMIX_IMAGE_SYNTHESIS_GPUS"] == "0.5"
-    assert spec["headGroupSpec"]["labels"]["synthmix.io/coordinators"] == "true"
+    assert head["SYNTHMIX_OPERATIONS_AT_ONCE"] == "256"
+    assert head["RAY_task_oom_retries"] == "0"
+    assert spec["headGroupSpec"]["labels"]["synthmix.io/operation-hosts"] == "true"
+    worker_image = groups["image-synthesis"]["template"]["spec"]["containers"][0]["image"]
+    for deployment in chart.of_kind("Deployment"):
+        front_end = environment(deployment["spec"]["template"]["spec"]["containers"][0])
+        assert front_end.get("SYNTHMIX_CODE_VERSION", worker_image) == worker_image
 
 
 def test_gpu_type_queue_and_placement_are_values() -> None:

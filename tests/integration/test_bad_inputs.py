@@ -21,9 +21,10 @@ from studies import FEW, reduced_value
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.local import Connection
+from synthmix.service_kit import open_operations
 from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_index import OperationIndex
+from synthmix.service_kit.operation_records import find_result, read_record
 from synthmix.service_kit.resource_names import COLLECTIONS, OperationName
 
 DATASET = FEW
@@ -34,9 +35,8 @@ KEPT = (*(f"{collection}/" for collection in COLLECTIONS), "dataset-names/", "st
 
 
 def unfinished(store: ObjectStore) -> list[OperationName]:
-    return [
-        name for service in SERVICES for name, item in OperationIndex(store, service).read().items() if not item.ended
-    ]
+    opened = [name for service in SERVICES for name in open_operations.names(store, service)]
+    return [name for name in opened if find_result(store, read_record(store, name)) is None]
 
 
 @dataclass(frozen=True)

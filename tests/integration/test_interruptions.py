@@ -71,7 +71,7 @@ def runs_at(home: Path) -> bool:
 
 
 def test_killed_anywhere_a_study_ends_the_same(finished: studies_pb2.Study, store: ObjectStore, tmp_path: Path) -> None:
-    """kill -9 of a worker in training, of each coordinator, of each service, and of the whole stack, one by one.
+    """kill -9 of a worker in training, of each host of operations, of each service, and of the whole stack, one by one.
 
     Then the same digests as undisturbed, and nothing that was finished has been done again.
     """
@@ -86,12 +86,12 @@ def test_killed_anywhere_a_study_ends_the_same(finished: studies_pb2.Study, stor
             wait_for_step(client, "reduced", "adapter", 16)
             kill(children_named(up.pid, "ray::synthmix.adapter_training.task"))
             wait_for_step(client, "reduced", "images", 1)
-            kill(children_named(up.pid, "ray::Coordinator"))
+            kill(children_named(up.pid, "ray::HostActor"))
             wait_for_step(client, "reduced", "grid", 1)
             done = manifests(S3ObjectStore(before.object_store))
             for service in SERVICES:
                 os.kill(before.pids[service], signal.SIGKILL)
-            kill(children_named(up.pid, "ray::Coordinator"))
+            kill(children_named(up.pid, "ray::HostActor"))
             wait_until(lambda: read_connection(home).pids != before.pids, "new services")
         up.kill()
 

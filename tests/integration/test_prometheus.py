@@ -31,7 +31,6 @@ START_TIMEOUT_S = 60.0
 STOP_GRACE_S = 10.0
 # A scrape a second, Ray's report a second, a front end's look at its operations every ten.
 SEEN_TIMEOUT_S = 60.0
-STATES = {"queued", "running", "succeeded", "failed", "cancelled"}
 
 
 @dataclass(frozen=True)
@@ -151,13 +150,16 @@ def test_requests_are_timed(prometheus: Prometheus) -> None:
 @pytest.mark.usefixtures("worked")
 def test_operations_are_counted_by_state(prometheus: Prometheus) -> None:
     def finished() -> bool:
-        succeeded = prometheus.by("service", 'synthmix_operations{state="succeeded"}')
+        succeeded = prometheus.by("service", 'ray_synthmix_operations_ended_total{state="succeeded"}')
         # The import and the study are study-control's both.
         return set(succeeded) == set(SERVICES) and min(succeeded.values()) >= 1 and succeeded[STUDY_CONTROL] >= 2
 
     wait_until(finished, "the finished operations of every service", timeout_s=SEEN_TIMEOUT_S)
     found = {(labels["service"], labels["state"]) for labels, _ in prometheus.query("synthmix_operations")}
-    assert found == {(service, state) for service in SERVICES for state in STATES}
+    assert found == {(service, state) for service in SERVICES for state in ("queued", "running")}
+    ended = prometheus.query("ray_synthmix_operations_ended_total")
+    states = {(labels["service"], labels["state"]) for labels, _ in ended if labels["service"] in SERVICES}
+    assert states == {(service, state) for service in SERVICES for state in ("succeeded", "failed", "cancelled")}
 
 
 @pytest.mark.usefixtures("worked")

@@ -21,6 +21,7 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import result_of
 from synthmix.client.endpoints import Endpoints
 from synthmix.client.transport import Channels, error_of
+from synthmix.service_kit import open_operations
 from synthmix.service_kit.artifacts import Manifest, write_manifest, write_payload
 from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
@@ -31,7 +32,7 @@ from synthmix.service_kit.environment import (
 )
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_index import OperationIndex
+from synthmix.service_kit.operation_records import find_result, read_record
 from synthmix.service_kit.resource_names import OperationName
 from synthmix.study_control import planning
 from synthmix.study_control.datasets import claim_name
@@ -165,9 +166,8 @@ def check_error(error: SynthMixError, case: Case) -> None:
 
 
 def unfinished(store: ObjectStore) -> list[OperationName]:
-    return [
-        name for service in SERVICES for name, item in OperationIndex(store, service).read().items() if not item.ended
-    ]
+    opened = [name for service in SERVICES for name in open_operations.names(store, service)]
+    return [name for name in opened if find_result(store, read_record(store, name)) is None]
 
 
 def kept(store: ObjectStore) -> set[str]:

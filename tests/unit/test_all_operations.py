@@ -9,13 +9,16 @@ import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
 from memory_object_store import MemoryObjectStore
-from synthmix.service_kit.environment import ADAPTER_TRAINING, IMAGE_SYNTHESIS, STUDY_CONTROL
+from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
+from synthmix.service_kit.environment import ADAPTER_TRAINING, IMAGE_SYNTHESIS, STUDY_CONTROL, WORKER_SERVICES
 from synthmix.service_kit.errors import NotFound
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
+from synthmix.service_kit.requesters import Requester, current_requester
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.all_operations import AllOperations
+from synthmix.study_control.step_services import StepServices
 
 TOKEN = "correct horse"
 NAME = f"operations/{ADAPTER_TRAINING}/{'a' * 32}"
@@ -99,6 +102,30 @@ def test_their_errors_come_through_as_they_are(name: str, code: grpc.StatusCode,
         assert error_of(caught.value, STUDY_CONTROL, "here").reason == reason
 
     ask(body)
+
+
+def test_a_step_is_started_for_whom_the_study_was_asked_by() -> None:
+    """Over real gRPC: what a service says of whom it asks for reaches the operation's record."""
+    found: list[Requester] = []
+
+    class Adapters(adapters_pb2_grpc.AdapterServiceServicer):
+        async def CreateAdapter(self, request: Any, context: Any) -> operations_pb2.Operation:
+            found.append(await asyncio.to_thread(current_requester))
+            return operations_pb2.Operation(name=NAME)
+
+    async def main() -> None:
+        server = grpc.aio.server(interceptors=interceptors(ADAPTER_TRAINING, TOKEN))
+        adapters_pb2_grpc.add_AdapterServiceServicer_to_server(Adapters(), server)
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        for requester in (Requester("ada", "studies/x"), None):
+            services = StepServices(dict.fromkeys(WORKER_SERVICES, address), TOKEN, requester)
+            await asyncio.to_thread(services.create, ADAPTER_TRAINING, adapters_pb2.Adapter())
+            services.close()
+        await server.stop(None)
+
+    asyncio.run(main())
+    assert found == [Requester("ada", "studies/x"), Requester()]
 
 
 def test_a_caller_without_a_token_gets_nowhere() -> None:

@@ -26,7 +26,7 @@ UPLOAD = f"uploads/{'0' * 64}"
 
 
 def take(store: MemoryObjectStore, folder: Path, name: str, files: dict[str, bytes], **changes: Any) -> ArtifactName:
-    """As the import's coordinator does."""
+    """As the import's operation does."""
     found = import_archive(
         store,
         zipped(folder / f"{name}.zip", files),

@@ -1,4 +1,4 @@
-"""Front ends and coordinators start without what only workers need. Modules are looked at, not seconds."""
+"""Front ends and operations start without what only workers need. Modules are looked at, not seconds."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
 PACKAGES = ("adapter_training", "image_synthesis", "classifier_evaluation", "study_control")
 FRONT_ENDS = tuple(f"synthmix.{package}.front_end" for package in PACKAGES)
-# What coordinators run. They hold no GPU and little memory: what they call on workers is imported there.
+# What hosts run. They hold no GPU and little memory: what they call on workers is imported there.
 OPERATIONS = (
     "synthmix.adapter_training.adapter_operation",
     "synthmix.image_synthesis.image_set_operation",

@@ -8,11 +8,13 @@ import pytest
 
 from memory_object_store import MemoryObjectStore
 from synthmix.local.home import Home
-from synthmix.service_kit import coordinator, errors, incidents
+from synthmix.service_kit import errors, incidents, open_operations
 from synthmix.service_kit import operation_records as records
-from synthmix.service_kit.coordinator import Coordinator
+from synthmix.service_kit.environment import OperationLimits
 from synthmix.service_kit.incidents import record
+from synthmix.service_kit.operation_host import OperationHost
 from synthmix.service_kit.resource_names import OperationName
+from waiting import wait_until
 
 
 def fault(message: str = "no such thing") -> Exception:
@@ -98,8 +100,8 @@ def test_on_a_cluster_it_is_the_pod_s_log(
     assert "kubectl --namespace synthmix exec ray-head-0" in record("x", fault(), environment).place
 
 
-def coordinated(context: Any) -> str:
-    """What a coordinator of the tests below does: fails as the request says."""
+def fail(context: Any) -> str:
+    """What an operation of the test below does: fails as the request says."""
     raise {"defect": KeyError("batch"), "input": errors.InvalidArgument("x: is wrong", reason="R")}[
         context.record.request["fails_by"]
     ]
@@ -108,18 +110,20 @@ def coordinated(context: Any) -> str:
 def failure_of(fails_by: str) -> errors.SynthMixError:
     """The error that an operation ends with."""
     store, name = MemoryObjectStore.created(), OperationName("adapter-training", "a" * 32)
-    records.write_record(store, records.OperationRecord(name, "adapters", "", {"fails_by": fails_by}, records.now()))
-    actor = object.__new__(Coordinator)  # the actor starts its work by itself
-    actor._store, actor._name, actor._function = store, name, "test_incidents:coordinated"
-    actor._attempt()
-    result = records.find_result(store, name)
+    record = records.OperationRecord(name, "adapters", "", {"fails_by": fails_by}, records.now())
+    records.write_record(store, record)
+    open_operations.add(store, record)
+    functions = {"adapters": "test_incidents:fail"}
+    host = OperationHost("adapter-training", store, functions, None, OperationLimits())
+    host.look_once()
+    wait_until(lambda: records.find_result(store, record) is not None, "its end", 10)
+    result = records.find_result(store, record)
     assert result is not None
     return errors.from_json(result["error"])
 
 
 def test_an_operation_s_error_says_where_the_trace_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNTHMIX_INCIDENTS_DIR", str(tmp_path))
-    monkeypatch.setattr(coordinator, "observe_on_worker", lambda *arguments: None)
     error = failure_of("defect")
     [path] = tmp_path.iterdir()
     assert error.metadata == {"incident": path.stem, "trace": f"in {path}"}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,16 +12,17 @@ from google.longrunning import operations_pb2
 
 from memory_object_store import MemoryObjectStore
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.service_kit import metrics, open_operations, pages
 from synthmix.service_kit import operation_records as records
-from synthmix.service_kit import pages
 from synthmix.service_kit.artifacts import Manifest, write_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.environment import STUDY_CONTROL
-from synthmix.service_kit.errors import Cancelled, InvalidArgument, NotFound
+from synthmix.service_kit.errors import Cancelled, FailedPrecondition, InvalidArgument, NotFound
 from synthmix.service_kit.operation_calls import metadata_of
-from synthmix.service_kit.operation_index import OperationIndex
+from synthmix.service_kit.operation_index import Created, OperationIndex
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
+from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.study_control import planning, specification, study_names
 from synthmix.study_control.study_service import StudyService
@@ -54,10 +56,15 @@ class Studies:
         return [study.name for study in self.listed(**request).studies]
 
     def cancel(self, study: ArtifactName) -> None:
-        records.request_cancellation(self.store, study_names.operation_of(study))
+        open_operations.request_cancellation(self.store, self.record(study))
 
     def end(self, study: ArtifactName) -> None:
-        records.write_failure(self.store, study_names.operation_of(study), Cancelled("stopped", reason="CANCELLED"))
+        record = self.record(study)
+        records.write_failure(self.store, record, Cancelled("stopped", reason="CANCELLED"))
+        open_operations.close(self.store, record)
+
+    def record(self, study: ArtifactName) -> records.OperationRecord:
+        return records.read_record(self.store, study_names.operation_of(study))
 
 
 def laid_out(store: Any, client: Any, spec: studies_pb2.StudySpec) -> SimpleNamespace:
@@ -198,8 +205,10 @@ def test_a_finished_study_stays_where_it_was_created(studies: Studies) -> None:
     assert studies.names() == [str(second), str(first)]
     times = [study.create_time.ToDatetime().isoformat() for study in studies.listed().studies]
     assert times == sorted(times, reverse=True)
-    studies.store.delete_prefix(f"{record.name}/")  # its operation is forgotten; its manifest is newer
-    assert studies.names() == [str(first), str(second)]
+    records.write_success(studies.store, record, str(first))
+    request = operations_pb2.DeleteOperationRequest(name=str(record.name))
+    asyncio.run(studies.operations.DeleteOperation(request, None))  # type: ignore[arg-type]
+    assert studies.names() == [str(second), str(first)], "its operation is forgotten, and it stays where it was"
 
 
 def test_only_what_goes_on(studies: Studies) -> None:
@@ -225,22 +234,72 @@ def test_operations_are_listed_newest_first(studies: Studies) -> None:
     assert listed(page_size=2) == [str(made[-1]), str(made[-2])]
 
 
-def test_an_index_reads_what_is_new_only(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = OperationIndex(studies.store, STUDY_CONTROL)
-    first = study_names.operation_of(studies.submit(seeds=2))
-    assert list(index.read()) == [first]
+def test_lists_read_the_records_of_their_page_alone(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [study_names.operation_of(studies.submit(seeds=number)) for number in range(2, 9)]
     read: list[str] = []
     find: Callable[[str], Any] = studies.store.find_json
     monkeypatch.setattr(studies.store, "find_json", lambda key: (read.append(key), find(key))[1])
-    assert list(index.read()) == [first]
-    assert read == []
-    record = records.read_record(studies.store, first)
-    read.clear()
-    records.write_record(studies.store, records.OperationRecord(first, "studies", "", record.request, "2027-01-01"))
-    assert index.read()[first].time == "2027-01-01"
-    assert read == [f"{first}/request.json"]
-    studies.store.delete_prefix(f"{first}/")
-    assert index.read() == {}
+    assert len(studies.names(page_size=2)) == 2
+    assert {name for name in made if f"{name}/request.json" in read} == set(made[-2:])
+
+
+def test_one_that_is_started_again_is_listed_once_and_as_new(studies: Studies) -> None:
+    first, second = studies.submit(seeds=2), studies.submit(seeds=3)
+    studies.end(first)
+    assert studies.submit(seeds=2) == first
+    assert studies.names() == [str(first), str(second)]
+    index = OperationIndex(studies.store, STUDY_CONTROL)
+    assert len(index.read()) == len(index.read("studies")) == len(studies.store.list("operation-index/")) == 2
+    assert index.read("datasets") == {}
+
+
+def test_an_index_that_was_read_once_lists_what_is_new_alone(store: MemoryObjectStore) -> None:
+    now_s = datetime(2026, 3, 1, 0, 30, tzinfo=UTC).timestamp()
+    index = OperationIndex(store, STUDY_CONTROL, clock=lambda: now_s)
+    names = [OperationName(STUDY_CONTROL, f"{number:032x}") for number in range(4)]
+    times = ("2026-01-01T00:00:00.000Z", "2026-02-28T23:59:00.000Z", "2026-03-01T00:10:00.000Z")
+    created = [Created(time, "studies") for time in times]
+    other = OperationIndex(store, STUDY_CONTROL)
+    for name, item in zip(names[:2], created[:2], strict=True):
+        other.add(name, item)
+    assert set(index.read()) == set(names[:2])
+    listed: list[str] = []
+    found = store.list
+    store.list = lambda prefix: (listed.append(prefix), found(prefix))[1]  # type: ignore[method-assign,assignment]
+    other.add(names[2], created[2])
+    other.remove(names[1], created[1])  # by another replica
+    assert set(index.read()) == {names[0], names[2]}
+    assert sorted(listed) == [f"operation-index/{STUDY_CONTROL}/2026-0{day}" for day in ("2-28", "3-01")]
+    index.remove(names[0], created[0])
+    assert set(index.read()) == {names[2]}
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_listed(studies: Studies) -> None:
+    first, second, third = (studies.submit(seeds=number) for number in (2, 3, 4))
+    key = f"{study_names.operation_of(second)}/request.json"
+    studies.store.put_json(key, studies.store.get_json(key) | {"schema": 2, "request": ["of another form"]})
+    counted = metrics.UNREADABLE_RECORDS._value.get()
+    listed = studies.listed()
+    assert [study.name for study in listed.studies] == [str(third), str(first)]
+    assert list(listed.unreachable) == [str(second)]
+    request = operations_pb2.ListOperationsRequest()
+    operations = asyncio.run(studies.operations.ListOperations(request, None))  # type: ignore[arg-type]
+    assert len(operations.operations) == 2
+    assert list(operations.unreachable) == [str(study_names.operation_of(second))]
+    assert metrics.UNREADABLE_RECORDS._value.get() == counted + 2
+    with pytest.raises(FailedPrecondition, match="is of schema 2, and this version reads schema 1 at most"):
+        studies.operations.read(study_names.operation_of(second))
+    assert studies.submit(seeds=3) == second, "whoever submits it again has it made anew"
+    assert studies.names() == [str(second), str(third), str(first)]
+
+
+def test_tomorrow_s_record_is_read_by_what_is_known_of_it(studies: Studies) -> None:
+    study = studies.submit(seeds=2)
+    key = f"{study_names.operation_of(study)}/request.json"
+    later = {"priority": {"class": "night"}, "requested_by": {"owner": "ada", "team": "lab"}}
+    studies.store.put_json(key, studies.store.get_json(key) | later)
+    assert studies.names() == [str(study)]
+    assert studies.record(study).requested_by == Requester("ada", "")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 1000])

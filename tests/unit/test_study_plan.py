@@ -13,18 +13,35 @@ from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import planning as adapters
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.study_file import parse_document
+from synthmix.service_kit import open_operations, operation_host
 from synthmix.service_kit.artifacts import read_manifest
-from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, STUDY_CONTROL
-from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.environment import (
+    ADAPTER_TRAINING,
+    CLASSIFIER_EVALUATION,
+    IMAGE_SYNTHESIS,
+    STUDY_CONTROL,
+    OperationLimits,
+)
+from synthmix.service_kit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    SynthMixError,
+    Unauthenticated,
+    Unavailable,
+    invalid_field,
+)
 from synthmix.service_kit.operation_context import OperationContext
-from synthmix.service_kit.operation_records import OperationRecord, now
+from synthmix.service_kit.operation_records import OperationRecord, find_result, now, write_record
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.settings_messages import canonical, with_defaults
 from synthmix.study_control import planning, specification, study_operation
 from synthmix.study_control.datasets import claim_name
 from synthmix.study_control.planning import StudySteps
+from synthmix.study_control.step_services import delaying
 from synthmix.study_control.steps import Step, of_service, recorded_steps
 from upgrades import upgraded, with_option
+from waiting import wait_until
 
 # Two classes, of which one is rare: in 12 plates, 4 images of alpha and 1 of beta each.
 FILES = {
@@ -286,6 +303,75 @@ def test_a_study_goes_on_after_an_upgrade_to_another_recipe(
     assert other != laid_out.steps[1].target
     images = [read_manifest(store, ArtifactName.parse(name, field="x")) for name in made[IMAGE_SYNTHESIS]]
     assert [f"adapters/{item.inputs['adapter']}" for item in images] == [kept, other]
+
+
+class Refusing(LocalServices):
+    """Refuses a step's start, as a service does over gRPC, a number of times."""
+
+    def __init__(self, store: MemoryObjectStore, refusal: SynthMixError, times: int):
+        super().__init__(store)
+        self.refusal = delaying(refusal)
+        self.times = times
+
+    def create(self, service: str, resource: Any) -> Any:
+        if service == IMAGE_SYNTHESIS and self.times:
+            self.times -= 1
+            raise self.refusal
+        return super().create(service, resource)
+
+
+PASSING = [
+    FailedPrecondition("operations/x is still being cancelled; submit it again", reason="OPERATION_CANCELLING"),
+    Unauthenticated("the token is not this server's", reason="TOKEN_WRONG"),
+    ResourceExhausted("10,000 operations have not ended", reason="TOO_MANY_OPERATIONS"),
+    Unavailable("image-synthesis does not answer", reason="SERVICE_UNREACHABLE"),
+]
+
+
+@pytest.mark.parametrize("refusal", PASSING, ids=lambda refusal: refusal.reason)
+def test_a_refusal_that_passes_delays_a_study_and_does_not_fail_it(
+    store: MemoryObjectStore, refusal: SynthMixError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = Refusing(store, refusal, times=2)
+    laid_out = lay_out(store, services=services)
+    record = json.loads(json.dumps(laid_out.record()))
+
+    def run_steps(context: OperationContext) -> str:
+        steps = recorded_steps(record)
+        progress = study_operation.StudyProgress(context, steps)
+        study_operation.run_study(context, services, progress, steps)  # type: ignore[arg-type]
+        return context.record.target
+
+    monkeypatch.setattr(operation_host, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(study_operation, "run", run_steps)
+    name = OperationName(STUDY_CONTROL, laid_out.name.id)
+    operation = OperationRecord(name, "studies", str(laid_out.name), record, now())
+    open_operations.add(store, operation)
+    write_record(store, operation)
+    functions = {"studies": "synthmix.study_control.study_operation:run"}
+    host = operation_host.OperationHost(STUDY_CONTROL, store, functions, None, OperationLimits())
+    host.start()
+    wait_until(lambda: find_result(store, operation) is not None, "the study's end", 10)
+    host.leave()
+    assert (find_result(store, operation) or {}).get("target") == str(laid_out.name)
+    assert services.times == 0
+    assert services.created == [step.target for step in laid_out.steps], "nothing was made twice, or cancelled"
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        InvalidArgument("image_set.settings.steps: 0 is out of range", reason="OUT_OF_RANGE"),
+        ResourceExhausted("the disk is full", reason="STORAGE_FULL"),
+        FailedPrecondition("memory is not enough", reason="OUT_OF_MEMORY"),
+    ],
+    ids=lambda refusal: refusal.reason,
+)
+def test_a_refusal_that_does_not_pass_fails_a_study(store: MemoryObjectStore, refusal: SynthMixError) -> None:
+    services = Refusing(store, refusal, times=1)
+    with pytest.raises(type(refusal)) as caught:
+        run(store, services, lay_out(store, services=services))
+    assert caught.value.reason == refusal.reason
 
 
 def test_a_failed_step_is_said_in_the_study_s_terms(store: MemoryObjectStore) -> None:

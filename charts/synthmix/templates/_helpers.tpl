@@ -191,6 +191,8 @@ capabilities: {drop: [ALL]}
 - {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_CPUS, value: {{ $task.cpus | quote }}}
 - {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_GPUS, value: {{ $task.gpus | quote }}}
 {{- end }}
+- {name: SYNTHMIX_OPERATIONS_AT_ONCE, value: {{ .Values.operations.atOnce | quote }}}
+- {name: SYNTHMIX_OPERATIONS_AT_ONCE_EACH, value: {{ .Values.operations.atOnceEach | quote }}}
 {{- with .Values.extraEnv }}
 {{- $inside := list "localhost" "127.0.0.1" "$(KUBERNETES_SERVICE_HOST)" (printf "%s-minio" (include "synthmix.fullname" $root)) (include "synthmix.rayHeadService" $root) }}
 {{- range $service, $key := include "synthmix.services" $root | fromYaml }}

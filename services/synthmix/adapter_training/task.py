@@ -46,7 +46,7 @@ def train(
     """Trains an adapter, from its newest checkpoint if there is one, and writes its payloads.
 
     Returns:
-        The payloads and the summary for the manifest, which the coordinator writes.
+        The payloads and the summary for the manifest, which the operation writes.
     """
     torch.set_num_threads(threads)
     store = open_object_store()

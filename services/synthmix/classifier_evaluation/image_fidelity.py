@@ -32,7 +32,7 @@ Source = TrainPart | ValidationPart | TestPart | SyntheticImages | Reconstructed
 
 
 def measure(split: str, image_sets: Sequence[str], report: Callable[[int], None], threads: int) -> dict[str, Any]:
-    """The task that a coordinator runs on a worker.
+    """The task that an evaluation runs on a worker.
 
     Args:
         split: splits/{id}.

@@ -10,8 +10,8 @@ from synthmix.local.ports import LOOPBACK, free_port
 from synthmix.service_kit.environment import SERVICES
 
 NAME = "ray-node"
-# A cluster has a worker group for each of the services, and coordinators on its head; here one node is all of them.
-LABELS = {f"synthmix.io/{role}": "true" for role in (*SERVICES, "coordinators")}
+# A cluster has a worker group for each of the services, and hosts of operations on its head; here one node is all that.
+LABELS = {f"synthmix.io/{role}": "true" for role in (*SERVICES, "operation-hosts")}
 # What goes through Ray's object store is small (records, lists of keys): images and weights go through object storage.
 OBJECT_STORE_BYTES = 512 * 1024 * 1024
 METRICS_INTERVAL_MS = 1_000
@@ -100,6 +100,7 @@ def environment(node: RayNode, inherited: Mapping[str, str]) -> dict[str, str]:
     return {
         **inherited,
         **driver_environment(node),
+        "RAY_task_oom_retries": "0",  # TaskPool tries again, and not for ever
         "RAY_metrics_report_interval_ms": str(METRICS_INTERVAL_MS),
         # On SIGTERM a head would wait 30 s for its actors to go elsewhere; there is nowhere else.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",

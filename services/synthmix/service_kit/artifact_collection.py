@@ -117,7 +117,7 @@ def payload_messages(store: ObjectStore, manifest: Manifest) -> list[artifacts_p
 async def serve_artifacts(
     service: str,
     collection: str,
-    coordinator: str,
+    function: str,
     message: Callable[[ObjectStore, Manifest], Message],
     servicer: Callable[[ObjectStore, ArtifactCollection], Servicer],
 ) -> None:
@@ -125,7 +125,7 @@ async def serve_artifacts(
 
     Args:
         collection: Such as adapters.
-        coordinator: The function that coordinates an operation, as "module:name".
+        function: The function that does an operation, as "module:name".
         message: The resource that a manifest describes.
         servicer: The service's own methods.
     """
@@ -135,7 +135,7 @@ async def serve_artifacts(
     def resource(name: str, request: dict[str, Any]) -> Message:
         return message(store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection)))
 
-    operations = Operations(service, store, RayConnection(ray_address()), {collection: coordinator}, resource)
+    operations = Operations(service, store, RayConnection(ray_address()), {collection: function}, resource)
     artifacts = ArtifactCollection(store, operations, collection, lambda manifest: message(store, manifest))
     await serve(
         service,

@@ -120,8 +120,8 @@ class KubernetesReviews:
         # Of its own: calls that wait for a slow API server must not keep others from object storage.
         self._threads = ThreadPoolExecutor(REVIEWS_AT_ONCE, thread_name_prefix="kubernetes-review")
 
-    async def check(self, token: str, method: str) -> None:
-        """Lets the call in.
+    async def check(self, token: str, method: str) -> str:
+        """Lets the call in, and returns the user whom the token belongs to.
 
         Raises:
             Unauthenticated: The API server does not know the token, or it is for another audience.
@@ -136,6 +136,7 @@ class KubernetesReviews:
             raise Internal(f"{method} has no right that RBAC could give; report it", reason="METHOD_WITHOUT_RIGHT")
         if not await self._may(digest, caller, right):
             raise self._denied(caller.username or "", right)
+        return caller.username or ""
 
     async def _caller(self, digest: bytes, token: str) -> Any:
         caller, refusal = self._callers.get(digest), self._refusals.get(digest)
@@ -214,8 +215,8 @@ class KubernetesReviews:
         return bool(answer.status.allowed)
 
 
-async def authenticate(shown: str, method: str, token: str, reviews: KubernetesReviews | None) -> None:
-    """Lets a call in by the `authorization` that it shows.
+async def authenticate(shown: str, method: str, token: str, reviews: KubernetesReviews | None) -> str | None:
+    """Lets a call in by the `authorization` that it shows, and returns whose it is: None for the services' own token.
 
     Args:
         shown: "" if the call shows none.
@@ -233,7 +234,7 @@ async def authenticate(shown: str, method: str, token: str, reviews: KubernetesR
             reason="TOKEN_MISSING",
         )
     if hmac.compare_digest(shown.encode(), f"{BEARER}{token}".encode()):
-        return
+        return None
     if reviews is None or not shown.startswith(BEARER):
         raise Unauthenticated("the token is not this server's; check --token or SYNTHMIX_TOKEN", reason="TOKEN_WRONG")
-    await reviews.check(shown.removeprefix(BEARER), method)
+    return await reviews.check(shown.removeprefix(BEARER), method)

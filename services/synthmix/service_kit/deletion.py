@@ -15,7 +15,8 @@ from synthmix.service_kit.artifacts import MANIFEST
 from synthmix.service_kit.environment import STUDY_CONTROL, sweep_settings
 from synthmix.service_kit.errors import FailedPrecondition, NotFound, listing
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_records import now
+from synthmix.service_kit.operation_index import Created, OperationIndex
+from synthmix.service_kit.operation_records import find_readable_record, now
 from synthmix.service_kit.references import References, Resource, names_of, read_references
 from synthmix.service_kit.resource_names import (
     DATASETS,
@@ -115,7 +116,11 @@ def forget(store: ObjectStore, artifact: ArtifactName) -> None:
     store.put_json(deletion_key(artifact), {"time": now()})
     store.delete(f"{artifact}/{MANIFEST}")
     if artifact.collection == STUDIES:
-        store.delete_prefix(f"{OperationName(STUDY_CONTROL, artifact.id)}/")
+        name = OperationName(STUDY_CONTROL, artifact.id)
+        record = find_readable_record(store, name)
+        store.delete_prefix(f"{name}/")
+        if record is not None:
+            OperationIndex(store, STUDY_CONTROL).remove(name, Created(record.create_time, record.kind))
 
 
 def deletion_key(artifact: ArtifactName) -> str:

@@ -72,6 +72,19 @@ class SweepSettings:
 
 
 @dataclass(frozen=True)
+class OperationLimits:
+    """How many operations of one kind a service runs at once; more wait for their turn.
+
+    Attributes:
+        at_once: In all. Each that runs has a thread in the service's host.
+        at_once_each: Of one owner.
+    """
+
+    at_once: int = 256
+    at_once_each: int = 128
+
+
+@dataclass(frozen=True)
 class KubernetesSettings:
     """What the Kubernetes API is used for: nothing, as on a single machine, where a field is empty.
 
@@ -163,6 +176,14 @@ def sweep_settings(environment: Mapping[str, str] = os.environ) -> SweepSettings
     )
 
 
+def operation_limits(environment: Mapping[str, str] = os.environ) -> OperationLimits:
+    defaults = OperationLimits()
+    return OperationLimits(
+        at_once=_count(environment, "SYNTHMIX_OPERATIONS_AT_ONCE", defaults.at_once),
+        at_once_each=_count(environment, "SYNTHMIX_OPERATIONS_AT_ONCE_EACH", defaults.at_once_each),
+    )
+
+
 def service_address(service: str, environment: Mapping[str, str] = os.environ) -> str:
     """The gRPC target of a service, as host:port or any target that gRPC resolves."""
     return required(environment, f"{variable_prefix(service)}_ADDRESS")
@@ -238,3 +259,13 @@ def _number(environment: Mapping[str, str], variable: str, default: float) -> fl
             reason="SETTING_INVALID",
         )
     return value
+
+
+def _count(environment: Mapping[str, str], variable: str, default: int) -> int:
+    value = _number(environment, variable, default)
+    if value < 1 or value != int(value):
+        raise FailedPrecondition(
+            f"environment variable {variable} is {environment[variable]!r}; set it to a whole number of 1 or more",
+            reason="SETTING_INVALID",
+        )
+    return int(value)

@@ -20,6 +20,7 @@ from synthmix.service_kit import incidents, metrics
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate
 from synthmix.service_kit.blocking_calls import begin_call
 from synthmix.service_kit.errors import Internal, InvalidArgument, SynthMixError, Unimplemented, to_status
+from synthmix.service_kit.requesters import requester_of, set_requester
 from synthmix.service_kit.storage_space import disk_full, says_full
 
 # A probe carries no token, and what a server offers is no secret.
@@ -85,8 +86,11 @@ class _Surround(grpc.aio.ServerInterceptor):
         begin_call(method, context.time_remaining())
         async with _counted(self._service, context, method), _errors_mapped(context, method):
             if method.split("/")[1] not in OPEN_SERVICES:
-                shown = dict(context.invocation_metadata() or ()).get("authorization", "")
-                await authenticate(shown, method, self._token, self._reviews)
+                metadata = tuple(context.invocation_metadata() or ())
+                shown = dict(metadata).get("authorization", "")
+                user = await authenticate(shown, method, self._token, self._reviews)
+                # Each call is a task with a context of its own, so that there is nothing to put back.
+                set_requester(requester_of(metadata, user))
             yield
 
 

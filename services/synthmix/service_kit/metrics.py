@@ -23,7 +23,7 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600),
 )
 OPERATIONS = Gauge(
-    "synthmix_operations", "Operations in object storage by state.", ["service", "state"], registry=REGISTRY
+    "synthmix_operations", "Operations that have not ended, by state.", ["service", "state"], registry=REGISTRY
 )
 UNREADABLE_RECORDS = Counter(
     "synthmix_unreadable_records",
@@ -36,6 +36,12 @@ SWEPT_OBJECTS = Counter(
 SWEPT_BYTES = Counter(
     "synthmix_swept_bytes", "Bytes of the objects that the sweep deleted from object storage.", registry=REGISTRY
 )
+UNREADABLE_OPERATIONS = Gauge(
+    "synthmix_unreadable_operations",
+    "Open operations that are left alone: of a newer version of SynthMix, or damaged.",
+    ["service"],
+    registry=REGISTRY,
+)
 READY = Gauge("synthmix_ready", "1 while the server accepts requests.", ["service"], registry=REGISTRY)
 
 WORKER_COUNTERS = {
@@ -44,6 +50,7 @@ WORKER_COUNTERS = {
     "synthmix_images": "Images synthesised.",
     "synthmix_classifier_steps": "Optimizer steps of classifier training.",
     "synthmix_trials": "Trials of a grid trained and evaluated.",
+    "synthmix_operations_ended": "Operations that have ended, by how.",
     "synthmix_worker_seconds": "Seconds that workers spent in tasks.",
     "synthmix_gpu_seconds": "GPUs times seconds that workers spent in tasks.",
 }
@@ -60,10 +67,10 @@ def serve(listen: str) -> None:
 
 
 @cache
-def _worker_counter(name: str) -> "ray_metrics.Counter":
+def _worker_counter(name: str, tags: tuple[str, ...]) -> "ray_metrics.Counter":
     from ray.util import metrics as ray_metrics
 
-    return ray_metrics.Counter(name, WORKER_COUNTERS[name], tag_keys=("service",))
+    return ray_metrics.Counter(name, WORKER_COUNTERS[name], tag_keys=("service", *tags))
 
 
 @cache
@@ -78,14 +85,15 @@ def _worker_histogram(name: str) -> "ray_metrics.Histogram":
     )
 
 
-def count_on_worker(name: str, value: float, service: str) -> None:
+def count_on_worker(name: str, value: float, service: str, **tags: str) -> None:
     """Adds to a counter from inside a Ray task or actor. Adding zero makes the counter exist."""
+    counter, tags = _worker_counter(name, tuple(tags)), {"service": service} | tags
     if value > 0:
-        _worker_counter(name).inc(value, tags={"service": service})
+        counter.inc(value, tags=tags)
     else:
         # Prometheus counts zero, and a dashboard of GPU seconds should show 0 for a node without GPUs; only Ray's
         # inc() insists on more.
-        _worker_counter(name)._record(0.0, tags={"service": service})
+        counter._record(0.0, tags=tags)
 
 
 def observe_on_worker(name: str, seconds: float, service: str) -> None:

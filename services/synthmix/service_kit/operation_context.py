@@ -1,49 +1,55 @@
-"""What a function that coordinates an operation works with: its record, its progress, and tasks on workers."""
+"""What a function that does an operation works with: its record, its progress, and tasks on workers."""
 
-import importlib
-import tempfile
+import queue
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.environment import worker_settings
-from synthmix.service_kit.errors import Cancelled, FailedPrecondition, SynthMixError
-from synthmix.service_kit.memory_errors import OUT_OF_MEMORY
-from synthmix.service_kit.metrics import count_on_worker
+from synthmix.service_kit.error_limits import bounded_text
+from synthmix.service_kit.errors import Cancelled
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.ray_connection import NAMESPACE
-from synthmix.service_kit.resource_names import OperationName
-from synthmix.service_kit.storage_space import disk_full, says_full
+from synthmix.service_kit.task_pool import TaskPool, TaskResult
 
-PROGRESS_INTERVAL_SECONDS = 0.5
-TASK_RETRIES = 5
+POLL_SECONDS = 0.2
+LONGEST_PROGRESS_BYTES = 2000
+
+
+class HostLeaves(BaseException):
+    """The operation stops here, and goes on in another host. Nothing that handles errors is to handle this."""
 
 
 class OperationContext:
-    """What a coordinating function works with.
+    """What the function of an operation works with.
 
     Attributes:
         store: Object storage.
         record: The operation: its request, and the target that it is to make.
+        deaths: How often in a row the host has died while this operation ran, without its having come further.
     """
 
-    def __init__(self, store: ObjectStore, record: records.OperationRecord):
+    def __init__(self, store: ObjectStore, record: records.OperationRecord, tasks: TaskPool | None = None):
         self.store = store
         self.record = record
+        self._tasks = tasks
         self._lock = threading.Lock()
-        self._cancelled = threading.Event()
-        self._progress: dict[str, Any] = {"state": "STATE_RUNNING", "done": 0, "total": 0, "revision": 0}
-        self._running: dict[str, int] = {}  # what each task that runs has done
+        self._writing = threading.Lock()
+        self._stopped = threading.Event()
+        self._cancelled = False
+        self._left = False
+        self._progress: dict[str, Any] = {"done": 0, "total": 0, "revision": 0}
+        self._running: dict[int, int] = {}  # what each task that has not ended has done
         self._dirty = True
         self.worker_seconds = 0.0
         self.gpu_seconds = 0.0
-        # Units found done when this attempt began; None until it is known, and kept if the coordinator is restarted.
+        # Units found done when this attempt began; None until it is known, and kept if the host is restarted.
         self.reused: int | None = None
-        # The steps as a coordinator that died left them.
+        # The steps as a host that died left them.
         self.earlier_steps: list[dict[str, Any]] = []
+        self.deaths = 0
+        self._working = False
+        self._mark = 0
 
     @property
     def service(self) -> str:
@@ -51,17 +57,19 @@ class OperationContext:
 
     def update(self, **fields: Any) -> None:
         """Changes fields of OperationMetadata: done, total, unit, message, steps."""
+        if "message" in fields:
+            fields["message"] = bounded_text(str(fields["message"]), LONGEST_PROGRESS_BYTES)
         with self._lock:
             self._progress.update(fields)
             self._dirty = True
 
     def note_reused(self, units: int) -> None:
-        """Tells how much was done before this attempt began. A restarted coordinator's own work is not that."""
+        """Tells how much was done before this attempt began. A restarted host's own work is not that."""
         if self.reused is None:
             self.reused = units
             self._dirty = True
 
-    def report(self, task: str, done: int, total: int | None = None) -> None:
+    def report(self, task: int, done: int, total: int | None = None) -> None:
         """What a running task has done so far; counts beside `done` until the task ends.
 
         Args:
@@ -76,10 +84,19 @@ class OperationContext:
             self._dirty = True
 
     def cancel(self) -> None:
-        self._cancelled.set()
+        self._cancelled = True
+        self._stopped.set()
+
+    def leave(self) -> None:
+        """The operation is to stop, and goes on in another host."""
+        self._left = True
+        self._stopped.set()
 
     def raise_if_cancelled(self) -> None:
-        if self._cancelled.is_set():
+        """Raises Cancelled, and whatever else is to end the work here."""
+        if self._left:
+            raise HostLeaves
+        if self._cancelled:
             raise Cancelled(
                 f"{self.record.name} was cancelled; submit it again to go on from what is done",
                 reason="CANCELLED",
@@ -87,7 +104,7 @@ class OperationContext:
 
     def sleep(self, seconds: float) -> None:
         """Waits, less long if the operation is cancelled."""
-        self._cancelled.wait(seconds)
+        self._stopped.wait(seconds)
         self.raise_if_cancelled()
 
     def run_tasks(
@@ -98,7 +115,7 @@ class OperationContext:
     ) -> list[Any]:
         """Runs `function`, as "module:name", once for each keyword arguments, on the service's worker group.
 
-        A task whose worker dies is run again. The first error cancels the other tasks and is raised.
+        A task whose worker dies is run again, a number of times. The first error cancels the other tasks and is raised.
 
         Args:
             on_result: Called with (index, value) as each task ends, in the order of ending.
@@ -106,120 +123,95 @@ class OperationContext:
         Returns:
             What the tasks returned, in the order of the arguments.
         """
-        import ray
-
+        assert self._tasks is not None, "this context has no workers"
         self.raise_if_cancelled()
-        settings = worker_settings(self.service)
-        # By default a worker process is thrown away after one task that holds a GPU, and its imports with it.
-        remote = ray.remote(max_calls=0)(run_task).options(
-            num_cpus=settings.cpus,
-            num_gpus=settings.gpus,
-            max_retries=TASK_RETRIES,
-            label_selector={f"synthmix.io/{self.service}": "true"},
-            name=function,
-        )
-        threads = max(1, int(settings.cpus))
+        gpus = worker_settings(self.service).gpus
         with self._lock:
-            self._running = {str(index): 0 for index in range(len(arguments))}
-        pending = {
-            remote.remote(str(self.record.name), str(index), function, dict(keywords), threads, settings.gpus): index
-            for index, keywords in enumerate(arguments)
-        }
-        values: list[Any] = [None] * len(pending)
+            self._running = dict.fromkeys(range(len(arguments)), 0)
+        values: list[Any] = [None] * len(arguments)
+        left = len(arguments)
+        path = self.record.requested_by.path
+        batch = self._tasks.start(str(self.record.name), path, function, arguments, lambda task: self._done_by(task))
         try:
-            while pending:
-                ready, _ = ray.wait(list(pending), num_returns=1, timeout=PROGRESS_INTERVAL_SECONDS)
+            while left:
+                try:
+                    index, outcome = batch.outcomes.get(timeout=POLL_SECONDS)
+                except queue.Empty:
+                    self.raise_if_cancelled()
+                    continue
                 self.raise_if_cancelled()
-                for reference in ready:
-                    value, seconds = _task_result(ray, reference)
-                    index = pending.pop(reference)
-                    values[index] = value
-                    self.worker_seconds += seconds
-                    self.gpu_seconds += seconds * settings.gpus
-                    with self._lock:
-                        del self._running[str(index)]
-                    on_result(index, value)
+                if not isinstance(outcome, TaskResult):
+                    raise outcome
+                left -= 1
+                values[index] = outcome.value
+                self.worker_seconds += outcome.seconds
+                self.gpu_seconds += outcome.seconds * gpus
+                with self._lock:
+                    self._running.pop(index, None)
+                on_result(index, outcome.value)
             return values
         finally:
-            for reference in pending:
-                ray.cancel(reference, force=True, recursive=True)
+            self._tasks.stop(batch)
+
+    def _done_by(self, task: int) -> int:
+        with self._lock:
+            return self._running.get(task, 0)
 
     def write_progress(self) -> None:
-        """Writes progress.json if anything changed. Called by the coordinator's own thread."""
-        with self._lock:
-            if not self._dirty:
-                return
-            self._dirty = False
-            self._progress["revision"] += 1
-            self._progress["update_time"] = records.now()
-            value = self._progress | {
-                "create_time": self.record.create_time,
-                "worker_seconds": self.worker_seconds,
-                "gpu_seconds": self.gpu_seconds,
-                "reused": self.reused,
-            }
-            value["done"] += sum(self._running.values())
-            if value["total"]:
-                value["done"] = min(value["done"], value["total"])
-        records.write_progress(self.store, self.record.name, value)
+        """Writes progress.json if anything changed."""
+        with self._writing:
+            with self._lock:
+                if not self._dirty:
+                    return
+                self._dirty = False
+                self._progress["revision"] += 1
+                self._progress["update_time"] = records.now()
+                value = dict(self._progress)
+                value |= {
+                    "create_time": self.record.create_time,
+                    "worker_seconds": self.worker_seconds,
+                    "gpu_seconds": self.gpu_seconds,
+                    "reused": self.reused,
+                    "working": self._working,
+                    "deaths": self.deaths,
+                    "mark": self._mark,
+                }
+                value["done"] += sum(self._running.values())
+                if value["total"]:
+                    value["done"] = min(value["done"], value["total"])
+            records.write_progress(self.store, self.record, value)
 
     def resume(self) -> None:
-        """Goes on where a coordinator that died stopped: revisions, for watchers, and the account of seconds."""
-        before = records.find_progress(self.store, self.record.name)
+        """Goes on where a host that died stopped: revisions, for watchers, the account of seconds, and of deaths."""
+        before = records.find_progress(self.store, self.record)
         if before is None:
+            self._progress["revision"] = records.last_revision(self.store, self.record.name)
             return
-        self._progress["revision"] = int(before["revision"])
-        if before.get("create_time") == self.record.create_time:
-            self.worker_seconds = before["worker_seconds"]
-            self.gpu_seconds = before["gpu_seconds"]
-            self.reused = before["reused"]
-            self.earlier_steps = before.get("steps", [])
+        self._progress["revision"] = int(before.get("revision", 0))
+        self.worker_seconds = before.get("worker_seconds", 0.0)
+        self.gpu_seconds = before.get("gpu_seconds", 0.0)
+        self.reused = before.get("reused")
+        self.earlier_steps = before.get("steps", [])
+        self._mark = int(before.get("done", 0)) + sum(int(step.get("done", 0)) for step in self.earlier_steps)
+        self.deaths = int(before.get("deaths", 0))
+        if before.get("working"):
+            self.deaths = self.deaths + 1 if self._mark == before.get("mark") else 1
 
+    def begin(self) -> None:
+        """Writes down that the work begins: a host that finds this has died at it."""
+        self._working = True
+        self._dirty = True
+        self.update(start_time=records.now())
+        self.write_progress()
 
-def run_task(
-    operation: str, task: str, function: str, keywords: dict[str, Any], threads: int, gpus: float
-) -> tuple[Any, float]:
-    """Runs one task on a worker. Besides its keywords the function gets `report(done, total)` and `threads`.
+    def survived(self) -> None:
+        """The host has not died of this operation."""
+        if self.deaths:
+            self.deaths = 0
+            self._dirty = True
 
-    Returns what it returned, and the wall seconds that it took.
-    """
-    import ray
-
-    name = OperationName.parse(operation)
-    try:
-        coordinator = ray.get_actor(operation, namespace=NAMESPACE)
-    except ValueError:
-        raise Cancelled(f"{operation} has ended; submit it again if it is wanted", reason="CANCELLED") from None
-    module, _, attribute = function.partition(":")
-    call = getattr(importlib.import_module(module), attribute)
-    start_s = time.perf_counter()
-    try:
-        value = call(
-            **keywords,
-            report=lambda done, total=None: coordinator.report.remote(task, done, total),
-            threads=threads,
-        )
-    except Exception as error:
-        if isinstance(error, SynthMixError) or not says_full(error):
-            raise
-        raise disk_full(Path(tempfile.gettempdir())) from error
-    finally:
-        seconds = time.perf_counter() - start_s
-        count_on_worker("synthmix_worker_seconds", seconds, name.service)
-        count_on_worker("synthmix_gpu_seconds", seconds * gpus, name.service)
-    return value, seconds
-
-
-def _task_result(ray: Any, reference: Any) -> Any:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SynthMixError):
-            raise error.cause from None
-        raise
-    except ray.exceptions.OutOfMemoryError as error:
-        raise FailedPrecondition(
-            "a worker took more memory than its node has, and was ended for it, again and again; give it smaller "
-            "images or batches, fewer tasks a node, or a node with more memory",
-            reason=OUT_OF_MEMORY,
-        ) from error
+    def pause(self, why: str) -> None:
+        """Writes down that the work stops for now, which is nobody's death."""
+        self._working = False
+        self.update(message=why)
+        self.write_progress()

@@ -1,15 +1,16 @@
 """The records of operations in object storage, and the google.longrunning.Operation that they say.
 
     operations/{service}/{id}/request.json   by the front end: what is to be done
-    operations/{service}/{id}/progress.json  by the coordinator, as it goes
-    operations/{service}/{id}/cancel.json    by the front end: please stop
-    operations/{service}/{id}/result.json    by the coordinator, last
+    operations/{service}/{id}/progress.json  by the service's host, as it goes
+    operations/{service}/{id}/result.json    by the host, last
 
-An operation whose record has no result is unfinished: some front end makes sure that a coordinator works on it.
+Each attempt has a random name, which all objects of it say: progress and result of an earlier attempt are none of a
+later one's, so that writing the request is all that a new attempt takes.
 """
 
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,14 +19,17 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from synthmix.api.operations.v1 import operations_pb2 as synthmix_operations_pb2
-from synthmix.service_kit import errors
+from synthmix.service_kit import errors, stored_records
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import OperationName
 
 OperationMetadata = synthmix_operations_pb2.OperationMetadata
 Resource = Callable[[str, dict[str, Any]], Message]
 """Reads a finished resource by its name and the request that made it."""
 
+# The newest that can be read, and that of what is written. A field more is none, as older versions leave it alone.
+SCHEMA = 1
 REQUEST = "request.json"
 RESULT = "result.json"
 
@@ -35,10 +39,12 @@ class OperationRecord:
     """What an operation is asked to do.
 
     Attributes:
-        kind: The collection of what it makes, such as adapters: chooses the coordinator.
+        kind: The collection of what it makes, such as adapters: chooses the function that does it.
         target: The resource that it makes, or "" if only the work tells.
         request: The canonical request.
         create_time: RFC 3339, UTC.
+        attempt: Tells this attempt from earlier ones.
+        requested_by: Who asked for it first.
     """
 
     name: OperationName
@@ -46,6 +52,8 @@ class OperationRecord:
     target: str
     request: dict[str, Any]
     create_time: str
+    attempt: str = field(default_factory=lambda: secrets.token_hex(8))
+    requested_by: Requester = field(default_factory=Requester)
 
 
 def now() -> str:
@@ -53,17 +61,50 @@ def now() -> str:
 
 
 def write_record(store: ObjectStore, record: OperationRecord) -> None:
-    value = {"kind": record.kind, "target": record.target, "request": record.request, "create_time": record.create_time}
-    store.put_json(f"{record.name}/{REQUEST}", value)
+    store.put_json(
+        f"{record.name}/{REQUEST}",
+        {
+            "schema": SCHEMA,
+            "kind": record.kind,
+            "target": record.target,
+            "request": record.request,
+            "create_time": record.create_time,
+            "attempt": record.attempt,
+            "requested_by": record.requested_by.to_json(),
+        },
+    )
 
 
 def find_record(store: ObjectStore, name: OperationName) -> OperationRecord | None:
-    value = store.find_json(f"{name}/{REQUEST}")
-    return None if value is None else OperationRecord(name=name, **value)
+    """Raises FailedPrecondition, with the reason RECORD_UNREADABLE, if this version cannot read it."""
+    key = f"{name}/{REQUEST}"
+    value = stored_records.find_record(store, key, SCHEMA)
+    if value is None:
+        return None
+    with stored_records.reading(key):
+        return OperationRecord(
+            name=name,
+            kind=str(value["kind"]),
+            target=str(value["target"]),
+            request=dict(value["request"]),
+            create_time=str(value["create_time"]),
+            attempt=str(value["attempt"]),
+            requested_by=Requester.from_json(value.get("requested_by")),
+        )
+
+
+def find_readable_record(store: ObjectStore, name: OperationName) -> OperationRecord | None:
+    """The record, or None as well if another version wrote it in a way that this one cannot read."""
+    try:
+        return find_record(store, name)
+    except errors.FailedPrecondition as error:
+        if error.reason != stored_records.UNREADABLE:
+            raise
+        return None
 
 
 def read_record(store: ObjectStore, name: OperationName) -> OperationRecord:
-    """Raises NotFound."""
+    """Raises NotFound, FailedPrecondition."""
     record = find_record(store, name)
     if record is None:
         raise errors.NotFound(
@@ -76,43 +117,51 @@ def is_recorded(store: ObjectStore, name: OperationName) -> bool:
     return store.stat(f"{name}/{REQUEST}") is not None
 
 
-def find_progress(store: ObjectStore, name: OperationName) -> dict[str, Any] | None:
-    """Fields of OperationMetadata, as the coordinator wrote them last."""
-    return store.find_json(f"{name}/progress.json")
+def find_progress(store: ObjectStore, record: OperationRecord) -> dict[str, Any] | None:
+    """Fields of OperationMetadata, as the host wrote them last in this attempt."""
+    return _of_attempt(stored_records.find_record(store, f"{record.name}/progress.json", SCHEMA), record)
 
 
-def write_progress(store: ObjectStore, name: OperationName, progress: dict[str, Any]) -> None:
-    store.put_json(f"{name}/progress.json", progress)
+def last_revision(store: ObjectStore, name: OperationName) -> int:
+    """Of the progress that was written last, in whichever attempt: watchers count on its growing."""
+    key = f"{name}/progress.json"
+    with stored_records.reading(key):
+        return int((store.find_json(key) or {}).get("revision", 0))
 
 
-def find_result(store: ObjectStore, name: OperationName) -> dict[str, Any] | None:
-    return store.find_json(f"{name}/{RESULT}")
+def write_progress(store: ObjectStore, record: OperationRecord, progress: dict[str, Any]) -> None:
+    store.put_json(f"{record.name}/progress.json", {"schema": SCHEMA, "attempt": record.attempt} | progress)
 
 
-def write_success(store: ObjectStore, name: OperationName, target: str) -> None:
-    store.put_json(f"{name}/{RESULT}", {"target": target, "end_time": now()})
+def find_result(store: ObjectStore, record: OperationRecord) -> dict[str, Any] | None:
+    """How this attempt ended, or None if it has not. Raises FailedPrecondition if this version cannot read it."""
+    key = f"{record.name}/{RESULT}"
+    result = _of_attempt(stored_records.find_record(store, key, SCHEMA), record)
+    if result is not None:
+        with stored_records.reading(key):
+            str(result["end_time"]), str(result["target"]) if "error" not in result else dict(result["error"])
+    return result
 
 
-def write_failure(store: ObjectStore, name: OperationName, error: errors.SynthMixError) -> None:
-    store.put_json(f"{name}/{RESULT}", {"error": errors.to_json(error), "end_time": now()})
+def write_success(store: ObjectStore, record: OperationRecord, target: str) -> None:
+    _write_result(store, record, {"target": target})
 
 
-def request_cancellation(store: ObjectStore, name: OperationName) -> None:
-    store.put_json(f"{name}/cancel.json", {"time": now()})
+def write_failure(store: ObjectStore, record: OperationRecord, error: errors.SynthMixError) -> None:
+    _write_result(store, record, {"error": errors.to_json(error)})
 
 
-def cancellation_requested(store: ObjectStore, name: OperationName) -> bool:
-    return store.stat(f"{name}/cancel.json") is not None
+def _write_result(store: ObjectStore, record: OperationRecord, how: dict[str, Any]) -> None:
+    value = {"schema": SCHEMA, "attempt": record.attempt, "end_time": now()}
+    store.put_json(f"{record.name}/{RESULT}", value | how)
 
 
-def clear_result(store: ObjectStore, name: OperationName) -> None:
-    """Makes a cancelled or failed operation unfinished again; what it had done stays."""
-    store.delete(f"{name}/cancel.json")
-    store.delete(f"{name}/{RESULT}")
+def _of_attempt(value: dict[str, Any] | None, record: OperationRecord) -> dict[str, Any] | None:
+    return value if value is not None and value.get("attempt") == record.attempt else None
 
 
 def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> str:
-    """The state's name in the proto."""
+    """The state's name in the proto, by what this attempt has written."""
     if result is not None:
         if "error" not in result:
             return "STATE_SUCCEEDED"
@@ -121,12 +170,22 @@ def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> 
     return "STATE_QUEUED" if progress is None else "STATE_RUNNING"
 
 
-def read_operation(store: ObjectStore, record: OperationRecord, resource: Resource) -> operations_pb2.Operation:
-    """The operation as its records stand now. `resource` reads the finished resource."""
-    progress = find_progress(store, record.name)
-    result = find_result(store, record.name)
+def read_operation(
+    store: ObjectStore, record: OperationRecord, resource: Resource, queued: Callable[[], str] = lambda: ""
+) -> operations_pb2.Operation:
+    """The operation as its records stand now.
+
+    Args:
+        resource: Reads the finished resource.
+        queued: Tells what is said of it while it is queued.
+    """
+    progress = find_progress(store, record)
+    result = find_result(store, record)
+    state = state_of(progress, result)
     metadata = json_format.ParseDict(progress or {}, OperationMetadata(), ignore_unknown_fields=True)
-    metadata.MergeFrom(OperationMetadata(target=record.target, state=state_of(progress, result)))
+    metadata.MergeFrom(OperationMetadata(target=record.target, state=state))
+    if state == "STATE_QUEUED":
+        metadata.message = queued()
     metadata.create_time.FromJsonString(record.create_time)
     operation = operations_pb2.Operation(name=str(record.name))
     if result is not None:

@@ -1,24 +1,32 @@
-"""Operations of one front end: starting them, answering google.longrunning.Operations, keeping them going."""
+"""Operations of one front end: it starts them, answers google.longrunning.Operations, and looks after their host."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
 
-from synthmix.service_kit import metrics, pages
+from synthmix.service_kit import metrics, open_operations, pages
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifacts import MANIFEST
-from synthmix.service_kit.coordinator import launch
-from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, invalid_field
+from synthmix.service_kit.errors import (
+    FailedPrecondition,
+    ResourceExhausted,
+    SynthMixError,
+    invalid_field,
+)
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.operation_index import OperationIndex
+from synthmix.service_kit.operation_hosts import Hosts
+from synthmix.service_kit.operation_index import Created, OperationIndex
 from synthmix.service_kit.ray_connection import RayConnection
+from synthmix.service_kit.requesters import current_requester
 from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.stored_records import read_each
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +34,8 @@ RECONCILE_SECONDS = 10.0
 POLL_SECONDS = 0.3
 LONGEST_WAIT_SECONDS = 600.0
 HANDOVER_SECONDS = 20.0
+# More are refused: what nobody can look through any more helps nobody.
+MOST_OPEN = 10_000
 
 
 class Operations(operations_pb2_grpc.OperationsServicer):
@@ -33,30 +43,31 @@ class Operations(operations_pb2_grpc.OperationsServicer):
 
     Args:
         service: The service's name.
-        coordinators: For each kind of operation, the coordinating function as "module:name". It takes an
-            OperationContext and returns the name of what it made.
+        functions: For each kind of operation, the function that does it as "module:name". It takes an OperationContext
+            and returns the name of what it made.
         resource: Reads a finished resource by name.
     """
 
     full_name = operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name
-    add = staticmethod(operations_pb2_grpc.add_OperationsServicer_to_server)
 
     def __init__(
         self,
         service: str,
         store: ObjectStore,
         ray_connection: RayConnection,
-        coordinators: Mapping[str, str],
+        functions: Mapping[str, str],
         resource: records.Resource,
     ):
         self.service = service
         self._store = store
-        self._ray = ray_connection
-        self._coordinators = dict(coordinators)
+        self._hosts = Hosts(service, store, ray_connection, functions)
         self._resource = resource
         self.index = OperationIndex(store, service)
-        self._wanted: asyncio.Queue[OperationName] = asyncio.Queue()
-        self._final_states: dict[OperationName, str] = {}
+        self._open_count = 0
+        self._new = asyncio.Event()
+        # Each of its own: what is asked for now waits for no round, and neither for the threads of requests.
+        self._waking = ThreadPoolExecutor(1, thread_name_prefix="wake")
+        self._reconciling = ThreadPoolExecutor(1, thread_name_prefix="reconcile")
 
     async def start(
         self, operation_id: str, kind: str, target: str, request: dict[str, Any]
@@ -64,9 +75,21 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         """The operation of this content address: the one that exists, or a new one.
 
         One that was cancelled or failed is started again and goes on from what it had done.
+
+        Raises:
+            FailedPrecondition: It is still being cancelled.
+            ResourceExhausted: Too many operations of this service have not ended.
         """
         name = OperationName(self.service, operation_id)
-        # Whoever asks again while an earlier attempt winds down wants a new attempt, not that one's end.
+        await self._wait_for_cancellation(name)
+        record = await asyncio.to_thread(self._record, name, kind, target, request)
+        operation = await asyncio.to_thread(self._answer, record)
+        if not operation.done:
+            self._new.set()
+        return operation
+
+    async def _wait_for_cancellation(self, name: OperationName) -> None:
+        """Whoever asks again while an earlier attempt winds down wants a new attempt, not that one's end."""
         deadline_s = time.monotonic() + HANDOVER_SECONDS
         while await asyncio.to_thread(self._is_being_cancelled, name):
             if time.monotonic() > deadline_s:
@@ -74,24 +97,41 @@ class Operations(operations_pb2_grpc.OperationsServicer):
                     f"{name} is still being cancelled; submit it again in a moment", reason="OPERATION_CANCELLING"
                 )
             await asyncio.sleep(POLL_SECONDS)
-        record = await asyncio.to_thread(self._record, name, kind, target, request)
-        operation = await asyncio.to_thread(records.read_operation, self._store, record, self._resource)
-        if not operation.done:
-            self._wanted.put_nowait(name)
-        return operation
 
     def _is_being_cancelled(self, name: OperationName) -> bool:
-        return records.cancellation_requested(self._store, name) and records.find_result(self._store, name) is None
+        record = records.find_readable_record(self._store, name)
+        return (
+            record is not None
+            and records.find_result(self._store, record) is None
+            and open_operations.cancellation_requested(self._store, record)
+        )
 
     def _record(self, name: OperationName, kind: str, target: str, request: dict[str, Any]) -> records.OperationRecord:
         """The record to work by. A new attempt has this request's, which may name other places for the same inputs."""
-        record = records.find_record(self._store, name)
-        result = records.find_result(self._store, name)
-        if record is not None and (result is None or self._stands(result)):
-            return record
-        record = records.OperationRecord(name, kind, target, request, records.now())
+        record = records.find_readable_record(self._store, name)
+        if record is not None:
+            result = records.find_result(self._store, record)
+            if result is None:
+                open_operations.make_sure(self._store, record)
+                return record
+            if self._stands(result):
+                return record
+        if self._open_count >= MOST_OPEN:
+            raise ResourceExhausted(
+                f"{self._open_count:,} operations of {self.service} have not ended, and more are refused from "
+                f"{MOST_OPEN:,} on; submit it again later, or cancel what is not wanted",
+                reason="TOO_MANY_OPERATIONS",
+            )
+        earlier, record = (
+            record,
+            records.OperationRecord(name, kind, target, request, records.now(), requested_by=current_requester()),
+        )
+        open_operations.add(self._store, record)
+        self.index.add(name, Created(record.create_time, kind))
         records.write_record(self._store, record)
-        records.clear_result(self._store, name)
+        open_operations.make_sure(self._store, record)
+        if earlier is not None and (earlier.create_time, earlier.kind) != (record.create_time, kind):
+            self.index.remove(name, Created(earlier.create_time, earlier.kind))
         return record
 
     def _stands(self, result: dict[str, Any]) -> bool:
@@ -99,96 +139,77 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         return "error" not in result and self._store.stat(f"{result['target']}/{MANIFEST}") is not None
 
     async def keep_going(self) -> None:
-        """Endless: starts what is wanted at once, and now and then every unfinished operation without a coordinator.
+        """Endless: tells the host of what is new at once, and now and then sees that it is there.
 
-        Every replica does: an operation's actor has its name, so two who start it at once get the same one.
+        Every replica does: the host's actor has its name, so two who start it at once get the same one.
         """
-        next_reconcile_s = 0.0
-        while True:
-            try:
-                name = await asyncio.wait_for(self._wanted.get(), timeout=max(0.1, next_reconcile_s - time.monotonic()))
-            except TimeoutError:
-                next_reconcile_s = time.monotonic() + RECONCILE_SECONDS
-                await self._reconcile()
-            else:
-                await self._try_to_launch(name)
+        await asyncio.gather(self._pass_on(), self._reconcile_for_ever(), self._try(self._waking, self.index.read))
 
-    async def _reconcile(self) -> None:
-        """Starts every unfinished operation without a coordinator, whichever replica it was asked of."""
+    async def _pass_on(self) -> None:
+        while True:
+            await self._new.wait()
+            self._new.clear()
+            await self._try(self._waking, self._hosts.wake)
+
+    async def _reconcile_for_ever(self) -> None:
+        while True:
+            await self._try(self._reconciling, self.reconcile)
+            await asyncio.sleep(RECONCILE_SECONDS)
+
+    async def _try(self, threads: ThreadPoolExecutor, action: Callable[[], object]) -> None:
+        """What fails is left to the next round."""
         try:
-            unfinished = await asyncio.to_thread(self._count)
+            await asyncio.get_running_loop().run_in_executor(threads, action)
         except SynthMixError as error:
             log.warning("%s", error.message)
-            return
-        for name in unfinished:
-            await self._try_to_launch(name)
-
-    async def _try_to_launch(self, name: OperationName) -> None:
-        """What fails is left to the next round: one operation must not keep others from starting."""
-        try:
-            await asyncio.to_thread(self._launch, name)
-        except SynthMixError as error:
-            log.warning("%s: %s", name, error.message)
         except Exception:  # Ray raises many kinds
-            log.exception("%s does not start", name)
+            log.exception("the host of %s could not be reached", self.service)
 
-    def _launch(self, name: OperationName) -> None:
-        record = records.find_record(self._store, name)
-        if record is None or records.find_result(self._store, name) is not None:
-            return
-        ray = self._ray.ensure()
-        deadline_s = time.monotonic() + HANDOVER_SECONDS
-        while time.monotonic() < deadline_s:
-            actor = launch(ray, name, self._coordinators[record.kind])
-            try:
-                if ray.get(actor.working.remote(), timeout=HANDOVER_SECONDS):
-                    return
-            except ray.exceptions.RayActorError as error:
-                log.info("%s: a coordinator is on its way out, or did not come up: %s", name, error)
-            except ray.exceptions.GetTimeoutError:
-                return  # pending: Ray starts it when it can
-            time.sleep(POLL_SECONDS)
-        raise Unavailable(
-            f"the coordinator of {name} does not start; check that Ray runs and has a free CPU",
-            reason="RAY_UNAVAILABLE",
-        )
-
-    def _count(self) -> list[OperationName]:
-        """Counts operations by state, and returns the unfinished ones."""
-        states = dict.fromkeys(("queued", "running", "succeeded", "failed", "cancelled"), 0)
-        unfinished = []
-        for name, operation in self.index.read().items():
-            if not operation.ended:
-                self._final_states.pop(name, None)
-                unfinished.append(name)
-                state = records.state_of(records.find_progress(self._store, name), None)
-            else:
-                if name not in self._final_states:
-                    self._final_states[name] = records.state_of(None, records.find_result(self._store, name))
-                state = self._final_states[name]
-            states[state.removeprefix("STATE_").lower()] += 1
-        for state, count in states.items():
-            metrics.OPERATIONS.labels(self.service, state).set(count)
-        return unfinished
+    def reconcile(self) -> None:
+        """Counts what is open, and sees that a host works on it: one listing, and one question to the host."""
+        self._open_count = len(open_operations.names(self._store, self.service))
+        running = unreadable = 0
+        try:
+            if self._open_count:
+                live = self._hosts.wake()
+                running, unreadable = min(live.running, self._open_count), live.unreadable
+        finally:
+            metrics.UNREADABLE_OPERATIONS.labels(self.service).set(unreadable)
+            metrics.OPERATIONS.labels(self.service, "running").set(running)
+            metrics.OPERATIONS.labels(self.service, "queued").set(self._open_count - running)
 
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        return await asyncio.to_thread(self._read, OperationName.parse(request.name))
+        return await asyncio.to_thread(self.read, OperationName.parse(request.name))
 
-    def _read(self, name: OperationName) -> operations_pb2.Operation:
-        return records.read_operation(self._store, records.read_record(self._store, name), self._resource)
+    def read(self, name: OperationName) -> operations_pb2.Operation:
+        """The operation as it stands now. Raises NotFound, FailedPrecondition."""
+        return self._answer(records.read_record(self._store, name))
+
+    def _answer(
+        self, record: records.OperationRecord, queue: Mapping[OperationName, int] | None = None
+    ) -> operations_pb2.Operation:
+        def queued() -> str:
+            before = open_operations.read_queue(self._store, self.service) if queue is None else queue
+            return open_operations.said_of_queued(before.get(record.name))
+
+        return records.read_operation(self._store, record, self._resource, queued)
 
     async def ListOperations(
         self, request: operations_pb2.ListOperationsRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.ListOperationsResponse:
-        """The newest first."""
+        """The newest first. What this version cannot read is named as unreachable."""
 
         def read() -> operations_pb2.ListOperationsResponse:
             times = {name: created.time for name, created in self.index.read().items()}
             page, token = pages.newest_first(times, request.page_size, request.page_token)
+            queue = open_operations.read_queue(self._store, self.service)
+            operations, unreachable = read_each(
+                page, lambda name: self._answer(records.read_record(self._store, name), queue)
+            )
             return operations_pb2.ListOperationsResponse(
-                operations=[self._read(name) for name in page], next_page_token=token
+                operations=operations, next_page_token=token, unreachable=unreachable
             )
 
         return await asyncio.to_thread(read)
@@ -200,11 +221,13 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         name = OperationName.parse(request.name)
 
         def cancel() -> None:
-            records.read_record(self._store, name)
-            if records.find_result(self._store, name) is None:
-                records.request_cancellation(self._store, name)
+            record = records.read_record(self._store, name)
+            if records.find_result(self._store, record) is None:
+                open_operations.request_cancellation(self._store, record)
+                open_operations.make_sure(self._store, record)
 
         await asyncio.to_thread(cancel)
+        self._new.set()
         return empty_pb2.Empty()
 
     async def WaitOperation(
@@ -219,7 +242,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         deadline_s = time.monotonic() + min(wanted_s, LONGEST_WAIT_SECONDS)
         name = OperationName.parse(request.name)
         while True:
-            operation = await asyncio.to_thread(self._read, name)
+            operation = await asyncio.to_thread(self.read, name)
             if operation.done or time.monotonic() >= deadline_s:
                 return operation
             await asyncio.sleep(POLL_SECONDS)
@@ -231,10 +254,18 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         name = OperationName.parse(request.name)
 
         def delete() -> None:
-            records.read_record(self._store, name)
-            if records.find_result(self._store, name) is None:
-                raise FailedPrecondition(f"{name} is not finished; cancel it first", reason="OPERATION_RUNNING")
+            record = records.read_record(self._store, name)
+            result = records.find_result(self._store, record)
+            if result is None:
+                raise FailedPrecondition(f"{record.name} is not finished; cancel it first", reason="OPERATION_RUNNING")
             self._store.delete_prefix(f"{name}/")
+            if not self._stands(result):  # lists of what was made go by the index
+                self.index.remove(name, Created(record.create_time, record.kind))
 
         await asyncio.to_thread(delete)
         return empty_pb2.Empty()
+
+    @property
+    def add(self) -> Callable[[Any, grpc.aio.Server], None]:
+        add: Callable[[Any, grpc.aio.Server], None] = operations_pb2_grpc.add_OperationsServicer_to_server
+        return add

@@ -7,6 +7,7 @@ that is damaged, is unreadable: whoever asks for it is told so, and a list goes 
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from synthmix.service_kit.errors import FailedPrecondition, NotFound
 from synthmix.service_kit.object_store import ObjectStore
 
 UNREADABLE = "RECORD_UNREADABLE"
+READS_AT_ONCE = 8
 
 Record = TypeVar("Record")
 Name = TypeVar("Name")
@@ -55,18 +57,23 @@ def known_fields(kind: type[Record], value: Mapping[str, Any]) -> Record:
 
 def read_each(names: Iterable[Name], read: Callable[[Name], Record]) -> tuple[list[Record], list[str]]:
     """What each name means, and the names of the records that cannot be read. One deleted meanwhile is neither."""
-    found, unreachable = [], []
-    for name in names:
+
+    def try_to_read(name: Name) -> Record | NotFound | FailedPrecondition:
         try:
-            found.append(read(name))
-        except NotFound:
-            continue
+            return read(name)
+        except NotFound as error:
+            return error
         except FailedPrecondition as error:
             if error.reason != UNREADABLE:
                 raise
-            metrics.UNREADABLE_RECORDS.inc()
-            unreachable.append(str(name))
-    return found, unreachable
+            return error
+
+    names = list(names)
+    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        results = list(zip(names, threads.map(try_to_read, names), strict=True))
+    unreachable = [str(name) for name, result in results if isinstance(result, FailedPrecondition)]
+    metrics.UNREADABLE_RECORDS.inc(len(unreachable))
+    return [result for _, result in results if not isinstance(result, NotFound | FailedPrecondition)], unreachable
 
 
 def _unreadable(key: str, why: str) -> FailedPrecondition:

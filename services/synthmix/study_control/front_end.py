@@ -29,7 +29,7 @@ from synthmix.study_control.import_bounds import ImportBounds, import_bounds
 from synthmix.study_control.study_operation import open_step_services
 from synthmix.study_control.study_service import StudyService
 
-COORDINATORS = {
+FUNCTIONS = {
     DATASETS: "synthmix.study_control.image_import.import_operation:run",
     STUDIES: "synthmix.study_control.study_operation:run",
 }
@@ -72,7 +72,7 @@ async def start() -> None:
         STUDY_CONTROL,
         store,
         RayConnection(ray_address()),
-        COORDINATORS,
+        FUNCTIONS,
         lambda name, request: studies.resource(name, request),
     )
     studies = StudyService(store, operations, open_step_services(), cluster)

@@ -13,9 +13,13 @@ from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, WORKER_SERVICES
+from synthmix.service_kit.errors import SynthMixError, Unauthenticated, Unavailable
 from synthmix.service_kit.operation_calls import result_of, wait_for
+from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import OperationName
 from synthmix.service_kit.transport import UNARY_DEADLINE_S, error_of, open_channel
+
+PASSING_REASONS = ("OPERATION_CANCELLING", "TOO_MANY_OPERATIONS")
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,16 @@ KINDS = {
 class StepServices:
     """Plans, starts, follows and cancels steps. Every failure is a SynthMixError.
 
+    A refusal that passes by itself is raised as Unavailable, so that it delays a study and does not fail it.
+
     Args:
         addresses: A gRPC target for each of WORKER_SERVICES; others are left alone.
         token: The services' bearer token.
+        requester: Whom operations are started for.
     """
 
-    def __init__(self, addresses: Mapping[str, str], token: str):
+    def __init__(self, addresses: Mapping[str, str], token: str, requester: Requester | None = None):
+        self._metadata = [] if requester is None else requester.metadata()
         self._addresses = {service: addresses[service] for service in WORKER_SERVICES}
         self._channels = {address: open_channel(address, lambda: token) for address in set(self._addresses.values())}
 
@@ -106,6 +114,17 @@ class StepServices:
 
     def _call(self, service: str, method: Callable[..., Any], request: Any, timeout_s: float = UNARY_DEADLINE_S) -> Any:
         try:
-            return method(request, timeout=timeout_s)
+            return method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise error_of(error, service, self._addresses[service]) from None
+            raise delaying(error_of(error, service, self._addresses[service])) from None
+
+
+def delaying(error: SynthMixError) -> SynthMixError:
+    """Unavailable for a refusal that passes by itself; any other error as it is.
+
+    These are an operation that is still being cancelled for another study, a token that was changed a moment ago, and
+    a service that has more operations than it takes.
+    """
+    if isinstance(error, Unauthenticated) or error.reason in PASSING_REASONS:
+        return Unavailable(error.message, reason=error.reason, metadata=error.metadata)
+    return error

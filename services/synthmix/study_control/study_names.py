@@ -12,7 +12,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.service_kit import operation_records
+from synthmix.service_kit import open_operations, operation_records
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.object_store import ObjectStore
@@ -44,12 +44,18 @@ def of_name(store: ObjectStore, name: str) -> dict[ArtifactName, str]:
 
 def is_unfinished(store: ObjectStore, study: ArtifactName) -> bool:
     """Whether a study has neither ended nor been asked to stop."""
-    operation = operation_of(study)
+    record = operation_records.find_readable_record(store, operation_of(study))
     return (
-        operation_records.is_recorded(store, operation)
-        and operation_records.find_result(store, operation) is None
-        and not operation_records.cancellation_requested(store, operation)
+        record is not None
+        and operation_records.find_result(store, record) is None
+        and not open_operations.cancellation_requested(store, record)
     )
+
+
+def unfinished(store: ObjectStore) -> set[ArtifactName]:
+    """Studies that have neither ended nor been asked to stop, and perhaps some that have just ended."""
+    opened = open_operations.names(store, STUDY_CONTROL)
+    return {ArtifactName(STUDIES, name.id) for name, cancelled in opened.items() if not cancelled}
 
 
 def warnings(store: ObjectStore, name: str, study: ArtifactName, spec: Mapping[str, Any]) -> list[str]:
@@ -61,7 +67,7 @@ def warnings(store: ObjectStore, name: str, study: ArtifactName, spec: Mapping[s
     """
     said = []
     for other in of_name(store, name):
-        record = operation_records.find_record(store, operation_of(other))
+        record = operation_records.find_readable_record(store, operation_of(other))
         if other == study or record is None or not is_unfinished(store, other):
             continue
         submitted = f"{record.create_time[:16].replace('T', ' ')} UTC"

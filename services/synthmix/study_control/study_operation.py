@@ -7,6 +7,7 @@ is not is submitted again.
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -18,6 +19,7 @@ from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, wri
 from synthmix.service_kit.environment import WORKER_SERVICES, required, service_address
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_context import OperationContext
+from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.steps import Step, of_service, operation_of, recorded_steps
@@ -26,10 +28,10 @@ POLL_SECONDS = 0.5
 STOP_TIMEOUT_SECONDS = 10.0
 
 
-def open_step_services() -> StepServices:
+def open_step_services(requester: Requester | None = None) -> StepServices:
     """The services that do the steps, by the environment's addresses and token."""
     addresses = {service: service_address(service) for service in WORKER_SERVICES}
-    return StepServices(addresses, required(os.environ, "SYNTHMIX_TOKEN"))
+    return StepServices(addresses, required(os.environ, "SYNTHMIX_TOKEN"), requester)
 
 
 def run(context: OperationContext) -> ArtifactName:
@@ -40,7 +42,8 @@ def run(context: OperationContext) -> ArtifactName:
         return target
     steps = recorded_steps(request)
     progress = StudyProgress(context, steps)
-    with contextlib.closing(open_step_services()) as services:
+    requester = replace(context.record.requested_by, study=str(target))
+    with contextlib.closing(open_step_services(requester)) as services:
         made = run_study(context, services, progress, steps)
     adapters, image_sets, [evaluation] = (made[service] for service in WORKER_SERVICES)
     progress.show_report(progress_pb2.STATE_RUNNING)
@@ -115,7 +118,7 @@ class StudyProgress:
         self._report = progress_pb2.Step(
             display_name="report", total=1, unit="reports", state=progress_pb2.STATE_QUEUED
         )
-        # What a coordinator that died had begun; its own work is not reused work.
+        # What a host that died had begun; its own work is not reused work.
         self._begun = {
             step["target"]: int(step.get("reused", 0)) for step in context.earlier_steps if step.get("operation")
         }

@@ -14,11 +14,11 @@ from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.service_kit import deletion as deletions
 from synthmix.service_kit import operation_records, pages
 from synthmix.service_kit.artifact_collection import payload_messages
-from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, times_of_artifacts
+from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest
 from synthmix.service_kit.errors import NotFound, SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
-from synthmix.service_kit.operation_records import finished_operation, read_operation
+from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.resource_names import (
     DATASETS,
@@ -93,7 +93,8 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             else:
                 times = self._create_times()
             if request.unfinished_only:
-                times = {name: time for name, time in times.items() if study_names.is_unfinished(self._store, name)}
+                unfinished = study_names.unfinished(self._store)
+                times = {name: time for name, time in times.items() if name in unfinished}
             page, token = pages.newest_first(times, request.page_size, request.page_token)
             studies, unreachable = read_each(page, lambda name: self._read(str(name)))
             return studies_pb2.ListStudiesResponse(studies=studies, next_page_token=token, unreachable=unreachable)
@@ -111,13 +112,11 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         return await asyncio.to_thread(delete)
 
     def _create_times(self) -> dict[ArtifactName, str]:
-        """When each study was created, by its operation, or written, if that was deleted."""
-        times = {
+        """When each study was created, by its operation: also of one whose operation was deleted."""
+        return {
             ArtifactName(STUDIES, name.id): created.time
-            for name, created in self._operations.index.read().items()
-            if created.kind == STUDIES
+            for name, created in self._operations.index.read(STUDIES).items()
         }
-        return times_of_artifacts(self._store, STUDIES) | times
 
     async def WatchStudy(
         self, request: studies_pb2.WatchStudyRequest, context: grpc.aio.ServicerContext
@@ -145,7 +144,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             return progress_pb2.OperationMetadata(target=str(name), state="STATE_SUCCEEDED"), bool(
                 self._read(str(name)).name
             )
-        operation = read_operation(self._store, record, self.resource)
+        operation = self._operations.read(record.name)
         return metadata_of(operation), operation.done
 
     def _resolve(self, name: str) -> ArtifactName:
@@ -167,8 +166,8 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         record = operation_records.find_record(self._store, study_names.operation_of(target))
         if record is None:
             raise _no_study(str(target))
-        progress = operation_records.find_progress(self._store, record.name)
-        state = operation_records.state_of(progress, operation_records.find_result(self._store, record.name))
+        progress = operation_records.find_progress(self._store, record)
+        state = operation_records.state_of(progress, operation_records.find_result(self._store, record))
         study = studies_pb2.Study(
             name=str(target),
             state=state,
@@ -207,7 +206,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             operation=str(operation),
             spec=from_canonical(manifest.request["spec"], studies_pb2.StudySpec),
         )
-        record = operation_records.find_record(self._store, operation)
+        record = operation_records.find_readable_record(self._store, operation)
         study.create_time.FromJsonString(manifest.create_time if record is None else record.create_time)
         return study
 

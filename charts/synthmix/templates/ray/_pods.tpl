@@ -9,6 +9,8 @@ env:
   {{- include "synthmix.cacheEnvironment" .values.cache | nindent 2 }}
   # In a container Ray takes its disk for empty unless it is told to look.
   - {name: RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE, value: "1"}
+  # What is ended for want of memory is tried again by its operation, and not for ever.
+  - {name: RAY_task_oom_retries, value: "0"}
   # What an incident's message tells to look at.
   - name: SYNTHMIX_NAMESPACE
     valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
@@ -113,9 +115,9 @@ annotations:
   {{- include "synthmix.podAnnotations" (dict "root" .root "monitor" "podMonitor" "port" "8080" "container" .container "extra" .values.podAnnotations) | nindent 2 }}
 {{- end -}}
 
-{{/* Ray node labels, by which tasks and coordinators find their place. */}}
+{{/* Ray node labels, by which tasks and hosts of operations find their place. */}}
 {{- define "synthmix.headRayLabels" -}}
-synthmix.io/coordinators: "true"
+synthmix.io/operation-hosts: "true"
 {{- end -}}
 
 {{/* Ray carries records and lists of keys; images and weights go through object storage. */}}

@@ -1,0 +1,214 @@
+"""Tasks in windows: what is handed over, to whom, and what becomes of a task that dies."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from memory_object_store import MemoryObjectStore
+from synthmix.service_kit import operation_records as records
+from synthmix.service_kit import task_pool
+from synthmix.service_kit.environment import WorkerSettings
+from synthmix.service_kit.errors import Cancelled, FailedPrecondition, InvalidArgument, SynthMixError
+from synthmix.service_kit.operation_context import OperationContext
+from synthmix.service_kit.ray_tasks import slots_of
+from synthmix.service_kit.requesters import Requester
+from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.task_pool import TASK_ATTEMPTS, Outcome, TaskCall, TaskDied, TaskPool, TaskResult
+from waiting import wait_until
+
+
+class FakeBackend:
+    """Holds tasks until a test ends them, in the order in which they were handed over."""
+
+    def __init__(self, slots: int):
+        self._slots = slots
+        self._lock = threading.Lock()
+        self.running: list[tuple[TaskCall, Callable[[Outcome], None]]] = []
+        self.submitted: list[TaskCall] = []
+        self.most_at_once = 0
+        self.cancelled: list[TaskCall] = []
+
+    def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
+        with self._lock:
+            self.submitted.append(call)
+            self.running.append((call, ended))
+            self.most_at_once = max(self.most_at_once, len(self.running))
+        return call
+
+    def cancel(self, handle: TaskCall) -> None:
+        self.cancelled.append(handle)
+        self.end(Cancelled("ended", reason="CANCELLED"), handle)
+
+    def slots(self) -> int:
+        return self._slots
+
+    def end(self, outcome: Outcome | None = None, call: TaskCall | None = None) -> TaskCall:
+        """Ends the first task, or a certain one; it returns its index."""
+        with self._lock:
+            place = 0 if call is None else [running for running, _ in self.running].index(call)
+            found, ended = self.running.pop(place)
+        ended(TaskResult(found.index, 0.5) if outcome is None else outcome)
+        return found
+
+
+def context_of(number: int, pool: TaskPool, owner: str = "local", study: str = "") -> OperationContext:
+    name = OperationName("image-synthesis", f"{number:032x}")
+    record = records.OperationRecord(name, "image-sets", "", {}, records.now(), requested_by=Requester(owner, study))
+    return OperationContext(MemoryObjectStore.created(), record, pool)
+
+
+class Running:
+    """An operation's tasks, run from a thread."""
+
+    def __init__(self, context: OperationContext, tasks: int):
+        self.context = context
+        self.values: list[Any] = []
+        self.ended: list[int] = []
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(tasks,), daemon=True)
+        self._thread.start()
+
+    def _run(self, tasks: int) -> None:
+        try:
+            self.values = self.context.run_tasks(
+                "module:function",
+                [{"number": number} for number in range(tasks)],
+                lambda index, _: self.ended.append(index),
+            )
+        except BaseException as error:
+            self.error = error
+
+    def join(self) -> "Running":
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self
+
+
+def pool_of(backend: FakeBackend, fewest_waiting: int = 2) -> TaskPool:
+    return TaskPool(backend, fewest_waiting=fewest_waiting, first_backoff_s=0.01)
+
+
+def test_tasks_are_handed_over_in_windows() -> None:
+    backend = FakeBackend(slots=3)
+    running = Running(context_of(1, pool_of(backend)), tasks=20)
+    wait_until(lambda: len(backend.running) == 6, "a task a slot, and as many waiting")
+    for _ in range(20):
+        wait_until(lambda: bool(backend.running), "the next task")
+        backend.end()
+    assert running.join().values == list(range(20))
+    assert sorted(running.ended) == list(range(20))
+    assert backend.most_at_once == 6
+    assert running.context.worker_seconds == 10.0
+
+
+def test_without_a_worker_a_few_wait_for_the_autoscaler_to_see() -> None:
+    backend = FakeBackend(slots=0)
+    Running(context_of(1, pool_of(backend, fewest_waiting=4)), tasks=20)
+    wait_until(lambda: len(backend.running) == 4, "those that wait")
+    time.sleep(0.1)
+    assert len(backend.running) == 4
+
+
+def test_no_grid_blocks_another_one() -> None:
+    backend = FakeBackend(slots=2)
+    pool = pool_of(backend)
+    large = Running(context_of(1, pool, owner="ada"), tasks=500)
+    wait_until(lambda: len(backend.running) == 4, "the window is full")
+    small = Running(context_of(2, pool, owner="bob"), tasks=3)
+    wait_until(lambda: pool.waiting == 499, "the small one is in the queue")
+    for _ in range(4 + 6):
+        wait_until(lambda: bool(backend.running), "the next task")
+        backend.end()
+    assert small.join().values == [0, 1, 2], "within two turns of the window"
+    large.context.cancel()
+    assert isinstance(large.join().error, Cancelled)
+
+
+def test_two_studies_of_one_owner_take_turns_whatever_their_size() -> None:
+    backend = FakeBackend(slots=1)
+    pool = pool_of(backend, fewest_waiting=1)
+    runs = [Running(context_of(number, pool, study=f"studies/{number // 3}"), tasks=5) for number in range(4)]
+    wait_until(lambda: pool.waiting == 18, "all are in the queue")
+    for _ in range(20):
+        wait_until(lambda: bool(backend.running), "the next task")
+        backend.end()
+    for run in runs:
+        run.join()
+    late = [call.operation[-1] for call in backend.submitted[2:10]]
+    assert late.count("3") == 4, "one study has three operations and the other one, and each gets every second turn"
+
+
+def test_a_task_that_dies_is_tried_again_after_a_pause() -> None:
+    backend = FakeBackend(slots=1)
+    running = Running(context_of(1, pool_of(backend)), tasks=1)
+    for _ in range(TASK_ATTEMPTS - 1):
+        wait_until(lambda: bool(backend.running), "the task")
+        backend.end(TaskDied("the worker was killed"))
+    wait_until(lambda: bool(backend.running), "the last attempt")
+    backend.end()
+    assert running.join().values == [0]
+
+
+@pytest.mark.parametrize(("memory", "reason"), [(True, "OUT_OF_MEMORY"), (False, "WORKER_DIED")])
+def test_one_that_dies_again_and_again_fails_with_a_clear_error(memory: bool, reason: str) -> None:
+    backend = FakeBackend(slots=2)
+    running = Running(context_of(1, pool_of(backend)), tasks=2)
+    wait_until(lambda: len(backend.running) == 2, "both tasks")
+    other = backend.running[1][0]
+    for _ in range(TASK_ATTEMPTS):
+        wait_until(lambda: any(call.index == 0 for call, _ in backend.running), "the task")
+        backend.end(TaskDied("killed", memory=memory), next(call for call, _ in backend.running if call.index == 0))
+    error = running.join().error
+    assert isinstance(error, FailedPrecondition)
+    assert error.reason == reason
+    assert f"in each of {TASK_ATTEMPTS} attempts" in error.message
+    assert len(backend.submitted) == TASK_ATTEMPTS + 1
+    assert backend.cancelled == [other], "the others are not left running"
+
+
+def test_one_that_comes_further_each_time_is_not_given_up() -> None:
+    backend = FakeBackend(slots=1)
+    running = Running(context_of(1, pool_of(backend)), tasks=1)
+    for number in range(3 * TASK_ATTEMPTS):
+        wait_until(lambda: bool(backend.running), "the task")
+        running.context.report(0, 10 * number + 1)
+        backend.end(TaskDied("its node was taken away"))
+    wait_until(lambda: bool(backend.running), "one more attempt")
+    backend.end()
+    assert running.join().values == [0]
+
+
+def test_an_error_of_a_task_ends_the_others() -> None:
+    backend = FakeBackend(slots=2)
+    pool = pool_of(backend)
+    running = Running(context_of(1, pool), tasks=50)
+    wait_until(lambda: len(backend.running) == 4, "the window")
+    backend.end(InvalidArgument("x: is wrong", reason="R"))
+    error = running.join().error
+    assert isinstance(error, SynthMixError) and error.message == "x: is wrong"
+    wait_until(lambda: len(backend.cancelled) == 4 or not backend.running, "the end of the others")
+    assert pool.waiting == 0
+
+
+def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(task_pool, "LONGEST_BACKOFF_SECONDS", 0.04)
+    backend = FakeBackend(slots=1)
+    times: list[float] = []
+    Running(context_of(1, pool_of(backend)), tasks=1)
+    for _ in range(TASK_ATTEMPTS):
+        wait_until(lambda: bool(backend.running), "the task")
+        times.append(time.monotonic())
+        backend.end(TaskDied("killed"))
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert pauses[0] >= 0.01 and pauses[2] >= 0.04
+
+
+def test_slots_are_what_a_node_has_room_for() -> None:
+    assert slots_of({"CPU": 16.0, "GPU": 4.0}, WorkerSettings(cpus=2.0, gpus=1.0)) == 4
+    assert slots_of({"CPU": 3.0}, WorkerSettings(cpus=2.0, gpus=0.0)) == 1
+    assert slots_of({"CPU": 16.0}, WorkerSettings(cpus=1.0, gpus=1.0)) == 0
+    assert slots_of({"CPU": 1.0}, WorkerSettings(cpus=0.0, gpus=0.0)) == 1
