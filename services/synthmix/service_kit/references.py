@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from synthmix.service_kit.artifacts import MANIFEST, list_artifacts
@@ -54,20 +55,21 @@ class References:
     resources: Mapping[ArtifactName, Resource]
     unfinished: Mapping[OperationName, frozenset[str]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _providers(self) -> dict[str, set[ArtifactName]]:
+        """The splits that have a part of each digest."""
         providers: dict[str, set[ArtifactName]] = defaultdict(set)
         for resource in self.resources.values():
             for digest in resource.parts:
                 providers[digest].add(resource.name)
-        object.__setattr__(self, "_providers", dict(providers))
+        return dict(providers)
 
     def lost_with(self, gone: Collection[ArtifactName]) -> set[str]:
         """The ids, and the parts' digests, that mean nothing any more if these are gone."""
-        providers: dict[str, set[ArtifactName]] = getattr(self, "_providers")  # noqa: B009
         lost = {name.id for name in gone}
         for name in gone:
             if name.collection == SPLITS and name in self.resources:
-                lost.update(part for part in self.resources[name].parts if providers[part] <= set(gone))
+                lost.update(part for part in self.resources[name].parts if self._providers[part] <= set(gone))
         return lost
 
     def refer_to(self, gone: Collection[ArtifactName]) -> set[ArtifactName]:
