@@ -235,7 +235,8 @@ def test_hostile_manifests_are_refused_or_read(tmp_path: Path, temporary: Path) 
         for number, data in enumerate(tables.values())
     ]
     command = [sys.executable, "-P", "-c", LISTING, *map(str, paths)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": SERVICES}, capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": SERVICES}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     said = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(said) == len(tables)
     for name, answer in zip(tables, said, strict=True):
