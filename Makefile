@@ -19,7 +19,7 @@ IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo images test test-programs test-unit test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration operations-at-scale fuzz e2e e2e-cluster
+.PHONY: help setup demo images test test-programs test-unit test-components test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration operations-at-scale fuzz e2e e2e-cluster
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +38,13 @@ images: ## Build the container images (needs docker, podman or buildah; deploy/i
 	done
 
 ##@ Develop
-test: test-unit test-programs test-contracts test-chart test-integration ## Run every test that CI runs, the quickest first (10 minutes on 2 cores; 20 more the first time)
+test: test-unit test-components test-programs test-contracts test-chart test-integration ## Run every test that CI runs, the quickest first (10 minutes on 2 cores; 20 more the first time)
 test-programs: setup ## Get what the tests run: built once, in about 20 minutes on 2 cores, unless the machine has it
 	$(PROGRAMS) kube-apiserver minio prometheus promtool helm etcd
 test-unit: setup ## Tests without a network, in a minute
 	$(BIN)/python -m pytest tests/unit --numprocesses=logical --dist=worksteal
+test-components: setup ## One part each with processes, sockets or trainings of its own
+	$(BIN)/python -m pytest tests/components --numprocesses=logical --dist=worksteal
 test-contracts: setup ## The object store's contract against every server
 	$(PROGRAMS) minio
 	$(BIN)/python -m pytest tests/contracts

@@ -1,7 +1,6 @@
 """What several unit tests share."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,6 @@ from memory_object_store import MemoryObjectStore
 from release_lab import lab as lab
 from release_lab import services as services
 from synthmix.service_kit import kubernetes_api, transport
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core; torch's threads, one a core in each, would be in their way
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -117,8 +117,8 @@ def test_a_workflow_calls_make_targets_that_exist(path: Path) -> None:
 
 
 def test_the_workflows_call_what_every_commit_must_hold() -> None:
-    """`.ci/run` and the workflow of every change agree; `make test` there is its four parts here."""
-    parts = {"test-unit", "test-contracts", "test-chart", "test-integration"}
+    """`.ci/run` and the workflow of every change agree; `make test` there is its parts here."""
+    parts = {"test-unit", "test-components", "test-contracts", "test-chart", "test-integration"}
     once = {target for target in called_targets((REPOSITORY / ".ci/run").read_text()) if target != "test"}
     workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yaml").read_text())
     called = called_targets("\n".join(step.get("run", "") for step in steps(workflow)))
