@@ -393,13 +393,15 @@ def test_interrupting_a_watch_leaves_the_study(services: fake.FakeServices) -> N
         released.wait(20)
 
     services.answers["WatchStudy"] = stream
+    # A shell's background job ignores the signal, and so would its children.
+    command = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); " + (
+        "runpy.run_module('synthmix', run_name='__main__')"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "synthmix", "studies", "watch", "demo"],
+        [sys.executable, "-c", command, "studies", "watch", "demo"],
         env=os.environ | {"PYTHONPATH": str(Path(synthmix.__file__).parents[1])},
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background job ignores the signal, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     try:
