@@ -34,12 +34,6 @@ def store() -> MemoryObjectStore:
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache that no other test has filled."""
-    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
-
-
-@pytest.fixture
 def kubernetes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[fake_kubernetes.FakeKubernetes]:
     """A Kubernetes API server, which KUBECONFIG names."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
