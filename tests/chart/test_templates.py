@@ -11,7 +11,7 @@ from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderErro
 
 from programs import KUBERAY
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.service_kit.environment import SERVICES
+from synthmix.service_kit.environment import SERVICES, HubSettings, hub_settings
 
 PREFIX = f"{RELEASE}-synthmix"
 WORKER_GROUPS = ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
@@ -316,6 +316,9 @@ def test_network_policies_deny_first(rendered: Rendered) -> None:
         (["baseModels.folders=/models"], "got string, want array"),
         (["baseModels.folders[0]=7"], "got number, want string"),
         (["baseModels.folder[0]=/models"], "additional properties 'folder' not allowed"),
+        (["baseModels.hub.models[0]=lab"], "'lab' does not match pattern"),
+        (["baseModels.hub.models[0]=lab/model@main"], "does not match pattern"),
+        (["baseModels.hub.files=0"], "minimum: got 0, want 1"),
         (
             ["objectStorage.minio.enabled=false", "objectStorage.endpoint=https://s3.example"],
             "objectStorage.existingSecret is empty",
@@ -364,6 +367,19 @@ def test_who_reads_base_models_knows_the_folders_that_may_be_named() -> None:
         for name in ("ray-head", *WORKER_GROUPS, *(f"{PREFIX}-{service}" for service in SERVICES)):
             found = environment(pods[name]["spec"]["containers"][0])
             assert found.get("SYNTHMIX_BASE_MODEL_FOLDERS") == expected, name
+
+
+def test_who_reads_base_models_knows_the_models_of_the_hub_that_may_be_named() -> None:
+    commit = "0" * 40
+    given = [f"baseModels.hub.models={{lab/*,other/model@{commit}}}", "baseModels.hub.size=4Gi"]
+    for set_values, models, most_bytes in (
+        (given, f"lab/* other/model@{commit}", 4 << 30),
+        (["baseModels.hub.models=null"], "", 16 << 30),
+    ):
+        pods = dict(render_chart(set_values=set_values).pods())
+        for name in ("ray-head", *WORKER_GROUPS, *(f"{PREFIX}-{service}" for service in SERVICES)):
+            settings = hub_settings(environment(pods[name]["spec"]["containers"][0]))
+            assert settings == HubSettings(tuple(models.split()), 100, most_bytes), name
 
 
 @pytest.mark.parametrize("hub", [True, False])

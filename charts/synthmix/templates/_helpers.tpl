@@ -182,6 +182,9 @@ capabilities: {drop: [ALL]}
 {{- with .Values.baseModels.folders }}
 - {name: SYNTHMIX_BASE_MODEL_FOLDERS, value: {{ join ":" . | quote }}}
 {{- end }}
+- {name: SYNTHMIX_HUB_MODELS, value: {{ join " " .Values.baseModels.hub.models | quote }}}
+- {name: SYNTHMIX_HUB_MODEL_MOST_FILES, value: {{ .Values.baseModels.hub.files | int64 | quote }}}
+- {name: SYNTHMIX_HUB_MODEL_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.baseModels.hub.size | quote }}}
 {{- $root := . }}
 {{- range $service, $key := include "synthmix.services" . | fromYaml }}
 - {name: SYNTHMIX_{{ $service | upper | replace "-" "_" }}_ADDRESS, value: "{{ include "synthmix.fullname" $root }}-{{ $service }}:50051"}
