@@ -248,6 +248,16 @@ def test_a_model_that_is_too_large_is_refused_before_any_of_it_is_downloaded(
     assert fake.fetched == []
 
 
+def test_a_download_keeps_to_the_budget_of_the_node_s_cache(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
+    """In a cluster the hub's cache is a folder of it, whose volume has a limit."""
+    fake, endpoint = hub
+    budget = {"SYNTHMIX_CACHE_DIR": str(tmp_path), "SYNTHMIX_CACHE_MOST_BYTES": "1000"}
+    assert "does not fit into the cache" in refused(endpoint, tmp_path / "huggingface", **budget)
+    assert fake.fetched == []
+    budget["SYNTHMIX_CACHE_MOST_BYTES"] = str(1 << 30)
+    resolved(endpoint, tmp_path / "huggingface", weights=False, **budget)
+
+
 def test_neither_code_nor_pickles_nor_anything_else_is_downloaded(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
     fake, endpoint = hub
     before = resolved(endpoint, tmp_path / "before", weights=True)

@@ -150,7 +150,7 @@ def _class_of(model: ModelFolder, index: Mapping[str, Any], component: str) -> s
             raise _wrong_scheduler(model, name, INDEX)
     elif name not in CLASSES[component]:
         raise unsupported(model, f"has a {component} of the class {shown(name)} and not {CLASSES[component][0]}", USE)
-    return name
+    return str(name)
 
 
 def _check_no_other(model: ModelFolder, index: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ safetensors.
 
 import re
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +22,9 @@ from synthmix.latent_diffusion.model_folder import (
     is_part,
 )
 from synthmix.latent_diffusion.model_kinds import INDEX, no_model
-from synthmix.service_kit.environment import HubSettings, hub_settings
+from synthmix.service_kit.environment import HubSettings, cache_folder, hub_settings
 from synthmix.service_kit.errors import SynthMixError, Unavailable
+from synthmix.service_kit.node_cache import room
 from synthmix.service_kit.quantities import byte_size, listed
 
 TIMEOUT_SECONDS = 10.0
@@ -82,9 +84,12 @@ def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> 
         return _cached(named, name, commit, weights=weights, because=error), {}
     parts = _parts(named, files)
     _check_size(named, parts, settings)
-    wanted = [file.path for file in parts if weights or not _is_elsewhere(file)]
+    wanted = [file for file in parts if weights or not _is_elsewhere(file)]
     try:
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=wanted))
+        with _room_for(wanted, name, commit):
+            folder = Path(snapshot_download(name, revision=commit, allow_patterns=[file.path for file in wanted]))
+    except SynthMixError:
+        raise
     except Exception as error:  # as above
         raise _not_to_be_had(named, error) from error
     return folder, {
@@ -156,6 +161,17 @@ def _check_size(named: ModelFolder, parts: Collection[HubFile], settings: HubSet
             "use another",
             TOO_LARGE,
         )
+
+
+def _room_for(files: Collection[HubFile], name: str, commit: str) -> AbstractContextManager[object]:
+    """Room in the node's cache for those that are not there yet, if the hub's cache is within it, as in a cluster."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if not Path(HF_HUB_CACHE).is_relative_to(cache_folder()):
+        return nullcontext()
+    missing = [file for file in files if not isinstance(try_to_load_from_cache(name, file.path, revision=commit), str)]
+    return room(sum(file.size_bytes or 0 for file in missing)) if missing else nullcontext()
 
 
 def _is_elsewhere(file: HubFile) -> bool:
