@@ -102,8 +102,15 @@ imagePullSecrets:
 {{ include "synthmix.rayCluster" . }}-head-svc
 {{- end -}}
 
+{{/* Whether object storage is in the release: "true", or "". Both servers answer at the same address. */}}
+{{- define "synthmix.ownObjectStorage" -}}
+{{- if or .Values.objectStorage.minio.enabled .Values.objectStorage.seaweedfs.enabled -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{- define "synthmix.objectStorageEndpoint" -}}
-{{- if .Values.objectStorage.minio.enabled -}}
+{{- if include "synthmix.ownObjectStorage" . -}}
 http://{{ include "synthmix.fullname" . }}-minio:9000
 {{- else -}}
 {{ .Values.objectStorage.endpoint }}
