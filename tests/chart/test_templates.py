@@ -454,7 +454,7 @@ def test_the_hub_is_reached_by_who_reads_base_models(hub: bool) -> None:
         if {"ipBlock": {"cidr": "0.0.0.0/0"}} in rule.get("to", [])
     }
     workers = {f"{group}-worker" for group in WORKER_GROUPS if group != "study-control"}
-    assert reach == ({"adapter-training", "ray-head"} | workers if hub else set())
+    assert reach == ({"adapter-training", "image-synthesis", "ray-head"} | workers if hub else set())
 
 
 def test_an_autoscaler_alone_decides_replicas() -> None:

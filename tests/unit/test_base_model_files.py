@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError, safe_open
 
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.service_kit.errors import InvalidArgument, SynthMixError, Unimplemented
@@ -404,3 +405,19 @@ def test_a_relative_folder_is_never_found_by_the_server_s_own_place(
     for reference in ("model", "./model"):
         with pytest.raises(InvalidArgument):
             resolve(reference, field=FIELD)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack("<Q", 100_000_001) + bytes(100),
+        struct.pack("<Q", 101) + b" " * 100,
+        struct.pack("<Q", 1000) + b"[" * 1000,
+    ],
+    ids=["too large", "beyond the file", "too deep"],
+)
+def test_the_library_bounds_what_timm_reads_as_well(data: bytes, tmp_path: Path) -> None:
+    """The trained weights of classifiers are read by timm, and not looked at before."""
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(SafetensorError):
+        safe_open(tmp_path / "model.safetensors", framework="np").__enter__()
