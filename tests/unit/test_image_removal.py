@@ -18,7 +18,7 @@ from synthmix.image_data.image_table import read_images, read_index
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
 from synthmix.service_kit.environment import STUDY_CONTROL, sweep_settings
-from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, NotFound, SynthMixError
+from synthmix.service_kit.errors import Cancelled, FailedPrecondition, InvalidArgument, NotFound, SynthMixError
 from synthmix.service_kit.operation_calls import result_of
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
@@ -232,6 +232,28 @@ def test_what_was_made_from_it_is_named_and_goes_with_cascade_alone(
     removed(started, images=[WITHDRAWN], force=True)
     for name in (old.name, adapter, ArtifactName.parse(split, field="split")):
         assert find_manifest(store, name) is None, name
+
+
+def test_what_trainings_had_learnt_goes_as_well(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    """Of one that was cancelled on the way there is no adapter, and a checkpoint for a month."""
+    named(store, tmp_path)
+    split = datasets.create_split(store, datasets_pb2.Split(dataset="cells")).name
+    train = read_manifest(store, ArtifactName.parse(split, field="split")).summary["parts"]["train"]["digest"]
+    adapter = adapter_of(store, split)
+    keys = {}
+    for letter, service, request in (
+        ("c", "adapter-training", {"train_split": train}),
+        ("d", "image-synthesis", {"adapter": adapter.id}),
+        ("e", "adapter-training", {"train_split": "9" * 32}),
+    ):
+        name = OperationName(service, letter * 32)
+        record = records.OperationRecord(name, ADAPTERS, "", request, records.now())
+        records.write_record(store, record)
+        records.write_failure(store, record, Cancelled("stopped", reason="CANCELLED"))
+        keys[letter] = f"{name.checkpoints}000000000320.safetensors"
+        store.put_bytes(keys[letter], b"learnt")
+    removed(started, images=[WITHDRAWN], force=True)
+    assert {letter for letter, key in keys.items() if store.stat(key)} == {"e"}, "another dataset's stays"
 
 
 def test_a_plan_changes_nothing(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ safetensors.
 
 import re
 from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -86,8 +85,8 @@ def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> 
     _check_size(named, parts, settings)
     wanted = [file for file in parts if weights or not _is_elsewhere(file)]
     try:
-        with _room_for(wanted, name, commit):
-            folder = Path(snapshot_download(name, revision=commit, allow_patterns=[file.path for file in wanted]))
+        _make_room(wanted, name, commit)
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=[file.path for file in wanted]))
     except SynthMixError:
         raise
     except Exception as error:  # as above
@@ -163,15 +162,20 @@ def _check_size(named: ModelFolder, parts: Collection[HubFile], settings: HubSet
         )
 
 
-def _room_for(files: Collection[HubFile], name: str, commit: str) -> AbstractContextManager[object]:
-    """Room in the node's cache for those that are not there yet, if the hub's cache is within it, as in a cluster."""
+def _make_room(files: Collection[HubFile], name: str, commit: str) -> None:
+    """Makes room in the node's cache for what is not there yet, if the hub's cache is within it, as in a cluster.
+
+    Raises ResourceExhausted if there is none. The room is not kept: what is written counts as it grows.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
 
     if not Path(HF_HUB_CACHE).is_relative_to(cache_folder()):
-        return nullcontext()
+        return
     missing = [file for file in files if not isinstance(try_to_load_from_cache(name, file.path, revision=commit), str)]
-    return room(sum(file.size_bytes or 0 for file in missing)) if missing else nullcontext()
+    if missing:
+        with room(sum(file.size_bytes or 0 for file in missing)):
+            pass
 
 
 def _is_elsewhere(file: HubFile) -> bool:

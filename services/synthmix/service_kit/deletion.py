@@ -18,8 +18,15 @@ from synthmix.service_kit.errors import FailedPrecondition, NotFound, listing
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_index import Created, OperationIndex
 from synthmix.service_kit.operation_records import find_readable_record, now
-from synthmix.service_kit.references import References, Resource, names_of, read_references
+from synthmix.service_kit.references import (
+    References,
+    Resource,
+    names_of,
+    operations_that_mention,
+    read_references,
+)
 from synthmix.service_kit.resource_names import (
+    ADAPTERS,
     DATASETS,
     EVALUATIONS,
     FEATURES,
@@ -36,6 +43,7 @@ INTERNAL = (SPLITS, TRIALS, RECONSTRUCTIONS, FEATURES)
 
 DELETIONS = "deletions/"
 WITHOUT_GRACE = ".now"
+CHECKPOINTS = "checkpoints/"
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ def delete(
     others = {name: mentions for name, mentions in references.unfinished.items() if name != by}
     planned = plan_deletion(replace(references, unfinished=others), target, force=force)
     if not validate_only:
+        _forget_checkpoints(store, references, planned.names)
         for name in planned.names:
             forget(store, name, skip_grace_period=skip_grace_period)
     return planned
@@ -142,6 +151,16 @@ def forget(store: ObjectStore, artifact: ArtifactName, *, skip_grace_period: boo
         store.delete_prefix(f"{name}/")
         if record is not None:
             OperationIndex(store, STUDY_CONTROL).remove(name, Created(record.create_time, record.kind))
+
+
+def _forget_checkpoints(store: ObjectStore, references: References, gone: Sequence[ArtifactName]) -> None:
+    """Deletes what was learnt and made from what goes by operations that were cancelled or failed on the way."""
+    lost = references.lost_with([name for name in gone if name.collection in (DATASETS, SPLITS, ADAPTERS)])
+    if not lost:
+        return
+    kept = {OperationName.of_key(item.key.removeprefix(CHECKPOINTS))[0] for item in store.list(CHECKPOINTS)}
+    for name in operations_that_mention(store, sorted(kept, key=str), lost):
+        store.delete_prefix(name.checkpoints)
 
 
 def deletion_key(artifact: ArtifactName) -> str:

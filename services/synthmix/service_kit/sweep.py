@@ -138,7 +138,7 @@ class _Sweep:
             urgent = str(artifact) in self._without_grace
             if collection == DATASETS and self._importing and not urgent:
                 continue
-            old = [item for item in payloads if self._is_orphaned_for_long(artifact, item)]
+            old = [item for item in payloads if self._is_past_grace(artifact, item)]
             if not old or artifact.id in self._being_made:
                 continue
             named = self._named_by_manifest(artifact)
@@ -150,7 +150,7 @@ class _Sweep:
     def lay_aside(self, artifact: ArtifactName, item: ObjectInfo) -> bool:
         """Takes a payload away, unless it is needed after all. Returns whether it did."""
         found = self._store.stat(item.key)
-        if found is None or not self._is_orphaned_for_long(artifact, found):
+        if found is None or not self._is_past_grace(artifact, found):
             return False  # another sweep took it, or someone wrote it again
         if _sha256(item) in self._named_by_manifest(artifact):
             return False
@@ -220,7 +220,7 @@ class _Sweep:
         found = self._store.stat(f"{DELETIONS}{artifact}.json")
         return found is not None and not self._is_old(found, self._settings.grace_hours)
 
-    def _is_orphaned_for_long(self, artifact: ArtifactName, item: ObjectInfo) -> bool:
+    def _is_past_grace(self, artifact: ArtifactName, item: ObjectInfo) -> bool:
         return str(artifact) in self._without_grace or self._is_old(item, self._settings.grace_hours)
 
     def _is_old(self, item: ObjectInfo, hours: float) -> bool:
