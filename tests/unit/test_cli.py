@@ -1226,8 +1226,9 @@ def cells(services: fake.FakeServices) -> fake.FakeServices:
 def test_images_are_removed(cells: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     (tmp_path / "withdrawn.txt").write_text("alpha/b.png\n\n  alpha/c.png \n")
     command = ["datasets", "remove-images", "cells", "--image", "alpha/a.png", "--group", "patient-7", "--now", "--yes"]
-    code, out, _ = run(*command, "--cascade", "--from-file", str(tmp_path / "withdrawn.txt"))
+    code, out, err = run(*command, "--cascade", "--from-file", str(tmp_path / "withdrawn.txt"))
     assert code == 0
+    assert f"deleted 1 study, 2 image sets\n  {fake.STUDY}\n" in err, "what was made from it is named"
     assert out.startswith("cells: 21 images in 5 groups")
     [request] = cells.requests["DeleteDatasetImages"]
     assert list(request.images) == ["alpha/a.png", "alpha/b.png", "alpha/c.png"]

@@ -50,10 +50,10 @@ def remove_images(arguments: argparse.Namespace) -> int:
     images = [*arguments.images, *(_lines(arguments.from_file) if arguments.from_file else [])]
     chosen: dict[str, Any] = {"images": images, "groups": arguments.groups, "cascade": arguments.cascade}
     with connect(arguments) as client:
+        planned = client.delete_dataset(arguments.name, cascade=arguments.cascade, validate_only=True)
         if not arguments.yes:
             before = client.get_dataset(arguments.name)
             after = client.remove_images(arguments.name, **chosen, validate_only=True)
-            planned = client.delete_dataset(arguments.name, cascade=arguments.cascade, validate_only=True)
             note(
                 f"this removes {plural(before.image_count - after.image_count, 'image')} of {before.image_count:,} "
                 f"from {arguments.name}, which becomes {after.name}"
@@ -65,6 +65,8 @@ def remove_images(arguments: argparse.Namespace) -> int:
             left = client.remove_images(
                 arguments.name, **chosen, now=arguments.now, progress=shown_transfer(show_progress)
             )
+    kinds = Counter(collection_of(item.name) for item in planned.deleted)
+    note(f"deleted {counted(kinds)}{listing([item.name for item in planned.deleted])}")
     emit(arguments, left, dataset_text(left))
     return exit_codes.OK
 

@@ -254,7 +254,7 @@ def _add_datasets(groups: Any) -> None:
     remove.add_argument(
         "--now",
         action="store_true",
-        help="delete the files right away, without the grace period",
+        help="do not keep the files for the grace period: they are gone within two hours, and from caches a day later",
     )
     remove.add_argument("--yes", action="store_true", help="do not ask")
 

@@ -256,7 +256,7 @@ class Client:
             images: By their paths in the dataset, or by sha256.
             groups: Groups whose images are all removed, such as a patient's.
             cascade: Deletes all that was made from the dataset as well.
-            now: Deletes the files right away, without the grace period.
+            now: Keeps no files for the grace period: they are gone within two hours, and from caches a day later.
             validate_only: Changes nothing, and returns the dataset that there would be.
             progress: Called as the removal goes on.
 
