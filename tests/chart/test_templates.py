@@ -11,7 +11,7 @@ from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderErro
 
 from programs import KUBERAY
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.service_kit.environment import SERVICES
+from synthmix.service_kit.environment import SERVICES, HubSettings, SweepSettings, hub_settings, sweep_settings
 
 PREFIX = f"{RELEASE}-synthmix"
 WORKER_GROUPS = ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
@@ -310,12 +310,16 @@ def test_network_policies_deny_first(rendered: Rendered) -> None:
         (["access.clients.subjects[0].name=ada"], "missing property 'kind'"),
         (["access.clients.subjects[0].kind=Person"], "'User', 'Group', 'ServiceAccount'"),
         (["objectStorage.minio.enabled=false"], "objectStorage.endpoint is empty"),
+        (["objectStorage.seaweedfs.enabled=true"], "are both true: choose one of them"),
         (["baseModels.folders[0]=models"], "'models' does not match pattern"),
         (["baseModels.folders[0]=./models"], "does not match pattern"),
         (["baseModels.folders[0]=/models:/etc"], "does not match pattern"),
         (["baseModels.folders=/models"], "got string, want array"),
         (["baseModels.folders[0]=7"], "got number, want string"),
         (["baseModels.folder[0]=/models"], "additional properties 'folder' not allowed"),
+        (["baseModels.hub.models[0]=lab"], "'lab' does not match pattern"),
+        (["baseModels.hub.models[0]=lab/model@main"], "does not match pattern"),
+        (["baseModels.hub.files=0"], "minimum: got 0, want 1"),
         (
             ["objectStorage.minio.enabled=false", "objectStorage.endpoint=https://s3.example"],
             "objectStorage.existingSecret is empty",
@@ -366,6 +370,79 @@ def test_who_reads_base_models_knows_the_folders_that_may_be_named() -> None:
             assert found.get("SYNTHMIX_BASE_MODEL_FOLDERS") == expected, name
 
 
+def test_who_reads_base_models_knows_the_models_of_the_hub_that_may_be_named() -> None:
+    commit = "0" * 40
+    given = [f"baseModels.hub.models={{lab/*,other/model@{commit}}}", "baseModels.hub.size=4Gi"]
+    for set_values, models, most_bytes in (
+        (given, f"lab/* other/model@{commit}", 4 << 30),
+        (["baseModels.hub.models=null"], "", 16 << 30),
+    ):
+        pods = dict(render_chart(set_values=set_values).pods())
+        for name in ("ray-head", *WORKER_GROUPS, *(f"{PREFIX}-{service}" for service in SERVICES)):
+            settings = hub_settings(environment(pods[name]["spec"]["containers"][0]))
+            assert settings == HubSettings(tuple(models.split()), 100, most_bytes), name
+
+
+def test_sweeps_go_by_the_values() -> None:
+    given = {"graceHours": 2, "uploadHours": 24, "checkpointHours": 48}
+    set_values = [f"objectStorage.sweep.{name}={hours}" for name, hours in given.items()]
+    for values, expected in ((set_values, SweepSettings(2, 24, 48)), ([], SweepSettings())):
+        pods = dict(render_chart(set_values=values).pods())
+        # Study control sweeps every hour, and the head after a removal that is not to wait.
+        for name in (f"{PREFIX}-study-control", "ray-head"):
+            assert sweep_settings(environment(pods[name]["spec"]["containers"][0])) == expected, name
+
+
+@pytest.mark.parametrize("server", ["minio", "seaweedfs"])
+def test_either_server_is_reached_at_the_same_address_with_the_same_secret(server: str) -> None:
+    other = {"minio": "seaweedfs", "seaweedfs": "minio"}[server]
+    chart = render_chart(
+        set_values=[
+            f"objectStorage.{other}.enabled=false",
+            f"objectStorage.{server}.enabled=true",
+            f"objectStorage.{server}.image.digest=sha256:{'0' * 64}",
+            f"objectStorage.{server}.persistence.size=10Gi",
+        ]
+    )
+    [stateful_set] = chart.of_kind("StatefulSet")
+    assert stateful_set["metadata"]["name"] == f"{PREFIX}-{server}"
+    [container] = stateful_set["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"ghcr.io/synthmix/{server}@sha256:{'0' * 64}"
+    assert container["ports"] == [{"name": "s3", "containerPort": 9000}]
+    service = chart.get("Service", f"{PREFIX}-minio")
+    labels = stateful_set["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert service["spec"]["ports"] == [{"name": "s3", "port": 9000, "targetPort": "s3"}]
+    assert stateful_set["spec"]["serviceName"] == f"{PREFIX}-minio"
+    policy = chart.get("NetworkPolicy", f"{PREFIX}-minio")
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["spec"]["ingress"][0]["ports"] == [{"port": "s3"}]
+    user = {"minio": "MINIO_ROOT_USER", "seaweedfs": "AWS_ACCESS_KEY_ID"}[server]
+    secret = {"secretKeyRef": {"name": f"{PREFIX}-object-storage", "key": "access-key"}}
+    assert environment(container)[user] == secret
+    for pod in ("ray-head", f"{PREFIX}-study-control"):
+        seen = environment(dict(chart.pods())[pod]["spec"]["containers"][0])
+        assert seen["SYNTHMIX_OBJECT_STORE_ENDPOINT"] == f"http://{PREFIX}-minio:9000"
+        assert seen["SYNTHMIX_OBJECT_STORE_ACCESS_KEY"] == secret
+
+
+def test_the_image_of_object_storage_is_of_the_chart_s_version() -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    [stateful_set] = render_chart().of_kind("StatefulSet")
+    assert stateful_set["spec"]["template"]["spec"]["containers"][0]["image"] == f"ghcr.io/synthmix/minio:{version}"
+
+
+def test_seaweedfs_may_make_volumes_for_all_of_its_disk() -> None:
+    for size, most in (("10Gi", 120), ("200Gi", 2400), ("256Mi", 8)):
+        chart = render_chart(
+            [CHART / "ci" / "seaweedfs-values.yaml"], [f"objectStorage.seaweedfs.persistence.size={size}"]
+        )
+        [stateful_set] = chart.of_kind("StatefulSet")
+        [container] = stateful_set["spec"]["template"]["spec"]["containers"]
+        assert f"-volume.max={most}" in container["args"]
+        assert "-master.volumeSizeLimitMB=256" in container["args"]
+
+
 @pytest.mark.parametrize("hub", [True, False])
 def test_the_hub_is_reached_by_who_reads_base_models(hub: bool) -> None:
     api = "networkPolicy.kubernetesApi.cidrs[0]=10.0.0.1/32"
@@ -377,7 +454,7 @@ def test_the_hub_is_reached_by_who_reads_base_models(hub: bool) -> None:
         if {"ipBlock": {"cidr": "0.0.0.0/0"}} in rule.get("to", [])
     }
     workers = {f"{group}-worker" for group in WORKER_GROUPS if group != "study-control"}
-    assert reach == ({"adapter-training", "ray-head"} | workers if hub else set())
+    assert reach == ({"adapter-training", "image-synthesis", "ray-head"} | workers if hub else set())
 
 
 def test_an_autoscaler_alone_decides_replicas() -> None:
@@ -415,7 +492,12 @@ def test_every_value_is_in_the_schema_and_nothing_else() -> None:
     schema = yaml.safe_load((CHART / "values.schema.json").read_text())
 
     def resolve(node: dict[str, Any]) -> dict[str, Any]:
-        return schema["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+        if "$ref" not in node:
+            return node
+        found = schema
+        for key in node["$ref"].removeprefix("#/").split("/"):
+            found = found[key]
+        return found
 
     def compare(value: Any, node: dict[str, Any], path: str) -> None:
         node = resolve(node)

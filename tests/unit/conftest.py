@@ -15,9 +15,10 @@ from synthmix.service_kit import kubernetes_api, transport
 
 
 @pytest.fixture(autouse=True)
-def base_model_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any folder, as on one machine."""
+def base_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any folder and any model of the hub, as on one machine."""
     monkeypatch.setenv("SYNTHMIX_BASE_MODEL_FOLDERS", "/")
+    monkeypatch.setenv("SYNTHMIX_HUB_MODELS", "*")
 
 
 @pytest.fixture(autouse=True)
