@@ -23,7 +23,8 @@ BUCKET = "contract"
 
 
 @pytest.fixture(scope="session")
-def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreSettings]:
+def local_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_storage.ObjectStorage]:
+    """SeaweedFS, as the local stack starts it."""
     home = prepare(tmp_path_factory.mktemp("seaweedfs"))
     # weed's sockets need a short path, which pytest's folders haven't.
     with tempfile.TemporaryDirectory(prefix="smx") as sockets:
@@ -37,10 +38,15 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreS
                 home.folder,
                 lambda: object_storage.is_ready(storage),
             ):
-                yield storage.settings
+                yield storage
         finally:
             for path in storage.temporary_paths:
                 path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(local_storage: object_storage.ObjectStorage) -> ObjectStoreSettings:
+    return local_storage.settings
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synthmix.local.home import Home, ObjectStorageKeys
+from synthmix.local.certificate import certificate_file
+from synthmix.local.home import Home, ObjectStorageKeys, write_private
 from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
 from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import FailedPrecondition, Unavailable
@@ -19,7 +20,10 @@ BUCKET = "synthmix"
 # Volumes grow as they fill; the limit is where the next one begins. Compacting one takes as much free space as it
 # has, so that it is less than the space that is kept free.
 LARGEST_VOLUME_BYTES = 256 * 1024 * 1024
-GARBAGE_THRESHOLD = 0.05
+# What its only user may do, and with no other bucket.
+ACTIONS = ("Read", "Write", "List")
+# Whose gRPC takes a certificate: the servers that it consists of, and their clients.
+COMPONENTS = ("MASTER", "VOLUME", "FILER", "S3", "ADMIN", "WORKER", "CLIENT")
 # weed's own worker dials the admin server here, whatever -admin.port.grpc says.
 ADMIN_GRPC_OFFSET = 10_000
 
@@ -51,6 +55,8 @@ class ObjectStorage:
     sockets: Path
     ports: ObjectStoragePorts
     keys: ObjectStorageKeys
+    users: Path
+    certificate: Path
     signing_key: str = field(repr=False)
 
     @property
@@ -61,7 +67,8 @@ class ObjectStorage:
             secret_key=self.keys.secret_key,
             bucket=BUCKET,
             folder=str(self.folder),
-            compaction_url=f"http://{LOOPBACK}:{self.ports.master}/vol/vacuum?garbageThreshold={GARBAGE_THRESHOLD}",
+            compaction_address=f"{LOOPBACK}:{self.ports.master_grpc}",
+            certificate=str(self.certificate),
         )
 
     @property
@@ -88,14 +95,28 @@ class ObjectStorage:
 
 
 def plan(home: Home, keys: ObjectStorageKeys, sockets: Path, taken_ports: set[int]) -> ObjectStorage:
-    """Chooses ports. `sockets` is a folder with a short path, for weed's local sockets."""
+    """Chooses ports, and writes what weed reads. `sockets` is a folder with a short path, for weed's local sockets."""
     ports = ObjectStoragePorts(
         **{
             name: free_port(taken_ports, partner_offset=ADMIN_GRPC_OFFSET if name == "admin" else 0)
             for name in ObjectStoragePorts.__dataclass_fields__
         }
     )
-    return ObjectStorage(home.object_storage, sockets, ports, keys, signing_key=secrets.token_hex(16))
+    user = {
+        "name": "synthmix",
+        "credentials": [{"accessKey": keys.access_key, "secretKey": keys.secret_key}],
+        "actions": [f"{action}:{BUCKET}" for action in ACTIONS],
+    }
+    write_private(home.users, {"identities": [user]})
+    return ObjectStorage(
+        home.object_storage,
+        sockets,
+        ports,
+        keys,
+        home.users,
+        certificate=certificate_file(home),
+        signing_key=secrets.token_hex(16),
+    )
 
 
 def command(storage: ObjectStorage) -> list[str]:
@@ -103,6 +124,9 @@ def command(storage: ObjectStorage) -> list[str]:
     ports = storage.ports
     options = {
         "dir": storage.folder,
+        "bucket": BUCKET,
+        # Over HTTP, anybody might have the master delete a bucket, or sign requests to the volume server.
+        "disableHttp": "true",
         "ip": LOOPBACK,
         "ip.bind": LOOPBACK,
         "master.port": ports.master,
@@ -121,6 +145,7 @@ def command(storage: ObjectStorage) -> list[str]:
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
         "s3.iam": "false",
+        "s3.config": storage.users,
         "s3.localSocket": storage.sockets / "s3.sock",
         "admin.port": ports.admin,
         "admin.port.grpc": ports.admin_grpc,
@@ -133,12 +158,18 @@ def command(storage: ObjectStorage) -> list[str]:
 def environment(storage: ObjectStorage, inherited: Mapping[str, str]) -> dict[str, str]:
     """The child's environment. Secrets go here: a command line is visible to every user of the machine.
 
-    The signing keys close the HTTP ports of the filer and the volume server, which are open without them.
+    The signing keys close the HTTP ports of the filer and the volume server, which are open without them, and the
+    certificate does the gRPC ports of all.
     """
     ours = {name: value for name, value in inherited.items() if not name.startswith(("WEED_", "AWS_", "S3_"))}
+    certificates = {
+        f"WEED_GRPC_{component}_{part}": str(storage.certificate)
+        for component in COMPONENTS
+        for part in ("CERT", "KEY")
+    }
     return ours | {
-        "AWS_ACCESS_KEY_ID": storage.keys.access_key,
-        "AWS_SECRET_ACCESS_KEY": storage.keys.secret_key,
+        "WEED_GRPC_CA": str(storage.certificate),
+        **certificates,
         "WEED_JWT_SIGNING_KEY": storage.signing_key,
         "WEED_JWT_SIGNING_READ_KEY": storage.signing_key,
         "WEED_JWT_FILER_SIGNING_KEY": storage.signing_key,
@@ -154,7 +185,7 @@ def forget_ports(storage: ObjectStorage) -> None:
 
 
 def is_ready(storage: ObjectStorage) -> bool:
-    """Whether it serves the bucket, which is made if it isn't there.
+    """Whether it serves the bucket, which weed makes last of all.
 
     Raises FailedPrecondition if it refuses the keys.
     """
@@ -165,9 +196,13 @@ def is_ready(storage: ObjectStorage) -> bool:
     if not accepts_connections(storage.ports.s3):
         return False
     try:
-        S3ObjectStore(storage.settings, attempts=1).create_bucket()
+        S3ObjectStore(storage.settings, attempts=1).check()
     except Unavailable:
         return False
+    except FailedPrecondition as error:
+        if error.reason == "BUCKET_MISSING":
+            return False
+        raise
     return True
 
 

@@ -24,7 +24,8 @@ class ObjectStoreSettings:
         endpoint_url: With the scheme: http://host:port or https://host.
         region: Requests are signed for it, and of AWS it is part of the host's name.
         folder: Where the server keeps its objects, if it is one of this machine; "" if that is not known.
-        compaction_url: A GET of it gives back the room of deleted objects, if the server has such a thing, or "".
+        compaction_address: The gRPC master of SeaweedFS, which gives back the room of deleted objects, or "".
+        certificate: A PEM file with the key and the certificate that this master asks for, or "".
     """
 
     endpoint_url: str
@@ -33,7 +34,8 @@ class ObjectStoreSettings:
     bucket: str = "synthmix"
     region: str = "us-east-1"
     folder: str = ""
-    compaction_url: str = ""
+    compaction_address: str = ""
+    certificate: str = ""
 
 
 _OBJECT_STORE_VARIABLES = {
@@ -43,7 +45,8 @@ _OBJECT_STORE_VARIABLES = {
     "bucket": "SYNTHMIX_OBJECT_STORE_BUCKET",
     "region": "SYNTHMIX_OBJECT_STORE_REGION",
     "folder": "SYNTHMIX_OBJECT_STORE_FOLDER",
-    "compaction_url": "SYNTHMIX_OBJECT_STORE_COMPACTION_URL",
+    "compaction_address": "SYNTHMIX_OBJECT_STORE_COMPACTION_ADDRESS",
+    "certificate": "SYNTHMIX_OBJECT_STORE_CERTIFICATE",
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import grpc
 import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
@@ -21,6 +22,7 @@ from minio.error import MinioException, S3Error, ServerError
 
 from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.blocking_calls import remaining_seconds
+from synthmix.service_kit.compaction import compact
 from synthmix.service_kit.environment import ObjectStoreSettings, object_store_settings
 from synthmix.service_kit.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from synthmix.service_kit.object_store import CHUNK_SIZE_BYTES, ObjectInfo, ObjectStore
@@ -34,7 +36,6 @@ ATTEMPTS = 6
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 SIGNED_FOR = timedelta(minutes=5)
-COMPACTION_TIMEOUT_SECONDS = 60.0
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 60.0
 SHORTEST_SECONDS = 0.01
@@ -264,8 +265,9 @@ class S3ObjectStore(ObjectStore):
                     ) from error
                 if error.code in _DENIED:
                     raise FailedPrecondition(
-                        f"object storage at {self.settings.endpoint_url} refuses the credentials "
-                        f"({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY and _SECRET_KEY",
+                        f"object storage at {self.settings.endpoint_url} refuses the credentials for bucket "
+                        f"{self.settings.bucket!r} ({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY, _SECRET_KEY "
+                        "and _BUCKET, and what the server lets this user do",
                         reason="OBJECT_STORAGE_DENIED",
                     ) from error
                 if error.code in _ELSEWHERE:
@@ -303,12 +305,11 @@ class S3ObjectStore(ObjectStore):
         return nullcontext()
 
     def _compact(self) -> None:
-        """Has the server give back the room of deleted objects, which it does by itself only much later."""
-        if not self.settings.compaction_url:
+        if not self.settings.compaction_address:
             return
         try:
-            urllib3.request("GET", self.settings.compaction_url, retries=False, timeout=COMPACTION_TIMEOUT_SECONDS)
-        except urllib3.exceptions.HTTPError as error:
+            compact(self.settings.compaction_address, Path(self.settings.certificate))
+        except (grpc.RpcError, OSError) as error:
             log.warning("object storage couldn't be compacted: %s", error)
 
     def _is_low(self) -> bool:

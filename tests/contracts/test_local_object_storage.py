@@ -1,0 +1,142 @@
+"""What another user of the machine gets from the object storage of a local stack: nothing."""
+
+import urllib.error
+import urllib.request
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from cryptography import x509
+
+from synthmix.local import certificate
+from synthmix.local.certificate import certificate_file
+from synthmix.local.home import prepare
+from synthmix.local.object_storage import ObjectStorage
+from synthmix.local.ports import LOOPBACK
+from synthmix.service_kit.compaction import compact
+from synthmix.service_kit.errors import FailedPrecondition
+from synthmix.service_kit.s3_object_store import S3ObjectStore
+
+# A method of each of weed's gRPC servers that reads nothing but how it is set up.
+METHODS = {
+    "master_grpc": "/master_pb.Seaweed/GetMasterConfiguration",
+    "volume_grpc": "/volume_server_pb.VolumeServer/VolumeServerStatus",
+    "filer_grpc": "/filer_pb.SeaweedFiler/GetFilerConfiguration",
+    "s3_grpc": "/messaging_pb.SeaweedS3IamCache/NoSuchMethod",
+    "admin_grpc": "/worker_pb.WorkerService/NoSuchMethod",
+}
+OURS, STRANGERS, NONE = "ours", "a stranger's", "none"
+
+
+def grpc_ports(storage: ObjectStorage) -> dict[str, int]:
+    return {name: getattr(storage.ports, name) for name in METHODS}
+
+
+def http_ports(storage: ObjectStorage) -> dict[str, int]:
+    return {name: port for name, port in asdict(storage.ports).items() if name not in METHODS}
+
+
+def code_of_a_call(port: int, method: str, credentials: grpc.ChannelCredentials | None) -> grpc.StatusCode:
+    address = f"{LOOPBACK}:{port}"
+    channel = grpc.secure_channel(address, credentials) if credentials else grpc.insecure_channel(address)
+    with channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=10)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_client_without_the_homes_certificate_is_refused(
+    local_storage: ObjectStorage, name: str, tmp_path: Path
+) -> None:
+    authority = local_storage.certificate.read_bytes()
+    strangers = certificate_file(prepare(tmp_path / "home")).read_bytes()
+    credentials = {
+        OURS: grpc.ssl_channel_credentials(authority, authority, authority),
+        STRANGERS: grpc.ssl_channel_credentials(authority, strangers, strangers),
+        NONE: grpc.ssl_channel_credentials(authority),
+        "no TLS": None,
+    }
+    port = grpc_ports(local_storage)[name]
+    codes = {who: code_of_a_call(port, METHODS[name], shown) for who, shown in credentials.items()}
+    assert codes.pop(OURS) in (grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED)
+    assert set(codes.values()) == {grpc.StatusCode.UNAVAILABLE}
+
+
+def test_no_port_is_forgotten(local_storage: ObjectStorage) -> None:
+    """A port that a newer weed opens is to be closed as well."""
+    [weed] = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if f"-dir={local_storage.folder}" in process.cmdline()
+    ]
+    listening = {found.laddr.port for found in weed.net_connections() if found.status == psutil.CONN_LISTEN}
+    assert listening == {*grpc_ports(local_storage).values(), *http_ports(local_storage).values()}
+
+
+def test_nothing_is_read_or_deleted_over_http(local_storage: ObjectStorage) -> None:
+    store = S3ObjectStore(local_storage.settings)
+    # More than a filer keeps beside the object's name.
+    data = b"hidden" * 200_000
+    store.put_bytes("hidden/object", data)
+    bucket = local_storage.settings.bucket
+    paths = (
+        f"/buckets/{bucket}/hidden/object",
+        "/buckets/?pretty=y",
+        "/1,01",
+        "/dir/assign",
+        "/dir/lookup?volumeId=1",
+        "/vol/vacuum?garbageThreshold=0",
+        f"/col/delete?collection={bucket}",
+    )
+    for name, port in http_ports(local_storage).items():
+        for method in ("GET", "DELETE"):
+            for path in paths:
+                request = urllib.request.Request(f"http://{LOOPBACK}:{port}{path}", method=method)
+                with pytest.raises(urllib.error.HTTPError) as refusal, urllib.request.urlopen(request, timeout=5):
+                    pytest.fail(f"{name} answers {method} {path}")
+                assert 400 <= refusal.value.code < 500, f"{name}: {method} {path}"
+    assert store.get_bytes("hidden/object") == data
+
+
+def test_its_user_has_the_bucket_alone(local_storage: ObjectStorage) -> None:
+    theirs = S3ObjectStore(replace(local_storage.settings, bucket="theirs"))
+    for attempt in (
+        theirs.create_bucket,
+        lambda: theirs.put_bytes("object", b"x"),
+        lambda: theirs.get_bytes("object"),
+        lambda: theirs.list(""),
+    ):
+        with pytest.raises(FailedPrecondition, match=r"refuses the credentials for bucket 'theirs' \(AccessDenied\)"):
+            attempt()
+
+
+def test_compaction_shows_the_certificate(local_storage: ObjectStorage, tmp_path: Path) -> None:
+    address = local_storage.settings.compaction_address
+    compact(address, Path(local_storage.settings.certificate))
+    with pytest.raises(grpc.RpcError):
+        compact(address, certificate_file(prepare(tmp_path / "home")))
+
+
+def test_a_certificate_is_made_once_for_this_user_and_anew_in_its_last_year(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = prepare(tmp_path / "home")
+    monkeypatch.setattr(certificate, "VALID", certificate.RENEWED_BEFORE_END - timedelta(hours=1))
+    ending = certificate_file(home).read_bytes()
+    monkeypatch.undo()
+    path = certificate_file(home)
+    renewed = path.read_bytes()
+    assert renewed != ending
+    assert path.stat().st_mode & 0o777 == 0o600
+    until = x509.load_pem_x509_certificate(renewed).not_valid_after_utc
+    assert until > datetime.now(UTC) + certificate.RENEWED_BEFORE_END
+    assert certificate_file(home).read_bytes() == renewed
+    # Half of it, as after a restore from somewhere.
+    path.write_bytes(renewed[: len(renewed) // 2])
+    assert certificate_file(home).read_bytes() not in (renewed, renewed[: len(renewed) // 2])
