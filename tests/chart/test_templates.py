@@ -1,5 +1,6 @@
 """What must hold for every object that the chart makes, whatever the values; and what single values do."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderErro
 from programs import KUBERAY
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit.environment import SERVICES
+from synthmix.service_kit.minio_user import bucket_policy
 
 PREFIX = f"{RELEASE}-synthmix"
 WORKER_GROUPS = ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
@@ -142,6 +144,41 @@ def test_no_secret_is_said_outside_of_secrets(rendered: Rendered) -> None:
             for item in container.get("env", []):
                 if re.search(r"TOKEN$|_KEY$|PASSWORD$", item["name"]):
                     assert "secretKeyRef" in item["valueFrom"], f"{name}: {item['name']}"
+
+
+def test_minios_root_keys_are_in_its_pod_and_in_its_job_alone(rendered: Rendered) -> None:
+    holders = {name for name, pod in rendered.pods() if f"{PREFIX}-minio-root" in yaml.safe_dump(pod)}
+    has_minio = bool(rendered.of_kind("StatefulSet"))
+    assert {name.rpartition("-bucket-")[0] or name for name in holders} == (
+        {PREFIX, f"{PREFIX}-minio"} if has_minio else set()
+    )
+
+
+def test_the_job_makes_the_user_whose_keys_services_and_workers_hold() -> None:
+    chart = render_chart(
+        set_values=["objectStorage.existingSecret=users-keys", "objectStorage.minio.existingSecret=root-keys"]
+    )
+    held = {
+        name: {
+            variable: settings["secretKeyRef"]["name"]
+            for variable, settings in environment(pod["spec"]["containers"][0]).items()
+            if re.search("_(ACCESS|SECRET)_KEY$|^MINIO_ROOT_", variable)
+        }
+        for name, pod in chart.pods()
+        if "env" in pod["spec"]["containers"][0]
+    }
+    users = {"SYNTHMIX_OBJECT_STORE_ACCESS_KEY": "users-keys", "SYNTHMIX_OBJECT_STORE_SECRET_KEY": "users-keys"}
+    root = {"SYNTHMIX_OBJECT_STORE_ROOT_ACCESS_KEY": "root-keys", "SYNTHMIX_OBJECT_STORE_ROOT_SECRET_KEY": "root-keys"}
+    assert held.pop(f"{PREFIX}-minio") == {"MINIO_ROOT_USER": "root-keys", "MINIO_ROOT_PASSWORD": "root-keys"}
+    assert held.pop(chart.of_kind("Job")[0]["metadata"]["name"]) == users | root
+    assert held.pop(f"{PREFIX}-test") == {}
+    assert len(held) == len(SERVICES) + 1 + len(WORKER_GROUPS)
+    assert all(keys == users for keys in held.values())
+
+
+def test_the_documents_say_the_policy_that_minios_user_has() -> None:
+    [policy] = re.findall(r"```json\n(.*?)```", (CHART / "README.md.gotmpl").read_text(), re.DOTALL)
+    assert json.loads(policy) == bucket_policy("synthmix")
 
 
 def test_front_ends_have_native_probes_and_find_one_another() -> None:

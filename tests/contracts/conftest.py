@@ -4,6 +4,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from synthmix.local.home import object_storage_keys, prepare
 from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
 from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import Unavailable
+from synthmix.service_kit.minio_user import make_user
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.s3_object_store import S3ObjectStore
 
@@ -50,7 +52,15 @@ def seaweedfs(local_storage: object_storage.ObjectStorage) -> ObjectStoreSetting
 
 
 @pytest.fixture(scope="session")
-def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreSettings]:
+def minio(minio_root: ObjectStoreSettings) -> ObjectStoreSettings:
+    """MinIO, with the keys that services and workers hold in a cluster."""
+    user = replace(minio_root, access_key=secrets.token_hex(10), secret_key=secrets.token_urlsafe(30))
+    make_user(minio_root, user)
+    return user
+
+
+@pytest.fixture(scope="session")
+def minio_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreSettings]:
     if os.environ.get("SYNTHMIX_WITHOUT_MINIO") == "1":
         pytest.skip("SYNTHMIX_WITHOUT_MINIO=1: the contract isn't held against MinIO")
     program = minio_program()

@@ -76,6 +76,11 @@ imagePullSecrets:
 {{- default (printf "%s-object-storage" (include "synthmix.fullname" .)) .Values.objectStorage.existingSecret -}}
 {{- end -}}
 
+{{/* Of MinIO's root user: its pod's, and the Job's that makes the other user. */}}
+{{- define "synthmix.minioRootSecret" -}}
+{{- default (printf "%s-minio-root" (include "synthmix.fullname" .)) .Values.objectStorage.minio.existingSecret -}}
+{{- end -}}
+
 {{/* The service account whose tokens callers may ask for; "" if there is none. */}}
 {{- define "synthmix.clientAccount" -}}
 {{- if .Values.access.clients.enabled -}}

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from synthmix.service_kit.errors import FailedPrecondition
@@ -125,6 +125,17 @@ def object_store_settings(environment: Mapping[str, str] = os.environ) -> Object
         required(environment, _OBJECT_STORE_VARIABLES[name])
     given = {name: environment.get(variable, "") for name, variable in _OBJECT_STORE_VARIABLES.items()}
     return ObjectStoreSettings(**{name: value for name, value in given.items() if value})
+
+
+def object_store_root(
+    settings: ObjectStoreSettings, environment: Mapping[str, str] = os.environ
+) -> ObjectStoreSettings | None:
+    """The same server with the keys of its root user, if they are given: to the Job that makes its user alone."""
+    access_key = environment.get("SYNTHMIX_OBJECT_STORE_ROOT_ACCESS_KEY", "")
+    if not access_key:
+        return None
+    secret_key = required(environment, "SYNTHMIX_OBJECT_STORE_ROOT_SECRET_KEY")
+    return replace(settings, access_key=access_key, secret_key=secret_key)
 
 
 def object_store_variables(settings: ObjectStoreSettings) -> dict[str, str]:

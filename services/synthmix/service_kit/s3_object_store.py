@@ -53,6 +53,8 @@ _FULL_WORDS = ("no space left", "no free volumes", "disk quota exceeded")
 # Besides every answer with a status of 5xx, those that have another.
 _PASSING = {"RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
 _PRECONDITION_FAILED_STATUS = 412
+# What a Job makes beside whoever waits for it: the bucket, and the user with its rights.
+_MADE_MEANWHILE = ("BUCKET_MISSING", "OBJECT_STORAGE_DENIED")
 
 Result = TypeVar("Result")
 
@@ -358,15 +360,15 @@ def _says_full(error: S3Error) -> bool:
 
 
 def when_available(action: Callable[[], None], *, patience_s: float = START_PATIENCE_SECONDS) -> None:
-    """Does something as soon as object storage allows it: on a cluster, its server and bucket start beside their users.
+    """Does something as soon as object storage allows it: on a cluster its server, bucket and user are made meanwhile.
 
     Args:
-        action: Such as a store's check. It is tried again while it raises Unavailable, or finds no bucket.
+        action: Such as a store's check. It is tried again while it raises Unavailable, finds no bucket or is refused.
         patience_s: After so long, what it raises is raised.
     """
 
     def is_passing(error: Exception) -> bool:
-        passing = isinstance(error, Unavailable) or getattr(error, "reason", "") == "BUCKET_MISSING"
+        passing = isinstance(error, Unavailable) or getattr(error, "reason", "") in _MADE_MEANWHILE
         if passing:
             log.warning("waiting for object storage: %s", error)
         return passing
