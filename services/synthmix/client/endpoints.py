@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthmix.local.connection import read_connection
-from synthmix.service_kit.environment import SERVICES
+from synthmix.service_kit.environment import SERVICES, TLS_CA_VARIABLE
 from synthmix.service_kit.errors import InvalidArgument, Unauthenticated
 from synthmix.service_kit.extras import extra
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 ADDRESS_VARIABLE = "SYNTHMIX_ADDRESS"
 TOKEN_VARIABLE = "SYNTHMIX_TOKEN"
-TLS_CA_VARIABLE = "SYNTHMIX_TLS_CA"
 HOME_VARIABLE = "SYNTHMIX_HOME"
 RELEASE_VARIABLE = "SYNTHMIX_RELEASE"
 

@@ -14,6 +14,7 @@ CLASSIFIER_EVALUATION = "classifier-evaluation"
 STUDY_CONTROL = "study-control"
 WORKER_SERVICES = (ADAPTER_TRAINING, IMAGE_SYNTHESIS, CLASSIFIER_EVALUATION)
 SERVICES = (*WORKER_SERVICES, STUDY_CONTROL)
+TLS_CA_VARIABLE = "SYNTHMIX_TLS_CA"
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,19 @@ class KubernetesSettings:
 
 
 @dataclass(frozen=True)
+class ServerTls:
+    """PEM files: the certificate that a front end shows, with what links it to its authority, and its key."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """Where a front end listens (host:port), and how it knows its callers.
 
     Attributes:
+        tls: Without it, what callers send can be read on its way.
         token: The bearer token that the services show to one another, and that any caller may show.
     """
 
@@ -118,6 +128,7 @@ class ServerSettings:
     metrics_listen: str
     token: str = field(repr=False)
     kubernetes: KubernetesSettings = KubernetesSettings()
+    tls: ServerTls | None = None
 
 
 def object_store_settings(environment: Mapping[str, str] = os.environ) -> ObjectStoreSettings:
@@ -149,7 +160,23 @@ def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettin
         metrics_listen=environment.get("SYNTHMIX_METRICS_LISTEN", "0.0.0.0:9090"),
         token=required(environment, "SYNTHMIX_TOKEN"),
         kubernetes=kubernetes_settings(environment),
+        tls=server_tls(environment),
     )
+
+
+def server_tls(environment: Mapping[str, str] = os.environ) -> ServerTls | None:
+    """Raises FailedPrecondition for a certificate without a key, or a key without a certificate."""
+    names = ("SYNTHMIX_TLS_CERTIFICATE", "SYNTHMIX_TLS_KEY")
+    if not any(environment.get(name) for name in names):
+        return None
+    certificate, key = (Path(required(environment, name)) for name in names)
+    return ServerTls(certificate, key)
+
+
+def tls_authorities(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """A PEM file of the authorities by which services trust one another; None where they use no TLS."""
+    path = environment.get(TLS_CA_VARIABLE)
+    return Path(path) if path else None
 
 
 def kubernetes_settings(environment: Mapping[str, str] = os.environ) -> KubernetesSettings:
