@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from certificates import new_authority
+from real_servers import running_minio
 from synthmix.service_kit import create_bucket
 from synthmix.service_kit.artifacts import (
     Manifest,
@@ -330,3 +332,28 @@ def test_a_user_that_is_made_again_has_the_new_secret_key_and_the_policy(minio_r
     S3ObjectStore(changed).check()
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
         S3ObjectStore(user).check()
+
+
+def test_a_server_is_trusted_by_the_authority_that_is_named(tmp_path: Path) -> None:
+    with running_minio(tmp_path, new_authority()) as settings:
+        user = replace(settings, access_key="of-one-bucket", secret_key="correct horse")
+        make_user(settings, user)
+        store = S3ObjectStore(user)
+        large = tmp_path / "large"
+        large.write_bytes(os.urandom(PART_SIZE_BYTES + 1))
+        store.put_file("large", large)
+        store.get_file("large", tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == large.read_bytes()
+        assert store.put_if("record", b"{}", version="")
+        (tmp_path / "others.crt").write_bytes(new_authority("another").pem)
+        port = settings.endpoint_url.rpartition(":")[2]
+        for broken in (
+            replace(user, ca=""),
+            replace(user, ca=str(tmp_path / "others.crt")),
+            replace(user, endpoint_url=f"https://localhost:{port}"),
+        ):
+            with pytest.raises(FailedPrecondition, match=r"cannot be trusted by TLS .* SYNTHMIX_OBJECT_STORE_CA"):
+                when_available(S3ObjectStore(broken).check)
+        for path in (tmp_path / "absent", large):
+            with pytest.raises(FailedPrecondition, match=f"SYNTHMIX_OBJECT_STORE_CA is '{path}', which cannot be used"):
+                S3ObjectStore(replace(user, ca=str(path)))

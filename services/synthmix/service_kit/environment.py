@@ -24,6 +24,7 @@ class ObjectStoreSettings:
     Attributes:
         endpoint_url: With the scheme: http://host:port or https://host.
         region: Requests are signed for it, and of AWS it is part of the host's name.
+        ca: A PEM file of the authorities by which an https server is trusted; the system's if "".
         folder: Where the server keeps its objects, if it is one of this machine; "" if that is not known.
         compaction_address: The gRPC master of SeaweedFS, which gives back the room of deleted objects, or "".
         certificate: A PEM file with the key and the certificate that this master asks for, or "".
@@ -34,6 +35,7 @@ class ObjectStoreSettings:
     secret_key: str = field(repr=False)
     bucket: str = "synthmix"
     region: str = "us-east-1"
+    ca: str = ""
     folder: str = ""
     compaction_address: str = ""
     certificate: str = ""
@@ -45,6 +47,7 @@ _OBJECT_STORE_VARIABLES = {
     "secret_key": "SYNTHMIX_OBJECT_STORE_SECRET_KEY",
     "bucket": "SYNTHMIX_OBJECT_STORE_BUCKET",
     "region": "SYNTHMIX_OBJECT_STORE_REGION",
+    "ca": "SYNTHMIX_OBJECT_STORE_CA",
     "folder": "SYNTHMIX_OBJECT_STORE_FOLDER",
     "compaction_address": "SYNTHMIX_OBJECT_STORE_COMPACTION_ADDRESS",
     "certificate": "SYNTHMIX_OBJECT_STORE_CERTIFICATE",

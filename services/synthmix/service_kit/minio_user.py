@@ -10,6 +10,7 @@ from minio.minioadmin import MinioAdmin
 
 from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import FailedPrecondition
+from synthmix.service_kit.s3_object_store import connection_pool
 
 
 def bucket_policy(bucket: str) -> dict[str, Any]:
@@ -42,7 +43,12 @@ def make_user(root: ObjectStoreSettings, user: ObjectStoreSettings) -> None:
     """
     parts = urlsplit(root.endpoint_url)
     credentials = StaticProvider(root.access_key, root.secret_key)
-    admin = MinioAdmin(endpoint=parts.netloc, credentials=credentials, secure=parts.scheme == "https")
+    admin = MinioAdmin(
+        endpoint=parts.netloc,
+        credentials=credentials,
+        secure=parts.scheme == "https",
+        http_client=connection_pool(root),
+    )
     policy = f"bucket-{user.bucket}"
     try:
         admin.policy_add(policy, policy=bucket_policy(user.bucket))

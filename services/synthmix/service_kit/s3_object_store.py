@@ -3,6 +3,7 @@
 import io
 import logging
 import random
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -71,6 +72,21 @@ class _WithinDeadlines(urllib3.PoolManager):
         return super().urlopen(method, url, redirect, **options)
 
 
+def connection_pool(settings: ObjectStoreSettings) -> urllib3.PoolManager:
+    """Connections that trust the settings' authorities, read again for each. Raises FailedPrecondition."""
+    if not settings.ca:
+        return _WithinDeadlines(num_pools=4, maxsize=32, retries=False)
+    try:
+        ssl.create_default_context(cafile=settings.ca)
+    except OSError as error:  # such as ssl.SSLError, for a file of something else
+        raise FailedPrecondition(
+            f"SYNTHMIX_OBJECT_STORE_CA is {settings.ca!r}, which cannot be used ({error.strerror or error}); name a "
+            "PEM file of certificates",
+            reason="SETTING_INVALID",
+        ) from None
+    return _WithinDeadlines(num_pools=4, maxsize=32, retries=False, ca_certs=settings.ca)
+
+
 class S3ObjectStore(ObjectStore):
     """Objects by key in one bucket of an S3 server. Safe to share between threads.
 
@@ -92,7 +108,7 @@ class S3ObjectStore(ObjectStore):
             )
         self.settings = settings
         self._attempts = attempts
-        self._pool = _WithinDeadlines(num_pools=4, maxsize=32, retries=False)
+        self._pool = connection_pool(settings)
         # A region given up front saves a request for every bucket location.
         self._client = Minio(
             parts.netloc,
@@ -284,6 +300,13 @@ class S3ObjectStore(ObjectStore):
                         raise self._full(" left") from error
                 if not _is_passing(error) or attempt == self._attempts - 1:
                     raise self._unavailable(action, error) from error
+            except urllib3.exceptions.SSLError as error:
+                raise FailedPrecondition(
+                    f"object storage at {self.settings.endpoint_url} cannot be trusted by TLS ({error}); name the PEM "
+                    "file of its certificate's authority by SYNTHMIX_OBJECT_STORE_CA, and check that the certificate "
+                    "is for this address",
+                    reason="OBJECT_STORAGE_TLS",
+                ) from error
             except (urllib3.exceptions.HTTPError, MinioException, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
                     raise  # a local file, not the network
