@@ -11,6 +11,7 @@ NODE_PROGRAMS := kube-apiserver kube-controller-manager kube-scheduler kube-prox
 
 # The first that works: a client may be there without its engine.
 CONTAINER_TOOL ?= $(shell for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 && echo $$tool && break; done)
+IMAGES ?= control worker minio seaweedfs
 IMAGE_PREFIX ?= ghcr.io/synthmix
 IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
@@ -19,7 +20,7 @@ IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo images test test-programs test-unit test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration operations-at-scale fuzz e2e e2e-cluster
+.PHONY: help setup demo images test test-programs test-unit test-components test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration operations-at-scale fuzz e2e e2e-cluster
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,18 +32,20 @@ demo: setup ## Run the sample study from start to report (about 10 minutes on 2 
 
 images: ## Build the container images (needs docker, podman or buildah; deploy/images/README.md)
 	@test -n "$(CONTAINER_TOOL)" || { echo "needs docker, podman or buildah: install one" >&2; exit 1; }
-	set -e; for target in control worker; do \
+	set -e; for target in $(IMAGES); do \
 	  BUILDAH_FORMAT=docker $(CONTAINER_TOOL) build --file deploy/images/Dockerfile --target $$target --tag $(IMAGE_PREFIX)/$$target:$(IMAGE_TAG) \
 	    $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(if $(TORCH_INDEX_URL),--build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) \
 	    --build-arg VERSION=$(IMAGE_TAG) --build-arg REVISION=$(shell git rev-parse HEAD) $(IMAGE_BUILD_FLAGS) .; \
 	done
 
 ##@ Develop
-test: test-unit test-programs test-contracts test-chart test-integration ## Run every test that CI runs, the quickest first (10 minutes on 2 cores; 20 more the first time)
+test: test-unit test-components test-programs test-contracts test-chart test-integration ## Run every test that CI runs, the quickest first (10 minutes on 2 cores; 20 more the first time)
 test-programs: setup ## Get what the tests run: built once, in about 20 minutes on 2 cores, unless the machine has it
 	$(PROGRAMS) kube-apiserver minio prometheus promtool helm etcd
 test-unit: setup ## Tests without a network, in a minute
 	$(BIN)/python -m pytest tests/unit --numprocesses=logical --dist=worksteal
+test-components: setup ## One part each with processes, sockets or trainings of its own
+	$(BIN)/python -m pytest tests/components --numprocesses=logical --dist=worksteal
 test-contracts: setup ## The object store's contract against every server
 	$(PROGRAMS) minio
 	$(BIN)/python -m pytest tests/contracts
@@ -98,15 +101,17 @@ check-chart-docs: setup ## The chart's README is current
 	@$(HELM_DOCS) --dry-run | diff - charts/synthmix/README.md || { echo "charts/synthmix/README.md isn't current: run make chart-docs" >&2; exit 1; }
 lock: setup ## Pin every package anew
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-emit-index-url --generate-hashes --extra dev pyproject.toml -o requirements.lock
+	echo '# uv, which installs everything else, by hash. `make lock` writes it.' > requirements-uv.txt
+	echo uv | $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-header --no-annotate - >> requirements-uv.txt
 
 ##@ Housekeeping
 clean: ## Remove what make made
 	rm -rf $(VENV) build demo
 
-$(VENV)/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements.lock requirements-uv.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "SynthMix needs Python 3.11 or newer; $(PYTHON) is older. Use make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@

@@ -13,7 +13,7 @@ from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderErro
 from programs import KUBERAY
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit.check_health import HEALTH_PATH
-from synthmix.service_kit.environment import SERVICES
+from synthmix.service_kit.environment import SERVICES, HubSettings, SweepSettings, hub_settings, sweep_settings
 from synthmix.service_kit.minio_user import bucket_policy
 
 PREFIX = f"{RELEASE}-synthmix"
@@ -150,7 +150,7 @@ def test_no_secret_is_said_outside_of_secrets(rendered: Rendered) -> None:
 
 def test_minios_root_keys_are_in_its_pod_and_in_its_job_alone(rendered: Rendered) -> None:
     holders = {name for name, pod in rendered.pods() if f"{PREFIX}-minio-root" in yaml.safe_dump(pod)}
-    has_minio = bool(rendered.of_kind("StatefulSet"))
+    has_minio = any(item["metadata"]["name"] == f"{PREFIX}-minio" for item in rendered.of_kind("StatefulSet"))
     assert {name.rpartition("-bucket-")[0] or name for name in holders} == (
         {PREFIX, f"{PREFIX}-minio"} if has_minio else set()
     )
@@ -158,7 +158,7 @@ def test_minios_root_keys_are_in_its_pod_and_in_its_job_alone(rendered: Rendered
 
 def test_the_job_makes_the_user_whose_keys_services_and_workers_hold() -> None:
     chart = render_chart(
-        set_values=["objectStorage.existingSecret=users-keys", "objectStorage.minio.existingSecret=root-keys"]
+        set_values=["objectStorage.existingSecret=users-keys", "objectStorage.existingRootSecret=root-keys"]
     )
     held = {
         name: {
@@ -233,6 +233,19 @@ def test_tls_is_served_by_whom_others_trust(own: bool) -> None:
     for service in SERVICES:
         annotations = chart.get("Service", f"{PREFIX}-{service}")["metadata"]["annotations"]
         assert annotations["synthmix.io/tls-secret"] == secret
+
+
+def test_seaweedfs_serves_tls_as_minio_does() -> None:
+    chart = render_chart([CHART / "ci" / "seaweedfs-values.yaml"], ["tls.enabled=true", "tls.issuer.name=lab"])
+    pod = chart.get("StatefulSet", f"{PREFIX}-seaweedfs")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert {"-s3.cert.file=/etc/synthmix/tls/tls.crt", "-s3.key.file=/etc/synthmix/tls/tls.key"} <= {*container["args"]}
+    assert container["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
+    assert {"name": "tls", "mountPath": "/etc/synthmix/tls", "readOnly": True} in container["volumeMounts"]
+    front_end = environment(dict(chart.pods())[f"{PREFIX}-study-control"]["spec"]["containers"][0])
+    assert front_end["SYNTHMIX_OBJECT_STORE_ENDPOINT"] == f"https://{PREFIX}-minio:9000"
+    assert front_end["SYNTHMIX_OBJECT_STORE_CA"] == "/etc/synthmix/tls/ca.crt"
+    assert f"{PREFIX}-minio" in chart.of_kind("Certificate")[0]["spec"]["dnsNames"]
 
 
 def test_whoever_stands_before_a_server_speaks_tls_to_it() -> None:
@@ -416,12 +429,16 @@ def test_network_policies_deny_first(rendered: Rendered) -> None:
         (["access.clients.subjects[0].name=ada"], "missing property 'kind'"),
         (["access.clients.subjects[0].kind=Person"], "'User', 'Group', 'ServiceAccount'"),
         (["objectStorage.minio.enabled=false"], "objectStorage.endpoint is empty"),
+        (["objectStorage.seaweedfs.enabled=true"], "are both true: choose one of them"),
         (["baseModels.folders[0]=models"], "'models' does not match pattern"),
         (["baseModels.folders[0]=./models"], "does not match pattern"),
         (["baseModels.folders[0]=/models:/etc"], "does not match pattern"),
         (["baseModels.folders=/models"], "got string, want array"),
         (["baseModels.folders[0]=7"], "got number, want string"),
         (["baseModels.folder[0]=/models"], "additional properties 'folder' not allowed"),
+        (["baseModels.hub.models[0]=lab"], "'lab' does not match pattern"),
+        (["baseModels.hub.models[0]=lab/model@main"], "does not match pattern"),
+        (["baseModels.hub.files=0"], "minimum: got 0, want 1"),
         (
             ["objectStorage.minio.enabled=false", "objectStorage.endpoint=https://s3.example"],
             "objectStorage.existingSecret is empty",
@@ -472,6 +489,83 @@ def test_who_reads_base_models_knows_the_folders_that_may_be_named() -> None:
             assert found.get("SYNTHMIX_BASE_MODEL_FOLDERS") == expected, name
 
 
+def test_who_reads_base_models_knows_the_models_of_the_hub_that_may_be_named() -> None:
+    commit = "0" * 40
+    given = [f"baseModels.hub.models={{lab/*,other/model@{commit}}}", "baseModels.hub.size=4Gi"]
+    for set_values, models, most_bytes in (
+        (given, f"lab/* other/model@{commit}", 4 << 30),
+        (["baseModels.hub.models=null"], "", 16 << 30),
+    ):
+        pods = dict(render_chart(set_values=set_values).pods())
+        for name in ("ray-head", *WORKER_GROUPS, *(f"{PREFIX}-{service}" for service in SERVICES)):
+            settings = hub_settings(environment(pods[name]["spec"]["containers"][0]))
+            assert settings == HubSettings(tuple(models.split()), 100, most_bytes), name
+
+
+def test_sweeps_go_by_the_values() -> None:
+    given = {"graceHours": 2, "uploadHours": 24, "checkpointHours": 48}
+    set_values = [f"objectStorage.sweep.{name}={hours}" for name, hours in given.items()]
+    for values, expected in ((set_values, SweepSettings(2, 24, 48)), ([], SweepSettings())):
+        pods = dict(render_chart(set_values=values).pods())
+        # Study control sweeps every hour, and the head after a removal that is not to wait.
+        for name in (f"{PREFIX}-study-control", "ray-head"):
+            assert sweep_settings(environment(pods[name]["spec"]["containers"][0])) == expected, name
+
+
+@pytest.mark.parametrize("server", ["minio", "seaweedfs"])
+def test_either_server_is_reached_at_the_same_address_with_the_same_secret(server: str) -> None:
+    other = {"minio": "seaweedfs", "seaweedfs": "minio"}[server]
+    chart = render_chart(
+        set_values=[
+            f"objectStorage.{other}.enabled=false",
+            f"objectStorage.{server}.enabled=true",
+            f"objectStorage.{server}.image.digest=sha256:{'0' * 64}",
+            f"objectStorage.{server}.persistence.size=10Gi",
+        ]
+    )
+    [stateful_set] = chart.of_kind("StatefulSet")
+    assert stateful_set["metadata"]["name"] == f"{PREFIX}-{server}"
+    [container] = stateful_set["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"ghcr.io/synthmix/{server}@sha256:{'0' * 64}"
+    assert container["ports"] == [{"name": "s3", "containerPort": 9000}]
+    service = chart.get("Service", f"{PREFIX}-minio")
+    labels = stateful_set["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert service["spec"]["ports"] == [{"name": "s3", "port": 9000, "targetPort": "s3"}]
+    assert stateful_set["spec"]["serviceName"] == f"{PREFIX}-minio"
+    policy = chart.get("NetworkPolicy", f"{PREFIX}-minio")
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["spec"]["ingress"][0]["ports"] == [{"port": "s3"}]
+    secret = {"secretKeyRef": {"name": f"{PREFIX}-object-storage", "key": "access-key"}}
+    if server == "seaweedfs":
+        [files] = stateful_set["spec"]["template"]["spec"]["initContainers"]
+        assert environment(files)["SYNTHMIX_OBJECT_STORE_ACCESS_KEY"] == secret
+        assert files["args"] == ["synthmix.local.weed_files", "/etc/seaweedfs"]
+        assert "-s3.config=/etc/seaweedfs/users.json" in container["args"]
+        assert [item["name"] for item in container["env"]] == ["HOME"]
+    for pod in ("ray-head", f"{PREFIX}-study-control"):
+        seen = environment(dict(chart.pods())[pod]["spec"]["containers"][0])
+        assert seen["SYNTHMIX_OBJECT_STORE_ENDPOINT"] == f"http://{PREFIX}-minio:9000"
+        assert seen["SYNTHMIX_OBJECT_STORE_ACCESS_KEY"] == secret
+
+
+def test_the_image_of_object_storage_is_of_the_chart_s_version() -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    [stateful_set] = render_chart().of_kind("StatefulSet")
+    assert stateful_set["spec"]["template"]["spec"]["containers"][0]["image"] == f"ghcr.io/synthmix/minio:{version}"
+
+
+def test_seaweedfs_may_make_volumes_for_all_of_its_disk() -> None:
+    for size, most in (("10Gi", 120), ("200Gi", 2400), ("256Mi", 8)):
+        chart = render_chart(
+            [CHART / "ci" / "seaweedfs-values.yaml"], [f"objectStorage.seaweedfs.persistence.size={size}"]
+        )
+        [stateful_set] = chart.of_kind("StatefulSet")
+        [container] = stateful_set["spec"]["template"]["spec"]["containers"]
+        assert f"-volume.max={most}" in container["args"]
+        assert "-master.volumeSizeLimitMB=256" in container["args"]
+
+
 @pytest.mark.parametrize("hub", [True, False])
 def test_the_hub_is_reached_by_who_reads_base_models(hub: bool) -> None:
     api = "networkPolicy.kubernetesApi.cidrs[0]=10.0.0.1/32"
@@ -483,7 +577,7 @@ def test_the_hub_is_reached_by_who_reads_base_models(hub: bool) -> None:
         if {"ipBlock": {"cidr": "0.0.0.0/0"}} in rule.get("to", [])
     }
     workers = {f"{group}-worker" for group in WORKER_GROUPS if group != "study-control"}
-    assert reach == ({"adapter-training", "ray-head"} | workers if hub else set())
+    assert reach == ({"adapter-training", "image-synthesis", "ray-head"} | workers if hub else set())
 
 
 def test_an_autoscaler_alone_decides_replicas() -> None:
@@ -521,7 +615,12 @@ def test_every_value_is_in_the_schema_and_nothing_else() -> None:
     schema = yaml.safe_load((CHART / "values.schema.json").read_text())
 
     def resolve(node: dict[str, Any]) -> dict[str, Any]:
-        return schema["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+        if "$ref" not in node:
+            return node
+        found = schema
+        for key in node["$ref"].removeprefix("#/").split("/"):
+            found = found[key]
+        return found
 
     def compare(value: Any, node: dict[str, Any], path: str) -> None:
         node = resolve(node)

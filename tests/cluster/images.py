@@ -34,6 +34,7 @@ def build_images() -> dict[str, str]:
             flags += [f"--volume={certificates}:{CERTIFICATES}:ro", f"--build-arg=CA_BUNDLE={CERTIFICATES}"]
     variables = {
         "CONTAINER_TOOL": _builder(),
+        "IMAGES": "control worker",
         "IMAGE_PREFIX": PREFIX,
         "IMAGE_TAG": TAG,
         "BASE_IMAGE": BASE,

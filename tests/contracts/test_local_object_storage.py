@@ -60,7 +60,7 @@ def test_a_client_without_the_homes_certificate_is_refused(
     local_storage: ObjectStorage, name: str, tmp_path: Path
 ) -> None:
     authority = local_storage.certificate.read_bytes()
-    strangers = certificate_file(prepare(tmp_path / "home")).read_bytes()
+    strangers = certificate_file(tmp_path / "certificate.pem").read_bytes()
     credentials = {
         OURS: grpc.ssl_channel_credentials(authority, authority, authority),
         STRANGERS: grpc.ssl_channel_credentials(authority, strangers, strangers),
@@ -161,23 +161,23 @@ def test_compaction_shows_the_certificate(local_storage: ObjectStorage, tmp_path
     address = local_storage.settings.compaction_address
     compact(address, Path(local_storage.settings.certificate))
     with pytest.raises(grpc.RpcError):
-        compact(address, certificate_file(prepare(tmp_path / "home")))
+        compact(address, certificate_file(tmp_path / "certificate.pem"))
 
 
 def test_a_certificate_is_made_once_for_this_user_and_anew_in_its_last_year(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = prepare(tmp_path / "home")
+    file = tmp_path / "certificate.pem"
     monkeypatch.setattr(certificate, "VALID", certificate.RENEWED_BEFORE_END - timedelta(hours=1))
-    ending = certificate_file(home).read_bytes()
+    ending = certificate_file(file).read_bytes()
     monkeypatch.undo()
-    path = certificate_file(home)
+    path = certificate_file(file)
     renewed = path.read_bytes()
     assert renewed != ending
     assert path.stat().st_mode & 0o777 == 0o600
     until = x509.load_pem_x509_certificate(renewed).not_valid_after_utc
     assert until > datetime.now(UTC) + certificate.RENEWED_BEFORE_END
-    assert certificate_file(home).read_bytes() == renewed
+    assert certificate_file(file).read_bytes() == renewed
     # Half of it, as after a restore from somewhere.
     path.write_bytes(renewed[: len(renewed) // 2])
-    assert certificate_file(home).read_bytes() not in (renewed, renewed[: len(renewed) // 2])
+    assert certificate_file(file).read_bytes() not in (renewed, renewed[: len(renewed) // 2])

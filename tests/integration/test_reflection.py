@@ -35,13 +35,14 @@ METHODS = {
         },
     },
     STUDY_CONTROL: {
-        "synthmix.artifacts.v1.ArtifactService": {"UploadFile", "DownloadPayload"},
+        "synthmix.artifacts.v1.ArtifactService": {"UploadFile", "DownloadPayload", "Sweep"},
         "synthmix.clusters.v1.ClusterService": {"GetCluster", "ScaleWorkerGroup"},
         "synthmix.datasets.v1.DatasetService": {
             "CreateDataset",
             "GetDataset",
             "ListDatasets",
             "DeleteDataset",
+            "DeleteDatasetImages",
             "CreateSplit",
             "GetSplit",
         },

@@ -1,7 +1,6 @@
 """What several unit tests share."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ from release_lab import lab as lab
 from release_lab import services as services
 from synthmix.service_kit import kubernetes_api, transport
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core; torch's threads, one a core in each, would be in their way
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 
 @pytest.fixture(autouse=True)
-def base_model_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any folder, as on one machine."""
+def base_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any folder and any model of the hub, as on one machine."""
     monkeypatch.setenv("SYNTHMIX_BASE_MODEL_FOLDERS", "/")
+    monkeypatch.setenv("SYNTHMIX_HUB_MODELS", "*")
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +32,6 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store() -> MemoryObjectStore:
     return MemoryObjectStore.created()
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache that no other test has filled."""
-    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture

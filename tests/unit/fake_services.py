@@ -112,10 +112,18 @@ def serving(
         (
             datasets_pb2_grpc,
             "DatasetService",
-            ["CreateDataset", "GetDataset", "ListDatasets", "DeleteDataset", "CreateSplit", "GetSplit"],
+            [
+                "CreateDataset",
+                "GetDataset",
+                "ListDatasets",
+                "DeleteDataset",
+                "DeleteDatasetImages",
+                "CreateSplit",
+                "GetSplit",
+            ],
             [],
         ),
-        (artifacts_pb2_grpc, "ArtifactService", ["UploadFile"], ["DownloadPayload"]),
+        (artifacts_pb2_grpc, "ArtifactService", ["UploadFile", "Sweep"], ["DownloadPayload"]),
         (clusters_pb2_grpc, "ClusterService", ["GetCluster", "ScaleWorkerGroup"], []),
         (
             operations_pb2_grpc,

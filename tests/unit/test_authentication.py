@@ -100,6 +100,9 @@ def test_the_protos_have_no_service_without_a_resource() -> None:
         ("/synthmix.studies.v1.StudyService/DeleteStudy", "delete", "studies"),
         ("/synthmix.image_sets.v1.ImageSetService/DeleteImageSet", "delete", "imagesets"),
         (SCALE, "update", "clusters"),
+        # What takes something away is no viewer's.
+        ("/synthmix.artifacts.v1.ArtifactService/Sweep", "delete", "artifacts"),
+        ("/synthmix.datasets.v1.DatasetService/DeleteDatasetImages", "delete", "datasets"),
     ],
 )
 def test_rights_are_named_as_rbac_names_them(method: str, verb: str, resource: str) -> None:

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 from synthmix.latent_diffusion.base_model import resolve, verify
-from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, Unavailable, Unimplemented
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from tiny_base_model import write_tiny_base_model
 
 FIELD = "adapter.base_model"
@@ -44,28 +42,17 @@ def test_a_folder_is_addressed_by_its_content(tiny: Path, copied: Path) -> None:
     model = resolve(str(tiny), field=FIELD)
     assert model.image_size_px == 32
     assert resolve(str(copied), field=FIELD).digest == model.digest
+    index = copied / "model_index.json"
+    before = index.read_text()
+    index.write_text(before.replace("DDIMScheduler", "PNDMScheduler"))
+    assert resolve(str(copied), field=FIELD).digest != model.digest, "the index says what is made of the files"
+    index.write_text(before)
     config = copied / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace("0.02", "0.03"))
     changed = resolve(str(copied), field=FIELD)
     assert changed.digest != model.digest
     with pytest.raises(FailedPrecondition, match="files differ"):
         verify(changed, model.digest)
-
-
-def test_a_hub_model_is_pinned_to_its_commit(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    snapshot = Path(shutil.move(copied, tmp_path / commit))
-    asked = {}
-
-    def download(name: str, revision: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.update(name=name, revision=revision, patterns=allow_patterns)
-        return str(snapshot)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    model = resolve("owner/tiny@v1", field=FIELD)
-    assert model.reference == f"owner/tiny@{commit}"
-    assert (asked["name"], asked["revision"]) == ("owner/tiny", "v1")
-    assert not any("bin" in pattern or "ckpt" in pattern for pattern in asked["patterns"])
 
 
 class FakeHub:
@@ -75,12 +62,14 @@ class FakeHub:
 
     def __init__(self, folder: Path):
         self.files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        self.said_sizes: dict[str, int | None] = {}
         self.fetched: list[str] = []
 
     def model(self) -> dict[str, Any]:
         siblings = []
         for name, content in self.files.items():
-            item: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": "0" * 40}
+            item: dict[str, Any] = {"rfilename": name, "blobId": "0" * 40}
+            item["size"] = self.said_sizes.get(name, len(content))
             if name.endswith((".safetensors", ".bin")):
                 item["lfs"] = {"sha256": sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
             siblings.append(item)
@@ -143,20 +132,21 @@ def hub(copied: Path) -> Iterator[tuple[FakeHub, str]]:
         server.shutdown()
 
 
-def in_another_process(code: str, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
+def in_another_process(code: str, endpoint: str, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The hub's address is read when its library is imported."""
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
+    hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
+    environment = os.environ | hub | variables
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def resolved(endpoint: str, cache: Path, *, weights: bool) -> dict[str, str]:
+def resolved(endpoint: str, cache: Path, *, weights: bool, **variables: str) -> dict[str, str]:
     code = (
         "import json; from synthmix.latent_diffusion.base_model import resolve; "
         f"found = resolve('owner/tiny', field='x', weights={weights}); "
         "print(json.dumps({'reference': found.reference, 'digest': found.digest}))"
     )
-    result = in_another_process(code, endpoint, cache)
+    result = in_another_process(code, endpoint, cache, **variables)
     assert result.returncode == 0, result.stderr
     value: dict[str, str] = json.loads(result.stdout)
     return value
@@ -183,14 +173,108 @@ def test_who_plans_downloads_no_weights_and_comes_to_the_same_digest(
     assert resolved(nowhere, tmp_path / "worker", weights=False) == planned, "from the cache"
 
 
-def test_a_hub_that_cannot_be_asked_may_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*arguments: object, **keywords: object) -> str:
-        raise LocalEntryNotFoundError("offline")
+def refused(endpoint: str, cache: Path, reference: str = "owner/tiny", **variables: str) -> str:
+    """What a planner says of a model that it refuses."""
+    code = (
+        "from synthmix.latent_diffusion.base_model import resolve; "
+        f"resolve({reference!r}, field={FIELD!r}, weights=False)"
+    )
+    result = in_another_process(code, endpoint, cache, **variables)
+    assert result.returncode, "it was not refused"
+    return result.stderr.splitlines()[-1]
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    message = r"adapter\.base_model: 'owner/tiny' is taken for a model of the hub and cannot be had from there"
-    with pytest.raises(Unavailable, match=message):
+
+def test_a_hub_that_cannot_be_asked_may_be_asked_again(tmp_path: Path) -> None:
+    said = refused("http://127.0.0.1:9", tmp_path)
+    assert "errors.Unavailable" in said
+    assert f"{FIELD}: 'owner/tiny' is taken for a model of the hub and cannot be had from there" in said
+
+
+@pytest.mark.parametrize("allowed", ["*", "owner/*", "owner/tiny", f"other/* owner/tiny@{FakeHub.commit}"])
+def test_a_model_that_the_operator_allows(allowed: str, hub: tuple[FakeHub, str], tmp_path: Path) -> None:
+    assert resolved(hub[1], tmp_path, weights=False, SYNTHMIX_HUB_MODELS=allowed)["reference"].endswith(FakeHub.commit)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "said"),
+    [
+        ("", "is not among those that are allowed (none)"),
+        ("other/* owner/tin", "is not among those that are allowed (other/*, owner/tin)"),
+        ("own/*", "or the chart's baseModels.hub.models"),
+        (f"owner/tiny@{'1' * 40}", f"is the hub's commit {FakeHub.commit}"),
+        (f"owner/tiny@{'1' * 40}", f"write owner/tiny@{'1' * 40}"),
+        ("owner", "environment variable SYNTHMIX_HUB_MODELS holds 'owner'"),
+        ("owner/tiny@main", "use *, owner/*, owner/name or owner/name@commit"),
+    ],
+)
+def test_a_model_that_the_operator_does_not_allow(
+    allowed: str, said: str, hub: tuple[FakeHub, str], tmp_path: Path
+) -> None:
+    assert said in refused(hub[1], tmp_path, SYNTHMIX_HUB_MODELS=allowed)
+    assert hub[0].fetched == []
+
+
+def test_no_model_of_the_hub_is_allowed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SYNTHMIX_HUB_MODELS")
+    with pytest.raises(InvalidArgument, match=r"allowed \(none\)") as raised:
         resolve("owner/tiny", field=FIELD)
+    assert raised.value.reason == "BASE_MODEL_NOT_ALLOWED"
+
+
+def test_a_model_of_too_many_files_is_refused_before_any_is_downloaded(
+    hub: tuple[FakeHub, str], tmp_path: Path
+) -> None:
+    fake, endpoint = hub
+    parts = resolved(endpoint, tmp_path / "all", weights=True) and len(fake.fetched)
+    fake.fetched.clear()
+    said = refused(endpoint, tmp_path / "none", SYNTHMIX_HUB_MODEL_MOST_FILES=str(parts - 1))
+    assert f"has {parts} files to download, more than {parts - 1}" in said
+    assert "SYNTHMIX_HUB_MODEL_MOST_FILES or the chart's baseModels.hub.files" in said
+    assert fake.fetched == []
+    resolved(endpoint, tmp_path / "enough", weights=False, SYNTHMIX_HUB_MODEL_MOST_FILES=str(parts))
+
+
+def test_a_model_that_is_too_large_is_refused_before_any_of_it_is_downloaded(
+    hub: tuple[FakeHub, str], tmp_path: Path
+) -> None:
+    fake, endpoint = hub
+    said = refused(endpoint, tmp_path, SYNTHMIX_HUB_MODEL_MOST_BYTES=str(64 << 10))
+    assert "to download, more than 64 KiB; use another" in said
+    assert "SYNTHMIX_HUB_MODEL_MOST_BYTES or the chart's baseModels.hub.size" in said
+    fake.said_sizes["tokenizer/tokenizer.json"] = 300 << 20
+    assert "MiB of files besides its weights, more than 256 MiB" in refused(endpoint, tmp_path)
+    fake.said_sizes["tokenizer/tokenizer.json"] = None
+    assert "the hub does not say how large tokenizer/tokenizer.json" in refused(endpoint, tmp_path)
+    assert fake.fetched == []
+
+
+def test_a_download_keeps_to_the_budget_of_the_node_s_cache(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
+    """In a cluster the hub's cache is a folder of it, whose volume has a limit."""
+    fake, endpoint = hub
+    budget = {"SYNTHMIX_CACHE_DIR": str(tmp_path), "SYNTHMIX_CACHE_MOST_BYTES": "1000"}
+    assert "does not fit into the cache" in refused(endpoint, tmp_path / "huggingface", **budget)
+    assert fake.fetched == []
+    budget["SYNTHMIX_CACHE_MOST_BYTES"] = str(1 << 30)
+    resolved(endpoint, tmp_path / "huggingface", weights=False, **budget)
+
+
+def test_neither_code_nor_pickles_nor_anything_else_is_downloaded(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
+    fake, endpoint = hub
+    before = resolved(endpoint, tmp_path / "before", weights=True)
+    wanted = set(fake.fetched)
+    fake.fetched.clear()
+    for name in (
+        "pipeline.py",
+        "unet/model.py",
+        "unet/a.pkl",
+        "vae/a.ckpt",
+        "x/y.json",
+        "unet/a/b.json",
+        "unet/[a].json",
+    ):
+        fake.files[name] = b"{}"
+    assert resolved(endpoint, tmp_path / "after", weights=True) == before
+    assert set(fake.fetched) == wanted
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError, safe_open
 
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.service_kit.errors import InvalidArgument, SynthMixError, Unimplemented
@@ -192,6 +193,15 @@ def test_the_folder_that_the_cases_change_is_a_model(model: Path) -> None:
         (index(unet=...), "no unet by its model_index.json"),
         (index(unet="UNet2DConditionModel"), "not a library and a class"),
         (index(unet=[1, 2]), "not a library and a class"),
+        (index(unet=["my_unet", "UNet2DConditionModel"]), 'names ["my_unet", "UNet2DConditionModel"] for "unet"'),
+        (index(text_encoder=["diffusers", "CLIPTextModel"]), "code of a model is never run"),
+        (index(extra=["my_code", "Extra"]), 'names ["my_code", "Extra"] for "extra" in its model_index.json'),
+        (index(extra={"a": 1}), 'for "extra"'),
+        (index(safety_checker=["my_code", "StableDiffusionSafetyChecker"]), 'for "safety_checker"'),
+        (index(image_encoder=["transformers", "Pix2StructVisionModel"]), "no class of those that are loaded"),
+        (index(safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"]), None),
+        (index(feature_extractor=["transformers", "CLIPFeatureExtractor"]), None),
+        (index(extra=[None, None]), None),
         (unet(_class_name="UNetMotionModel"), "UNetMotionModel"),
         (index(vae=["diffusers", "AutoencoderTiny"]), "AutoencoderTiny"),
         (index(vae=["diffusers", "VQModel"]), "VQModel"),
@@ -226,8 +236,13 @@ def test_the_folder_that_the_cases_change_is_a_model(model: Path) -> None:
         (cut("text_encoder/model.safetensors", -100), "text_encoder/model.safetensors is not a whole"),
         (lambda folder: (folder / UNET_WEIGHTS).open("ab").write(b"xx"), "is not a whole safetensors file"),
         (raw(UNET_WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "Git LFS"),
-        (raw(UNET_WEIGHTS, b"\xff" * 64), "header too large"),
-        (raw(UNET_WEIGHTS, struct.pack("<Q", 4) + b"oops"), "invalid JSON"),
+        (raw(UNET_WEIGHTS, b"\xff" * 64), "header has 18446744073709551615 bytes, more than 8 MiB"),
+        (raw(UNET_WEIGHTS, struct.pack("<Q", 9 << 20) + bytes(9 << 20)), "bytes, more than 8 MiB"),
+        (raw(UNET_WEIGHTS, struct.pack("<Q", 100) + b"{}"), "its header has 100 bytes, more than follow"),
+        (raw(UNET_WEIGHTS, struct.pack("<Q", 4) + b"oops"), "a header that is not valid JSON"),
+        (raw(UNET_WEIGHTS, struct.pack("<Q", 2) + b"[]"), "a header that is not a JSON object"),
+        (raw(UNET_WEIGHTS, struct.pack("<Q", 100_000) + b"[" * 100_000), "a header that is nested too deeply"),
+        (raw(UNET_WEIGHTS, struct.pack("<Q", 14) + b'{"a":1,"a":{}}'), "a header with the same key twice"),
         (raw(UNET_WEIGHTS, struct.pack("<Q", 2) + b"{}"), "holds no tensors"),
         (header(dtype="F32", shape=[2], data_offsets=[0, 4]), "invalid shape, data type, or offset"),
         (lambda folder: write_safetensors(folder / UNET_WEIGHTS, {"conv_in.weight": (64, 9, 3, 3)}), "[64, 9, 3, 3]"),
@@ -390,3 +405,19 @@ def test_a_relative_folder_is_never_found_by_the_server_s_own_place(
     for reference in ("model", "./model"):
         with pytest.raises(InvalidArgument):
             resolve(reference, field=FIELD)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack("<Q", 100_000_001) + bytes(100),
+        struct.pack("<Q", 101) + b" " * 100,
+        struct.pack("<Q", 1000) + b"[" * 1000,
+    ],
+    ids=["too large", "beyond the file", "too deep"],
+)
+def test_the_library_bounds_what_timm_reads_as_well(data: bytes, tmp_path: Path) -> None:
+    """The trained weights of classifiers are read by timm, and not looked at before."""
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(SafetensorError):
+        safe_open(tmp_path / "model.safetensors", framework="np").__enter__()

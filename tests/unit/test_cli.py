@@ -393,13 +393,15 @@ def test_interrupting_a_watch_leaves_the_study(services: fake.FakeServices) -> N
         released.wait(20)
 
     services.answers["WatchStudy"] = stream
+    # A shell's background job ignores the signal, and so would its children.
+    command = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); " + (
+        "runpy.run_module('synthmix', run_name='__main__')"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "synthmix", "studies", "watch", "demo"],
+        [sys.executable, "-c", command, "studies", "watch", "demo"],
         env=os.environ | {"PYTHONPATH": str(Path(synthmix.__file__).parents[1])},
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background job ignores the signal, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     try:
@@ -1206,3 +1208,68 @@ def test_delete_is_refused_in_the_services_words(services: fake.FakeServices, ru
     )
     code, _, err = run("adapters", "delete", fake.ID)
     assert (code, err) == (1, f"error: adapters/x is used\n  {fake.STUDY}\n")
+
+
+# Removing images
+
+
+LEFT = datasets_pb2.Dataset(name=f"datasets/{fake.ID}", display_name="cells", image_count=21, group_count=5)
+
+
+@pytest.fixture
+def cells(services: fake.FakeServices) -> fake.FakeServices:
+    """A dataset of 24 images, of which a study was made."""
+    services.answers["GetDataset"] = lambda request, context: datasets_pb2.Dataset(name="datasets/x", image_count=24)
+    services.answers["DeleteDataset"] = lambda request, context: GONE
+    services.answers["DeleteDatasetImages"] = lambda request, context: fake.operation("o", response=LEFT)
+    return services
+
+
+def test_images_are_removed(cells: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "withdrawn.txt").write_text("alpha/b.png\n\n  alpha/c.png \n")
+    command = ["datasets", "remove-images", "cells", "--image", "alpha/a.png", "--group", "patient-7", "--now", "--yes"]
+    code, out, err = run(*command, "--cascade", "--from-file", str(tmp_path / "withdrawn.txt"))
+    assert code == 0
+    assert f"deleted 1 study, 2 image sets\n  {fake.STUDY}\n" in err, "what was made from it is named"
+    assert out.startswith("cells: 21 images in 5 groups")
+    [request] = cells.requests["DeleteDatasetImages"]
+    assert list(request.images) == ["alpha/a.png", "alpha/b.png", "alpha/c.png"]
+    assert list(request.groups) == ["patient-7"]
+    assert (request.name, request.force, request.skip_grace_period, request.validate_only) == (
+        "datasets/cells",
+        True,
+        True,
+        False,
+    )
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1)])
+def test_removing_images_shows_what_goes_and_asks(
+    answer: str, code: int, cells: fake.FakeServices, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "somebody_watches", lambda: True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    found, _, err = run("datasets", "remove-images", "cells", "--image", "a.png", "--cascade")
+    assert found == code
+    assert f"this removes 3 images of 24 from cells, which becomes {LEFT.name}" in err
+    assert f"\n  {fake.STUDY}, 1 KiB\n" in err
+    assert [item.validate_only for item in cells.requests["DeleteDatasetImages"]] == [True, False][: 2 - code]
+    assert [(item.force, item.validate_only) for item in cells.requests["DeleteDataset"]] == [(True, True)]
+    assert ("nothing was removed" in err) == (code == 1)
+
+
+def test_a_list_of_images_that_is_no_text(cells: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "withdrawn.txt").write_bytes(b"alpha/\xff.png")
+    code, _, err = run("datasets", "remove-images", "cells", "--from-file", str(tmp_path / "withdrawn.txt"), "--yes")
+    assert code == 2
+    assert "is not UTF-8 text (byte 6); give one image a line" in err
+
+
+def test_a_sweep_says_what_it_took(services: fake.FakeServices, run: Run) -> None:
+    swept = artifacts_pb2.SweptObjects(kind="adapters", count=3, size_bytes=2048)
+    services.answers["Sweep"] = lambda request, context: artifacts_pb2.SweepResponse(swept=[swept])
+    for option in ([], ["--dry-run"]):
+        code, out, _ = run("sweep", *option)
+        assert code == 0
+        assert out.splitlines()[1].split() == ["adapters", "3", "2", "KiB"]
+    assert [request.validate_only for request in services.requests["Sweep"]] == [False, True]

@@ -15,7 +15,7 @@ import pytest
 from synthmix.service_kit import node_cache
 from synthmix.service_kit.environment import cache_folder
 from synthmix.service_kit.errors import ResourceExhausted
-from synthmix.service_kit.node_cache import cache_budget_bytes, open_cached
+from synthmix.service_kit.node_cache import LONGEST_SECONDS, cache_budget_bytes, open_cached
 
 BUDGET_BYTES = 1000
 
@@ -61,12 +61,67 @@ def test_the_least_recently_used_goes_first() -> None:
     made: list[str] = []
     for number, key in enumerate(("a", "b", "c")):
         read(key, 300, made)
-        os.utime(cache_folder() / "payloads" / key, (number, number))
+        os.utime(cache_folder() / "payloads" / key, (number, time.time()))
     read("a", 300, made)
     read("d", 300, made)
     assert kept() == {"a", "c", "d"}
     assert read("b", 300, made) == content("b", 300)
     assert made == ["a", "b", "c", "d", "b"]
+
+
+def grow_old(key: str, seconds: float) -> None:
+    path = cache_folder() / "payloads" / key
+    os.utime(path, (path.stat().st_atime, path.stat().st_mtime - seconds))
+
+
+def test_a_file_goes_a_day_after_it_was_made_however_often_it_is_used() -> None:
+    made: list[str] = []
+    for key in ("a", "b", "c"):
+        read(key, 300, made)
+    for key in ("a", "b"):
+        grow_old(key, LONGEST_SECONDS - 60)
+    assert (read("a", 300, made), node_cache.expire()) == (content("a", 300), 0)
+    for key in ("a", "b"):
+        grow_old(key, 120)
+    with open_cached("payloads", "c", 300, writer("c", 300)), (cache_folder() / "payloads" / "a").open("rb") as reading:
+        assert node_cache.expire() == 2
+        assert reading.read() == content("a", 300), "whoever reads it reads on"
+    assert kept() == {"c"}
+    assert node_cache.expire() == 0
+
+
+def test_a_file_that_is_too_old_is_not_read_even_before_anybody_looked() -> None:
+    made: list[str] = []
+    read("a", 300, made)
+    grow_old("a", LONGEST_SECONDS + 1)
+    assert read("a", 300, made) == content("a", 300)
+    assert made == ["a", "a"]
+
+
+def test_a_cache_that_is_not_there_holds_nothing_old() -> None:
+    assert node_cache.expire() == 0
+
+
+def test_what_others_keep_in_the_cache_counts_and_stays() -> None:
+    """As HF_HOME does, which is below the cache in pods."""
+    blobs = cache_folder() / "huggingface" / "hub" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "weights").write_bytes(bytes(600))
+    (blobs.parent / "model.safetensors").symlink_to(blobs / "weights")
+    made: list[str] = []
+    read("a", 300, made)
+    read("b", 300, made)
+    assert kept() == {"b"}
+    with pytest.raises(ResourceExhausted):
+        read("c", 500, made)
+    assert (blobs / "weights").stat().st_size == 600
+
+
+def test_room_is_made_for_what_others_write() -> None:
+    made: list[str] = []
+    read("a", 900, made)
+    with node_cache.room(800):
+        assert kept() == set()
 
 
 def test_what_someone_reads_stays() -> None:

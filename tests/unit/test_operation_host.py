@@ -115,6 +115,30 @@ def test_what_is_open_is_done_and_closed(store: MemoryObjectStore, hosts: Callab
     assert set(RUNS.values()) == {1}
 
 
+def test_what_has_succeeded_shows_its_full_count(store: MemoryObjectStore, hosts: Callable[..., OperationHost]) -> None:
+    """Also where a single task reported it, as an import does: what a task reports counts until it ends."""
+
+    def tell_the_total_alone(context: OperationContext) -> str:
+        context.update(total=720, unit="steps")
+        return end_at_once_without_a_count(context)
+
+    def end_at_once_without_a_count(context: OperationContext) -> str:
+        return f"image-sets/{context.record.name.id}"
+
+    def fail(context: OperationContext) -> str:
+        context.update(done=3, total=720)
+        raise errors.FailedPrecondition("no", reason="NO")
+
+    BEHAVIOURS.update(tell=tell_the_total_alone, silent=end_at_once_without_a_count, fail=fail)
+    hosts(store)
+    for number, (how, done, total) in enumerate([("tell", 720, 720), ("silent", 0, 0), ("fail", 3, 720)]):
+        record = submit(store, number, how)
+        result_of(store, record)
+        progress = records.find_progress(store, record)
+        assert progress is not None
+        assert (progress["done"], progress["total"]) == (done, total), how
+
+
 def test_only_so_many_run_at_once_and_the_others_are_said_to_wait(
     store: MemoryObjectStore, hosts: Callable[..., OperationHost]
 ) -> None:
@@ -369,10 +393,11 @@ def test_one_that_has_ended_and_was_not_closed_is_closed(
 def test_what_another_version_wrote_keeps_nothing_else_from_being_done(
     store: MemoryObjectStore, hosts: Callable[..., OperationHost]
 ) -> None:
-    later, odd, broken = (OperationName(IMAGE_SYNTHESIS, letter * 32) for letter in "abc")
+    later, odd, broken, timeless = (OperationName(IMAGE_SYNTHESIS, letter * 32) for letter in "abcd")
     store.put_json(f"open-operations/{IMAGE_SYNTHESIS}/{later.id}.json", {"schema": 9, "what": ["else"]})
     open_operations.add(store, records.OperationRecord(odd, "films", "", {}, records.now()))
     store.put_bytes(f"open-operations/{IMAGE_SYNTHESIS}/{broken.id}.json", b"\xff{")
+    open_operations.add(store, records.OperationRecord(timeless, KIND, "", {}, "yesterday"))
     bad_record = submit(store, 7)
     store.put_bytes(f"{bad_record.name}/request.json", b"[1]")
     tomorrow = submit(store, 1)
@@ -380,8 +405,23 @@ def test_what_another_version_wrote_keeps_nothing_else_from_being_done(
         store.put_json(key, store.get_json(key) | {"priority": {"new": [1]}, "requested_by": "ada"})
     host = hosts(store)
     assert result_of(store, tomorrow)["target"] == tomorrow.target
-    wait_until(lambda: host.counts()["unreadable"] == 4, "the others' being counted", 5)
-    assert set(open_operations.names(store, IMAGE_SYNTHESIS)) == {later, odd, broken, bad_record.name}
+    wait_until(lambda: host.counts()["unreadable"] == 5, "the others' being counted", 5)
+    assert set(open_operations.names(store, IMAGE_SYNTHESIS)) == {later, odd, broken, timeless, bad_record.name}
+
+
+@pytest.mark.parametrize("time_text", ["", "yesterday", "2026-01-01T00:00:00", 7, None])
+def test_a_time_that_cannot_be_read_makes_a_record_unreadable(time_text: Any, store: MemoryObjectStore) -> None:
+    """Taken for now, it would never have been long ago: what is open without a record would stay open for ever."""
+    record = submit(store, 1)
+    for key in (f"{record.name}/request.json", f"open-operations/{IMAGE_SYNTHESIS}/{record.name.id}.json"):
+        store.put_json(key, store.get_json(key) | {"create_time": time_text})
+    for read in (records.find_record, open_operations.find):
+        with pytest.raises(errors.FailedPrecondition, match=r"\.json in object storage is damaged") as raised:
+            read(store, record.name)
+        assert raised.value.reason == "RECORD_UNREADABLE"
+    store.put_json(f"{record.name}/result.json", {"attempt": record.attempt, "end_time": time_text, "target": "x"})
+    with pytest.raises(errors.FailedPrecondition, match="is damaged"):
+        records.find_result(store, record)
 
 
 def test_a_thousand_that_wait_cost_no_thread_each(

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from programs import PROGRAMS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 """A Markdown link or image; the group is its target."""
@@ -117,8 +119,8 @@ def test_a_workflow_calls_make_targets_that_exist(path: Path) -> None:
 
 
 def test_the_workflows_call_what_every_commit_must_hold() -> None:
-    """`.ci/run` and the workflow of every change agree; `make test` there is its four parts here."""
-    parts = {"test-unit", "test-contracts", "test-chart", "test-integration"}
+    """`.ci/run` and the workflow of every change agree; `make test` there is its parts here."""
+    parts = {"test-unit", "test-components", "test-contracts", "test-chart", "test-integration"}
     once = {target for target in called_targets((REPOSITORY / ".ci/run").read_text()) if target != "test"}
     workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yaml").read_text())
     called = called_targets("\n".join(step.get("run", "") for step in steps(workflow)))
@@ -187,3 +189,40 @@ def test_a_decision_has_its_fields_in_order(path: Path) -> None:
     status = re.search(r"\*\*Status\.\*\* (Accepted|Superseded by \[decision \d+\])", text)
     assert status, "a status is Accepted, or Superseded by [decision N](file)"
     assert re.search(r"\*\*Date\.\*\* \d{4}-\d{2}-\d{2}", text)
+
+
+def test_images_stand_on_what_cannot_change() -> None:
+    dockerfile = (REPOSITORY / "deploy/images/Dockerfile").read_text()
+    assert re.search(r"^ARG BASE_IMAGE=\S+:\S+@sha256:[0-9a-f]{64}$", dockerfile, re.MULTILINE)
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", dockerfile, re.MULTILINE)) | {"scratch", "${BASE_IMAGE}"}
+    assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) <= stages, "no other image is pulled"
+    named_images = re.search(r"^IMAGES \?= (.+)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert named_images
+    assert set(named_images[1].split()) < stages
+    minio = re.search(r"^ARG MINIO_VERSION=(\S+)$", dockerfile, re.MULTILINE)
+    assert minio
+    assert minio[1] == PROGRAMS["minio"].version, "the tests run the server that the chart does"
+
+
+@pytest.mark.parametrize(
+    "path", named(tracked("Makefile") + tracked("deploy/images/*") + tracked(".github/workflows/*"))
+)
+def test_whatever_pip_installs_is_known_by_its_hash(path: Path) -> None:
+    text = path.read_text().replace("\\\n", " ")
+    commands = re.findall(r"pip install .*", text)
+    ours = re.compile(r"--no-deps .*\.$|--no-deps --prefix /own \.|--build-constraints requirements.lock --no-deps")
+    # torch comes from an index of the builder's choice, in the version of the lock.
+    unchecked = [item for item in commands if "--require-hashes" not in item and not ours.search(item)]
+    assert [item for item in unchecked if "--requirement torch.txt" not in item] == []
+
+
+def test_what_is_released_is_signed_with_its_sbom() -> None:
+    release = yaml.safe_load((REPOSITORY / ".github/workflows/release.yaml").read_text())["jobs"]
+    push = next(step["run"] for step in release["images"]["steps"] if "docker push" in step.get("run", ""))
+    order = [push.index(command) for command in ("docker push", "$SYFT", "cosign sign", "cosign attest")]
+    assert order == sorted(order)
+    assert release["images"]["env"]["IMAGES"].split() == ["control", "worker", "minio", "seaweedfs"]
+    assert 'cosign sign --yes "$digest"' in push, "a tag may mean another image by then"
+    for job in ("images", "chart"):
+        assert release[job]["permissions"]["id-token"] == "write"
+    assert any("cosign sign" in step.get("run", "") for step in release["chart"]["steps"])

@@ -343,6 +343,8 @@ def test_a_refusal_that_passes_delays_a_study_and_does_not_fail_it(
         return context.record.target
 
     monkeypatch.setattr(operation_host, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(operation_host, "ROUND_SECONDS", 0.02)
+    monkeypatch.setattr(study_operation, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(study_operation, "run", run_steps)
     name = OperationName(STUDY_CONTROL, laid_out.name.id)
     operation = OperationRecord(name, "studies", str(laid_out.name), record, now())

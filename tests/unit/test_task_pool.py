@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from synthmix.service_kit import task_pool
 from synthmix.service_kit.environment import WorkerSettings
 from synthmix.service_kit.errors import Cancelled, FailedPrecondition, InvalidArgument, SynthMixError
 from synthmix.service_kit.operation_context import OperationContext
-from synthmix.service_kit.ray_tasks import slots_of
+from synthmix.service_kit.ray_tasks import RayTasks, slots_of
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import OperationName
 from synthmix.service_kit.task_pool import TASK_ATTEMPTS, Outcome, TaskCall, TaskDied, TaskPool, TaskResult
@@ -212,3 +213,40 @@ def test_slots_are_what_a_node_has_room_for() -> None:
     assert slots_of({"CPU": 3.0}, WorkerSettings(cpus=2.0, gpus=0.0)) == 1
     assert slots_of({"CPU": 16.0}, WorkerSettings(cpus=1.0, gpus=1.0)) == 0
     assert slots_of({"CPU": 1.0}, WorkerSettings(cpus=0.0, gpus=0.0)) == 1
+
+
+class NodesOfRay:
+    """Takes the place of ray: its nodes, and what is called where."""
+
+    def __init__(self) -> None:
+        self.called: list[tuple[str, str]] = []
+
+    def nodes(self) -> list[dict[str, Any]]:
+        group = {"synthmix.io/image-synthesis": "true"}
+        return [
+            {"NodeID": "a" * 56, "Alive": True, "Labels": group},
+            {"NodeID": "b" * 56, "Alive": False, "Labels": group},
+            {"NodeID": "c" * 56, "Alive": True, "Labels": {"synthmix.io/study-control": "true"}},
+            {"NodeID": "d" * 56, "Alive": True, "Labels": group},
+        ]
+
+    def remote(self, function: Any) -> Any:
+        def options(*, scheduling_strategy: Any, num_cpus: float, **rest: Any) -> Any:
+            assert num_cpus == 0, "it waits for no task"
+            assert not scheduling_strategy.soft
+            return SimpleNamespace(
+                remote=lambda called: self.called.append((scheduling_strategy.node_id[0], called)) or function(called)
+            )
+
+        return SimpleNamespace(options=options)
+
+
+def test_each_node_of_a_group_that_is_alive_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = RayTasks("host", "image-synthesis", WorkerSettings(cpus=1, gpus=0))
+    nodes = NodesOfRay()
+    monkeypatch.setattr(workers, "_ray", nodes)
+    expired: list[int] = []
+    monkeypatch.setattr("synthmix.service_kit.node_cache.expire", lambda: expired.append(1))
+    workers.on_each_node("synthmix.service_kit.node_cache:expire")
+    assert nodes.called == [(letter, "synthmix.service_kit.node_cache:expire") for letter in "ad"]
+    assert expired == [1, 1]

@@ -78,7 +78,7 @@ imagePullSecrets:
 
 {{/* Of MinIO's root user: its pod's, and the Job's that makes the other user. */}}
 {{- define "synthmix.minioRootSecret" -}}
-{{- default (printf "%s-minio-root" (include "synthmix.fullname" .)) .Values.objectStorage.minio.existingSecret -}}
+{{- default (printf "%s-minio-root" (include "synthmix.fullname" .)) .Values.objectStorage.existingRootSecret -}}
 {{- end -}}
 
 {{/* The service account whose tokens callers may ask for; "" if there is none. */}}
@@ -107,8 +107,15 @@ imagePullSecrets:
 {{ include "synthmix.rayCluster" . }}-head-svc
 {{- end -}}
 
+{{/* Whether object storage is in the release: "true", or "". Both servers answer at the same address. */}}
+{{- define "synthmix.ownObjectStorage" -}}
+{{- if or .Values.objectStorage.minio.enabled .Values.objectStorage.seaweedfs.enabled -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{- define "synthmix.objectStorageEndpoint" -}}
-{{- if .Values.objectStorage.minio.enabled -}}
+{{- if include "synthmix.ownObjectStorage" . -}}
 {{ ternary "https" "http" .Values.tls.enabled }}://{{ include "synthmix.fullname" . }}-minio:9000
 {{- else -}}
 {{ .Values.objectStorage.endpoint }}
@@ -190,6 +197,9 @@ capabilities: {drop: [ALL]}
 {{- with .Values.baseModels.folders }}
 - {name: SYNTHMIX_BASE_MODEL_FOLDERS, value: {{ join ":" . | quote }}}
 {{- end }}
+- {name: SYNTHMIX_HUB_MODELS, value: {{ join " " .Values.baseModels.hub.models | quote }}}
+- {name: SYNTHMIX_HUB_MODEL_MOST_FILES, value: {{ .Values.baseModels.hub.files | int64 | quote }}}
+- {name: SYNTHMIX_HUB_MODEL_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.baseModels.hub.size | quote }}}
 {{- $root := . }}
 {{- range $service, $key := include "synthmix.services" . | fromYaml }}
 - {name: SYNTHMIX_{{ $service | upper | replace "-" "_" }}_ADDRESS, value: "{{ include "synthmix.fullname" $root }}-{{ $service }}:50051"}

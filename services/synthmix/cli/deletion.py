@@ -1,18 +1,23 @@
-"""`synthmix ... delete`: shows what goes, asks where a person watches, and deletes it."""
+"""`synthmix ... delete`, `datasets remove-images` and `sweep`: they say what goes, and ask where a person watches."""
 
 import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, human_time, note
+from synthmix.cli.datasets import dataset_text
+from synthmix.cli.output import emit, human_time, note, table
+from synthmix.cli.progress import progress, shown_transfer
 from synthmix.cli.resources import RESOURCES
 from synthmix.client.client import Client
+from synthmix.client.user_files import LARGEST_FILE_BYTES, check_size, read_user_file
 from synthmix.service_kit.errors import InvalidArgument, listing
-from synthmix.service_kit.quantities import byte_size
+from synthmix.service_kit.quantities import byte_size, plural
 from synthmix.service_kit.resource_names import collection_of
 
 NOUNS = {
@@ -39,6 +44,54 @@ def delete(arguments: argparse.Namespace) -> int:
         deletion = method(arguments.name, cascade=arguments.cascade)
     emit(arguments, deletion, f"deleted {deletion_text(deletion)}")
     return exit_codes.OK
+
+
+def remove_images(arguments: argparse.Namespace) -> int:
+    images = [*arguments.images, *(_lines(arguments.from_file) if arguments.from_file else [])]
+    chosen: dict[str, Any] = {"images": images, "groups": arguments.groups, "cascade": arguments.cascade}
+    with connect(arguments) as client:
+        planned = client.delete_dataset(arguments.name, cascade=arguments.cascade, validate_only=True)
+        if not arguments.yes:
+            before = client.get_dataset(arguments.name)
+            after = client.remove_images(arguments.name, **chosen, validate_only=True)
+            note(
+                f"this removes {plural(before.image_count - after.image_count, 'image')} of {before.image_count:,} "
+                f"from {arguments.name}, which becomes {after.name}"
+            )
+            if not confirmed(planned):
+                note("nothing was removed")
+                return exit_codes.FAILED
+        with progress() as show_progress:
+            left = client.remove_images(
+                arguments.name, **chosen, now=arguments.now, progress=shown_transfer(show_progress)
+            )
+    kinds = Counter(collection_of(item.name) for item in planned.deleted)
+    note(f"deleted {counted(kinds)}{listing([item.name for item in planned.deleted])}")
+    emit(arguments, left, dataset_text(left))
+    return exit_codes.OK
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file that are not blank; of standard input for "-"."""
+    data = (
+        check_size("standard input", sys.stdin.buffer.read(LARGEST_FILE_BYTES + 1))
+        if str(path) == "-"
+        else read_user_file(path, pipe_remedy="give - to read standard input")
+    )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(
+            f"{path} is not UTF-8 text (byte {error.start}); give one image a line", reason="FILE_UNREADABLE"
+        ) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        swept = client.sweep(validate_only=arguments.dry_run)
+    rows = [(item.kind, item.count, byte_size(item.size_bytes)) for item in swept]
+    emit(arguments, swept, table(("WHAT", "OBJECTS", "SIZE"), rows, right=("OBJECTS", "SIZE")))
 
 
 def method_of(client: Client, group: str) -> Callable[..., artifacts_pb2.Deletion]:

@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resource(groups, "images", "synthesise image sets and get their images", "image set")
     _add_resource(groups, "evaluations", "train and evaluate grids of classifiers", "evaluation")
     _add_operations(groups)
+    _add_sweep(groups)
     _add_cluster_commands(groups)
     return parser
 
@@ -220,6 +221,42 @@ def _add_datasets(groups: Any) -> None:
         "refer to the dataset.",
         "delete all that was made from it as well",
     )
+    remove = _command(
+        commands,
+        "remove-images",
+        "deletion:remove_images",
+        "remove images from a dataset, as when a patient withdraws consent",
+        "Makes the dataset of the other images, which takes over all names, and deletes the old one with its splits "
+        "and the uploads that it was imported from. It is refused while adapters, evaluations or studies refer to the "
+        "dataset. Shows what goes and asks first.",
+        named=DATASET,
+    )
+    remove.add_argument(
+        "--image",
+        dest="images",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="an image's path in the dataset, such as alpha/plate-1_0.png, or its sha256; may be repeated",
+    )
+    remove.add_argument(
+        "--from-file", type=_path, metavar="FILE", help="a file with an image on each line; - reads standard input"
+    )
+    remove.add_argument(
+        "--group",
+        dest="groups",
+        action="append",
+        default=[],
+        metavar="GROUP",
+        help="all images of this group, such as a patient's; may be repeated",
+    )
+    remove.add_argument("--cascade", action="store_true", help="delete all that was made from the dataset as well")
+    remove.add_argument(
+        "--now",
+        action="store_true",
+        help="do not keep the files for the grace period: they are gone within two hours, and from caches a day later",
+    )
+    remove.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_studies(groups: Any) -> None:
@@ -318,6 +355,18 @@ def _add_cluster_commands(groups: Any) -> None:
         "--min", type=_count(0), metavar="N", help="number of workers that are always there (default: as it is)"
     )
     scale.add_argument("--max", type=_count(0), metavar="N", help="highest number of workers (default: as it is)")
+
+
+def _add_sweep(groups: Any) -> None:
+    sweep = _command(
+        groups,
+        "sweep",
+        "deletion:sweep",
+        "delete what nothing needs from object storage now",
+        "Deletes files of what was deleted, uploads and checkpoints, once their grace periods have passed, and prints "
+        "what went. The services do the same every hour.",
+    )
+    sweep.add_argument("--dry-run", action="store_true", help="delete nothing, and print what would go")
 
 
 def _add_delete(commands: Any, noun: str, named: str, alone: str, cascade: str) -> None:

@@ -61,6 +61,8 @@ PixelRule: TypeAlias = datasets_pb2.PixelRule
 
 REPORT_PAYLOADS = ("report.html", "report.json", "results.csv")
 CHUNK_BYTES = 1024 * 1024
+# It reads every record, and lists every object.
+SWEEP_DEADLINE_S = 600.0
 
 
 class Client:
@@ -236,6 +238,57 @@ class Client:
             name=names.qualified(names.DATASETS, name), force=cascade, validate_only=validate_only
         )
         return self._control.call(self._datasets.DeleteDataset, request, artifacts_pb2.Deletion)
+
+    def remove_images(
+        self,
+        name: str,
+        *,
+        images: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        cascade: bool = False,
+        now: bool = False,
+        validate_only: bool = False,
+        progress: Callable[[Transfer], None] | None = None,
+    ) -> datasets_pb2.Dataset:
+        """Removes images from a dataset, and returns the dataset of the others, which has its names.
+
+        Args:
+            images: By their paths in the dataset, or by sha256.
+            groups: Groups whose images are all removed, such as a patient's.
+            cascade: Deletes all that was made from the dataset as well.
+            now: Keeps no files for the grace period: they are gone within two hours, and from caches a day later.
+            validate_only: Changes nothing, and returns the dataset that there would be.
+            progress: Called as the removal goes on.
+
+        Raises:
+            InvalidArgument: The dataset has no such image or group.
+            FailedPrecondition: As `delete_dataset`; or fewer than two classes would be left (SINGLE_CLASS).
+        """
+        request = datasets_pb2.DeleteDatasetImagesRequest(
+            name=names.qualified(names.DATASETS, name),
+            images=images,
+            groups=groups,
+            force=cascade,
+            skip_grace_period=now,
+            validate_only=validate_only,
+        )
+        done = self.wait(
+            self._control.call(self._datasets.DeleteDatasetImages, request, Operation),
+            progress=lambda metadata: reporter(progress, "removing", metadata.unit)(metadata.done, metadata.total),
+        )
+        return result_of(done, datasets_pb2.Dataset)
+
+    def sweep(self, *, validate_only: bool = False) -> list[artifacts_pb2.SweptObjects]:
+        """Deletes from object storage what nothing needs and whose grace period has passed.
+
+        Args:
+            validate_only: Deletes nothing, and returns what would be deleted.
+        """
+        request = artifacts_pb2.SweepRequest(validate_only=validate_only)
+        answer = self._control.call(
+            self._artifacts.Sweep, request, artifacts_pb2.SweepResponse, timeout_s=SWEEP_DEADLINE_S
+        )
+        return list(answer.swept)
 
     def create_split(self, dataset: str, *, test: float, validation: float, seed: int = 0) -> datasets_pb2.Split:
         """Splits a dataset by group. The same request gives the same split."""

@@ -24,6 +24,7 @@ from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_i
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.autoencoder import select_device
 from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, load, probe
+from synthmix.latent_diffusion.safetensors_header import check_header
 from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
 from synthmix.service_kit.environment import IMAGE_SYNTHESIS
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, invalid_field
@@ -107,9 +108,21 @@ def adapted_model(adapter_name: ArtifactName) -> LatentDiffusion:
         weights = Path(folder) / ADAPTER_WEIGHTS
         with open_payload(store, adapter, ADAPTER_WEIGHTS) as stored, weights.open("wb") as copy:
             shutil.copyfileobj(stored, copy)
+        _check_weights(weights, adapter)
         model.pipeline.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
     check_adapter_has_effect(model, before, adapter)
     return model
+
+
+def _check_weights(path: Path, adapter: Manifest) -> None:
+    """Raises DataLoss for weights that no library shall read."""
+    try:
+        check_header(path)
+    except ValueError as error:
+        raise DataLoss(
+            f"{adapter.name} has weights that cannot be used ({error}); delete it and train it again",
+            reason="ADAPTER_UNREADABLE",
+        ) from error
 
 
 def check_adapter_has_effect(model: LatentDiffusion, before: torch.Tensor, adapter: Manifest) -> None:

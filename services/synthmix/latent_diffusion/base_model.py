@@ -9,26 +9,30 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from synthmix.latent_diffusion.base_model_files import WEIGHT_FILES, WEIGHTS, Sizes, check_files
-from synthmix.latent_diffusion.model_folder import INCOMPLETE, NOT_FOUND, ModelFolder
+from synthmix.latent_diffusion.base_model_files import WEIGHT_FILES, Sizes, check_files
+from synthmix.latent_diffusion.hub import download
+from synthmix.latent_diffusion.model_folder import (
+    COMPONENTS,
+    INCOMPLETE,
+    NOT_FOUND,
+    WEIGHTS,
+    ModelFolder,
+    is_part,
+    is_variant,
+)
 from synthmix.latent_diffusion.model_kinds import DIFFUSERS_FOLDER, INDEX, check_pipeline, no_model
 from synthmix.service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
 from synthmix.service_kit.environment import base_model_folders
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     InvalidArgument,
-    SynthMixError,
-    Unavailable,
     missing_field,
 )
 
 BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
-COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-SMALL_FILES = (".json", ".txt", ".model")
 MOST_NAMES = 2000
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
-FOLDER_HINT = "for a folder, write its absolute path, or ./ before a path that is relative to the study's file"
 # owner/name, or owner/name@revision. What a revision may hold keeps it inside the hub's cache, whose files it names.
 _HUB_MODEL = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}(@\w[\w./-]{0,95})?", re.ASCII)
 
@@ -57,7 +61,8 @@ class BaseModel:
 def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
     """Finds a base model: "builtin", a folder, or owner/name@revision of the hub (downloaded into the hub's cache).
 
-    A folder must lie below one that the operator names (SYNTHMIX_BASE_MODEL_FOLDERS).
+    A folder must lie below one that the operator names (SYNTHMIX_BASE_MODEL_FOLDERS), and a hub's model be one that
+    the operator allows (SYNTHMIX_HUB_MODELS).
 
     Args:
         weights: False for who plans only: of a hub's model that isn't in the cache, nothing but its small files is
@@ -91,9 +96,7 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
     if not _HUB_MODEL.fullmatch(reference) or ".." in reference:
         raise _not_found(named)
     name, _, revision = reference.partition("@")
-    folder, remote = _download(named, name, revision or "main", weights=weights)
-    if not (folder / INDEX).exists():
-        raise no_model(ModelFolder(folder, field, reference), [path for path, _ in _files_of_commit(name, folder.name)])
+    folder, remote = download(named, name, revision or "main", weights=weights)
     # The hub's cache names a snapshot's folder by its commit.
     return _inspect(f"{name}@{folder.name}", folder, field, remote)
 
@@ -131,86 +134,14 @@ def _allowed_folder(reference: str) -> Path | None:
         return None
 
 
-def _is_part(path: str) -> bool:
-    """Whether a file, by its path in the diffusers layout, belongs to the model as it is loaded.
-
-    Hubs keep weights besides in other formats and as variants, which are named {name}.{variant}.safetensors.
-    """
-    folder, _, name = path.rpartition("/")
-    return folder in COMPONENTS and (name.endswith(SMALL_FILES) or (name.endswith(WEIGHTS) and not _is_variant(name)))
-
-
-def _is_variant(name: str) -> bool:
-    return "." in name.removesuffix(WEIGHTS)
-
-
-def _download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> tuple[Path, dict[str, str]]:
-    """The folder of a hub's model, and the sha256 of each weight file that it lacks, by path."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    endings = (*SMALL_FILES, WEIGHTS) if weights else SMALL_FILES
-    patterns = [INDEX, *(f"{component}/*{ending}" for component in COMPONENTS for ending in endings)]
-    variants = ["*/*.*" + WEIGHTS]
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=variants))
-    except HFValidationError as error:
-        raise _not_found(named) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _not_to_be_had(named, error) from error
-    return folder, {} if weights else _weights_elsewhere(named, name, folder)
-
-
-def _weights_elsewhere(named: ModelFolder, name: str, folder: Path) -> dict[str, str]:
-    """The sha256 of each weight file that the hub has and a snapshot lacks, by path."""
-    try:
-        files = _files_of_commit(name, folder.name)
-    except Exception as error:  # also whatever the hub's HTTP client raises
-        if all(
-            any(_is_part(f"{component}/{path.name}") for path in (folder / component).glob("*" + WEIGHTS))
-            for component in WEIGHT_FILES
-        ):
-            return {}  # without a network, what is in the cache is the model
-        raise _not_to_be_had(named, error) from error
-    return {
-        path: sha256
-        for path, sha256 in files
-        if sha256 and path.endswith(WEIGHTS) and _is_part(path) and not (folder / path).is_file()
-    }
-
-
-@lru_cache(maxsize=64)
-def _files_of_commit(name: str, commit: str) -> tuple[tuple[str, str], ...]:
-    """Path, and sha256 of the large ones, of each file. A commit doesn't change, so the hub is asked once."""
-    from huggingface_hub import HfApi
-
-    files = HfApi().model_info(name, revision=commit, files_metadata=True).siblings or ()
-    return tuple((item.rfilename, item.lfs.sha256 if item.lfs else "") for item in files)
-
-
-def _not_to_be_had(named: ModelFolder, error: Exception) -> SynthMixError:
-    """The hub's own refusal is the request's fault; that it cannot be asked is not."""
-    if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403, 404):
-        return named.fault(
-            f"is taken for a model of the hub, which refuses it ({type(error).__name__})",
-            f"check name and revision, and set HF_TOKEN if the model asks for one; {FOLDER_HINT}",
-            NOT_FOUND,
-        )
-    return Unavailable(
-        f"{named.field}: {named.reference!r} is taken for a model of the hub and cannot be had from there "
-        f"({type(error).__name__}); check the network and try again, or download it; {FOLDER_HINT}",
-        reason="BASE_MODEL_HUB_UNAVAILABLE",
-    )
-
-
 def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str] = MappingProxyType({})) -> BaseModel:
     """Checks what is in a folder, and takes a hub's word for the sha256 of weights that are only there."""
     model = ModelFolder(folder, field, reference, tuple(remote))
     try:
         if not (folder / INDEX).exists():
             raise no_model(model, _names(model))
-        files = _files(folder)
-        sizes = _checked(model, (_stamp(folder, folder / INDEX), *files))
+        files = (_stamp(folder, folder / INDEX), *_files(folder))
+        sizes = _checked(model, files)
         digest = _digest(folder, files, tuple(remote.items()))
     except OSError as error:
         name = Path(error.filename).name if error.filename else "a file"
@@ -223,12 +154,12 @@ def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str]
 
 
 def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """What makes the model: path, size and time of each file, in the order of their paths."""
+    """What makes a component: path, size and time of each file, in the order of their paths."""
     return tuple(
         _stamp(folder, path)
         for component in COMPONENTS
         for path in sorted((folder / component).rglob("*"))
-        if path.is_file() and _is_part(str(path.relative_to(folder)))
+        if path.is_file() and is_part(str(path.relative_to(folder)))
     )
 
 
@@ -262,7 +193,7 @@ def _check_weights_are_safetensors(model: ModelFolder, names: Sequence[str]) -> 
         for component in WEIGHT_FILES
         if not any(name.startswith(f"{component}/") and name.endswith(WEIGHTS) for name in names)
     ]
-    if without and any(_is_variant(path.name) for path in (model.path / without[0]).glob("*" + WEIGHTS)):
+    if without and any(is_variant(path.name) for path in (model.path / without[0]).glob("*" + WEIGHTS)):
         raise model.fault(
             f"has only variants of the weights in {', '.join(without)}",
             "give a model whose weights are named without a variant, such as model.safetensors",

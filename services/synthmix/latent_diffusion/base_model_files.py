@@ -13,16 +13,17 @@ from synthmix.latent_diffusion.model_folder import (
     INCOMPLETE,
     LONGEST_SHOWN,
     UNSUPPORTED,
+    WEIGHTS,
     ModelFolder,
     is_number,
     is_whole,
     shown,
 )
 from synthmix.latent_diffusion.model_kinds import INDEX, USE, unsupported
+from synthmix.latent_diffusion.safetensors_header import check_header
 from synthmix.latent_diffusion.tokens import check_tokenizer
 from synthmix.service_kit.quantities import listed, shortened
 
-WEIGHTS = ".safetensors"
 # The files that diffusers and transformers load a component's weights from; {name}.index.json if they are in shards.
 WEIGHT_FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -34,6 +35,22 @@ CLASSES = {
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+LIBRARIES = {
+    "unet": "diffusers",
+    "vae": "diffusers",
+    "text_encoder": "transformers",
+    "tokenizer": "transformers",
+    "scheduler": "diffusers",
+}
+# What else the pipelines of Stable Diffusion have. It is never loaded.
+LEFT_OUT = {
+    "safety_checker": (
+        ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        ["stable_diffusion", "SafeStableDiffusionSafetyChecker"],
+    ),
+    "feature_extractor": (["transformers", "CLIPImageProcessor"], ["transformers", "CLIPFeatureExtractor"]),
+    "image_encoder": (["transformers", "CLIPVisionModelWithProjection"],),
 }
 # What adapters are trained for and images are sampled with: tried one by one with diffusers 0.42. Others sample on
 # noise levels of their own (EDM, flow matching, consistency models), need more than latents, or run backwards.
@@ -88,6 +105,7 @@ def check_files(model: ModelFolder, index: Mapping[str, Any]) -> Sizes:
         InvalidArgument, Unimplemented: At the model's field, naming the file, its value and what to do.
     """
     names = {component: _class_of(model, index, component) for component in (*CLASSES, "scheduler")}
+    _check_no_other(model, index)
     unet = _config(model, "unet", names["unet"])
     latent_channels, factor = _check_autoencoder(_config(model, "vae", names["vae"]))
     _check_channels(unet, latent_channels)
@@ -124,13 +142,33 @@ def _class_of(model: ModelFolder, index: Mapping[str, Any], component: str) -> s
             f"copy {INDEX} again from where the model came from",
             INCOMPLETE,
         )
-    name = str(entry[1])
+    library, name = entry
+    if library != LIBRARIES[component]:
+        raise _foreign(model, component, entry)
     if component == "scheduler":
         if name not in SCHEDULERS:
             raise _wrong_scheduler(model, name, INDEX)
     elif name not in CLASSES[component]:
         raise unsupported(model, f"has a {component} of the class {shown(name)} and not {CLASSES[component][0]}", USE)
-    return name
+    return str(name)
+
+
+def _check_no_other(model: ModelFolder, index: Mapping[str, Any]) -> None:
+    """Raises InvalidArgument if an index names a component that Stable Diffusion has not, or another's class for it."""
+    for component, entry in index.items():
+        if component in LIBRARIES or not isinstance(entry, (list, dict)) or entry == [None, None]:
+            continue
+        if component not in LEFT_OUT or entry not in LEFT_OUT[component]:
+            raise _foreign(model, component, entry)
+
+
+def _foreign(model: ModelFolder, component: str, entry: object) -> Exception:
+    return model.fault(
+        f"names {shown(entry)} for {shown(component)} in its {INDEX}, which is no class of those that are loaded, and "
+        "code of a model is never run",
+        USE,
+        UNSUPPORTED,
+    )
 
 
 def _wrong_scheduler(model: ModelFolder, name: str, where: str) -> Exception:
@@ -372,11 +410,12 @@ def _shapes(model: ModelFolder, name: str) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor in a weight file. Raises InvalidArgument unless its header and length agree."""
     path = model.path / name
     try:
+        check_header(path)
         with safe_open(path, framework="np") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except OSError as error:
         raise model.unreadable(name, f"cannot be read ({error})") from error
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         said = shortened(str(error).removeprefix("Error while deserializing header: "), LONGEST_SHOWN)
         with path.open("rb") as file:
             is_pointer = file.read(8) == b"version "

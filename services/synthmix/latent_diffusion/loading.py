@@ -57,6 +57,7 @@ def load(folder: Path, device: torch.device) -> LatentDiffusion:
             dtype=dtype,
             safety_checker=None,
             feature_extractor=None,
+            image_encoder=None,
             requires_safety_checker=False,
             use_safetensors=True,
         )

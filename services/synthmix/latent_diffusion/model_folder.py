@@ -13,6 +13,12 @@ NOT_FOUND = "BASE_MODEL_NOT_FOUND"
 INCOMPLETE = "BASE_MODEL_INCOMPLETE"
 UNSUPPORTED = "BASE_MODEL_UNSUPPORTED"
 INCONSISTENT = "BASE_MODEL_INCONSISTENT"
+NOT_ALLOWED = "BASE_MODEL_NOT_ALLOWED"
+TOO_LARGE = "BASE_MODEL_TOO_LARGE"
+
+COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+SMALL_FILES = (".json", ".txt", ".model")
+WEIGHTS = ".safetensors"
 
 LARGEST_CONFIG_BYTES = 1 << 20
 LARGEST_VOCABULARY_BYTES = 64 << 20
@@ -27,7 +33,7 @@ class ModelFolder:
         path: The folder.
         field: The request's field.
         reference: As the user wrote it.
-        elsewhere: Paths of weight files that only the hub has so far.
+        elsewhere: Paths of files that only the hub has so far.
     """
 
     path: Path
@@ -84,6 +90,19 @@ class ModelFolder:
             f"copy {name} again from where the model came from",
             INCOMPLETE,
         )
+
+
+def is_part(path: str) -> bool:
+    """Whether a file, by its path in the diffusers layout, belongs to a component as it is loaded.
+
+    Hubs keep weights besides in other formats and as variants, which are named {name}.{variant}.safetensors.
+    """
+    folder, _, name = path.rpartition("/")
+    return folder in COMPONENTS and (name.endswith(SMALL_FILES) or (name.endswith(WEIGHTS) and not is_variant(name)))
+
+
+def is_variant(name: str) -> bool:
+    return "." in name.removesuffix(WEIGHTS)
 
 
 def is_whole(value: object, low: int = 1, high: int = 1 << 31) -> bool:

@@ -58,7 +58,7 @@ def no_model(model: ModelFolder, names: Collection[str]) -> InvalidArgument:
 
     Args:
         names: Paths of files in it, relative, down to its sub-folders' own files; of a hub's model, of all that the
-            hub has.
+            hub has, which are `elsewhere`.
     """
     problem, remedy = _what_it_is(model, names)
     return model.fault(problem, remedy, INCOMPLETE)
@@ -80,7 +80,7 @@ def _what_it_is(model: ModelFolder, names: Collection[str]) -> tuple[str, str]:
         return f"is a textual inversion, not a base model: it has no {INDEX}", "give a base model"
     if any(name.endswith((".onnx", ".ort")) for name in names):
         return f"is in the ONNX format and has no {INDEX}", "give the model that it was exported from"
-    if "config.json" in top and (model.path / "config.json").is_file():
+    if "config.json" in top and "config.json" not in model.elsewhere:
         return _single_part(model.json("config.json"))
     if {"unet", "vae"} <= folders:
         return f"has no {INDEX}, which says what its parts are", "copy it from where the model came from"

@@ -4,7 +4,7 @@ import ipaddress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from synthmix.local.home import Home, write_private_text
+from synthmix.local.home import write_private_text
 from synthmix.local.ports import LOOPBACK
 
 VALID = timedelta(days=10 * 365)
@@ -13,11 +13,10 @@ RENEWED_BEFORE_END = timedelta(days=365)
 EARLIER = timedelta(days=1)  # for a clock that is set back
 
 
-def certificate_file(home: Home) -> Path:
-    """A PEM file with a key and its certificate, for this user only: made at a home's first start, and anew in its last
+def certificate_file(path: Path) -> Path:
+    """A PEM file with a key and its certificate, for this user only: made if it is not there, and anew in its last
     year, or if it cannot be read as one. It is its own authority, so that no other certificate is accepted.
     """
-    path = home.certificate
     if _valid_until(path) < datetime.now(UTC) + RENEWED_BEFORE_END:
         write_private_text(path, _made())
     return path

@@ -25,7 +25,7 @@ LARGEST_VOLUME_BYTES = 256 * 1024 * 1024
 # What its only user may do, and with no other bucket.
 ACTIONS = ("Read", "Write", "List")
 # Whose gRPC takes a certificate: the servers that it consists of, and their clients.
-COMPONENTS = ("MASTER", "VOLUME", "FILER", "S3", "ADMIN", "WORKER", "CLIENT")
+COMPONENTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
 # weed's own worker dials the admin server here, whatever -admin.port.grpc says.
 ADMIN_GRPC_OFFSET = 10_000
 HANDSHAKE_TIMEOUT_S = 5.0
@@ -109,19 +109,14 @@ def plan(home: Home, keys: ObjectStorageKeys, sockets: Path, taken_ports: set[in
             for name in ObjectStoragePorts.__dataclass_fields__
         }
     )
-    user = {
-        "name": "synthmix",
-        "credentials": [{"accessKey": keys.access_key, "secretKey": keys.secret_key}],
-        "actions": [f"{action}:{BUCKET}" for action in ACTIONS],
-    }
-    write_private(home.users, {"identities": [user]})
+    write_users(home.users, keys, BUCKET)
     return ObjectStorage(
         home.object_storage,
         sockets,
         ports,
         keys,
         home.users,
-        certificate=certificate_file(home),
+        certificate=certificate_file(home.certificate),
         signing_key=secrets.token_hex(16),
     )
 
@@ -169,20 +164,31 @@ def environment(storage: ObjectStorage, inherited: Mapping[str, str]) -> dict[st
     certificate does the gRPC ports of all.
     """
     ours = {name: value for name, value in inherited.items() if not name.startswith(("WEED_", "AWS_", "S3_"))}
-    certificates = {
-        f"WEED_GRPC_{component}_{part}": str(storage.certificate)
-        for component in COMPONENTS
-        for part in ("CERT", "KEY")
+    security = security_settings(storage.certificate, storage.signing_key)
+    return ours | {f"WEED_{name.upper().replace('.', '_')}": value for name, value in security.items()}
+
+
+def security_settings(certificate: Path, signing_key: str) -> dict[str, str]:
+    """weed's security.toml, by dotted names."""
+    keys = (
+        "jwt.signing.key",
+        "jwt.signing.read.key",
+        "jwt.filer_signing.key",
+        "jwt.filer_signing.read.key",
+        "admin.password",
+    )
+    certificates = [f"grpc.{component}.{part}" for component in COMPONENTS for part in ("cert", "key")]
+    return dict.fromkeys(keys, signing_key) | dict.fromkeys(["grpc.ca", *certificates], str(certificate))
+
+
+def write_users(path: Path, keys: ObjectStorageKeys, bucket: str) -> None:
+    """weed's users: one, who has the bucket alone."""
+    user = {
+        "name": "synthmix",
+        "credentials": [{"accessKey": keys.access_key, "secretKey": keys.secret_key}],
+        "actions": [f"{action}:{bucket}" for action in ACTIONS],
     }
-    return ours | {
-        "WEED_GRPC_CA": str(storage.certificate),
-        **certificates,
-        "WEED_JWT_SIGNING_KEY": storage.signing_key,
-        "WEED_JWT_SIGNING_READ_KEY": storage.signing_key,
-        "WEED_JWT_FILER_SIGNING_KEY": storage.signing_key,
-        "WEED_JWT_FILER_SIGNING_READ_KEY": storage.signing_key,
-        "WEED_ADMIN_PASSWORD": storage.signing_key,
-    }
+    write_private(path, {"identities": [user]})
 
 
 def forget_ports(storage: ObjectStorage) -> None:

@@ -271,8 +271,9 @@ def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
         "SYNTHMIX_TOKEN": plan.token,
         "SYNTHMIX_CACHE_DIR": str(plan.home.cache),
         "SYNTHMIX_INCIDENTS_DIR": str(plan.home.incidents),
-        # Who may call is this machine's user, who may read what the services may.
+        # Who may call is this machine's user, who may read what the services may, and download what they like.
         "SYNTHMIX_BASE_MODEL_FOLDERS": inherited.get("SYNTHMIX_BASE_MODEL_FOLDERS", "/"),
+        "SYNTHMIX_HUB_MODELS": inherited.get("SYNTHMIX_HUB_MODELS", "*"),
         "PYTHONPATH": _python_path(inherited),
         "PYTHONUNBUFFERED": "1",  # so that logs are whole when a child is killed
         **ray_node.driver_environment(plan.ray),

@@ -56,6 +56,7 @@ VERBS = {
     "Scale": "update",
     "Update": "update",
     "Delete": "delete",
+    "Sweep": "delete",
 }
 READING_VERBS = ("get", "list", "watch")
 

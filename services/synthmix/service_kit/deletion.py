@@ -4,10 +4,11 @@ An artifact is gone when its manifest is. Its payloads go by the sweep (synthmix
 period after the deletion has passed, which this record begins:
 
     deletions/{collection}/{id}.json   when the manifest was deleted
+    deletions/{collection}/{id}.now    it has no grace period
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from synthmix.api.artifacts.v1 import artifacts_pb2
@@ -17,8 +18,15 @@ from synthmix.service_kit.errors import FailedPrecondition, NotFound, listing
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_index import Created, OperationIndex
 from synthmix.service_kit.operation_records import find_readable_record, now
-from synthmix.service_kit.references import References, Resource, names_of, read_references
+from synthmix.service_kit.references import (
+    References,
+    Resource,
+    names_of,
+    operations_that_mention,
+    read_references,
+)
 from synthmix.service_kit.resource_names import (
+    ADAPTERS,
     DATASETS,
     EVALUATIONS,
     FEATURES,
@@ -33,8 +41,9 @@ from synthmix.service_kit.resource_names import (
 # They have no user of their own: what they were made from takes them with it, and they keep nothing from being deleted.
 INTERNAL = (SPLITS, TRIALS, RECONSTRUCTIONS, FEATURES)
 
-
 DELETIONS = "deletions/"
+WITHOUT_GRACE = ".now"
+CHECKPOINTS = "checkpoints/"
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,31 @@ class Deletion:
         return message
 
 
-def delete(store: ObjectStore, target: ArtifactName, *, force: bool, validate_only: bool) -> Deletion:
-    """Deletes a resource, and with `force` what refers to it and what only it needed. Raises as plan_deletion does."""
-    planned = plan_deletion(read_references(store), target, force=force)
+def delete(
+    store: ObjectStore,
+    target: ArtifactName,
+    *,
+    force: bool,
+    validate_only: bool,
+    by: OperationName | None = None,
+    skip_grace_period: bool = False,
+) -> Deletion:
+    """Deletes a resource, and with `force` what refers to it and what only it needed.
+
+    Args:
+        by: The operation that deletes it, which is no user of it.
+        skip_grace_period: The next sweep takes the payloads.
+
+    Raises:
+        NotFound, FailedPrecondition: As plan_deletion does.
+    """
+    references = read_references(store)
+    others = {name: mentions for name, mentions in references.unfinished.items() if name != by}
+    planned = plan_deletion(replace(references, unfinished=others), target, force=force)
     if not validate_only:
+        _forget_checkpoints(store, references, planned.names)
         for name in planned.names:
-            forget(store, name)
+            forget(store, name, skip_grace_period=skip_grace_period)
     return planned
 
 
@@ -104,7 +132,7 @@ def plan_deletion(references: References, target: ArtifactName, *, force: bool) 
     )
 
 
-def forget(store: ObjectStore, artifact: ArtifactName) -> None:
+def forget(store: ObjectStore, artifact: ArtifactName, *, skip_grace_period: bool = False) -> None:
     """Deletes a manifest, and of a study its operation and its name. Payloads are left for the sweep.
 
     Done again after an interruption, it goes on.
@@ -113,6 +141,8 @@ def forget(store: ObjectStore, artifact: ArtifactName) -> None:
         for item in store.list("study-names/"):
             if item.key.endswith(f"/{artifact.id}.json"):
                 store.delete(item.key)
+    if skip_grace_period:
+        store.put_json(f"{DELETIONS}{artifact}{WITHOUT_GRACE}", {"time": now()})
     store.put_json(deletion_key(artifact), {"time": now()})
     store.delete(f"{artifact}/{MANIFEST}")
     if artifact.collection == STUDIES:
@@ -121,6 +151,16 @@ def forget(store: ObjectStore, artifact: ArtifactName) -> None:
         store.delete_prefix(f"{name}/")
         if record is not None:
             OperationIndex(store, STUDY_CONTROL).remove(name, Created(record.create_time, record.kind))
+
+
+def _forget_checkpoints(store: ObjectStore, references: References, gone: Sequence[ArtifactName]) -> None:
+    """Deletes what was learnt and made from what goes by operations that were cancelled or failed on the way."""
+    lost = references.lost_with([name for name in gone if name.collection in (DATASETS, SPLITS, ADAPTERS)])
+    if not lost:
+        return
+    kept = {OperationName.of_key(item.key.removeprefix(CHECKPOINTS))[0] for item in store.list(CHECKPOINTS)}
+    for name in operations_that_mention(store, sorted(kept, key=str), lost):
+        store.delete_prefix(name.checkpoints)
 
 
 def deletion_key(artifact: ArtifactName) -> str:

@@ -1,6 +1,7 @@
 """The environment variables that configure a process: a laptop's children and a cluster's pods alike."""
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,8 @@ _OBJECT_STORE_VARIABLES = {
     "certificate": "SYNTHMIX_OBJECT_STORE_CERTIFICATE",
 }
 
+_HUB_ENTRY = re.compile(r"\*|[\w.-]+/(\*|[\w.-]+(@[0-9a-f]{40})?)", re.ASCII)
+
 
 @dataclass(frozen=True)
 class WorkerSettings:
@@ -76,6 +79,21 @@ class SweepSettings:
     grace_hours: float = 24.0
     upload_hours: float = 7 * 24.0
     checkpoint_hours: float = 30 * 24.0
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """Which models of the hub requests may name, and how large these may be.
+
+    Attributes:
+        allowed: Each "*", owner/*, owner/name or owner/name@commit; none unless the operator says so.
+        most_files: Of one model, counting what would be loaded.
+        most_bytes: The size of these files together.
+    """
+
+    allowed: tuple[str, ...] = ()
+    most_files: int = 100
+    most_bytes: int = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -260,6 +278,25 @@ def base_model_folders(environment: Mapping[str, str] = os.environ) -> list[Path
                 reason="SETTING_INVALID",
             )
     return [folder.resolve() for folder in folders]
+
+
+def hub_settings(environment: Mapping[str, str] = os.environ) -> HubSettings:
+    """Raises FailedPrecondition for an entry that names no model, owner or commit."""
+    variable = "SYNTHMIX_HUB_MODELS"
+    allowed = tuple(environment.get(variable, "").split())
+    for entry in allowed:
+        if not _HUB_ENTRY.fullmatch(entry):
+            raise FailedPrecondition(
+                f"environment variable {variable} holds {entry!r}; use *, owner/*, owner/name or owner/name@commit, "
+                "with spaces between them",
+                reason="SETTING_INVALID",
+            )
+    defaults = HubSettings()
+    return HubSettings(
+        allowed,
+        most_files=whole_number(environment, "SYNTHMIX_HUB_MODEL_MOST_FILES", defaults.most_files),
+        most_bytes=whole_number(environment, "SYNTHMIX_HUB_MODEL_MOST_BYTES", defaults.most_bytes),
+    )
 
 
 def variable_prefix(service: str) -> str:

@@ -1,17 +1,24 @@
 """What a node keeps of object storage: files that its processes share, within a budget of bytes.
 
-{SYNTHMIX_CACHE_DIR}/{kind}/{key}      a file, which appears when it is whole; changed when it was used last
+{SYNTHMIX_CACHE_DIR}/{kind}/{key}      a file, which appears when it is whole; modified then, accessed when used last
+{SYNTHMIX_CACHE_DIR}/{kind}/*/         what others keep there, such as the hub's models: it counts, and is left alone
 {SYNTHMIX_CACHE_DIR}/writing/{random}  where one is being written, and a file of the size that is kept for it
 {SYNTHMIX_CACHE_DIR}/locks/            one for room, and some for who writes which key
 
 Whoever reads a file holds a shared lock on it for as long as it is open or mapped, and whoever needs room deletes only
 what nobody holds, the least recently used first. The kernel releases the locks of a process that was killed. A reader
 that finds its file deleted makes it again.
+
+A file goes a day after it was made, whoever uses it: what was deleted from object storage is not to live on here. What
+is still there is made again.
 """
 
 import fcntl
+import logging
 import os
 import shutil
+import stat
+import threading
 import time
 import uuid
 import zlib
@@ -25,10 +32,15 @@ from synthmix.service_kit.errors import ResourceExhausted
 from synthmix.service_kit.quantities import byte_size
 from synthmix.service_kit.storage_space import disk_full, reserve_bytes, writing_to
 
+log = logging.getLogger(__name__)
+
 BUDGET_VARIABLE = "SYNTHMIX_CACHE_MOST_BYTES"
 REASON = "CACHE_FULL"
 PATIENCE_SECONDS = 60.0
 """For others on the node to end with the files that they hold."""
+LONGEST_SECONDS = 24 * 3600.0
+"""That a file stays, since it was made."""
+EXPIRY_INTERVAL_SECONDS = 3600.0
 _POLL_SECONDS = 0.5
 _DISK_SHARE = 0.25
 _WRITING = "writing"
@@ -71,7 +83,7 @@ def open_cached(kind: str, key: str, size_bytes: int, make: Callable[[Path], Non
             found = _opened(path, size_bytes)
             if found is not None:
                 return found
-            with _room(size_bytes) as folder:
+            with room(size_bytes) as folder:
                 new = folder / _NEW
                 with writing_to(cache_folder()):
                     make(new)
@@ -88,17 +100,54 @@ def _opened(path: Path, size_bytes: int) -> BinaryIO | None:
     except FileNotFoundError:
         return None
     fcntl.flock(file, fcntl.LOCK_SH)
-    if os.fstat(file.fileno()).st_size != size_bytes:
+    status = os.fstat(file.fileno())
+    if status.st_size != size_bytes or status.st_mtime + LONGEST_SECONDS < time.time():
         file.close()
         path.unlink(missing_ok=True)
         return None
-    os.utime(file.fileno())
+    os.utime(file.fileno(), ns=(time.time_ns(), status.st_mtime_ns))
     return file  # even if it was deleted meanwhile: what is open can be read
 
 
+def expire() -> int:
+    """Deletes files that were made too long ago. Whoever reads one reads on. Returns how many there were."""
+    cache = cache_folder()
+    if not cache.exists():
+        return 0
+    old = [path for _, _, path in _files(cache) if _is_too_old(path)]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return len(old)
+
+
+def start_expiring() -> None:
+    """Looks for such files every hour, in a thread that ends with the process."""
+    threading.Thread(target=_expire_for_ever, name="cache", daemon=True).start()
+
+
+def _expire_for_ever() -> None:
+    while True:
+        try:
+            expire()
+        except OSError as error:
+            log.warning("the cache %s could not be looked through: %s", cache_folder(), error)
+        time.sleep(EXPIRY_INTERVAL_SECONDS)
+
+
+def _is_too_old(path: Path) -> bool:
+    try:
+        return path.stat().st_mtime + LONGEST_SECONDS < time.time()
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
-def _room(size_bytes: int) -> Iterator[Path]:
-    """A folder in which so many bytes may be written. What is left in it goes."""
+def room(size_bytes: int) -> Iterator[Path]:
+    """Makes room for so many bytes in the cache, and gives a folder to write them in. What is left in it goes.
+
+    Raises:
+        ResourceExhausted: There is no room for them, and nothing in the cache can go.
+    """
     deadline_s = time.monotonic() + PATIENCE_SECONDS
     budget_bytes = cache_budget_bytes()
     if size_bytes > budget_bytes:
@@ -125,7 +174,7 @@ def _keep_room(size_bytes: int, budget_bytes: int) -> tuple[Path, IO[bytes]] | N
     writing.mkdir(parents=True, exist_ok=True)
     with _locked(_ROOM_LOCK):
         files = _files(cache)
-        used_bytes = _being_written(writing) + sum(size for _, size, _ in files)
+        used_bytes = _being_written(writing) + _others_bytes(cache) + sum(size for _, size, _ in files)
         free_bytes = shutil.disk_usage(cache).free - reserve_bytes(cache)
         missing_bytes = size_bytes - min(budget_bytes - used_bytes, free_bytes)
         for _, size, path in files:
@@ -155,8 +204,22 @@ def _files(cache: Path) -> list[tuple[float, int, Path]]:
         for path in kind.iterdir():
             with suppress(FileNotFoundError):
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
+                if stat.S_ISREG(status.st_mode):
+                    found.append((status.st_atime, status.st_size, path))
     return sorted(found)
+
+
+def _others_bytes(cache: Path) -> int:
+    """What others keep in folders below those of the cache's own files."""
+    found_bytes = 0
+    for folder in cache.glob("*/*/"):
+        if folder.parent.name in (_WRITING, _LOCKS):
+            continue
+        for path in folder.rglob("*"):
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                found_bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return found_bytes
 
 
 def _being_written(writing: Path) -> int:

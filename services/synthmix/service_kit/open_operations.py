@@ -75,7 +75,7 @@ def find(store: ObjectStore, name: OperationName) -> OpenOperation | None:
             name=name,
             kind=str(value["kind"]),
             attempt=str(value["attempt"]),
-            create_time=str(value["create_time"]),
+            create_time=stored_records.time_text(value["create_time"]),
             requested_by=Requester.from_json(value.get("requested_by")),
         )
 

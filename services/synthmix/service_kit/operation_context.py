@@ -83,6 +83,13 @@ class OperationContext:
                 self._progress["total"] = total
             self._dirty = True
 
+    def complete(self) -> None:
+        """All is done, also of what a task reported without its being counted when the task ended."""
+        with self._lock:
+            self._progress["done"] = self._progress["total"]
+            self._running.clear()
+            self._dirty = True
+
     def cancel(self) -> None:
         self._cancelled = True
         self._stopped.set()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from synthmix.service_kit import incidents, open_operations
@@ -351,6 +351,8 @@ class OperationHost:
                 raise _Later(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (context.deaths - 2)))
             with self._on_probation(context):
                 target, failure = self._do(name, live, context)
+        if failure is None:
+            context.complete()
         context.write_progress()
         if failure is None:
             records.write_success(self._store, record, str(target))
@@ -472,10 +474,7 @@ def _died_too_often(name: OperationName, deaths: int) -> FailedPrecondition:
 
 
 def _seconds(time_text: str) -> float:
-    try:
-        return datetime.fromisoformat(time_text).timestamp()
-    except ValueError:
-        return datetime.now(UTC).timestamp()
+    return datetime.fromisoformat(time_text).timestamp()
 
 
 def _last_line(error: BaseException) -> str:

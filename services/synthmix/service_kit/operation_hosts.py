@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from synthmix.service_kit import node_cache
 from synthmix.service_kit.environment import operation_limits, worker_settings
 from synthmix.service_kit.errors import SynthMixError, Unavailable
 from synthmix.service_kit.metrics import count_on_worker, observe_on_worker
@@ -84,7 +85,9 @@ class HostActor:
             service, self._store, functions, TaskPool(backend), operation_limits(), _observer(service)
         )
         self._host.start()
+        node_cache.start_expiring()
         threading.Thread(target=self._watch_claim, name="claim", daemon=True).start()
+        threading.Thread(target=_expire_on_workers, args=(backend,), name="workers' caches", daemon=True).start()
 
     def live(self, version: str) -> dict[str, float]:
         """The fields of Live, by name: front ends of this version ask, and of others."""
@@ -125,6 +128,16 @@ class HostActor:
             ray.kill(ray.get_actor(host_name(self._service, self._version), namespace=NAMESPACE), no_restart=True)
         except ValueError:
             log.info("the host of %s was gone already", self._service)
+
+
+def _expire_on_workers(workers: Any) -> None:
+    """No process of ours stays on a worker that has nothing to do, but its cache does."""
+    while True:
+        time.sleep(node_cache.EXPIRY_INTERVAL_SECONDS)
+        try:
+            workers.on_each_node("synthmix.service_kit.node_cache:expire")
+        except Exception:  # Ray raises many kinds; the next round is in an hour
+            log.exception("the caches of workers could not be looked through")
 
 
 def _observer(service: str) -> Observer:

@@ -87,7 +87,7 @@ def find_record(store: ObjectStore, name: OperationName) -> OperationRecord | No
             kind=str(value["kind"]),
             target=str(value["target"]),
             request=dict(value["request"]),
-            create_time=str(value["create_time"]),
+            create_time=stored_records.time_text(value["create_time"]),
             attempt=str(value["attempt"]),
             requested_by=Requester.from_json(value.get("requested_by")),
         )
@@ -139,7 +139,8 @@ def find_result(store: ObjectStore, record: OperationRecord) -> dict[str, Any] |
     result = _of_attempt(stored_records.find_record(store, key, SCHEMA), record)
     if result is not None:
         with stored_records.reading(key):
-            str(result["end_time"]), str(result["target"]) if "error" not in result else dict(result["error"])
+            stored_records.time_text(result["end_time"])
+            str(result["target"]) if "error" not in result else dict(result["error"])
     return result
 
 

@@ -59,11 +59,21 @@ class RayTasks:
         self._ray.cancel(handle, force=True, recursive=True)
 
     def slots(self) -> int:
-        return sum(
-            slots_of(node["Resources"], self._settings)
-            for node in self._ray.nodes()
-            if node["Alive"] and node["Labels"].get(self._label) == "true"
-        )
+        return sum(slots_of(node["Resources"], self._settings) for node in self._nodes())
+
+    def on_each_node(self, function: str) -> None:
+        """Calls a function, as "module:name", once on each node of the group, beside whatever runs there."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        for node in self._nodes():
+            where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            self._ray.remote(_call).options(name=function, num_cpus=0, max_retries=0, scheduling_strategy=where).remote(
+                function
+            )
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The nodes of the group that are alive."""
+        return [node for node in self._ray.nodes() if node["Alive"] and node["Labels"].get(self._label) == "true"]
 
     def _outcome(self, future: Any) -> Outcome:
         exceptions = self._ray.exceptions
@@ -84,6 +94,11 @@ class RayTasks:
         ):
             return TaskDied(_first_line(error))
         return error  # type: ignore[no-any-return]
+
+
+def _call(function: str) -> None:
+    module, _, attribute = function.partition(":")
+    getattr(importlib.import_module(module), attribute)()
 
 
 def slots_of(resources: Mapping[str, float], settings: WorkerSettings) -> int:

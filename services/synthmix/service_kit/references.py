@@ -142,6 +142,19 @@ def unfinished_operations(store: ObjectStore) -> dict[OperationName, str]:
     return found
 
 
+def operations_that_mention(
+    store: ObjectStore, names: Collection[OperationName], ids: Collection[str]
+) -> list[OperationName]:
+    """Those of the operations whose requests say any of these ids."""
+    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        texts = threads.map(lambda name: _find_text(store, f"{name}/{REQUEST}"), names)
+        return [
+            name
+            for name, text in zip(names, texts, strict=True)
+            if text is not None and not _mentions(text).isdisjoint(ids)
+        ]
+
+
 def _resource(store: ObjectStore, name: ArtifactName) -> Resource | None:
     text = _find_text(store, f"{name}/{MANIFEST}")
     if text is None:

@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from synthmix.service_kit import kubernetes_api, metrics
+from synthmix.service_kit import kubernetes_api, metrics, node_cache
 from synthmix.service_kit.authentication import KubernetesReviews
 from synthmix.service_kit.blocking_calls import CallThreads
 from synthmix.service_kit.environment import ServerSettings
@@ -89,6 +89,7 @@ async def serve(
             f"{service}: cannot listen on SYNTHMIX_METRICS_LISTEN={settings.metrics_listen} ({error}); "
             "use a free host:port"
         ) from None
+    node_cache.start_expiring()
     await server.start()
     for name in ("", *names):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)

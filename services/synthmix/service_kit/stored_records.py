@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, TypeVar
 
 from synthmix.service_kit import metrics
@@ -47,6 +48,15 @@ def reading(key: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _unreadable(key, f"is damaged ({type(error).__name__}: {error})") from error
+
+
+def time_text(value: object) -> str:
+    """A record's time, RFC 3339. Raises ValueError, TypeError for what is none."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no time")
+    if datetime.fromisoformat(value).tzinfo is None:
+        raise ValueError(f"{value!r} is a time without a zone")
+    return value
 
 
 def known_fields(kind: type[Record], value: Mapping[str, Any]) -> Record:

@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 
 from synthmix.service_kit import metrics
 from synthmix.service_kit.artifacts import LAID_ASIDE, MANIFEST
-from synthmix.service_kit.deletion import DELETIONS
+from synthmix.service_kit.deletion import DELETIONS, WITHOUT_GRACE
 from synthmix.service_kit.environment import SweepSettings
 from synthmix.service_kit.errors import NotFound, SynthMixError
 from synthmix.service_kit.object_store import ObjectInfo, ObjectStore
@@ -42,15 +42,26 @@ Clock = Callable[[], datetime]
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep deleted, or would have.
+    """What a sweep deleted, or would have."""
 
-    Attributes:
-        keys: Of the objects.
-        size_bytes: Of all of them.
-    """
+    objects: tuple[ObjectInfo, ...]
 
-    keys: tuple[str, ...]
-    size_bytes: int
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(item.key for item in self.objects)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(item.size_bytes for item in self.objects)
+
+    def by_kind(self) -> dict[str, tuple[int, int]]:
+        """Count and bytes by the first part of the keys, such as adapters or uploads, in the order of kinds."""
+        found: dict[str, tuple[int, int]] = {}
+        for item in sorted(self.objects, key=lambda item: item.key):
+            kind = item.key.partition("/")[0]
+            count, size_bytes = found.get(kind, (0, 0))
+            found[kind] = (count + 1, size_bytes + item.size_bytes)
+        return found
 
 
 def sweep(
@@ -73,7 +84,7 @@ def sweep(
         swept.append(item)
     if not dry_run:
         work.clean_up()
-    return Swept(tuple(item.key for item in swept), sum(item.size_bytes for item in swept))
+    return Swept(tuple(swept))
 
 
 def start_sweeping(store: ObjectStore, settings: SweepSettings) -> None:
@@ -113,19 +124,25 @@ class _Sweep:
             (OperationName.of_key(item.key.removeprefix("checkpoints/"))[0], item)
             for item in store.list("checkpoints/")
         ]
+        self._without_grace = {
+            item.key.removeprefix(DELETIONS).removesuffix(WITHOUT_GRACE)
+            for item in store.list(DELETIONS)
+            if item.key.endswith(WITHOUT_GRACE)
+        }
         # An import does not know which dataset it makes before it has made it.
         self._importing = any(_kind(request) == DATASETS for request in self._unfinished.values())
 
     def orphans(self, collection: str) -> Iterator[tuple[ArtifactName, ObjectInfo]]:
         """The old payloads of a collection that no manifest names."""
-        if collection == DATASETS and self._importing:
-            return
         for artifact, payloads in self._payloads(collection):
-            old = [item for item in payloads if self._is_old(item, self._settings.grace_hours)]
+            urgent = str(artifact) in self._without_grace
+            if collection == DATASETS and self._importing and not urgent:
+                continue
+            old = [item for item in payloads if self._is_past_grace(artifact, item)]
             if not old or artifact.id in self._being_made:
                 continue
             named = self._named_by_manifest(artifact)
-            if all(_sha256(item) in named for item in old) or self._was_deleted_lately(artifact):
+            if all(_sha256(item) in named for item in old) or (not urgent and self._was_deleted_lately(artifact)):
                 continue
             named |= self._named_by_checkpoints(artifact)
             yield from ((artifact, item) for item in old if _sha256(item) not in named)
@@ -133,7 +150,7 @@ class _Sweep:
     def lay_aside(self, artifact: ArtifactName, item: ObjectInfo) -> bool:
         """Takes a payload away, unless it is needed after all. Returns whether it did."""
         found = self._store.stat(item.key)
-        if found is None or not self._is_old(found, self._settings.grace_hours):
+        if found is None or not self._is_past_grace(artifact, found):
             return False  # another sweep took it, or someone wrote it again
         if _sha256(item) in self._named_by_manifest(artifact):
             return False
@@ -202,6 +219,9 @@ class _Sweep:
     def _was_deleted_lately(self, artifact: ArtifactName) -> bool:
         found = self._store.stat(f"{DELETIONS}{artifact}.json")
         return found is not None and not self._is_old(found, self._settings.grace_hours)
+
+    def _is_past_grace(self, artifact: ArtifactName, item: ObjectInfo) -> bool:
+        return str(artifact) in self._without_grace or self._is_old(item, self._settings.grace_hours)
 
     def _is_old(self, item: ObjectInfo, hours: float) -> bool:
         return datetime.fromisoformat(item.modify_time) + timedelta(hours=hours) < self._clock()

@@ -10,10 +10,12 @@ import grpc
 
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from synthmix.service_kit.artifacts import read_manifest, stream_payload
+from synthmix.service_kit.environment import sweep_settings
 from synthmix.service_kit.errors import missing_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName, UploadName
 from synthmix.service_kit.storage_space import writing_to
+from synthmix.service_kit.sweep import sweep
 from synthmix.study_control.import_bounds import ImportBounds
 
 CHUNK = "chunk"
@@ -73,3 +75,14 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactServiceServicer):
         chunks = stream_payload(self._store, manifest, request.payload)
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
             yield artifacts_pb2.DownloadPayloadResponse(chunk=chunk)
+
+    async def Sweep(
+        self, request: artifacts_pb2.SweepRequest, context: grpc.aio.ServicerContext
+    ) -> artifacts_pb2.SweepResponse:
+        swept = await asyncio.to_thread(sweep, self._store, sweep_settings(), dry_run=request.validate_only)
+        return artifacts_pb2.SweepResponse(
+            swept=[
+                artifacts_pb2.SweptObjects(kind=kind, count=count, size_bytes=size_bytes)
+                for kind, (count, size_bytes) in swept.by_kind().items()
+            ]
+        )

@@ -12,13 +12,16 @@ from synthmix.service_kit import deletion as deletions
 from synthmix.service_kit import pages
 from synthmix.service_kit.artifacts import read_manifest, times_of_artifacts
 from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import NotFound
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
+from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.operations import Operations
-from synthmix.service_kit.resource_names import DATASETS, ArtifactName
+from synthmix.service_kit.resource_names import DATASETS, ArtifactName, OperationName
 from synthmix.service_kit.stored_records import read_each
 from synthmix.study_control import datasets
+from synthmix.study_control.image_removal import Removal, plan_removal
 from synthmix.study_control.import_bounds import ImportBounds
 
 
@@ -106,6 +109,30 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
             return deletion.message()
 
         return await asyncio.to_thread(delete)
+
+    async def DeleteDatasetImages(
+        self, request: datasets_pb2.DeleteDatasetImagesRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
+        def plan() -> tuple[Removal, dict[str, Any]]:
+            dataset = datasets.find_dataset(self._store, request.name, field="name")
+            removal = plan_removal(self._store, dataset, request.images, request.groups)
+            asked = {
+                "dataset": dataset.name.id,
+                "create_time": dataset.create_time,  # one that is imported again later is another one
+                "sha256s": removal.removed_sha256s,
+                "force": request.force,
+                "skip_grace_period": request.skip_grace_period,
+            }
+            by = OperationName(STUDY_CONTROL, digest_of(asked))
+            deletions.delete(self._store, dataset.name, force=request.force, validate_only=True, by=by)
+            return removal, asked
+
+        removal, asked = await asyncio.to_thread(plan)
+        reduced = removal.reduced
+        if request.validate_only:
+            message = await asyncio.to_thread(datasets.dataset_message, self._store, reduced, {})
+            return finished_operation(message, target=str(reduced.name))
+        return await self._operations.start(digest_of(asked), DATASETS, str(reduced.name), {"removal": asked})
 
     async def CreateSplit(
         self, request: datasets_pb2.CreateSplitRequest, context: grpc.aio.ServicerContext

@@ -194,6 +194,29 @@ def release_names(store: ObjectStore, dataset: ArtifactName) -> None:
             store.put_json_if(item.key, released, version=version)
 
 
+def pass_names_on(store: ObjectStore, dataset: ArtifactName, successor: ArtifactName) -> None:
+    """Lets the names of a dataset that was deleted mean another one.
+
+    The accounts of their imports stay, without the paths of files, which may be those of images that were removed.
+    """
+    for item in store.list(_NAMES):
+        passed = False
+        while not passed:  # again only if someone else claimed it since it was read
+            holder, version = store.find_json_with_version(item.key)
+            if holder is None or holder["dataset"] != str(dataset):
+                break
+            value = holder | {"dataset": str(successor)}
+            if "account" in holder:
+                account = holder["account"]
+                value["account"] = account | {"left_out": without_examples(account["left_out"])}
+            passed = store.put_json_if(item.key, value, version=version)
+
+
+def without_examples(left_out: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An account of files that were left out, as JSON, without the paths of any."""
+    return [{key: value for key, value in row.items() if key != "examples"} for row in left_out]
+
+
 def forget_imports(store: ObjectStore, dataset: ArtifactName) -> None:
     """Deletes what imports found in the sources of a dataset that was deleted, and the uploads that they were of."""
     uploads = set()

@@ -46,7 +46,7 @@
 {{- end -}}
 
 {{- define "synthmix.toObjectStorage" -}}
-{{- if not .Values.objectStorage.minio.enabled }}
+{{- if not (include "synthmix.ownObjectStorage" .) }}
 {{- include "synthmix.toOutside" .Values.networkPolicy.objectStorage }}
 {{- end }}
 {{- end -}}

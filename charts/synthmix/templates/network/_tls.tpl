@@ -1,4 +1,4 @@
-{{/* The certificate of the front ends and of MinIO, with its key and its authority. */}}
+{{/* The certificate of the front ends and of object storage, with its key and its authority. */}}
 {{- define "synthmix.tlsSecret" -}}
 {{- default (printf "%s-services-tls" (include "synthmix.fullname" .)) .Values.tls.existingSecret -}}
 {{- end -}}
@@ -29,7 +29,7 @@
 
 {{/* The authority by which a pod trusts object storage. */}}
 {{- define "synthmix.objectStorageCa" -}}
-{{- if .Values.objectStorage.minio.enabled }}
+{{- if include "synthmix.ownObjectStorage" . }}
 {{- if .Values.tls.enabled }}/etc/synthmix/tls/ca.crt{{ end }}
 {{- else if .Values.objectStorage.caSecret -}}
 /etc/synthmix/object-storage/ca.crt
@@ -40,7 +40,7 @@
 {{- if .Values.tls.enabled }}
 - {name: tls, mountPath: /etc/synthmix/tls, readOnly: true}
 {{- end }}
-{{- if and .Values.objectStorage.caSecret (not .Values.objectStorage.minio.enabled) }}
+{{- if and .Values.objectStorage.caSecret (not (include "synthmix.ownObjectStorage" .)) }}
 - {name: object-storage-ca, mountPath: /etc/synthmix/object-storage, readOnly: true}
 {{- end }}
 {{- end -}}
@@ -56,7 +56,7 @@
     items: [{key: ca.crt, path: ca.crt}]
     {{- end }}
 {{- end }}
-{{- if and .root.Values.objectStorage.caSecret (not .root.Values.objectStorage.minio.enabled) }}
+{{- if and .root.Values.objectStorage.caSecret (not (include "synthmix.ownObjectStorage" .root)) }}
 - name: object-storage-ca
   secret: {secretName: {{ .root.Values.objectStorage.caSecret }}, items: [{key: ca.crt, path: ca.crt}]}
 {{- end }}

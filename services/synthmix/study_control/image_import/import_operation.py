@@ -1,4 +1,4 @@
-"""One import's operation: a single task, which downloads the upload and imports it."""
+"""One import's operation: a single task, which downloads the upload and imports it; and a removal's."""
 
 import tempfile
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName, UploadName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.storage_space import writing_to
+from synthmix.study_control import image_removal
 from synthmix.study_control.datasets import claim_name, find_left_out, with_left_out, write_account
 from synthmix.study_control.image_import.decoder_process import DecoderProcess
 from synthmix.study_control.image_import.importer import import_archive
@@ -24,6 +25,8 @@ from synthmix.study_control.import_bounds import import_bounds
 
 def run(context: OperationContext) -> ArtifactName:
     """Returns the dataset's name."""
+    if "removal" in context.record.request:
+        return image_removal.run(context)
     request = context.record.request["request"]
     context.update(unit="steps", message="importing")
     [imported] = context.run_tasks(

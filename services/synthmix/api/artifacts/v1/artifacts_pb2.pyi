@@ -40,6 +40,28 @@ class DownloadPayloadResponse(_message.Message):
     chunk: bytes
     def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
 
+class SweepRequest(_message.Message):
+    __slots__ = ("validate_only",)
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    validate_only: bool
+    def __init__(self, validate_only: _Optional[bool] = ...) -> None: ...
+
+class SweepResponse(_message.Message):
+    __slots__ = ("swept",)
+    SWEPT_FIELD_NUMBER: _ClassVar[int]
+    swept: _containers.RepeatedCompositeFieldContainer[SweptObjects]
+    def __init__(self, swept: _Optional[_Iterable[_Union[SweptObjects, _Mapping]]] = ...) -> None: ...
+
+class SweptObjects(_message.Message):
+    __slots__ = ("kind", "count", "size_bytes")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    count: int
+    size_bytes: int
+    def __init__(self, kind: _Optional[str] = ..., count: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
 class Deletion(_message.Message):
     __slots__ = ("deleted", "size_bytes", "payloads_expire_time", "unneeded")
     DELETED_FIELD_NUMBER: _ClassVar[int]

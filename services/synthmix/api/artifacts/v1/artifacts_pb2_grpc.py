@@ -45,6 +45,11 @@ class ArtifactServiceStub:
                 request_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadPayloadRequest.SerializeToString,
                 response_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadPayloadResponse.FromString,
                 _registered_method=True)
+        self.Sweep = channel.unary_unary(
+                '/synthmix.artifacts.v1.ArtifactService/Sweep',
+                request_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.SweepRequest.SerializeToString,
+                response_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.SweepResponse.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer:
@@ -67,6 +72,13 @@ class ArtifactServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Sweep(self, request, context):
+        """Deletes what nothing needs and whose grace period has passed, as the service does by itself every hour.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArtifactServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +91,11 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.DownloadPayload,
                     request_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadPayloadRequest.FromString,
                     response_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadPayloadResponse.SerializeToString,
+            ),
+            'Sweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sweep,
+                    request_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.SweepRequest.FromString,
+                    response_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.SweepResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +153,33 @@ class ArtifactService:
             '/synthmix.artifacts.v1.ArtifactService/DownloadPayload',
             synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadPayloadRequest.SerializeToString,
             synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.DownloadPayloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthmix.artifacts.v1.ArtifactService/Sweep',
+            synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.SweepRequest.SerializeToString,
+            synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.SweepResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -188,3 +188,19 @@ class DeleteDatasetRequest(_message.Message):
     force: bool
     validate_only: bool
     def __init__(self, name: _Optional[str] = ..., force: _Optional[bool] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class DeleteDatasetImagesRequest(_message.Message):
+    __slots__ = ("name", "images", "groups", "force", "validate_only", "skip_grace_period")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    SKIP_GRACE_PERIOD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    images: _containers.RepeatedScalarFieldContainer[str]
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    force: bool
+    validate_only: bool
+    skip_grace_period: bool
+    def __init__(self, name: _Optional[str] = ..., images: _Optional[_Iterable[str]] = ..., groups: _Optional[_Iterable[str]] = ..., force: _Optional[bool] = ..., validate_only: _Optional[bool] = ..., skip_grace_period: _Optional[bool] = ...) -> None: ...

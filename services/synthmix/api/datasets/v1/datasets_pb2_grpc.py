@@ -57,6 +57,11 @@ class DatasetServiceStub:
                 request_serializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.SerializeToString,
                 response_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
                 _registered_method=True)
+        self.DeleteDatasetImages = channel.unary_unary(
+                '/synthmix.datasets.v1.DatasetService/DeleteDatasetImages',
+                request_serializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.DeleteDatasetImagesRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.CreateSplit = channel.unary_unary(
                 '/synthmix.datasets.v1.DatasetService/CreateSplit',
                 request_serializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.CreateSplitRequest.SerializeToString,
@@ -102,6 +107,15 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteDatasetImages(self, request, context):
+        """Removes images from a dataset, as when a patient withdraws consent. The operation's response is the Dataset of the
+        other images, which takes over all names; the old dataset is deleted with its splits and the uploads that it was
+        imported from. FAILED_PRECONDITION as DeleteDataset.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateSplit(self, request, context):
         """Splits a dataset into group-disjoint train, validation and test parts. The same request gives the same split.
         """
@@ -138,6 +152,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.DeleteDataset,
                     request_deserializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.FromString,
                     response_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.SerializeToString,
+            ),
+            'DeleteDatasetImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDatasetImages,
+                    request_deserializer=synthmix_dot_datasets_dot_v1_dot_datasets__pb2.DeleteDatasetImagesRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
             'CreateSplit': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSplit,
@@ -259,6 +278,33 @@ class DatasetService:
             '/synthmix.datasets.v1.DatasetService/DeleteDataset',
             synthmix_dot_datasets_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.SerializeToString,
             synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDatasetImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthmix.datasets.v1.DatasetService/DeleteDatasetImages',
+            synthmix_dot_datasets_dot_v1_dot_datasets__pb2.DeleteDatasetImagesRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,
             insecure,

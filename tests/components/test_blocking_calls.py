@@ -92,12 +92,12 @@ def test_a_storage_that_hangs_stops_nobody_else(hanging: S3ObjectStore) -> None:
     async def run() -> None:
         async with served(hanging) as call:
             hung = [
-                asyncio.ensure_future(call(datasets_pb2_grpc.DatasetServiceStub, "GetDataset", dataset, timeout=20.0))
+                asyncio.ensure_future(call(datasets_pb2_grpc.DatasetServiceStub, "GetDataset", dataset, timeout=8.0))
                 for _ in range(THREADS[Purpose.REQUESTS] // 2)
             ]
             hung += [
                 asyncio.ensure_future(
-                    call(artifacts_pb2_grpc.ArtifactServiceStub, "DownloadPayload", download, timeout=20.0)
+                    call(artifacts_pb2_grpc.ArtifactServiceStub, "DownloadPayload", download, timeout=8.0)
                 )
                 for _ in range(2 * THREADS[Purpose.TRANSFERS])
             ]

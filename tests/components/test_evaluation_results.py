@@ -1,5 +1,6 @@
 """An evaluation's results: computed from stored predictions, so that what changes in them trains nothing."""
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from image_archives import encoded, noise
 from memory_object_store import MemoryObjectStore
-from striped_study import IMAGE_SET, TRIAL, evaluate, split_of, striped_store, write_image_set
+from striped_study import IMAGE_SET, TRIAL, InProcessContext, evaluate, split_of, striped_store, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import features, front_end, image_fidelity, metrics, planning, recipe
 from synthmix.classifier_evaluation.image_fidelity import balanced_rows, measure_fidelity
@@ -21,12 +22,27 @@ from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload
 from synthmix.service_kit.resource_names import ArtifactName
 
+Evaluated = tuple[MemoryObjectStore, Manifest, InProcessContext]
 GRID = {"ratios": [0.5], "synthetic_only": True, "controls": ["duplicated_real"]}
 
 
 @pytest.fixture
 def store(own_cache: None, tmp_path: Path) -> MemoryObjectStore:
     return striped_store(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def first_evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """A store in which GRID has been evaluated, once for all tests; each begins with a copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        store = striped_store(tmp_path_factory.mktemp("images"))
+        return store, *evaluate(store, **GRID)
+
+
+@pytest.fixture
+def evaluated(first_evaluation: Evaluated, own_cache: None) -> Evaluated:
+    return copy.deepcopy(first_evaluation)
 
 
 def results_of(store: MemoryObjectStore, evaluation: Manifest) -> evaluations_pb2.TrialResults:
@@ -37,10 +53,8 @@ def comparison_of(evaluation: Manifest) -> evaluations_pb2.Comparison:
     return message_json.from_value(evaluation.summary["comparison"], evaluations_pb2.Comparison)
 
 
-def test_a_metric_that_is_added_or_fixed_trains_nothing(
-    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, ran = evaluate(store, **GRID)
+def test_a_metric_that_is_added_or_fixed_trains_nothing(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, first, ran = evaluated
     assert ran.tasks_run.count(TRIAL) == 8 and ran.reused == 0
     error_rate = Metric(
         "error_rate", "Errors", False, lambda probabilities, labels: 1 - METRICS[0].compute(probabilities, labels)
@@ -58,16 +72,16 @@ def test_a_metric_that_is_added_or_fixed_trains_nothing(
         assert trial.test_metrics["balanced_accuracy"] == 0.5
 
 
-def test_another_comparison_trains_nothing(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _ = evaluate(store, **GRID)
+def test_another_comparison_trains_nothing(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, first, _ = evaluated
     monkeypatch.setattr(planning, "COMPARISON_VERSION", planning.COMPARISON_VERSION + 1)
     again, ran = evaluate(store, **GRID)
     assert TRIAL not in ran.tasks_run and again.name != first.name
     assert comparison_of(again) == comparison_of(first)
 
 
-def test_a_mode_shares_the_trials_that_do_not_depend_on_it(store: MemoryObjectStore) -> None:
-    evaluate(store, ratios=[0.5], synthetic_only=True)
+def test_a_mode_shares_the_trials_that_do_not_depend_on_it(evaluated: Evaluated) -> None:
+    store, _, _ = evaluated
     evaluation, ran = evaluate(store, mode="replace", ratios=[0.5], synthetic_only=True)
     assert ran.tasks_run.count(TRIAL) == 2 and ran.reused == 4
     trials = {(trial.training.mixture, trial.training.seed): trial for trial in results_of(store, evaluation).trials}
@@ -79,8 +93,8 @@ def test_a_mode_shares_the_trials_that_do_not_depend_on_it(store: MemoryObjectSt
     assert comparison.kinds[1].axis_title == "real replaced by synthetic, %"
 
 
-def test_results_are_those_of_the_stored_predictions(store: MemoryObjectStore) -> None:
-    evaluation, _ = evaluate(store, **GRID)
+def test_results_are_those_of_the_stored_predictions(evaluated: Evaluated) -> None:
+    store, evaluation, _ = evaluated
     results, comparison = results_of(store, evaluation), comparison_of(evaluation)
     assert [result.trial for result in results.trials] == evaluation.summary["trials"]
     accuracies: dict[str, list[float]] = {}
@@ -98,16 +112,16 @@ def test_results_are_those_of_the_stored_predictions(store: MemoryObjectStore) -
     assert comparison.verdict.key == f"append-0.5-{IMAGE_SET}"
 
 
-def test_the_resource_tells_the_comparison(store: MemoryObjectStore) -> None:
-    evaluation, _ = evaluate(store, **GRID)
+def test_the_resource_tells_the_comparison(evaluated: Evaluated) -> None:
+    store, evaluation, _ = evaluated
     resource = front_end.evaluation_message(store, evaluation)
     assert resource.comparison == comparison_of(evaluation)
     assert resource.trial_count == len(list_artifacts(store, "trials")) == 8
     assert resource.mixtures.mode == "append"
 
 
-def test_fidelity_tells_copies_and_strange_images_from_real_ones(store: MemoryObjectStore) -> None:
-    evaluation, _ = evaluate(store, **GRID)
+def test_fidelity_tells_copies_and_strange_images_from_real_ones(evaluated: Evaluated) -> None:
+    store, evaluation, _ = evaluated
     fidelity = front_end.evaluation_message(store, evaluation).fidelity
     real, reconstructed, image_set = fidelity.sources
     assert (real.label, image_set.image_set) == ("real images", f"image-sets/{IMAGE_SET}")

@@ -1,0 +1,231 @@
+"""A hub's model: whether the operator allows it, what it would take, and its download, in this order.
+
+Nothing of a model is downloaded but what is loaded: its index, and of each component JSON, the tokenizer's texts and
+safetensors.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from synthmix.latent_diffusion.base_model_files import WEIGHT_FILES
+from synthmix.latent_diffusion.model_folder import (
+    NOT_ALLOWED,
+    NOT_FOUND,
+    SMALL_FILES,
+    TOO_LARGE,
+    WEIGHTS,
+    ModelFolder,
+    is_part,
+)
+from synthmix.latent_diffusion.model_kinds import INDEX, no_model
+from synthmix.service_kit.environment import HubSettings, cache_folder, hub_settings
+from synthmix.service_kit.errors import SynthMixError, Unavailable
+from synthmix.service_kit.node_cache import room
+from synthmix.service_kit.quantities import byte_size, listed
+
+TIMEOUT_SECONDS = 10.0
+# Of the small files, which front ends download; the largest is a vocabulary, of 64 MiB at most.
+MOST_SMALL_BYTES = 256 << 20
+FOLDER_HINT = "for a folder, write its absolute path, or ./ before a path that is relative to the study's file"
+# Of a path that is given to the library as a pattern: no character that means more than itself.
+_PLAIN_NAME = re.compile(r"[\w.-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a hub's model.
+
+    Attributes:
+        path: In the model's folder.
+        size_bytes: None if the hub doesn't say it.
+        sha256: Of what the hub keeps outside of git, as it does weights, and else "".
+    """
+
+    path: str
+    size_bytes: int | None
+    sha256: str
+
+
+def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> tuple[Path, dict[str, str]]:
+    """Downloads a model into the hub's cache, or finds it there where the hub can't be asked.
+
+    Args:
+        named: How the request names it.
+        name: owner/name.
+        revision: A commit, branch or tag.
+        weights: False for the small files alone.
+
+    Returns:
+        Its folder, named by its commit, and the sha256 of each weight file that the folder lacks, by path.
+
+    Raises:
+        InvalidArgument: The operator doesn't allow the model, it is too large, the hub refuses it, or it is no model.
+        Unavailable: The hub can't be asked, and the cache doesn't have it.
+    """
+    from huggingface_hub import resolve_revision, snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    settings = hub_settings()
+    _check_allowed(named, name, None, settings)
+    try:
+        commit = resolve_revision(name, revision=revision).resolved
+    except HFValidationError as error:
+        raise named.fault("is no name that a hub's model can have", "write owner/name@revision", NOT_FOUND) from error
+    except Exception as error:  # also whatever the hub's HTTP client raises
+        raise _not_to_be_had(named, error) from error
+    _check_allowed(named, name, commit, settings)
+    try:
+        files = _files_of_commit(name, commit)
+    except Exception as error:  # as above
+        return _cached(named, name, commit, weights=weights, because=error), {}
+    parts = _parts(named, files)
+    _check_size(named, parts, settings)
+    wanted = [file for file in parts if weights or not _is_elsewhere(file)]
+    try:
+        _make_room(wanted, name, commit)
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=[file.path for file in wanted]))
+    except SynthMixError:
+        raise
+    except Exception as error:  # as above
+        raise _not_to_be_had(named, error) from error
+    return folder, {
+        file.path: file.sha256 for file in parts if _is_elsewhere(file) and not (folder / file.path).is_file()
+    }
+
+
+def _check_allowed(named: ModelFolder, name: str, commit: str | None, settings: HubSettings) -> None:
+    """Raises InvalidArgument unless the operator allows a model at a commit; None is one that isn't known yet."""
+    owner = name.partition("/")[0]
+    commits = [entry.partition("@")[2] for entry in settings.allowed if entry.startswith(f"{name}@")]
+    if {"*", f"{owner}/*", name} & set(settings.allowed) or (commits if commit is None else commit in commits):
+        return
+    where = "the operator says which may be used, by SYNTHMIX_HUB_MODELS or the chart's baseModels.hub.models"
+    if commits:
+        raise named.fault(
+            f"is the hub's commit {commit}, and of this model other commits are allowed",
+            f"write {name}@{' or @'.join(commits[:3])}; {where}",
+            NOT_ALLOWED,
+        )
+    allowed = listed(settings.allowed, 8)
+    raise named.fault(
+        f"is taken for a model of the hub, and is not among those that are allowed ({allowed})",
+        f"use builtin or an allowed one; {where}; {FOLDER_HINT}",
+        NOT_ALLOWED,
+    )
+
+
+def _parts(named: ModelFolder, files: Collection[HubFile]) -> list[HubFile]:
+    """The files that would be loaded. Raises InvalidArgument if there is no index among what the hub lists."""
+    names = [file.path for file in files]
+    if INDEX not in names:
+        raise no_model(replace(named, elsewhere=names), names)
+    return [
+        file
+        for file in files
+        if file.path == INDEX or (is_part(file.path) and _PLAIN_NAME.fullmatch(file.path.rpartition("/")[2]))
+    ]
+
+
+def _check_size(named: ModelFolder, parts: Collection[HubFile], settings: HubSettings) -> None:
+    """Raises InvalidArgument if a model has too many files, or too large ones."""
+    if len(parts) > settings.most_files:
+        raise named.fault(
+            f"has {len(parts):,} files to download, more than {settings.most_files:,}",
+            "use another; the operator sets the limit by SYNTHMIX_HUB_MODEL_MOST_FILES or the chart's "
+            "baseModels.hub.files",
+            TOO_LARGE,
+        )
+    unknown = [file.path for file in parts if file.size_bytes is None]
+    if unknown:
+        raise Unavailable(
+            f"{named.field}: the hub does not say how large {listed(unknown, 3)} of {named.reference!r} are; "
+            "try again, or download the model and name its folder",
+            reason="BASE_MODEL_HUB_UNAVAILABLE",
+        )
+    size_bytes = sum(file.size_bytes or 0 for file in parts)
+    if size_bytes > settings.most_bytes:
+        raise named.fault(
+            f"has {byte_size(size_bytes)} to download, more than {byte_size(settings.most_bytes)}",
+            "use another; the operator sets the limit by SYNTHMIX_HUB_MODEL_MOST_BYTES or the chart's "
+            "baseModels.hub.size",
+            TOO_LARGE,
+        )
+    small_bytes = sum(file.size_bytes or 0 for file in parts if not _is_elsewhere(file))
+    if small_bytes > MOST_SMALL_BYTES:
+        raise named.fault(
+            f"has {byte_size(small_bytes)} of files besides its weights, more than {byte_size(MOST_SMALL_BYTES)}",
+            "use another",
+            TOO_LARGE,
+        )
+
+
+def _make_room(files: Collection[HubFile], name: str, commit: str) -> None:
+    """Makes room in the node's cache for what is not there yet, if the hub's cache is within it, as in a cluster.
+
+    Raises ResourceExhausted if there is none. The room is not kept: what is written counts as it grows.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if not Path(HF_HUB_CACHE).is_relative_to(cache_folder()):
+        return
+    missing = [file for file in files if not isinstance(try_to_load_from_cache(name, file.path, revision=commit), str)]
+    if missing:
+        with room(sum(file.size_bytes or 0 for file in missing)):
+            pass
+
+
+def _is_elsewhere(file: HubFile) -> bool:
+    """Whether it is a weight file whose sha256 the hub says, so that who plans need not download it."""
+    return file.path.endswith(WEIGHTS) and bool(file.sha256)
+
+
+@lru_cache(maxsize=64)
+def _files_of_commit(name: str, commit: str) -> tuple[HubFile, ...]:
+    """What the hub has of a model. A commit doesn't change, so the hub is asked once.
+
+    Raises what the hub's library and its HTTP client raise.
+    """
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(name, revision=commit, files_metadata=True, timeout=TIMEOUT_SECONDS)
+    return tuple(
+        HubFile(item.rfilename, item.size, item.lfs.sha256 if item.lfs else "") for item in info.siblings or ()
+    )
+
+
+def _cached(named: ModelFolder, name: str, commit: str, *, weights: bool, because: Exception) -> Path:
+    """A model's folder in the cache, with its weights. Raises what `because` means if it isn't there."""
+    from huggingface_hub import snapshot_download
+
+    endings = (*SMALL_FILES, WEIGHTS) if weights else SMALL_FILES
+    patterns = [INDEX, *(f"*/*{ending}" for ending in endings)]
+    try:
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=patterns, local_files_only=True))
+    except Exception as error:  # whatever it lacks
+        raise _not_to_be_had(named, because) from error
+    has_weights = all(
+        any(is_part(f"{component}/{path.name}") for path in (folder / component).glob("*" + WEIGHTS))
+        for component in WEIGHT_FILES
+    )
+    if not has_weights:
+        raise _not_to_be_had(named, because)
+    return folder
+
+
+def _not_to_be_had(named: ModelFolder, error: Exception) -> SynthMixError:
+    """The hub's own refusal is the request's fault; that it cannot be asked is not."""
+    if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403, 404):
+        return named.fault(
+            f"is taken for a model of the hub, which refuses it ({type(error).__name__})",
+            f"check name and revision, and set HF_TOKEN if the model asks for one; {FOLDER_HINT}",
+            NOT_FOUND,
+        )
+    return Unavailable(
+        f"{named.field}: {named.reference!r} is taken for a model of the hub and cannot be had from there "
+        f"({type(error).__name__}); check the network and try again, or download it; {FOLDER_HINT}",
+        reason="BASE_MODEL_HUB_UNAVAILABLE",
+    )

@@ -1,0 +1,377 @@
+"""Removing images from a dataset: what is left is what an import of the others makes, and nothing of them stays."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image_archives import dataset, plates
+from memory_object_store import MemoryObjectStore
+from synthmix.api.artifacts.v1 import artifacts_pb2
+from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data import image_table
+from synthmix.image_data.image_table import read_images, read_index
+from synthmix.service_kit import operation_records as records
+from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
+from synthmix.service_kit.environment import STUDY_CONTROL, sweep_settings
+from synthmix.service_kit.errors import Cancelled, FailedPrecondition, InvalidArgument, NotFound, SynthMixError
+from synthmix.service_kit.operation_calls import result_of
+from synthmix.service_kit.operation_context import OperationContext
+from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
+from synthmix.service_kit.sweep import sweep
+from synthmix.study_control import datasets, image_removal
+from synthmix.study_control.artifact_service import ArtifactService
+from synthmix.study_control.dataset_service import DatasetService
+from synthmix.study_control.image_import import import_operation
+from synthmix.study_control.import_bounds import import_bounds
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+WITHDRAWN = "alpha/plate-1_0.png"
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five images each: 24 images have five shards."""
+    monkeypatch.setattr(image_table, "SHARD_ROWS", 5)
+
+
+class Started:
+    """Takes the place of the service's operations: keeps what is started, and does it when it is told to."""
+
+    def __init__(self, store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch):
+        self.store, self.records = store, []
+        monkeypatch.setattr(image_removal, "open_object_store", lambda: store)
+
+    async def start(self, operation_id: str, kind: str, target: str, request: dict[str, Any]) -> Any:
+        name = OperationName(STUDY_CONTROL, operation_id)
+        record = records.OperationRecord(name, kind, target, request, records.now())
+        records.write_record(self.store, record)
+        self.records.append(record)
+        return None
+
+    def do(self) -> ArtifactName:
+        """As a host does the latest, with its task in this process."""
+        record = self.records[-1]
+        context: Any = OperationContext(self.store, record)
+        reported: list[tuple[int, int]] = []
+
+        def run_tasks(function: str, arguments: Sequence[dict[str, Any]]) -> list[Any]:
+            assert function == "synthmix.study_control.image_removal:write_reduced"
+            done = [
+                image_removal.write_reduced(**item, report=lambda *steps: reported.append(steps), threads=1)
+                for item in arguments
+            ]
+            assert all(steps == total for steps, total in reported[-1:])
+            return done
+
+        context.run_tasks = run_tasks
+        left = import_operation.run(context)
+        records.write_success(self.store, record, str(left))
+        return left
+
+
+@pytest.fixture
+def started(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> Started:
+    return Started(store, monkeypatch)
+
+
+def ask(started: Started, name: str = "cells", **request: Any) -> Any:
+    service = DatasetService(started.store, started, import_bounds())  # type: ignore[arg-type]
+    message = datasets_pb2.DeleteDatasetImagesRequest(name=f"datasets/{name}", **request)
+    return asyncio.run(service.DeleteDatasetImages(message, None))  # type: ignore[arg-type]
+
+
+def removed(started: Started, **request: Any) -> Manifest:
+    ask(started, **request)
+    return read_manifest(started.store, started.do())
+
+
+def named(store: MemoryObjectStore, folder: Path, *names: str, files: dict[str, bytes] | None = None) -> Manifest:
+    manifest = dataset(store, folder, files)
+    for name in names or ("cells",):
+        account = {
+            "warnings": ["the folder 'gamma' is not a class"],
+            "left_out": [{"folder": "gamma", "reason": "NOT_AN_IMAGE", "count": 1, "examples": ["gamma/patient.txt"]}],
+            "has_manifest": False,
+        }
+        datasets.claim_name(store, name, manifest.name, account=account, replace=False)
+    return manifest
+
+
+def contents(store: MemoryObjectStore, manifest: Manifest) -> list[tuple[Any, ...]]:
+    index = read_index(store, manifest)
+    rows = [tuple(row.values()) for row in index.drop_columns(["shard", "row"]).to_pylist()]
+    images = [data for _, data in read_images(store, manifest, range(len(rows)))]
+    return list(zip(rows, images, strict=True))
+
+
+def everything(store: MemoryObjectStore) -> bytes:
+    return b"".join(store.get_bytes(key) for key in store.keys)
+
+
+def test_what_is_left_is_what_an_import_of_the_others_makes(
+    store: MemoryObjectStore, started: Started, tmp_path: Path
+) -> None:
+    files = plates()
+    old = named(store, tmp_path, files=files)
+    left = removed(started, images=[WITHDRAWN])
+    elsewhere = MemoryObjectStore.created()
+    (tmp_path / "other").mkdir()
+    expected = dataset(elsewhere, tmp_path / "other", {name: data for name, data in files.items() if name != WITHDRAWN})
+    assert (left.name, left.request) == (expected.name, expected.request)
+    assert contents(store, left) == contents(elsewhere, expected)
+    for key in ("image_count", "group_count", "class_counts", "group_rule", "white_level"):
+        assert left.summary[key] == expected.summary[key]
+    assert find_manifest(store, old.name) is None
+    assert datasets.get_dataset(store, "cells").name == str(left.name)
+
+
+def test_every_name_passes_on_with_its_account_and_without_paths(
+    store: MemoryObjectStore, started: Started, tmp_path: Path
+) -> None:
+    named(store, tmp_path, "cells", "nuclei")
+    left = removed(started, images=[WITHDRAWN])
+    shown = datasets.get_dataset(store, "nuclei")
+    assert list(shown.display_names) == ["cells", "nuclei"]
+    assert shown.name == str(left.name)
+    [row] = shown.left_out
+    assert (row.folder, row.count, list(row.examples)) == ("gamma", 1, [])
+    assert b"patient.txt" not in everything(store)
+
+
+@pytest.mark.parametrize("by", ["path", "sha256", "group"])
+def test_images_are_named_by_path_sha256_or_group(
+    by: str, store: MemoryObjectStore, started: Started, tmp_path: Path
+) -> None:
+    old = named(store, tmp_path)
+    index = read_index(store, old).to_pylist()
+    of_group = [row for row in index if row["group"] == "plate-1"]
+    request = {
+        "path": {"images": [row["path"] for row in of_group]},
+        "sha256": {"images": [row["sha256"] for row in of_group]},
+        "group": {"groups": ["plate-1"]},
+    }[by]
+    left = removed(started, **request)
+    assert [row["path"] for row in read_index(store, left).to_pylist()] == [
+        row["path"] for row in index if row not in of_group
+    ]
+    assert left.summary["group_count"] == 5
+
+
+def test_shards_that_lose_nothing_are_copied(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    old = named(store, tmp_path)
+    left = removed(started, images=[row["path"] for row in read_index(store, old).to_pylist()[5:11]])
+    sha256s = {item.name: item.sha256 for item in old.payloads}
+    assert [item.name for item in left.payloads] == [
+        *(f"images-0000{number}.parquet" for number in range(4)),
+        "index.parquet",
+    ]
+    copied = {0: "images-00000.parquet", 2: "images-00003.parquet", 3: "images-00004.parquet"}
+    for number, name in copied.items():
+        assert left.payloads[number].sha256 == sha256s[name]
+    assert len(contents(store, left)) == 18
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "said"),
+    [
+        ({}, InvalidArgument, "name images by path or sha256, or groups"),
+        ({"images": ["alpha/none.png", WITHDRAWN]}, InvalidArgument, "alpha/none.png"),
+        (
+            {"images": ["0" * 64]},
+            InvalidArgument,
+            "give each by its path in the dataset, such as 'alpha/plate-0_0.png'",
+        ),
+        ({"groups": ["plate-77"]}, InvalidArgument, "such as 'plate-0'"),
+        ({"groups": [f"plate-{number}" for number in range(6)]}, FailedPrecondition, "would be left with 0 images"),
+        (
+            {"images": [f"alpha/plate-{plate}_{number}.png" for plate in range(6) for number in range(2)]},
+            FailedPrecondition,
+            "12 images of beta, and a dataset has at least 2 classes; delete it",
+        ),
+    ],
+)
+def test_what_cannot_be_removed_is_refused(
+    request_: dict[str, Any],
+    error: type[SynthMixError],
+    said: str,
+    store: MemoryObjectStore,
+    started: Started,
+    tmp_path: Path,
+) -> None:
+    named(store, tmp_path)
+    before = store.keys
+    with pytest.raises(error, match=re.escape(said)):
+        ask(started, **request_)
+    assert (started.records, store.keys) == ([], before)
+
+
+def adapter_of(store: MemoryObjectStore, split: str) -> ArtifactName:
+    name = ArtifactName(ADAPTERS, "a" * 32)
+    train = read_manifest(store, ArtifactName.parse(split, field="split")).summary["parts"]["train"]["digest"]
+    payload = write_payload(store, name, "weights.safetensors", b"learnt from alpha")
+    write_manifest(store, Manifest(name, {"train_split": train}, {}, 1, (payload,), {}, software={}))
+    return name
+
+
+def test_what_was_made_from_it_is_named_and_goes_with_cascade_alone(
+    store: MemoryObjectStore, started: Started, tmp_path: Path
+) -> None:
+    old = named(store, tmp_path)
+    split = datasets.create_split(store, datasets_pb2.Split(dataset="cells")).name
+    adapter = adapter_of(store, split)
+    with pytest.raises(FailedPrecondition, match=f"still used by what was made from it(.|\n)*{adapter}") as raised:
+        ask(started, images=[WITHDRAWN])
+    assert raised.value.reason == "STILL_REFERENCED"
+    assert find_manifest(store, old.name) is not None
+    removed(started, images=[WITHDRAWN], force=True)
+    for name in (old.name, adapter, ArtifactName.parse(split, field="split")):
+        assert find_manifest(store, name) is None, name
+
+
+def test_what_trainings_had_learnt_goes_as_well(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    """Of one that was cancelled on the way there is no adapter, and a checkpoint for a month."""
+    named(store, tmp_path)
+    split = datasets.create_split(store, datasets_pb2.Split(dataset="cells")).name
+    train = read_manifest(store, ArtifactName.parse(split, field="split")).summary["parts"]["train"]["digest"]
+    adapter = adapter_of(store, split)
+    keys = {}
+    for letter, service, request in (
+        ("c", "adapter-training", {"train_split": train}),
+        ("d", "image-synthesis", {"adapter": adapter.id}),
+        ("e", "adapter-training", {"train_split": "9" * 32}),
+    ):
+        name = OperationName(service, letter * 32)
+        record = records.OperationRecord(name, ADAPTERS, "", request, records.now())
+        records.write_record(store, record)
+        records.write_failure(store, record, Cancelled("stopped", reason="CANCELLED"))
+        keys[letter] = f"{name.checkpoints}000000000320.safetensors"
+        store.put_bytes(keys[letter], b"learnt")
+    removed(started, images=[WITHDRAWN], force=True)
+    assert {letter for letter, key in keys.items() if store.stat(key)} == {"e"}, "another dataset's stays"
+
+
+def test_a_plan_changes_nothing(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    named(store, tmp_path)
+    before = store.keys
+    planned = result_of(ask(started, images=[WITHDRAWN], validate_only=True), datasets_pb2.Dataset)
+    assert (started.records, store.keys) == ([], before)
+    assert (planned.image_count, planned.group_count) == (23, 6)
+    assert planned.name == str(removed(started, images=[WITHDRAWN]).name)
+
+
+def bytes_left(store: MemoryObjectStore, hours: float) -> bool:
+    """Whether the withdrawn image is anywhere in object storage after a sweep so many hours from now."""
+    sweep(store, sweep_settings(), lambda: datetime.now(UTC) + timedelta(hours=hours))
+    return plates()[WITHDRAWN] in everything(store)
+
+
+def test_files_go_after_the_grace_period(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    named(store, tmp_path)
+    removed(started, images=[WITHDRAWN])
+    assert bytes_left(store, hours=23)
+    assert not bytes_left(store, hours=25)
+
+
+def test_files_go_at_once_if_that_is_asked_for(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    old = named(store, tmp_path)
+    left = removed(started, images=[WITHDRAWN], skip_grace_period=True)
+    assert not list(store.list(f"{old.name}/"))
+    assert bytes_left(store, hours=0.5), "laid aside for an hour, for whoever is writing the same"
+    assert not bytes_left(store, hours=2)
+    assert len(contents(store, left)) == 23
+
+
+def test_nothing_else_loses_its_grace_period(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    named(store, tmp_path)
+    kept = write_payload(store, ArtifactName(ADAPTERS, "b" * 32), "weights", b"being made")
+    removed(started, images=[WITHDRAWN], skip_grace_period=True)
+    assert store.stat(f"adapters/{'b' * 32}/{kept.sha256}")
+
+
+@pytest.mark.parametrize("stage", ["delete", "datasets.pass_names_on", "datasets.forget_imports", "sweep"])
+def test_an_interrupted_removal_goes_on(
+    stage: str, store: MemoryObjectStore, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = named(store, tmp_path)
+    ask(started, images=[WITHDRAWN], skip_grace_period=True)
+
+    def die(*arguments: Any, **keywords: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(f"synthmix.study_control.image_removal.{stage}", die)
+        started.do()
+    left = started.do()
+    assert datasets.get_dataset(store, "cells").name == str(left)
+    assert find_manifest(store, old.name) is None
+    assert not bytes_left(store, hours=2)
+
+
+def test_a_removal_of_a_dataset_that_was_imported_again_is_another_one(
+    store: MemoryObjectStore, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = named(store, tmp_path)
+    left = removed(started, images=[WITHDRAWN])
+    manifest = dataset(store, tmp_path)
+    assert manifest.name == old.name
+    key = f"{old.name}/manifest.json"
+    store.put_json(key, store.get_json(key) | {"create_time": "2027-01-01T00:00:00Z"})
+    ask(started, name=old.name.id, images=[WITHDRAWN])
+    first, second = started.records
+    assert first.name != second.name
+    assert started.do() == left.name
+    assert find_manifest(store, old.name) is None
+
+
+def test_the_same_removal_asked_for_twice_is_one(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    named(store, tmp_path)
+    for _ in range(2):  # the first one has not ended, and does not keep the second from being asked for
+        ask(started, images=[WITHDRAWN])
+    first, second = started.records
+    assert first.name == second.name
+
+
+def test_the_upload_and_its_account_go(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    old = named(store, tmp_path)
+    upload = f"uploads/{'e' * 64}"
+    store.put_bytes(upload, b"a ZIP of all images")
+    name = OperationName(STUDY_CONTROL, "c" * 32)
+    record = records.OperationRecord(name, "datasets", "", {"request": {"upload": "e" * 64}}, records.now())
+    records.write_record(store, record)
+    records.write_success(store, record, str(old.name))
+    datasets.write_account(store, name.id, {"left_out": []})
+    removed(started, images=[WITHDRAWN])
+    assert not [key for key in store.keys if key.startswith(("uploads/", "dataset-accounts/"))]
+
+
+def test_a_removed_dataset_is_not_found_any_more(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    old = named(store, tmp_path)
+    removed(started, images=[WITHDRAWN])
+    with pytest.raises(NotFound):
+        ask(started, name=old.name.id, images=[WITHDRAWN])
+    with pytest.raises(InvalidArgument, match="are not of"):
+        ask(started, images=[WITHDRAWN])
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_sweep_that_is_asked_for_says_what_it_took(
+    dry_run: bool, store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNTHMIX_SWEEP_GRACE_HOURS", "0")
+    monkeypatch.setenv("SYNTHMIX_SWEEP_UPLOAD_HOURS", "0")
+    for letter in "ab":
+        write_payload(store, ArtifactName(ADAPTERS, letter * 32), "weights", b"orphan")
+    store.put_bytes(f"uploads/{'e' * 64}", b"upload")
+    service = ArtifactService(store, import_bounds())
+    answer = asyncio.run(service.Sweep(artifacts_pb2.SweepRequest(validate_only=dry_run), None))  # type: ignore[arg-type]
+    assert [(item.kind, item.count, item.size_bytes) for item in answer.swept] == [
+        ("adapters", 2, 12),
+        ("uploads", 1, 6),
+    ]
+    assert bool(list(store.list("adapters/"))) == bool(list(store.list("uploads/"))) == dry_run

@@ -1,0 +1,55 @@
+"""What `synthmix up` tells its children, where it is another thing than a cluster's operator says."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from synthmix.local import ray_node, stack
+from synthmix.service_kit.environment import (
+    HubSettings,
+    ObjectStoreSettings,
+    base_model_folders,
+    hub_settings,
+    object_store_settings,
+    server_tls,
+    tls_authorities,
+)
+
+
+def environment(monkeypatch: pytest.MonkeyPatch, **inherited: str) -> dict[str, str]:
+    monkeypatch.setattr(ray_node, "driver_environment", lambda ray: {})
+    plan: Any = SimpleNamespace(
+        storage=SimpleNamespace(settings=ObjectStoreSettings("http://127.0.0.1:1", "key", "secret")),
+        marker="marker",
+        ray=SimpleNamespace(address="127.0.0.1:2", cpus=2, gpus=0),
+        token="token",
+        home=SimpleNamespace(cache="/home/cache", incidents="/home/incidents"),
+        services=[],
+    )
+    return stack._environment(plan, inherited)
+
+
+def test_any_base_model_may_be_named_on_one_s_own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = environment(monkeypatch)
+    assert hub_settings(told).allowed == ("*",)
+    assert [str(folder) for folder in base_model_folders(told)] == ["/"]
+
+
+def test_what_a_user_allows_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = environment(monkeypatch, SYNTHMIX_HUB_MODELS="lab/*", SYNTHMIX_BASE_MODEL_FOLDERS="/models")
+    assert hub_settings(told).allowed == ("lab/*",)
+    assert [str(folder) for folder in base_model_folders(told)] == ["/models"]
+
+
+def test_a_process_that_is_told_nothing_allows_nothing() -> None:
+    assert hub_settings({}) == HubSettings()
+    assert HubSettings().allowed == ()
+
+
+def test_tls_of_another_stack_is_not_this_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("SYNTHMIX_TLS_CA", "SYNTHMIX_TLS_CERTIFICATE", "SYNTHMIX_TLS_KEY", "SYNTHMIX_OBJECT_STORE_CA")
+    told = environment(monkeypatch, **dict.fromkeys(names, "/of/another.pem"))
+    assert server_tls(told) is None
+    assert tls_authorities(told) is None
+    assert object_store_settings(told) == ObjectStoreSettings("http://127.0.0.1:1", "key", "secret")
