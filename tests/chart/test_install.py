@@ -64,7 +64,7 @@ def test_upgrade_and_rollback_keep_secrets_and_what_the_autoscaler_decided(clust
     namespace = "upgrades"
     install(cluster, namespace)
     before = secrets_of(cluster, namespace)
-    assert set(before) == {f"{PREFIX}-token", f"{PREFIX}-ray-token", f"{PREFIX}-object-storage"}
+    assert set(before) == {f"{PREFIX}-{name}" for name in ("token", "ray-token", "object-storage", "minio-root")}
     rays = client.CustomObjectsApi(cluster.api())
 
     def groups() -> dict[str, tuple[int, int]]:
@@ -113,4 +113,4 @@ def test_values_and_notes_hold_no_secret(cluster: Cluster) -> None:
     secrets = [value for data in secrets_of(cluster, namespace).values() for value in data.values()]
     told = cluster.helm("get", "values", "--all", RELEASE, f"--namespace={namespace}").stdout
     told += cluster.helm("get", "notes", RELEASE, f"--namespace={namespace}").stdout
-    assert len(secrets) == 4 and not [value for value in plain_and_encoded(secrets) if value in told]
+    assert len(secrets) == 6 and not [value for value in plain_and_encoded(secrets) if value in told]

@@ -1,5 +1,6 @@
 """What must hold for every object that the chart makes, whatever the values; and what single values do."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -11,7 +12,9 @@ from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderErro
 
 from programs import KUBERAY
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.service_kit.check_health import HEALTH_PATH
 from synthmix.service_kit.environment import SERVICES, HubSettings, SweepSettings, hub_settings, sweep_settings
+from synthmix.service_kit.minio_user import bucket_policy
 
 PREFIX = f"{RELEASE}-synthmix"
 WORKER_GROUPS = ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
@@ -140,8 +143,44 @@ def test_no_secret_is_said_outside_of_secrets(rendered: Rendered) -> None:
     for name, pod in rendered.pods():
         for container in pod["spec"]["containers"]:
             for item in container.get("env", []):
-                if re.search(r"TOKEN$|_KEY$|PASSWORD$", item["name"]):
+                is_path = item.get("value", "").startswith("/etc/synthmix/")
+                if re.search(r"TOKEN$|_KEY$|PASSWORD$", item["name"]) and not is_path:
                     assert "secretKeyRef" in item["valueFrom"], f"{name}: {item['name']}"
+
+
+def test_minios_root_keys_are_in_its_pod_and_in_its_job_alone(rendered: Rendered) -> None:
+    holders = {name for name, pod in rendered.pods() if f"{PREFIX}-minio-root" in yaml.safe_dump(pod)}
+    has_minio = any(item["metadata"]["name"] == f"{PREFIX}-minio" for item in rendered.of_kind("StatefulSet"))
+    assert {name.rpartition("-bucket-")[0] or name for name in holders} == (
+        {PREFIX, f"{PREFIX}-minio"} if has_minio else set()
+    )
+
+
+def test_the_job_makes_the_user_whose_keys_services_and_workers_hold() -> None:
+    chart = render_chart(
+        set_values=["objectStorage.existingSecret=users-keys", "objectStorage.existingRootSecret=root-keys"]
+    )
+    held = {
+        name: {
+            variable: settings["secretKeyRef"]["name"]
+            for variable, settings in environment(pod["spec"]["containers"][0]).items()
+            if re.search("_(ACCESS|SECRET)_KEY$|^MINIO_ROOT_", variable)
+        }
+        for name, pod in chart.pods()
+        if "env" in pod["spec"]["containers"][0]
+    }
+    users = {"SYNTHMIX_OBJECT_STORE_ACCESS_KEY": "users-keys", "SYNTHMIX_OBJECT_STORE_SECRET_KEY": "users-keys"}
+    root = {"SYNTHMIX_OBJECT_STORE_ROOT_ACCESS_KEY": "root-keys", "SYNTHMIX_OBJECT_STORE_ROOT_SECRET_KEY": "root-keys"}
+    assert held.pop(f"{PREFIX}-minio") == {"MINIO_ROOT_USER": "root-keys", "MINIO_ROOT_PASSWORD": "root-keys"}
+    assert held.pop(chart.of_kind("Job")[0]["metadata"]["name"]) == users | root
+    assert held.pop(f"{PREFIX}-test") == {}
+    assert len(held) == len(SERVICES) + 1 + len(WORKER_GROUPS)
+    assert all(keys == users for keys in held.values())
+
+
+def test_the_documents_say_the_policy_that_minios_user_has() -> None:
+    [policy] = re.findall(r"```json\n(.*?)```", (CHART / "README.md.gotmpl").read_text(), re.DOTALL)
+    assert json.loads(policy) == bucket_policy("synthmix")
 
 
 def test_front_ends_have_native_probes_and_find_one_another() -> None:
@@ -158,6 +197,81 @@ def test_front_ends_have_native_probes_and_find_one_another() -> None:
             assert chart.get("Service", f"{PREFIX}-{other}")["spec"]["ports"][0]["port"] == 50051
         assert settings["SYNTHMIX_RAY_ADDRESS"] == f"ray://{PREFIX}-ray-head-svc:10001"
     assert chart.get("Deployment", f"{PREFIX}-study-control")["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["a Secret", "cert-manager"])
+def test_tls_is_served_by_whom_others_trust(own: bool) -> None:
+    settings = ["tls.existingSecret=ours"] if own else ["tls.issuer.name=lab"]
+    chart = render_chart(set_values=["tls.enabled=true", *settings])
+    certificates = chart.of_kind("Certificate")
+    secret = "ours" if own else certificates[0]["spec"]["secretName"]
+    assert len(certificates) == (0 if own else 1)
+    servers = {f"{PREFIX}-{name}" for name in (*SERVICES, "minio")}
+    for name, pod in chart.pods():
+        [container, *_] = pod["spec"]["containers"]
+        held = [volume["secret"] for volume in pod["spec"]["volumes"] if "secret" in volume]
+        assert [volume["secretName"] for volume in held] == [secret], name
+        keys = {item["key"] for item in held[0].get("items", [{"key": "tls.key"}])}
+        assert ("tls.key" in keys) == (name in servers), f"{name} has {keys}"
+        variables = environment(container)
+        if name == f"{PREFIX}-minio":
+            assert all(container[probe]["httpGet"]["scheme"] == "HTTPS" for probe in ("startupProbe", "livenessProbe"))
+            continue
+        authority = "/etc/synthmix/tls/ca.crt"
+        assert variables.get("SYNTHMIX_TLS_CA", authority) == authority, name
+        if "SYNTHMIX_OBJECT_STORE_ENDPOINT" in variables:
+            assert variables["SYNTHMIX_OBJECT_STORE_ENDPOINT"] == f"https://{PREFIX}-minio:9000"
+            assert variables["SYNTHMIX_OBJECT_STORE_CA"] == authority
+        called = [value.partition(":")[0] for key, value in variables.items() if re.match("SYNTHMIX_.*_ADDRESS$", key)]
+        assert "SYNTHMIX_TLS_CA" in variables or not called, name
+        for host in (*called, f"{PREFIX}-minio"):
+            assert own or host in certificates[0]["spec"]["dnsNames"] or host.startswith("ray")
+        if name in servers:
+            assert variables["SYNTHMIX_TLS_KEY"] == "/etc/synthmix/tls/tls.key"
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert container[probe]["httpGet"] == {"path": HEALTH_PATH, "port": "metrics"}, name
+    for service in SERVICES:
+        annotations = chart.get("Service", f"{PREFIX}-{service}")["metadata"]["annotations"]
+        assert annotations["synthmix.io/tls-secret"] == secret
+
+
+def test_seaweedfs_serves_tls_as_minio_does() -> None:
+    chart = render_chart([CHART / "ci" / "seaweedfs-values.yaml"], ["tls.enabled=true", "tls.issuer.name=lab"])
+    pod = chart.get("StatefulSet", f"{PREFIX}-seaweedfs")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert {"-s3.cert.file=/etc/synthmix/tls/tls.crt", "-s3.key.file=/etc/synthmix/tls/tls.key"} <= {*container["args"]}
+    assert container["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
+    assert {"name": "tls", "mountPath": "/etc/synthmix/tls", "readOnly": True} in container["volumeMounts"]
+    front_end = environment(dict(chart.pods())[f"{PREFIX}-study-control"]["spec"]["containers"][0])
+    assert front_end["SYNTHMIX_OBJECT_STORE_ENDPOINT"] == f"https://{PREFIX}-minio:9000"
+    assert front_end["SYNTHMIX_OBJECT_STORE_CA"] == "/etc/synthmix/tls/ca.crt"
+    assert f"{PREFIX}-minio" in chart.of_kind("Certificate")[0]["spec"]["dnsNames"]
+
+
+def test_whoever_stands_before_a_server_speaks_tls_to_it() -> None:
+    chart = render_chart([CHART / "ci" / "full-values.yaml"])
+    annotations = chart.get("Ingress", PREFIX)["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/backend-protocol"] == "GRPCS"
+    [port, _] = chart.get("Service", f"{PREFIX}-study-control")["spec"]["ports"]
+    assert port["appProtocol"] == "https"
+    [endpoint] = chart.get("ServiceMonitor", f"{PREFIX}-minio")["spec"]["endpoints"]
+    assert (endpoint["scheme"], endpoint["tlsConfig"]["serverName"]) == ("https", f"{PREFIX}-minio")
+    plain = render_chart(set_values=["tls.enabled=true", "tls.issuer.name=lab"])
+    pods = {name: pod["metadata"]["annotations"] for name, pod in plain.pods() if "annotations" in pod["metadata"]}
+    schemes = {name: notes.get("prometheus.io/scheme", "http") for name, notes in pods.items()}
+    assert {name for name, scheme in schemes.items() if scheme == "https"} == {f"{PREFIX}-minio"}
+
+
+def test_object_storage_elsewhere_is_trusted_by_the_authority_that_is_given() -> None:
+    chart = render_chart([CHART / "ci" / "external-storage-values.yaml"])
+    for name, pod in chart.pods():
+        [container, *_] = pod["spec"]["containers"]
+        variables = environment(container)
+        if "SYNTHMIX_OBJECT_STORE_ENDPOINT" not in variables:
+            continue
+        assert variables["SYNTHMIX_OBJECT_STORE_CA"] == "/etc/synthmix/object-storage/ca.crt", name
+        [volume] = [item["secret"] for item in pod["spec"]["volumes"] if "secret" in item]
+        assert volume == {"secretName": "s3-authority", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
 
 
 def test_a_worker_group_for_each_service_with_bounds_of_its_own() -> None:
@@ -292,6 +406,11 @@ def test_network_policies_deny_first(rendered: Rendered) -> None:
         (["workers.imageSynthesis.max=many"], "got string, want integer"),
         (["services.studyControl.replicas=0"], "minimum: got 0, want 1"),
         (["ingress.enabled=true"], "ingress.tls.existingSecret"),
+        (
+            ["tls.enabled=true"],
+            "give tls.existingSecret (a Secret with tls.crt, tls.key and ca.crt), or tls.issuer.name",
+        ),
+        (["tls.issuer.kind=Authority"], "'Issuer', 'ClusterIssuer'"),
         (["gateway.enabled=true"], "gateway.parentRefs is empty"),
         (["ingress.enabled=true", "ingress.tls.existingSecret=ours"], "networkPolicy.callers is empty"),
         (["gateway.enabled=true", "gateway.parentRefs[0].name=public"], "networkPolicy.callers is empty"),
@@ -417,9 +536,13 @@ def test_either_server_is_reached_at_the_same_address_with_the_same_secret(serve
     policy = chart.get("NetworkPolicy", f"{PREFIX}-minio")
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
     assert policy["spec"]["ingress"][0]["ports"] == [{"port": "s3"}]
-    user = {"minio": "MINIO_ROOT_USER", "seaweedfs": "AWS_ACCESS_KEY_ID"}[server]
     secret = {"secretKeyRef": {"name": f"{PREFIX}-object-storage", "key": "access-key"}}
-    assert environment(container)[user] == secret
+    if server == "seaweedfs":
+        [files] = stateful_set["spec"]["template"]["spec"]["initContainers"]
+        assert environment(files)["SYNTHMIX_OBJECT_STORE_ACCESS_KEY"] == secret
+        assert files["args"] == ["synthmix.local.weed_files", "/etc/seaweedfs"]
+        assert "-s3.config=/etc/seaweedfs/users.json" in container["args"]
+        assert [item["name"] for item in container["env"]] == ["HOME"]
     for pod in ("ray-head", f"{PREFIX}-study-control"):
         seen = environment(dict(chart.pods())[pod]["spec"]["containers"][0])
         assert seen["SYNTHMIX_OBJECT_STORE_ENDPOINT"] == f"http://{PREFIX}-minio:9000"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from certificates import new_authority
+from real_servers import running_minio
 from synthmix.service_kit import create_bucket
 from synthmix.service_kit.artifacts import (
     Manifest,
@@ -25,6 +27,7 @@ from synthmix.service_kit.artifacts import (
 )
 from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
+from synthmix.service_kit.minio_user import make_user
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.s3_object_store import PART_SIZE_BYTES, S3ObjectStore, when_available
@@ -210,10 +213,8 @@ def test_wrong_credentials_are_refused(server: ObjectStoreSettings) -> None:
         unknown.put_bytes("a/object", b"x")
 
 
-def test_a_missing_bucket_is_named(server: ObjectStoreSettings) -> None:
-    elsewhere = S3ObjectStore(
-        ObjectStoreSettings(server.endpoint_url, server.access_key, server.secret_key, "no-such-bucket")
-    )
+def test_a_missing_bucket_is_named(minio_root: ObjectStoreSettings) -> None:
+    elsewhere = S3ObjectStore(replace(minio_root, bucket="no-such-bucket"))
     with pytest.raises(FailedPrecondition, match="'no-such-bucket' doesn't exist"):
         elsewhere.check()
     with pytest.raises((FailedPrecondition, NotFound), match=r"no-such-bucket|a/object"):
@@ -259,32 +260,100 @@ def test_requests_are_signed_for_the_region() -> None:
     assert ["/us-east-1/s3/" in said[0], "/eu-central-1/s3/" in said[1]] == [True, True]
 
 
-def test_whoever_starts_first_waits_for_object_storage(minio: ObjectStoreSettings) -> None:
-    settings = replace(minio, bucket="made-meanwhile")
-    store = S3ObjectStore(settings, attempts=1)
-    maker = threading.Timer(1.5, S3ObjectStore(settings).create_bucket)
-    maker.start()
-    when_available(store.check)
-    maker.join()
+def test_whoever_starts_first_waits_for_object_storage(minio_root: ObjectStoreSettings) -> None:
+    user = replace(minio_root, bucket="made-meanwhile", access_key="made-meanwhile", secret_key="correct horse")
+    makers = [
+        threading.Timer(1.5, S3ObjectStore(replace(minio_root, bucket=user.bucket)).create_bucket),
+        threading.Timer(3.0, make_user, (minio_root, user)),
+    ]
+    for maker in makers:
+        maker.start()
+    when_available(S3ObjectStore(replace(minio_root, bucket=user.bucket), attempts=1).check)
+    when_available(S3ObjectStore(user, attempts=1).check)
+    for maker in makers:
+        maker.join()
     with pytest.raises(FailedPrecondition, match="refuses the credentials"):
-        when_available(S3ObjectStore(replace(settings, secret_key="wrong"), attempts=1).create_bucket)
-    nowhere = S3ObjectStore(replace(settings, endpoint_url="http://127.0.0.1:9"), attempts=1)
+        when_available(S3ObjectStore(replace(user, secret_key="wrong"), attempts=1).check, patience_s=0.5)
+    nowhere = S3ObjectStore(replace(user, endpoint_url="http://127.0.0.1:9"), attempts=1)
     with pytest.raises(Unavailable):
         when_available(nowhere.check, patience_s=0.5)
 
 
-@pytest.mark.parametrize("server", ["seaweedfs", "minio"])
+@pytest.mark.parametrize("of_the_root_user", [True, False], ids=["with a user", "with the keys it is given"])
 def test_the_command_that_makes_the_bucket_may_run_twice(
-    server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    of_the_root_user: bool, minio_root: ObjectStoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(request.getfixturevalue(server), bucket=f"made-by-{server}")
+    settings = replace(minio_root, bucket=f"made-by-the-command-{of_the_root_user}".lower())
     store = S3ObjectStore(settings, attempts=1)
-    with pytest.raises(FailedPrecondition, match=f"bucket 'made-by-{server}' doesn't exist"):
+    with pytest.raises(FailedPrecondition, match=f"bucket '{settings.bucket}' doesn't exist"):
         store.check()
+    if of_the_root_user:
+        monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_ROOT_ACCESS_KEY", minio_root.access_key)
+        monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_ROOT_SECRET_KEY", minio_root.secret_key)
+        settings = replace(settings, access_key="made-by-the-command", secret_key="correct horse")
     monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_ENDPOINT", settings.endpoint_url)
     monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_ACCESS_KEY", settings.access_key)
     monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_SECRET_KEY", settings.secret_key)
     monkeypatch.setenv("SYNTHMIX_OBJECT_STORE_BUCKET", settings.bucket)
     for _ in range(2):
         create_bucket.main()
-    store.check()
+    S3ObjectStore(settings).check()
+
+
+def test_the_keys_of_services_and_workers_open_their_bucket_alone(
+    minio: ObjectStoreSettings, minio_root: ObjectStoreSettings
+) -> None:
+    others = S3ObjectStore(replace(minio_root, bucket="of-others"))
+    others.create_bucket()
+    others.put_bytes("object", b"theirs")
+    ours = S3ObjectStore(replace(minio, bucket="of-others"))
+    attempts = (
+        ours.check,
+        lambda: ours.list(""),
+        lambda: ours.get_bytes("object"),
+        lambda: ours.put_bytes("object", b"ours"),
+        lambda: ours.put_if("another", b"ours", version=""),
+        lambda: ours.delete("object"),
+        S3ObjectStore(replace(minio, bucket="new")).create_bucket,
+    )
+    for attempt in attempts:
+        with pytest.raises(FailedPrecondition, match=r"refuses the credentials for bucket '(of-others|new)'"):
+            attempt()
+    assert others.get_bytes("object") == b"theirs"
+    with pytest.raises(FailedPrecondition, match="does not make user 'another' for bucket 'of-others'"):
+        make_user(minio, replace(minio, bucket="of-others", access_key="another"))
+
+
+def test_a_user_that_is_made_again_has_the_new_secret_key_and_the_policy(minio_root: ObjectStoreSettings) -> None:
+    user = replace(minio_root, access_key="made-again", secret_key="the first secret key")
+    make_user(minio_root, user)
+    changed = replace(user, secret_key="the second secret key")
+    make_user(minio_root, changed)
+    S3ObjectStore(changed).check()
+    with pytest.raises(FailedPrecondition, match="refuses the credentials"):
+        S3ObjectStore(user).check()
+
+
+def test_a_server_is_trusted_by_the_authority_that_is_named(tmp_path: Path) -> None:
+    with running_minio(tmp_path, new_authority()) as settings:
+        user = replace(settings, access_key="of-one-bucket", secret_key="correct horse")
+        make_user(settings, user)
+        store = S3ObjectStore(user)
+        large = tmp_path / "large"
+        large.write_bytes(os.urandom(PART_SIZE_BYTES + 1))
+        store.put_file("large", large)
+        store.get_file("large", tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == large.read_bytes()
+        assert store.put_if("record", b"{}", version="")
+        (tmp_path / "others.crt").write_bytes(new_authority("another").pem)
+        port = settings.endpoint_url.rpartition(":")[2]
+        for broken in (
+            replace(user, ca=""),
+            replace(user, ca=str(tmp_path / "others.crt")),
+            replace(user, endpoint_url=f"https://localhost:{port}"),
+        ):
+            with pytest.raises(FailedPrecondition, match=r"cannot be trusted by TLS .* SYNTHMIX_OBJECT_STORE_CA"):
+                when_available(S3ObjectStore(broken).check)
+        for path in (tmp_path / "absent", large):
+            with pytest.raises(FailedPrecondition, match=f"SYNTHMIX_OBJECT_STORE_CA is '{path}', which cannot be used"):
+                S3ObjectStore(replace(user, ca=str(path)))

@@ -62,7 +62,7 @@ def test_every_port_is_on_loopback(stack: Connection) -> None:
 
 
 def test_secrets_are_for_this_user_only(stack: Connection) -> None:
-    for name in ("stack.json", "credentials.json", "running.json"):
+    for name in ("stack.json", "credentials.json", "users.json", "certificate.pem", "running.json"):
         assert (stack.home / name).stat().st_mode & 0o777 == 0o600, name
     for process in marked_processes(_marker(stack.home)):
         command = " ".join(process.cmdline())
@@ -188,10 +188,12 @@ def test_a_home_through_kills_and_restarts(tmp_path: Path) -> None:
         assert not any(path.exists() for path in temporary)
         assert {path.name for path in home.iterdir()} == {
             "cache",
+            "certificate.pem",
             "credentials.json",
             "lock",
             "logs",
             "object-storage",
+            "users.json",
         }
 
 

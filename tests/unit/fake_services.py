@@ -86,8 +86,12 @@ def _servicer(base: type, services: FakeServices, methods: list[str], streams: l
 
 
 @contextmanager
-def serving(address: str = "127.0.0.1:0", services: FakeServices | None = None) -> Iterator[FakeServices]:
-    """Serves until the block ends."""
+def serving(
+    address: str = "127.0.0.1:0",
+    services: FakeServices | None = None,
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[FakeServices]:
+    """Serves until the block ends; by TLS, if there are credentials."""
     services = services or FakeServices()
     server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     for module, service, methods, streams in (
@@ -132,7 +136,8 @@ def serving(address: str = "127.0.0.1:0", services: FakeServices | None = None) 
         getattr(module, f"add_{service}Servicer_to_server")(servicer, server)
     health_servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    services.address = f"127.0.0.1:{server.add_insecure_port(address)}"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    services.address = f"127.0.0.1:{port}"
     server.start()
     try:
         yield services

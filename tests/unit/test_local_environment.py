@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from synthmix.local import ray_node, stack
-from synthmix.service_kit.environment import HubSettings, ObjectStoreSettings, base_model_folders, hub_settings
+from synthmix.service_kit.environment import (
+    HubSettings,
+    ObjectStoreSettings,
+    base_model_folders,
+    hub_settings,
+    object_store_settings,
+    server_tls,
+    tls_authorities,
+)
 
 
 def environment(monkeypatch: pytest.MonkeyPatch, **inherited: str) -> dict[str, str]:
@@ -37,3 +45,11 @@ def test_what_a_user_allows_stands(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_that_is_told_nothing_allows_nothing() -> None:
     assert hub_settings({}) == HubSettings()
     assert HubSettings().allowed == ()
+
+
+def test_tls_of_another_stack_is_not_this_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("SYNTHMIX_TLS_CA", "SYNTHMIX_TLS_CERTIFICATE", "SYNTHMIX_TLS_KEY", "SYNTHMIX_OBJECT_STORE_CA")
+    told = environment(monkeypatch, **dict.fromkeys(names, "/of/another.pem"))
+    assert server_tls(told) is None
+    assert tls_authorities(told) is None
+    assert object_store_settings(told) == ObjectStoreSettings("http://127.0.0.1:1", "key", "secret")

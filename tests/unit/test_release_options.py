@@ -30,7 +30,6 @@ def test_a_release_comes_from_the_environment(lab: FakeKubernetes) -> None:
     [
         ({"release": "a/b", "addresses": "host:1"}, "--release"),
         ({"release": "a/b", "home": Path("/x")}, "a home"),
-        ({"release": "a/b", "tls_ca": Path("/x")}, "--tls-ca"),
         ({"kube_context": "c", "environment": {}}, "--release"),
         ({"environment": {"SYNTHMIX_ADDRESS": "host:1", "SYNTHMIX_RELEASE": "a/b"}}, "unset one"),
     ],

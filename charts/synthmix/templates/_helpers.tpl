@@ -76,6 +76,11 @@ imagePullSecrets:
 {{- default (printf "%s-object-storage" (include "synthmix.fullname" .)) .Values.objectStorage.existingSecret -}}
 {{- end -}}
 
+{{/* Of MinIO's root user: its pod's, and the Job's that makes the other user. */}}
+{{- define "synthmix.minioRootSecret" -}}
+{{- default (printf "%s-minio-root" (include "synthmix.fullname" .)) .Values.objectStorage.existingRootSecret -}}
+{{- end -}}
+
 {{/* The service account whose tokens callers may ask for; "" if there is none. */}}
 {{- define "synthmix.clientAccount" -}}
 {{- if .Values.access.clients.enabled -}}
@@ -111,7 +116,7 @@ true
 
 {{- define "synthmix.objectStorageEndpoint" -}}
 {{- if include "synthmix.ownObjectStorage" . -}}
-http://{{ include "synthmix.fullname" . }}-minio:9000
+{{ ternary "https" "http" .Values.tls.enabled }}://{{ include "synthmix.fullname" . }}-minio:9000
 {{- else -}}
 {{ .Values.objectStorage.endpoint }}
 {{- end -}}
@@ -141,6 +146,9 @@ capabilities: {drop: [ALL]}
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.objectStorageSecret" . }}, key: access-key}}
 - name: SYNTHMIX_OBJECT_STORE_SECRET_KEY
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.objectStorageSecret" . }}, key: secret-key}}
+{{- with include "synthmix.objectStorageCa" . | trim }}
+- {name: SYNTHMIX_OBJECT_STORE_CA, value: {{ . }}}
+{{- end }}
 {{- end -}}
 
 {{/* The bytes that a Kubernetes quantity stands for. */}}
@@ -203,6 +211,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 - {name: SYNTHMIX_OPERATIONS_AT_ONCE, value: {{ .Values.operations.atOnce | quote }}}
 - {name: SYNTHMIX_OPERATIONS_AT_ONCE_EACH, value: {{ .Values.operations.atOnceEach | quote }}}
+{{- include "synthmix.tlsCallerEnvironment" . }}
 {{- with .Values.extraEnv }}
 {{- $inside := list "localhost" "127.0.0.1" "$(KUBERNETES_SERVICE_HOST)" (printf "%s-minio" (include "synthmix.fullname" $root)) (include "synthmix.rayHeadService" $root) }}
 {{- range $service, $key := include "synthmix.services" $root | fromYaml }}
@@ -232,6 +241,9 @@ kubectl.kubernetes.io/default-container: {{ .container }}
 {{- if not (index .root.Values.monitoring .monitor).enabled }}
 prometheus.io/scrape: "true"
 prometheus.io/port: {{ .port | quote }}
+{{- with .scheme }}
+prometheus.io/scheme: {{ . }}
+{{- end }}
 {{- end }}
 {{- with .extra }}
 {{ toYaml . }}

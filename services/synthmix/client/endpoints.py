@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthmix.local.connection import read_connection
-from synthmix.service_kit.environment import SERVICES
-from synthmix.service_kit.errors import InvalidArgument, Unauthenticated
+from synthmix.service_kit.environment import SERVICES, tls_authorities
+from synthmix.service_kit.errors import InvalidArgument, SynthMixError, Unauthenticated
 from synthmix.service_kit.extras import extra
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 ADDRESS_VARIABLE = "SYNTHMIX_ADDRESS"
 TOKEN_VARIABLE = "SYNTHMIX_TOKEN"
-TLS_CA_VARIABLE = "SYNTHMIX_TLS_CA"
 HOME_VARIABLE = "SYNTHMIX_HOME"
 RELEASE_VARIABLE = "SYNTHMIX_RELEASE"
 
@@ -32,6 +31,8 @@ class Endpoints:
         token: The bearer token of every call; "" where the release gives it.
         tls: Whether connections are encrypted.
         tls_ca: PEM file of the authorities to trust instead of the system's.
+        tls_authority: What such a file would hold, where the release gives it.
+        tls_names: The name that a service's certificate is for, where it is not its address.
         release: What holds the addresses open, if they lead to a release of the Helm chart; whoever uses it closes it.
     """
 
@@ -39,6 +40,8 @@ class Endpoints:
     token: str = field(repr=False)
     tls: bool = False
     tls_ca: Path | None = None
+    tls_authority: bytes = b""
+    tls_names: Mapping[str, str] = field(default_factory=dict)
     release: "OpenRelease | None" = None
 
     def place_of(self, service: str) -> str:
@@ -80,7 +83,7 @@ def find_endpoints(
             services are forwarded through the Kubernetes API until the result's `release` is closed.
         kube_context: The kubeconfig's context to find the release by; the current one if not given.
         token: The bearer token.
-        tls_ca: PEM file of the authorities to trust; asks for TLS.
+        tls_ca: PEM file of the authorities to trust; asks for TLS. A release that serves TLS gives its own.
 
     Raises:
         InvalidArgument: An address can't be read, or more than one stack is named.
@@ -103,7 +106,8 @@ def find_endpoints(
                 reason="SEVERAL_STACKS",
             )
     if release is not None:
-        return _release_endpoints(release, kube_context, token or environment.get(TOKEN_VARIABLE, ""), tls_ca)
+        token = token or environment.get(TOKEN_VARIABLE, "")
+        return _release_endpoints(release, kube_context, token, tls_ca, environment)
     if kube_context is not None:
         raise InvalidArgument(
             f"--kube-context {kube_context} chooses where a release is looked for; give --release or set "
@@ -116,8 +120,7 @@ def find_endpoints(
     token = token or environment.get(TOKEN_VARIABLE, "")
     if not token:
         raise Unauthenticated(f"no token for {addresses}; give --token or set {TOKEN_VARIABLE}", reason="TOKEN_MISSING")
-    ca_text = environment.get(TLS_CA_VARIABLE)
-    tls_ca = tls_ca or (Path(ca_text) if ca_text else None)
+    tls_ca = tls_ca or tls_authorities(environment)
     by_service = _by_service(addresses)
     schemes = {address.partition("://")[0] if "://" in address else "http" for address in by_service.values()}
     if len(schemes) > 1 or not schemes <= {"http", "https"}:
@@ -130,18 +133,35 @@ def find_endpoints(
     )
 
 
-def _release_endpoints(release: str, kube_context: str | None, token: str, tls_ca: Path | None) -> Endpoints:
-    if tls_ca is not None:
-        raise InvalidArgument(
-            "--tls-ca is of no use with --release: the Kubernetes API encrypts what is forwarded, and the kubeconfig "
-            "says which authorities it trusts; leave it out",
-            reason="TLS_CA_WITH_RELEASE",
-        )
+def _release_endpoints(
+    release: str, kube_context: str | None, token: str, tls_ca: Path | None, environment: Mapping[str, str]
+) -> Endpoints:
     with extra("release", "a release"):
         from synthmix.client.release.connection import OpenRelease  # Kubernetes' client takes a second to import
 
     opened = OpenRelease(release, kube_context, token)
-    return Endpoints(addresses=opened.addresses, token="", release=opened)
+    try:
+        if not opened.tls_names:
+            if tls_ca is not None:
+                raise InvalidArgument(
+                    f"--tls-ca is of no use with {opened}, which serves no TLS: the Kubernetes API encrypts what is "
+                    "forwarded, and the kubeconfig says which authorities it trusts; leave it out",
+                    reason="TLS_CA_WITH_RELEASE",
+                )
+            return Endpoints(addresses=opened.addresses, token="", release=opened)
+        tls_ca = tls_ca or tls_authorities(environment)
+        return Endpoints(
+            addresses=opened.addresses,
+            token="",
+            tls=True,
+            tls_ca=tls_ca,
+            tls_authority=b"" if tls_ca else opened.authority(),
+            tls_names=opened.tls_names,
+            release=opened,
+        )
+    except SynthMixError:
+        opened.close()
+        raise
 
 
 def _by_service(addresses: Addresses) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -88,11 +87,19 @@ class Channels:
         self.endpoints = endpoints
         self.unreachable: list[str] = []
         # A forward that leads nowhere costs nothing to try again, and another pod may be ready any moment.
-        options = [("grpc.max_reconnect_backoff_ms", LONGEST_BACKOFF_OF_FORWARDS_MS)] if endpoints.release else []
-        credentials = _tls_credentials(endpoints.tls_ca) if endpoints.tls else None
+        options: list[tuple[str, Any]] = (
+            [("grpc.max_reconnect_backoff_ms", LONGEST_BACKOFF_OF_FORWARDS_MS)] if endpoints.release else []
+        )
+        self._channels: dict[str, grpc.Channel] = {}
+        try:
+            credentials = _tls_credentials(endpoints) if endpoints.tls else None
+        except InvalidArgument:
+            self.close()
+            raise
+        services = {address: service for service, address in endpoints.addresses.items()}
         self._channels = {
-            address: open_channel(address, endpoints.bearer, credentials, options)
-            for address in set(endpoints.addresses.values())
+            address: open_channel(address, endpoints.bearer, credentials, options + _known_as(endpoints, service))
+            for address, service in services.items()
         }
 
     def of(self, service: str) -> Service:
@@ -106,9 +113,16 @@ class Channels:
             self.endpoints.release.close()
 
 
-def _tls_credentials(tls_ca: Path | None) -> grpc.ChannelCredentials:
+def _known_as(endpoints: Endpoints, service: str) -> list[tuple[str, Any]]:
+    """A channel's option for a certificate that is for another name than the address."""
+    name = endpoints.tls_names.get(service)
+    return [("grpc.ssl_target_name_override", name)] if name else []
+
+
+def _tls_credentials(endpoints: Endpoints) -> grpc.ChannelCredentials:
+    tls_ca = endpoints.tls_ca
     if tls_ca is None:
-        return grpc.ssl_channel_credentials()
+        return grpc.ssl_channel_credentials(endpoints.tls_authority or None)
     try:
         authorities = read_user_file(tls_ca)
     except InvalidArgument as error:

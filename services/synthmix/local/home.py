@@ -5,6 +5,8 @@ cache/             verified copies of payloads; may be emptied at any time
 logs/              a log of each child, and of the run before
 logs/incidents/    stack traces of our own faults, by number; the oldest go
 credentials.json   the keys of object storage, made once
+users.json         what these keys may do, as object storage reads it
+certificate.pem    what object storage's own servers show to one another (see certificate)
 lock               held while a stack runs
 running.json       what a stack that did not stop by itself leaves behind (see sweep)
 stack.json         how to reach the running stack (see connection)
@@ -36,6 +38,8 @@ class Home:
         self.logs = folder / "logs"
         self.incidents = self.logs / "incidents"
         self.credentials = folder / "credentials.json"
+        self.certificate = folder / "certificate.pem"
+        self.users = folder / "users.json"
         self.lock = folder / "lock"
         self.running = folder / "running.json"
         self.connection = folder / "stack.json"
@@ -136,12 +140,16 @@ def object_storage_keys(home: Home) -> ObjectStorageKeys:
 
 
 def write_private(path: Path, value: dict[str, Any]) -> None:
-    """Writes JSON that only this user can read, in one step: a reader sees the old file or the new one."""
+    """Writes JSON that only this user can read."""
+    write_private_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_private_text(path: Path, text: str) -> None:
+    """Writes a file that only this user can read, in one step: a reader sees the old file or the new one."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w") as file:  # mkstemp makes it 0600
-            json.dump(value, file, indent=2)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

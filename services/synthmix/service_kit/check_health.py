@@ -1,14 +1,17 @@
 """Exits with 0 if the front end on this machine serves, with 1 otherwise.
 
-`python -m synthmix.service_kit.check_health`, for container engines that cannot probe gRPC themselves. Kubernetes can,
-and does.
+`python -m synthmix.service_kit.check_health`, for container engines that can probe neither gRPC nor HTTP themselves.
+Kubernetes can, and does.
 """
 
 import os
+import urllib.error
+import urllib.request
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+HEALTH_PATH = "/healthz"
 TIMEOUT_SECONDS = 3.0
 
 
@@ -27,9 +30,14 @@ def problem_at(port: int | str) -> str:
 
 
 def main() -> None:
-    problem = problem_at(os.environ.get("SYNTHMIX_LISTEN", "0.0.0.0:50051").rpartition(":")[2])
-    if problem:
-        raise SystemExit(problem)
+    port = os.environ.get("SYNTHMIX_METRICS_LISTEN", "0.0.0.0:9090").rpartition(":")[2]
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(f"http://127.0.0.1:{port}{HEALTH_PATH}", timeout=TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        raise SystemExit(error.read().decode().strip()) from None
+    except OSError as error:
+        raise SystemExit(f"nothing answers on port {port}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from synthmix.service_kit.errors import FailedPrecondition
@@ -15,6 +15,7 @@ CLASSIFIER_EVALUATION = "classifier-evaluation"
 STUDY_CONTROL = "study-control"
 WORKER_SERVICES = (ADAPTER_TRAINING, IMAGE_SYNTHESIS, CLASSIFIER_EVALUATION)
 SERVICES = (*WORKER_SERVICES, STUDY_CONTROL)
+TLS_CA_VARIABLE = "SYNTHMIX_TLS_CA"
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,10 @@ class ObjectStoreSettings:
     Attributes:
         endpoint_url: With the scheme: http://host:port or https://host.
         region: Requests are signed for it, and of AWS it is part of the host's name.
+        ca: A PEM file of the authorities by which an https server is trusted; the system's if "".
         folder: Where the server keeps its objects, if it is one of this machine; "" if that is not known.
-        compaction_url: A GET of it gives back the room of deleted objects, if the server has such a thing, or "".
+        compaction_address: The gRPC master of SeaweedFS, which gives back the room of deleted objects, or "".
+        certificate: A PEM file with the key and the certificate that this master asks for, or "".
     """
 
     endpoint_url: str
@@ -33,8 +36,10 @@ class ObjectStoreSettings:
     secret_key: str = field(repr=False)
     bucket: str = "synthmix"
     region: str = "us-east-1"
+    ca: str = ""
     folder: str = ""
-    compaction_url: str = ""
+    compaction_address: str = ""
+    certificate: str = ""
 
 
 _OBJECT_STORE_VARIABLES = {
@@ -43,8 +48,10 @@ _OBJECT_STORE_VARIABLES = {
     "secret_key": "SYNTHMIX_OBJECT_STORE_SECRET_KEY",
     "bucket": "SYNTHMIX_OBJECT_STORE_BUCKET",
     "region": "SYNTHMIX_OBJECT_STORE_REGION",
+    "ca": "SYNTHMIX_OBJECT_STORE_CA",
     "folder": "SYNTHMIX_OBJECT_STORE_FOLDER",
-    "compaction_url": "SYNTHMIX_OBJECT_STORE_COMPACTION_URL",
+    "compaction_address": "SYNTHMIX_OBJECT_STORE_COMPACTION_ADDRESS",
+    "certificate": "SYNTHMIX_OBJECT_STORE_CERTIFICATE",
 }
 
 _HUB_ENTRY = re.compile(r"\*|[\w.-]+/(\*|[\w.-]+(@[0-9a-f]{40})?)", re.ASCII)
@@ -122,10 +129,19 @@ class KubernetesSettings:
 
 
 @dataclass(frozen=True)
+class ServerTls:
+    """PEM files: the certificate that a front end shows, with what links it to its authority, and its key."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """Where a front end listens (host:port), and how it knows its callers.
 
     Attributes:
+        tls: Without it, what callers send can be read on its way.
         token: The bearer token that the services show to one another, and that any caller may show.
     """
 
@@ -133,6 +149,7 @@ class ServerSettings:
     metrics_listen: str
     token: str = field(repr=False)
     kubernetes: KubernetesSettings = KubernetesSettings()
+    tls: ServerTls | None = None
 
 
 def object_store_settings(environment: Mapping[str, str] = os.environ) -> ObjectStoreSettings:
@@ -140,6 +157,17 @@ def object_store_settings(environment: Mapping[str, str] = os.environ) -> Object
         required(environment, _OBJECT_STORE_VARIABLES[name])
     given = {name: environment.get(variable, "") for name, variable in _OBJECT_STORE_VARIABLES.items()}
     return ObjectStoreSettings(**{name: value for name, value in given.items() if value})
+
+
+def object_store_root(
+    settings: ObjectStoreSettings, environment: Mapping[str, str] = os.environ
+) -> ObjectStoreSettings | None:
+    """The same server with the keys of its root user, if they are given: to the Job that makes its user alone."""
+    access_key = environment.get("SYNTHMIX_OBJECT_STORE_ROOT_ACCESS_KEY", "")
+    if not access_key:
+        return None
+    secret_key = required(environment, "SYNTHMIX_OBJECT_STORE_ROOT_SECRET_KEY")
+    return replace(settings, access_key=access_key, secret_key=secret_key)
 
 
 def object_store_variables(settings: ObjectStoreSettings) -> dict[str, str]:
@@ -153,7 +181,23 @@ def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettin
         metrics_listen=environment.get("SYNTHMIX_METRICS_LISTEN", "0.0.0.0:9090"),
         token=required(environment, "SYNTHMIX_TOKEN"),
         kubernetes=kubernetes_settings(environment),
+        tls=server_tls(environment),
     )
+
+
+def server_tls(environment: Mapping[str, str] = os.environ) -> ServerTls | None:
+    """Raises FailedPrecondition for a certificate without a key, or a key without a certificate."""
+    names = ("SYNTHMIX_TLS_CERTIFICATE", "SYNTHMIX_TLS_KEY")
+    if not any(environment.get(name) for name in names):
+        return None
+    certificate, key = (Path(required(environment, name)) for name in names)
+    return ServerTls(certificate, key)
+
+
+def tls_authorities(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """A PEM file of the authorities by which services trust one another; None where they use no TLS."""
+    path = environment.get(TLS_CA_VARIABLE)
+    return Path(path) if path else None
 
 
 def kubernetes_settings(environment: Mapping[str, str] = os.environ) -> KubernetesSettings:

@@ -9,7 +9,7 @@ import inspect
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from synthmix.service_kit import incidents, metrics
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate
 from synthmix.service_kit.blocking_calls import begin_call
 from synthmix.service_kit.errors import Internal, InvalidArgument, SynthMixError, Unimplemented, to_status
+from synthmix.service_kit.open_streams import OpenStreams
 from synthmix.service_kit.requesters import requester_of, set_requester
 from synthmix.service_kit.storage_space import disk_full, says_full
 
@@ -52,6 +53,7 @@ class _Surround(grpc.aio.ServerInterceptor):
         self._service = service
         self._token = token
         self._reviews = reviews
+        self._open_streams = OpenStreams()
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         handler: Any = await continuation(details)
@@ -65,11 +67,11 @@ class _Surround(grpc.aio.ServerInterceptor):
         decoded = _all_decoded if handler.request_streaming else _decoded
 
         async def answering(request: Any, context: Any) -> Any:
-            async with self._around(context, method):
+            async with self._around(context, method, handler.response_streaming):
                 return await behaviour(decoded(request), context)
 
         async def generating(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._around(context, method):
+            async with self._around(context, method, handler.response_streaming):
                 async for response in behaviour(decoded(request), context):
                     yield response
 
@@ -82,16 +84,18 @@ class _Surround(grpc.aio.ServerInterceptor):
         )
 
     @asynccontextmanager
-    async def _around(self, context: Any, method: str) -> AsyncIterator[None]:
+    async def _around(self, context: Any, method: str, streams: bool) -> AsyncIterator[None]:
         begin_call(method, context.time_remaining())
+        is_open = method.split("/")[1] in OPEN_SERVICES
         async with _counted(self._service, context, method), _errors_mapped(context, method):
-            if method.split("/")[1] not in OPEN_SERVICES:
+            if not is_open:
                 metadata = tuple(context.invocation_metadata() or ())
                 shown = dict(metadata).get("authorization", "")
                 user = await authenticate(shown, method, self._token, self._reviews)
                 # Each call is a task with a context of its own, so that there is nothing to put back.
                 set_requester(requester_of(metadata, user))
-            yield
+            with self._open_streams.another(method, context.peer()) if is_open and streams else nullcontext():
+                yield
 
 
 @asynccontextmanager

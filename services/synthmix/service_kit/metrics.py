@@ -1,13 +1,16 @@
 """Prometheus metrics of the front ends, and of the tasks that run on Ray workers.
 
-Front ends serve theirs at http://{SYNTHMIX_METRICS_LISTEN}/metrics. What a worker counts goes through ray.util.metrics:
-Ray's agent of that node serves it, with the prefix `ray_`.
+Front ends serve theirs at http://{SYNTHMIX_METRICS_LISTEN}/metrics, and their health at /healthz. What a worker counts
+goes through ray.util.metrics: Ray's agent of that node serves it, with the prefix `ray_`.
 """
 
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from synthmix.service_kit.check_health import HEALTH_PATH
 
 if TYPE_CHECKING:
     from ray.util import metrics as ray_metrics
@@ -60,10 +63,26 @@ WORKER_HISTOGRAMS = {
 }
 
 
-def serve(listen: str) -> None:
-    """Serves /metrics on host:port from a daemon thread."""
+def serve(listen: str, problem: Callable[[], str]) -> None:
+    """Serves /metrics and /healthz on host:port from a daemon thread.
+
+    Args:
+        problem: Why the server behind it does not serve, or "". For probes that speak no gRPC, or no TLS.
+    """
     host, _, port = listen.rpartition(":")
-    start_http_server(int(port), addr=host or "0.0.0.0", registry=REGISTRY)
+    server, _ = start_http_server(int(port), addr=host or "0.0.0.0", registry=REGISTRY)
+    metrics_app = server.get_app()
+    assert metrics_app is not None
+
+    def app(environment: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environment["PATH_INFO"] != HEALTH_PATH:
+            return metrics_app(environment, start_response)
+        said = problem()
+        status = "503 Service Unavailable" if said else "200 OK"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{said or 'ok'}\n".encode()]
+
+    server.set_app(app)
 
 
 @cache

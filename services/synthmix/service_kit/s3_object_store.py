@@ -3,6 +3,7 @@
 import io
 import logging
 import random
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import grpc
 import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
@@ -21,6 +23,7 @@ from minio.error import MinioException, S3Error, ServerError
 
 from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.blocking_calls import remaining_seconds
+from synthmix.service_kit.compaction import compact
 from synthmix.service_kit.environment import ObjectStoreSettings, object_store_settings
 from synthmix.service_kit.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from synthmix.service_kit.object_store import CHUNK_SIZE_BYTES, ObjectInfo, ObjectStore
@@ -34,7 +37,6 @@ ATTEMPTS = 6
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 SIGNED_FOR = timedelta(minutes=5)
-COMPACTION_TIMEOUT_SECONDS = 60.0
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 60.0
 SHORTEST_SECONDS = 0.01
@@ -52,6 +54,8 @@ _FULL_WORDS = ("no space left", "no free volumes", "disk quota exceeded")
 # Besides every answer with a status of 5xx, those that have another.
 _PASSING = {"RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
 _PRECONDITION_FAILED_STATUS = 412
+# What a Job makes beside whoever waits for it: the bucket, and the user with its rights.
+_MADE_MEANWHILE = ("BUCKET_MISSING", "OBJECT_STORAGE_DENIED")
 
 Result = TypeVar("Result")
 
@@ -66,6 +70,21 @@ class _WithinDeadlines(urllib3.PoolManager):
         longest_s = READ_SECONDS if remaining_s is None else max(SHORTEST_SECONDS, min(READ_SECONDS, remaining_s))
         options["timeout"] = urllib3.Timeout(connect=min(CONNECT_SECONDS, longest_s), read=longest_s)
         return super().urlopen(method, url, redirect, **options)
+
+
+def connection_pool(settings: ObjectStoreSettings) -> urllib3.PoolManager:
+    """Connections that trust the settings' authorities, read again for each. Raises FailedPrecondition."""
+    if not settings.ca:
+        return _WithinDeadlines(num_pools=4, maxsize=32, retries=False)
+    try:
+        ssl.create_default_context(cafile=settings.ca)
+    except OSError as error:  # such as ssl.SSLError, for a file of something else
+        raise FailedPrecondition(
+            f"SYNTHMIX_OBJECT_STORE_CA is {settings.ca!r}, which cannot be used ({error.strerror or error}); name a "
+            "PEM file of certificates",
+            reason="SETTING_INVALID",
+        ) from None
+    return _WithinDeadlines(num_pools=4, maxsize=32, retries=False, ca_certs=settings.ca)
 
 
 class S3ObjectStore(ObjectStore):
@@ -89,7 +108,7 @@ class S3ObjectStore(ObjectStore):
             )
         self.settings = settings
         self._attempts = attempts
-        self._pool = _WithinDeadlines(num_pools=4, maxsize=32, retries=False)
+        self._pool = connection_pool(settings)
         # A region given up front saves a request for every bucket location.
         self._client = Minio(
             parts.netloc,
@@ -264,8 +283,9 @@ class S3ObjectStore(ObjectStore):
                     ) from error
                 if error.code in _DENIED:
                     raise FailedPrecondition(
-                        f"object storage at {self.settings.endpoint_url} refuses the credentials "
-                        f"({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY and _SECRET_KEY",
+                        f"object storage at {self.settings.endpoint_url} refuses the credentials for bucket "
+                        f"{self.settings.bucket!r} ({error.code}); check SYNTHMIX_OBJECT_STORE_ACCESS_KEY, _SECRET_KEY "
+                        "and _BUCKET, and what the server lets this user do",
                         reason="OBJECT_STORAGE_DENIED",
                     ) from error
                 if error.code in _ELSEWHERE:
@@ -280,6 +300,13 @@ class S3ObjectStore(ObjectStore):
                         raise self._full(" left") from error
                 if not _is_passing(error) or attempt == self._attempts - 1:
                     raise self._unavailable(action, error) from error
+            except urllib3.exceptions.SSLError as error:
+                raise FailedPrecondition(
+                    f"object storage at {self.settings.endpoint_url} cannot be trusted by TLS ({error}); name the PEM "
+                    "file of its certificate's authority by SYNTHMIX_OBJECT_STORE_CA, and check that the certificate "
+                    "is for this address",
+                    reason="OBJECT_STORAGE_TLS",
+                ) from error
             except (urllib3.exceptions.HTTPError, MinioException, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
                     raise  # a local file, not the network
@@ -303,12 +330,11 @@ class S3ObjectStore(ObjectStore):
         return nullcontext()
 
     def _compact(self) -> None:
-        """Has the server give back the room of deleted objects, which it does by itself only much later."""
-        if not self.settings.compaction_url:
+        if not self.settings.compaction_address:
             return
         try:
-            urllib3.request("GET", self.settings.compaction_url, retries=False, timeout=COMPACTION_TIMEOUT_SECONDS)
-        except urllib3.exceptions.HTTPError as error:
+            compact(self.settings.compaction_address, Path(self.settings.certificate))
+        except (grpc.RpcError, OSError) as error:
             log.warning("object storage couldn't be compacted: %s", error)
 
     def _is_low(self) -> bool:
@@ -357,15 +383,15 @@ def _says_full(error: S3Error) -> bool:
 
 
 def when_available(action: Callable[[], None], *, patience_s: float = START_PATIENCE_SECONDS) -> None:
-    """Does something as soon as object storage allows it: on a cluster, its server and bucket start beside their users.
+    """Does something as soon as object storage allows it: on a cluster its server, bucket and user are made meanwhile.
 
     Args:
-        action: Such as a store's check. It is tried again while it raises Unavailable, or finds no bucket.
+        action: Such as a store's check. It is tried again while it raises Unavailable, finds no bucket or is refused.
         patience_s: After so long, what it raises is raised.
     """
 
     def is_passing(error: Exception) -> bool:
-        passing = isinstance(error, Unavailable) or getattr(error, "reason", "") == "BUCKET_MISSING"
+        passing = isinstance(error, Unavailable) or getattr(error, "reason", "") in _MADE_MEANWHILE
         if passing:
             log.warning("waiting for object storage: %s", error)
         return passing

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,10 +19,12 @@ from synthmix.service_kit.blocking_calls import CallThreads
 from synthmix.service_kit.environment import ServerSettings
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.interceptors import interceptors
+from synthmix.service_kit.tls import server_credentials
 
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 10.0
+HEALTH_TIMEOUT_SECONDS = 3.0
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 # Client and server keepalive are set together (client.transport): a server that allows fewer pings than its clients
 # send closes their connections with ENHANCE_YOUR_CALM.
@@ -73,11 +76,14 @@ async def serve(
     names = [servicer.full_name for servicer in servicers]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     try:
-        server.add_insecure_port(settings.listen)
+        if settings.tls:
+            server.add_secure_port(settings.listen, server_credentials(settings.tls))
+        else:
+            server.add_insecure_port(settings.listen)
     except RuntimeError:
         raise SystemExit(f"{service}: cannot listen on SYNTHMIX_LISTEN={settings.listen}; is the port taken?") from None
     try:
-        metrics.serve(settings.metrics_listen)
+        metrics.serve(settings.metrics_listen, partial(_problem, health_servicer, asyncio.get_running_loop()))
     except (OSError, ValueError) as error:
         raise SystemExit(
             f"{service}: cannot listen on SYNTHMIX_METRICS_LISTEN={settings.metrics_listen} ({error}); "
@@ -107,6 +113,18 @@ async def serve(
     for task in done - {stopping}:
         task.result()
     log.info("%s stopped", service)
+
+
+def _problem(servicer: health.aio.HealthServicer, loop: asyncio.AbstractEventLoop) -> str:
+    """Why this server does not serve, as its health and its event loop say it; "" if it does. For another thread."""
+    check = servicer.Check(health_pb2.HealthCheckRequest(), None)
+    try:
+        answer = asyncio.run_coroutine_threadsafe(check, loop).result(HEALTH_TIMEOUT_SECONDS)
+    except TimeoutError:
+        return f"its event loop has not answered for {HEALTH_TIMEOUT_SECONDS:g} s"
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        return f"it is {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}"
+    return ""
 
 
 async def kubernetes_reviews(settings: ServerSettings) -> KubernetesReviews | None:

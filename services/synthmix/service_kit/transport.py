@@ -50,9 +50,11 @@ def open_channel(
     return grpc.intercept_channel(channel, _BearerToken(token))
 
 
-def open_async_channel(address: str) -> grpc.aio.Channel:
-    """A channel of one service to another, without TLS and without a token. For the event loop that runs."""
-    return grpc.aio.insecure_channel(address, options=_channel_options(address))
+def open_async_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+    """A channel of one service to another, without a token. For the event loop that runs."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=_channel_options(address))
+    return grpc.aio.secure_channel(address, credentials, options=_channel_options(address))
 
 
 def error_of(error: Any, service: str, address: str) -> SynthMixError:
@@ -67,6 +69,8 @@ def error_of(error: Any, service: str, address: str) -> SynthMixError:
         return from_status(status)
     where = f"{service} at {address}"
     place = {"service": service, "address": address}
+    if code is grpc.StatusCode.UNAVAILABLE and (tls_error := _tls_error(details, where, place)):
+        return tls_error
     if code is grpc.StatusCode.UNAVAILABLE:
         message = f"{where} cannot be reached ({_reason(details)}); is the stack up? `synthmix doctor` checks it"
         return Unavailable(message, reason="SERVICE_UNREACHABLE", metadata=place)
@@ -98,6 +102,32 @@ def status_of(error: Any) -> status_pb2.Status | None:
         return rpc_status.from_call(error)
     except ValueError:  # a proxy changed the code and left the trailing metadata
         return None
+
+
+def _tls_error(details: str, where: str, place: dict[str, str]) -> SynthMixError | None:
+    """What gRPC's description of a failed connection means; None if it is not TLS that failed."""
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        cause = printable(details.rpartition("CERTIFICATE_VERIFY_FAILED")[2].strip(": ").removesuffix(": OK"))
+        return Unavailable(
+            f"{where} shows a certificate that cannot be verified ({cause or 'no reason given'}); name the PEM file of "
+            "its authority by --tls-ca or SYNTHMIX_TLS_CA",
+            reason="TLS_FAILED",
+            metadata=place,
+        )
+    if "Hostname Verification Check failed" in details:
+        return Unavailable(
+            f"{where} shows a certificate for another name; use an address that its certificate is for, or have one "
+            "made for this address",
+            reason="TLS_FAILED",
+            metadata=place,
+        )
+    if "WRONG_VERSION_NUMBER" in details:
+        return Unavailable(
+            f"{where} does not speak TLS; use an address without https://, and leave --tls-ca and SYNTHMIX_TLS_CA out",
+            reason="TLS_FAILED",
+            metadata=place,
+        )
+    return None
 
 
 def _reason(details: str) -> str:

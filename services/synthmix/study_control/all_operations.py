@@ -10,6 +10,7 @@ from google.protobuf import empty_pb2
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.resource_names import OperationName, service_of_parent
 from synthmix.service_kit.server import Servicer
+from synthmix.service_kit.tls import service_credentials
 from synthmix.service_kit.transport import error_of, open_async_channel
 
 # Above the service's own longest wait, for a caller that sets no deadline.
@@ -59,7 +60,7 @@ class AllOperations(operations_pb2_grpc.OperationsServicer):
             return await getattr(self._own, method)(request, context)
         address = self._addresses[service]
         if service not in self._channels:
-            self._channels[service] = open_async_channel(address)
+            self._channels[service] = open_async_channel(address, service_credentials())
         call = getattr(operations_pb2_grpc.OperationsStub(self._channels[service]), method)
         try:
             return await call(

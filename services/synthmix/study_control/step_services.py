@@ -17,6 +17,7 @@ from synthmix.service_kit.errors import SynthMixError, Unauthenticated, Unavaila
 from synthmix.service_kit.operation_calls import result_of, wait_for
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.tls import service_credentials
 from synthmix.service_kit.transport import UNARY_DEADLINE_S, error_of, open_channel
 
 PASSING_REASONS = ("OPERATION_CANCELLING", "TOO_MANY_OPERATIONS")
@@ -71,7 +72,10 @@ class StepServices:
     def __init__(self, addresses: Mapping[str, str], token: str, requester: Requester | None = None):
         self._metadata = [] if requester is None else requester.metadata()
         self._addresses = {service: addresses[service] for service in WORKER_SERVICES}
-        self._channels = {address: open_channel(address, lambda: token) for address in set(self._addresses.values())}
+        self._channels = {
+            address: open_channel(address, lambda: token, service_credentials())
+            for address in set(self._addresses.values())
+        }
 
     def close(self) -> None:
         for channel in self._channels.values():

@@ -24,6 +24,7 @@ volumeMounts:
   - {name: tmp, mountPath: /tmp}
   - {name: shared-memory, mountPath: /dev/shm}
   - {name: cache, mountPath: /var/cache/synthmix}
+  {{- include "synthmix.tlsMounts" .root | nindent 2 }}
   {{- with .root.Values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -84,6 +85,7 @@ volumes:
   - {name: tmp, emptyDir: {sizeLimit: {{ .values.temporary }}}}
   - {name: shared-memory, emptyDir: {medium: Memory, sizeLimit: {{ .values.sharedMemory }}}}
   - {name: cache, emptyDir: {sizeLimit: {{ .values.cache }}}}
+  {{- include "synthmix.tlsVolumes" (dict "root" .root "serves" false) | nindent 2 }}
   {{- with .root.Values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

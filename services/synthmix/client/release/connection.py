@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from synthmix.client.release.access import connect_as_caller
+from synthmix.client.release.authority import authority_of
 from synthmix.client.release.discovery import Pod, find_release, pods_of
 from synthmix.client.release.forwarding import Forwards
 from synthmix.client.release.tokens import ReleaseToken
@@ -34,6 +35,16 @@ class OpenRelease:
     @property
     def addresses(self) -> Mapping[str, str]:
         return self._forwards.addresses
+
+    @property
+    def tls_names(self) -> Mapping[str, str]:
+        """The names that each service's certificate is for; empty where it serves no TLS."""
+        services = self._found.services if self._found.tls_secret else {}
+        return {service: item.name for service, item in services.items()}
+
+    def authority(self) -> bytes:
+        """Whom its certificates are trusted by, as PEM. Raises SynthMixError if that cannot be found out."""
+        return authority_of(self._access, self._found)
 
     def token(self) -> str:
         """The token that is good now. Raises SynthMixError if there is none any more."""

@@ -29,6 +29,7 @@ INSTANCE, COMPONENT = "app.kubernetes.io/instance", "app.kubernetes.io/component
 TOKEN_SECRET = "synthmix.io/token-secret"
 AUDIENCE = "synthmix.io/token-audience"
 CLIENT_ACCOUNT = "synthmix.io/client-service-account"
+TLS_SECRET = "synthmix.io/tls-secret"
 GRPC_PORT = "grpc"
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 MOST_PODS = 5
@@ -39,8 +40,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class PodsOfService:
-    """Which pods serve one of the four services, by labels, and on which port: a number, or a container port's name."""
+    """Which pods serve one of the four services, by labels, and on which port: a number, or a container port's name.
 
+    Attributes:
+        name: The Service's, which its certificate is for.
+    """
+
+    name: str
     selector: Mapping[str, str]
     target_port: int | str
 
@@ -54,6 +60,7 @@ class Release:
         token_secret: The Secret whose key `token` is the static token.
         audience: What tokens of the cluster must be meant for; "" where they aren't taken.
         client_account: The service account that callers may be; "" where there is none.
+        tls_secret: The Secret whose key `ca.crt` is the authority of its certificate; "" where it serves no TLS.
     """
 
     namespace: str
@@ -62,6 +69,7 @@ class Release:
     token_secret: str
     audience: str
     client_account: str
+    tls_secret: str
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -128,6 +136,7 @@ def find_release(access: Access, text: str) -> Release:
         token_secret=notes[TOKEN_SECRET],
         audience=notes.get(AUDIENCE, ""),
         client_account=notes.get(CLIENT_ACCOUNT, ""),
+        tls_secret=notes.get(TLS_SECRET, ""),
     )
 
 
@@ -140,7 +149,7 @@ def _pods_of_service(namespace: str, item: Json) -> PodsOfService:
             "bring the release back to what its chart says by `helm upgrade`",
             reason="RELEASE_INCOMPLETE",
         )
-    return PodsOfService(specification["selector"], ports[0].get("targetPort") or ports[0]["port"])
+    return PodsOfService(name, specification["selector"], ports[0].get("targetPort") or ports[0]["port"])
 
 
 def _not_found(access: Access, namespace: str, name: str, found: list[Json]) -> NotFound:

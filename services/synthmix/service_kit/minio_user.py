@@ -1,0 +1,63 @@
+"""The user of MinIO's whose keys services and workers hold: the one bucket is all that it can use."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+from minio.credentials import StaticProvider
+from minio.error import MinioAdminException
+from minio.minioadmin import MinioAdmin
+
+from synthmix.service_kit.environment import ObjectStoreSettings
+from synthmix.service_kit.errors import FailedPrecondition
+from synthmix.service_kit.s3_object_store import connection_pool
+
+
+def bucket_policy(bucket: str) -> dict[str, Any]:
+    """What S3ObjectStore does, as a policy of IAM: for any S3 server."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetBucketLocation", "s3:ListBucket"],
+                "Resource": [f"arn:aws:s3:::{bucket}"],
+            },
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+                "Resource": [f"arn:aws:s3:::{bucket}/*"],
+            },
+        ],
+    }
+
+
+def make_user(root: ObjectStoreSettings, user: ObjectStoreSettings) -> None:
+    """Makes the user, or gives it the secret key and the policy that it has to have.
+
+    Args:
+        root: The same server, with the keys of its root user.
+
+    Raises:
+        FailedPrecondition: The server does not do it.
+    """
+    parts = urlsplit(root.endpoint_url)
+    credentials = StaticProvider(root.access_key, root.secret_key)
+    admin = MinioAdmin(
+        endpoint=parts.netloc,
+        credentials=credentials,
+        secure=parts.scheme == "https",
+        http_client=connection_pool(root),
+    )
+    policy = f"bucket-{user.bucket}"
+    try:
+        admin.policy_add(policy, policy=bucket_policy(user.bucket))
+        admin.user_add(user.access_key, user.secret_key)
+        admin.policy_set(policy, user=user.access_key)
+    except (MinioAdminException, urllib3.exceptions.HTTPError) as error:
+        raise FailedPrecondition(
+            f"object storage at {root.endpoint_url} does not make user {user.access_key!r} for bucket "
+            f"{user.bucket!r} ({error}); check that it is MinIO, SYNTHMIX_OBJECT_STORE_ROOT_ACCESS_KEY and "
+            "_ROOT_SECRET_KEY, and that the user's access key is not the root user's",
+            reason="OBJECT_STORAGE_USER_REFUSED",
+        ) from error
