@@ -13,6 +13,7 @@ from cluster.access import Cluster
 from synthmix.service_kit import errors, kubernetes_api
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate
 from synthmix.service_kit.environment import KubernetesSettings
+from synthmix.service_kit.tokens import StaticTokens
 from synthmix.study_control.clusters import KubernetesCluster, open_cluster
 from synthmix.study_control.worker_groups import Scaling
 
@@ -46,7 +47,7 @@ def connect_as(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, namespace: str
 
 def refusal(reviews: KubernetesReviews, token: str, method: str = GET) -> errors.SynthMixError:
     with pytest.raises(errors.SynthMixError) as caught:
-        asyncio.run(authenticate(f"Bearer {token}", method, "the services' own", reviews))
+        asyncio.run(authenticate(f"Bearer {token}", method, StaticTokens.of("a static token"), reviews))
     return caught.value
 
 
@@ -78,7 +79,7 @@ def test_callers_are_who_the_cluster_says_and_may_what_it_says(
 
     async def let_in() -> None:
         for role, method in (("viewer", GET), ("editor", GET), ("editor", CREATE), ("editor", SCALE)):
-            await authenticate(f"Bearer {tokens[role]}", method, "the services' own", reviews)
+            await authenticate(f"Bearer {tokens[role]}", method, StaticTokens.of("a static token"), reviews)
 
     asyncio.run(let_in())
     for role, method in (("stranger", GET), ("viewer", CREATE), ("viewer", SCALE)):

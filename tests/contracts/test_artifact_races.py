@@ -17,6 +17,7 @@ from synthmix.service_kit.artifacts import (
 )
 from synthmix.service_kit.errors import AlreadyExists
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
 from synthmix.study_control.datasets import claim_name, display_names
 
@@ -76,7 +77,7 @@ def test_a_name_that_two_claim_at_once_means_one_data_set(store: ObjectStore, pa
         def claim(dataset: ArtifactName, name: str = name) -> Callable[[ObjectStore], Any]:
             def call(store: ObjectStore) -> ArtifactName | None:
                 try:
-                    claim_name(store, name, dataset, account={"of": str(dataset)}, replace=False)
+                    claim_name(store, LOCAL, name, dataset, account={"of": str(dataset)}, replace=False)
                 except AlreadyExists:
                     return None
                 return dataset

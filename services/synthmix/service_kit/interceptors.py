@@ -20,8 +20,10 @@ from synthmix.service_kit import incidents, metrics
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate
 from synthmix.service_kit.blocking_calls import begin_call
 from synthmix.service_kit.errors import Internal, InvalidArgument, SynthMixError, Unimplemented, to_status
+from synthmix.service_kit.owners import set_administration
 from synthmix.service_kit.requesters import requester_of, set_requester
 from synthmix.service_kit.storage_space import disk_full, says_full
+from synthmix.service_kit.tokens import StaticTokens
 
 # A probe carries no token, and what a server offers is no secret.
 OPEN_SERVICES = (
@@ -34,10 +36,10 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandl
 
 
 def interceptors(
-    service: str, token: str, reviews: KubernetesReviews | None = None
+    service: str, tokens: StaticTokens, reviews: KubernetesReviews | None = None
 ) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors of a server."""
-    return [_Surround(service, token, reviews)]
+    return [_Surround(service, tokens, reviews)]
 
 
 class _Surround(grpc.aio.ServerInterceptor):
@@ -48,9 +50,9 @@ class _Surround(grpc.aio.ServerInterceptor):
     called: inside what surrounds it, and so after authentication.
     """
 
-    def __init__(self, service: str, token: str, reviews: KubernetesReviews | None):
+    def __init__(self, service: str, tokens: StaticTokens, reviews: KubernetesReviews | None):
         self._service = service
-        self._token = token
+        self._tokens = tokens
         self._reviews = reviews
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
@@ -88,9 +90,10 @@ class _Surround(grpc.aio.ServerInterceptor):
             if method.split("/")[1] not in OPEN_SERVICES:
                 metadata = tuple(context.invocation_metadata() or ())
                 shown = dict(metadata).get("authorization", "")
-                user = await authenticate(shown, method, self._token, self._reviews)
+                identity = await authenticate(shown, method, self._tokens, self._reviews)
                 # Each call is a task with a context of its own, so that there is nothing to put back.
-                set_requester(requester_of(metadata, user))
+                set_requester(requester_of(metadata, identity.name, names_others=identity.names_others))
+                set_administration(identity.administration)
             yield
 
 
