@@ -84,6 +84,12 @@ def right_for(method: str, namespace: str) -> Right | None:
     return Right(verb, resource, GROUP, namespace) if resource and verb else None
 
 
+def is_read(method: str) -> bool:
+    """Whether a method changes nothing; one that the tables do not know may."""
+    right = right_for(method, "")
+    return right is not None and right.verb in READING_VERBS
+
+
 @dataclass(frozen=True)
 class Identity:
     """Who calls.

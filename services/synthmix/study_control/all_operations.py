@@ -7,6 +7,7 @@ import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
 
+from synthmix.service_kit.audit import REQUEST_ID_KEY, current_request_id
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.requesters import OWNER_KEY, STUDY_KEY
 from synthmix.service_kit.resource_names import OperationName, service_of_parent
@@ -66,7 +67,10 @@ class AllOperations(operations_pb2_grpc.OperationsServicer):
                 request,
                 timeout=min(context.time_remaining() or LONGEST_CALL_SECONDS, LONGEST_CALL_SECONDS),
                 # In the caller's own name: it is for the other service to say what they may.
-                metadata=[item for item in context.invocation_metadata() or () if item[0] in FORWARDED],
+                metadata=[
+                    *(item for item in context.invocation_metadata() or () if item[0] in FORWARDED),
+                    (REQUEST_ID_KEY, current_request_id()),
+                ],
             )
         except grpc.aio.AioRpcError as error:
             raise error_of(error, service, address) from None
