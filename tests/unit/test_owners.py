@@ -1,5 +1,7 @@
 """Whose things are: names that nobody takes over, work that nobody else stops, and data that nobody else deletes."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from memory_object_store import MemoryObjectStore
 from served import serving
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.client.client import Client, GroupRule, metadata_of
 from synthmix.client.endpoints import Endpoints
 from synthmix.client.transport import Channels
@@ -27,21 +30,26 @@ from synthmix.service_kit.environment import ADAPTER_TRAINING, STUDY_CONTROL
 from synthmix.service_kit.errors import InvalidArgument, NotFound, PermissionDenied
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.owners import Caller, Fixed
+from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName, OperationName
 from synthmix.study_control import datasets, study_names
+from synthmix.study_control.step_services import StepServices
+from synthmix.study_control.steps import Step
+from synthmix.study_control.study_operation import cancel_steps
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
+CONTROL = "system:serviceaccount:lab:synthmix-study-control"
 REMEDY = "`kubectl create rolebinding NAME`"
 GROUP = GroupRule(pattern=r"plate-(?P<group>\d+)")
 NAME = ArtifactName(ADAPTERS, "a" * 32)
 
 
 class Users:
-    """Stands for the cluster: a token is its user's name; root may change what is another's."""
+    """Stands for the cluster: a token is its user's name; root may change what is another's, and CONTROL is ours."""
 
     async def check(self, token: str, method: str) -> Identity:
-        return Identity(token, names_others=False, administration=Fixed(token == "root", REMEDY))
+        return Identity(token, names_others=token == CONTROL, administration=Fixed(token == "root", REMEDY))
 
 
 @dataclass
@@ -60,7 +68,7 @@ class Lab:
         """Imports a dataset, and returns which one it is."""
         archive = zipped(self.folder / f"{plate_count}.zip", plates(plate_count=plate_count))
         imported = self.client(user).import_dataset(archive, name, group=GROUP, replace=replace)
-        assert imported.display_name == name
+        assert imported.display_name == name and imported.requested_by_me
         return imported.name
 
     def submit(self, user: str, **fields: Any) -> str:
@@ -249,6 +257,49 @@ def test_steps_are_asked_about_in_the_callers_own_name(lab: Lab, through: str) -
     lab.client("ada").cancel(operation.name)
     record = records.read_record(lab.store, OperationName.parse(operation.name))
     assert open_operations.cancellation_requested(lab.store, record)
+
+
+def test_a_studys_steps_belong_to_who_asked_for_the_study(lab: Lab) -> None:
+    lab.images("ada")
+    split = lab.client("ada").create_split("cells", test=0.25, validation=0.15)
+    train, settings = f"{split.name}/parts/train", adapters_pb2.AdapterSettings(prompt="{label} cells", rank=4)
+    adapter = adapters_pb2.Adapter(train_split=train, settings=settings)
+    for shown, requester, owner in ((CONTROL, "línea", "línea"), ("eve", "ada", "eve"), (CONTROL, "", None)):
+        services = StepServices(lab.addresses, lambda shown=shown: shown, Requester(requester, "studies/x"))
+        settings.seed += 1
+        adapter.settings.CopyFrom(settings)
+        operation = services.create(ADAPTER_TRAINING, adapter)
+        target = ArtifactName.parse(metadata_of(operation).target, field="target")
+        assert owners.owners_of(lab.store, target) == ({owner} if owner else set())
+        assert records.read_record(lab.store, OperationName.parse(operation.name)).requested_by.owner == (owner or "")
+        services.close()
+
+
+def test_a_cancelled_study_leaves_others_their_steps(lab: Lab) -> None:
+    """Of its steps one is its own, one is shared, and one was asked for by another alone."""
+    lab.images("ada")
+    split = lab.client("ada").create_split("cells", test=0.25, validation=0.15)
+    steps, asked = [], (["ada"], ["ada", "bob"], ["bob"])
+    for seed, users in enumerate(asked):
+        settings = adapters_pb2.AdapterSettings(prompt="{label} cells", rank=4, seed=seed)
+        adapter = adapters_pb2.Adapter(train_split=f"{split.name}/parts/train", settings=settings)
+        for user in users:
+            operation = lab.client(user).adapters.create(adapter)
+        plan = progress_pb2.Plan(target=metadata_of(operation).target)
+        steps.append(Step(ADAPTER_TRAINING, "adapter", adapter, plan, {}))
+    services = StepServices(lab.addresses, lambda: CONTROL, Requester("ada", "studies/x"))
+    began_s = time.monotonic()
+    names = [OperationName(ADAPTER_TRAINING, ArtifactName.parse(step.target, field="target").id) for step in steps]
+    threading.Timer(0.5, lab.end, [names[0]]).start()  # as its host does
+    cancel_steps(services, steps, {})
+    services.close()
+    assert time.monotonic() - began_s < 5.0, "it waits for what it stopped, and for nothing else"
+    stopping = [
+        open_operations.cancellation_requested(lab.store, records.read_record(lab.store, name)) for name in names[1:]
+    ]
+    assert stopping == [False, False]
+    left = [owners.owners_of(lab.store, ArtifactName.parse(step.target, field="target")) for step in steps]
+    assert left == [{"ada"}, {"bob"}, {"bob"}]
 
 
 def test_nobody_deletes_what_is_anothers(lab: Lab) -> None:

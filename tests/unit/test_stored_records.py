@@ -70,8 +70,8 @@ def test_a_list_goes_on_without_what_cannot_be_read(store: MemoryObjectStore, tm
         datasets.claim_name(store, LOCAL, f"name-{number}", found.name, account=found.account(), replace=False)
         names.append(found.name)
     rewritten(store, names[1], schema=SCHEMA + 1)
-    store.put_bytes("dataset-names/torn.json", b"{")
-    store.put_bytes("dataset-names/empty.json", b"{}")
+    store.put_bytes(datasets._name_key(LOCAL, "torn"), b"{")
+    store.put_bytes(datasets._name_key(LOCAL, "empty"), b"{}")
     service = DatasetService(store, operations=None, bounds=import_bounds())  # type: ignore[arg-type]
     answer = asyncio.run(service.ListDatasets(datasets_pb2.ListDatasetsRequest(), None))  # type: ignore[arg-type]
     assert {item.name for item in answer.datasets} == {str(names[0]), str(names[2])}

@@ -73,7 +73,8 @@ class ArtifactCollection:
             manifest = await asyncio.to_thread(find_manifest, self._store, target)
             if manifest is not None:
                 name = OperationName(self._operations.service, planned.id)
-                return finished_operation(self._resource(manifest), str(name), str(target))
+                shown = await asyncio.to_thread(self._shown, manifest, current_requester().owner)
+                return finished_operation(shown, str(name), str(target))
             return await self._operations.start(
                 planned.id, self._collection, str(target), {"request": planned.request, "names": planned.names}
             )
@@ -81,13 +82,13 @@ class ArtifactCollection:
     async def get(self, name: str) -> Any:
         """Raises InvalidArgument, NotFound."""
         target = ArtifactName.parse(name, field="name", collection=self._collection)
-        return await asyncio.to_thread(self._read, target, current_requester().owner)
+        caller = current_requester().owner
+        return await asyncio.to_thread(lambda: self._shown(read_manifest(self._store, target), caller))
 
-    def _read(self, name: ArtifactName, caller: str) -> Message:
-        """With who asked for it."""
-        message: Message = owners.show(
-            self._resource(read_manifest(self._store, name)), owners.owners_of(self._store, name), caller
-        )
+    def _shown(self, manifest: Manifest, caller: str) -> Message:
+        """The resource, with who asked for it."""
+        asked = owners.owners_of(self._store, manifest.name)
+        message: Message = owners.show(self._resource(manifest), asked, caller)
         return message
 
     async def delete(self, name: str, *, force: bool, validate_only: bool) -> artifacts_pb2.Deletion:
@@ -108,7 +109,7 @@ class ArtifactCollection:
         def read() -> tuple[list[Any], str, list[str]]:
             times = times_of_artifacts(self._store, self._collection)
             names, token = pages.newest_first(times, page_size, page_token)
-            found, unreachable = read_each(names, lambda name: self._read(name, caller))
+            found, unreachable = read_each(names, lambda name: self._shown(read_manifest(self._store, name), caller))
             return found, token, unreachable
 
         return await asyncio.to_thread(read)

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
+from google.protobuf.message import Message
 
 from synthmix.service_kit import metrics, open_operations, owners, pages
 from synthmix.service_kit import operation_records as records
@@ -26,7 +27,7 @@ from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_hosts import Hosts
 from synthmix.service_kit.operation_index import Created, OperationIndex
 from synthmix.service_kit.ray_connection import RayConnection
-from synthmix.service_kit.requesters import current_requester
+from synthmix.service_kit.requesters import Requester, current_requester
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.stored_records import read_each
 
@@ -85,7 +86,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         name = OperationName(self.service, operation_id)
         await self._wait_for_cancellation(name)
         record = await asyncio.to_thread(self._record, name, kind, target, request)
-        operation = await asyncio.to_thread(self._answer, record)
+        operation = await asyncio.to_thread(self._answer_to, current_requester(), record)
         if not operation.done:
             self._new.set()
         return operation
@@ -186,19 +187,29 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         return await self._read_for_caller(OperationName.parse(request.name))
 
     async def _read_for_caller(self, name: OperationName) -> operations_pb2.Operation:
-        """With who asked for it, and whether it is to stop."""
-        caller = current_requester().owner
+        caller = current_requester()
 
-        def read() -> operations_pb2.Operation:
-            record = records.read_record(self._store, name)
-            return self._with_owners(self._answer(record), record, caller)
+        return await asyncio.to_thread(lambda: self._answer_to(caller, records.read_record(self._store, name)))
 
-        return await asyncio.to_thread(read)
-
-    def _with_owners(
-        self, operation: operations_pb2.Operation, record: records.OperationRecord, caller: str
+    def _answer_to(
+        self,
+        caller: Requester,
+        record: records.OperationRecord,
+        queue: Mapping[OperationName, int] | None = None,
     ) -> operations_pb2.Operation:
-        metadata = owners.show(metadata_of(operation), self._owners(record), caller)
+        """With who asked for it and for what it made, and whether it is to stop."""
+
+        def resource(name: str, request: dict[str, Any]) -> Message:
+            asked = owners.owners_of(self._store, ArtifactName.parse(name, field="name"))
+            message: Message = owners.show(self._resource(name, request), asked, caller.owner)
+            return message
+
+        # A study asks for each of its steps twice a second, and shows them to nobody.
+        shown = not caller.study
+        operation = self._answer(record, queue, resource if shown else self._resource)
+        metadata = metadata_of(operation)
+        if shown:
+            owners.show(metadata, self._owners(record), caller.owner)
         metadata.cancel_requested = not operation.done and open_operations.cancellation_requested(self._store, record)
         operation.metadata.Pack(metadata)
         return operation
@@ -214,31 +225,31 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         return self._answer(records.read_record(self._store, name))
 
     def _answer(
-        self, record: records.OperationRecord, queue: Mapping[OperationName, int] | None = None
+        self,
+        record: records.OperationRecord,
+        queue: Mapping[OperationName, int] | None = None,
+        resource: records.Resource | None = None,
     ) -> operations_pb2.Operation:
         def queued() -> str:
             before = open_operations.read_queue(self._store, self.service) if queue is None else queue
             return open_operations.said_of_queued(before.get(record.name))
 
-        return records.read_operation(self._store, record, self._resource, queued)
+        return records.read_operation(self._store, record, resource or self._resource, queued)
 
     async def ListOperations(
         self, request: operations_pb2.ListOperationsRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.ListOperationsResponse:
         """The newest first. What this version cannot read is named as unreachable."""
 
-        caller = current_requester().owner
+        caller = current_requester()
 
         def read() -> operations_pb2.ListOperationsResponse:
             times = {name: created.time for name, created in self.index.read().items()}
             page, token = pages.newest_first(times, request.page_size, request.page_token)
             queue = open_operations.read_queue(self._store, self.service)
-
-            def read_one(name: OperationName) -> operations_pb2.Operation:
-                record = records.read_record(self._store, name)
-                return self._with_owners(self._answer(record, queue), record, caller)
-
-            operations, unreachable = read_each(page, read_one)
+            operations, unreachable = read_each(
+                page, lambda name: self._answer_to(caller, records.read_record(self._store, name), queue)
+            )
             return operations_pb2.ListOperationsResponse(
                 operations=operations, next_page_token=token, unreachable=unreachable
             )

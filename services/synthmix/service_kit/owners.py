@@ -1,6 +1,6 @@
 """Whose an artifact is: those who asked for it.
 
-    claims/{collection}/{id}.{owner}   who asked, and when
+    claims/{collection}/{id}/{owner}   who asked, and when
 
 An artifact's id is its content, so that several may have asked for the same one. One object for each of them: none can
 overwrite another's, and the keys say all there is to say. Whoever asks claims first and then looks whether the artifact
@@ -143,7 +143,7 @@ async def claiming(store: ObjectStore, artifact: ArtifactName) -> AsyncIterator[
 
 def owners_of(store: ObjectStore, artifact: ArtifactName) -> frozenset[str]:
     """Who asked for it."""
-    beginning = f"{CLAIMS}{artifact}."
+    beginning = f"{CLAIMS}{artifact}/"
     return frozenset(owner_of_key(item.key.removeprefix(beginning)) for item in store.list(beginning))
 
 
@@ -151,8 +151,8 @@ def all_owners(store: ObjectStore) -> dict[ArtifactName, frozenset[str]]:
     """Who asked for each artifact that anybody asked for."""
     found: dict[ArtifactName, set[str]] = defaultdict(set)
     for item in store.list(CLAIMS):
-        artifact, _, owner = item.key.removeprefix(CLAIMS).partition(".")
-        found[ArtifactName(*artifact.split("/"))].add(owner_of_key(owner))
+        collection, artifact_id, owner = item.key.removeprefix(CLAIMS).split("/", 2)
+        found[ArtifactName(collection, artifact_id)].add(owner_of_key(owner))
     return {artifact: frozenset(owners) for artifact, owners in found.items()}
 
 
@@ -179,4 +179,4 @@ def owner_of_key(text: str) -> str:
 
 
 def _key(artifact: ArtifactName, owner: str) -> str:
-    return f"{CLAIMS}{artifact}.{key_of_owner(owner)}"
+    return f"{CLAIMS}{artifact}/{key_of_owner(owner)}"

@@ -76,7 +76,8 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
         name = request.dataset.display_name
         owners.claim(self._store, target, owner)
         datasets.claim_name(self._store, owner, name, target, account=account, replace=request.replace_display_name)
-        operation.response.Pack(datasets.get_dataset(self._store, name, owner=owner))
+        shown = datasets.get_dataset(self._store, name, owner=owner)
+        operation.response.Pack(self._with_owners(shown, owner))
         return operation
 
     async def GetDataset(

@@ -214,13 +214,18 @@ def run_steps(
 
 
 def cancel_steps(services: StepServices, steps: Sequence[Step], made: Mapping[str, str]) -> None:
-    """Cancels every step that is not finished and waits until it has stopped. `made` is run_steps'."""
+    """Cancels every step that is not finished and waits until it has stopped. `made` is run_steps'.
+
+    A step that others asked for as well goes on for them.
+    """
     running = []
     for step in steps:
         name = str(operation_of(step, made.get(step.target, step.target)))
-        with contextlib.suppress(errors.NotFound):  # it was never started, or its artifact came from elsewhere
+        # It was never started, or its artifact came from elsewhere; or it is another's, and was not asked for here yet.
+        with contextlib.suppress(errors.NotFound, errors.PermissionDenied):
             services.cancel(name)
-            running.append(name)
+            if metadata_of(services.get_operation(name)).cancel_requested:
+                running.append(name)
     for name in running:
         services.wait(name, timeout_s=STOP_TIMEOUT_SECONDS)
 

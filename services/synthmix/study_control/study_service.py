@@ -66,7 +66,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             await asyncio.to_thread(study_names.claim, self._store, owner, spec.name, name)
             manifest = await asyncio.to_thread(find_manifest, self._store, name)
             if manifest is not None:
-                finished = await asyncio.to_thread(self.message, manifest)
+                finished = await asyncio.to_thread(self._read, str(name), owner)
                 return with_warnings(finished_operation(finished, finished.operation, str(name)), warnings)
             operation = await self._operations.start(name.id, STUDIES, str(name), study.record())
             return with_warnings(operation, warnings)
