@@ -272,6 +272,26 @@ def test_an_administrator_may_change_what_is_anothers(
     assert asyncio.run(allows()) is (role == "admin")
 
 
+def test_a_role_in_another_namespace_is_none_here(installed: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the very ClusterRole, and of the other release's."""
+    account = {"metadata": {"name": "elsewhere"}}
+    client.CoreV1Api(installed.api()).create_namespaced_service_account(PLAIN, account)
+    for role in (f"{NAMESPACE}-{PREFIX}-admin", f"{PLAIN}-{PREFIX}-admin"):
+        binding = {
+            "metadata": {"name": role},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": "elsewhere", "namespace": PLAIN}],
+        }
+        client.RbacAuthorizationV1Api(installed.api()).create_namespaced_role_binding(PLAIN, binding)
+    api = connect_as(installed, monkeypatch, NAMESPACE, "study-control")
+    reviews = KubernetesReviews(api, AUDIENCE, NAMESPACE, f"{NAMESPACE}-{PREFIX}")
+    token = installed.token_of("elsewhere", PLAIN, AUDIENCE)
+    methods = ("GetStudy", "ListStudies", "WatchStudy", "CreateStudy", "DeleteStudy")
+    for method in methods:
+        error = refusal(reviews, token, f"/synthmix.studies.v1.StudyService/{method}")
+        assert isinstance(error, errors.PermissionDenied), method
+
+
 def test_workers_as_deployments_are_scaled_too(installed: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     connect_as(installed, monkeypatch, PLAIN, "study-control")
     cluster = open_cluster(KubernetesSettings(namespace=PLAIN, worker_deployment_prefix=f"{PREFIX}-ray"))

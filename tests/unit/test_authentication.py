@@ -1,7 +1,9 @@
 """Who may call: static tokens, and tokens of a Kubernetes cluster by TokenReview and SubjectAccessReview."""
 
 import asyncio
+import base64
 import hmac
+import json
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,10 @@ GET_STUDY = "/synthmix.studies.v1.StudyService/GetStudy"
 LIST_STUDIES = "/synthmix.studies.v1.StudyService/ListStudies"
 CREATE_STUDY = "/synthmix.studies.v1.StudyService/CreateStudy"
 SCALE = "/synthmix.clusters.v1.ClusterService/ScaleWorkerGroup"
+
+
+def token_saying(**claims: Any) -> str:
+    return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
 
 
 @pytest.fixture
@@ -323,11 +329,15 @@ def test_invented_tokens_drop_no_good_answer_and_fill_no_memory(
         ("no web token", "TOKEN_WRONG"),
         ("a.b.c", "TOKEN_WRONG"),
         (f"e30.{'W1td'}.c2ln", "TOKEN_WRONG"),  # a list
+        ("e30.\u00e9.c2ln", "TOKEN_WRONG"),
         (f"e30.{'Ww' * 5000}.c2ln", "TOKEN_WRONG"),
         (web_token("ada@example.org", expiry_s=NOW_S - 11), "TOKEN_EXPIRED"),
         (web_token("ada@example.org", "https://kubernetes.default.svc"), "TOKEN_AUDIENCE"),
         (web_token("ada@example.org", SERVICES_AUDIENCE), "TOKEN_AUDIENCE"),
         ("e30.e30.c2ln", "TOKEN_AUDIENCE"),
+        (token_saying(aud=[SERVICES_AUDIENCE], sub=[], exp=10**400), "TOKEN_AUDIENCE"),
+        (token_saying(aud={"a": 1}, exp="soon"), "TOKEN_AUDIENCE"),
+        (token_saying(aud=AUDIENCE, exp=-(10**400)), "TOKEN_EXPIRED"),
     ],
 )
 def test_what_cannot_be_a_good_token_is_refused_before_a_review(

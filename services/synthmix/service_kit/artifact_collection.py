@@ -69,15 +69,16 @@ class ArtifactCollection:
         if validate_only:
             return finished_operation(planned.plan)
         target = ArtifactName(self._collection, planned.id)
-        async with owners.claiming(self._store, target):
-            manifest = await asyncio.to_thread(find_manifest, self._store, target)
-            if manifest is not None:
-                name = OperationName(self._operations.service, planned.id)
-                shown = await asyncio.to_thread(self._shown, manifest, current_requester().owner)
-                return finished_operation(shown, str(name), str(target))
-            return await self._operations.start(
-                planned.id, self._collection, str(target), {"request": planned.request, "names": planned.names}
-            )
+        caller = current_requester().owner
+        await asyncio.to_thread(owners.claim, self._store, target, caller)
+        manifest = await asyncio.to_thread(find_manifest, self._store, target)
+        if manifest is not None:
+            name = OperationName(self._operations.service, planned.id)
+            shown = await asyncio.to_thread(self._shown, manifest, caller)
+            return finished_operation(shown, str(name), str(target))
+        return await self._operations.start(
+            planned.id, self._collection, str(target), {"request": planned.request, "names": planned.names}
+        )
 
     async def get(self, name: str) -> Any:
         """Raises InvalidArgument, NotFound."""

@@ -205,14 +205,14 @@ class KubernetesReviews:
         if claims is None:
             raise self._wrong_token()
         expiry_s, said = claims.get("exp"), claims.get("aud")
-        if isinstance(expiry_s, (int, float)) and expiry_s + CLOCK_DIFFERENCE_SECONDS < self._wall_clock():
+        if isinstance(expiry_s, int | float) and expiry_s < self._wall_clock() - CLOCK_DIFFERENCE_SECONDS:
             raise Unauthenticated(
                 f"the token has expired; make a new one, such as by `kubectl create token ACCOUNT --audience "
                 f"{self._audience}`",
                 reason="TOKEN_EXPIRED",
             )
         audiences = said if isinstance(said, list) else [said]
-        if self._services_audience in audiences and claims.get("sub") in self._service_accounts:
+        if self._services_audience in audiences and str(claims.get("sub")) in self._service_accounts:
             return self._services_audience
         if self._audience in audiences:
             return self._audience

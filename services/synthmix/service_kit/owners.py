@@ -1,6 +1,6 @@
 """Whose an artifact is: those who asked for it.
 
-    claims/{collection}/{id}/{owner}   who asked, and when
+    claims/{collection}/{id}/{owner}   who asked, and when last
 
 An artifact's id is its content, so that several may have asked for the same one. One object for each of them: none can
 overwrite another's, and the keys say all there is to say. Whoever asks claims first and then looks whether the artifact
@@ -13,13 +13,12 @@ change it. Splits, trials, reconstructions and features have no owner: they go w
 import asyncio
 import base64
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from synthmix.service_kit.errors import PermissionDenied, SynthMixError, listing, printable
+from synthmix.service_kit.errors import PermissionDenied, listing, printable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import now
 from synthmix.service_kit.requesters import current_requester
@@ -113,32 +112,16 @@ async def as_owner(change: Callable[[Caller], Result]) -> Result:
     return await asyncio.to_thread(change, replace(caller, administers=True))
 
 
-def claim(store: ObjectStore, artifact: ArtifactName, owner: str) -> bool:
-    """Records that the owner asked for it, and returns whether that is new. "" claims nothing."""
-    key = _key(artifact, owner)
-    if not owner or store.stat(key) is not None:
-        return False
-    store.put_json(key, {"owner": owner, "time": now()})
-    return True
+def claim(store: ObjectStore, artifact: ArtifactName, owner: str) -> None:
+    """Records that the owner asked for it; "" claims nothing. It stands even if the work cannot be started."""
+    if owner:
+        store.put_json(_key(artifact, owner), {"owner": owner, "time": now()})
 
 
 def withdraw(store: ObjectStore, artifact: ArtifactName, owners: Iterable[str]) -> None:
     """Forgets that these asked for it."""
     for owner in owners:
         store.delete(_key(artifact, owner))
-
-
-@asynccontextmanager
-async def claiming(store: ObjectStore, artifact: ArtifactName) -> AsyncIterator[None]:
-    """Claims for the caller of this method; if that is new and the block fails, the claim is taken back."""
-    owner = current_requester().owner
-    new = await asyncio.to_thread(claim, store, artifact, owner)
-    try:
-        yield
-    except SynthMixError:
-        if new:
-            await asyncio.to_thread(withdraw, store, artifact, [owner])
-        raise
 
 
 def owners_of(store: ObjectStore, artifact: ArtifactName) -> frozenset[str]:

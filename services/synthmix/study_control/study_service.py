@@ -62,14 +62,14 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             plan.warnings.extend(of_name)
             return finished_operation(plan)
         warnings = [*study.plan().warnings, *of_name]
-        async with owners.claiming(self._store, name):
-            await asyncio.to_thread(study_names.claim, self._store, owner, spec.name, name)
-            manifest = await asyncio.to_thread(find_manifest, self._store, name)
-            if manifest is not None:
-                finished = await asyncio.to_thread(self._read, str(name), owner)
-                return with_warnings(finished_operation(finished, finished.operation, str(name)), warnings)
-            operation = await self._operations.start(name.id, STUDIES, str(name), study.record())
-            return with_warnings(operation, warnings)
+        await asyncio.to_thread(owners.claim, self._store, name, owner)
+        await asyncio.to_thread(study_names.claim, self._store, owner, spec.name, name)
+        manifest = await asyncio.to_thread(find_manifest, self._store, name)
+        if manifest is not None:
+            finished = await asyncio.to_thread(self._read, str(name), owner)
+            return with_warnings(finished_operation(finished, finished.operation, str(name)), warnings)
+        operation = await self._operations.start(name.id, STUDIES, str(name), study.record())
+        return with_warnings(operation, warnings)
 
     def _plan(self, study: planning.StudySteps) -> studies_pb2.StudyPlan:
         """With the time that it takes on the cluster, where that can be told."""
