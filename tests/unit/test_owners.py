@@ -21,7 +21,7 @@ from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.client.client import Client, GroupRule, metadata_of
 from synthmix.client.endpoints import Endpoints
 from synthmix.client.transport import Channels
-from synthmix.service_kit import open_operations, owners
+from synthmix.service_kit import open_operations, owners, references
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest, write_payload
 from synthmix.service_kit.authentication import Identity
@@ -110,13 +110,21 @@ def refusal(act: Callable[[], Any], *says: str) -> PermissionDenied:
 
 
 def test_an_artifact_is_whose_it_was_asked_for_by(store: MemoryObjectStore) -> None:
-    names = ["ada@example.org", "system:serviceaccount:lab:" + "x" * 300, "línea/../ ada\n", "ada"]
+    names = [
+        "ada@example.org",
+        "system:serviceaccount:lab:" + "x" * 300,
+        "línea/../ ada\n",
+        "ada",
+        "y" * 150,
+        "y" * 151,
+    ]
     for name in [*names, *names]:
         owners.claim(store, NAME, name)
     assert owners.owners_of(store, NAME) == set(names)
     assert owners.owners_of(store, ArtifactName(IMAGE_SETS, "a" * 32)) == set()
     assert owners.all_owners(store) == {NAME: frozenset(names)}
     assert all(len(part) < 255 for key in store.keys for part in key.split("/"))
+    assert not [key for key in store.keys if any(other.startswith(f"{key}/") for other in store.keys)], "nor in files"
     owners.withdraw(store, NAME, names[1:])
     assert owners.owners_of(store, NAME) == {names[0]}
     owners.claim(store, NAME, "")
@@ -407,6 +415,34 @@ def test_whoever_asks_while_it_is_deleted_has_it_or_has_it_made(collection: str)
         assert owners.owners_of(store, name) == {"bob"}, f"seed {seed}"
         outcomes.add((deleted, told))
     assert outcomes >= {(True, False), (False, True)}
+
+
+def test_whoever_asks_while_a_cascade_goes_on_keeps_what_that_was_made_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "READS_AT_ONCE", 1)  # a schedule is of one call at a time
+    adapter, images = ArtifactName(ADAPTERS, "a" * 32), ArtifactName(IMAGE_SETS, "b" * 32)
+    kept = 0
+    for seed in range(400):
+        store = MemoryObjectStore.created()
+        write(store, adapter, {}, "ada")
+        write(store, images, {"adapter": adapter.id}, "ada")
+
+        def remove(seen: ObjectStore) -> bool:
+            return bool(delete(seen, adapter, caller=Caller("ada"), force=True, validate_only=False).deleted)
+
+        def ask(seen: ObjectStore, seed: int = seed) -> bool:
+            for _ in range(seed % 50):
+                seen.stat("nothing")
+            owners.claim(seen, images, "bob")
+            return find_manifest(seen, images) is not None
+
+        try:
+            (_, told), _ = run_interleaved(store, [remove, ask], seed=seed)
+        except PermissionDenied:  # bob was so early that he is known
+            continue
+        if told:
+            kept += 1
+            assert find_manifest(store, images) and find_manifest(store, adapter), f"seed {seed}"
+    assert kept > 20
 
 
 def test_the_names_of_a_shared_dataset_go_with_their_owner(store: MemoryObjectStore) -> None:

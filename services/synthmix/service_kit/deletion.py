@@ -70,20 +70,26 @@ class Deletion:
 
 
 def delete(store: ObjectStore, target: ArtifactName, *, caller: Caller, force: bool, validate_only: bool) -> Deletion:
-    """Deletes a resource, and with `force` what refers to it and what only it needed. Raises as plan_deletion does."""
+    """Deletes a resource, and with `force` what refers to it and what only it needed. Raises as plan_deletion does.
+
+    What others ask for meanwhile stays, and so does what that was made from.
+    """
     references = read_references(store)
     planned = plan_deletion(references, target, caller=caller, force=force)
     if validate_only:
         return planned
     for name in planned.kept:
         leave(store, name, planned.owners)
-    deleted, kept = [], list(planned.kept)
+    deleted: list[tuple[ArtifactName, int]] = []
+    wanted: set[ArtifactName] = set()
     for name, size_bytes in planned.deleted:
+        if wanted and not wanted.isdisjoint(references.refer_to({name})):
+            continue  # it stays with what was made from it
         if forget(store, name, references.owners_of(name) | planned.owners):
             deleted.append((name, size_bytes))
         else:
-            kept.append(name)
-    return replace(planned, deleted=tuple(deleted), kept=tuple(kept))
+            wanted.add(name)
+    return replace(planned, deleted=tuple(deleted), kept=(*planned.kept, *names_of(wanted)))
 
 
 def plan_deletion(references: References, target: ArtifactName, *, caller: Caller, force: bool) -> Deletion:

@@ -28,6 +28,8 @@ CLAIMS = "claims/"
 NOT_OWNER = "NOT_OWNER"
 # Servers that keep objects as files take 255 bytes between two slashes.
 LONGEST_KEY_PART = 200
+# One that goes on is nobody's name: no object lies where others have a folder.
+CONTINUED = "~/"
 
 Result = TypeVar("Result")
 
@@ -153,11 +155,11 @@ def said_of(owners: Iterable[str]) -> str:
 def key_of_owner(owner: str) -> str:
     """An owner's name as a part of an object's key: whatever it holds, it says nothing to object storage."""
     text = base64.urlsafe_b64encode(owner.encode()).decode().rstrip("=")
-    return "/".join(text[start : start + LONGEST_KEY_PART] for start in range(0, len(text), LONGEST_KEY_PART))
+    return CONTINUED.join(text[start : start + LONGEST_KEY_PART] for start in range(0, len(text), LONGEST_KEY_PART))
 
 
 def owner_of_key(text: str) -> str:
-    text = text.replace("/", "")
+    text = text.replace(CONTINUED, "")
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
 
 
