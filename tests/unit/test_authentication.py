@@ -383,14 +383,13 @@ def test_reviews_that_wait_are_bounded(
         return "in"
 
     async def ask_all() -> list[str]:
-        kubernetes.lock.acquire()  # the server answers nothing
-        asked = [asyncio.create_task(ask(token)) for token in tokens]
-        await asyncio.sleep(0.1)
-        assert [task.done() for task in asked] == [False, False, False, True, True]
-        asked[0].cancel()  # a caller who gives up leaves its review to the API server, and no place for another
-        await asyncio.sleep(0.05)
-        assert await ask(web_token("ada@example.org", number=9)) == "TOO_MANY_REVIEWS"
-        kubernetes.lock.release()
+        with kubernetes.lock:  # the server answers nothing
+            asked = [asyncio.create_task(ask(token)) for token in tokens]
+            await asyncio.sleep(0.1)
+            assert [task.done() for task in asked] == [False, False, False, True, True]
+            asked[0].cancel()  # a caller who gives up leaves its review to the API server, and no place for another
+            await asyncio.sleep(0.05)
+            assert await ask(web_token("ada@example.org", number=9)) == "TOO_MANY_REVIEWS"
         return [await task for task in asked[1:]]
 
     assert asyncio.run(ask_all()) == ["in", "in", "TOO_MANY_REVIEWS", "TOO_MANY_REVIEWS"]
