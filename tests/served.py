@@ -49,6 +49,7 @@ from synthmix.service_kit.resource_names import (
     OperationName,
 )
 from synthmix.service_kit.server import SERVER_OPTIONS, Servicer
+from synthmix.service_kit.tokens import StaticTokens
 from synthmix.study_control import front_end as study_control
 from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.image_import import import_operation
@@ -61,8 +62,12 @@ TOKEN = "correct horse"
 
 
 @contextmanager
-def serving(store: MemoryObjectStore) -> Iterator[dict[str, str]]:
-    """The address of each service."""
+def serving(store: MemoryObjectStore, reviews: Any = None) -> Iterator[dict[str, str]]:
+    """The address of each service.
+
+    Args:
+        reviews: Who callers are that do not show TOKEN, as KubernetesReviews says it.
+    """
     addresses: dict[str, str] = {}
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in SERVICES]
     for service, listener in zip(SERVICES, listeners, strict=True):
@@ -74,7 +79,8 @@ def serving(store: MemoryObjectStore) -> Iterator[dict[str, str]]:
     async def main() -> None:
         servers = []
         for service in SERVICES:
-            server = grpc.aio.server(interceptors=interceptors(service, TOKEN), options=SERVER_OPTIONS)
+            around = interceptors(service, StaticTokens.of(TOKEN), reviews)
+            server = grpc.aio.server(interceptors=around, options=SERVER_OPTIONS)
             names = []
             for servicer in servicers(service, store, addresses):
                 servicer.add(servicer.implementation, server)
@@ -131,10 +137,8 @@ def servicers(service: str, store: MemoryObjectStore, addresses: dict[str, str])
     operations = ImportingOperations(
         service, store, RayConnection("127.0.0.1:1"), {}, lambda name, request: studies.resource(name, request)
     )
-    studies = StudyService(store, operations, StepServices(addresses, TOKEN), None)
-    return study_control.servicers(
-        store, operations, studies, None, AllOperations(operations, others, TOKEN), import_bounds()
-    )
+    studies = StudyService(store, operations, StepServices(addresses, lambda: TOKEN), None)
+    return study_control.servicers(store, operations, studies, None, AllOperations(operations, others), import_bounds())
 
 
 class DecoderWithoutProcess:

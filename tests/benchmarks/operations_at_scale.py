@@ -43,6 +43,7 @@ from synthmix.service_kit.operation_host import OperationHost
 from synthmix.service_kit.operation_hosts import Live
 from synthmix.service_kit.operation_index import Created, OperationIndex
 from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.owners import claim
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName, OperationName
@@ -126,6 +127,7 @@ def fill(store: ObjectStore, finished: int, opened: int) -> None:
             (began + timedelta(seconds=SECONDS_APART * number)).strftime("%Y-%m-%dT%H:%M:%S.000Z"),
             requested_by=Requester(f"owner-{number % OWNERS}"),
         )
+        claim(store, study, record.requested_by.owner)
         index.add(record.name, Created(record.create_time, STUDIES))
         records.write_record(store, record)
         if number >= finished:

@@ -32,7 +32,12 @@ DEFINITIONS = {
         "config/crd/standard/gateway.networking.k8s.io_*.yaml",
     ),
 }
-GROUP_PACKAGES = {"rbac.authorization.k8s.io": "rbac", "networking.k8s.io": "networking", "": "core"}
+GROUP_PACKAGES = {
+    "admissionregistration.k8s.io": "admissionregistration",
+    "rbac.authorization.k8s.io": "rbac",
+    "networking.k8s.io": "networking",
+    "": "core",
+}
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):

@@ -1,5 +1,6 @@
 """The chart installed into a real API server, in a namespace that admits only pods of the level "restricted"."""
 
+import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,13 @@ def objects_of(cluster: Cluster, namespace: str) -> set[str]:
     ]
     found = {f"{read.__name__} {item.metadata.name}" for read in lists for item in read(namespace, **label).items}
     rbac = client.RbacAuthorizationV1Api(api)
-    for read in (rbac.list_cluster_role, rbac.list_cluster_role_binding):
+    admission = client.AdmissionregistrationV1Api(api)
+    for read in (
+        rbac.list_cluster_role,
+        rbac.list_cluster_role_binding,
+        admission.list_validating_admission_policy,
+        admission.list_validating_admission_policy_binding,
+    ):
         found |= {
             f"{read.__name__} {item.metadata.name}"
             for item in read(**label).items
@@ -96,6 +103,21 @@ def test_upgrade_and_rollback_keep_secrets_and_what_the_autoscaler_decided(clust
     cluster.helm("rollback", RELEASE, "1", f"--namespace={namespace}")
     assert groups()["image-synthesis"][1] == 8
     assert secrets_of(cluster, namespace) == before
+
+
+def test_a_token_that_is_being_rotated_outlives_an_upgrade(cluster: Cluster) -> None:
+    """As the chart's README rotates it."""
+    namespace = "rotates"
+    install(cluster, namespace)
+    core, name = client.CoreV1Api(cluster.api()), f"{PREFIX}-token"
+    old = secrets_of(cluster, namespace)[name]["token"]
+    rotated = {"token": base64.b64encode(b"new").decode(), "previous-token": old}
+    core.patch_namespaced_secret(name, namespace, {"data": rotated})
+    cluster.helm("upgrade", RELEASE, str(CHART), f"--namespace={namespace}", "--set", "commonLabels.team=ours")
+    assert secrets_of(cluster, namespace)[name] == rotated
+    core.patch_namespaced_secret(name, namespace, {"data": {"previous-token": None}})
+    cluster.helm("upgrade", RELEASE, str(CHART), f"--namespace={namespace}")
+    assert secrets_of(cluster, namespace)[name] == {"token": rotated["token"]}
 
 
 def test_uninstall_leaves_nothing(cluster: Cluster) -> None:

@@ -22,6 +22,7 @@ from synthmix.client.release.tokens import ReleaseToken
 from synthmix.service_kit import errors, kubernetes_api
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate
 from synthmix.service_kit.environment import SERVICES, STUDY_CONTROL
+from synthmix.service_kit.tokens import StaticTokens
 from unit import fake_services as fake
 
 NAMESPACE, RENAMED, PEOPLE = "reached", "reached-renamed", "people"
@@ -128,7 +129,7 @@ def lets_in(cluster: Cluster, namespace: str, prefix: str, token: str, method: s
     config.load_kube_config(str(path), client_configuration=configuration)
     reviews = KubernetesReviews(kubernetes_api.client_of(configuration), AUDIENCE, namespace, f"{namespace}-{prefix}")
     try:
-        asyncio.run(authenticate(f"Bearer {token}", method, "the services' own", reviews))
+        asyncio.run(authenticate(f"Bearer {token}", method, StaticTokens.of("a static token"), reviews))
     except errors.PermissionDenied:
         return False
     return True

@@ -18,6 +18,7 @@ from synthmix.service_kit.minio_user import bucket_policy
 
 PREFIX = f"{RELEASE}-synthmix"
 WORKER_GROUPS = ("adapter-training", "image-synthesis", "classifier-evaluation", "study-control")
+API_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -68,9 +69,65 @@ def test_pods_are_what_the_level_restricted_admits(rendered: Rendered) -> None:
 
 
 def test_tokens_of_the_cluster_are_mounted_only_where_they_are_used(rendered: Rendered) -> None:
-    allowed = {f"{PREFIX}-{service}" for service in SERVICES} | {"ray-head"}
+    allowed = {f"{PREFIX}-{service}" for service in SERVICES}
     for name, pod in rendered.pods():
         assert name in allowed or pod["spec"]["automountServiceAccountToken"] is False, name
+    for account in rendered.of_kind("ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False, account["metadata"]["name"]
+    for cluster in rendered.of_kind("RayCluster"):
+        head = cluster["spec"]["headGroupSpec"]["template"]["spec"]
+        [volume] = [volume for volume in head["volumes"] if volume["name"] == "kubernetes-api"]
+        assert {key for source in volume["projected"]["sources"] for key in source} == {
+            "serviceAccountToken",
+            "configMap",
+            "downwardAPI",
+        }
+        mount = {"name": "kubernetes-api", "mountPath": API_TOKEN, "readOnly": True}
+        assert mount in cluster["spec"]["autoscalerOptions"]["volumeMounts"]
+        assert [item for container in head["containers"] for item in container["volumeMounts"] if item == mount] == []
+
+
+@pytest.mark.parametrize("accepted", [True, False], ids=["with the cluster's tokens", "with static tokens alone"])
+def test_who_calls_services_has_a_token_and_nobody_else(accepted: bool) -> None:
+    for values in ([], [CHART / "ci" / "plain-ray-values.yaml"]):
+        chart = render_chart(values, [f"access.kubernetes.enabled={str(accepted).lower()}"])
+        callers = {f"{PREFIX}-study-control", *(name for name, _ in chart.pods() if name.endswith("ray-head"))}
+        front_ends = {f"{PREFIX}-{service}" for service in SERVICES}
+        for name, pod in chart.pods():
+            settings = environment(pod["spec"]["containers"][0]) if "env" in pod["spec"]["containers"][0] else {}
+            said = {key for key in settings if key.startswith("SYNTHMIX") and "TOKEN" in key}
+            volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+            mounted = {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+            expected = {"SYNTHMIX_TOKEN_FOLDER", "SYNTHMIX_TOKEN_OWNER"} if name in front_ends else set()
+            if name.endswith("-synthmix-test"):
+                expected = {"SYNTHMIX_TOKEN"}
+            if name in callers or name == f"{PREFIX}-ray-head":
+                expected |= {"SYNTHMIX_SERVICE_TOKEN_FILE"} if accepted else {"SYNTHMIX_TOKEN_FOLDER"}
+            assert said == expected, name
+            assert ("static-token" in mounted) == ("SYNTHMIX_TOKEN_FOLDER" in said), name
+            assert ("service-token" in mounted) == ("SYNTHMIX_SERVICE_TOKEN_FILE" in said), name
+            assert volumes.keys() & {"static-token", "service-token"} == mounted & {"static-token", "service-token"}
+            if "service-token" in volumes:
+                [source] = volumes["service-token"]["projected"]["sources"]
+                audience = source["serviceAccountToken"]["audience"]
+                control = environment(
+                    chart.get("Deployment", f"{PREFIX}-adapter-training")["spec"]["template"]["spec"]["containers"][0]
+                )
+                assert control["SYNTHMIX_SERVICES_AUDIENCE"] == audience != control["SYNTHMIX_KUBERNETES_AUDIENCE"]
+                account = f"system:serviceaccount:{NAMESPACE}:{pod['spec']['serviceAccountName']}"
+                assert account in control["SYNTHMIX_SERVICE_ACCOUNTS"].split(",")
+                chart.get("ServiceAccount", pod["spec"]["serviceAccountName"])
+
+
+def test_study_controls_right_to_the_ray_cluster_is_narrowed_where_it_has_it() -> None:
+    [policy] = render_chart().of_kind("ValidatingAdmissionPolicy")
+    [binding] = render_chart().of_kind("ValidatingAdmissionPolicyBinding")
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"] == f"{NAMESPACE}-{PREFIX}-worker-bounds"
+    assert binding["spec"]["validationActions"] == ["Deny"] and policy["spec"]["failurePolicy"] == "Fail"
+    [condition] = policy["spec"]["matchConditions"]
+    assert f"'system:serviceaccount:{NAMESPACE}:{PREFIX}-study-control'" in condition["expression"]
+    for values, options in (([CHART / "ci" / "plain-ray-values.yaml"], []), ([], ["access.clusterRoles=false"])):
+        assert not render_chart(values, options).of_kind("ValidatingAdmissionPolicy")
 
 
 def test_no_pod_writes_more_than_its_disk(rendered: Rendered) -> None:

@@ -23,6 +23,7 @@ from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.s3_object_store import S3ObjectStore
+from synthmix.service_kit.tokens import StaticTokens
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService
@@ -60,7 +61,7 @@ def hanging() -> Iterator[S3ObjectStore]:
 async def served(store: S3ObjectStore) -> AsyncIterator[Callable[..., Any]]:
     """A front end on this store; what is yielded calls a method and returns the answer or the error."""
     asyncio.get_running_loop().set_default_executor(CallThreads())
-    server = grpc.aio.server(interceptors=interceptors("test", TOKEN))
+    server = grpc.aio.server(interceptors=interceptors("test", StaticTokens.of(TOKEN)))
     operations = Operations("study-control", store, RayConnection("127.0.0.1:1"), {}, lambda name, request: None)  # type: ignore[arg-type,return-value]
     bounds = import_bounds()
     datasets_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(store, operations, bounds), server)

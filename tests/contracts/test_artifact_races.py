@@ -17,8 +17,9 @@ from synthmix.service_kit.artifacts import (
 )
 from synthmix.service_kit.errors import AlreadyExists
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
-from synthmix.study_control.datasets import claim_name, display_names
+from synthmix.study_control.datasets import _name_key, claim_name, display_names
 
 SCHEDULES = 1000
 LONGEST_SCHEDULE = 20
@@ -76,7 +77,7 @@ def test_a_name_that_two_claim_at_once_means_one_data_set(store: ObjectStore, pa
         def claim(dataset: ArtifactName, name: str = name) -> Callable[[ObjectStore], Any]:
             def call(store: ObjectStore) -> ArtifactName | None:
                 try:
-                    claim_name(store, name, dataset, account={"of": str(dataset)}, replace=False)
+                    claim_name(store, LOCAL, name, dataset, account={"of": str(dataset)}, replace=False)
                 except AlreadyExists:
                     return None
                 return dataset
@@ -87,7 +88,7 @@ def test_a_name_that_two_claim_at_once_means_one_data_set(store: ObjectStore, pa
         results, _ = run_interleaved(store, [claim(dataset) for dataset in ids], seed=seed, fail_at=fail_at)
         holders = [dataset for dataset in results if isinstance(dataset, ArtifactName)]
         assert len(holders) <= 1, "a claim that was granted stands"
-        held = store.find_json(f"dataset-names/{name}.json")
+        held = store.find_json(_name_key(LOCAL, name))
         if holders:
             assert held == {"dataset": str(holders[0]), "account": {"of": str(holders[0])}}
         refused += None in results

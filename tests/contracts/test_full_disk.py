@@ -28,6 +28,7 @@ from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.server import SERVER_OPTIONS
+from synthmix.service_kit.tokens import StaticTokens
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.import_bounds import import_bounds
 
@@ -62,7 +63,9 @@ def address(store: ObjectStore) -> Iterator[str]:
     loop = asyncio.new_event_loop()
 
     async def main() -> None:
-        server = grpc.aio.server(interceptors=interceptors(STUDY_CONTROL, TOKEN), options=SERVER_OPTIONS)
+        server = grpc.aio.server(
+            interceptors=interceptors(STUDY_CONTROL, StaticTokens.of(TOKEN)), options=SERVER_OPTIONS
+        )
         artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(store, import_bounds()), server)
         ports.append(server.add_insecure_port("127.0.0.1:0"))
         await server.start()

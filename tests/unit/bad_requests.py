@@ -33,6 +33,7 @@ from synthmix.service_kit.environment import (
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import find_result, read_record
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import OperationName
 from synthmix.study_control import planning
 from synthmix.study_control.datasets import claim_name
@@ -119,7 +120,9 @@ def finished_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SYNTHMIX_CACHE_DIR", str(folder / "cache"))
         store = MemoryObjectStore.created()
-        claim_name(store, DATASET, dataset(store, folder, plates(plate_count=8)).name, account=None, replace=False)
+        claim_name(
+            store, LOCAL, DATASET, dataset(store, folder, plates(plate_count=8)).name, account=None, replace=False
+        )
         with serving(store) as addresses, Client(Channels(Endpoints(addresses, TOKEN))) as client:
             yield World(addresses, client, store, finished_study(store), folder)
 
@@ -132,7 +135,7 @@ def world(finished_world: World, tmp_path: Path) -> World:
 def finished_study(store: MemoryObjectStore) -> studies_pb2.Study:
     """A study whose artifacts are there."""
     services = LocalServices(store)
-    laid_out = planning.lay_out(store, services, spec_of(SPEC | {"name": "finished"}))  # type: ignore[arg-type]
+    laid_out = planning.lay_out(store, services, spec_of(SPEC | {"name": "finished"}), LOCAL)  # type: ignore[arg-type]
     for step in laid_out.steps:
         services.create(step.service, step.request)
     targets = {service: [step.target for step in of_service(laid_out.steps, service)] for service in WORKER_SERVICES}

@@ -16,6 +16,7 @@ from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.requesters import Requester, current_requester
+from synthmix.service_kit.tokens import StaticTokens
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.step_services import StepServices
@@ -40,7 +41,7 @@ def ask(body: Callable[[operations_pb2_grpc.OperationsStub], Coroutine[Any, Any,
     """Runs `body` with a stub of study control, beside an adapter training that works and no other service."""
 
     async def main() -> None:
-        trainings = grpc.aio.server(interceptors=interceptors(ADAPTER_TRAINING, TOKEN))
+        trainings = grpc.aio.server(interceptors=interceptors(ADAPTER_TRAINING, StaticTokens.of(TOKEN)))
         operations_pb2_grpc.add_OperationsServicer_to_server(AdapterTrainings(), trainings)
         addresses = {
             ADAPTER_TRAINING: f"127.0.0.1:{trainings.add_insecure_port('127.0.0.1:0')}",
@@ -49,8 +50,8 @@ def ask(body: Callable[[operations_pb2_grpc.OperationsStub], Coroutine[Any, Any,
         own = Operations(
             STUDY_CONTROL, MemoryObjectStore.created(), RayConnection("127.0.0.1:1"), {}, lambda name: None
         )
-        control = grpc.aio.server(interceptors=interceptors(STUDY_CONTROL, TOKEN))
-        servicer = AllOperations(own, addresses, TOKEN).servicer
+        control = grpc.aio.server(interceptors=interceptors(STUDY_CONTROL, StaticTokens.of(TOKEN)))
+        servicer = AllOperations(own, addresses).servicer
         servicer.add(servicer.implementation, control)
         port = control.add_insecure_port("127.0.0.1:0")
         await trainings.start()
@@ -114,18 +115,18 @@ def test_a_step_is_started_for_whom_the_study_was_asked_by() -> None:
             return operations_pb2.Operation(name=NAME)
 
     async def main() -> None:
-        server = grpc.aio.server(interceptors=interceptors(ADAPTER_TRAINING, TOKEN))
+        server = grpc.aio.server(interceptors=interceptors(ADAPTER_TRAINING, StaticTokens.of(TOKEN)))
         adapters_pb2_grpc.add_AdapterServiceServicer_to_server(Adapters(), server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
-        for requester in (Requester("ada", "studies/x"), None):
-            services = StepServices(dict.fromkeys(WORKER_SERVICES, address), TOKEN, requester)
+        for requester in (Requester("local", "studies/x"), None):
+            services = StepServices(dict.fromkeys(WORKER_SERVICES, address), lambda: TOKEN, requester)
             await asyncio.to_thread(services.create, ADAPTER_TRAINING, adapters_pb2.Adapter())
             services.close()
         await server.stop(None)
 
     asyncio.run(main())
-    assert found == [Requester("ada", "studies/x"), Requester()]
+    assert found == [Requester("local", "studies/x"), Requester()]
 
 
 def test_a_caller_without_a_token_gets_nowhere() -> None:

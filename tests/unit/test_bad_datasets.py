@@ -19,7 +19,9 @@ from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.service_kit.artifacts import find_manifest, list_artifacts
 from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import AlreadyExists, InvalidArgument, SynthMixError
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.study_control.datasets import _name_key
 
 
 def folder_of(files: dict[str, bytes], **options: Any) -> Act:
@@ -380,7 +382,7 @@ def test_a_name_that_is_taken_stays_until_it_is_moved(world: World) -> None:
         assert world.client.get_dataset(DATASET).name == moved.name != held
         assert len(list_artifacts(world.store, "datasets")) == count
     finally:
-        world.store.put_json(f"dataset-names/{DATASET}.json", {"dataset": held})
+        world.store.put_json(_name_key(LOCAL, DATASET), {"dataset": held})
 
 
 def test_what_was_left_out_is_said_each_time_under_each_name(world: World) -> None:

@@ -39,6 +39,7 @@ from synthmix.service_kit.errors import (
 )
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.s3_object_store import S3ObjectStore
+from synthmix.service_kit.tokens import StaticTokens
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService
@@ -760,7 +761,7 @@ def test_object_storage_that_is_down_is_unavailable(method: str) -> None:
                 return error_of(error, "test", address)
 
     async def answered() -> Any:
-        server = grpc.aio.server(interceptors=interceptors("test", TOKEN))
+        server = grpc.aio.server(interceptors=interceptors("test", StaticTokens.of(TOKEN)))
         datasets_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(store, nothing, import_bounds()), server)
         artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(store, import_bounds()), server)
         adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterService(store, nothing), server)

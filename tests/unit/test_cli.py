@@ -25,6 +25,8 @@ from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import deletion, doctor, outcomes, parser
@@ -421,12 +423,17 @@ def test_interrupting_a_watch_leaves_the_study(services: fake.FakeServices) -> N
     assert "CancelOperation" not in services.requests
 
 
+def stopping(request: Any, context: Any) -> Any:
+    return fake.operation(request.name, cancel_requested=True, requested_by=["ada"], requested_by_me=True)
+
+
 def test_list_show_and_cancel_studies(services: fake.FakeServices, run: Run) -> None:
     services.answers["ListStudies"] = lambda request, context: studies_pb2.ListStudiesResponse(
         studies=[fake.study("STATE_RUNNING")]
     )
     services.answers["GetStudy"] = lambda request, context: fake.study("STATE_RUNNING")
     services.answers["CancelOperation"] = fake.cancelled
+    services.answers["GetOperation"] = stopping
     out = run("studies", "list")[1].splitlines()
     assert out[0].split() == ["STUDY", "NAME", "STATE", "CREATED", "VERDICT"]
     assert out[1].split() == ["demo", fake.STUDY, "running", "-"]
@@ -458,6 +465,7 @@ def test_cancelling_by_a_name_of_several_stops_none(services: fake.FakeServices,
     services.answers["ListStudies"] = lambda request, context: two
     services.answers["GetStudy"] = lambda request, context: two.studies[0]
     services.answers["CancelOperation"] = fake.cancelled
+    services.answers["GetOperation"] = stopping
     code, out, err = run("studies", "cancel", "demo")
     assert (code, out) == (2, "")
     [sentence, *listed] = err.splitlines()
@@ -765,6 +773,80 @@ def test_operations(services: fake.FakeServices, run: Run) -> None:
     code, out, err = run("operations", "wait", fake.ADAPTER_OPERATION)
     assert (code, out) == (1, "")
     assert "error: no more memory" in err
+
+
+# Owners
+
+
+def test_lists_and_shows_say_whose_it_is_where_that_is_another(services: fake.FakeServices, run: Run) -> None:
+    own, others = fake.study(), fake.study()
+    own.requested_by[:], own.requested_by_me = ["ada", "bob"], True
+    others.requested_by[:] = ["bob", "eve\n\x1b[2J"]
+    shown = {"studies": [own]}
+    services.answers["ListStudies"] = lambda request, context: studies_pb2.ListStudiesResponse(**shown)
+    assert "OWNER" not in run("studies", "list")[1]
+    shown["studies"] = [own, others]
+    head, first, second = run("studies", "list")[1].splitlines()
+    assert head.endswith("OWNER")
+    assert "bob" not in first and second.endswith("  bob, eve\\n\\x1b[2J")
+    listed = json.loads(run("studies", "list", "--output", "json")[1])
+    assert [item.get("requested_by") for item in listed] == [["ada", "bob"], ["bob", "eve\n\x1b[2J"]]
+    for study, said in ((own, False), (others, True)):
+        services.answers["GetStudy"] = lambda request, context, study=study: study
+        assert ("requested_by" in run("studies", "show", "demo")[1]) is said
+
+
+@pytest.mark.parametrize(
+    ("group", "method", "page"),
+    [
+        (
+            "datasets",
+            "ListDatasets",
+            datasets_pb2.ListDatasetsResponse(datasets=[{"display_names": ["a", "b"], "requested_by": ["bob"]}]),
+        ),
+        ("adapters", "ListAdapters", adapters_pb2.ListAdaptersResponse(adapters=[{"requested_by": ["bob"]}])),
+        ("images", "ListImageSets", image_sets_pb2.ListImageSetsResponse(image_sets=[{"requested_by": ["bob"]}])),
+        (
+            "evaluations",
+            "ListEvaluations",
+            evaluations_pb2.ListEvaluationsResponse(evaluations=[{"requested_by": ["bob"]}]),
+        ),
+    ],
+)
+def test_every_list_says_whose_things_are(
+    group: str, method: str, page: Any, services: fake.FakeServices, run: Run
+) -> None:
+    services.answers[method] = lambda request, context: page
+    head, *rows = run(group, "list")[1].splitlines()
+    assert head.endswith("OWNER") and rows
+    assert all(row.endswith("  bob") for row in rows)
+
+
+def test_operations_say_whose_they_are(services: fake.FakeServices, run: Run) -> None:
+    running = fake.operation(fake.ADAPTER_OPERATION, requested_by=["bob"])
+    services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse(
+        operations=[running]
+    )
+    assert run("operations", "list", "--service", "adapter-training")[1].splitlines()[1].endswith("  bob")
+
+
+def test_what_is_cancelled_and_goes_on_for_others_is_said(services: fake.FakeServices, run: Run) -> None:
+    services.answers["CancelOperation"] = fake.cancelled
+    services.answers["GetOperation"] = lambda request, context: fake.operation(request.name, requested_by=["bob"])
+    services.answers["GetStudy"] = lambda request, context: fake.study("STATE_RUNNING")
+    said = "{} goes on for bob, who asked for it as well; it is not yours any more\n"
+    assert run("operations", "cancel", fake.ADAPTER_OPERATION)[1] == said.format(fake.ADAPTER_OPERATION)
+    assert run("studies", "cancel", fake.STUDY)[1] == said.format(fake.STUDY_OPERATION)
+
+
+def test_what_is_deleted_and_stays_for_others_is_said(services: fake.FakeServices, run: Run) -> None:
+    services.answers["DeleteStudy"] = lambda request, context: artifacts_pb2.Deletion(kept=[fake.STUDY])
+    code, out, _ = run("studies", "delete", "demo", "--yes")
+    assert code == 0
+    assert out == (
+        "deleted nothing\nwhat is not yours any more:\n"
+        f"  {fake.STUDY}, which stays, since others asked for it as well\n"
+    )
 
 
 # Demo

@@ -13,6 +13,7 @@ from synthmix.image_data.sources.source_account import to_json
 from synthmix.service_kit import pages
 from synthmix.service_kit.artifacts import read_manifest, times_of_artifacts
 from synthmix.service_kit.errors import AlreadyExists, InvalidArgument
+from synthmix.service_kit.requesters import LOCAL, Requester
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.study_control import datasets
 from synthmix.study_control.image_import.import_operation import run
@@ -36,7 +37,7 @@ def take(store: MemoryObjectStore, folder: Path, name: str, files: dict[str, byt
         progress=lambda done, total: None,
     )
     account = datasets.with_left_out(found.account(), changes.pop("left_out", []))
-    datasets.claim_name(store, name, found.name, account=account, replace=changes.pop("replace", False))
+    datasets.claim_name(store, LOCAL, name, found.name, account=account, replace=changes.pop("replace", False))
     return found.name
 
 
@@ -47,7 +48,10 @@ def rows(dataset: datasets_pb2.Dataset) -> list[tuple[str, str, int]]:
 def test_a_dataset_of_two_names_is_shown_under_the_one_that_is_asked(store: MemoryObjectStore, tmp_path: Path) -> None:
     first = take(store, tmp_path, "plain", plates())
     assert take(store, tmp_path, "messy", plates() | JUNK) == first
-    plain, messy = datasets.get_dataset(store, "plain"), datasets.get_dataset(store, "datasets/messy")
+    plain, messy = (
+        datasets.get_dataset(store, "plain", owner=LOCAL),
+        datasets.get_dataset(store, "datasets/messy", owner=LOCAL),
+    )
     assert (plain.display_name, messy.display_name) == ("plain", "messy")
     assert list(plain.display_names) == list(messy.display_names) == ["messy", "plain"]
     assert (rows(plain), list(plain.warnings)) == ([], [])
@@ -56,18 +60,18 @@ def test_a_dataset_of_two_names_is_shown_under_the_one_that_is_asked(store: Memo
     assert list(messy.warnings) == [
         "the folder 'gamma' is not a class of this dataset: 1 file, not an image (gamma/readme.txt)"
     ]
-    assert datasets.get_dataset(store, str(first)).display_name == "messy"
+    assert datasets.get_dataset(store, str(first), owner=LOCAL).display_name == "messy"
 
 
 def test_the_account_is_that_of_the_last_import_of_a_name(store: MemoryObjectStore, tmp_path: Path) -> None:
     take(store, tmp_path, "cells", plates() | JUNK)
     take(store, tmp_path, "cells", plates())
-    assert rows(datasets.get_dataset(store, "cells")) == []
+    assert rows(datasets.get_dataset(store, "cells", owner=LOCAL)) == []
     seen = datasets_pb2.LeftOut(folder="alpha", reason="SYSTEM_FILE", count=3, examples=["alpha/Thumbs.db"])
     request = datasets_pb2.CreateDatasetRequest(left_out=[seen])
     take(store, tmp_path, "cells", plates() | JUNK, left_out=datasets.left_out_of(request))
-    assert ("alpha", "SYSTEM_FILE", 3) in rows(datasets.get_dataset(store, "cells"))
-    assert ("gamma", "NOT_AN_IMAGE", 1) in rows(datasets.get_dataset(store, "cells"))
+    assert ("alpha", "SYSTEM_FILE", 3) in rows(datasets.get_dataset(store, "cells", owner=LOCAL))
+    assert ("gamma", "NOT_AN_IMAGE", 1) in rows(datasets.get_dataset(store, "cells", owner=LOCAL))
 
 
 def test_a_name_moves_only_if_it_is_said(store: MemoryObjectStore, tmp_path: Path) -> None:
@@ -75,24 +79,26 @@ def test_a_name_moves_only_if_it_is_said(store: MemoryObjectStore, tmp_path: Pat
     other = plates(plate_count=7)
     with pytest.raises(AlreadyExists):
         take(store, tmp_path, "cells", other)
-    assert datasets.get_dataset(store, "cells").name == str(first)
+    assert datasets.get_dataset(store, "cells", owner=LOCAL).name == str(first)
     second = take(store, tmp_path, "cells", other, replace=True)
-    assert datasets.get_dataset(store, "cells").name == str(second)
-    assert datasets.get_dataset(store, str(first)).display_name == ""
+    assert datasets.get_dataset(store, "cells", owner=LOCAL).name == str(second)
+    assert datasets.get_dataset(store, str(first), owner=LOCAL).display_name == ""
 
 
 def test_names_of_earlier_versions_are_read(store: MemoryObjectStore, tmp_path: Path) -> None:
     name = take(store, tmp_path, "cells", plates() | JUNK)
-    store.put_json("dataset-names/old.json", {"dataset": str(name)})
-    assert len(datasets.get_dataset(store, "old").left_out) == 2
+    store.put_json(datasets._name_key(LOCAL, "old"), {"dataset": str(name)})
+    assert len(datasets.get_dataset(store, "old", owner=LOCAL).left_out) == 2
 
 
 def test_a_report_shows_the_account_of_its_dataset(store: MemoryObjectStore, tmp_path: Path) -> None:
     take(store, tmp_path, "aaa", plates())
     take(store, tmp_path, "messy", plates() | JUNK)
-    split = datasets.create_split(store, datasets_pb2.Split(dataset="messy", settings={"seed": 1}))
+    split = datasets.create_split(store, datasets_pb2.Split(dataset="messy", settings={"seed": 1}), LOCAL)
     manifest = read_manifest(store, ArtifactName.parse(split.dataset, field="dataset"))
-    page = _dataset(store, manifest, read_manifest(store, ArtifactName.parse(split.name, field="split")), "messy")
+    page = _dataset(
+        store, manifest, read_manifest(store, ArtifactName.parse(split.name, field="split")), LOCAL, "messy"
+    )
     assert page.display_name == "messy"
     assert "gamma: 1 file, not an image (gamma/readme.txt)" in page.left_out
     assert "the folder 'gamma' is not a class" in page.warnings[0]
@@ -116,7 +122,9 @@ def test_what_a_caller_says_it_left_out_is_bounded(rows: list[datasets_pb2.LeftO
 def test_only_columns_of_other_names_are_part_of_the_request() -> None:
     def request(**changes: Any) -> dict[str, Any]:
         dataset = datasets_pb2.Dataset(display_name="cells", group_rule=BY_PLATE)
-        return datasets.import_request(datasets_pb2.CreateDatasetRequest(dataset=dataset, upload=UPLOAD, **changes))
+        return datasets.import_request(
+            datasets_pb2.CreateDatasetRequest(dataset=dataset, upload=UPLOAD, **changes), LOCAL
+        )
 
     plain = request()
     assert plain == request(label_column="label", path_column=" path ", accept_layout=True)
@@ -169,7 +177,11 @@ def test_whoever_asks_for_an_import_that_runs_has_its_own_account(store: MemoryO
         "display_name": "cells",
     }
     datasets.write_left_out(store, "0", [])
-    record = SimpleNamespace(name=SimpleNamespace(id="0"), request={"request": request, "replace_display_name": False})
+    record = SimpleNamespace(
+        name=SimpleNamespace(id="0"),
+        request={"request": request, "replace_display_name": False},
+        requested_by=Requester(),
+    )
     context: Any = SimpleNamespace(record=record, store=store, run_tasks=run_tasks, update=lambda **progress: None)
     assert run(context) == found.name
-    assert rows(datasets.get_dataset(store, "cells")) == [("gamma", "NOT_AN_IMAGE", 1)]
+    assert rows(datasets.get_dataset(store, "cells", owner=LOCAL)) == [("gamma", "NOT_AN_IMAGE", 1)]

@@ -9,7 +9,9 @@ from memory_object_store import MemoryObjectStore
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, write_manifest, write_payload
 from synthmix.service_kit.deletion import Deletion, delete, deletion_key
 from synthmix.service_kit.errors import FailedPrecondition, NotFound
+from synthmix.service_kit.owners import Caller
 from synthmix.service_kit.references import read_references
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import (
     ADAPTERS,
     DATASETS,
@@ -96,7 +98,7 @@ class World:
         inputs |= {f"image-set-{item}": str(self[IMAGE_SETS, item]) for item in image_sets}
         name = self.write(STUDIES, number, inputs, dataset=str(self[DATASETS, 1]))
         self.record("study-control", name.id, STUDIES, {"split": inputs["split"]}, ended=True)
-        study_names.claim(self.store, f"study-{number}", name)
+        study_names.claim(self.store, LOCAL, f"study-{number}", name)
         return name
 
     def record(self, service: str, id_: str, kind: str, request: dict[str, Any], *, ended: bool) -> OperationName:
@@ -110,7 +112,9 @@ class World:
         return name
 
     def delete(self, collection: str, number: int, *, force: bool = False, validate_only: bool = False) -> Deletion:
-        return delete(self.store, self[collection, number], force=force, validate_only=validate_only)
+        return delete(
+            self.store, self[collection, number], caller=Caller(LOCAL), force=force, validate_only=validate_only
+        )
 
     def there(self) -> set[ArtifactName]:
         return set(read_references(self.store).resources)
@@ -198,7 +202,7 @@ def test_a_study_goes_alone_and_leaves_what_it_made(world: World) -> None:
         world[key] for key in ((ADAPTERS, 2), (IMAGE_SETS, 2), (TRIALS, 3), (EVALUATIONS, 2), (FEATURES, 2))
     }
     assert world.there() == before - {world[STUDIES, 2]}
-    assert study_names.of_name(world.store, "study-2") == {}
+    assert study_names.of_name(world.store, LOCAL, "study-2") == {}
     assert not [
         key
         for key in world.store.keys
@@ -319,18 +323,20 @@ def test_what_is_not_there_cannot_be_deleted(world: World) -> None:
 
 def test_a_deleted_dataset_leaves_its_names_to_others(world: World) -> None:
     old, new = world[DATASETS, 1], world.dataset(2)
-    datasets.claim_name(world.store, "cells", old, account={"left_out": ["/private/path"]}, replace=False)
-    datasets.claim_name(world.store, "other", new, account=None, replace=False)
-    assert datasets.resolve_dataset(world.store, "cells", field="name") == old
+    datasets.claim_name(world.store, LOCAL, "cells", old, account={"left_out": ["/private/path"]}, replace=False)
+    datasets.claim_name(world.store, LOCAL, "other", new, account=None, replace=False)
+    assert datasets.resolve_dataset(world.store, "cells", owner=LOCAL, field="name") == old
     world.delete(DATASETS, 1, force=True)
-    datasets.release_names(world.store, old)
+    datasets.release_names(world.store, old, {LOCAL})
     with pytest.raises(NotFound, match=r"there is no dataset 'cells'.*use one of: other"):
-        datasets.resolve_dataset(world.store, "cells", field="name")
+        datasets.resolve_dataset(world.store, "cells", owner=LOCAL, field="name")
     assert not [key for key in world.store.keys if b"private" in world.store.get_bytes(key)]
-    datasets.claim_name(world.store, "cells", new, account=None, replace=False)
-    assert datasets.display_names(world.store) == {str(new): ["cells", "other"]}
-    datasets.release_names(world.store, old)  # again, after an interruption
-    assert datasets.resolve_dataset(world.store, "cells", field="name") == new
+    datasets.claim_name(world.store, LOCAL, "cells", new, account=None, replace=False)
+    assert datasets.display_names(world.store) == {
+        str(new): [datasets.DisplayName(LOCAL, name) for name in ("cells", "other")]
+    }
+    datasets.release_names(world.store, old, {LOCAL})  # again, after an interruption
+    assert datasets.resolve_dataset(world.store, "cells", owner=LOCAL, field="name") == new
 
 
 def test_uploads_and_accounts_of_a_deleted_dataset_go_with_it(world: World) -> None:
@@ -342,6 +348,6 @@ def test_uploads_and_accounts_of_a_deleted_dataset_go_with_it(world: World) -> N
         world.store.put_bytes(f"uploads/{upload * 64}", b"zip")
         datasets.write_account(world.store, operation.id, {"warnings": []})
     world.record("study-control", "f" * 32, DATASETS, {"request": {"upload": "c" * 64}}, ended=False)
-    datasets.forget_imports(world.store, world[DATASETS, 1])
+    datasets.forget_imports(world.store, world[DATASETS, 1], {LOCAL})
     left = [key for key in world.store.keys if key.startswith(("uploads/", "dataset-accounts/"))]
     assert left == [f"dataset-accounts/{2:032x}.json", f"uploads/{'c' * 64}", f"uploads/{'d' * 64}"]

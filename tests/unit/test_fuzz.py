@@ -12,6 +12,7 @@ from fuzzing import DATASET, KINDS, fuzz, methods_of
 from image_archives import dataset
 from memory_object_store import MemoryObjectStore
 from served import TOKEN, serving
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.study_control.datasets import claim_name
 
 SEED = 16
@@ -20,7 +21,7 @@ CALLS = 800
 
 def test_no_call_of_any_method_is_a_defect(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     store = MemoryObjectStore.created()
-    claim_name(store, DATASET, dataset(store, tmp_path).name, account=None, replace=False)
+    claim_name(store, LOCAL, DATASET, dataset(store, tmp_path).name, account=None, replace=False)
     with serving(store) as services, caplog.at_level(logging.WARNING):
         methods = methods_of(list(services.values()))
         codes, faults = fuzz(services, TOKEN, seed=SEED, calls=CALLS)

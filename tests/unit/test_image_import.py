@@ -23,6 +23,7 @@ from synthmix.image_data.sources.archive import ArchiveLimits
 from synthmix.service_kit.artifacts import list_artifacts, read_manifest
 from synthmix.service_kit.digests import digest_of, sha256_of
 from synthmix.service_kit.errors import InvalidArgument, Unavailable
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
 from synthmix.study_control.datasets import dataset_message, import_request
 from synthmix.study_control.image_import import import_operation, importer
@@ -250,8 +251,8 @@ def request(**pixels: Any) -> datasets_pb2.CreateDatasetRequest:
 
 
 def test_what_is_chosen_of_pixels_is_part_of_the_request() -> None:
-    assert "pixels" not in import_request(request())
-    assert import_request(request(channels=[2, 1], plane=3, white_level=900))["pixels"] == {
+    assert "pixels" not in import_request(request(), LOCAL)
+    assert import_request(request(channels=[2, 1], plane=3, white_level=900), LOCAL)["pixels"] == {
         "channels": [2, 1],
         "plane": 3,
         "white_level": 900,
@@ -273,7 +274,7 @@ def test_what_is_chosen_of_pixels_is_part_of_the_request() -> None:
 )
 def test_what_no_image_can_have_is_refused_at_once(pixels: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        import_request(request(**pixels))
+        import_request(request(**pixels), LOCAL)
     assert words in caught.value.message
 
 
@@ -286,7 +287,7 @@ def test_the_worker_takes_what_the_request_chose(
     store.put_bytes(f"uploads/{upload}", packed)
     monkeypatch.setattr(import_operation, "open_object_store", lambda: store)
     imported = import_operation.import_upload(
-        import_request(request(channels=[3, 1])) | {"upload": upload},
+        import_request(request(channels=[3, 1]), LOCAL) | {"upload": upload},
         accept_layout=False,
         report=lambda done, total: None,
         threads=1,
@@ -300,10 +301,10 @@ def test_a_dataset_says_what_was_taken_and_what_is_white(store: MemoryObjectStor
         name.replace("png", "tif"): tiff(noise(number, 16, 16, 2).astype(np.uint16) * 16, planarconfig="contig")
         for number, name in enumerate(plates())
     }
-    message = dataset_message(store, dataset(store, tmp_path, deep, pixel_rule=PixelRule((2, 1))), {})
+    message = dataset_message(store, dataset(store, tmp_path, deep, pixel_rule=PixelRule((2, 1))), {}, owner=LOCAL)
     assert (list(message.pixels.channels), message.pixels.plane) == ([2, 1], 0)
     assert list(message.white_levels) == [4095, 4095]
-    eight_bits = dataset_message(store, dataset(store, tmp_path), {})
+    eight_bits = dataset_message(store, dataset(store, tmp_path), {}, owner=LOCAL)
     assert not eight_bits.HasField("pixels")
     assert not eight_bits.white_levels
 
@@ -828,4 +829,4 @@ def test_a_default_import_keeps_its_address(
         dataset=datasets_pb2.Dataset(display_name="cells", group_rule=BY_PLATE, classes=["beta", "alpha"]),
         upload=f"uploads/{'0' * 64}",
     )
-    assert digest_of(import_request(request)) == "56d3117c2850c3b88c57c54b67481a02"
+    assert digest_of(import_request(request, LOCAL)) == "56d3117c2850c3b88c57c54b67481a02"

@@ -16,6 +16,7 @@ from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.service_kit.errors import FailedPrecondition, ResourceExhausted
 from synthmix.service_kit.interceptors import interceptors
+from synthmix.service_kit.tokens import StaticTokens
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService
@@ -48,7 +49,7 @@ def served(store: MemoryObjectStore, calls: Callable[[Send], Awaitable[None]]) -
     """Runs calls of UploadFile: each gets chunks, the size that it declares, and what to wait for before the end."""
 
     async def run() -> None:
-        server = grpc.aio.server(interceptors=interceptors("test", TOKEN))
+        server = grpc.aio.server(interceptors=interceptors("test", StaticTokens.of(TOKEN)))
         artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(store, BOUNDS), server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()

@@ -145,12 +145,13 @@ def test_an_operation_says_who_asked_for_it_first(store: MemoryObjectStore) -> N
 
 
 def test_a_service_says_for_whom_it_asks_and_nobody_else_may() -> None:
-    said = [("x-synthmix-owner", "ada"), ("x-synthmix-study", "studies/x")]
-    assert requester_of(said, None) == Requester("ada", "studies/x")
-    assert requester_of(said, "eve") == Requester("eve", "studies/x")
-    assert requester_of((), None) == Requester("local", "")
-    assert requester_of(Requester("ada", "studies/x").metadata(), None) == Requester("ada", "studies/x")
-    assert Requester("línea\n", "").metadata() == []
+    said = Requester("ada", "studies/x").metadata()
+    assert requester_of(said, "synthmix", names_others=True) == Requester("ada", "studies/x")
+    assert requester_of(said, "eve", names_others=False) == Requester("eve", "studies/x")
+    assert requester_of((), "local", names_others=False) == Requester("local", "")
+    assert requester_of((), "synthmix", names_others=True) == Requester("", "")  # nobody in particular
+    for name in ("línea\n", "x" * 500):  # whole, in any alphabet: two owners are never taken for one
+        assert requester_of(Requester(name, "").metadata(), "synthmix", names_others=True) == Requester(name, "")
 
 
 def test_too_many_open_operations_are_refused(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

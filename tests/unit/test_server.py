@@ -31,6 +31,7 @@ from synthmix.service_kit.errors import (
     to_status,
 )
 from synthmix.service_kit.server import Servicer, serve
+from synthmix.service_kit.tokens import StaticTokens
 
 TOKEN = "correct horse"
 AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)
@@ -87,7 +88,7 @@ def with_server(
 ) -> None:
     async def main() -> None:
         port = free_port()
-        settings = ServerSettings(f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}", TOKEN)
+        settings = ServerSettings(f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}", StaticTokens.of(TOKEN))
         servicer = Servicer(
             Artifacts(),
             artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server,

@@ -12,6 +12,7 @@ from memory_object_store import MemoryObjectStore
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.service_kit.artifacts import MANIFEST, SCHEMA, Manifest, find_manifest, write_manifest, write_payload
 from synthmix.service_kit.errors import FailedPrecondition, Unavailable
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.stored_records import UNREADABLE
 from synthmix.study_control import datasets
@@ -66,11 +67,11 @@ def test_a_list_goes_on_without_what_cannot_be_read(store: MemoryObjectStore, tm
         found = import_archive(
             store, archive, group_rule=BY_PLATE, classes=[], simulated=False, progress=lambda done, total: None
         )
-        datasets.claim_name(store, f"name-{number}", found.name, account=found.account(), replace=False)
+        datasets.claim_name(store, LOCAL, f"name-{number}", found.name, account=found.account(), replace=False)
         names.append(found.name)
     rewritten(store, names[1], schema=SCHEMA + 1)
-    store.put_bytes("dataset-names/torn.json", b"{")
-    store.put_bytes("dataset-names/empty.json", b"{}")
+    store.put_bytes(datasets._name_key(LOCAL, "torn"), b"{")
+    store.put_bytes(datasets._name_key(LOCAL, "empty"), b"{}")
     service = DatasetService(store, operations=None, bounds=import_bounds())  # type: ignore[arg-type]
     answer = asyncio.run(service.ListDatasets(datasets_pb2.ListDatasetsRequest(), None))  # type: ignore[arg-type]
     assert {item.name for item in answer.datasets} == {str(names[0]), str(names[2])}

@@ -11,13 +11,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fake_kubernetes import AUDIENCE, NAMESPACE, FakeKubernetes, User, ray_cluster, worker_group
+from fake_kubernetes import AUDIENCE, NAMESPACE, FakeKubernetes, User, ray_cluster, web_token, worker_group
 from memory_object_store import MemoryObjectStore
 from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
 from synthmix.service_kit.environment import SERVICES, variable_prefix
 from synthmix.study_control import front_end
 
 TOKEN = "correct horse"
+EDITOR, VIEWER = web_token("ada"), web_token("bob")
 
 
 def free_port() -> int:
@@ -64,7 +65,7 @@ def with_front_end(address: str, body: Callable[[grpc.aio.Channel], Coroutine[An
 
 
 def test_it_serves_the_clusters_callers(pod: str, kubernetes: FakeKubernetes) -> None:
-    kubernetes.users = {"editor's": User("ada"), "viewer's": User("bob")}
+    kubernetes.users = {EDITOR: User("ada"), VIEWER: User("bob")}
     kubernetes.allowed = {("ada", "get", "clusters"), ("ada", "update", "clusters"), ("bob", "get", "clusters")}
 
     async def body(channel: grpc.aio.Channel) -> None:
@@ -76,13 +77,13 @@ def test_it_serves_the_clusters_callers(pod: str, kubernetes: FakeKubernetes) ->
         def shown(token: str) -> tuple[tuple[str, str], ...]:
             return (("authorization", f"Bearer {token}"),)
 
-        for token in (TOKEN, "editor's", "viewer's"):
+        for token in (TOKEN, EDITOR, VIEWER):
             cluster = await stub.GetCluster(clusters_pb2.GetClusterRequest(), metadata=shown(token))
             assert [group.name for group in cluster.worker_groups] == ["image-synthesis"]
-        assert (await stub.ScaleWorkerGroup(request, metadata=shown("editor's"))).max_workers == 6
+        assert (await stub.ScaleWorkerGroup(request, metadata=shown(EDITOR))).max_workers == 6
         for token, code in (
-            ("viewer's", grpc.StatusCode.PERMISSION_DENIED),
-            ("forged", grpc.StatusCode.UNAUTHENTICATED),
+            (VIEWER, grpc.StatusCode.PERMISSION_DENIED),
+            (web_token("mallory"), grpc.StatusCode.UNAUTHENTICATED),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.ScaleWorkerGroup(request, metadata=shown(token))
@@ -96,7 +97,7 @@ def test_it_serves_while_the_api_server_is_out_of_reach(pod: str, kubernetes: Fa
 
     async def body(channel: grpc.aio.Channel) -> None:
         stub = clusters_pb2_grpc.ClusterServiceStub(channel)
-        for token in (TOKEN, "editor's"):
+        for token in (TOKEN, EDITOR):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.GetCluster(
                     clusters_pb2.GetClusterRequest(), metadata=(("authorization", f"Bearer {token}"),)

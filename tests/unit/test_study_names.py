@@ -22,7 +22,7 @@ from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_index import Created, OperationIndex
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
-from synthmix.service_kit.requesters import Requester
+from synthmix.service_kit.requesters import LOCAL, Requester
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.study_control import planning, specification, study_names
 from synthmix.study_control.study_service import StudyService
@@ -67,7 +67,7 @@ class Studies:
         return records.read_record(self.store, study_names.operation_of(study))
 
 
-def laid_out(store: Any, client: Any, spec: studies_pb2.StudySpec) -> SimpleNamespace:
+def laid_out(store: Any, client: Any, spec: studies_pb2.StudySpec, owner: str) -> SimpleNamespace:
     full = specification.with_defaults(spec)
     canonical = specification.canonical(full, DATASET)
     name = ArtifactName("studies", digest_of({"spec": canonical}))
@@ -157,19 +157,19 @@ def test_long_differences_are_counted(studies: Studies) -> None:
 def test_a_name_means_the_study_submitted_last(studies: Studies) -> None:
     first, second = studies.submit(seeds=2), studies.submit(seeds=3)
     resolve = studies.service._resolve
-    assert resolve("cells") == second
+    assert resolve("cells", LOCAL) == second
     assert studies.submit(seeds=2) == first  # it runs already, and is meant again
-    assert resolve("studies/cells") == first
+    assert resolve("studies/cells", LOCAL) == first
     assert studies.names(spec_name="cells") == [str(first), str(second)]
     with pytest.raises(NotFound, match="there is no study 'nothing'"):
-        resolve("nothing")
+        resolve("nothing", LOCAL)
 
 
 def test_a_name_forgets_what_is_gone(studies: Studies) -> None:
     first, second = studies.submit(seeds=2), studies.submit(seeds=3)
     studies.end(second)
     studies.store.delete_prefix(f"{study_names.operation_of(second)}/")
-    assert studies.service._resolve("cells") == first
+    assert studies.service._resolve("cells", LOCAL) == first
     assert studies.names(spec_name="cells") == [str(first)]
 
 

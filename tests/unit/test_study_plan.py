@@ -33,6 +33,7 @@ from synthmix.service_kit.errors import (
 )
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.operation_records import OperationRecord, find_result, now, write_record
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.settings_messages import canonical, with_defaults
 from synthmix.study_control import planning, specification, study_operation
@@ -55,7 +56,7 @@ FILES = {
 @pytest.fixture
 def store(tmp_path: Path, own_cache: None) -> MemoryObjectStore:
     store = MemoryObjectStore.created()
-    claim_name(store, "cells", dataset(store, tmp_path, FILES).name, account=None, replace=False)
+    claim_name(store, LOCAL, "cells", dataset(store, tmp_path, FILES).name, account=None, replace=False)
     return store
 
 
@@ -64,7 +65,7 @@ def study(text: str = "") -> studies_pb2.StudySpec:
 
 
 def lay_out(store: MemoryObjectStore, text: str = "", services: LocalServices | None = None) -> StudySteps:
-    return planning.lay_out(store, services or LocalServices(store), study(text))  # type: ignore[arg-type]
+    return planning.lay_out(store, services or LocalServices(store), study(text), LOCAL)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

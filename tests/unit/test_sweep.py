@@ -13,6 +13,8 @@ from synthmix.service_kit.deletion import delete
 from synthmix.service_kit.environment import SweepSettings, sweep_settings
 from synthmix.service_kit.errors import FailedPrecondition, Unavailable
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.owners import Caller
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import (
     ADAPTERS,
     DATASETS,
@@ -83,7 +85,7 @@ def test_the_grace_period_of_a_deleted_artifact_begins_with_its_deletion(store: 
     finished(store, artifact)
     for key in store.keys:
         store.set_modify_time(key, datetime.now(UTC) - timedelta(days=90))
-    delete(store, artifact, force=False, validate_only=False)
+    delete(store, artifact, caller=Caller(LOCAL), force=False, validate_only=False)
     assert swept(store, hours=23).keys == ()
     assert len(swept(store, hours=25).keys) == 1
 
@@ -91,7 +93,7 @@ def test_the_grace_period_of_a_deleted_artifact_begins_with_its_deletion(store: 
 def test_what_is_made_again_after_its_deletion_stays(store: MemoryObjectStore) -> None:
     artifact = ArtifactName(ADAPTERS, ID)
     finished(store, artifact)
-    delete(store, artifact, force=False, validate_only=False)
+    delete(store, artifact, caller=Caller(LOCAL), force=False, validate_only=False)
     manifest = finished(store, artifact)
     assert swept(store, hours=25).keys == ()
     assert read_payload(store, manifest, "data.bin") == b"data"

@@ -180,8 +180,6 @@ capabilities: {drop: [ALL]}
 {{/* Environment that every process of SynthMix reads, front end or worker. */}}
 {{- define "synthmix.environment" -}}
 {{ include "synthmix.objectStorageEnvironment" . }}
-- name: SYNTHMIX_TOKEN
-  valueFrom: {secretKeyRef: {name: {{ include "synthmix.tokenSecret" . }}, key: token}}
 - {name: RAY_AUTH_MODE, value: token}
 - name: RAY_AUTH_TOKEN
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.raySecret" . }}, key: auth_token}}

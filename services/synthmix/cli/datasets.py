@@ -4,7 +4,7 @@ import argparse
 
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, human_time, note, table
+from synthmix.cli.output import emit, human_time, note, table, with_owners, without_own
 from synthmix.cli.progress import progress, shown_transfer
 from synthmix.client.client import GroupRule, PixelRule
 from synthmix.image_data.sources.source_account import sentence
@@ -47,14 +47,15 @@ def list_(arguments: argparse.Namespace) -> None:
         for item in datasets
         for display_name in item.display_names or [item.display_name]
     ]
+    items = [item for item in datasets for _ in item.display_names or [item.display_name]]
     headers = ("DATASET", "NAME", "IMAGES", "GROUPS", "CLASSES", "KIND", "CREATED")
-    emit(arguments, datasets, table(headers, rows, right=("IMAGES", "GROUPS", "CLASSES")))
+    emit(arguments, datasets, table(*with_owners(headers, rows, items), right=("IMAGES", "GROUPS", "CLASSES")))
 
 
 def show(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         dataset = client.get_dataset(arguments.name)
-    emit(arguments, dataset, to_yaml(dataset).rstrip())
+    emit(arguments, dataset, to_yaml(without_own(dataset)).rstrip())
 
 
 def simulate(arguments: argparse.Namespace) -> None:

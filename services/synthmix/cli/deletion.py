@@ -122,7 +122,12 @@ def deletion_text(deletion: artifacts_pb2.Deletion) -> str:
     """How many of each kind go, how large they are, and when object storage has their room again."""
     counts = Counter(collection_of(item.name) for item in deletion.deleted)
     files_go = human_time(deletion.payloads_expire_time)
-    text = f"{counted(counts)}, {byte_size(deletion.size_bytes)}; the files go after {files_go}"
+    text = "nothing"
+    if deletion.deleted:
+        text = f"{counted(counts)}, {byte_size(deletion.size_bytes)}; the files go after {files_go}"
+    if deletion.kept:
+        stays = listing([f"{name}, which stays, since others asked for it as well" for name in deletion.kept])
+        text += f"\nwhat is not yours any more:{stays}"
     if deletion.unneeded:
         left = Counter(collection_of(name) for name in deletion.unneeded)
         text += f"\nnothing else refers to {counted(left)} that it used: --cascade deletes them as well"

@@ -4,7 +4,17 @@ import argparse
 
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, ended_badly, error_text, human_time, note, table
+from synthmix.cli.output import (
+    emit,
+    ended_badly,
+    error_text,
+    human_time,
+    note,
+    owners_text,
+    table,
+    with_owners,
+    without_own,
+)
 from synthmix.cli.progress import progress, shown_operation
 from synthmix.client.client import Client, Operation, failure_of, metadata_of
 from synthmix.service_kit.environment import SERVICES
@@ -32,13 +42,14 @@ def list_(arguments: argparse.Namespace) -> None:
             )
         )
     headers = ("NAME", "STATE", "DONE", "UNIT", "CREATED", "UPDATED", "MAKES")
-    emit(arguments, operations, table(headers, rows, right=("DONE",)))
+    items = [metadata_of(operation) for operation in operations]
+    emit(arguments, operations, table(*with_owners(headers, rows, items), right=("DONE",)))
 
 
 def show(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         operation = client.get_operation(arguments.name)
-    lines = [f"name: {operation.name}", to_yaml(metadata_of(operation)).rstrip()]
+    lines = [f"name: {operation.name}", to_yaml(without_own(metadata_of(operation))).rstrip()]
     if operation.HasField("error"):
         error = failure_of(operation)
         lines.append(error_text(error))
@@ -55,7 +66,17 @@ def wait(arguments: argparse.Namespace) -> int:
 def cancel(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         client.cancel(arguments.name)
-    emit(arguments, {"operation": arguments.name}, f"{arguments.name} is asked to stop")
+        text = said_of_cancelled(client, arguments.name, "is asked to stop")
+    emit(arguments, {"operation": arguments.name}, text)
+
+
+def said_of_cancelled(client: Client, name: str, stopping: str) -> str:
+    """What became of an operation that was cancelled: it is stopping, or goes on for others who asked for it."""
+    operation = client.get_operation(name)
+    metadata = metadata_of(operation)
+    if operation.done or metadata.cancel_requested or not metadata.requested_by:
+        return f"{name} {stopping}"
+    return f"{name} goes on for {owners_text(metadata)}, who asked for it as well; it is not yours any more"
 
 
 def follow(client: Client, operation: Operation, arguments: argparse.Namespace) -> int:

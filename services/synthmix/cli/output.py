@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,7 +16,10 @@ from synthmix.cli import outcomes
 from synthmix.cli.streams import discard, encodes_everything
 from synthmix.client.study_file import PlacedViolation
 from synthmix.service_kit import message_json
-from synthmix.service_kit.errors import ITEM_INDENT, FieldViolation, SynthMixError, listing
+from synthmix.service_kit.errors import ITEM_INDENT, FieldViolation, SynthMixError, listing, printable
+
+M = TypeVar("M", bound=Message)
+MINE = "requested_by_me"
 
 
 def emit(arguments: argparse.Namespace, value: Any, text: str) -> None:
@@ -120,6 +123,35 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: It
         return "  ".join(cells).rstrip()
 
     return "\n".join(aligned(line) for line in [list(headers), *lines])
+
+
+def with_owners(
+    headers: Sequence[str], rows: Iterable[Sequence[object]], items: Sequence[Any]
+) -> tuple[list[str], list[list[object]]]:
+    """A table's headers and rows with a column that says whose each item is, if any is not the caller's own.
+
+    Args:
+        items: The messages that the rows are of.
+    """
+    if all(item.requested_by_me or not item.requested_by for item in items):
+        return list(headers), [list(row) for row in rows]
+    owners = ["" if item.requested_by_me else owners_text(item) for item in items]
+    return [*headers, "OWNER"], [[*row, owner] for row, owner in zip(rows, owners, strict=True)]
+
+
+def without_own(message: M) -> M:
+    """What is shown of a resource: whose it is only if it is not the caller's own."""
+    shown = type(message)()
+    shown.CopyFrom(message)
+    if getattr(shown, MINE):
+        shown.ClearField("requested_by")
+        shown.ClearField(MINE)
+    return shown
+
+
+def owners_text(item: Any) -> str:
+    """Who asked for a resource or an operation, in one line."""
+    return ", ".join(printable(owner) for owner in item.requested_by)
 
 
 def human_time(time: Timestamp) -> str:

@@ -15,7 +15,7 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.operations import follow
-from synthmix.cli.output import emit, human_time, note, table
+from synthmix.cli.output import emit, human_time, note, table, with_owners, without_own
 from synthmix.cli.progress import progress, shown_transfer
 from synthmix.cli.studies import located
 from synthmix.client.client import Client
@@ -93,13 +93,14 @@ def list_(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         items = list(resource.of(client).list())
     rows = [(item.name, *resource.row(item), duration(item.seconds), human_time(item.create_time)) for item in items]
-    emit(arguments, items, table(("NAME", *resource.headers, "TOOK", "CREATED"), rows, right=("TOOK",)))
+    headers = ("NAME", *resource.headers, "TOOK", "CREATED")
+    emit(arguments, items, table(*with_owners(headers, rows, items), right=("TOOK",)))
 
 
 def show(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         item = RESOURCES[arguments.group].of(client).get(arguments.name)
-    emit(arguments, item, to_yaml(item).rstrip())
+    emit(arguments, item, to_yaml(without_own(item)).rstrip())
 
 
 def download(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,8 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
-from synthmix.cli.output import emit, ended_badly, human_time, note, table
+from synthmix.cli.operations import said_of_cancelled
+from synthmix.cli.output import emit, ended_badly, human_time, note, table, with_owners, without_own
 from synthmix.cli.progress import progress, shown_operation
 from synthmix.client.client import Client, failure_of, metadata_of
 from synthmix.client.study_file import Document, read_study
@@ -64,19 +65,23 @@ def list_(arguments: argparse.Namespace) -> None:
         )
         for item in studies
     ]
-    emit(arguments, studies, table(("STUDY", "NAME", "STATE", "CREATED", "VERDICT"), rows))
+    headers = ("STUDY", "NAME", "STATE", "CREATED", "VERDICT")
+    emit(arguments, studies, table(*with_owners(headers, rows, studies)))
 
 
 def show(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         study = client.get_study(arguments.name)
-    emit(arguments, study, to_yaml(study).rstrip())
+    emit(arguments, study, to_yaml(without_own(study)).rstrip())
 
 
 def cancel(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         operations = client.cancel_studies(arguments.name) if arguments.all else [client.cancel_study(arguments.name)]
-    lines = [f"{item} is asked to stop; submitted again it goes on from what is done" for item in operations]
+        lines = [
+            said_of_cancelled(client, item, "is asked to stop; submitted again it goes on from what is done")
+            for item in operations
+        ]
     value = {"operations": operations} if arguments.all else {"operation": operations[0]}
     emit(arguments, value, "\n".join(lines) or f"no study named {arguments.name!r} goes on: nothing is stopped")
 

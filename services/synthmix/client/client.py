@@ -149,7 +149,7 @@ class Client:
 
         Args:
             path: A folder of class folders, a ZIP of one, or a CSV or Parquet manifest.
-            name: What a study's `dataset:` may say.
+            name: What a study's `dataset:` may say. Each caller has names of their own.
             group: How an image's chip, well, plate or patient is known: GroupRule(pattern=...),
                 GroupRule(column=...), or GroupRule(none=True) if the images are independent.
             classes: The classes to keep; none means all.
@@ -231,6 +231,7 @@ class Client:
             validate_only: Deletes nothing, and returns what would be deleted.
 
         Raises:
+            PermissionDenied: It belongs to others, or with `cascade` something that was made from it does (NOT_OWNER).
             FailedPrecondition: Something was made from it, and `cascade` is not given (STILL_REFERENCED); or an
                 operation that has not ended uses it (OPERATION_RUNNING).
         """
@@ -402,6 +403,7 @@ class Client:
             validate_only: Deletes nothing, and returns what would be deleted.
 
         Raises:
+            PermissionDenied: It belongs to others (NOT_OWNER).
             FailedPrecondition: It has not ended (OPERATION_RUNNING).
         """
         request = studies_pb2.DeleteStudyRequest(
@@ -479,7 +481,10 @@ class Client:
         return where.call(stub.GetOperation, operations_proto_pb2.GetOperationRequest(name=name), Operation)
 
     def cancel(self, name: str) -> None:
-        """Asks an operation to stop. What it has done stays; the same request goes on from there."""
+        """Asks an operation to stop. What it has done stays; the same request goes on from there.
+
+        One that others asked for as well goes on for them. Raises PermissionDenied if it is others' alone (NOT_OWNER).
+        """
         where, stub = self._operations(_service_of(name))
         where.call(stub.CancelOperation, operations_proto_pb2.CancelOperationRequest(name=name), empty_pb2.Empty)
 

@@ -59,6 +59,7 @@ class ResourceCollection(Generic[M]):
             validate_only: Deletes nothing, and returns what would be deleted.
 
         Raises:
+            PermissionDenied: It belongs to others, or with `cascade` something that refers to it does (NOT_OWNER).
             FailedPrecondition: Something refers to it, and `cascade` is not given (STILL_REFERENCED); or an operation
                 that has not ended uses it (OPERATION_RUNNING).
         """

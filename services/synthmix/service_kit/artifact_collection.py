@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.service_kit import deletion as deletions
-from synthmix.service_kit import pages
+from synthmix.service_kit import owners, pages
 from synthmix.service_kit.artifacts import Manifest, find_manifest, payload_key, read_manifest, times_of_artifacts
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.environment import ray_address, server_settings
@@ -18,6 +18,7 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
+from synthmix.service_kit.requesters import current_requester
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store, when_available
 from synthmix.service_kit.server import Servicer, serve
@@ -68,10 +69,13 @@ class ArtifactCollection:
         if validate_only:
             return finished_operation(planned.plan)
         target = ArtifactName(self._collection, planned.id)
+        caller = current_requester().owner
+        await asyncio.to_thread(owners.claim, self._store, target, caller)
         manifest = await asyncio.to_thread(find_manifest, self._store, target)
         if manifest is not None:
             name = OperationName(self._operations.service, planned.id)
-            return finished_operation(self._resource(manifest), str(name), str(target))
+            shown = await asyncio.to_thread(self._shown, manifest, caller)
+            return finished_operation(shown, str(name), str(target))
         return await self._operations.start(
             planned.id, self._collection, str(target), {"request": planned.request, "names": planned.names}
         )
@@ -79,23 +83,34 @@ class ArtifactCollection:
     async def get(self, name: str) -> Any:
         """Raises InvalidArgument, NotFound."""
         target = ArtifactName.parse(name, field="name", collection=self._collection)
-        return self._resource(await asyncio.to_thread(read_manifest, self._store, target))
+        caller = current_requester().owner
+        return await asyncio.to_thread(lambda: self._shown(read_manifest(self._store, target), caller))
+
+    def _shown(self, manifest: Manifest, caller: str) -> Message:
+        """The resource, with who asked for it."""
+        asked = owners.owners_of(self._store, manifest.name)
+        message: Message = owners.show(self._resource(manifest), asked, caller)
+        return message
 
     async def delete(self, name: str, *, force: bool, validate_only: bool) -> artifacts_pb2.Deletion:
-        """What was deleted, or would be. Raises InvalidArgument, NotFound, FailedPrecondition."""
+        """What was deleted, or would be. Raises InvalidArgument, NotFound, PermissionDenied, FailedPrecondition."""
         target = ArtifactName.parse(name, field="name", collection=self._collection)
-        deletion = await asyncio.to_thread(
-            deletions.delete, self._store, target, force=force, validate_only=validate_only
+        deletion = await owners.as_owner(
+            lambda caller: deletions.delete(
+                self._store, target, caller=caller, force=force, validate_only=validate_only
+            )
         )
         return deletion.message()
 
     async def list(self, page_size: int, page_token: str) -> tuple[list[Any], str, list[str]]:
         """One page of resources, the next page's token, and the names of those on it that cannot be read."""
 
+        caller = current_requester().owner
+
         def read() -> tuple[list[Any], str, list[str]]:
             times = times_of_artifacts(self._store, self._collection)
             names, token = pages.newest_first(times, page_size, page_token)
-            found, unreachable = read_each(names, lambda name: self._resource(read_manifest(self._store, name)))
+            found, unreachable = read_each(names, lambda name: self._shown(read_manifest(self._store, name), caller))
             return found, token, unreachable
 
         return await asyncio.to_thread(read)

@@ -7,7 +7,8 @@ period after the deletion has passed, which this record begins:
     deletions/{collection}/{id}.now    it has no grace period
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +18,8 @@ from synthmix.service_kit.environment import STUDY_CONTROL, sweep_settings
 from synthmix.service_kit.errors import FailedPrecondition, NotFound, listing
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_index import Created, OperationIndex
-from synthmix.service_kit.operation_records import find_readable_record, now
+from synthmix.service_kit.operation_records import REQUEST, RESULT, find_readable_record, now
+from synthmix.service_kit.owners import Caller, owner_of_key, owners_of, said_of, withdraw
 from synthmix.service_kit.references import (
     References,
     Resource,
@@ -52,10 +54,14 @@ class Deletion:
 
     Attributes:
         unneeded: What nothing refers to any more afterwards, and what a deletion with `force` takes as well.
+        kept: What others asked for as well. It stays, and is the caller's no more.
+        owners: In whose names it is done.
     """
 
     deleted: tuple[tuple[ArtifactName, int], ...]
     unneeded: tuple[ArtifactName, ...] = ()
+    kept: tuple[ArtifactName, ...] = ()
+    owners: frozenset[str] = frozenset()
 
     @property
     def names(self) -> list[ArtifactName]:
@@ -66,6 +72,7 @@ class Deletion:
             deleted=[artifacts_pb2.DeletedResource(name=str(name), size_bytes=size) for name, size in self.deleted],
             size_bytes=sum(size for _, size in self.deleted),
             unneeded=[str(name) for name in self.unneeded],
+            kept=[str(name) for name in self.kept],
         )
         message.payloads_expire_time.FromDatetime(datetime.now(UTC) + timedelta(hours=sweep_settings().grace_hours))
         return message
@@ -75,35 +82,47 @@ def delete(
     store: ObjectStore,
     target: ArtifactName,
     *,
+    caller: Caller,
     force: bool,
     validate_only: bool,
     by: OperationName | None = None,
     skip_grace_period: bool = False,
 ) -> Deletion:
-    """Deletes a resource, and with `force` what refers to it and what only it needed.
+    """Deletes a resource, and with `force` what refers to it and what only it needed. Raises as plan_deletion does.
+
+    What others ask for meanwhile stays, and so does what that was made from.
 
     Args:
         by: The operation that deletes it, which is no user of it.
         skip_grace_period: The next sweep takes the payloads.
-
-    Raises:
-        NotFound, FailedPrecondition: As plan_deletion does.
     """
     references = read_references(store)
-    others = {name: mentions for name, mentions in references.unfinished.items() if name != by}
-    planned = plan_deletion(replace(references, unfinished=others), target, force=force)
-    if not validate_only:
-        _forget_checkpoints(store, references, planned.names)
-        for name in planned.names:
-            forget(store, name, skip_grace_period=skip_grace_period)
-    return planned
+    unfinished = {name: mentions for name, mentions in references.unfinished.items() if name != by}
+    planned = plan_deletion(replace(references, unfinished=unfinished), target, caller=caller, force=force)
+    if validate_only:
+        return planned
+    for name in planned.kept:
+        leave(store, name, planned.owners)
+    _forget_checkpoints(store, references, planned.names)
+    deleted: list[tuple[ArtifactName, int]] = []
+    wanted: set[ArtifactName] = set()
+    for name, size_bytes in planned.deleted:
+        if wanted and not wanted.isdisjoint(references.refer_to({name})):
+            continue  # it stays with what was made from it
+        owners = references.owners_of(name) | planned.owners
+        if forget(store, name, owners, skip_grace_period=skip_grace_period):
+            deleted.append((name, size_bytes))
+        else:
+            wanted.add(name)
+    return replace(planned, deleted=tuple(deleted), kept=(*planned.kept, *names_of(wanted)))
 
 
-def plan_deletion(references: References, target: ArtifactName, *, force: bool) -> Deletion:
+def plan_deletion(references: References, target: ArtifactName, *, caller: Caller, force: bool) -> Deletion:
     """What deleting a resource would delete.
 
     Raises:
         NotFound: There is no such resource.
+        PermissionDenied: It belongs to others, or with `force` something that refers to it does.
         FailedPrecondition: Something refers to it, and `force` does not say to delete that as well; or an operation
             that has not ended makes or uses any of it.
     """
@@ -113,6 +132,11 @@ def plan_deletion(references: References, target: ArtifactName, *, force: bool) 
             reason="ARTIFACT_NOT_FOUND",
             metadata={"artifact": str(target)},
         )
+    asked = references.owners_of(target)
+    caller.check(target, asked)
+    owners = caller.acts_for(asked)
+    if asked - owners:
+        return Deletion((), kept=(target,), owners=owners)
     gone = {target} | references.refer_to({target})
     _check_unfinished(references, target, gone)
     users = names_of(name for name in gone - {target} if name.collection not in INTERNAL)
@@ -123,34 +147,92 @@ def plan_deletion(references: References, target: ArtifactName, *, force: bool) 
             reason="STILL_REFERENCED",
             metadata={"artifact": str(target), "references": str(len(users))},
         )
-    unneeded = _unneeded(references, target, gone)
+    others = {name: references.owners_of(name) - owners for name in users}
+    others = {name: who for name, who in others.items() if who}
+    if others and not caller.administers:
+        raise caller.denied(
+            f"{target} is used by what others made from it",
+            [f"{name}, of {said_of(who)}" for name, who in others.items()],
+        )
+    unneeded, kept = _unneeded(references, target, gone, owners)
     if force:
         gone |= unneeded
     return Deletion(
         tuple((name, references.resources[name].size_bytes) for name in names_of(gone)),
         () if force else tuple(names_of(unneeded)),
+        tuple(names_of(kept)) if force else (),
+        owners,
     )
 
 
-def forget(store: ObjectStore, artifact: ArtifactName, *, skip_grace_period: bool = False) -> None:
-    """Deletes a manifest, and of a study its operation and its name. Payloads are left for the sweep.
+def forget(
+    store: ObjectStore, artifact: ArtifactName, owners: Collection[str], *, skip_grace_period: bool = False
+) -> bool:
+    """Deletes a manifest, and of a study its operation and its names. Payloads are left for the sweep.
 
-    Done again after an interruption, it goes on.
+    If others than these owners ask for it meanwhile, it stays theirs. Done again after an interruption, it goes on.
+
+    Returns:
+        Whether it is gone.
     """
+    if not owners_of(store, artifact) - set(owners):
+        without_grace = f"{DELETIONS}{artifact}{WITHOUT_GRACE}"
+        if skip_grace_period:
+            store.put_json(without_grace, {"time": now()})
+        put_back = _forget(store, artifact)
+        if not owners_of(store, artifact) - set(owners):
+            leave(store, artifact, owners)
+            return True
+        put_back()
+        store.delete(without_grace)
+    leave(store, artifact, owners)
+    return False
+
+
+def leave(store: ObjectStore, artifact: ArtifactName, owners: Collection[str]) -> None:
+    """Forgets that these asked for it, and what they call it if it is a study: it is others', or nobody's."""
     if artifact.collection == STUDIES:
         for item in store.list("study-names/"):
-            if item.key.endswith(f"/{artifact.id}.json"):
+            owner, study, _ = item.key.split("/", 2)[2].rsplit(".", 2)
+            if study == artifact.id and (not owners or owner_of_key(owner) in owners):
                 store.delete(item.key)
-    if skip_grace_period:
-        store.put_json(f"{DELETIONS}{artifact}{WITHOUT_GRACE}", {"time": now()})
+    withdraw(store, artifact, owners)
+
+
+def _forget(store: ObjectStore, artifact: ArtifactName) -> Callable[[], None]:
+    """Deletes what makes it a resource, and returns what puts that back."""
+    saved = _saved(store, [f"{artifact}/{MANIFEST}"])
     store.put_json(deletion_key(artifact), {"time": now()})
     store.delete(f"{artifact}/{MANIFEST}")
-    if artifact.collection == STUDIES:
-        name = OperationName(STUDY_CONTROL, artifact.id)
-        record = find_readable_record(store, name)
-        store.delete_prefix(f"{name}/")
-        if record is not None:
-            OperationIndex(store, STUDY_CONTROL).remove(name, Created(record.create_time, record.kind))
+    if artifact.collection != STUDIES:
+        return lambda: _put(store, saved)
+    name = OperationName(STUDY_CONTROL, artifact.id)
+    record, index = find_readable_record(store, name), OperationIndex(store, STUDY_CONTROL)
+    saved |= _saved(store, [f"{name}/{RESULT}", f"{name}/{REQUEST}"])
+    store.delete_prefix(f"{name}/")
+    if record is None:
+        return lambda: _put(store, saved)
+    created = Created(record.create_time, record.kind)
+    index.remove(name, created)
+
+    def put_back() -> None:
+        _put(store, saved)
+        index.add(name, created)
+
+    return put_back
+
+
+def _saved(store: ObjectStore, keys: Iterable[str]) -> dict[str, bytes]:
+    saved = {}
+    for key in keys:
+        with suppress(NotFound):
+            saved[key] = store.get_bytes(key)
+    return saved
+
+
+def _put(store: ObjectStore, objects: Mapping[str, bytes]) -> None:
+    for key, data in objects.items():
+        store.put_if(key, data, version="")
 
 
 def _forget_checkpoints(store: ObjectStore, references: References, gone: Sequence[ArtifactName]) -> None:
@@ -181,8 +263,12 @@ def _check_unfinished(references: References, target: ArtifactName, gone: set[Ar
     )
 
 
-def _unneeded(references: References, target: ArtifactName, gone: set[ArtifactName]) -> set[ArtifactName]:
+def _unneeded(
+    references: References, target: ArtifactName, gone: set[ArtifactName], owners: Collection[str]
+) -> tuple[set[ArtifactName], set[ArtifactName]]:
     """What the deleted studies and evaluations were made of, and nothing that stays refers to.
+
+    What others than the owners asked for stays. What of it these asked for as well is returned second.
 
     Of the study that is to be deleted that is all it made; of other studies and of evaluations only trials: whoever
     deletes an adapter does not mean the other adapters of its studies.
@@ -199,6 +285,8 @@ def _unneeded(references: References, target: ArtifactName, gone: set[ArtifactNa
         if name.collection == EVALUATIONS:
             candidates |= {item for item in references.mentioned_by(name) if item.collection == TRIALS}
     candidates -= gone
+    kept = {name for name in candidates if references.owners_of(name) - set(owners)}
+    candidates -= kept
     while True:
         stays = [item for item in references.resources.values() if item.name not in gone | candidates]
         needed = _needed(references, candidates, stays)
@@ -206,9 +294,10 @@ def _unneeded(references: References, target: ArtifactName, gone: set[ArtifactNa
             break
         candidates -= needed
     # Features and reconstructions are of the splits and image sets that go.
-    return candidates | {
+    unneeded = candidates | {
         name for name in references.refer_to(gone | candidates) if name.collection in INTERNAL and name not in gone
     }
+    return unneeded, {name for name in kept if not references.owners_of(name).isdisjoint(owners)}
 
 
 def _needed(references: References, candidates: set[ArtifactName], stays: Sequence[Resource]) -> set[ArtifactName]:

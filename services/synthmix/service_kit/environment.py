@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from synthmix.service_kit.errors import FailedPrecondition
+from synthmix.service_kit.tokens import StaticTokens, static_tokens
 
 ADAPTER_TRAINING = "adapter-training"
 IMAGE_SYNTHESIS = "image-synthesis"
@@ -116,13 +117,17 @@ class KubernetesSettings:
     Attributes:
         namespace: SynthMix's own.
         audience: Callers may show tokens of the cluster that are meant for this audience.
-        role_prefix: The ClusterRoles for callers are {role_prefix}-viewer and {role_prefix}-editor.
+        services_audience: The services show one another tokens of the cluster that are meant for this one.
+        service_accounts: Whose tokens those are, as users of the cluster: they say for whom they ask; nobody else may.
+        role_prefix: The ClusterRoles for callers are {role_prefix}-viewer, -editor and -admin.
         ray_cluster: The RayCluster whose worker groups `synthmix scale` changes.
         worker_deployment_prefix: Instead of a RayCluster, workers are the Deployments {prefix}-{service}.
     """
 
     namespace: str = ""
     audience: str = ""
+    services_audience: str = ""
+    service_accounts: frozenset[str] = frozenset()
     role_prefix: str = "synthmix"
     ray_cluster: str = ""
     worker_deployment_prefix: str = ""
@@ -142,12 +147,12 @@ class ServerSettings:
 
     Attributes:
         tls: Without it, what callers send can be read on its way.
-        token: The bearer token that the services show to one another, and that any caller may show.
+        tokens: What any caller may show.
     """
 
     listen: str
     metrics_listen: str
-    token: str = field(repr=False)
+    tokens: StaticTokens
     kubernetes: KubernetesSettings = KubernetesSettings()
     tls: ServerTls | None = None
 
@@ -179,7 +184,7 @@ def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettin
     return ServerSettings(
         listen=environment.get("SYNTHMIX_LISTEN", "0.0.0.0:50051"),
         metrics_listen=environment.get("SYNTHMIX_METRICS_LISTEN", "0.0.0.0:9090"),
-        token=required(environment, "SYNTHMIX_TOKEN"),
+        tokens=static_tokens(environment),
         kubernetes=kubernetes_settings(environment),
         tls=server_tls(environment),
     )
@@ -216,6 +221,8 @@ def kubernetes_settings(environment: Mapping[str, str] = os.environ) -> Kubernet
     return KubernetesSettings(
         namespace=required(environment, "SYNTHMIX_NAMESPACE"),
         audience=audience,
+        services_audience=environment.get("SYNTHMIX_SERVICES_AUDIENCE", ""),
+        service_accounts=frozenset(filter(None, environment.get("SYNTHMIX_SERVICE_ACCOUNTS", "").split(","))),
         role_prefix=environment.get("SYNTHMIX_ROLE_PREFIX") or KubernetesSettings.role_prefix,
         ray_cluster=ray_cluster,
         worker_deployment_prefix=worker_deployment_prefix,

@@ -1,4 +1,4 @@
-"""What surrounds every gRPC method: metrics outermost, then errors, then authentication, then decoding.
+"""What surrounds every gRPC method: metrics and audit outermost, then errors, then authentication, then decoding.
 
 Unary and streaming handlers alike: a streaming handler's errors come out of its generator, so the wrapping is around
 the iteration, not around the call.
@@ -10,19 +10,22 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_status import rpc_status
 
-from synthmix.service_kit import incidents, metrics
-from synthmix.service_kit.authentication import KubernetesReviews, authenticate
+from synthmix.service_kit import audit, incidents, metrics
+from synthmix.service_kit.authentication import KubernetesReviews, authenticate, is_read
 from synthmix.service_kit.blocking_calls import begin_call
 from synthmix.service_kit.errors import Internal, InvalidArgument, SynthMixError, Unimplemented, to_status
 from synthmix.service_kit.open_streams import OpenStreams
+from synthmix.service_kit.owners import set_administration
 from synthmix.service_kit.requesters import requester_of, set_requester
 from synthmix.service_kit.storage_space import disk_full, says_full
+from synthmix.service_kit.tokens import StaticTokens
 
 # A probe carries no token, and what a server offers is no secret.
 OPEN_SERVICES = (
@@ -35,10 +38,10 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandl
 
 
 def interceptors(
-    service: str, token: str, reviews: KubernetesReviews | None = None
+    service: str, tokens: StaticTokens, reviews: KubernetesReviews | None = None
 ) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors of a server."""
-    return [_Surround(service, token, reviews)]
+    return [_Surround(service, tokens, reviews)]
 
 
 class _Surround(grpc.aio.ServerInterceptor):
@@ -49,9 +52,9 @@ class _Surround(grpc.aio.ServerInterceptor):
     called: inside what surrounds it, and so after authentication.
     """
 
-    def __init__(self, service: str, token: str, reviews: KubernetesReviews | None):
+    def __init__(self, service: str, tokens: StaticTokens, reviews: KubernetesReviews | None):
         self._service = service
-        self._token = token
+        self._tokens = tokens
         self._reviews = reviews
         self._open_streams = OpenStreams()
 
@@ -67,11 +70,12 @@ class _Surround(grpc.aio.ServerInterceptor):
         decoded = _all_decoded if handler.request_streaming else _decoded
 
         async def answering(request: Any, context: Any) -> Any:
-            async with self._around(context, method, handler.response_streaming):
-                return await behaviour(decoded(request), context)
+            async with self._around(context, method, request, handler.response_streaming) as call:
+                call.response = await behaviour(decoded(request), context)
+                return call.response
 
         async def generating(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._around(context, method, handler.response_streaming):
+            async with self._around(context, method, request, handler.response_streaming):
                 async for response in behaviour(decoded(request), context):
                     yield response
 
@@ -84,22 +88,26 @@ class _Surround(grpc.aio.ServerInterceptor):
         )
 
     @asynccontextmanager
-    async def _around(self, context: Any, method: str, streams: bool) -> AsyncIterator[None]:
+    async def _around(self, context: Any, method: str, request: Any, streams: bool) -> AsyncIterator[audit.Call]:
         begin_call(method, context.time_remaining())
+        metadata = tuple(context.invocation_metadata() or ())
         is_open = method.split("/")[1] in OPEN_SERVICES
-        async with _counted(self._service, context, method), _errors_mapped(context, method):
+        call = audit.begin(method, metadata, request, is_change=not is_open and not is_read(method))
+        async with _counted(self._service, context, call), _errors_mapped(context, call):
             if not is_open:
-                metadata = tuple(context.invocation_metadata() or ())
                 shown = dict(metadata).get("authorization", "")
-                user = await authenticate(shown, method, self._token, self._reviews)
+                identity = await authenticate(shown, method, self._tokens, self._reviews)
                 # Each call is a task with a context of its own, so that there is nothing to put back.
-                set_requester(requester_of(metadata, user))
+                requester = requester_of(metadata, identity.name, names_others=identity.names_others)
+                call.caller, call.owner = identity.name, requester.owner
+                set_requester(requester)
+                set_administration(identity.administration)
             with self._open_streams.another(method, context.peer()) if is_open and streams else nullcontext():
-                yield
+                yield call
 
 
 @asynccontextmanager
-async def _counted(service: str, context: Any, method: str) -> AsyncIterator[None]:
+async def _counted(service: str, context: Any, call: audit.Call) -> AsyncIterator[None]:
     start_s = time.perf_counter()
     failure = grpc.StatusCode.OK
     try:
@@ -114,18 +122,23 @@ async def _counted(service: str, context: Any, method: str) -> AsyncIterator[Non
             code = next(item for item in grpc.StatusCode if item.value[0] == code)
         if code == grpc.StatusCode.OK:
             code = failure
-        metrics.REQUESTS.labels(service, method, code.name).inc()
-        metrics.REQUEST_SECONDS.labels(service, method).observe(time.perf_counter() - start_s)
+        metrics.REQUESTS.labels(service, call.method, code.name).inc()
+        metrics.REQUEST_SECONDS.labels(service, call.method).observe(time.perf_counter() - start_s)
+        call.write(code.name)
 
 
 @asynccontextmanager
-async def _errors_mapped(context: Any, method: str) -> AsyncIterator[None]:
+async def _errors_mapped(context: Any, call: audit.Call) -> AsyncIterator[None]:
     try:
         yield
     except (grpc.aio.AbortError, grpc.RpcError):
         raise
     except Exception as error:
-        await context.abort_with_status(rpc_status.to_status(to_status(_shown_as(error, context, method))))
+        shown = _shown_as(error, context, call.method)
+        if call.is_change:
+            shown = copy(shown)  # what is remembered of a token is raised again
+            shown.metadata["request_id"] = call.request_id
+        await context.abort_with_status(rpc_status.to_status(to_status(shown)))
 
 
 def _shown_as(error: Exception, context: Any, method: str) -> SynthMixError:

@@ -10,10 +10,12 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
+from google.protobuf.message import Message
 
-from synthmix.service_kit import metrics, open_operations, pages
+from synthmix.service_kit import metrics, open_operations, owners, pages
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifacts import MANIFEST
+from synthmix.service_kit.deletion import leave
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     ResourceExhausted,
@@ -21,11 +23,12 @@ from synthmix.service_kit.errors import (
     invalid_field,
 )
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_hosts import Hosts
 from synthmix.service_kit.operation_index import Created, OperationIndex
 from synthmix.service_kit.ray_connection import RayConnection
-from synthmix.service_kit.requesters import current_requester
-from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.requesters import Requester, current_requester
+from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.stored_records import read_each
 
 log = logging.getLogger(__name__)
@@ -83,7 +86,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         name = OperationName(self.service, operation_id)
         await self._wait_for_cancellation(name)
         record = await asyncio.to_thread(self._record, name, kind, target, request)
-        operation = await asyncio.to_thread(self._answer, record)
+        operation = await asyncio.to_thread(self._answer_to, current_requester(), record)
         if not operation.done:
             self._new.set()
         return operation
@@ -181,32 +184,71 @@ class Operations(operations_pb2_grpc.OperationsServicer):
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        return await asyncio.to_thread(self.read, OperationName.parse(request.name))
+        return await self._read_for_caller(OperationName.parse(request.name))
+
+    async def _read_for_caller(self, name: OperationName) -> operations_pb2.Operation:
+        caller = current_requester()
+
+        return await asyncio.to_thread(lambda: self._answer_to(caller, records.read_record(self._store, name)))
+
+    def _answer_to(
+        self,
+        caller: Requester,
+        record: records.OperationRecord,
+        queue: Mapping[OperationName, int] | None = None,
+    ) -> operations_pb2.Operation:
+        """With who asked for it and for what it made, and whether it is to stop."""
+
+        def resource(name: str, request: dict[str, Any]) -> Message:
+            asked = owners.owners_of(self._store, ArtifactName.parse(name, field="name"))
+            message: Message = owners.show(self._resource(name, request), asked, caller.owner)
+            return message
+
+        # A study asks for each of its steps twice a second, and shows them to nobody.
+        shown = not caller.study
+        operation = self._answer(record, queue, resource if shown else self._resource)
+        metadata = metadata_of(operation)
+        if shown:
+            owners.show(metadata, self._owners(record), caller.owner)
+        metadata.cancel_requested = not operation.done and open_operations.cancellation_requested(self._store, record)
+        operation.metadata.Pack(metadata)
+        return operation
+
+    def _owners(self, record: records.OperationRecord) -> frozenset[str]:
+        """Those of what it makes; of an import, of which only the work tells that, who asked for it."""
+        if record.target:
+            return owners.owners_of(self._store, ArtifactName.parse(record.target, field="target"))
+        return frozenset(filter(None, [record.requested_by.owner]))
 
     def read(self, name: OperationName) -> operations_pb2.Operation:
         """The operation as it stands now. Raises NotFound, FailedPrecondition."""
         return self._answer(records.read_record(self._store, name))
 
     def _answer(
-        self, record: records.OperationRecord, queue: Mapping[OperationName, int] | None = None
+        self,
+        record: records.OperationRecord,
+        queue: Mapping[OperationName, int] | None = None,
+        resource: records.Resource | None = None,
     ) -> operations_pb2.Operation:
         def queued() -> str:
             before = open_operations.read_queue(self._store, self.service) if queue is None else queue
             return open_operations.said_of_queued(before.get(record.name))
 
-        return records.read_operation(self._store, record, self._resource, queued)
+        return records.read_operation(self._store, record, resource or self._resource, queued)
 
     async def ListOperations(
         self, request: operations_pb2.ListOperationsRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.ListOperationsResponse:
         """The newest first. What this version cannot read is named as unreachable."""
 
+        caller = current_requester()
+
         def read() -> operations_pb2.ListOperationsResponse:
             times = {name: created.time for name, created in self.index.read().items()}
             page, token = pages.newest_first(times, request.page_size, request.page_token)
             queue = open_operations.read_queue(self._store, self.service)
             operations, unreachable = read_each(
-                page, lambda name: self._answer(records.read_record(self._store, name), queue)
+                page, lambda name: self._answer_to(caller, records.read_record(self._store, name), queue)
             )
             return operations_pb2.ListOperationsResponse(
                 operations=operations, next_page_token=token, unreachable=unreachable
@@ -217,16 +259,26 @@ class Operations(operations_pb2_grpc.OperationsServicer):
     async def CancelOperation(
         self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext
     ) -> empty_pb2.Empty:
-        """Asks the operation to stop; it ends as CANCELLED in seconds. Cancelling a finished one changes nothing."""
+        """Asks the operation to stop; it ends as CANCELLED in seconds. Cancelling a finished one changes nothing.
+
+        One that others asked for as well goes on for them: that the caller asked for it is forgotten.
+        """
         name = OperationName.parse(request.name)
 
-        def cancel() -> None:
+        def cancel(caller: owners.Caller) -> None:
             record = records.read_record(self._store, name)
-            if records.find_result(self._store, record) is None:
-                open_operations.request_cancellation(self._store, record)
-                open_operations.make_sure(self._store, record)
+            if records.find_result(self._store, record) is not None:
+                return
+            asked = self._owners(record)
+            caller.check(name, asked)
+            own = caller.acts_for(asked)
+            if asked - own:
+                leave(self._store, ArtifactName.parse(record.target, field="target"), own)
+                return
+            open_operations.request_cancellation(self._store, record)
+            open_operations.make_sure(self._store, record)
 
-        await asyncio.to_thread(cancel)
+        await owners.as_owner(cancel)
         self._new.set()
         return empty_pb2.Empty()
 
@@ -244,7 +296,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         while True:
             operation = await asyncio.to_thread(self.read, name)
             if operation.done or time.monotonic() >= deadline_s:
-                return operation
+                return await self._read_for_caller(name)
             await asyncio.sleep(POLL_SECONDS)
 
     async def DeleteOperation(
@@ -253,16 +305,21 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         """Forgets a finished operation. What it made stays."""
         name = OperationName.parse(request.name)
 
-        def delete() -> None:
+        def delete(caller: owners.Caller) -> None:
             record = records.read_record(self._store, name)
+            asked = self._owners(record)
+            caller.check(name, asked)
             result = records.find_result(self._store, record)
             if result is None:
                 raise FailedPrecondition(f"{record.name} is not finished; cancel it first", reason="OPERATION_RUNNING")
+            others = asked - caller.acts_for(asked)
+            if others and not caller.administers:
+                raise caller.denied(f"{name} is also the operation of {owners.said_of(others)}")
             self._store.delete_prefix(f"{name}/")
             if not self._stands(result):  # lists of what was made go by the index
                 self.index.remove(name, Created(record.create_time, record.kind))
 
-        await asyncio.to_thread(delete)
+        await owners.as_owner(delete)
         return empty_pb2.Empty()
 
     @property

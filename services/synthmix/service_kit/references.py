@@ -19,6 +19,7 @@ from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import NotFound
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import REQUEST, RESULT
+from synthmix.service_kit.owners import all_owners
 from synthmix.service_kit.resource_names import COLLECTIONS, SPLITS, STUDIES, ArtifactName, OperationName
 
 READS_AT_ONCE = 16
@@ -50,10 +51,15 @@ class References:
     Attributes:
         resources: By name.
         unfinished: What each operation that has not ended mentions, with its own id: that of what it makes.
+        owners: Who asked for each, where anybody did.
     """
 
     resources: Mapping[ArtifactName, Resource]
     unfinished: Mapping[OperationName, frozenset[str]] = field(default_factory=dict)
+    owners: Mapping[ArtifactName, frozenset[str]] = field(default_factory=dict)
+
+    def owners_of(self, name: ArtifactName) -> frozenset[str]:
+        return self.owners.get(name, frozenset())
 
     @cached_property
     def _providers(self) -> dict[str, set[ArtifactName]]:
@@ -128,7 +134,7 @@ def read_references(store: ObjectStore) -> References:
             if known is None
             else replace(known, mentions=known.mentions | mentions)
         )
-    return References(resources, unfinished)
+    return References(resources, unfinished, all_owners(store))
 
 
 def unfinished_operations(store: ObjectStore) -> dict[OperationName, str]:

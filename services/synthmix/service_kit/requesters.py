@@ -8,9 +8,10 @@ from typing import Any
 from synthmix.service_kit.error_limits import bounded_text
 
 LOCAL = "local"
-OWNER_KEY = "x-synthmix-owner"
+"""The owner of everything where there is nobody to tell apart."""
+OWNER_KEY = "x-synthmix-owner-bin"
 STUDY_KEY = "x-synthmix-study"
-LONGEST_NAME_BYTES = 256
+LONGEST_STUDY_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Requester:
     """Who asked.
 
     Attributes:
-        owner: The caller, such as a user of the Kubernetes cluster; `local` where there is nobody to tell apart.
+        owner: The caller, such as a user of the Kubernetes cluster; `local` where there is nobody to tell apart; "" if
+            it is nobody in particular.
         study: The study whose step it is, or "".
     """
 
@@ -30,20 +32,22 @@ class Requester:
         """By what it takes its turn."""
         return self.owner, self.study
 
-    def metadata(self) -> list[tuple[str, str]]:
+    def metadata(self) -> list[tuple[str, Any]]:
         """What a service that asks another one for this requester sends along."""
-        named = [(OWNER_KEY, self.owner), (STUDY_KEY, self.study)]
-        return [(key, value) for key, value in named if value and value.isascii() and value.isprintable()]
+        # Whole and in any alphabet: what is made belongs to the owner.
+        owner: list[tuple[str, Any]] = [(OWNER_KEY, self.owner.encode())] if self.owner else []
+        is_sendable = self.study.isascii() and self.study.isprintable()
+        return [*owner, (STUDY_KEY, self.study)] if self.study and is_sendable else owner
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Any) -> "Requester":
-        """Whatever a record says: one that says nothing was asked for by `local`."""
+        """Whatever a record says: one that says nothing was asked for by nobody in particular."""
         if not isinstance(value, Mapping):
-            return cls()
-        return cls(str(value.get("owner") or LOCAL), str(value.get("study") or ""))
+            return cls("")
+        return cls(str(value.get("owner") or ""), str(value.get("study") or ""))
 
 
 _current: ContextVar[Requester] = ContextVar("requester")
@@ -59,14 +63,16 @@ def set_requester(requester: Requester) -> None:
     _current.set(requester)
 
 
-def requester_of(metadata: Iterable[tuple[str, Any]] | None, user: str | None) -> Requester:
+def requester_of(metadata: Iterable[tuple[str, Any]] | None, caller: str, *, names_others: bool) -> Requester:
     """Whom a call is made for.
 
     Args:
         metadata: The call's.
-        user: Whom the caller's token belongs to, or None if it is the services' own: a service says for whom it asks,
-            and nobody else may.
+        caller: Whom the caller's token belongs to.
+        names_others: Whether the caller is one of our services, which says for whom it asks; nobody else may.
     """
-    said = {key: bounded_text(value, LONGEST_NAME_BYTES) for key, value in metadata or () if isinstance(value, str)}
-    owner = user if user is not None else said.get(OWNER_KEY, "")
-    return Requester(owner or LOCAL, said.get(STUDY_KEY, ""))
+    said = dict(metadata or ())
+    owner, study = said.get(OWNER_KEY), said.get(STUDY_KEY)
+    if names_others:
+        caller = owner.decode(errors="backslashreplace") if isinstance(owner, bytes) else ""
+    return Requester(caller, bounded_text(study, LONGEST_STUDY_BYTES) if isinstance(study, str) else "")

@@ -68,7 +68,7 @@ async def serve(
     """
     asyncio.get_running_loop().set_default_executor(CallThreads())
     reviews = await kubernetes_reviews(settings)
-    server = grpc.aio.server(interceptors=interceptors(service, settings.token, reviews), options=SERVER_OPTIONS)
+    server = grpc.aio.server(interceptors=interceptors(service, settings.tokens, reviews), options=SERVER_OPTIONS)
     for servicer in servicers:
         servicer.add(servicer.implementation, server)
     health_servicer = health.aio.HealthServicer()
@@ -133,7 +133,14 @@ async def kubernetes_reviews(settings: ServerSettings) -> KubernetesReviews | No
     if not kubernetes.audience:
         return None
     api = await asyncio.to_thread(kubernetes_api.connect)
-    return KubernetesReviews(api, kubernetes.audience, kubernetes.namespace, kubernetes.role_prefix)
+    return KubernetesReviews(
+        api,
+        kubernetes.audience,
+        kubernetes.namespace,
+        kubernetes.role_prefix,
+        services_audience=kubernetes.services_audience,
+        service_accounts=kubernetes.service_accounts,
+    )
 
 
 def run(service: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:

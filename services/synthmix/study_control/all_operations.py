@@ -7,7 +7,9 @@ import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
 
+from synthmix.service_kit.audit import REQUEST_ID_KEY, current_request_id
 from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.requesters import OWNER_KEY, STUDY_KEY
 from synthmix.service_kit.resource_names import OperationName, service_of_parent
 from synthmix.service_kit.server import Servicer
 from synthmix.service_kit.tls import service_credentials
@@ -15,6 +17,7 @@ from synthmix.service_kit.transport import error_of, open_async_channel
 
 # Above the service's own longest wait, for a caller that sets no deadline.
 LONGEST_CALL_SECONDS = 660.0
+FORWARDED = ("authorization", OWNER_KEY, STUDY_KEY)
 
 
 class AllOperations(operations_pb2_grpc.OperationsServicer):
@@ -23,13 +26,11 @@ class AllOperations(operations_pb2_grpc.OperationsServicer):
     Args:
         own: Study control's.
         addresses: Of each other service, host:port.
-        token: The services' own.
     """
 
-    def __init__(self, own: Operations, addresses: Mapping[str, str], token: str):
+    def __init__(self, own: Operations, addresses: Mapping[str, str]):
         self._own = own
         self._addresses = dict(addresses)
-        self._token = token
         # Made when first needed: an asyncio channel belongs to the loop that runs.
         self._channels: dict[str, grpc.aio.Channel] = {}
 
@@ -66,7 +67,11 @@ class AllOperations(operations_pb2_grpc.OperationsServicer):
             return await call(
                 request,
                 timeout=min(context.time_remaining() or LONGEST_CALL_SECONDS, LONGEST_CALL_SECONDS),
-                metadata=(("authorization", f"Bearer {self._token}"),),
+                # In the caller's own name: it is for the other service to say what they may.
+                metadata=[
+                    *(item for item in context.invocation_metadata() or () if item[0] in FORWARDED),
+                    (REQUEST_ID_KEY, current_request_id()),
+                ],
             )
         except grpc.aio.AioRpcError as error:
             raise error_of(error, service, address) from None

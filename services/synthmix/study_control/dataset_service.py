@@ -9,7 +9,7 @@ from google.longrunning import operations_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.service_kit import deletion as deletions
-from synthmix.service_kit import pages
+from synthmix.service_kit import owners, pages
 from synthmix.service_kit.artifacts import read_manifest, times_of_artifacts
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.environment import STUDY_CONTROL
@@ -18,6 +18,7 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.requesters import current_requester
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName, OperationName
 from synthmix.service_kit.stored_records import read_each
 from synthmix.study_control import datasets
@@ -35,7 +36,8 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
         self, request: datasets_pb2.CreateDatasetRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         # What callers wrote is read beside the event loop, which all requests share.
-        canonical = await asyncio.to_thread(datasets.import_request, request)
+        owner = current_requester().owner
+        canonical = await asyncio.to_thread(datasets.import_request, request, owner)
         left_out = await asyncio.to_thread(datasets.left_out_of, request)
         upload = await asyncio.to_thread(self._store.stat, request.upload)
         if upload is None:
@@ -57,12 +59,13 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
             },
         )
         if operation.done:
-            return await asyncio.to_thread(self._named_again, request, operation, operation_id, left_out)
+            return await asyncio.to_thread(self._named_again, request, owner, operation, operation_id, left_out)
         return operation
 
     def _named_again(
         self,
         request: datasets_pb2.CreateDatasetRequest,
+        owner: str,
         operation: operations_pb2.Operation,
         operation_id: str,
         left_out: list[dict[str, Any]],
@@ -74,25 +77,43 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
             datasets.check_layout(account, accept_layout=request.accept_layout)
             account = datasets.with_left_out(account, left_out)
         name = request.dataset.display_name
-        datasets.claim_name(self._store, name, target, account=account, replace=request.replace_display_name)
-        operation.response.Pack(datasets.get_dataset(self._store, name))
+        owners.claim(self._store, target, owner)
+        datasets.claim_name(self._store, owner, name, target, account=account, replace=request.replace_display_name)
+        shown = datasets.get_dataset(self._store, name, owner=owner)
+        operation.response.Pack(self._with_owners(shown, owner))
         return operation
 
     async def GetDataset(
         self, request: datasets_pb2.GetDatasetRequest, context: grpc.aio.ServicerContext
     ) -> datasets_pb2.Dataset:
-        return await asyncio.to_thread(datasets.get_dataset, self._store, request.name, field="name")
+        caller = current_requester().owner
+
+        def read() -> datasets_pb2.Dataset:
+            found = datasets.get_dataset(self._store, request.name, owner=caller, field="name")
+            return self._with_owners(found, caller)
+
+        return await asyncio.to_thread(read)
+
+    def _with_owners(self, dataset: datasets_pb2.Dataset, caller: str) -> datasets_pb2.Dataset:
+        name = ArtifactName.parse(dataset.name, field="name")
+        shown: datasets_pb2.Dataset = owners.show(dataset, owners.owners_of(self._store, name), caller)
+        return shown
 
     async def ListDatasets(
         self, request: datasets_pb2.ListDatasetsRequest, context: grpc.aio.ServicerContext
     ) -> datasets_pb2.ListDatasetsResponse:
+        caller = current_requester().owner
+
         def read() -> datasets_pb2.ListDatasetsResponse:
             times = times_of_artifacts(self._store, DATASETS)
             found, token = pages.newest_first(times, request.page_size, request.page_token)
             names = datasets.display_names(self._store)
-            shown, unreachable = read_each(
-                found, lambda name: datasets.dataset_message(self._store, read_manifest(self._store, name), names)
-            )
+
+            def read_one(name: ArtifactName) -> datasets_pb2.Dataset:
+                manifest = read_manifest(self._store, name)
+                return self._with_owners(datasets.dataset_message(self._store, manifest, names, owner=caller), caller)
+
+            shown, unreachable = read_each(found, read_one)
             return datasets_pb2.ListDatasetsResponse(datasets=shown, next_page_token=token, unreachable=unreachable)
 
         return await asyncio.to_thread(read)
@@ -100,21 +121,26 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
     async def DeleteDataset(
         self, request: datasets_pb2.DeleteDatasetRequest, context: grpc.aio.ServicerContext
     ) -> artifacts_pb2.Deletion:
-        def delete() -> artifacts_pb2.Deletion:
-            target = datasets.resolve_dataset(self._store, request.name, field="name")
-            deletion = deletions.delete(self._store, target, force=request.force, validate_only=request.validate_only)
+        def delete(caller: owners.Caller) -> artifacts_pb2.Deletion:
+            target = datasets.resolve_dataset(self._store, request.name, owner=caller.name, field="name")
+            deletion = deletions.delete(
+                self._store, target, caller=caller, force=request.force, validate_only=request.validate_only
+            )
             if not request.validate_only:
-                datasets.release_names(self._store, target)
-                datasets.forget_imports(self._store, target)
+                datasets.release_names(self._store, target, deletion.owners)
+                datasets.forget_imports(self._store, target, deletion.owners)
             return deletion.message()
 
-        return await asyncio.to_thread(delete)
+        return await owners.as_owner(delete)
 
     async def DeleteDatasetImages(
         self, request: datasets_pb2.DeleteDatasetImagesRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        def plan() -> tuple[Removal, dict[str, Any]]:
-            dataset = datasets.find_dataset(self._store, request.name, field="name")
+        def plan(caller: owners.Caller) -> tuple[Removal, dict[str, Any]]:
+            dataset = datasets.find_dataset(self._store, request.name, owner=caller.name, field="name")
+            others = owners.owners_of(self._store, dataset.name) - {caller.name}
+            if others and not caller.administers:  # the images go for all who asked for the dataset
+                raise caller.denied(f"{dataset.name} belongs to {owners.said_of(others)} too")
             removal = plan_removal(self._store, dataset, request.images, request.groups)
             asked = {
                 "dataset": dataset.name.id,
@@ -124,20 +150,22 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
                 "skip_grace_period": request.skip_grace_period,
             }
             by = OperationName(STUDY_CONTROL, digest_of(asked))
-            deletions.delete(self._store, dataset.name, force=request.force, validate_only=True, by=by)
+            caller = owners.EVERYONE if caller.administers else caller
+            deletions.delete(self._store, dataset.name, caller=caller, force=request.force, validate_only=True, by=by)
             return removal, asked
 
-        removal, asked = await asyncio.to_thread(plan)
+        removal, asked = await owners.as_owner(plan)
         reduced = removal.reduced
         if request.validate_only:
-            message = await asyncio.to_thread(datasets.dataset_message, self._store, reduced, {})
+            owner = current_requester().owner
+            message = await asyncio.to_thread(datasets.dataset_message, self._store, reduced, {}, owner=owner)
             return finished_operation(message, target=str(reduced.name))
         return await self._operations.start(digest_of(asked), DATASETS, str(reduced.name), {"removal": asked})
 
     async def CreateSplit(
         self, request: datasets_pb2.CreateSplitRequest, context: grpc.aio.ServicerContext
     ) -> datasets_pb2.Split:
-        return await asyncio.to_thread(datasets.create_split, self._store, request.split)
+        return await asyncio.to_thread(datasets.create_split, self._store, request.split, current_requester().owner)
 
     async def GetSplit(
         self, request: datasets_pb2.GetSplitRequest, context: grpc.aio.ServicerContext

@@ -1,5 +1,7 @@
 """What requests about datasets and splits mean, and their resources as messages."""
 
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from synthmix.api.datasets.v1 import datasets_pb2
@@ -22,16 +24,20 @@ from synthmix.service_kit.artifacts import MANIFEST, Manifest, list_artifacts, r
 from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import (
     AlreadyExists,
+    InvalidArgument,
     NotFound,
     check_choice,
     check_range,
     did_you_mean,
     invalid_field,
+    listing,
     missing_field,
 )
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import REQUEST, RESULT
+from synthmix.service_kit.owners import key_of_owner, owner_of_key, said_of
 from synthmix.service_kit.references import unfinished_operations
+from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import (
     DATASETS,
     PARTS,
@@ -54,8 +60,8 @@ _NAMES = "dataset-names/"
 _NAMES_SCHEMA = 1
 
 
-def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]:
-    """The canonical request of an import. Raises InvalidArgument."""
+def import_request(request: datasets_pb2.CreateDatasetRequest, owner: str) -> dict[str, Any]:
+    """The canonical request of an import, which is its owner's as its name is. Raises InvalidArgument."""
     dataset = request.dataset
     check_display_name("dataset.display_name", dataset.display_name)
     rule = check_rule(dataset.group_rule)
@@ -79,6 +85,7 @@ def import_request(request: datasets_pb2.CreateDatasetRequest) -> dict[str, Any]
             "white_level_rule": white_levels.RULE_VERSION,
         }
         | ({"pattern_syntax": group_patterns.SYNTAX} if rule == "pattern" else {})
+        | ({"owner": owner} if owner != LOCAL else {})
         | _pixels_request(dataset.pixels)
     )
 
@@ -151,25 +158,26 @@ def check_layout(account: dict[str, Any], *, accept_layout: bool) -> None:
 
 def claim_name(
     store: ObjectStore,
+    owner: str,
     display_name: str,
     dataset: ArtifactName,
     *,
     account: dict[str, Any] | None,
     replace: bool,
 ) -> None:
-    """Makes a display name mean a dataset, with the account of the import under this name.
+    """Makes a display name of the owner's mean a dataset, with the account of the import under this name.
 
     Raises AlreadyExists if it means another one that is there, and may not be replaced.
     """
-    key = _name_key(display_name)
+    key = _name_key(owner, display_name)
     value = {"dataset": str(dataset)} | ({"account": account} if account is not None else {})
     claimed = False
     while not claimed:  # again only if someone else claimed it since it was read
         holder, version = store.find_json_with_version(key)
-        others = holder is not None and holder["dataset"] != str(dataset)
+        others = holder is not None and holder["dataset"] != str(dataset) and not holder.get("released")
         if holder is not None and others and not replace and _exists(store, holder):
             raise AlreadyExists(
-                f"dataset.display_name: {display_name!r} is the name of {holder['dataset']}, which holds other images "
+                f"dataset.display_name: {display_name!r} is your name of {holder['dataset']}, which holds other images "
                 f"than the new {dataset}; choose another name, or pass --replace to move the name",
                 reason="DISPLAY_NAME_TAKEN",
                 metadata={"dataset": holder["dataset"]},
@@ -182,13 +190,15 @@ def _exists(store: ObjectStore, holder: dict[str, Any]) -> bool:
     return store.stat(f"{holder['dataset']}/{MANIFEST}") is not None
 
 
-def release_names(store: ObjectStore, dataset: ArtifactName) -> None:
-    """Leaves the names of a dataset that was deleted to others, without what its imports found.
+def release_names(store: ObjectStore, dataset: ArtifactName, owners: Collection[str]) -> None:
+    """Leaves the names that these owners have for a dataset to others, without what its imports found.
 
     What is left is not deleted but written over, and only as it was read: someone may be claiming the name right now.
     """
-    released = {"dataset": str(dataset)}
+    released = {"dataset": str(dataset), "released": True}
     for item in store.list(_NAMES):
+        if _owner_and_name(item.key)[0] not in owners:
+            continue
         holder, version = store.find_json_with_version(item.key)
         if holder is not None and holder["dataset"] == str(dataset) and holder != released:
             store.put_json_if(item.key, released, version=version)
@@ -217,17 +227,24 @@ def without_examples(left_out: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "examples"} for row in left_out]
 
 
-def forget_imports(store: ObjectStore, dataset: ArtifactName) -> None:
-    """Deletes what imports found in the sources of a dataset that was deleted, and the uploads that they were of."""
+def forget_imports(store: ObjectStore, dataset: ArtifactName, owners: Collection[str] | None) -> None:
+    """Deletes what imports found in the sources of a dataset that was deleted, and the uploads that they were of.
+
+    Args:
+        owners: Whose imports; None for everybody's.
+    """
     uploads = set()
     for item in store.list(f"{operations_of(STUDY_CONTROL)}/"):
         operation, leaf = OperationName.of_key(item.key)
         if leaf != RESULT or (store.find_json(item.key) or {}).get("target") != str(dataset):
             continue
+        record = store.find_json(f"{operation}/{REQUEST}") or {}
+        imported = record.get("request", {}).get("request", {})
+        if owners is not None and imported.get("owner", LOCAL) not in owners:
+            continue
         for key in (f"dataset-accounts/{operation.id}.json", f"dataset-accounts/{operation.id}.left-out.json"):
             store.delete(key)
-        record = store.find_json(f"{operation}/{REQUEST}") or {}
-        uploads.add(record.get("request", {}).get("request", {}).get("upload", ""))
+        uploads.add(imported.get("upload", ""))
     if uploads:
         wanted = "".join(unfinished_operations(store).values())
         for upload in uploads - {""}:
@@ -242,30 +259,50 @@ def _find_holder(store: ObjectStore, key: str) -> dict[str, Any] | None:
         return None if holder is None else holder | {"dataset": str(holder["dataset"])}
 
 
-def _name_key(display_name: str) -> str:
-    return f"{_NAMES}{display_name}.json"
+def _name_key(owner: str, display_name: str) -> str:
+    return f"{_NAMES}{display_name}/{key_of_owner(owner)}.json"
 
 
-def display_names(store: ObjectStore) -> dict[str, list[str]]:
+def _owner_and_name(key: str) -> tuple[str, str]:
+    name, _, owner = key.removeprefix(_NAMES).removesuffix(".json").partition("/")
+    return owner_of_key(owner), name
+
+
+@dataclass(frozen=True, order=True)
+class DisplayName:
+    """A dataset's name, and whose name for it that is."""
+
+    owner: str
+    name: str
+
+
+def display_names(store: ObjectStore) -> dict[str, list[DisplayName]]:
     """Resource name -> its display names, in their order."""
-    names: dict[str, list[str]] = {}
+    names: dict[str, list[DisplayName]] = {}
     held, _ = read_each((item.key for item in store.list(_NAMES)), lambda key: (key, _find_holder(store, key)))
     for key, holder in held:
-        if holder is not None:
-            names.setdefault(holder["dataset"], []).append(key.removeprefix(_NAMES).removesuffix(".json"))
+        if holder is not None and not holder.get("released"):
+            names.setdefault(holder["dataset"], []).append(DisplayName(*_owner_and_name(key)))
     return {dataset: sorted(held) for dataset, held in names.items()}
 
 
-def name_shown(names: dict[str, list[str]], dataset: ArtifactName, asked: str) -> str:
-    """The name that was asked for if it is the dataset's, else its first one, or "". `names` are display_names()."""
+def names_shown(names: Mapping[str, Sequence[DisplayName]], dataset: ArtifactName, owner: str) -> list[DisplayName]:
+    """What the owner calls a dataset; what others do if the owner has no name for it. `names` are display_names()."""
     held = names.get(str(dataset), [])
-    short = unqualified(DATASETS, asked)
-    return short if short in held else next(iter(held), "")
+    return [item for item in held if item.owner == owner] or list(held)
 
 
-def account_of_name(store: ObjectStore, dataset: Manifest, display_name: str) -> dict[str, Any]:
+def name_shown(
+    names: Mapping[str, Sequence[DisplayName]], dataset: ArtifactName, owner: str, asked: str
+) -> DisplayName | None:
+    """The name that was asked for if it is the dataset's, else its first one."""
+    shown, short = names_shown(names, dataset, owner), unqualified(DATASETS, asked)
+    return next((item for item in shown if item.name == short), shown[0] if shown else None)
+
+
+def account_of_name(store: ObjectStore, dataset: Manifest, shown: DisplayName | None) -> dict[str, Any]:
     """The account of the import under a name; of the first import if the name has none, or is not the dataset's."""
-    holder = _find_holder(store, _name_key(display_name)) if display_name else None
+    holder = _find_holder(store, _name_key(shown.owner, shown.name)) if shown else None
     known = holder["account"] if holder and holder["dataset"] == str(dataset.name) and "account" in holder else {}
     account = {"warnings": [], "left_out": [], "has_manifest": False} | dataset.summary | known
     rows = from_json(account["left_out"])
@@ -273,50 +310,74 @@ def account_of_name(store: ObjectStore, dataset: Manifest, display_name: str) ->
     return {"warnings": [*lost, *account["warnings"]], "left_out": rows}
 
 
-def find_dataset(store: ObjectStore, name: str, *, field: str) -> Manifest:
+def find_dataset(store: ObjectStore, name: str, *, owner: str, field: str) -> Manifest:
     """By datasets/{digest}, datasets/{display name}, or display name. Raises InvalidArgument or NotFound."""
-    return read_manifest(store, resolve_dataset(store, name, field=field))
+    return read_manifest(store, resolve_dataset(store, name, owner=owner, field=field))
 
 
-def resolve_dataset(store: ObjectStore, name: str, *, field: str) -> ArtifactName:
-    """As find_dataset, without reading the dataset."""
+def resolve_dataset(store: ObjectStore, name: str, *, owner: str, field: str) -> ArtifactName:
+    """As find_dataset, without reading the dataset. A name is the owner's, or that of the only other who has it."""
     short = unqualified(DATASETS, name)
     if is_id(short):
         return ArtifactName(DATASETS, short)
     check_display_name(field, short)
-    holder = _find_holder(store, _name_key(short))
-    if holder is None or not _exists(store, holder):
+    found = {}
+    for item in store.list(f"{_NAMES}{short}/"):
+        holder = _find_holder(store, item.key)
+        if holder is not None and not holder.get("released") and _exists(store, holder):
+            found[_owner_and_name(item.key)[0]] = ArtifactName.parse(
+                holder["dataset"], field=field, collection=DATASETS
+            )
+    if owner in found:
+        return found[owner]
+    if len(set(found.values())) > 1:
+        items = [f"{dataset}, of {said_of([who])}" for who, dataset in found.items()]
+        raise InvalidArgument(
+            f"{field}: {short!r} is the name of datasets of several owners, and of none of yours; say which one you "
+            f"mean by its datasets/{{digest}}{listing(items)}",
+            reason="DATASET_NAME_AMBIGUOUS",
+        )
+    if not found:
         there = {str(dataset) for dataset in list_artifacts(store, DATASETS)}
-        known = sorted(name for dataset, names in display_names(store).items() if dataset in there for name in names)
+        known = sorted(
+            {item.name for dataset, names in display_names(store).items() if dataset in there for item in names}
+        )
         raise NotFound(
             f"{field}: there is no dataset {short!r}; {did_you_mean(short, known)}import it with "
             f"`synthmix datasets import`, or use one of: {', '.join(known) or 'none yet'}",
             reason="DATASET_NOT_FOUND",
             metadata={"dataset": short},
         )
-    return ArtifactName.parse(holder["dataset"], field=field, collection=DATASETS)
+    return next(iter(found.values()))
 
 
-def get_dataset(store: ObjectStore, name: str, *, field: str = "dataset") -> datasets_pb2.Dataset:
-    return dataset_message(store, find_dataset(store, name, field=field), display_names(store), asked=name)
+def get_dataset(store: ObjectStore, name: str, *, owner: str, field: str = "dataset") -> datasets_pb2.Dataset:
+    manifest = find_dataset(store, name, owner=owner, field=field)
+    return dataset_message(store, manifest, display_names(store), owner=owner, asked=name)
 
 
 def dataset_message(
-    store: ObjectStore, manifest: Manifest, names: dict[str, list[str]], *, asked: str = ""
+    store: ObjectStore,
+    manifest: Manifest,
+    names: Mapping[str, Sequence[DisplayName]],
+    *,
+    owner: str,
+    asked: str = "",
 ) -> datasets_pb2.Dataset:
     """The resource that a manifest describes.
 
     Args:
         names: display_names().
+        owner: For whom it is shown, under their names if they have any.
         asked: The name that it was asked by: it is shown under this one of its names, with that import's account.
     """
     summary = manifest.summary
-    shown = name_shown(names, manifest.name, asked)
+    shown = name_shown(names, manifest.name, owner, asked)
     account = account_of_name(store, manifest, shown)
     message = datasets_pb2.Dataset(
         name=str(manifest.name),
-        display_name=shown,
-        display_names=names.get(str(manifest.name), []),
+        display_name=shown.name if shown else "",
+        display_names=dict.fromkeys(item.name for item in names_shown(names, manifest.name, owner)),
         group_rule=datasets_pb2.GroupRule(**summary["group_rule"]),
         simulated=summary["simulated"],
         image_count=summary["image_count"],
@@ -334,11 +395,11 @@ def dataset_message(
     return message
 
 
-def create_split(store: ObjectStore, request: datasets_pb2.Split) -> datasets_pb2.Split:
+def create_split(store: ObjectStore, request: datasets_pb2.Split, owner: str) -> datasets_pb2.Split:
     """The split that a request means: the one in storage, or a new one. Raises SynthMixError."""
     if not request.dataset:
         raise missing_field("split.dataset", "name a dataset; `synthmix datasets list` shows them")
-    dataset = find_dataset(store, request.dataset, field="split.dataset")
+    dataset = find_dataset(store, request.dataset, owner=owner, field="split.dataset")
     name = splitting.create_split(store, dataset, request.settings)
     return split_message(read_manifest(store, name))
 

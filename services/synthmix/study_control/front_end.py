@@ -77,7 +77,7 @@ async def start() -> None:
     )
     studies = StudyService(store, operations, open_step_services(), cluster)
     addresses = {service: service_address(service) for service in WORKER_SERVICES}
-    all_operations = AllOperations(operations, addresses, settings.token)
+    all_operations = AllOperations(operations, addresses)
     served = servicers(store, operations, studies, cluster, all_operations, import_bounds())
     start_sweeping(store, sweep_settings())
     await serve(STUDY_CONTROL, settings, served, [operations.keep_going])

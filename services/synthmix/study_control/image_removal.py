@@ -26,6 +26,7 @@ from synthmix.service_kit.environment import sweep_settings
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, invalid_field, missing_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_context import OperationContext
+from synthmix.service_kit.owners import EVERYONE, claim, owners_of
 from synthmix.service_kit.quantities import listed, plural
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
@@ -135,16 +136,19 @@ def run(context: OperationContext) -> ArtifactName:
             "synthmix.study_control.image_removal:write_reduced",
             [{"dataset": str(old), "sha256s": asked["sha256s"]}],
         )
+        for owner in owners_of(store, old):
+            claim(store, left, owner)
         delete(
             store,
             old,
+            caller=EVERYONE,
             force=asked["force"],
             validate_only=False,
             by=context.record.name,
             skip_grace_period=asked["skip_grace_period"],
         )
     datasets.pass_names_on(store, old, left)
-    datasets.forget_imports(store, old)
+    datasets.forget_imports(store, old, None)
     if asked["skip_grace_period"]:
         context.update(message="deleting files")
         sweep(store, sweep_settings())

@@ -105,8 +105,8 @@ class _Planner:
             )
 
 
-def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudySpec) -> StudySteps:
-    """Checks a specification against what exists and asks every service for its plan.
+def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudySpec, owner: str) -> StudySteps:
+    """Checks a specification, by an owner's names, against what exists and asks every service for its plan.
 
     The split is made and stored, since the plans build on it: an index of what the dataset holds, made in a second.
 
@@ -119,8 +119,8 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     specification.check_prompts(spec, problems)
     with problems, specification.study_terms({"split.settings": "split", "split.dataset": "dataset"}):
         if full.dataset:
-            dataset = datasets.get_dataset(store, full.dataset)
-            split = datasets.create_split(store, datasets_pb2.Split(dataset=dataset.name, settings=full.split))
+            dataset = datasets.get_dataset(store, full.dataset, owner=owner)
+            split = datasets.create_split(store, datasets_pb2.Split(dataset=dataset.name, settings=full.split), owner)
     faults = [violation.field for error in problems.found for violation in error.violations]
     if any(field.startswith(("dataset", "split", "mixtures", "adapters", "synthesis")) for field in faults):
         problems.raise_if_any()  # what follows builds on these

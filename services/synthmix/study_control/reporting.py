@@ -68,6 +68,7 @@ def collect(
     create_time: str,
     spec: dict[str, Any],
     split: str,
+    owner: str,
     adapters: Sequence[str],
     image_sets: Sequence[str],
     evaluation: str,
@@ -79,6 +80,7 @@ def collect(
         target: The study's name.
         create_time: When it was submitted, RFC 3339.
         spec: The study's specification in its canonical form.
+        owner: Whose study it is, and whose names of the dataset are shown.
         costs: For each step its display name, tasks, reused tasks and predicted seconds.
 
     Raises:
@@ -108,7 +110,7 @@ def collect(
     galleries, real_examples = gallery(store, train, {set_names[name]: name for name in image_sets})
     return page.ReportData(
         study=page.Study(message.name, target, datetime.fromisoformat(create_time), to_yaml(message)),
-        dataset=_dataset(store, dataset, split_manifest, message.dataset),
+        dataset=_dataset(store, dataset, split_manifest, owner, message.dataset),
         class_names=train.classes,
         base_model=", ".join(dict.fromkeys(item.summary["base_model"] for item in adapter_manifests)) or "none",
         adapters=tuple(_adapter(store, adapter_names[item.name.id], item) for item in adapter_manifests),
@@ -183,12 +185,12 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, shown_name: str) -> page.Dataset:
+def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, owner: str, asked: str) -> page.Dataset:
     [(rule, value)] = dataset.summary["group_rule"].items()
-    name = name_shown(display_names(store), dataset.name, shown_name)
-    account = account_of_name(store, dataset, name)
+    shown = name_shown(display_names(store), dataset.name, owner, asked)
+    account = account_of_name(store, dataset, shown)
     return page.Dataset(
-        display_name=name or shown_name,
+        display_name=shown.name if shown else asked,
         digest=dataset.name.id,
         simulated=dataset.summary["simulated"],
         group_rule=None if rule == "none" else f'{rule} "{value}"',

@@ -20,7 +20,7 @@ from synthmix.service_kit.resource_names import OperationName
 from synthmix.service_kit.tls import service_credentials
 from synthmix.service_kit.transport import UNARY_DEADLINE_S, error_of, open_channel
 
-PASSING_REASONS = ("OPERATION_CANCELLING", "TOO_MANY_OPERATIONS")
+PASSING_REASONS = ("OPERATION_CANCELLING", "TOO_MANY_OPERATIONS", "TOO_MANY_REVIEWS")
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,15 @@ class StepServices:
 
     Args:
         addresses: A gRPC target for each of WORKER_SERVICES; others are left alone.
-        token: The services' bearer token.
+        token: Gives what is shown to them now.
         requester: Whom operations are started for.
     """
 
-    def __init__(self, addresses: Mapping[str, str], token: str, requester: Requester | None = None):
+    def __init__(self, addresses: Mapping[str, str], token: Callable[[], str], requester: Requester | None = None):
         self._metadata = [] if requester is None else requester.metadata()
         self._addresses = {service: addresses[service] for service in WORKER_SERVICES}
         self._channels = {
-            address: open_channel(address, lambda: token, service_credentials())
-            for address in set(self._addresses.values())
+            address: open_channel(address, token, service_credentials()) for address in set(self._addresses.values())
         }
 
     def close(self) -> None:
@@ -127,7 +126,7 @@ def delaying(error: SynthMixError) -> SynthMixError:
     """Unavailable for a refusal that passes by itself; any other error as it is.
 
     These are an operation that is still being cancelled for another study, a token that was changed a moment ago, and
-    a service that has more operations than it takes.
+    a service that has more operations, or more callers whom it does not know yet, than it takes.
     """
     if isinstance(error, Unauthenticated) or error.reason in PASSING_REASONS:
         return Unavailable(error.message, reason=error.reason, metadata=error.metadata)

@@ -1,11 +1,12 @@
-"""What a study's name means: the studies that were submitted under it.
+"""What a study's name means: the studies that were submitted under it, by each owner.
 
-    study-names/{name}/{id}.json   when the study was last submitted under this name
+    study-names/{name}/{owner}.{id}.json   when the owner last submitted the study under this name
 
-One object a study: of two that are submitted at once, neither can overwrite the other.
+One object a study: of two that are submitted at once, neither can overwrite the other. A name is its owner's: others
+may have studies of the same name, and whoever has none of their own means theirs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -16,6 +17,7 @@ from synthmix.service_kit import open_operations, operation_records
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.owners import key_of_owner, owner_of_key
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName, OperationName
 from synthmix.service_kit.settings_messages import from_canonical
 
@@ -23,21 +25,46 @@ MOST_DIFFERENCES = 8
 LONGEST_VALUE = 60
 
 
-def claim(store: ObjectStore, name: str, study: ArtifactName) -> None:
-    """Records that the study is submitted under the name now."""
-    store.put_json(f"study-names/{name}/{study.id}.json", {"study": str(study), "time": operation_records.now()})
+def claim(store: ObjectStore, owner: str, name: str, study: ArtifactName) -> None:
+    """Records that the owner submits the study under the name now."""
+    store.put_json(
+        f"study-names/{name}/{key_of_owner(owner)}.{study.id}.json",
+        {"study": str(study), "time": operation_records.now()},
+    )
 
 
-def of_name(store: ObjectStore, name: str) -> dict[ArtifactName, str]:
-    """The studies that are there under a name, with the time at which each was last submitted: the latest first."""
-    found = []
-    for item in store.list(f"study-names/{name}/"):
+def of_name(store: ObjectStore, owner: str, name: str) -> dict[ArtifactName, str]:
+    """The studies that are there under a name, with the time at which each was last submitted: the latest first.
+
+    They are the owner's, or those of all others if the owner has none.
+    """
+    by_owner = by_owners(store, name)
+    if owner in by_owner:
+        return by_owner[owner]
+    times: dict[ArtifactName, str] = {}
+    for found in by_owner.values():
+        times |= {study: max(time, times.get(study, "")) for study, time in found.items()}
+    return dict(sorted(times.items(), key=lambda item: item[1], reverse=True))
+
+
+def by_owners(store: ObjectStore, name: str) -> dict[str, dict[ArtifactName, str]]:
+    """The same for each owner who has any."""
+    found: dict[str, list[tuple[str, ArtifactName]]] = {}
+    beginning = f"study-names/{name}/"
+    for item in store.list(beginning):
         value = store.find_json(item.key)
         if value is not None:
-            found.append((value["time"], ArtifactName.parse(value["study"], field="name", collection=STUDIES)))
+            owner = owner_of_key(item.key.removeprefix(beginning).rsplit(".", 2)[0])
+            study = ArtifactName.parse(value["study"], field="name", collection=STUDIES)
+            found.setdefault(owner, []).append((value["time"], study))
+    there = {owner: _there(store, sorted(studies, reverse=True)) for owner, studies in found.items()}
+    return {owner: studies for owner, studies in there.items() if studies}
+
+
+def _there(store: ObjectStore, studies: Iterable[tuple[str, ArtifactName]]) -> dict[ArtifactName, str]:
     return {
         study: time
-        for time, study in sorted(found, reverse=True)
+        for time, study in studies
         if find_manifest(store, study) is not None or operation_records.is_recorded(store, operation_of(study))
     }
 
@@ -58,15 +85,15 @@ def unfinished(store: ObjectStore) -> set[ArtifactName]:
     return {ArtifactName(STUDIES, name.id) for name, cancelled in opened.items() if not cancelled}
 
 
-def warnings(store: ObjectStore, name: str, study: ArtifactName, spec: Mapping[str, Any]) -> list[str]:
-    """What else goes on under a name, and how it differs.
+def warnings(store: ObjectStore, owner: str, name: str, study: ArtifactName, spec: Mapping[str, Any]) -> list[str]:
+    """What else of the owner's goes on under a name, and how it differs.
 
     Args:
         study: The study that is submitted under the name.
         spec: Its specification as its record has it: canonical.
     """
     said = []
-    for other in of_name(store, name):
+    for other in by_owners(store, name).get(owner, ()):
         record = operation_records.find_readable_record(store, operation_of(other))
         if other == study or record is None or not is_unfinished(store, other):
             continue

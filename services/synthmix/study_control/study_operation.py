@@ -5,7 +5,6 @@ is not is submitted again.
 """
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,11 +15,12 @@ from google.protobuf import json_format
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.service_kit import errors
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
-from synthmix.service_kit.environment import WORKER_SERVICES, required, service_address
+from synthmix.service_kit.environment import WORKER_SERVICES, service_address
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName
+from synthmix.service_kit.tokens import token_for_services
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.steps import Step, of_service, operation_of, recorded_steps
 
@@ -31,7 +31,7 @@ STOP_TIMEOUT_SECONDS = 10.0
 def open_step_services(requester: Requester | None = None) -> StepServices:
     """The services that do the steps, by the environment's addresses and token."""
     addresses = {service: service_address(service) for service in WORKER_SERVICES}
-    return StepServices(addresses, required(os.environ, "SYNTHMIX_TOKEN"), requester)
+    return StepServices(addresses, token_for_services(), requester)
 
 
 def run(context: OperationContext) -> ArtifactName:
@@ -55,6 +55,7 @@ def run(context: OperationContext) -> ArtifactName:
                 "create_time": context.record.create_time,
                 "spec": request["spec"],
                 "split": request["split"],
+                "owner": context.record.requested_by.owner,
                 "adapters": adapters,
                 "image_sets": image_sets,
                 "evaluation": evaluation,
@@ -213,13 +214,18 @@ def run_steps(
 
 
 def cancel_steps(services: StepServices, steps: Sequence[Step], made: Mapping[str, str]) -> None:
-    """Cancels every step that is not finished and waits until it has stopped. `made` is run_steps'."""
+    """Cancels every step that is not finished and waits until it has stopped. `made` is run_steps'.
+
+    A step that others asked for as well goes on for them.
+    """
     running = []
     for step in steps:
         name = str(operation_of(step, made.get(step.target, step.target)))
-        with contextlib.suppress(errors.NotFound):  # it was never started, or its artifact came from elsewhere
+        # It was never started, or its artifact came from elsewhere; or it is another's, and was not asked for here yet.
+        with contextlib.suppress(errors.NotFound, errors.PermissionDenied):
             services.cancel(name)
-            running.append(name)
+            if metadata_of(services.get_operation(name)).cancel_requested:
+                running.append(name)
     for name in running:
         services.wait(name, timeout_s=STOP_TIMEOUT_SECONDS)
 

@@ -12,14 +12,16 @@ from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.service_kit import deletion as deletions
-from synthmix.service_kit import operation_records, pages
+from synthmix.service_kit import operation_records, owners, pages
 from synthmix.service_kit.artifact_collection import payload_messages
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest
-from synthmix.service_kit.errors import NotFound, SynthMixError
+from synthmix.service_kit.errors import InvalidArgument, NotFound, SynthMixError, listing
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.owners import said_of
+from synthmix.service_kit.requesters import LOCAL, current_requester
 from synthmix.service_kit.resource_names import (
     DATASETS,
     STUDIES,
@@ -49,18 +51,22 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
     async def CreateStudy(
         self, request: studies_pb2.CreateStudyRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        study = await asyncio.to_thread(planning.lay_out, self._store, self._services, request.spec)
+        owner = current_requester().owner
+        study = await asyncio.to_thread(planning.lay_out, self._store, self._services, request.spec, owner)
         name, spec = study.name, study.spec
-        of_name = await asyncio.to_thread(study_names.warnings, self._store, spec.name, name, study.request["spec"])
+        of_name = await asyncio.to_thread(
+            study_names.warnings, self._store, owner, spec.name, name, study.request["spec"]
+        )
         if request.validate_only:
             plan = await asyncio.to_thread(self._plan, study)
             plan.warnings.extend(of_name)
             return finished_operation(plan)
         warnings = [*study.plan().warnings, *of_name]
-        await asyncio.to_thread(study_names.claim, self._store, spec.name, name)
+        await asyncio.to_thread(owners.claim, self._store, name, owner)
+        await asyncio.to_thread(study_names.claim, self._store, owner, spec.name, name)
         manifest = await asyncio.to_thread(find_manifest, self._store, name)
         if manifest is not None:
-            finished = await asyncio.to_thread(self.message, manifest)
+            finished = await asyncio.to_thread(self._read, str(name), owner)
             return with_warnings(finished_operation(finished, finished.operation, str(name)), warnings)
         operation = await self._operations.start(name.id, STUDIES, str(name), study.record())
         return with_warnings(operation, warnings)
@@ -79,24 +85,25 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
     async def GetStudy(
         self, request: studies_pb2.GetStudyRequest, context: grpc.aio.ServicerContext
     ) -> studies_pb2.Study:
-        return await asyncio.to_thread(self._read, request.name)
+        return await asyncio.to_thread(self._read, request.name, current_requester().owner)
 
     async def ListStudies(
         self, request: studies_pb2.ListStudiesRequest, context: grpc.aio.ServicerContext
     ) -> studies_pb2.ListStudiesResponse:
         """The newest first."""
+        caller = current_requester().owner
 
         def read() -> studies_pb2.ListStudiesResponse:
             if request.spec_name:
                 check_display_name("spec_name", request.spec_name)
-                times = study_names.of_name(self._store, request.spec_name)
+                times = study_names.of_name(self._store, caller, request.spec_name)
             else:
                 times = self._create_times()
             if request.unfinished_only:
                 unfinished = study_names.unfinished(self._store)
                 times = {name: time for name, time in times.items() if name in unfinished}
             page, token = pages.newest_first(times, request.page_size, request.page_token)
-            studies, unreachable = read_each(page, lambda name: self._read(str(name)))
+            studies, unreachable = read_each(page, lambda name: self._read(str(name), caller))
             return studies_pb2.ListStudiesResponse(studies=studies, next_page_token=token, unreachable=unreachable)
 
         return await asyncio.to_thread(read)
@@ -104,12 +111,14 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
     async def DeleteStudy(
         self, request: studies_pb2.DeleteStudyRequest, context: grpc.aio.ServicerContext
     ) -> artifacts_pb2.Deletion:
-        def delete() -> artifacts_pb2.Deletion:
-            target = self._resolve(request.name)
-            deletion = deletions.delete(self._store, target, force=request.force, validate_only=request.validate_only)
+        def delete(caller: owners.Caller) -> artifacts_pb2.Deletion:
+            target = self._resolve(request.name, caller.name)
+            deletion = deletions.delete(
+                self._store, target, caller=caller, force=request.force, validate_only=request.validate_only
+            )
             return deletion.message()
 
-        return await asyncio.to_thread(delete)
+        return await owners.as_owner(delete)
 
     def _create_times(self) -> dict[ArtifactName, str]:
         """When each study was created, by its operation: also of one whose operation was deleted."""
@@ -121,7 +130,8 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
     async def WatchStudy(
         self, request: studies_pb2.WatchStudyRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[studies_pb2.WatchStudyResponse]:
-        name = await asyncio.to_thread(self._resolve, request.name)
+        caller = current_requester().owner
+        name = await asyncio.to_thread(self._resolve, request.name, caller)
         seen = request.resume_marker
         while True:
             metadata, done = await asyncio.to_thread(self._progress, name)
@@ -130,7 +140,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
                 yield studies_pb2.WatchStudyResponse(
                     progress=metadata,
                     resume_marker=marker,
-                    study=await asyncio.to_thread(self._read, str(name)),
+                    study=await asyncio.to_thread(self._read, str(name), caller),
                 )
                 return
             if marker != seen:
@@ -141,25 +151,42 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
     def _progress(self, name: ArtifactName) -> tuple[progress_pb2.OperationMetadata, bool]:
         record = operation_records.find_record(self._store, study_names.operation_of(name))
         if record is None:  # its operation was deleted; what it made stays
-            return progress_pb2.OperationMetadata(target=str(name), state="STATE_SUCCEEDED"), bool(
-                self._read(str(name)).name
-            )
+            read_manifest(self._store, name)
+            return progress_pb2.OperationMetadata(target=str(name), state="STATE_SUCCEEDED"), True
         operation = self._operations.read(record.name)
         return metadata_of(operation), operation.done
 
-    def _resolve(self, name: str) -> ArtifactName:
-        """By studies/{digest}, or by the specification's name: then the newest of that name."""
+    def _resolve(self, name: str, caller: str) -> ArtifactName:
+        """By studies/{digest}, or by the specification's name: then the newest of that name.
+
+        Of the caller's, or of the only other owner who has any.
+        """
         short = unqualified(STUDIES, name)
         if is_id(short):
             return ArtifactName(STUDIES, short)
         check_display_name("name", short)
-        named = study_names.of_name(self._store, short)
-        if not named:
+        by_owner = study_names.by_owners(self._store, short)
+        newest = {owner: next(iter(studies)) for owner, studies in by_owner.items()}
+        if caller in newest:
+            return newest[caller]
+        if not newest:
             raise _no_study(repr(short))
-        return next(iter(named))
+        if len(set(newest.values())) > 1:
+            items = [f"{study}, of {said_of([who])}" for who, study in newest.items()]
+            raise InvalidArgument(
+                f"name: {short!r} is the name of studies of several owners, and of none of yours; say which one you "
+                f"mean by its studies/{{digest}}{listing(items)}",
+                reason="STUDY_NAME_AMBIGUOUS",
+            )
+        return next(iter(newest.values()))
 
-    def _read(self, name: str) -> studies_pb2.Study:
-        target = self._resolve(name)
+    def _read(self, name: str, caller: str) -> studies_pb2.Study:
+        """With who asked for it."""
+        target = self._resolve(name, caller)
+        study: studies_pb2.Study = owners.show(self._read_study(target), owners.owners_of(self._store, target), caller)
+        return study
+
+    def _read_study(self, target: ArtifactName) -> studies_pb2.Study:
         manifest = find_manifest(self._store, target)
         if manifest is not None:
             return self.message(manifest)
@@ -184,9 +211,13 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         target = ArtifactName.parse(name, field="name")
         manifest = read_manifest(self._store, target)
         if target.collection == DATASETS:
-            names = datasets.display_names(self._store)
+            imported = request.get("request", {})
             return datasets.dataset_message(
-                self._store, manifest, names, asked=request.get("request", {}).get("display_name", "")
+                self._store,
+                manifest,
+                datasets.display_names(self._store),
+                owner=imported.get("owner", LOCAL),
+                asked=imported.get("display_name", ""),
             )
         return self.message(manifest)
 

@@ -1,12 +1,16 @@
 {{/* Ray's pods, the same under the KubeRay operator and without it. Each is a pod template's content. */}}
 
-{{/* What a Ray container has besides its command: (dict "root" $ "values" ... "annotations" ...). */}}
+{{/* What a Ray container has besides its command: (dict "root" $ "values" ... "head" bool). The head calls services;
+     a worker, which decodes what users send and runs models of theirs, holds no token of them. */}}
 {{- define "synthmix.rayContainer" -}}
 image: {{ include "synthmix.image" (dict "root" .root "image" .root.Values.images.worker) }}
 imagePullPolicy: {{ .root.Values.images.worker.pullPolicy }}
 env:
   {{- include "synthmix.environment" .root | nindent 2 }}
   {{- include "synthmix.cacheEnvironment" .values.cache | nindent 2 }}
+  {{- if .head }}
+  {{- include "synthmix.callingEnvironment" .root | nindent 2 }}
+  {{- end }}
   # In a container Ray takes its disk for empty unless it is told to look.
   - {name: RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE, value: "1"}
   # What is ended for want of memory is tried again by its operation, and not for ever.
@@ -25,6 +29,9 @@ volumeMounts:
   - {name: shared-memory, mountPath: /dev/shm}
   - {name: cache, mountPath: /var/cache/synthmix}
   {{- include "synthmix.tlsMounts" .root | nindent 2 }}
+  {{- if .head }}
+  {{- include "synthmix.callingMount" .root | nindent 2 }}
+  {{- end }}
   {{- with .root.Values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -66,8 +73,12 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
-{{/* What a Ray pod has besides its container: (dict "root" $ "values" ...). */}}
+{{/* What a Ray pod has besides its container: (dict "root" $ "values" ... "head" bool). */}}
 {{- define "synthmix.rayPod" -}}
+automountServiceAccountToken: false
+{{ if .head -}}
+serviceAccountName: {{ include "synthmix.fullname" .root }}-ray-head
+{{ end -}}
 {{- if .root.Values.ray.queue.kueue }}
 # Kueue's own, which its webhook adds and each upgrade would take away.
 schedulingGates: [{name: kueue.x-k8s.io/elastic-job}]
@@ -86,6 +97,12 @@ volumes:
   - {name: shared-memory, emptyDir: {medium: Memory, sizeLimit: {{ .values.sharedMemory }}}}
   - {name: cache, emptyDir: {sizeLimit: {{ .values.cache }}}}
   {{- include "synthmix.tlsVolumes" (dict "root" .root "serves" false) | nindent 2 }}
+  {{- if .head }}
+  {{- include "synthmix.callingVolume" .root | nindent 2 }}
+  {{- if .root.Values.ray.operator }}
+  {{- include "synthmix.kubernetesApiVolume" .root | nindent 2 }}
+  {{- end }}
+  {{- end }}
   {{- with .root.Values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

@@ -13,6 +13,7 @@ from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.operation_context import OperationContext
+from synthmix.service_kit.owners import claim
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName, UploadName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.storage_space import writing_to
@@ -34,9 +35,12 @@ def run(context: OperationContext) -> ArtifactName:
         [{"request": request, "accept_layout": context.record.request.get("accept_layout", False)}],
     )
     dataset = ArtifactName.parse(imported["name"], field="dataset", collection=DATASETS)
+    owner = context.record.requested_by.owner
     write_account(context.store, context.record.name.id, imported["account"])
+    claim(context.store, dataset, owner)
     claim_name(
         context.store,
+        owner,
         request["display_name"],
         dataset,
         account=with_left_out(imported["account"], find_left_out(context.store, context.record.name.id)),

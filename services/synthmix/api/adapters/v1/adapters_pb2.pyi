@@ -50,7 +50,7 @@ class AdapterSettings(_message.Message):
     def __init__(self, base_model: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., targets: _Optional[str] = ..., images_seen: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., prompt: _Optional[str] = ..., image_size: _Optional[int] = ..., caption_dropout: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Adapter(_message.Message):
-    __slots__ = ("name", "train_split", "settings", "create_time", "final_loss", "parameter_count", "seconds", "gpu_seconds", "payloads")
+    __slots__ = ("name", "train_split", "settings", "create_time", "final_loss", "parameter_count", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRAIN_SPLIT_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,8 @@ class Adapter(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_ME_FIELD_NUMBER: _ClassVar[int]
     name: str
     train_split: str
     settings: AdapterSettings
@@ -69,7 +71,9 @@ class Adapter(_message.Message):
     seconds: float
     gpu_seconds: float
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
-    def __init__(self, name: _Optional[str] = ..., train_split: _Optional[str] = ..., settings: _Optional[_Union[AdapterSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., final_loss: _Optional[float] = ..., parameter_count: _Optional[int] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ...) -> None: ...
+    requested_by: _containers.RepeatedScalarFieldContainer[str]
+    requested_by_me: bool
+    def __init__(self, name: _Optional[str] = ..., train_split: _Optional[str] = ..., settings: _Optional[_Union[AdapterSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., final_loss: _Optional[float] = ..., parameter_count: _Optional[int] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...
 
 class GetAdapterRequest(_message.Message):
     __slots__ = ("name",)

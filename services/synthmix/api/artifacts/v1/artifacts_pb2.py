@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%synthmix/artifacts/v1/artifacts.proto\x12\x15synthmix.artifacts.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"B\n\x11UploadFileRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"0\n\x06Upload\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"G\n\x16\x44ownloadPayloadRequest\x12\x16\n\x08\x61rtifact\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07payload\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"(\n\x17\x44ownloadPayloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"+\n\x0cSweepRequest\x12\x1b\n\rvalidate_only\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x01\"C\n\rSweepResponse\x12\x32\n\x05swept\x18\x01 \x03(\x0b\x32#.synthmix.artifacts.v1.SweptObjects\"?\n\x0cSweptObjects\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\xa3\x01\n\x08\x44\x65letion\x12\x37\n\x07\x64\x65leted\x18\x01 \x03(\x0b\x32&.synthmix.artifacts.v1.DeletedResource\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x38\n\x14payloads_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08unneeded\x18\x04 \x03(\t\"3\n\x0f\x44\x65letedResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"H\n\x07Payload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0b\n\x03uri\x18\x04 \x01(\t2\xb2\x02\n\x0f\x41rtifactService\x12W\n\nUploadFile\x12(.synthmix.artifacts.v1.UploadFileRequest\x1a\x1d.synthmix.artifacts.v1.Upload(\x01\x12r\n\x0f\x44ownloadPayload\x12-.synthmix.artifacts.v1.DownloadPayloadRequest\x1a..synthmix.artifacts.v1.DownloadPayloadResponse0\x01\x12R\n\x05Sweep\x12#.synthmix.artifacts.v1.SweepRequest\x1a$.synthmix.artifacts.v1.SweepResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%synthmix/artifacts/v1/artifacts.proto\x12\x15synthmix.artifacts.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"B\n\x11UploadFileRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"0\n\x06Upload\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"G\n\x16\x44ownloadPayloadRequest\x12\x16\n\x08\x61rtifact\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07payload\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"(\n\x17\x44ownloadPayloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"+\n\x0cSweepRequest\x12\x1b\n\rvalidate_only\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x01\"C\n\rSweepResponse\x12\x32\n\x05swept\x18\x01 \x03(\x0b\x32#.synthmix.artifacts.v1.SweptObjects\"?\n\x0cSweptObjects\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\xb1\x01\n\x08\x44\x65letion\x12\x37\n\x07\x64\x65leted\x18\x01 \x03(\x0b\x32&.synthmix.artifacts.v1.DeletedResource\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x38\n\x14payloads_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08unneeded\x18\x04 \x03(\t\x12\x0c\n\x04kept\x18\x05 \x03(\t\"3\n\x0f\x44\x65letedResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"H\n\x07Payload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0b\n\x03uri\x18\x04 \x01(\t2\xb2\x02\n\x0f\x41rtifactService\x12W\n\nUploadFile\x12(.synthmix.artifacts.v1.UploadFileRequest\x1a\x1d.synthmix.artifacts.v1.Upload(\x01\x12r\n\x0f\x44ownloadPayload\x12-.synthmix.artifacts.v1.DownloadPayloadRequest\x1a..synthmix.artifacts.v1.DownloadPayloadResponse0\x01\x12R\n\x05Sweep\x12#.synthmix.artifacts.v1.SweepRequest\x1a$.synthmix.artifacts.v1.SweepResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,11 +60,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SWEPTOBJECTS']._serialized_start=477
   _globals['_SWEPTOBJECTS']._serialized_end=540
   _globals['_DELETION']._serialized_start=543
-  _globals['_DELETION']._serialized_end=706
-  _globals['_DELETEDRESOURCE']._serialized_start=708
-  _globals['_DELETEDRESOURCE']._serialized_end=759
-  _globals['_PAYLOAD']._serialized_start=761
-  _globals['_PAYLOAD']._serialized_end=833
-  _globals['_ARTIFACTSERVICE']._serialized_start=836
-  _globals['_ARTIFACTSERVICE']._serialized_end=1142
+  _globals['_DELETION']._serialized_end=720
+  _globals['_DELETEDRESOURCE']._serialized_start=722
+  _globals['_DELETEDRESOURCE']._serialized_end=773
+  _globals['_PAYLOAD']._serialized_start=775
+  _globals['_PAYLOAD']._serialized_end=847
+  _globals['_ARTIFACTSERVICE']._serialized_start=850
+  _globals['_ARTIFACTSERVICE']._serialized_end=1156
 # @@protoc_insertion_point(module_scope)

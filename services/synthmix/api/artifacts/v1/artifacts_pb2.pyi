@@ -63,16 +63,18 @@ class SweptObjects(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., count: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Deletion(_message.Message):
-    __slots__ = ("deleted", "size_bytes", "payloads_expire_time", "unneeded")
+    __slots__ = ("deleted", "size_bytes", "payloads_expire_time", "unneeded", "kept")
     DELETED_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     UNNEEDED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     deleted: _containers.RepeatedCompositeFieldContainer[DeletedResource]
     size_bytes: int
     payloads_expire_time: _timestamp_pb2.Timestamp
     unneeded: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, deleted: _Optional[_Iterable[_Union[DeletedResource, _Mapping]]] = ..., size_bytes: _Optional[int] = ..., payloads_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unneeded: _Optional[_Iterable[str]] = ...) -> None: ...
+    kept: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, deleted: _Optional[_Iterable[_Union[DeletedResource, _Mapping]]] = ..., size_bytes: _Optional[int] = ..., payloads_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unneeded: _Optional[_Iterable[str]] = ..., kept: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeletedResource(_message.Message):
     __slots__ = ("name", "size_bytes")

@@ -101,7 +101,8 @@ class DatasetServiceServicer:
 
     def DeleteDataset(self, request, context):
         """Deletes a dataset with its splits and names. FAILED_PRECONDITION with the reason STILL_REFERENCED while something
-        was made from it, and with OPERATION_RUNNING while an operation that has not ended uses it.
+        was made from it, and with OPERATION_RUNNING while an operation that has not ended uses it. PERMISSION_DENIED with
+        the reason NOT_OWNER if it belongs to others; what others asked for as well stays for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

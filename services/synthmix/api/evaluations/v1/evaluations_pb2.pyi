@@ -22,7 +22,7 @@ class CreateEvaluationRequest(_message.Message):
     def __init__(self, evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("name", "split", "image_sets", "mixtures", "classifier", "seeds", "claim", "create_time", "trial_count", "comparison", "seconds", "gpu_seconds", "payloads", "fidelity")
+    __slots__ = ("name", "split", "image_sets", "mixtures", "classifier", "seeds", "claim", "create_time", "trial_count", "comparison", "seconds", "gpu_seconds", "payloads", "fidelity", "requested_by", "requested_by_me")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SETS_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,8 @@ class Evaluation(_message.Message):
     GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_ME_FIELD_NUMBER: _ClassVar[int]
     name: str
     split: str
     image_sets: _containers.RepeatedScalarFieldContainer[str]
@@ -51,7 +53,9 @@ class Evaluation(_message.Message):
     gpu_seconds: float
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
     fidelity: Fidelity
-    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[ClaimSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ...) -> None: ...
+    requested_by: _containers.RepeatedScalarFieldContainer[str]
+    requested_by_me: bool
+    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[ClaimSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...
 
 class MixtureSettings(_message.Message):
     __slots__ = ("mode", "ratios", "synthetic_only", "controls")

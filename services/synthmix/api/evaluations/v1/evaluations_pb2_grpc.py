@@ -86,7 +86,8 @@ class EvaluationServiceServicer:
 
     def DeleteEvaluation(self, request, context):
         """Deletes an evaluation. FAILED_PRECONDITION with the reason STILL_REFERENCED while a study refers to it, and with
-        OPERATION_RUNNING while an operation that has not ended uses it. Its trials stay for the next evaluation that has
+        OPERATION_RUNNING while an operation that has not ended uses it. PERMISSION_DENIED with the reason NOT_OWNER if it
+        belongs to others; what others asked for as well stays for them. Its trials stay for the next evaluation that has
         them in its grid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

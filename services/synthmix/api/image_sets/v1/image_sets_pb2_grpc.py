@@ -86,7 +86,8 @@ class ImageSetServiceServicer:
 
     def DeleteImageSet(self, request, context):
         """Deletes an image set. FAILED_PRECONDITION with the reason STILL_REFERENCED while something refers to it, and with
-        OPERATION_RUNNING while an operation that has not ended uses it.
+        OPERATION_RUNNING while an operation that has not ended uses it. PERMISSION_DENIED with the reason NOT_OWNER if it
+        belongs to others; what others asked for as well stays for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

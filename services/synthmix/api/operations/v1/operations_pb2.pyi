@@ -26,7 +26,7 @@ STATE_FAILED: State
 STATE_CANCELLED: State
 
 class OperationMetadata(_message.Message):
-    __slots__ = ("target", "create_time", "update_time", "state", "message", "done", "total", "unit", "reused", "steps", "revision", "warnings")
+    __slots__ = ("target", "create_time", "update_time", "state", "message", "done", "total", "unit", "reused", "steps", "revision", "warnings", "requested_by", "requested_by_me", "cancel_requested")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,9 @@ class OperationMetadata(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_ME_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     target: str
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
@@ -51,7 +54,10 @@ class OperationMetadata(_message.Message):
     steps: _containers.RepeatedCompositeFieldContainer[Step]
     revision: int
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, target: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., message: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., reused: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., revision: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    requested_by: _containers.RepeatedScalarFieldContainer[str]
+    requested_by_me: bool
+    cancel_requested: bool
+    def __init__(self, target: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., message: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., reused: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., revision: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., cancel_requested: _Optional[bool] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("display_name", "operation", "target", "state", "done", "total", "unit", "reused")

@@ -76,7 +76,7 @@ class PlannedStep(_message.Message):
     def __init__(self, display_name: _Optional[str] = ..., plan: _Optional[_Union[_operations_pb2_1.Plan, _Mapping]] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class Study(_message.Message):
-    __slots__ = ("name", "spec", "create_time", "state", "dataset", "split", "adapters", "image_sets", "evaluation", "verdict", "payloads", "operation")
+    __slots__ = ("name", "spec", "create_time", "state", "dataset", "split", "adapters", "image_sets", "evaluation", "verdict", "payloads", "operation", "requested_by", "requested_by_me")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +89,8 @@ class Study(_message.Message):
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_ME_FIELD_NUMBER: _ClassVar[int]
     name: str
     spec: StudySpec
     create_time: _timestamp_pb2.Timestamp
@@ -101,7 +103,9 @@ class Study(_message.Message):
     verdict: str
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
     operation: str
-    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[StudySpec, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[_operations_pb2_1.State, str]] = ..., dataset: _Optional[str] = ..., split: _Optional[str] = ..., adapters: _Optional[_Iterable[str]] = ..., image_sets: _Optional[_Iterable[str]] = ..., evaluation: _Optional[str] = ..., verdict: _Optional[str] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., operation: _Optional[str] = ...) -> None: ...
+    requested_by: _containers.RepeatedScalarFieldContainer[str]
+    requested_by_me: bool
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[StudySpec, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[_operations_pb2_1.State, str]] = ..., dataset: _Optional[str] = ..., split: _Optional[str] = ..., adapters: _Optional[_Iterable[str]] = ..., image_sets: _Optional[_Iterable[str]] = ..., evaluation: _Optional[str] = ..., verdict: _Optional[str] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., operation: _Optional[str] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...
 
 class GetStudyRequest(_message.Message):
     __slots__ = ("name",)

@@ -92,7 +92,8 @@ class StudyServiceServicer:
 
     def DeleteStudy(self, request, context):
         """Deletes a study with its report and its operation. What it made stays, so that a study submitted later pays for
-        nothing twice. FAILED_PRECONDITION with the reason OPERATION_RUNNING until it has ended.
+        nothing twice. FAILED_PRECONDITION with the reason OPERATION_RUNNING until it has ended. PERMISSION_DENIED with the
+        reason NOT_OWNER if it belongs to others; what others asked for as well stays for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
