@@ -1,6 +1,7 @@
 """Removing images from a dataset: what is left is what an import of the others makes, and nothing of them stays."""
 
 import asyncio
+import contextvars
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,11 +17,20 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.image_data import image_table
 from synthmix.image_data.image_table import read_images, read_index
 from synthmix.service_kit import operation_records as records
+from synthmix.service_kit import owners
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
 from synthmix.service_kit.environment import STUDY_CONTROL, sweep_settings
-from synthmix.service_kit.errors import Cancelled, FailedPrecondition, InvalidArgument, NotFound, SynthMixError
+from synthmix.service_kit.errors import (
+    Cancelled,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    SynthMixError,
+)
 from synthmix.service_kit.operation_calls import result_of
 from synthmix.service_kit.operation_context import OperationContext
+from synthmix.service_kit.requesters import LOCAL, Requester, set_requester
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.service_kit.sweep import sweep
 from synthmix.study_control import datasets, image_removal
@@ -99,7 +109,7 @@ def named(store: MemoryObjectStore, folder: Path, *names: str, files: dict[str, 
             "left_out": [{"folder": "gamma", "reason": "NOT_AN_IMAGE", "count": 1, "examples": ["gamma/patient.txt"]}],
             "has_manifest": False,
         }
-        datasets.claim_name(store, name, manifest.name, account=account, replace=False)
+        datasets.claim_name(store, LOCAL, name, manifest.name, account=account, replace=False)
     return manifest
 
 
@@ -128,7 +138,7 @@ def test_what_is_left_is_what_an_import_of_the_others_makes(
     for key in ("image_count", "group_count", "class_counts", "group_rule", "white_level"):
         assert left.summary[key] == expected.summary[key]
     assert find_manifest(store, old.name) is None
-    assert datasets.get_dataset(store, "cells").name == str(left.name)
+    assert datasets.get_dataset(store, "cells", owner=LOCAL).name == str(left.name)
 
 
 def test_every_name_passes_on_with_its_account_and_without_paths(
@@ -136,7 +146,7 @@ def test_every_name_passes_on_with_its_account_and_without_paths(
 ) -> None:
     named(store, tmp_path, "cells", "nuclei")
     left = removed(started, images=[WITHDRAWN])
-    shown = datasets.get_dataset(store, "nuclei")
+    shown = datasets.get_dataset(store, "nuclei", owner=LOCAL)
     assert list(shown.display_names) == ["cells", "nuclei"]
     assert shown.name == str(left.name)
     [row] = shown.left_out
@@ -223,7 +233,7 @@ def test_what_was_made_from_it_is_named_and_goes_with_cascade_alone(
     store: MemoryObjectStore, started: Started, tmp_path: Path
 ) -> None:
     old = named(store, tmp_path)
-    split = datasets.create_split(store, datasets_pb2.Split(dataset="cells")).name
+    split = datasets.create_split(store, datasets_pb2.Split(dataset="cells"), owner=LOCAL).name
     adapter = adapter_of(store, split)
     with pytest.raises(FailedPrecondition, match=f"still used by what was made from it(.|\n)*{adapter}") as raised:
         ask(started, images=[WITHDRAWN])
@@ -237,7 +247,7 @@ def test_what_was_made_from_it_is_named_and_goes_with_cascade_alone(
 def test_what_trainings_had_learnt_goes_as_well(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
     """Of one that was cancelled on the way there is no adapter, and a checkpoint for a month."""
     named(store, tmp_path)
-    split = datasets.create_split(store, datasets_pb2.Split(dataset="cells")).name
+    split = datasets.create_split(store, datasets_pb2.Split(dataset="cells"), owner=LOCAL).name
     train = read_manifest(store, ArtifactName.parse(split, field="split")).summary["parts"]["train"]["digest"]
     adapter = adapter_of(store, split)
     keys = {}
@@ -308,7 +318,7 @@ def test_an_interrupted_removal_goes_on(
         patch.setattr(f"synthmix.study_control.image_removal.{stage}", die)
         started.do()
     left = started.do()
-    assert datasets.get_dataset(store, "cells").name == str(left)
+    assert datasets.get_dataset(store, "cells", owner=LOCAL).name == str(left)
     assert find_manifest(store, old.name) is None
     assert not bytes_left(store, hours=2)
 
@@ -375,3 +385,32 @@ def test_a_sweep_that_is_asked_for_says_what_it_took(
         ("uploads", 1, 6),
     ]
     assert bool(list(store.list("adapters/"))) == bool(list(store.list("uploads/"))) == dry_run
+
+
+def test_a_dataset_of_others_loses_images_by_an_administrator_alone(
+    store: MemoryObjectStore, started: Started, tmp_path: Path
+) -> None:
+    """They go for all who asked for the dataset; what is left is theirs, by their names."""
+    manifest = named(store, tmp_path)
+    for owner in ("ada", "bob"):
+        owners.claim(store, manifest.name, owner)
+    datasets.claim_name(store, "bob", "nuclei", manifest.name, account=None, replace=False)
+
+    def asked_by(owner: str, administers: bool) -> None:
+        def ask_now() -> None:
+            set_requester(Requester(owner))
+            owners.set_administration(owners.Fixed(administers))
+            ask(started, str(manifest.name).removeprefix("datasets/"), images=[WITHDRAWN])
+
+        contextvars.copy_context().run(ask_now)
+
+    for nobody in ("ada", "eve"):
+        with pytest.raises(PermissionDenied) as refused:
+            asked_by(nobody, False)
+        assert refused.value.reason == "NOT_OWNER" and "bob" in refused.value.message
+        assert started.records == []
+    asked_by("ada", True)
+    left = started.do()
+    assert find_manifest(store, manifest.name) is None
+    assert owners.owners_of(store, left) >= {"ada", "bob"}
+    assert datasets.get_dataset(store, "nuclei", owner="bob").name == str(left)

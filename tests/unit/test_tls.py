@@ -32,6 +32,7 @@ from synthmix.service_kit.environment import (
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError
 from synthmix.service_kit.server import Servicer, serve
 from synthmix.service_kit.tls import server_credentials, service_credentials
+from synthmix.service_kit.tokens import StaticTokens
 from synthmix.study_control.step_services import StepServices
 
 TOKEN = "correct horse"
@@ -65,7 +66,7 @@ def with_server(
     asynchronous: Callable[[str], Coroutine[Any, Any, Any]] | None = None,
 ) -> str:
     """Calls `body` in a thread with the address of a server, and returns that of its metrics."""
-    settings = ServerSettings(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}", TOKEN, tls=tls)
+    settings = ServerSettings(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}", StaticTokens.of(TOKEN), tls=tls)
 
     async def main() -> None:
         servicer = Servicer(
@@ -187,7 +188,7 @@ def test_services_call_one_another_by_the_authority_of_their_environment(
     authority: Authority, tls: ServerTls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(address: str) -> bool:
-        services = StepServices(dict.fromkeys(WORKER_SERVICES, address), TOKEN)
+        services = StepServices(dict.fromkeys(WORKER_SERVICES, address), lambda: TOKEN)
         try:
             return bool(services.get_operation(OPERATION).done)
         finally:
@@ -224,7 +225,7 @@ def test_settings_of_tls_are_checked(tls: ServerTls, tmp_path: Path) -> None:
 def test_health_is_told_over_http_to_probes_that_speak_no_tls(tls: ServerTls, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setattr(server_module, "HEALTH_TIMEOUT_SECONDS", 0.2)
-    settings = ServerSettings(f"127.0.0.1:{free_port()}", f"127.0.0.1:{port}", TOKEN, tls=tls)
+    settings = ServerSettings(f"127.0.0.1:{free_port()}", f"127.0.0.1:{port}", StaticTokens.of(TOKEN), tls=tls)
 
     def probe() -> tuple[int, str]:
         try:
