@@ -266,7 +266,7 @@ def test_tls_is_served_by_whom_others_trust(own: bool) -> None:
     servers = {f"{PREFIX}-{name}" for name in (*SERVICES, "minio")}
     for name, pod in chart.pods():
         [container, *_] = pod["spec"]["containers"]
-        held = [volume["secret"] for volume in pod["spec"]["volumes"] if "secret" in volume]
+        held = [volume["secret"] for volume in pod["spec"]["volumes"] if volume["name"] == "tls"]
         assert [volume["secretName"] for volume in held] == [secret], name
         keys = {item["key"] for item in held[0].get("items", [{"key": "tls.key"}])}
         assert ("tls.key" in keys) == (name in servers), f"{name} has {keys}"
@@ -327,7 +327,7 @@ def test_object_storage_elsewhere_is_trusted_by_the_authority_that_is_given() ->
         if "SYNTHMIX_OBJECT_STORE_ENDPOINT" not in variables:
             continue
         assert variables["SYNTHMIX_OBJECT_STORE_CA"] == "/etc/synthmix/object-storage/ca.crt", name
-        [volume] = [item["secret"] for item in pod["spec"]["volumes"] if "secret" in item]
+        [volume] = [item["secret"] for item in pod["spec"]["volumes"] if item["name"] == "object-storage-ca"]
         assert volume == {"secretName": "s3-authority", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
 
 
