@@ -13,7 +13,14 @@ from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderErro
 from programs import KUBERAY
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit.check_health import HEALTH_PATH
-from synthmix.service_kit.environment import SERVICES, HubSettings, SweepSettings, hub_settings, sweep_settings
+from synthmix.service_kit.environment import (
+    SERVICES,
+    HubSettings,
+    SweepSettings,
+    hub_settings,
+    sweep_settings,
+    worker_settings,
+)
 from synthmix.service_kit.minio_user import bucket_policy
 
 PREFIX = f"{RELEASE}-synthmix"
@@ -348,6 +355,7 @@ def test_a_worker_group_for_each_service_with_bounds_of_its_own() -> None:
     assert groups["adapter-training"]["maxReplicas"] == 4
     head = environment(spec["headGroupSpec"]["template"]["spec"]["containers"][0])
     assert head["SYNTHMIX_IMAGE_SYNTHESIS_GPUS"] == "0.5"
+    assert worker_settings("image-synthesis", head).most_tasks == 128, "the autoscaler sees that all are wanted"
     assert head["SYNTHMIX_OPERATIONS_AT_ONCE"] == "256"
     assert head["RAY_task_oom_retries"] == "0"
     assert spec["headGroupSpec"]["labels"]["synthmix.io/operation-hosts"] == "true"

@@ -183,6 +183,17 @@ def test_one_that_comes_further_each_time_is_not_given_up() -> None:
     assert running.join().values == [0]
 
 
+def test_an_autoscaler_sees_at_once_that_all_its_workers_are_wanted() -> None:
+    """A worker takes minutes to come, and waiting for it before more are asked for would double them."""
+    most = WorkerSettings(cpus=1.0, gpus=0.5, most_workers=32).most_tasks
+    backend = FakeBackend(slots=0)
+    Running(context_of(1, pool_of(backend, fewest_waiting=most)), tasks=4800)
+    wait_until(lambda: len(backend.running) >= 64, "the window")
+    assert len(backend.running) == 64
+    assert WorkerSettings(cpus=1.0, gpus=0.0).most_tasks == 0
+    assert WorkerSettings(cpus=1.0, gpus=2.0, most_workers=3).most_tasks == 3
+
+
 def test_an_error_of_a_task_ends_the_others() -> None:
     backend = FakeBackend(slots=2)
     pool = pool_of(backend)

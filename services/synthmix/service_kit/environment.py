@@ -60,10 +60,20 @@ _HUB_ENTRY = re.compile(r"\*|[\w.-]+/(\*|[\w.-]+(@[0-9a-f]{40})?)", re.ASCII)
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What one Ray task of a service is given."""
+    """What one Ray task of a service is given, and how many may be wanted at once.
+
+    Attributes:
+        most_workers: That an autoscaler may start for the service; 0 where the workers are those that are there.
+    """
 
     cpus: float
     gpus: float
+    most_workers: int = 0
+
+    @property
+    def most_tasks(self) -> int:
+        """That so many workers run at once, if each has one GPU."""
+        return self.most_workers * (int(1 / self.gpus) if 0 < self.gpus < 1 else 1)
 
 
 @dataclass(frozen=True)
@@ -232,7 +242,9 @@ def kubernetes_settings(environment: Mapping[str, str] = os.environ) -> Kubernet
 def worker_settings(service: str, environment: Mapping[str, str] = os.environ) -> WorkerSettings:
     prefix = variable_prefix(service)
     return WorkerSettings(
-        cpus=_number(environment, f"{prefix}_CPUS", 1.0), gpus=_number(environment, f"{prefix}_GPUS", 0.0)
+        cpus=_number(environment, f"{prefix}_CPUS", 1.0),
+        gpus=_number(environment, f"{prefix}_GPUS", 0.0),
+        most_workers=int(_number(environment, f"{prefix}_MOST_WORKERS", 0.0)),
     )
 
 

@@ -74,16 +74,16 @@ class HostActor:
 
     def __init__(self, service: str, version: str, functions: Mapping[str, str]):
         from synthmix.service_kit.ray_tasks import RayTasks
-        from synthmix.service_kit.task_pool import TaskPool
+        from synthmix.service_kit.task_pool import FEWEST_WAITING, TaskPool
 
         self._service = service
         self._version = version
         self._store = open_object_store()
         self._asked_s = time.monotonic()
-        backend = RayTasks(host_name(service, version), service, worker_settings(service))
-        self._host = OperationHost(
-            service, self._store, functions, TaskPool(backend), operation_limits(), _observer(service)
-        )
+        settings = worker_settings(service)
+        backend = RayTasks(host_name(service, version), service, settings)
+        tasks = TaskPool(backend, fewest_waiting=max(FEWEST_WAITING, settings.most_tasks))
+        self._host = OperationHost(service, self._store, functions, tasks, operation_limits(), _observer(service))
         self._host.start()
         node_cache.start_expiring()
         threading.Thread(target=self._watch_claim, name="claim", daemon=True).start()

@@ -1,8 +1,8 @@
 """The tasks of a service's operations on their way to workers: in windows, taken round robin over operations.
 
 What is handed to Ray is worked off in the order in which it came. So no more is handed over than the workers can run
-at once and as much again, which an autoscaler sees; the rest waits here, where each owner, each study of theirs and
-each operation of it takes its turn.
+at once and as much again, or as all those that an autoscaler may start would run, since it starts one for what it sees
+waiting. The rest waits here, where each owner, each study of theirs and each operation of it takes its turn.
 """
 
 import heapq
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 TASK_ATTEMPTS = 6
 FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 60.0
-# Tasks that wait at Ray while there is no worker yet, or only a few: what an autoscaler goes by.
+# Tasks that wait at Ray while there is no worker yet, or only a few.
 FEWEST_WAITING = 8
 SLOTS_VALID_SECONDS = 2.0
 
@@ -108,7 +108,7 @@ class TaskPool:
     """The tasks of all operations of one host. Safe to share between threads.
 
     Args:
-        fewest_waiting: See FEWEST_WAITING.
+        fewest_waiting: See FEWEST_WAITING; of an autoscaled group what it runs at once when it is at its largest.
     """
 
     def __init__(
