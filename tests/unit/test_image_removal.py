@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import dataclasses
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.longrunning.operations_pb2 import CancelOperationRequest
 
 from image_archives import dataset, plates
 from memory_object_store import MemoryObjectStore
@@ -16,8 +18,8 @@ from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.image_data import image_table
 from synthmix.image_data.image_table import read_images, read_index
+from synthmix.service_kit import open_operations, owners
 from synthmix.service_kit import operation_records as records
-from synthmix.service_kit import owners
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
 from synthmix.service_kit.environment import STUDY_CONTROL, sweep_settings
 from synthmix.service_kit.errors import (
@@ -27,10 +29,12 @@ from synthmix.service_kit.errors import (
     NotFound,
     PermissionDenied,
     SynthMixError,
+    Unavailable,
 )
 from synthmix.service_kit.operation_calls import result_of
 from synthmix.service_kit.operation_context import OperationContext
-from synthmix.service_kit.requesters import LOCAL, Requester, set_requester
+from synthmix.service_kit.operations import Operations
+from synthmix.service_kit.requesters import LOCAL, Requester, current_requester, set_requester
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.service_kit.sweep import sweep
 from synthmix.study_control import datasets, image_removal
@@ -59,7 +63,7 @@ class Started:
 
     async def start(self, operation_id: str, kind: str, target: str, request: dict[str, Any]) -> Any:
         name = OperationName(STUDY_CONTROL, operation_id)
-        record = records.OperationRecord(name, kind, target, request, records.now())
+        record = records.OperationRecord(name, kind, target, request, records.now(), requested_by=current_requester())
         records.write_record(self.store, record)
         self.records.append(record)
         return None
@@ -396,21 +400,105 @@ def test_a_dataset_of_others_loses_images_by_an_administrator_alone(
         owners.claim(store, manifest.name, owner)
     datasets.claim_name(store, "bob", "nuclei", manifest.name, account=None, replace=False)
 
-    def asked_by(owner: str, administers: bool) -> None:
-        def ask_now() -> None:
-            set_requester(Requester(owner))
-            owners.set_administration(owners.Fixed(administers))
-            ask(started, str(manifest.name).removeprefix("datasets/"), images=[WITHDRAWN])
-
-        contextvars.copy_context().run(ask_now)
-
     for nobody in ("ada", "eve"):
         with pytest.raises(PermissionDenied) as refused:
-            asked_by(nobody, False)
+            ask_as(started, nobody, name=manifest.name.id, images=[WITHDRAWN])
         assert refused.value.reason == "NOT_OWNER" and "bob" in refused.value.message
         assert started.records == []
-    asked_by("ada", True)
+    ask_as(started, "ada", True, name=manifest.name.id, images=[WITHDRAWN])
     left = started.do()
     assert find_manifest(store, manifest.name) is None
     assert owners.owners_of(store, left) >= {"ada", "bob"}
     assert datasets.get_dataset(store, "nuclei", owner="bob").name == str(left)
+
+
+def ask_as(started: Started, owner: str, administers: bool = False, **request: Any) -> None:
+    def ask_now() -> None:
+        set_requester(Requester(owner))
+        owners.set_administration(owners.Fixed(administers))
+        ask(started, **request)
+
+    contextvars.copy_context().run(ask_now)
+
+
+def test_who_asks_for_the_dataset_meanwhile_keeps_it(
+    store: MemoryObjectStore, started: Started, tmp_path: Path
+) -> None:
+    """The rights are those of the moment in which it is deleted, and not of the request."""
+    manifest = named(store, tmp_path)
+    owners.claim(store, manifest.name, LOCAL)
+    ask_as(started, LOCAL, images=[WITHDRAWN])
+    owners.claim(store, manifest.name, "bob")
+    datasets.claim_name(store, "bob", "nuclei", manifest.name, account=None, replace=False)
+    with pytest.raises(PermissionDenied, match="belongs to bob as well as to you"):
+        started.do()
+    assert find_manifest(store, manifest.name) is not None
+    assert datasets.get_dataset(store, "nuclei", owner="bob").name == str(manifest.name)
+
+
+def test_a_claim_in_the_middle_of_the_deletion_has_it_done_again(
+    store: MemoryObjectStore, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = named(store, tmp_path)
+    owners.claim(store, manifest.name, LOCAL)
+    ask_as(started, LOCAL, images=[WITHDRAWN])
+    delete = store.delete
+
+    def claimed_after(key: str) -> None:
+        delete(key)
+        if key == f"{manifest.name}/manifest.json":
+            owners.claim(store, manifest.name, "bob")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "delete", claimed_after)
+        with pytest.raises(Unavailable, match="was asked for while it was deleted"):
+            started.do()
+    assert find_manifest(store, manifest.name) is not None
+    assert datasets.get_dataset(store, "cells", owner=LOCAL).name == str(manifest.name), "no name has moved"
+
+
+def test_a_removal_that_goes_on_leaves_what_was_imported_again(
+    store: MemoryObjectStore, started: Started, tmp_path: Path
+) -> None:
+    old = named(store, tmp_path)
+    owners.claim(store, old.name, LOCAL)
+    ask_as(started, LOCAL, images=[WITHDRAWN])
+    started.do()
+    again = write_manifest(store, dataclasses.replace(old, create_time="2031-01-01T00:00:00.000000+00:00"))
+    owners.claim(store, again.name, "bob")
+    datasets.claim_name(store, "bob", "nuclei", again.name, account=None, replace=False)
+    started.do()
+    assert find_manifest(store, again.name) is not None
+    assert datasets.get_dataset(store, "nuclei", owner="bob").name == str(again.name)
+
+
+def test_a_damaged_name_or_record_keeps_no_removal_from_ending(
+    store: MemoryObjectStore, started: Started, tmp_path: Path
+) -> None:
+    named(store, tmp_path)
+    store.put_bytes("dataset-names/broken/bG9jYWw.json", b"{")
+    store.put_bytes(f"operations/study-control/{'b' * 32}/result.json", b"{")
+    left = removed(started, images=[WITHDRAWN])
+    assert datasets.get_dataset(store, "cells", owner=LOCAL).name == str(left.name)
+
+
+def test_a_removal_is_its_requesters(store: MemoryObjectStore, started: Started, tmp_path: Path) -> None:
+    """What it leaves may be another's, or nobody's yet."""
+    named(store, tmp_path)
+    ask_as(started, "ada", images=[WITHDRAWN])
+    [record] = started.records
+    assert record.request["is_requesters"] and record.requested_by.owner == "ada"
+    operations = Operations(STUDY_CONTROL, store, None, {}, lambda name, request: None)  # type: ignore[arg-type,return-value]
+    for user, may in (("eve", False), ("ada", True)):
+
+        def cancel(user: str = user) -> None:
+            set_requester(Requester(user))
+            owners.set_administration(owners.Fixed(False))
+            asyncio.run(operations.CancelOperation(CancelOperationRequest(name=str(record.name)), None))  # type: ignore[arg-type]
+
+        if may:
+            contextvars.copy_context().run(cancel)
+        else:
+            with pytest.raises(PermissionDenied, match="belongs to ada, and you are eve"):
+                contextvars.copy_context().run(cancel)
+        assert open_operations.cancellation_requested(store, record) == may

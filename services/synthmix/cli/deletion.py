@@ -58,15 +58,21 @@ def remove_images(arguments: argparse.Namespace) -> int:
                 f"this removes {plural(before.image_count - after.image_count, 'image')} of {before.image_count:,} "
                 f"from {arguments.name}, which becomes {after.name}"
             )
-            if not confirmed(planned):
+            if planned.kept:
+                note("others asked for it as well: the images go for all of them, with what they made from it")
+                may_go = answered_yes()
+            else:
+                may_go = confirmed(planned, now=arguments.now)
+            if not may_go:
                 note("nothing was removed")
                 return exit_codes.FAILED
         with progress() as show_progress:
             left = client.remove_images(
                 arguments.name, **chosen, now=arguments.now, progress=shown_transfer(show_progress)
             )
-    kinds = Counter(collection_of(item.name) for item in planned.deleted)
-    note(f"deleted {counted(kinds)}{listing([item.name for item in planned.deleted])}")
+    if planned.deleted:
+        kinds = Counter(collection_of(item.name) for item in planned.deleted)
+        note(f"deleted {counted(kinds)}{listing([item.name for item in planned.deleted])}")
     emit(arguments, left, dataset_text(left))
     return exit_codes.OK
 
@@ -101,10 +107,15 @@ def method_of(client: Client, group: str) -> Callable[..., artifacts_pb2.Deletio
     return client.delete_study if group == "studies" else RESOURCES[group].of(client).delete
 
 
-def confirmed(deletion: artifacts_pb2.Deletion) -> bool:
+def confirmed(deletion: artifacts_pb2.Deletion, *, now: bool = False) -> bool:
     """Whether the person who watches says that it may go. Raises InvalidArgument if nobody does."""
     names = listing([f"{item.name}, {byte_size(item.size_bytes)}" for item in deletion.deleted])
-    note(f"this deletes {deletion_text(deletion)}{names}")
+    note(f"this deletes {deletion_text(deletion, now=now)}{names}")
+    return answered_yes()
+
+
+def answered_yes() -> bool:
+    """What the person who watches says. Raises InvalidArgument if nobody does."""
     if not somebody_watches():
         raise InvalidArgument(
             "nobody can be asked whether that may go; pass --yes to delete it", reason="CONFIRMATION_MISSING"
@@ -118,13 +129,17 @@ def somebody_watches() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def deletion_text(deletion: artifacts_pb2.Deletion) -> str:
-    """How many of each kind go, how large they are, and when object storage has their room again."""
+def deletion_text(deletion: artifacts_pb2.Deletion, *, now: bool = False) -> str:
+    """How many of each kind go, how large they are, and when object storage has their room again.
+
+    Args:
+        now: Nothing is kept for the grace period.
+    """
     counts = Counter(collection_of(item.name) for item in deletion.deleted)
-    files_go = human_time(deletion.payloads_expire_time)
+    files_go = "within two hours" if now else f"after {human_time(deletion.payloads_expire_time)}"
     text = "nothing"
     if deletion.deleted:
-        text = f"{counted(counts)}, {byte_size(deletion.size_bytes)}; the files go after {files_go}"
+        text = f"{counted(counts)}, {byte_size(deletion.size_bytes)}; the files go {files_go}"
     if deletion.kept:
         stays = listing([f"{name}, which stays, since others asked for it as well" for name in deletion.kept])
         text += f"\nwhat is not yours any more:{stays}"

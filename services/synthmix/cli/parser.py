@@ -228,7 +228,8 @@ def _add_datasets(groups: Any) -> None:
         "remove images from a dataset, as when a patient withdraws consent",
         "Makes the dataset of the other images, which takes over all names, and deletes the old one with its splits "
         "and the uploads that it was imported from. It is refused while adapters, evaluations or studies refer to the "
-        "dataset. Shows what goes and asks first.",
+        "dataset. If others asked for the dataset as well, it takes an administrator, since the images go for all of "
+        "them. Shows what goes and asks first.",
         named=DATASET,
     )
     remove.add_argument(

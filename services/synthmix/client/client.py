@@ -263,6 +263,7 @@ class Client:
 
         Raises:
             InvalidArgument: The dataset has no such image or group.
+            PermissionDenied: Others asked for the dataset as well; the images go for all of them.
             FailedPrecondition: As `delete_dataset`; or fewer than two classes would be left (SINGLE_CLASS).
         """
         request = datasets_pb2.DeleteDatasetImagesRequest(

@@ -193,8 +193,8 @@ def leave(store: ObjectStore, artifact: ArtifactName, owners: Collection[str]) -
     """Forgets that these asked for it, and what they call it if it is a study: it is others', or nobody's."""
     if artifact.collection == STUDIES:
         for item in store.list("study-names/"):
-            owner, study, _ = item.key.split("/", 2)[2].rsplit(".", 2)
-            if study == artifact.id and (not owners or owner_of_key(owner) in owners):
+            *owner, study, _ = item.key.split("/", 2)[2].rsplit(".", 2)  # an earlier version's has no owner
+            if study == artifact.id and (not owners or not owner or owner_of_key(owner[0]) in owners):
                 store.delete(item.key)
     withdraw(store, artifact, owners)
 

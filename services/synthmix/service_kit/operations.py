@@ -215,8 +215,8 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         return operation
 
     def _owners(self, record: records.OperationRecord) -> frozenset[str]:
-        """Those of what it makes; of an import, of which only the work tells that, who asked for it."""
-        if record.target:
+        """Those of what it makes; of an import, of which only the work tells that, and of a removal, who asked."""
+        if record.target and not record.request.get("is_requesters"):
             return owners.owners_of(self._store, ArtifactName.parse(record.target, field="target"))
         return frozenset(filter(None, [record.requested_by.owner]))
 

@@ -22,7 +22,7 @@ from synthmix.service_kit.requesters import current_requester
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName, OperationName
 from synthmix.service_kit.stored_records import read_each
 from synthmix.study_control import datasets
-from synthmix.study_control.image_removal import Removal, plan_removal
+from synthmix.study_control.image_removal import Removal, check_alone, plan_removal
 from synthmix.study_control.import_bounds import ImportBounds
 
 
@@ -136,11 +136,9 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
     async def DeleteDatasetImages(
         self, request: datasets_pb2.DeleteDatasetImagesRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        def plan(caller: owners.Caller) -> tuple[Removal, dict[str, Any]]:
+        def plan(caller: owners.Caller) -> tuple[Removal, dict[str, Any], bool]:
             dataset = datasets.find_dataset(self._store, request.name, owner=caller.name, field="name")
-            others = owners.owners_of(self._store, dataset.name) - {caller.name}
-            if others and not caller.administers:  # the images go for all who asked for the dataset
-                raise caller.denied(f"{dataset.name} belongs to {owners.said_of(others)} too")
+            check_alone(caller, dataset.name, owners.owners_of(self._store, dataset.name))
             removal = plan_removal(self._store, dataset, request.images, request.groups)
             asked = {
                 "dataset": dataset.name.id,
@@ -152,15 +150,17 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
             by = OperationName(STUDY_CONTROL, digest_of(asked))
             caller = owners.EVERYONE if caller.administers else caller
             deletions.delete(self._store, dataset.name, caller=caller, force=request.force, validate_only=True, by=by)
-            return removal, asked
+            return removal, asked, caller.administers
 
-        removal, asked = await owners.as_owner(plan)
+        removal, asked, for_all = await owners.as_owner(plan)
         reduced = removal.reduced
         if request.validate_only:
             owner = current_requester().owner
             message = await asyncio.to_thread(datasets.dataset_message, self._store, reduced, {}, owner=owner)
             return finished_operation(message, target=str(reduced.name))
-        return await self._operations.start(digest_of(asked), DATASETS, str(reduced.name), {"removal": asked})
+        # The work is the requester's alone: what it leaves may be somebody else's already.
+        request_json = {"removal": asked, "for_all": for_all, "is_requesters": True}
+        return await self._operations.start(digest_of(asked), DATASETS, str(reduced.name), request_json)
 
     async def CreateSplit(
         self, request: datasets_pb2.CreateSplitRequest, context: grpc.aio.ServicerContext

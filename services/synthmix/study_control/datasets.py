@@ -193,27 +193,31 @@ def _exists(store: ObjectStore, holder: dict[str, Any]) -> bool:
 def release_names(store: ObjectStore, dataset: ArtifactName, owners: Collection[str]) -> None:
     """Leaves the names that these owners have for a dataset to others, without what its imports found.
 
+    Without owners it leaves those of everybody.
+
     What is left is not deleted but written over, and only as it was read: someone may be claiming the name right now.
     """
     released = {"dataset": str(dataset), "released": True}
     for item in store.list(_NAMES):
-        if _owner_and_name(item.key)[0] not in owners:
+        if owners and _owner_and_name(item.key)[0] not in owners:
             continue
-        holder, version = store.find_json_with_version(item.key)
-        if holder is not None and holder["dataset"] == str(dataset) and holder != released:
+        holder, version = _holder_with_version(store, item.key)
+        if holder is not None and holder.get("dataset") == str(dataset) and holder != released:
             store.put_json_if(item.key, released, version=version)
 
 
-def pass_names_on(store: ObjectStore, dataset: ArtifactName, successor: ArtifactName) -> None:
-    """Lets the names of a dataset that was deleted mean another one.
+def pass_names_on(
+    store: ObjectStore, dataset: ArtifactName, successor: ArtifactName, *, but_of: Collection[str] = ()
+) -> None:
+    """Lets the names of a dataset that was deleted mean another one, but for names of these owners.
 
     The accounts of their imports stay, without the paths of files, which may be those of images that were removed.
     """
     for item in store.list(_NAMES):
-        passed = False
+        passed = _owner_and_name(item.key)[0] in but_of
         while not passed:  # again only if someone else claimed it since it was read
-            holder, version = store.find_json_with_version(item.key)
-            if holder is None or holder["dataset"] != str(dataset):
+            holder, version = _holder_with_version(store, item.key)
+            if holder is None or holder.get("dataset") != str(dataset):
                 break
             value = holder | {"dataset": str(successor)}
             if "account" in holder:
@@ -227,20 +231,20 @@ def without_examples(left_out: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "examples"} for row in left_out]
 
 
-def forget_imports(store: ObjectStore, dataset: ArtifactName, owners: Collection[str] | None) -> None:
+def forget_imports(store: ObjectStore, dataset: ArtifactName, owners: Collection[str]) -> None:
     """Deletes what imports found in the sources of a dataset that was deleted, and the uploads that they were of.
 
     Args:
-        owners: Whose imports; None for everybody's.
+        owners: Whose imports; everybody's if there are none.
     """
     uploads = set()
     for item in store.list(f"{operations_of(STUDY_CONTROL)}/"):
         operation, leaf = OperationName.of_key(item.key)
-        if leaf != RESULT or (store.find_json(item.key) or {}).get("target") != str(dataset):
+        if leaf != RESULT or _find_readable(store, item.key).get("target") != str(dataset):
             continue
-        record = store.find_json(f"{operation}/{REQUEST}") or {}
+        record = _find_readable(store, f"{operation}/{REQUEST}")
         imported = record.get("request", {}).get("request", {})
-        if owners is not None and imported.get("owner", LOCAL) not in owners:
+        if owners and imported.get("owner", LOCAL) not in owners:
             continue
         for key in (f"dataset-accounts/{operation.id}.json", f"dataset-accounts/{operation.id}.left-out.json"):
             store.delete(key)
@@ -250,6 +254,24 @@ def forget_imports(store: ObjectStore, dataset: ArtifactName, owners: Collection
         for upload in uploads - {""}:
             if upload not in wanted:
                 store.delete(str(UploadName(upload)))
+
+
+def _holder_with_version(store: ObjectStore, key: str) -> tuple[dict[str, Any] | None, str]:
+    """What a name means, as it is stored; None of a damaged one, which means nothing."""
+    try:
+        holder, version = store.find_json_with_version(key)
+    except ValueError:
+        return None, ""
+    return (holder if isinstance(holder, dict) else None), version
+
+
+def _find_readable(store: ObjectStore, key: str) -> dict[str, Any]:
+    """A record of an operation; empty if it is damaged or not there."""
+    try:
+        found = store.find_json(key)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _find_holder(store: ObjectStore, key: str) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ Datasets are immutable, and addressed by their content. So a removal makes the d
 old one with what was made from it, and lets its names mean the new one. Done again after an interruption, it goes on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,10 +23,17 @@ from synthmix.service_kit.artifacts import (
 from synthmix.service_kit.deletion import delete
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.environment import sweep_settings
-from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, invalid_field, missing_field
+from synthmix.service_kit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    Unavailable,
+    invalid_field,
+    missing_field,
+    printable,
+)
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_context import OperationContext
-from synthmix.service_kit.owners import EVERYONE, claim, owners_of
+from synthmix.service_kit.owners import EVERYONE, Caller, claim, owners_of, said_of
 from synthmix.service_kit.quantities import listed, plural
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
@@ -130,29 +137,61 @@ def run(context: OperationContext) -> ArtifactName:
     store, asked = context.store, context.record.request["removal"]
     old = ArtifactName(DATASETS, asked["dataset"])
     left = ArtifactName.parse(context.record.target, field="dataset", collection=DATASETS)
-    if find_manifest(store, old) is not None:
-        context.update(unit="steps", message="removing images")
-        context.run_tasks(
-            "synthmix.study_control.image_removal:write_reduced",
-            [{"dataset": str(old), "sha256s": asked["sha256s"]}],
-        )
-        for owner in owners_of(store, old):
-            claim(store, left, owner)
-        delete(
-            store,
-            old,
-            caller=EVERYONE,
-            force=asked["force"],
-            validate_only=False,
-            by=context.record.name,
-            skip_grace_period=asked["skip_grace_period"],
-        )
-    datasets.pass_names_on(store, old, left)
-    datasets.forget_imports(store, old, None)
+    found = find_manifest(store, old)
+    if found is not None and found.create_time == asked["create_time"]:
+        _replace(context, old, left)
+        found = None
+    # Of one that was imported again since the deletion, its owners' names and uploads are of that import.
+    again = owners_of(store, old) if found is not None else frozenset()
+    datasets.pass_names_on(store, old, left, but_of=again)
+    if found is None:
+        datasets.forget_imports(store, old, ())
     if asked["skip_grace_period"]:
         context.update(message="deleting files")
         sweep(store, sweep_settings())
     return left
+
+
+def _replace(context: OperationContext, old: ArtifactName, left: ArtifactName) -> None:
+    """Makes the dataset that is left, and deletes the old one.
+
+    Raises:
+        PermissionDenied: Others have asked for the old one since, and no administrator asked for the removal.
+        Unavailable: Somebody else's request came in between; it is to be done again.
+    """
+    store, request = context.store, context.record.request
+    asked, requester = request["removal"], context.record.requested_by.owner
+    caller = EVERYONE if request["for_all"] else Caller(requester)
+    context.update(unit="steps", message="removing images")
+    context.run_tasks(
+        "synthmix.study_control.image_removal:write_reduced",
+        [{"dataset": str(old), "sha256s": asked["sha256s"]}],
+    )
+    owners = owners_of(store, old)
+    check_alone(caller, old, owners)
+    for owner in owners:
+        claim(store, left, owner)
+    if find_manifest(store, left) is None:  # another's, who deleted it before these claimed it
+        raise Unavailable(f"{left} was deleted while it was made; it is made again", reason="ARTIFACT_GONE")
+    deletion = delete(
+        store,
+        old,
+        caller=caller,
+        force=asked["force"],
+        validate_only=False,
+        by=context.record.name,
+        skip_grace_period=asked["skip_grace_period"],
+    )
+    if old not in deletion.names:
+        raise Unavailable(f"{old} was asked for while it was deleted; that is tried again", reason="ARTIFACT_WANTED")
+
+
+def check_alone(caller: Caller, dataset: ArtifactName, owners: Collection[str]) -> None:
+    """Raises PermissionDenied if others asked for a dataset too, for whom the images would go as well."""
+    others = set(owners) - {caller.name}
+    if others and not caller.administers:
+        also = " as well as to you" if caller.name in owners else f", and you are {printable(caller.name)}"
+        raise caller.denied(f"{dataset} belongs to {said_of(others)}{also}")
 
 
 def write_reduced(dataset: str, sha256s: list[str], report: Callable[[int, int], None], threads: int) -> str:

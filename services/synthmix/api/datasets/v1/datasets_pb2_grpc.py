@@ -111,7 +111,8 @@ class DatasetServiceServicer:
     def DeleteDatasetImages(self, request, context):
         """Removes images from a dataset, as when a patient withdraws consent. The operation's response is the Dataset of the
         other images, which takes over all names; the old dataset is deleted with its splits and the uploads that it was
-        imported from. FAILED_PRECONDITION as DeleteDataset.
+        imported from. FAILED_PRECONDITION as DeleteDataset. PERMISSION_DENIED with the reason NOT_OWNER if others asked for
+        the dataset too: the images go for all of them, so that it takes an administrator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
