@@ -6,6 +6,7 @@
     owner       for whom a service asks, where that is another
     method      the gRPC method
     resource    what it is about: what was made, or else what was named
+    named       what was named, where something else was made of it
     deleted     of a deletion, what went
     code        how it ended, as gRPC names it
     request_id  what the caller gave as x-request-id, or a random one; errors say it in their metadata
@@ -68,6 +69,9 @@ class Call:
         }
         if self.owner != self.caller:
             line["owner"] = self.owner
+        named = printable(str(getattr(self.request, "name", "")))
+        if named and named != line["resource"]:
+            line["named"] = named
         if isinstance(self.response, artifacts_pb2.Deletion):
             line["deleted"] = [item.name for item in self.response.deleted[:MOST_LISTED]]
             line["deleted_count"] = len(self.response.deleted)
