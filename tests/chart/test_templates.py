@@ -355,7 +355,6 @@ def test_a_worker_group_for_each_service_with_bounds_of_its_own() -> None:
     assert groups["adapter-training"]["maxReplicas"] == 4
     head = environment(spec["headGroupSpec"]["template"]["spec"]["containers"][0])
     assert head["SYNTHMIX_IMAGE_SYNTHESIS_GPUS"] == "0.5"
-    assert worker_settings("image-synthesis", head).most_tasks == 128, "the autoscaler sees that all are wanted"
     assert head["SYNTHMIX_OPERATIONS_AT_ONCE"] == "256"
     assert head["RAY_task_oom_retries"] == "0"
     assert spec["headGroupSpec"]["labels"]["synthmix.io/operation-hosts"] == "true"
@@ -363,6 +362,30 @@ def test_a_worker_group_for_each_service_with_bounds_of_its_own() -> None:
     for deployment in chart.of_kind("Deployment"):
         front_end = environment(deployment["spec"]["template"]["spec"]["containers"][0])
         assert front_end.get("SYNTHMIX_CODE_VERSION", worker_image) == worker_image
+
+
+def test_front_ends_know_how_many_workers_the_autoscaler_may_start() -> None:
+    def most_tasks(chart: Rendered) -> int:
+        deployment = chart.get("Deployment", f"{PREFIX}-image-synthesis")
+        front_end = environment(deployment["spec"]["template"]["spec"]["containers"][0])
+        return worker_settings("image-synthesis", front_end).most_tasks
+
+    values = ["workers.imageSynthesis.max=64", "workers.imageSynthesis.task.gpus=0.5"]
+    assert most_tasks(render_chart(set_values=values)) == 128, "the autoscaler sees that all are wanted"
+    assert most_tasks(render_chart(set_values=[*values, "ray.operator=false"])) == 0, "there is none"
+
+
+def test_other_bounds_of_a_worker_group_replace_no_pod_of_ray() -> None:
+    """KubeRay makes a cluster anew when anything of it has changed but these."""
+
+    def cluster(most: int) -> dict[str, Any]:
+        chart = render_chart(set_values=[f"workers.imageSynthesis.max={most}"])
+        found = chart.get("RayCluster", f"{PREFIX}-ray")
+        for group in found["spec"]["workerGroupSpecs"]:
+            del group["replicas"], group["minReplicas"], group["maxReplicas"]
+        return found
+
+    assert cluster(8) == cluster(64)
 
 
 def test_gpu_type_queue_and_placement_are_values() -> None:

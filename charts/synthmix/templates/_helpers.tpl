@@ -203,11 +203,9 @@ capabilities: {drop: [ALL]}
 - {name: SYNTHMIX_{{ $service | upper | replace "-" "_" }}_ADDRESS, value: "{{ include "synthmix.fullname" $root }}-{{ $service }}:50051"}
 {{- end }}
 {{- range $group, $key := include "synthmix.workerGroups" . | fromYaml }}
-{{- $workers := index $root.Values.workers $key }}
-{{- $task := $workers.task }}
+{{- $task := (index $root.Values.workers $key).task }}
 - {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_CPUS, value: {{ $task.cpus | quote }}}
 - {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_GPUS, value: {{ $task.gpus | quote }}}
-- {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_MOST_WORKERS, value: {{ $workers.max | quote }}}
 {{- end }}
 - {name: SYNTHMIX_OPERATIONS_AT_ONCE, value: {{ .Values.operations.atOnce | quote }}}
 - {name: SYNTHMIX_OPERATIONS_AT_ONCE_EACH, value: {{ .Values.operations.atOnceEach | quote }}}
