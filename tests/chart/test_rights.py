@@ -309,7 +309,7 @@ def test_study_control_may_nothing_else(installed: Cluster, study_control: Any) 
     attempts = [
         lambda: client.CoreV1Api(study_control).list_namespaced_secret(NAMESPACE),
         lambda: client.CoreV1Api(study_control).read_namespaced_secret(f"{PREFIX}-object-storage", NAMESPACE),
-        lambda: client.CoreV1Api(study_control).read_namespaced_secret(f"{PREFIX}-minio-root", NAMESPACE),
+        lambda: client.CoreV1Api(study_control).read_namespaced_secret(f"{PREFIX}-object-storage-user", NAMESPACE),
         lambda: client.CoreV1Api(study_control).delete_collection_namespaced_pod(NAMESPACE),
         lambda: client.AppsV1Api(study_control).list_namespaced_deployment(NAMESPACE),
         lambda: client.CustomObjectsApi(study_control).delete_namespaced_custom_object(
