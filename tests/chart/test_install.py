@@ -71,7 +71,9 @@ def test_upgrade_and_rollback_keep_secrets_and_what_the_autoscaler_decided(clust
     namespace = "upgrades"
     install(cluster, namespace)
     before = secrets_of(cluster, namespace)
-    assert set(before) == {f"{PREFIX}-{name}" for name in ("token", "ray-token", "object-storage", "minio-root")}
+    assert set(before) == {
+        f"{PREFIX}-{name}" for name in ("token", "ray-token", "object-storage", "object-storage-user")
+    }
     rays = client.CustomObjectsApi(cluster.api())
 
     def groups() -> dict[str, tuple[int, int]]:

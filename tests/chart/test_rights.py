@@ -309,7 +309,7 @@ def test_study_control_may_nothing_else(installed: Cluster, study_control: Any) 
     attempts = [
         lambda: client.CoreV1Api(study_control).list_namespaced_secret(NAMESPACE),
         lambda: client.CoreV1Api(study_control).read_namespaced_secret(f"{PREFIX}-object-storage", NAMESPACE),
-        lambda: client.CoreV1Api(study_control).read_namespaced_secret(f"{PREFIX}-minio-root", NAMESPACE),
+        lambda: client.CoreV1Api(study_control).read_namespaced_secret(f"{PREFIX}-object-storage-user", NAMESPACE),
         lambda: client.CoreV1Api(study_control).delete_collection_namespaced_pod(NAMESPACE),
         lambda: client.AppsV1Api(study_control).list_namespaced_deployment(NAMESPACE),
         lambda: client.CustomObjectsApi(study_control).delete_namespaced_custom_object(
@@ -321,6 +321,28 @@ def test_study_control_may_nothing_else(installed: Cluster, study_control: Any) 
         with pytest.raises(client.ApiException) as caught:
             attempt()
         assert caught.value.status == 403
+
+
+def test_the_autoscaler_changes_the_size_of_its_cluster(installed: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KubeRay binds rights once, to the account that the head had then."""
+    api = connect_as(installed, monkeypatch, NAMESPACE, "ray-head")
+    clusters, core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+    assert clusters.get_namespaced_custom_object(**RAY)["metadata"]["name"] == RAY["name"]
+    clusters.patch_namespaced_custom_object(**RAY, body=patched(f"{GROUP}/replicas", 3), dry_run="All", **AS_PATCH)
+    assert core.list_namespaced_pod(NAMESPACE).items == []
+    for call in (core.read_namespaced_pod, core.patch_namespaced_pod, core.patch_namespaced_pod_resize):
+        with pytest.raises(client.ApiException) as missing:
+            call("gone", NAMESPACE, **({} if call == core.read_namespaced_pod else {"body": {}}))
+        assert missing.value.status == 404, "it may, and there is none"
+    for attempt in (
+        lambda: core.list_namespaced_secret(NAMESPACE),
+        lambda: core.delete_namespaced_pod("gone", NAMESPACE),
+        lambda: clusters.delete_namespaced_custom_object(**RAY),
+        lambda: clusters.get_namespaced_custom_object(**{**RAY, "name": "others-ray"}),
+    ):
+        with pytest.raises(client.ApiException) as refused:
+            attempt()
+        assert refused.value.status == 403
 
 
 def test_without_cluster_roles_gpus_are_a_warning(

@@ -213,7 +213,9 @@ def test_no_secret_is_said_outside_of_secrets(rendered: Rendered) -> None:
 
 
 def test_minios_root_keys_are_in_its_pod_and_in_its_job_alone(rendered: Rendered) -> None:
-    holders = {name for name, pod in rendered.pods() if f"{PREFIX}-minio-root" in yaml.safe_dump(pod)}
+    """Of the name that they had when every pod held them, so that in an upgrade none loses its keys before it ends."""
+    reference = f"name: {PREFIX}-object-storage\n"
+    holders = {name for name, pod in rendered.pods() if reference in yaml.safe_dump(pod)}
     has_minio = any(item["metadata"]["name"] == f"{PREFIX}-minio" for item in rendered.of_kind("StatefulSet"))
     assert {name.rpartition("-bucket-")[0] or name for name in holders} == (
         {PREFIX, f"{PREFIX}-minio"} if has_minio else set()
@@ -355,7 +357,6 @@ def test_a_worker_group_for_each_service_with_bounds_of_its_own() -> None:
     assert groups["adapter-training"]["maxReplicas"] == 4
     head = environment(spec["headGroupSpec"]["template"]["spec"]["containers"][0])
     assert head["SYNTHMIX_IMAGE_SYNTHESIS_GPUS"] == "0.5"
-    assert worker_settings("image-synthesis", head).most_tasks == 128, "the autoscaler sees that all are wanted"
     assert head["SYNTHMIX_OPERATIONS_AT_ONCE"] == "256"
     assert head["RAY_task_oom_retries"] == "0"
     assert spec["headGroupSpec"]["labels"]["synthmix.io/operation-hosts"] == "true"
@@ -363,6 +364,30 @@ def test_a_worker_group_for_each_service_with_bounds_of_its_own() -> None:
     for deployment in chart.of_kind("Deployment"):
         front_end = environment(deployment["spec"]["template"]["spec"]["containers"][0])
         assert front_end.get("SYNTHMIX_CODE_VERSION", worker_image) == worker_image
+
+
+def test_front_ends_know_how_many_workers_the_autoscaler_may_start() -> None:
+    def most_tasks(chart: Rendered) -> int:
+        deployment = chart.get("Deployment", f"{PREFIX}-image-synthesis")
+        front_end = environment(deployment["spec"]["template"]["spec"]["containers"][0])
+        return worker_settings("image-synthesis", front_end).most_tasks
+
+    values = ["workers.imageSynthesis.max=64", "workers.imageSynthesis.task.gpus=0.5"]
+    assert most_tasks(render_chart(set_values=values)) == 128, "the autoscaler sees that all are wanted"
+    assert most_tasks(render_chart(set_values=[*values, "ray.operator=false"])) == 0, "there is none"
+
+
+def test_other_bounds_of_a_worker_group_replace_no_pod_of_ray() -> None:
+    """KubeRay makes a cluster anew when anything of it has changed but these."""
+
+    def cluster(most: int) -> dict[str, Any]:
+        chart = render_chart(set_values=[f"workers.imageSynthesis.max={most}"])
+        found = chart.get("RayCluster", f"{PREFIX}-ray")
+        for group in found["spec"]["workerGroupSpecs"]:
+            del group["replicas"], group["minReplicas"], group["maxReplicas"]
+        return found
+
+    assert cluster(8) == cluster(64)
 
 
 def test_gpu_type_queue_and_placement_are_values() -> None:
@@ -428,6 +453,8 @@ def test_rights_are_the_least(rendered: Rendered) -> None:
             changes = set(rule["verbs"]) - {"get", "list", "watch"}
             if rule["resources"] == ["pods/portforward"]:
                 changes -= {"create"}  # pods have no lasting names
+            if role["metadata"]["name"] == f"{PREFIX}-ray-head" and rule["resources"][0] in ("pods", "pods/resize"):
+                changes -= {"patch"}  # as above, and the autoscaler needs it
             if changes and rule["apiGroups"] != ["synthmix.io"]:
                 assert rule["resourceNames"], f"{role['metadata']['name']} may {changes} any {rule['resources']}"
 
@@ -601,7 +628,7 @@ def test_either_server_is_reached_at_the_same_address_with_the_same_secret(serve
     policy = chart.get("NetworkPolicy", f"{PREFIX}-minio")
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
     assert policy["spec"]["ingress"][0]["ports"] == [{"port": "s3"}]
-    secret = {"secretKeyRef": {"name": f"{PREFIX}-object-storage", "key": "access-key"}}
+    secret = {"secretKeyRef": {"name": f"{PREFIX}-object-storage-user", "key": "access-key"}}
     if server == "seaweedfs":
         [files] = stateful_set["spec"]["template"]["spec"]["initContainers"]
         assert environment(files)["SYNTHMIX_OBJECT_STORE_ACCESS_KEY"] == secret

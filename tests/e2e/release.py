@@ -94,7 +94,7 @@ class Release:
         return secret_of(self.cluster, self.namespace, name)
 
     def store(self) -> ObjectStore:
-        secret = self.secret(f"{PREFIX}-object-storage")
+        secret = self.secret(f"{PREFIX}-object-storage-user")
         return S3ObjectStore(
             ObjectStoreSettings(
                 endpoint_url=f"http://{LOOPBACK}:{self.storage_port}",

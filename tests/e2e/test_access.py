@@ -137,7 +137,7 @@ def run_pod(cluster: Cluster, image: str, arguments: object) -> list[list[object
 def test_no_secret_lies_about(release: Release) -> None:
     """Not in a ConfigMap, in what a container logs, or in what Helm tells of its values."""
     core = client.CoreV1Api(release.cluster.api())
-    names = [f"{PREFIX}-{name}" for name in ("token", "ray-token", "object-storage", "minio-root")]
+    names = [f"{PREFIX}-{name}" for name in ("token", "ray-token", "object-storage", "object-storage-user")]
     secrets = [value for name in names for value in release.secret(name).values()]
     assert all(len(secret) > 15 for secret in secrets)
     places = {

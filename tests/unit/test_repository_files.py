@@ -127,6 +127,22 @@ def test_the_workflows_call_what_every_commit_must_hold() -> None:
     assert called == once | parts
 
 
+@pytest.mark.parametrize("event", ["push", "pull_request"])
+def test_vulnerabilities_are_looked_for_when_what_images_hold_changes(event: str) -> None:
+    """Our own code brings no package."""
+    dockerfile = (REPOSITORY / "deploy/images/Dockerfile").read_text()
+    locks = {
+        name
+        for line in dockerfile.splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for name in line.split()[1:-1]
+        if name.endswith((".lock", ".txt"))
+    }
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/security.yaml").read_text())
+    paths = workflow[True][event]["paths"]  # YAML 1.1 reads "on" as true
+    assert len(locks) == 3 and locks | {"deploy/images/**"} <= set(paths)
+
+
 def test_the_workflows_run_every_python_that_is_promised() -> None:
     workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yaml").read_text())
     [versions] = [job["strategy"]["matrix"]["python"] for job in workflow["jobs"].values() if "strategy" in job]

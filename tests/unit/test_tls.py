@@ -15,6 +15,12 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -150,7 +156,9 @@ def test_a_server_without_tls_is_told(authority: Authority, tmp_path: Path) -> N
     with_server(None, body)
 
 
-def test_a_renewed_certificate_takes_no_restart(authority: Authority, tls: ServerTls, tmp_path: Path) -> None:
+def test_a_renewed_certificate_takes_no_restart(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As a mounted Secret is renewed: a link is moved to another folder."""
     folders = [tmp_path / name for name in ("first", "second", "third")]
     renewed = new_authority("renewed")
@@ -176,6 +184,7 @@ def test_a_renewed_certificate_takes_no_restart(authority: Authority, tls: Serve
         # What is no pair, and what is not there, leave the one in use that was good.
         show(folders[2])
         assert status_of(address, renewed) == serving
+        assert "is not renewed" in caplog.text and "cannot be used together" in caplog.text
         show(tmp_path / "nowhere")
         assert status_of(address, renewed) == serving
         show(folders[0])
@@ -210,11 +219,24 @@ def test_settings_of_tls_are_checked(tls: ServerTls, tmp_path: Path) -> None:
         server_tls({"SYNTHMIX_TLS_CERTIFICATE": str(tls.certificate)})
     assert server_tls({"SYNTHMIX_TLS_CERTIFICATE": str(tls.certificate), "SYNTHMIX_TLS_KEY": str(tls.key)}) == tls
     assert service_credentials({}) is None
-    absent = tmp_path / "absent"
+    absent, others = tmp_path / "absent", tmp_path / "others"
+    others.mkdir()
+    new_authority().write_server(others)
+    encrypted = tmp_path / "encrypted.key"
+    encrypted.write_bytes(
+        load_pem_private_key(tls.key.read_bytes(), None).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+        )
+    )
     for broken, said in (
         (replace(tls, key=absent), f"SYNTHMIX_TLS_KEY is '{absent}', which cannot be read"),
         (replace(tls, certificate=tls.key), "SYNTHMIX_TLS_CERTIFICATE is .*holds no BEGIN CERTIFICATE"),
         (replace(tls, key=tls.certificate), "SYNTHMIX_TLS_KEY is .*holds no PRIVATE KEY"),
+        (
+            replace(tls, key=others / "tls.key"),
+            "SYNTHMIX_TLS_CERTIFICATE, .* and SYNTHMIX_TLS_KEY, .* cannot be used together",
+        ),
+        (replace(tls, key=encrypted), "SYNTHMIX_TLS_KEY, .* cannot be used together .* not encrypted"),
     ):
         with pytest.raises(FailedPrecondition, match=said):
             server_credentials(broken)

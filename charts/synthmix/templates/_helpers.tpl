@@ -72,13 +72,15 @@ imagePullSecrets:
 {{- define "synthmix.raySecret" -}}
 {{- default (printf "%s-ray-token" (include "synthmix.fullname" .)) .Values.ray.existingSecret -}}
 {{- end -}}
+{{/* Of the user who has the bucket alone. */}}
 {{- define "synthmix.objectStorageSecret" -}}
-{{- default (printf "%s-object-storage" (include "synthmix.fullname" .)) .Values.objectStorage.existingSecret -}}
+{{- default (printf "%s-object-storage-user" (include "synthmix.fullname" .)) .Values.objectStorage.existingSecret -}}
 {{- end -}}
 
-{{/* Of MinIO's root user: its pod's, and the Job's that makes the other user. */}}
+{{/* Of MinIO's root user: its pod's, and the Job's that makes the other user. Earlier charts gave these keys to every pod,
+     which goes on with them in an upgrade until the Job has run. */}}
 {{- define "synthmix.minioRootSecret" -}}
-{{- default (printf "%s-minio-root" (include "synthmix.fullname" .)) .Values.objectStorage.existingRootSecret -}}
+{{- default (printf "%s-object-storage" (include "synthmix.fullname" .)) .Values.objectStorage.existingRootSecret -}}
 {{- end -}}
 
 {{/* The service account whose tokens callers may ask for; "" if there is none. */}}
@@ -203,11 +205,9 @@ capabilities: {drop: [ALL]}
 - {name: SYNTHMIX_{{ $service | upper | replace "-" "_" }}_ADDRESS, value: "{{ include "synthmix.fullname" $root }}-{{ $service }}:50051"}
 {{- end }}
 {{- range $group, $key := include "synthmix.workerGroups" . | fromYaml }}
-{{- $workers := index $root.Values.workers $key }}
-{{- $task := $workers.task }}
+{{- $task := (index $root.Values.workers $key).task }}
 - {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_CPUS, value: {{ $task.cpus | quote }}}
 - {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_GPUS, value: {{ $task.gpus | quote }}}
-- {name: SYNTHMIX_{{ $group | upper | replace "-" "_" }}_MOST_WORKERS, value: {{ $workers.max | quote }}}
 {{- end }}
 - {name: SYNTHMIX_OPERATIONS_AT_ONCE, value: {{ .Values.operations.atOnce | quote }}}
 - {name: SYNTHMIX_OPERATIONS_AT_ONCE_EACH, value: {{ .Values.operations.atOnceEach | quote }}}

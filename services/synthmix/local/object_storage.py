@@ -216,12 +216,15 @@ def is_ready(storage: ObjectStorage) -> bool:
         if error.reason == "BUCKET_MISSING":
             return False
         raise
-    _check_closed(storage)
+    try:
+        _check_closed(storage)
+    except OSError:  # it is slow, or the connection broke: what the port does is not known yet
+        return False
     return True
 
 
 def _check_closed(storage: ObjectStorage) -> None:
-    """weed itself only warns of a certificate that it cannot use, and takes every call."""
+    """weed itself only warns of a certificate that it cannot use, and takes every call. Raises OSError, as below."""
     for port in storage.ports.of_grpc:
         if not _asks_for_a_certificate(port, storage.certificate):
             raise FailedPrecondition(
@@ -232,6 +235,7 @@ def _check_closed(storage: ObjectStorage) -> None:
 
 
 def _asks_for_a_certificate(port: int, authority: Path) -> bool:
+    """Whether a caller without one is refused. Raises OSError, but no ssl.SSLError, if the port does not say."""
     context = ssl.create_default_context(cafile=str(authority))
     context.set_alpn_protocols(["h2"])
     try:
@@ -239,12 +243,14 @@ def _asks_for_a_certificate(port: int, authority: Path) -> bool:
             socket.create_connection((LOOPBACK, port), timeout=HANDSHAKE_TIMEOUT_S) as connection,
             context.wrap_socket(connection, server_hostname=LOOPBACK) as encrypted,
         ):
-            encrypted.recv(1)  # what the client lacks is said after its side of the handshake
+            # What the client lacks is said after its side of the handshake; a server that takes it says its settings.
+            if encrypted.recv(1):
+                return False
+    except ssl.SSLEOFError as error:
+        raise ConnectionError(str(error)) from error
     except ssl.SSLError as error:
         return error.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
-    except OSError:
-        return False
-    return False
+    raise ConnectionError("it ended the connection")
 
 
 def flush(folder: Path) -> None:

@@ -63,7 +63,8 @@ class WorkerSettings:
     """What one Ray task of a service is given, and how many may be wanted at once.
 
     Attributes:
-        most_workers: That an autoscaler may start for the service; 0 where the workers are those that are there.
+        most_workers: That an autoscaler may start for the service; 0 where the workers are those that are there. Front
+            ends alone are told, who tell the host.
     """
 
     cpus: float

@@ -29,6 +29,7 @@ from synthmix.service_kit.operation_records import now
 from synthmix.service_kit.ray_connection import NAMESPACE, RayConnection
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.stored_records import known_fields
+from synthmix.service_kit.task_pool import FEWEST_WAITING, TaskPool
 
 log = logging.getLogger(__name__)
 
@@ -74,25 +75,28 @@ class HostActor:
 
     def __init__(self, service: str, version: str, functions: Mapping[str, str]):
         from synthmix.service_kit.ray_tasks import RayTasks
-        from synthmix.service_kit.task_pool import FEWEST_WAITING, TaskPool
 
         self._service = service
         self._version = version
         self._store = open_object_store()
         self._asked_s = time.monotonic()
-        settings = worker_settings(service)
-        backend = RayTasks(host_name(service, version), service, settings)
-        tasks = TaskPool(backend, fewest_waiting=max(FEWEST_WAITING, settings.most_tasks))
-        self._host = OperationHost(service, self._store, functions, tasks, operation_limits(), _observer(service))
+        backend = RayTasks(host_name(service, version), service, worker_settings(service))
+        self._tasks = TaskPool(backend)
+        self._host = OperationHost(service, self._store, functions, self._tasks, operation_limits(), _observer(service))
         self._host.start()
         node_cache.start_expiring()
         threading.Thread(target=self._watch_claim, name="claim", daemon=True).start()
         threading.Thread(target=_expire_on_workers, args=(backend,), name="workers' caches", daemon=True).start()
 
-    def live(self, version: str) -> dict[str, float]:
-        """The fields of Live, by name: front ends of this version ask, and of others."""
+    def live(self, version: str, most_tasks: int = 0) -> dict[str, float]:
+        """The fields of Live, by name: front ends of this version ask, and of others.
+
+        Args:
+            most_tasks: That the service's workers run at once, as front ends of this version know.
+        """
         if version == self._version:
             self._asked_s = time.monotonic()
+            self._tasks.fewest_waiting = max(FEWEST_WAITING, most_tasks)
         return {**self._host.counts(), "unasked_s": time.monotonic() - self._asked_s}
 
     def wake(self) -> None:
@@ -238,6 +242,7 @@ class Hosts:
     def _start(self, ray: Any) -> tuple[Any, Live]:
         """The host of this version, which is started unless it runs."""
         end_s = time.monotonic() + ANSWER_SECONDS
+        most_tasks = worker_settings(self._service).most_tasks
         while True:
             actor = (
                 ray.remote(HostActor)
@@ -254,7 +259,7 @@ class Hosts:
                 .remote(self._service, self._version, self._functions)
             )
             try:
-                live = ray.get(actor.live.remote(self._version), timeout=ANSWER_SECONDS)
+                live = ray.get(actor.live.remote(self._version, most_tasks), timeout=ANSWER_SECONDS)
                 return actor, known_fields(Live, live)
             except ray.exceptions.GetTimeoutError as error:
                 cause: Exception = error

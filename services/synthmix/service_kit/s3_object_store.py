@@ -20,6 +20,7 @@ from minio.commonconfig import CopySource
 from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error, ServerError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.blocking_calls import remaining_seconds
@@ -54,6 +55,8 @@ _FULL_WORDS = ("no space left", "no free volumes", "disk quota exceeded")
 # Besides every answer with a status of 5xx, those that have another.
 _PASSING = {"RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
 _PRECONDITION_FAILED_STATUS = 412
+# What OpenSSL makes of an answer in plain text; from 3.2 on it is the second.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 # What a Job makes beside whoever waits for it: the bucket, and the user with its rights.
 _MADE_MEANWHILE = ("BUCKET_MISSING", "OBJECT_STORAGE_DENIED")
 
@@ -300,14 +303,14 @@ class S3ObjectStore(ObjectStore):
                         raise self._full(" left") from error
                 if not _is_passing(error) or attempt == self._attempts - 1:
                     raise self._unavailable(action, error) from error
-            except urllib3.exceptions.SSLError as error:
-                raise FailedPrecondition(
-                    f"object storage at {self.settings.endpoint_url} cannot be trusted by TLS ({error}); name the PEM "
-                    "file of its certificate's authority by SYNTHMIX_OBJECT_STORE_CA, and check that the certificate "
-                    "is for this address",
-                    reason="OBJECT_STORAGE_TLS",
-                ) from error
             except (urllib3.exceptions.HTTPError, MinioException, OSError) as error:
+                if _settings_forbid_tls(error):
+                    raise FailedPrecondition(
+                        f"object storage at {self.settings.endpoint_url} cannot be trusted by TLS ({error}); name the "
+                        "PEM file of its certificate's authority by SYNTHMIX_OBJECT_STORE_CA, and check that the "
+                        "certificate is for this address, and that the server uses TLS",
+                        reason="OBJECT_STORAGE_TLS",
+                    ) from error
                 if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
                     raise  # a local file, not the network
                 if attempt == self._attempts - 1:
@@ -371,6 +374,14 @@ def _info(item: Object) -> ObjectInfo:
 
 def _is_passing(error: S3Error) -> bool:
     return error.code in _PASSING or getattr(error.response, "status", 0) >= 500
+
+
+def _settings_forbid_tls(error: Exception) -> bool:
+    """Whether the certificate is not trusted, or the server uses no TLS. Other errors of TLS pass, as when it stops."""
+    cause = error.args[0] if isinstance(error, urllib3.exceptions.SSLError) and error.args else None
+    return isinstance(cause, (ssl.SSLCertVerificationError, CertificateError)) or (
+        isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS
+    )
 
 
 def _says_full(error: S3Error) -> bool:

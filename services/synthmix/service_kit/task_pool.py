@@ -108,7 +108,8 @@ class TaskPool:
     """The tasks of all operations of one host. Safe to share between threads.
 
     Args:
-        fewest_waiting: See FEWEST_WAITING; of an autoscaled group what it runs at once when it is at its largest.
+        fewest_waiting: See FEWEST_WAITING; of an autoscaled group what it runs at once when it is at its largest. It
+            may be changed at any time.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class TaskPool:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._backend = backend
-        self._fewest_waiting = fewest_waiting
+        self.fewest_waiting = fewest_waiting
         self._first_backoff_s = first_backoff_s
         self._clock = clock
         self._lock = threading.RLock()
@@ -176,7 +177,7 @@ class TaskPool:
             except Exception as error:  # Ray raises many kinds; the last number will do
                 log.warning("the workers cannot be counted: %s", error)
             self._slots_until_s = self._clock() + SLOTS_VALID_SECONDS
-        return self._slots + max(self._fewest_waiting, self._slots)
+        return self._slots + max(self.fewest_waiting, self._slots)
 
     def _work(self) -> None:
         while True:
