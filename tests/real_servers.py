@@ -42,11 +42,11 @@ def running(
 def running_minio(folder: Path, authority: Authority | None = None) -> Iterator[ObjectStoreSettings]:
     """MinIO in a folder, with the keys of its root user; over TLS if there is an authority for its certificate."""
     if os.environ.get("SYNTHMIX_WITHOUT_MINIO") == "1":
-        pytest.skip("SYNTHMIX_WITHOUT_MINIO=1: the contract isn't held against MinIO")
+        pytest.skip("SYNTHMIX_WITHOUT_MINIO=1: the contract is not held against MinIO")
     program = minio_program()
     if not os.access(program, os.X_OK):
         pytest.fail(
-            f"there is no MinIO server at {program}; `make {program}` builds it (it needs Go 1.24 or newer), "
+            f"there is no MinIO server at {program}; `make test-programs` builds it, "
             "SYNTHMIX_MINIO names another one, and SYNTHMIX_WITHOUT_MINIO=1 leaves these tests out",
             pytrace=False,
         )

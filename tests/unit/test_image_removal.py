@@ -421,13 +421,19 @@ def ask_as(started: Started, owner: str, administers: bool = False, **request: A
     contextvars.copy_context().run(ask_now)
 
 
+def asked_for(store: MemoryObjectStore, started: Started, folder: Path) -> Manifest:
+    """A dataset of LOCAL's, who has asked for a removal that is still to be done."""
+    manifest = named(store, folder)
+    owners.claim(store, manifest.name, LOCAL)
+    ask_as(started, LOCAL, images=[WITHDRAWN])
+    return manifest
+
+
 def test_who_asks_for_the_dataset_meanwhile_keeps_it(
     store: MemoryObjectStore, started: Started, tmp_path: Path
 ) -> None:
     """The rights are those of the moment in which it is deleted, and not of the request."""
-    manifest = named(store, tmp_path)
-    owners.claim(store, manifest.name, LOCAL)
-    ask_as(started, LOCAL, images=[WITHDRAWN])
+    manifest = asked_for(store, started, tmp_path)
     owners.claim(store, manifest.name, "bob")
     datasets.claim_name(store, "bob", "nuclei", manifest.name, account=None, replace=False)
     with pytest.raises(PermissionDenied, match="belongs to bob as well as to you"):
@@ -439,9 +445,7 @@ def test_who_asks_for_the_dataset_meanwhile_keeps_it(
 def test_a_claim_in_the_middle_of_the_deletion_has_it_done_again(
     store: MemoryObjectStore, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = named(store, tmp_path)
-    owners.claim(store, manifest.name, LOCAL)
-    ask_as(started, LOCAL, images=[WITHDRAWN])
+    manifest = asked_for(store, started, tmp_path)
     delete = store.delete
 
     def claimed_after(key: str) -> None:
@@ -460,9 +464,7 @@ def test_a_claim_in_the_middle_of_the_deletion_has_it_done_again(
 def test_a_removal_that_goes_on_leaves_what_was_imported_again(
     store: MemoryObjectStore, started: Started, tmp_path: Path
 ) -> None:
-    old = named(store, tmp_path)
-    owners.claim(store, old.name, LOCAL)
-    ask_as(started, LOCAL, images=[WITHDRAWN])
+    old = asked_for(store, started, tmp_path)
     started.do()
     again = write_manifest(store, dataclasses.replace(old, create_time="2031-01-01T00:00:00.000000+00:00"))
     owners.claim(store, again.name, "bob")

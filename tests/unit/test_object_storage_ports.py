@@ -1,16 +1,16 @@
 """When local object storage is taken for ready: its gRPC ports ask for a certificate, or do not, or do not say yet."""
 
-import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from answering_port import answering_port
 from certificates import Authority, new_authority
 from synthmix.local import object_storage
 from synthmix.service_kit import s3_object_store
@@ -24,23 +24,6 @@ def authority(tmp_path: Path) -> Authority:
     authority = new_authority()
     (tmp_path / "ca.crt").write_bytes(authority.pem)
     return authority
-
-
-@contextlib.contextmanager
-def port_that(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection, contextlib.suppress(OSError):
-                answer(connection)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
 
 
 def by_tls(
@@ -74,7 +57,7 @@ def is_ready(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
 def test_a_port_that_asks_for_a_certificate_is_ready(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with port_that(by_tls(authority, tmp_path, b"", ssl.CERT_REQUIRED)) as port:
+    with answering_port(by_tls(authority, tmp_path, b"", ssl.CERT_REQUIRED)) as (port, _):
         assert is_ready(port, tmp_path, monkeypatch)
 
 
@@ -82,7 +65,7 @@ def test_a_port_that_answers_without_one_ends_the_start(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for answer in (by_tls(authority, tmp_path, H2_SETTINGS), lambda connection: connection.sendall(H2_SETTINGS)):
-        with port_that(answer) as port, pytest.raises(FailedPrecondition) as caught:
+        with answering_port(answer) as (port, _), pytest.raises(FailedPrecondition) as caught:
             is_ready(port, tmp_path, monkeypatch)
         assert caught.value.reason == "OBJECT_STORAGE_OPEN"
 
@@ -100,6 +83,6 @@ def test_a_port_that_does_not_say_is_not_ready_yet(
         by_tls(authority, tmp_path, b""),
     ]
     for answer in answers:
-        with port_that(answer) as port:
+        with answering_port(answer) as (port, _):
             assert not is_ready(port, tmp_path, monkeypatch)
     assert not is_ready(port, tmp_path, monkeypatch), "it is gone"

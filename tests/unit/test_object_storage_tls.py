@@ -1,39 +1,17 @@
 """What object storage that is reached by TLS may do wrong: a setting's fault is said at once, all else tried again."""
 
-import contextlib
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from answering_port import answering_port
 from certificates import Authority, new_authority
 from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import FailedPrecondition, Unavailable
 from synthmix.service_kit.s3_object_store import S3ObjectStore
-
-
-@contextlib.contextmanager
-def server(answer: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[None]]]:
-    """Its URL, and an element for each connection that it took."""
-    taken: list[None] = []
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            taken.append(None)
-            with connection, contextlib.suppress(OSError):
-                answer(connection)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}", taken
-        listener.shutdown(socket.SHUT_RDWR)
 
 
 def ends(connection: socket.socket) -> None:
@@ -56,16 +34,18 @@ def shows_a_certificate(authority: Authority, folder: Path, name: str) -> Callab
     return answer
 
 
-def store_at(url: str, folder: Path, trusted: Authority) -> S3ObjectStore:
+def store_at(port: int, folder: Path, trusted: Authority) -> S3ObjectStore:
     ca = folder / "ca.crt"
     ca.write_bytes(trusted.pem)
-    return S3ObjectStore(ObjectStoreSettings(url, "key", "secret", "synthmix", ca=str(ca)), attempts=3)
+    return S3ObjectStore(
+        ObjectStoreSettings(f"https://127.0.0.1:{port}", "key", "secret", "synthmix", ca=str(ca)), attempts=3
+    )
 
 
 def test_a_server_that_stops_in_a_handshake_is_asked_again(tmp_path: Path) -> None:
-    with server(ends) as (url, taken):
+    with answering_port(ends) as (port, taken):
         with pytest.raises(Unavailable) as caught:
-            store_at(url, tmp_path, new_authority()).get_bytes("key")
+            store_at(port, tmp_path, new_authority()).get_bytes("key")
         assert len(taken) == 3 and caught.value.reason == "OBJECT_STORAGE_UNAVAILABLE"
 
 
@@ -76,7 +56,7 @@ def test_a_certificate_that_is_not_trusted_and_a_server_without_tls_are_told_at_
         (shows_a_certificate(authority, tmp_path, "storage.example"), authority),
         (answers_in_plain_text, authority),
     ):
-        with server(answer) as (url, taken):
+        with answering_port(answer) as (port, taken):
             with pytest.raises(FailedPrecondition, match=r"cannot be trusted by TLS .* SYNTHMIX_OBJECT_STORE_CA"):
-                store_at(url, tmp_path, trusted).get_bytes("key")
+                store_at(port, tmp_path, trusted).get_bytes("key")
             assert len(taken) == 1

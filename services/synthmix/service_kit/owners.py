@@ -13,19 +13,20 @@ change it. Splits, trials, reconstructions and features have no owner: they go w
 import asyncio
 import base64
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from synthmix.service_kit.errors import PermissionDenied, listing, printable
+from synthmix.service_kit.errors import InvalidArgument, PermissionDenied, listing, printable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import now
 from synthmix.service_kit.requesters import current_requester
-from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.resource_names import DATASETS, STUDIES, ArtifactName
 
 CLAIMS = "claims/"
 NOT_OWNER = "NOT_OWNER"
+AMBIGUOUS = {DATASETS: "DATASET_NAME_AMBIGUOUS", STUDIES: "STUDY_NAME_AMBIGUOUS"}
 # Servers that keep objects as files take 255 bytes between two slashes.
 LONGEST_KEY_PART = 200
 # One that goes on is nobody's name: no object lies where others have a folder.
@@ -154,6 +155,32 @@ def show(message: Any, owners: Iterable[str], caller: str) -> Any:
 
 def said_of(owners: Iterable[str]) -> str:
     return " and ".join(printable(owner) for owner in sorted(owners))
+
+
+def meant_by(found: Mapping[str, ArtifactName], owner: str, *, field: str, name: str) -> ArtifactName | None:
+    """What a caller means by a name: what is their own of it, else what the only others who have it mean.
+
+    Args:
+        found: What each owner of the name means by it.
+
+    Returns:
+        None if nobody has it.
+
+    Raises:
+        InvalidArgument: Several others have it, and mean different things.
+    """
+    if owner in found:
+        return found[owner]
+    meant = set(found.values())
+    if len(meant) > 1:
+        collection = next(iter(meant)).collection
+        raise InvalidArgument(
+            f"{field}: {name!r} is the name of {collection} of several owners, and of none of yours; say which one you "
+            f"mean by its {collection}/{{digest}}"
+            + listing([f"{artifact}, of {said_of([who])}" for who, artifact in found.items()]),
+            reason=AMBIGUOUS[collection],
+        )
+    return next(iter(meant), None)
 
 
 def key_of_owner(owner: str) -> str:

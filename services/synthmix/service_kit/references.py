@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from synthmix.service_kit.artifacts import MANIFEST, list_artifacts
 from synthmix.service_kit.environment import STUDY_CONTROL
@@ -21,6 +20,7 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import REQUEST, RESULT
 from synthmix.service_kit.owners import all_owners
 from synthmix.service_kit.resource_names import COLLECTIONS, SPLITS, STUDIES, ArtifactName, OperationName
+from synthmix.service_kit.stored_records import readable
 
 READS_AT_ONCE = 16
 _MENTION = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
@@ -166,7 +166,7 @@ def _resource(store: ObjectStore, name: ArtifactName) -> Resource | None:
     if text is None:
         return None
     mentions = _mentions(text) - {name.id}
-    manifest = _tolerant(text)
+    manifest = readable(text)
     payloads = manifest.get("payloads")
     size_bytes = sum(
         item["size_bytes"]
@@ -193,7 +193,7 @@ def _operation(store: ObjectStore, name: OperationName) -> tuple[OperationName, 
     if read is None:
         return None
     text, ended = read
-    return name, str(_tolerant(text).get("kind", "")), _mentions(text) | {name.id}, ended
+    return name, str(readable(text).get("kind", "")), _mentions(text) | {name.id}, ended
 
 
 def _read_operation(store: ObjectStore, name: OperationName) -> tuple[str, bool] | None:
@@ -203,7 +203,7 @@ def _read_operation(store: ObjectStore, name: OperationName) -> tuple[str, bool]
         return None
     result = _find_text(store, f"{name}/{RESULT}")
     # A result of an earlier attempt ends none of a later one.
-    ended = result is not None and _tolerant(result).get("attempt") == _tolerant(text).get("attempt")
+    ended = result is not None and readable(result).get("attempt") == readable(text).get("attempt")
     return text, ended
 
 
@@ -216,15 +216,6 @@ def _find_text(store: ObjectStore, key: str) -> str | None:
         return store.get_bytes(key).decode(errors="replace")
     except NotFound:
         return None
-
-
-def _tolerant(text: str) -> dict[str, Any]:
-    """The record as JSON; empty if it is damaged."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def names_of(names: Iterable[ArtifactName]) -> list[ArtifactName]:

@@ -6,6 +6,7 @@ that is damaged, is unreadable: whoever asks for it is told so, and a list goes 
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,6 +49,23 @@ def reading(key: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _unreadable(key, f"is damaged ({type(error).__name__}: {error})") from error
+
+
+def find_readable(store: ObjectStore, key: str) -> dict[str, Any]:
+    """A record as JSON, for whoever goes on without it; empty if it is damaged or not there."""
+    try:
+        return readable(store.get_bytes(key))
+    except NotFound:
+        return {}
+
+
+def readable(text: str | bytes) -> dict[str, Any]:
+    """A record as JSON; empty if it is damaged."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def time_text(value: object) -> str:

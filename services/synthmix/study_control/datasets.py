@@ -24,18 +24,16 @@ from synthmix.service_kit.artifacts import MANIFEST, Manifest, list_artifacts, r
 from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import (
     AlreadyExists,
-    InvalidArgument,
     NotFound,
     check_choice,
     check_range,
     did_you_mean,
     invalid_field,
-    listing,
     missing_field,
 )
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import REQUEST, RESULT
-from synthmix.service_kit.owners import key_of_owner, owner_of_key, said_of
+from synthmix.service_kit.owners import key_of_owner, meant_by, owner_of_key
 from synthmix.service_kit.references import unfinished_operations
 from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import (
@@ -51,7 +49,7 @@ from synthmix.service_kit.resource_names import (
     unqualified,
 )
 from synthmix.service_kit.settings_messages import from_canonical
-from synthmix.service_kit.stored_records import find_record, read_each, reading
+from synthmix.service_kit.stored_records import find_readable, find_record, read_each, reading
 from synthmix.study_control import split as splitting
 from synthmix.study_control.image_import import importer, white_levels
 from synthmix.study_control.image_import.groups import check_rule
@@ -240,9 +238,9 @@ def forget_imports(store: ObjectStore, dataset: ArtifactName, owners: Collection
     uploads = set()
     for item in store.list(f"{operations_of(STUDY_CONTROL)}/"):
         operation, leaf = OperationName.of_key(item.key)
-        if leaf != RESULT or _find_readable(store, item.key).get("target") != str(dataset):
+        if leaf != RESULT or find_readable(store, item.key).get("target") != str(dataset):
             continue
-        record = _find_readable(store, f"{operation}/{REQUEST}")
+        record = find_readable(store, f"{operation}/{REQUEST}")
         imported = record.get("request", {}).get("request", {})
         if owners and imported.get("owner", LOCAL) not in owners:
             continue
@@ -263,15 +261,6 @@ def _holder_with_version(store: ObjectStore, key: str) -> tuple[dict[str, Any] |
     except ValueError:
         return None, ""
     return (holder if isinstance(holder, dict) else None), version
-
-
-def _find_readable(store: ObjectStore, key: str) -> dict[str, Any]:
-    """A record of an operation; empty if it is damaged or not there."""
-    try:
-        found = store.find_json(key)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _find_holder(store: ObjectStore, key: str) -> dict[str, Any] | None:
@@ -350,16 +339,8 @@ def resolve_dataset(store: ObjectStore, name: str, *, owner: str, field: str) ->
             found[_owner_and_name(item.key)[0]] = ArtifactName.parse(
                 holder["dataset"], field=field, collection=DATASETS
             )
-    if owner in found:
-        return found[owner]
-    if len(set(found.values())) > 1:
-        items = [f"{dataset}, of {said_of([who])}" for who, dataset in found.items()]
-        raise InvalidArgument(
-            f"{field}: {short!r} is the name of datasets of several owners, and of none of yours; say which one you "
-            f"mean by its datasets/{{digest}}{listing(items)}",
-            reason="DATASET_NAME_AMBIGUOUS",
-        )
-    if not found:
+    meant = meant_by(found, owner, field=field, name=short)
+    if meant is None:
         there = {str(dataset) for dataset in list_artifacts(store, DATASETS)}
         known = sorted(
             {item.name for dataset, names in display_names(store).items() if dataset in there for item in names}
@@ -370,7 +351,7 @@ def resolve_dataset(store: ObjectStore, name: str, *, owner: str, field: str) ->
             reason="DATASET_NOT_FOUND",
             metadata={"dataset": short},
         )
-    return next(iter(found.values()))
+    return meant
 
 
 def get_dataset(store: ObjectStore, name: str, *, owner: str, field: str = "dataset") -> datasets_pb2.Dataset:

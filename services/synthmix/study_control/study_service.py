@@ -15,12 +15,12 @@ from synthmix.service_kit import deletion as deletions
 from synthmix.service_kit import operation_records, owners, pages
 from synthmix.service_kit.artifact_collection import payload_messages
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest
-from synthmix.service_kit.errors import InvalidArgument, NotFound, SynthMixError, listing
+from synthmix.service_kit.errors import NotFound, SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.operations import Operations
-from synthmix.service_kit.owners import said_of
+from synthmix.service_kit.owners import meant_by
 from synthmix.service_kit.requesters import LOCAL, current_requester
 from synthmix.service_kit.resource_names import (
     DATASETS,
@@ -167,18 +167,10 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         check_display_name("name", short)
         by_owner = study_names.by_owners(self._store, short)
         newest = {owner: next(iter(studies)) for owner, studies in by_owner.items()}
-        if caller in newest:
-            return newest[caller]
-        if not newest:
+        meant = meant_by(newest, caller, field="name", name=short)
+        if meant is None:
             raise _no_study(repr(short))
-        if len(set(newest.values())) > 1:
-            items = [f"{study}, of {said_of([who])}" for who, study in newest.items()]
-            raise InvalidArgument(
-                f"name: {short!r} is the name of studies of several owners, and of none of yours; say which one you "
-                f"mean by its studies/{{digest}}{listing(items)}",
-                reason="STUDY_NAME_AMBIGUOUS",
-            )
-        return next(iter(newest.values()))
+        return meant
 
     def _read(self, name: str, caller: str) -> studies_pb2.Study:
         """With who asked for it."""
