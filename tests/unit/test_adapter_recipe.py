@@ -121,6 +121,14 @@ def test_only_the_adapter_is_trained_and_in_float32(folder: Path) -> None:
     assert all(torch.equal(after[name], frozen[name]) for name in frozen)
 
 
+def test_the_adapter_of_a_bfloat16_base_model_is_float32(folder: Path) -> None:
+    model = load(folder, CPU)
+    model.unet.to(torch.bfloat16)
+    state = recipe.set_up(model, SETTINGS)
+    assert {value.dtype for value in state.parameters.values()} == {torch.float32}
+    assert model.unet.conv_in.weight.dtype == torch.bfloat16
+
+
 def test_gradients_are_clipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exhausted iterator would clip nothing (the diffusers script's trap): the norm that AdamW sees is at most 1."""
     norms = []

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
-from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
 from synthmix.adapter_training.planning import TARGETS
@@ -84,9 +83,9 @@ def set_up(model: LatentDiffusion, settings: AdapterSettings) -> TrainingState:
             target_modules=list(TARGETS[settings.targets]),
         )
     )
-    # Adapters made in the base model's bfloat16 would lose small updates.
-    cast_training_params(model.unet, dtype=torch.float32)
     parameters = {name: value for name, value in model.unet.named_parameters() if value.requires_grad}
+    for value in parameters.values():
+        value.data = value.data.float()  # in the base model's bfloat16, small updates would be lost
     optimizer = torch.optim.AdamW(
         list(parameters.values()), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
     )
