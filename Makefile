@@ -44,7 +44,7 @@ test-programs: setup ## Get what the tests run: built once, in about 20 minutes 
 	$(PROGRAMS) kube-apiserver minio prometheus promtool helm etcd
 test-unit: setup ## Tests without a network, in a minute
 	$(BIN)/python -m pytest tests/unit --numprocesses=logical --dist=worksteal
-test-components: setup ## One part each with processes, sockets or trainings of its own
+test-components: setup ## One part each with processes, models or trainings of its own
 	$(BIN)/python -m pytest tests/components --numprocesses=logical --dist=worksteal
 test-contracts: setup ## The object store's contract against every server
 	$(PROGRAMS) minio

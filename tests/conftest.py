@@ -13,3 +13,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core; torch's threads, on
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that no other test has filled."""
     monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def any_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any folder and any model of the hub, as on one machine."""
+    monkeypatch.setenv("SYNTHMIX_BASE_MODEL_FOLDERS", "/")
+    monkeypatch.setenv("SYNTHMIX_HUB_MODELS", "*")

@@ -15,10 +15,8 @@ from synthmix.service_kit import kubernetes_api, transport
 
 
 @pytest.fixture(autouse=True)
-def base_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any folder and any model of the hub, as on one machine."""
-    monkeypatch.setenv("SYNTHMIX_BASE_MODEL_FOLDERS", "/")
-    monkeypatch.setenv("SYNTHMIX_HUB_MODELS", "*")
+def base_models(any_base_model: None) -> None:
+    """What a reference names is for the tests to say."""
 
 
 @pytest.fixture(autouse=True)

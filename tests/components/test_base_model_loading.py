@@ -20,6 +20,8 @@ from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.resource_names import ArtifactName
 from tiny_base_model import write_tiny_base_model
 
+pytestmark = pytest.mark.usefixtures("any_base_model")
+
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"

@@ -19,6 +19,8 @@ from synthmix.latent_diffusion.base_model import resolve, verify
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from tiny_base_model import write_tiny_base_model
 
+pytestmark = pytest.mark.usefixtures("any_base_model")
+
 FIELD = "adapter.base_model"
 
 
@@ -127,7 +129,8 @@ def hub(copied: Path) -> Iterator[tuple[FakeHub, str]]:
             """Says nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # Whoever ends it waits for the poll.
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield fake, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
