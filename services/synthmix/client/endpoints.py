@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from synthmix.local.connection import read_connection
 from synthmix.service_kit.environment import SERVICES, tls_authorities
-from synthmix.service_kit.errors import InvalidArgument, SynthMixError, Unauthenticated
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, SynthMixError, Unauthenticated
 from synthmix.service_kit.extras import extra
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def find_endpoints(
             services are forwarded through the Kubernetes API until the result's `release` is closed.
         kube_context: The kubeconfig's context to find the release by; the current one if not given.
         token: The bearer token.
-        tls_ca: PEM file of the authorities to trust; asks for TLS. A release that serves TLS gives its own.
+        tls_ca: PEM file of the authorities to trust; asks for TLS. Without it, a release that serves TLS gives its own,
+            and SYNTHMIX_TLS_CA is for whoever may not read that; at an address SYNTHMIX_TLS_CA is the same as this.
 
     Raises:
         InvalidArgument: An address can't be read, or more than one stack is named.
@@ -149,13 +150,20 @@ def _release_endpoints(
                     reason="TLS_CA_WITH_RELEASE",
                 )
             return Endpoints(addresses=opened.addresses, token="", release=opened)
-        tls_ca = tls_ca or tls_authorities(environment)
+        authority = b""
+        if tls_ca is None:
+            try:
+                authority = opened.authority()
+            except FailedPrecondition:  # such as for whoever may not read the release's Secret
+                tls_ca = tls_authorities(environment)
+                if tls_ca is None:
+                    raise
         return Endpoints(
             addresses=opened.addresses,
             token="",
             tls=True,
             tls_ca=tls_ca,
-            tls_authority=b"" if tls_ca else opened.authority(),
+            tls_authority=authority,
             tls_names=opened.tls_names,
             release=opened,
         )
