@@ -107,11 +107,12 @@ def test_who_calls_services_has_a_token_and_nobody_else(accepted: bool) -> None:
             mounted = {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
             expected = {"SYNTHMIX_TOKEN_FOLDER", "SYNTHMIX_TOKEN_OWNER"} if name in front_ends else set()
             if name.endswith("-synthmix-test"):
-                expected = {"SYNTHMIX_TOKEN"}
+                expected = {"SYNTHMIX_TOKEN_FILE"}
             if name in callers or name == f"{PREFIX}-ray-head":
                 expected |= {"SYNTHMIX_SERVICE_TOKEN_FILE"} if accepted else {"SYNTHMIX_TOKEN_FOLDER"}
             assert said == expected, name
-            assert ("static-token" in mounted) == ("SYNTHMIX_TOKEN_FOLDER" in said), name
+            files = {"SYNTHMIX_TOKEN_FOLDER", "SYNTHMIX_TOKEN_FILE"}
+            assert ("static-token" in mounted) == (not files.isdisjoint(said)), name
             assert ("service-token" in mounted) == ("SYNTHMIX_SERVICE_TOKEN_FILE" in said), name
             assert volumes.keys() & {"static-token", "service-token"} == mounted & {"static-token", "service-token"}
             if "service-token" in volumes:

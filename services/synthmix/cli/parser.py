@@ -20,12 +20,13 @@ exit codes:
   130  interrupted; what runs in the services continues
 
 environment:
-  SYNTHMIX_HOME     where a stack on this machine keeps everything (default: ~/.synthmix)
-  SYNTHMIX_ADDRESS  as --address
-  SYNTHMIX_RELEASE  as --release
-  SYNTHMIX_TOKEN    as --token, but invisible to other users of this machine
-  SYNTHMIX_TLS_CA   as --tls-ca; for a release only if its own authority cannot be read in the cluster
-  SYNTHMIX_DEBUG    1 shows the stack trace of an error
+  SYNTHMIX_HOME        where a stack on this machine keeps everything (default: ~/.synthmix)
+  SYNTHMIX_ADDRESS     as --address
+  SYNTHMIX_RELEASE     as --release
+  SYNTHMIX_TOKEN       as --token, but invisible to other users of this machine
+  SYNTHMIX_TOKEN_FILE  a file that holds it, instead
+  SYNTHMIX_TLS_CA      as --tls-ca; for a release only if its own authority cannot be read in the cluster
+  SYNTHMIX_DEBUG       1 shows the stack trace of an error
 
 first steps:
   synthmix doctor
