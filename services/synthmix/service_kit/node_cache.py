@@ -38,6 +38,8 @@ from synthmix.service_kit.storage_space import disk_full, reserve_bytes, writing
 log = logging.getLogger(__name__)
 
 BUDGET_VARIABLE = "SYNTHMIX_CACHE_MOST_BYTES"
+FREE_VARIABLE = "SYNTHMIX_CACHE_FREE_PERCENT"
+"""Of the disk, that the cache leaves free: a node that is shorter of disk than that begins to evict what runs on it."""
 REASON = "CACHE_FULL"
 PATIENCE_SECONDS = 60.0
 """For others on the node to end with the files that they hold."""
@@ -179,7 +181,7 @@ def _keep_room(size_bytes: int, budget_bytes: int) -> tuple[Path, IO[bytes]] | N
         files = _files(cache)
         others_bytes = _others_bytes(cache)
         used_bytes = _being_written(writing) + others_bytes + sum(size for _, size, _ in files)
-        free_bytes = shutil.disk_usage(cache).free - reserve_bytes(cache)
+        free_bytes = _free_bytes(cache)
         missing_bytes = size_bytes - min(budget_bytes - used_bytes, free_bytes)
         models = hub_cache.repositories() if others_bytes and missing_bytes > 0 else []
         for _, size, path in sorted([*files, *models]):
@@ -258,10 +260,20 @@ def _locked(name: str) -> Iterator[None]:
         yield
 
 
+def _free_bytes(cache: Path) -> int:
+    """How much of the disk the cache may still take."""
+    disk = shutil.disk_usage(cache)
+    return disk.free - max(reserve_bytes(cache), disk.total * _free_percent() // 100)
+
+
+def _free_percent() -> int:
+    return whole_number(os.environ, FREE_VARIABLE, 0)
+
+
 def _full(size_bytes: int, budget_bytes: int) -> ResourceExhausted:
     folder = cache_folder()
-    if size_bytes <= budget_bytes and shutil.disk_usage(folder).free - reserve_bytes(folder) < size_bytes:
-        return disk_full(folder)
+    if size_bytes <= budget_bytes and _free_bytes(folder) < size_bytes:
+        return disk_full(folder, f"{_free_percent()} % of the disk ({FREE_VARIABLE})" if _free_percent() else "")
     return ResourceExhausted(
         f"a file of {byte_size(size_bytes)} does not fit into the cache {folder}, which may hold "
         f"{byte_size(budget_bytes)}, beside what is in use; run fewer tasks at once on a node, or raise "
