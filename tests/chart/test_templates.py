@@ -15,6 +15,7 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit.check_health import HEALTH_PATH
 from synthmix.service_kit.environment import (
     SERVICES,
+    WORKER_SERVICES,
     HubSettings,
     SweepSettings,
     hub_settings,
@@ -107,11 +108,12 @@ def test_who_calls_services_has_a_token_and_nobody_else(accepted: bool) -> None:
             mounted = {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
             expected = {"SYNTHMIX_TOKEN_FOLDER", "SYNTHMIX_TOKEN_OWNER"} if name in front_ends else set()
             if name.endswith("-synthmix-test"):
-                expected = {"SYNTHMIX_TOKEN"}
+                expected = {"SYNTHMIX_TOKEN_FILE"}
             if name in callers or name == f"{PREFIX}-ray-head":
                 expected |= {"SYNTHMIX_SERVICE_TOKEN_FILE"} if accepted else {"SYNTHMIX_TOKEN_FOLDER"}
             assert said == expected, name
-            assert ("static-token" in mounted) == ("SYNTHMIX_TOKEN_FOLDER" in said), name
+            files = {"SYNTHMIX_TOKEN_FOLDER", "SYNTHMIX_TOKEN_FILE"}
+            assert ("static-token" in mounted) == (not files.isdisjoint(said)), name
             assert ("service-token" in mounted) == ("SYNTHMIX_SERVICE_TOKEN_FILE" in said), name
             assert volumes.keys() & {"static-token", "service-token"} == mounted & {"static-token", "service-token"}
             if "service-token" in volumes:
@@ -144,9 +146,38 @@ def test_no_pod_writes_more_than_its_disk(rendered: Rendered) -> None:
         volumes = [volume["emptyDir"] for volume in spec["volumes"] if "emptyDir" in volume]
         assert all("sizeLimit" in volume for volume in volumes), name
         on_disk = sum(size_bytes(volume["sizeLimit"]) for volume in volumes if volume.get("medium") != "Memory")
-        for part in ("requests", "limits"):
-            given = [size_bytes(container["resources"][part]["ephemeral-storage"]) for container in spec["containers"]]
-            assert sum(given) >= on_disk, f"{name}: {part}"
+        requested, limit = (
+            sum(disk_bytes(item, part) for item in spec["containers"]) for part in ("requests", "limits")
+        )
+        assert limit >= on_disk, name
+        assert on_disk / 4 <= requested <= limit, name
+
+
+def disk_bytes(container: dict[str, Any], part: str) -> int:
+    return size_bytes(container["resources"][part]["ephemeral-storage"])
+
+
+def test_a_release_with_a_gpu_worker_fits_on_a_small_node() -> None:
+    """Of a disk of 100 GB, GKE leaves 43.8 GiB to pods, as its documentation shows by a node's `allocatable`."""
+    chart = render_chart()
+    replicas = {
+        item["metadata"]["name"]: item["spec"]["replicas"]
+        for kind in ("Deployment", "StatefulSet")
+        for item in chart.of_kind(kind)
+    }
+    [autoscaler] = [item["spec"]["autoscalerOptions"] for item in chart.of_kind("RayCluster")]
+    requested = disk_bytes(autoscaler, "requests") + sum(
+        replicas.get(name, 1) * disk_bytes(container, "requests")
+        for name, pod in chart.pods()
+        if name not in ("image-synthesis", "classifier-evaluation")  # workers, of which one at a time has the GPU
+        for container in pod["spec"]["containers"]
+    )
+    assert requested < 43.8 * 2**30, f"{requested / 2**30:.1f} GiB"
+    # What the caches may hold is unchanged: a worker's takes a model of the hub's of the largest size that is allowed.
+    pods = dict(chart.pods())
+    for name in WORKER_SERVICES:
+        settings = environment(pods[name]["spec"]["containers"][0])
+        assert int(settings["SYNTHMIX_CACHE_MOST_BYTES"]) > int(settings["SYNTHMIX_HUB_MODEL_MOST_BYTES"]), name
 
 
 def test_caches_and_uploads_stay_within_their_volumes(rendered: Rendered) -> None:
@@ -157,6 +188,7 @@ def test_caches_and_uploads_stay_within_their_volumes(rendered: Rendered) -> Non
             assert "cache" not in limits, name
             continue
         assert 0.8 < int(settings["SYNTHMIX_CACHE_MOST_BYTES"]) / size_bytes(limits["cache"]) < 0.95, name
+        assert settings["SYNTHMIX_CACHE_FREE_PERCENT"] == "15", "the kubelet evicts pods from 10 % on"
         upload_bytes = int(settings["SYNTHMIX_UPLOAD_MOST_BYTES"])
         if name == f"{PREFIX}-study-control":
             assert upload_bytes <= int(settings["SYNTHMIX_RECEIVING_MOST_BYTES"]) < size_bytes(limits["tmp"])

@@ -58,7 +58,7 @@ def test_a_folder_is_addressed_by_its_content(tiny: Path, copied: Path) -> None:
 
 
 class FakeHub:
-    """Serves one model as the hub does: its files by commit, and what it knows of them."""
+    """Serves one model as the hub does, under two names: its files by commit, and what it knows of them."""
 
     commit = "0123456789abcdef0123456789abcdef01234567"
 
@@ -78,7 +78,7 @@ class FakeHub:
         return {"id": "owner/tiny", "modelId": "owner/tiny", "sha": self.commit, "siblings": siblings, "tags": []}
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = urlsplit(request.path).path
+        path = urlsplit(request.path).path.replace("/owner/twin/", "/owner/tiny/")
         file = self.files.get(path.removeprefix(f"/owner/tiny/resolve/{self.commit}/"))
         if path == f"/api/models/owner/tiny/tree/{self.commit}":
             entries = [
@@ -251,14 +251,56 @@ def test_a_model_that_is_too_large_is_refused_before_any_of_it_is_downloaded(
     assert fake.fetched == []
 
 
-def test_a_download_keeps_to_the_budget_of_the_node_s_cache(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
+def test_a_model_that_cannot_fit_into_the_node_s_cache_is_refused_before_any_of_it_is_downloaded(
+    hub: tuple[FakeHub, str], tmp_path: Path
+) -> None:
     """In a cluster the hub's cache is a folder of it, whose volume has a limit."""
     fake, endpoint = hub
     budget = {"SYNTHMIX_CACHE_DIR": str(tmp_path), "SYNTHMIX_CACHE_MOST_BYTES": "1000"}
-    assert "does not fit into the cache" in refused(endpoint, tmp_path / "huggingface", **budget)
+    said = refused(endpoint, tmp_path / "huggingface", **budget)
+    assert f"to download, more than the 1000 B that the cache {tmp_path} may hold; use another" in said
+    assert "by SYNTHMIX_CACHE_MOST_BYTES or the chart's workers.*.cache" in said
     assert fake.fetched == []
     budget["SYNTHMIX_CACHE_MOST_BYTES"] = str(1 << 30)
     resolved(endpoint, tmp_path / "huggingface", weights=False, **budget)
+
+
+def test_models_take_turns_in_a_cache_that_holds_one_and_none_goes_that_a_process_uses(
+    hub: tuple[FakeHub, str], tmp_path: Path
+) -> None:
+    fake, endpoint = hub
+    size_bytes = sum(len(fake.files[name]) for name in resolved_files(hub, tmp_path / "elsewhere"))
+    hub_home = tmp_path / "cache" / "hub"
+    cache = {"SYNTHMIX_CACHE_DIR": str(hub_home.parent), "SYNTHMIX_CACHE_MOST_BYTES": str(size_bytes * 3 // 2)}
+    wants = (
+        "from synthmix.latent_diffusion.base_model import resolve; from synthmix.service_kit import node_cache; "
+        "node_cache.PATIENCE_SECONDS = 0.0; found = resolve('owner/{}', field='x'); "
+    )
+    reads = "import os; assert all(map(os.path.exists, found.folder.rglob('*'))); print(len(os.listdir(found.folder)))"
+    command = [sys.executable, "-c", wants.format("tiny") + "print('found', flush=True); input(); " + reads]
+    variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(hub_home), "HF_HUB_DISABLE_XET": "1"}
+    with subprocess.Popen(
+        command, env=os.environ | variables | cache, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as user:
+        assert user.stdout is not None
+        assert user.stdout.readline() == "found\n"
+        said = in_another_process(wants.format("twin"), endpoint, hub_home, **cache).stderr
+        assert "ResourceExhausted" in said
+        assert "beside what is in use" in said
+        output, _ = user.communicate("\n", timeout=60)
+        assert output == "6\n"
+    for name in ("twin", "tiny", "twin"):
+        result = in_another_process(wants.format(name) + reads, endpoint, hub_home, **cache)
+        assert result.stdout == "6\n", result.stderr
+    assert [path.name for path in (hub_home / "hub").glob("models--*")] == ["models--owner--twin"]
+
+
+def resolved_files(hub: tuple[FakeHub, str], cache: Path) -> list[str]:
+    """The files that a worker downloads."""
+    fake, endpoint = hub
+    resolved(endpoint, cache, weights=True)
+    files, fake.fetched = fake.fetched, []
+    return files
 
 
 def test_neither_code_nor_pickles_nor_anything_else_is_downloaded(hub: tuple[FakeHub, str], tmp_path: Path) -> None:

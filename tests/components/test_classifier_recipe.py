@@ -27,7 +27,7 @@ from synthmix.classifier_evaluation.trials import evaluate_trial
 from synthmix.image_data.mixture_kinds import APPEND, DUPLICATED_REAL, REAL, SYNTHETIC_ONLY
 from synthmix.image_data.split_parts import open_split
 from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
-from synthmix.service_kit import message_json
+from synthmix.service_kit import hub_cache, message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName
@@ -215,6 +215,25 @@ def test_weights_that_are_damaged(error: Exception, monkeypatch: pytest.MonkeyPa
     ) as caught:
         build_classifier("test_resnet", 2, pretrained=True, image_size_px=64, seed=0)
     assert caught.value.violations[0].field == "evaluation.classifier.pretrained"
+
+
+def test_weights_stay_in_the_node_s_cache_while_they_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "cache" / "hub" / "models--timm--test_resnet.r160_in1k" / "blobs" / "weights"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    monkeypatch.setenv("SYNTHMIX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
+    create = timm.create_model
+
+    def meanwhile(*arguments: Any, pretrained: bool, **options: Any) -> Any:
+        assert hub_cache.delete(weights.parents[1]) == 0
+        return create(*arguments, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", meanwhile)
+    build_classifier("test_resnet", 2, pretrained=True, image_size_px=64, seed=0)
+    assert hub_cache.delete(weights.parents[1]) == 7
 
 
 @pytest.mark.parametrize("architecture", ["test_vit", "test_resnet", "test_convnext"])

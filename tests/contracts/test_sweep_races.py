@@ -8,11 +8,13 @@ import pytest
 
 from interleaving import Failure, run_interleaved
 from memory_object_store import MemoryObjectStore
+from synthmix.service_kit import owners, references
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_payload, write_manifest, write_payload
-from synthmix.service_kit.environment import SweepSettings
+from synthmix.service_kit.environment import ADAPTER_TRAINING, SweepSettings
 from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.operation_records import OperationRecord, now, write_record
+from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.service_kit.sweep import LAID_ASIDE_HOURS, Swept, sweep
 
 SCHEDULES = 1000
@@ -79,6 +81,39 @@ def test_no_finished_artifact_is_lost_to_sweeps(store: ObjectStore) -> None:
             store.delete_prefix(prefix)
     assert failures > schedules // 16
     assert swept > schedules // 4
+
+
+def asker(artifact: ArtifactName, calls_before: int, *, finds: bool) -> Callable[[ObjectStore], None]:
+    """As a front end does that is asked for an artifact: it is there by then, or an operation is started for it."""
+
+    def ask(store: ObjectStore) -> None:
+        for _ in range(calls_before):
+            store.stat("elsewhere")
+        if finds:
+            write_manifest(store, Manifest(artifact, {}, {}, 1, (), software={}))
+        owners.claim(store, artifact, "ada")
+        if find_manifest(store, artifact) is None:
+            name = OperationName(ADAPTER_TRAINING, artifact.id)
+            write_record(store, OperationRecord(name, ADAPTERS, str(artifact), {}, now()))
+            owners.claim(store, artifact, "ada")
+
+    return ask
+
+
+def test_no_claim_is_lost_to_sweeps(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "READS_AT_ONCE", 1)  # a schedule is of one call at a time
+    schedules = SCHEDULES if isinstance(store, MemoryObjectStore) else SCHEDULES_OF_A_SERVER
+    withdrawn = 0
+    for seed in range(schedules):
+        artifact = ArtifactName(ADAPTERS, f"{seed:032x}")
+        owners.claim(store, artifact, "ada")  # as a deletion that was interrupted has left it
+        ask = asker(artifact, seed % 50, finds=seed % 2 == 0)
+        results, _ = run_interleaved(store, [ask, a_sweep], seed=seed)
+        withdrawn += isinstance(results[1], Swept) and bool(results[1].by_kind().get("claims"))
+        assert owners.owners_of(store, artifact) == {"ada"}, f"seed {seed}"
+        for prefix in (f"{artifact}/", owners.CLAIMS, "operations/", "laid-aside/"):
+            store.delete_prefix(prefix)
+    assert withdrawn > schedules // 20
 
 
 def test_orphans_go_and_what_is_named_stays(store: ObjectStore) -> None:

@@ -104,6 +104,20 @@ def test_an_address_needs_a_token() -> None:
         find_endpoints(addresses="host:1", environment={})
 
 
+def test_the_token_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("from a file\n")
+    environment = {"SYNTHMIX_ADDRESS": "host:1", "SYNTHMIX_TOKEN_FILE": str(file)}
+    assert find_endpoints(environment=environment).token == "from a file"
+    assert find_endpoints(environment=environment | {"SYNTHMIX_TOKEN": "t"}).token == "t"
+    assert find_endpoints(token="given", environment=environment).token == "given"
+    for content, said in ((b"\n", "holds no token"), (b"\xff\xfe", "holds no token"), (None, "No such file")):
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(errors.InvalidArgument, match=f"{said}.*; check SYNTHMIX_TOKEN_FILE") as caught:
+            find_endpoints(environment=environment)
+        assert caught.value.reason == "TOKEN_FILE_UNREADABLE"
+
+
 def test_the_token_is_not_shown() -> None:
     assert "secret" not in repr(find_endpoints(addresses="host:1", token="secret"))
 

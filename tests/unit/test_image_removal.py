@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -63,7 +64,9 @@ class Started:
 
     async def start(self, operation_id: str, kind: str, target: str, request: dict[str, Any]) -> Any:
         name = OperationName(STUDY_CONTROL, operation_id)
-        record = records.OperationRecord(name, kind, target, request, records.now(), requested_by=current_requester())
+        record = records.OperationRecord(
+            name, kind, target, request, records.now(), requested_by=current_requester(), request_id="r-7"
+        )
         records.write_record(self.store, record)
         self.records.append(record)
         return None
@@ -389,6 +392,33 @@ def test_a_sweep_that_is_asked_for_says_what_it_took(
         ("uploads", 1, 6),
     ]
     assert bool(list(store.list("adapters/"))) == bool(list(store.list("uploads/"))) == dry_run
+
+
+def audited(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    texts = [item.getMessage() for item in caplog.records if item.name == "synthmix.service_kit.audit"]
+    caplog.clear()
+    return [json.loads(text.removeprefix("audit ")) for text in texts]
+
+
+def test_what_the_host_deletes_is_in_the_audit_for_who_asked_for_it(
+    store: MemoryObjectStore, started: Started, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "synthmix.service_kit.audit")
+    manifest = named(store, tmp_path)
+    owners.claim(store, manifest.name, "ada")
+    ask_as(started, "ada", images=[WITHDRAWN])
+    operation = str(started.records[-1].name)
+    asked = {"caller": "ada", "operation": operation, "request_id": "r-7", "resource": str(manifest.name)}
+    owners.claim(store, manifest.name, "bob")
+    with pytest.raises(PermissionDenied):
+        started.do()
+    assert audited(caplog) == [asked | {"code": "PERMISSION_DENIED"}]
+    owners.withdraw(store, manifest.name, ["bob"])
+    started.do()
+    [line] = audited(caplog)
+    assert line == asked | {"code": "OK", "deleted": [str(manifest.name)], "deleted_count": 1}
+    started.do()
+    assert audited(caplog) == [], "done again, it deletes nothing"
 
 
 def test_a_dataset_of_others_loses_images_by_an_administrator_alone(

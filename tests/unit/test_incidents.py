@@ -1,5 +1,7 @@
 """Where the stack trace of our own fault stands: under its number, bounded, without secrets."""
 
+import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,14 @@ from typing import Any
 import pytest
 
 from memory_object_store import MemoryObjectStore
+from synthmix.api.datasets.v1.datasets_pb2 import DeleteDatasetRequest
 from synthmix.local.home import Home
-from synthmix.service_kit import errors, incidents, open_operations
+from synthmix.service_kit import audit, errors, incidents, open_operations
 from synthmix.service_kit import operation_records as records
-from synthmix.service_kit.environment import OperationLimits
+from synthmix.service_kit.environment import STUDY_CONTROL, OperationLimits
 from synthmix.service_kit.incidents import record
 from synthmix.service_kit.operation_host import OperationHost
+from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import OperationName
 from waiting import wait_until
 
@@ -98,6 +102,36 @@ def test_on_a_cluster_it_is_the_pod_s_log(
     assert incident.number in (tmp_path / "container.log").read_text(), "Ray's workers write to files of their own"
     monkeypatch.setattr(incidents, "CONTAINER_LOG", tmp_path)
     assert "kubectl --namespace synthmix exec ray-head-0" in record("x", fault(), environment).place
+
+
+def test_the_audit_of_ray_s_processes_is_in_the_pod_s_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr(incidents, "CONTAINER_LOG", tmp_path / "container.log")
+    (tmp_path / "container.log").write_text("ray started\n")
+    logger = logging.Logger("audit")
+    monkeypatch.setattr(audit, "log", logger)
+    audit.log_from_host(STUDY_CONTROL)
+    name = OperationName(STUDY_CONTROL, "a" * 32)
+    record = records.OperationRecord(
+        name, "datasets", "", {}, records.now(), requested_by=Requester("ada"), request_id="r-1"
+    )
+    with audit.change_by(record, DeleteDatasetRequest(name="datasets/x")):
+        pass
+    [handler] = logger.handlers
+    handler.close()
+    started, line = (tmp_path / "container.log").read_text().splitlines()
+    assert started == "ray started"
+    assert " study-control INFO audit {" in line
+    said = json.loads(line.partition(" audit ")[2])
+    assert said == {
+        "caller": "ada",
+        "operation": str(name),
+        "resource": "datasets/x",
+        "code": "OK",
+        "request_id": "r-1",
+    }
+    monkeypatch.setattr(incidents, "CONTAINER_LOG", tmp_path)
+    assert not isinstance(incidents.log_handler(), logging.FileHandler), "what is no log is not written to"
 
 
 def fail(context: Any) -> str:

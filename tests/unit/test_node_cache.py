@@ -8,6 +8,8 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,6 +166,27 @@ def test_a_full_disk_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_cache, "reserve_bytes", lambda folder: 2**60)
     with pytest.raises(ResourceExhausted, match=r"the disk of .* is full"):
         read("a", 300, [])
+
+
+def test_a_share_of_the_disk_is_left_to_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_bytes = 600
+
+    def usage(path: Path) -> Any:
+        used_bytes = sum(file.stat().st_size for file in (cache_folder() / "payloads").glob("*"))
+        return SimpleNamespace(total=4000, free=free_bytes - used_bytes)
+
+    monkeypatch.setattr(node_cache, "reserve_bytes", lambda folder: 80)
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    made: list[str] = []
+    read("a", 300, made)
+    monkeypatch.setenv("SYNTHMIX_CACHE_FREE_PERCENT", "5")
+    read("b", 350, made)
+    assert kept() == {"b"}, "200 of 4,000 bytes stay free"
+    with pytest.raises(
+        ResourceExhausted, match=r"is full .*, of which 5 % of the disk \(SYNTHMIX_CACHE_FREE_PERCENT\)"
+    ):
+        read("c", 450, made)
+    assert made == ["a", "b"]
 
 
 def test_what_fails_leaves_nothing_behind() -> None:

@@ -73,6 +73,7 @@ def test_a_host_hands_over_as_many_tasks_as_front_ends_say(
     monkeypatch.setattr(operation_hosts, "_observer", lambda service: None)
     monkeypatch.setattr(operation_hosts, "_expire_on_workers", lambda workers: None)
     monkeypatch.setattr(operation_hosts.node_cache, "start_expiring", lambda: None)
+    monkeypatch.setattr(operation_hosts.audit, "log_from_host", lambda service: None)
     monkeypatch.setattr(HostActor, "_watch_claim", lambda self: None)
     monkeypatch.setattr(ray_tasks, "RayTasks", lambda *arguments: None)
     ray: Any = FakeRay()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memory_object_store import MemoryObjectStore
-from synthmix.service_kit import errors, metrics, open_operations, operations
+from synthmix.service_kit import audit, errors, metrics, open_operations, operations
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.operation_hosts import Live
@@ -100,6 +100,15 @@ def test_a_round_reads_what_is_open_only(store: MemoryObjectStore, monkeypatch: 
     monkeypatch.setattr(store, "get_bytes", lambda key: pytest.fail(f"a round reads {key}"))
     Replica(store).reconcile()
     assert listed == [f"open-operations/{STUDY_CONTROL}/"]
+
+
+def test_a_record_says_by_which_call_it_was_asked_for(store: MemoryObjectStore) -> None:
+    async def body() -> None:
+        audit.begin("CreateStudy", [(audit.REQUEST_ID_KEY, "r-1")], None, is_change=True)
+        await Replica(store).start(IDS[3], "studies", "", {})
+
+    asyncio.run(body())
+    assert records.read_record(store, NAMES[3]).request_id == "r-1"
 
 
 def test_a_service_without_open_operations_starts_no_host() -> None:

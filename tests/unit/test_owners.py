@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest, write_payload
 from synthmix.service_kit.authentication import Identity
 from synthmix.service_kit.deletion import delete
-from synthmix.service_kit.environment import ADAPTER_TRAINING, STUDY_CONTROL
+from synthmix.service_kit.environment import ADAPTER_TRAINING, STUDY_CONTROL, SweepSettings
 from synthmix.service_kit.errors import InvalidArgument, NotFound, PermissionDenied
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.owners import Caller, Fixed
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName, OperationName
+from synthmix.service_kit.sweep import sweep
 from synthmix.study_control import datasets, study_names
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.steps import Step
@@ -443,6 +445,31 @@ def test_whoever_asks_while_a_cascade_goes_on_keeps_what_that_was_made_from(monk
             kept += 1
             assert find_manifest(store, images) and find_manifest(store, adapter), f"seed {seed}"
     assert kept > 20
+
+
+def test_a_sweep_just_before_an_operation_starts_takes_nothing_from_whoever_asked(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.images("ada")
+    split = lab.client("ada").create_split("cells", test=0.25, validation=0.15)
+    withdrawn: list[int] = []
+    add = open_operations.add
+
+    def sweep_and_add(store: ObjectStore, record: records.OperationRecord) -> None:
+        later = datetime.now(UTC) + timedelta(seconds=1)
+        swept = sweep(lab.store, SweepSettings(grace_hours=0), lambda: later)
+        withdrawn.append(swept.by_kind().get("claims", (0, 0))[0])
+        add(store, record)
+
+    monkeypatch.setattr(open_operations, "add", sweep_and_add)
+    adapter = adapters_pb2.Adapter(
+        train_split=f"{split.name}/parts/train", settings=adapters_pb2.AdapterSettings(prompt="{label}")
+    )
+    made = metadata_of(lab.client("ada").adapters.create(adapter)).target
+    study = lab.submit("ada")
+    assert withdrawn == [1, 1]
+    for name in (made, study):
+        assert owners.owners_of(lab.store, ArtifactName.parse(name, field="name")) == {"ada"}
 
 
 def test_the_names_of_a_shared_dataset_go_with_their_owner(store: MemoryObjectStore) -> None:

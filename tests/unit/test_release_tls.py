@@ -67,6 +67,21 @@ def test_an_authority_that_is_given_takes_the_place_of_the_secrets(
         assert f"study-control at release {RELEASE} shows a certificate that cannot be verified" in error.message
 
 
+def test_the_release_s_own_authority_comes_before_that_of_the_environment(
+    kubernetes: FakeKubernetes, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable may be meant for another stack; what is given with the command is meant for this one."""
+    others = written(new_authority("another"), tmp_path)
+    monkeypatch.setenv("SYNTHMIX_TLS_CA", str(others))
+    with release(kubernetes, authority, tmp_path):
+        get_study()
+        error = failure(lambda: get_study(tls_ca=others))
+        assert "shows a certificate that cannot be verified" in error.message
+        kubernetes.forbidden = {("get", "secrets")}
+        error = failure(lambda: get_study(token=fake.TOKEN))
+        assert "shows a certificate that cannot be verified" in error.message, "the variable's is all there is"
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

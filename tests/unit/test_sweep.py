@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from memory_object_store import MemoryObjectStore
-from synthmix.service_kit import metrics
+from synthmix.service_kit import deletion, metrics, owners
+from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_payload, write_manifest, write_payload
 from synthmix.service_kit.deletion import delete
 from synthmix.service_kit.environment import SweepSettings, sweep_settings
@@ -23,7 +24,7 @@ from synthmix.service_kit.resource_names import (
     ArtifactName,
     OperationName,
 )
-from synthmix.service_kit.sweep import Swept, sweep, sweep_and_log
+from synthmix.service_kit.sweep import Swept, _Sweep, sweep, sweep_and_log
 
 SETTINGS = SweepSettings(grace_hours=24, upload_hours=168, checkpoint_hours=720)
 ID = "a" * 32
@@ -160,6 +161,60 @@ def test_a_sweep_that_was_interrupted_is_put_right_by_the_next(store: MemoryObje
     assert read_payload(store, manifest, "data.bin") == b"data"
     swept(store, hours=1.5)
     assert not [item for item in store.keys if item.startswith("laid-aside/")]
+
+
+def claimed(store: ObjectStore) -> set[tuple[ArtifactName, str]]:
+    return {(name, owner) for name, owners_ in owners.all_owners(store).items() for owner in owners_}
+
+
+def test_a_claim_that_an_interrupted_deletion_left_goes_after_the_grace_period(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, other = ArtifactName(ADAPTERS, ID), ArtifactName(ADAPTERS, "b" * 32)
+    for name in (artifact, other):
+        finished(store, name)
+        owners.claim(store, name, "ada")
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(deletion, "withdraw", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            delete(store, artifact, caller=Caller("ada"), force=False, validate_only=False)
+    assert (find_manifest(store, artifact), claimed(store)) == (None, {(artifact, "ada"), (other, "ada")})
+    assert "claims" not in swept(store, hours=23).by_kind()
+    assert swept(store, hours=25, dry_run=True).by_kind()["claims"][0] == 1
+    assert claimed(store) == {(artifact, "ada"), (other, "ada")}
+    assert swept(store, hours=25).by_kind()["claims"][0] == 1
+    assert claimed(store) == {(other, "ada")}
+
+
+@pytest.mark.parametrize(
+    ("result", "goes"),
+    [(None, False), ({"error": {"code": 1}}, False), ({"schema": 99}, False), ({"target": f"adapters/{ID}"}, True)],
+    ids=["goes on", "failed", "of a newer version", "succeeded"],
+)
+def test_a_claim_of_what_an_operation_has_not_made_stays(
+    result: dict[str, Any] | None, goes: bool, store: MemoryObjectStore
+) -> None:
+    artifact = ArtifactName(ADAPTERS, ID)
+    record = records.OperationRecord(OperationName("adapter-training", ID), ADAPTERS, str(artifact), {}, records.now())
+    records.write_record(store, record)
+    if result is not None:
+        schema = {"schema": records.SCHEMA, "attempt": record.attempt, "end_time": records.now()}
+        store.put_json(f"{record.name}/result.json", schema | result)
+    owners.claim(store, artifact, "ada")
+    assert len(swept(store, hours=25).keys) == goes
+    assert (claimed(store) == set()) is goes
+
+
+def test_a_claim_that_is_made_again_just_before_it_would_go_stays(store: MemoryObjectStore) -> None:
+    artifact = ArtifactName(ADAPTERS, ID)
+    owners.claim(store, artifact, "ada")
+    for key in store.keys:
+        store.set_modify_time(key, datetime.now(UTC) - timedelta(days=90))
+    sweeping = _Sweep(store, SETTINGS, lambda: datetime.now(UTC))
+    [found] = sweeping.claims()
+    owners.claim(store, artifact, "ada")
+    assert not sweeping.withdraw(found)
+    assert claimed(store) == {(artifact, "ada")}
 
 
 class Meanwhile(MemoryObjectStore):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine
@@ -154,6 +155,31 @@ def test_a_server_without_tls_is_told(authority: Authority, tmp_path: Path) -> N
         assert f"adapter-training at {address} does not speak TLS" in error.message
 
     with_server(None, body)
+
+
+def test_a_client_without_tls_is_told_how_a_server_with_it_is_called(tls: ServerTls) -> None:
+    def body(address: str) -> None:
+        error = failure_of(addresses=address)
+        assert error.message == (
+            f"adapter-training at {address} speaks TLS, and was called without; name the PEM file of its authority by "
+            f"--tls-ca or SYNTHMIX_TLS_CA, or write https://{address} if the system trusts that authority"
+        )
+        assert error.reason == "TLS_FAILED"
+
+    with_server(tls, body)
+
+
+def test_a_server_that_closes_every_connection_is_not_taken_for_one_with_tls() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def close_each() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        threading.Thread(target=close_each, daemon=True).start()
+        error = failure_of(addresses=f"127.0.0.1:{listener.getsockname()[1]}")
+    assert error.reason == "SERVICE_UNREACHABLE"
 
 
 def test_a_renewed_certificate_takes_no_restart(

@@ -161,22 +161,27 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 
 {{/* A container's resources, with ephemeral-storage for what its pod's volumes may hold, for its logs and for what it
-     writes elsewhere, 1 GiB: (dict "resources" ... "volumes" (list quantity ...)). What is given stays. */}}
+     writes elsewhere, 1 GiB: (dict "resources" ... "volumes" (list quantity ...)). All of it is the limit; the request is
+     a quarter of the volumes, which grow with what is done, so that a release with a GPU worker fits on a node with a
+     disk of 100 GiB. What is given stays. */}}
 {{- define "synthmix.resources" -}}
-{{- $bytes := 1073741824 -}}
+{{- $bytes := 0 -}}
 {{- range .volumes }}{{ $bytes = add $bytes (include "synthmix.bytes" . | int64) }}{{ end -}}
-{{- $disk := dict "ephemeral-storage" (printf "%dMi" (div (add $bytes 1048575) 1048576)) -}}
 {{- $resources := deepCopy .resources -}}
-{{- range $part := list "requests" "limits" -}}
+{{- range $part, $divisor := dict "requests" 4 "limits" 1 -}}
+{{- $mebibytes := add 1024 (div (add (div $bytes $divisor) 1048575) 1048576) -}}
+{{- $disk := dict "ephemeral-storage" (printf "%dMi" $mebibytes) -}}
 {{- $_ := set $resources $part (merge (deepCopy (index $resources $part | default dict)) $disk) -}}
 {{- end -}}
 {{- toYaml $resources -}}
 {{- end -}}
 
-{{/* How much a cache may hold: less than its volume, beyond which the kubelet evicts the pod. */}}
+{{/* How much a cache may hold: less than its volume, beyond which the kubelet evicts the pod, and of the node's disk so
+     much that the kubelet neither evicts pods for want of it, from 10 % free on, nor takes images away, from 15 % on. */}}
 {{- define "synthmix.cacheEnvironment" -}}
 - {name: SYNTHMIX_CACHE_DIR, value: /var/cache/synthmix}
 - {name: SYNTHMIX_CACHE_MOST_BYTES, value: {{ mulf (include "synthmix.bytes" . | float64) 0.9 | int64 | quote }}}
+- {name: SYNTHMIX_CACHE_FREE_PERCENT, value: "15"}
 {{- end -}}
 
 {{/* Environment that every process of SynthMix reads, front end or worker. */}}

@@ -3,6 +3,7 @@
 Imported by workers only.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,11 @@ import timm
 import torch
 from torch import nn
 
-from synthmix.classifier_evaluation.architectures import check_architecture
+from synthmix.classifier_evaluation.architectures import check_architecture, weight_repositories
 from synthmix.classifier_evaluation.pretrained_weights import LITE0, weights_missing
 from synthmix.classifier_evaluation.small_maps import use_small_map_convolutions
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
+from synthmix.service_kit.hub_cache import held
 from synthmix.service_kit.memory_errors import is_out_of_memory
 from synthmix.service_kit.seeds import derived_seed
 
@@ -74,8 +76,10 @@ def build_classifier(
 def _create(architecture: str, class_count: int, pretrained: bool, image_size_px: int) -> Any:
     """timm's network; its errors are told at the field that they are of."""
     options = _size_options(architecture, image_size_px)
+    repository = weight_repositories().get(architecture) if pretrained else None
     try:
-        return timm.create_model(architecture, pretrained=pretrained, num_classes=class_count, **options)
+        with held(repository) if repository else nullcontext():
+            return timm.create_model(architecture, pretrained=pretrained, num_classes=class_count, **options)
     except OSError as error:
         raise weights_missing(
             architecture,

@@ -20,12 +20,13 @@ exit codes:
   130  interrupted; what runs in the services continues
 
 environment:
-  SYNTHMIX_HOME     where a stack on this machine keeps everything (default: ~/.synthmix)
-  SYNTHMIX_ADDRESS  as --address
-  SYNTHMIX_RELEASE  as --release
-  SYNTHMIX_TOKEN    as --token, but invisible to other users of this machine
-  SYNTHMIX_TLS_CA   as --tls-ca
-  SYNTHMIX_DEBUG    1 shows the stack trace of an error
+  SYNTHMIX_HOME        where a stack on this machine keeps everything (default: ~/.synthmix)
+  SYNTHMIX_ADDRESS     as --address
+  SYNTHMIX_RELEASE     as --release
+  SYNTHMIX_TOKEN       as --token, but invisible to other users of this machine
+  SYNTHMIX_TOKEN_FILE  a file that holds it, instead
+  SYNTHMIX_TLS_CA      as --tls-ca; for a release only if its own authority cannot be read in the cluster
+  SYNTHMIX_DEBUG       1 shows the stack trace of an error
 
 first steps:
   synthmix doctor
@@ -435,7 +436,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="the kubeconfig's context that leads to the release (default: the current one)",
     )
     common.add_argument("--token", help="the stack's token, or a caller's own of its Kubernetes cluster")
-    common.add_argument("--tls-ca", type=_path, metavar="PEM", help="trust these authorities, and use TLS")
+    common.add_argument(
+        "--tls-ca",
+        type=_path,
+        metavar="PEM",
+        help="trust these authorities, and use TLS (default for a release that serves TLS: its own, from the cluster)",
+    )
     common.add_argument(
         "--output", choices=("text", "json"), help="json prints one JSON value to standard output (default: text)"
     )

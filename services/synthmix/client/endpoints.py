@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synthmix.client.user_files import read_user_file
 from synthmix.local.connection import read_connection
 from synthmix.service_kit.environment import SERVICES, tls_authorities
-from synthmix.service_kit.errors import InvalidArgument, SynthMixError, Unauthenticated
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, SynthMixError, Unauthenticated
 from synthmix.service_kit.extras import extra
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ADDRESS_VARIABLE = "SYNTHMIX_ADDRESS"
 TOKEN_VARIABLE = "SYNTHMIX_TOKEN"
+TOKEN_FILE_VARIABLE = "SYNTHMIX_TOKEN_FILE"
 HOME_VARIABLE = "SYNTHMIX_HOME"
 RELEASE_VARIABLE = "SYNTHMIX_RELEASE"
 
@@ -72,8 +74,8 @@ def find_endpoints(
     """Decides which stack to talk to.
 
     The first that is given wins: `addresses` or `release`; `home`; SYNTHMIX_ADDRESS or SYNTHMIX_RELEASE;
-    SYNTHMIX_HOME; ~/.synthmix. A home's stack says its own token; an address takes it from `token` or SYNTHMIX_TOKEN;
-    a release takes it from these too, or else from its Secret or a service account.
+    SYNTHMIX_HOME; ~/.synthmix. A home's stack says its own token; an address takes it from `token`, SYNTHMIX_TOKEN or
+    the file SYNTHMIX_TOKEN_FILE; a release takes it from these too, or else from its Secret or a service account.
 
     Args:
         home: The home of a stack that runs on this machine.
@@ -83,10 +85,11 @@ def find_endpoints(
             services are forwarded through the Kubernetes API until the result's `release` is closed.
         kube_context: The kubeconfig's context to find the release by; the current one if not given.
         token: The bearer token.
-        tls_ca: PEM file of the authorities to trust; asks for TLS. A release that serves TLS gives its own.
+        tls_ca: PEM file of the authorities to trust; asks for TLS. Without it, a release that serves TLS gives its own,
+            and SYNTHMIX_TLS_CA is for whoever may not read that; at an address SYNTHMIX_TLS_CA is the same as this.
 
     Raises:
-        InvalidArgument: An address can't be read, or more than one stack is named.
+        InvalidArgument: An address or the token's file can't be read, or more than one stack is named.
         NotFound: There is no such release.
         Unauthenticated: There is no token.
         Unavailable: No stack runs at the home, or one that isn't ready.
@@ -106,7 +109,7 @@ def find_endpoints(
                 reason="SEVERAL_STACKS",
             )
     if release is not None:
-        token = token or environment.get(TOKEN_VARIABLE, "")
+        token = token or _token_of(environment)
         return _release_endpoints(release, kube_context, token, tls_ca, environment)
     if kube_context is not None:
         raise InvalidArgument(
@@ -117,7 +120,7 @@ def find_endpoints(
     if addresses is None:
         connection = read_connection(home or default_home(environment))
         return Endpoints(addresses=dict(connection.services), token=token or connection.token)
-    token = token or environment.get(TOKEN_VARIABLE, "")
+    token = token or _token_of(environment)
     if not token:
         raise Unauthenticated(f"no token for {addresses}; give --token or set {TOKEN_VARIABLE}", reason="TOKEN_MISSING")
     tls_ca = tls_ca or tls_authorities(environment)
@@ -131,6 +134,27 @@ def find_endpoints(
         tls=schemes == {"https"} or tls_ca is not None,
         tls_ca=tls_ca,
     )
+
+
+def _token_of(environment: Mapping[str, str]) -> str:
+    """What the environment says, or a file that it names; "" if neither does."""
+    token, path = environment.get(TOKEN_VARIABLE, ""), environment.get(TOKEN_FILE_VARIABLE)
+    if token or not path:
+        return token
+    try:
+        token = read_user_file(Path(path)).decode("ascii").strip()
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            f"the token: {error.message}; check {TOKEN_FILE_VARIABLE}", reason="TOKEN_FILE_UNREADABLE"
+        ) from None
+    except UnicodeDecodeError:
+        token = ""
+    if not token:
+        raise InvalidArgument(
+            f"{path} holds no token; check {TOKEN_FILE_VARIABLE}, and that the file is text",
+            reason="TOKEN_FILE_UNREADABLE",
+        )
+    return token
 
 
 def _release_endpoints(
@@ -149,13 +173,20 @@ def _release_endpoints(
                     reason="TLS_CA_WITH_RELEASE",
                 )
             return Endpoints(addresses=opened.addresses, token="", release=opened)
-        tls_ca = tls_ca or tls_authorities(environment)
+        authority = b""
+        if tls_ca is None:
+            try:
+                authority = opened.authority()
+            except FailedPrecondition:  # such as for whoever may not read the release's Secret
+                tls_ca = tls_authorities(environment)
+                if tls_ca is None:
+                    raise
         return Endpoints(
             addresses=opened.addresses,
             token="",
             tls=True,
             tls_ca=tls_ca,
-            tls_authority=b"" if tls_ca else opened.authority(),
+            tls_authority=authority,
             tls_names=opened.tls_names,
             release=opened,
         )

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from synthmix.client.endpoints import Endpoints
 from synthmix.client.user_files import read_user_file
 from synthmix.service_kit.errors import InvalidArgument, SynthMixError
-from synthmix.service_kit.transport import UNARY_DEADLINE_S, error_of, open_channel, status_of
+from synthmix.service_kit.transport import UNARY_DEADLINE_S, error_of, open_channel, status_of, tls_wanted
 
 LONGEST_BACKOFF_OF_FORWARDS_MS = 5_000
 PAGE_SIZE = 200
@@ -77,6 +77,10 @@ class Service:
             problem = release.problem_of(self.name)  # gRPC sees only that its connection to this machine is closed
             if problem is not None:
                 return problem
+        if not (release or self.endpoints.tls) and status_of(error) is None:
+            wanted = tls_wanted(error, self.name, self.endpoints.addresses[self.name])
+            if wanted is not None:
+                return wanted
         return error_of(error, self.name, self.endpoints.place_of(self.name))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,7 +63,8 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
     """Finds a base model: "builtin", a folder, or owner/name@revision of the hub (downloaded into the hub's cache).
 
     A folder must lie below one that the operator names (SYNTHMIX_BASE_MODEL_FOLDERS), and a hub's model be one that
-    the operator allows (SYNTHMIX_HUB_MODELS).
+    the operator allows (SYNTHMIX_HUB_MODELS). A hub's model stays in the node's cache for as long as anybody has what
+    is returned.
 
     Args:
         weights: False for who plans only: of a hub's model that isn't in the cache, nothing but its small files is
@@ -96,9 +98,12 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
     if not _HUB_MODEL.fullmatch(reference) or ".." in reference:
         raise _not_found(named)
     name, _, revision = reference.partition("@")
-    folder, remote = download(named, name, revision or "main", weights=weights)
+    found = download(named, name, revision or "main", weights=weights)
     # The hub's cache names a snapshot's folder by its commit.
-    return _inspect(f"{name}@{folder.name}", folder, field, remote)
+    model = _inspect(f"{name}@{found.folder.name}", found.folder, field, found.remote)
+    if found.hold is not None:
+        weakref.finalize(model, found.hold.close)
+    return model
 
 
 def _not_found(named: ModelFolder) -> InvalidArgument:

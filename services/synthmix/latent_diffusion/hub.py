@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from synthmix.latent_diffusion.base_model_files import WEIGHT_FILES
 from synthmix.latent_diffusion.model_folder import (
@@ -21,9 +22,10 @@ from synthmix.latent_diffusion.model_folder import (
     is_part,
 )
 from synthmix.latent_diffusion.model_kinds import INDEX, no_model
+from synthmix.service_kit import hub_cache
 from synthmix.service_kit.environment import HubSettings, cache_folder, hub_settings
 from synthmix.service_kit.errors import SynthMixError, Unavailable
-from synthmix.service_kit.node_cache import room
+from synthmix.service_kit.node_cache import BUDGET_VARIABLE, cache_budget_bytes, room
 from synthmix.service_kit.quantities import byte_size, listed
 
 TIMEOUT_SECONDS = 10.0
@@ -49,7 +51,22 @@ class HubFile:
     sha256: str
 
 
-def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> tuple[Path, dict[str, str]]:
+@dataclass(frozen=True)
+class Downloaded:
+    """A model in the hub's cache.
+
+    Attributes:
+        folder: Its folder, named by its commit.
+        remote: The sha256 of each weight file that the folder lacks, by path.
+        hold: Keeps the model in the node's cache until it is closed; None where nothing is deleted.
+    """
+
+    folder: Path
+    remote: dict[str, str]
+    hold: BinaryIO | None
+
+
+def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> Downloaded:
     """Downloads a model into the hub's cache, or finds it there where the hub can't be asked.
 
     Args:
@@ -58,11 +75,9 @@ def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> 
         revision: A commit, branch or tag.
         weights: False for the small files alone.
 
-    Returns:
-        Its folder, named by its commit, and the sha256 of each weight file that the folder lacks, by path.
-
     Raises:
         InvalidArgument: The operator doesn't allow the model, it is too large, the hub refuses it, or it is no model.
+        ResourceExhausted: Others use so much of the node's cache that it doesn't fit.
         Unavailable: The hub can't be asked, and the cache doesn't have it.
     """
     from huggingface_hub import resolve_revision, snapshot_download
@@ -80,20 +95,21 @@ def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> 
     try:
         files = _files_of_commit(name, commit)
     except Exception as error:  # as above
-        return _cached(named, name, commit, weights=weights, because=error), {}
+        hold = hub_cache.hold(name)
+        return Downloaded(_cached(named, name, commit, weights=weights, because=error), {}, hold)
     parts = _parts(named, files)
     _check_size(named, parts, settings)
     wanted = [file for file in parts if weights or not _is_elsewhere(file)]
+    _check_fits(named, wanted)
     try:
-        _make_room(wanted, name, commit)
+        hold = _hold_with_room(wanted, name, commit)
         folder = Path(snapshot_download(name, revision=commit, allow_patterns=[file.path for file in wanted]))
     except SynthMixError:
         raise
     except Exception as error:  # as above
         raise _not_to_be_had(named, error) from error
-    return folder, {
-        file.path: file.sha256 for file in parts if _is_elsewhere(file) and not (folder / file.path).is_file()
-    }
+    remote = {file.path: file.sha256 for file in parts if _is_elsewhere(file) and not (folder / file.path).is_file()}
+    return Downloaded(folder, remote, hold)
 
 
 def _check_allowed(named: ModelFolder, name: str, commit: str | None, settings: HubSettings) -> None:
@@ -162,20 +178,35 @@ def _check_size(named: ModelFolder, parts: Collection[HubFile], settings: HubSet
         )
 
 
-def _make_room(files: Collection[HubFile], name: str, commit: str) -> None:
-    """Makes room in the node's cache for what is not there yet, if the hub's cache is within it, as in a cluster.
+def _check_fits(named: ModelFolder, files: Collection[HubFile]) -> None:
+    """Raises InvalidArgument if these files don't fit into the node's cache even when nothing else is in it."""
+    size_bytes = sum(file.size_bytes or 0 for file in files)
+    if hub_cache.hub_folder() is not None and size_bytes > cache_budget_bytes():
+        raise named.fault(
+            f"has {byte_size(size_bytes)} to download, more than the {byte_size(cache_budget_bytes())} that the cache "
+            f"{cache_folder()} may hold",
+            f"use another; the operator sets the limit by {BUDGET_VARIABLE} or the chart's workers.*.cache, of which "
+            "it is 90 %",
+            TOO_LARGE,
+        )
 
-    Raises ResourceExhausted if there is none. The room is not kept: what is written counts as it grows.
+
+def _hold_with_room(files: Collection[HubFile], name: str, commit: str) -> BinaryIO | None:
+    """Makes room in the node's cache for what is not there yet, and keeps the model there, as hub_cache.hold does.
+
+    Raises ResourceExhausted if there is no room. It is not kept: what is written counts as it grows.
     """
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_CACHE
 
-    if not Path(HF_HUB_CACHE).is_relative_to(cache_folder()):
-        return
+    hold = hub_cache.hold(name)
+    if hold is None:
+        return None
     missing = [file for file in files if not isinstance(try_to_load_from_cache(name, file.path, revision=commit), str)]
-    if missing:
-        with room(sum(file.size_bytes or 0 for file in missing)):
-            pass
+    if not missing:
+        return hold
+    hold.close()  # other revisions of it may have to go
+    with room(sum(file.size_bytes or 0 for file in missing)):
+        return hub_cache.hold(name)
 
 
 def _is_elsewhere(file: HubFile) -> bool:

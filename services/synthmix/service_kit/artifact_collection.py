@@ -76,9 +76,11 @@ class ArtifactCollection:
             name = OperationName(self._operations.service, planned.id)
             shown = await asyncio.to_thread(self._shown, manifest, caller)
             return finished_operation(shown, str(name), str(target))
-        return await self._operations.start(
+        operation = await self._operations.start(
             planned.id, self._collection, str(target), {"request": planned.request, "names": planned.names}
         )
+        await asyncio.to_thread(owners.claim, self._store, target, caller)  # a sweep may have come before the start
+        return operation
 
     async def get(self, name: str) -> Any:
         """Raises InvalidArgument, NotFound."""

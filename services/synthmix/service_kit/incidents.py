@@ -20,6 +20,7 @@ MOST_FILES = 100
 LONGEST_TRACE_CHARACTERS = 100_000
 FEWEST_SECRET_CHARACTERS = 6
 CONTAINER_LOG = Path("/proc/1/fd/2")
+LOG_FORMAT = "%(asctime)s {service} %(levelname)s %(message)s"
 RAY_LOGS = "/tmp/ray/session_latest/logs"
 SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "ACCESS_KEY")
 
@@ -85,6 +86,14 @@ def _place_of_log(number: str, text: str, environment: Mapping[str, str]) -> str
         except OSError:
             return f"in Ray's logs in the pod {name}: {kubectl} exec {name} -- grep -rA60 {number} {RAY_LOGS}"
     return f"in the log of the pod {name}: {kubectl} logs {name} --all-containers"
+
+
+def log_handler(environment: Mapping[str, str] = os.environ) -> logging.Handler:
+    """What writes to the log that `kubectl logs` shows, as _place_of_log says; elsewhere to that of this process."""
+    if "KUBERNETES_SERVICE_HOST" in environment and not _is_container_log():
+        with contextlib.suppress(OSError):
+            return logging.FileHandler(CONTAINER_LOG)
+    return logging.StreamHandler()
 
 
 def _is_container_log() -> bool:

@@ -1,9 +1,10 @@
 """What a node keeps of object storage: files that its processes share, within a budget of bytes.
 
 {SYNTHMIX_CACHE_DIR}/{kind}/{key}      a file, which appears when it is whole; modified then, accessed when used last
-{SYNTHMIX_CACHE_DIR}/{kind}/*/         what others keep there, such as the hub's models: it counts, and is left alone
+{SYNTHMIX_CACHE_DIR}/{kind}/*/         what others keep there: it counts. The hub's models go as files do, as a whole
+                                       (synthmix.service_kit.hub_cache); what else there is stays
 {SYNTHMIX_CACHE_DIR}/writing/{random}  where one is being written, and a file of the size that is kept for it
-{SYNTHMIX_CACHE_DIR}/locks/            one for room, and some for who writes which key
+{SYNTHMIX_CACHE_DIR}/locks/            one for room, some for who writes which key, some for who uses which model
 
 Whoever reads a file holds a shared lock on it for as long as it is open or mapped, and whoever needs room deletes only
 what nobody holds, the least recently used first. The kernel releases the locks of a process that was killed. A reader
@@ -27,14 +28,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from synthmix.service_kit import hub_cache
 from synthmix.service_kit.environment import cache_folder, whole_number
 from synthmix.service_kit.errors import ResourceExhausted
+from synthmix.service_kit.hub_cache import size_below
 from synthmix.service_kit.quantities import byte_size
 from synthmix.service_kit.storage_space import disk_full, reserve_bytes, writing_to
 
 log = logging.getLogger(__name__)
 
 BUDGET_VARIABLE = "SYNTHMIX_CACHE_MOST_BYTES"
+FREE_VARIABLE = "SYNTHMIX_CACHE_FREE_PERCENT"
+"""Of the disk, that the cache leaves free: a node that is shorter of disk than that begins to evict what runs on it."""
 REASON = "CACHE_FULL"
 PATIENCE_SECONDS = 60.0
 """For others on the node to end with the files that they hold."""
@@ -174,15 +179,17 @@ def _keep_room(size_bytes: int, budget_bytes: int) -> tuple[Path, IO[bytes]] | N
     writing.mkdir(parents=True, exist_ok=True)
     with _locked(_ROOM_LOCK):
         files = _files(cache)
-        used_bytes = _being_written(writing) + _others_bytes(cache) + sum(size for _, size, _ in files)
-        free_bytes = shutil.disk_usage(cache).free - reserve_bytes(cache)
+        others_bytes = _others_bytes(cache)
+        used_bytes = _being_written(writing) + others_bytes + sum(size for _, size, _ in files)
+        free_bytes = _free_bytes(cache)
         missing_bytes = size_bytes - min(budget_bytes - used_bytes, free_bytes)
-        for _, size, path in files:
+        models = hub_cache.repositories() if others_bytes and missing_bytes > 0 else []
+        for _, size, path in sorted([*files, *models]):
             if missing_bytes <= 0:
                 break
-            if _deleted(path):
-                missing_bytes -= size
-                used_bytes -= size
+            freed_bytes = hub_cache.delete(path) if path.is_dir() else size * _deleted(path)
+            missing_bytes -= freed_bytes
+            used_bytes -= freed_bytes
         if missing_bytes > 0:
             if not used_bytes:  # nobody's end would help
                 raise _full(size_bytes, budget_bytes)
@@ -196,7 +203,7 @@ def _keep_room(size_bytes: int, budget_bytes: int) -> tuple[Path, IO[bytes]] | N
 
 
 def _files(cache: Path) -> list[tuple[float, int, Path]]:
-    """(time of last use, size, path) of every file, the least recently used first."""
+    """(time of last use, size, path) of every file."""
     found = []
     for kind in cache.iterdir():
         if kind.name in (_WRITING, _LOCKS) or not kind.is_dir():
@@ -206,20 +213,12 @@ def _files(cache: Path) -> list[tuple[float, int, Path]]:
                 status = path.stat()
                 if stat.S_ISREG(status.st_mode):
                     found.append((status.st_atime, status.st_size, path))
-    return sorted(found)
+    return found
 
 
 def _others_bytes(cache: Path) -> int:
     """What others keep in folders below those of the cache's own files."""
-    found_bytes = 0
-    for folder in cache.glob("*/*/"):
-        if folder.parent.name in (_WRITING, _LOCKS):
-            continue
-        for path in folder.rglob("*"):
-            with suppress(FileNotFoundError):
-                status = path.lstat()
-                found_bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return found_bytes
+    return sum(size_below(folder) for folder in cache.glob("*/*/") if folder.parent.name not in (_WRITING, _LOCKS))
 
 
 def _being_written(writing: Path) -> int:
@@ -261,10 +260,20 @@ def _locked(name: str) -> Iterator[None]:
         yield
 
 
+def _free_bytes(cache: Path) -> int:
+    """How much of the disk the cache may still take."""
+    disk = shutil.disk_usage(cache)
+    return disk.free - max(reserve_bytes(cache), disk.total * _free_percent() // 100)
+
+
+def _free_percent() -> int:
+    return whole_number(os.environ, FREE_VARIABLE, 0)
+
+
 def _full(size_bytes: int, budget_bytes: int) -> ResourceExhausted:
     folder = cache_folder()
-    if size_bytes <= budget_bytes and shutil.disk_usage(folder).free - reserve_bytes(folder) < size_bytes:
-        return disk_full(folder)
+    if size_bytes <= budget_bytes and _free_bytes(folder) < size_bytes:
+        return disk_full(folder, f"{_free_percent()} % of the disk ({FREE_VARIABLE})" if _free_percent() else "")
     return ResourceExhausted(
         f"a file of {byte_size(size_bytes)} does not fit into the cache {folder}, which may hold "
         f"{byte_size(budget_bytes)}, beside what is in use; run fewer tasks at once on a node, or raise "

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from synthmix.service_kit import node_cache
+from synthmix.service_kit import audit, node_cache
 from synthmix.service_kit.environment import operation_limits, worker_settings
 from synthmix.service_kit.errors import SynthMixError, Unavailable
 from synthmix.service_kit.metrics import count_on_worker, observe_on_worker
@@ -76,6 +76,7 @@ class HostActor:
     def __init__(self, service: str, version: str, functions: Mapping[str, str]):
         from synthmix.service_kit.ray_tasks import RayTasks
 
+        audit.log_from_host(service)
         self._service = service
         self._version = version
         self._store = open_object_store()

@@ -45,6 +45,7 @@ class OperationRecord:
         create_time: RFC 3339, UTC.
         attempt: Tells this attempt from earlier ones.
         requested_by: Who asked for it first.
+        request_id: Of the call that did; "" of what an earlier version recorded.
     """
 
     name: OperationName
@@ -54,6 +55,7 @@ class OperationRecord:
     create_time: str
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
     requested_by: Requester = field(default_factory=Requester)
+    request_id: str = ""
 
 
 def now() -> str:
@@ -71,6 +73,7 @@ def write_record(store: ObjectStore, record: OperationRecord) -> None:
             "create_time": record.create_time,
             "attempt": record.attempt,
             "requested_by": record.requested_by.to_json(),
+            "request_id": record.request_id,
         },
     )
 
@@ -90,6 +93,7 @@ def find_record(store: ObjectStore, name: OperationName) -> OperationRecord | No
             create_time=stored_records.time_text(value["create_time"]),
             attempt=str(value["attempt"]),
             requested_by=Requester.from_json(value.get("requested_by")),
+            request_id=str(value.get("request_id", "")),
         )
 
 

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from synthmix.service_kit import metrics, open_operations, owners, pages
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifacts import MANIFEST
+from synthmix.service_kit.audit import current_request_id
 from synthmix.service_kit.deletion import leave
 from synthmix.service_kit.errors import (
     FailedPrecondition,
@@ -127,7 +128,15 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             )
         earlier, record = (
             record,
-            records.OperationRecord(name, kind, target, request, records.now(), requested_by=current_requester()),
+            records.OperationRecord(
+                name,
+                kind,
+                target,
+                request,
+                records.now(),
+                requested_by=current_requester(),
+                request_id=current_request_id(),
+            ),
         )
         open_operations.add(self._store, record)
         self.index.add(name, Created(record.create_time, kind))

@@ -4,7 +4,9 @@
 
 An artifact's id is its content, so that several may have asked for the same one. One object for each of them: none can
 overwrite another's, and the keys say all there is to say. Whoever asks claims first and then looks whether the artifact
-is there; whoever deletes looks for claims once more when it is gone (synthmix.service_kit.deletion).
+is there; whoever deletes looks for claims once more when it is gone (synthmix.service_kit.deletion). Whoever starts an
+operation then claims once more: a sweep withdraws an old claim of what is not there and nobody makes, and looks once
+more when that is done (synthmix.service_kit.sweep).
 
 What has no claim, such as what an earlier version made, belongs to nobody in particular: whoever may change things may
 change it. Splits, trials, reconstructions and features have no owner: they go with what they were made from.
@@ -141,9 +143,15 @@ def all_owners(store: ObjectStore) -> dict[ArtifactName, frozenset[str]]:
     """Who asked for each artifact that anybody asked for."""
     found: dict[ArtifactName, set[str]] = defaultdict(set)
     for item in store.list(CLAIMS):
-        collection, artifact_id, owner = item.key.removeprefix(CLAIMS).split("/", 2)
-        found[ArtifactName(collection, artifact_id)].add(owner_of_key(owner))
+        artifact, owner = of_claim(item.key)
+        found[artifact].add(owner)
     return {artifact: frozenset(owners) for artifact, owners in found.items()}
+
+
+def of_claim(key: str) -> tuple[ArtifactName, str]:
+    """What the claim of this key is of, and whose it is."""
+    collection, artifact_id, owner = key.removeprefix(CLAIMS).split("/", 2)
+    return ArtifactName(collection, artifact_id), owner_of_key(owner)
 
 
 def show(message: Any, owners: Iterable[str], caller: str) -> Any:

@@ -18,6 +18,7 @@ from synthmix.service_kit.authentication import KubernetesReviews
 from synthmix.service_kit.blocking_calls import CallThreads
 from synthmix.service_kit.environment import ServerSettings
 from synthmix.service_kit.errors import SynthMixError
+from synthmix.service_kit.incidents import LOG_FORMAT
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.tls import server_credentials
 
@@ -145,9 +146,7 @@ async def kubernetes_reviews(settings: ServerSettings) -> KubernetesReviews | No
 
 def run(service: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Runs a front end's main; a SynthMixError ends it with one line instead of a stack trace."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {service} %(levelname)s %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT.format(service=service))
     try:
         asyncio.run(main())
     except SynthMixError as error:

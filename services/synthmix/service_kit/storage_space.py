@@ -40,9 +40,15 @@ def writing_to(folder: Path) -> Iterator[None]:
         raise disk_full(folder) from error
 
 
-def disk_full(folder: Path) -> ResourceExhausted:
+def disk_full(folder: Path, left: str = "") -> ResourceExhausted:
+    """The error for a disk without room.
+
+    Args:
+        left: How much of it is not to be taken although it is free, such as "5 % (SETTING)".
+    """
+    kept = f", of which {left} are left to others" if left else ""
     return ResourceExhausted(
-        f"the disk of {folder} is full{_free(folder)}; make room there, then try again",
+        f"the disk of {folder} is full{_free(folder)}{kept}; make room there, then try again",
         reason=REASON,
         metadata={"where": str(folder)},
     )

@@ -1,7 +1,8 @@
 """The sweep: deletes from object storage what nothing needs any more, once it is old enough.
 
 Payloads that no manifest names, and no checkpoint of an operation that makes them; uploads; checkpoints of operations
-that have ended. Records of operations and manifests are never swept.
+that have ended; claims of what is not there, as a deletion that was interrupted leaves them. Records of operations and
+manifests are never swept.
 
 A writer may write a payload that lies there, old and orphaned, just when it is about to be deleted. So a payload is
 laid aside first, then deleted, and then looked for in the manifest once more; the writer of a manifest looks for its
@@ -21,12 +22,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from synthmix.service_kit import metrics
-from synthmix.service_kit.artifacts import LAID_ASIDE, MANIFEST
+from synthmix.service_kit import metrics, owners
+from synthmix.service_kit.artifacts import LAID_ASIDE, MANIFEST, list_artifacts
 from synthmix.service_kit.deletion import DELETIONS, WITHOUT_GRACE
-from synthmix.service_kit.environment import SweepSettings
-from synthmix.service_kit.errors import NotFound, SynthMixError
+from synthmix.service_kit.environment import SERVICES, SweepSettings
+from synthmix.service_kit.errors import FailedPrecondition, NotFound, SynthMixError
 from synthmix.service_kit.object_store import ObjectInfo, ObjectStore
+from synthmix.service_kit.operation_records import find_record, find_result
 from synthmix.service_kit.references import unfinished_operations
 from synthmix.service_kit.resource_names import COLLECTIONS, DATASETS, ArtifactName, OperationName
 
@@ -78,6 +80,9 @@ def sweep(
         for artifact, item in work.orphans(collection):
             if dry_run or work.lay_aside(artifact, item):
                 swept.append(item)
+    for item in work.claims():
+        if dry_run or work.withdraw(item):
+            swept.append(item)
     for item in (*work.uploads(), *work.checkpoints()):
         if not dry_run:
             store.delete(item.key)
@@ -165,6 +170,30 @@ class _Sweep:
         self._store.copy(aside, item.key)
         return False
 
+    def claims(self) -> Iterator[ObjectInfo]:
+        """Old claims of artifacts that are not there, and that no operation is still to make."""
+        there = {name for collection in COLLECTIONS for name in list_artifacts(self._store, collection)}
+        for item in self._store.list(owners.CLAIMS):
+            artifact, _ = owners.of_claim(item.key)
+            if (
+                artifact not in there
+                and self._is_old(item, self._settings.grace_hours)
+                and not self._is_wanted(artifact)
+            ):
+                yield item
+
+    def withdraw(self, item: ObjectInfo) -> bool:
+        """Deletes a claim, unless its artifact was asked for again. Returns whether it did."""
+        found = self._store.stat(item.key)
+        if found is None or not self._is_old(found, self._settings.grace_hours):
+            return False
+        self._store.delete(item.key)
+        artifact, owner = owners.of_claim(item.key)
+        if not self._is_wanted(artifact):
+            return True
+        owners.claim(self._store, artifact, owner)
+        return False
+
     def uploads(self) -> Iterator[ObjectInfo]:
         """Old uploads that no unfinished import needs."""
         needed = set(_SHA256.findall("\n".join(self._unfinished.values())))
@@ -216,6 +245,12 @@ class _Sweep:
         keys = [item.key for name, item in self._checkpoints if name.id == artifact.id and item.key.endswith(".json")]
         return _sha256s(self._store, keys)
 
+    def _is_wanted(self, artifact: ArtifactName) -> bool:
+        """Whether it is there, or an operation has not made it yet; what has failed may be asked for again."""
+        return self._store.stat(f"{artifact}/{MANIFEST}") is not None or any(
+            _has_not_succeeded(self._store, OperationName(service, artifact.id)) for service in SERVICES
+        )
+
     def _was_deleted_lately(self, artifact: ArtifactName) -> bool:
         found = self._store.stat(f"{DELETIONS}{artifact}.json")
         return found is not None and not self._is_old(found, self._settings.grace_hours)
@@ -239,6 +274,16 @@ def _sha256s(store: ObjectStore, keys: Iterable[str]) -> set[str]:
         except NotFound:
             continue
     return found
+
+
+def _has_not_succeeded(store: ObjectStore, name: OperationName) -> bool:
+    """Whether there is an operation that has not made anything."""
+    try:
+        record = find_record(store, name)
+        result = None if record is None else find_result(store, record)
+    except FailedPrecondition:
+        return True  # a newer version's: it may be going on
+    return record is not None and (result is None or "error" in result)
 
 
 def _kind(request: str) -> str:

@@ -7,6 +7,8 @@ the whole upload to send it again; the caller repeats it instead, and the same b
 
 import importlib.resources
 import ipaddress
+import socket
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -20,6 +22,9 @@ from synthmix.service_kit.errors import SynthMixError, Unauthenticated, Unavaila
 UNARY_DEADLINE_S = 60.0
 KEEPALIVE_TIME_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
+TLS_PROBE_S = 2.0
+# As gRPC begins to say why.
+NOT_CONNECTED = "Failed to connect to remote host: "
 LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024  # a resource lists its payloads, and an image set may have thousands
 
 
@@ -104,6 +109,36 @@ def status_of(error: Any) -> status_pb2.Status | None:
         return None
 
 
+def tls_wanted(error: Any, service: str, address: str) -> SynthMixError | None:
+    """What a failed call without TLS stands for, if the server speaks nothing else; None if it is not that.
+
+    gRPC says no more than that the connection was closed, so the server is asked. May take some seconds.
+    """
+    details = error.details() or ""
+    if error.code() is not grpc.StatusCode.UNAVAILABLE or NOT_CONNECTED in details or not _speaks_tls(address):
+        return None
+    return Unavailable(
+        f"{service} at {address} speaks TLS, and was called without; name the PEM file of its authority by --tls-ca or "
+        f"SYNTHMIX_TLS_CA, or write https://{address} if the system trusts that authority",
+        reason="TLS_FAILED",
+        metadata={"service": service, "address": address},
+    )
+
+
+def _speaks_tls(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is told to it, and nothing believed
+    try:
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), TLS_PROBE_S) as connection,
+            context.wrap_socket(connection),
+        ):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
 def _tls_error(details: str, where: str, place: dict[str, str]) -> SynthMixError | None:
     """What gRPC's description of a failed connection means; None if it is not TLS that failed."""
     if "CERTIFICATE_VERIFY_FAILED" in details:
@@ -132,7 +167,7 @@ def _tls_error(details: str, where: str, place: dict[str, str]) -> SynthMixError
 
 def _reason(details: str) -> str:
     """The last cause of gRPC's nested descriptions, such as "connect: Connection refused (111)"."""
-    return details.rpartition("Failed to connect to remote host: ")[2] or "no reason given"
+    return details.rpartition(NOT_CONNECTED)[2] or "no reason given"
 
 
 def _channel_options(address: str) -> list[tuple[str, Any]]:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from synthmix.api.datasets.v1.datasets_pb2 import DeleteDatasetRequest
 from synthmix.image_data.image_table import read_images, read_index, shard_name, write_index, write_shard
+from synthmix.service_kit import audit
 from synthmix.service_kit.artifacts import (
     Manifest,
     Payload,
@@ -167,21 +169,23 @@ def _replace(context: OperationContext, old: ArtifactName, left: ArtifactName) -
         "synthmix.study_control.image_removal:write_reduced",
         [{"dataset": str(old), "sha256s": asked["sha256s"]}],
     )
-    owners = owners_of(store, old)
-    check_alone(caller, old, owners)
-    for owner in owners:
-        claim(store, left, owner)
-    if find_manifest(store, left) is None:  # another's, who deleted it before these claimed it
-        raise Unavailable(f"{left} was deleted while it was made; it is made again", reason="ARTIFACT_GONE")
-    deletion = delete(
-        store,
-        old,
-        caller=caller,
-        force=asked["force"],
-        validate_only=False,
-        by=context.record.name,
-        skip_grace_period=asked["skip_grace_period"],
-    )
+    with audit.change_by(context.record, DeleteDatasetRequest(name=str(old))) as change:
+        owners = owners_of(store, old)
+        check_alone(caller, old, owners)
+        for owner in owners:
+            claim(store, left, owner)
+        if find_manifest(store, left) is None:  # another's, who deleted it before these claimed it
+            raise Unavailable(f"{left} was deleted while it was made; it is made again", reason="ARTIFACT_GONE")
+        deletion = delete(
+            store,
+            old,
+            caller=caller,
+            force=asked["force"],
+            validate_only=False,
+            by=context.record.name,
+            skip_grace_period=asked["skip_grace_period"],
+        )
+        change.response = deletion.message()
     if old not in deletion.names:
         raise Unavailable(f"{old} was asked for while it was deleted; that is tried again", reason="ARTIFACT_WANTED")
 

@@ -69,6 +69,7 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             finished = await asyncio.to_thread(self._read, str(name), owner)
             return with_warnings(finished_operation(finished, finished.operation, str(name)), warnings)
         operation = await self._operations.start(name.id, STUDIES, str(name), study.record())
+        await asyncio.to_thread(owners.claim, self._store, name, owner)  # a sweep may have come before the start
         return with_warnings(operation, warnings)
 
     def _plan(self, study: planning.StudySteps) -> studies_pb2.StudyPlan:
