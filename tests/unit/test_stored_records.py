@@ -136,6 +136,22 @@ def test_a_name_that_a_newer_version_used_is_used_on(store: MemoryObjectStore, t
         assert caller.unreachable == [newer]
 
 
+def test_a_name_that_an_earlier_version_recorded_is_nobodys_in_particular(
+    store: MemoryObjectStore, tmp_path: Path
+) -> None:
+    """It had no owner in the name's key."""
+    with serving(store) as addresses, Client(Channels(Endpoints(addresses, TOKEN))) as caller:
+        caller.import_dataset(zipped(tmp_path / "images.zip", plates(plate_count=8)), "cells", group=BY_PLATE)
+        spec = spec_of(SPEC | {"name": "first", "dataset": "cells"})
+        study = metadata_of(caller.submit_study(spec)).target
+        [key] = [key for key in store.keys if key.startswith("study-names/first/")]
+        store.put_json(f"study-names/first/{study.removeprefix('studies/')}.json", store.get_json(key))
+        store.delete(key)
+        assert caller.get_study("first").name == study
+        assert [item.name for item in caller.list_studies("first")] == [study]
+        caller.plan_study(spec)
+
+
 def test_a_list_goes_on_whatever_one_record_lacks_or_has_wrongly(store: MemoryObjectStore, tmp_path: Path) -> None:
     with serving(store) as addresses, Client(Channels(Endpoints(addresses, TOKEN))) as caller:
         caller.import_dataset(zipped(tmp_path / "images.zip", plates(plate_count=8)), "cells", group=BY_PLATE)

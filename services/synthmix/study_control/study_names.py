@@ -54,9 +54,9 @@ def by_owners(store: ObjectStore, name: str) -> dict[str, dict[ArtifactName, str
     found: dict[str, list[tuple[str, ArtifactName]]] = {}
     beginning = f"study-names/{name}/"
     for item in store.list(beginning):
-        owner, study_id, _ = item.key.removeprefix(beginning).rsplit(".", 2)
+        *owner, study_id, _ = item.key.removeprefix(beginning).rsplit(".", 2)  # an earlier version's has no owner
         time = str(find_readable(store, item.key).get("time", ""))  # it is sorted by it, and means the study anyway
-        found.setdefault(owner_of_key(owner), []).append((time, ArtifactName(STUDIES, study_id)))
+        found.setdefault(owner_of_key("".join(owner)), []).append((time, ArtifactName(STUDIES, study_id)))
     there = {owner: _there(store, sorted(studies, reverse=True)) for owner, studies in found.items()}
     return {owner: studies for owner, studies in there.items() if studies}
 
