@@ -694,14 +694,38 @@ def test_seaweedfs_may_make_volumes_for_all_of_its_disk() -> None:
 def test_the_hub_is_reached_by_who_reads_base_models(hub: bool) -> None:
     api = "networkPolicy.kubernetesApi.cidrs[0]=10.0.0.1/32"
     chart = render_chart(set_values=[f"networkPolicy.baseModelHub.enabled={str(hub).lower()}", api])
-    reach = {
-        policy["metadata"]["name"].removeprefix(f"{PREFIX}-")
+    reach = outside_of(chart, "0.0.0.0/0")
+    workers = {f"{group}-worker" for group in WORKER_GROUPS if group != "study-control"}
+    assert reach.keys() == ({"adapter-training", "image-synthesis", "ray-head"} | workers if hub else set())
+    # The API server's address may be one of these, and its port the hub's.
+    assert all({"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"} <= set(block["except"]) for block in reach.values())
+
+
+def test_a_proxy_to_the_hub_may_have_a_private_address() -> None:
+    chart = render_chart(set_values=["networkPolicy.baseModelHub.cidrs[0]=10.1.2.3/32"])
+    assert outside_of(chart, "10.1.2.3/32")["image-synthesis-worker"] == {"cidr": "10.1.2.3/32"}
+
+
+def outside_of(chart: Rendered, cidr: str) -> dict[str, dict[str, Any]]:
+    """By policy, the range of addresses outside that it lets through, if it is this one."""
+    return {
+        policy["metadata"]["name"].removeprefix(f"{PREFIX}-"): peer["ipBlock"]
         for policy in chart.of_kind("NetworkPolicy")
         for rule in policy["spec"].get("egress", [])
-        if {"ipBlock": {"cidr": "0.0.0.0/0"}} in rule.get("to", [])
+        for peer in rule.get("to", [])
+        if peer.get("ipBlock", {}).get("cidr") == cidr
     }
-    workers = {f"{group}-worker" for group in WORKER_GROUPS if group != "study-control"}
-    assert reach == ({"adapter-training", "image-synthesis", "ray-head"} | workers if hub else set())
+
+
+def test_workers_reach_object_storage_and_ray_alone_in_the_release(rendered: Rendered) -> None:
+    for group in WORKER_GROUPS:
+        rules = rendered.get("NetworkPolicy", f"{PREFIX}-{group}-worker")["spec"]["egress"]
+        ports = [
+            [port["port"] for port in rule.get("ports", [])]
+            for rule in rules
+            if any("podSelector" in peer for peer in rule["to"])
+        ]
+        assert ports == [[], [9000]], group
 
 
 def test_an_autoscaler_alone_decides_replicas() -> None:

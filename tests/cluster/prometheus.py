@@ -48,14 +48,15 @@ class Prometheus:
         span = {"start": str(end_s - seconds), "end": str(end_s), "step": "5"}
         return bool(self.get("query_range", query=expression, **span)["result"])
 
-    def down(self) -> set[str]:
-        """Pods that it can't scrape."""
-        targets = self.get("targets", state="active")["activeTargets"]
-        return {item["labels"]["pod"] for item in targets if item["health"] != "up"}
+    def down(self, namespace: str) -> set[str]:
+        """A namespace's pods that it can't scrape."""
+        targets = [item for item in self.get("targets", state="active")["activeTargets"] if item["health"] != "up"]
+        return {item["labels"]["pod"] for item in targets if item["labels"]["namespace"] == namespace}
 
-    def firing(self) -> set[str]:
-        """Names of alerts."""
-        return {item["labels"]["alertname"] for item in self.get("alerts")["alerts"] if item["state"] == "firing"}
+    def firing(self, namespace: str) -> set[str]:
+        """Names of alerts about a namespace. Those about one that is gone fire for hours."""
+        alerts = [item for item in self.get("alerts")["alerts"] if item["state"] == "firing"]
+        return {item["labels"]["alertname"] for item in alerts if item["labels"].get("namespace") == namespace}
 
 
 @contextmanager

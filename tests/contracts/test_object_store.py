@@ -8,8 +8,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from minio.credentials import StaticProvider
+from minio.error import MinioAdminException
+from minio.minioadmin import MinioAdmin
 
 from certificates import new_authority
 from real_servers import running_minio
@@ -322,6 +326,24 @@ def test_the_keys_of_services_and_workers_open_their_bucket_alone(
     assert others.get_bytes("object") == b"theirs"
     with pytest.raises(FailedPrecondition, match="does not make user 'another' for bucket 'of-others'"):
         make_user(minio, replace(minio, bucket="of-others", access_key="another"))
+
+
+def test_a_worker_that_is_taken_over_shuts_nobody_out_of_minio(minio: ObjectStoreSettings) -> None:
+    """MinIO lets its users change their own secret key, and make keys that outlive it, unless that is denied."""
+    own = StaticProvider(minio.access_key, minio.secret_key)
+    admin = MinioAdmin(endpoint=urlsplit(minio.endpoint_url).netloc, credentials=own, secure=False)
+    attempts = (
+        lambda: admin.user_add(minio.access_key, "changed by a worker"),
+        lambda: admin.add_service_account(
+            access_key="kept-by-a-worker", secret_key="another secret key", name="kept", description="kept"
+        ),
+        admin.user_list,
+        admin.info,
+    )
+    for attempt in attempts:
+        with pytest.raises(MinioAdminException, match="AccessDenied"):
+            attempt()
+    S3ObjectStore(minio).check()
 
 
 def test_a_user_that_is_made_again_has_the_new_secret_key_and_the_policy(minio_root: ObjectStoreSettings) -> None:

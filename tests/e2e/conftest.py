@@ -19,6 +19,8 @@ from cluster.prometheus import BUILT_IMAGE, READERS, Prometheus, running_prometh
 
 PUBLISHED_IMAGE = "quay.io/prometheus/prometheus:v3.5.0"
 GIVEN = os.environ.get("KUBECONFIG")
+HUB_PORTS = [443, 6443]
+"""The API server's, here and in most clusters, are a hub's too: it is its address by which workers do not reach it."""
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +34,14 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def values(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Files of what this cluster and its Prometheus make the chart be told."""
+    """Files of what this cluster, its Prometheus and the tests make the chart be told."""
     folder = tmp_path_factory.mktemp("values")
-    readers = folder / "readers.yaml"
-    readers.write_text(yaml.safe_dump(READERS))
+    common = folder / "common.yaml"
+    network = {**READERS["networkPolicy"], "baseModelHub": {"ports": HUB_PORTS}}
+    common.write_text(yaml.safe_dump({"networkPolicy": network}))
     if GIVEN:
-        return [readers, *(Path(path) for path in [os.environ.get("E2E_VALUES")] if path)]
-    return [readers, write_values(folder)]
+        return [common, *(Path(path) for path in [os.environ.get("E2E_VALUES")] if path)]
+    return [common, write_values(folder)]
 
 
 @pytest.fixture(scope="session")

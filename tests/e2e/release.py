@@ -4,7 +4,7 @@ import base64
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,18 @@ RAY_START_TIMEOUT_S = 300.0
 # A forward ends when its pod does; the next one finds another.
 FORWARD = 'while true; do "$@" & trap "kill $!; exit" TERM; wait $!; sleep 0.5; done'
 
+# For Python that runs in a pod. A name that is not known is an error: it says nothing of what is reached.
+CONNECTS = """
+import socket
+def connects(host, port):
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+        return True
+    except OSError as error:
+        if isinstance(error, socket.gaierror): raise
+        return False
+"""
+
 
 @dataclass(frozen=True)
 class Release:
@@ -55,9 +67,13 @@ class Release:
     def control_image(self) -> str:
         return str(self.pods(STUDY_CONTROL)[0].spec.containers[0].image)
 
-    def client(self, token: str | None = None) -> Client:
+    def role(self, name: str) -> str:
+        """The ClusterRole for callers: viewer, editor or admin."""
+        return f"{self.namespace}-{PREFIX}-{name}"
+
+    def client(self, token: str | None = None, tls_ca: Path | None = None) -> Client:
         """One that shows this token, or the one that whoever may read Secrets is given."""
-        return Client.connect(release=self.name, token=token)
+        return Client.connect(release=self.name, token=token, tls_ca=tls_ca)
 
     def synthmix(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command line, as a user has it outside of the cluster."""
@@ -74,6 +90,20 @@ class Release:
     def upgrade(self, values: Sequence[Path], *options: str) -> None:
         """Installs the chart anew, and waits for its front ends, and until they have been reached."""
         self.cluster.helm("upgrade", RELEASE, str(CHART), *_options(self.namespace, values), *options)
+        self._wait_until_replaced()
+
+    def upgrade_all(self, values: Sequence[Path]) -> None:
+        """The same with values by which the Ray cluster is another one: the operator replaces its pods."""
+        with self.replaced("ray-head", RAY_START_TIMEOUT_S):
+            self.upgrade(values)
+
+    def roll_back_all(self) -> None:
+        """Goes back to what the latest `upgrade_all` replaced."""
+        with self.replaced("ray-head", RAY_START_TIMEOUT_S):
+            self.helm("rollback", "--wait", f"--timeout={INSTALL_TIMEOUT}")
+            self._wait_until_replaced()
+
+    def _wait_until_replaced(self) -> None:
         # The forward of object storage may lead to a pod that is ending, and break with it.
         wait_until(lambda: not self.pods(ending=True), "the pods that were replaced are gone")
         self.wait_until_it_answers()
@@ -143,10 +173,20 @@ def secret_of(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
 
 @contextmanager
 def running_release(
-    cluster: Cluster, values: Sequence[Path], folder: Path, namespace: str = NAMESPACE
+    cluster: Cluster,
+    values: Sequence[Path],
+    folder: Path,
+    namespace: str = NAMESPACE,
+    objects: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[Release]:
-    """Installs the chart with the values of ci/small-values.yaml and those given, and removes it in the end."""
+    """Installs the chart with the values of ci/small-values.yaml and those given, and removes it in the end.
+
+    Args:
+        objects: What is there before it, in its namespace, such as Secrets.
+    """
     cluster.create_namespace(namespace)
+    if objects:
+        cluster.create(objects)
     cluster.helm("install", RELEASE, str(CHART), *_options(namespace, values))
     with ExitStack() as stack:
         stack.callback(cluster.kubectl, "delete", "namespace", namespace)  # waits

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from accounts import Account, made_account
 from kubernetes import client
-from release import PREFIX, Release
+from release import CONNECTS, PREFIX, Release
 
 from cluster.access import Cluster
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
@@ -14,22 +15,14 @@ from synthmix.service_kit import errors
 from synthmix.service_kit.environment import SERVICES, STUDY_CONTROL
 from waiting import wait_until
 
-AUDIENCE = "synthmix"
-ROLE = "viewer"
 FOREIGN = "foreign"
 # What a pod of somebody else tries: TCP connections, and a request to Kubernetes' API with its own account.
-INTRUDER = """
-import json, socket, ssl, sys, urllib.error, urllib.request
-def connects(host, port):
-    try:
-        socket.create_connection((host, port), timeout=3).close()
-        return True
-    except OSError as error:
-        if isinstance(error, socket.gaierror): raise
-        return False
+INTRUDER = f"""
+{CONNECTS}
+import json, ssl, sys, urllib.error, urllib.request
 def status(path):
     folder = "/var/run/secrets/kubernetes.io/serviceaccount"
-    token = {"Authorization": "Bearer " + open(folder + "/token").read()}
+    token = {{"Authorization": "Bearer " + open(folder + "/token").read()}}
     context = ssl.create_default_context(cafile=folder + "/ca.crt")
     context.check_hostname = False
     request = urllib.request.Request("https://" + API + path, headers=token)
@@ -43,21 +36,13 @@ print(json.dumps([[connects(*target) for target in targets], [status(path) for p
 
 
 @pytest.fixture
-def account(release: Release) -> Iterator[str]:
+def account(release: Release) -> Iterator[Account]:
     """A service account of the release's namespace that may look at studies."""
-    api = release.cluster.api()
-    core, rbac = client.CoreV1Api(api), client.RbacAuthorizationV1Api(api)
-    core.create_namespaced_service_account(release.namespace, {"metadata": {"name": ROLE}})
-    role = f"{release.namespace}-{PREFIX}-{ROLE}"
-    binding = {
-        "metadata": {"name": ROLE},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-        "subjects": [{"kind": "ServiceAccount", "name": ROLE, "namespace": release.namespace}],
-    }
-    rbac.create_namespaced_role_binding(release.namespace, binding)
-    yield ROLE
-    rbac.delete_namespaced_role_binding(ROLE, release.namespace)
-    core.delete_namespaced_service_account(ROLE, release.namespace)
+    with (
+        made_account(release.cluster, release.namespace, "looks") as account,
+        account.bound(release.role("viewer"), release.namespace),
+    ):
+        yield account
 
 
 def list_datasets(release: Release, token: str) -> None:
@@ -78,14 +63,12 @@ def test_a_caller_with_a_wrong_token_is_unauthenticated(release: Release) -> Non
         list_datasets(release, "wrong")
 
 
-def test_a_service_account_gets_in_by_its_audience_and_role(release: Release, account: str) -> None:
-    cluster, namespace = release.cluster, release.namespace
-    right = cluster.token_of(account, namespace, AUDIENCE)
-    list_datasets(release, right)
-    with release.client(right) as viewer, pytest.raises(errors.PermissionDenied):
+def test_a_service_account_gets_in_by_its_audience_and_role(release: Release, account: Account) -> None:
+    list_datasets(release, account.token())
+    with release.client(account.token()) as viewer, pytest.raises(errors.PermissionDenied):
         viewer.scale_worker_group("image-synthesis", max_workers=2)
     with pytest.raises(errors.Unauthenticated, match="audience"):
-        list_datasets(release, cluster.token_of(account, namespace, "somebody-else"))
+        list_datasets(release, account.token("somebody-else"))
 
 
 def test_a_foreign_pod_reaches_nothing_and_may_read_nothing(release: Release) -> None:

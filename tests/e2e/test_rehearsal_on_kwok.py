@@ -71,16 +71,10 @@ def rehearsed(
     path.write_text(yaml.safe_dump(VALUES))
     with running_fake_gpus(release.cluster, NODES, folder):
         try:
-            upgrade(release, [*values, path])
+            release.upgrade_all([*values, path])
             yield release
         finally:
-            upgrade(release, values)
-
-
-def upgrade(release: Release, values: list[Path]) -> None:
-    """Workers with other resources are another Ray cluster: the operator replaces its pods."""
-    with release.replaced("ray-head", SCALE_TIMEOUT_S):
-        release.upgrade(values)
+            release.upgrade_all(values)
 
 
 def test_the_gpus_are_counted_by_product(rehearsed: Release) -> None:
@@ -107,7 +101,10 @@ def scale_and_back(release: Release, study: studies_pb2.StudySpec, component: st
     Returns:
         The node of each of these workers.
     """
-    others = {SYNTHESIS, TRAINING, CLASSIFIERS} - {component}
+    groups = (SYNTHESIS, TRAINING, CLASSIFIERS)
+    others = set(groups) - {component}
+    # An upgrade leaves each group as many workers as an earlier study had, until the autoscaler finds nothing for them.
+    wait(lambda: not any(release.pods(group) for group in groups), "no worker of an earlier study is left")
     strangers: list[Any] = []
 
     def number(running: bool = False) -> int:

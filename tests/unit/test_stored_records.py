@@ -7,11 +7,26 @@ from typing import Any
 
 import pytest
 
+from bad_requests import SPEC, spec_of
 from image_archives import BY_PLATE, plates, zipped
 from memory_object_store import MemoryObjectStore
+from served import TOKEN, serving
 from synthmix.api.datasets.v1 import datasets_pb2
-from synthmix.service_kit.artifacts import MANIFEST, SCHEMA, Manifest, find_manifest, write_manifest, write_payload
-from synthmix.service_kit.errors import FailedPrecondition, Unavailable
+from synthmix.client.client import Client, metadata_of
+from synthmix.client.endpoints import Endpoints
+from synthmix.client.transport import Channels
+from synthmix.service_kit import metrics
+from synthmix.service_kit.artifacts import (
+    MANIFEST,
+    SCHEMA,
+    Manifest,
+    find_manifest,
+    read_manifest,
+    write_manifest,
+    write_payload,
+)
+from synthmix.service_kit.environment import STUDY_CONTROL
+from synthmix.service_kit.errors import FailedPrecondition, NotFound, Unavailable, from_json, to_json
 from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.stored_records import UNREADABLE
@@ -77,6 +92,96 @@ def test_a_list_goes_on_without_what_cannot_be_read(store: MemoryObjectStore, tm
     assert {item.name for item in answer.datasets} == {str(names[0]), str(names[2])}
     assert list(answer.unreachable) == [str(names[1])]
     assert {item.display_name for item in answer.datasets} == {"name-0", "name-2"}
+
+
+def test_a_dataset_of_tomorrow_is_shown_as_far_as_it_is_known(store: MemoryObjectStore, tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "images.zip", plates())
+    name = import_archive(
+        store, archive, group_rule=BY_PLATE, classes=[], simulated=False, progress=lambda done, total: None
+    ).name
+    changes = {
+        "group_rule": {"pattern": "x", "flags": "i"},
+        "pixels": {"plane": 2, "gamma": 1.5},
+        "left_out": [{"folder": "", "reason": "OF_TOMORROW", "count": 2, "examples": ["a"], "size_bytes": 3}],
+        "has_manifest": True,
+    }
+    rewritten(store, name, summary=read_manifest(store, name).summary | changes)
+    shown = datasets.get_dataset(store, str(name), owner=LOCAL)
+    assert (shown.group_rule.pattern, shown.pixels.plane) == ("x", 2)
+    assert [(row.count, row.description) for row in shown.left_out] == [(2, "OF_TOMORROW")]
+
+
+def test_an_error_of_tomorrow_is_told_as_far_as_it_is_known() -> None:
+    value = to_json(NotFound("it is gone", reason="GONE"))
+    value["details"].append({"@type": "type.googleapis.com/synthmix.tomorrow.v1.Remedy", "command": "find it"})
+    error = from_json(value | {"severity": "low"})
+    assert isinstance(error, NotFound) and (error.message, error.reason) == ("it is gone", "GONE")
+
+
+def test_a_name_that_a_newer_version_used_is_used_on(store: MemoryObjectStore, tmp_path: Path) -> None:
+    with serving(store) as addresses, Client(Channels(Endpoints(addresses, TOKEN))) as caller:
+        caller.import_dataset(zipped(tmp_path / "images.zip", plates(plate_count=8)), "cells", group=BY_PLATE)
+
+        def submitted(seeds: int) -> str:
+            spec = spec_of(SPEC | {"name": "first", "dataset": "cells", "seeds": seeds})
+            return metadata_of(caller.submit_study(spec)).target
+
+        newer = submitted(2)
+        store.put_json(f"{newer}/{MANIFEST}", {"schema": SCHEMA + 1})
+        operation = f"operations/{STUDY_CONTROL}/{newer.removeprefix('studies/')}"
+        attempt = store.get_json(f"{operation}/request.json")["attempt"]
+        store.put_json(f"{operation}/result.json", {"schema": SCHEMA + 1, "attempt": attempt})
+        ours = submitted(3)
+        assert [study.name for study in caller.list_studies("first")] == [ours] == [caller.get_study("first").name]
+        assert caller.unreachable == [newer]
+
+
+def test_a_name_that_an_earlier_version_recorded_is_nobodys_in_particular(
+    store: MemoryObjectStore, tmp_path: Path
+) -> None:
+    """It had no owner in the name's key."""
+    with serving(store) as addresses, Client(Channels(Endpoints(addresses, TOKEN))) as caller:
+        caller.import_dataset(zipped(tmp_path / "images.zip", plates(plate_count=8)), "cells", group=BY_PLATE)
+        spec = spec_of(SPEC | {"name": "first", "dataset": "cells"})
+        study = metadata_of(caller.submit_study(spec)).target
+        [key] = [key for key in store.keys if key.startswith("study-names/first/")]
+        store.put_json(f"study-names/first/{study.removeprefix('studies/')}.json", store.get_json(key))
+        store.delete(key)
+        assert caller.get_study("first").name == study
+        assert [item.name for item in caller.list_studies("first")] == [study]
+        caller.plan_study(spec)
+
+
+def test_a_list_goes_on_whatever_one_record_lacks_or_has_wrongly(store: MemoryObjectStore, tmp_path: Path) -> None:
+    with serving(store) as addresses, Client(Channels(Endpoints(addresses, TOKEN))) as caller:
+        caller.import_dataset(zipped(tmp_path / "images.zip", plates(plate_count=8)), "cells", group=BY_PLATE)
+        study = metadata_of(caller.submit_study(spec_of(SPEC | {"name": "first", "dataset": "cells"}))).target
+
+        def listed() -> int:
+            return sum(
+                len(list(items))
+                for items in (
+                    caller.list_datasets(),
+                    caller.list_studies(),
+                    caller.list_studies("first"),
+                    caller.list_studies("first", unfinished=True),
+                    caller.list_operations(STUDY_CONTROL),
+                )
+            )
+
+        assert listed() == 6
+        unreadable = metrics.UNREADABLE_RECORDS._value.get()
+        for key in [key for key in store.keys if key.endswith(".json")]:
+            before = store.get_bytes(key)
+            value = json.loads(before)
+            for field in value:
+                for damaged in ({name: value[name] for name in value if name != field}, value | {field: [3]}):
+                    store.put_json(key, damaged)
+                    listed()  # raises nothing
+            store.put_bytes(key, before)
+        assert metrics.UNREADABLE_RECORDS._value.get() > unreadable
+        assert {study, f"operations/study-control/{study.removeprefix('studies/')}"} <= set(caller.unreachable)
+        assert listed() == 6
 
 
 def test_a_manifest_never_names_what_is_gone(store: MemoryObjectStore) -> None:

@@ -176,12 +176,10 @@ capabilities: {drop: [ALL]}
 {{- toYaml $resources -}}
 {{- end -}}
 
-{{/* How much a cache may hold: less than its volume, beyond which the kubelet evicts the pod, and of the node's disk so
-     much that the kubelet neither evicts pods for want of it, from 10 % free on, nor takes images away, from 15 % on. */}}
+{{/* How much a cache may hold: less than its volume, beyond which the kubelet evicts the pod. */}}
 {{- define "synthmix.cacheEnvironment" -}}
 - {name: SYNTHMIX_CACHE_DIR, value: /var/cache/synthmix}
 - {name: SYNTHMIX_CACHE_MOST_BYTES, value: {{ mulf (include "synthmix.bytes" . | float64) 0.9 | int64 | quote }}}
-- {name: SYNTHMIX_CACHE_FREE_PERCENT, value: "15"}
 {{- end -}}
 
 {{/* Environment that every process of SynthMix reads, front end or worker. */}}
@@ -191,6 +189,7 @@ capabilities: {drop: [ALL]}
 - name: RAY_AUTH_TOKEN
   valueFrom: {secretKeyRef: {name: {{ include "synthmix.raySecret" . }}, key: auth_token}}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+- {name: SYNTHMIX_CACHE_FREE_PERCENT, value: {{ .Values.caches.freePercent | quote }}}
 - {name: SYNTHMIX_UPLOAD_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.upload | quote }}}
 - {name: SYNTHMIX_UPLOADS_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.uploads | quote }}}
 - {name: SYNTHMIX_RECEIVING_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.imports.receiving | quote }}}

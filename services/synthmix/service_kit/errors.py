@@ -268,7 +268,11 @@ def to_json(error: SynthMixError) -> dict[str, Any]:
 
 
 def from_json(value: dict[str, Any]) -> SynthMixError:
-    return from_status(json_format.ParseDict(value, status_pb2.Status()))
+    """What a record says. Details of kinds that this version does not know are left out."""
+    known = ("google.rpc.ErrorInfo", "google.rpc.BadRequest")
+    details = [item for item in value.get("details", []) if item["@type"].rpartition("/")[2] in known]
+    status = json_format.ParseDict(value | {"details": details}, status_pb2.Status(), ignore_unknown_fields=True)
+    return from_status(status)
 
 
 def _shown(value: object) -> str:

@@ -12,6 +12,10 @@ from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.s3_object_store import connection_pool
 
+# What MinIO lets each of its users do with themselves unless it is denied: give themselves another secret key, which
+# shuts everybody else out, and make further keys, which stay good when theirs are changed.
+ADMINISTERS_NOTHING = {"Effect": "Deny", "Action": ["admin:*"]}
+
 
 def bucket_policy(bucket: str) -> dict[str, Any]:
     """What S3ObjectStore does, as a policy of IAM: for any S3 server."""
@@ -49,11 +53,12 @@ def make_user(root: ObjectStoreSettings, user: ObjectStoreSettings) -> None:
         secure=parts.scheme == "https",
         http_client=connection_pool(root),
     )
-    policy = f"bucket-{user.bucket}"
+    name, policy = f"bucket-{user.bucket}", bucket_policy(user.bucket)
+    policy["Statement"].append(ADMINISTERS_NOTHING)
     try:
-        admin.policy_add(policy, policy=bucket_policy(user.bucket))
+        admin.policy_add(name, policy=policy)
         admin.user_add(user.access_key, user.secret_key)
-        admin.policy_set(policy, user=user.access_key)
+        admin.policy_set(name, user=user.access_key)
     except (MinioAdminException, urllib3.exceptions.HTTPError) as error:
         raise FailedPrecondition(
             f"object storage at {root.endpoint_url} does not make user {user.access_key!r} for bucket "

@@ -7,15 +7,20 @@ that is damaged, is unreadable: whoever asks for it is told so, and a list goes 
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
+from google.protobuf import json_format
+
 from synthmix.service_kit import metrics
-from synthmix.service_kit.errors import FailedPrecondition, NotFound
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, NotFound
 from synthmix.service_kit.object_store import ObjectStore
+
+log = logging.getLogger(__name__)
 
 UNREADABLE = "RECORD_UNREADABLE"
 READS_AT_ONCE = 8
@@ -47,7 +52,7 @@ def reading(key: str) -> Iterator[None]:
     """Within the block, what a record lacks or has wrongly makes it unreadable."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, json_format.ParseError, InvalidArgument) as error:
         raise _unreadable(key, f"is damaged ({type(error).__name__}: {error})") from error
 
 
@@ -84,16 +89,21 @@ def known_fields(kind: type[Record], value: Mapping[str, Any]) -> Record:
 
 
 def read_each(names: Iterable[Name], read: Callable[[Name], Record]) -> tuple[list[Record], list[str]]:
-    """What each name means, and the names of the records that cannot be read. One deleted meanwhile is neither."""
+    """What each name means, and the names of the records that cannot be read. One deleted meanwhile is neither.
+
+    Nor can one be read of which what is shown cannot be made.
+    """
 
     def try_to_read(name: Name) -> Record | NotFound | FailedPrecondition:
         try:
-            return read(name)
+            with reading(str(name)):
+                return read(name)
         except NotFound as error:
             return error
         except FailedPrecondition as error:
             if error.reason != UNREADABLE:
                 raise
+            log.warning("a list is without what cannot be read: %s", error.message)
             return error
 
     names = list(names)

@@ -31,6 +31,7 @@ from synthmix.service_kit.errors import (
     invalid_field,
     missing_field,
 )
+from synthmix.service_kit.message_json import from_value
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import REQUEST, RESULT
 from synthmix.service_kit.owners import key_of_owner, meant_by, owner_of_key
@@ -381,19 +382,19 @@ def dataset_message(
         name=str(manifest.name),
         display_name=shown.name if shown else "",
         display_names=dict.fromkeys(item.name for item in names_shown(names, manifest.name, owner)),
-        group_rule=datasets_pb2.GroupRule(**summary["group_rule"]),
+        group_rule=from_value(summary["group_rule"], datasets_pb2.GroupRule),
         simulated=summary["simulated"],
         image_count=summary["image_count"],
         group_count=summary["group_count"],
         warnings=account["warnings"],
         left_out=account["left_out"],
         payloads=payload_messages(store, manifest),
-        pixels=datasets_pb2.PixelRule(**summary["pixels"]) if "pixels" in summary else None,
+        pixels=from_value(summary["pixels"], datasets_pb2.PixelRule) if "pixels" in summary else None,
         white_levels=summary.get("white_levels", [summary["white_level"]] if summary["white_level"] != 255 else []),
         class_counts=_class_counts(summary),
     )
     for row in message.left_out:
-        row.description = REASONS[row.reason]
+        row.description = REASONS.get(row.reason, row.reason)
     message.create_time.FromJsonString(manifest.create_time)
     return message
 

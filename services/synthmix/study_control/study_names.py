@@ -14,12 +14,14 @@ from google.protobuf.message import Message
 
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit import open_operations, operation_records
-from synthmix.service_kit.artifacts import find_manifest
+from synthmix.service_kit.artifacts import MANIFEST
 from synthmix.service_kit.environment import STUDY_CONTROL
+from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.owners import key_of_owner, owner_of_key
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName, OperationName
 from synthmix.service_kit.settings_messages import from_canonical
+from synthmix.service_kit.stored_records import find_readable
 
 MOST_DIFFERENCES = 8
 LONGEST_VALUE = 60
@@ -52,11 +54,9 @@ def by_owners(store: ObjectStore, name: str) -> dict[str, dict[ArtifactName, str
     found: dict[str, list[tuple[str, ArtifactName]]] = {}
     beginning = f"study-names/{name}/"
     for item in store.list(beginning):
-        value = store.find_json(item.key)
-        if value is not None:
-            owner = owner_of_key(item.key.removeprefix(beginning).rsplit(".", 2)[0])
-            study = ArtifactName.parse(value["study"], field="name", collection=STUDIES)
-            found.setdefault(owner, []).append((value["time"], study))
+        *owner, study_id, _ = item.key.removeprefix(beginning).rsplit(".", 2)  # an earlier version's has no owner
+        time = str(find_readable(store, item.key).get("time", ""))  # it is sorted by it, and means the study anyway
+        found.setdefault(owner_of_key("".join(owner)), []).append((time, ArtifactName(STUDIES, study_id)))
     there = {owner: _there(store, sorted(studies, reverse=True)) for owner, studies in found.items()}
     return {owner: studies for owner, studies in there.items() if studies}
 
@@ -65,18 +65,20 @@ def _there(store: ObjectStore, studies: Iterable[tuple[str, ArtifactName]]) -> d
     return {
         study: time
         for time, study in studies
-        if find_manifest(store, study) is not None or operation_records.is_recorded(store, operation_of(study))
+        if store.stat(f"{study}/{MANIFEST}") is not None or operation_records.is_recorded(store, operation_of(study))
     }
 
 
 def is_unfinished(store: ObjectStore, study: ArtifactName) -> bool:
     """Whether a study has neither ended nor been asked to stop."""
     record = operation_records.find_readable_record(store, operation_of(study))
-    return (
-        record is not None
-        and operation_records.find_result(store, record) is None
-        and not open_operations.cancellation_requested(store, record)
-    )
+    if record is None:
+        return False
+    try:
+        ended = operation_records.find_result(store, record) is not None
+    except FailedPrecondition:  # in a way that only another version can read
+        ended = True
+    return not ended and not open_operations.cancellation_requested(store, record)
 
 
 def unfinished(store: ObjectStore) -> set[ArtifactName]:

@@ -23,11 +23,13 @@
 {{- end }}
 {{- end -}}
 
-{{/* An egress rule to what lies outside, as values name it: {cidrs: [...], ports: [...]}. */}}
+{{/* An egress rule to what lies outside, as values name it: {cidrs: [...], ports: [...]}. What 0.0.0.0/0 leaves out is in
+     `except`; Kubernetes refuses it with ranges that it is no part of. */}}
 {{- define "synthmix.toOutside" -}}
 - to:
+    {{- $except := .except }}
     {{- range .cidrs }}
-    - ipBlock: {cidr: {{ . }}}
+    - ipBlock: {cidr: {{ . }}{{ if and $except (eq . "0.0.0.0/0") }}, except: {{ $except | toJson }}{{ end }}}
     {{- end }}
   ports:
     {{- range .ports }}

@@ -8,6 +8,7 @@ from typing import Any
 
 from synthmix.api.datasets.v1.datasets_pb2 import LeftOut
 from synthmix.image_data.sources.file_kinds import is_system
+from synthmix.service_kit.message_json import from_value
 from synthmix.service_kit.quantities import plural
 
 MOST_ROWS = 100
@@ -106,4 +107,4 @@ def to_json(rows: Iterable[LeftOut]) -> list[dict[str, Any]]:
 
 
 def from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[LeftOut, ...]:
-    return tuple(LeftOut(**row) for row in rows)
+    return tuple(from_value(row, LeftOut) for row in rows)
