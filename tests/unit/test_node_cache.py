@@ -187,6 +187,9 @@ def test_a_share_of_the_disk_is_left_to_the_node(monkeypatch: pytest.MonkeyPatch
     ):
         read("c", 450, made)
     assert made == ["a", "b"]
+    monkeypatch.setenv("SYNTHMIX_CACHE_FREE_PERCENT", "0")
+    read("c", 450, made)
+    assert kept() == {"c"}, "none but what every disk keeps"
 
 
 def test_what_fails_leaves_nothing_behind() -> None:

@@ -20,7 +20,7 @@ def main() -> None:
         when_available(S3ObjectStore(root or settings).create_bucket)
         if root:
             make_user(root, settings)
-            logging.info("user %s may use bucket %s", settings.access_key, settings.bucket)
+            logging.info("the user of the settings may use bucket %s", settings.bucket)
     except SynthMixError as error:
         raise SystemExit(error.message) from None
     logging.info("bucket %s is there at %s", settings.bucket, settings.endpoint_url)

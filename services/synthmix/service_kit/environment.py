@@ -333,14 +333,14 @@ def required(environment: Mapping[str, str], variable: str) -> str:
     return value
 
 
-def whole_number(environment: Mapping[str, str], variable: str, default: int) -> int:
-    """A count or a size in bytes of 1 or more. Raises FailedPrecondition if the variable holds something else."""
+def whole_number(environment: Mapping[str, str], variable: str, default: int, *, least: int = 1) -> int:
+    """A count or a size in bytes. Raises FailedPrecondition if the variable holds something else."""
     text = environment.get(variable, "")
     if not text:
         return default
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
         raise FailedPrecondition(
-            f"environment variable {variable} is {text!r}; set it to a whole number of 1 or more",
+            f"environment variable {variable} is {text!r}; set it to a whole number of {least} or more",
             reason="SETTING_INVALID",
         )
     return int(text)

@@ -267,7 +267,7 @@ def _free_bytes(cache: Path) -> int:
 
 
 def _free_percent() -> int:
-    return whole_number(os.environ, FREE_VARIABLE, 0)
+    return whole_number(os.environ, FREE_VARIABLE, 0, least=0)
 
 
 def _full(size_bytes: int, budget_bytes: int) -> ResourceExhausted:
