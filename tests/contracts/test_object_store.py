@@ -324,7 +324,7 @@ def test_the_keys_of_services_and_workers_open_their_bucket_alone(
         with pytest.raises(FailedPrecondition, match=r"refuses the credentials for bucket '(of-others|new)'"):
             attempt()
     assert others.get_bytes("object") == b"theirs"
-    with pytest.raises(FailedPrecondition, match="does not make the user of .*_ACCESS_KEY for bucket 'of-others'"):
+    with pytest.raises(FailedPrecondition, match=r"does not make the user of .*_ACCESS_KEY for bucket 'of-others'"):
         make_user(minio, replace(minio, bucket="of-others", access_key="another"))
 
 

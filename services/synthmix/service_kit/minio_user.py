@@ -61,8 +61,8 @@ def make_user(root: ObjectStoreSettings, user: ObjectStoreSettings) -> None:
         admin.policy_set(name, user=user.access_key)
     except (MinioAdminException, urllib3.exceptions.HTTPError) as error:
         raise FailedPrecondition(
-            f"object storage at {root.endpoint_url} does not make the user of SYNTHMIX_OBJECT_STORE_ACCESS_KEY for bucket "
-            f"{user.bucket!r} ({error}); check that it is MinIO, SYNTHMIX_OBJECT_STORE_ROOT_ACCESS_KEY and "
+            f"object storage at {root.endpoint_url} does not make the user of SYNTHMIX_OBJECT_STORE_ACCESS_KEY for "
+            f"bucket {user.bucket!r} ({error}); check that it is MinIO, SYNTHMIX_OBJECT_STORE_ROOT_ACCESS_KEY and "
             "_ROOT_SECRET_KEY, and that the user's access key is not the root user's",
             reason="OBJECT_STORAGE_USER_REFUSED",
         ) from error
