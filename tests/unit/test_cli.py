@@ -1062,7 +1062,10 @@ def test_doctor_on_a_cluster(services: fake.FakeServices, run: Run, tmp_path: Pa
     ]
 
 
-def test_doctor_on_a_cluster_whose_ray_does_not_run(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+def test_doctor_on_a_cluster_whose_ray_does_not_run(
+    services: fake.FakeServices, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "ASK_AGAIN_S", 0.01)
     services.answers["ListOperations"] = lambda request, context: operations_pb2.ListOperationsResponse()
     services.answers["GetCluster"] = lambda request, context: clusters_pb2.Cluster(ray_problem="its image isn't there")
     assert checks_of_the_cluster(run, tmp_path)[1:] == [("fail", "Ray", "its image isn't there")]

@@ -19,6 +19,7 @@ SEED = 16
 CALLS = 800
 
 
+@pytest.mark.usefixtures("any_base_model")
 def test_no_call_of_any_method_is_a_defect(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     store = MemoryObjectStore.created()
     claim_name(store, LOCAL, DATASET, dataset(store, tmp_path).name, account=None, replace=False)
