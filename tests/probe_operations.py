@@ -1,10 +1,15 @@
 """What operations of tests do in a real host: each run leaves its process' id in the request's folder."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from synthmix.service_kit.operation_context import OperationContext
+
+PART_BYTES = 128 * 2**20
+MOST_PARTS = 64
+"""8 GiB: if nothing ends it by then, nothing does."""
 
 
 def _note(context: OperationContext) -> int:
@@ -45,4 +50,16 @@ def die(number: int, report: Callable[[int], None], threads: int) -> int:
     """A task whose worker dies of it, if it is the first."""
     if number == 0:
         os._exit(1)
+    return number
+
+
+def take_memory(number: int, folder: str, report: Callable[[int], None], threads: int) -> int:
+    """A task that takes more and more memory until it is ended, if it is the first."""
+    if number == 0:
+        with (Path(folder) / "attempts").open("a") as attempts:
+            attempts.write(f"{os.getpid()}\n")
+        taken = []
+        while len(taken) < MOST_PARTS:
+            taken.append(bytearray(b"x") * PART_BYTES)
+            time.sleep(0.02)
     return number

@@ -390,7 +390,7 @@ def test_a_worker_group_for_each_service_with_bounds_of_its_own() -> None:
     head = environment(spec["headGroupSpec"]["template"]["spec"]["containers"][0])
     assert head["SYNTHMIX_IMAGE_SYNTHESIS_GPUS"] == "0.5"
     assert head["SYNTHMIX_OPERATIONS_AT_ONCE"] == "256"
-    assert head["RAY_task_oom_retries"] == "0"
+    assert (head["RAY_task_oom_retries"], head["RAY_worker_killing_policy_by_group"]) == ("0", "true")
     assert spec["headGroupSpec"]["labels"]["synthmix.io/operation-hosts"] == "true"
     worker_image = groups["image-synthesis"]["template"]["spec"]["containers"][0]["image"]
     for deployment in chart.of_kind("Deployment"):

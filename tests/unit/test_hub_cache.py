@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import scan_cache_dir
+from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store
 
 from synthmix.service_kit import hub_cache, node_cache
 from synthmix.service_kit.errors import ResourceExhausted
@@ -94,6 +95,22 @@ def test_a_copy_of_a_model_that_someone_uses_goes_alone(hub: Path) -> None:
         model(hub, name, 200, used=1.0)
     with held("o/model"), room(700):
         assert there(hub) == {"o/model"}
+
+
+def test_what_models_share_goes_with_the_last_of_them(hub: Path) -> None:
+    """The hub's library keeps large files of its Xet storage once, with links to them."""
+    size_bytes, store = 600, hub / "blobs" / "ab"
+    blobs = [
+        model(hub, name, size_bytes, used=used) / "blobs" / "weights" for name, used in (("o/a", 1.0), ("o/b", 2.0))
+    ]
+    for blob in blobs:
+        shared = {"xet_hash": "ab" * 32, "cache_dir": hub, "expected_size": size_bytes}
+        assert publish_blob_to_shared_store(blob_path=str(blob), **shared)
+    assert hub_cache.delete(blobs[0].parents[1]) < size_bytes
+    assert (store / ("ab" * 32)).stat().st_size == size_bytes
+    assert there(hub) == {"o/b"}
+    assert hub_cache.delete(blobs[1].parents[1]) > size_bytes
+    assert not (store / ("ab" * 32)).exists()
 
 
 def test_what_a_download_that_was_broken_off_left_goes_as_well(hub: Path) -> None:

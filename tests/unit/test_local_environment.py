@@ -1,5 +1,6 @@
 """What `synthmix up` tells its children, where it is another thing than a cluster's operator says."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,3 +54,8 @@ def test_tls_of_another_stack_is_not_this_ones(monkeypatch: pytest.MonkeyPatch) 
     assert server_tls(told) is None
     assert tls_authorities(told) is None
     assert object_store_settings(told) == ObjectStoreSettings("http://127.0.0.1:1", "key", "secret")
+
+
+def test_where_memory_runs_out_ray_ends_one_task_at_a_time_and_leaves_another_attempt_to_us(tmp_path: Path) -> None:
+    told = ray_node.environment(ray_node.plan(tmp_path, cpus=1, gpus=0, taken_ports=set()), {})
+    assert (told["RAY_task_oom_retries"], told["RAY_worker_killing_policy_by_group"]) == ("0", "true")

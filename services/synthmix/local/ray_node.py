@@ -101,6 +101,9 @@ def environment(node: RayNode, inherited: Mapping[str, str]) -> dict[str, str]:
         **inherited,
         **driver_environment(node),
         "RAY_task_oom_retries": "0",  # TaskPool tries again, and not for ever
+        # Where memory runs out, one task is ended at a time. Ray's own policy since 2.56 ends as many processes at once
+        # as free a share of the memory: a task of 1 GiB, and the hosts of all services with it.
+        "RAY_worker_killing_policy_by_group": "true",
         "RAY_metrics_report_interval_ms": str(METRICS_INTERVAL_MS),
         # On SIGTERM a head would wait 30 s for its actors to go elsewhere; there is nowhere else.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",

@@ -37,8 +37,9 @@ class RayTasks:
         self._ray = ray
         # By default a worker process is thrown away after one task that holds a GPU, and its imports with it. Tasks
         # that die are tried again by TaskPool, with pauses and an end. Ray has one attempt more, at once: where memory
-        # runs out, it ends what it may try again before anything else, such as this host. That want of memory is no
-        # reason to try again for ever says RAY_task_oom_retries, in the environment of Ray's nodes.
+        # runs out, it ends what it may try again before anything else, such as this host, by the policy that
+        # RAY_worker_killing_policy_by_group chooses in the environment of Ray's nodes. That want of memory is no reason
+        # to try again for ever says RAY_task_oom_retries there.
         self._remote = ray.remote(
             max_calls=0,
             num_cpus=settings.cpus,

@@ -15,6 +15,8 @@ env:
   - {name: RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE, value: "1"}
   # What is ended for want of memory is tried again by its operation, and not for ever.
   - {name: RAY_task_oom_retries, value: "0"}
+  # One task at a time, before a host of operations: Ray's own policy ends as many processes as free a share of the memory.
+  - {name: RAY_worker_killing_policy_by_group, value: "true"}
   # What an incident's message tells to look at.
   - name: SYNTHMIX_NAMESPACE
     valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
