@@ -116,14 +116,10 @@ class Soak:
         write_tiny_base_model(self._model)
         for name in dataset_names(self._callers):
             write_images(self._images, name)
-        undisturbed_s = 0.0
-        try:
-            self._disturbed()
-            began_s = time.monotonic()
-            self._undisturbed()
-            undisturbed_s = time.monotonic() - began_s
-        except Exception:
-            self._ledger.fail(f"the soak broke off: {traceback.format_exc()}")
+        self._try(self._disturbed)
+        began_s = time.monotonic()
+        self._try(self._undisturbed)
+        undisturbed_s = time.monotonic() - began_s
         return Outcome(
             seed=self._seed,
             minutes=self._minutes,
@@ -142,18 +138,22 @@ class Soak:
             failures=self._ledger.failures,
         )
 
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception:
+            self._ledger.fail(f"the soak broke off: {traceback.format_exc()}")
+
     def _disturbed(self) -> None:
         home = Home(self._disk / "disturbed")
         with running_stack(home.folder, self._out / "up.log") as up:
             store = S3ObjectStore(read_connection(home.folder).object_store)
-            try:
-                self._soak(home, store, up)
-                self._look(home, store)
-            finally:
-                self._over.set()
-                self._look_at_logs(home)
-                if self._ledger.failures:
-                    self.logs = keep_logs(home, self._out)
+            self._try(lambda: self._soak(home, store, up))
+            self._try(lambda: self._look(home, store))
+            self._over.set()
+            self._look_at_logs(home)
+            if self._ledger.failures:
+                self.logs = keep_logs(home, self._out)
         shutil.rmtree(home.folder)
 
     def _soak(self, home: Home, store: ObjectStore, up: subprocess.Popen[bytes]) -> None:
@@ -181,25 +181,29 @@ class Soak:
             )
             for number in range(self._callers)
         ]
-        for thread in (*callers, *watchers):
+        working = {caller: threading.Thread(target=caller.run, name=caller.name, daemon=True) for caller in callers}
+        for thread in (*working.values(), *watchers):
             thread.start()
-        disturber = Disturber(
-            home.folder, self._disk if Kind.DISK in self._kinds else None, self._excuses, self._seed, self._say
-        )
-        end_s = began_s + 60 * self._minutes
+        try:
+            self._disturb(home, began_s, stopping, up)
+        finally:
+            stopping.set()
+        self._say("nothing is disturbed any more; callers end what they have begun")
+        drained_s = time.monotonic() + DRAIN_SECONDS
+        for caller, thread in working.items():
+            thread.join(max(0.0, drained_s - time.monotonic()))
+            if thread.is_alive():
+                self._ledger.fail(f"{caller.name} still is at: {caller.doing}")
+
+    def _disturb(self, home: Home, began_s: float, stopping: threading.Event, up: subprocess.Popen[bytes]) -> None:
+        disk = self._disk if Kind.DISK in self._kinds else None
+        disturber = Disturber(home.folder, disk, self._excuses, self._seed, self._say)
         for planned in schedule(self._seed, self._minutes, self._every_s, self._kinds):
             self._wait(began_s + planned.at_s, up)
             disturbance = disturber.disturb(planned, stopping)
             if disturbance.recovery_s is None:
-                self._ledger.fail(f"the stack did not recover in time after {disturbance.what}")
-        self._wait(end_s, up)
-        self._say("nothing is disturbed any more; callers end what they have begun")
-        stopping.set()
-        drained_s = time.monotonic() + DRAIN_SECONDS
-        for caller in callers:
-            caller.join(max(0.0, drained_s - time.monotonic()))
-            if caller.is_alive():
-                self._ledger.fail(f"{caller.name} still is at: {caller.doing}")
+                self._ledger.fail(f"the stack did not recover in time after this: {disturbance.what}")
+        self._wait(began_s + 60 * self._minutes, up)
 
     def _wait(self, until_s: float, up: subprocess.Popen[bytes]) -> None:
         while (left_s := until_s - time.monotonic()) > 0:

@@ -92,7 +92,7 @@ class Ledger:
             self.standing |= studies
 
 
-class Caller(threading.Thread):
+class Caller:
     """One user, who goes on until told to stop, and then ends what is begun.
 
     Args:
@@ -113,13 +113,13 @@ class Caller(threading.Thread):
         stopping: threading.Event,
         seed: int,
     ):
-        super().__init__(name=f"caller-{number}", daemon=True)
+        self.name = f"caller {number}"
         self._number, self._store, self._images = number, store, images
         self._requests, self._ledger, self._excuses, self._stopping = list(requests), ledger, excuses, stopping
         self._rng = random.Random(f"{seed} caller {number}")
         self._client = client
         self._finished: dict[str, Request] = {}
-        self.doing = ""
+        self.doing = "nothing yet"
 
     def run(self) -> None:
         actions: dict[Callable[[], None], int] = {

@@ -95,8 +95,8 @@ class Disturber:
             Kind.DISK: self._fill,
         }
 
-    def disturb(self, planned: Planned, stopping: threading.Event) -> None:
-        """Returns when it is over and the stack has recovered, or has not in time.
+    def disturb(self, planned: Planned, stopping: threading.Event) -> Disturbance:
+        """Returns what was done, when it is over and the stack has recovered, or has not in time.
 
         Args:
             stopping: Ends what lasts for a while.
@@ -113,6 +113,7 @@ class Disturber:
             f"{done.what}; the stack is whole again after "
             f"{'more than ' if done.recovery_s is None else ''}{done.recovery_s or RECOVERY_SECONDS:.0f} s"
         )
+        return done
 
     def _recovered(self, before: Connection, done: Disturbance) -> float | None:
         """Seconds until the stack's own supervisor had brought everything back; None if it did not in time."""
@@ -189,7 +190,7 @@ class Disturber:
 def title_of(process: psutil.Process) -> str:
     """What a process shows as its command line, which Ray's workers change; "" if it has ended."""
     try:
-        return " ".join(process.cmdline())
+        return " ".join(process.cmdline()).strip()
     except psutil.Error:
         return ""
 

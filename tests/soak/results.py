@@ -105,7 +105,7 @@ def as_markdown(outcome: Outcome) -> str:
     flat = (
         "must be flat"
         if outcome.minutes >= SHORTEST_MINUTES
-        else f"is shown only: runs of less than {SHORTEST_MINUTES:g} minutes say nothing of it"
+        else f"are shown only: runs of less than {SHORTEST_MINUTES:g} minutes say nothing of them"
     )
     lines = [
         "# Is anything lost when something breaks each minute?",
