@@ -2,10 +2,10 @@
 
 Usage: ``PYTHONPATH=tests python -m soak --minutes 120 --seed 7 --out FOLDER`` (`make soak`).
 
-It starts the local stack, lets callers run random studies, imports, cancellations and deletions, and each minute does
-one of: kill a service, the Ray node, a worker or object storage, hang object storage, fill the disk. Then it lets
-everything come to its end, looks at what is there, and runs the same studies on a stack that nothing disturbs. Writes
-soak.json and soak.md, and exits with 1 and a list if anything went wrong.
+It starts the local stack and lets callers run random studies, imports, cancellations and deletions. From the first
+finished studies on, each minute it does one of: kill a service, the Ray node, a worker or object storage, hang object
+storage, fill the disk. Then it lets everything come to its end, looks at what is there, and runs the same studies on a
+stack that nothing disturbs. Writes soak.json and soak.md, and exits with 1 and a list if anything went wrong.
 """
 
 import argparse
@@ -45,6 +45,7 @@ SAMPLE_SECONDS = 10.0
 ACCOUNT_SECONDS = 30.0
 SWEEP_SECONDS = 120.0
 SAY_SECONDS = 30.0
+WARM_UP_SECONDS = 600.0
 # For what callers have begun when the time is over; a caller waits for no longer either.
 DRAIN_SECONDS = 900.0
 SETTLE_SECONDS = 120.0
@@ -109,6 +110,7 @@ class Soak:
         self._images, self._model = out / "images", out / "base-model"
         self._excuses, self._ledger, self._account, self._samples = Excuses(), Ledger(), Account(), Samples()
         self._over = threading.Event()
+        self._began_s = 0.0
         self.logs: Path | None = None
 
     def run(self) -> Outcome:
@@ -157,11 +159,11 @@ class Soak:
         shutil.rmtree(home.folder)
 
     def _soak(self, home: Home, store: ObjectStore, up: subprocess.Popen[bytes]) -> None:
-        began_s, stopping = time.monotonic(), threading.Event()
+        stopping = threading.Event()
         watchers = [
             threading.Thread(target=self._repeat, args=(seconds, action), name=action.__name__, daemon=True)
             for seconds, action in (
-                (SAMPLE_SECONDS, lambda: self._sample(home, began_s)),
+                (SAMPLE_SECONDS, lambda: self._sample(home)),
                 (ACCOUNT_SECONDS, lambda: self._account.add(store.list(""))),
                 (SWEEP_SECONDS, lambda: self._sweep(home)),
                 (SAY_SECONDS, self._say_progress),
@@ -185,7 +187,8 @@ class Soak:
         for thread in (*working.values(), *watchers):
             thread.start()
         try:
-            self._disturb(home, began_s, stopping, up)
+            self._warm_up(up)
+            self._disturb(home, stopping, up)
         finally:
             stopping.set()
         self._say("nothing is disturbed any more; callers end what they have begun")
@@ -195,7 +198,17 @@ class Soak:
             if thread.is_alive():
                 self._ledger.fail(f"{caller.name} still is at: {caller.doing}")
 
-    def _disturb(self, home: Home, began_s: float, stopping: threading.Event, up: subprocess.Popen[bytes]) -> None:
+    def _warm_up(self, up: subprocess.Popen[bytes]) -> None:
+        """Until there is something to lose: as many finished studies as there are callers."""
+        end_s = time.monotonic() + WARM_UP_SECONDS
+        while len(self._ledger.seen) < self._callers and time.monotonic() < end_s:
+            self._wait(time.monotonic() + 1.0, up)
+        if not self._ledger.seen:
+            raise RuntimeError(f"no study was finished in {WARM_UP_SECONDS:.0f} s, although nothing was disturbed")
+        self._say(f"{len(self._ledger.seen)} studies are finished; disturbances begin")
+
+    def _disturb(self, home: Home, stopping: threading.Event, up: subprocess.Popen[bytes]) -> None:
+        began_s = self._began_s = time.monotonic()
         disk = self._disk if Kind.DISK in self._kinds else None
         disturber = Disturber(home.folder, disk, self._excuses, self._seed, self._say)
         for planned in schedule(self._seed, self._minutes, self._every_s, self._kinds):
@@ -223,9 +236,10 @@ class Soak:
             except Exception:
                 self._ledger.fail(f"looking after the soak: {traceback.format_exc()}")
 
-    def _sample(self, home: Home, began_s: float) -> None:
+    def _sample(self, home: Home) -> None:
         memory, disk = memory_of(read_connection(home.folder)), disk_of(home)
-        self._samples.add(time.monotonic() - began_s, memory, disk)
+        if self._began_s:
+            self._samples.add(time.monotonic() - self._began_s, memory, disk)
 
     def _sweep(self, home: Home) -> None:
         with Client.connect(home.folder) as client:

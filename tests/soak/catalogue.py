@@ -64,7 +64,7 @@ def requests_of(seed: int, caller: int, base_model: Path, count: int = STUDIES_E
             "adapters": {
                 "base_model": str(base_model),
                 "rank": rng.choice((2, 4)),
-                "images_seen": rng.choice((64, 256)),
+                "images_seen": rng.choice((32, 64)),
                 "batch_size": 8,
                 "image_size": 32,
             },

@@ -117,8 +117,8 @@ def as_markdown(outcome: Outcome) -> str:
         f"{left_out}",
         "",
         f"**{len(outcome.failures) or 'No'} failure{'' if len(outcome.failures) == 1 else 's'}.** "
-        f"{outcome.compared} studies were finished at least once, "
-        f"{counts.get('studies finished', 0)} times in all, each time with the digests of the undisturbed run; "
+        f"{outcome.compared} studies were finished at least once, {counts.get('studies finished', 0)} times in all, "
+        "and the digests of each time compared with those of the undisturbed run; "
         f"{len(outcome.account.again)} artifacts were made again although they were finished.",
         "",
         "| disturbance | times | median seconds until the stack was whole again | most |",
