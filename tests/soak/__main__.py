@@ -244,7 +244,7 @@ class Soak:
     def _sweep(self, home: Home) -> None:
         with Client.connect(home.folder) as client:
             for swept in client.sweep():
-                self._ledger.counts["objects swept"] += swept.count
+                self._ledger.count("objects swept", swept.count)
 
     def _say_progress(self) -> None:
         counts, disturbances = self._ledger.counts, self._excuses.disturbances

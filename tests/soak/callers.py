@@ -57,9 +57,9 @@ class Ledger:
     durations_s: list[float] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def count(self, what: str) -> None:
+    def count(self, what: str, number: int = 1) -> None:
         with self._lock:
-            self.counts[what] += 1
+            self.counts[what] += number
 
     def excuse(self, error: SynthMixError) -> None:
         with self._lock:

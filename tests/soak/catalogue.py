@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from image_archives import BY_PLATE, picture
 from studies import reduced_study
@@ -13,7 +14,10 @@ CLASSES = ("alpha", "beta")
 PLATES = 8
 IMAGES_PER_PLATE = 2
 SHARED_DATASETS = 2
+# Callers choose from few settings, so that several want the same work, also at the same time.
+SETTINGS = 12
 STUDIES_EACH = 8
+OWN_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -49,40 +53,46 @@ def dataset_names(callers: int) -> list[str]:
 
 
 def requests_of(seed: int, caller: int, base_model: Path, count: int = STUDIES_EACH) -> list[Request]:
-    """The studies of a caller: tiny ones, of few adapters and image sets, which several callers share.
+    """The studies of a caller: tiny ones, most of which consist of what other callers' studies consist of as well.
 
-    The claim's margin is a caller's own, and with it the evaluation and the study. Two of one caller are the same if
-    they have the same settings; the later one is left out.
+    Only the claim's margin is a caller's own, and with it the evaluation and the study.
     """
     rng = random.Random(f"{seed} requests {caller}")
-    found: dict[str, Request] = {}
-    for number in range(count):
-        own = rng.random() < 0.3
-        dataset = own_dataset(caller) if own else shared_dataset(rng.randrange(SHARED_DATASETS))
-        settings = {
-            "split": {"test": 0.25, "validation": 0.25, "seed": rng.randrange(2)},
-            "adapters": {
-                "base_model": str(base_model),
-                "rank": rng.choice((2, 4)),
-                "images_seen": rng.choice((32, 64)),
-                "batch_size": 8,
-                "image_size": 32,
-            },
-            "synthesis": {"prompt": "an image of {label} cells", "steps": 2, "seed": rng.randrange(2)},
-            "mixtures": {"ratios": [0, rng.choice((0.25, 0.5))]},
-            "classifier": {
-                "architecture": "test_efficientnet",
-                "pretrained": False,
-                "image_size": 32,
-                "epochs": rng.choice((1, 2)),
-                "batch_size": 8,
-            },
-            "seeds": 1,
-            "claim": {"margin": round(0.02 + 0.001 * caller, 3)},
-        }
-        spec = reduced_study(f"soak-{caller}-{number}", dataset, **settings)
-        found.setdefault(repr((dataset, settings)), Request(caller, dataset, spec))
-    return list(found.values())
+    found = []
+    for number in rng.sample(range(SETTINGS), min(count, SETTINGS)):
+        own = rng.random() < OWN_SHARE
+        settings = _settings(seed, number, base_model)
+        dataset = own_dataset(caller) if own else shared_dataset(number % SHARED_DATASETS)
+        settings["claim"] = {"margin": round(0.02 + 0.001 * caller, 3)}
+        found.append(Request(caller, dataset, reduced_study(f"soak-{caller}-{number}", dataset, **settings)))
+    return found
+
+
+def _settings(seed: int, number: int, base_model: Path) -> dict[str, Any]:
+    """One of the settings that studies choose from; their adapters and image sets are fewer."""
+    rng = random.Random(f"{seed} settings {number}")
+    return {
+        "split": {"test": 0.25, "validation": 0.25, "seed": rng.randrange(2)},
+        "adapters": {
+            "base_model": str(base_model),
+            "rank": rng.choice((2, 4)),
+            "images_seen": 64,
+            "batch_size": 8,
+            "image_size": 32,
+        },
+        "synthesis": {"prompt": "an image of {label} cells", "steps": 2, "seed": rng.randrange(2)},
+        "mixtures": {"ratios": [0, rng.choice((0.25, 0.5))]},
+        "classifier": {
+            "architecture": "test_efficientnet",
+            "pretrained": False,
+            "image_size": 32,
+            "epochs": 1,
+            # No two have the same: each number is another study.
+            "learning_rate": 1e-3 * (1 + number),
+            "batch_size": 8,
+        },
+        "seeds": 1,
+    }
 
 
 def write_images(folder: Path, name: str) -> Path:

@@ -110,7 +110,8 @@ def as_markdown(outcome: Outcome) -> str:
     lines = [
         "# Is anything lost when something breaks each minute?",
         "",
-        f"`make soak MINUTES={outcome.minutes:g} SEED={outcome.seed}`: {outcome.callers} callers for "
+        f"`make soak MINUTES={outcome.minutes:g} EVERY={outcome.every_s:g} CALLERS={outcome.callers} "
+        f"SEED={outcome.seed}`: {outcome.callers} callers for "
         f"{outcome.minutes:g} minutes, with a disturbance each {outcome.every_s:g} s, then the same {outcome.compared} "
         f"studies on a stack that nothing disturbs ({outcome.undisturbed_s / 60:.1f} minutes); {value['processor']}, "
         f"load {value['load']:.0f}."
