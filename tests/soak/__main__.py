@@ -10,6 +10,7 @@ stack that nothing disturbs. Writes soak.json and soak.md, and exits with 1 and 
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,8 @@ def main() -> int:
     def say(text: str) -> None:
         print(f"{timedelta(seconds=int(time.monotonic() - started_s))}  {text}", flush=True)
 
+    # As Ctrl-C does: what was started ends, and what was mounted goes.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("the soak was told to stop"))
     say(f"seed {arguments.seed}, {arguments.minutes:g} minutes, {arguments.callers} callers; results go to {out}")
     with bounded_disk(arguments.disk, say) as (disk, may_be_filled):
         soak = Soak(arguments, out, disk, may_be_filled, say)
@@ -120,7 +123,8 @@ class Soak:
             write_images(self._images, name)
         self._try(self._disturbed)
         began_s = time.monotonic()
-        self._try(self._undisturbed)
+        if self._ledger.seen:
+            self._try(self._undisturbed)
         undisturbed_s = time.monotonic() - began_s
         return Outcome(
             seed=self._seed,
