@@ -24,6 +24,7 @@ from synthmix.service_kit.storage_space import reserve_bytes
 # A caller may still meet what a disturbance left behind: Ray starts anew, and operations wait for their next attempt.
 AFTERMATH_SECONDS = 120.0
 RECOVERY_SECONDS = 120.0
+WORKER_SECONDS = 30.0
 BALLAST = "ballast"
 # Of the reserve that no object may take, so much is left to records and logs when the disk is full.
 LEFT_SHARE = 0.75
@@ -149,19 +150,18 @@ class Disturber:
 
     def _kill_worker(self, connection: Connection, done: Disturbance, _: float) -> None:
         """A process that runs a task, or the host of a service's operations, which is a worker of Ray as well."""
-        titles = {
-            process: title_of(process)
-            for process in psutil.Process(connection.pids["ray-node"]).children(recursive=True)
-        }
-        hosts = [process for process, title in titles.items() if title.startswith("ray::HostActor")]
-        tasks = [process for process, title in titles.items() if title.startswith("ray::synthmix.")]
-        idle = [process for process, title in titles.items() if title.startswith("ray::IDLE")]
-        of_kind = self._rng.choice([tasks or idle or hosts, hosts or tasks or idle])
+        # There is none at all for a while after Ray began anew.
+        workers = ask_until(
+            lambda: _workers(connection), end_s=time.monotonic() + WORKER_SECONDS, pause_s=0.5, will_do=bool
+        )
+        hosts = [process for process, title in workers.items() if title.startswith("ray::HostActor")]
+        tasks = [process for process, title in workers.items() if title.startswith("ray::synthmix.")]
+        of_kind = self._rng.choice([tasks or list(workers), hosts or list(workers)])
         if not of_kind:
             done.what = "there was no worker to kill"
             return
         process = self._rng.choice(sorted(of_kind, key=lambda item: item.pid))
-        done.what = f"{titles[process]} was killed"
+        done.what = f"{workers[process]} was killed"
         process.kill()
 
     def _hang(self, connection: Connection, done: Disturbance, seconds: float) -> None:
@@ -185,6 +185,14 @@ class Disturber:
             self._stopping.wait(seconds)
         finally:
             ballast.unlink(missing_ok=True)
+
+
+def _workers(connection: Connection) -> dict[psutil.Process, str]:
+    """Ray's workers that run a task or an actor or did so, and their titles."""
+    below = psutil.Process(connection.pids["ray-node"]).children(recursive=True)
+    titles = {process: title_of(process) for process in below}
+    kinds = ("ray::HostActor", "ray::synthmix.", "ray::IDLE")
+    return {process: title for process, title in titles.items() if title.startswith(kinds)}
 
 
 def title_of(process: psutil.Process) -> str:
