@@ -20,7 +20,7 @@ IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo images test test-programs test-unit test-components test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration operations-at-scale fuzz e2e e2e-cluster
+.PHONY: help setup demo images test test-programs test-unit test-components test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration operations-at-scale fuzz soak e2e e2e-cluster
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,7 @@ format: setup ## Rewrite the code in the project's style
 
 ##@ Longer evidence
 CALLS ?= 20000
+MINUTES ?= 120
 base-model: setup ## Retrain the built-in base model into build/base-model (about 2 hours on 2 cores; needs ../shared/data)
 	$(BIN)/python -m pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
 base-model-figures: setup ## Adapt the built-in base model and measure what it makes (about 70 minutes on 2 cores; needs ../shared/data)
@@ -78,6 +79,9 @@ operations-at-scale: setup ## Measure lists, rounds and a host with 10,000 finis
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/operations_at_scale.py --out build/operations-at-scale
 fuzz: setup ## Call every gRPC method with random, mutated and extreme messages: make fuzz CALLS=100000 SEED=7
 	PYTHONPATH=tests $(BIN)/python tests/fuzzing.py --calls $(CALLS) $(if $(SEED),--seed $(SEED))
+soak: setup ## Break something each minute while 8 callers work: make soak MINUTES=120 SEED=7 (half an hour more on 2 cores; needs root, or DISK, the folder of a small file system to fill)
+	PYTHONPATH=tests $(BIN)/python -m soak --out build/soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(EVERY),--every $(EVERY)) $(if $(CALLERS),--callers $(CALLERS)) $(if $(DISK),--disk $(DISK))
 
 e2e-cluster: setup ## Start the cluster that `make e2e` makes, and leave it running (needs what README says)
 	$(PROGRAMS) --built $(NODE_PROGRAMS)

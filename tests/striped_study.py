@@ -118,12 +118,13 @@ TASKS: dict[str, Callable[..., Any]] = {TRIAL: run_trial, FIDELITY: measure}
 
 @dataclass
 class InProcessContext:
-    """An operation's context whose tasks run at once; it counts them."""
+    """An operation's context whose tasks run at once; it counts them, and what they are said to make."""
 
     store: MemoryObjectStore
     record: Any
     service: str = CLASSIFIER_EVALUATION
     tasks_run: list[str] = field(default_factory=list)
+    makes: list[str] = field(default_factory=list)
     reused: int = 0
     worker_seconds: float = 0.0
     gpu_seconds: float = 0.0
@@ -139,8 +140,10 @@ class InProcessContext:
         function: str,
         arguments: Sequence[Mapping[str, Any]],
         on_result: Callable[[int, Any], None] = lambda index, value: None,
+        makes: Sequence[str] = (),
     ) -> list[Any]:
         values = []
+        self.makes += makes
         for index, keywords in enumerate(arguments):
             self.tasks_run.append(function)
             values.append(TASKS[function](self.store, **keywords))

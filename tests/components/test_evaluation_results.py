@@ -72,6 +72,14 @@ def test_a_metric_that_is_added_or_fixed_trains_nothing(evaluated: Evaluated, mo
         assert trial.test_metrics["balanced_accuracy"] == 0.5
 
 
+def test_its_tasks_say_what_evaluations_beside_it_make_as_well(evaluated: Evaluated) -> None:
+    """So that the service's host runs one of them, and the others find it made."""
+    store, first, ran = evaluated
+    features, *trials = ran.makes
+    assert features == f"features of {split_of(store)}"
+    assert sorted(trials) == sorted(first.summary["trials"])
+
+
 def test_another_comparison_trains_nothing(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     store, first, _ = evaluated
     monkeypatch.setattr(planning, "COMPARISON_VERSION", planning.COMPARISON_VERSION + 1)

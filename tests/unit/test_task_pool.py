@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,20 +65,21 @@ def context_of(number: int, pool: TaskPool, owner: str = "local", study: str = "
 class Running:
     """An operation's tasks, run from a thread."""
 
-    def __init__(self, context: OperationContext, tasks: int):
+    def __init__(self, context: OperationContext, tasks: int, makes: Sequence[str] = ()):
         self.context = context
         self.values: list[Any] = []
         self.ended: list[int] = []
         self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(tasks,), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(tasks, makes), daemon=True)
         self._thread.start()
 
-    def _run(self, tasks: int) -> None:
+    def _run(self, tasks: int, makes: Sequence[str]) -> None:
         try:
             self.values = self.context.run_tasks(
                 "module:function",
                 [{"number": number} for number in range(tasks)],
                 lambda index, _: self.ended.append(index),
+                makes,
             )
         except BaseException as error:
             self.error = error
@@ -141,6 +142,43 @@ def test_two_studies_of_one_owner_take_turns_whatever_their_size() -> None:
         run.join()
     late = [call.operation[-1] for call in backend.submitted[2:10]]
     assert late.count("3") == 4, "one study has three operations and the other one, and each gets every second turn"
+
+
+def test_two_that_make_the_same_are_not_run_at_once() -> None:
+    backend = FakeBackend(slots=4)
+    pool = pool_of(backend)
+    first = Running(context_of(1, pool), tasks=2, makes=["trials/a", "trials/b"])
+    wait_until(lambda: len(backend.running) == 2, "both")
+    second = Running(context_of(2, pool), tasks=3, makes=["trials/b", "trials/c", "trials/a"])
+    wait_until(lambda: len(backend.running) == 3, "what nobody else makes")
+    wait_until(lambda: pool.waiting == 2, "those that wait for others")
+    assert [call.makes for call in backend.submitted] == ["trials/a", "trials/b", "trials/c"]
+    for number in range(5):
+        wait_until(lambda: bool(backend.running), "the next")
+        at_work = [call.makes for call, _ in backend.running]
+        assert len(at_work) == len(set(at_work)), number
+        backend.end()
+    assert first.join().values == [0, 1] and second.join().values == [0, 1, 2]
+
+
+def test_who_waits_for_one_that_dies_or_is_cancelled_makes_it() -> None:
+    backend = FakeBackend(slots=4)
+    pool = pool_of(backend)
+    runs = [Running(context_of(1, pool), tasks=1, makes=["trials/a"])]
+    wait_until(lambda: len(backend.running) == 1, "the first")
+    for number in (2, 3):
+        runs.append(Running(context_of(number, pool), tasks=1, makes=["trials/a"]))
+        wait_until(lambda waiting=number - 1: pool.waiting == waiting, "one more that waits")
+    backend.end(TaskDied("the worker was killed"))
+    wait_until(lambda: bool(backend.running), "the second")
+    assert backend.running[0][0].operation.endswith("2")
+    runs[1].context.cancel()
+    assert isinstance(runs[1].join().error, Cancelled)
+    for _ in range(2):
+        wait_until(lambda: bool(backend.running), "the others")
+        backend.end()
+    assert runs[0].join().values == runs[2].join().values == [0]
+    assert pool.waiting == 0
 
 
 def test_a_task_that_dies_is_tried_again_after_a_pause() -> None:

@@ -29,6 +29,8 @@ def run(context: OperationContext) -> ArtifactName:
             context.run_tasks(
                 "synthmix.classifier_evaluation.image_fidelity:measure",
                 [{"split": names["split"], "image_sets": request["image_sets"]}],
+                # Features and reconstructions of the split's images are the same whatever image sets they are beside.
+                makes=[f"features of {names['split']}"],
             )
             if request["image_sets"]
             else [None]
@@ -53,6 +55,7 @@ def run(context: OperationContext) -> ArtifactName:
                 for trial in missing
             ],
             count,
+            makes=[str(trial_name(planning.request_of_trial(request, trial))) for trial in missing],
         )
         context.update(message="comparing")
         _write_evaluation(context, target, request, names["split"], trials, fidelity)

@@ -119,6 +119,7 @@ class OperationContext:
         function: str,
         arguments: Sequence[Mapping[str, Any]],
         on_result: Callable[[int, Any], None] = lambda index, value: None,
+        makes: Sequence[str] = (),
     ) -> list[Any]:
         """Runs `function`, as "module:name", once for each keyword arguments, on the service's worker group.
 
@@ -126,6 +127,8 @@ class OperationContext:
 
         Args:
             on_result: Called with (index, value) as each task ends, in the order of ending.
+            makes: Of each task, what it makes and other operations' tasks may make as well. While one of them runs the
+                others wait, so that they find it made.
 
         Returns:
             What the tasks returned, in the order of the arguments.
@@ -138,7 +141,7 @@ class OperationContext:
         values: list[Any] = [None] * len(arguments)
         left = len(arguments)
         path = self.record.requested_by.path
-        batch = self._tasks.start(str(self.record.name), path, function, arguments, lambda task: self._done_by(task))
+        batch = self._tasks.start(str(self.record.name), path, function, arguments, self._done_by, makes)
         try:
             while left:
                 try:

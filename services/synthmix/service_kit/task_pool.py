@@ -53,12 +53,17 @@ class TaskDied:
 
 @dataclass(frozen=True)
 class TaskCall:
-    """What is to be run on a worker: `function`, as "module:name", with keyword arguments."""
+    """What is to be run on a worker: `function`, as "module:name", with keyword arguments.
+
+    Attributes:
+        makes: Names what it makes and others may make as well; "" if that is nobody else's.
+    """
 
     operation: str
     index: int
     function: str
     keywords: Mapping[str, Any]
+    makes: str = ""
 
 
 Outcome = TaskResult | TaskDied | BaseException
@@ -129,6 +134,8 @@ class TaskPool:
         self._slots = 0
         self._slots_until_s = 0.0
         self._due: list[tuple[float, int, _Task]] = []
+        # What tasks that run make, and those that wait for it: they find it made, or make it if it was not.
+        self._being_made: dict[str, list[_Task]] = {}
         self._count = itertools.count()
         self._events: queue.SimpleQueue[tuple[_Task, Outcome] | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="tasks", daemon=True).start()
@@ -140,16 +147,18 @@ class TaskPool:
         function: str,
         arguments: Sequence[Mapping[str, Any]],
         done_by_task: Callable[[int], int],
+        makes: Sequence[str] = (),
     ) -> Batch:
         """Puts an operation's tasks into the queue.
 
         Args:
             path: Whose turn they take: owner and study; the operation is the last of it.
+            makes: Of each task, see TaskCall. Two that make the same are not run at once.
         """
         batch = Batch((*path, operation), done_by_task)
         with self._lock:
-            for index, keywords in enumerate(arguments):
-                task = _Task(TaskCall(operation, index, function, dict(keywords)), batch)
+            for index, (keywords, made) in enumerate(zip(arguments, makes or [""] * len(arguments), strict=True)):
+                task = _Task(TaskCall(operation, index, function, dict(keywords), made), batch)
                 batch.tasks.add(task)
                 self._queue.add(task, batch.path)
         self._events.put(None)
@@ -168,7 +177,7 @@ class TaskPool:
     @property
     def waiting(self) -> int:
         with self._lock:
-            return self._queue.waiting + len(self._due)
+            return self._queue.waiting + len(self._due) + sum(map(len, self._being_made.values()))
 
     def _window(self) -> int:
         if self._clock() >= self._slots_until_s:
@@ -205,7 +214,19 @@ class TaskPool:
             if task in task.batch.tasks:
                 self._queue.add(task, task.batch.path)
         while self._queue.waiting and (next_task := self._queue.take()) is not None:
-            self._submit(next_task)
+            if not self._waits_for_another(next_task):
+                self._submit(next_task)
+
+    def _waits_for_another(self, task: _Task) -> bool:
+        """Whether a task that runs makes the same; then this one gives its place back until that one has ended."""
+        if not task.call.makes:
+            return False
+        if task.call.makes not in self._being_made:
+            self._being_made[task.call.makes] = []
+            return False
+        self._queue.leave(task)
+        self._being_made[task.call.makes].append(task)
+        return True
 
     def _submit(self, task: _Task) -> None:
         def ended(outcome: Outcome) -> None:
@@ -218,6 +239,9 @@ class TaskPool:
 
     def _end(self, task: _Task, outcome: Outcome) -> None:
         self._queue.leave(task)
+        for other in self._being_made.pop(task.call.makes, ()):
+            if other in other.batch.tasks:
+                self._queue.add(other, other.batch.path)
         task.handle = None
         if task not in task.batch.tasks:
             return  # its operation has ended
