@@ -292,7 +292,9 @@ class Soak:
     def _look_at_logs(self, home: Home) -> None:
         for path in sorted(home.incidents.glob("*.log")):
             self._ledger.fail(f"a fault of SynthMix itself: {path.read_text()[:2000]}")
-        self._ledger.counts["stack traces in logs"] = len(list(traces_in(home.logs, {})))
+        traces = list(traces_in(home.logs, {}))
+        (self._out / "traces.txt").write_text("\n\n".join(traces))
+        self._ledger.count("logs with stack traces", len(traces))
 
     def _undisturbed(self) -> None:
         """Runs every study that was ever finished on a fresh stack, and compares the digests."""
