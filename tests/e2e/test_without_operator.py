@@ -13,10 +13,11 @@ from waiting import wait_until
 
 NAMESPACE = "without-operator"
 GROUPS = ("adapterTraining", "imageSynthesis", "classifierEvaluation")
-# They share the node with another release.
+# They share the node with another release, whose pods, and the one of this `helm test`, have to find room beside them.
+SMALL = {"resources": {"requests": {"cpu": "100m"}}}
 VALUES = {
     "ray": {"operator": False},
-    "workers": {group: {"max": 2, "resources": {"requests": {"cpu": "100m"}}} for group in GROUPS},
+    "workers": {"studyControl": SMALL} | {group: {"max": 2} | SMALL for group in GROUPS},
 }
 START_TIMEOUT_S = 300.0
 
