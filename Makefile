@@ -43,7 +43,7 @@ test: test-unit test-components test-programs test-contracts test-chart test-int
 test-programs: setup ## Get what the tests run: built once, in about 20 minutes on 2 cores, unless the machine has it
 	$(PROGRAMS) kube-apiserver minio prometheus promtool helm etcd
 test-unit: setup ## Tests without a network, in a minute
-	$(BIN)/python -m pytest tests/unit --numprocesses=logical --dist=worksteal
+	$(BIN)/python -m pytest tests/unit --numprocesses=auto --dist=worksteal
 test-components: setup ## One part each with processes, models or trainings of its own
 	$(BIN)/python -m pytest tests/components --numprocesses=logical --dist=worksteal
 test-contracts: setup ## The object store's contract against every server

@@ -9,6 +9,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core; torch's threads, on
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Of `--numprocesses=auto`, for tests that wait at times: one process more than there are processors."""
+    return (os.cpu_count() or 1) + 1 if config.option.numprocesses == "auto" else None
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that no other test has filled."""
