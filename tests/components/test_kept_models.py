@@ -1,4 +1,4 @@
-"""Base models that stay in memory: loaded once, lent as copies that an adapter cannot damage, and given back in time."""
+"""Base models that stay in memory: loaded once, lent as copies that an adapter cannot damage, and forgotten."""
 
 import time
 from collections.abc import Iterator
