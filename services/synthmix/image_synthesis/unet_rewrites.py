@@ -1,7 +1,7 @@
 """A UNet's modules replaced by others that give the same numbers in less time, for sampling alone: without gradients.
 
 Each replacement is the same function in exact arithmetic; in floats the last bits differ. What each buys is in
-tests/benchmarks/results/performance.md.
+deploy/decisions/0029-images-are-sampled-by-a-loop-of-our-own.md.
 """
 
 from typing import Any
