@@ -7,6 +7,7 @@ could grow is all that is around the steps.
 import multiprocessing
 import time
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,12 +15,12 @@ from typing import Any
 import torch
 
 from memory_object_store import MemoryObjectStore
-from side_by_side import FEWEST_PAIRS, Row, Seconds, compared, environment, in_turns, run
+from side_by_side import FEWEST_PAIRS, Row, Seconds, compared, environment, run, timed
 from synthesis import ADAPTER, GUIDANCE_SCALE, LABELS, PROMPT, with_adapter, write_adapter
 from synthmix.image_synthesis import sampling
 from synthmix.image_synthesis.sampling import make_ready, synthesise_shard
 from synthmix.image_synthesis.shard_ranges import SHARD_IMAGES, shard_count
-from synthmix.image_synthesis.shards import finished_shards, image_count, write_index
+from synthmix.image_synthesis.shards import finished_shards, write_index
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.service_kit.artifacts import write_manifest
@@ -48,59 +49,72 @@ def request(images: int, steps: int) -> dict[str, Any]:
     }
 
 
-def store_for(model: LatentDiffusion) -> MemoryObjectStore:
+def stored_adapter() -> MemoryObjectStore:
     store = MemoryObjectStore.created()
     write_manifest(store, ADAPTER)
-    sampling.open_object_store = lambda: store  # type: ignore[assignment]
-    sampling.adapted_model = lambda name, precision: model  # type: ignore[assignment]
     return store
 
 
-def image_set(model: LatentDiffusion, images: int) -> int:
-    """Makes a whole image set, with its index, into a store of its own."""
-    store, wanted = store_for(model), request(images, 1)
-    for number in range(shard_count(images)):
-        synthesise_shard(str(OPERATION), str(TARGET), wanted, number, lambda done: None, 1)
-    write_index(store, TARGET, wanted, finished_shards(store, OPERATION, TARGET))
-    return image_count(wanted)
+def use(model: LatentDiffusion, store: MemoryObjectStore) -> None:
+    sampling.open_object_store = lambda: store  # type: ignore[assignment]
+    sampling.adapted_model = lambda name, precision: model  # type: ignore[assignment]
 
 
-def worker(steps: int, shards: int, ready: Any, start: Any) -> None:
+class GrowingSet:
+    """An image set that is made part by part, the last with its index, into a store of its own."""
+
+    def __init__(self, model: LatentDiffusion, images: int) -> None:
+        self._model, self._store = model, stored_adapter()
+        self._request, self._shards = request(images, 1), shard_count(images)
+        self._made = 0
+
+    def make(self, until_share: float) -> int:
+        """Goes on until a share of the set is made, and returns how many images that were."""
+        use(self._model, self._store)
+        last = round(until_share * self._shards)
+        images = 0
+        for number in range(self._made, last):
+            images += synthesise_shard(str(OPERATION), str(TARGET), self._request, number, lambda done: None, 1)
+        self._made = last
+        if last == self._shards:
+            write_index(self._store, TARGET, self._request, finished_shards(self._store, OPERATION, TARGET))
+        return images
+
+
+def worker(steps: int, parent: Connection) -> None:
+    """Makes a shard, says so, and makes the next whenever it is told to."""
     model = prepared()
-    store_for(model)
-    wanted = request(shards * SHARD_IMAGES, steps)
-    synthesise_shard(str(OPERATION), str(TARGET), wanted, 0, lambda done: None, 1)
+    use(model, stored_adapter())
     while True:
-        ready.release()
-        start.acquire()
-        for number in range(shards):
-            synthesise_shard(str(OPERATION), str(TARGET), wanted, number, lambda done: None, 1)
+        synthesise_shard(str(OPERATION), str(TARGET), request(SHARD_IMAGES, steps), 0, lambda done: None, 1)
+        parent.send(None)
+        if not parent.recv():
+            return
 
 
 def workers_row(quick: bool) -> Row:
     """Wall time: what is asked is what two processors make together."""
-    steps, shards = (1, 2) if quick else (10, 1)
     context = multiprocessing.get_context("spawn")
-    ready, starts = context.Semaphore(0), [context.Semaphore(0) for _ in range(2)]
-    processes = [context.Process(target=worker, args=(steps, shards, ready, start), daemon=True) for start in starts]
-    for process in processes:
-        process.start()
-    for _ in processes:
-        ready.acquire()
+    workers: list[Connection] = []
+    for _ in range(2):
+        ours, theirs = context.Pipe()
+        context.Process(target=worker, args=(1 if quick else 10, theirs), daemon=True).start()
+        workers.append(ours)
+    for each in workers:
+        each.recv()
 
     def seconds(count: int) -> Seconds:
         begun_s = time.perf_counter()
-        for start in starts[:count]:
-            start.release()
-        for _ in range(count):
-            ready.acquire()
-        took_s = (time.perf_counter() - begun_s) / (count * shards * SHARD_IMAGES)
+        for each in workers[:count]:
+            each.send(True)
+        for each in workers[:count]:
+            each.recv()
+        took_s = (time.perf_counter() - begun_s) / (count * SHARD_IMAGES)
         return Seconds(took_s, took_s)
 
     pairs = [(seconds(2), seconds(1)) for _ in range(FEWEST_PAIRS)]
-    for process in processes:
-        process.terminate()
-        process.join()
+    for each in workers:
+        each.send(False)
     ratios = [one.wall / two.wall for two, one in pairs]
     medians = [sorted(item.wall for item in column)[FEWEST_PAIRS // 2] for column in zip(*pairs, strict=True)]
     return Row(
@@ -116,16 +130,22 @@ def workers_row(quick: bool) -> Row:
 
 
 def measure(quick: bool) -> list[Row]:
-    few = 4 * SHARD_IMAGES if quick else 1000
+    few = SHARD_IMAGES if quick else 1000
     model = prepared()
-    found = in_turns({"many": partial(image_set, model, 10 * few), "few": partial(image_set, model, few)}, FEWEST_PAIRS)
+    GrowingSet(model, few).make(1.0)
+    large = GrowingSet(model, 10 * few)
+    pairs = [
+        (timed(partial(large.make, (number + 1) / FEWEST_PAIRS)), timed(partial(GrowingSet(model, few).make, 1.0)))
+        for number in range(FEWEST_PAIRS)
+    ]
+    many_s, few_s = zip(*pairs, strict=True)
     growth = compared(
         f"an image of a set of {10 * few:,}",
         f"an image of a set of {few:,}",
         "image",
         0.95,
-        ours=found["many"],
-        others=found["few"],
+        ours=many_s,
+        others=few_s,
     )
     return [growth, workers_row(quick)]
 
