@@ -10,7 +10,7 @@ from diffusers import PNDMScheduler
 from safetensors.torch import load_file, save_file
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_synthesis.sampling import synthesise_batch
+from synthmix.image_synthesis.sampling import synthesise
 from synthmix.image_synthesis.shards import PlannedImage
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load
@@ -71,7 +71,7 @@ def synthesised(model: LatentDiffusion, steps: int) -> list[bytes]:
         summary={"grey": False, "base_model": "tiny"},
     )
     settings = SynthesisSettings(steps=steps, guidance_scale=2.0)
-    return synthesise_batch(model, adapter, settings, [PlannedImage(0, "round", "a round cell", 0)])
+    return next(synthesise(model, adapter, settings, [PlannedImage(0, "round", "a round cell", 0)]))
 
 
 def test_steps_that_the_base_model_s_scheduler_cannot_take(tiny: Path) -> None:

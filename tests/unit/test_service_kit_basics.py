@@ -1,6 +1,7 @@
 """Errors, digests, resource names, pages, settings and defaults: what everything else stands on."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from synthmix.service_kit.environment import (
     object_store_settings,
     worker_settings,
 )
+from synthmix.service_kit.machine_memory import available_memory_bytes
 from synthmix.service_kit.quantities import byte_size, duration, plural
 from synthmix.service_kit.resource_names import (
     COLLECTIONS,
@@ -227,3 +229,12 @@ def test_an_operation_of_a_key() -> None:
     assert str(name).startswith(f"{operations_of(name.service)}/")
     assert service_of_parent(operations_of(name.service)) == name.service
     assert service_of_parent("") == ""
+
+
+def test_a_container_s_free_memory_is_that_of_its_limit(tmp_path: Path) -> None:
+    limit, used = tmp_path / "max", tmp_path / "current"
+    limit.write_text("1000\n")
+    used.write_text("400\n")
+    assert available_memory_bytes(limit, used) == 600
+    limit.write_text("max\n")
+    assert available_memory_bytes(limit, used) > 600

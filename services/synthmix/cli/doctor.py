@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import psutil
-
 from synthmix.cli import exit_codes
 from synthmix.cli.output import emit, table
 from synthmix.client.endpoints import default_home
@@ -25,6 +23,7 @@ from synthmix.local.machine import nvidia_gpus, usable_cpus
 from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import FailedPrecondition, SynthMixError, Unavailable, Unimplemented
+from synthmix.service_kit.machine_memory import available_memory_bytes
 from synthmix.service_kit.quantities import byte_size
 
 if TYPE_CHECKING:
@@ -120,17 +119,6 @@ def packages(name: str, is_asked: Callable[[str], bool], status: str, remedy: st
     if missing:
         return Check(name, status, f"missing: {', '.join(missing)}", remedy)
     return Check(name, OK, ", ".join(found[:3]) + ", ...")
-
-
-def available_memory_bytes(
-    limit: Path = Path("/sys/fs/cgroup/memory.max"), used: Path = Path("/sys/fs/cgroup/memory.current")
-) -> int:
-    """What is free on the machine or in the container, whichever is less."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        return min(free, int(limit.read_text()) - int(used.read_text()))
-    except (OSError, ValueError):  # not in a container, or in one whose limit is "max"
-        return free
 
 
 def amount(name: str, free: int, low: int, lowest: int, remedy: str) -> Check:

@@ -1,13 +1,13 @@
-"""What a worker does for one shard: the pipeline with its adapter, and images that each have a generator of their own.
+"""What a worker does for one shard: the model with its adapter, and images that each have a generator of their own.
 
-Sampling follows the base model's own scheduler; guidance is classifier-free (Ho and Salimans 2022, arXiv:2207.12598).
 The image at index i starts from the noise of (seed, i): which worker makes it, and how many there are, changes nothing.
 """
 
 import io
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from PIL import Image
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.generators import adapter_settings
 from synthmix.image_data.image_table import write_shard
+from synthmix.image_synthesis.batch_size import images_at_once
+from synthmix.image_synthesis.denoising import decode, denoise, encoded
 from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
+from synthmix.image_synthesis.unet_rewrites import keep_keys_and_values, rewrite_for_sampling
 from synthmix.latent_diffusion import base_model
-from synthmix.latent_diffusion.autoencoder import select_device
-from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, load, probe
+from synthmix.latent_diffusion.kept_models import lend
+from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, probe
 from synthmix.latent_diffusion.safetensors_header import check_header
 from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
 from synthmix.service_kit.environment import IMAGE_SYNTHESIS
@@ -34,7 +37,8 @@ from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, Operatio
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.settings_messages import from_canonical
 
-BATCH_IMAGES = 16
+# What SynthesisSettings.precision may say: see its comment in the proto.
+BFLOAT16 = "bfloat16"
 
 
 def synthesise_shard(
@@ -45,11 +49,11 @@ def synthesise_shard(
     store = open_object_store()
     adapter = read_manifest(store, ArtifactName(ADAPTERS, request["adapter"]))
     settings = from_canonical(request["settings"], SynthesisSettings)
-    model = adapted_model(adapter.name)
+    model = adapted_model(adapter.name, settings.precision)
     planned = planned_images(request, shard_range(image_count(request), number))
     images: list[bytes] = []
-    for start in range(0, len(planned), BATCH_IMAGES):
-        images += synthesise_batch(model, adapter, settings, planned[start : start + BATCH_IMAGES])
+    for batch in synthesise(model, adapter, settings, planned):
+        images += batch
         report(len(images))
     shard = write_shard(store, ArtifactName.parse(target, field="target"), number, images)
     record_shard(store, OperationName.parse(operation), number, shard)
@@ -57,52 +61,70 @@ def synthesise_shard(
     return len(images)
 
 
-def synthesise_batch(
+def synthesise(
     model: LatentDiffusion, adapter: Manifest, settings: SynthesisSettings, planned: Sequence[PlannedImage]
-) -> list[bytes]:
-    """PNGs of the planned images."""
-    size_px = adapter_settings(adapter).image_size
-    generators = [torch.Generator().manual_seed(image.seed) for image in planned]
-    try:
-        with memory_told_at(
-            "image_set.adapter",
-            f"{len(planned)} images of {size_px} pixels at once",
-            "use an adapter of a smaller image_size",
-        ):
-            pixels = model.pipeline(
-                [image.prompt for image in planned],
-                height=size_px,
-                width=size_px,
-                num_inference_steps=settings.steps,
+) -> Iterator[list[bytes]]:
+    """PNGs of the planned images, in batches, each while the next one is made."""
+    size_px, grey = adapter_settings(adapter).image_size, adapter.summary["grey"]
+    embeddings = encoded(model, [image.prompt for image in planned])
+    at_once = images_at_once(model, size_px)
+    with ThreadPoolExecutor(1, thread_name_prefix="png") as encoder:
+        before = None
+        for start in range(0, len(planned), at_once):
+            pixels = _pixels(model, settings, planned[start : start + at_once], embeddings, size_px)
+            if before is not None:
+                yield before.result()
+            before = encoder.submit(_pngs, pixels, adapter.name, grey=grey)
+        if before is not None:
+            yield before.result()
+
+
+def _pixels(
+    model: LatentDiffusion,
+    settings: SynthesisSettings,
+    planned: Sequence[PlannedImage],
+    embeddings: Mapping[str, torch.Tensor],
+    size_px: int,
+) -> torch.Tensor:
+    """The planned images as `decode` returns them."""
+    with memory_told_at(
+        "image_set.adapter",
+        f"{len(planned)} images of {size_px} pixels at once",
+        "use an adapter of a smaller image_size",
+    ):
+        try:
+            latents = denoise(
+                model,
+                [embeddings[image.prompt] for image in planned],
+                embeddings[""],
+                [torch.Generator().manual_seed(image.seed) for image in planned],
+                size_px=size_px,
+                steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
-                generator=generators,
-                output_type="np",
-            ).images
-    except ValueError as error:  # some schedulers can't take few steps, or as many as they like
-        raise invalid_field(
-            "image_set.settings.steps",
-            settings.steps,
-            f"cannot be taken with the base model's {type(model.pipeline.scheduler).__name__} ({error})",
-            "use another number of steps, such as 25",
-            reason="STEPS_UNSUPPORTED",
-        ) from error
-    if not np.isfinite(pixels).all():
-        raise FailedPrecondition(
-            f"the base model with {adapter.name} makes images that are no numbers (NaN or infinite); train an "
-            "adapter with a lower learning_rate, or use another base model",
-            reason="IMAGES_NOT_FINITE",
-        )
-    return [_png(image, grey=adapter.summary["grey"]) for image in pixels]
+            )
+        except ValueError as error:  # some schedulers can't take few steps, or as many as they like
+            raise invalid_field(
+                "image_set.settings.steps",
+                settings.steps,
+                f"cannot be taken with the base model's {type(model.pipeline.scheduler).__name__} ({error})",
+                "use another number of steps, such as 25",
+                reason="STEPS_UNSUPPORTED",
+            ) from error
+        return decode(model, latents)
 
 
 @lru_cache(maxsize=1)  # a worker makes many shards of one image set
-def adapted_model(adapter_name: ArtifactName) -> LatentDiffusion:
-    """The adapter's base model with the adapter in it. Raises DataLoss if the adapter changes nothing."""
+def adapted_model(adapter_name: ArtifactName, precision: str) -> LatentDiffusion:
+    """The adapter's base model with the adapter in it, made ready for sampling.
+
+    Raises:
+        DataLoss: The adapter changes nothing, cannot be read, or has weights that are no numbers.
+    """
     store = open_object_store()
     adapter = read_manifest(store, adapter_name)
     found = base_model.resolve(adapter.summary["base_model"], field="adapter.settings.base_model")
     base_model.verify(found, adapter.inputs["base_model"])
-    model = load(found.folder, select_device())
+    model = lend(found)
     before = probe(model)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / ADAPTER_WEIGHTS
@@ -111,7 +133,30 @@ def adapted_model(adapter_name: ArtifactName) -> LatentDiffusion:
         _check_weights(weights, adapter)
         model.pipeline.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
     check_adapter_has_effect(model, before, adapter)
+    try:
+        make_ready(model, precision)
+    except ValueError as error:  # PEFT's, of weights that are not finite
+        raise DataLoss(
+            f"{adapter.name} has weights that are no numbers (NaN or infinite); delete it and train it again with a "
+            "lower learning_rate",
+            reason="ADAPTER_UNREADABLE",
+        ) from error
     return model
+
+
+def make_ready(model: LatentDiffusion, precision: str) -> None:
+    """Makes a copy of a base model, with an adapter or without one, as fast as it gets on its device."""
+    if model.device.type != "cpu":
+        keep_keys_and_values(model.unet)
+        return
+    # Adding a small update to weights in bfloat16 would round it away: a GPU's adapter stays beside them.
+    if getattr(model.unet, "peft_config", None):
+        # safe_fusing puts new weights in the place of old ones, which are the base model's, instead of adding to them.
+        model.pipeline.fuse_lora(components=["unet"], safe_fusing=True)
+        model.pipeline.unload_lora_weights()
+    rewrite_for_sampling(model.unet)
+    if precision == BFLOAT16:
+        model.unet.bfloat16()
 
 
 def _check_weights(path: Path, adapter: Manifest) -> None:
@@ -132,6 +177,17 @@ def check_adapter_has_effect(model: LatentDiffusion, before: torch.Tensor, adapt
             f"{adapter.name} was loaded and changes nothing; delete it and train it again",
             reason="ADAPTER_WITHOUT_EFFECT",
         )
+
+
+def _pngs(pixels: torch.Tensor, adapter_name: ArtifactName, *, grey: bool) -> list[bytes]:
+    values = pixels.cpu().numpy()
+    if not np.isfinite(values).all():
+        raise FailedPrecondition(
+            f"the base model with {adapter_name} makes images that are no numbers (NaN or infinite); train an "
+            "adapter with a lower learning_rate, or use another base model",
+            reason="IMAGES_NOT_FINITE",
+        )
+    return [_png(image.clip(0.0, 1.0), grey=grey) for image in values]
 
 
 def _png(image: np.ndarray, *, grey: bool) -> bytes:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from synthmix.service_kit.machine_memory import available_memory_bytes
+
 BATCH_IMAGES = 32
 
 
@@ -17,6 +19,11 @@ def select_device() -> torch.device:
 def frozen_dtype(device: torch.device) -> torch.dtype:
     """Of a base model's weights: bfloat16 on CUDA, float32 on a CPU."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """What may still be taken of a device's memory."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
 
 
 def load_autoencoder(folder: Path) -> Any:

@@ -29,7 +29,7 @@ from synthmix.api.artifacts.v1 import artifacts_pb2 as synthmix_dot_artifacts_do
 from synthmix.api.options.v1 import field_rules_pb2 as synthmix_dot_options_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'synthmix/image_sets/v1/image_sets.proto\x12\x16synthmix.image_sets.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a%synthmix/options/v1/field_rules.proto\"o\n\x15\x43reateImageSetRequest\x12\x39\n\timage_set\x18\x01 \x01(\x0b\x32 .synthmix.image_sets.v1.ImageSetB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xb9\x02\n\x11SynthesisSettings\x12\x19\n\x06prompt\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x32\n\x05steps\x18\x02 \x01(\x05\x42\x1e\xe2\x41\x01\x01\xa2\xbb\x18\x16\n\x02\x32\x35\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00@\x8f@H\x01\x88\x01\x01\x12:\n\x0eguidance_scale\x18\x03 \x01(\x01\x42\x1d\xe2\x41\x01\x01\xa2\xbb\x18\x15\n\x01\x32\x19\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00I@H\x02\x88\x01\x01\x12:\n\tper_class\x18\x04 \x01(\x05\x42\"\xe2\x41\x01\x01\xa2\xbb\x18\x1a\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x80\x84.AB\x06imagesH\x03\x88\x01\x01\x12\x1e\n\x04seed\x18\x05 \x01(\x03\x42\x0b\xe2\x41\x01\x01\xa2\xbb\x18\x03\n\x01\x30H\x04\x88\x01\x01\x42\t\n\x07_promptB\x08\n\x06_stepsB\x11\n\x0f_guidance_scaleB\x0c\n\n_per_classB\x07\n\x05_seed\"e\n\x11SelectionSettings\x12:\n\x11\x63lass_consistency\x18\x01 \x01(\x01\x42\x1a\xe2\x41\x01\x01\xa2\xbb\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x42\x14\n\x12_class_consistency\"\xb0\x03\n\x08ImageSet\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x61\x64\x61pter\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x41\n\x08settings\x18\x03 \x01(\x0b\x32).synthmix.image_sets.v1.SynthesisSettingsB\x04\xe2\x41\x01\x01\x12?\n\x0c\x63lass_images\x18\x04 \x03(\x0b\x32#.synthmix.image_sets.v1.ClassImagesB\x04\xe2\x41\x01\x01\x12\x19\n\x0bimage_count\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\t \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crequested_by\x18\n \x03(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0frequested_by_me\x18\x0b \x01(\x08\x42\x04\xe2\x41\x01\x03\"8\n\x0b\x43lassImages\x12\x13\n\x05label\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06images\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"(\n\x12GetImageSetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"I\n\x14ListImageSetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"{\n\x15ListImageSetsResponse\x12\x34\n\nimage_sets\x18\x01 \x03(\x0b\x32 .synthmix.image_sets.v1.ImageSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0bunreachable\x18\x03 \x03(\t\"]\n\x15\x44\x65leteImageSetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x32\xd8\x03\n\x0fImageSetService\x12\x97\x01\n\x0e\x43reateImageSet\x12-.synthmix.image_sets.v1.CreateImageSetRequest\x1a\x1d.google.longrunning.Operation\"7\xca\x41\x34\n\x08ImageSet\x12(synthmix.operations.v1.OperationMetadata\x12[\n\x0bGetImageSet\x12*.synthmix.image_sets.v1.GetImageSetRequest\x1a .synthmix.image_sets.v1.ImageSet\x12l\n\rListImageSets\x12,.synthmix.image_sets.v1.ListImageSetsRequest\x1a-.synthmix.image_sets.v1.ListImageSetsResponse\x12`\n\x0e\x44\x65leteImageSet\x12-.synthmix.image_sets.v1.DeleteImageSetRequest\x1a\x1f.synthmix.artifacts.v1.Deletionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'synthmix/image_sets/v1/image_sets.proto\x12\x16synthmix.image_sets.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a%synthmix/options/v1/field_rules.proto\"o\n\x15\x43reateImageSetRequest\x12\x39\n\timage_set\x18\x01 \x01(\x0b\x32 .synthmix.image_sets.v1.ImageSetB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x89\x03\n\x11SynthesisSettings\x12\x19\n\x06prompt\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x32\n\x05steps\x18\x02 \x01(\x05\x42\x1e\xe2\x41\x01\x01\xa2\xbb\x18\x16\n\x02\x32\x35\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00@\x8f@H\x01\x88\x01\x01\x12:\n\x0eguidance_scale\x18\x03 \x01(\x01\x42\x1d\xe2\x41\x01\x01\xa2\xbb\x18\x15\n\x01\x32\x19\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00I@H\x02\x88\x01\x01\x12:\n\tper_class\x18\x04 \x01(\x05\x42\"\xe2\x41\x01\x01\xa2\xbb\x18\x1a\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x80\x84.AB\x06imagesH\x03\x88\x01\x01\x12\x1e\n\x04seed\x18\x05 \x01(\x03\x42\x0b\xe2\x41\x01\x01\xa2\xbb\x18\x03\n\x01\x30H\x04\x88\x01\x01\x12@\n\tprecision\x18\x06 \x01(\tB(\xe2\x41\x01\x01\xa2\xbb\x18 \n\tautomatic2\tautomatic2\x08\x62\x66loat16H\x05\x88\x01\x01\x42\t\n\x07_promptB\x08\n\x06_stepsB\x11\n\x0f_guidance_scaleB\x0c\n\n_per_classB\x07\n\x05_seedB\x0c\n\n_precision\"e\n\x11SelectionSettings\x12:\n\x11\x63lass_consistency\x18\x01 \x01(\x01\x42\x1a\xe2\x41\x01\x01\xa2\xbb\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x42\x14\n\x12_class_consistency\"\xb0\x03\n\x08ImageSet\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x61\x64\x61pter\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x41\n\x08settings\x18\x03 \x01(\x0b\x32).synthmix.image_sets.v1.SynthesisSettingsB\x04\xe2\x41\x01\x01\x12?\n\x0c\x63lass_images\x18\x04 \x03(\x0b\x32#.synthmix.image_sets.v1.ClassImagesB\x04\xe2\x41\x01\x01\x12\x19\n\x0bimage_count\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07seconds\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgpu_seconds\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\t \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crequested_by\x18\n \x03(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0frequested_by_me\x18\x0b \x01(\x08\x42\x04\xe2\x41\x01\x03\"8\n\x0b\x43lassImages\x12\x13\n\x05label\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06images\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"(\n\x12GetImageSetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"I\n\x14ListImageSetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"{\n\x15ListImageSetsResponse\x12\x34\n\nimage_sets\x18\x01 \x03(\x0b\x32 .synthmix.image_sets.v1.ImageSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0bunreachable\x18\x03 \x03(\t\"]\n\x15\x44\x65leteImageSetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x32\xd8\x03\n\x0fImageSetService\x12\x97\x01\n\x0e\x43reateImageSet\x12-.synthmix.image_sets.v1.CreateImageSetRequest\x1a\x1d.google.longrunning.Operation\"7\xca\x41\x34\n\x08ImageSet\x12(synthmix.operations.v1.OperationMetadata\x12[\n\x0bGetImageSet\x12*.synthmix.image_sets.v1.GetImageSetRequest\x1a .synthmix.image_sets.v1.ImageSet\x12l\n\rListImageSets\x12,.synthmix.image_sets.v1.ListImageSetsRequest\x1a-.synthmix.image_sets.v1.ListImageSetsResponse\x12`\n\x0e\x44\x65leteImageSet\x12-.synthmix.image_sets.v1.DeleteImageSetRequest\x1a\x1f.synthmix.artifacts.v1.Deletionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +50,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SYNTHESISSETTINGS'].fields_by_name['per_class']._serialized_options = b'\342A\001\001\242\273\030\032\031\000\000\000\000\000\000\360?)\000\000\000\000\200\204.AB\006images'
   _globals['_SYNTHESISSETTINGS'].fields_by_name['seed']._loaded_options = None
   _globals['_SYNTHESISSETTINGS'].fields_by_name['seed']._serialized_options = b'\342A\001\001\242\273\030\003\n\0010'
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['precision']._loaded_options = None
+  _globals['_SYNTHESISSETTINGS'].fields_by_name['precision']._serialized_options = b'\342A\001\001\242\273\030 \n\tautomatic2\tautomatic2\010bfloat16'
   _globals['_SELECTIONSETTINGS'].fields_by_name['class_consistency']._loaded_options = None
   _globals['_SELECTIONSETTINGS'].fields_by_name['class_consistency']._serialized_options = b'\342A\001\001\242\273\030\022\031\000\000\000\000\000\000\000\000)\000\000\000\000\000\000\360?'
   _globals['_IMAGESET'].fields_by_name['name']._loaded_options = None
@@ -95,21 +97,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEIMAGESETREQUEST']._serialized_start=248
   _globals['_CREATEIMAGESETREQUEST']._serialized_end=359
   _globals['_SYNTHESISSETTINGS']._serialized_start=362
-  _globals['_SYNTHESISSETTINGS']._serialized_end=675
-  _globals['_SELECTIONSETTINGS']._serialized_start=677
-  _globals['_SELECTIONSETTINGS']._serialized_end=778
-  _globals['_IMAGESET']._serialized_start=781
-  _globals['_IMAGESET']._serialized_end=1213
-  _globals['_CLASSIMAGES']._serialized_start=1215
-  _globals['_CLASSIMAGES']._serialized_end=1271
-  _globals['_GETIMAGESETREQUEST']._serialized_start=1273
-  _globals['_GETIMAGESETREQUEST']._serialized_end=1313
-  _globals['_LISTIMAGESETSREQUEST']._serialized_start=1315
-  _globals['_LISTIMAGESETSREQUEST']._serialized_end=1388
-  _globals['_LISTIMAGESETSRESPONSE']._serialized_start=1390
-  _globals['_LISTIMAGESETSRESPONSE']._serialized_end=1513
-  _globals['_DELETEIMAGESETREQUEST']._serialized_start=1515
-  _globals['_DELETEIMAGESETREQUEST']._serialized_end=1608
-  _globals['_IMAGESETSERVICE']._serialized_start=1611
-  _globals['_IMAGESETSERVICE']._serialized_end=2083
+  _globals['_SYNTHESISSETTINGS']._serialized_end=755
+  _globals['_SELECTIONSETTINGS']._serialized_start=757
+  _globals['_SELECTIONSETTINGS']._serialized_end=858
+  _globals['_IMAGESET']._serialized_start=861
+  _globals['_IMAGESET']._serialized_end=1293
+  _globals['_CLASSIMAGES']._serialized_start=1295
+  _globals['_CLASSIMAGES']._serialized_end=1351
+  _globals['_GETIMAGESETREQUEST']._serialized_start=1353
+  _globals['_GETIMAGESETREQUEST']._serialized_end=1393
+  _globals['_LISTIMAGESETSREQUEST']._serialized_start=1395
+  _globals['_LISTIMAGESETSREQUEST']._serialized_end=1468
+  _globals['_LISTIMAGESETSRESPONSE']._serialized_start=1470
+  _globals['_LISTIMAGESETSRESPONSE']._serialized_end=1593
+  _globals['_DELETEIMAGESETREQUEST']._serialized_start=1595
+  _globals['_DELETEIMAGESETREQUEST']._serialized_end=1688
+  _globals['_IMAGESETSERVICE']._serialized_start=1691
+  _globals['_IMAGESETSERVICE']._serialized_end=2163
 # @@protoc_insertion_point(module_scope)

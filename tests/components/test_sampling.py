@@ -1,0 +1,284 @@
+"""Our loop of steps gives the stock pipeline's images, each the same in any company, and computes nothing twice."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from PIL import Image
+
+from memory_object_store import MemoryObjectStore
+from synthmix.adapter_training.task import adapter_weights
+from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.image_synthesis import batch_size, sampling
+from synthmix.image_synthesis.batch_size import images_at_once
+from synthmix.image_synthesis.denoising import decode, denoise, encoded
+from synthmix.image_synthesis.sampling import adapted_model, make_ready, synthesise
+from synthmix.image_synthesis.shards import PlannedImage
+from synthmix.image_synthesis.unet_rewrites import FoldedUpsampling, PromptAttention, rewrite_for_sampling
+from synthmix.latent_diffusion import kept_models
+from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
+from synthmix.latent_diffusion.base_model_files import SCHEDULERS
+from synthmix.latent_diffusion.kept_models import lend, shared_copy
+from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, FIELD, LatentDiffusion, load, probe
+from synthmix.service_kit.artifacts import Manifest, write_manifest, write_payload
+from synthmix.service_kit.errors import DataLoss
+from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
+from synthmix.service_kit.settings_messages import with_defaults
+from tiny_base_model import write_tiny_base_model
+
+CPU = torch.device("cpu")
+PROMPTS = ["a round cell", "a microscopy image of a cell", "a round cell"]
+SIZE_PX = 32
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
+    model = load(write_tiny_base_model(tmp_path_factory.mktemp("tiny")), CPU)
+    # A network of random weights makes more of every last bit in every step; one that says less of everything does not.
+    model.unet.conv_out.weight.data *= 0.1
+    return model
+
+
+def with_adapter(model: LatentDiffusion, seed: int = 1) -> LatentDiffusion:
+    """A copy with an adapter that changes what comes out, beside the weights."""
+    copied = shared_copy(model)
+    torch.manual_seed(seed)
+    copied.unet.add_adapter(
+        LoraConfig(r=4, init_lora_weights="gaussian", target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    )
+    for name, value in copied.unet.named_parameters():
+        if "lora_B" in name:
+            value.data.normal_(0.0, 0.1)
+    copied.unet.requires_grad_(False)
+    return copied
+
+
+def ready(model: LatentDiffusion, precision: str = "automatic") -> LatentDiffusion:
+    copied = with_adapter(model)
+    make_ready(copied, precision)
+    return copied
+
+
+def with_scheduler(model: LatentDiffusion, name: str, prediction_type: str) -> LatentDiffusion:
+    copied = shared_copy(model)
+    config = copied.pipeline.scheduler.config
+    kind = getattr(diffusers, name)
+    copied.pipeline.scheduler = kind.from_config(config, prediction_type=prediction_type, steps_offset=1)
+    return copied
+
+
+def generators(count: int, first: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(first + number) for number in range(count)]
+
+
+def ours(model: LatentDiffusion, steps: int, guidance_scale: float, size_px: int = SIZE_PX) -> np.ndarray:
+    embeddings = encoded(model, PROMPTS)
+    latents = denoise(
+        model,
+        [embeddings[prompt] for prompt in PROMPTS],
+        embeddings[""],
+        generators(len(PROMPTS)),
+        size_px=size_px,
+        steps=steps,
+        guidance_scale=guidance_scale,
+    )
+    return np.asarray(decode(model, latents).clamp(0, 1))
+
+
+def stock(model: LatentDiffusion, steps: int, guidance_scale: float, size_px: int = SIZE_PX) -> np.ndarray:
+    images: np.ndarray = model.pipeline(
+        PROMPTS,
+        height=size_px,
+        width=size_px,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        generator=generators(len(PROMPTS)),
+        output_type="np",
+    ).images
+    return images
+
+
+@pytest.mark.parametrize(
+    ("name", "prediction_type"), [(name, kind) for name, kinds in SCHEDULERS.items() for kind in kinds]
+)
+def test_images_are_those_of_the_stock_pipeline(tiny: LatentDiffusion, name: str, prediction_type: str) -> None:
+    model = with_scheduler(tiny, name, prediction_type)
+    expected = stock(with_adapter(model), 6, 2.0)
+    np.testing.assert_allclose(ours(ready(model), 6, 2.0), expected, atol=TOLERANCE)
+
+
+def test_the_adapter_and_guidance_are_in_what_is_compared(tiny: LatentDiffusion) -> None:
+    expected = stock(with_adapter(tiny), 6, 2.0)
+    assert np.abs(expected - stock(tiny, 6, 2.0)).max() > 10 * TOLERANCE
+    without = stock(with_adapter(tiny), 6, 1.0)
+    assert np.abs(expected - without).max() > 10 * TOLERANCE
+    np.testing.assert_allclose(ours(ready(tiny), 6, 1.0), without, atol=TOLERANCE)
+
+
+def test_steps_of_pndm_that_warm_it_up(tiny: LatentDiffusion) -> None:
+    model = with_scheduler(tiny, "PNDMScheduler", "epsilon")
+    model.pipeline.scheduler = diffusers.PNDMScheduler.from_config(tiny.pipeline.scheduler.config, skip_prk_steps=False)
+    np.testing.assert_allclose(ours(ready(model), 9, 2.0), stock(with_adapter(model), 9, 2.0), atol=TOLERANCE)
+
+
+def test_images_of_a_size_that_the_unet_cannot_halve(tiny: LatentDiffusion) -> None:
+    """Latents of 5 x 5: what is upsampled is not doubled."""
+    np.testing.assert_allclose(ours(ready(tiny), 3, 2.0, 40), stock(with_adapter(tiny), 3, 2.0, 40), atol=TOLERANCE)
+
+
+def test_a_unet_that_knows_the_guidance_scale(tiny: LatentDiffusion) -> None:
+    torch.manual_seed(0)
+    model = shared_copy(tiny)
+    model.pipeline.unet = UNet2DConditionModel.from_config(dict(tiny.unet.config), time_cond_proj_dim=8).eval()
+    model.unet.time_embedding.cond_proj.weight.data.normal_()
+    model.unet.requires_grad_(False)
+    expected = stock(with_adapter(model), 4, 3.0)
+    np.testing.assert_allclose(ours(ready(model), 4, 3.0), expected, atol=TOLERANCE)
+    assert np.abs(stock(with_adapter(model), 4, 8.0) - expected).max() > 1e-3
+
+
+def test_images_of_the_builtin_model_are_those_of_the_stock_pipeline() -> None:
+    model = load(BUILTIN_FOLDER, CPU)
+    expected = stock(with_adapter(model), 8, 2.0, 64)
+    np.testing.assert_allclose(ours(ready(model), 8, 2.0, 64), expected, atol=TOLERANCE)
+    assert any(isinstance(module, FoldedUpsampling) for module in ready(model).unet.modules())
+    assert {type(processor) for processor in ready(model).unet.attn_processors.values()} == {PromptAttention}
+
+
+def test_images_in_bfloat16_are_near(tiny: LatentDiffusion) -> None:
+    model = load(BUILTIN_FOLDER, CPU)
+    half = ready(model, "bfloat16")
+    assert half.unet.dtype == torch.bfloat16
+    difference = np.abs(ours(half, 8, 2.0, 64) - ours(ready(model), 8, 2.0, 64))
+    assert 0 < difference.mean() < 2 / 255
+
+
+def test_an_adapter_that_is_not_fused_cannot_be_rewritten(tiny: LatentDiffusion) -> None:
+    with pytest.raises(ValueError, match="fuse the adapter"):
+        rewrite_for_sampling(with_adapter(tiny).unet)
+
+
+def test_prompts_are_encoded_once_and_so_are_their_keys_and_values(tiny: LatentDiffusion) -> None:
+    model = ready(tiny)
+    calls: dict[str, list[int]] = {"text": [], "unet": [], "keys": []}
+    attention = next(module for name, module in model.unet.named_modules() if name.endswith("attn2"))
+    for name, module in {"text": model.pipeline.text_encoder, "unet": model.unet, "keys": attention.to_k}.items():
+        module.register_forward_hook(
+            lambda module, given, output, name=name: calls[name].append(len(output[0])), always_call=True
+        )
+    ours(model, 5, 2.0)
+    assert calls["text"] == [3]  # the empty prompt and two that differ
+    assert len(calls["unet"]) == 5
+    assert len(calls["keys"]) == 1
+    for called in calls.values():
+        called.clear()
+    embeddings = encoded(model, PROMPTS)
+    rows: list[int] = []
+    model.unet.conv_in.register_forward_hook(lambda module, given, output: rows.append(len(output)))
+    for guidance_scale in (2.0, 1.0):
+        arguments: dict[str, Any] = {"size_px": SIZE_PX, "steps": 2, "guidance_scale": guidance_scale}
+        denoise(model, [embeddings[PROMPTS[0]]], embeddings[""], generators(1), **arguments)
+    assert rows == [2, 2, 1, 1]
+
+
+ADAPTER = Manifest(
+    ArtifactName(ADAPTERS, "e" * 32),
+    {},
+    {"settings": {"image_size": SIZE_PX}},
+    1,
+    (),
+    summary={"grey": False, "base_model": "tiny", "classes": ["round"]},
+)
+SETTINGS = with_defaults(SynthesisSettings(steps=4))
+
+
+def planned(count: int) -> list[PlannedImage]:
+    return [PlannedImage(index, "round", PROMPTS[index % 2], 100 + index) for index in range(count)]
+
+
+def pixels(batches: Iterator[list[bytes]]) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(io.BytesIO(data))) for batch in batches for data in batch]).astype(int)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_an_image_does_not_depend_on_its_company(
+    tiny: LatentDiffusion, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ready(with_scheduler(tiny, name, "epsilon"))
+    images = []
+    for at_once in (7, 3, 1):
+        monkeypatch.setattr(sampling, "images_at_once", lambda model, size_px, at_once=at_once: at_once)
+        images.append(pixels(synthesise(model, ADAPTER, SETTINGS, planned(7))))
+    images.append(pixels(synthesise(model, ADAPTER, SETTINGS, planned(7)[5:])))
+    whole, by_three, alone, of_another_shard = images
+    assert np.abs(whole[0] - whole[2]).max() > 20  # of one prompt
+    for others in (by_three, alone):
+        assert np.abs(whole - others).max() <= 1
+    assert np.abs(whole[5:] - of_another_shard).max() <= 1
+
+
+def test_memory_decides_how_many_are_made_at_once(tiny: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = batch_size.image_bytes(tiny, SIZE_PX)
+    for images, expected in ((0.1, 1), (5.5, 5), (10_000, 16)):
+        free = int(images * one / batch_size.MEMORY_SHARE)
+        monkeypatch.setattr(batch_size, "free_memory_bytes", lambda device, free=free: free)
+        assert images_at_once(tiny, SIZE_PX) == expected
+    assert batch_size.image_bytes(tiny, 2 * SIZE_PX) == 4 * one
+
+
+def stored_adapter(store: MemoryObjectStore, number: int, data: bytes, inputs: dict[str, str], base: str) -> Manifest:
+    name = ArtifactName(ADAPTERS, f"{number:032x}")
+    summary = {"grey": False, "base_model": base, "classes": ["round"]}
+    payload = write_payload(store, name, ADAPTER_WEIGHTS, data)
+    manifest = Manifest(name, inputs, {"settings": {"image_size": SIZE_PX}}, 1, (payload,), summary)
+    write_manifest(store, manifest)
+    return manifest
+
+
+@pytest.mark.usefixtures("any_base_model")
+def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_models.forget_all()
+    adapted_model.cache_clear()
+    store = MemoryObjectStore.created()
+    monkeypatch.setattr(sampling, "open_object_store", lambda: store)
+    folder = write_tiny_base_model(tmp_path)
+    found = resolve(str(folder), field=FIELD)
+    base = load(folder, CPU)
+    inputs = {"base_model": found.digest}
+    manifests = [
+        stored_adapter(store, seed, adapter_weights(with_adapter(base, seed).unet), inputs, str(folder))
+        for seed in (1, 2)
+    ]
+    before = {name: value.clone() for name, value in lend(found).unet.named_parameters()}
+    # Nothing is loaded any more.
+    monkeypatch.setattr(kept_models, "load", None)
+    for seed, manifest in ((1, manifests[0]), (2, manifests[1]), (1, manifests[0])):
+        torch.testing.assert_close(probe(adapted_model(manifest.name, "automatic")), probe(with_adapter(base, seed)))
+    after = dict(lend(found).unet.named_parameters())
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+    for number, value, said in ((3, 0.0, "changes nothing"), (4, float("nan"), "no numbers")):
+        useless = with_adapter(base)
+        for name, weight in useless.unet.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(value)
+        manifest = stored_adapter(store, number, adapter_weights(useless.unet), inputs, str(folder))
+        with pytest.raises(DataLoss, match=said):
+            adapted_model(manifest.name, "automatic")
+    adapted_model.cache_clear()
+    kept_models.forget_all()
