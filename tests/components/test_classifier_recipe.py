@@ -19,7 +19,7 @@ from memory_object_store import MemoryObjectStore
 from striped_study import ADAPTER, IMAGE_SET, TINY, split_of, striped_store, stripes
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
-from synthmix.classifier_evaluation import architectures, recipe
+from synthmix.classifier_evaluation import architectures, recipe, trials
 from synthmix.classifier_evaluation.classifiers import build_classifier
 from synthmix.classifier_evaluation.mixtures import Mixture, MixtureSpec, TrialSpec
 from synthmix.classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
@@ -31,6 +31,7 @@ from synthmix.service_kit import hub_cache, message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.settings_messages import canonical
 from tampering import replace_manifest
 
 
@@ -346,6 +347,15 @@ def test_a_trial_that_is_there_is_not_made_again(store: MemoryObjectStore, monke
     first = evaluated(store, trial_of(REAL))
     monkeypatch.setattr(recipe, "train_and_evaluate", lambda *arguments, **options: pytest.fail("trained again"))
     assert evaluated(store, trial_of(REAL)) == first
+
+
+def test_a_trial_that_is_there_is_not_counted_again(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(trials, "open_object_store", lambda: store)
+    monkeypatch.setattr(trials, "count_on_worker", lambda name, value, service: counted.append(name))
+    arguments = (split_of(store), trial_of(REAL), canonical(TINY), lambda steps: None, 1)
+    assert trials.run_trial(*arguments) == trials.run_trial(*arguments)
+    assert counted.count("synthmix_trials") == 1
 
 
 @pytest.mark.parametrize("kind", [REAL, DUPLICATED_REAL, SYNTHETIC_ONLY])

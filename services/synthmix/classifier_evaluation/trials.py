@@ -57,7 +57,8 @@ def run_trial(
 
     classifier = from_canonical(settings, ClassifierSettings)
     name = evaluate_trial(store, split, trial, classifier, report=report_steps, threads=threads, gpus=gpus)
-    count_on_worker("synthmix_trials", 1, CLASSIFIER_EVALUATION)
+    if counted:  # and not found made
+        count_on_worker("synthmix_trials", 1, CLASSIFIER_EVALUATION)
     return str(name)
 
 
