@@ -14,6 +14,7 @@ from kubernetes import client, config
 from rendering import CHART, RELEASE
 
 import fake_kubelet
+import fake_services as fake
 from cluster.access import Cluster
 from synthmix import Client
 from synthmix.client.release.access import connect_as_caller
@@ -23,7 +24,6 @@ from synthmix.service_kit import errors, kubernetes_api
 from synthmix.service_kit.authentication import KubernetesReviews, authenticate
 from synthmix.service_kit.environment import SERVICES, STUDY_CONTROL
 from synthmix.service_kit.tokens import StaticTokens
-from unit import fake_services as fake
 
 NAMESPACE, RENAMED, PEOPLE = "reached", "reached-renamed", "people"
 PREFIX = f"{RELEASE}-synthmix"
