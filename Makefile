@@ -39,7 +39,7 @@ images: ## Build the container images (needs docker, podman or buildah; deploy/i
 	done
 
 ##@ Develop
-test: test-unit test-components test-programs test-contracts test-chart test-integration ## Run every test that CI runs, the quickest first (10 minutes on 2 cores; 20 more the first time)
+test: test-unit test-components test-programs test-contracts test-chart test-integration ## Run every test that CI runs, the quickest first (15 minutes on 2 cores; 20 more the first time)
 test-programs: setup ## Get what the tests run: built once, in about 20 minutes on 2 cores, unless the machine has it
 	$(PROGRAMS) kube-apiserver minio prometheus promtool helm etcd
 test-unit: setup ## Tests without a network, in a minute

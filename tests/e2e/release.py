@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import yaml
+from google.protobuf import json_format
 from kubernetes import client
 
 from built_tools import tool
 from chart.rendering import CHART, NAMESPACE, RELEASE
 from cluster.access import Cluster
+from studies import FEW, reduced_study
 from synthmix import Client
+from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 from synthmix.local.children import Child, stop_children
 from synthmix.local.ports import LOOPBACK, free_port
 from synthmix.service_kit.environment import SERVICES, STUDY_CONTROL, ObjectStoreSettings
@@ -82,6 +86,18 @@ class Release:
         result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert not check or result.returncode == 0, result.stdout + result.stderr
         return result
+
+    def study_to_report(self, name: str, folder: Path) -> Path:
+        """Runs the reduced study on simulated images, all by the command line, and returns its report's folder."""
+        write_simulated_dataset(folder / "cells", SimulatedCellsSettings(images_per_class=32, chips=8))
+        self.synthmix(
+            "datasets", "import", str(folder / "cells"), "--name", FEW, "--group-pattern", GROUP_PATTERN, "--simulated"
+        )
+        specification = folder / "study.yaml"
+        specification.write_text(yaml.safe_dump(json_format.MessageToDict(reduced_study(name, FEW))))
+        self.synthmix("studies", "submit", str(specification), "--wait")
+        self.synthmix("studies", "report", name, "--to", str(folder / "report"))
+        return folder / "report"
 
     def helm(self, *command: str) -> str:
         """What a command of Helm's about the release prints."""

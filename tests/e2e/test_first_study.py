@@ -7,13 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import yaml
-from google.protobuf import json_format
 from release import Release, is_ready
 
 from cluster.prometheus import CHART_FILES, Prometheus
-from studies import FEW, reduced_study
-from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 from waiting import wait_until
 
 SCRAPED_TIMEOUT_S = 120.0
@@ -31,16 +27,7 @@ def fired_before(release: Release, prometheus: Prometheus) -> set[str]:
 @pytest.fixture(scope="module")
 def report(release: Release, fired_before: set[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the report of a study that was imported, submitted and waited for by the command line."""
-    folder = tmp_path_factory.mktemp("study")
-    write_simulated_dataset(folder / "cells", SimulatedCellsSettings(images_per_class=32, chips=8))
-    release.synthmix(
-        "datasets", "import", str(folder / "cells"), "--name", FEW, "--group-pattern", GROUP_PATTERN, "--simulated"
-    )
-    specification = folder / "study.yaml"
-    specification.write_text(yaml.safe_dump(json_format.MessageToDict(reduced_study(STUDY, FEW))))
-    release.synthmix("studies", "submit", str(specification), "--wait")
-    release.synthmix("studies", "report", STUDY, "--to", str(folder / "report"))
-    return folder / "report"
+    return release.study_to_report(STUDY, tmp_path_factory.mktemp("study"))
 
 
 def test_every_pod_is_ready(release: Release) -> None:

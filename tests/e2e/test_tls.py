@@ -9,20 +9,16 @@ from urllib.request import urlopen
 import grpc
 import pytest
 import yaml
-from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from release import PREFIX, Release, running_release
 
 from certificates import Authority, new_authority
 from cluster.access import Cluster
-from studies import FEW, reduced_study
-from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
 from synthmix.local.ports import LOOPBACK
 from synthmix.service_kit.environment import SERVICES
 from synthmix.service_kit.errors import Unavailable
 
 NAMESPACE, SECRET = "with-tls", "our-certificate"
-STUDY = "over-tls"
 # Its pods share the node with another release.
 WORKER = {"resources": {"requests": {"cpu": "100m"}}}
 VALUES = {
@@ -62,15 +58,8 @@ def encrypted(
 def test_a_study_goes_over_tls_to_its_report(encrypted: Release, tmp_path: Path) -> None:
     """Services and workers have no other way to one another and to object storage."""
     encrypted.helm("test")
-    write_simulated_dataset(tmp_path / "cells", SimulatedCellsSettings(images_per_class=32, chips=8))
-    encrypted.synthmix(
-        "datasets", "import", str(tmp_path / "cells"), "--name", FEW, "--group-pattern", GROUP_PATTERN, "--simulated"
-    )
-    specification = tmp_path / "study.yaml"
-    specification.write_text(yaml.safe_dump(json_format.MessageToDict(reduced_study(STUDY, FEW))))
-    encrypted.synthmix("studies", "submit", str(specification), "--wait")
-    encrypted.synthmix("studies", "report", STUDY, "--to", str(tmp_path / "report"))
-    assert "<html" in (tmp_path / "report" / "report.html").read_text()
+    report = encrypted.study_to_report("over-tls", tmp_path)
+    assert "<html" in (report / "report.html").read_text()
 
 
 def test_who_does_not_encrypt_is_refused(encrypted: Release) -> None:

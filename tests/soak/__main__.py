@@ -165,7 +165,7 @@ class Soak:
     def _soak(self, home: Home, store: ObjectStore, up: subprocess.Popen[bytes]) -> None:
         stopping = threading.Event()
         watchers = [
-            threading.Thread(target=self._repeat, args=(seconds, action), name=action.__name__, daemon=True)
+            threading.Thread(target=self._repeat, args=(seconds, action), daemon=True)
             for seconds, action in (
                 (SAMPLE_SECONDS, lambda: self._sample(home)),
                 (ACCOUNT_SECONDS, lambda: self._account.add(store.list(""))),

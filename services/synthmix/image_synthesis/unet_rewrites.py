@@ -84,7 +84,8 @@ class PromptAttention:
         answers = F.scaled_dot_product_attention(
             heads(attention.to_q(hidden_states)), keys, values, attn_mask=attention_mask
         )
-        return attention.to_out[0](answers.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        answer: torch.Tensor = attention.to_out[0](answers.transpose(1, 2).flatten(2))
+        return answer
 
 
 def _replacement(module: Any) -> torch.nn.Module | None:
@@ -108,7 +109,8 @@ class OneDnnLinear(torch.nn.Module):
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(values, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
+        answer: torch.Tensor = torch.ops.mkldnn._linear_pointwise(values, self.weight, self.bias, "none", [], "")
+        return answer
 
 
 class GatedLinear(torch.nn.Module):
@@ -124,7 +126,8 @@ class GatedLinear(torch.nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         product = torch.ops.mkldnn._linear_pointwise
         gate = product(values, self.gate_weight, self.gate_bias, "gelu", [], "none")
-        return product.binary(values, gate, self.weight, self.bias, "mul")  # type: ignore[no-any-return]
+        answer: torch.Tensor = product.binary(values, gate, self.weight, self.bias, "mul")
+        return answer
 
 
 def _repeats_and_convolves(module: Upsample2D) -> bool:
@@ -161,17 +164,18 @@ class FoldedUpsampling(torch.nn.Module):
 
     def forward(self, values: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         if output_size is not None:  # not twice the size
-            return self.whole(values, output_size)  # type: ignore[no-any-return]
+            whole: torch.Tensor = self.whole(values, output_size)
+            return whole
         height, width = values.shape[-2:]
         parts = F.conv2d(values, self.weight, self.bias, padding=1).unflatten(1, (-1, 2, 2))
-        answer = parts.new_empty(*parts.shape[:2], height, 2, width, 2)
+        answer: torch.Tensor = parts.new_empty(*parts.shape[:2], height, 2, width, 2)
         for odd_row in (0, 1):
             for odd_column in (0, 1):
                 part = parts[:, :, odd_row, odd_column]
                 answer[:, :, :, odd_row, :, odd_column] = part[
                     ..., odd_row : odd_row + height, odd_column : odd_column + width
                 ]
-        return answer.view(*parts.shape[:2], 2 * height, 2 * width)  # type: ignore[no-any-return]
+        return answer.view(*parts.shape[:2], 2 * height, 2 * width)
 
 
 def _frozen(values: torch.Tensor) -> torch.nn.Parameter:

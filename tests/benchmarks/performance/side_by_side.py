@@ -10,6 +10,7 @@ still take cache and memory from it, and from the peer in the same minute: hence
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -127,11 +128,7 @@ def peak_flops(dtype: torch.dtype) -> float:
 
 def environment() -> dict[str, str]:
     names = {line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")}
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in PACKAGES
-        if any(item.metadata["Name"] == name for item in importlib.metadata.distributions(name=name))
-    }
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)}
     return {
         "processor": f"{', '.join(sorted(names)) or platform.machine()}, {os.cpu_count()} processors",
         "python": platform.python_version(),
