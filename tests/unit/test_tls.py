@@ -40,6 +40,7 @@ from synthmix.service_kit.errors import FailedPrecondition, SynthMixError
 from synthmix.service_kit.server import Servicer, serve
 from synthmix.service_kit.tls import server_credentials, service_credentials
 from synthmix.service_kit.tokens import StaticTokens
+from synthmix.service_kit.transport import NOT_CONNECTED, error_of
 from synthmix.study_control.step_services import StepServices
 
 TOKEN = "correct horse"
@@ -117,6 +118,29 @@ def ca_file(authority: Authority, folder: Path) -> Path:
     return path
 
 
+class LastError(grpc.RpcError):
+    """gRPC's error of a call that reached nothing."""
+
+    def __init__(self, details: str):
+        self._details = details
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+def both_of_localhost(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+    """As a machine resolves it that has IPv6."""
+    v4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port)))
+    v6 = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", int(port), 0, 0))
+    return [v4, v6] if host == "localhost" else [v6 if ":" in host else v4]
+
+
 def failure_of(**options: Any) -> SynthMixError:
     with pytest.raises(SynthMixError) as caught, Client.connect(token=TOKEN, **options) as client:
         client.get_operation(OPERATION)
@@ -145,6 +169,25 @@ def test_what_does_not_fit_is_told_with_its_remedy(tls: ServerTls, authority: Au
         by_name = f"localhost:{address.rpartition(':')[2]}"
         error = failure_of(addresses=by_name, tls_ca=ca_file(authority, tmp_path))
         assert f"adapter-training at {by_name} shows a certificate for another name" in error.message
+
+    with_server(tls, body)
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_an_address_of_the_name_where_nothing_listens_hides_nothing(
+    tls: ServerTls, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypted: bool
+) -> None:
+    """gRPC says only why the last of several addresses failed, and which is the last is a matter of milliseconds."""
+    refused = f"failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: {NOT_CONNECTED}refused"
+    monkeypatch.setattr("synthmix.client.transport.error_of", lambda _, *place: error_of(LastError(refused), *place))
+    monkeypatch.setattr(socket, "getaddrinfo", both_of_localhost)
+
+    def body(address: str) -> None:
+        by_name = f"localhost:{address.rpartition(':')[2]}"
+        error = failure_of(addresses=by_name, **{"tls_ca": ca_file(authority, tmp_path)} if encrypted else {})
+        assert error.reason == "TLS_FAILED"
+        told = "shows a certificate for another name" if encrypted else "speaks TLS, and was called without"
+        assert f"adapter-training at {by_name} {told}" in error.message
 
     with_server(tls, body)
 

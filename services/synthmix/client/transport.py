@@ -10,7 +10,15 @@ from google.protobuf.message import Message
 from synthmix.client.endpoints import Endpoints
 from synthmix.client.user_files import read_user_file
 from synthmix.service_kit.errors import InvalidArgument, SynthMixError
-from synthmix.service_kit.transport import UNARY_DEADLINE_S, error_of, open_channel, status_of, tls_wanted
+from synthmix.service_kit.transport import (
+    TLS_FAILED,
+    UNARY_DEADLINE_S,
+    error_of,
+    open_channel,
+    status_of,
+    tls_failure,
+    tls_wanted,
+)
 
 LONGEST_BACKOFF_OF_FORWARDS_MS = 5_000
 PAGE_SIZE = 200
@@ -24,11 +32,13 @@ class Service:
 
     Attributes:
         channel: What the stubs of its methods are made with.
+        credentials: Of the channel, if it is encrypted.
         unreachable: Gets the names of what lists left out.
     """
 
     name: str
     channel: grpc.Channel
+    credentials: grpc.ChannelCredentials | None
     endpoints: Endpoints
     unreachable: list[str]
 
@@ -77,11 +87,14 @@ class Service:
             problem = release.problem_of(self.name)  # gRPC sees only that its connection to this machine is closed
             if problem is not None:
                 return problem
-        if not (release or self.endpoints.tls) and status_of(error) is None:
-            wanted = tls_wanted(error, self.name, self.endpoints.addresses[self.name])
-            if wanted is not None:
-                return wanted
-        return error_of(error, self.name, self.endpoints.place_of(self.name))
+        failure = error_of(error, self.name, self.endpoints.place_of(self.name))
+        if release or status_of(error) is not None or failure.reason == TLS_FAILED:
+            return failure
+        address = self.endpoints.addresses[self.name]
+        if self.credentials is None:
+            return tls_wanted(error, self.name, address) or failure
+        options = _known_as(self.endpoints, self.name)
+        return tls_failure(error, self.name, address, self.credentials, options) or failure
 
 
 class Channels:
@@ -96,19 +109,19 @@ class Channels:
         )
         self._channels: dict[str, grpc.Channel] = {}
         try:
-            credentials = _tls_credentials(endpoints) if endpoints.tls else None
+            self._credentials = _tls_credentials(endpoints) if endpoints.tls else None
         except InvalidArgument:
             self.close()
             raise
         services = {address: service for service, address in endpoints.addresses.items()}
         self._channels = {
-            address: open_channel(address, endpoints.bearer, credentials, options + _known_as(endpoints, service))
+            address: open_channel(address, endpoints.bearer, self._credentials, options + _known_as(endpoints, service))
             for address, service in services.items()
         }
 
     def of(self, service: str) -> Service:
         channel = self._channels[self.endpoints.addresses[service]]
-        return Service(service, channel, self.endpoints, self.unreachable)
+        return Service(service, channel, self._credentials, self.endpoints, self.unreachable)
 
     def close(self) -> None:
         for channel in self._channels.values():

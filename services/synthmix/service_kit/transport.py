@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 from google.rpc import code_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from synthmix.service_kit.errors import SynthMixError, Unauthenticated, Unavailable, from_status, printable
@@ -23,6 +24,7 @@ UNARY_DEADLINE_S = 60.0
 KEEPALIVE_TIME_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 TLS_PROBE_S = 2.0
+TLS_FAILED = "TLS_FAILED"
 # As gRPC begins to say why.
 NOT_CONNECTED = "Failed to connect to remote host: "
 LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024  # a resource lists its payloads, and an image set may have thousands
@@ -114,15 +116,52 @@ def tls_wanted(error: Any, service: str, address: str) -> SynthMixError | None:
 
     gRPC says no more than that the connection was closed, so the server is asked. May take some seconds.
     """
-    details = error.details() or ""
-    if error.code() is not grpc.StatusCode.UNAVAILABLE or NOT_CONNECTED in details or not _speaks_tls(address):
+    if error.code() is not grpc.StatusCode.UNAVAILABLE or not any(map(_speaks_tls, _to_ask(error, address))):
         return None
     return Unavailable(
         f"{service} at {address} speaks TLS, and was called without; name the PEM file of its authority by --tls-ca or "
         f"SYNTHMIX_TLS_CA, or write https://{address} if the system trusts that authority",
-        reason="TLS_FAILED",
+        reason=TLS_FAILED,
         metadata={"service": service, "address": address},
     )
+
+
+def tls_failure(
+    error: Any, service: str, address: str, credentials: grpc.ChannelCredentials, options: Sequence[tuple[str, Any]]
+) -> SynthMixError | None:
+    """What a failed call with TLS stands for, if TLS failed at one of the addresses that a name has; None if not.
+
+    Of several addresses gRPC says only why the last could not be reached, so that one where nothing listens (such as
+    ::1 of localhost) hides the certificate that another shows. Each is asked. May take some seconds.
+
+    Args:
+        credentials: As of the channel whose call failed.
+        options: Likewise.
+    """
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return None
+    known_as = {"grpc.ssl_target_name_override": address.rpartition(":")[0].strip("[]"), **dict(options)}
+    for numeric in _to_ask(error, address):
+        with grpc.secure_channel(numeric, credentials, [*_channel_options(numeric), *known_as.items()]) as channel:
+            try:
+                health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TLS_PROBE_S)
+            except grpc.RpcError as answer:
+                failure = error_of(answer, service, address)
+                if failure.reason == TLS_FAILED:
+                    return failure
+    return None
+
+
+def _to_ask(error: Any, address: str) -> list[str]:
+    """The numeric addresses of `address` at which a call that failed with `error` may have met something."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return []
+    hosts = [str(place[0]) for *_, place in found]
+    every = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
+    return [] if len(every) == 1 and NOT_CONNECTED in (error.details() or "") else every
 
 
 def _speaks_tls(address: str) -> bool:
@@ -146,20 +185,20 @@ def _tls_error(details: str, where: str, place: dict[str, str]) -> SynthMixError
         return Unavailable(
             f"{where} shows a certificate that cannot be verified ({cause or 'no reason given'}); name the PEM file of "
             "its authority by --tls-ca or SYNTHMIX_TLS_CA",
-            reason="TLS_FAILED",
+            reason=TLS_FAILED,
             metadata=place,
         )
     if "Hostname Verification Check failed" in details:
         return Unavailable(
             f"{where} shows a certificate for another name; use an address that its certificate is for, or have one "
             "made for this address",
-            reason="TLS_FAILED",
+            reason=TLS_FAILED,
             metadata=place,
         )
     if "WRONG_VERSION_NUMBER" in details:
         return Unavailable(
             f"{where} does not speak TLS; use an address without https://, and leave --tls-ca and SYNTHMIX_TLS_CA out",
-            reason="TLS_FAILED",
+            reason=TLS_FAILED,
             metadata=place,
         )
     return None
