@@ -3,12 +3,13 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fake_backend import FakeBackend
 from memory_object_store import MemoryObjectStore
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit import task_pool
@@ -18,42 +19,8 @@ from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.ray_tasks import RayTasks, slots_of
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import OperationName
-from synthmix.service_kit.task_pool import TASK_ATTEMPTS, Outcome, TaskCall, TaskDied, TaskPool, TaskResult
+from synthmix.service_kit.task_pool import TASK_ATTEMPTS, TaskDied, TaskPool
 from waiting import wait_until
-
-
-class FakeBackend:
-    """Holds tasks until a test ends them, in the order in which they were handed over."""
-
-    def __init__(self, slots: int):
-        self._slots = slots
-        self._lock = threading.Lock()
-        self.running: list[tuple[TaskCall, Callable[[Outcome], None]]] = []
-        self.submitted: list[TaskCall] = []
-        self.most_at_once = 0
-        self.cancelled: list[TaskCall] = []
-
-    def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
-        with self._lock:
-            self.submitted.append(call)
-            self.running.append((call, ended))
-            self.most_at_once = max(self.most_at_once, len(self.running))
-        return call
-
-    def cancel(self, handle: TaskCall) -> None:
-        self.cancelled.append(handle)
-        self.end(Cancelled("ended", reason="CANCELLED"), handle)
-
-    def slots(self) -> int:
-        return self._slots
-
-    def end(self, outcome: Outcome | None = None, call: TaskCall | None = None) -> TaskCall:
-        """Ends the first task, or a certain one; it returns its index."""
-        with self._lock:
-            place = 0 if call is None else [running for running, _ in self.running].index(call)
-            found, ended = self.running.pop(place)
-        ended(TaskResult(found.index, 0.5) if outcome is None else outcome)
-        return found
 
 
 def context_of(number: int, pool: TaskPool, owner: str = "local", study: str = "") -> OperationContext:
@@ -142,6 +109,36 @@ def test_two_studies_of_one_owner_take_turns_whatever_their_size() -> None:
         run.join()
     late = [call.operation[-1] for call in backend.submitted[2:10]]
     assert late.count("3") == 4, "one study has three operations and the other one, and each gets every second turn"
+
+
+def test_tasks_may_be_added_while_others_run_and_the_lowest_rank_goes_first() -> None:
+    backend = FakeBackend(slots=1)
+    context = context_of(1, pool_of(backend, fewest_waiting=1))
+    with context.tasks() as tasks:
+        assert tasks.add("module:function", [{}] * 4, ranks=[0, 1, 1, 2]) == range(4)
+        wait_until(lambda: len(backend.running) == 2, "the window")
+        assert tasks.add("module:other", [{}] * 3, ranks=[2, 0, -1]) == range(4, 7)
+        assert list(tasks.ended(0.01)) == [] and tasks.left == 7
+        found = []
+        while tasks.left:
+            backend.end()
+            found += list(tasks.ended())
+    assert [index for index, _ in found] == [0, 1, 6, 5, 2, 3, 4], "two were handed over before"
+    assert [call.function for call in backend.submitted[:3]] == ["module:function"] * 2 + ["module:other"]
+    assert context.worker_seconds == 3.5
+
+
+def test_what_is_left_of_added_tasks_does_not_run_on() -> None:
+    backend = FakeBackend(slots=2)
+    pool = pool_of(backend)
+    context = context_of(1, pool)
+    with pytest.raises(InvalidArgument), context.tasks() as tasks:
+        tasks.add("module:function", [{}] * 5)
+        wait_until(lambda: len(backend.running) == 4, "the window")
+        backend.end(InvalidArgument("no", reason="NO"))
+        list(tasks.ended())
+    assert {call.index for call in backend.cancelled} >= {1, 2, 3} and not backend.running
+    assert pool.waiting == 0
 
 
 def test_two_that_make_the_same_are_not_run_at_once() -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,8 +35,7 @@ GRADIENT_NORM = 1.0
 LOSS_POINTS = 200
 
 
-@dataclass(frozen=True)
-class Latents:
+class Latents(NamedTuple):
     """Latents of the training images, for each augmentation view.
 
     Attributes:

@@ -16,12 +16,13 @@ from peft import get_peft_model_state_dict
 
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.checkpoints import read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.kept_inputs import kept
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import base_model
-from synthmix.latent_diffusion.autoencoder import select_device
-from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, load
+from synthmix.latent_diffusion.kept_models import lend
+from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS
 from synthmix.service_kit.artifacts import write_payload
 from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.errors import FailedPrecondition
@@ -59,7 +60,7 @@ def train(
         )
     found = base_model.resolve(names["base_model"], field="adapter.settings.base_model")
     base_model.verify(found, request["base_model"])
-    model = load(found.folder, select_device())
+    model = lend(found)
     settings = from_canonical(request["settings"], adapters_pb2.AdapterSettings)
     steps = recipe.training_steps(settings)
 
@@ -72,8 +73,16 @@ def train(
     )
     epochs = -(-steps * settings.batch_size // len(images))
     with memory():
-        latents = recipe.cache_latents(model, images, np.asarray(part.labels), min(recipe.MOST_VIEWS, epochs))
-        class_embeddings, empty_embedding = recipe.prompt_embeddings(model, settings.prompt, part.classes)
+        # The number of threads is in the keys: it decides about last bits.
+        views = min(recipe.MOST_VIEWS, epochs)
+        latents = kept(
+            ("latents", found.digest, part.digest, settings.image_size, views, threads),
+            lambda: recipe.cache_latents(model, images, np.asarray(part.labels), views),
+        )
+        class_embeddings, empty_embedding = kept(
+            ("prompts", found.digest, settings.prompt, part.classes, threads),
+            lambda: recipe.prompt_embeddings(model, settings.prompt, part.classes),
+        )
         state = recipe.set_up(model, settings)
         checkpoint = read_newest_checkpoint(store, name)
         if checkpoint is not None:

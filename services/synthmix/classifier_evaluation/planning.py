@@ -41,10 +41,16 @@ SECONDS_PER_IMAGE = 0.006
 START_SECONDS = 8.0
 
 
-def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate_only: bool) -> Planned:
+def plan(
+    store: ObjectStore,
+    evaluation: evaluations_pb2.Evaluation,
+    *,
+    validate_only: bool,
+    await_image_sets: bool = False,
+) -> Planned:
     """Checks a request against what exists, without starting anything.
 
-    A request that is only validated may name image sets that do not exist yet.
+    A request that is only validated, or that waits for image sets, may name some that do not exist yet.
     """
     if not evaluation.split:
         raise missing_field("evaluation.split", "use splits/{id}")
@@ -70,14 +76,11 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     )
     request = canonical_request(full, parts=parts, image_sets=[name.id for name in image_sets])
     trials = grid(request)
-    for index, name in enumerate(image_sets):
-        manifest = find_manifest(store, name) if validate_only else read_manifest(store, name)
+    for name in image_sets:
+        optional = validate_only or await_image_sets
+        manifest = find_manifest(store, name) if optional else read_manifest(store, name)
         if manifest is not None:
-            check_generator(store, manifest, parts["train"], field=f"evaluation.image_sets[{index}]")
-            needed = needed_images(
-                train_counts, [trial.mixture for trial in trials if trial.mixture.image_set == name.id]
-            )
-            check_enough(name, manifest.request["class_images"], needed, field=f"evaluation.image_sets[{index}]")
+            check_image_set(store, request, trials, manifest, train_counts)
     missing = [trial for trial in trials if not trial_exists(store, request, trial)]
     if missing and full.classifier.pretrained:
         warnings += check_weights(full.classifier.architecture)
@@ -85,7 +88,7 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     seconds = sum(predicted_seconds(full.classifier, trial.mixture, list(train_counts.values())) for trial in missing)
     return Planned(
         request,
-        {"split": str(split.name)},
+        {"split": str(split.name), "await_image_sets": await_image_sets},
         operations_pb2.Plan(
             target=str(target),
             total=len(trials),
@@ -96,6 +99,29 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
             warnings=warnings,
         ),
     )
+
+
+def check_image_set(
+    store: ObjectStore,
+    request: Mapping[str, Any],
+    trials: Sequence[TrialSpec],
+    image_set: Manifest,
+    train_counts: Mapping[str, int],
+) -> None:
+    """Checks an image set that a canonical request names.
+
+    Args:
+        trials: The request's.
+        train_counts: Real train images of each class.
+
+    Raises:
+        FailedPrecondition: It has too few images, or its generator was trained on another split.
+    """
+    field = f"evaluation.image_sets[{request['image_sets'].index(image_set.name.id)}]"
+    check_generator(store, image_set, request["parts"]["train"], field=field)
+    mixtures = [trial.mixture for trial in trials if trial.mixture.image_set == image_set.name.id]
+    needed = needed_images(train_counts, mixtures)
+    check_enough(image_set.name, image_set.request["class_images"], needed, field=field)
 
 
 def filled(evaluation: evaluations_pb2.Evaluation) -> evaluations_pb2.Evaluation:

@@ -2,7 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from synthmix.service_kit import operation_records as records
@@ -10,7 +11,7 @@ from synthmix.service_kit.environment import worker_settings
 from synthmix.service_kit.error_limits import bounded_text
 from synthmix.service_kit.errors import Cancelled
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.task_pool import TaskPool, TaskResult
+from synthmix.service_kit.task_pool import Batch, TaskCall, TaskPool, TaskResult
 
 POLL_SECONDS = 0.2
 LONGEST_PROGRESS_BYTES = 2000
@@ -133,35 +134,37 @@ class OperationContext:
         Returns:
             What the tasks returned, in the order of the arguments.
         """
+        values: list[Any] = [None] * len(arguments)
+        with self.tasks() as tasks:
+            tasks.add(function, arguments, makes)
+            while tasks.left:
+                for index, value in tasks.ended():
+                    values[index] = value
+                    on_result(index, value)
+        return values
+
+    @contextmanager
+    def tasks(self) -> Iterator["Tasks"]:
+        """Tasks on the service's worker group, of which more may be added while others run; at the end none runs on."""
         assert self._tasks is not None, "this context has no workers"
         self.raise_if_cancelled()
-        gpus = worker_settings(self.service).gpus
         with self._lock:
-            self._running = dict.fromkeys(range(len(arguments)), 0)
-        values: list[Any] = [None] * len(arguments)
-        left = len(arguments)
-        path = self.record.requested_by.path
-        batch = self._tasks.start(str(self.record.name), path, function, arguments, self._done_by, makes)
+            self._running = {}
+        batch = Batch((*self.record.requested_by.path, str(self.record.name)), self._done_by)
         try:
-            while left:
-                try:
-                    index, outcome = batch.outcomes.get(timeout=POLL_SECONDS)
-                except queue.Empty:
-                    self.raise_if_cancelled()
-                    continue
-                self.raise_if_cancelled()
-                if not isinstance(outcome, TaskResult):
-                    raise outcome
-                left -= 1
-                values[index] = outcome.value
-                self.worker_seconds += outcome.seconds
-                self.gpu_seconds += outcome.seconds * gpus
-                with self._lock:
-                    self._running.pop(index, None)
-                on_result(index, outcome.value)
-            return values
+            yield Tasks(self, self._tasks, batch)
         finally:
             self._tasks.stop(batch)
+
+    def _started(self, tasks: range) -> None:
+        with self._lock:
+            self._running |= dict.fromkeys(tasks, 0)
+
+    def _ended(self, task: int, result: TaskResult) -> None:
+        self.worker_seconds += result.seconds
+        self.gpu_seconds += result.seconds * worker_settings(self.service).gpus
+        with self._lock:
+            self._running.pop(task, None)
 
     def _done_by(self, task: int) -> int:
         with self._lock:
@@ -225,3 +228,65 @@ class OperationContext:
         self._working = False
         self.update(message=why)
         self.write_progress()
+
+
+class Tasks:
+    """Tasks of one operation, while it waits for them. See OperationContext.tasks.
+
+    Attributes:
+        left: How many have not ended.
+    """
+
+    def __init__(self, context: OperationContext, pool: TaskPool, batch: Batch):
+        self._context = context
+        self._pool = pool
+        self._batch = batch
+        self._count = 0
+        self.left = 0
+
+    def add(
+        self,
+        function: str,
+        arguments: Sequence[Mapping[str, Any]],
+        makes: Sequence[str] = (),
+        ranks: Sequence[int] = (),
+    ) -> range:
+        """Runs `function` as run_tasks does, and returns the tasks' numbers, which go on from those before.
+
+        Args:
+            makes: As of run_tasks.
+            ranks: Of each task. The lowest of those that wait goes first, whenever it was added.
+        """
+        numbers = range(self._count, self._count + len(arguments))
+        self._count, self.left = numbers.stop, self.left + len(numbers)
+        self._context._started(numbers)
+        operation = str(self._context.record.name)
+        each = zip(numbers, arguments, makes or [""] * len(numbers), ranks or [0] * len(numbers), strict=True)
+        self._pool.add(
+            self._batch,
+            [
+                TaskCall(operation, number, function, dict(keywords), made, rank)
+                for number, keywords, made, rank in each
+            ],
+        )
+        return numbers
+
+    def ended(self, timeout_s: float = POLL_SECONDS) -> Iterator[tuple[int, Any]]:
+        """Yields number and value of each that has ended by now, after waiting for so long for the first.
+
+        Raises:
+            SynthMixError: One failed, or the operation is to stop.
+        """
+        while True:
+            try:
+                index, outcome = self._batch.outcomes.get(timeout=timeout_s)
+            except queue.Empty:
+                self._context.raise_if_cancelled()
+                return
+            self._context.raise_if_cancelled()
+            if not isinstance(outcome, TaskResult):
+                raise outcome
+            self.left -= 1
+            self._context._ended(index, outcome)
+            yield index, outcome.value
+            timeout_s = 0.0

@@ -57,6 +57,7 @@ class TaskCall:
 
     Attributes:
         makes: Names what it makes and others may make as well; "" if that is nobody else's.
+        rank: Of those of one operation that wait, the lowest goes first.
     """
 
     operation: str
@@ -64,6 +65,7 @@ class TaskCall:
     function: str
     keywords: Mapping[str, Any]
     makes: str = ""
+    rank: int = 0
 
 
 Outcome = TaskResult | TaskDied | BaseException
@@ -99,6 +101,7 @@ class Batch:
     """Tasks of one operation.
 
     Attributes:
+        path: Whose turn they take: owner, study and operation.
         outcomes: (index, TaskResult or an error) of each task, in the order of ending.
         done_by_task: What running tasks say that they have done: one that comes further may die again.
     """
@@ -140,29 +143,14 @@ class TaskPool:
         self._events: queue.SimpleQueue[tuple[_Task, Outcome] | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="tasks", daemon=True).start()
 
-    def start(
-        self,
-        operation: str,
-        path: Sequence[str],
-        function: str,
-        arguments: Sequence[Mapping[str, Any]],
-        done_by_task: Callable[[int], int],
-        makes: Sequence[str] = (),
-    ) -> Batch:
-        """Puts an operation's tasks into the queue.
-
-        Args:
-            path: Whose turn they take: owner and study; the operation is the last of it.
-            makes: Of each task, see TaskCall. Two that make the same are not run at once.
-        """
-        batch = Batch((*path, operation), done_by_task)
+    def add(self, batch: Batch, calls: Sequence[TaskCall]) -> None:
+        """Puts tasks of an operation into the queue. Of those that make the same, not two are run at once."""
         with self._lock:
-            for index, (keywords, made) in enumerate(zip(arguments, makes or [""] * len(arguments), strict=True)):
-                task = _Task(TaskCall(operation, index, function, dict(keywords), made), batch)
+            for call in calls:
+                task = _Task(call, batch)
                 batch.tasks.add(task)
-                self._queue.add(task, batch.path)
+                self._enqueue(task)
         self._events.put(None)
-        return batch
 
     def stop(self, batch: Batch) -> None:
         """Takes out what waits of a batch, and ends what runs of it."""
@@ -178,6 +166,9 @@ class TaskPool:
     def waiting(self) -> int:
         with self._lock:
             return self._queue.waiting + len(self._due) + sum(map(len, self._being_made.values()))
+
+    def _enqueue(self, task: _Task) -> None:
+        self._queue.add(task, task.batch.path, task.call.rank)
 
     def _window(self) -> int:
         if self._clock() >= self._slots_until_s:
@@ -212,7 +203,7 @@ class TaskPool:
         while self._due and self._due[0][0] <= self._clock():
             _, _, task = heapq.heappop(self._due)
             if task in task.batch.tasks:
-                self._queue.add(task, task.batch.path)
+                self._enqueue(task)
         while self._queue.waiting and (next_task := self._queue.take()) is not None:
             if not self._waits_for_another(next_task):
                 self._submit(next_task)
@@ -241,7 +232,7 @@ class TaskPool:
         self._queue.leave(task)
         for other in self._being_made.pop(task.call.makes, ()):
             if other in other.batch.tasks:
-                self._queue.add(other, other.batch.path)
+                self._enqueue(other)
         task.handle = None
         if task not in task.batch.tasks:
             return  # its operation has ended
