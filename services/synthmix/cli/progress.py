@@ -299,9 +299,9 @@ class Bars:
 
     def _shown(self, rows: Sequence[Row], width: int) -> Group:
         elapsed = duration(round(self._clock() - self._start_s)) if rows else ""
-        # A study says which step it has looked at last: that is no news of a kind that is shown as a whole.
+        # A study names some of those that run: the row of a kind says how many there are.
         hidden = {step.display_name for step in self._steps} - {row.label for row in rows}
-        message = "" if self._message in hidden else self._message
+        message = "" if any(name in self._message for name in hidden) else self._message
         return Group(*self._rows(rows, width), Text(f"{elapsed}  {message}".strip(), style="dim"))
 
     def _rows(self, rows: Sequence[Row], width: int) -> Iterator[Table | Text]:
