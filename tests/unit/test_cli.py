@@ -1280,6 +1280,28 @@ def test_bars_fit_the_terminal() -> None:
     assert [line.split("  ")[0] for line in shown(bars, height=9)] == ["adapters", "image sets", "grid", "1 min 0 s"]
 
 
+def test_what_a_step_waits_for_is_said_instead_of_running() -> None:
+    clock, stream = Clock(), io.StringIO()
+    bars, lines = Bars(clock), Lines(stream, clock)
+    grid = step("grid", "STATE_RUNNING", 0, 18, "trials")
+    adapter = step("adapter", "STATE_QUEUED", 0, 100, "images seen")
+    adapter.message = "waiting for a worker"
+    for second, message in enumerate(["training classifiers"] * 10 + ["waiting for 2 image sets"] * 11):
+        clock.now_s, grid.message, grid.done = second, message, min(9, second)
+        for show in (bars, lines):
+            show([adapter, grid], "")
+    assert words(shown(bars)) == [
+        "adapter  0/100 images seen  waiting for a worker",
+        "grid  9/18 trials  waiting for 2 image sets",
+        "20 s",
+    ]
+    assert stream.getvalue().splitlines() == [
+        "    0 s  grid: running, 0/18 trials",
+        "   10 s  grid: waiting for 2 image sets, 9/18 trials",
+        "   20 s  grid: waiting for 2 image sets, 9/18 trials",
+    ]
+
+
 def test_many_steps_are_a_line_now_and_then() -> None:
     clock, stream = Clock(), io.StringIO()
     show = Lines(stream, clock)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from google.longrunning import operations_pb2
+from google.protobuf import json_format
 
 from image_archives import dataset, picture
 from local_services import LocalServices
@@ -37,7 +38,14 @@ from synthmix.service_kit.errors import (
     invalid_field,
 )
 from synthmix.service_kit.operation_context import OperationContext
-from synthmix.service_kit.operation_records import OperationRecord, find_result, finished_operation, now, write_record
+from synthmix.service_kit.operation_records import (
+    OperationRecord,
+    find_progress,
+    find_result,
+    finished_operation,
+    now,
+    write_record,
+)
 from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.settings_messages import canonical, with_defaults
@@ -400,6 +408,31 @@ def test_a_grid_that_waits_for_what_is_never_made_is_asked_for_anew(
     assert ran[0].made[IMAGE_SYNTHESIS] == made and ran[0].made[CLASSIFIER_EVALUATION] == [evaluation]
     assert evaluation != planned.target
     assert f"operations/{CLASSIFIER_EVALUATION}/{planned.target.rpartition('/')[2]}" in services.cancelled
+
+
+def test_a_study_shows_what_each_step_says_of_itself(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store)
+    [grid] = steps(laid_out, CLASSIFIER_EVALUATION)
+    name = OperationName(STUDY_CONTROL, laid_out.name.id)
+    context = OperationContext(store, OperationRecord(name, "studies", str(laid_out.name), laid_out.record(), now()))
+    progress = study_operation.StudyProgress(context, laid_out.steps)
+
+    def shown(operation: operations_pb2.Operation) -> progress_pb2.Step:
+        progress.follow(grid, operation)
+        progress.publish()
+        context.write_progress()
+        written = find_progress(store, context.record)
+        assert written is not None
+        return json_format.ParseDict(written["steps"][2], progress_pb2.Step())
+
+    running = operations_pb2.Operation(name="operations/x")
+    running.metadata.Pack(
+        progress_pb2.OperationMetadata(state="STATE_RUNNING", message="waiting for 2 image sets", done=3)
+    )
+    step = shown(running)
+    assert (step.display_name, step.message, step.done) == ("grid", "waiting for 2 image sets", 3)
+    step = shown(finished_operation(progress_pb2.Plan(), "operations/x", grid.target))
+    assert (step.state, step.message, step.done) == (progress_pb2.STATE_SUCCEEDED, "", step.total)
 
 
 class Refusing(LocalServices):

@@ -26,6 +26,8 @@ from synthmix.client.downloads import Transfer
 from synthmix.service_kit.quantities import byte_size, duration
 from synthmix.service_kit.resource_names import collection_of
 
+# How the message of a step begins that does nothing now.
+WAITING = "waiting"
 # So many steps of a kind have a row each; of more, so many that failed are named.
 MOST_ROWS = 4
 MOST_NAMED = 3
@@ -112,6 +114,7 @@ class Row:
         key: Tells it from other rows, from one update to the next.
         state: Of a kind: whether none of it has begun, some has, or all has ended, and how.
         word: The state in words; "" of a kind, whose count says the states.
+        waits: For what it waits, in words; "" if it does not.
         count: How far it is, in words.
         done, total: How far it is, in units.
         made: What of `done` is new.
@@ -123,6 +126,7 @@ class Row:
     label: str
     state: operations_pb2.State
     word: str
+    waits: str
     count: str
     done: int
     total: int
@@ -158,6 +162,7 @@ def _row_of_step(place: int, step: Step) -> Row:
         label=step.display_name,
         state=step.state,
         word=_look(step.state)[0],
+        waits=step.message if step.message.startswith(WAITING) else "",
         count=human_count(step),
         done=step.done,
         total=step.total,
@@ -183,6 +188,7 @@ def _row_of_kind(kind: str, steps: Sequence[Step]) -> Row:
         label=kind.replace("-", " "),
         state=_state_of_kind(states),
         word="",
+        waits="",
         count=", ".join([f"{states[SUCCEEDED]}/{len(steps)} done", *others]),
         done=done,
         total=total,
@@ -235,14 +241,14 @@ class Rates:
     def describe(self, row: Row) -> tuple[str, str]:
         """The row's rate and time left, each "" if unknown."""
         per_second = self._rates[row.key].per_second(self._clock()) if row.key in self._rates else None
-        if per_second is None or row.state != RUNNING:
+        if per_second is None or row.state != RUNNING or row.waits:
             return "", ""
         left = f"{duration((row.total - row.done) / per_second)} left" if row.total else ""
         return human_rate(per_second / row.units_each, row.rate_unit), left
 
     def line(self, row: Row) -> str:
         """All that is said of a row."""
-        parts = (row.word, row.count, *self.describe(row), row.reused)
+        parts = (row.waits or row.word, row.count, *self.describe(row), row.reused)
         return f"{row.label}: {', '.join(part for part in parts if part)}"
 
 
@@ -331,7 +337,7 @@ class Bars:
     def _rate_and_note(self, row: Row) -> tuple[str, str]:
         rate, left = self._rates.describe(row)
         word = "" if row.state == RUNNING else row.word
-        return rate, ", ".join(part for part in (left or word, row.reused) if part)
+        return rate, ", ".join(part for part in (row.waits or left or word, row.reused) if part)
 
 
 def human_count(row: Step) -> str:

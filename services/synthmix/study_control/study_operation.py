@@ -18,7 +18,7 @@ from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, wri
 from synthmix.service_kit.environment import WORKER_SERVICES, service_address
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_context import OperationContext
-from synthmix.service_kit.quantities import listed
+from synthmix.service_kit.quantities import listed, shortened
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName
 from synthmix.service_kit.tokens import token_for_services
@@ -29,6 +29,7 @@ POLL_SECONDS = 0.5
 # A study of hundreds of steps asks for each of them less often.
 QUESTIONS_A_SECOND = 50.0
 SHOWN_RUNNING = 3
+LONGEST_STEP_MESSAGE = 200
 STOP_TIMEOUT_SECONDS = 10.0
 
 
@@ -144,6 +145,7 @@ class StudyProgress:
         shown.reused = max(shown.reused, metadata.reused, self._begun.get(step.target, 0))
         shown.state = metadata.state
         shown.operation = operation.name
+        shown.message = "" if operation.done else shortened(metadata.message, LONGEST_STEP_MESSAGE)
         shown.done = step.plan.total if succeeded else metadata.done
 
     def show_report(self, state: progress_pb2.State) -> None:
