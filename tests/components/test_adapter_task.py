@@ -1,6 +1,6 @@
 """What a worker does for one adapter after another: the base model and the encoded images stay, and no byte changes."""
 
-import time
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import kept_models
-from synthmix.latent_diffusion.base_model import BUILTIN, resolve
+from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import FIELD
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.study_control.split import create_split
@@ -129,22 +129,30 @@ def test_what_an_adapter_sees_is_encoded_anew_where_it_differs(
     assert calls["loaded"] == 2
 
 
-def test_the_second_adapter_takes_its_first_step_within_a_second(
-    store: MemoryObjectStore, train_part: str, monkeypatch: pytest.MonkeyPatch
+def test_a_training_goes_on_with_the_threads_that_it_began_with(
+    store: MemoryObjectStore, train_part: str, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapter(store, train_part, BUILTIN, 0, images_seen=16, batch_size=16, image_size=64)
-    stepped_s = []
-    step = torch.optim.AdamW.step
+    """When it is started again, another number of processors may be idle."""
+    monkeypatch.setattr(task, "CHECKPOINT_INTERVAL_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(task, "count_on_worker", interrupted_after(6))
+        adapter(store, train_part, tiny, 0, threads=2)
+    used: list[int] = []
+    set_up = recipe.set_up
+    monkeypatch.setattr(recipe, "set_up", lambda *arguments: used.append(torch.get_num_threads()) or set_up(*arguments))
+    resumed = adapter(store, train_part, tiny, 0, threads=1)
+    assert used == [2]
+    assert resumed == adapter(store, train_part, tiny, 1, threads=2)
 
-    def recorded(self: torch.optim.AdamW, *arguments: object) -> object:
-        result = step(self, *arguments)
-        stepped_s.append(time.process_time())
-        return result
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
-    begun_s = time.process_time()
-    adapter(store, train_part, BUILTIN, 1, images_seen=16, batch_size=16, image_size=64, seed=1)
-    assert stepped_s[0] - begun_s < 1.0
+def interrupted_after(calls: int) -> Any:
+    numbers = itertools.count(1)
+
+    def count(*arguments: Any) -> None:
+        if next(numbers) > calls:
+            raise InterruptedError
+
+    return count
 
 
 def test_a_training_that_fails_leaves_the_base_model_as_it_was(
