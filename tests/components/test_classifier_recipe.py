@@ -19,7 +19,7 @@ from memory_object_store import MemoryObjectStore
 from striped_study import ADAPTER, IMAGE_SET, TINY, split_of, striped_store, stripes
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
-from synthmix.classifier_evaluation import architectures, recipe, trials
+from synthmix.classifier_evaluation import architectures, kept_classifiers, recipe, trials
 from synthmix.classifier_evaluation.classifiers import build_classifier
 from synthmix.classifier_evaluation.mixtures import Mixture, MixtureSpec, TrialSpec
 from synthmix.classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
@@ -97,6 +97,17 @@ def test_the_same_trial_gives_the_same_bytes_whatever_ran_before() -> None:
     assert first.test_probabilities.tobytes() == second.test_probabilities.tobytes()
     assert first.validation_probabilities.tobytes() == second.validation_probabilities.tobytes()
     assert first.epochs != run(seed=1).epochs
+
+
+def test_a_network_that_was_kept_gives_the_bytes_of_one_that_was_built() -> None:
+    lite0 = changed(architecture="tf_efficientnet_lite0", pretrained=True)
+    kept_classifiers.forget_all()
+    first = run(lite0, seed=1)
+    run()
+    for seed in (0, 1):
+        second = run(lite0, seed=seed)
+    assert second.epochs == first.epochs
+    assert second.test_probabilities.tobytes() == first.test_probabilities.tobytes()
 
 
 def test_rule_5_the_test_is_read_once_after_the_last_choice() -> None:
