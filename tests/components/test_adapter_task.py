@@ -10,14 +10,14 @@ import torch
 
 from image_archives import dataset
 from memory_object_store import MemoryObjectStore
-from synthmix.adapter_training import kept_inputs, planning, recipe, task
-from synthmix.adapter_training.kept_inputs import KEPT_SHARE, kept
+from synthmix.adapter_training import planning, recipe, task
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import kept_models
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import FIELD
+from synthmix.service_kit.kept_values import give_back
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.study_control.split import create_split
 from tiny_base_model import write_tiny_base_model
@@ -29,14 +29,9 @@ THREADS = 1
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
-    forget()
+    give_back()
     yield
-    forget()
-
-
-def forget() -> None:
-    kept_models.forget_all()
-    kept_inputs.forget_all()
+    give_back()
 
 
 @pytest.fixture
@@ -102,7 +97,7 @@ def test_an_adapter_is_the_same_whatever_was_trained_before(
     store: MemoryObjectStore, train_part: str, tiny: str, calls: dict[str, int]
 ) -> None:
     alone = adapter(store, train_part, tiny, 0)
-    forget()
+    give_back()
     others = [
         adapter(store, train_part, tiny, 1, seed=5),
         adapter(store, train_part, tiny, 2, targets="attention+feedforward+convolution", rank=3),
@@ -167,23 +162,3 @@ def test_a_training_that_fails_leaves_the_base_model_as_it_was(
     assert not any(value.requires_grad for value in model.unet.parameters())
     assert not model.unet.training
     assert adapter(store, train_part, tiny, 2) == alone
-
-
-def test_what_was_used_the_longest_ago_goes_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-
-    def make(number: int, size: int) -> tuple[torch.Tensor]:
-        made.append(number)
-        return (torch.zeros(size, dtype=torch.uint8),)
-
-    monkeypatch.setattr(
-        kept_inputs, "available_memory_bytes", lambda: 100 / KEPT_SHARE - kept_inputs._bytes(kept_inputs._kept.values())
-    )
-    for number in (1, 2, 1, 3, 1, 2):
-        kept(number, lambda number=number: make(number, 45))  # type: ignore[misc]
-    assert made == [1, 2, 3, 2]
-    kept(4, lambda: make(4, 101))
-    kept(4, lambda: make(4, 101))
-    assert made[-2:] == [4, 4]
-    kept(1, lambda: make(1, 45))
-    assert made[-1] == 4

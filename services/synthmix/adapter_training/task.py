@@ -16,7 +16,7 @@ from peft import get_peft_model_state_dict
 
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
-from synthmix.adapter_training.kept_inputs import kept
+from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_train_part
@@ -78,11 +78,12 @@ def train(
     with memory():
         # The number of threads is in the keys: it decides about last bits.
         views = min(recipe.MOST_VIEWS, epochs)
-        latents = kept(
+        encoded = INPUTS.get(
             ("latents", found.digest, part.digest, settings.image_size, views, threads),
             lambda: recipe.cache_latents(model, images, np.asarray(part.labels), views),
         )
-        class_embeddings, empty_embedding = kept(
+        latents = recipe.Latents(*encoded)
+        class_embeddings, empty_embedding = INPUTS.get(
             ("prompts", found.digest, settings.prompt, part.classes, threads),
             lambda: recipe.prompt_embeddings(model, settings.prompt, part.classes),
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from synthmix.service_kit import kept_values
 from synthmix.service_kit.environment import WorkerSettings
 from synthmix.service_kit.errors import Cancelled, SynthMixError
 from synthmix.service_kit.metrics import count_on_worker
@@ -146,7 +147,8 @@ def run_task(
             actor.report.remote(operation, index, done, total)
 
     try:
-        value = call(**keywords, report=report, threads=threads)
+        with kept_values.at_work():
+            value = call(**keywords, report=report, threads=threads)
     except Exception as error:
         if isinstance(error, SynthMixError) or not says_full(error):
             raise
