@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fake_backend import FakeBackend
 from memory_object_store import MemoryObjectStore
 from synthmix.service_kit import errors, open_operations, operation_host
 from synthmix.service_kit import operation_records as records
@@ -17,6 +18,7 @@ from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.operation_host import MOST_DEATHS, Observer, OperationHost
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.task_pool import TaskPool
 from waiting import wait_until
 
 KIND = "image-sets"
@@ -160,6 +162,55 @@ def test_only_so_many_run_at_once_and_the_others_are_said_to_wait(
     metadata = records.OperationMetadata()
     operation.metadata.Unpack(metadata)
     assert metadata.message == "queued: 3 operations are before it"
+
+
+def test_what_waits_for_a_worker_is_queued(store: MemoryObjectStore) -> None:
+    def work(context: OperationContext) -> str:
+        context.update(message="training", total=10)
+        context.run_tasks("module:function", [{}, {}])
+        return "image-sets/x"
+
+    def metadata_of(record: records.OperationRecord) -> records.OperationMetadata:
+        metadata = records.OperationMetadata()
+        records.read_operation(store, record, lambda *_: records.OperationMetadata()).metadata.Unpack(metadata)
+        return metadata
+
+    def is_shown(record: records.OperationRecord, state: str, message: str) -> None:
+        wait_until(lambda: state_of(store, record) == state and metadata_of(record).message == message, state, 5)
+
+    BEHAVIOURS["work"] = work
+    backend = FakeBackend(slots=1)
+    host = OperationHost(IMAGE_SYNTHESIS, store, FUNCTIONS, TaskPool(backend), OperationLimits())
+    host.start()
+    try:
+        said, reported, ended = (submit(store, number, "work") for number in range(3))
+        for record in (said, reported, ended):
+            is_shown(record, "STATE_QUEUED", "waiting for a worker")
+        host.note_begun(str(said.name))
+        is_shown(said, "STATE_RUNNING", "training")
+        host.report(str(reported.name), 1, 5)
+        is_shown(reported, "STATE_RUNNING", "training")
+        assert metadata_of(reported).done == 5
+        backend.end(call=next(call for call, _ in backend.running if call.operation == str(ended.name)))
+        is_shown(ended, "STATE_RUNNING", "training")
+    finally:
+        host.leave()
+    again = OperationContext(store, said, TaskPool(FakeBackend(slots=1)))
+    again.resume()
+    with again.tasks() as tasks:
+        tasks.add("module:function", [{}])
+        again.begin()
+    assert metadata_of(said).state == records.OperationMetadata(state="STATE_RUNNING").state, "it had begun before"
+
+
+def test_a_study_runs_while_its_report_waits_for_a_worker(store: MemoryObjectStore) -> None:
+    record = submit(store, 1)
+    context = OperationContext(store, record, TaskPool(FakeBackend(slots=1)))
+    context.update(message="report", steps=[{"display_name": "grid", "state": "STATE_SUCCEEDED"}])
+    with context.tasks() as tasks:
+        tasks.add("module:function", [{}])
+        context.begin()
+        assert state_of(store, record) == "STATE_RUNNING"
 
 
 def test_owners_and_their_studies_take_turns(store: MemoryObjectStore, hosts: Callable[..., OperationHost]) -> None:

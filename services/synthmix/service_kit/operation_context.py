@@ -15,6 +15,7 @@ from synthmix.service_kit.task_pool import Batch, TaskCall, TaskPool, TaskResult
 
 POLL_SECONDS = 0.2
 LONGEST_PROGRESS_BYTES = 2000
+WAITS_FOR_WORKER = "waiting for a worker"
 
 
 class HostLeaves(BaseException):
@@ -41,6 +42,8 @@ class OperationContext:
         self._left = False
         self._progress: dict[str, Any] = {"done": 0, "total": 0, "revision": 0}
         self._running: dict[int, int] = {}  # what each task that has not ended has done
+        # Whether a worker has begun a task of it; None if it has none, or has steps, which tell that for themselves.
+        self._begun: bool | None = None
         self._dirty = True
         self.worker_seconds = 0.0
         self.gpu_seconds = 0.0
@@ -70,6 +73,12 @@ class OperationContext:
             self.reused = units
             self._dirty = True
 
+    def note_begun(self) -> None:
+        """A worker has begun a task of it."""
+        if not self._begun:
+            self._begun = True
+            self._dirty = True
+
     def report(self, task: int, done: int, total: int | None = None) -> None:
         """What a running task has done so far; counts beside `done` until the task ends.
 
@@ -79,6 +88,7 @@ class OperationContext:
         with self._lock:
             if task not in self._running:
                 return  # a report that came after its task's result
+            self._begun = True
             self._running[task] = done
             if total is not None:
                 self._progress["total"] = total
@@ -153,6 +163,8 @@ class OperationContext:
         self.raise_if_cancelled()
         with self._lock:
             self._running = {}
+            if self._begun is None and not self._progress.get("steps"):
+                self._begun = False
         batch = Batch((*self.record.requested_by.path, str(self.record.name)), self._done_by)
         try:
             yield Tasks(self, self._tasks, batch)
@@ -166,6 +178,7 @@ class OperationContext:
     def _ended(self, task: int, result: TaskResult) -> None:
         self.worker_seconds += result.seconds
         self.gpu_seconds += result.seconds * worker_settings(self.service).gpus
+        self.note_begun()
         with self._lock:
             self._running.pop(task, None)
 
@@ -191,7 +204,10 @@ class OperationContext:
                     "working": self._working,
                     "deaths": self.deaths,
                     "mark": self._mark,
+                    "begun": self._begun,
                 }
+                if self._working and self._begun is False and self._running:
+                    value["message"] = WAITS_FOR_WORKER
                 value["done"] += sum(self._running.values())
                 if value["total"]:
                     value["done"] = min(value["done"], value["total"])
@@ -207,6 +223,7 @@ class OperationContext:
         self.worker_seconds = before.get("worker_seconds", 0.0)
         self.gpu_seconds = before.get("gpu_seconds", 0.0)
         self.reused = before.get("reused")
+        self._begun = before.get("begun")
         self.earlier_steps = before.get("steps", [])
         self._mark = int(before.get("done", 0)) + sum(int(step.get("done", 0)) for step in self.earlier_steps)
         self.deaths = int(before.get("deaths", 0))

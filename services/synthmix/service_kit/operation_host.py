@@ -138,11 +138,20 @@ class OperationHost:
 
     def report(self, operation: str, task: int, done: int, total: int | None = None) -> None:
         """What a task says that it has done."""
-        with self._lock:
-            live = self._schedule.live.get(OperationName.parse(operation))
-            context = live.context if live is not None else None
+        context = self._context_of(operation)
         if context is not None:
             context.report(task, done, total)
+
+    def note_begun(self, operation: str) -> None:
+        """A worker says that it has begun a task of an operation."""
+        context = self._context_of(operation)
+        if context is not None:
+            context.note_begun()
+
+    def _context_of(self, operation: str) -> OperationContext | None:
+        with self._lock:
+            live = self._schedule.live.get(OperationName.parse(operation))
+            return live.context if live is not None else None
 
     def counts(self) -> dict[str, int]:
         """How many operations have begun here, how many wait, and how many cannot be read."""

@@ -106,6 +106,9 @@ class HostActor:
     def report(self, operation: str, task: int, done: int, total: int | None = None) -> None:
         self._host.report(operation, task, done, total)
 
+    def note_begun(self, operation: str) -> None:
+        self._host.note_begun(operation)
+
     def leave(self) -> None:
         """Stops all work for another host to go on with; the actor is gone soon afterwards."""
         self._host.leave()

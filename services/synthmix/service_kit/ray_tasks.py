@@ -18,6 +18,8 @@ from synthmix.service_kit.task_pool import Outcome, TaskCall, TaskDied, TaskResu
 
 # A host answers all of its tasks: one that says more often what it has done is not asked to be heard at once.
 REPORT_INTERVAL_SECONDS = 0.25
+# The operation of which this process has said that it is begun: each process says it once, not with each of many tasks.
+_begun = ""
 
 
 class RayTasks:
@@ -130,11 +132,15 @@ def run_task(
     """Runs one task on a worker. Besides its keywords the function gets `report(done, total)` and `threads`."""
     import ray
 
+    global _begun
     name = OperationName.parse(operation)
     try:
         actor = ray.get_actor(host, namespace=NAMESPACE)
     except ValueError:
         raise Cancelled(f"{operation} has ended; submit it again if it is wanted", reason="CANCELLED") from None
+    if operation != _begun:
+        _begun = operation
+        actor.note_begun.remote(operation)
     module, _, attribute = function.partition(":")
     call = getattr(importlib.import_module(module), attribute)
     start_s = time.perf_counter()
