@@ -1,6 +1,6 @@
 """What a worker does for one adapter after another: the base model and the encoded images stay, and no byte changes."""
 
-import time
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ import torch
 
 from image_archives import dataset
 from memory_object_store import MemoryObjectStore
-from synthmix.adapter_training import kept_inputs, planning, recipe, task
-from synthmix.adapter_training.kept_inputs import KEPT_SHARE, kept
+from synthmix.adapter_training import planning, recipe, task
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import kept_models
-from synthmix.latent_diffusion.base_model import BUILTIN, resolve
+from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import FIELD
+from synthmix.service_kit.kept_values import give_back
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.study_control.split import create_split
 from tiny_base_model import write_tiny_base_model
@@ -29,14 +29,9 @@ THREADS = 1
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
-    forget()
+    give_back()
     yield
-    forget()
-
-
-def forget() -> None:
-    kept_models.forget_all()
-    kept_inputs.forget_all()
+    give_back()
 
 
 @pytest.fixture
@@ -102,7 +97,7 @@ def test_an_adapter_is_the_same_whatever_was_trained_before(
     store: MemoryObjectStore, train_part: str, tiny: str, calls: dict[str, int]
 ) -> None:
     alone = adapter(store, train_part, tiny, 0)
-    forget()
+    give_back()
     others = [
         adapter(store, train_part, tiny, 1, seed=5),
         adapter(store, train_part, tiny, 2, targets="attention+feedforward+convolution", rank=3),
@@ -129,22 +124,30 @@ def test_what_an_adapter_sees_is_encoded_anew_where_it_differs(
     assert calls["loaded"] == 2
 
 
-def test_the_second_adapter_takes_its_first_step_within_a_second(
-    store: MemoryObjectStore, train_part: str, monkeypatch: pytest.MonkeyPatch
+def test_a_training_goes_on_with_the_threads_that_it_began_with(
+    store: MemoryObjectStore, train_part: str, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapter(store, train_part, BUILTIN, 0, images_seen=16, batch_size=16, image_size=64)
-    stepped_s = []
-    step = torch.optim.AdamW.step
+    """When it is started again, another number of processors may be idle."""
+    monkeypatch.setattr(task, "CHECKPOINT_INTERVAL_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(task, "count_on_worker", interrupted_after(6))
+        adapter(store, train_part, tiny, 0, threads=2)
+    used: list[int] = []
+    set_up = recipe.set_up
+    monkeypatch.setattr(recipe, "set_up", lambda *arguments: used.append(torch.get_num_threads()) or set_up(*arguments))
+    resumed = adapter(store, train_part, tiny, 0, threads=1)
+    assert used == [2]
+    assert resumed == adapter(store, train_part, tiny, 1, threads=2)
 
-    def recorded(self: torch.optim.AdamW, *arguments: object) -> object:
-        result = step(self, *arguments)
-        stepped_s.append(time.process_time())
-        return result
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
-    begun_s = time.process_time()
-    adapter(store, train_part, BUILTIN, 1, images_seen=16, batch_size=16, image_size=64, seed=1)
-    assert stepped_s[0] - begun_s < 1.0
+def interrupted_after(calls: int) -> Any:
+    numbers = itertools.count(1)
+
+    def count(*arguments: Any) -> None:
+        if next(numbers) > calls:
+            raise InterruptedError
+
+    return count
 
 
 def test_a_training_that_fails_leaves_the_base_model_as_it_was(
@@ -159,23 +162,3 @@ def test_a_training_that_fails_leaves_the_base_model_as_it_was(
     assert not any(value.requires_grad for value in model.unet.parameters())
     assert not model.unet.training
     assert adapter(store, train_part, tiny, 2) == alone
-
-
-def test_what_was_used_the_longest_ago_goes_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-
-    def make(number: int, size: int) -> tuple[torch.Tensor]:
-        made.append(number)
-        return (torch.zeros(size, dtype=torch.uint8),)
-
-    monkeypatch.setattr(
-        kept_inputs, "available_memory_bytes", lambda: 100 / KEPT_SHARE - kept_inputs._bytes(kept_inputs._kept.values())
-    )
-    for number in (1, 2, 1, 3, 1, 2):
-        kept(number, lambda number=number: make(number, 45))  # type: ignore[misc]
-    assert made == [1, 2, 3, 2]
-    kept(4, lambda: make(4, 101))
-    kept(4, lambda: make(4, 101))
-    assert made[-2:] == [4, 4]
-    kept(1, lambda: make(1, 45))
-    assert made[-1] == 4

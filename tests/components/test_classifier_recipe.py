@@ -30,6 +30,7 @@ from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PR
 from synthmix.service_kit import hub_cache, message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
+from synthmix.service_kit.kept_values import give_back
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.settings_messages import canonical
 from tampering import replace_manifest
@@ -97,6 +98,17 @@ def test_the_same_trial_gives_the_same_bytes_whatever_ran_before() -> None:
     assert first.test_probabilities.tobytes() == second.test_probabilities.tobytes()
     assert first.validation_probabilities.tobytes() == second.validation_probabilities.tobytes()
     assert first.epochs != run(seed=1).epochs
+
+
+def test_a_network_that_was_kept_gives_the_bytes_of_one_that_was_built() -> None:
+    lite0 = changed(architecture="tf_efficientnet_lite0", pretrained=True)
+    give_back()
+    first = run(lite0, seed=1)
+    run()
+    for seed in (0, 1):
+        second = run(lite0, seed=seed)
+    assert second.epochs == first.epochs
+    assert second.test_probabilities.tobytes() == first.test_probabilities.tobytes()
 
 
 def test_rule_5_the_test_is_read_once_after_the_last_choice() -> None:

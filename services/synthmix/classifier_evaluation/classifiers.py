@@ -73,6 +73,14 @@ def build_classifier(
     return model, preprocessing
 
 
+def seed_matters(architecture: str, *, pretrained: bool) -> bool:
+    """Whether a network's first weights depend on the trial's seed.
+
+    The package's file has all but the last layer's. What the files of others lack, timm draws without saying so.
+    """
+    return not (pretrained and architecture == LITE0)
+
+
 def _create(architecture: str, class_count: int, pretrained: bool, image_size_px: int) -> Any:
     """timm's network; its errors are told at the field that they are of."""
     options = _size_options(architecture, image_size_px)

@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings, Epoch
-from synthmix.classifier_evaluation.classifiers import Preprocessing, build_classifier
+from synthmix.classifier_evaluation.classifiers import Preprocessing
+from synthmix.classifier_evaluation.kept_classifiers import untrained_classifier
 from synthmix.classifier_evaluation.metrics import balanced_accuracy, negative_log_likelihood
 from synthmix.classifier_evaluation.mixtures import Mixture
 from synthmix.classifier_evaluation.trial_requests import steps_per_epoch
@@ -100,7 +101,7 @@ def train_and_evaluate(
     """
     _make_reproducible(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, preprocessing = build_classifier(
+    model, preprocessing = untrained_classifier(
         settings.architecture,
         class_count,
         pretrained=settings.pretrained,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from synthmix.service_kit import kept_values
 from synthmix.service_kit.environment import WorkerSettings
 from synthmix.service_kit.errors import Cancelled, SynthMixError
 from synthmix.service_kit.metrics import count_on_worker
@@ -50,8 +51,8 @@ class RayTasks:
             label_selector={self._label: "true"},
         )(run_task)
 
-    def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
-        threads = max(1, int(self._settings.cpus))
+    def submit(self, call: TaskCall, tasks: int, ended: Callable[[Outcome], None]) -> Any:
+        threads = self._threads(tasks if call.spreads else None)
         reference = self._remote.options(name=call.function).remote(
             self._host, call.operation, call.index, call.function, dict(call.keywords), threads, self._settings.gpus
         )
@@ -73,6 +74,17 @@ class RayTasks:
             self._ray.remote(_call).options(name=function, num_cpus=0, max_retries=0, scheduling_strategy=where).remote(
                 function
             )
+
+    def _threads(self, tasks: int | None) -> int:
+        """Threads of one of so many tasks that are divided among the processors of a node; None: of one among many.
+
+        What a task spreads to is not taken from Ray: a task of another service may begin there, and they share it.
+        """
+        own = max(1, int(self._settings.cpus))
+        if tasks is None or self._settings.gpus:
+            return own
+        processors = min((int(node["Resources"].get("CPU", 0)) for node in self._nodes()), default=own)
+        return max(own, processors // tasks)
 
     def _nodes(self) -> list[dict[str, Any]]:
         """The nodes of the group that are alive."""
@@ -141,7 +153,8 @@ def run_task(
             actor.report.remote(operation, index, done, total)
 
     try:
-        value = call(**keywords, report=report, threads=threads)
+        with kept_values.at_work():
+            value = call(**keywords, report=report, threads=threads)
     except Exception as error:
         if isinstance(error, SynthMixError) or not says_full(error):
             raise
