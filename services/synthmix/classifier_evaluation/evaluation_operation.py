@@ -74,6 +74,7 @@ class Grid:
                     self._look_for_image_sets()
                     looked_s = time.monotonic()
                 self._begin_what_may(tasks)
+                context.waits = bool(self._missing_sets) and not tasks.left
                 context.update(message=self._message(tasks))
                 if not (tasks.left or self._missing_sets):
                     return self._fidelity
