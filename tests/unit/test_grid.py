@@ -109,7 +109,9 @@ def test_each_trial_begins_when_its_images_are_there(tmp_path: Path, monkeypatch
     assert [running.end_next() for _ in range(6)] == [
         f"{kind} seed {seed}" for seed in (0, 1) for kind in ("real 0", "duplicated_real 0.5", "duplicated_real 1")
     ]
+    assert not running.context.waits
     wait_until(lambda: running.message == "waiting for 2 image sets", "nothing more may begin")
+    assert running.context.waits
     running.make_image_set(1)
     assert [running.end_next() for _ in range(4)] == [
         f"append {ratio} seed {seed}" for seed in (0, 1) for ratio in ("0.5", "1")
@@ -125,7 +127,7 @@ def test_each_trial_begins_when_its_images_are_there(tmp_path: Path, monkeypatch
         + [f"reconstructed_real 0 seed {seed}" for seed in (0, 1)]
     )
     assert running.join().fidelity == {"of": "images"}
-    assert running.message == "training classifiers"
+    assert running.message == "training classifiers" and not running.context.waits
     assert max(fields.get("done", 0) for fields in running.shown) == 16
 
 

@@ -2,13 +2,14 @@
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from synthmix.classifier_evaluation import planning, results
 from synthmix.classifier_evaluation.mixtures import MixtureSpec, TrialSpec
 from synthmix.classifier_evaluation.trial_requests import trial_name
 from synthmix.image_data.mixture_kinds import KINDS
-from synthmix.image_data.trial_files import TRIAL_RESULTS, read_trial
+from synthmix.image_data.trial_files import TRIAL_RESULTS, StoredTrial, read_trial
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
 from synthmix.service_kit.environment import worker_settings
@@ -55,7 +56,7 @@ class Grid:
         self._trials = trials
         self._awaits = awaits
         self._settings = canonical(planning.settings_of(request).classifier)
-        self._waiting = [trial for trial in trials if not planning.trial_exists(context.store, request, trial)]
+        self._waiting = planning.missing_trials(context.store, request, trials)
         self._done = len(trials) - len(self._waiting)
         self._missing_sets: list[str] = list(request["image_sets"])
         self._fidelity_task: int | None = None
@@ -73,6 +74,7 @@ class Grid:
                     self._look_for_image_sets()
                     looked_s = time.monotonic()
                 self._begin_what_may(tasks)
+                context.waits = bool(self._missing_sets) and not tasks.left
                 context.update(message=self._message(tasks))
                 if not (tasks.left or self._missing_sets):
                     return self._fidelity
@@ -138,10 +140,12 @@ def _write_evaluation(
     fidelity: dict[str, Any] | None,
 ) -> None:
     store = context.store
-    stored = {
-        trial: read_trial(store, read_manifest(store, trial_name(planning.request_of_trial(request, trial))))
-        for trial in trials
-    }
+
+    def read(trial: TrialSpec) -> StoredTrial:
+        return read_trial(store, read_manifest(store, trial_name(planning.request_of_trial(request, trial))))
+
+    with ThreadPoolExecutor(planning.STORE_CALLS_AT_ONCE) as threads:
+        stored = dict(zip(trials, threads.map(read, trials), strict=True))
     comparison = results.compare_trials(store, stored, planning.settings_of(request).claim)
     trial_results = results.trial_results(list(stored.values()))
     payloads = (write_payload(store, target, TRIAL_RESULTS, message_json.to_bytes(trial_results)),)

@@ -44,6 +44,7 @@ class OperationContext:
         self._running: dict[int, int] = {}  # what each task that has not ended has done
         # Whether a worker has begun a task of it; None if it has none, or has steps, which tell that for themselves.
         self._begun: bool | None = None
+        self._waits = False
         self._dirty = True
         self.worker_seconds = 0.0
         self.gpu_seconds = 0.0
@@ -78,6 +79,17 @@ class OperationContext:
         if not self._begun:
             self._begun = True
             self._dirty = True
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for what other operations make, and gives workers nothing to do meanwhile."""
+        return self._waits
+
+    @waits.setter
+    def waits(self, waits: bool) -> None:
+        with self._lock:
+            self._dirty = self._dirty or waits != self._waits
+            self._waits = waits
 
     def report(self, task: int, done: int, total: int | None = None) -> None:
         """What a running task has done so far; counts beside `done` until the task ends.
@@ -205,6 +217,7 @@ class OperationContext:
                     "deaths": self.deaths,
                     "mark": self._mark,
                     "begun": self._begun,
+                    "waits": self._waits,
                 }
                 if self._working and self._begun is False and self._running:
                     value["message"] = WAITS_FOR_WORKER

@@ -172,7 +172,9 @@ def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> 
             return "STATE_SUCCEEDED"
         cancelled = errors.from_json(result["error"]).code == errors.Cancelled.code
         return "STATE_CANCELLED" if cancelled else "STATE_FAILED"
-    return "STATE_QUEUED" if progress is None or progress.get("begun") is False else "STATE_RUNNING"
+    if progress is None or progress.get("begun") is False or progress.get("waits"):
+        return "STATE_QUEUED"
+    return "STATE_RUNNING"
 
 
 def read_operation(
