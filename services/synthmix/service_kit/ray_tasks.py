@@ -1,5 +1,6 @@
 """Tasks on Ray's workers: how they are handed over, what runs them there, and what their ends mean."""
 
+import contextlib
 import importlib
 import tempfile
 import time
@@ -140,7 +141,8 @@ def run_task(
         raise Cancelled(f"{operation} has ended; submit it again if it is wanted", reason="CANCELLED") from None
     if operation != _begun:
         _begun = operation
-        actor.note_begun.remote(operation)
+        with contextlib.suppress(AttributeError):  # a host of a version before this one does not want to know
+            actor.note_begun.remote(operation)
     module, _, attribute = function.partition(":")
     call = getattr(importlib.import_module(module), attribute)
     start_s = time.perf_counter()
