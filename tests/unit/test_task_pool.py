@@ -187,6 +187,11 @@ def test_who_waits_for_one_that_dies_or_is_cancelled_makes_it() -> None:
     backend.end(TaskDied("the worker was killed"))
     wait_until(lambda: bool(backend.running), "the second")
     assert backend.running[0][0].operation.endswith("2")
+    runs[2].context.cancel()
+    assert isinstance(runs[2].join().error, Cancelled)
+    wait_until(lambda: pool.waiting == 1, "the first alone, as one that was cancelled waits for nothing")
+    runs[2] = Running(context_of(3, pool), tasks=1, makes=["trials/a"])
+    wait_until(lambda: pool.waiting == 2, "one more again")
     runs[1].context.cancel()
     assert isinstance(runs[1].join().error, Cancelled)
     for _ in range(2):

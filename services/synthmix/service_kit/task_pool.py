@@ -167,6 +167,8 @@ class TaskPool:
         """Takes out what waits of a batch, and ends what runs of it."""
         with self._lock:
             tasks, batch.tasks = batch.tasks, set()
+            for made, waiting in self._being_made.items():
+                self._being_made[made] = [task for task in waiting if task.batch is not batch]
             for task in tasks:
                 self._queue.leave(task)
                 if task.handle is not None:
