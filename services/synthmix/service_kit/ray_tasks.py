@@ -52,8 +52,8 @@ class RayTasks:
             label_selector={self._label: "true"},
         )(run_task)
 
-    def submit(self, call: TaskCall, tasks: int, ended: Callable[[Outcome], None]) -> Any:
-        threads = self._threads(tasks if call.spreads else None)
+    def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
+        threads = max(1, int(self._settings.cpus))
         reference = self._remote.options(name=call.function).remote(
             self._host, call.operation, call.index, call.function, dict(call.keywords), threads, self._settings.gpus
         )
@@ -75,17 +75,6 @@ class RayTasks:
             self._ray.remote(_call).options(name=function, num_cpus=0, max_retries=0, scheduling_strategy=where).remote(
                 function
             )
-
-    def _threads(self, tasks: int | None) -> int:
-        """Threads of one of so many tasks that are divided among the processors of a node; None: of one among many.
-
-        What a task spreads to is not taken from Ray: a task of another service may begin there, and they share it.
-        """
-        own = max(1, int(self._settings.cpus))
-        if tasks is None or self._settings.gpus:
-            return own
-        processors = min((int(node["Resources"].get("CPU", 0)) for node in self._nodes()), default=own)
-        return max(own, processors // tasks)
 
     def _nodes(self) -> list[dict[str, Any]]:
         """The nodes of the group that are alive."""
