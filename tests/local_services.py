@@ -59,5 +59,6 @@ class LocalServices:
         read: Any = self.version(resource)
         if service == ADAPTER_TRAINING:
             return adapters.plan(self.store, read)
-        plan = image_sets.plan if service == IMAGE_SYNTHESIS else evaluations.plan
-        return plan(self.store, read, validate_only=validate_only)
+        if service == IMAGE_SYNTHESIS:
+            return image_sets.plan(self.store, read, validate_only=validate_only)
+        return evaluations.plan(self.store, read, validate_only=validate_only, await_image_sets=True)

@@ -3,7 +3,9 @@
 It takes the services' own code, and only Ray's place: tasks run one after the other where they are asked for.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
 from synthmix.classifier_evaluation import planning
-from synthmix.classifier_evaluation.evaluation_operation import run
+from synthmix.classifier_evaluation.evaluation_operation import FIDELITY, TRIAL, run
 from synthmix.classifier_evaluation.image_fidelity import measure_fidelity
 from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.classifier_evaluation.trials import evaluate_trial
@@ -111,8 +113,6 @@ def measure(store: MemoryObjectStore, split: str, image_sets: Sequence[str]) -> 
     return message_json.to_value(measure_fidelity(store, split, image_sets))
 
 
-TRIAL = "synthmix.classifier_evaluation.trials:run_trial"
-FIDELITY = "synthmix.classifier_evaluation.image_fidelity:measure"
 TASKS: dict[str, Callable[..., Any]] = {TRIAL: run_trial, FIDELITY: measure}
 
 
@@ -135,20 +135,41 @@ class InProcessContext:
     def note_reused(self, units: int) -> None:
         self.reused = units
 
-    def run_tasks(
-        self,
-        function: str,
-        arguments: Sequence[Mapping[str, Any]],
-        on_result: Callable[[int, Any], None] = lambda index, value: None,
-        makes: Sequence[str] = (),
-    ) -> list[Any]:
-        values = []
-        self.makes += makes
-        for index, keywords in enumerate(arguments):
-            self.tasks_run.append(function)
-            values.append(TASKS[function](self.store, **keywords))
-            on_result(index, values[-1])
-        return values
+    def raise_if_cancelled(self) -> None:
+        pass
+
+    @contextmanager
+    def tasks(self) -> Iterator["InProcessTasks"]:
+        yield InProcessTasks(self)
+
+
+class InProcessTasks:
+    """Runs tasks, those of the lowest rank first, when it is asked which have ended."""
+
+    def __init__(self, context: InProcessContext):
+        self._context = context
+        self._waiting: list[tuple[int, int, str, Mapping[str, Any]]] = []
+        self._numbers = itertools.count()
+
+    @property
+    def left(self) -> int:
+        return len(self._waiting)
+
+    def add(
+        self, function: str, arguments: Sequence[Mapping[str, Any]], makes: Sequence[str], ranks: Sequence[int]
+    ) -> list[int]:
+        self._context.makes += makes
+        numbers = [next(self._numbers) for _ in arguments]
+        each = zip(ranks, numbers, arguments, strict=True)
+        self._waiting += [(rank, number, function, keywords) for rank, number, keywords in each]
+        return numbers
+
+    def ended(self) -> Iterator[tuple[int, Any]]:
+        self._waiting.sort(key=lambda task: task[:2])
+        while self._waiting:
+            _, number, function, keywords = self._waiting.pop(0)
+            self._context.tasks_run.append(function)
+            yield number, TASKS[function](self._context.store, **keywords)
 
 
 def evaluate(store: MemoryObjectStore, **mixtures: Any) -> tuple[Manifest, InProcessContext]:

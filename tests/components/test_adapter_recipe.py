@@ -11,7 +11,12 @@ from safetensors.torch import load as load_tensors
 
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import recipe
-from synthmix.adapter_training.checkpoints import delete_checkpoints, read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.checkpoints import (
+    Checkpoint,
+    delete_checkpoints,
+    read_newest_checkpoint,
+    write_checkpoint,
+)
 from synthmix.adapter_training.task import adapter_weights
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_synthesis.sampling import check_adapter_has_effect, probe
@@ -81,13 +86,15 @@ def test_a_resumed_training_gives_the_same_bytes(folder: Path) -> None:
     model, state = trained(folder)
     store, name = MemoryObjectStore.created(), OperationName("adapter-training", "0" * 32)
     _, interrupted = trained(folder, stop_after=5)
-    write_checkpoint(store, name, 5 * SETTINGS.batch_size, recipe.state_tensors(interrupted), interrupted.losses)
+    write_checkpoint(
+        store, name, Checkpoint(5 * SETTINGS.batch_size, recipe.state_tensors(interrupted), interrupted.losses, 2)
+    )
 
     resumed_model, latents, classes, empty = prepared(folder)
     resumed = recipe.set_up(resumed_model, SETTINGS)
     checkpoint = read_newest_checkpoint(store, name)
     assert checkpoint is not None
-    recipe.restore(resumed, *checkpoint, SETTINGS)
+    recipe.restore(resumed, checkpoint, SETTINGS)
     assert resumed.step == 5
     recipe.train(resumed_model, resumed, SETTINGS, latents, classes, empty, lambda state: None)
     assert resumed.losses == state.losses
@@ -97,11 +104,12 @@ def test_a_resumed_training_gives_the_same_bytes(folder: Path) -> None:
 def test_only_the_newest_checkpoint_is_kept() -> None:
     store, name = MemoryObjectStore.created(), OperationName("adapter-training", "0" * 32)
     for images_seen in (8, 16, 1024):
-        write_checkpoint(store, name, images_seen, {"x": torch.tensor([float(images_seen)])}, [0.5])
+        tensors = {"x": torch.tensor([float(images_seen)])}
+        write_checkpoint(store, name, Checkpoint(images_seen, tensors, [0.5], 2))
     assert len(store.list("checkpoints/")) == 1
     newest = read_newest_checkpoint(store, name)
     assert newest is not None
-    assert (newest[0], newest[1]["x"].item(), newest[2]) == (1024, 1024.0, [0.5])
+    assert (newest.images_seen, newest.tensors["x"].item(), newest.losses, newest.threads) == (1024, 1024.0, [0.5], 2)
     delete_checkpoints(store, name)
     assert read_newest_checkpoint(store, name) is None
 

@@ -19,7 +19,7 @@ from memory_object_store import MemoryObjectStore
 from striped_study import ADAPTER, IMAGE_SET, TINY, split_of, striped_store, stripes
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
-from synthmix.classifier_evaluation import architectures, kept_classifiers, recipe, trials
+from synthmix.classifier_evaluation import architectures, recipe, trials
 from synthmix.classifier_evaluation.classifiers import build_classifier
 from synthmix.classifier_evaluation.mixtures import Mixture, MixtureSpec, TrialSpec
 from synthmix.classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
@@ -30,6 +30,7 @@ from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PR
 from synthmix.service_kit import hub_cache, message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
+from synthmix.service_kit.kept_values import give_back
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.settings_messages import canonical
 from tampering import replace_manifest
@@ -101,7 +102,7 @@ def test_the_same_trial_gives_the_same_bytes_whatever_ran_before() -> None:
 
 def test_a_network_that_was_kept_gives_the_bytes_of_one_that_was_built() -> None:
     lite0 = changed(architecture="tf_efficientnet_lite0", pretrained=True)
-    kept_classifiers.forget_all()
+    give_back()
     first = run(lite0, seed=1)
     run()
     for seed in (0, 1):

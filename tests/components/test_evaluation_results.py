@@ -10,9 +10,10 @@ import pytest
 
 from image_archives import encoded, noise
 from memory_object_store import MemoryObjectStore
-from striped_study import IMAGE_SET, TRIAL, InProcessContext, evaluate, split_of, striped_store, write_image_set
+from striped_study import IMAGE_SET, InProcessContext, evaluate, split_of, striped_store, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import features, front_end, image_fidelity, metrics, planning, recipe
+from synthmix.classifier_evaluation.evaluation_operation import TRIAL
 from synthmix.classifier_evaluation.image_fidelity import balanced_rows, measure_fidelity
 from synthmix.classifier_evaluation.metrics import METRICS, Metric
 from synthmix.image_data.image_table import read_index
@@ -187,7 +188,7 @@ def test_reconstructed_real_is_trained_on_what_the_autoencoder_leaves(
     control = comparison.mixtures[1]
     assert (control.mixture.label, control.mixture.image_set) == ("real reconstructed", "")
     assert control.mixture.key not in comparison.candidates and control.HasField("difference")
-    real, reconstructed = seen[0], seen[2]
+    real, reconstructed = seen[0], seen[-1]  # which waits for what restores it
     assert real.shape == reconstructed.shape and (real != reconstructed).any()
     error = np.abs(real.astype(float) - reconstructed)
     assert error.mean() < 0.5 * np.abs(real.astype(float) - real.mean()).mean(), "they are the same pictures"

@@ -11,17 +11,18 @@ from torch import nn
 
 from synthmix.classifier_evaluation import kept_classifiers
 from synthmix.classifier_evaluation.classifiers import build_classifier
-from synthmix.classifier_evaluation.kept_classifiers import forget_all, untrained_classifier
+from synthmix.classifier_evaluation.kept_classifiers import NETWORKS, untrained_classifier
 from synthmix.classifier_evaluation.pretrained_weights import LITE0
+from synthmix.service_kit.kept_values import give_back
 
 SMALL = "test_efficientnet"
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
-    forget_all()
+    give_back()
     yield
-    forget_all()
+    give_back()
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_the_one_asked_for_the_longest_ago_goes_when_there_is_no_room(
     monkeypatch.setattr(kept_classifiers, "MOST_BYTES", 2 * size)
     for seed in (1, 0, 2):
         untrained(seed=seed)
-    assert len(kept_classifiers._kept) == 2
+    assert NETWORKS.bytes == 2 * size
     untrained(seed=0)
     assert len(built) == 3
     untrained(seed=1)
@@ -109,7 +110,7 @@ def test_the_one_asked_for_the_longest_ago_goes_when_there_is_no_room(
 def test_a_network_that_is_too_large_is_not_kept(built: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_classifiers, "MOST_BYTES", 100_000)
     spoil(untrained())
-    assert not kept_classifiers._kept
+    assert not NETWORKS.bytes
     assert equal(untrained(), build_classifier(SMALL, 2, pretrained=False, image_size_px=32, seed=0)[0])
     assert len(built) == 2
 

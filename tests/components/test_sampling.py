@@ -29,6 +29,7 @@ from synthmix.latent_diffusion.kept_models import lend, shared_copy
 from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, FIELD, LatentDiffusion, load, probe
 from synthmix.service_kit.artifacts import Manifest, write_manifest, write_payload
 from synthmix.service_kit.errors import DataLoss
+from synthmix.service_kit.kept_values import give_back
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import with_defaults
 from tiny_base_model import write_tiny_base_model
@@ -252,8 +253,7 @@ def stored_adapter(store: MemoryObjectStore, number: int, data: bytes, inputs: d
 def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept_models.forget_all()
-    adapted_model.cache_clear()
+    give_back()
     store = MemoryObjectStore.created()
     monkeypatch.setattr(sampling, "open_object_store", lambda: store)
     folder = write_tiny_base_model(tmp_path)
@@ -280,5 +280,4 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
         manifest = stored_adapter(store, number, adapter_weights(useless.unet), inputs, str(folder))
         with pytest.raises(DataLoss, match=said):
             adapted_model(manifest.name, "automatic")
-    adapted_model.cache_clear()
-    kept_models.forget_all()
+    give_back()

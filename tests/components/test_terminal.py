@@ -1,13 +1,17 @@
 """Whatever a terminal, a path or an argument is like: a sentence and the right code, no trace and no waiting."""
 
 import argparse
+import contextlib
 import errno
 import io
 import json
 import os
+import pty
+import re
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +145,47 @@ def test_bars_on_a_terminal_that_encodes_little() -> None:
     with progress(stream) as show:
         show(rows, "training — café")
     assert b"caf" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (40, 10), (200, 6)])
+def test_progress_of_many_steps_fits_a_terminal(columns: int, lines: int) -> None:
+    """On a terminal as the system knows it, drawn anew with each change: no line wraps, and no frame is cut."""
+    program = """if True:
+        import time
+        from synthmix.api.operations.v1.operations_pb2 import Step
+        from synthmix.cli.progress import progress
+
+        def steps(kind, unit, done):
+            for number in range(40):
+                running = number < 2
+                yield Step(display_name=f"{kind} {number}", target=f"{kind}/{number}", total=9, unit=unit,
+                           state=2 if running else 1, done=done if running else 0)
+
+        with progress() as show:
+            for done in range(8):
+                show([*steps("adapters", "images seen", done), *steps("image-sets", "images", done)], "adapters 39")
+                time.sleep(0.3)
+    """
+    terminal, screen = pty.openpty()
+    termios.tcsetwinsize(terminal, (lines, columns))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment |= {"PYTHONPATH": str(Path(synthmix.__file__).parents[1]), "TERM": "xterm-256color"}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=screen, stdout=screen, stderr=screen, env=environment) as process:
+        os.close(screen)
+        written = b""
+        with open(terminal, "rb", buffering=0) as reading, contextlib.suppress(OSError):  # a terminal ends with one
+            while data := reading.read(65536):
+                written += data
+    assert process.returncode == 0, written
+    frames = re.split(r"(?:\x1b\[1A\x1b\[2K)+", written.decode())
+    shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", frame).rstrip("\n").split("\n") for frame in frames]
+    assert len(shown) > 4
+    assert max(len(line) for frame in shown for line in frame) <= columns
+    assert max(map(len, shown)) <= lines
+    last = " ".join(" ".join(shown[-1]).split())
+    for label in ("adapters", "image sets"):
+        assert re.search(rf"{label}:?[ ━╸╺]+0/40 done, 2 running, 38 queued", last), last
 
 
 # Paths

@@ -95,6 +95,23 @@ def test_pending_adapters_scale_training_alone(rehearsed: Release) -> None:
     assert scale_and_back(rehearsed, study, TRAINING, 8) == ["h100-0"] * 8
 
 
+def test_one_study_keeps_all_groups_busy_at_once(rehearsed: Release) -> None:
+    """One of its adapters is there and wants images, the other one wants training, and further seeds real images."""
+    groups = (SYNTHESIS, TRAINING, CLASSIFIERS)
+    wait(lambda: not any(rehearsed.pods(group) for group in groups), "no worker of an earlier study is left")
+    adapters = {"rank": [4, 6], "images_seen": 320}
+    synthesis = {"prompt": "a brightfield image of {label} cells", "steps": 5}
+    with rehearsed.client() as caller:
+        caller.submit_study(reduced_study("all-at-once", FEW, adapters=adapters, synthesis=synthesis, seeds=3))
+        wait(lambda: all(running(rehearsed, group) for group in groups), "pods of all three groups run")
+        caller.cancel_study("all-at-once")
+        wait(lambda: not any(rehearsed.pods(group) for group in groups), "no worker is left")
+
+
+def running(release: Release, component: str) -> int:
+    return sum(pod.status.phase == "Running" for pod in release.pods(component))
+
+
 def scale_and_back(release: Release, study: studies_pb2.StudySpec, component: str, most: int) -> list[str]:
     """Submits a study whose tasks one group of workers is for, waits until they are at their most, and cancels it.
 
@@ -107,14 +124,14 @@ def scale_and_back(release: Release, study: studies_pb2.StudySpec, component: st
     wait(lambda: not any(release.pods(group) for group in groups), "no worker of an earlier study is left")
     strangers: list[Any] = []
 
-    def number(running: bool = False) -> int:
+    def number(count: Callable[[Release, str], int] = lambda release, group: len(release.pods(group))) -> int:
         strangers.extend(pod for other in others for pod in release.pods(other))
-        return sum(not running or pod.status.phase == "Running" for pod in release.pods(component))
+        return count(release, component)
 
     with release.client() as caller:
         caller.submit_study(study)
         first_s = wait(lambda: number() > 0, f"a pod of {component}")
-        all_s = wait(lambda: number(running=True) == most, f"{most} pods of {component} run")
+        all_s = wait(lambda: number(running) == most, f"{most} pods of {component} run")
         placed = [pod.spec.node_name for pod in release.pods(component)]
         time.sleep(10)
         assert number() == most, "there are more than the bound"

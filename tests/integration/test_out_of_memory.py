@@ -30,10 +30,13 @@ import ray
 from synthmix.service_kit.environment import WorkerSettings
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.ray_tasks import RayTasks
-from synthmix.service_kit.task_pool import TaskPool
+from synthmix.service_kit.task_pool import Batch, TaskCall, TaskPool
 
 class Host:
     def report(self, *what):
+        pass
+
+    def note_begun(self, operation):
         pass
 
 RayConnection(os.environ["SYNTHMIX_RAY_ADDRESS"]).ensure()
@@ -41,7 +44,8 @@ host = ray.remote(Host).options(name="host", num_cpus=0, max_restarts=-1).remote
 pool = TaskPool(RayTasks("host", "adapter-training", WorkerSettings(cpus=1, gpus=0)), first_backoff_s=0.05)
 operation, function = f"operations/adapter-training/{'a' * 32}", "probe_operations:take_memory"
 arguments = [{"number": number, "folder": sys.argv[1]} for number in range(2)]
-batch = pool.start(operation, ("ada", ""), function, arguments, lambda index: 0)
+batch = Batch(("ada", "", operation), lambda index: 0)
+pool.add(batch, [TaskCall(operation, number, function, keywords) for number, keywords in enumerate(arguments)])
 outcomes = dict(batch.outcomes.get(timeout=300) for _ in arguments)
 error, other = outcomes[0], outcomes[1]
 print(json.dumps([getattr(error, "reason", ""), str(error), getattr(other, "value", str(other))]))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +31,16 @@ from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import deletion, doctor, outcomes, parser
 from synthmix.cli.output import human_time, table
-from synthmix.cli.progress import Bars, Lines, Rate, human_count, human_rate, shown_operation, shown_transfer
+from synthmix.cli.progress import (
+    Bars,
+    Lines,
+    Rate,
+    human_count,
+    human_rate,
+    rows_of,
+    shown_operation,
+    shown_transfer,
+)
 from synthmix.client.client import Transfer
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.service_kit import errors
@@ -1155,29 +1164,179 @@ def test_lines_say_what_changed_and_what_goes_on() -> None:
     ]
 
 
-def test_bars_show_every_step() -> None:
+def shown(bars: Bars, width: int = 110, height: int = 24) -> list[str]:
     from rich.console import Console
 
+    console = Console(file=io.StringIO(), width=width, height=height)
+    console.print(bars)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def words(lines: list[str]) -> list[str]:
+    """Without bars, and with the same gap everywhere."""
+    return [re.sub(r"[━╸╺\s]{2,}", "  ", line) for line in lines]
+
+
+def test_bars_show_every_step() -> None:
     clock = Clock()
     bars = Bars(clock)
-    console = Console(file=io.StringIO(), width=110)
     grid = step("grid", "STATE_UNSPECIFIED", 0, 18, "trials")
     bars([step("adapter", "STATE_RUNNING", 0, 100, "images seen"), grid], "")
     clock.now_s = 10
     bars([step("adapter", "STATE_RUNNING", 50, 100, "images seen"), grid], "training")
-    console.print(bars.render())
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    for part in (
-        "adapter",
-        "50/100 images seen",
-        "5.0/s",
-        "10 s left",
+    assert shown(bars) == [
+        "adapter  ━━━━━━━━          50/100 images seen  5.0/s  10 s left",
+        "grid                              0/18 trials         waiting",
+        "10 s  training",
+    ]
+
+
+def many(
+    kind: str, total: int, unit: str, *, done: int = 0, running: Sequence[int] = (), failed: int = 0, reused: int = 0
+) -> list[progress_pb2.Step]:
+    """Forty steps of a kind: so many that are done, then those that run with what they have done, then the failed."""
+    states = ["STATE_SUCCEEDED"] * done + ["STATE_RUNNING"] * len(running) + ["STATE_FAILED"] * failed
+    progress = [total] * done + [*running]
+    return [
+        progress_pb2.Step(
+            display_name=f"{kind} rank {number}",
+            target=f"{kind}/{number:032x}",
+            state=states[number] if number < len(states) else "STATE_QUEUED",
+            done=progress[number] if number < len(progress) else 0,
+            total=total,
+            unit=unit,
+            reused=total if number < reused else 0,
+        )
+        for number in range(40)
+    ]
+
+
+def test_many_steps_of_a_kind_are_one_row_with_a_rate_by_all_that_is_done_of_them() -> None:
+    clock = Clock()
+    bars = Bars(clock)
+    grid = step("grid", "STATE_QUEUED", 0, 480, "trials")
+    sets = many("image-sets", 720, "images")
+    bars([*many("adapters", 100, "images seen", done=10, running=[0, 0], reused=10), *sets, grid], "")
+    clock.now_s = 60
+    adapters = many("adapters", 100, "images seen", done=11, running=[50, 50], reused=10)
+    bars([*adapters, *sets, grid], "adapters rank 39")
+    assert words(shown(bars)) == [
+        "adapters  11/40 done, 2 running, 27 queued  2.0/min  14 min 0 s left, 10 reused",
+        "image sets  0/40 done, 40 queued",
+        "grid  0/480 trials  queued",
+        "1 min 0 s",
+    ]
+    bars([*adapters[:4], sets[0], grid], "adapters rank 39")
+    assert [line.split("  ")[0] for line in shown(bars)] == [
+        *(f"adapters rank {number}" for number in range(4)),
+        "image-sets rank 0",
         "grid",
-        "0/18 trials",
-        "waiting",
-        "training",
-    ):
-        assert part in text
+        "1 min 0 s",
+    ], "few have a row each, as has one alone"
+
+
+def test_what_failed_of_many_is_named() -> None:
+    bars = Bars(Clock())
+    bars([*many("adapters", 100, "images seen", done=10, running=[7], failed=5), *many("image-sets", 9, "images")], "")
+    assert words(shown(bars)) == [
+        "adapters  10/40 done, 1 running, 24 queued, 5 failed",
+        "adapters rank 11  0/100 images seen  failed",
+        "adapters rank 12  0/100 images seen  failed",
+        "adapters rank 13  0/100 images seen  failed",
+        "image sets  0/40 done, 40 queued",
+        "0 s",
+    ]
+
+
+def test_bars_fit_the_terminal() -> None:
+    clock = Clock()
+    bars = Bars(clock)
+    sets, grid = many("image-sets", 720, "images", running=[300]), step("grid", "STATE_QUEUED", 0, 480, "trials")
+    bars([*many("adapters", 100, "images seen", done=5, running=[0, 0]), *sets, grid], "")
+    clock.now_s = 60
+    bars([*many("adapters", 100, "images seen", done=6, running=[50, 50]), *sets, grid], "")
+    assert shown(bars, width=80) == [
+        "adapters    ━         6/40 done, 2 running, 32 queued  2.0/min  16 min 30 s left",
+        "image sets            0/40 done, 1 running, 39 queued",
+        "grid                                     0/480 trials           queued",
+        "1 min 0 s",
+    ], "bars give way first"
+    assert shown(bars, width=50) == [
+        "adapters: 6/40 done, 2 running, 32 queued,",
+        "2.0/min, 16 min 30 s left",
+        "image sets: 0/40 done, 1 running, 39 queued",
+        "grid: queued, 0/480 trials",
+        "1 min 0 s",
+    ]
+    long = "adapter of attention and feedforward, rank 16, learning rate 0.0001"
+    bars([step(long, "STATE_QUEUED", 0, 100, "images seen")], "")
+    assert words(shown(bars, width=80)) == [
+        "adapter of attention and feedforward, rank 16,  0/100 images seen  queued",
+        "learning rate 0.0001",
+        "1 min 0 s",
+    ]
+    bars([*many("adapters", 100, "images seen")[:4], *sets[:4], grid], "")
+    assert len(shown(bars, height=10)) == 10
+    assert [line.split("  ")[0] for line in shown(bars, height=9)] == ["adapters", "image sets", "grid", "1 min 0 s"]
+
+
+def test_what_a_step_waits_for_is_said_instead_of_running() -> None:
+    clock, stream = Clock(), io.StringIO()
+    bars, lines = Bars(clock), Lines(stream, clock)
+    grid = step("grid", "STATE_RUNNING", 0, 18, "trials")
+    adapter = step("adapter", "STATE_QUEUED", 0, 100, "images seen")
+    adapter.message = "waiting for a worker"
+    for second, message in enumerate(["training classifiers"] * 10 + ["waiting for 2 image sets"] * 11):
+        clock.now_s, grid.message, grid.done = second, message, min(9, second)
+        for show in (bars, lines):
+            show([adapter, grid], "")
+    assert words(shown(bars)) == [
+        "adapter  0/100 images seen  waiting for a worker",
+        "grid  9/18 trials  waiting for 2 image sets",
+        "20 s",
+    ]
+    assert stream.getvalue().splitlines() == [
+        "    0 s  grid: running, 0/18 trials",
+        "   10 s  grid: waiting for 2 image sets, 9/18 trials",
+        "   20 s  grid: waiting for 2 image sets, 9/18 trials",
+    ]
+
+
+def test_many_steps_are_a_line_now_and_then() -> None:
+    clock, stream = Clock(), io.StringIO()
+    show = Lines(stream, clock)
+    for second in range(401):  # two at a time, ten seconds each; nothing happens from 95 s to 295 s
+        clock.now_s = second
+        worked = second if second < 95 else max(95, second - 200)
+        done, rest = divmod(worked, 10)
+        show(many("adapters", 10, "images seen", done=2 * done, running=[rest, rest] if done < 20 else []), "")
+    lines = stream.getvalue().splitlines()
+    assert lines[:3] == [
+        "    0 s  adapters: 0/40 done, 2 running, 38 queued",
+        "   10 s  adapters: 2/40 done, 2 running, 36 queued, 12.0/min, 3 min 10 s left",
+        "   20 s  adapters: 4/40 done, 2 running, 34 queued, 12.0/min, 3 min 0 s left",
+    ]
+    assert lines[-1] == "  400 s  adapters: 40/40 done"
+    assert len(lines) == 23, "none while nothing changes"
+    stream = io.StringIO()
+    show = Lines(stream, clock)
+    show(many("adapters", 10, "images seen"), "")
+    assert not stream.getvalue(), "what waits is not said to run"
+    show(many("adapters", 10, "images seen", done=40, reused=40), "")
+    show(many("image-sets", 10, "images", done=1, running=[4], failed=1), "")
+    assert [line[9:] for line in stream.getvalue().splitlines()] == [
+        "adapters: 40/40 done, 40 reused",
+        "image sets: 1/40 done, 1 running, 37 queued, 1 failed",
+        "image-sets rank 2: failed, 0/10 images",
+    ]
+
+
+def test_many_steps_of_unlike_units_are_counted_whole() -> None:
+    steps = many("adapters", 100, "images seen", done=10, running=[50])
+    steps[20].unit = "epochs"
+    [row] = rows_of(steps)
+    assert (row.done, row.total, row.count) == (10, 40, "10/40 done, 1 running, 29 queued")
+    assert rows_of(many("adapters", 0, "images seen", done=10))[0].total == 40
 
 
 def test_what_is_shown_of_operations_and_transfers() -> None:

@@ -72,3 +72,14 @@ def test_what_leaves_is_forgotten() -> None:
     queue.leave("x")
     assert drained(queue) == ["z"]
     assert not queue._root.branches
+
+
+def test_within_one_path_the_lowest_rank_goes_first() -> None:
+    queue: FairQueue[str] = FairQueue(lambda: 100)
+    for item, rank in (("c", 1), ("a", 0), ("d", 1), ("b", 0), ("e", 7)):
+        queue.add(item, ("ada", "grid"), rank)
+    queue.add("other", ("bob", ""), 9)
+    queue.leave("d")
+    expected = ["a", "other", "b", "c", "e"]
+    assert queue.order() == expected and drained(queue) == expected, "whose turn it is does not depend on ranks"
+    assert queue.waiting == 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fake_backend import FakeBackend
 from memory_object_store import MemoryObjectStore
 from synthmix.service_kit import errors, open_operations, operation_host
 from synthmix.service_kit import operation_records as records
@@ -17,6 +18,7 @@ from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.operation_host import MOST_DEATHS, Observer, OperationHost
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.task_pool import TaskPool
 from waiting import wait_until
 
 KIND = "image-sets"
@@ -72,6 +74,10 @@ def hosts() -> Iterator[Callable[..., OperationHost]]:
         host.leave()
 
 
+def counts(**some: int) -> dict[str, int]:
+    return {"running": 0, "waiting": 0, "queued": 0, "unreadable": 0} | some
+
+
 def submit(
     store: MemoryObjectStore, number: int, how: str = "end", owner: str = "local", study: str = ""
 ) -> records.OperationRecord:
@@ -110,9 +116,32 @@ def test_what_is_open_is_done_and_closed(store: MemoryObjectStore, hosts: Callab
     late = submit(store, 20)
     host.wake()
     assert result_of(store, late)["target"] == late.target
-    wait_until(lambda: host.counts() == {"running": 0, "queued": 0, "unreadable": 0}, "the host's rest", 5)
+    wait_until(lambda: host.counts() == counts(), "the host's rest", 5)
     assert ended == ["succeeded"] * 21
     assert set(RUNS.values()) == {1}
+
+
+def test_what_waits_for_others_is_not_said_to_run(
+    store: MemoryObjectStore, hosts: Callable[..., OperationHost]
+) -> None:
+    """An evaluation may wait for image sets for hours, and an alert is raised where what runs makes no progress."""
+    made = threading.Event()
+
+    def wait_for_others(context: OperationContext) -> str:
+        context.waits = True
+        while not made.is_set():
+            context.sleep(0.02)
+        context.waits = False
+        return wait_for_the_end(context)
+
+    BEHAVIOURS["others"] = wait_for_others
+    host = hosts(store)
+    record, other = submit(store, 0, "others"), submit(store, 1, "wait")
+    wait_until(lambda: host.counts() == counts(running=1, waiting=1), "one that waits", 5)
+    wait_until(lambda: state_of(store, record) == "STATE_QUEUED", "its being shown", 5)
+    assert state_of(store, other) == "STATE_RUNNING"
+    made.set()
+    wait_until(lambda: host.counts()["running"] == 2 and state_of(store, record) == "STATE_RUNNING", "both at work", 5)
 
 
 def test_what_has_succeeded_shows_its_full_count(store: MemoryObjectStore, hosts: Callable[..., OperationHost]) -> None:
@@ -144,9 +173,13 @@ def test_only_so_many_run_at_once_and_the_others_are_said_to_wait(
 ) -> None:
     submitted = [submit(store, number, "wait") for number in range(6)]
     host = hosts(store, OperationLimits(at_once=4, at_once_each=2))
-    wait_until(lambda: host.counts() == {"running": 2, "queued": 4, "unreadable": 0}, "two of one owner's", 5)
+    wait_until(lambda: host.counts() == counts(running=2, queued=4), "two of one owner's", 5)
     submit(store, 7, "wait", owner="bob")
-    wait_until(lambda: host.counts() == {"running": 3, "queued": 4, "unreadable": 0}, "another owner's besides", 5)
+    wait_until(
+        lambda: host.counts() == counts(running=3, queued=4),
+        "another owner's besides",
+        5,
+    )
     assert [state_of(store, record) for record in submitted[:3]] == ["STATE_RUNNING"] * 2 + ["STATE_QUEUED"]
     wait_until(lambda: len(open_operations.read_queue(store, IMAGE_SYNTHESIS)) == 4, "the queue's being shown", 5)
     queue = open_operations.read_queue(store, IMAGE_SYNTHESIS)
@@ -160,6 +193,55 @@ def test_only_so_many_run_at_once_and_the_others_are_said_to_wait(
     metadata = records.OperationMetadata()
     operation.metadata.Unpack(metadata)
     assert metadata.message == "queued: 3 operations are before it"
+
+
+def test_what_waits_for_a_worker_is_queued(store: MemoryObjectStore) -> None:
+    def work(context: OperationContext) -> str:
+        context.update(message="training", total=10)
+        context.run_tasks("module:function", [{}, {}])
+        return "image-sets/x"
+
+    def metadata_of(record: records.OperationRecord) -> records.OperationMetadata:
+        metadata = records.OperationMetadata()
+        records.read_operation(store, record, lambda *_: records.OperationMetadata()).metadata.Unpack(metadata)
+        return metadata
+
+    def is_shown(record: records.OperationRecord, state: str, message: str) -> None:
+        wait_until(lambda: state_of(store, record) == state and metadata_of(record).message == message, state, 5)
+
+    BEHAVIOURS["work"] = work
+    backend = FakeBackend(slots=1)
+    host = OperationHost(IMAGE_SYNTHESIS, store, FUNCTIONS, TaskPool(backend), OperationLimits())
+    host.start()
+    try:
+        said, reported, ended = (submit(store, number, "work") for number in range(3))
+        for record in (said, reported, ended):
+            is_shown(record, "STATE_QUEUED", "waiting for a worker")
+        host.note_begun(str(said.name))
+        is_shown(said, "STATE_RUNNING", "training")
+        host.report(str(reported.name), 1, 5)
+        is_shown(reported, "STATE_RUNNING", "training")
+        assert metadata_of(reported).done == 5
+        backend.end(call=next(call for call, _ in backend.running if call.operation == str(ended.name)))
+        is_shown(ended, "STATE_RUNNING", "training")
+    finally:
+        host.leave()
+    again = OperationContext(store, said, TaskPool(FakeBackend(slots=1)))
+    again.resume()
+    with again.tasks() as tasks:
+        tasks.add("module:function", [{}])
+        again.begin()
+    assert metadata_of(said).state == records.OperationMetadata(state="STATE_RUNNING").state, "it had begun before"
+
+
+def test_a_study_runs_while_its_report_waits_for_a_worker(store: MemoryObjectStore) -> None:
+    record = submit(store, 1)
+    context = OperationContext(store, record, TaskPool(FakeBackend(slots=1)))
+    context.update(message="report", steps=[{"display_name": "grid", "state": "STATE_SUCCEEDED"}])
+    with context.tasks() as tasks:
+        tasks.add("module:function", [{}])
+        context.begin()
+        assert state_of(store, record) == "STATE_RUNNING"
 
 
 def test_owners_and_their_studies_take_turns(store: MemoryObjectStore, hosts: Callable[..., OperationHost]) -> None:
@@ -249,7 +331,7 @@ def test_running_and_queued_operations_are_cancelled_in_a_moment(
 ) -> None:
     running, queued = submit(store, 1, "wait"), submit(store, 2, "wait")
     host = hosts(store, OperationLimits(at_once=1, at_once_each=1))
-    wait_until(lambda: host.counts() == {"running": 1, "queued": 1, "unreadable": 0}, "one to run", 5)
+    wait_until(lambda: host.counts() == counts(running=1, queued=1), "one to run", 5)
     open_operations.request_cancellation(store, queued)
     host.wake()
     assert isinstance(error_of(store, queued), errors.Cancelled), "it does not wait for a place to stop at"
@@ -431,7 +513,7 @@ def test_a_thousand_that_wait_cost_no_thread_each(
     for number in range(1000):
         submit(store, number, "wait", owner=f"owner-{number % 7}", study=f"study-{number % 31}")
     host = hosts(store, OperationLimits(at_once=10, at_once_each=10))
-    wait_until(lambda: host.counts() == {"running": 10, "queued": 990, "unreadable": 0}, "ten to run", 20)
+    wait_until(lambda: host.counts() == counts(running=10, queued=990), "ten to run", 20)
     assert threading.active_count() - before < 10 + 20
     wait_until(lambda: len(open_operations.read_queue(store, IMAGE_SYNTHESIS)) == 990, "the queue", 10)
     places = json.loads(store.get_bytes(f"operation-hosts/{IMAGE_SYNTHESIS}/queue.json"))["before"]

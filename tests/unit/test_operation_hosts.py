@@ -55,7 +55,7 @@ class FakeOperationHost:
         pass
 
     def counts(self) -> dict[str, int]:
-        return {"running": 0, "queued": 0, "unreadable": 0}
+        return {"running": 0, "waiting": 0, "queued": 0, "unreadable": 0}
 
 
 def test_a_host_hands_over_as_many_tasks_as_front_ends_say(

@@ -1,20 +1,26 @@
 """A study from its specification to its report's inputs, over object storage in memory: planned once, paid for once."""
 
 import json
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.longrunning import operations_pb2
+from google.protobuf import json_format
 
 from image_archives import dataset, picture
 from local_services import LocalServices
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import planning as adapters
+from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.study_file import parse_document
+from synthmix.image_synthesis import planning as image_sets
 from synthmix.service_kit import open_operations, operation_host
-from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.artifacts import find_manifest, read_manifest
 from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
@@ -32,7 +38,14 @@ from synthmix.service_kit.errors import (
     invalid_field,
 )
 from synthmix.service_kit.operation_context import OperationContext
-from synthmix.service_kit.operation_records import OperationRecord, find_result, now, write_record
+from synthmix.service_kit.operation_records import (
+    OperationRecord,
+    find_progress,
+    find_result,
+    finished_operation,
+    now,
+    write_record,
+)
 from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.settings_messages import canonical, with_defaults
@@ -304,6 +317,122 @@ def test_a_study_goes_on_after_an_upgrade_to_another_recipe(
     assert other != laid_out.steps[1].target
     images = [read_manifest(store, ArtifactName.parse(name, field="x")) for name in made[IMAGE_SYNTHESIS]]
     assert [f"adapters/{item.inputs['adapter']}" for item in images] == [kept, other]
+
+
+class AtWork(LocalServices):
+    """Works until a test says that a step is made."""
+
+    def __init__(self, store: MemoryObjectStore):
+        super().__init__(store)
+        self.asked: dict[str, tuple[str, Any]] = {}
+        self.requests: list[tuple[str, Any]] = []
+        self.cancelled: list[str] = []
+
+    def create(self, service: str, resource: Any) -> Any:
+        target = self._plan(service, resource, validate_only=False).plan.target
+        self.asked[target] = service, resource
+        self.requests.append((service, resource))
+        return self.get_operation(f"operations/{service}/{target.rpartition('/')[2]}")
+
+    def make(self, target: str) -> None:
+        super().create(*self.asked[target])
+
+    def get_operation(self, name: str) -> Any:
+        target = next(target for target in self.asked if target.endswith(name.rpartition("/")[2]))
+        if find_manifest(self.store, ArtifactName.parse(target, field="target")) is not None:
+            return finished_operation(progress_pb2.Plan(), name, target)
+        operation = operations_pb2.Operation(name=name)
+        operation.metadata.Pack(progress_pb2.OperationMetadata(target=target, state=progress_pb2.STATE_RUNNING))
+        return operation
+
+    def cancel(self, name: str) -> None:
+        self.cancelled.append(name)
+
+
+Working = tuple[AtWork, StudySteps, list[Ran]]
+
+
+@pytest.fixture
+def at_work(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Working]:
+    """Services at work on a study of two adapters, and where what it made is put when it has ended."""
+    monkeypatch.setattr(study_operation, "POLL_SECONDS", 0.01)
+    services, ran = AtWork(store), []
+    laid_out = lay_out(store, "adapters: {rank: [4, 16]}", services)
+    thread = threading.Thread(target=lambda: ran.append(run(store, services, laid_out)), daemon=True)
+    thread.start()
+    yield services, laid_out, ran
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_step_begins_when_what_it_is_made_of_is_there(at_work: Working) -> None:
+    services, laid_out, ran = at_work
+    adapters, images = steps(laid_out, ADAPTER_TRAINING), steps(laid_out, IMAGE_SYNTHESIS)
+    [grid] = steps(laid_out, CLASSIFIER_EVALUATION)
+    begun = [adapters[0].target, adapters[1].target, grid.target]
+    wait_until(lambda: list(services.asked) == begun, "the adapters, and the grid, which has real images to begin with")
+    services.make(adapters[1].target)
+    wait_until(lambda: list(services.asked) == [*begun, images[1].target], "the images of the one that is done")
+    services.make(images[1].target)
+    services.make(adapters[0].target)
+    wait_until(lambda: images[0].target in services.asked, "the other images")
+    services.make(images[0].target)
+    services.make(grid.target)
+    wait_until(lambda: bool(ran), "the end")
+    assert ran[0].names == [step.target for step in laid_out.steps]
+    assert len(services.requests) == 5 and not services.cancelled
+
+
+def test_a_grid_that_waits_for_what_is_never_made_is_asked_for_anew(
+    at_work: Working, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image synthesis service is upgraded to another recipe while adapters are trained."""
+    services, laid_out, ran = at_work
+    [planned] = steps(laid_out, CLASSIFIER_EVALUATION)
+    wait_until(lambda: planned.target in services.asked, "the grid")
+    monkeypatch.setattr(image_sets, "RECIPE_VERSION", image_sets.RECIPE_VERSION + 1)
+    for step in steps(laid_out, ADAPTER_TRAINING):
+        services.make(step.target)
+    wait_until(lambda: len(services.requests) >= 6, "both image sets, and the grid")
+
+    def grid() -> Any:
+        return [resource for service, resource in services.requests if service == CLASSIFIER_EVALUATION][-1]
+
+    made = [target for target in services.asked if target.startswith("image-sets/")]
+    wait_until(lambda: list(grid().image_sets) == made, "the grid over what is being made")
+    for target in made:
+        services.make(target)
+    evaluation = list(services.asked)[-1]
+    services.make(evaluation)
+    wait_until(lambda: bool(ran), "the end")
+    assert ran[0].made[IMAGE_SYNTHESIS] == made and ran[0].made[CLASSIFIER_EVALUATION] == [evaluation]
+    assert evaluation != planned.target
+    assert f"operations/{CLASSIFIER_EVALUATION}/{planned.target.rpartition('/')[2]}" in services.cancelled
+
+
+def test_a_study_shows_what_each_step_says_of_itself(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store)
+    [grid] = steps(laid_out, CLASSIFIER_EVALUATION)
+    name = OperationName(STUDY_CONTROL, laid_out.name.id)
+    context = OperationContext(store, OperationRecord(name, "studies", str(laid_out.name), laid_out.record(), now()))
+    progress = study_operation.StudyProgress(context, laid_out.steps)
+
+    def shown(operation: operations_pb2.Operation) -> progress_pb2.Step:
+        progress.follow(grid, operation)
+        progress.publish()
+        context.write_progress()
+        written = find_progress(store, context.record)
+        assert written is not None
+        return json_format.ParseDict(written["steps"][2], progress_pb2.Step())
+
+    running = operations_pb2.Operation(name="operations/x")
+    running.metadata.Pack(
+        progress_pb2.OperationMetadata(state="STATE_RUNNING", message="waiting for 2 image sets", done=3)
+    )
+    step = shown(running)
+    assert (step.display_name, step.message, step.done) == ("grid", "waiting for 2 image sets", 3)
+    step = shown(finished_operation(progress_pb2.Plan(), "operations/x", grid.target))
+    assert (step.state, step.message, step.done) == (progress_pb2.STATE_SUCCEEDED, "", step.total)
 
 
 class Refusing(LocalServices):

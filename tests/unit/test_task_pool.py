@@ -3,12 +3,14 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fake_backend import FakeBackend
 from memory_object_store import MemoryObjectStore
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit import task_pool
@@ -18,42 +20,8 @@ from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.ray_tasks import RayTasks, slots_of
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import OperationName
-from synthmix.service_kit.task_pool import TASK_ATTEMPTS, Outcome, TaskCall, TaskDied, TaskPool, TaskResult
+from synthmix.service_kit.task_pool import TASK_ATTEMPTS, TaskCall, TaskDied, TaskPool
 from waiting import wait_until
-
-
-class FakeBackend:
-    """Holds tasks until a test ends them, in the order in which they were handed over."""
-
-    def __init__(self, slots: int):
-        self._slots = slots
-        self._lock = threading.Lock()
-        self.running: list[tuple[TaskCall, Callable[[Outcome], None]]] = []
-        self.submitted: list[TaskCall] = []
-        self.most_at_once = 0
-        self.cancelled: list[TaskCall] = []
-
-    def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
-        with self._lock:
-            self.submitted.append(call)
-            self.running.append((call, ended))
-            self.most_at_once = max(self.most_at_once, len(self.running))
-        return call
-
-    def cancel(self, handle: TaskCall) -> None:
-        self.cancelled.append(handle)
-        self.end(Cancelled("ended", reason="CANCELLED"), handle)
-
-    def slots(self) -> int:
-        return self._slots
-
-    def end(self, outcome: Outcome | None = None, call: TaskCall | None = None) -> TaskCall:
-        """Ends the first task, or a certain one; it returns its index."""
-        with self._lock:
-            place = 0 if call is None else [running for running, _ in self.running].index(call)
-            found, ended = self.running.pop(place)
-        ended(TaskResult(found.index, 0.5) if outcome is None else outcome)
-        return found
 
 
 def context_of(number: int, pool: TaskPool, owner: str = "local", study: str = "") -> OperationContext:
@@ -144,6 +112,53 @@ def test_two_studies_of_one_owner_take_turns_whatever_their_size() -> None:
     assert late.count("3") == 4, "one study has three operations and the other one, and each gets every second turn"
 
 
+def test_tasks_may_be_added_while_others_run_and_the_lowest_rank_goes_first() -> None:
+    backend = FakeBackend(slots=1)
+    context = context_of(1, pool_of(backend, fewest_waiting=1))
+    with context.tasks() as tasks:
+        assert tasks.add("module:function", [{}] * 4, ranks=[0, 1, 1, 2]) == range(4)
+        wait_until(lambda: len(backend.running) == 2, "the window")
+        assert tasks.add("module:other", [{}] * 3, ranks=[2, 0, -1]) == range(4, 7)
+        assert list(tasks.ended(0.01)) == [] and tasks.left == 7
+        found = []
+        while tasks.left:
+            backend.end()
+            found += list(tasks.ended())
+    assert [index for index, _ in found] == [0, 1, 6, 5, 2, 3, 4], "two were handed over before"
+    assert [call.function for call in backend.submitted[:3]] == ["module:function"] * 2 + ["module:other"]
+    assert context.worker_seconds == 3.5
+
+
+def test_what_is_left_of_added_tasks_does_not_run_on() -> None:
+    backend = FakeBackend(slots=2)
+    pool = pool_of(backend)
+    context = context_of(1, pool)
+    with pytest.raises(InvalidArgument), context.tasks() as tasks:
+        tasks.add("module:function", [{}] * 5)
+        wait_until(lambda: len(backend.running) == 4, "the window")
+        backend.end(InvalidArgument("no", reason="NO"))
+        list(tasks.ended())
+    assert {call.index for call in backend.cancelled} >= {1, 2, 3} and not backend.running
+    assert pool.waiting == 0
+
+
+def test_a_task_that_may_spread_is_told_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_pool, "SETTLE_SECONDS", 0.1)
+    backend = FakeBackend(slots=2)
+    pool = pool_of(backend)
+    contexts = [context_of(number, pool) for number in range(3)]
+    with contexts[0].tasks() as alone:
+        alone.add("module:function", [{}], spreads=True)
+        assert pool.waiting == 1 and not backend.running, "it waits for others that come with it"
+        wait_until(lambda: backend.beside == [1], "the only one")
+        with contexts[1].tasks() as first, contexts[2].tasks() as second:
+            first.add("module:function", [{}], spreads=True)
+            second.add("module:function", [{}], spreads=True)
+            wait_until(lambda: len(backend.submitted) == 3, "both others")
+    assert backend.beside == [1, 3, 3]
+    assert all(call.spreads for call in backend.submitted)
+
+
 def test_two_that_make_the_same_are_not_run_at_once() -> None:
     backend = FakeBackend(slots=4)
     pool = pool_of(backend)
@@ -172,6 +187,11 @@ def test_who_waits_for_one_that_dies_or_is_cancelled_makes_it() -> None:
     backend.end(TaskDied("the worker was killed"))
     wait_until(lambda: bool(backend.running), "the second")
     assert backend.running[0][0].operation.endswith("2")
+    runs[2].context.cancel()
+    assert isinstance(runs[2].join().error, Cancelled)
+    wait_until(lambda: pool.waiting == 1, "the first alone, as one that was cancelled waits for nothing")
+    runs[2] = Running(context_of(3, pool), tasks=1, makes=["trials/a"])
+    wait_until(lambda: pool.waiting == 2, "one more again")
     runs[1].context.cancel()
     assert isinstance(runs[1].join().error, Cancelled)
     for _ in range(2):
@@ -272,11 +292,12 @@ class NodesOfRay:
 
     def nodes(self) -> list[dict[str, Any]]:
         group = {"synthmix.io/image-synthesis": "true"}
+        other = {"synthmix.io/study-control": "true"}
         return [
-            {"NodeID": "a" * 56, "Alive": True, "Labels": group},
-            {"NodeID": "b" * 56, "Alive": False, "Labels": group},
-            {"NodeID": "c" * 56, "Alive": True, "Labels": {"synthmix.io/study-control": "true"}},
-            {"NodeID": "d" * 56, "Alive": True, "Labels": group},
+            {"NodeID": "a" * 56, "Alive": True, "Labels": group, "Resources": {"CPU": 8.0}},
+            {"NodeID": "b" * 56, "Alive": False, "Labels": group, "Resources": {"CPU": 1.0}},
+            {"NodeID": "c" * 56, "Alive": True, "Labels": other, "Resources": {"CPU": 2.0}},
+            {"NodeID": "d" * 56, "Alive": True, "Labels": group, "Resources": {"CPU": 16.0}},
         ]
 
     def remote(self, function: Any) -> Any:
@@ -299,3 +320,27 @@ def test_each_node_of_a_group_that_is_alive_is_called_once(monkeypatch: pytest.M
     workers.on_each_node("synthmix.service_kit.node_cache:expire")
     assert nodes.called == [(letter, "synthmix.service_kit.node_cache:expire") for letter in "ad"]
     assert expired == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("spreads", "tasks", "threads"),
+    [(True, 1, 8), (True, 2, 4), (True, 3, 2), (True, 9, 2), (False, 1, 2)],
+)
+def test_a_task_spreads_to_its_share_of_the_smallest_node(
+    monkeypatch: pytest.MonkeyPatch, spreads: bool, tasks: int, threads: int
+) -> None:
+    workers = RayTasks("host", "image-synthesis", WorkerSettings(cpus=2, gpus=0))
+    monkeypatch.setattr(workers, "_ray", NodesOfRay())
+    given: list[Any] = []
+    reference = SimpleNamespace(future=Future)
+    remote = SimpleNamespace(remote=lambda *arguments: given.extend(arguments) or reference)
+    monkeypatch.setattr(workers, "_remote", SimpleNamespace(options=lambda name: remote))
+    call = TaskCall("operations/image-synthesis/1", 0, "module:function", {}, spreads=spreads)
+    workers.submit(call, tasks, lambda outcome: None)
+    assert given[5] == threads
+
+
+def test_a_task_with_a_gpu_keeps_to_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = RayTasks("host", "image-synthesis", WorkerSettings(cpus=2, gpus=1))
+    monkeypatch.setattr(workers, "_ray", NodesOfRay())
+    assert workers._threads(1) == 2

@@ -25,6 +25,7 @@ def run(context: OperationContext) -> ArtifactName:
                     "names": names,
                 }
             ],
+            spreads=True,
         )
         write_manifest(
             context.store,

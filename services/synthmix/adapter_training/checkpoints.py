@@ -6,6 +6,7 @@ One object a checkpoint, so that it is whole or absent. Older ones are deleted a
 """
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from synthmix.service_kit.object_store import ObjectStore
@@ -15,27 +16,37 @@ if TYPE_CHECKING:
     import torch
 
 
-def write_checkpoint(
-    store: ObjectStore,
-    operation: OperationName,
-    images_seen: int,
-    tensors: "dict[str, torch.Tensor]",
-    losses: list[float],
-) -> None:
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training as it was after so many images.
+
+    Attributes:
+        tensors: By name.
+        losses: Of each optimizer step so far.
+        threads: With which it was trained: with others it would not come to the same bytes. None if that is not known,
+            of one that an earlier version wrote.
+    """
+
+    images_seen: int
+    tensors: "dict[str, torch.Tensor]"
+    losses: list[float]
+    threads: int | None
+
+
+def write_checkpoint(store: ObjectStore, operation: OperationName, checkpoint: Checkpoint) -> None:
     from safetensors.torch import save
 
     older = _keys(store, operation)
-    key = f"{operation.checkpoints}{images_seen:012d}.safetensors"
-    store.put_bytes(key, save(tensors, metadata={"losses": json.dumps(losses)}))
+    key = f"{operation.checkpoints}{checkpoint.images_seen:012d}.safetensors"
+    metadata = {"losses": json.dumps(checkpoint.losses), "threads": str(checkpoint.threads)}
+    store.put_bytes(key, save(checkpoint.tensors, metadata=metadata))
     for stale in older:
         if stale != key:
             store.delete(stale)
 
 
-def read_newest_checkpoint(
-    store: ObjectStore, operation: OperationName
-) -> "tuple[int, dict[str, torch.Tensor], list[float]] | None":
-    """Images seen, the tensors, and the losses so far; or None if there is no checkpoint."""
+def read_newest_checkpoint(store: ObjectStore, operation: OperationName) -> Checkpoint | None:
+    """None if there is no checkpoint."""
     from safetensors.torch import load
 
     keys = _keys(store, operation)
@@ -44,10 +55,11 @@ def read_newest_checkpoint(
     data = store.get_bytes(keys[-1])
     header_bytes = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + header_bytes])["__metadata__"]
-    return (
+    return Checkpoint(
         int(keys[-1].rpartition("/")[2].removesuffix(".safetensors")),
         load(data),
         json.loads(metadata["losses"]),
+        int(metadata["threads"]) if "threads" in metadata else None,
     )
 
 

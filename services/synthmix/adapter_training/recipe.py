@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from peft import LoraConfig
 
+from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.planning import TARGETS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
@@ -35,8 +36,7 @@ GRADIENT_NORM = 1.0
 LOSS_POINTS = 200
 
 
-@dataclass(frozen=True)
-class Latents:
+class Latents(NamedTuple):
     """Latents of the training images, for each augmentation view.
 
     Attributes:
@@ -202,23 +202,17 @@ def state_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def restore(
-    state: TrainingState,
-    images_seen: int,
-    tensors: dict[str, torch.Tensor],
-    losses: list[float],
-    settings: AdapterSettings,
-) -> None:
+def restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSettings) -> None:
     """Puts a checkpoint's content into a fresh state. Raises KeyError if it is another adapter's."""
     with torch.no_grad():
         for name, value in state.parameters.items():
-            value.copy_(tensors[f"parameter.{name}"])
+            value.copy_(checkpoint.tensors[f"parameter.{name}"])
             state.optimizer.state[value] = {
-                key: tensors[f"optimizer.{key}.{name}"].to(value.device if key != "step" else "cpu").clone()
+                key: checkpoint.tensors[f"optimizer.{key}.{name}"].to(value.device if key != "step" else "cpu").clone()
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
-    state.step = images_seen // settings.batch_size
-    state.losses = list(losses)
+    state.step = checkpoint.images_seen // settings.batch_size
+    state.losses = list(checkpoint.losses)
 
 
 def prompt_embeddings(

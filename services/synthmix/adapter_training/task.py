@@ -15,13 +15,14 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import get_peft_model_state_dict
 
 from synthmix.adapter_training import recipe
-from synthmix.adapter_training.checkpoints import read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import base_model
-from synthmix.latent_diffusion.autoencoder import select_device
-from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, load
+from synthmix.latent_diffusion.kept_models import lend
+from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS
 from synthmix.service_kit.artifacts import write_payload
 from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.errors import FailedPrecondition
@@ -48,9 +49,12 @@ def train(
     Returns:
         The payloads and the summary for the manifest, which the operation writes.
     """
-    torch.set_num_threads(threads)
     store = open_object_store()
     name = OperationName.parse(operation)
+    checkpoint = read_newest_checkpoint(store, name)
+    if checkpoint is not None and checkpoint.threads is not None:
+        threads = checkpoint.threads
+    torch.set_num_threads(threads)
     part = open_train_part(store, names["train_split"], field="adapter.train_split")
     if part.digest != request["train_split"]:
         raise FailedPrecondition(
@@ -59,7 +63,7 @@ def train(
         )
     found = base_model.resolve(names["base_model"], field="adapter.settings.base_model")
     base_model.verify(found, request["base_model"])
-    model = load(found.folder, select_device())
+    model = lend(found)
     settings = from_canonical(request["settings"], adapters_pb2.AdapterSettings)
     steps = recipe.training_steps(settings)
 
@@ -72,12 +76,20 @@ def train(
     )
     epochs = -(-steps * settings.batch_size // len(images))
     with memory():
-        latents = recipe.cache_latents(model, images, np.asarray(part.labels), min(recipe.MOST_VIEWS, epochs))
-        class_embeddings, empty_embedding = recipe.prompt_embeddings(model, settings.prompt, part.classes)
+        # The number of threads is in the keys: it decides about last bits.
+        views = min(recipe.MOST_VIEWS, epochs)
+        encoded = INPUTS.get(
+            ("latents", found.digest, part.digest, settings.image_size, views, threads),
+            lambda: recipe.cache_latents(model, images, np.asarray(part.labels), views),
+        )
+        latents = recipe.Latents(*encoded)
+        class_embeddings, empty_embedding = INPUTS.get(
+            ("prompts", found.digest, settings.prompt, part.classes, threads),
+            lambda: recipe.prompt_embeddings(model, settings.prompt, part.classes),
+        )
         state = recipe.set_up(model, settings)
-        checkpoint = read_newest_checkpoint(store, name)
         if checkpoint is not None:
-            recipe.restore(state, *checkpoint, settings)
+            recipe.restore(state, checkpoint, settings)
 
     last = {"checkpoint_s": time.monotonic(), "report_s": 0.0}
 
@@ -90,7 +102,8 @@ def train(
             report(min(state.step * settings.batch_size, settings.images_seen))
         if now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS and state.step < steps:
             last["checkpoint_s"] = now_s
-            write_checkpoint(store, name, state.step * settings.batch_size, recipe.state_tensors(state), state.losses)
+            images_seen = state.step * settings.batch_size
+            write_checkpoint(store, name, Checkpoint(images_seen, recipe.state_tensors(state), state.losses, threads))
 
     with memory():
         recipe.train(model, state, settings, latents, class_embeddings, empty_embedding, after_step)

@@ -26,7 +26,11 @@ class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):
         self, request: evaluations_pb2.CreateEvaluationRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         planned = await asyncio.to_thread(
-            planning.plan, self._store, request.evaluation, validate_only=request.validate_only
+            planning.plan,
+            self._store,
+            request.evaluation,
+            validate_only=request.validate_only,
+            await_image_sets=request.await_image_sets,
         )
         return await self._collection.create(planned, validate_only=request.validate_only)
 

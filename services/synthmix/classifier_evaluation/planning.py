@@ -1,6 +1,7 @@
 """What a CreateEvaluation request means: its defaults, checks, canonical form, trials and predicted time."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
@@ -39,12 +40,20 @@ COMPARISON_VERSION = 3
 # Measured with tf_efficientnet_lite0 on one core of a server CPU: seconds for a training image of 64 x 64 pixels.
 SECONDS_PER_IMAGE = 0.006
 START_SECONDS = 8.0
+# Grids have thousands of trials, and each that is there or not is a question of milliseconds.
+STORE_CALLS_AT_ONCE = 16
 
 
-def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate_only: bool) -> Planned:
+def plan(
+    store: ObjectStore,
+    evaluation: evaluations_pb2.Evaluation,
+    *,
+    validate_only: bool,
+    await_image_sets: bool = False,
+) -> Planned:
     """Checks a request against what exists, without starting anything.
 
-    A request that is only validated may name image sets that do not exist yet.
+    A request that is only validated, or that waits for image sets, may name some that do not exist yet.
     """
     if not evaluation.split:
         raise missing_field("evaluation.split", "use splits/{id}")
@@ -70,22 +79,19 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
     )
     request = canonical_request(full, parts=parts, image_sets=[name.id for name in image_sets])
     trials = grid(request)
-    for index, name in enumerate(image_sets):
-        manifest = find_manifest(store, name) if validate_only else read_manifest(store, name)
+    for name in image_sets:
+        optional = validate_only or await_image_sets
+        manifest = find_manifest(store, name) if optional else read_manifest(store, name)
         if manifest is not None:
-            check_generator(store, manifest, parts["train"], field=f"evaluation.image_sets[{index}]")
-            needed = needed_images(
-                train_counts, [trial.mixture for trial in trials if trial.mixture.image_set == name.id]
-            )
-            check_enough(name, manifest.request["class_images"], needed, field=f"evaluation.image_sets[{index}]")
-    missing = [trial for trial in trials if not trial_exists(store, request, trial)]
+            check_image_set(store, request, trials, manifest, train_counts)
+    missing = missing_trials(store, request, trials)
     if missing and full.classifier.pretrained:
         warnings += check_weights(full.classifier.architecture)
     target = ArtifactName(EVALUATIONS, digest_of(request))
     seconds = sum(predicted_seconds(full.classifier, trial.mixture, list(train_counts.values())) for trial in missing)
     return Planned(
         request,
-        {"split": str(split.name)},
+        {"split": str(split.name), "await_image_sets": await_image_sets},
         operations_pb2.Plan(
             target=str(target),
             total=len(trials),
@@ -96,6 +102,29 @@ def plan(store: ObjectStore, evaluation: evaluations_pb2.Evaluation, *, validate
             warnings=warnings,
         ),
     )
+
+
+def check_image_set(
+    store: ObjectStore,
+    request: Mapping[str, Any],
+    trials: Sequence[TrialSpec],
+    image_set: Manifest,
+    train_counts: Mapping[str, int],
+) -> None:
+    """Checks an image set that a canonical request names.
+
+    Args:
+        trials: The request's.
+        train_counts: Real train images of each class.
+
+    Raises:
+        FailedPrecondition: It has too few images, or its generator was trained on another split.
+    """
+    field = f"evaluation.image_sets[{request['image_sets'].index(image_set.name.id)}]"
+    check_generator(store, image_set, request["parts"]["train"], field=field)
+    mixtures = [trial.mixture for trial in trials if trial.mixture.image_set == image_set.name.id]
+    needed = needed_images(train_counts, mixtures)
+    check_enough(image_set.name, image_set.request["class_images"], needed, field=field)
 
 
 def filled(evaluation: evaluations_pb2.Evaluation) -> evaluations_pb2.Evaluation:
@@ -147,8 +176,17 @@ def request_of_trial(request: Mapping[str, Any], trial: TrialSpec) -> dict[str, 
     return trial_request(request["parts"], settings_of(request).classifier, trial)
 
 
-def trial_exists(store: ObjectStore, request: Mapping[str, Any], trial: TrialSpec) -> bool:
-    return store.stat(f"{trial_name(request_of_trial(request, trial))}/{MANIFEST}") is not None
+def missing_trials(store: ObjectStore, request: Mapping[str, Any], trials: Sequence[TrialSpec]) -> list[TrialSpec]:
+    """Those of a canonical request's trials that object storage does not hold, in order."""
+    classifier = settings_of(request).classifier
+
+    def exists(trial: TrialSpec) -> bool:
+        name = trial_name(trial_request(request["parts"], classifier, trial))
+        return store.stat(f"{name}/{MANIFEST}") is not None
+
+    with ThreadPoolExecutor(STORE_CALLS_AT_ONCE) as threads:
+        found = threads.map(exists, trials)
+        return [trial for trial, there in zip(trials, found, strict=True) if not there]
 
 
 def train_class_counts(split: Manifest) -> dict[str, int]:

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from synthmix.latent_diffusion.safetensors_header import check_header
 from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
 from synthmix.service_kit.environment import IMAGE_SYNTHESIS
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, invalid_field
+from synthmix.service_kit.kept_values import KeptValues
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
@@ -39,6 +39,9 @@ from synthmix.service_kit.settings_messages import from_canonical
 
 # What SynthesisSettings.precision may say: see its comment in the proto.
 BFLOAT16 = "bfloat16"
+
+# The one in use: a worker makes many shards of one image set.
+ADAPTED: KeptValues[LatentDiffusion] = KeptValues(lambda model: 1, lambda kept: 0, newest_always=True)
 
 
 def synthesise_shard(
@@ -113,13 +116,16 @@ def _pixels(
         return decode(model, latents)
 
 
-@lru_cache(maxsize=1)  # a worker makes many shards of one image set
 def adapted_model(adapter_name: ArtifactName, precision: str) -> LatentDiffusion:
     """The adapter's base model with the adapter in it, made ready for sampling.
 
     Raises:
         DataLoss: The adapter changes nothing, cannot be read, or has weights that are no numbers.
     """
+    return ADAPTED.get((adapter_name, precision), lambda: _adapted_model(adapter_name, precision))
+
+
+def _adapted_model(adapter_name: ArtifactName, precision: str) -> LatentDiffusion:
     store = open_object_store()
     adapter = read_manifest(store, adapter_name)
     found = base_model.resolve(adapter.summary["base_model"], field="adapter.settings.base_model")

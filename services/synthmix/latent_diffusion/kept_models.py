@@ -9,7 +9,6 @@ Not safe to share between threads: a worker runs one task at a time.
 
 import copy
 import itertools
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,11 +18,16 @@ from diffusers import StableDiffusionPipeline
 from synthmix.latent_diffusion.autoencoder import free_memory_bytes, select_device
 from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
+from synthmix.service_kit.kept_values import KeptValues
 
-# Of the memory that is free without the kept models. The newest is kept in any case: it is in use.
+# Of the memory that is free without the kept models.
 KEPT_SHARE = 0.25
 
-_kept: OrderedDict[str, LatentDiffusion] = OrderedDict()
+MODELS: KeptValues[LatentDiffusion] = KeptValues(
+    lambda model: sum(value.nbytes for value in _tensors(model)),
+    lambda kept_bytes: KEPT_SHARE * (free_memory_bytes(select_device()) + kept_bytes),
+    newest_always=True,
+)
 
 
 def lend(found: BaseModel) -> LatentDiffusion:
@@ -36,16 +40,7 @@ def lend(found: BaseModel) -> LatentDiffusion:
         InvalidArgument: The weights don't make the model that the small files say, or give no numbers.
         FailedPrecondition: The memory isn't enough.
     """
-    if found.digest not in _kept:
-        _forget_until(KEPT_SHARE * (free_memory_bytes(select_device()) + _kept_bytes()))
-        _kept[found.digest] = load(found.folder, select_device())
-    _kept.move_to_end(found.digest)
-    return shared_copy(_kept[found.digest])
-
-
-def forget_all() -> None:
-    """Gives the memory of all kept models back."""
-    _kept.clear()
+    return shared_copy(MODELS.get(found.digest, lambda: load(found.folder, select_device())))
 
 
 def shared_copy(model: LatentDiffusion) -> LatentDiffusion:
@@ -70,16 +65,6 @@ def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
     }
     tensors |= {id(value): value for value in module.buffers()}
     return copy.deepcopy(module, tensors)
-
-
-def _forget_until(most_bytes: float) -> None:
-    """Forgets the models that were lent the longest ago until one that is new may be kept beside the others."""
-    while _kept and _kept_bytes() > most_bytes:
-        _kept.popitem(last=False)
-
-
-def _kept_bytes() -> int:
-    return sum(value.nbytes for model in _kept.values() for value in _tensors(model))
 
 
 def _tensors(model: LatentDiffusion) -> Iterator[torch.Tensor]:

@@ -16,24 +16,49 @@ class _Branch(Generic[Item]):
         held: Places that its items hold.
         waiting: Items of it that wait.
         served: Number of the last turn that it got.
+        ranks: The items that wait at its very end, by rank.
     """
 
     held: int = 0
     waiting: int = 0
     served: int = 0
     branches: dict[str, "_Branch[Item]"] = field(default_factory=dict)
-    items: "OrderedDict[Item, None]" = field(default_factory=OrderedDict)
+    ranks: "dict[int, OrderedDict[Item, None]]" = field(default_factory=dict)
 
     def copy(self) -> "_Branch[Item]":
         branches = {name: branch.copy() for name, branch in self.branches.items()}
-        return _Branch(self.held, self.waiting, self.served, branches, OrderedDict(self.items))
+        ranks = {rank: OrderedDict(items) for rank, items in self.ranks.items()}
+        return _Branch(self.held, self.waiting, self.served, branches, ranks)
+
+    def add(self, item: Item, rank: int) -> None:
+        self.ranks.setdefault(rank, OrderedDict())[item] = None
+
+    def remove(self, item: Item, rank: int) -> None:
+        del self.ranks[rank][item]
+        if not self.ranks[rank]:
+            del self.ranks[rank]
+
+    def take(self) -> Item:
+        rank = min(self.ranks)
+        item = next(iter(self.ranks[rank]))
+        self.remove(item, rank)
+        return item
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """Where an item waits."""
+
+    path: tuple[str, ...]
+    rank: int
 
 
 class FairQueue(Generic[Item]):
     """Items that wait for a place, and those that hold one. Not safe to share between threads.
 
     Each item has a path, such as (owner, study). At every level, whoever holds the fewest places goes first; of those
-    that hold as many, the one whose last turn is longest ago. Items of one path go in the order in which they came.
+    that hold as many, the one whose last turn is longest ago. Items of one path go by rank, the lowest first, and those
+    of one rank in the order in which they came.
 
     Args:
         places: How many items may hold a place at once, asked anew each time.
@@ -44,7 +69,7 @@ class FairQueue(Generic[Item]):
         self._places = places
         self._places_each = places_each or places
         self._root: _Branch[Item] = _Branch()
-        self._waiting: dict[Item, tuple[str, ...]] = {}
+        self._waiting: dict[Item, _Waiting] = {}
         self._holding: dict[Item, tuple[str, ...]] = {}
         self._turn = 0
 
@@ -52,14 +77,18 @@ class FairQueue(Generic[Item]):
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def add(self, item: Item, path: Sequence[str]) -> None:
+    @property
+    def holding(self) -> int:
+        return len(self._holding)
+
+    def add(self, item: Item, path: Sequence[str], rank: int = 0) -> None:
         """An item that is known already keeps what it has."""
         if item in self._waiting or item in self._holding:
             return
-        self._waiting[item] = tuple(path)
+        self._waiting[item] = _Waiting(tuple(path), rank)
         for branch in self._along(path):
             branch.waiting += 1
-        branch.items[item] = None
+        branch.add(item, rank)
 
     def take(self) -> Item | None:
         """The item that gets the next place, which it holds until `leave`; None if none may have one."""
@@ -70,7 +99,7 @@ class FairQueue(Generic[Item]):
         self._turn += 1
         item = _take(self._root, owners, self._turn)
         if item is not None:
-            self._holding[item] = self._waiting.pop(item)
+            self._holding[item] = self._waiting.pop(item).path
         return item
 
     def leave(self, item: Item) -> None:
@@ -80,10 +109,11 @@ class FairQueue(Generic[Item]):
             for branch in self._along(path):
                 branch.held -= 1
         elif item in self._waiting:
-            path = self._waiting.pop(item)
+            waited = self._waiting.pop(item)
+            path = waited.path
             for branch in self._along(path):
                 branch.waiting -= 1
-            del branch.items[item]
+            branch.remove(item, waited.rank)
         else:
             return
         self._prune(path)
@@ -117,7 +147,7 @@ class FairQueue(Generic[Item]):
 def _take(root: _Branch[Item], first: dict[str, _Branch[Item]], turn: int) -> Item | None:
     branch, choices, way = root, first, [root]
     while True:
-        if branch.items:
+        if branch.ranks:
             break
         waiting = [choice for choice in choices.values() if choice.waiting]
         if not waiting:
@@ -129,4 +159,4 @@ def _take(root: _Branch[Item], first: dict[str, _Branch[Item]], turn: int) -> It
         passed.held += 1
         passed.waiting -= 1
         passed.served = turn
-    return branch.items.popitem(last=False)[0]
+    return branch.take()

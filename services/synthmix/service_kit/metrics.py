@@ -26,7 +26,10 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600),
 )
 OPERATIONS = Gauge(
-    "synthmix_operations", "Operations that have not ended, by state.", ["service", "state"], registry=REGISTRY
+    "synthmix_operations",
+    "Operations that have not ended, by state: running, queued, or waiting for what other operations make.",
+    ["service", "state"],
+    registry=REGISTRY,
 )
 UNREADABLE_RECORDS = Counter(
     "synthmix_unreadable_records",

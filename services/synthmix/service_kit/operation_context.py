@@ -2,7 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from synthmix.service_kit import operation_records as records
@@ -10,10 +11,11 @@ from synthmix.service_kit.environment import worker_settings
 from synthmix.service_kit.error_limits import bounded_text
 from synthmix.service_kit.errors import Cancelled
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.task_pool import TaskPool, TaskResult
+from synthmix.service_kit.task_pool import Batch, TaskCall, TaskPool, TaskResult
 
 POLL_SECONDS = 0.2
 LONGEST_PROGRESS_BYTES = 2000
+WAITS_FOR_WORKER = "waiting for a worker"
 
 
 class HostLeaves(BaseException):
@@ -40,6 +42,9 @@ class OperationContext:
         self._left = False
         self._progress: dict[str, Any] = {"done": 0, "total": 0, "revision": 0}
         self._running: dict[int, int] = {}  # what each task that has not ended has done
+        # Whether a worker has begun a task of it; None if it has none, or has steps, which tell that for themselves.
+        self._begun: bool | None = None
+        self._waits = False
         self._dirty = True
         self.worker_seconds = 0.0
         self.gpu_seconds = 0.0
@@ -69,6 +74,23 @@ class OperationContext:
             self.reused = units
             self._dirty = True
 
+    def note_begun(self) -> None:
+        """A worker has begun a task of it."""
+        if not self._begun:
+            self._begun = True
+            self._dirty = True
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for what other operations make, and gives workers nothing to do meanwhile."""
+        return self._waits
+
+    @waits.setter
+    def waits(self, waits: bool) -> None:
+        with self._lock:
+            self._dirty = self._dirty or waits != self._waits
+            self._waits = waits
+
     def report(self, task: int, done: int, total: int | None = None) -> None:
         """What a running task has done so far; counts beside `done` until the task ends.
 
@@ -78,6 +100,7 @@ class OperationContext:
         with self._lock:
             if task not in self._running:
                 return  # a report that came after its task's result
+            self._begun = True
             self._running[task] = done
             if total is not None:
                 self._progress["total"] = total
@@ -120,6 +143,7 @@ class OperationContext:
         arguments: Sequence[Mapping[str, Any]],
         on_result: Callable[[int, Any], None] = lambda index, value: None,
         makes: Sequence[str] = (),
+        spreads: bool = False,
     ) -> list[Any]:
         """Runs `function`, as "module:name", once for each keyword arguments, on the service's worker group.
 
@@ -129,39 +153,46 @@ class OperationContext:
             on_result: Called with (index, value) as each task ends, in the order of ending.
             makes: Of each task, what it makes and other operations' tasks may make as well. While one of them runs the
                 others wait, so that they find it made.
+            spreads: Whether a task gets the threads of processors, if there are more of them than tasks of the service.
+                What it makes may then differ from machine to machine, and from time to time, in the last bits.
 
         Returns:
             What the tasks returned, in the order of the arguments.
         """
+        values: list[Any] = [None] * len(arguments)
+        with self.tasks() as tasks:
+            tasks.add(function, arguments, makes, spreads=spreads)
+            while tasks.left:
+                for index, value in tasks.ended():
+                    values[index] = value
+                    on_result(index, value)
+        return values
+
+    @contextmanager
+    def tasks(self) -> Iterator["Tasks"]:
+        """Tasks on the service's worker group, of which more may be added while others run; at the end none runs on."""
         assert self._tasks is not None, "this context has no workers"
         self.raise_if_cancelled()
-        gpus = worker_settings(self.service).gpus
         with self._lock:
-            self._running = dict.fromkeys(range(len(arguments)), 0)
-        values: list[Any] = [None] * len(arguments)
-        left = len(arguments)
-        path = self.record.requested_by.path
-        batch = self._tasks.start(str(self.record.name), path, function, arguments, self._done_by, makes)
+            self._running = {}
+            if self._begun is None and not self._progress.get("steps"):
+                self._begun = False
+        batch = Batch((*self.record.requested_by.path, str(self.record.name)), self._done_by)
         try:
-            while left:
-                try:
-                    index, outcome = batch.outcomes.get(timeout=POLL_SECONDS)
-                except queue.Empty:
-                    self.raise_if_cancelled()
-                    continue
-                self.raise_if_cancelled()
-                if not isinstance(outcome, TaskResult):
-                    raise outcome
-                left -= 1
-                values[index] = outcome.value
-                self.worker_seconds += outcome.seconds
-                self.gpu_seconds += outcome.seconds * gpus
-                with self._lock:
-                    self._running.pop(index, None)
-                on_result(index, outcome.value)
-            return values
+            yield Tasks(self, self._tasks, batch)
         finally:
             self._tasks.stop(batch)
+
+    def _started(self, tasks: range) -> None:
+        with self._lock:
+            self._running |= dict.fromkeys(tasks, 0)
+
+    def _ended(self, task: int, result: TaskResult) -> None:
+        self.worker_seconds += result.seconds
+        self.gpu_seconds += result.seconds * worker_settings(self.service).gpus
+        self.note_begun()
+        with self._lock:
+            self._running.pop(task, None)
 
     def _done_by(self, task: int) -> int:
         with self._lock:
@@ -185,7 +216,11 @@ class OperationContext:
                     "working": self._working,
                     "deaths": self.deaths,
                     "mark": self._mark,
+                    "begun": self._begun,
+                    "waits": self._waits,
                 }
+                if self._working and self._begun is False and self._running:
+                    value["message"] = WAITS_FOR_WORKER
                 value["done"] += sum(self._running.values())
                 if value["total"]:
                     value["done"] = min(value["done"], value["total"])
@@ -201,6 +236,7 @@ class OperationContext:
         self.worker_seconds = before.get("worker_seconds", 0.0)
         self.gpu_seconds = before.get("gpu_seconds", 0.0)
         self.reused = before.get("reused")
+        self._begun = before.get("begun")
         self.earlier_steps = before.get("steps", [])
         self._mark = int(before.get("done", 0)) + sum(int(step.get("done", 0)) for step in self.earlier_steps)
         self.deaths = int(before.get("deaths", 0))
@@ -225,3 +261,67 @@ class OperationContext:
         self._working = False
         self.update(message=why)
         self.write_progress()
+
+
+class Tasks:
+    """Tasks of one operation, while it waits for them. See OperationContext.tasks.
+
+    Attributes:
+        left: How many have not ended.
+    """
+
+    def __init__(self, context: OperationContext, pool: TaskPool, batch: Batch):
+        self._context = context
+        self._pool = pool
+        self._batch = batch
+        self._count = 0
+        self.left = 0
+
+    def add(
+        self,
+        function: str,
+        arguments: Sequence[Mapping[str, Any]],
+        makes: Sequence[str] = (),
+        ranks: Sequence[int] = (),
+        spreads: bool = False,
+    ) -> range:
+        """Runs `function` as run_tasks does, and returns the tasks' numbers, which go on from those before.
+
+        Args:
+            makes: As of run_tasks.
+            ranks: Of each task. The lowest of those that wait goes first, whenever it was added.
+            spreads: As of run_tasks.
+        """
+        numbers = range(self._count, self._count + len(arguments))
+        self._count, self.left = numbers.stop, self.left + len(numbers)
+        self._context._started(numbers)
+        operation = str(self._context.record.name)
+        each = zip(numbers, arguments, makes or [""] * len(numbers), ranks or [0] * len(numbers), strict=True)
+        self._pool.add(
+            self._batch,
+            [
+                TaskCall(operation, number, function, dict(keywords), made, rank, spreads)
+                for number, keywords, made, rank in each
+            ],
+        )
+        return numbers
+
+    def ended(self, timeout_s: float = POLL_SECONDS) -> Iterator[tuple[int, Any]]:
+        """Yields number and value of each that has ended by now, after waiting for so long for the first.
+
+        Raises:
+            SynthMixError: One failed, or the operation is to stop.
+        """
+        while True:
+            try:
+                index, outcome = self._batch.outcomes.get(timeout=timeout_s)
+            except queue.Empty:
+                self._context.raise_if_cancelled()
+                return
+            self._context.raise_if_cancelled()
+            if not isinstance(outcome, TaskResult):
+                raise outcome
+            self.left -= 1
+            self._context._ended(index, outcome)
+            yield index, outcome.value
+            timeout_s = 0.0

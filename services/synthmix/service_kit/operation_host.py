@@ -138,18 +138,33 @@ class OperationHost:
 
     def report(self, operation: str, task: int, done: int, total: int | None = None) -> None:
         """What a task says that it has done."""
-        with self._lock:
-            live = self._schedule.live.get(OperationName.parse(operation))
-            context = live.context if live is not None else None
+        context = self._context_of(operation)
         if context is not None:
             context.report(task, done, total)
 
-    def counts(self) -> dict[str, int]:
-        """How many operations have begun here, how many wait, and how many cannot be read."""
+    def note_begun(self, operation: str) -> None:
+        """A worker says that it has begun a task of an operation."""
+        context = self._context_of(operation)
+        if context is not None:
+            context.note_begun()
+
+    def _context_of(self, operation: str) -> OperationContext | None:
         with self._lock:
-            running = sum(live.running or live.begun for live in self._schedule.live.values())
-            queued = len(self._schedule.live) - running
-            return {"running": running, "queued": queued, "unreadable": len(self._unreadable)}
+            live = self._schedule.live.get(OperationName.parse(operation))
+            return live.context if live is not None else None
+
+    def counts(self) -> dict[str, int]:
+        """How many operations have begun here, wait for what others make, for their turn, and cannot be read."""
+        with self._lock:
+            live = self._schedule.live.values()
+            waiting = sum(item.context is not None and item.context.waits for item in live)
+            running = sum(item.running or item.begun for item in live) - waiting
+            return {
+                "running": running,
+                "waiting": waiting,
+                "queued": len(live) - running - waiting,
+                "unreadable": len(self._unreadable),
+            }
 
     def leave(self, timeout_s: float = LEAVE_SECONDS) -> None:
         """Stops all work where it is, for another host to go on with, and returns when it has, or after this time."""

@@ -59,6 +59,7 @@ class Live:
 
     Attributes:
         running: Operations that run.
+        waiting: Operations that wait for what others make.
         queued: Others that it has taken up.
         unreadable: Those that it leaves alone, as another version wrote them.
         unasked_s: Seconds since a front end of its own version asked.
@@ -68,6 +69,7 @@ class Live:
     queued: int = 0
     unreadable: int = 0
     unasked_s: float = 0.0
+    waiting: int = 0
 
 
 class HostActor:
@@ -105,6 +107,9 @@ class HostActor:
 
     def report(self, operation: str, task: int, done: int, total: int | None = None) -> None:
         self._host.report(operation, task, done, total)
+
+    def note_begun(self, operation: str) -> None:
+        self._host.note_begun(operation)
 
     def leave(self) -> None:
         """Stops all work for another host to go on with; the actor is gone soon afterwards."""

@@ -172,7 +172,9 @@ def state_of(progress: dict[str, Any] | None, result: dict[str, Any] | None) -> 
             return "STATE_SUCCEEDED"
         cancelled = errors.from_json(result["error"]).code == errors.Cancelled.code
         return "STATE_CANCELLED" if cancelled else "STATE_FAILED"
-    return "STATE_QUEUED" if progress is None else "STATE_RUNNING"
+    if progress is None or progress.get("begun") is False or progress.get("waits"):
+        return "STATE_QUEUED"
+    return "STATE_RUNNING"
 
 
 def read_operation(
@@ -182,14 +184,14 @@ def read_operation(
 
     Args:
         resource: Reads the finished resource.
-        queued: Tells what is said of it while it is queued.
+        queued: Tells what is said of it while no host has begun it.
     """
     progress = find_progress(store, record)
     result = find_result(store, record)
     state = state_of(progress, result)
     metadata = json_format.ParseDict(progress or {}, OperationMetadata(), ignore_unknown_fields=True)
     metadata.MergeFrom(OperationMetadata(target=record.target, state=state))
-    if state == "STATE_QUEUED":
+    if state == "STATE_QUEUED" and progress is None:
         metadata.message = queued()
     metadata.create_time.FromJsonString(record.create_time)
     operation = operations_pb2.Operation(name=str(record.name))

@@ -180,15 +180,17 @@ class Operations(operations_pb2_grpc.OperationsServicer):
     def reconcile(self) -> None:
         """Counts what is open, and sees that a host works on it: one listing, and one question to the host."""
         self._open_count = len(open_operations.names(self._store, self.service))
-        running = unreadable = 0
+        running = waiting = unreadable = 0
         try:
             if self._open_count:
                 live = self._hosts.wake()
                 running, unreadable = min(live.running, self._open_count), live.unreadable
+                waiting = min(live.waiting, self._open_count - running)
         finally:
             metrics.UNREADABLE_OPERATIONS.labels(self.service).set(unreadable)
             metrics.OPERATIONS.labels(self.service, "running").set(running)
-            metrics.OPERATIONS.labels(self.service, "queued").set(self._open_count - running)
+            metrics.OPERATIONS.labels(self.service, "waiting").set(waiting)
+            metrics.OPERATIONS.labels(self.service, "queued").set(self._open_count - running - waiting)
 
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext

@@ -1,5 +1,6 @@
 """Tasks on Ray's workers: how they are handed over, what runs them there, and what their ends mean."""
 
+import contextlib
 import importlib
 import tempfile
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from synthmix.service_kit import kept_values
 from synthmix.service_kit.environment import WorkerSettings
 from synthmix.service_kit.errors import Cancelled, SynthMixError
 from synthmix.service_kit.metrics import count_on_worker
@@ -17,6 +19,8 @@ from synthmix.service_kit.task_pool import Outcome, TaskCall, TaskDied, TaskResu
 
 # A host answers all of its tasks: one that says more often what it has done is not asked to be heard at once.
 REPORT_INTERVAL_SECONDS = 0.25
+# The operation of which this process has said that it is begun: each process says it once, not with each of many tasks.
+_begun = ""
 
 
 class RayTasks:
@@ -48,8 +52,8 @@ class RayTasks:
             label_selector={self._label: "true"},
         )(run_task)
 
-    def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
-        threads = max(1, int(self._settings.cpus))
+    def submit(self, call: TaskCall, tasks: int, ended: Callable[[Outcome], None]) -> Any:
+        threads = self._threads(tasks if call.spreads else None)
         reference = self._remote.options(name=call.function).remote(
             self._host, call.operation, call.index, call.function, dict(call.keywords), threads, self._settings.gpus
         )
@@ -71,6 +75,17 @@ class RayTasks:
             self._ray.remote(_call).options(name=function, num_cpus=0, max_retries=0, scheduling_strategy=where).remote(
                 function
             )
+
+    def _threads(self, tasks: int | None) -> int:
+        """Threads of one of so many tasks that are divided among the processors of a node; None: of one among many.
+
+        What a task spreads to is not taken from Ray: a task of another service may begin there, and they share it.
+        """
+        own = max(1, int(self._settings.cpus))
+        if tasks is None or self._settings.gpus:
+            return own
+        processors = min((int(node["Resources"].get("CPU", 0)) for node in self._nodes()), default=own)
+        return max(own, processors // tasks)
 
     def _nodes(self) -> list[dict[str, Any]]:
         """The nodes of the group that are alive."""
@@ -118,11 +133,16 @@ def run_task(
     """Runs one task on a worker. Besides its keywords the function gets `report(done, total)` and `threads`."""
     import ray
 
+    global _begun
     name = OperationName.parse(operation)
     try:
         actor = ray.get_actor(host, namespace=NAMESPACE)
     except ValueError:
         raise Cancelled(f"{operation} has ended; submit it again if it is wanted", reason="CANCELLED") from None
+    if operation != _begun:
+        _begun = operation
+        with contextlib.suppress(AttributeError):  # a host of a version before this one does not want to know
+            actor.note_begun.remote(operation)
     module, _, attribute = function.partition(":")
     call = getattr(importlib.import_module(module), attribute)
     start_s = time.perf_counter()
@@ -135,7 +155,8 @@ def run_task(
             actor.report.remote(operation, index, done, total)
 
     try:
-        value = call(**keywords, report=report, threads=threads)
+        with kept_values.at_work():
+            value = call(**keywords, report=report, threads=threads)
     except Exception as error:
         if isinstance(error, SynthMixError) or not says_full(error):
             raise

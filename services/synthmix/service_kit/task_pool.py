@@ -28,6 +28,8 @@ LONGEST_BACKOFF_SECONDS = 60.0
 # Tasks that wait at Ray while there is no worker yet, or only a few.
 FEWEST_WAITING = 8
 SLOTS_VALID_SECONDS = 2.0
+# A task that may spread is held back for so long, to see what else comes at the same time.
+SETTLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class TaskCall:
 
     Attributes:
         makes: Names what it makes and others may make as well; "" if that is nobody else's.
+        rank: Of those of one operation that wait, the lowest goes first.
+        spreads: Whether it may use processors that are given to no task, beside its own.
     """
 
     operation: str
@@ -64,6 +68,8 @@ class TaskCall:
     function: str
     keywords: Mapping[str, Any]
     makes: str = ""
+    rank: int = 0
+    spreads: bool = False
 
 
 Outcome = TaskResult | TaskDied | BaseException
@@ -72,8 +78,12 @@ Outcome = TaskResult | TaskDied | BaseException
 class Backend(Protocol):
     """Runs tasks on workers."""
 
-    def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
-        """Hands a task over and returns its handle; `ended` is called once, from any thread."""
+    def submit(self, call: TaskCall, tasks: int, ended: Callable[[Outcome], None]) -> Any:
+        """Hands a task over and returns its handle; `ended` is called once, from any thread.
+
+        Args:
+            tasks: How many tasks there are for the workers now, this one among them.
+        """
         ...
 
     def cancel(self, handle: Any) -> None:
@@ -99,6 +109,7 @@ class Batch:
     """Tasks of one operation.
 
     Attributes:
+        path: Whose turn they take: owner, study and operation.
         outcomes: (index, TaskResult or an error) of each task, in the order of ending.
         done_by_task: What running tasks say that they have done: one that comes further may die again.
     """
@@ -140,34 +151,24 @@ class TaskPool:
         self._events: queue.SimpleQueue[tuple[_Task, Outcome] | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="tasks", daemon=True).start()
 
-    def start(
-        self,
-        operation: str,
-        path: Sequence[str],
-        function: str,
-        arguments: Sequence[Mapping[str, Any]],
-        done_by_task: Callable[[int], int],
-        makes: Sequence[str] = (),
-    ) -> Batch:
-        """Puts an operation's tasks into the queue.
-
-        Args:
-            path: Whose turn they take: owner and study; the operation is the last of it.
-            makes: Of each task, see TaskCall. Two that make the same are not run at once.
-        """
-        batch = Batch((*path, operation), done_by_task)
+    def add(self, batch: Batch, calls: Sequence[TaskCall]) -> None:
+        """Puts tasks of an operation into the queue. Of those that make the same, not two are run at once."""
         with self._lock:
-            for index, (keywords, made) in enumerate(zip(arguments, makes or [""] * len(arguments), strict=True)):
-                task = _Task(TaskCall(operation, index, function, dict(keywords), made), batch)
+            for call in calls:
+                task = _Task(call, batch)
                 batch.tasks.add(task)
-                self._queue.add(task, batch.path)
+                if call.spreads:
+                    self._enqueue_later(task, SETTLE_SECONDS)
+                else:
+                    self._enqueue(task)
         self._events.put(None)
-        return batch
 
     def stop(self, batch: Batch) -> None:
         """Takes out what waits of a batch, and ends what runs of it."""
         with self._lock:
             tasks, batch.tasks = batch.tasks, set()
+            for made, waiting in self._being_made.items():
+                self._being_made[made] = [task for task in waiting if task.batch is not batch]
             for task in tasks:
                 self._queue.leave(task)
                 if task.handle is not None:
@@ -176,8 +177,15 @@ class TaskPool:
 
     @property
     def waiting(self) -> int:
+        """How many are not handed over."""
         with self._lock:
             return self._queue.waiting + len(self._due) + sum(map(len, self._being_made.values()))
+
+    def _enqueue(self, task: _Task) -> None:
+        self._queue.add(task, task.batch.path, task.call.rank)
+
+    def _enqueue_later(self, task: _Task, pause_s: float) -> None:
+        heapq.heappush(self._due, (self._clock() + pause_s, next(self._count), task))
 
     def _window(self) -> int:
         if self._clock() >= self._slots_until_s:
@@ -212,7 +220,7 @@ class TaskPool:
         while self._due and self._due[0][0] <= self._clock():
             _, _, task = heapq.heappop(self._due)
             if task in task.batch.tasks:
-                self._queue.add(task, task.batch.path)
+                self._enqueue(task)
         while self._queue.waiting and (next_task := self._queue.take()) is not None:
             if not self._waits_for_another(next_task):
                 self._submit(next_task)
@@ -233,7 +241,7 @@ class TaskPool:
             self._events.put((task, outcome))
 
         try:
-            task.handle = self._backend.submit(task.call, ended)
+            task.handle = self._backend.submit(task.call, self._queue.holding + self.waiting, ended)
         except Exception as error:  # such as arguments that cannot be sent
             self._end(task, error)
 
@@ -241,7 +249,7 @@ class TaskPool:
         self._queue.leave(task)
         for other in self._being_made.pop(task.call.makes, ()):
             if other in other.batch.tasks:
-                self._queue.add(other, other.batch.path)
+                self._enqueue(other)
         task.handle = None
         if task not in task.batch.tasks:
             return  # its operation has ended
@@ -259,7 +267,7 @@ class TaskPool:
                     task.deaths,
                     pause_s,
                 )
-                heapq.heappush(self._due, (self._clock() + pause_s, next(self._count), task))
+                self._enqueue_later(task, pause_s)
                 return
             outcome = given_up(task.call, outcome)
         task.batch.tasks.discard(task)

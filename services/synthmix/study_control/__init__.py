@@ -9,6 +9,6 @@ split             a dataset becomes train, validation and test
 specification     a study's defaults, checks and expansion into steps
 planning          what a study would do and cost, asked of the other services
 step_services     the other services, as study control calls them
-study_operation   one study: the steps in order, then the report
+study_operation   one study: each step when its inputs are there, then the report
 report            the report's page, JSON and CSV
 """

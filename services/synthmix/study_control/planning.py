@@ -215,8 +215,9 @@ def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_
     """The plan, with the time that it takes on this cluster.
 
     The steps of a phase run at once and share its worker group, so a phase takes its worker time divided by the
-    workers that can run at once, in whole rounds of one task a worker. Not counted: what else uses the cluster, and
-    how long nodes and workers take to start.
+    workers that can run at once, in whole rounds of one task a worker. Phases are added up, though steps of one begin
+    while others of the one before still run: trials of real images take no time of their own then. Not counted: what
+    else uses the cluster, and how long nodes and workers take to start.
     """
     plan = study.plan()
     if cluster.ray_problem:

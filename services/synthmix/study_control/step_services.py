@@ -31,11 +31,13 @@ class StepKind:
         resource: What it makes: a step's request.
         method: The gRPC method that makes it.
         message: The method's request for a resource; it only plans if the second argument is True.
+        awaits_inputs: Whether it takes a resource whose inputs are not made yet, and waits for them.
     """
 
     resource: type[Message]
     method: Callable[[grpc.Channel], Callable[..., operations_proto_pb2.Operation]]
     message: Callable[[Any, bool], Message]
+    awaits_inputs: bool = False
 
 
 # By service, in the order in which they work.
@@ -53,7 +55,10 @@ KINDS = {
     CLASSIFIER_EVALUATION: StepKind(
         evaluations_pb2.Evaluation,
         lambda channel: evaluations_pb2_grpc.EvaluationServiceStub(channel).CreateEvaluation,
-        lambda evaluation, plan: evaluations_pb2.CreateEvaluationRequest(evaluation=evaluation, validate_only=plan),
+        lambda evaluation, plan: evaluations_pb2.CreateEvaluationRequest(
+            evaluation=evaluation, validate_only=plan, await_image_sets=True
+        ),
+        awaits_inputs=True,
     ),
 }
 

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
 
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.service_kit.errors import SynthMixError
@@ -32,6 +33,16 @@ class Step:
     def target(self) -> str:
         return self.plan.target
 
+    @property
+    def awaits_inputs(self) -> bool:
+        """Whether it may be asked for before what it is made of is there."""
+        return KINDS[self.service].awaits_inputs
+
+    @property
+    def inputs(self) -> set[str]:
+        """Every name in its request; those of other steps are what it is made of."""
+        return {text for field in self._texts() for text in _values(self.request, field)}
+
     def create(self, services: StepServices) -> Operation:
         """Has the service do it. Raises with fields named as the specification names them."""
         with specification.study_terms(self.fields):
@@ -41,12 +52,17 @@ class Step:
         """The step with what earlier ones made, by its planned name, in its request."""
         request = type(self.request)()
         request.CopyFrom(self.request)
-        for field, value in request.ListFields():
-            if field.cpp_type == field.CPPTYPE_STRING and field.is_repeated:
-                value[:] = [made.get(item, item) for item in value]
-            elif field.cpp_type == field.CPPTYPE_STRING:
-                setattr(request, field.name, made.get(value, value))
+        for field in self._texts():
+            names = [made.get(name, name) for name in _values(request, field)]
+            if field.is_repeated:
+                getattr(request, field.name)[:] = names
+            else:
+                setattr(request, field.name, names[0])
         return replace(self, request=request)
+
+    def _texts(self) -> list[FieldDescriptor]:
+        """The fields of its request that hold texts."""
+        return [field for field, _ in self.request.ListFields() if field.cpp_type == field.CPPTYPE_STRING]
 
     def in_study_terms(self, error: SynthMixError) -> SynthMixError:
         return specification.in_study_terms(error, self.fields)
@@ -71,6 +87,11 @@ class Step:
             plan=json_format.ParseDict(value["plan"], operations_pb2.Plan(), ignore_unknown_fields=True),
             fields=value["fields"],
         )
+
+
+def _values(request: Any, field: FieldDescriptor) -> list[str]:
+    value = getattr(request, field.name)
+    return list(value) if field.is_repeated else [value]
 
 
 def recorded_steps(record: Mapping[str, Any]) -> tuple[Step, ...]:

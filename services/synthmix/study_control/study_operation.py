@@ -1,4 +1,4 @@
-"""One study: its steps on the other services, in order, then the report.
+"""One study: its steps on the other services, each as soon as what it is made of is there, then the report.
 
 The services may restart, and another study may share or cancel a step: a step that ends as cancelled while this study
 is not is submitted again.
@@ -18,6 +18,7 @@ from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, wri
 from synthmix.service_kit.environment import WORKER_SERVICES, service_address
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_context import OperationContext
+from synthmix.service_kit.quantities import listed, shortened
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName
 from synthmix.service_kit.tokens import token_for_services
@@ -25,6 +26,10 @@ from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.steps import Step, of_service, operation_of, recorded_steps
 
 POLL_SECONDS = 0.5
+# A study of hundreds of steps asks for each of them less often.
+QUESTIONS_A_SECOND = 50.0
+SHOWN_RUNNING = 3
+LONGEST_STEP_MESSAGE = 200
 STOP_TIMEOUT_SECONDS = 10.0
 
 
@@ -87,17 +92,16 @@ def run_study(
     context: OperationContext, services: StepServices, progress: "StudyProgress", steps: Sequence[Step]
 ) -> dict[str, list[str]]:
     """Runs what was planned, and returns the names of what each service made. Raises what a step failed with."""
-    made: dict[str, str] = {}
+    run = StudyRun(context, services, progress, steps)
     try:
-        for service in WORKER_SERVICES:
-            run_steps(context, services, progress, of_service(steps, service), made)
+        run.run()
     except errors.Unavailable:
         raise  # the study goes on when the service is back, and so may its steps meanwhile
     except errors.SynthMixError:
         # Cancelled, or one step failed: nothing else that this study started is to go on.
-        cancel_steps(services, steps, made)
+        cancel_steps(services, steps, run.made)
         raise
-    return {service: [made[step.target] for step in of_service(steps, service)] for service in WORKER_SERVICES}
+    return {service: [run.made[step.target] for step in of_service(steps, service)] for service in WORKER_SERVICES}
 
 
 class StudyProgress:
@@ -123,7 +127,7 @@ class StudyProgress:
         self._begun = {
             step["target"]: int(step.get("reused", 0)) for step in context.earlier_steps if step.get("operation")
         }
-        self._publish("planning")
+        self.publish()
 
     def found(self, step: Step) -> None:
         """A step whose artifact is there: another study's work, unless this one had begun it."""
@@ -132,7 +136,6 @@ class StudyProgress:
         shown.state = progress_pb2.STATE_SUCCEEDED
         shown.operation = str(operation_of(step, step.target))
         shown.done = step.plan.total
-        self._publish(step.display_name)
 
     def follow(self, step: Step, operation: operations_pb2.Operation) -> None:
         """Takes over what a step's operation says."""
@@ -142,14 +145,14 @@ class StudyProgress:
         shown.reused = max(shown.reused, metadata.reused, self._begun.get(step.target, 0))
         shown.state = metadata.state
         shown.operation = operation.name
+        shown.message = "" if operation.done else shortened(metadata.message, LONGEST_STEP_MESSAGE)
         shown.done = step.plan.total if succeeded else metadata.done
-        self._publish(step.display_name)
 
     def show_report(self, state: progress_pb2.State) -> None:
         """Tells that the report is being made, or that it is there."""
         self._report.state = state
         self._report.done = int(state == progress_pb2.STATE_SUCCEEDED)
-        self._publish("done" if self._report.done else "report")
+        self.publish()
 
     def costs(self) -> list[dict[str, Any]]:
         """What each step was, for the report's table of costs."""
@@ -163,8 +166,17 @@ class StudyProgress:
             for step in self._planned
         ]
 
-    def _publish(self, message: str) -> None:
+    def publish(self) -> None:
+        """Writes into the operation's metadata what was found and followed since, and what runs now."""
         steps = [*self._shown.values(), self._report]
+        running = [step.display_name for step in steps if step.state == progress_pb2.STATE_RUNNING]
+        waiting = [step.display_name for step in steps if step.state == progress_pb2.STATE_QUEUED]
+        if running:
+            message = listed(running, SHOWN_RUNNING)
+        elif waiting:
+            message = f"waiting to begin: {listed(waiting, SHOWN_RUNNING)}"
+        else:
+            message = "done"
         self._context.reused = sum(step.reused == step.total > 0 for step in steps)
         self._context.update(
             message=message,
@@ -175,46 +187,86 @@ class StudyProgress:
         )
 
 
-def run_steps(
-    context: OperationContext,
-    services: StepServices,
-    progress: StudyProgress,
-    steps: Sequence[Step],
-    made: dict[str, str],
-) -> None:
-    """Runs steps of one service at once and returns when all have succeeded.
+class StudyRun:
+    """Runs a study's steps, each as soon as those that it is made of have succeeded.
 
-    Args:
-        made: The name of what each earlier step made, by its planned one; these steps' are added. They differ if a
-            service was upgraded to another recipe since the study was planned.
+    The grid is asked for at once: it begins with what needs no image set, and waits for each of these by itself.
+
+    Attributes:
+        made: The name of what each step makes, by its planned one, as far as it was asked for. They differ if a service
+            was upgraded to another recipe since the study was planned.
     """
-    running: dict[str, Step] = {}
-    for step in steps:
-        context.raise_if_cancelled()
-        if find_manifest(context.store, ArtifactName.parse(step.target, field="target")) is not None:
-            progress.found(step)
-            made[step.target] = step.target
-            continue
-        step = step.with_inputs(made)
-        operation = step.create(services)
-        progress.follow(step, operation)
+
+    def __init__(
+        self, context: OperationContext, services: StepServices, progress: StudyProgress, steps: Sequence[Step]
+    ):
+        self._context = context
+        self._services = services
+        self._progress = progress
+        self._steps = steps
+        self._planned = {step.target for step in steps}
+        self._asked: dict[str, Step] = {}
+        self._running: dict[str, str] = {}
+        self._finished: set[str] = set()
+        self.made: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Returns when all have succeeded. Raises what one failed with."""
+        while True:
+            for step in self._steps:
+                self._context.raise_if_cancelled()
+                self._look_after(step)
+            self._progress.publish()
+            if len(self._finished) == len(self._planned):
+                return
+            self._context.sleep(max(POLL_SECONDS, len(self._running) / QUESTIONS_A_SECOND))
+
+    def _look_after(self, step: Step) -> None:
+        if step.target in self._finished:
+            return
+        if step.target in self._running:
+            self._follow(step)
+        elif step.awaits_inputs or step.inputs & self._planned <= self._finished:
+            self._begin(step)
+
+    def _begin(self, step: Step) -> None:
+        if find_manifest(self._context.store, ArtifactName.parse(step.target, field="target")) is not None:
+            self._progress.found(step)
+            self.made[step.target] = step.target
+            self._finished.add(step.target)
+        else:
+            self._ask(step)
+
+    def _ask(self, step: Step) -> None:
+        asked = step.with_inputs(self.made)
+        operation = asked.create(self._services)
+        self._asked[step.target] = asked
+        self._running[step.target] = operation.name
+        self.made[step.target] = metadata_of(operation).target
+        self._take_over(step, operation)
+
+    def _follow(self, step: Step) -> None:
+        if step.with_inputs(self.made).request != self._asked[step.target].request:
+            # It waits for what is never made: a service made it by another recipe than was planned.
+            self._services.cancel(self._running[step.target])
+            self._ask(step)
+            return
+        operation = self._services.get_operation(self._running[step.target])
+        if not self._take_over(step, operation) and operation.done:
+            self._ask(step)  # someone else cancelled it, and this study still needs it
+
+    def _take_over(self, step: Step, operation: operations_pb2.Operation) -> bool:
+        """Takes over what a step's operation says, and whether it has succeeded."""
+        self._progress.follow(step, operation)
         if not succeeded(step, operation):
-            running[operation.name] = step
-        made[step.target] = metadata_of(operation).target
-    while running:
-        context.sleep(POLL_SECONDS)
-        for name, step in list(running.items()):
-            operation = services.get_operation(name)
-            progress.follow(step, operation)
-            if succeeded(step, operation):
-                del running[name]
-            elif operation.done:
-                # Someone else cancelled it, and this study still needs it.
-                step.create(services)
+            return False
+        del self._running[step.target]
+        self._finished.add(step.target)
+        return True
 
 
 def cancel_steps(services: StepServices, steps: Sequence[Step], made: Mapping[str, str]) -> None:
-    """Cancels every step that is not finished and waits until it has stopped. `made` is run_steps'.
+    """Cancels every step that is not finished and waits until it has stopped. `made` is StudyRun's.
 
     A step that others asked for as well goes on for them.
     """

@@ -14,12 +14,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CreateEvaluationRequest(_message.Message):
-    __slots__ = ("evaluation", "validate_only")
+    __slots__ = ("evaluation", "validate_only", "await_image_sets")
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    AWAIT_IMAGE_SETS_FIELD_NUMBER: _ClassVar[int]
     evaluation: Evaluation
     validate_only: bool
-    def __init__(self, evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+    await_image_sets: bool
+    def __init__(self, evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., validate_only: _Optional[bool] = ..., await_image_sets: _Optional[bool] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("name", "split", "image_sets", "mixtures", "classifier", "seeds", "claim", "create_time", "trial_count", "comparison", "seconds", "gpu_seconds", "payloads", "fidelity", "requested_by", "requested_by_me")

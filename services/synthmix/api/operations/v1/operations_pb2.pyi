@@ -60,7 +60,7 @@ class OperationMetadata(_message.Message):
     def __init__(self, target: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., message: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., reused: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., revision: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., cancel_requested: _Optional[bool] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("display_name", "operation", "target", "state", "done", "total", "unit", "reused")
+    __slots__ = ("display_name", "operation", "target", "state", "done", "total", "unit", "reused", "message")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class Step(_message.Message):
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     REUSED_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     operation: str
     target: str
@@ -77,7 +78,8 @@ class Step(_message.Message):
     total: int
     unit: str
     reused: int
-    def __init__(self, display_name: _Optional[str] = ..., operation: _Optional[str] = ..., target: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., reused: _Optional[int] = ...) -> None: ...
+    message: str
+    def __init__(self, display_name: _Optional[str] = ..., operation: _Optional[str] = ..., target: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., reused: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("target", "total", "done", "unit", "predicted_seconds", "tasks", "warnings")

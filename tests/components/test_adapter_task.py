@@ -1,0 +1,164 @@
+"""What a worker does for one adapter after another: the base model and the encoded images stay, and no byte changes."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from image_archives import dataset
+from memory_object_store import MemoryObjectStore
+from synthmix.adapter_training import planning, recipe, task
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
+from synthmix.image_data.split_parts import open_train_part
+from synthmix.latent_diffusion import kept_models
+from synthmix.latent_diffusion.base_model import resolve
+from synthmix.latent_diffusion.loading import FIELD
+from synthmix.service_kit.kept_values import give_back
+from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
+from synthmix.study_control.split import create_split
+from tiny_base_model import write_tiny_base_model
+
+pytestmark = pytest.mark.usefixtures("any_base_model", "own_cache")
+
+THREADS = 1
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    give_back()
+    yield
+    give_back()
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> MemoryObjectStore:
+    store = MemoryObjectStore.created()
+    monkeypatch.setattr(task, "open_object_store", lambda: store)
+    return store
+
+
+@pytest.fixture
+def train_part(store: MemoryObjectStore, tmp_path: Path) -> str:
+    split = create_split(store, dataset(store, tmp_path), SplitSettings(test=0.3, validation=0.2, seed=1))
+    return f"{split}/parts/train"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_base_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often the base model was loaded, and images and prompts encoded."""
+    counts = {"loaded": 0, "images": 0, "prompts": 0}
+
+    def counted(module: Any, function: str, name: str) -> None:
+        original = getattr(module, function)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            counts[name] += 1
+            return original(*arguments, **keywords)
+
+        monkeypatch.setattr(module, function, call)
+
+    counted(kept_models, "load", "loaded")
+    counted(recipe, "cache_latents", "images")
+    counted(recipe, "prompt_embeddings", "prompts")
+    return counts
+
+
+def adapter(
+    store: MemoryObjectStore, train_part: str, base_model: str, number: int = 0, threads: int = THREADS, **changes: Any
+) -> bytes:
+    """Trains an adapter, and returns its weights."""
+    found = resolve(base_model, field=FIELD)
+    settings = AdapterSettings(rank=2, images_seen=40, batch_size=4, image_size=32, learning_rate=1e-2)
+    settings.MergeFrom(AdapterSettings(**changes))
+    filled = planning.filled(settings, found)
+    part = open_train_part(store, train_part, field="adapter.train_split")
+    trained = task.train(
+        str(OperationName("adapter-training", f"{number:032x}")),
+        str(ArtifactName(ADAPTERS, f"{number:032x}")),
+        planning.canonical_request(filled, train_digest=part.digest, base_model_digest=found.digest),
+        {"train_split": train_part, "base_model": base_model},
+        lambda images_seen: None,
+        threads,
+    )
+    [weights] = [item for item in trained["payloads"] if item["name"].endswith(".safetensors")]
+    return store.get_bytes(next(key for key in store.keys if weights["sha256"] in key))
+
+
+def test_an_adapter_is_the_same_whatever_was_trained_before(
+    store: MemoryObjectStore, train_part: str, tiny: str, calls: dict[str, int]
+) -> None:
+    alone = adapter(store, train_part, tiny, 0)
+    give_back()
+    others = [
+        adapter(store, train_part, tiny, 1, seed=5),
+        adapter(store, train_part, tiny, 2, targets="attention+feedforward+convolution", rank=3),
+        adapter(store, train_part, tiny, 3, prompt="a {label} thing"),
+    ]
+    assert alone not in others
+    assert adapter(store, train_part, tiny, 4) == alone
+    assert calls == {"loaded": 2, "images": 2, "prompts": 3}  # each once before it was forgotten, and another prompt
+
+
+def test_what_an_adapter_sees_is_encoded_anew_where_it_differs(
+    store: MemoryObjectStore, train_part: str, tiny: str, calls: dict[str, int], tmp_path: Path
+) -> None:
+    adapter(store, train_part, tiny)
+    for number, changes in enumerate(({"image_size": 24}, {"images_seen": 8}, {"threads": 2}), 1):
+        adapter(store, train_part, tiny, number, **changes)
+        assert calls["images"] == 1 + number
+    other = create_split(store, dataset(store, tmp_path), SplitSettings(test=0.5, validation=0.2, seed=1))
+    adapter(store, f"{other}/parts/train", tiny, 4)
+    assert calls["images"] == 5
+    assert calls["loaded"] == 1
+    adapter(store, train_part, str(write_tiny_base_model(tmp_path / "model", "v_prediction")), 5)
+    assert calls["images"] == 6
+    assert calls["loaded"] == 2
+
+
+def test_a_training_goes_on_with_the_threads_that_it_began_with(
+    store: MemoryObjectStore, train_part: str, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is started again, another number of processors may be idle."""
+    monkeypatch.setattr(task, "CHECKPOINT_INTERVAL_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(task, "count_on_worker", interrupted_after(6))
+        adapter(store, train_part, tiny, 0, threads=2)
+    used: list[int] = []
+    set_up = recipe.set_up
+    monkeypatch.setattr(recipe, "set_up", lambda *arguments: used.append(torch.get_num_threads()) or set_up(*arguments))
+    resumed = adapter(store, train_part, tiny, 0, threads=1)
+    assert used == [2]
+    assert resumed == adapter(store, train_part, tiny, 1, threads=2)
+
+
+def interrupted_after(calls: int) -> Any:
+    numbers = itertools.count(1)
+
+    def count(*arguments: Any) -> None:
+        if next(numbers) > calls:
+            raise InterruptedError
+
+    return count
+
+
+def test_a_training_that_fails_leaves_the_base_model_as_it_was(
+    store: MemoryObjectStore, train_part: str, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = adapter(store, train_part, tiny, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            adapter(store, train_part, tiny, 1)
+    model = kept_models.lend(resolve(tiny, field=FIELD))
+    assert not any(value.requires_grad for value in model.unet.parameters())
+    assert not model.unet.training
+    assert adapter(store, train_part, tiny, 2) == alone
