@@ -13,7 +13,7 @@ from image_archives import dataset, encoded, noise, picture, plates
 from image_files import tiff
 from memory_object_store import MemoryObjectStore
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
-from synthmix.image_data import pixel_cache
+from synthmix.image_data import pixel_cache, split_parts
 from synthmix.image_data.decoding import decode_image, to_square
 from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.pixel_cache import pixels
@@ -75,6 +75,20 @@ def test_parts_hold_the_dataset_and_share_nothing(store: MemoryObjectStore, spli
     assert train.white_levels == (255,)
     assert len(train.labels) == len(train.groups) == len(train.sha256s) == len(train) == len(list(train.images()))
     assert set(train.labels) == {0, 1}
+
+
+def test_the_manifests_of_a_split_are_read_once_for_its_three_parts(
+    store: MemoryObjectStore, split: ArtifactName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[ArtifactName] = []
+
+    def counted(store: MemoryObjectStore, name: ArtifactName) -> Manifest:
+        read.append(name)
+        return read_manifest(store, name)
+
+    monkeypatch.setattr(split_parts, "read_manifest", counted)
+    train, _, _ = open_split(store, str(split), field="split")
+    assert read == [split, train.manifest.name]
 
 
 def test_images_are_those_of_the_rows(store: MemoryObjectStore, split: ArtifactName) -> None:

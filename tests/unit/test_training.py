@@ -1,6 +1,8 @@
-"""What training recipes have in common: the schedule of learning rates, the symmetries of the square, and seeds."""
+"""What training recipes have in common: learning rates, the symmetries of the square, seeds, and freed memory."""
 
 import itertools
+import platform
+import resource
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from synthmix.service_kit.seeds import derived_rng, derived_seed
+from synthmix.training.freed_memory import freed_memory_kept
 from synthmix.training.learning_rates import learning_rate_share
 from synthmix.training.symmetries import SYMMETRIES, symmetries, symmetry
 
@@ -61,3 +64,29 @@ def test_seeds_are_the_same_everywhere() -> None:
 
 ORDER_SEED = 2580505171678593669
 STATISTICS_DRAW = 1671566901
+
+
+PAGES = 16 * 1024
+
+
+def page_faults() -> int:
+    """Of taking and freeing so many pages of 4 KiB, when that was done before."""
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(b"x") * (4096 * PAGES)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_memory_stays_with_the_process_for_a_while() -> None:
+    assert page_faults() > 0.9 * PAGES
+    with freed_memory_kept():
+        assert page_faults() < 0.1 * PAGES
+        before = resident_pages()
+    assert before - resident_pages() > 0.9 * PAGES
+    assert page_faults() > 0.9 * PAGES
+
+
+def resident_pages() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])

@@ -23,6 +23,7 @@ from synthmix.classifier_evaluation.mixtures import Mixture
 from synthmix.classifier_evaluation.trial_requests import steps_per_epoch
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.seeds import derived_seed
+from synthmix.training.freed_memory import freed_memory_kept
 from synthmix.training.learning_rates import learning_rate_share
 from synthmix.training.symmetries import symmetries
 
@@ -67,6 +68,7 @@ class TrainingResult:
     test_probabilities: np.ndarray = field(repr=False)
 
 
+@freed_memory_kept()
 def train_and_evaluate(
     settings: ClassifierSettings,
     class_count: int,

@@ -113,16 +113,20 @@ def open_train_part(store: ObjectStore, name: str, *, field: str) -> TrainPart:
         InvalidArgument: It names a dataset, a whole split, another part, or nothing at all.
         NotFound: There is no such split.
     """
-    return _open(TrainPart, store, PartName.parse_train(name, field=field))
+    part = PartName.parse_train(name, field=field)
+    split = read_manifest(store, part.split)
+    return _open(TrainPart, store, split, _dataset(store, split), part)
 
 
 def open_split(store: ObjectStore, split_name: str, *, field: str) -> tuple[TrainPart, ValidationPart, TestPart]:
     """The three parts of a split. Raises InvalidArgument naming the field, NotFound, DataLoss."""
-    split = ArtifactName.parse(split_name, field=field, collection=SPLITS)
+    name = ArtifactName.parse(split_name, field=field, collection=SPLITS)
+    split = read_manifest(store, name)
+    dataset = _dataset(store, split)
     return (
-        _open(TrainPart, store, PartName(split, "train")),
-        _open(ValidationPart, store, PartName(split, "validation")),
-        _open(TestPart, store, PartName(split, "test")),
+        _open(TrainPart, store, split, dataset, PartName(name, "train")),
+        _open(ValidationPart, store, split, dataset, PartName(name, "validation")),
+        _open(TestPart, store, split, dataset, PartName(name, "test")),
     )
 
 
@@ -136,11 +140,13 @@ def part_payload(part: str) -> str:
     return f"{part}.parquet"
 
 
-def _open(kind: type[AnyPart], store: ObjectStore, name: PartName) -> AnyPart:
-    split = read_manifest(store, name.split)
+def _dataset(store: ObjectStore, split: Manifest) -> Manifest:
+    return read_manifest(store, ArtifactName(DATASETS, split.inputs["dataset"]))
+
+
+def _open(kind: type[AnyPart], store: ObjectStore, split: Manifest, dataset: Manifest, name: PartName) -> AnyPart:
     with open_payload(store, split, part_payload(name.part)) as file:
         rows = pq.ParquetFile(file).read(columns=["row"])["row"].to_pylist()
-    dataset = read_manifest(store, ArtifactName(DATASETS, split.inputs["dataset"]))
     found = dataset_rows(store, dataset, rows)
     part = kind(dataset, store, found.index_rows, found.sha256s, found.class_names, found.groups, name)
     if part.digest != part_summary(split, name.part)["digest"]:
