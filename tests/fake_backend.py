@@ -16,14 +16,12 @@ class FakeBackend:
         self._lock = threading.Lock()
         self.running: list[tuple[TaskCall, Callable[[Outcome], None]]] = []
         self.submitted: list[TaskCall] = []
-        self.beside: list[int] = []
         self.most_at_once = 0
         self.cancelled: list[TaskCall] = []
 
-    def submit(self, call: TaskCall, tasks: int, ended: Callable[[Outcome], None]) -> Any:
+    def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
         with self._lock:
             self.submitted.append(call)
-            self.beside.append(tasks)
             self.running.append((call, ended))
             self.most_at_once = max(self.most_at_once, len(self.running))
         return call

@@ -187,7 +187,6 @@ class InlineContext(OperationContext):
         arguments: Sequence[Mapping[str, Any]],
         on_result: Callable[[int, Any], None] = lambda index, value: None,
         makes: Sequence[str] = (),
-        spreads: bool = False,
     ) -> list[Any]:
         module, _, attribute = function.partition(":")
         call = getattr(importlib.import_module(module), attribute)

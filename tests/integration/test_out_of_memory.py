@@ -36,6 +36,9 @@ class Host:
     def report(self, *what):
         pass
 
+    def note_begun(self, operation):
+        pass
+
 RayConnection(os.environ["SYNTHMIX_RAY_ADDRESS"]).ensure()
 host = ray.remote(Host).options(name="host", num_cpus=0, max_restarts=-1).remote()
 pool = TaskPool(RayTasks("host", "adapter-training", WorkerSettings(cpus=1, gpus=0)), first_backoff_s=0.05)

@@ -26,7 +26,15 @@ from synthmix.service_kit.artifacts import (
     write_payload,
 )
 from synthmix.service_kit.environment import STUDY_CONTROL
-from synthmix.service_kit.errors import FailedPrecondition, NotFound, Unavailable, from_json, to_json
+from synthmix.service_kit.errors import (
+    FailedPrecondition,
+    Internal,
+    NotFound,
+    SynthMixError,
+    Unavailable,
+    from_json,
+    to_json,
+)
 from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.stored_records import UNREADABLE
@@ -182,6 +190,37 @@ def test_a_list_goes_on_whatever_one_record_lacks_or_has_wrongly(store: MemoryOb
         assert metrics.UNREADABLE_RECORDS._value.get() > unreadable
         assert {study, f"operations/study-control/{study.removeprefix('studies/')}"} <= set(caller.unreachable)
         assert listed() == 6
+
+
+def test_one_record_that_lacks_something_or_has_it_wrongly_is_said_to_be_damaged(
+    store: MemoryObjectStore, tmp_path: Path
+) -> None:
+    """Whoever asks for it by name is told which object is damaged, and not that the service has a fault."""
+    with serving(store) as addresses, Client(Channels(Endpoints(addresses, TOKEN))) as caller:
+        caller.import_dataset(zipped(tmp_path / "images.zip", plates(plate_count=8)), "cells", group=BY_PLATE)
+        operation = caller.submit_study(spec_of(SPEC | {"name": "first", "dataset": "cells"}))
+        study = caller.get_study(metadata_of(operation).target)
+        asked = [
+            lambda: caller.get_dataset(study.dataset),
+            lambda: caller.get_split(study.split),
+            lambda: caller.get_study(study.name),
+            lambda: caller.get_operation(operation.name),
+        ]
+        reasons = set()
+        for key in [key for key in store.keys if key.endswith(".json")]:
+            before = store.get_bytes(key)
+            value = json.loads(before)
+            for field in value:
+                for damaged in ({name: value[name] for name in value if name != field}, value | {field: [3]}):
+                    store.put_json(key, damaged)
+                    for ask in asked:
+                        try:
+                            ask()
+                        except SynthMixError as error:
+                            assert not isinstance(error, Internal), (key, field)
+                            reasons.add(error.reason)
+            store.put_bytes(key, before)
+        assert UNREADABLE in reasons
 
 
 def test_a_manifest_never_names_what_is_gone(store: MemoryObjectStore) -> None:

@@ -4,7 +4,6 @@ import itertools
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +19,7 @@ from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.ray_tasks import RayTasks, slots_of
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import OperationName
-from synthmix.service_kit.task_pool import TASK_ATTEMPTS, TaskCall, TaskDied, TaskPool
+from synthmix.service_kit.task_pool import TASK_ATTEMPTS, TaskDied, TaskPool
 from waiting import wait_until
 
 
@@ -142,23 +141,6 @@ def test_what_is_left_of_added_tasks_does_not_run_on() -> None:
     assert pool.waiting == 0
 
 
-def test_a_task_that_may_spread_is_told_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_pool, "SETTLE_SECONDS", 0.1)
-    backend = FakeBackend(slots=2)
-    pool = pool_of(backend)
-    contexts = [context_of(number, pool) for number in range(3)]
-    with contexts[0].tasks() as alone:
-        alone.add("module:function", [{}], spreads=True)
-        assert pool.waiting == 1 and not backend.running, "it waits for others that come with it"
-        wait_until(lambda: backend.beside == [1], "the only one")
-        with contexts[1].tasks() as first, contexts[2].tasks() as second:
-            first.add("module:function", [{}], spreads=True)
-            second.add("module:function", [{}], spreads=True)
-            wait_until(lambda: len(backend.submitted) == 3, "both others")
-    assert backend.beside == [1, 3, 3]
-    assert all(call.spreads for call in backend.submitted)
-
-
 def test_two_that_make_the_same_are_not_run_at_once() -> None:
     backend = FakeBackend(slots=4)
     pool = pool_of(backend)
@@ -187,6 +169,11 @@ def test_who_waits_for_one_that_dies_or_is_cancelled_makes_it() -> None:
     backend.end(TaskDied("the worker was killed"))
     wait_until(lambda: bool(backend.running), "the second")
     assert backend.running[0][0].operation.endswith("2")
+    runs[2].context.cancel()
+    assert isinstance(runs[2].join().error, Cancelled)
+    wait_until(lambda: pool.waiting == 1, "the first alone, as one that was cancelled waits for nothing")
+    runs[2] = Running(context_of(3, pool), tasks=1, makes=["trials/a"])
+    wait_until(lambda: pool.waiting == 2, "one more again")
     runs[1].context.cancel()
     assert isinstance(runs[1].join().error, Cancelled)
     for _ in range(2):
@@ -315,27 +302,3 @@ def test_each_node_of_a_group_that_is_alive_is_called_once(monkeypatch: pytest.M
     workers.on_each_node("synthmix.service_kit.node_cache:expire")
     assert nodes.called == [(letter, "synthmix.service_kit.node_cache:expire") for letter in "ad"]
     assert expired == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("spreads", "tasks", "threads"),
-    [(True, 1, 8), (True, 2, 4), (True, 3, 2), (True, 9, 2), (False, 1, 2)],
-)
-def test_a_task_spreads_to_its_share_of_the_smallest_node(
-    monkeypatch: pytest.MonkeyPatch, spreads: bool, tasks: int, threads: int
-) -> None:
-    workers = RayTasks("host", "image-synthesis", WorkerSettings(cpus=2, gpus=0))
-    monkeypatch.setattr(workers, "_ray", NodesOfRay())
-    given: list[Any] = []
-    reference = SimpleNamespace(future=Future)
-    remote = SimpleNamespace(remote=lambda *arguments: given.extend(arguments) or reference)
-    monkeypatch.setattr(workers, "_remote", SimpleNamespace(options=lambda name: remote))
-    call = TaskCall("operations/image-synthesis/1", 0, "module:function", {}, spreads=spreads)
-    workers.submit(call, tasks, lambda outcome: None)
-    assert given[5] == threads
-
-
-def test_a_task_with_a_gpu_keeps_to_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    workers = RayTasks("host", "image-synthesis", WorkerSettings(cpus=2, gpus=1))
-    monkeypatch.setattr(workers, "_ray", NodesOfRay())
-    assert workers._threads(1) == 2

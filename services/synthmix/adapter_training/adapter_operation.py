@@ -25,7 +25,6 @@ def run(context: OperationContext) -> ArtifactName:
                     "names": names,
                 }
             ],
-            spreads=True,
         )
         write_manifest(
             context.store,

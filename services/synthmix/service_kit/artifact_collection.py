@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -11,7 +12,14 @@ from google.protobuf.message import Message
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.service_kit import deletion as deletions
 from synthmix.service_kit import owners, pages
-from synthmix.service_kit.artifacts import Manifest, find_manifest, payload_key, read_manifest, times_of_artifacts
+from synthmix.service_kit.artifacts import (
+    Manifest,
+    described,
+    find_manifest,
+    payload_key,
+    read_manifest,
+    times_of_artifacts,
+)
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.environment import ray_address, server_settings
 from synthmix.service_kit.object_store import ObjectStore
@@ -91,7 +99,7 @@ class ArtifactCollection:
     def _shown(self, manifest: Manifest, caller: str) -> Message:
         """The resource, with who asked for it."""
         asked = owners.owners_of(self._store, manifest.name)
-        message: Message = owners.show(self._resource(manifest), asked, caller)
+        message: Message = owners.show(described(manifest, self._resource), asked, caller)
         return message
 
     async def delete(self, name: str, *, force: bool, validate_only: bool) -> artifacts_pb2.Deletion:
@@ -150,10 +158,11 @@ async def serve_artifacts(
     await asyncio.to_thread(when_available, store.check)
 
     def resource(name: str, request: dict[str, Any]) -> Message:
-        return message(store, read_manifest(store, ArtifactName.parse(name, field="name", collection=collection)))
+        manifest = read_manifest(store, ArtifactName.parse(name, field="name", collection=collection))
+        return described(manifest, partial(message, store))
 
     operations = Operations(service, store, RayConnection(ray_address()), {collection: function}, resource)
-    artifacts = ArtifactCollection(store, operations, collection, lambda manifest: message(store, manifest))
+    artifacts = ArtifactCollection(store, operations, collection, partial(message, store))
     await serve(
         service,
         server_settings(),

@@ -10,11 +10,11 @@ stands. Nothing here deletes: what a writer that failed has left is named by no 
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from synthmix.service_kit.digests import sha256_of, sha256_of_file
 from synthmix.service_kit.errors import DataLoss, NotFound, Unavailable
@@ -22,6 +22,8 @@ from synthmix.service_kit.node_cache import open_cached
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.stored_records import find_record, known_fields, reading
+
+Described = TypeVar("Described")
 
 MANIFEST = "manifest.json"
 LAID_ASIDE = "laid-aside/"
@@ -152,6 +154,12 @@ def read_manifest(store: ObjectStore, artifact: ArtifactName) -> Manifest:
             metadata={"artifact": str(artifact)},
         )
     return manifest
+
+
+def described(manifest: Manifest, make: Callable[[Manifest], Described]) -> Described:
+    """What `make` makes of a manifest. Raises FailedPrecondition if the manifest lacks it, or has it wrongly."""
+    with reading(f"{manifest.name}/{MANIFEST}"):
+        return make(manifest)
 
 
 def list_artifacts(store: ObjectStore, collection: str) -> list[ArtifactName]:

@@ -77,10 +77,6 @@ class FairQueue(Generic[Item]):
     def waiting(self) -> int:
         return len(self._waiting)
 
-    @property
-    def holding(self) -> int:
-        return len(self._holding)
-
     def add(self, item: Item, path: Sequence[str], rank: int = 0) -> None:
         """An item that is known already keeps what it has."""
         if item in self._waiting or item in self._holding:

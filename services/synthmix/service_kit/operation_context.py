@@ -143,7 +143,6 @@ class OperationContext:
         arguments: Sequence[Mapping[str, Any]],
         on_result: Callable[[int, Any], None] = lambda index, value: None,
         makes: Sequence[str] = (),
-        spreads: bool = False,
     ) -> list[Any]:
         """Runs `function`, as "module:name", once for each keyword arguments, on the service's worker group.
 
@@ -153,15 +152,13 @@ class OperationContext:
             on_result: Called with (index, value) as each task ends, in the order of ending.
             makes: Of each task, what it makes and other operations' tasks may make as well. While one of them runs the
                 others wait, so that they find it made.
-            spreads: Whether a task gets the threads of processors, if there are more of them than tasks of the service.
-                What it makes may then differ from machine to machine, and from time to time, in the last bits.
 
         Returns:
             What the tasks returned, in the order of the arguments.
         """
         values: list[Any] = [None] * len(arguments)
         with self.tasks() as tasks:
-            tasks.add(function, arguments, makes, spreads=spreads)
+            tasks.add(function, arguments, makes)
             while tasks.left:
                 for index, value in tasks.ended():
                     values[index] = value
@@ -283,14 +280,12 @@ class Tasks:
         arguments: Sequence[Mapping[str, Any]],
         makes: Sequence[str] = (),
         ranks: Sequence[int] = (),
-        spreads: bool = False,
     ) -> range:
         """Runs `function` as run_tasks does, and returns the tasks' numbers, which go on from those before.
 
         Args:
             makes: As of run_tasks.
             ranks: Of each task. The lowest of those that wait goes first, whenever it was added.
-            spreads: As of run_tasks.
         """
         numbers = range(self._count, self._count + len(arguments))
         self._count, self.left = numbers.stop, self.left + len(numbers)
@@ -300,7 +295,7 @@ class Tasks:
         self._pool.add(
             self._batch,
             [
-                TaskCall(operation, number, function, dict(keywords), made, rank, spreads)
+                TaskCall(operation, number, function, dict(keywords), made, rank)
                 for number, keywords, made, rank in each
             ],
         )

@@ -1,5 +1,6 @@
 """Tasks on Ray's workers: how they are handed over, what runs them there, and what their ends mean."""
 
+import contextlib
 import importlib
 import tempfile
 import time
@@ -51,8 +52,8 @@ class RayTasks:
             label_selector={self._label: "true"},
         )(run_task)
 
-    def submit(self, call: TaskCall, tasks: int, ended: Callable[[Outcome], None]) -> Any:
-        threads = self._threads(tasks if call.spreads else None)
+    def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
+        threads = max(1, int(self._settings.cpus))
         reference = self._remote.options(name=call.function).remote(
             self._host, call.operation, call.index, call.function, dict(call.keywords), threads, self._settings.gpus
         )
@@ -74,17 +75,6 @@ class RayTasks:
             self._ray.remote(_call).options(name=function, num_cpus=0, max_retries=0, scheduling_strategy=where).remote(
                 function
             )
-
-    def _threads(self, tasks: int | None) -> int:
-        """Threads of one of so many tasks that are divided among the processors of a node; None: of one among many.
-
-        What a task spreads to is not taken from Ray: a task of another service may begin there, and they share it.
-        """
-        own = max(1, int(self._settings.cpus))
-        if tasks is None or self._settings.gpus:
-            return own
-        processors = min((int(node["Resources"].get("CPU", 0)) for node in self._nodes()), default=own)
-        return max(own, processors // tasks)
 
     def _nodes(self) -> list[dict[str, Any]]:
         """The nodes of the group that are alive."""
@@ -140,7 +130,8 @@ def run_task(
         raise Cancelled(f"{operation} has ended; submit it again if it is wanted", reason="CANCELLED") from None
     if operation != _begun:
         _begun = operation
-        actor.note_begun.remote(operation)
+        with contextlib.suppress(AttributeError):  # a host of a version before this one does not want to know
+            actor.note_begun.remote(operation)
     module, _, attribute = function.partition(":")
     call = getattr(importlib.import_module(module), attribute)
     start_s = time.perf_counter()

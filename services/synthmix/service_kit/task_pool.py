@@ -28,8 +28,6 @@ LONGEST_BACKOFF_SECONDS = 60.0
 # Tasks that wait at Ray while there is no worker yet, or only a few.
 FEWEST_WAITING = 8
 SLOTS_VALID_SECONDS = 2.0
-# A task that may spread is held back for so long, to see what else comes at the same time.
-SETTLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ class TaskCall:
     Attributes:
         makes: Names what it makes and others may make as well; "" if that is nobody else's.
         rank: Of those of one operation that wait, the lowest goes first.
-        spreads: Whether it may use processors that are given to no task, beside its own.
     """
 
     operation: str
@@ -69,7 +66,6 @@ class TaskCall:
     keywords: Mapping[str, Any]
     makes: str = ""
     rank: int = 0
-    spreads: bool = False
 
 
 Outcome = TaskResult | TaskDied | BaseException
@@ -78,12 +74,8 @@ Outcome = TaskResult | TaskDied | BaseException
 class Backend(Protocol):
     """Runs tasks on workers."""
 
-    def submit(self, call: TaskCall, tasks: int, ended: Callable[[Outcome], None]) -> Any:
-        """Hands a task over and returns its handle; `ended` is called once, from any thread.
-
-        Args:
-            tasks: How many tasks there are for the workers now, this one among them.
-        """
+    def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
+        """Hands a task over and returns its handle; `ended` is called once, from any thread."""
         ...
 
     def cancel(self, handle: Any) -> None:
@@ -157,16 +149,15 @@ class TaskPool:
             for call in calls:
                 task = _Task(call, batch)
                 batch.tasks.add(task)
-                if call.spreads:
-                    self._enqueue_later(task, SETTLE_SECONDS)
-                else:
-                    self._enqueue(task)
+                self._enqueue(task)
         self._events.put(None)
 
     def stop(self, batch: Batch) -> None:
         """Takes out what waits of a batch, and ends what runs of it."""
         with self._lock:
             tasks, batch.tasks = batch.tasks, set()
+            for made, waiting in self._being_made.items():
+                self._being_made[made] = [task for task in waiting if task.batch is not batch]
             for task in tasks:
                 self._queue.leave(task)
                 if task.handle is not None:
@@ -181,9 +172,6 @@ class TaskPool:
 
     def _enqueue(self, task: _Task) -> None:
         self._queue.add(task, task.batch.path, task.call.rank)
-
-    def _enqueue_later(self, task: _Task, pause_s: float) -> None:
-        heapq.heappush(self._due, (self._clock() + pause_s, next(self._count), task))
 
     def _window(self) -> int:
         if self._clock() >= self._slots_until_s:
@@ -239,7 +227,7 @@ class TaskPool:
             self._events.put((task, outcome))
 
         try:
-            task.handle = self._backend.submit(task.call, self._queue.holding + self.waiting, ended)
+            task.handle = self._backend.submit(task.call, ended)
         except Exception as error:  # such as arguments that cannot be sent
             self._end(task, error)
 
@@ -265,7 +253,7 @@ class TaskPool:
                     task.deaths,
                     pause_s,
                 )
-                self._enqueue_later(task, pause_s)
+                heapq.heappush(self._due, (self._clock() + pause_s, next(self._count), task))
                 return
             outcome = given_up(task.call, outcome)
         task.batch.tasks.discard(task)

@@ -20,7 +20,7 @@ from synthmix.image_data.sources.source_account import (
 )
 from synthmix.image_data.sources.user_text import normalised
 from synthmix.service_kit.artifact_collection import payload_messages
-from synthmix.service_kit.artifacts import MANIFEST, Manifest, list_artifacts, read_manifest
+from synthmix.service_kit.artifacts import MANIFEST, Manifest, described, list_artifacts, read_manifest
 from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import (
     AlreadyExists,
@@ -357,7 +357,8 @@ def resolve_dataset(store: ObjectStore, name: str, *, owner: str, field: str) ->
 
 def get_dataset(store: ObjectStore, name: str, *, owner: str, field: str = "dataset") -> datasets_pb2.Dataset:
     manifest = find_dataset(store, name, owner=owner, field=field)
-    return dataset_message(store, manifest, display_names(store), owner=owner, asked=name)
+    names = display_names(store)
+    return described(manifest, lambda found: dataset_message(store, found, names, owner=owner, asked=name))
 
 
 def dataset_message(
@@ -405,11 +406,12 @@ def create_split(store: ObjectStore, request: datasets_pb2.Split, owner: str) ->
         raise missing_field("split.dataset", "name a dataset; `synthmix datasets list` shows them")
     dataset = find_dataset(store, request.dataset, owner=owner, field="split.dataset")
     name = splitting.create_split(store, dataset, request.settings)
-    return split_message(read_manifest(store, name))
+    return described(read_manifest(store, name), split_message)
 
 
 def get_split(store: ObjectStore, name: str) -> datasets_pb2.Split:
-    return split_message(read_manifest(store, ArtifactName.parse(name, field="name", collection=SPLITS)))
+    manifest = read_manifest(store, ArtifactName.parse(name, field="name", collection=SPLITS))
+    return described(manifest, split_message)
 
 
 def split_message(manifest: Manifest) -> datasets_pb2.Split:

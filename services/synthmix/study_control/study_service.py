@@ -14,7 +14,7 @@ from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.service_kit import deletion as deletions
 from synthmix.service_kit import operation_records, owners, pages
 from synthmix.service_kit.artifact_collection import payload_messages
-from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest
+from synthmix.service_kit.artifacts import Manifest, described, find_manifest, read_manifest
 from synthmix.service_kit.errors import NotFound, SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
@@ -31,7 +31,7 @@ from synthmix.service_kit.resource_names import (
     unqualified,
 )
 from synthmix.service_kit.settings_messages import from_canonical
-from synthmix.service_kit.stored_records import read_each
+from synthmix.service_kit.stored_records import read_each, reading
 from synthmix.study_control import datasets, planning, study_names
 from synthmix.study_control.clusters import KubernetesCluster
 from synthmix.study_control.step_services import StepServices
@@ -182,21 +182,22 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
     def _read_study(self, target: ArtifactName) -> studies_pb2.Study:
         manifest = find_manifest(self._store, target)
         if manifest is not None:
-            return self.message(manifest)
+            return described(manifest, self.message)
         record = operation_records.find_record(self._store, study_names.operation_of(target))
         if record is None:
             raise _no_study(str(target))
         progress = operation_records.find_progress(self._store, record)
         state = operation_records.state_of(progress, operation_records.find_result(self._store, record))
-        study = studies_pb2.Study(
-            name=str(target),
-            state=state,
-            operation=str(record.name),
-            split=record.request["split"],
-            dataset=record.request["dataset"],
-            spec=from_canonical(record.request["spec"], studies_pb2.StudySpec),
-        )
-        study.create_time.FromJsonString(record.create_time)
+        with reading(str(record.name)):
+            study = studies_pb2.Study(
+                name=str(target),
+                state=state,
+                operation=str(record.name),
+                split=record.request["split"],
+                dataset=record.request["dataset"],
+                spec=from_canonical(record.request["spec"], studies_pb2.StudySpec),
+            )
+            study.create_time.FromJsonString(record.create_time)
         return study
 
     def resource(self, name: str, request: dict[str, Any]) -> Message:
@@ -205,14 +206,12 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
         manifest = read_manifest(self._store, target)
         if target.collection == DATASETS:
             imported = request.get("request", {})
-            return datasets.dataset_message(
-                self._store,
-                manifest,
-                datasets.display_names(self._store),
-                owner=imported.get("owner", LOCAL),
-                asked=imported.get("display_name", ""),
+            names = datasets.display_names(self._store)
+            owner, asked = imported.get("owner", LOCAL), imported.get("display_name", "")
+            return described(
+                manifest, lambda found: datasets.dataset_message(self._store, found, names, owner=owner, asked=asked)
             )
-        return self.message(manifest)
+        return described(manifest, self.message)
 
     def message(self, manifest: Manifest) -> studies_pb2.Study:
         """The study that a manifest describes."""
