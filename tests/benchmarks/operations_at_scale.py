@@ -213,8 +213,8 @@ def host(store: ObjectStore, opened: int) -> dict[str, Any]:
     working = OperationHost(STUDY_CONTROL, store, functions, None, limits)
     start_s = time.perf_counter()
     working.start()
-    expected = {"running": min(limits.at_once, opened), "queued": max(0, opened - limits.at_once), "unreadable": 0}
-    while working.counts() != expected:
+    running = min(limits.at_once, opened)
+    while working.counts() != {"running": running, "waiting": 0, "queued": opened - running, "unreadable": 0}:
         time.sleep(0.05)
     taken_up_s = time.perf_counter() - start_s
     time.sleep(10.0)

@@ -1302,6 +1302,20 @@ def test_what_a_step_waits_for_is_said_instead_of_running() -> None:
     ]
 
 
+def test_a_step_that_waits_again_and_again_has_no_line_each_time() -> None:
+    clock, stream = Clock(), io.StringIO()
+    show = Lines(stream, clock)
+    for second in range(25):
+        clock.now_s = second
+        state = "STATE_RUNNING" if second % 2 == 0 else "STATE_QUEUED"
+        show([step("grid", state, second, 100, "trials")], "")
+    assert [line.split(", ")[:2] for line in stream.getvalue().splitlines()] == [
+        ["    0 s  grid: running", "0/100 trials"],
+        ["   10 s  grid: running", "10/100 trials"],
+        ["   20 s  grid: running", "20/100 trials"],
+    ]
+
+
 def test_many_steps_are_a_line_now_and_then() -> None:
     clock, stream = Clock(), io.StringIO()
     show = Lines(stream, clock)

@@ -196,7 +196,10 @@ def test_only_so_many_run_at_once_and_the_others_are_said_to_wait(
 
 
 def test_what_waits_for_a_worker_is_queued(store: MemoryObjectStore) -> None:
+    written: list[records.OperationMetadata] = []
+
     def work(context: OperationContext) -> str:
+        written.append(metadata_of(context.record))
         context.update(message="training", total=10)
         context.run_tasks("module:function", [{}, {}])
         return "image-sets/x"
@@ -217,6 +220,7 @@ def test_what_waits_for_a_worker_is_queued(store: MemoryObjectStore) -> None:
         said, reported, ended = (submit(store, number, "work") for number in range(3))
         for record in (said, reported, ended):
             is_shown(record, "STATE_QUEUED", "waiting for a worker")
+        assert {metadata.state for metadata in written} == {records.OperationMetadata(state="STATE_QUEUED").state}
         host.note_begun(str(said.name))
         is_shown(said, "STATE_RUNNING", "training")
         host.report(str(reported.name), 1, 5)

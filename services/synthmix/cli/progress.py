@@ -271,8 +271,9 @@ class Lines:
         self._rates.observe(rows)
         now_s = self._clock()
         for row in rows:
-            changed = self._states.get(row.key) != row.state
             due = row.state == RUNNING and now_s >= self._next_line_s.get(row.key, 0.0)
+            # What waits in between and goes on is no news.
+            changed = self._states.get(row.key) != row.state and not (row.state == RUNNING and row.key in self._said)
             still = not row.word and self._said.get(row.key) == row
             if (changed and row.state not in NOT_BEGUN) or (due and not still):
                 self._next_line_s[row.key] = now_s + LINE_INTERVAL_S

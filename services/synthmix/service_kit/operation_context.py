@@ -42,8 +42,8 @@ class OperationContext:
         self._left = False
         self._progress: dict[str, Any] = {"done": 0, "total": 0, "revision": 0}
         self._running: dict[int, int] = {}  # what each task that has not ended has done
-        # Whether a worker has begun a task of it; None if it has none, or has steps, which tell that for themselves.
-        self._begun: bool | None = None
+        # Whether a worker has begun a task of it. Where there are no workers nothing waits for one.
+        self._begun = tasks is None
         self._waits = False
         self._dirty = True
         self.worker_seconds = 0.0
@@ -172,13 +172,12 @@ class OperationContext:
         self.raise_if_cancelled()
         with self._lock:
             self._running = {}
-            if self._begun is None and not self._progress.get("steps"):
-                self._begun = False
         batch = Batch((*self.record.requested_by.path, str(self.record.name)), self._done_by)
         try:
             yield Tasks(self, self._tasks, batch)
         finally:
             self._tasks.stop(batch)
+        self.note_begun()
 
     def _started(self, tasks: range) -> None:
         with self._lock:
@@ -213,10 +212,11 @@ class OperationContext:
                     "working": self._working,
                     "deaths": self.deaths,
                     "mark": self._mark,
-                    "begun": self._begun,
+                    # Steps tell for themselves what has begun.
+                    "begun": self._begun or bool(self._progress.get("steps")),
                     "waits": self._waits,
                 }
-                if self._working and self._begun is False and self._running:
+                if self._working and not self._begun and self._running:
                     value["message"] = WAITS_FOR_WORKER
                 value["done"] += sum(self._running.values())
                 if value["total"]:
@@ -233,7 +233,7 @@ class OperationContext:
         self.worker_seconds = before.get("worker_seconds", 0.0)
         self.gpu_seconds = before.get("gpu_seconds", 0.0)
         self.reused = before.get("reused")
-        self._begun = before.get("begun")
+        self._begun = before.get("begun") is not False
         self.earlier_steps = before.get("steps", [])
         self._mark = int(before.get("done", 0)) + sum(int(step.get("done", 0)) for step in self.earlier_steps)
         self.deaths = int(before.get("deaths", 0))

@@ -5,6 +5,7 @@ import importlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,19 @@ class RayTasks:
         # runs out, it ends what it may try again before anything else, such as this host, by the policy that
         # RAY_worker_killing_policy_by_group chooses in the environment of Ray's nodes. That want of memory is no reason
         # to try again for ever says RAY_task_oom_retries there.
-        self._remote = ray.remote(
+        remote = ray.remote(
             max_calls=0,
             num_cpus=settings.cpus,
             num_gpus=settings.gpus,
             max_retries=1,
             label_selector={self._label: "true"},
         )(run_task)
+        # Ray checks options each time that they are given.
+        self._named = cache(lambda function: remote.options(name=function))
 
     def submit(self, call: TaskCall, ended: Callable[[Outcome], None]) -> Any:
         threads = max(1, int(self._settings.cpus))
-        reference = self._remote.options(name=call.function).remote(
+        reference = self._named(call.function).remote(
             self._host, call.operation, call.index, call.function, dict(call.keywords), threads, self._settings.gpus
         )
         reference.future().add_done_callback(lambda future: ended(self._outcome(future)))
