@@ -20,7 +20,7 @@ from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical, check, set_default, with_defaults
 
 # Raised whenever the recipe's bytes change, or a declared default: an adapter of another version is another adapter.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 # Names of UNet modules in diffusers; PEFT adapts every module whose name ends in one of them.
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

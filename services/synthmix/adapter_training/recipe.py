@@ -20,6 +20,7 @@ from peft import LoraConfig
 
 from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.planning import TARGETS
+from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
@@ -87,7 +88,11 @@ def set_up(model: LatentDiffusion, settings: AdapterSettings) -> TrainingState:
     for value in parameters.values():
         value.data = value.data.float()  # in the base model's bfloat16, small updates would be lost
     optimizer = torch.optim.AdamW(
-        list(parameters.values()), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+        list(parameters.values()),
+        lr=settings.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+        fused=model.device.type == "cpu",
     )
     return TrainingState(0, parameters, optimizer, [])
 
@@ -112,9 +117,10 @@ def train(
     noise_scheduler, total_steps = training_scheduler(model), training_steps(settings)
     parameters = list(state.parameters.values())
     autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.device.type == "cuda")
-    class_embeddings, empty_embedding = class_embeddings.to(model.device), empty_embedding.to(model.device)
+    embeddings = torch.cat([empty_embedding, class_embeddings]).to(model.device)
     warmup_steps = max(1, round(total_steps * WARMUP_SHARE))
     model.unet.train()
+    denoise = denoiser(model.unet)
     while state.step < total_steps:
         share = learning_rate_share(
             state.step,
@@ -133,13 +139,14 @@ def train(
         dropped = torch.rand(len(rows), generator=random) < settings.caption_dropout
         noisy = noise_scheduler.add_noise(clean, noise, timesteps)
         target = prediction_target(noise_scheduler, clean, noise, timesteps)
-        context = torch.where(
-            dropped.to(model.device)[:, None, None],
-            empty_embedding,
-            class_embeddings[latents.labels[rows].to(model.device)],
-        )
+        prompts, prompt_rows = torch.where(dropped, 0, 1 + latents.labels[rows]).unique(return_inverse=True)
         with autocast:
-            predicted = model.unet(noisy.to(model.device, model.dtype), timesteps.to(model.device), context).sample
+            predicted = denoise(
+                noisy.to(model.device, model.dtype),
+                timesteps.to(model.device),
+                embeddings[prompts.to(model.device)],
+                prompt_rows.to(model.device),
+            )
         loss = torch.nn.functional.mse_loss(predicted.float(), target.to(model.device))
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
