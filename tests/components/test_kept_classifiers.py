@@ -1,6 +1,7 @@
 """Networks that stay in memory: built once, given out as copies that a training cannot damage, and forgotten."""
 
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,13 @@ def test_the_package_s_weights_are_loaded_once_for_all_seeds(built: list[tuple[s
     anew, _ = build_classifier(LITE0, 2, pretrained=True, image_size_px=32, seed=1)
     assert equal(untrained(LITE0, seed=1), anew)
     assert built == [(LITE0, 0)]
+
+
+def test_a_trial_begins_within_three_tenths_of_a_second() -> None:
+    untrained(LITE0, size_px=64)
+    start_s = time.process_time()
+    untrained(LITE0, size_px=64)
+    assert time.process_time() - start_s < 0.3
 
 
 def test_another_network_in_between(built: list[tuple[str, int]]) -> None:

@@ -5,6 +5,7 @@ import platform
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,27 +67,25 @@ ORDER_SEED = 2580505171678593669
 STATISTICS_DRAW = 1671566901
 
 
-PAGES = 16 * 1024
+SIZE_BYTES = 64 * 1024**2
 
 
-def page_faults() -> int:
-    """Of taking and freeing so many pages of 4 KiB, when that was done before."""
-    for _ in range(2):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        bytearray(b"x") * (4096 * PAGES)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def resident_bytes() -> int:
+    _, resident_pages, *_ = Path("/proc/self/statm").read_text().split()
+    return int(resident_pages) * resource.getpagesize()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 def test_freed_memory_stays_with_the_process_for_a_while() -> None:
-    assert page_faults() > 0.9 * PAGES
+    before = resident_bytes()
+
+    def left_bytes() -> int:
+        """Of what is taken and freed again."""
+        bytearray(b"x") * SIZE_BYTES
+        return resident_bytes() - before
+
+    assert left_bytes() < 0.1 * SIZE_BYTES
     with freed_memory_kept():
-        assert page_faults() < 0.1 * PAGES
-        before = resident_pages()
-    assert before - resident_pages() > 0.9 * PAGES
-    assert page_faults() > 0.9 * PAGES
-
-
-def resident_pages() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1])
+        assert left_bytes() > 0.9 * SIZE_BYTES
+    assert resident_bytes() - before < 0.1 * SIZE_BYTES
+    assert left_bytes() < 0.1 * SIZE_BYTES
