@@ -20,7 +20,7 @@ IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo images test test-programs test-unit test-components test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration operations-at-scale bench fuzz soak e2e e2e-cluster
+.PHONY: help setup demo images test test-programs test-unit test-components test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration operations-at-scale study-at-scale bench fuzz soak e2e e2e-cluster
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,8 @@ calibration: setup ## Count wrong claims of equivalence over simulated studies (
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/calibration.py --out build/calibration
 operations-at-scale: setup ## Measure lists, rounds and a host with 10,000 finished and 1,000 open operations (about 5 minutes on 2 cores)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/operations_at_scale.py --out build/operations-at-scale
+study-at-scale: setup ## Run a study of 100 short adapters and 400 trials, and look at memory and idle workers (about half an hour on 2 cores)
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/study_at_scale.py --home build/study-at-scale/home --out build/study-at-scale
 bench: setup ## Measure ours beside others' loops, and write tests/benchmarks/results/performance.md (QUICK=1: in 5 minutes, into build/performance)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/performance $(if $(QUICK),--quick)
 fuzz: setup ## Call every gRPC method with random, mutated and extreme messages: make fuzz CALLS=100000 SEED=7

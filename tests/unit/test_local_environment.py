@@ -56,6 +56,17 @@ def test_tls_of_another_stack_is_not_this_ones(monkeypatch: pytest.MonkeyPatch) 
     assert object_store_settings(told) == ObjectStoreSettings("http://127.0.0.1:1", "key", "secret")
 
 
+@pytest.mark.parametrize(
+    ("cpus", "memory_gib", "kept"), [(2, 24, 4 + 6), (16, 64, 4 + 32), (16, 16, 4 + 16), (2, 1, 4 + 2)]
+)
+def test_ray_keeps_the_workers_of_each_service_that_memory_has_room_for(
+    cpus: int, memory_gib: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_node, "available_memory_bytes", lambda: memory_gib << 30)
+    told = ray_node.environment(ray_node.plan(tmp_path, cpus=cpus, gpus=0, taken_ports=set()), {})
+    assert told["RAY_num_workers_soft_limit"] == str(kept)
+
+
 def test_where_memory_runs_out_ray_ends_one_task_at_a_time_and_leaves_another_attempt_to_us(tmp_path: Path) -> None:
     told = ray_node.environment(ray_node.plan(tmp_path, cpus=1, gpus=0, taken_ports=set()), {})
     assert (told["RAY_task_oom_retries"], told["RAY_worker_killing_policy_by_group"]) == ("0", "true")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synthmix.local.ports import LOOPBACK, free_port
-from synthmix.service_kit.environment import SERVICES
+from synthmix.service_kit.environment import SERVICES, WORKER_SERVICES
+from synthmix.service_kit.machine_memory import available_memory_bytes
 
 NAME = "ray-node"
 # A cluster has a worker group for each of the services, and hosts of operations on its head; here one node is all that.
@@ -15,6 +16,8 @@ LABELS = {f"synthmix.io/{role}": "true" for role in (*SERVICES, "operation-hosts
 # What goes through Ray's object store is small (records, lists of keys): images and weights go through object storage.
 OBJECT_STORE_BYTES = 512 * 1024 * 1024
 METRICS_INTERVAL_MS = 1_000
+# What a worker's process takes, with torch and what it keeps for its next task.
+WORKER_BYTES = 1 << 30
 ADDRESS_FILE = "ray_current_cluster"
 
 
@@ -105,10 +108,21 @@ def environment(node: RayNode, inherited: Mapping[str, str]) -> dict[str, str]:
         # as free a share of the memory: a task of 1 GiB, and the hosts of all services with it.
         "RAY_worker_killing_policy_by_group": "true",
         "RAY_metrics_report_interval_ms": str(METRICS_INTERVAL_MS),
+        "RAY_num_workers_soft_limit": str(processes_kept(node.cpus, available_memory_bytes())),
         # On SIGTERM a head would wait 30 s for its actors to go elsewhere; there is nowhere else.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "DASHBOARD_METRIC_PORT": str(node.dashboard_metrics_port),
     }
+
+
+def processes_kept(cpus: int, memory_bytes: int) -> int:
+    """How many processes Ray keeps, also those that have nothing to do: hosts, and the workers of each service.
+
+    Ray would keep one a processor, of which the hosts alone are more, and end a service's workers whenever another's
+    tasks come: each task of a study would import torch anew. Half of the free memory is what they may take.
+    """
+    workers = min(len(WORKER_SERVICES) * cpus, memory_bytes // 2 // WORKER_BYTES)
+    return len(SERVICES) + max(cpus, workers)
 
 
 def is_ready(node: RayNode) -> bool:
