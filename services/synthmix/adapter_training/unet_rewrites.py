@@ -16,7 +16,10 @@ from torch.nn import functional as F
 from synthmix.latent_diffusion.unet_modules import FoldedUpsampling, heads, is_plain, repeats_and_convolves
 
 
-def denoiser(unet: Any) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+Denoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def denoiser(unet: Any) -> Denoiser:
     """What a UNet with an adapter predicts, as a function of latents, timesteps, prompts and prompt rows.
 
     The prompts are the embeddings (prompts, tokens, width) of those that differ, and the rows say which of them each
@@ -33,9 +36,12 @@ def denoiser(unet: Any) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, t
     def denoise(
         latents: torch.Tensor, timesteps: torch.Tensor, prompts: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        if not plain:
-            return rewritten(latents, timesteps, prompts[rows]).sample
-        return rewritten(latents, timesteps, prompts, cross_attention_kwargs={"prompt_rows": rows}).sample
+        if plain:
+            answer = rewritten(latents, timesteps, prompts, cross_attention_kwargs={"prompt_rows": rows})
+        else:
+            answer = rewritten(latents, timesteps, prompts[rows])
+        predicted: torch.Tensor = answer.sample
+        return predicted
 
     return denoise
 
@@ -98,9 +104,8 @@ class AdaptedAttention:
                 each if prompt_rows is None else each.index_select(0, prompt_rows)
                 for each in _together(encoder_hidden_states, [attention.to_k, attention.to_v])
             )
-        answers = F.scaled_dot_product_attention(
-            *(heads(attention, each) for each in (query, key, value)), attn_mask=attention_mask
-        )
+        query, key, value = (heads(attention, each) for each in (query, key, value))
+        answers = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         project, drop_out = attention.to_out
         answer: torch.Tensor = drop_out(project(answers.transpose(1, 2).flatten(2)))
         return answer
@@ -110,7 +115,8 @@ def _together(values: torch.Tensor, layers: Sequence[AdaptedLinear]) -> tuple[to
     """What layers of one width answer."""
     biases = [layer.bias for layer in layers if layer.bias is not None]
     answers = product(values, torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None)
-    return answers.unflatten(-1, (len(layers), -1)).unbind(-2)
+    each: tuple[torch.Tensor, ...] = answers.unflatten(-1, (len(layers), -1)).unbind(-2)
+    return each
 
 
 def product(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

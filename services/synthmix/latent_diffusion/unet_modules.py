@@ -81,7 +81,8 @@ class _Interleaved(torch.autograd.Function):
         answer = parts.new_empty(batch, channels, height - 1, 2, width - 1, 2)
         for row, column in _CORNERS:
             answer[:, :, :, row, :, column] = _seen(parts, row, column)
-        return answer.view(batch, channels, 2 * height - 2, 2 * width - 2)
+        together: torch.Tensor = answer.view(batch, channels, 2 * height - 2, 2 * width - 2)
+        return together
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
@@ -90,7 +91,8 @@ class _Interleaved(torch.autograd.Function):
         parts = of_answer.new_zeros(batch, channels, 2, 2, height + 1, width + 1)
         for row, column in _CORNERS:
             _seen(parts, row, column).copy_(of_answer[:, :, :, row, :, column])
-        return parts.flatten(1, 3)
+        of_folded: torch.Tensor = parts.flatten(1, 3)
+        return of_folded
 
 
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
