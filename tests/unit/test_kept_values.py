@@ -76,6 +76,13 @@ def test_a_worker_without_work_gives_everything_back(monkeypatch: pytest.MonkeyP
     wait_until(lambda: values.bytes == others.bytes == 0, "the memory")
 
 
+def test_where_nothing_is_kept_nothing_is_waited_for() -> None:
+    values = kept(10)
+    with at_work():
+        values.get("a", lambda: "12345678901")
+    assert len(values) == 0 and kept_values._timer is None
+
+
 def test_a_task_that_goes_on_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_values, "IDLE_SECONDS", 0.05)
     values = kept(10)

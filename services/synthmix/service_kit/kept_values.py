@@ -49,6 +49,9 @@ class KeptValues(Generic[Value]):
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
         _all.append(self)
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     @property
     def bytes(self) -> int:
         """What all values take."""
@@ -88,9 +91,10 @@ def at_work() -> Iterator[None]:
         try:
             yield
         finally:
-            _timer = threading.Timer(IDLE_SECONDS, _give_back_if_idle)
-            _timer.daemon = True
-            _timer.start()
+            if any(len(values) for values in _all):  # a thread takes a tenth of a millisecond, and tasks may be short
+                _timer = threading.Timer(IDLE_SECONDS, _give_back_if_idle)
+                _timer.daemon = True
+                _timer.start()
 
 
 def give_back() -> None:
