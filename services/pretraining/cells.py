@@ -177,7 +177,8 @@ def _distance_in_outlines(
         length, width = rng.uniform(0.2, 1.0, size=count), rng.uniform(0.12, 0.3, size=count)
         towards = theta - _each(rng.uniform(0.0, 2.0 * np.pi, size=count))
         outline += _each(length) * np.exp((np.cos(towards) - 1.0) / _each(width) ** 2)
-    return np.hypot(along, across) / np.clip(outline, 0.35, None)
+    distance: np.ndarray = np.hypot(along, across) / np.clip(outline, 0.35, None)
+    return distance
 
 
 def _depth_in_nucleus(along: np.ndarray, across: np.ndarray, kind: CellKind, rng: np.random.Generator) -> np.ndarray:
@@ -214,13 +215,15 @@ def _depth_in_nucleus(along: np.ndarray, across: np.ndarray, kind: CellKind, rng
 def _smooth_most(values: np.ndarray, sharpness: float) -> np.ndarray:
     """The greatest along the first axis, rounded where two are near each other."""
     top = values.max(axis=0)
-    return top + np.log(np.exp(sharpness * (values - top)).sum(axis=0)) / sharpness
+    most: np.ndarray = top + np.log(np.exp(sharpness * (values - top)).sum(axis=0)) / sharpness
+    return most
 
 
 def _grain(size_px: int, grain_px: float, rng: np.random.Generator) -> np.ndarray:
     """Smooth noise of mean 0 and deviation 1."""
     grain = ndimage.gaussian_filter(rng.normal(0.0, 1.0, size=(size_px, size_px)), grain_px, mode="wrap")
-    return (grain - grain.mean()) / grain.std()
+    deviation: np.ndarray = (grain - grain.mean()) / grain.std()
+    return deviation
 
 
 def _spots(size_px: int, radius_px: float, density: float, rng: np.random.Generator) -> np.ndarray:
@@ -228,4 +231,5 @@ def _spots(size_px: int, radius_px: float, density: float, rng: np.random.Genera
     hits = rng.random((size_px, size_px)) < density / (np.pi * radius_px**2)
     weights = np.where(hits, rng.uniform(0.5, 1.0, size=hits.shape), 0.0)
     spread = ndimage.gaussian_filter(weights, 0.6 * radius_px, mode="wrap") * (2.0 * np.pi * (0.6 * radius_px) ** 2)
-    return np.clip(spread, 0.0, 1.0)
+    covered: np.ndarray = np.clip(spread, 0.0, 1.0)
+    return covered

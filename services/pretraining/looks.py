@@ -157,7 +157,8 @@ def transmitted(cells: CellMaps, rng: np.random.Generator, *, phase_ring: bool, 
 def section_matrix(cells: CellMaps, rng: np.random.Generator) -> np.ndarray:
     """Fibres of the matrix between the cells of a section, (S, S)."""
     between = np.clip(1.0 - cells.body - cells.rim, 0.0, 1.0)
-    return between * _fibres(len(between), rng) * rng.uniform(0.2, 1.2)
+    fibres: np.ndarray = between * _fibres(len(between), rng) * rng.uniform(0.2, 1.2)
+    return fibres
 
 
 def _seen(
@@ -168,23 +169,27 @@ def _seen(
     direction, strength = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.0, gradient)
     illumination = 1.0 + strength * (np.cos(direction) * x + np.sin(direction) * y)
     lit = picture * illumination[..., None] + rng.normal(0.0, rng.uniform(0.0, noise), size=picture.shape)
-    return np.clip(np.broadcast_to(lit, (size_px, size_px, 3)), 0.0, 1.0)
+    taken: np.ndarray = np.clip(np.broadcast_to(lit, (size_px, size_px, 3)), 0.0, 1.0)
+    return taken
 
 
 def _lamp(rng: np.random.Generator, most_tint: float) -> np.ndarray:
     """The colour of a lamp and its filters, (3,), 1 at most."""
     colour = np.exp(rng.normal(0.0, 1.0, size=3) * rng.uniform(0.0, most_tint))
-    return colour / colour.max()
+    light: np.ndarray = colour / colour.max()
+    return light
 
 
 def _unit(stain: np.ndarray) -> np.ndarray:
-    return stain / np.linalg.norm(stain)
+    of_length_1: np.ndarray = stain / np.linalg.norm(stain)
+    return of_length_1
 
 
 def _blurred(picture: np.ndarray, blur_px: float, size_px: int) -> np.ndarray:
     """Blurred by pixels of a 64-pixel field, in rows and columns alone."""
     blur = blur_px * size_px / REFERENCE_PX
-    return ndimage.gaussian_filter(picture, (blur, blur, 0.0)[: picture.ndim], mode="nearest")
+    blurred: np.ndarray = ndimage.gaussian_filter(picture, (blur, blur, 0.0)[: picture.ndim], mode="nearest")
+    return blurred
 
 
 def _fibres(size_px: int, rng: np.random.Generator) -> np.ndarray:
@@ -197,4 +202,5 @@ def _fibres(size_px: int, rng: np.random.Generator) -> np.ndarray:
     angle = rng.uniform(0.0, np.pi) + rng.uniform(-0.5, 0.5) * x / size_px + rng.uniform(-0.5, 0.5) * y / size_px
     places = [size_px + np.cos(angle) * y - np.sin(angle) * x, size_px + np.cos(angle) * x + np.sin(angle) * y]
     fibres = ndimage.map_coordinates(noise, places, order=1, mode="wrap")
-    return np.clip(0.5 + 0.35 * (fibres - fibres.mean()) / fibres.std(), 0.0, None)
+    shares: np.ndarray = np.clip(0.5 + 0.35 * (fibres - fibres.mean()) / fibres.std(), 0.0, None)
+    return shares

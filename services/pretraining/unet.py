@@ -8,6 +8,7 @@ in their mean, which an ordinary schedule leaks to the model through the last st
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,7 +212,7 @@ def _rate_share(step: int, settings: UnetSettings) -> float:
     """What a step takes of the peak learning rate: warm-up, a plateau, the inverse root (Karras et al., 2024, "EDM2",
     equation 67), and a cosine at the end."""
     cooldown_from = settings.steps - round(settings.cooldown_share * settings.steps)
-    share = min(1.0, (step + 1) / settings.warmup_steps, (settings.constant_steps / (step + 1)) ** 0.5)
+    share = min(1.0, (step + 1) / settings.warmup_steps, math.sqrt(settings.constant_steps / (step + 1)))
     if step < cooldown_from:
         return share
     return share * learning_rate_share(

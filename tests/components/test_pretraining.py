@@ -278,7 +278,7 @@ def test_an_interrupted_unet_training_ends_with_the_same_bytes(
         grid_every_steps=2,
         grid_columns=1,
     )
-    monkeypatch.setattr(unet_recipe, "GRID_PROMPTS", unet_recipe.GRID_PROMPTS[:1])
+    monkeypatch.setattr(unet_recipe, "GRID_PROMPTS", pipeline.GRID_PROMPTS[:1])
     monkeypatch.setattr(pipeline, "GRID_STEPS", 1)
 
     whole, parted = tmp_path / "whole", tmp_path / "parted"
@@ -380,7 +380,7 @@ TINY = Recipe(
 def test_a_pretraining_killed_in_every_part_ends_with_the_bytes_of_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unet_recipe, "GRID_PROMPTS", unet_recipe.GRID_PROMPTS[:1])
+    monkeypatch.setattr(unet_recipe, "GRID_PROMPTS", pipeline.GRID_PROMPTS[:1])
     monkeypatch.setattr(pipeline, "GRID_STEPS", 1)
 
     class Killed(Exception):
