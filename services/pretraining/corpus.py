@@ -24,6 +24,7 @@ from scipy import ndimage
 from pretraining.cells import NUCLEI, CellKind, CellMaps, draw_cells, draw_kind, place_cells
 from pretraining.looks import (
     draw_palette,
+    draw_staining,
     fluorescent,
     fluorescent_channels,
     section_matrix,
@@ -362,7 +363,7 @@ def _stained_cells(size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, 
         dent = ndimage.gaussian_filter(around.body, 2.5 * size_px / SIZE_PX)
         free = 1.0 - np.clip(3.0 * cells.body, 0.0, 1.0)
         pale = free * np.clip(around.body - rng.uniform(0.0, 0.6) * dent**2, 0.0, None)
-    return stained(cells, palette, pale, rng), subject
+    return stained(cells, palette, draw_staining(rng), pale, rng), subject
 
 
 def _fluorescent_cells(size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:

@@ -40,31 +40,63 @@ def draw_palette(rng: np.random.Generator) -> Palette:
     return Palette(*(_unit(rng.uniform(0.02, 1.0, size=3) ** 1.5) for _ in range(3)))
 
 
-def stained(cells: CellMaps, palette: Palette, pale: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True)
+class Staining:
+    """How much of the stains each part takes, in optical densities, and what lights the slide."""
+
+    nucleus: float
+    cytoplasm: float
+    rim: float
+    pale: float
+    """Of what else takes the cytoplasm's stain."""
+    basophilic: float
+    """Of the nucleus's stain in the cytoplasm."""
+    granules: float
+    blur_px: float
+    lamp: np.ndarray
+
+
+def draw_staining(rng: np.random.Generator) -> Staining:
+    """Draws a staining; half of them leave the nucleus's stain out of the cytoplasm."""
+    return Staining(
+        nucleus=rng.uniform(0.6, 1.8),
+        cytoplasm=rng.uniform(0.05, 0.7),
+        rim=rng.uniform(0.0, 0.35),
+        pale=rng.uniform(0.1, 0.6),
+        basophilic=rng.uniform(0.05, 0.4) if rng.random() < 0.5 else 0.0,
+        granules=rng.uniform(0.3, 1.2),
+        blur_px=rng.uniform(0.3, 0.9),
+        lamp=_lamp(rng, most_tint=0.12) * rng.uniform(0.8, 0.98),
+    )
+
+
+def stained(
+    cells: CellMaps, palette: Palette, staining: Staining, pale: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Light through stained cells on a slide.
 
     Args:
         cells: The cells.
         palette: The stains.
+        staining: How much of them.
         pale: What else takes the cytoplasm's stain, (S, S): cells without a nucleus, fibres; 0 where nothing is.
-        rng: Source of randomness.
+        rng: Source of what the camera adds.
     """
     size_px = len(pale)
-    depth_nucleus, depth_body = rng.uniform(0.6, 1.8), rng.uniform(0.05, 0.7)
-    nucleus = depth_nucleus * (cells.nucleus + 0.7 * cells.chromatin)
-    body = depth_body * cells.body * (1.0 - 0.6 * np.clip(cells.nucleus, 0.0, 1.0))
-    body = body + rng.uniform(0.0, 0.35) * cells.rim + rng.uniform(0.1, 0.6) * pale
-    if rng.random() < 0.5:  # the cytoplasm takes some of the nucleus's stain, as basophilic ones do
-        nucleus = nucleus + rng.uniform(0.05, 0.4) * cells.body
-    granules = rng.uniform(0.3, 1.2) * cells.granules
+    nucleus = staining.nucleus * (cells.nucleus + 0.7 * cells.chromatin) + staining.basophilic * cells.body
+    body = staining.cytoplasm * cells.body * (1.0 - 0.6 * np.clip(cells.nucleus, 0.0, 1.0))
+    body = body + staining.rim * cells.rim + staining.pale * pale
     clear = 1.0 - 0.8 * np.clip(cells.vacuoles, 0.0, 1.0)
     density = sum(
         np.clip(amount * clear, 0.0, None)[..., None] * stain
-        for amount, stain in ((nucleus, palette.nucleus), (body, palette.cytoplasm), (granules, palette.granules))
+        for amount, stain in (
+            (nucleus, palette.nucleus),
+            (body, palette.cytoplasm),
+            (staining.granules * cells.granules, palette.granules),
+        )
     )
-    density = _blurred(density, rng.uniform(0.3, 0.9), size_px)
-    lamp = _lamp(rng, most_tint=0.12) * rng.uniform(0.8, 0.98)
-    return _seen(lamp * np.exp(-1.6 * density), size_px, rng, noise=0.012)
+    density = _blurred(density, staining.blur_px, size_px)
+    return _seen(staining.lamp * np.exp(-1.6 * density), size_px, rng, noise=0.012)
 
 
 def fluorescent_channels(cells: CellMaps, channels: int, rng: np.random.Generator) -> np.ndarray:

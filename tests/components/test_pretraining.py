@@ -4,6 +4,7 @@ import copy
 import fcntl
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from pretraining.corpus import (
     save_corpus,
 )
 from pretraining.decoder import DecoderSettings, train_decoder
-from pretraining.looks import Palette, stained, transmitted
+from pretraining.looks import Palette, draw_staining, stained, transmitted
 from pretraining.recipe import Recipe, pretrain
 from pretraining.text import (
     MAX_TOKENS,
@@ -47,6 +48,7 @@ from pretraining.text import (
 )
 from pretraining.training_state import ProgressLog, augment, is_grey, warp
 from real_images import real_images
+from stained_cells import SLIDE, SLIDES, TYPES, write_stained_cells
 from synthmix.service_kit.seeds import derived_rng
 
 SETTINGS = recipe.AutoencoderSettings(steps=4, batch_size=2, warmup_steps=2, checkpoint_every_steps=2, scaled_on=64)
@@ -85,6 +87,18 @@ def test_the_withheld_phenotypes_are_not_in_the_corpus(corpus: Corpus) -> None:
     assert len(withheld) > 2000
     assert not withheld & {image.tobytes() for image in corpus.images}
     assert not {word for caption in corpus.captions for word in caption.split()} & MITOCHECK_HELD_OUT
+
+
+def test_the_stained_cells_of_the_benchmark_are_types_by_slide_in_colours_and_names_that_the_corpus_lacks(
+    tmp_path: Path,
+) -> None:
+    write_stained_cells(tmp_path / "stained", per_class=SLIDES + 1, size_px=32)
+    images = {str(path.relative_to(tmp_path / "stained")): path for path in (tmp_path / "stained").glob("*/*.png")}
+    assert len(images) == len(TYPES) * (SLIDES + 1)
+    assert len({re.search(SLIDE, name)["group"] for name in images}) == SLIDES
+    assert not any(is_grey(np.asarray(Image.open(path))) for path in images.values())
+    named = {caption.split(" image of ")[1] for caption in (draw_simulated(0, index)[1] for index in range(200))}
+    assert not [subject for subject in named if any(name in subject for name in TYPES)]
 
 
 def test_a_corpus_is_kept_whole(corpus: Corpus, tmp_path: Path) -> None:
@@ -163,7 +177,7 @@ def test_a_stain_colours_what_takes_it() -> None:
     kind = replace(draw_kind(rng), radius_px=20.0, nucleus="round", chromatin=0.0, granule_density=0.0)
     cells = draw_cells(kind, np.array([[32.0, 32.0]]), 64, rng, touching=False)
     red_goes, blue_goes = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
-    picture = stained(cells, Palette(red_goes, blue_goes, blue_goes), np.zeros((64, 64)), rng)
+    picture = stained(cells, Palette(red_goes, blue_goes, blue_goes), draw_staining(rng), np.zeros((64, 64)), rng)
     nucleus, elsewhere = picture[cells.nucleus > 0.9].mean(axis=0), picture[cells.body < 0.01].mean(axis=0)
     assert nucleus[0] < 0.6 * elsewhere[0]
     assert nucleus[1] > 0.8 * elsewhere[1]
