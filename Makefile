@@ -67,8 +67,8 @@ format: setup ## Rewrite the code in the project's style
 ##@ Longer evidence
 CALLS ?= 20000
 MINUTES ?= 120
-base-model: setup ## Retrain the built-in base model into build/base-model (about 2 hours on 2 cores; needs ../shared/data)
-	$(BIN)/python -m pretraining --mitocheck ../shared/data/mitocheck --out build/base-model --minutes 120
+base-model: setup ## Retrain the built-in base model, or go on with it, in ~/.cache/synthmix/base-model (about 30 hours of one core; needs ../shared/data)
+	nice -n 19 $(BIN)/python -m pretraining --mitocheck ../shared/data/mitocheck --out $(HOME)/.cache/synthmix/base-model
 base-model-figures: setup ## Adapt the built-in base model and measure what it makes (about 70 minutes on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/base_model.py --out build/base-model-figures
 real-studies: setup ## Run the paper's six mixtures on real images (20 to 50 minutes on 2 cores; needs ../shared/data)

@@ -1,4 +1,4 @@
-"""Recipe of the base model's autoencoder: 64 x 64 grey pictures to 16 x 16 latents of 8 channels and back.
+"""Recipe of the base model's autoencoder: 64 x 64 pictures to 16 x 16 latents of 12 channels and back.
 
 The objective is the squared error of a picture and of its differences between neighbouring pixels, both relative to
 the picture's contrast. (An absolute error leaves a faint thin outline out: its median over the places where the outline
@@ -27,6 +27,7 @@ from pretraining.corpus import SIZE_PX, Corpus
 from pretraining.training_state import (
     ProgressLog,
     augment,
+    cosine_rate,
     load_checkpoint,
     parameter_groups,
     save_checkpoint,
@@ -35,7 +36,7 @@ from pretraining.training_state import (
     write_grid,
 )
 
-LATENT_CHANNELS = 8
+LATENT_CHANNELS = 12
 DOWNSAMPLING = 4
 
 
@@ -65,7 +66,7 @@ class AutoencoderSettings:
 
 
 def build_autoencoder(seed: int) -> AutoencoderKL:
-    """Returns an untrained autoencoder: downsampling 4, 8 latent channels, 0.7 million parameters."""
+    """Returns an untrained autoencoder: downsampling 4, 12 latent channels, 0.7 million parameters."""
     torch.manual_seed(seed)
     autoencoder = AutoencoderKL(
         in_channels=3,
@@ -165,13 +166,14 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
     for step in range(first_step, settings.steps):
         rng, generator = step_generators(settings.seed, "autoencoder", step)
         views = draw_views(corpus, settings.batch_size, settings.texture_share, rng)
-        pictures = as_rgb(views)
+        pictures = as_tensor(views)
         latents = autoencoder.encode(pictures).latent_dist.mode()
         most = settings.most_noise * min(1.0, step / settings.noise_ramp_steps)
         noise = draw_noise(latents.detach(), most, settings.exact_share, rng, generator)
         restored = autoencoder.decode(latents + noise).sample
         loss = relative_squared_error(restored, pictures)
-        set_learning_rate(optimizer, step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
+        rate = cosine_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
+        set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -179,7 +181,7 @@ def train_autoencoder(corpus: Corpus, out: Path, settings: AutoencoderSettings) 
         log.record(step, {"loss": loss.item(), "psnr_db": psnr_db(restored, pictures)})
         if (step + 1) % settings.checkpoint_every_steps == 0 or step + 1 == settings.steps:
             save_checkpoint(checkpoint, {"autoencoder": autoencoder}, optimizer, step + 1)
-            shown = np.concatenate([views, restored.detach().mean(dim=1).numpy()])
+            shown = np.concatenate([views, as_views(restored)])
             write_grid(out / "autoencoder.png", shown, settings.batch_size)
     autoencoder.eval().requires_grad_(False)
     _normalise_latents(autoencoder, corpus, settings)
@@ -204,28 +206,40 @@ def draw_noise(
 
 
 def draw_views(corpus: Corpus, count: int, texture_share: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws a batch, float32 (N, 64, 64), -1 to 1: pictures and textures, some of them faint, some negative."""
+    """Draws a batch, float32 (N, 64, 64, 3), -1 to 1: pictures and textures, some faint, negative or discoloured."""
     images = corpus.images[rng.choice(len(corpus.images), size=count, p=corpus.weights)]
     textures = corpus.textures[rng.integers(len(corpus.textures), size=count)]
-    views = augment(np.where(rng.random((count, 1, 1)) < texture_share, textures, images), rng)
+    views = augment(np.where(rng.random((count, 1, 1, 1)) < texture_share, textures, images), rng)
     # Microscopes differ in contrast and polarity more than the corpus does.
     contrast = np.where(rng.random(count) < 0.4, rng.uniform(0.2, 1.0, size=count), 1.0)
     sign = np.where(rng.random(count) < 0.1, -1.0, 1.0)
     mean = views.mean(axis=(1, 2), keepdims=True)
-    faded: np.ndarray = (sign * contrast)[:, None, None] * (views - mean) + sign[:, None, None] * mean
-    return faded.astype(np.float32)
+    sign, contrast = sign[:, None, None, None], contrast[:, None, None, None]
+    faded = sign * contrast * (views - mean) + sign * mean
+    # Stains and dyes differ in colour more than the corpus does.
+    order = np.argsort(rng.random((count, 3)), axis=1)[:, None, None, :]
+    recoloured = np.where(rng.random((count, 1, 1, 1)) < 0.3, np.take_along_axis(faded, order, axis=-1), faded)
+    colour = np.where(rng.random(count) < 0.4, rng.uniform(0.0, 1.0, size=count), 1.0)[:, None, None, None]
+    grey = recoloured.mean(axis=-1, keepdims=True)
+    discoloured: np.ndarray = grey + colour * (recoloured - grey)
+    return discoloured.astype(np.float32)
 
 
-def as_rgb(views: np.ndarray) -> Tensor:
-    """Returns grey pictures of shape (N, H, W) as float32 of shape (N, 3, H, W) with equal channels."""
-    return torch.from_numpy(views)[:, None].expand(-1, 3, -1, -1).contiguous()
+def as_tensor(views: np.ndarray) -> Tensor:
+    """Returns pictures of shape (N, H, W, 3) as float32 of shape (N, 3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(views.transpose(0, 3, 1, 2), dtype=np.float32))
 
 
-@torch.inference_mode()
+def as_views(pictures: Tensor) -> np.ndarray:
+    """Returns pictures of shape (N, 3, H, W) as float32 of shape (N, H, W, 3)."""
+    return pictures.detach().permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.no_grad()
 def encode(autoencoder: AutoencoderKL, views: np.ndarray, batch_size: int = 32) -> Tensor:
-    """Returns mean latents, float32 (N, 8, H / 4, W / 4), of grey pictures (N, H, W) that span -1 to 1."""
+    """Returns mean latents, float32 (N, 12, H / 4, W / 4), of pictures (N, H, W, 3) that span -1 to 1."""
     batches = [views[start : start + batch_size] for start in range(0, len(views), batch_size)]
-    pictures = (as_rgb(batch).to(autoencoder.device) for batch in batches)
+    pictures = (as_tensor(batch).to(autoencoder.device) for batch in batches)
     return torch.cat([autoencoder.encode(batch).latent_dist.mode() for batch in pictures])
 
 
@@ -235,8 +249,11 @@ def psnr_db(restored: Tensor, pictures: Tensor) -> float:
 
 
 def contrast_of(pictures: Tensor) -> Tensor:
-    """Returns each picture's deviation (N, 1, 1, 1), kept from 0; how large an error is, is relative to it."""
-    return pictures.std(dim=(1, 2, 3), keepdim=True) + 0.05
+    """Returns each picture's deviation (N, 1, 1, 1), kept from 0; how large an error is, is relative to it.
+
+    It is that of each colour from its own mean: a lamp's tint is no contrast.
+    """
+    return pictures.var(dim=(2, 3), keepdim=True).mean(dim=1, keepdim=True).sqrt() + 0.05
 
 
 def relative_squared_error(restored: Tensor, pictures: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """The pictures and captions that the built-in base model learns from.
 
-Two sources: real fluorescence nuclei of ten mitocheck phenotypes, and simulated cells in many looks, drawn
-here from the thickness maps of `synthmix.examples.simulated_cells`. Breadth is the point: a base model that has seen
-light and dark backgrounds, sharp and blurred rims, small and large cells needs only a small adapter to make
-something new. The autoencoder sees textures too, which show no cells at all.
+Two sources: real fluorescence nuclei of ten mitocheck phenotypes, and simulated cells in many looks, drawn from the
+thickness maps of `synthmix.examples.simulated_cells` and from the whole cells of `pretraining.cells`. Breadth is the
+point: a base model that has seen light and dark backgrounds, grey and coloured ones, sharp and blurred rims, small and
+large cells needs only a small adapter to make something new. The autoencoder sees textures too, which show no cells at
+all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,16 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from pretraining.cells import NUCLEI, CellKind, CellMaps, draw_cells, draw_kind, place_cells
+from pretraining.looks import (
+    draw_palette,
+    draw_staining,
+    fluorescent,
+    fluorescent_channels,
+    section_matrix,
+    stained,
+    transmitted,
+)
 from synthmix.examples.simulated_cells import (
     CELL_LINES,
     CellLine,
@@ -42,13 +53,13 @@ class Corpus:
     """Pictures with what is needed to caption and to sample them."""
 
     images: np.ndarray
-    """uint8, shape (N, S, S)."""
+    """uint8, shape (N, S, S, 3); the channels of grey ones are equal."""
     captions: np.ndarray
     """Unicode, shape (N,)."""
     weights: np.ndarray
     """Share of training draws of each picture, float64 of shape (N,), sum 1."""
     textures: np.ndarray
-    """What only the autoencoder sees: uint8, shape (M, 64, 64), M 0 if it sees none."""
+    """What only the autoencoder sees: uint8, shape (M, 64, 64, 3), M 0 if it sees none."""
 
 
 def build_corpus(
@@ -58,7 +69,8 @@ def build_corpus(
     seed: int,
     *,
     size_px: int = SIZE_PX,
-    real_share: float = 0.4,
+    real_share: float = 0.3,
+    processes: int = 1,
     progress: Callable[[int], None] = lambda drawn: None,
 ) -> Corpus:
     """Collects a corpus.
@@ -70,6 +82,7 @@ def build_corpus(
         seed: Seed of the simulated pictures and textures.
         size_px: Side of the pictures. Real ones are enlarged to it, simulated ones drawn at it.
         real_share: Share of training draws that are real pictures, 0 to 1.
+        processes: By so many are pictures drawn.
         progress: Called with the pictures and textures drawn so far.
 
     Returns:
@@ -80,12 +93,12 @@ def build_corpus(
     """
     real_images, real_captions = _read_mitocheck(mitocheck)
     drawn = []
-    textures = np.empty((texture_count, SIZE_PX, SIZE_PX), dtype=np.uint8)
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
-        for picture in processes.map(partial(draw_simulated, seed, size_px=size_px), simulated, chunksize=32):
+    textures = np.empty((texture_count, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for picture in pool.map(partial(draw_simulated, seed, size_px=size_px), simulated, chunksize=32):
             drawn.append(picture)
             progress(len(drawn))
-        for index, texture in enumerate(processes.map(partial(draw_texture, seed), range(texture_count), chunksize=32)):
+        for index, texture in enumerate(pool.map(partial(draw_texture, seed), range(texture_count), chunksize=32)):
             textures[index] = texture
             progress(len(drawn) + index + 1)
     return Corpus(
@@ -138,30 +151,20 @@ def draw_simulated(seed: int, index: int, size_px: int = SIZE_PX) -> tuple[np.nd
         size_px: Its side; another size is another resolution, not a larger field.
 
     Returns:
-        A uint8 image of shape (size_px, size_px) and its caption.
+        A uint8 image of shape (size_px, size_px, 3) and its caption.
     """
     rng = derived_rng(seed, "corpus", index)
-    names, looks, shares = zip(*_LOOKS, strict=True)
-    which = rng.choice(len(looks), p=np.array(shares) / sum(shares))
-    if names[which] == "brightfield" and rng.random() < 0.5:
-        cell_line = str(rng.choice(list(CELL_LINES)))
-        line = vary(CELL_LINES[cell_line], 0.18 * rng.normal(0.0, 1.0, size=4))
-        thickness, granules = draw_field(line, size_px, rng)
-        subject = f"{cell_line} cells"
-    else:
-        line = _random_line(rng)
-        single = rng.random() < 0.45
-        thickness, granules = _single_cell(line, size_px, rng) if single else draw_field(line, size_px, rng)
-        while thickness.mean() < 0.02:  # an empty field teaches nothing about cells
-            thickness, granules = draw_field(line, size_px, rng)
-        subject = _describe(line, single)
-    grey = looks[which](thickness, granules, rng)
-    article = "an" if names[which][0] in "aeiou" else "a"
-    return np.clip(np.rint(255.0 * grey), 0, 255).astype(np.uint8), f"{article} {names[which]} image of {subject}"
+    draw = rng.choice(len(_DRAWN), p=[share for _, _, share in _DRAWN])
+    name, drawn, _ = _DRAWN[draw]
+    picture, subject = drawn(size_px, rng)
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., None], 3, axis=-1)
+    article = "an" if name[0] in "aeiou" else "a"
+    return np.clip(np.rint(255.0 * picture), 0, 255).astype(np.uint8), f"{article} {name} image of {subject}"
 
 
 def draw_texture(seed: int, index: int) -> np.ndarray:
-    """Draws overlapping ellipses of all sizes and grey levels, uint8 of shape (64, 64).
+    """Draws overlapping ellipses of all sizes and levels, half of them grey, uint8 of shape (64, 64, 3).
 
     Dead leaves (Lee, Mumford and Huang, 2001, section 3): radii follow a power law, so that edges come at every scale,
     as they do in photographs. An autoencoder that can restore these restores microscopes that it never saw.
@@ -169,7 +172,8 @@ def draw_texture(seed: int, index: int) -> np.ndarray:
     rng = derived_rng(seed, "texture", index)
     rows, columns = np.mgrid[:SIZE_PX, :SIZE_PX].astype(np.float32)
     middle, spread = rng.uniform(0.1, 0.9), rng.uniform(0.03, 0.4)
-    grey = np.full((SIZE_PX, SIZE_PX), middle, dtype=np.float32)
+    colour = 0.0 if rng.random() < 0.5 else rng.uniform(0.02, 0.3)  # how far channels differ
+    picture = np.full((SIZE_PX, SIZE_PX, 3), middle + colour * rng.normal(size=3), dtype=np.float32)
     smallest_px = rng.uniform(1.0, 4.0)
     for _ in range(int(rng.integers(10, 120))):
         radius_px = min(40.0, smallest_px * (1.0 - rng.random()) ** -0.5)
@@ -177,10 +181,11 @@ def draw_texture(seed: int, index: int) -> np.ndarray:
         angle, ratio = rng.uniform(0.0, np.pi), rng.uniform(0.25, 1.0)
         along = np.cos(angle) * (columns - x) + np.sin(angle) * (rows - y)
         across = (np.cos(angle) * (rows - y) - np.sin(angle) * (columns - x)) / ratio
-        inside = np.clip(radius_px - np.hypot(along, across), 0.0, 1.0)  # one pixel of soft edge
-        grey += inside * (rng.normal(middle, spread) - grey)
-    grey = ndimage.gaussian_filter(grey, rng.uniform(0.0, 1.0)) + _noise(grey, rng, 0.02)
-    levels: np.ndarray = np.clip(np.rint(255.0 * grey), 0, 255).astype(np.uint8)
+        inside = np.clip(radius_px - np.hypot(along, across), 0.0, 1.0)[..., None]  # one pixel of soft edge
+        picture += inside * (rng.normal(middle, spread) + colour * rng.normal(size=3) - picture)
+    blur_px = rng.uniform(0.0, 1.0)
+    picture = ndimage.gaussian_filter(picture, (blur_px, blur_px, 0.0)) + _noise(picture[..., :1], rng, 0.02)
+    levels: np.ndarray = np.clip(np.rint(255.0 * picture), 0, 255).astype(np.uint8)
     return levels
 
 
@@ -193,9 +198,9 @@ def _read_mitocheck(folder: Path) -> tuple[np.ndarray, list[str]]:
             continue
         for path in sorted((folder / phenotype).glob("*.png")):
             with Image.open(path) as image:
-                pixels = np.asarray(image.convert("L"))
-            if pixels.shape != (SIZE_PX, SIZE_PX):
-                raise ValueError(f"{path} is {pixels.shape}: the corpus takes {SIZE_PX} x {SIZE_PX} images")
+                pixels = np.asarray(image.convert("L").convert("RGB"))
+            if pixels.shape[:2] != (SIZE_PX, SIZE_PX):
+                raise ValueError(f"{path} is {pixels.shape[:2]}: the corpus takes {SIZE_PX} x {SIZE_PX} images")
             images.append(pixels)
             captions.append(f"a fluorescence image of a {phenotype} nucleus")
     if not images:
@@ -223,8 +228,8 @@ def _describe(line: CellLine, single: bool) -> str:
     inside = "granular" if line.granularity > 0.45 else "clear"
     crowd = "sparse" if line.confluence < 0.25 else "crowded" if line.confluence > 0.55 else "scattered"
     if single:
-        return f"a {size} {shape} {outline} {inside} simulated cell"
-    return f"{crowd} {size} {shape} {outline} {inside} simulated cells"
+        return f"a {size} {shape} {outline} {inside} cell"
+    return f"{crowd} {size} {shape} {outline} {inside} cells"
 
 
 def _single_cell(line: CellLine, size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -297,11 +302,96 @@ def _noise(like: np.ndarray, rng: np.random.Generator, most: float) -> np.ndarra
 
 
 _Look = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+_Drawn = Callable[[int, np.random.Generator], tuple[np.ndarray, str]]
+"""Draws a picture of a side, (S, S) or (S, S, 3), 0 to 1, and says what is on it."""
 
-_LOOKS: tuple[tuple[str, _Look, float], ...] = (
-    ("brightfield", _brightfield, 0.45),
-    ("phase contrast", _phase_contrast, 0.12),
-    ("fluorescence", _fluorescence, 0.23),
-    ("stained", _stained, 0.10),
-    ("interference contrast", _interference_contrast, 0.10),
+
+def _thickness_map(look: _Look, named_share: float, size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """A field or a cell as the simulated chips have them, by a look; `named_share` are of the named lines."""
+    if rng.random() < named_share:
+        cell_line = str(rng.choice(list(CELL_LINES)))
+        line = vary(CELL_LINES[cell_line], 0.18 * rng.normal(0.0, 1.0, size=4))
+        thickness, granules = draw_field(line, size_px, rng)
+        subject = f"{cell_line} cells"
+    else:
+        line = _random_line(rng)
+        single = rng.random() < 0.45
+        thickness, granules = _single_cell(line, size_px, rng) if single else draw_field(line, size_px, rng)
+        while thickness.mean() < 0.02:  # an empty field teaches nothing about cells
+            thickness, granules = draw_field(line, size_px, rng)
+        subject = _describe(line, single)
+    return look(thickness, granules, rng), subject
+
+
+def _whole_cells(
+    size_px: int, rng: np.random.Generator, nuclei: tuple[str, ...] = NUCLEI
+) -> tuple[CellMaps, str, bool]:
+    """Draws whole cells; returns them, what they are in words, and whether they touch as in a tissue."""
+    kind = draw_kind(rng, nuclei)
+    single = kind.radius_px > 9.0 and rng.random() < 0.5
+    touching = rng.random() < (0.2 if single else 0.6)
+    if single and not touching:
+        count = 1 + int(rng.poisson(0.6))
+    else:
+        room = (1.3 * SIZE_PX) ** 2 / (np.pi * kind.radius_px**2)
+        count = int(np.clip(np.rint(room * (rng.uniform(0.9, 1.6) if touching else rng.uniform(0.15, 0.8))), 1, 60))
+    cells = draw_cells(kind, place_cells(count, size_px, rng, centred=single), size_px, rng, touching=touching)
+    return cells, _describe_kind(kind, count, touching), touching
+
+
+def _describe_kind(kind: CellKind, count: int, touching: bool) -> str:
+    size = "small" if kind.radius_px < 9.0 else "large" if kind.radius_px > 15.0 else "medium"
+    shape = "branched" if kind.processes else "elongated" if kind.elongation > 1.8 else "round"
+    inside = "granular" if kind.granule_density else "clear"
+    crowd = "touching " if touching else ""
+    many = f"a {size}" if count == 1 else f"{crowd}{size}"
+    return f"{many} {shape} {inside} cell{'' if count == 1 else 's'} with {kind.nucleus} nucleus"
+
+
+def _stained_cells(size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """A smear, with pale discs around the cells at times, or a section, with fibres between them."""
+    cells, subject, touching = _whole_cells(size_px, rng)
+    palette = draw_palette(rng)
+    pale = np.zeros((size_px, size_px))
+    if touching:
+        if rng.random() < 0.5:
+            pale = section_matrix(cells, rng)
+    elif rng.random() < 0.5:
+        disc = replace(draw_kind(rng, ("none",)), radius_px=rng.uniform(5.0, 13.0), elongation=1.05, processes=0)
+        disc = replace(disc, roughness=0.03, granule_density=0.0, vacuole_density=0.0)
+        around = draw_cells(disc, place_cells(int(rng.integers(3, 16)), size_px, rng), size_px, rng, touching=False)
+        dent = ndimage.gaussian_filter(around.body, 2.5 * size_px / SIZE_PX)
+        free = 1.0 - np.clip(3.0 * cells.body, 0.0, 1.0)
+        pale = free * np.clip(around.body - rng.uniform(0.0, 0.6) * dent**2, 0.0, None)
+    return stained(cells, palette, draw_staining(rng), pale, rng), subject
+
+
+def _fluorescent_cells(size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    # Lobed nuclei under fluorescence would come near two of the phenotypes that are held out.
+    cells, subject, _ = _whole_cells(size_px, rng, ("round", "oval", "indented"))
+    return fluorescent(cells, rng), subject
+
+
+def _multichannel_cells(size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    cells, subject, _ = _whole_cells(size_px, rng, ("round", "oval", "indented"))
+    return fluorescent_channels(cells, int(rng.integers(2, 4)), rng), subject
+
+
+def _transmitted_cells(phase_ring: bool, size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    cells, subject, _ = _whole_cells(size_px, rng)
+    return transmitted(cells, rng, phase_ring=phase_ring), subject
+
+
+_DRAWN: tuple[tuple[str, _Drawn, float], ...] = (
+    ("brightfield", partial(_thickness_map, _brightfield, 0.5), 0.18),
+    ("brightfield", partial(_transmitted_cells, False), 0.20),
+    ("phase contrast", partial(_thickness_map, _phase_contrast, 0.0), 0.03),
+    ("phase contrast", partial(_transmitted_cells, True), 0.09),
+    ("fluorescence", partial(_thickness_map, _fluorescence, 0.0), 0.08),
+    ("fluorescence", _fluorescent_cells, 0.06),
+    ("multichannel fluorescence", _multichannel_cells, 0.10),
+    ("stained", partial(_thickness_map, _stained, 0.0), 0.02),
+    ("stained", _stained_cells, 0.20),
+    ("interference contrast", partial(_thickness_map, _interference_contrast, 0.0), 0.04),
 )
+"""Kinds of simulated pictures: name, how it is drawn, share."""

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from pretraining.autoencoder import (
-    as_rgb,
+    as_tensor,
+    as_views,
     contrast_of,
     draw_noise,
     draw_views,
@@ -30,6 +31,7 @@ from pretraining.autoencoder import (
 from pretraining.corpus import Corpus
 from pretraining.training_state import (
     ProgressLog,
+    cosine_rate,
     load_checkpoint,
     parameter_groups,
     save_checkpoint,
@@ -61,13 +63,13 @@ class DecoderSettings:
 
 
 def build_discriminator(seed: int) -> nn.Sequential:
-    """Returns an untrained discriminator: (N, 1, H, W) to a verdict on each patch, (N, 1, H / 4, W / 4), real above 0.
+    """Returns an untrained discriminator: (N, 3, H, W) to a verdict on each patch, (N, 1, H / 4, W / 4), real above 0.
 
     A patch is 26 pixels wide: the reconstruction's error sees to shapes, this to what is finer.
     """
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for before, after, kernel, stride in ((1, 32, 4, 2), (32, 64, 4, 2), (64, 64, 3, 1)):
+    for before, after, kernel, stride in ((3, 32, 4, 2), (32, 64, 4, 2), (64, 64, 3, 1)):
         layers += [spectral_norm(nn.Conv2d(before, after, kernel, stride, padding=1)), nn.LeakyReLU(0.2)]
     layers.append(spectral_norm(nn.Conv2d(64, 1, 3, padding=1)))
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
@@ -96,7 +98,7 @@ def train_decoder(autoencoder: AutoencoderKL, corpus: Corpus, out: Path, setting
     for step in range(first_step, settings.steps):
         rng, generator = step_generators(settings.seed, "decoder", step)
         views = draw_views(corpus, settings.batch_size, settings.texture_share, rng)
-        pictures = as_rgb(views)
+        pictures = as_tensor(views)
         with torch.no_grad():
             latents = autoencoder.encode(pictures).latent_dist.mode()
         noise = draw_noise(latents, settings.most_noise, settings.exact_share, rng, generator)
@@ -105,7 +107,8 @@ def train_decoder(autoencoder: AutoencoderKL, corpus: Corpus, out: Path, setting
         error = relative_squared_error(restored, pictures)
         loss = error - settings.adversarial_weight * discriminator(made).mean()
         its_loss = F.relu(1.0 - discriminator(real)).mean() + F.relu(1.0 + discriminator(made.detach())).mean()
-        set_learning_rate(optimizer, step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
+        rate = cosine_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
+        set_learning_rate(optimizer, rate)
         for owned, objective in ((parameters, loss), (its_parameters, its_loss)):
             for parameter, gradient in zip(owned, torch.autograd.grad(objective, owned), strict=True):
                 parameter.grad = gradient
@@ -115,12 +118,11 @@ def train_decoder(autoencoder: AutoencoderKL, corpus: Corpus, out: Path, setting
         log.record(step, figures)
         if (step + 1) % settings.checkpoint_every_steps == 0 or step + 1 == settings.steps:
             save_checkpoint(checkpoint, modules, optimizer, step + 1)
-            shown = np.concatenate([views, restored.detach().mean(dim=1).numpy()])
+            shown = np.concatenate([views, as_views(restored)])
             write_grid(out / "decoder.png", shown, settings.batch_size)
     decoder.requires_grad_(False)
 
 
 def _contrasted(images: Tensor, pictures: Tensor) -> Tensor:
-    """Returns images, grey (N, 1, H, W), less mean and contrast of their pictures: faint ones count as bright ones."""
-    mean = pictures.mean(dim=(1, 2, 3), keepdim=True)
-    return ((images - mean) / contrast_of(pictures)).mean(dim=1, keepdim=True)
+    """Returns images (N, 3, H, W) less colour and contrast of their pictures: faint ones count as bright ones."""
+    return (images - pictures.mean(dim=(2, 3), keepdim=True)) / contrast_of(pictures)

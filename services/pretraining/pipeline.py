@@ -16,12 +16,14 @@ GRID_PROMPTS: tuple[str, ...] = (
     "a fluorescence image of a Grape nucleus",
     "a fluorescence image of a Hole nucleus",
     "a fluorescence image of a Large nucleus",
-    "a fluorescence image of a Elongated nucleus",
     "a brightfield image of sim-epithelial cells",
     "a brightfield image of sim-fibroblast cells",
     "a brightfield image of sim-macrophage cells",
-    "a phase contrast image of crowded small round smooth clear simulated cells",
-    "a stained image of scattered medium oval smooth granular simulated cells",
+    "a brightfield image of a large round granular cell with round nucleus",
+    "a phase contrast image of medium round granular cells with oval nucleus",
+    "a multichannel fluorescence image of touching medium round clear cells with oval nucleus",
+    "a stained image of a large round granular cell with segmented nucleus",
+    "a stained image of touching medium round clear cells with round nucleus",
 )
 """Prompts of the sample grid, one a row."""
 
@@ -81,7 +83,7 @@ def save_base_model(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
 
 def sample(pipeline: StableDiffusionPipeline, prompts: tuple[str, ...], count: int, seed: int) -> np.ndarray:
-    """Samples `count` grey pictures a prompt, float32 of shape (prompts * count, 64, 64), -1 to 1."""
+    """Samples `count` pictures a prompt, float32 of shape (prompts * count, 64, 64, 3), -1 to 1."""
     pipeline.set_progress_bar_config(disable=True)
     pictures = [
         pipeline(
@@ -94,5 +96,5 @@ def sample(pipeline: StableDiffusionPipeline, prompts: tuple[str, ...], count: i
         ).images
         for prompt in prompts
     ]
-    grey: np.ndarray = np.concatenate(pictures).mean(axis=-1).astype(np.float32) * 2.0 - 1.0
-    return grey
+    views: np.ndarray = np.concatenate(pictures).astype(np.float32) * 2.0 - 1.0
+    return views

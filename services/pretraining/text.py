@@ -25,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pretraining.training_state import (
     ProgressLog,
+    cosine_rate,
     load_checkpoint,
     save_checkpoint,
     set_learning_rate,
@@ -131,7 +132,8 @@ def train_text_encoder(
         has_read = F.one_hot(ids, vocabulary).cumsum(dim=1).clamp(max=1).float()
         told = model["memory"](encoder(ids).last_hidden_state)
         loss = F.binary_cross_entropy_with_logits(told, has_read)
-        set_learning_rate(optimizer, step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
+        rate = cosine_rate(step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
+        set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

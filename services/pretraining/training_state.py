@@ -89,18 +89,24 @@ def parameter_groups(module: nn.Module, names: Iterable[str], factor: float) -> 
     return [{"params": usual, "factor": 1.0}, {"params": others, "factor": factor}]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, peak: float, warmup_steps: int) -> None:
-    """Linear warm-up, then a cosine to a hundredth of the peak; times its factor for a group of `parameter_groups`."""
-    share = learning_rate_share(step, steps, warmup_steps=warmup_steps, decline_from=warmup_steps, final_share=0.01)
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the rate of every group, times its factor for one of `parameter_groups`."""
     for group in optimizer.param_groups:
-        group["lr"] = group.get("factor", 1.0) * (peak * share)
+        group["lr"] = group.get("factor", 1.0) * rate
+
+
+def cosine_rate(step: int, steps: int, peak: float, warmup_steps: int) -> float:
+    """A linear warm-up, then a cosine to a hundredth of the peak."""
+    return peak * learning_rate_share(
+        step, steps, warmup_steps=warmup_steps, decline_from=warmup_steps, final_share=0.01
+    )
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turns and mirrors each picture at random and changes its grey levels a little.
+    """Turns and mirrors each picture at random and changes its levels, and colours that it has, a little.
 
     Args:
-        images: uint8, shape (N, H, H).
+        images: uint8, shape (N, H, H, 3).
         rng: Source of randomness.
 
     Returns:
@@ -109,23 +115,28 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     views = np.empty(images.shape, dtype=np.float32)
     for index, image in enumerate(images):
         quarters, mirrored = int(rng.integers(4)), rng.random() < 0.5
-        grey = symmetry(image[None], quarters + 4 * mirrored)[0].astype(np.float32) / 255.0
-        gain = float(np.exp(rng.normal(0.0, 0.08)))
-        views[index] = np.clip(gain * grey, 0.0, 1.0) * 2.0 - 1.0
+        seen = symmetry(image[None], quarters + 4 * mirrored)[0].astype(np.float32) / 255.0
+        gain = rng.normal(0.0, 0.08) + (0.0 if is_grey(image) else rng.normal(0.0, 0.05, size=3))
+        views[index] = np.clip(np.exp(gain) * seen, 0.0, 1.0) * 2.0 - 1.0
     return views
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether the channels of a picture (H, W, 3) are equal."""
+    return bool((image == image[..., :1]).all())
 
 
 def warp(views: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Turns each picture by any angle, stretches and bends it a little; what comes in at the rim is mirrored.
 
     Args:
-        views: float32, shape (N, H, H), -1 to 1.
+        views: float32, shape (N, H, H, 3), -1 to 1.
         rng: Source of randomness.
 
     Returns:
         Of the same kind.
     """
-    count, size_px = len(views), views.shape[-1]
+    count, size_px = len(views), views.shape[1]
     angle = rng.uniform(0.0, 2.0 * np.pi, size=count)
     along, across = np.exp(rng.normal(0.0, 0.08, size=(2, count)))
     turn_and_stretch = np.zeros((count, 2, 3))
@@ -136,13 +147,13 @@ def warp(views: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     )
     bends = torch.from_numpy(rng.normal(0.0, 0.04, size=(count, 2, 5, 5))).float()  # of half a picture's width
     places += F.interpolate(bends, size=(size_px, size_px), mode="bicubic").permute(0, 2, 3, 1)
-    pictures = torch.from_numpy(views)[:, None]
+    pictures = torch.from_numpy(views).permute(0, 3, 1, 2)
     warped = F.grid_sample(pictures, places, mode="bicubic", padding_mode="reflection", align_corners=False)
-    return warped[:, 0].clamp(-1.0, 1.0).numpy()
+    return warped.clamp(-1.0, 1.0).permute(0, 2, 3, 1).numpy()
 
 
 def write_grid(path: Path, images: np.ndarray, columns: int) -> None:
-    """Writes grey images, -1 to 1 of shape (N, H, W), N a multiple of `columns`, as one PNG."""
+    """Writes images, -1 to 1 of shape (N, H, W, 3), N a multiple of `columns`, as one PNG."""
     levels = np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
     rows = [np.hstack(list(levels[start : start + columns])) for start in range(0, len(levels), columns)]
     Image.fromarray(np.vstack(rows)).save(path)
@@ -150,7 +161,7 @@ def write_grid(path: Path, images: np.ndarray, columns: int) -> None:
 
 @dataclass
 class ProgressLog:
-    """Prints a line with rate and time left now and then, and keeps the figures in a JSON file.
+    """Prints a line with rate and time left now and then, and keeps the figures in a JSON file over interruptions.
 
     Figures are running means of about fifty steps: those of a single batch say little.
     """
@@ -158,7 +169,7 @@ class ProgressLog:
     path: Path
     name: str
     steps: int
-    every_s: float = 20.0
+    every_s: float = 60.0
     history: list[dict[str, float]] = field(default_factory=list)
     _first: tuple[int, float] | None = None
     _last_s: float = 0.0
@@ -173,6 +184,9 @@ class ProgressLog:
         self._recent = {key: 0.98 * self._recent.get(key, value) + 0.02 * value for key, value in figures.items()}
         if self._first is None:
             self._first, self._last_s = (step, now), now
+            if self.path.exists():  # what an interrupted run noted, but for what it did after its last checkpoint
+                noted = json.loads(self.path.read_text())["history"]
+                self.history = [figures for figures in noted if figures["step"] <= step]
         if now - self._last_s < self.every_s and step + 1 < self.steps:
             return
         self._last_s = now
@@ -180,6 +194,9 @@ class ProgressLog:
         left_s = (self.steps - step - 1) / rate if rate > 0 else float("nan")
         means = {key: float(value) for key, value in self._recent.items()}
         words = " ".join(f"{key} {value:.4f}" for key, value in means.items())
-        print(f"{self.name} {step + 1}/{self.steps} {words} {rate:.2f} step/s {left_s:.0f} s left", flush=True)
+        at = time.strftime("%Y-%m-%d %H:%M:%S")
+        print(f"{at} {self.name} {step + 1}/{self.steps} {words} {rate:.2f} step/s {left_s:.0f} s left", flush=True)
         self.history.append({"step": float(step + 1), **means})
-        self.path.write_text(json.dumps({"steps_per_s": rate, "history": self.history}, indent=1))
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({"steps_per_s": rate, "history": self.history}, indent=1))
+        os.replace(partial, self.path)

@@ -1,4 +1,4 @@
-"""Recipe of the base model's UNet, trained on cached latents and cached text.
+"""Recipe of the base model's UNet, trained on the latents of views that are new at every step, and on cached text.
 
 The objective is v-prediction (Salimans and Ho, 2022, section 4) on a noise schedule with zero terminal
 signal-to-noise ratio (Lin et al., 2024, section 3.1): pictures on black and on light backgrounds differ most
@@ -8,6 +8,7 @@ in their mean, which an ordinary schedule leaks to the model through the last st
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from pretraining.training_state import (
     warp,
     write_grid,
 )
+from synthmix.training.learning_rates import learning_rate_share
 
 
 @dataclass(frozen=True)
@@ -48,41 +50,26 @@ class UnetSettings:
     cross_attention_factor: float = 2.5
     """By how much faster cross-attention learns; left to itself it hardly begins before the rest is done."""
     warmup_steps: int = 200
+    constant_steps: int = 8000
+    """Steps after which the learning rate falls with the root of the steps."""
+    cooldown_share: float = 0.2
+    """Share of the steps, the last ones, over which the learning rate falls to a hundredth of what it would be."""
     caption_dropout: float = 0.1
-    ema_decay: float = 0.999
-    checkpoint_every_steps: int = 1200
+    ema_decay: float = 0.9995
+    checkpoint_every_steps: int = 250
+    grid_every_steps: int = 2500
     grid_columns: int = 4
-    """Samples a prompt of the grid that is drawn at each checkpoint."""
+    """Samples a prompt of the grid."""
     larger_share: float = 0.2
     """Share of the steps that see a larger corpus, with as much smaller a batch."""
-    views: int = 1
-    """Augmented views of the average picture whose latents are kept; a picture drawn more often has more."""
-    most_views: int = 8
-    """Most of one picture."""
-    warped_share: float = 0.0
-    """Share of the views that are bent and turned by any angle, too: a long training might learn 1,060 nuclei by heart
-    otherwise. The price is that interpolation makes them smoother."""
-
-
-@dataclass(frozen=True)
-class CachedLatents:
-    """A corpus as the UNet sees it.
-
-    Attributes:
-        latents: float32, (M, 8, H / 4, W / 4).
-        prompt_of: Row of the prompt's text, int64 (M,).
-        chances: Of being drawn, float64 (M,), sum 1.
-        batch_size: Of a step.
-    """
-
-    latents: Tensor
-    prompt_of: np.ndarray
-    chances: np.ndarray
-    batch_size: int
+    warped_share: float = 0.5
+    """Share of the views of pictures that are drawn more often than the average one, the real ones, that are bent and
+    turned by any angle, too: a long training might learn 1,060 nuclei by heart otherwise. The price is that
+    interpolation makes them smoother."""
 
 
 def build_unet(seed: int) -> UNet2DConditionModel:
-    """Returns an untrained UNet for latents of shape (8, 16, 16) and text of width 128, 10.0 million parameters.
+    """Returns an untrained UNet for latents of shape (12, 16, 16) and text of width 128, 10.0 million parameters.
 
     The finest level has no self-attention, which would cost most there, but reads the prompt: without, the same
     training is slow at everything and ten times slower at telling classes apart (decision 13).
@@ -116,12 +103,15 @@ def train_unet(
 ) -> UNet2DConditionModel:
     """Trains the UNet, going on from `out`/unet.safetensors if it is there.
 
+    Until the last `cooldown_share` of the steps, nothing depends on how many there will be: a training may be made
+    longer or shorter when it is resumed, and ends as one that was meant to be so from the start.
+
     Args:
         corpora: Pictures and captions; first those of the native size, then larger ones.
         autoencoder: Trained autoencoder, frozen, with latents of mean 0 and deviation 1.
         tokenizer: The base model's tokenizer.
         text_encoder: Trained text encoder, frozen.
-        out: Folder for the checkpoint, unet.json and unet.png (a row a prompt of `GRID_PROMPTS`).
+        out: Folder for the checkpoint, unet.json and unet-<steps>.png (a row a prompt of `GRID_PROMPTS`).
         settings: How.
         device: Where; all parts are there afterwards. On CUDA the UNet computes in bfloat16.
 
@@ -132,9 +122,11 @@ def train_unet(
     text_encoder.to(device)
     unique_captions = sorted({caption for corpus in corpora for caption in corpus.captions.tolist()})
     text = encode_captions(text_encoder, tokenizer, ["", *unique_captions])
-    sources = [_cache_latents(corpus, autoencoder, unique_captions, settings) for corpus in corpora]
-    larger = len(sources) - 1
-    source_chances = [1.0 - settings.larger_share] + [settings.larger_share / larger] * larger if larger else [1.0]
+    row_of = {caption: row for row, caption in enumerate(unique_captions, 1)}  # row 0 is the empty prompt
+    rows = [np.array([row_of[caption] for caption in corpus.captions.tolist()]) for corpus in corpora]
+    batch_sizes = [max(1, round(settings.batch_size * (SIZE_PX / corpus.images.shape[1]) ** 2)) for corpus in corpora]
+    larger = len(corpora) - 1
+    corpus_chances = [1.0 - settings.larger_share] + [settings.larger_share / larger] * larger if larger else [1.0]
 
     scheduler = build_scheduler()
     model = build_unet(settings.seed).to(device)
@@ -144,22 +136,23 @@ def train_unet(
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     checkpoint = out / "unet.safetensors"
     first_step = load_checkpoint(checkpoint, {"model": model, "average": average}, optimizer)
-    denoisers = [_denoiser(model, source, text) for source in sources]
+    denoisers = [
+        _denoiser(model, (batch_size, LATENT_CHANNELS, *2 * (corpus.images.shape[1] // DOWNSAMPLING,)), text)
+        for corpus, batch_size in zip(corpora, batch_sizes, strict=True)
+    ]
     log = ProgressLog(out / "unet.json", "unet", settings.steps)
     for step in range(first_step, settings.steps):
         rng, generator = step_generators(settings.seed, "unet", step, device)
-        which = rng.choice(len(sources), p=source_chances)
-        source = sources[which]
-        chosen = rng.choice(len(source.latents), size=source.batch_size, p=source.chances)
-        # Row 0 is the empty prompt.
-        prompts = np.where(rng.random(len(chosen)) < settings.caption_dropout, 0, source.prompt_of[chosen])
-        clean = source.latents[chosen]
+        which = rng.choice(len(corpora), p=corpus_chances)
+        chosen = rng.choice(len(corpora[which].images), size=batch_sizes[which], p=corpora[which].weights)
+        prompts = np.where(rng.random(len(chosen)) < settings.caption_dropout, 0, rows[which][chosen])
+        clean = encode(autoencoder, draw_views(corpora[which], chosen, settings.warped_share, rng))
         noise = torch.randn(clean.shape, generator=generator, device=device)
         timesteps = torch.from_numpy(_draw_timesteps(rng, len(chosen))).to(device)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         velocity = denoisers[which](noisy, timesteps, text[prompts])
         loss = F.mse_loss(velocity, scheduler.get_velocity(clean, noise, timesteps))
-        set_learning_rate(optimizer, step, settings.steps, settings.peak_learning_rate, settings.warmup_steps)
+        set_learning_rate(optimizer, settings.peak_learning_rate * _rate_share(step, settings))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -168,9 +161,12 @@ def train_unet(
         log.record(step, {"loss": loss.detach()})
         if (step + 1) % settings.checkpoint_every_steps == 0 or step + 1 == settings.steps:
             save_checkpoint(checkpoint, {"model": model, "average": average}, optimizer, step + 1)
+        if (step + 1) % settings.grid_every_steps == 0 or step + 1 == settings.steps:
             pipeline = assemble(autoencoder, tokenizer, text_encoder, average)
             columns = settings.grid_columns
-            write_grid(out / "unet.png", sample(pipeline, GRID_PROMPTS, columns, settings.seed), columns)
+            write_grid(
+                out / f"unet-{step + 1:06d}.png", sample(pipeline, GRID_PROMPTS, columns, settings.seed), columns
+            )
     return average.eval()
 
 
@@ -189,8 +185,8 @@ class _Denoiser(nn.Module):
         return velocity.float()
 
 
-def _denoiser(unet: UNet2DConditionModel, source: CachedLatents, text: Tensor) -> nn.Module:
-    """Returns the UNet as a module for a source's batches.
+def _denoiser(unet: UNet2DConditionModel, shape: tuple[int, ...], text: Tensor) -> nn.Module:
+    """Returns the UNet as a module for batches of latents of a shape.
 
     On CUDA it replays a graph captured for their shape (torch.cuda.make_graphed_callables): a model of this size leaves
     the GPU waiting for the launch of some thousand small kernels a step.
@@ -198,9 +194,9 @@ def _denoiser(unet: UNet2DConditionModel, source: CachedLatents, text: Tensor) -
     denoiser = _Denoiser(unet)
     if text.device.type != "cuda":
         return denoiser
-    count = source.batch_size
-    timesteps = torch.zeros(count, dtype=torch.int64, device=text.device)
-    example = (torch.zeros_like(source.latents[:count]), timesteps, text[:1].expand(count, -1, -1).contiguous())
+    timesteps = torch.zeros(shape[0], dtype=torch.int64, device=text.device)
+    latents = torch.zeros(shape, device=text.device)
+    example = (latents, timesteps, text[:1].expand(shape[0], -1, -1).contiguous())
     return cast(nn.Module, torch.cuda.make_graphed_callables(denoiser, example))
 
 
@@ -212,29 +208,26 @@ def _draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.where(rng.random(count) < 0.5, even, middle.astype(np.int64))
 
 
-def _cache_latents(
-    corpus: Corpus, autoencoder: AutoencoderKL, captions: list[str], settings: UnetSettings
-) -> CachedLatents:
-    """Encodes augmented views of a corpus; prompts are numbered as `captions` are, from 1."""
-    wanted = np.ceil(settings.views * corpus.weights * len(corpus.weights)).astype(int)
-    picture_of = np.repeat(np.arange(len(wanted)), np.clip(wanted, 1, settings.most_views))
-    size_px = corpus.images.shape[-1]
-    rng, _ = step_generators(settings.seed, "views", size_px)
-    views = augment(corpus.images[picture_of], rng)
-    warped = np.flatnonzero(rng.random(len(views)) < settings.warped_share)
-    for start in range(0, len(warped), 256):
-        some = warped[start : start + 256]
-        views[some] = warp(views[some], rng)
-    latents = encode(autoencoder, views)
-    number_of = {caption: number for number, caption in enumerate(captions, 1)}
-    numbers = np.array([number_of[caption] for caption in corpus.captions.tolist()])
-    chances = corpus.weights[picture_of] / np.bincount(picture_of)[picture_of]
-    return CachedLatents(
-        latents=latents.clone(),  # since autograd refuses tensors made in inference mode
-        prompt_of=numbers[picture_of],
-        chances=chances / chances.sum(),
-        batch_size=max(1, round(settings.batch_size * (SIZE_PX / size_px) ** 2)),
+def _rate_share(step: int, settings: UnetSettings) -> float:
+    """What a step takes of the peak learning rate: warm-up, a plateau, the inverse root (Karras et al., 2024, "EDM2",
+    equation 67), and a cosine at the end."""
+    cooldown_from = settings.steps - round(settings.cooldown_share * settings.steps)
+    share = min(1.0, (step + 1) / settings.warmup_steps, math.sqrt(settings.constant_steps / (step + 1)))
+    if step < cooldown_from:
+        return share
+    return share * learning_rate_share(
+        step, settings.steps, warmup_steps=0, decline_from=cooldown_from, final_share=0.01
     )
+
+
+def draw_views(corpus: Corpus, chosen: np.ndarray, warped_share: float, rng: np.random.Generator) -> np.ndarray:
+    """Augmented views, float32 (N, H, H, 3), of the chosen pictures; some of those that come often are warped, too."""
+    views = augment(corpus.images[chosen], rng)
+    often = corpus.weights[chosen] * len(corpus.weights) > 1.0
+    warped = np.flatnonzero(often & (rng.random(len(chosen)) < warped_share))
+    if len(warped):
+        views[warped] = warp(views[warped], rng)
+    return views
 
 
 @torch.no_grad()

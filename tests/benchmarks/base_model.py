@@ -1,4 +1,4 @@
-"""Is the built-in base model worth its bytes? Adapts it to real images that it never saw, and measures what comes out.
+"""Is the built-in base model worth its bytes? Adapts it to images that it never saw, and measures what comes out.
 
 Usage: ``python tests/benchmarks/base_model.py --out FOLDER [--dataset mitocheck] [--minutes 2 5 10]``.
 
@@ -7,7 +7,7 @@ the share that a classifier trained on real images only takes for the class aske
 train images. Once for the base model as it is, and, after the same CPU minutes on the same train images, for adapters
 of it ("adapted") and for the same UNet trained from nothing ("scratch"). Beside them real train images, as they are and
 through the autoencoder: the second is about as near as what the base model makes can come. Features are those of an
-ImageNet EfficientNet-Lite0, pooled.
+ImageNet EfficientNet-Lite0, pooled. Two of the datasets are real and grey; the third is simulated and has colours.
 
 Arms run two at a time on a thread each. OUT keeps each arm's images, so that a second run measures without training;
 figures.json and a PNG an arm (a row a class), beside one of real train images, are the result.
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
+from stained_cells import SLIDE, TYPES, write_stained_cells
 
 from memory_object_store import MemoryObjectStore
 from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
@@ -63,21 +64,24 @@ PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class RealImages:
-    """A dataset of DATA that the base model never saw."""
+class UnseenImages:
+    """A dataset that the base model never saw."""
 
-    folder: str
     group_pattern: str
     classes: tuple[str, ...]
     """Sorted, as a part's are."""
     prompt: str
     size_px: int
     """At which all is measured but the autoencoder's error, which is of native size."""
+    grey: bool = True
+    simulated: bool = False
+    """Whether it is drawn by `stained_cells`, and not a folder of DATA."""
 
 
 DATASETS = {
-    "mitocheck": RealImages("mitocheck", PLATE, MITOCHECK_SIX, "a fluorescence image of a {label} nucleus", 64),
-    "hek_ht1080": RealImages("hek_ht1080", FIELD, ("293A", "HT1080"), "a brightfield image of a {label} cell", 96),
+    "mitocheck": UnseenImages(PLATE, MITOCHECK_SIX, "a fluorescence image of a {label} nucleus", 64),
+    "hek_ht1080": UnseenImages(FIELD, ("293A", "HT1080"), "a brightfield image of a {label} cell", 96),
+    "stained": UnseenImages(SLIDE, tuple(sorted(TYPES)), "a stained image of a {label} cell", 64, False, True),
 }
 
 
@@ -107,13 +111,17 @@ def prepare(name: str, path: Path) -> None:
     """Imports and splits a dataset as a study would, and writes its pixels and labels by part."""
     dataset, store = DATASETS[name], MemoryObjectStore.created()
     with tempfile.TemporaryDirectory() as folder:
-        archive = pack(DATA / dataset.folder, Path(folder) / "images.zip", progress=lambda done, total: None)
+        source = DATA / name
+        if dataset.simulated:
+            source = Path(folder) / name
+            write_stained_cells(source, size_px=dataset.size_px)
+        archive = pack(source, Path(folder) / "images.zip", progress=lambda done, total: None)
         imported = import_archive(
             store,
             archive.path,
             group_rule=datasets_pb2.GroupRule(pattern=dataset.group_pattern),
             classes=dataset.classes,
-            simulated=False,
+            simulated=dataset.simulated,
             progress=lambda done, total: None,
         )
     split = create_split(store, read_manifest(store, imported.name), SPLIT)
@@ -149,17 +157,21 @@ def run_arm(arm: Arm, data: Path, out: Path) -> None:
                     for index in range(len(batch))
                 ],
                 output_type="np",
-            ).images.mean(axis=-1)
+            ).images
         )
-    grey = np.clip(np.rint(255 * np.concatenate(images)), 0, 255).astype(np.uint8)
-    np.savez(out / f"{arm.name}.npz", images=grey, labels=np.repeat(np.arange(len(dataset.classes)), arm.per_class))
-    show(grey, np.repeat(np.arange(len(dataset.classes)), arm.per_class), out / f"{arm.name}.png")
+    made = np.concatenate(images)
+    if dataset.grey:
+        made = np.repeat(made.mean(axis=-1, keepdims=True), 3, axis=-1)
+    levels = np.clip(np.rint(255 * made), 0, 255).astype(np.uint8)
+    labels = np.repeat(np.arange(len(dataset.classes)), arm.per_class)
+    np.savez(out / f"{arm.name}.npz", images=levels, labels=labels)
+    show(levels, labels, out / f"{arm.name}.png")
     (out / f"{arm.name}.json").write_text(json.dumps(facts, indent=1))
 
 
-def show(grey: np.ndarray, labels: np.ndarray, path: Path) -> None:
-    """Writes some images (N, H, H), uint8, of each class, a row a class."""
-    rows = [np.hstack(list(grey[labels == label][:SHOWN])) for label in range(labels.max() + 1)]
+def show(images: np.ndarray, labels: np.ndarray, path: Path) -> None:
+    """Writes some images (N, H, H, 3), uint8, of each class, a row a class."""
+    rows = [np.hstack(list(images[labels == label][:SHOWN])) for label in range(labels.max() + 1)]
     Image.fromarray(np.vstack(rows)).save(path)
 
 
@@ -227,26 +239,24 @@ def views_and_steps(budget_s: float, view_s: float, step_s: float, images: int) 
     return views, steps
 
 
-def features(images: np.ndarray) -> np.ndarray:
-    """Pooled features (N, 1280) of images (N, H, H) or (N, H, H, 3), uint8."""
-    return compute_features(images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=-1))
+def autoencoder_figures(real: np.ndarray, through: np.ndarray) -> dict[str, float]:
+    """Of images (N, H, H, 3), uint8, and what the autoencoder makes of them.
 
-
-def restored(images: np.ndarray) -> np.ndarray:
-    """Images (N, H, H, 3), uint8, through the autoencoder, grey: uint8 (N, H, H)."""
-    return reconstruct(load_autoencoder(BUILTIN_FOLDER), images, grey=True)[..., 0]
-
-
-def autoencoder_figures(real: np.ndarray) -> dict[str, float]:
-    """Mean over images of the peak signal-to-noise ratio, dB: the autoencoder's, and that of the image's mean grey."""
-    clean = real.mean(axis=-1) / 127.5 - 1
+    Mean over images of the peak signal-to-noise ratio, dB: the autoencoder's, and that of the image's mean colour; and
+    the mean chroma, which is the largest channel less the smallest, of 255.
+    """
 
     def psnr_db(guess: np.ndarray) -> float:
-        return float((10 * np.log10(4 / ((guess - clean) ** 2).mean(axis=(1, 2)))).mean())
+        return float((10 * np.log10(255**2 / ((guess - real.astype(float)) ** 2).mean(axis=(1, 2, 3)))).mean())
+
+    def chroma(images: np.ndarray) -> float:
+        return float((images.max(axis=-1).astype(float) - images.min(axis=-1)).mean())
 
     return {
-        "psnr_db": psnr_db(restored(real) / 127.5 - 1),
-        "psnr_of_mean_grey_db": psnr_db(clean.mean(axis=(1, 2), keepdims=True)),
+        "psnr_db": psnr_db(through),
+        "psnr_of_mean_colour_db": psnr_db(real.mean(axis=(1, 2), keepdims=True)),
+        "chroma": chroma(real),
+        "chroma_through": chroma(through),
     }
 
 
@@ -261,42 +271,45 @@ def measure(name: str, data: Path, out: Path, arms: Sequence[Arm]) -> dict[str, 
     torch.set_num_threads(2)
     real = np.load(data)
     test, test_labels = real["test"], real["test_labels"]
-    show(real["train"].mean(axis=-1).astype(np.uint8), real["train_labels"], out / f"{name}-real.png")
+    show(real["train"], real["train_labels"], out / f"{name}-real.png")
     synthetic = {arm.name: np.load(out / f"{arm.name}.npz") for arm in arms}
     settings = with_defaults(ClassifierSettings(image_size=DATASETS[name].size_px))
     labels = real["train_labels"]
     nothing = np.empty(0, dtype=np.int64)
-    as_rgb = [np.repeat(arrays["images"][..., None], 3, axis=-1) for arrays in synthetic.values()]
+    made = [arrays["images"] for arrays in synthetic.values()]
     result = train_and_evaluate(
         settings,
         len(DATASETS[name].classes),
         TrainingImages(Mixture(np.arange(len(labels)), nothing, labels), real["train"], None),
         real["validation"],
         real["validation_labels"],
-        lambda: np.concatenate([test, *as_rgb]),
+        lambda: np.concatenate([test, *made]),
         seed=0,
         threads=2,
         report=lambda steps: None,
     )
-    probabilities = np.split(result.test_probabilities, np.cumsum([len(test), *map(len, as_rgb)])[:-1].tolist())
+    probabilities = np.split(result.test_probabilities, np.cumsum([len(test), *map(len, made)])[:-1].tolist())
     predicted = [rows.argmax(axis=1) for rows in probabilities]
-    train_features, test_features = features(real["train"]), features(test)
+    train_features, test_features = compute_features(real["train"]), compute_features(test)
     reference = test_features[balanced_rows(test_labels)]
     train = real["train"][balanced_rows(labels)]
-    through = restored(train)
+    autoencoder, grey = load_autoencoder(BUILTIN_FOLDER), DATASETS[name].grey
+    native = np.concatenate([real[f"{part}_native"] for part in PARTS])
     accuracy = balanced_accuracy(probabilities[0], test_labels)
     near = near_copy_distance(train_features, test_features, 1.0)
     figures: dict[str, Any] = {
         "images": {part: len(real[part]) for part in PARTS},
-        "autoencoder": autoencoder_figures(np.concatenate([real[f"{part}_native"] for part in PARTS])),
+        "autoencoder": autoencoder_figures(native, reconstruct(autoencoder, native, grey=grey)),
         "real": {
             "balanced_accuracy": accuracy,
             "kid": kernel_inception_distance(train_features[balanced_rows(labels)], reference),
-            "kid_through_autoencoder": kernel_inception_distance(features(through), reference),
+            "kid_through_autoencoder": kernel_inception_distance(
+                compute_features(reconstruct(autoencoder, train, grey=grey)), reference
+            ),
         },
     }
     for arm, answer in zip(arms, predicted[1:], strict=True):
-        wanted, found = synthetic[arm.name]["labels"], features(synthetic[arm.name]["images"])
+        wanted, found = synthetic[arm.name]["labels"], compute_features(synthetic[arm.name]["images"])
         figures[arm.name] = json.loads((out / f"{arm.name}.json").read_text()) | {
             "kid": kernel_inception_distance(found, reference),
             "class_consistency": float((answer == wanted).mean()),
@@ -314,7 +327,8 @@ def table(name: str, figures: dict[str, Any]) -> str:
     real, autoencoder = figures["real"], figures["autoencoder"]
     lines = [
         f"{name}: autoencoder {autoencoder['psnr_db']:.1f} dB "
-        f"(mean grey {autoencoder['psnr_of_mean_grey_db']:.1f} dB); "
+        f"(mean colour {autoencoder['psnr_of_mean_colour_db']:.1f} dB), "
+        f"chroma {autoencoder['chroma']:.1f} to {autoencoder['chroma_through']:.1f}; "
         f"classifier's balanced accuracy {real['balanced_accuracy']:.3f}; "
         f"real train to real test images: KID {real['kid']:.4f}, "
         f"through the autoencoder {real['kid_through_autoencoder']:.4f}",
