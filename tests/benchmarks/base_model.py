@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from stained_cells import SLIDE, TYPES, write_stained_cells
 
 from memory_object_store import MemoryObjectStore
 from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
+from stained_cells import SLIDE, TYPES, write_stained_cells
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.planning import TARGETS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
