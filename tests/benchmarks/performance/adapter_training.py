@@ -1,0 +1,207 @@
+"""Adapter training beside diffusers' train_text_to_image_lora.py: rank 16, one thread.
+
+Steps alone, with the model loaded and the images at hand before the clock runs; and many short trainings with their
+starts.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from image_archives import dataset, encoded, zipped
+from memory_object_store import MemoryObjectStore
+from side_by_side import FEWEST_PAIRS, Row, Seconds, compared, in_turns, run
+from synthesis import LABELS, PROMPT
+from synthmix.adapter_training import planning, recipe
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
+from synthmix.latent_diffusion.base_model import BUILTIN, BUILTIN_FOLDER, resolve
+from synthmix.latent_diffusion.loading import load
+from synthmix.latent_diffusion.prompts import prompt_for
+from synthmix.study_control.split import create_split
+from text_to_image_lora import TextToImageLora
+
+IMAGES = 256
+BATCH = 16
+RANK = 16
+LEARNING_RATE = 1e-3
+ADAPTERS = 40
+ADAPTER_IMAGES = 64
+PEER = "diffusers' train_text_to_image_lora.py"
+
+
+def pixels(size_px: int, images: int = IMAGES) -> np.ndarray:
+    """Noise: what images show does not matter to the clock."""
+    return np.random.default_rng(0).integers(0, 256, (images, size_px, size_px, 3), dtype=np.uint8)
+
+
+def write_images(folder: Path, images: np.ndarray) -> Path:
+    """PNGs, each with its caption beside it."""
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:04d}.png")
+        (folder / f"{number:04d}.txt").write_text(prompt_for(PROMPT, LABELS[number % len(LABELS)]))
+    return folder
+
+
+class Ours:
+    """A training that stands ready before its first step."""
+
+    def __init__(self, model_folder: Path, images: np.ndarray, batch_size: int) -> None:
+        self._model = load(model_folder, torch.device("cpu"))
+        self._settings = planning.filled(
+            AdapterSettings(
+                rank=RANK,
+                batch_size=batch_size,
+                images_seen=10**6,
+                image_size=images.shape[1],
+                learning_rate=LEARNING_RATE,
+            ),
+            resolve(BUILTIN, field="base_model"),
+        )
+        labels = np.arange(len(images)) % len(LABELS)
+        self._latents = recipe.cache_latents(self._model, images, labels, 8)
+        self._embeddings = recipe.prompt_embeddings(self._model, PROMPT, LABELS)
+        self._state = recipe.set_up(self._model, self._settings)
+
+    def train(self, steps: int) -> int:
+        """Goes on for so many steps, and returns how many images those were."""
+        last = self._state.step + steps
+
+        class Enough(Exception):
+            pass
+
+        def after_step(state: recipe.TrainingState) -> None:
+            if state.step == last:
+                raise Enough
+
+        with suppress(Enough):
+            recipe.train(self._model, self._state, self._settings, self._latents, *self._embeddings, after_step)
+        return steps * self._settings.batch_size
+
+
+def row(size_px: int, steps: int, at_least: float, scratch: Path) -> Row:
+    images = pixels(size_px)
+    ours = Ours(BUILTIN_FOLDER, images, BATCH)
+    peer = TextToImageLora(
+        BUILTIN_FOLDER,
+        write_images(scratch / str(size_px), images),
+        resolution=size_px,
+        batch_size=BATCH,
+        rank=RANK,
+        learning_rate=LEARNING_RATE,
+    )
+    with FlopCounterMode(display=False) as counter:
+        peer.train(1)
+    found = in_turns({"peer": partial(peer.train, steps), "ours": partial(ours.train, steps)}, FEWEST_PAIRS)
+    return compared(
+        f"adapter training, {size_px} px, batches of {BATCH}, without the start",
+        PEER,
+        "image",
+        at_least,
+        ours=found["ours"],
+        others=found["peer"],
+        flops=counter.get_total_flops() / BATCH,
+    )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a process took from its start to its end."""
+
+    seconds: Seconds
+    lines: list[str]
+
+
+def process(script: str, *arguments: str | Path | int) -> Ended:
+    """Runs a script of this folder with one thread."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    begun_s = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, Path(__file__).parent / script, *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Ended(Seconds(processor_s, time.perf_counter() - begun_s), ended.stdout.decode().splitlines())
+
+
+def stored_split(path: Path, folder: Path, images: np.ndarray) -> Path:
+    """A ZIP archive of a store's objects, with a split of the images."""
+    store = MemoryObjectStore.created()
+    files = {
+        f"{LABELS[number % len(LABELS)]}/plate-{number // 8}_{number}.png": encoded(image)
+        for number, image in enumerate(images)
+    }
+    create_split(store, dataset(store, folder, files), SplitSettings(test=0.2, validation=0.1, seed=0))
+    return zipped(path, {key: store.get_bytes(key) for key in store.keys})
+
+
+def many_adapters_row(scratch: Path, quick: bool) -> Row:
+    """Of our process, the first few adapters are timed; the others cost what those after the first one cost."""
+    made, steps = 3 if quick else 6, ADAPTER_IMAGES // BATCH
+    images = pixels(64)
+    store = stored_split(scratch / "store.zip", scratch, images)
+    folder = write_images(scratch / "many", images)
+
+    def ours() -> Seconds:
+        begun_s = time.time()
+        ended = process("adapter_worker.py", store, made, ADAPTER_IMAGES)
+        processor_s, clock_s = zip(*map(json.loads, ended.lines), strict=True)
+        further = (ADAPTERS - made) / (made - 1)
+        return Seconds(
+            (ended.seconds.processor + further * (processor_s[-1] - processor_s[0])) / ADAPTERS,
+            (clock_s[-1] - begun_s + further * (clock_s[-1] - clock_s[0])) / ADAPTERS,
+        )
+
+    def peers(number: int) -> Seconds:
+        out = scratch / f"out-{number}"
+        arguments = ("--resolution", 64, "--batch-size", BATCH, "--rank", RANK, "--steps", steps)
+        return process("text_to_image_lora.py", BUILTIN_FOLDER, folder, out, *arguments).seconds
+
+    pairs = [(ours(), peers(number)) for number in range(2 if quick else FEWEST_PAIRS)]
+    own, other = zip(*pairs, strict=True)
+    return compared(
+        f"{ADAPTERS} adapters of {ADAPTER_IMAGES} images, 64 px, starts included",
+        f"{PEER}, {ADAPTERS} times",
+        "adapter",
+        10.0,
+        ours=own,
+        others=other,
+        note=f"A pair is one process of ours, which makes {made} adapters, and one of the script, which makes one: the "
+        f"others of the {ADAPTERS} are counted as the script's one, and as those of ours after its first. Ours is a "
+        "worker's process without Ray and object storage, which take milliseconds of an adapter.",
+    )
+
+
+def measure(quick: bool) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        return [
+            row(64, 2 if quick else 8, 1.6, scratch),
+            row(128, 1 if quick else 3, 1.5, scratch),
+            many_adapters_row(scratch, quick),
+        ]
+
+
+def main() -> None:
+    run(measure, __doc__)
+
+
+if __name__ == "__main__":
+    main()
