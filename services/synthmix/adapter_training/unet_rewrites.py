@@ -33,9 +33,9 @@ def denoiser(unet: Any) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, t
     def denoise(
         latents: torch.Tensor, timesteps: torch.Tensor, prompts: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        if not plain:
-            return rewritten(latents, timesteps, prompts[rows]).sample
-        return rewritten(latents, timesteps, prompts, cross_attention_kwargs={"prompt_rows": rows}).sample
+        given = {"cross_attention_kwargs": {"prompt_rows": rows}} if plain else {}
+        predicted: torch.Tensor = rewritten(latents, timesteps, prompts if plain else prompts[rows], **given).sample
+        return predicted
 
     return denoise
 
