@@ -13,7 +13,7 @@ from pathlib import Path
 from side_by_side import table
 
 FOLDER = Path(__file__).resolve().parent
-SHARED = {"__main__", "side_by_side", "text_to_image_lora", "adapter_worker", "large_base_model"}
+SHARED = {"__main__", "side_by_side", "text_to_image_lora", "adapter_worker"}
 HEAD = """# Speed
 
 `make bench` writes this file: ours beside a peer's public loop on the same machine, in turns. A ratio is how many times

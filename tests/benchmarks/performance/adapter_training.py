@@ -1,11 +1,10 @@
 """Adapter training beside diffusers' train_text_to_image_lora.py: rank 16, one thread.
 
-Steps alone, with the model loaded and the images at hand before the clock runs; many short trainings with their starts;
-and steps on a model of Stable Diffusion 1.5's shape, each side in a process of its own, whose memory is compared too.
+Steps alone, with the model loaded and the images at hand before the clock runs; and many short trainings with their
+starts.
 """
 
 import json
-import multiprocessing
 import os
 import resource
 import subprocess
@@ -15,7 +14,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +22,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from image_archives import dataset, encoded, zipped
-from large_base_model import write_large_base_model
 from memory_object_store import MemoryObjectStore
-from side_by_side import FEWEST_PAIRS, Row, Seconds, compared, in_turns, run, timed
+from side_by_side import FEWEST_PAIRS, Row, Seconds, compared, in_turns, run
 from synthesis import LABELS, PROMPT
 from synthmix.adapter_training import planning, recipe
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
@@ -43,7 +40,6 @@ RANK = 16
 LEARNING_RATE = 1e-3
 ADAPTERS = 40
 ADAPTER_IMAGES = 64
-LARGE_PX = 512
 PEER = "diffusers' train_text_to_image_lora.py"
 
 
@@ -64,7 +60,7 @@ def write_images(folder: Path, images: np.ndarray) -> Path:
 class Ours:
     """A training that stands ready before its first step."""
 
-    def __init__(self, model_folder: Path, images: np.ndarray, batch_size: int, views: int = 8) -> None:
+    def __init__(self, model_folder: Path, images: np.ndarray, batch_size: int) -> None:
         self._model = load(model_folder, torch.device("cpu"))
         self._settings = planning.filled(
             AdapterSettings(
@@ -77,7 +73,7 @@ class Ours:
             resolve(BUILTIN, field="base_model"),
         )
         labels = np.arange(len(images)) % len(LABELS)
-        self._latents = recipe.cache_latents(self._model, images, labels, views)
+        self._latents = recipe.cache_latents(self._model, images, labels, 8)
         self._embeddings = recipe.prompt_embeddings(self._model, PROMPT, LABELS)
         self._state = recipe.set_up(self._model, self._settings)
 
@@ -193,70 +189,14 @@ def many_adapters_row(scratch: Path, quick: bool) -> Row:
     )
 
 
-def large_side(name: str, model: Path, scratch: Path, parent: Connection) -> None:
-    """Makes a step whenever it is told to, and answers with its seconds; at last, with the most memory that it took."""
-    torch.set_num_threads(1)
-    images = pixels(LARGE_PX, 2)
-    if name == "ours":
-        train = Ours(model, images, 1, views=1).train
-    else:
-        train = TextToImageLora(
-            model,
-            write_images(scratch / "large", images),
-            resolution=LARGE_PX,
-            batch_size=1,
-            rank=RANK,
-            learning_rate=LEARNING_RATE,
-        ).train
-    parent.send(None)
-    while parent.recv():
-        parent.send(timed(partial(train, 1)))
-    parent.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-
-
-def large_row(scratch: Path) -> Row:
-    model = write_large_base_model(scratch / "model")
-    context = multiprocessing.get_context("spawn")
-    sides: dict[str, Connection] = {}
-    for name in ("ours", "peer"):
-        sides[name], theirs = context.Pipe()
-        context.Process(target=large_side, args=(name, model, scratch, theirs), daemon=True).start()
-        sides[name].recv()
-
-    def step(name: str) -> Seconds:
-        sides[name].send(True)
-        seconds: Seconds = sides[name].recv()
-        return seconds
-
-    for name in sides:
-        step(name)
-    pairs = [(step("ours"), step("peer")) for _ in range(FEWEST_PAIRS)]
-    memory_bytes = {}
-    for name, connection in sides.items():
-        connection.send(False)
-        memory_bytes[name] = connection.recv()
-    own, other = zip(*pairs, strict=True)
-    return compared(
-        f"adapter training, Stable Diffusion 1.5's shape, {LARGE_PX} px, batches of 1, without the start",
-        PEER,
-        "image",
-        1.6,
-        ours=own,
-        others=other,
-        note=f"The most memory that the processes took: ours {memory_bytes['ours'] / 2**30:.1f} GiB, the peer's "
-        f"{memory_bytes['peer'] / 2**30:.1f} GiB.",
-    )
-
-
 def measure(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        rows = [
+        return [
             row(64, 2 if quick else 8, 1.6, scratch),
             row(128, 1 if quick else 3, 1.5, scratch),
             many_adapters_row(scratch, quick),
         ]
-        return rows if quick else [*rows, large_row(scratch)]
 
 
 def main() -> None:
