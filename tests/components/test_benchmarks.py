@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-# What others of their folder import.
-SHARED = {FOLDER / "performance" / name for name in ("side_by_side.py", "large_base_model.py")}
-SCRIPTS = sorted({*FOLDER.glob("*.py"), *FOLDER.glob("performance/*.py")} - SHARED)
+# What the others of its folder share is imported by each of them.
+SCRIPTS = sorted({*FOLDER.glob("*.py"), *FOLDER.glob("performance/*.py")} - {FOLDER / "performance/side_by_side.py"})
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
