@@ -127,9 +127,12 @@ def test_requests_are_counted_by_service_method_and_code(prometheus: Prometheus)
     )
     wait_until(lambda: len(prometheus.query(refused)) == 1, "the refused request", timeout_s=SEEN_TIMEOUT_S)
     assert prometheus.query(refused)[0][1] >= 1
-    answered = prometheus.by("service", 'synthmix_requests_total{code="OK"}')
-    assert set(answered) == set(SERVICES)
-    assert min(answered.values()) >= 1
+
+    def answered() -> dict[str, float]:
+        return prometheus.by("service", 'synthmix_requests_total{code="OK"}')
+
+    wait_until(lambda: set(answered()) == set(SERVICES), "answers of every service", timeout_s=SEEN_TIMEOUT_S)
+    assert min(answered().values()) >= 1
     codes = set(prometheus.by("code", "synthmix_requests_total"))
     assert {"OK", "NOT_FOUND"} <= codes
 
@@ -155,8 +158,12 @@ def test_operations_are_counted_by_state(prometheus: Prometheus) -> None:
         return set(succeeded) == set(SERVICES) and min(succeeded.values()) >= 1 and succeeded[STUDY_CONTROL] >= 2
 
     wait_until(finished, "the finished operations of every service", timeout_s=SEEN_TIMEOUT_S)
-    found = {(labels["service"], labels["state"]) for labels, _ in prometheus.query("synthmix_operations")}
-    assert found == {(service, state) for service in SERVICES for state in ("queued", "running")}
+    expected = {(service, state) for service in SERVICES for state in ("queued", "running", "waiting")}
+
+    def found() -> set[tuple[str, str]]:
+        return {(labels["service"], labels["state"]) for labels, _ in prometheus.query("synthmix_operations")}
+
+    wait_until(lambda: found() == expected, "the open operations of every service", timeout_s=SEEN_TIMEOUT_S)
     ended = prometheus.query("ray_synthmix_operations_ended_total")
     states = {(labels["service"], labels["state"]) for labels, _ in ended if labels["service"] in SERVICES}
     assert states == {(service, state) for service in SERVICES for state in ("succeeded", "failed", "cancelled")}
