@@ -32,12 +32,15 @@ service, version, function = sys.argv[1:]
 ray = RayConnection(os.environ["SYNTHMIX_RAY_ADDRESS"])
 hosts = Hosts(service, open_object_store(), ray, {"probes": function}, version=version)
 ray.ensure()
-print("ready", flush=True)
+print("answer: ready", flush=True)
 for _ in sys.stdin:
     actor, live = hosts._host(ray.ensure())
     actor.wake.remote()
-    print(actor._actor_id.hex(), flush=True)
+    print("answer:", actor._actor_id.hex(), flush=True)
 """
+
+
+ANSWER = "answer:"
 
 
 class Replica:
@@ -58,8 +61,12 @@ class Replica:
         self._process.stdin.flush()
 
     def answer(self) -> str:
+        """The next one. Ray's own warnings come in between: it prints them where its driver prints."""
         assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        for line in self._process.stdout:
+            if line.startswith(ANSWER):
+                return line.removeprefix(ANSWER).strip()
+        raise EOFError
 
     def host(self) -> str:
         """The id of the actor that works for it."""
