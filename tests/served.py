@@ -186,7 +186,6 @@ class InlineContext(OperationContext):
         function: str,
         arguments: Sequence[Mapping[str, Any]],
         on_result: Callable[[int, Any], None] = lambda index, value: None,
-        makes: Sequence[str] = (),
     ) -> list[Any]:
         module, _, attribute = function.partition(":")
         call = getattr(importlib.import_module(module), attribute)

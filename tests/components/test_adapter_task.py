@@ -1,7 +1,6 @@
 """What a worker does for one adapter after another: the base model and the encoded images stay, and no byte changes."""
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,9 @@ from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, Operatio
 from synthmix.study_control.split import create_split
 from tiny_base_model import write_tiny_base_model
 
-pytestmark = pytest.mark.usefixtures("any_base_model", "own_cache")
+pytestmark = pytest.mark.usefixtures("any_base_model", "own_cache", "nothing_kept")
 
 THREADS = 1
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    give_back()
-    yield
-    give_back()
 
 
 @pytest.fixture

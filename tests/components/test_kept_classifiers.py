@@ -2,7 +2,6 @@
 
 import itertools
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,16 +13,10 @@ from synthmix.classifier_evaluation import kept_classifiers
 from synthmix.classifier_evaluation.classifiers import build_classifier
 from synthmix.classifier_evaluation.kept_classifiers import NETWORKS, untrained_classifier
 from synthmix.classifier_evaluation.pretrained_weights import LITE0
-from synthmix.service_kit.kept_values import give_back
+
+pytestmark = pytest.mark.usefixtures("nothing_kept")
 
 SMALL = "test_efficientnet"
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    give_back()
-    yield
-    give_back()
 
 
 @pytest.fixture

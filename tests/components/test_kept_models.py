@@ -1,6 +1,5 @@
 """Base models that stay in memory: loaded once, lent as copies that an adapter cannot damage, and forgotten."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,17 +10,9 @@ from synthmix.latent_diffusion import kept_models
 from synthmix.latent_diffusion.base_model import BaseModel, resolve
 from synthmix.latent_diffusion.kept_models import KEPT_SHARE
 from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load, probe
-from synthmix.service_kit.kept_values import give_back
 from tiny_base_model import write_tiny_base_model
 
-pytestmark = pytest.mark.usefixtures("any_base_model")
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    give_back()
-    yield
-    give_back()
+pytestmark = pytest.mark.usefixtures("any_base_model", "nothing_kept")
 
 
 @pytest.fixture

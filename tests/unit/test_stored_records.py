@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,18 @@ ARTIFACT = ArtifactName("adapters", "a" * 32)
 def rewritten(store: MemoryObjectStore, artifact: ArtifactName, **fields: Any) -> None:
     key = f"{artifact}/{MANIFEST}"
     store.put_json(key, store.get_json(key) | fields)
+
+
+def each_damage(store: MemoryObjectStore) -> Iterator[tuple[str, str]]:
+    """Lets each record lack each of its fields, and have it wrongly, one after the other; yields key and field."""
+    for key in [key for key in store.keys if key.endswith(".json")]:
+        before = store.get_bytes(key)
+        value = json.loads(before)
+        for field in value:
+            for damaged in ({name: value[name] for name in value if name != field}, value | {field: [3]}):
+                store.put_json(key, damaged)
+                yield key, field
+        store.put_bytes(key, before)
 
 
 def test_what_tomorrows_version_adds_is_ignored(store: MemoryObjectStore) -> None:
@@ -179,14 +192,8 @@ def test_a_list_goes_on_whatever_one_record_lacks_or_has_wrongly(store: MemoryOb
 
         assert listed() == 6
         unreadable = metrics.UNREADABLE_RECORDS._value.get()
-        for key in [key for key in store.keys if key.endswith(".json")]:
-            before = store.get_bytes(key)
-            value = json.loads(before)
-            for field in value:
-                for damaged in ({name: value[name] for name in value if name != field}, value | {field: [3]}):
-                    store.put_json(key, damaged)
-                    listed()  # raises nothing
-            store.put_bytes(key, before)
+        for _ in each_damage(store):
+            listed()  # raises nothing
         assert metrics.UNREADABLE_RECORDS._value.get() > unreadable
         assert {study, f"operations/study-control/{study.removeprefix('studies/')}"} <= set(caller.unreachable)
         assert listed() == 6
@@ -207,19 +214,13 @@ def test_one_record_that_lacks_something_or_has_it_wrongly_is_said_to_be_damaged
             lambda: caller.get_operation(operation.name),
         ]
         reasons = set()
-        for key in [key for key in store.keys if key.endswith(".json")]:
-            before = store.get_bytes(key)
-            value = json.loads(before)
-            for field in value:
-                for damaged in ({name: value[name] for name in value if name != field}, value | {field: [3]}):
-                    store.put_json(key, damaged)
-                    for ask in asked:
-                        try:
-                            ask()
-                        except SynthMixError as error:
-                            assert not isinstance(error, Internal), (key, field)
-                            reasons.add(error.reason)
-            store.put_bytes(key, before)
+        for damage in each_damage(store):
+            for ask in asked:
+                try:
+                    ask()
+                except SynthMixError as error:
+                    assert not isinstance(error, Internal), damage
+                    reasons.add(error.reason)
         assert UNREADABLE in reasons
 
 

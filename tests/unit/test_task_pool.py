@@ -42,14 +42,23 @@ class Running:
 
     def _run(self, tasks: int, makes: Sequence[str]) -> None:
         try:
-            self.values = self.context.run_tasks(
-                "module:function",
-                [{"number": number} for number in range(tasks)],
-                lambda index, _: self.ended.append(index),
-                makes,
-            )
+            arguments = [{"number": number} for number in range(tasks)]
+            if makes:
+                self._run_making(arguments, makes)
+            else:
+                self.values = self.context.run_tasks(
+                    "module:function", arguments, lambda index, _: self.ended.append(index)
+                )
         except BaseException as error:
             self.error = error
+
+    def _run_making(self, arguments: Sequence[dict[str, int]], makes: Sequence[str]) -> None:
+        with self.context.tasks() as tasks:
+            tasks.add("module:function", arguments, makes)
+            ended: dict[int, Any] = {}
+            while tasks.left:
+                ended |= dict(tasks.ended())
+        self.values = [ended[index] for index in range(len(arguments))]
 
     def join(self) -> "Running":
         self._thread.join(10)

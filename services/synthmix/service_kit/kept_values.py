@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ IDLE_SECONDS = 300.0
 
 Value = TypeVar("Value")
 
-_all: list["KeptValues"] = []  # type: ignore[type-arg]
+_all: list["KeptValues[Any]"] = []
 _working = threading.Lock()
 _timer: threading.Timer | None = None
 

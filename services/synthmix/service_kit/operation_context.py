@@ -142,7 +142,6 @@ class OperationContext:
         function: str,
         arguments: Sequence[Mapping[str, Any]],
         on_result: Callable[[int, Any], None] = lambda index, value: None,
-        makes: Sequence[str] = (),
     ) -> list[Any]:
         """Runs `function`, as "module:name", once for each keyword arguments, on the service's worker group.
 
@@ -150,15 +149,13 @@ class OperationContext:
 
         Args:
             on_result: Called with (index, value) as each task ends, in the order of ending.
-            makes: Of each task, what it makes and other operations' tasks may make as well. While one of them runs the
-                others wait, so that they find it made.
 
         Returns:
             What the tasks returned, in the order of the arguments.
         """
         values: list[Any] = [None] * len(arguments)
         with self.tasks() as tasks:
-            tasks.add(function, arguments, makes)
+            tasks.add(function, arguments)
             while tasks.left:
                 for index, value in tasks.ended():
                     values[index] = value
@@ -284,7 +281,8 @@ class Tasks:
         """Runs `function` as run_tasks does, and returns the tasks' numbers, which go on from those before.
 
         Args:
-            makes: As of run_tasks.
+            makes: Of each task, what it makes and other operations' tasks may make as well. While one of them runs the
+                others wait, so that they find it made.
             ranks: Of each task. The lowest of those that wait goes first, whenever it was added.
         """
         numbers = range(self._count, self._count + len(arguments))
