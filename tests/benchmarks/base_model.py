@@ -34,7 +34,7 @@ from memory_object_store import MemoryObjectStore
 from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
 from stained_cells import SLIDE, TYPES, write_stained_cells
 from synthmix.adapter_training import recipe
-from synthmix.adapter_training.planning import TARGETS
+from synthmix.adapter_training.targets import TARGETS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings

@@ -11,13 +11,13 @@ from safetensors.torch import load as load_tensors
 
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import recipe
+from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.checkpoints import (
     Checkpoint,
     delete_checkpoints,
     read_newest_checkpoint,
     write_checkpoint,
 )
-from synthmix.adapter_training.task import adapter_weights
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_synthesis.sampling import check_adapter_has_effect, probe
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
@@ -27,6 +27,7 @@ from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from tiny_base_model import write_tiny_base_model
 
 SETTINGS = AdapterSettings(
+    method="lora",
     rank=4,
     alpha=4.0,
     targets="attention",
@@ -91,14 +92,11 @@ def test_a_resumed_training_gives_the_same_bytes(folder: Path) -> None:
     )
 
     resumed_model, latents, classes, empty = prepared(folder)
-    resumed = recipe.set_up(resumed_model, SETTINGS)
-    checkpoint = read_newest_checkpoint(store, name)
-    assert checkpoint is not None
-    recipe.restore(resumed, checkpoint, SETTINGS)
+    resumed = recipe.set_up(resumed_model, SETTINGS, read_newest_checkpoint(store, name))
     assert resumed.step == 5
     recipe.train(resumed_model, resumed, SETTINGS, latents, classes, empty, lambda state: None)
     assert resumed.losses == state.losses
-    assert adapter_weights(resumed_model.unet) == adapter_weights(model.unet)
+    assert adapter_files(resumed_model.unet) == adapter_files(model.unet)
 
 
 def test_only_the_newest_checkpoint_is_kept() -> None:
@@ -175,7 +173,7 @@ def test_each_epoch_sees_every_image_once() -> None:
 
 def test_an_adapter_loads_into_diffusers_and_changes_the_output(folder: Path, tmp_path: Path) -> None:
     model, _ = trained(folder)
-    data = adapter_weights(model.unet)
+    [data] = adapter_files(model.unet).values()
     assert all(key.startswith("unet.") for key in load_tensors(data))
     (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(data)
     fresh = load(folder, CPU)

@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
 from synthmix.adapter_training import unet_rewrites
-from synthmix.adapter_training.planning import TARGETS
+from synthmix.adapter_training.targets import TARGETS
 from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.loading import LatentDiffusion, load

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from synthmix.latent_diffusion.base_model import resolve, verify
+from synthmix.latent_diffusion.unet_layers import unet_layers
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from tiny_base_model import write_tiny_base_model
 
@@ -66,6 +67,7 @@ class FakeHub:
         self.files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         self.said_sizes: dict[str, int | None] = {}
         self.fetched: list[str] = []
+        self.parts: list[tuple[str, int]] = []
 
     def model(self) -> dict[str, Any]:
         siblings = []
@@ -79,7 +81,7 @@ class FakeHub:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = urlsplit(request.path).path.replace("/owner/twin/", "/owner/tiny/")
-        file = self.files.get(path.removeprefix(f"/owner/tiny/resolve/{self.commit}/"))
+        file, status = self.files.get(path.removeprefix(f"/owner/tiny/resolve/{self.commit}/")), 200
         if path == f"/api/models/owner/tiny/tree/{self.commit}":
             entries = [
                 {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
@@ -88,6 +90,10 @@ class FakeHub:
             body = json.dumps(entries).encode()
         elif path.startswith("/api/models/owner/tiny/revision/"):
             body = json.dumps(self.model()).encode()
+        elif file is not None and (asked := request.headers.get("Range", "")):
+            first, last = map(int, asked.removeprefix("bytes=").split("-"))
+            status, body = 206, file[first : last + 1]
+            self.parts.append((path.rpartition(f"{self.commit}/")[2], len(body)))
         elif file is not None:
             body = file
             if request.command == "GET":
@@ -96,7 +102,7 @@ class FakeHub:
             request.send_response(404)
             request.send_header("X-Error-Code", "RepoNotFound")
             return request.end_headers()
-        request.send_response(200)
+        request.send_response(status)
         request.send_header("Content-Length", str(len(body)))
         request.send_header("ETag", f'"{sha256(body).hexdigest()}"')
         request.send_header("X-Repo-Commit", self.commit)
@@ -215,6 +221,31 @@ def test_a_model_that_the_operator_does_not_allow(
 ) -> None:
     assert said in refused(hub[1], tmp_path, SYNTHMIX_HUB_MODELS=allowed)
     assert hub[0].fetched == []
+
+
+def test_who_plans_knows_the_layers_of_a_model_by_its_header_alone(
+    hub: tuple[FakeHub, str], tiny: Path, tmp_path: Path
+) -> None:
+    fake, endpoint = hub
+    name = "unet/diffusion_pytorch_model.safetensors"
+    weights = fake.files[name]
+    length = int.from_bytes(weights[:8], "little")
+    fake.files[name] += bytes(200_000)  # who reads all of it would read these as well
+    code = (
+        "from synthmix.latent_diffusion.base_model import resolve; "
+        "from synthmix.latent_diffusion.unet_layers import unet_layers; "
+        "found = unet_layers(resolve('owner/tiny', field='x', weights=False), field='x'); "
+        "print(found.adaptable, sorted(found.others))"
+    )
+    result = in_another_process(code, endpoint, tmp_path)
+    here = unet_layers(resolve(str(tiny), field=FIELD), field=FIELD)
+    assert result.stdout.strip() == f"{here.adaptable} {sorted(here.others)}", result.stderr
+    assert name not in fake.fetched
+    assert {part for part, _ in fake.parts} == {name}
+    assert sum(size for _, size in fake.parts) <= max(length + 8, 100_001)
+
+    fake.files[name] = b"version https://git-lfs.github.com/spec/v1"
+    assert "is no safetensors file" in in_another_process(code, endpoint, tmp_path / "pointer").stderr
 
 
 def test_no_model_of_the_hub_is_allowed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from peft import LoraConfig
 from PIL import Image
 
 from memory_object_store import MemoryObjectStore
-from synthmix.adapter_training.task import adapter_weights
+from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_synthesis import batch_size, sampling
 from synthmix.image_synthesis.batch_size import images_at_once
@@ -23,10 +23,11 @@ from synthmix.image_synthesis.sampling import adapted_model, make_ready, synthes
 from synthmix.image_synthesis.shards import PlannedImage
 from synthmix.image_synthesis.unet_rewrites import FoldedUpsampling, PromptAttention, rewrite_for_sampling
 from synthmix.latent_diffusion import kept_models
+from synthmix.latent_diffusion.adapters import LORA_WEIGHTS
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.latent_diffusion.base_model_files import SCHEDULERS
 from synthmix.latent_diffusion.kept_models import lend, shared_copy
-from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, FIELD, LatentDiffusion, load, probe
+from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load, probe
 from synthmix.service_kit.artifacts import Manifest, write_manifest, write_payload
 from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.kept_values import give_back
@@ -243,7 +244,7 @@ def test_memory_decides_how_many_are_made_at_once(tiny: LatentDiffusion, monkeyp
 def stored_adapter(store: MemoryObjectStore, number: int, data: bytes, inputs: dict[str, str], base: str) -> Manifest:
     name = ArtifactName(ADAPTERS, f"{number:032x}")
     summary = {"grey": False, "base_model": base, "classes": ["round"]}
-    payload = write_payload(store, name, ADAPTER_WEIGHTS, data)
+    payload = write_payload(store, name, LORA_WEIGHTS, data)
     manifest = Manifest(name, inputs, {"settings": {"image_size": SIZE_PX}}, 1, (payload,), summary)
     write_manifest(store, manifest)
     return manifest
@@ -261,7 +262,7 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
     base = load(folder, CPU)
     inputs = {"base_model": found.digest}
     manifests = [
-        stored_adapter(store, seed, adapter_weights(with_adapter(base, seed).unet), inputs, str(folder))
+        stored_adapter(store, seed, adapter_files(with_adapter(base, seed).unet)[LORA_WEIGHTS], inputs, str(folder))
         for seed in (1, 2)
     ]
     before = {name: value.clone() for name, value in lend(found).unet.named_parameters()}
@@ -277,7 +278,7 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
         for name, weight in useless.unet.named_parameters():
             if "lora_B" in name:
                 weight.fill_(value)
-        manifest = stored_adapter(store, number, adapter_weights(useless.unet), inputs, str(folder))
+        manifest = stored_adapter(store, number, adapter_files(useless.unet)[LORA_WEIGHTS], inputs, str(folder))
         with pytest.raises(DataLoss, match=said):
             adapted_model(manifest.name, "automatic")
     give_back()

@@ -114,6 +114,7 @@ class Soak:
         self._excuses, self._ledger, self._account, self._samples = Excuses(), Ledger(), Account(), Samples()
         self._over = threading.Event()
         self._began_s = 0.0
+        self._said = 0
         self.logs: Path | None = None
 
     def run(self) -> Outcome:
@@ -252,6 +253,10 @@ class Soak:
 
     def _say_progress(self) -> None:
         counts, disturbances = self._ledger.counts, self._excuses.disturbances
+        new = self._ledger.failures[self._said :]
+        self._said += len(new)
+        for failure in new:  # not after hours alone: who watches may end it
+            self._say(f"FAILED: {failure}")
         last = f", last: {disturbances[-1].kind}" if disturbances else ""
         self._say(
             f"studies finished {counts['studies finished']}, cancelled {counts['studies cancelled']}, "

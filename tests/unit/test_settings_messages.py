@@ -18,6 +18,7 @@ from synthmix.service_kit.settings_messages import (
     check,
     default_of,
     distinguishing_names,
+    fill_left_out,
     from_canonical,
     has_rules,
     in_words,
@@ -69,6 +70,10 @@ def test_defaults_fill_what_was_left_out() -> None:
     full = with_defaults(given)
     assert (full.rank, full.prompt, full.method, full.caption_dropout, full.seed) == (0, "", "lora", 0.1, 0)
     assert full.HasField("seed") and not full.HasField("alpha")  # which depends on the rank
+    assert not with_defaults(AdapterSettings()).HasField("rank")  # some methods exclude it
+    fill_left_out(filled := AdapterSettings(), "rank")
+    fill_left_out(full, "rank")
+    assert (filled.rank, full.rank) == (16, 0)
     assert not given.HasField("method")  # the copy is filled
 
 
@@ -79,7 +84,7 @@ def test_defaults_reach_settings_in_settings_and_nothing_else() -> None:
     assert evaluation.claim.confidence == 0.95
     assert not evaluation.HasField("create_time")
     study = with_defaults(StudySpec(adapters=[AdapterSettings(rank=4), AdapterSettings()]))
-    assert [item.rank for item in study.adapters] == [4, 16]
+    assert [item.caption_dropout for item in study.adapters] == [0.1, 0.1]
     assert not study.synthesis
 
 

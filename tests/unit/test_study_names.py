@@ -104,7 +104,7 @@ Change = dict[str, Any]
             "differs in mixtures.ratios ([0.0, 0.5] there, [0.0, 0.25] here);",
         ),
         ({"adapters": [{"rank": 4}]}, {"adapters": [{"rank": 4}, {}]}, "differs in adapters (1 there, 2 here);"),
-        ({"adapters": [{"rank": 4}]}, {}, "differs in adapters[0].rank (4 there, 16 here);"),
+        ({"adapters": [{"rank": 4}]}, {}, "differs in adapters[0].rank (4 there, not set here);"),
         (
             {"synthesis": [{"prompt": "a"}]},
             {"synthesis": [{"prompt": "b"}]},

@@ -120,7 +120,8 @@ def faults(store: MemoryObjectStore, text: str) -> dict[str, str]:
 def test_a_study_of_nothing_but_a_dataset_is_whole(store: MemoryObjectStore) -> None:
     laid_out = lay_out(store)
     assert [step.display_name for step in laid_out.steps] == ["adapter", "images", "grid"]
-    assert laid_out.spec.adapters[0].rank == 16
+    assert laid_out.spec.adapters[0].targets == "attention"
+    assert {item.name: item.value for item in laid_out.steps[0].plan.quantities}["scale"] == 1
     assert laid_out.spec.seeds == 5
     assert laid_out.spec.mixtures.synthetic_only
     assert list(laid_out.spec.mixtures.ratios) == [0, 0.1, 0.25, 0.5, 0.75]

@@ -1,18 +1,17 @@
 """One adapter's operation: a single training task, which resumes from its checkpoint wherever it is started again."""
 
 from synthmix.adapter_training.checkpoints import delete_checkpoints
-from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.image_data.generators import recorded_adapter_settings
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
-from synthmix.service_kit.settings_messages import from_canonical
 
 
 def run(context: OperationContext) -> ArtifactName:
     """Returns the adapter's name."""
     request, names = context.record.request["request"], context.record.request["names"]
     target = ArtifactName.parse(context.record.target, field="target", collection=ADAPTERS)
-    images_seen = from_canonical(request["settings"], adapters_pb2.AdapterSettings).images_seen
+    images_seen = recorded_adapter_settings(request).images_seen
     context.update(total=images_seen, unit="images seen", message="training")
     if find_manifest(context.store, target) is None:
         [trained] = context.run_tasks(

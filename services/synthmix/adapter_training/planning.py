@@ -1,9 +1,12 @@
 """What a CreateAdapter request means: its defaults, its checks, its canonical form and its predicted time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from synthmix.adapter_training import methods
+from synthmix.adapter_training.targets import adapted_layers
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.image_data.image_table import read_index
@@ -11,26 +14,17 @@ from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import prompt_tokenizer
+from synthmix.latent_diffusion.unet_layers import Layer, unet_layers
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import Problems, check_choice, invalid_field, missing_field
+from synthmix.service_kit.errors import Problems, invalid_field, missing_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical, check, set_default, with_defaults
 
 # Raised whenever the recipe's bytes change, or a declared default: an adapter of another version is another adapter.
-RECIPE_VERSION = 2
-
-# Names of UNet modules in diffusers; PEFT adapts every module whose name ends in one of them.
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-_FEEDFORWARD = ("ff.net.0.proj", "ff.net.2")
-_CONVOLUTION = ("conv1", "conv2", "time_emb_proj")
-TARGETS: dict[str, tuple[str, ...]] = {
-    "attention": _ATTENTION,
-    "attention+feedforward": _ATTENTION + _FEEDFORWARD,
-    "attention+feedforward+convolution": _ATTENTION + _FEEDFORWARD + _CONVOLUTION,
-}
+RECIPE_VERSION = 3
 
 # Measured on two cores of a server CPU for the built-in model; a hub model takes about 400 times the work.
 SECONDS_PER_IMAGE_SEEN = {True: 0.028, False: 12.0}
@@ -38,25 +32,58 @@ START_SECONDS = 10.0
 
 
 def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapters_pb2.AdapterSettings:
-    """A copy in which every field that a user may leave out has its value: the declared one, or the base model's."""
+    """A copy in which every field that a user may leave out has its value: declared, the method's, or the base model's.
+
+    Args:
+        given: With a method that there is, as check_method has found.
+
+    Raises:
+        InvalidArgument: The block size follows from the targets, which can't be carried out.
+    """
     full = with_defaults(given)
+    method = methods.METHODS[full.method]
     builtin = base_model.reference == BUILTIN
-    set_default(full, "alpha", max(1, full.rank))  # a rank of 0 is one fault, not two
+    methods.fill(full)
+    if "block_size" in method.takes and not full.HasField("block_size"):
+        full.block_size = methods.default_block_size(full, layers_of(full, base_model))
     set_default(full, "images_seen", 4800 if builtin else 20000)
     set_default(full, "batch_size", 16 if builtin else 4)
     # A model of a few million parameters bears, and needs, a larger step than Stable Diffusion's 1e-4: 6e-3 learns
     # faster than 2e-3, and 12e-3 no longer does (decision 13).
-    set_default(full, "learning_rate", 6e-3 if builtin else 1e-4)
+    set_default(full, "learning_rate", (6e-3 if builtin else 1e-4) * method.learning_rate_factor)
     set_default(full, "image_size", base_model.image_size_px)
     return full
 
 
+def layers_of(settings: adapters_pb2.AdapterSettings, base_model: BaseModel) -> tuple[Layer, ...]:
+    """The layers that are adapted. Raises SynthMixError if there are none, or they can't be had."""
+    return adapted_layers(settings.targets, unet_layers(base_model, field="adapter.settings.base_model"))
+
+
+def check_method(given: adapters_pb2.AdapterSettings) -> None:
+    """Raises InvalidArgument for options that the method has not; for all faults, if there is no such method.
+
+    Args:
+        given: As the caller gave them, so that what was left out is known.
+    """
+    problems = Problems()
+    settings = with_defaults(given)
+    if settings.method in methods.METHODS:
+        methods.check_options(settings, problems)
+    else:
+        check(settings, "adapter.settings", problems)
+    problems.raise_if_any()
+
+
 def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel) -> None:
-    """Raises InvalidArgument for every field that can't be carried out."""
+    """Raises InvalidArgument for every field that can't be carried out. `settings` are filled."""
     problems = Problems()
     check(settings, "adapter.settings", problems)
+    sound = not problems.found
     with problems:
-        check_choice("adapter.settings.targets", settings.targets, TARGETS)
+        layers = layers_of(settings, base_model)
+        if sound:  # what a method can't do is told of a rank that there can be
+            methods.check_layers(settings, layers)
     with problems:
         multiple_px = max(8, base_model.latent_factor)  # 8 is diffusers' own rule; factors are powers of 2
         if settings.image_size % multiple_px:
@@ -84,6 +111,15 @@ def canonical_request(
     }
 
 
+def quantities(settings: adapters_pb2.AdapterSettings, layers: Sequence[Layer]) -> list[operations_pb2.Quantity]:
+    """What is known of an adapter before it is trained, so that a sweep can be laid out at equal parameters."""
+    return [
+        operations_pb2.Quantity(name="scale", value=methods.scale(settings)),
+        operations_pb2.Quantity(name="adapted layers", value=len(layers)),
+        operations_pb2.Quantity(name="parameters", value=methods.parameter_count(settings, layers)),
+    ]
+
+
 def enlarged_images(store: ObjectStore, train: TrainPart, image_size_px: int) -> list[str]:
     """A warning if train images are smaller than what the adapter is trained on."""
     index = read_index(store, train.manifest, ["width_px", "height_px"])
@@ -104,6 +140,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
         raise missing_field("adapter.train_split", "use splits/{id}/parts/train")
     reference = with_defaults(adapter.settings).base_model
     base_model = resolve(reference, field="adapter.settings.base_model", weights=False)
+    check_method(adapter.settings)
     settings = filled(adapter.settings, base_model)
     check_settings(settings, base_model)
     train = open_train_part(store, adapter.train_split, field="adapter.train_split")
@@ -127,5 +164,6 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else 1,
             warnings=warnings,
+            quantities=quantities(settings, layers_of(settings, base_model)),
         ),
     )

@@ -1,7 +1,7 @@
-"""The LoRA recipe: low-rank updates of a frozen UNet, trained to denoise the latents of labelled images.
+"""The adapter recipe: updates of a frozen UNet, trained to denoise the latents of labelled images.
 
-LoRA: Hu et al. 2021 (arXiv:2106.09685), section 4.1, h = W x + (alpha / r) B A x. Latent diffusion: Rombach et al. 2022
-(arXiv:2112.10752), equation 2. Classifier-free guidance by caption dropout: Ho and Salimans 2022 (arXiv:2207.12598).
+What an update is, methods.py says of each method. Latent diffusion: Rombach et al. 2022 (arXiv:2112.10752), equation 2.
+Classifier-free guidance by caption dropout: Ho and Salimans 2022 (arXiv:2207.12598).
 
 Randomness comes from (seed, purpose, index): the order of images from the epoch, noise and timesteps from the step. So
 a training that is interrupted anywhere and resumed gives the bytes that an uninterrupted one gives.
@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
-from peft import LoraConfig
 
 from synthmix.adapter_training.checkpoints import Checkpoint
-from synthmix.adapter_training.planning import TARGETS
+from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
 from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
@@ -51,12 +50,17 @@ class Latents(NamedTuple):
 
 @dataclass
 class TrainingState:
-    """What a checkpoint holds."""
+    """What a checkpoint holds.
+
+    Attributes:
+        first_factors: The parameters as they began, of a method that took them off the base model's weights; else none.
+    """
 
     step: int
     parameters: dict[str, torch.nn.Parameter]
     optimizer: torch.optim.AdamW
     losses: list[float]
+    first_factors: dict[str, torch.Tensor]
 
 
 def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray, views: int) -> Latents:
@@ -73,17 +77,14 @@ def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray
     return Latents(values, torch.from_numpy(labels).long())
 
 
-def set_up(model: LatentDiffusion, settings: AdapterSettings) -> TrainingState:
-    """Adds a fresh adapter to the UNet, with weights in float32, and its optimizer."""
+def set_up(model: LatentDiffusion, settings: AdapterSettings, checkpoint: Checkpoint | None = None) -> TrainingState:
+    """Adds a fresh adapter to the UNet, with weights in float32, and its optimizer; or goes on from a checkpoint.
+
+    Raises KeyError if the checkpoint is another adapter's.
+    """
     torch.manual_seed(derived_seed(settings.seed, "adapter weights"))
-    model.unet.add_adapter(
-        LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            init_lora_weights="gaussian",
-            target_modules=list(TARGETS[settings.targets]),
-        )
-    )
+    known = _tensors_of(checkpoint, "first factor") if checkpoint is not None else {}
+    first_factors = add_fresh_adapter(model.unet, settings, known)
     parameters = {name: value for name, value in model.unet.named_parameters() if value.requires_grad}
     for value in parameters.values():
         value.data = value.data.float()  # in the base model's bfloat16, small updates would be lost
@@ -94,7 +95,10 @@ def set_up(model: LatentDiffusion, settings: AdapterSettings) -> TrainingState:
         weight_decay=0.01,
         fused=model.device.type == "cpu",
     )
-    return TrainingState(0, parameters, optimizer, [])
+    state = TrainingState(0, parameters, optimizer, [], first_factors)
+    if checkpoint is not None:
+        _restore(state, checkpoint, settings)
+    return state
 
 
 def train(
@@ -140,6 +144,8 @@ def train(
         noisy = noise_scheduler.add_noise(clean, noise, timesteps)
         target = prediction_target(noise_scheduler, clean, noise, timesteps)
         prompts, prompt_rows = torch.where(dropped, 0, 1 + latents.labels[rows]).unique(return_inverse=True)
+        if settings.dropout:  # PEFT draws what it leaves out from torch's own generator
+            torch.manual_seed(derived_seed(settings.seed, "adapter dropout", state.step))
         with autocast:
             predicted = denoise(
                 noisy.to(model.device, model.dtype),
@@ -201,15 +207,16 @@ def prediction_target(
 
 
 def state_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
-    """Parameters and AdamW's moments as named tensors, for a checkpoint."""
+    """Parameters, AdamW's moments and first factors as named tensors, for a checkpoint."""
     tensors = {f"parameter.{name}": value.detach().cpu().contiguous() for name, value in state.parameters.items()}
+    tensors |= {f"first factor.{name}": value.cpu().contiguous() for name, value in state.first_factors.items()}
     for name, value in state.parameters.items():
         for key, moment in state.optimizer.state[value].items():
             tensors[f"optimizer.{key}.{name}"] = moment.detach().cpu().contiguous()
     return tensors
 
 
-def restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSettings) -> None:
+def _restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSettings) -> None:
     """Puts a checkpoint's content into a fresh state. Raises KeyError if it is another adapter's."""
     with torch.no_grad():
         for name, value in state.parameters.items():
@@ -220,6 +227,12 @@ def restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSetti
             }
     state.step = checkpoint.images_seen // settings.batch_size
     state.losses = list(checkpoint.losses)
+
+
+def _tensors_of(checkpoint: Checkpoint, kind: str) -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors of a kind, by the rest of their names."""
+    start = f"{kind}."
+    return {key.removeprefix(start): value for key, value in checkpoint.tensors.items() if key.startswith(start)}
 
 
 def prompt_embeddings(

@@ -1,28 +1,23 @@
 """What a worker does for one adapter: data and base model in, checkpoints on the way, the adapter's payloads out."""
 
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import get_peft_model_state_dict
 
 from synthmix.adapter_training import recipe
+from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
 from synthmix.adapter_training.kept_inputs import INPUTS
-from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.image_data.generators import recorded_adapter_settings
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.kept_models import lend
-from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS
 from synthmix.service_kit.artifacts import write_payload
 from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.errors import FailedPrecondition
@@ -30,7 +25,6 @@ from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store
-from synthmix.service_kit.settings_messages import from_canonical
 
 CHECKPOINT_INTERVAL_SECONDS = 15.0
 REPORT_INTERVAL_SECONDS = 0.5
@@ -64,7 +58,7 @@ def train(
     found = base_model.resolve(names["base_model"], field="adapter.settings.base_model")
     base_model.verify(found, request["base_model"])
     model = lend(found)
-    settings = from_canonical(request["settings"], adapters_pb2.AdapterSettings)
+    settings = recorded_adapter_settings(request)
     steps = recipe.training_steps(settings)
 
     images = pixels(store, part, settings.image_size)
@@ -87,9 +81,7 @@ def train(
             ("prompts", found.digest, settings.prompt, part.classes, threads),
             lambda: recipe.prompt_embeddings(model, settings.prompt, part.classes),
         )
-        state = recipe.set_up(model, settings)
-        if checkpoint is not None:
-            recipe.restore(state, checkpoint, settings)
+        state = recipe.set_up(model, settings, checkpoint)
 
     last = {"checkpoint_s": time.monotonic(), "report_s": 0.0}
 
@@ -116,8 +108,11 @@ def train(
     curve = recipe.loss_curve(state.losses)
     artifact = ArtifactName.parse(target, field="target")
     payloads = [
-        write_payload(store, artifact, ADAPTER_WEIGHTS, adapter_weights(model.unet)),
-        write_payload(store, artifact, "losses.json", json.dumps(curve).encode()),
+        write_payload(store, artifact, name, data)
+        for name, data in {
+            **adapter_files(model.unet, state.first_factors),
+            "losses.json": json.dumps(curve).encode(),
+        }.items()
     ]
     return {
         "payloads": [payload.__dict__ for payload in payloads],
@@ -131,32 +126,3 @@ def train(
             "device": str(model.device),
         },
     }
-
-
-def adapter_weights(unet: Any) -> bytes:
-    """The adapter as diffusers' `load_lora_weights` reads it, with rank and alpha in the file's metadata."""
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    with tempfile.TemporaryDirectory() as folder:
-        StableDiffusionPipeline.save_lora_weights(
-            folder,
-            unet_lora_layers={key: value.float() for key, value in layers.items()},
-            unet_lora_adapter_metadata=_plain(unet.peft_config["default"].to_dict()),
-        )
-        return with_sorted_header((Path(folder) / ADAPTER_WEIGHTS).read_bytes())
-
-
-def with_sorted_header(data: bytes) -> bytes:
-    """A safetensors file with its header's keys in order: safetensors writes metadata in a new order each time."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors are aligned to eight bytes
-    return len(header).to_bytes(8, "little") + header + data[end:]
-
-
-def _plain(value: Any) -> Any:
-    """Sets have no order, and the file's bytes must be the same every time."""
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value

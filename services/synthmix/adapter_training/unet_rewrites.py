@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import functional as F
 
+from synthmix.adapter_training.fresh_adapters import adapter_layers
 from synthmix.latent_diffusion.unet_modules import FoldedUpsampling, heads, is_plain, repeats_and_convolves
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -24,7 +27,8 @@ def denoiser(unet: Any) -> Denoiser:
     The prompts are the embeddings (prompts, tokens, width) of those that differ, and the rows say which of them each
     image has. Gradients reach the parameters of the UNet that is given, and in training mode it is as that says.
     """
-    if unet.device.type != "cpu":  # not measured there
+    # On other devices it is not measured, and other methods have no weights of their own that could be added up.
+    if unet.device.type != "cpu" or not all(map(_is_lora, adapter_layers(unet).values())):
         return lambda latents, timesteps, prompts, rows: unet(latents, timesteps, prompts[rows]).sample
     # Other kinds of attention do not know what rows of prompts are.
     plain = all(is_plain(module) for module in unet.modules() if isinstance(module, Attention))
@@ -43,6 +47,14 @@ def denoiser(unet: Any) -> Denoiser:
         return predicted
 
     return denoise
+
+
+def _is_lora(layer: BaseTunerLayer) -> bool:
+    """Whether it adds its low-rank factors' product to the answers of a layer, and nothing else."""
+    if not isinstance(layer, LoraLayer):
+        return False
+    [name] = layer.active_adapters
+    return name not in layer.lora_variant and isinstance(layer.lora_dropout[name], torch.nn.Identity)
 
 
 def _rewritten(module: Any) -> Any:

@@ -44,7 +44,7 @@ RESOURCES = {
         lambda item: (
             item.settings.base_model,
             item.settings.method,
-            item.settings.rank,
+            item.settings.rank or "-",
             item.settings.targets,
             item.settings.images_seen,
         ),
@@ -119,4 +119,5 @@ def plan_text(plan: operations_pb2.Plan) -> str:
     left = (
         f"{duration(plan.predicted_seconds)} of worker time predicted" if plan.done < plan.total else "all done already"
     )
-    return f"{plan.target}: {plan.done} of {plan.total} {plan.unit} done, {left}"
+    said = f"{plan.target}: {plan.done} of {plan.total} {plan.unit} done, {left}"
+    return "\n".join([said, *(f"{item.name}: {item.value:,.6g}" for item in plan.quantities)])

@@ -154,7 +154,18 @@ def plan_text(plan: studies_pb2.StudyPlan) -> str:
         predicted += f", {duration(plan.predicted_wall_seconds)} with the workers that this cluster can run at once"
     lines = [
         table(("STEP", "UNITS", "DONE", "UNIT", "PREDICTED"), rows, right=("UNITS", "DONE", "PREDICTED")),
+        *_quantities(plan),
         "",
         f"{plan.name}: {predicted}",
     ]
     return "\n".join(lines + [f"warning: {warning}" for warning in plan.warnings])
+
+
+def _quantities(plan: studies_pb2.StudyPlan) -> list[str]:
+    """What is known of steps before they are done, as a table below an empty line; nothing if there is none."""
+    known = [(item.display_name, item.plan.quantities) for item in plan.steps if item.plan.quantities]
+    if not known:
+        return []
+    names = [quantity.name.upper() for quantity in known[0][1]]
+    rows = [(step, *(f"{item.value:,.6g}" for item in quantities)) for step, quantities in known]
+    return ["", table(("STEP", *names), rows, right=names)]

@@ -1,18 +1,27 @@
 """What synthetic images were made with: the settings that manifests record, and short names by what differs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
-from synthmix.service_kit.settings_messages import distinguishing_names, from_canonical
+from synthmix.service_kit.settings_messages import distinguishing_names, fill_left_out, from_canonical
+
+
+def recorded_adapter_settings(request: Mapping[str, Any]) -> AdapterSettings:
+    """The settings of an adapter's canonical request, with their defaults."""
+    settings = from_canonical(request["settings"], AdapterSettings)
+    if not settings.HasField("block_size"):  # methods that have it have no rank
+        fill_left_out(settings, "rank")
+    return settings
 
 
 def adapter_settings(adapter: Manifest) -> AdapterSettings:
     """An adapter's settings, with the base model by the name under which it was asked for."""
-    settings = from_canonical(adapter.request["settings"], AdapterSettings)
+    settings = recorded_adapter_settings(adapter.request)
     settings.base_model = adapter.summary["base_model"]
     return settings
 

@@ -24,8 +24,9 @@ from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
 from synthmix.image_synthesis.unet_rewrites import keep_keys_and_values, rewrite_for_sampling
 from synthmix.latent_diffusion import base_model
+from synthmix.latent_diffusion.adapters import ADAPTER_FILES, load_adapter
 from synthmix.latent_diffusion.kept_models import lend
-from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, probe
+from synthmix.latent_diffusion.loading import LatentDiffusion, probe
 from synthmix.latent_diffusion.safetensors_header import check_header
 from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
 from synthmix.service_kit.environment import IMAGE_SYNTHESIS
@@ -132,12 +133,12 @@ def _adapted_model(adapter_name: ArtifactName, precision: str) -> LatentDiffusio
     base_model.verify(found, adapter.inputs["base_model"])
     model = lend(found)
     before = probe(model)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / ADAPTER_WEIGHTS
-        with open_payload(store, adapter, ADAPTER_WEIGHTS) as stored, weights.open("wb") as copy:
-            shutil.copyfileobj(stored, copy)
-        _check_weights(weights, adapter)
-        model.pipeline.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in {payload.name for payload in adapter.payloads} & ADAPTER_FILES:
+            with open_payload(store, adapter, name) as stored, (folder / name).open("wb") as copy:
+                shutil.copyfileobj(stored, copy)
+        _load(model, folder, adapter)
     check_adapter_has_effect(model, before, adapter)
     try:
         make_ready(model, precision)
@@ -165,10 +166,12 @@ def make_ready(model: LatentDiffusion, precision: str) -> None:
         model.unet.bfloat16()
 
 
-def _check_weights(path: Path, adapter: Manifest) -> None:
-    """Raises DataLoss for weights that no library shall read."""
+def _load(model: LatentDiffusion, folder: Path, adapter: Manifest) -> None:
+    """Raises DataLoss for weights that no library shall read, or that don't fit."""
     try:
-        check_header(path)
+        for path in folder.glob("*.safetensors"):
+            check_header(path)
+        load_adapter(model, folder)
     except ValueError as error:
         raise DataLoss(
             f"{adapter.name} has weights that cannot be used ({error}); delete it and train it again",

@@ -49,6 +49,7 @@ class BaseModel:
         image_size_px: The side of the square images that it was trained for.
         latent_factor: Pixels of an image's side for each of its latents' side.
         train_timesteps: Noise levels; sampling can't take more steps.
+        elsewhere: Paths of weight files that only the hub has so far.
     """
 
     reference: str
@@ -57,6 +58,7 @@ class BaseModel:
     image_size_px: int
     latent_factor: int
     train_timesteps: int
+    elsewhere: tuple[str, ...] = ()
 
 
 def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
@@ -155,7 +157,15 @@ def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str]
             "give a folder that the service and its workers can read",
             INCOMPLETE,
         ) from error
-    return BaseModel(reference, folder, digest, sizes.image_size_px, sizes.latent_factor, sizes.train_timesteps)
+    return BaseModel(
+        reference,
+        folder,
+        digest,
+        sizes.image_size_px,
+        sizes.latent_factor,
+        sizes.train_timesteps,
+        elsewhere=tuple(remote),
+    )
 
 
 def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:

@@ -363,11 +363,11 @@ def _check_weights(model: ModelFolder, sizes: Mapping[str, Mapping[str, tuple[in
     Args:
         sizes: For each component the tensors to compare, with the axis, the config's key and its value.
     """
-    for component, file in WEIGHT_FILES.items():
+    for component in WEIGHT_FILES:
         shapes: dict[str, tuple[int, ...]] = {}
-        for name in _weight_names(model, component, file):
+        for name in weight_files(model, component):
             if name not in model.elsewhere:
-                shapes |= _shapes(model, name)
+                shapes |= tensor_shapes(model, name)
         for tensor, (axis, key, value) in sizes[component].items():
             shape = shapes.get(tensor)
             if shape is not None and (len(shape) <= axis or shape[axis] != value):
@@ -378,8 +378,9 @@ def _check_weights(model: ModelFolder, sizes: Mapping[str, Mapping[str, tuple[in
                 )
 
 
-def _weight_names(model: ModelFolder, component: str, file: str) -> list[str]:
+def weight_files(model: ModelFolder, component: str) -> list[str]:
     """Paths of a component's weight files: one, or the shards that its index names."""
+    file = WEIGHT_FILES[component]
     whole = f"{component}/{file}"
     if (model.path / whole).is_file() or whole in model.elsewhere:
         return [whole]
@@ -406,7 +407,7 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and value.endswith(WEIGHTS) and "/" not in value and "\\" not in value
 
 
-def _shapes(model: ModelFolder, name: str) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(model: ModelFolder, name: str) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor in a weight file. Raises InvalidArgument unless its header and length agree."""
     path = model.path / name
     try:

@@ -112,6 +112,29 @@ def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> 
     return Downloaded(folder, remote, hold)
 
 
+def remote_shapes(named: ModelFolder, path: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a weight file that the hub has, by its header alone.
+
+    Args:
+        named: A model whose reference has its commit.
+
+    Raises:
+        InvalidArgument: The hub refuses, or the file is no safetensors.
+        Unavailable: The hub can't be asked.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import SafetensorsParsingError
+
+    name, _, commit = named.reference.partition("@")
+    try:
+        header = HfApi().parse_safetensors_file_metadata(name, path, revision=commit)
+    except SafetensorsParsingError as error:
+        raise named.unreadable(path, "is no safetensors file") from error
+    except Exception as error:  # also whatever the hub's HTTP client raises
+        raise _not_to_be_had(named, error) from error
+    return {key: tuple(tensor.shape) for key, tensor in header.tensors.items()}
+
+
 def _check_allowed(named: ModelFolder, name: str, commit: str | None, settings: HubSettings) -> None:
     """Raises InvalidArgument unless the operator allows a model at a commit; None is one that isn't known yet."""
     owner = name.partition("/")[0]

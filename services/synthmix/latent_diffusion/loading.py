@@ -16,8 +16,6 @@ from synthmix.service_kit.memory_errors import is_out_of_memory, out_of_memory
 
 FIELD = "adapter.settings.base_model"
 PROBE_PX = 64
-# The payload of an adapter, named as diffusers reads it.
-ADAPTER_WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)

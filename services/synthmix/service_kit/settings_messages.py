@@ -57,7 +57,10 @@ def default_of(field: FieldDescriptor) -> Any:
 
 
 def with_defaults(message: M) -> M:
-    """A copy in which every field that is left out has its declared default, down to the settings in it."""
+    """A copy in which every field that is left out has its declared default, down to the settings in it.
+
+    But for those that other fields may exclude: fill_left_out.
+    """
     full = type(message)()
     full.CopyFrom(message)
     _fill(full)
@@ -68,6 +71,11 @@ def set_default(message: Message, field: str, value: Any) -> None:
     """Sets a field that was left out. One that says 0, or is empty, was set to that, and is checked as such."""
     if not message.HasField(field):
         setattr(message, field, value)
+
+
+def fill_left_out(message: Message, field: str) -> None:
+    """Gives a field whose default is declared and not filled in (`left_out`) its default if it is not set."""
+    set_default(message, field, default_of(cast(Descriptor, message.DESCRIPTOR).fields_by_name[field]))
 
 
 def check(message: Message, path: str, problems: Problems) -> None:
@@ -182,7 +190,7 @@ def _fill(message: Message) -> None:
                 _fill(one)
             continue
         default = default_of(field)
-        if default is None:
+        if default is None or rules_of(field).left_out:
             continue
         if not field.is_repeated:
             set_default(message, field.name, default)

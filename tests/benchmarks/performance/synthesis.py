@@ -17,13 +17,14 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from side_by_side import FEWEST_PAIRS, Row, compared, in_turns, peak_flops, run
-from synthmix.adapter_training.task import adapter_weights
+from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_synthesis.sampling import make_ready, synthesise
 from synthmix.image_synthesis.shards import PlannedImage
+from synthmix.latent_diffusion.adapters import LORA_WEIGHTS
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.kept_models import shared_copy
-from synthmix.latent_diffusion.loading import ADAPTER_WEIGHTS, LatentDiffusion, load
+from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 
@@ -54,12 +55,12 @@ def write_adapter(base: LatentDiffusion, folder: Path) -> None:
     for name, value in copied.unet.named_parameters():
         if "lora_B" in name:
             value.data.normal_(0.0, 0.02)
-    (folder / ADAPTER_WEIGHTS).write_bytes(adapter_weights(copied.unet))
+    (folder / LORA_WEIGHTS).write_bytes(adapter_files(copied.unet)[LORA_WEIGHTS])
 
 
 def with_adapter(base: LatentDiffusion, folder: Path) -> LatentDiffusion:
     model = shared_copy(base)
-    model.pipeline.load_lora_weights(folder, weight_name=ADAPTER_WEIGHTS)
+    model.pipeline.load_lora_weights(folder, weight_name=LORA_WEIGHTS)
     return model
 
 

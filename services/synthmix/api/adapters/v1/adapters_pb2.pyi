@@ -22,7 +22,7 @@ class CreateAdapterRequest(_message.Message):
     def __init__(self, adapter: _Optional[_Union[Adapter, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class AdapterSettings(_message.Message):
-    __slots__ = ("base_model", "method", "rank", "alpha", "targets", "images_seen", "batch_size", "learning_rate", "prompt", "image_size", "caption_dropout", "seed")
+    __slots__ = ("base_model", "method", "rank", "alpha", "targets", "images_seen", "batch_size", "learning_rate", "prompt", "image_size", "caption_dropout", "seed", "block_size", "factor", "dropout")
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,9 @@ class AdapterSettings(_message.Message):
     IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     CAPTION_DROPOUT_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    DROPOUT_FIELD_NUMBER: _ClassVar[int]
     base_model: str
     method: str
     rank: int
@@ -47,7 +50,10 @@ class AdapterSettings(_message.Message):
     image_size: int
     caption_dropout: float
     seed: int
-    def __init__(self, base_model: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., targets: _Optional[str] = ..., images_seen: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., prompt: _Optional[str] = ..., image_size: _Optional[int] = ..., caption_dropout: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    block_size: int
+    factor: int
+    dropout: float
+    def __init__(self, base_model: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., targets: _Optional[str] = ..., images_seen: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., prompt: _Optional[str] = ..., image_size: _Optional[int] = ..., caption_dropout: _Optional[float] = ..., seed: _Optional[int] = ..., block_size: _Optional[int] = ..., factor: _Optional[int] = ..., dropout: _Optional[float] = ...) -> None: ...
 
 class Adapter(_message.Message):
     __slots__ = ("name", "train_split", "settings", "create_time", "final_loss", "parameter_count", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me")

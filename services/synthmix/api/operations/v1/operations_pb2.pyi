@@ -82,7 +82,7 @@ class Step(_message.Message):
     def __init__(self, display_name: _Optional[str] = ..., operation: _Optional[str] = ..., target: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., reused: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("target", "total", "done", "unit", "predicted_seconds", "tasks", "warnings")
+    __slots__ = ("target", "total", "done", "unit", "predicted_seconds", "tasks", "warnings", "quantities")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,7 @@ class Plan(_message.Message):
     PREDICTED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    QUANTITIES_FIELD_NUMBER: _ClassVar[int]
     target: str
     total: int
     done: int
@@ -97,4 +98,13 @@ class Plan(_message.Message):
     predicted_seconds: float
     tasks: int
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, target: _Optional[str] = ..., total: _Optional[int] = ..., done: _Optional[int] = ..., unit: _Optional[str] = ..., predicted_seconds: _Optional[float] = ..., tasks: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    quantities: _containers.RepeatedCompositeFieldContainer[Quantity]
+    def __init__(self, target: _Optional[str] = ..., total: _Optional[int] = ..., done: _Optional[int] = ..., unit: _Optional[str] = ..., predicted_seconds: _Optional[float] = ..., tasks: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., quantities: _Optional[_Iterable[_Union[Quantity, _Mapping]]] = ...) -> None: ...
+
+class Quantity(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%synthmix/options/v1/field_rules.proto\x12\x13synthmix.options.v1\x1a google/protobuf/descriptor.proto\"\xab\x01\n\nFieldRules\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x01 \x03(\t\x12\x0f\n\x02gt\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\n\n\x02in\x18\x06 \x03(\t\x12\x0e\n\x06unique\x18\x07 \x01(\x08\x12\x0c\n\x04unit\x18\x08 \x01(\tB\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte:O\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1f.synthmix.options.v1.FieldRulesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%synthmix/options/v1/field_rules.proto\x12\x13synthmix.options.v1\x1a google/protobuf/descriptor.proto\"\xbd\x01\n\nFieldRules\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x01 \x03(\t\x12\x0f\n\x02gt\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\n\n\x02in\x18\x06 \x03(\t\x12\x0e\n\x06unique\x18\x07 \x01(\x08\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12\x10\n\x08left_out\x18\t \x01(\x08\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte:O\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1f.synthmix.options.v1.FieldRulesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'synthmix.options.v1.field_r
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FIELDRULES']._serialized_start=97
-  _globals['_FIELDRULES']._serialized_end=268
+  _globals['_FIELDRULES']._serialized_end=286
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,7 @@ RULES_FIELD_NUMBER: _ClassVar[int]
 rules: _descriptor.FieldDescriptor
 
 class FieldRules(_message.Message):
-    __slots__ = ("default", "gt", "gte", "lt", "lte", "unique", "unit")
+    __slots__ = ("default", "gt", "gte", "lt", "lte", "unique", "unit", "left_out")
     DEFAULT_FIELD_NUMBER: _ClassVar[int]
     GT_FIELD_NUMBER: _ClassVar[int]
     GTE_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class FieldRules(_message.Message):
     IN_FIELD_NUMBER: _ClassVar[int]
     UNIQUE_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     default: _containers.RepeatedScalarFieldContainer[str]
     gt: float
     gte: float
@@ -26,4 +27,5 @@ class FieldRules(_message.Message):
     lte: float
     unique: bool
     unit: str
-    def __init__(self, default: _Optional[_Iterable[str]] = ..., gt: _Optional[float] = ..., gte: _Optional[float] = ..., lt: _Optional[float] = ..., lte: _Optional[float] = ..., unique: _Optional[bool] = ..., unit: _Optional[str] = ..., **kwargs) -> None: ...
+    left_out: bool
+    def __init__(self, default: _Optional[_Iterable[str]] = ..., gt: _Optional[float] = ..., gte: _Optional[float] = ..., lt: _Optional[float] = ..., lte: _Optional[float] = ..., unique: _Optional[bool] = ..., unit: _Optional[str] = ..., left_out: _Optional[bool] = ..., **kwargs) -> None: ...

@@ -1,0 +1,96 @@
+"""Which layers of a UNet an adapter is trained in: the named sets, and regular expressions. Without torch."""
+
+from collections.abc import Callable
+
+import re2
+
+from synthmix.latent_diffusion.unet_layers import Layer, UNetLayers
+from synthmix.service_kit.errors import InvalidArgument, did_you_mean, invalid_field
+from synthmix.service_kit.quantities import listed
+
+FIELD = "adapter.settings.targets"
+LONGEST_PATTERN = 500
+MOST_MEMORY_BYTES = 1 << 20
+SHOWN_LAYERS = 3
+
+# Names of UNet modules in diffusers; PEFT adapts every module whose name is one of them, or ends in it after a dot.
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+_FEEDFORWARD = ("ff.net.0.proj", "ff.net.2")
+_PROJECTION = ("proj_in", "proj_out")
+_CONVOLUTION = ("conv1", "conv2", "time_emb_proj")
+_SAMPLING = ("conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
+_ENDS = ("conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2")
+TARGETS: dict[str, tuple[str, ...]] = {
+    "attention": _ATTENTION,
+    "attention+feedforward": _ATTENTION + _FEEDFORWARD,
+    # What kohya's trainer adapts unless it is told otherwise.
+    "transformer": _ATTENTION + _FEEDFORWARD + _PROJECTION,
+    "attention+feedforward+convolution": _ATTENTION + _FEEDFORWARD + _CONVOLUTION,
+    "all": _ATTENTION + _FEEDFORWARD + _PROJECTION + _CONVOLUTION + _SAMPLING + _ENDS,
+}
+
+
+def adapted_layers(targets: str, layers: UNetLayers) -> tuple[Layer, ...]:
+    """The layers that a set or a regular expression means.
+
+    Raises:
+        InvalidArgument: It means none, can't be compiled, or matches a module that no adapter takes.
+    """
+    names = TARGETS.get(targets)
+    if names is not None:
+        found = tuple(layer for layer in layers.adaptable if _ends_in(layer.name, names))
+        if not found:
+            raise _unusable(targets, "means no layer of this base model's UNet", "use another set")
+        return found
+    matches = _compiled(targets)
+    wrong = sorted(name for name in layers.others if matches(name))
+    if wrong:
+        raise _unusable(
+            targets,
+            f"matches {listed(wrong, SHOWN_LAYERS)}, which no adapter takes: it is no linear layer and no convolution",
+            r"match linear layers and convolutions alone, such as .*\.attn2\.to_[qkv]",
+        )
+    found = tuple(layer for layer in layers.adaptable if matches(layer.name))
+    if not found:
+        example = layers.adaptable[0].name if layers.adaptable else "conv_in"
+        raise _unusable(
+            targets,
+            "is no set of layers, and as a regular expression it matches the whole name of none",
+            f"{did_you_mean(targets, TARGETS)}use {', '.join(TARGETS)}, or an expression for names such as {example}",
+            reason="UNKNOWN_CHOICE",
+        )
+    return found
+
+
+def module_names(targets: str, layers: UNetLayers) -> list[str]:
+    """What PEFT is given: a set's own names, or the names of the layers that an expression matches."""
+    return list(TARGETS.get(targets) or (layer.name for layer in adapted_layers(targets, layers)))
+
+
+def _ends_in(name: str, ends: tuple[str, ...]) -> bool:
+    return any(name == end or name.endswith(f".{end}") for end in ends)
+
+
+def _compiled(pattern: str) -> Callable[[str], bool]:
+    """RE2's, whose time grows linearly: no pattern of a caller keeps a process busy."""
+    if len(pattern) > LONGEST_PATTERN:
+        raise _unusable(pattern, f"is longer than {LONGEST_PATTERN} characters", "use a shorter expression, or a set")
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = MOST_MEMORY_BYTES
+    try:
+        compiled = re2.compile(pattern, options)
+    except re2.error as error:
+        reason = error.args[0] if error.args else "unknown"
+        said = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        raise _unusable(
+            pattern,
+            f"is no set of layers and no regular expression of RE2 ({said})",
+            f"{did_you_mean(pattern, TARGETS)}use {', '.join(TARGETS)}, or mend the expression",
+            reason="UNKNOWN_CHOICE",
+        ) from error
+    return lambda name: compiled.fullmatch(name) is not None
+
+
+def _unusable(targets: str, problem: str, remedy: str, *, reason: str = "TARGETS_UNUSABLE") -> InvalidArgument:
+    return invalid_field(FIELD, targets, problem, remedy, reason=reason)

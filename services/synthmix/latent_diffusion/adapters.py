@@ -1,0 +1,69 @@
+"""The files of an adapter, and putting them into a base model.
+
+An adapter of LoRA's kind is one file, as diffusers' `load_lora_weights` and others read it; any other is a folder in
+PEFT's layout, as `PeftModel.from_pretrained(unet, folder)` reads it. Here both are read the same way, since what a file
+lacks, or has too much of, diffusers and PEFT leave out without an error.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from synthmix.latent_diffusion.loading import LatentDiffusion
+
+LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+ADAPTER_FILES = {LORA_WEIGHTS, PEFT_WEIGHTS, PEFT_CONFIG}
+# Of the names of tensors, and of what diffusers' metadata say of them.
+LORA_PREFIX = "unet."
+# In PEFT's layout the UNet is the base model of PEFT's model.
+PEFT_PREFIX = "base_model.model."
+SHOWN_NAMES = 3
+# In files of recipe versions up to 2, where they stand beside PEFT's names for the factors of convolutions.
+_OLD_NAMES = {".lora.down.": ".lora_A.", ".lora.up.": ".lora_B."}
+
+
+def load_adapter(model: LatentDiffusion, folder: Path) -> None:
+    """Puts the adapter whose files are in a folder into a base model's UNet.
+
+    Raises:
+        ValueError: It lacks weights of a layer that it names, or has others.
+    """
+    config, tensors = _lora(folder / LORA_WEIGHTS) if (folder / LORA_WEIGHTS).is_file() else _peft(folder)
+    model.unet.add_adapter(config)
+    _check_names(set(get_peft_model_state_dict(model.unet)), set(tensors))
+    set_peft_model_state_dict(model.unet, tensors)
+    model.unet.requires_grad_(False).eval()
+
+
+def _lora(path: Path) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        said: dict[str, Any] = json.loads((file.metadata() or {})["lora_adapter_metadata"])
+    options = {key.removeprefix(LORA_PREFIX): value for key, value in said.items()}
+    tensors = {_name(key): value for key, value in load_file(path).items()}
+    # What the factors began with is of no use, and takes time.
+    return PeftConfig.from_peft_type(**options | {"init_lora_weights": True}), tensors
+
+
+def _peft(folder: Path) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
+    tensors = {key.removeprefix(PEFT_PREFIX): value for key, value in load_file(folder / PEFT_WEIGHTS).items()}
+    return PeftConfig.from_pretrained(str(folder)), tensors
+
+
+def _name(key: str) -> str:
+    for old, new in _OLD_NAMES.items():
+        key = key.replace(old, new)
+    return key.removeprefix(LORA_PREFIX)
+
+
+def _check_names(wanted: set[str], found: set[str]) -> None:
+    """PEFT leaves what is missing as it began, and what it does not know unused."""
+    for names, problem in ((wanted - found, "lacks"), (found - wanted, "has what no layer takes:")):
+        if names:
+            raise ValueError(f"it {problem} {', '.join(sorted(names)[:SHOWN_NAMES])} ({len(names)} in all)")

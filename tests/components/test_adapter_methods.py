@@ -1,0 +1,364 @@
+"""Every adapter method in every set of layers: what it counts, how it begins, resumes, is stored and read by others."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from memory_object_store import MemoryObjectStore
+from synthmix.adapter_training import methods, planning, recipe
+from synthmix.adapter_training.adapter_files import adapter_files
+from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.fresh_adapters import adapter_layers
+from synthmix.adapter_training.methods import METHODS
+from synthmix.adapter_training.targets import TARGETS
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.image_synthesis.sampling import make_ready
+from synthmix.latent_diffusion.adapters import LORA_WEIGHTS, PEFT_WEIGHTS, load_adapter
+from synthmix.latent_diffusion.base_model import BaseModel, resolve
+from synthmix.latent_diffusion.kept_models import shared_copy
+from synthmix.latent_diffusion.loading import LatentDiffusion, load, probe
+from synthmix.service_kit.errors import InvalidArgument
+from synthmix.service_kit.resource_names import OperationName
+from tiny_base_model import write_tiny_base_model
+
+CPU = torch.device("cpu")
+OPERATION = OperationName("adapter-training", "0" * 32)
+# What a method refuses: PiSSA and OLoRA factor matrices, and PEFT's OFT cannot turn patches.
+REFUSED = {
+    *((method, targets) for method in ("pissa", "olora") for targets in list(TARGETS)[2:]),
+    *(("oft", targets) for targets in list(TARGETS)[3:]),
+}
+CASES = [(method, targets) for method in METHODS for targets in TARGETS if (method, targets) not in REFUSED]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> LatentDiffusion:
+    return load(folder, CPU)
+
+
+@pytest.fixture
+def found(folder: Path, any_base_model: None) -> BaseModel:
+    return resolve(str(folder), field="adapter.settings.base_model")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def settings_of(found: BaseModel, method: str, targets: str, **others: Any) -> AdapterSettings:
+    given = AdapterSettings(
+        method=method, targets=targets, images_seen=24, batch_size=4, learning_rate=1e-2, seed=3, **others
+    )
+    if "rank" in METHODS[method].takes:
+        given.rank = 3
+    planning.check_method(given)
+    settings = planning.filled(given, found)
+    planning.check_settings(settings, found)
+    return settings
+
+
+class Stop(Exception):
+    pass
+
+
+def trained(
+    base: LatentDiffusion,
+    settings: AdapterSettings,
+    stop_after: int | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[LatentDiffusion, recipe.TrainingState]:
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+    model = shared_copy(base)
+    latents = recipe.cache_latents(model, pixels, np.arange(10) % 2, views=2)
+    classes, empty = recipe.prompt_embeddings(model, "a {label} cell", ("round", "flat"))
+    state = recipe.set_up(model, settings, checkpoint)
+
+    def after_step(state: recipe.TrainingState) -> None:
+        if state.step == stop_after:
+            raise Stop
+
+    with suppress(Stop):
+        recipe.train(model, state, settings, latents, classes, empty, after_step)
+    model.unet.eval()
+    return model, state
+
+
+def written(files: dict[str, bytes], folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize(("method", "targets"), CASES)
+def test_a_method_in_a_set_of_layers(
+    base: LatentDiffusion, found: BaseModel, tmp_path: Path, method: str, targets: str
+) -> None:
+    settings = settings_of(found, method, targets)
+    before = {name: value.clone() for name, value in base.unet.named_parameters()}
+    without = probe(base)
+    fresh = shared_copy(base)
+    state = recipe.set_up(fresh, settings)
+    torch.testing.assert_close(probe(fresh), without, rtol=0, atol=2e-6, msg="it begins as the base model")
+
+    layers = planning.layers_of(settings, found)
+    assert set(adapter_layers(fresh.unet)) == {layer.name for layer in layers}
+    assert sum(value.numel() for value in state.parameters.values()) == methods.parameter_count(settings, layers)
+    assert {value.dtype for value in state.parameters.values()} == {torch.float32}
+    [scales] = {tuple(getattr(layer, "scaling", {"": 1.0}).values()) for layer in adapter_layers(fresh.unet).values()}
+    assert scales == pytest.approx((methods.scale(settings),))
+
+    model, state = trained(base, settings)
+    _, interrupted = trained(base, settings, stop_after=2)
+    store = MemoryObjectStore.created()
+    write_checkpoint(store, OPERATION, Checkpoint(8, recipe.state_tensors(interrupted), interrupted.losses, 1))
+    resumed_model, resumed = trained(base, settings, checkpoint=read_newest_checkpoint(store, OPERATION))
+    files = adapter_files(model.unet, state.first_factors)
+    assert resumed.losses == state.losses
+    assert adapter_files(resumed_model.unet, resumed.first_factors) == files, "resumed to the same bytes"
+
+    answer = probe(model)
+    assert (answer - without).abs().max() > 1e-3
+    loaded = shared_copy(base)
+    load_adapter(loaded, written(files, tmp_path / "files"))
+    torch.testing.assert_close(probe(loaded), answer, rtol=0, atol=2e-6)
+    make_ready(loaded, "automatic")
+    torch.testing.assert_close(probe(loaded), answer, rtol=0, atol=5e-6, msg="merged into the weights")
+    assert all(torch.equal(value, before[name]) for name, value in base.unet.named_parameters()), "the kept base model"
+
+
+@pytest.mark.parametrize(("method", "targets"), sorted(REFUSED))
+def test_a_method_refuses_layers_that_it_cannot_adapt(found: BaseModel, method: str, targets: str) -> None:
+    with pytest.raises(InvalidArgument, match=rf"adapter.settings.targets: '.*' has convolutions .*{method} cannot"):
+        settings_of(found, method, targets)
+
+
+READ_BY_OTHERS = """
+import sys, json
+from pathlib import Path
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import PeftModel
+torch.set_num_threads(1)
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+inputs = torch.load(out / "inputs.pt", weights_only=True)
+for case in sorted(path for path in out.iterdir() if path.is_dir()):
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    if (case / "adapter_config.json").exists():
+        unet = PeftModel.from_pretrained(pipeline.unet, case)
+    else:
+        pipeline.load_lora_weights(case)
+        unet = pipeline.unet
+    with torch.no_grad():
+        answer = unet.eval()(inputs["latents"], torch.tensor([500]), inputs["text"]).sample
+    torch.save(answer, case / "answer.pt")
+"""
+
+
+def test_other_libraries_read_adapters_as_they_were_trained(
+    base: LatentDiffusion, found: BaseModel, folder: Path, tmp_path: Path
+) -> None:
+    """In a process without our code, by diffusers' and PEFT's own loaders, which drop what they don't know."""
+    random = torch.Generator().manual_seed(0)
+    latents, text = torch.randn(1, 4, 4, 4, generator=random), torch.randn(1, 4, 16, generator=random)
+    torch.save({"latents": latents, "text": text}, tmp_path / "inputs.pt")
+    expected = {}
+    for method, targets in CASES:
+        model, state = trained(base, settings_of(found, method, targets), stop_after=2)
+        case = f"{method} {targets}"
+        written(adapter_files(model.unet, state.first_factors), tmp_path / case)
+        with torch.no_grad():
+            expected[case] = model.unet(latents, torch.tensor([500]), text).sample
+    without_ours = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run(
+        [sys.executable, "-c", READ_BY_OTHERS, str(folder), str(tmp_path)],
+        check=True,
+        env=without_ours | {"HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+    )
+    for case, answer in expected.items():
+        found_answer = torch.load(tmp_path / case / "answer.pt", weights_only=True)
+        torch.testing.assert_close(found_answer, answer, rtol=0, atol=2e-6, msg=case)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"oft"}))
+def test_dropout_is_drawn_from_the_seed_and_the_step(base: LatentDiffusion, found: BaseModel, method: str) -> None:
+    settings = settings_of(found, method, "attention", dropout=0.5)
+    _, state = trained(base, settings)
+    _, without = trained(base, settings_of(found, method, "attention"))
+    assert state.losses != without.losses
+    torch.manual_seed(99)
+    _, interrupted = trained(base, settings, stop_after=3)
+    checkpoint = Checkpoint(12, recipe.state_tensors(interrupted), interrupted.losses, 1)
+    torch.manual_seed(100)
+    _, resumed = trained(base, settings, checkpoint=checkpoint)
+    assert resumed.losses == state.losses
+
+
+GOLDEN_LOSSES = {
+    "lora": 1.0083929,
+    "rslora": 0.9933338,
+    "dora": 1.0064346,
+    "pissa": 1.004802,
+    "olora": 1.0058904,
+    "loha": 1.0045768,
+    "lokr": 1.0080713,
+    "oft": 0.9971732,
+    "boft": 1.0099481,
+}
+
+
+def test_golden_losses(base: LatentDiffusion, found: BaseModel) -> None:
+    """The last of six steps. The first is the base model's, and the same for all."""
+    losses = {method: trained(base, settings_of(found, method, "attention"))[1].losses for method in METHODS}
+    assert {method: of_method[-1] for method, of_method in losses.items()} == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
+    assert [of_method[0] for of_method in losses.values()] == pytest.approx([losses["lora"][0]] * len(losses), rel=1e-5)
+
+
+def cayley(blocks: torch.Tensor) -> torch.Tensor:
+    """(1 - Q) / (1 + Q) of each skew-symmetric Q: Liu et al. 2024, section 3.1."""
+    one = torch.eye(blocks.shape[-1])
+    return torch.stack([(one - block) @ torch.linalg.inv(one + block) for block in blocks])
+
+
+def skew(vectors: torch.Tensor, side: int) -> torch.Tensor:
+    matrices = torch.zeros(len(vectors), side, side)
+    rows, columns = torch.triu_indices(side, side, 1)
+    matrices[:, rows, columns] = vectors
+    return matrices - matrices.transpose(1, 2)
+
+
+def updated(method: str, weight: torch.Tensor, tensors: dict[str, torch.Tensor], scale: float) -> torch.Tensor:
+    """A linear layer's weights with an adapter, by its paper's formula, from what is stored of it."""
+    if method in ("lora", "rslora", "dora", "pissa", "olora"):
+        # What is stored is plain LoRA of alpha equal to rank, or of the scale that it was trained with.
+        low_rank = weight + (1.0 if method == "rslora" else scale) * tensors["lora_B.weight"] @ tensors["lora_A.weight"]
+        if method != "dora":
+            return low_rank
+        return tensors["lora_magnitude_vector"][:, None] * low_rank / low_rank.norm(dim=1, keepdim=True)
+    if method == "loha":
+        one, other = (tensors[f"hada_w{n}_a"] @ tensors[f"hada_w{n}_b"] for n in (1, 2))
+        return weight + scale * one * other
+    if method == "lokr":
+        large = tensors["lokr_w2"] if "lokr_w2" in tensors else tensors["lokr_w2_a"] @ tensors["lokr_w2_b"]
+        return weight + scale * torch.kron(tensors["lokr_w1"], large)
+    if method == "oft":
+        blocks = tensors["oft_R.weight"]
+        turned = skew(blocks, weight.shape[1] // len(blocks))
+        # The series that PEFT takes for (1 + Q) / (1 - Q), Qiu et al. 2025 (arXiv:2506.19847), to its fifth term.
+        one = torch.eye(turned.shape[-1])
+        series = one + 2 * turned + 2 * turned @ turned + 2 * turned @ turned @ turned
+        return weight @ torch.block_diag(*(series + turned @ turned @ turned @ turned)).T
+    blocks = tensors["boft_R"][0]
+    rotation = torch.block_diag(*cayley(0.5 * (blocks - blocks.transpose(1, 2))))
+    return (rotation @ weight.T).T * tensors["boft_s"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_stored_is_the_papers_formula(base: LatentDiffusion, found: BaseModel, method: str) -> None:
+    settings = settings_of(found, method, "attention")
+    if "alpha" in METHODS[method].takes:
+        settings.alpha = 1.5
+    model, state = trained(base, settings)
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    files = adapter_files(model.unet, state.first_factors)
+    stored = load_tensors(files.get(LORA_WEIGHTS) or files[PEFT_WEIGHTS])
+    tensors = {key.rpartition(f"{name}.")[2]: value for key, value in stored.items() if f"{name}." in key}
+    layer, before = adapter_layers(model.unet)[name], base.unet.get_submodule(name)
+    values = torch.randn(5, before.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        weights = updated(method, before.weight, tensors, methods.scale(settings))
+        torch.testing.assert_close(layer(values), values @ weights.T, rtol=1e-4, atol=1e-5)
+        assert (layer(values) - before(values)).abs().max() > 1e-3
+
+
+def test_an_adapter_that_lacks_weights_or_has_too_many_is_refused(
+    base: LatentDiffusion, found: BaseModel, tmp_path: Path
+) -> None:
+    """Diffusers and PEFT load both without an error, and leave a part of the adapter out."""
+
+    def without_one(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[min(tensors)]
+
+    def with_another(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["nothing"] = torch.zeros(1)
+
+    changes: dict[str, Callable[[dict[str, torch.Tensor]], None]] = {
+        "it lacks": without_one,
+        "it has what no layer takes: nothing": with_another,
+    }
+    for number, method in enumerate(("lora", "lokr")):
+        model, _ = trained(base, settings_of(found, method, "attention"), stop_after=1)
+        for said, change in changes.items():
+            files = adapter_files(model.unet)
+            [weights] = files.keys() & {LORA_WEIGHTS, PEFT_WEIGHTS}
+            length = int.from_bytes(files[weights][:8], "little")
+            metadata = json.loads(files[weights][8 : 8 + length]).get("__metadata__")
+            tensors = load_tensors(files[weights])
+            change(tensors)
+            broken = written(files | {weights: save_tensors(tensors, metadata)}, tmp_path / f"{number} {said[:8]}")
+            with pytest.raises(ValueError, match=said):
+                load_adapter(shared_copy(base), broken)
+
+
+def test_files_of_earlier_versions_are_read_whole(base: LatentDiffusion, found: BaseModel, tmp_path: Path) -> None:
+    """Up to recipe version 2, factors of attention had diffusers' names and those of convolutions PEFT's."""
+    model, _ = trained(base, settings_of(found, "lora", "attention+feedforward+convolution"))
+    [data] = adapter_files(model.unet).values()
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    old = {
+        key.replace("lora_A", "lora.down").replace("lora_B", "lora.up")
+        if ".attn" in key or ".ff." in key
+        else key: value
+        for key, value in load_tensors(data).items()
+    }
+    loaded = shared_copy(base)
+    load_adapter(loaded, written({LORA_WEIGHTS: save_tensors(old, metadata)}, tmp_path / "old"))
+    torch.testing.assert_close(probe(loaded), probe(model), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("side", [1, 7, 8, 12, 16, 30, 64, 97, 176, 320, 352, 1280])
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8, 16, 100, 1024])
+def test_the_sides_of_lokrs_factors_are_pefts(side: int, factor: int) -> None:
+    from peft.tuners.lokr.layer import factorization
+
+    assert methods.divided(side, factor) == factorization(side, factor)
+
+
+def test_pefts_oft_changes_a_convolution_before_it_has_learned_anything() -> None:
+    """Why oft refuses convolutions of more than one pixel. When this fails, they need not be refused any more."""
+    convolution = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
+    values = torch.randn(1, 4, 8, 8)
+    before = convolution(values)
+    peft.inject_adapter_in_model(peft.OFTConfig(r=0, oft_block_size=4, target_modules=["0"]), convolution)
+    assert (convolution(values) - before).abs().max() > 0.1
+
+
+def test_pefts_oft_leaves_out_nothing() -> None:
+    """Why oft refuses dropout. When this fails, it need not be refused any more."""
+    layer = nn.Sequential(nn.Linear(64, 4))
+    peft.inject_adapter_in_model(
+        peft.OFTConfig(r=0, oft_block_size=4, module_dropout=0.9, init_weights=False, target_modules=["0"]), layer
+    )
+    values = torch.randn(1, 64)
+    torch.testing.assert_close(layer.train()(values), layer.eval()(values))

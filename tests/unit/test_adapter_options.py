@@ -1,0 +1,240 @@
+"""What adapter methods and sets of layers refuse, what is wrong and what to do; and what a plan says of an adapter."""
+
+import math
+from typing import Any
+
+import pytest
+
+from synthmix.adapter_training import methods, planning
+from synthmix.adapter_training.methods import METHODS, OWN_FIELDS
+from synthmix.adapter_training.targets import LONGEST_PATTERN, TARGETS, adapted_layers, module_names
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.image_data.generators import recorded_adapter_settings
+from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
+from synthmix.latent_diffusion.unet_layers import Layer, UNetLayers, layers_of
+from synthmix.service_kit.errors import InvalidArgument
+
+CONVOLUTIONS = "attention+feedforward+convolution"
+# Some of Stable Diffusion 1.5's, with their true shapes.
+SD15 = layers_of(
+    {
+        "conv_in.weight": (320, 4, 3, 3),
+        "conv_in.bias": (320,),
+        "time_embedding.linear_1.weight": (1280, 320),
+        "down_blocks.0.attentions.0.norm.weight": (320,),
+        "down_blocks.0.attentions.0.proj_in.weight": (320, 320, 1, 1),
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight": (320, 320),
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0.weight": (320, 320),
+        "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj.weight": (2560, 320),
+        "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.2.weight": (320, 1280),
+        "up_blocks.0.resnets.0.conv1.weight": (1280, 2560, 3, 3),
+        "up_blocks.0.resnets.0.conv_shortcut.weight": (1280, 2560, 1, 1),
+        "up_blocks.0.resnets.1.conv1.weight": (1280, 2560, 3, 3),
+        "up_blocks.0.resnets.2.conv1.weight": (1280, 1920, 3, 3),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def builtin() -> BaseModel:
+    return resolve(BUILTIN, field="adapter.settings.base_model", weights=False)
+
+
+def planned(given: AdapterSettings, base_model: BaseModel) -> AdapterSettings:
+    planning.check_method(given)
+    settings = planning.filled(given, base_model)
+    planning.check_settings(settings, base_model)
+    return settings
+
+
+REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
+    # The settings, the field that is named, what is wrong, what to do.
+    *(
+        ({"method": method}, "method", "is not one of the choices", remedy)
+        for method, remedy in (
+            ("LoRA", "did you mean 'lora'"),
+            ("adalora", "did you mean 'lora'"),
+            ("", "use one of: lora, rslora"),
+            ("lora ", "did you mean 'lora'"),
+            ("ia3", "use one of: lora, rslora, dora, pissa, olora, loha, lokr, oft, boft"),
+        )
+    ),
+    *(
+        (
+            {"method": method, field: 8},
+            field,
+            f"is no option of {method}, which has",
+            "leave it out, or use one of: ",
+        )
+        for method in METHODS
+        for field in OWN_FIELDS
+        if field not in METHODS[method].takes
+    ),
+    *(
+        ({"method": method, "targets": targets}, "targets", f"which {method} cannot adapt", "use attention")
+        for method in ("pissa", "olora")
+        for targets in (CONVOLUTIONS, "all", r".*\.conv1", "conv_in")
+    ),
+    *(
+        ({"method": "oft", "targets": targets}, "targets", "which oft cannot adapt", "use attention")
+        for targets in (CONVOLUTIONS, "all", "conv_in", r".*\.(to_q|conv1)")
+    ),
+    *(
+        ({"method": method, "rank": rank}, "rank", f"is more than {method} can factor", "use at most ")
+        for method in ("pissa", "olora")
+        for rank in (513, 1024)
+    ),
+    *(
+        ({"method": method, "block_size": size}, "block_size", "does not divide the ", "use a divisor of every layer's")
+        for method in ("oft", "boft")
+        for size in (3, 7, 100, 1024)
+    ),
+    ({"method": "boft", "block_size": 16, "dropout": 0.01}, "dropout", "leaves out none of the ", "use 0, more, or"),
+    ({"method": "oft", "dropout": 0.5}, "dropout", "has no effect in PEFT's oft", "leave it out, or use boft"),
+    *(
+        ({"method": "lokr", field: value}, field, "is out of range", "use a value between")
+        for field, values in {
+            "rank": (0, -1, 1025),
+            "factor": (0, -3, 1025),
+            "alpha": (0.0, -1.0, math.inf, math.nan),
+            "dropout": (-0.1, 0.95, math.nan),
+        }.items()
+        for value in values
+    ),
+    *(
+        ({"method": "boft", "block_size": size}, "block_size", "is out of range", "use a value between 2 and 1024")
+        for size in (0, 1, -4, 2048)
+    ),
+    *(
+        ({"targets": targets}, "targets", problem, remedy)
+        for targets, problem, remedy in (
+            ("attenton", "is no set of layers", "did you mean 'attention'"),
+            ("Attention+Feedforward", "is no set of layers", "did you mean 'attention+feedforward'"),
+            ("", "matches the whole name of none", "use attention, "),
+            ("to_q", "matches the whole name of none", "such as conv_in"),
+            ("down_blocks", "matches the whole name of none", "use attention, "),
+            (".*", "which no adapter takes", "match linear layers and convolutions alone"),
+            (r".*\.norm1", "which no adapter takes", "match linear layers and convolutions alone"),
+            ("conv_norm_out", "which no adapter takes", "match linear layers and convolutions alone"),
+            ("(", "no regular expression of RE2 (missing ): (", "or mend the expression"),
+            ("*", "no regular expression of RE2", "or mend the expression"),
+            (r".*(?=\.to_q).*", "no regular expression of RE2", "or mend the expression"),
+            (r"(.)\1", "no regular expression of RE2", "or mend the expression"),
+            ("x{1000}{1000}", "no regular expression of RE2", "or mend the expression"),
+            ("a" * (LONGEST_PATTERN + 1), "is longer than 500 characters", "use a shorter expression"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "field", "problem", "remedy"), REFUSALS)
+def test_what_cannot_be_done_is_refused_by_field_value_and_remedy(
+    builtin: BaseModel, given: dict[str, Any], field: str, problem: str, remedy: str
+) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        planned(AdapterSettings(**given), builtin)
+    [violation] = raised.value.violations
+    assert violation.field == f"adapter.settings.{field}"
+    value = given.get(field, "attention")
+    assert violation.description.startswith(repr(value)[:110].rstrip("'"))
+    assert problem in violation.description
+    assert remedy in violation.description.partition(problem)[2]
+
+
+def test_these_are_many_refusals() -> None:
+    assert len(REFUSALS) >= 60
+
+
+def test_boft_is_refused_where_its_permutations_take_more_memory_than_a_worker_has() -> None:
+    settings = AdapterSettings(method="boft", block_size=4, targets=CONVOLUTIONS)
+    layers = adapted_layers(CONVOLUTIONS, SD15)
+    with pytest.raises(InvalidArgument, match=r"keeps 5\.1 GiB of permutations .* the largest .* of 23,040 inputs"):
+        methods.check_layers(settings, layers)
+    methods.check_layers(settings, adapted_layers("attention+feedforward", SD15))
+
+
+@pytest.mark.parametrize(
+    ("targets", "count"),
+    [("attention", 3), ("attention+feedforward", 5), ("transformer", 6), (CONVOLUTIONS, 8), ("all", 12)],
+)
+def test_how_many_layers_a_set_has(targets: str, count: int) -> None:
+    assert len(adapted_layers(targets, SD15)) == count
+    assert module_names(targets, SD15) == list(TARGETS[targets])
+
+
+def test_a_regular_expression_matches_whole_names() -> None:
+    found = adapted_layers(r".*\.attn[12]\.to_[qk]", SD15)
+    assert [layer.name.rpartition("blocks.0.")[2] for layer in found] == ["attn1.to_q", "attn2.to_k"]
+    assert module_names("conv_in", SD15) == ["conv_in"]
+
+
+def test_a_set_that_a_base_model_has_no_layer_of_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="means no layer of this base model's UNet; use another set"):
+        adapted_layers("attention", UNetLayers((Layer("conv_in", (8, 4, 3, 3)),), frozenset()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "expected"),
+    [
+        (AdapterSettings(method="lora", rank=4), (320, 768), 4 * (320 + 768)),
+        (AdapterSettings(method="lora", rank=4), (320, 4, 3, 3), 4 * (320 + 36)),
+        (AdapterSettings(method="dora", rank=4), (320, 768), 4 * (320 + 768) + 320),
+        (AdapterSettings(method="loha", rank=4), (320, 768), 2 * 4 * (320 + 768)),
+        (AdapterSettings(method="loha", rank=4), (320, 64, 3, 3), 2 * 4 * (320 + 64) + 2 * 16 * 9),
+        # 320 is 8 x 40, 768 is 8 x 96.
+        (AdapterSettings(method="lokr", rank=4, factor=8), (320, 768), 64 + 4 * (40 + 96)),
+        (AdapterSettings(method="lokr", rank=48, factor=8), (320, 768), 64 + 40 * 96),
+        (AdapterSettings(method="oft", block_size=32), (320, 768), 24 * 32 * 31 // 2),
+        (AdapterSettings(method="boft", block_size=4), (320, 768), 192 * 16 + 320),
+    ],
+)
+def test_parameters_of_a_layer(settings: AdapterSettings, shape: tuple[int, ...], expected: int) -> None:
+    assert methods.parameter_count(settings, [Layer("x", shape)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "scale"),
+    [
+        ({"method": "lora", "rank": 16}, 1.0),
+        ({"method": "lora", "rank": 16, "alpha": 8}, 0.5),
+        ({"method": "rslora", "rank": 16}, 1.0),
+        ({"method": "rslora", "rank": 64}, 0.5),
+        ({"method": "rslora", "rank": 4, "alpha": 6}, 3.0),
+        ({"method": "pissa", "rank": 8}, 1.0),
+        ({"method": "lokr", "rank": 4, "alpha": 1}, 0.25),
+        ({"method": "oft"}, 1.0),
+        ({"method": "boft"}, 1.0),
+    ],
+)
+def test_scale(builtin: BaseModel, given: dict[str, Any], scale: float) -> None:
+    settings = planned(AdapterSettings(**given), builtin)
+    quantities = {
+        item.name: item.value for item in planning.quantities(settings, planning.layers_of(settings, builtin))
+    }
+    assert quantities["scale"] == pytest.approx(scale)
+    assert quantities["adapted layers"] == len(planning.layers_of(settings, builtin)) > 20
+    assert quantities["parameters"] > 1000
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_alone_is_enough(builtin: BaseModel, method: str) -> None:
+    """Its other settings fit the built-in base model, whose widths are multiples of 16 and not of 32."""
+    settings = planned(AdapterSettings(method=method), builtin)
+    for field in OWN_FIELDS:
+        assert settings.HasField(field) == (field in METHODS[method].takes)
+
+
+def test_lokr_learns_ten_times_as_fast(builtin: BaseModel) -> None:
+    rates = {name: planning.filled(AdapterSettings(method=name), builtin).learning_rate for name in ("lora", "lokr")}
+    assert rates["lokr"] == pytest.approx(10 * rates["lora"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recorded_request_says_what_was_filled_in(builtin: BaseModel, method: str) -> None:
+    settings = planned(AdapterSettings(method=method, images_seen=320), builtin)
+    request = planning.canonical_request(settings, train_digest="1" * 32, base_model_digest="2" * 32)
+    recorded = recorded_adapter_settings(request)
+    recorded.base_model = settings.base_model
+    assert recorded == settings
+    assert "rank" not in request["settings"], "the default is left out, as it was when it was declared"
