@@ -25,12 +25,14 @@ class Checkpoint:
         losses: Of each optimizer step so far.
         threads: With which it was trained: with others it would not come to the same bytes. None if that is not known,
             of one that an earlier version wrote.
+        held_out: Images seen and loss of each evaluation on held-out images.
     """
 
     images_seen: int
     tensors: "dict[str, torch.Tensor]"
     losses: list[float]
     threads: int | None
+    held_out: tuple[tuple[int, float], ...] = ()
 
 
 def write_checkpoint(store: ObjectStore, operation: OperationName, checkpoint: Checkpoint) -> None:
@@ -38,7 +40,11 @@ def write_checkpoint(store: ObjectStore, operation: OperationName, checkpoint: C
 
     older = _keys(store, operation)
     key = f"{operation.checkpoints}{checkpoint.images_seen:012d}.safetensors"
-    metadata = {"losses": json.dumps(checkpoint.losses), "threads": str(checkpoint.threads)}
+    metadata = {
+        "losses": json.dumps(checkpoint.losses),
+        "threads": str(checkpoint.threads),
+        "held_out": json.dumps(checkpoint.held_out),
+    }
     store.put_bytes(key, save(checkpoint.tensors, metadata=metadata))
     for stale in older:
         if stale != key:
@@ -60,6 +66,7 @@ def read_newest_checkpoint(store: ObjectStore, operation: OperationName) -> Chec
         load(data),
         json.loads(metadata["losses"]),
         int(metadata["threads"]) if "threads" in metadata else None,
+        tuple((seen, loss) for seen, loss in json.loads(metadata.get("held_out", "[]"))),
     )
 
 

@@ -55,6 +55,11 @@ def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adap
         settings=adapter_settings(manifest),
         final_loss=summary["final_loss"],
         parameter_count=summary["parameter_count"],
+        # Of adapters of earlier versions all images that were asked for, and none held out.
+        images_seen=summary.get("images_seen", manifest.request["settings"].get("images_seen", 0)),
+        held_out_losses=[
+            adapters_pb2.HeldOutLoss(images_seen=seen, loss=loss) for seen, loss in summary.get("held_out_losses", ())
+        ],
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
         payloads=payload_messages(store, manifest),

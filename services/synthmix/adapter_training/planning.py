@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from synthmix.adapter_training import methods
+from synthmix.adapter_training.held_out_rows import held_out_rows
 from synthmix.adapter_training.targets import adapted_layers
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.operations.v1 import operations_pb2
@@ -95,8 +96,32 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
                 reason="OUT_OF_RANGE",
             )
     with problems:
-        check_prompt("adapter.settings.prompt", settings.prompt)
+        if settings.least_noise >= settings.most_noise:
+            raise invalid_field(
+                "adapter.settings.least_noise",
+                settings.least_noise,
+                f"is not below most_noise, {settings.most_noise:g}",
+                "lower it, or raise most_noise: what lies between them is trained",
+                reason="OUT_OF_RANGE",
+            )
+    with problems:
+        if settings.patience and not settings.held_out:
+            raise invalid_field(
+                "adapter.settings.patience",
+                settings.patience,
+                "waits for the loss on held-out images, and none are held out",
+                "set held_out, such as 0.1, or leave patience out",
+            )
+    for field, prompt in _prompts(settings):
+        with problems:
+            check_prompt(field, prompt)
     problems.raise_if_any()
+
+
+def _prompts(settings: adapters_pb2.AdapterSettings) -> list[tuple[str, str]]:
+    """Each prompt with its field."""
+    more = [(f"adapter.settings.more_prompts[{index}]", prompt) for index, prompt in enumerate(settings.more_prompts)]
+    return [("adapter.settings.prompt", settings.prompt), *more]
 
 
 def canonical_request(
@@ -145,7 +170,12 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     check_settings(settings, base_model)
     train = open_train_part(store, adapter.train_split, field="adapter.train_split")
     tokenizer = prompt_tokenizer(base_model.folder, base_model.digest)
-    warnings = check_tokens("adapter.settings.prompt", settings.prompt, train.classes, tokenizer)
+    warnings = [
+        warning
+        for field, prompt in _prompts(settings)
+        for warning in check_tokens(field, prompt, train.classes, tokenizer)
+    ]
+    held_out_rows(train, settings.held_out, settings.seed)
     warnings += enlarged_images(store, train, settings.image_size)
     request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)
     names = {"train_split": str(train.name), "base_model": base_model.reference}

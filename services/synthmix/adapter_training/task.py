@@ -12,6 +12,7 @@ import torch
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.held_out_rows import held_out_rows
 from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.image_data.generators import recorded_adapter_settings
 from synthmix.image_data.pixel_cache import pixels
@@ -35,7 +36,7 @@ def train(
     target: str,
     request: dict[str, Any],
     names: dict[str, Any],
-    report: Callable[[int], None],
+    report: Callable[[int, int | None, str], None],
     threads: int,
 ) -> dict[str, Any]:
     """Trains an adapter, from its newest checkpoint if there is one, and writes its payloads.
@@ -68,7 +69,9 @@ def train(
         f"batches of {settings.batch_size} images of {settings.image_size} pixels",
         "lower the adapter's batch_size or image_size",
     )
-    epochs = -(-steps * settings.batch_size // len(images))
+    held_out_ones = held_out_rows(part, settings.held_out, settings.seed)
+    epochs = -(-steps * settings.batch_size // (len(images) - len(held_out_ones)))
+    prompts = (settings.prompt, *settings.more_prompts)
     with memory():
         # The number of threads is in the keys: it decides about last bits.
         views = min(recipe.MOST_VIEWS, epochs)
@@ -76,10 +79,10 @@ def train(
             ("latents", found.digest, part.digest, settings.image_size, views, threads),
             lambda: recipe.cache_latents(model, images, np.asarray(part.labels), views),
         )
-        latents = recipe.Latents(*encoded)
-        class_embeddings, empty_embedding = INPUTS.get(
-            ("prompts", found.digest, settings.prompt, part.classes, threads),
-            lambda: recipe.prompt_embeddings(model, settings.prompt, part.classes),
+        latents, held_out = recipe.set_aside(model, settings, recipe.Latents(*encoded), held_out_ones)
+        (embeddings,) = INPUTS.get(
+            ("prompts", found.digest, prompts, part.classes, threads),
+            lambda: (recipe.prompt_embeddings(model, prompts, part.classes),),
         )
         state = recipe.set_up(model, settings, checkpoint)
 
@@ -91,14 +94,18 @@ def train(
         now_s = time.monotonic()
         if now_s - last["report_s"] > REPORT_INTERVAL_SECONDS:
             last["report_s"] = now_s
-            report(min(state.step * settings.batch_size, settings.images_seen))
+            report(min(state.step * settings.batch_size, settings.images_seen), None, _message(state))
         if now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS and state.step < steps:
             last["checkpoint_s"] = now_s
             images_seen = state.step * settings.batch_size
-            write_checkpoint(store, name, Checkpoint(images_seen, recipe.state_tensors(state), state.losses, threads))
+            write_checkpoint(
+                store,
+                name,
+                Checkpoint(images_seen, recipe.state_tensors(state), state.losses, threads, tuple(state.held_out)),
+            )
 
     with memory():
-        recipe.train(model, state, settings, latents, class_embeddings, empty_embedding, after_step)
+        recipe.train(model, state, settings, latents, embeddings, after_step, held_out)
     if not np.isfinite(state.losses[-1]):
         raise FailedPrecondition(
             f"the training diverged (loss {state.losses[-1]}); lower the adapter's learning_rate "
@@ -124,5 +131,15 @@ def train(
             "parameter_count": sum(value.numel() for value in state.parameters.values()),
             "threads": threads,
             "device": str(model.device),
+            "images_seen": recipe.kept_images_seen(state, settings),
+            "held_out_losses": state.held_out,
         },
     }
+
+
+def _message(state: recipe.TrainingState) -> str:
+    """What who watches is told of the loss on held-out images; "" if none is known."""
+    if not state.held_out:
+        return ""
+    lowest = min(measured.loss for measured in state.held_out)
+    return f"training; held-out loss {state.held_out[-1].loss:.4g}, lowest {lowest:.4g}"

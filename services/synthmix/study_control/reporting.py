@@ -218,6 +218,9 @@ def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
         loss_curve=tuple(page.LossPoint(step * settings.batch_size, loss) for step, loss in losses),
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
+        # Adapters of earlier versions say neither.
+        held_out=tuple(page.LossPoint(seen, loss) for seen, loss in summary.get("held_out_losses", ())),
+        images_seen=summary.get("images_seen", 0),
     )
 
 
