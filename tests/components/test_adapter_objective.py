@@ -44,6 +44,11 @@ def settings_of(**options: Any) -> AdapterSettings:
     return settings
 
 
+def rows_of(settings: AdapterSettings) -> tuple[list[int], list[int]]:
+    held_out = HELD_OUT if settings.held_out else []
+    return [row for row in range(IMAGES) if row not in held_out], held_out
+
+
 class Stop(Exception):
     pass
 
@@ -65,7 +70,7 @@ def trained(
 ) -> tuple[LatentDiffusion, recipe.TrainingState]:
     model = shared_copy(base)
     latents = recipe.cache_latents(model, pixels() if images is None else images, np.arange(IMAGES) % 2, views=2)
-    latents, held_out = recipe.set_aside(model, settings, latents, HELD_OUT if settings.held_out else [])
+    latents, held_out = recipe.chosen(model, settings, latents, *rows_of(settings))
     embeddings = recipe.prompt_embeddings(model, PROMPTS[: 1 + len(settings.more_prompts)], ("round", "flat"))
     state = recipe.set_up(model, settings, checkpoint)
 
@@ -252,10 +257,10 @@ def test_the_loss_on_held_out_images_is_of_the_same_noise_whatever_is_drawn_mean
     def loss(batch_size: int) -> float:
         settings = settings_of(held_out=0.25)
         settings.batch_size = batch_size
-        _, held_out = recipe.set_aside(model, settings, latents, HELD_OUT)
+        _, held_out = recipe.chosen(model, settings, latents, *rows_of(settings))
         assert isinstance(held_out, HeldOut)
         before = torch.get_rng_state()
-        measured = held_out.loss(model, lambda x, t, prompts, rows: model.unet(x, t, prompts[rows]).sample, embeddings)
+        measured = held_out.loss(lambda x, t, prompts, rows: model.unet(x, t, embeddings[prompts][rows]).sample)
         assert torch.equal(torch.get_rng_state(), before)
         return measured
 

@@ -5,14 +5,18 @@ from typing import Any
 
 import pytest
 
+from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import methods, planning
+from synthmix.adapter_training.front_end import adapter_message
 from synthmix.adapter_training.methods import METHODS, OWN_FIELDS
 from synthmix.adapter_training.targets import LONGEST_PATTERN, TARGETS, adapted_layers, module_names
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.generators import recorded_adapter_settings
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.unet_layers import Layer, UNetLayers, layers_of
+from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import InvalidArgument
+from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 
 CONVOLUTIONS = "attention+feedforward+convolution"
 # Some of Stable Diffusion 1.5's, with their true shapes.
@@ -108,6 +112,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
             ("ema_decay", 1.0, "is out of range", "use a value of at least 0 and below 1"),
             ("held_out", 0.6, "is out of range", "use a value between 0 and 0.5"),
             ("warmup", math.nan, "is out of range", "use a value between 0 and 1"),
+            ("per", "classes", "is not one of the choices", "did you mean 'class'"),
             ("evaluations", 0, "is out of range", "use a value between 1 and 1000"),
         )
     ),
@@ -260,3 +265,15 @@ def test_a_recorded_request_says_what_was_filled_in(builtin: BaseModel, method: 
     recorded.base_model = settings.base_model
     assert recorded == settings
     assert "rank" not in request["settings"], "the default is left out, as it was when it was declared"
+
+
+def test_an_adapter_of_an_earlier_version_is_shown_as_it_was() -> None:
+    """Its manifest says neither how many images the kept weights have seen, nor a loss on held-out ones."""
+    summary = {"train_split": "splits/1/parts/train", "base_model": BUILTIN, "final_loss": 0.5, "parameter_count": 7}
+    request = {"settings": {"images_seen": "4800"}, "train_split": "1" * 32, "base_model": "2" * 32}
+    manifest = Manifest(
+        ArtifactName(ADAPTERS, "3" * 32), {}, request, 2, (), summary, create_time="2026-01-01T00:00:00Z"
+    )
+    message = adapter_message(MemoryObjectStore.created(), manifest)
+    assert (message.images_seen, message.settings.rank, message.settings.per) == (4800, 16, "dataset")
+    assert not message.held_out_losses

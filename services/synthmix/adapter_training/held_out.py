@@ -4,16 +4,18 @@ They are some of the train part's, never the study's validation part: what is ch
 image that a classifier is judged by (leakage rule 6).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
 from synthmix.adapter_training import objective
-from synthmix.adapter_training.unet_rewrites import Denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.service_kit.seeds import derived_seed
+
+# What the UNet answers to noisy latents at timesteps, with which prompts, and which of these each image has.
+Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 # Of each image, from the least noise to the most.
 NOISE_LEVELS = 4
@@ -41,7 +43,7 @@ class HeldOut:
     labels: torch.Tensor
 
     @torch.no_grad()
-    def loss(self, model: LatentDiffusion, denoise: Denoiser, embeddings: torch.Tensor) -> float:
+    def loss(self, predict: Predict) -> float:
         """The mean over images and noise levels, of the first prompt. Draws nothing from torch's own generator."""
         first, end = objective.noise_levels(self.settings, self.scheduler.config.num_train_timesteps)
         total = 0.0
@@ -55,12 +57,7 @@ class HeldOut:
                 timesteps = torch.full((len(clean),), timestep)
                 target = objective.prediction_target(self.scheduler, clean, of_noise, timesteps)
                 labels, prompt_rows = (1 + self.labels[rows]).unique(return_inverse=True)
-                predicted = denoise(
-                    self.scheduler.add_noise(clean, of_noise, timesteps).to(model.device, model.dtype),
-                    timesteps.to(model.device),
-                    embeddings[labels.to(model.device)],
-                    prompt_rows.to(model.device),
-                )
-                errors = (predicted.float().cpu() - target) ** 2
+                noisy = self.scheduler.add_noise(clean, of_noise, timesteps)
+                errors = (predict(noisy, timesteps, labels, prompt_rows).cpu() - target) ** 2
                 total += errors.mean(dim=(1, 2, 3)).sum().item()
         return total / (NOISE_LEVELS * len(self.clean))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from synthmix.adapter_training import methods
-from synthmix.adapter_training.held_out_rows import held_out_rows
+from synthmix.adapter_training.portions import portions
 from synthmix.adapter_training.targets import adapted_layers
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.operations.v1 import operations_pb2
@@ -136,9 +136,16 @@ def canonical_request(
     }
 
 
-def quantities(settings: adapters_pb2.AdapterSettings, layers: Sequence[Layer]) -> list[operations_pb2.Quantity]:
-    """What is known of an adapter before it is trained, so that a sweep can be laid out at equal parameters."""
+def quantities(
+    settings: adapters_pb2.AdapterSettings, layers: Sequence[Layer], adapters: int = 1
+) -> list[operations_pb2.Quantity]:
+    """What is known of an adapter before it is trained, so that a sweep can be laid out at equal parameters.
+
+    Args:
+        adapters: How many the artifact has; each has as many parameters.
+    """
     return [
+        operations_pb2.Quantity(name="adapters", value=adapters),
         operations_pb2.Quantity(name="scale", value=methods.scale(settings)),
         operations_pb2.Quantity(name="adapted layers", value=len(layers)),
         operations_pb2.Quantity(name="parameters", value=methods.parameter_count(settings, layers)),
@@ -175,7 +182,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
         for field, prompt in _prompts(settings)
         for warning in check_tokens(field, prompt, train.classes, tokenizer)
     ]
-    held_out_rows(train, settings.held_out, settings.seed)
+    adapters = len(portions(train, settings))
     warnings += enlarged_images(store, train, settings.image_size)
     request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)
     names = {"train_split": str(train.name), "base_model": base_model.reference}
@@ -194,6 +201,6 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else 1,
             warnings=warnings,
-            quantities=quantities(settings, layers_of(settings, base_model)),
+            quantities=quantities(settings, layers_of(settings, base_model), adapters),
         ),
     )

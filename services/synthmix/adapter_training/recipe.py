@@ -19,8 +19,8 @@ import torch
 from synthmix.adapter_training import objective
 from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
-from synthmix.adapter_training.held_out import HeldOut, HeldOutLoss
-from synthmix.adapter_training.unet_rewrites import Denoiser, denoiser
+from synthmix.adapter_training.held_out import HeldOut, HeldOutLoss, Predict
+from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
@@ -85,17 +85,21 @@ def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray
     return Latents(values, torch.from_numpy(labels).long())
 
 
-def set_aside(
-    model: LatentDiffusion, settings: AdapterSettings, latents: Latents, rows: Sequence[int]
+def chosen(
+    model: LatentDiffusion,
+    settings: AdapterSettings,
+    latents: Latents,
+    rows: Sequence[int],
+    held_out: Sequence[int],
 ) -> tuple[Latents, HeldOut | None]:
-    """The latents that are trained on, and what the loss is measured on besides; none if no rows are held out."""
-    if not rows:
-        return latents, None
-    others = [row for row in range(len(latents.labels)) if row not in set(rows)]
-    held_out = HeldOut(
-        settings, objective.training_scheduler(model), latents.values[0, list(rows)], latents.labels[list(rows)]
-    )
-    return Latents(latents.values[:, others], latents.labels[others]), held_out
+    """The latents of the images that are trained on, and what the loss is measured on besides; None if on nothing."""
+    of_rows = latents
+    if len(rows) < len(latents.labels):
+        of_rows = Latents(latents.values[:, list(rows)], latents.labels[list(rows)])
+    if not held_out:
+        return of_rows, None
+    clean, labels = latents.values[0, list(held_out)], latents.labels[list(held_out)]
+    return of_rows, HeldOut(settings, objective.training_scheduler(model), clean, labels)
 
 
 def set_up(model: LatentDiffusion, settings: AdapterSettings, checkpoint: Checkpoint | None = None) -> TrainingState:
@@ -156,6 +160,17 @@ def train(
     classes = (len(embeddings) - 1) // (1 + len(settings.more_prompts))
     model.unet.train()
     denoise = denoiser(model.unet)
+
+    def predict(
+        noisy: torch.Tensor, timesteps: torch.Tensor, prompts: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        with autocast:
+            device = model.device
+            predicted = denoise(
+                noisy.to(device, model.dtype), timesteps.to(device), embeddings[prompts.to(device)], rows.to(device)
+            )
+        return predicted.float()
+
     while state.step < total_steps and not _ends_early(state, settings):
         share = learning_rate_share_of(settings, state.step, total_steps)
         for group in state.optimizer.param_groups:
@@ -167,14 +182,8 @@ def train(
         prompts, prompt_rows = wanted.unique(return_inverse=True)
         if settings.dropout:  # PEFT draws what it leaves out from torch's own generator
             torch.manual_seed(derived_seed(settings.seed, "adapter dropout", state.step))
-        with autocast:
-            predicted = denoise(
-                task.noisy.to(model.device, model.dtype),
-                task.timesteps.to(model.device),
-                embeddings[prompts.to(model.device)],
-                prompt_rows.to(model.device),
-            )
-        loss = objective.loss(settings, noise_scheduler, predicted.float(), task)
+        predicted = predict(task.noisy, task.timesteps, prompts, prompt_rows)
+        loss = objective.loss(settings, noise_scheduler, predicted, task)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
@@ -183,7 +192,7 @@ def train(
         state.losses.append(loss.item())
         _average(state, settings)
         if held_out is not None and _is_evaluated(state.step, total_steps, settings):
-            _evaluate(model, state, settings, held_out, denoise, embeddings)
+            _evaluate(model, state, settings, held_out, predict)
         after_step(state)
     model.unet.eval()
     with torch.no_grad():
@@ -222,8 +231,7 @@ def _evaluate(
     state: TrainingState,
     settings: AdapterSettings,
     held_out: HeldOut,
-    denoise: Denoiser,
-    embeddings: torch.Tensor,
+    predict: Predict,
 ) -> None:
     """Measures the loss on held-out images, of the weights that would be the adapter now."""
     now = {name: value.detach().clone() for name, value in state.parameters.items()}
@@ -231,7 +239,7 @@ def _evaluate(
         for name, value in state.averages.items():
             state.parameters[name].copy_(value)
         model.unet.eval()
-        measured = HeldOutLoss(state.step * settings.batch_size, held_out.loss(model, denoise, embeddings))
+        measured = HeldOutLoss(state.step * settings.batch_size, held_out.loss(predict))
         model.unet.train()
         if settings.patience and all(measured.loss < earlier.loss for earlier in state.held_out):
             state.best = {name: value.detach().clone() for name, value in state.parameters.items()}
@@ -243,7 +251,9 @@ def _evaluate(
 def _ends_early(state: TrainingState, settings: AdapterSettings) -> bool:
     """Whether the lowest loss on held-out images is `patience` evaluations ago."""
     losses = [measured.loss for measured in state.held_out]
-    return bool(settings.patience) and len(losses) - losses.index(min(losses)) > settings.patience if losses else False
+    if not (settings.patience and losses):
+        return False
+    return len(losses) - 1 - losses.index(min(losses)) >= settings.patience
 
 
 def kept_images_seen(state: TrainingState, settings: AdapterSettings) -> int:

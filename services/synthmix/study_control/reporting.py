@@ -209,7 +209,15 @@ def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, owner: str,
 
 def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
     settings, summary = generators.adapter_settings(manifest), manifest.summary
-    losses = json.loads(read_payload(store, manifest, "losses.json"))
+    folders = generators.adapter_folders(manifest).values()
+    courses = [
+        json.loads(read_payload(store, manifest, f"{folder}/{generators.LOSSES}".lstrip("/"))) for folder in folders
+    ]
+    # Of several adapters the mean, after as many steps of each.
+    losses = [
+        (len(courses) * points[0][0], sum(loss for _, loss in points) / len(points))
+        for points in zip(*courses, strict=False)  # some may have ended early
+    ]
     return page.Adapter(
         name=name,
         settings=in_words(settings),
