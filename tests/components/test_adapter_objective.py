@@ -1,6 +1,8 @@
 """What options of an adapter's objective do: against formulas, and interrupted anywhere to the same bytes."""
 
+import itertools
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -281,3 +283,62 @@ def test_patience_ends_a_training_and_keeps_its_best_weights(base: LatentDiffusi
     _, at_best = trained(base, settings_of(held_out=0.25, learning_rate=0.3), stop_after=best + 1)
     assert all(torch.equal(value, at_best.parameters[name]) for name, value in state.parameters.items())
     assert model.unet.training is False
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A device whose memory is enough for one image at once after three steps. Yields how many were asked for."""
+    asked: list[int] = []
+    denoiser = recipe.denoiser
+
+    def of_little(unet: Any) -> Any:
+        denoise, steps = denoiser(unet), itertools.count()
+
+        def limited(latents: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+            asked.append(len(latents))
+            if next(steps) >= 3 and len(latents) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return denoise(latents, *others)
+
+        return limited
+
+    monkeypatch.setattr(recipe, "denoiser", of_little)
+    yield asked
+
+
+@pytest.mark.parametrize("options", [{}, {"min_snr_gamma": 5.0, "method": "dora"}], ids=str)
+def test_a_batch_that_does_not_fit_is_divided(
+    base: LatentDiffusion, options: dict[str, Any], little_memory: list[int]
+) -> None:
+    settings = settings_of(**options)
+    model, state = trained(base, settings)
+    assert state.micro_batch == 1
+    assert little_memory == [4, 4, 4, 4, 2, *[1] * 36], "tried once in halves, and not again"
+    assert len(state.losses) == 12
+    checkpoint = Checkpoint(20, *checkpointed(trained(base, settings, stop_after=5)[1]))
+    little_memory.clear()
+    resumed_model, resumed = trained(base, settings, checkpoint=checkpoint)
+    assert set(little_memory) == {1}
+    assert resumed.losses == state.losses
+    assert adapter_files(resumed_model.unet) == adapter_files(model.unet)
+
+
+def checkpointed(state: recipe.TrainingState) -> tuple[Any, ...]:
+    return recipe.state_tensors(state), state.losses, 1, tuple(state.held_out), "", state.micro_batch
+
+
+def test_a_divided_batch_gives_the_same_gradients(base: LatentDiffusion) -> None:
+    whole = trained(base, settings_of())[1]
+    model = shared_copy(base)
+    latents = recipe.cache_latents(model, pixels(), np.arange(IMAGES) % 2, views=2)
+    state = recipe.set_up(model, settings_of())
+    state.micro_batch = 3
+    embeddings = recipe.prompt_embeddings(model, PROMPTS[:1], ("round", "flat"))
+    recipe.train(model, state, settings_of(), latents, embeddings, lambda state: None)
+    assert state.losses == pytest.approx(whole.losses, rel=1e-4)
+
+
+def test_a_batch_whose_images_count_together_has_to_fit(base: LatentDiffusion, little_memory: list[int]) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(base, settings_of(distribution_matching=0.1))
+    assert little_memory == [4, 4, 4, 4]

@@ -32,6 +32,7 @@ class Checkpoint:
             of one that an earlier version wrote.
         held_out: Images seen and loss of each evaluation on held-out images.
         folder: Which of an artifact's adapters it is of; "" for the only one.
+        micro_batch: How many images of a batch were in memory at once; 0 for all.
     """
 
     images_seen: int
@@ -40,6 +41,7 @@ class Checkpoint:
     threads: int | None
     held_out: tuple[tuple[int, float], ...] = ()
     folder: str = ""
+    micro_batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def write_checkpoint(store: ObjectStore, operation: OperationName, checkpoint: C
         "threads": str(checkpoint.threads),
         "held_out": json.dumps(checkpoint.held_out),
         "folder": checkpoint.folder,
+        "micro_batch": str(checkpoint.micro_batch),
     }
     store.put_bytes(key, save(checkpoint.tensors, metadata=metadata))
     for stale in older:
@@ -88,6 +91,7 @@ def read_newest_checkpoint(store: ObjectStore, operation: OperationName) -> Chec
         int(metadata["threads"]) if "threads" in metadata else None,
         tuple((seen, loss) for seen, loss in json.loads(metadata.get("held_out", "[]"))),
         metadata.get("folder", ""),
+        int(metadata.get("micro_batch", 0)),
     )
 
 

@@ -38,6 +38,10 @@ class Task:
     dropped: torch.Tensor
     prompts: torch.Tensor
 
+    def part(self, rows: slice) -> "Task":
+        """Of some of the batch's images."""
+        return Task(self.noisy[rows], self.target[rows], self.timesteps[rows], self.dropped[rows], self.prompts[rows])
+
 
 def draw(settings: AdapterSettings, scheduler: Any, clean: torch.Tensor, step: int) -> Task:
     """The task of a step for clean latents, (batch, channels, height, width).

@@ -25,6 +25,7 @@ from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
 from synthmix.latent_diffusion.prompts import prompt_for
+from synthmix.service_kit.memory_errors import is_out_of_memory
 from synthmix.service_kit.seeds import derived_seed
 from synthmix.training.learning_rates import learning_rate_share
 from synthmix.training.symmetries import symmetry
@@ -59,6 +60,7 @@ class TrainingState:
         averages: Of the parameters, where a running average becomes the adapter; else none.
         held_out: The losses on held-out images so far.
         best: The weights of the lowest of them, where the training may end early; else none.
+        micro_batch: How many images are in memory at once; 0 for as many as a batch has.
     """
 
     step: int
@@ -69,6 +71,7 @@ class TrainingState:
     averages: dict[str, torch.Tensor] = field(default_factory=dict)
     held_out: list[HeldOutLoss] = field(default_factory=list)
     best: dict[str, torch.Tensor] = field(default_factory=dict)
+    micro_batch: int = 0
 
 
 def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray, views: int) -> Latents:
@@ -179,17 +182,21 @@ def train(
         task = objective.draw(settings, noise_scheduler, latents.values[views, rows], state.step)
         # The empty prompt is the first, then come each prompt's classes.
         wanted = torch.where(task.dropped, 0, 1 + task.prompts * classes + latents.labels[rows])
-        prompts, prompt_rows = wanted.unique(return_inverse=True)
-        if settings.dropout:  # PEFT draws what it leaves out from torch's own generator
-            torch.manual_seed(derived_seed(settings.seed, "adapter dropout", state.step))
-        predicted = predict(task.noisy, task.timesteps, prompts, prompt_rows)
-        loss = objective.loss(settings, noise_scheduler, predicted, task)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+
+        def backward(part: slice, task: objective.Task = task, wanted: torch.Tensor = wanted) -> float:
+            """Adds the gradients of some of the batch's images, and returns what they add to its loss."""
+            of_part = task.part(part)
+            predicted = predict(of_part.noisy, of_part.timesteps, *wanted[part].unique(return_inverse=True))
+            loss = objective.loss(settings, noise_scheduler, predicted, of_part)
+            loss = loss * (len(of_part.timesteps) / len(wanted))
+            loss.backward()
+            return loss.item()
+
+        losses = _gradients(state, settings, backward)
         torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
         state.optimizer.step()
         state.step += 1
-        state.losses.append(loss.item())
+        state.losses.append(math.fsum(losses))
         _average(state, settings)
         if held_out is not None and _is_evaluated(state.step, total_steps, settings):
             _evaluate(model, state, settings, held_out, predict)
@@ -198,6 +205,31 @@ def train(
     with torch.no_grad():
         for name, value in (state.best or state.averages).items():
             state.parameters[name].copy_(value)
+
+
+def _gradients(state: TrainingState, settings: AdapterSettings, backward: Callable[[slice], float]) -> list[float]:
+    """The gradients of a batch, by as many images at once as the memory is enough for. Returns the parts' losses.
+
+    A smaller number changes last bits alone. It is the rest of the training's, and in its checkpoints. Where a batch's
+    images count together (distribution matching), the whole batch has to fit.
+    """
+    while True:
+        state.optimizer.zero_grad(set_to_none=True)
+        if settings.dropout:  # PEFT draws what it leaves out from torch's own generator
+            torch.manual_seed(derived_seed(settings.seed, "adapter dropout", state.step))
+        at_once = state.micro_batch or settings.batch_size
+        try:
+            return [
+                backward(slice(start, min(start + at_once, settings.batch_size)))
+                for start in range(0, settings.batch_size, at_once)
+            ]
+        except Exception as error:
+            if not is_out_of_memory(error) or at_once == 1 or settings.distribution_matching:
+                raise
+        # Outside of the handler, whose error holds on to the tensors of what failed.
+        state.micro_batch = -(-at_once // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def learning_rate_share_of(settings: AdapterSettings, step: int, steps: int) -> float:
@@ -320,6 +352,7 @@ def _restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSett
     state.step = checkpoint.images_seen // settings.batch_size
     state.losses = list(checkpoint.losses)
     state.held_out = [HeldOutLoss(*measured) for measured in checkpoint.held_out]
+    state.micro_batch = checkpoint.micro_batch
 
 
 def _tensors_of(checkpoint: Checkpoint, kind: str) -> dict[str, torch.Tensor]:

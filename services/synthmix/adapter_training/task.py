@@ -139,6 +139,7 @@ class _Run:
                         self.threads,
                         tuple(state.held_out),
                         portion.folder,
+                        state.micro_batch,
                     ),
                 )
 
@@ -158,6 +159,8 @@ class _Run:
                 "parameter_count": sum(value.numel() for value in state.parameters.values()),
                 "images_seen": recipe.kept_images_seen(state, settings),
                 "held_out_losses": state.held_out,
+                # It decides about last bits, as the number of threads does.
+                "micro_batch": state.micro_batch or settings.batch_size,
                 "threads": self.threads,
                 "device": str(model.device),
             },
