@@ -189,7 +189,8 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     target = ArtifactName(ADAPTERS, digest_of(request))
     done = find_manifest(store, target) is not None
     scale = (settings.image_size / base_model.image_size_px) ** 2
-    seconds = START_SECONDS + settings.images_seen * SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * scale
+    image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * methods.METHODS[settings.method].cost
+    seconds = START_SECONDS + settings.images_seen * image_seconds * scale
     return Planned(
         request,
         names,
