@@ -11,7 +11,7 @@ from synthmix.adapter_training.front_end import adapter_message
 from synthmix.adapter_training.methods import METHODS, OWN_FIELDS
 from synthmix.adapter_training.targets import LONGEST_PATTERN, TARGETS, adapted_layers, module_names
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.image_data.generators import recorded_adapter_settings
+from synthmix.image_data.generators import classes_made, recorded_adapter_settings
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.unet_layers import Layer, UNetLayers, layers_of
 from synthmix.service_kit.artifacts import Manifest
@@ -277,3 +277,12 @@ def test_an_adapter_of_an_earlier_version_is_shown_as_it_was() -> None:
     message = adapter_message(MemoryObjectStore.created(), manifest)
     assert (message.images_seen, message.settings.rank, message.settings.per) == (4800, 16, "dataset")
     assert not message.held_out_losses
+
+
+def test_images_are_made_of_classes_that_have_an_adapter() -> None:
+    """A class without train images has none of its own."""
+    name, summary = ArtifactName(ADAPTERS, "3" * 32), {"classes": ["a", "b", "c"]}
+    of_all = Manifest(name, {}, {}, 3, (), summary | {"adapters": [{"label": "", "folder": ""}]})
+    of_each = [{"label": label, "folder": f"class-000{number}"} for number, label in enumerate("abc") if label != "b"]
+    assert classes_made(of_all) == classes_made(Manifest(name, {}, {}, 2, (), summary)) == ["a", "b", "c"]
+    assert classes_made(Manifest(name, {}, {}, 3, (), summary | {"adapters": of_each})) == ["a", "c"]

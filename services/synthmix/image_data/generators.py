@@ -20,6 +20,11 @@ def adapter_folders(adapter: Manifest) -> dict[str, str]:
     return {item["label"]: item["folder"] for item in adapters}
 
 
+def classes_made(adapter: Manifest) -> list[str]:
+    """The classes that an artifact has an adapter for: all, or those that had train images for one of their own."""
+    return [label for label in adapter_folders(adapter) if label] or list(adapter.summary["classes"])
+
+
 def in_folder(folder: str, file: str) -> str:
     """The name of a payload that is one of an adapter's files."""
     return f"{folder}/{file}" if folder else file

@@ -5,7 +5,7 @@ from typing import Any
 
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
-from synthmix.image_data.generators import adapter_settings
+from synthmix.image_data.generators import adapter_settings, classes_made
 from synthmix.image_synthesis.shard_ranges import shard_count
 from synthmix.latent_diffusion.base_model import resolve, verify
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
@@ -46,11 +46,11 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     check(settings, "image_set.settings", problems)
     with problems:
         check_prompt("image_set.settings.prompt", settings.prompt)
-    check_classes(image_set.class_images, adapter.summary["classes"] if adapter else None, problems)
+    check_classes(image_set.class_images, classes_made(adapter) if adapter else None, problems)
     problems.raise_if_any()
     images = {item.label: item.images for item in image_set.class_images}
     if not images and adapter is not None:
-        images = dict.fromkeys(adapter.summary["classes"], settings.per_class)
+        images = dict.fromkeys(classes_made(adapter), settings.per_class)
     request = canonical_request(settings, adapter_id=name.id, class_images=images)
     target = ArtifactName(IMAGE_SETS, digest_of(request))
     total = sum(images.values())
