@@ -140,6 +140,8 @@ def test_a_study_compares_an_adapter_of_all_classes_with_one_of_each(
     assert {payload.name for payload in of_each.payloads} == {
         f"class-000{number}/{name}" for number in range(3) for name in files
     }
+    assert [item.folder for item in of_each.class_adapters] == [f"class-000{number}" for number in range(3)]
+    assert all(item.held_out_losses for item in of_each.class_adapters)
     assert of_each.parameter_count == 3 * of_all.parameter_count
     assert len(study.image_sets) == 2
     client.download_report(study.name, tmp_path)

@@ -1,6 +1,8 @@
 """The adapter training service."""
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from google.longrunning import operations_pb2
@@ -57,8 +59,17 @@ def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adap
         parameter_count=summary["parameter_count"],
         # Adapters of earlier versions have seen all images that were asked for, and had none held out.
         images_seen=summary.get("images_seen", settings.images_seen),
-        held_out_losses=[
-            adapters_pb2.HeldOutLoss(images_seen=seen, loss=loss) for seen, loss in summary.get("held_out_losses", ())
+        held_out_losses=_held_out_losses(summary),
+        class_adapters=[
+            adapters_pb2.ClassAdapter(
+                label=item["label"],
+                folder=item["folder"],
+                images_seen=item["images_seen"],
+                final_loss=item["final_loss"],
+                held_out_losses=_held_out_losses(item),
+            )
+            for item in summary.get("adapters", ())
+            if item["label"]
         ],
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
@@ -66,6 +77,10 @@ def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adap
     )
     message.create_time.FromJsonString(manifest.create_time)
     return message
+
+
+def _held_out_losses(summary: Mapping[str, Any]) -> list[adapters_pb2.HeldOutLoss]:
+    return [adapters_pb2.HeldOutLoss(images_seen=seen, loss=loss) for seen, loss in summary.get("held_out_losses", ())]
 
 
 def servicer(store: ObjectStore, collection: ArtifactCollection) -> Servicer:
