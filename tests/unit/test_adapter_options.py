@@ -9,6 +9,7 @@ from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import methods, planning
 from synthmix.adapter_training.front_end import adapter_message
 from synthmix.adapter_training.methods import METHODS, OWN_FIELDS
+from synthmix.adapter_training.portions import Portion
 from synthmix.adapter_training.targets import LONGEST_PATTERN, TARGETS, adapted_layers, module_names
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.generators import classes_made, recorded_adapter_settings
@@ -68,7 +69,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
         (
             {"method": method, field: 8},
             field,
-            f"is no option of {method}, which has",
+            f"is no option of {method}, which ",
             "leave it out, or use one of: ",
         )
         for method in METHODS
@@ -98,6 +99,20 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"least_noise": 0.5, "most_noise": 0.5}, "least_noise", "is not below most_noise, 0.5", "lower it, or raise most"),
     ({"least_noise": 1.0}, "least_noise", "is not below most_noise, 1", "lower it, or raise most_noise"),
     ({"patience": 3}, "patience", "waits for the loss on held-out images", "set held_out, such as 0.1, or leave"),
+    ({"held_out": 0.1, "evaluations": 0}, "evaluations", "is out of range", "use a value between 1 and 1000"),
+    ({"evaluations": 5}, "evaluations", "measures the loss on held-out images", "set held_out, such as 0.1, or leave"),
+    (
+        {"prompt": "a {label}", "more_prompts": ["a {label}"]},
+        "more_prompts[0]",
+        "is the prompt itself",
+        "leave it out: all prompts are drawn as often",
+    ),
+    (
+        {"method": "loha", "targets": "all", "dropout": 0.5},
+        "dropout",
+        "leaves out all 8 outputs of conv_out now and then",
+        "use less than 0.03",
+    ),
     ({"more_prompts": ["a cell"]}, "more_prompts[0]", "does not name the class", "put {label} where"),
     ({"more_prompts": ["{label}", "{label}"]}, "more_prompts[1]", "is there twice", "leave one of them out"),
     *(
@@ -113,7 +128,6 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
             ("held_out", 0.6, "is out of range", "use a value between 0 and 0.5"),
             ("warmup", math.nan, "is out of range", "use a value between 0 and 1"),
             ("per", "classes", "is not one of the choices", "did you mean 'class'"),
-            ("evaluations", 0, "is out of range", "use a value between 1 and 1000"),
         )
     ),
     ({"method": "oft", "dropout": 0.5}, "dropout", "has no effect in PEFT's oft", "leave it out, or use boft"),
@@ -235,12 +249,15 @@ def test_parameters_of_a_layer(settings: AdapterSettings, shape: tuple[int, ...]
 )
 def test_scale(builtin: BaseModel, given: dict[str, Any], scale: float) -> None:
     settings = planned(AdapterSettings(**given), builtin)
-    quantities = {
-        item.name: item.value for item in planning.quantities(settings, planning.layers_of(settings, builtin))
-    }
+    layers, one = planning.layers_of(settings, builtin), [Portion("", "", (0, 1), (2,), 100)]
+    quantities = {item.name: item.value for item in planning.quantities(settings, layers, one)}
     assert quantities["scale"] == pytest.approx(scale)
-    assert quantities["adapted layers"] == len(planning.layers_of(settings, builtin)) > 20
+    assert quantities["adapted layers"] == len(layers) > 20
     assert quantities["parameters"] > 1000
+    assert (quantities["adapters"], quantities["held-out images"]) == (1, 1)
+    three = {item.name: item.value for item in planning.quantities(settings, layers, 3 * one)}
+    assert (three["adapters"], three["held-out images"]) == (3, 3)
+    assert three["parameters"] == 3 * quantities["parameters"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -252,9 +269,14 @@ def test_a_method_alone_is_enough(builtin: BaseModel, method: str) -> None:
     assert not settings.HasField("loraplus_ratio"), "without it all factors learn as fast"
 
 
-def test_lokr_learns_ten_times_as_fast(builtin: BaseModel) -> None:
-    rates = {name: planning.filled(AdapterSettings(method=name), builtin).learning_rate for name in ("lora", "lokr")}
-    assert rates["lokr"] == pytest.approx(10 * rates["lora"])
+def test_some_methods_learn_faster_by_default(builtin: BaseModel) -> None:
+    rates = {name: planning.filled(AdapterSettings(method=name), builtin).learning_rate for name in METHODS}
+    factors = {name: round(rate / rates["lora"], 6) for name, rate in rates.items()}
+    assert {name: factor for name, factor in factors.items() if factor != 1} == {"loha": 3, "lokr": 10, "boft": 3}
+
+
+def test_a_ratio_of_one_is_none(builtin: BaseModel) -> None:
+    assert planned(AdapterSettings(loraplus_ratio=1), builtin) == planned(AdapterSettings(), builtin)
 
 
 @pytest.mark.parametrize("method", METHODS)

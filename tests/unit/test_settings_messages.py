@@ -179,7 +179,12 @@ def test_an_option_that_is_added_with_a_default_changes_no_canonical_form() -> N
         ([AdapterSettings(rank=4), AdapterSettings(rank=16)], ["rank 4", "rank 16"]),
         (
             [AdapterSettings(rank=4, targets="attention"), AdapterSettings(rank=4, image_size=64)],
-            ["targets attention, image size not set", "targets not set, image size 64 pixels"],
+            ["targets attention", "image size 64 pixels"],
+        ),
+        ([AdapterSettings(), AdapterSettings(rank=32)], ["adapter", "rank 32"]),
+        (
+            [AdapterSettings(more_prompts=["{label} a", "{label} b"]), AdapterSettings()],
+            ["more prompts {label} a; {label} b", "adapter"],
         ),
         ([AdapterSettings(seed=2**53), AdapterSettings(seed=1)], [f"seed {2**53}", "seed 1"]),
         (

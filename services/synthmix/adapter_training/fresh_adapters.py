@@ -30,18 +30,21 @@ def add_fresh_adapter(
         Copies of the first factors, by the names of their parameters, of a method that begins from the base model's
         weights and takes them off these; else none.
     """
-    method = METHODS[settings.method]
-    if not method.begins_from_weights:
+    if not METHODS[settings.method].begins_from_weights:
         unet.add_adapter(_config(unet, settings))
         return {}
+    before = _unshared(unet, settings)
     if first_factors:
         # Factoring the weights anew may give other signs on another processor.
         unet.add_adapter(_config(unet, settings, init_lora_weights=False))
-        _take_off(unet, settings, first_factors)
-        return dict(first_factors)
-    _unshare(unet, settings)
-    unet.add_adapter(_config(unet, settings))
-    return {name: value.detach().clone() for name, value in unet.named_parameters() if value.requires_grad}
+        first_factors = dict(first_factors)
+    else:
+        unet.add_adapter(_config(unet, settings))
+        first_factors = {
+            name: value.detach().float().clone() for name, value in unet.named_parameters() if value.requires_grad
+        }
+    _take_off(unet, settings, first_factors, before)
+    return first_factors
 
 
 def _config(unet: Any, settings: AdapterSettings, **others: Any) -> PeftConfig:
@@ -51,19 +54,29 @@ def _config(unet: Any, settings: AdapterSettings, **others: Any) -> PeftConfig:
     return config
 
 
-def _unshare(unet: Any, settings: AdapterSettings) -> None:
-    """Gives the adapted layers weights of their own: PEFT's OLoRA changes them in place, which are the base model's."""
-    names = set(_config(unet, settings).target_modules or ())
+def _unshared(unet: Any, settings: AdapterSettings) -> dict[str, torch.Tensor]:
+    """Gives the adapted layers weights of their own, and returns those that they had, which are the base model's.
+
+    PEFT's OLoRA changes weights in place.
+    """
+    ends = set(_config(unet, settings).target_modules or ())
+    before = {}
     for name, module in unet.named_modules():
-        if any(name == end or name.endswith(f".{end}") for end in names):
+        if any(name == end or name.endswith(f".{end}") for end in ends):
+            before[name] = module.weight.data
             module.weight.data = module.weight.data.clone()
+    return before
 
 
-def _take_off(unet: Any, settings: AdapterSettings, first_factors: Mapping[str, torch.Tensor]) -> None:
-    """Takes the first factors off the weights, as PEFT does when it makes them."""
+def _take_off(
+    unet: Any, settings: AdapterSettings, first_factors: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor]
+) -> None:
+    """Takes the first factors off the weights that were there before.
+
+    PEFT does so too, but in another order of operations than a training that goes on could, and in bfloat16 before it
+    rounds the factors.
+    """
     for name, layer in adapter_layers(unet).items():
-        down, up = (first_factors[f"{name}.lora_{side}.{NAME}.weight"] for side in "AB")
-        weight = layer.get_base_layer().weight
-        with torch.no_grad():
-            rest = weight.float() - scale(settings) * (up.to(weight.device) @ down.to(weight.device))
-        weight.data = rest.to(weight.dtype)
+        weight = before[name]
+        down, up = (first_factors[f"{name}.lora_{side}.{NAME}.weight"].to(weight.device) for side in "AB")
+        layer.get_base_layer().weight.data = (weight.float() - scale(settings) * (up @ down)).to(weight.dtype)

@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 import torch
 
 from synthmix.adapter_training import objective
+from synthmix.adapter_training.held_out_rows import NOISE_LEVELS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.service_kit.seeds import derived_seed
 
 # What the UNet answers to noisy latents at timesteps, with which prompts, and which of these each image has.
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-# Of each image, from the least noise to the most.
-NOISE_LEVELS = 4
 
 
 class HeldOutLoss(NamedTuple):

@@ -31,6 +31,8 @@ DEFAULT_FACTOR = 8
 # PEFT keeps a square of a layer's inputs in memory for each layer of BOFT: 0.3 GB for the attention of Stable Diffusion
 # 1.5, and 60 GB for its convolutions.
 BOFT_MOST_BYTES = 4 << 30
+# That a step of loha fails; a training has up to some millions of them, times layers.
+LARGEST_CHANCE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ def check_options(given: AdapterSettings, problems: Problems) -> None:
             raise invalid_field(
                 f"{PATH}.{field}",
                 getattr(given, field),
-                f"is no option of {given.method}, which has {_words(METHODS[given.method].takes)}",
-                f"leave it out, or use one of: {owners}",
+                f"is no option of {given.method}, which {METHODS[given.method].sentence}",
+                f"leave it out, or use one of: {owners}; in a study, give {given.method} an entry of its own under "
+                "adapters",
                 reason=REASON,
             )
 
@@ -112,10 +115,6 @@ def check_options(given: AdapterSettings, problems: Problems) -> None:
 def check_layers(settings: AdapterSettings, layers: Sequence[Layer]) -> None:
     """Raises InvalidArgument for what a method can't do in these layers. `settings` are filled."""
     METHODS[settings.method].cannot(settings, layers)
-
-
-def _words(fields: Sequence[str]) -> str:
-    return " and ".join(fields)
 
 
 def _lora_parameters(settings: AdapterSettings, layer: Layer) -> int:
@@ -177,6 +176,19 @@ def _lora(initial: str, **others: Any) -> Callable[[AdapterSettings], dict[str, 
         }
 
     return options
+
+
+def _check_loha(settings: AdapterSettings, layers: Sequence[Layer]) -> None:
+    """PEFT's LoHa divides by the share of outputs that are left, which is 0 if all of a layer's are left out."""
+    fewest = min(layers, key=lambda layer: layer.outputs)
+    if settings.dropout**fewest.outputs > LARGEST_CHANCE:
+        raise invalid_field(
+            f"{PATH}.dropout",
+            settings.dropout,
+            f"leaves out all {fewest.outputs} outputs of {fewest.name} now and then, which PEFT's loha divides by",
+            f"use less than {LARGEST_CHANCE ** (1 / fewest.outputs):.2g}, other targets, or lokr",
+            reason=REASON,
+        )
 
 
 def _refuse_convolutions(settings: AdapterSettings, layers: Sequence[Layer]) -> None:
@@ -324,6 +336,8 @@ METHODS: dict[str, Method] = {
             "rank_dropout": settings.dropout,
             "use_effective_conv2d": True,
         },
+        learning_rate_factor=3.0,
+        cannot=_check_loha,
     ),
     "lokr": Method(
         sentence="adds the Kronecker product of a small matrix and a large one, of low rank if `rank` is small",
@@ -357,6 +371,7 @@ METHODS: dict[str, Method] = {
         config="BOFTConfig",
         cost=1.4,
         options=lambda settings: {"boft_block_size": settings.block_size, "boft_dropout": settings.dropout},
+        learning_rate_factor=3.0,
         largest_block=4,
         cannot=_check_boft,
     ),

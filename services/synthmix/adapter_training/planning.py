@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from synthmix.adapter_training import methods
-from synthmix.adapter_training.portions import portions
+from synthmix.adapter_training.held_out_rows import MOST_IMAGES, NOISE_LEVELS
+from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.targets import adapted_layers
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.operations.v1 import operations_pb2
@@ -19,7 +20,7 @@ from synthmix.latent_diffusion.unet_layers import Layer, unet_layers
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import Problems, invalid_field, missing_field
+from synthmix.service_kit.errors import InvalidArgument, Problems, invalid_field, missing_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical, check, set_default, with_defaults
@@ -30,6 +31,8 @@ RECIPE_VERSION = 3
 # Measured on two cores of a server CPU for the built-in model; a hub model takes about 400 times the work.
 SECONDS_PER_IMAGE_SEEN = {True: 0.028, False: 12.0}
 START_SECONDS = 10.0
+# Of what an image seen takes, without the backward pass.
+FORWARD_SHARE = 1 / 3
 
 
 def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapters_pb2.AdapterSettings:
@@ -47,6 +50,8 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
     methods.fill(full)
     if "block_size" in method.takes and not full.HasField("block_size"):
         full.block_size = methods.default_block_size(full, layers_of(full, base_model))
+    if full.loraplus_ratio == 1:
+        full.ClearField("loraplus_ratio")  # which is what it is without
     set_default(full, "images_seen", 4800 if builtin else 20000)
     set_default(full, "batch_size", 16 if builtin else 4)
     # A model of a few million parameters bears, and needs, a larger step than Stable Diffusion's 1e-4: 6e-3 learns
@@ -106,16 +111,31 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
             )
     with problems:
         if settings.patience and not settings.held_out:
-            raise invalid_field(
-                "adapter.settings.patience",
-                settings.patience,
-                "waits for the loss on held-out images, and none are held out",
-                "set held_out, such as 0.1, or leave patience out",
-            )
+            raise _measures_nothing("patience", settings.patience, "waits for the loss on held-out images")
+    with problems:
+        if settings.evaluations != with_defaults(adapters_pb2.AdapterSettings()).evaluations and not settings.held_out:
+            raise _measures_nothing("evaluations", settings.evaluations, "measures the loss on held-out images")
     for field, prompt in _prompts(settings):
         with problems:
             check_prompt(field, prompt)
+            if prompt == settings.prompt and field != "adapter.settings.prompt":
+                raise invalid_field(
+                    field,
+                    prompt,
+                    "is the prompt itself",
+                    "leave it out: all prompts are drawn as often",
+                    reason="DUPLICATE_VALUE",
+                )
     problems.raise_if_any()
+
+
+def _measures_nothing(field: str, value: int, what: str) -> InvalidArgument:
+    return invalid_field(
+        f"adapter.settings.{field}",
+        value,
+        f"{what}, and none are held out",
+        f"set held_out, such as 0.1, or leave {field} out",
+    )
 
 
 def _prompts(settings: adapters_pb2.AdapterSettings) -> list[tuple[str, str]]:
@@ -137,19 +157,18 @@ def canonical_request(
 
 
 def quantities(
-    settings: adapters_pb2.AdapterSettings, layers: Sequence[Layer], adapters: int = 1
+    settings: adapters_pb2.AdapterSettings, layers: Sequence[Layer], adapters: Sequence[Portion]
 ) -> list[operations_pb2.Quantity]:
-    """What is known of an adapter before it is trained, so that a sweep can be laid out at equal parameters.
-
-    Args:
-        adapters: How many the artifact has; each has as many parameters.
-    """
-    return [
-        operations_pb2.Quantity(name="adapters", value=adapters),
-        operations_pb2.Quantity(name="scale", value=methods.scale(settings)),
-        operations_pb2.Quantity(name="adapted layers", value=len(layers)),
-        operations_pb2.Quantity(name="parameters", value=methods.parameter_count(settings, layers)),
-    ]
+    """What is known of an artifact before it is trained, so that a sweep can be laid out at equal parameters."""
+    parameters = len(adapters) * methods.parameter_count(settings, layers)
+    values = {
+        "adapters": len(adapters),
+        "scale": methods.scale(settings),
+        "adapted layers": len(layers),
+        "parameters": parameters,
+        "held-out images": sum(len(item.held_out) for item in adapters),
+    }
+    return [operations_pb2.Quantity(name=name, value=value) for name, value in values.items()]
 
 
 def enlarged_images(store: ObjectStore, train: TrainPart, image_size_px: int) -> list[str]:
@@ -182,7 +201,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
         for field, prompt in _prompts(settings)
         for warning in check_tokens(field, prompt, train.classes, tokenizer)
     ]
-    adapters = len(portions(train, settings))
+    adapters = portions(train, settings)
     warnings += enlarged_images(store, train, settings.image_size)
     request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)
     names = {"train_split": str(train.name), "base_model": base_model.reference}
@@ -190,7 +209,8 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     done = find_manifest(store, target) is not None
     scale = (settings.image_size / base_model.image_size_px) ** 2
     image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * methods.METHODS[settings.method].cost
-    seconds = START_SECONDS + settings.images_seen * image_seconds * scale
+    measured = settings.evaluations * NOISE_LEVELS * sum(min(MOST_IMAGES, len(item.held_out)) for item in adapters)
+    seconds = START_SECONDS + (settings.images_seen + FORWARD_SHARE * measured) * image_seconds * scale
     return Planned(
         request,
         names,

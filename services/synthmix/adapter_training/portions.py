@@ -34,19 +34,19 @@ def portions(part: TrainPart, settings: AdapterSettings) -> list[Portion]:
     Raises:
         InvalidArgument: No images can be held out.
     """
-    held_out = set(held_out_rows(part, settings.held_out, settings.seed))
     labels = [label for label in part.classes if label in part.class_names] if settings.per == CLASS else [""]
-    return [
-        Portion(
-            folder=f"class-{part.classes.index(label):04d}" if label else "",
-            label=label,
-            rows=tuple(row for row in _rows(part, label) if row not in held_out),
-            held_out=tuple(row for row in _rows(part, label) if row in held_out),
-            images_seen=-(-settings.images_seen // len(labels)),
+    found = []
+    for label in labels:
+        rows = [row for row, of_image in enumerate(part.class_names) if not label or of_image == label]
+        what = f"the class {label!r}" if label else "the train images"
+        held_out = held_out_rows(part.groups, part.class_names, rows, settings.held_out, settings.seed, what=what)
+        found.append(
+            Portion(
+                folder=f"class-{part.classes.index(label):04d}" if label else "",
+                label=label,
+                rows=tuple(sorted(set(rows) - set(held_out))),
+                held_out=tuple(held_out),
+                images_seen=-(-settings.images_seen // len(labels)),
+            )
         )
-        for label in labels
-    ]
-
-
-def _rows(part: TrainPart, label: str) -> list[int]:
-    return [row for row, of_image in enumerate(part.class_names) if not label or of_image == label]
+    return found

@@ -20,6 +20,7 @@ from synthmix.adapter_training import objective
 from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
 from synthmix.adapter_training.held_out import HeldOut, HeldOutLoss, Predict
+from synthmix.adapter_training.held_out_rows import measured_rows
 from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
@@ -101,7 +102,8 @@ def chosen(
         of_rows = Latents(latents.values[:, list(rows)], latents.labels[list(rows)])
     if not held_out:
         return of_rows, None
-    clean, labels = latents.values[0, list(held_out)], latents.labels[list(held_out)]
+    measured = measured_rows(held_out, settings.seed)
+    clean, labels = latents.values[0, measured], latents.labels[measured]
     return of_rows, HeldOut(settings, objective.training_scheduler(model), clean, labels)
 
 
@@ -271,7 +273,7 @@ def _evaluate(
         for name, value in state.averages.items():
             state.parameters[name].copy_(value)
         model.unet.eval()
-        measured = HeldOutLoss(state.step * settings.batch_size, held_out.loss(predict))
+        measured = HeldOutLoss(_images_seen(state, settings), held_out.loss(predict))
         model.unet.train()
         if settings.patience and all(measured.loss < earlier.loss for earlier in state.held_out):
             state.best = {name: value.detach().clone() for name, value in state.parameters.items()}
@@ -292,6 +294,11 @@ def kept_images_seen(state: TrainingState, settings: AdapterSettings) -> int:
     """After how many images seen, counted with repetition, the weights that are kept were the training's."""
     if state.best:
         return min(state.held_out, key=lambda measured: measured.loss).images_seen
+    return _images_seen(state, settings)
+
+
+def _images_seen(state: TrainingState, settings: AdapterSettings) -> int:
+    """As many as were asked for at the end, whose batch may be larger than what was left."""
     return min(state.step * settings.batch_size, settings.images_seen)
 
 

@@ -214,14 +214,27 @@ def _stored(
             "parameter_count": sum(adapter["parameter_count"] for adapter in adapters),
             "threads": run.threads,
             "device": adapters[0]["device"],
-            "images_seen": sum(adapter["images_seen"] for adapter in adapters),
-            "held_out_losses": adapters[0]["held_out_losses"] if len(adapters) == 1 else [],
+            "images_seen": min(run.settings.images_seen, sum(adapter["images_seen"] for adapter in adapters)),
+            "held_out_losses": _together([adapter["held_out_losses"] for adapter in adapters]),
             "adapters": [
                 {"folder": portion.folder, "label": portion.label, **adapter}
                 for portion, adapter in zip(of_artifact, adapters, strict=True)
             ],
         },
     }
+
+
+def _together(courses: list[list[Sequence[float]]]) -> list[Sequence[float]]:
+    """The losses on held-out images of all adapters: their means, after the images that all have seen together.
+
+    None, if some were measured more often than others, since they ended early.
+    """
+    if len({len(course) for course in courses}) > 1:
+        return []
+    return [
+        (sum(seen for seen, _ in points), float(np.mean([loss for _, loss in points])))
+        for points in zip(*courses, strict=True)
+    ]
 
 
 def _message(portion: Portion, state: recipe.TrainingState) -> str:

@@ -125,6 +125,11 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: It
     return "\n".join(aligned(line) for line in [list(headers), *lines])
 
 
+def number(value: float) -> str:
+    """A count in full, and another number to six digits."""
+    return f"{value:,.0f}" if value.is_integer() else f"{value:,.6g}"
+
+
 def with_owners(
     headers: Sequence[str], rows: Iterable[Sequence[object]], items: Sequence[Any]
 ) -> tuple[list[str], list[list[object]]]:

@@ -15,7 +15,7 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.operations import follow
-from synthmix.cli.output import emit, human_time, note, table, with_owners, without_own
+from synthmix.cli.output import emit, human_time, note, number, table, with_owners, without_own
 from synthmix.cli.progress import progress, shown_transfer
 from synthmix.cli.studies import located
 from synthmix.client.client import Client
@@ -120,4 +120,4 @@ def plan_text(plan: operations_pb2.Plan) -> str:
         f"{duration(plan.predicted_seconds)} of worker time predicted" if plan.done < plan.total else "all done already"
     )
     said = f"{plan.target}: {plan.done} of {plan.total} {plan.unit} done, {left}"
-    return "\n".join([said, *(f"{item.name}: {item.value:,.6g}" for item in plan.quantities)])
+    return "\n".join([said, *(f"{item.name}: {number(item.value)}" for item in plan.quantities)])

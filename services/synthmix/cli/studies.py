@@ -11,7 +11,7 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.cli import exit_codes
 from synthmix.cli.connection import connect
 from synthmix.cli.operations import said_of_cancelled
-from synthmix.cli.output import emit, ended_badly, human_time, note, table, with_owners, without_own
+from synthmix.cli.output import emit, ended_badly, human_time, note, number, table, with_owners, without_own
 from synthmix.cli.progress import progress, shown_operation
 from synthmix.client.client import Client, failure_of, metadata_of
 from synthmix.client.study_file import Document, read_study
@@ -167,5 +167,5 @@ def _quantities(plan: studies_pb2.StudyPlan) -> list[str]:
     if not known:
         return []
     names = [quantity.name.upper() for quantity in known[0][1]]
-    rows = [(step, *(f"{item.value:,.6g}" for item in quantities)) for step, quantities in known]
+    rows = [(step, *(number(item.value) for item in quantities)) for step, quantities in known]
     return ["", table(("STEP", *names), rows, right=names)]

@@ -19,7 +19,7 @@ from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactNa
 from synthmix.service_kit.settings_messages import canonical, check, set_default, with_defaults
 
 # Raised whenever the recipe's bytes change, or a declared default: an image set of another version is another one.
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 
 # Measured on one core of a server CPU with the built-in model, for one denoising step of one image with guidance.
 SECONDS_PER_IMAGE_STEP = 0.023

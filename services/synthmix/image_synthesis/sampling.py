@@ -62,6 +62,7 @@ def synthesise_shard(
         for batch in synthesise(model, adapter, settings, list(of_folder)):
             images += batch
             report(len(images))
+        del model  # or it stays beside the next one
     shard = write_shard(store, ArtifactName.parse(target, field="target"), number, images)
     record_shard(store, OperationName.parse(operation), number, shard)
     count_on_worker("synthmix_images", len(images), IMAGE_SYNTHESIS)

@@ -151,7 +151,8 @@ def distinguishing_names(settings: Sequence[Sequence[Message]], alone: str) -> l
             values = [_value_if_set(message, field) for message in messages]
             if any(value != values[0] for value in values):
                 for name, value in zip(names, values, strict=True):
-                    name.append(_named_value(field, value))
+                    if value not in (None, ()):  # what others set says enough
+                        name.append(_named_value(field, value))
     return [", ".join(name) or alone for name in names]
 
 
@@ -173,8 +174,8 @@ def _value_if_set(message: Message, field: FieldDescriptor) -> Any:
 
 def _named_value(field: FieldDescriptor, value: Any) -> str:
     words = field.name.replace("_", " ")
-    if value is None:
-        return f"{words} not set"
+    if isinstance(value, tuple):
+        value = "; ".join(map(str, value))
     if isinstance(value, bool):
         return f"{words} {str(value).lower()}"
     if isinstance(value, (int, float)):

@@ -213,11 +213,7 @@ def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
     courses = [
         json.loads(read_payload(store, manifest, f"{folder}/{generators.LOSSES}".lstrip("/"))) for folder in folders
     ]
-    # Of several adapters the mean, after as many steps of each.
-    losses = [
-        (len(courses) * points[0][0], sum(loss for _, loss in points) / len(points))
-        for points in zip(*courses, strict=False)  # some may have ended early
-    ]
+    losses = _mean_course(courses)
     return page.Adapter(
         name=name,
         settings=in_words(settings),
@@ -230,6 +226,20 @@ def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
         held_out=tuple(page.LossPoint(seen, loss) for seen, loss in summary.get("held_out_losses", ())),
         images_seen=summary.get("images_seen", 0),
     )
+
+
+def _mean_course(courses: list[list[tuple[int, float]]]) -> list[tuple[int, float]]:
+    """The loss of an artifact's adapters by the steps that they have taken together: the mean of those still trained.
+
+    A point stands for the steps since the one before, and those that ended early have points of fewer steps.
+    """
+    longest = max(courses, key=lambda course: course[-1][0])
+    mean = []
+    for step, _ in longest:
+        at_step = [next((loss for end, loss in course if end >= step), None) for course in courses]
+        losses = [loss for loss in at_step if loss is not None]
+        mean.append((len(courses) * step, sum(losses) / len(losses)))
+    return mean
 
 
 def _image_set(name: str, adapter: str, manifest: Manifest) -> page.ImageSet:
