@@ -79,7 +79,7 @@ operations-at-scale: setup ## Measure lists, rounds and a host with 10,000 finis
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/operations_at_scale.py --out build/operations-at-scale
 study-at-scale: setup ## Run a study of 100 short adapters and 400 trials, and look at memory and idle workers (about half an hour on 2 cores)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/study_at_scale.py --home build/study-at-scale/home --out build/study-at-scale
-adapter-formats: setup ## Export adapters of every method, read them as other programs do, and write tests/benchmarks/results/adapter-formats.md (a minute)
+adapter-formats: setup ## Export adapters of every method, read them as other programs do, and write tests/benchmarks/results/adapter-formats.md (some minutes)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/adapter_formats.py --out tests/benchmarks/results/adapter-formats.md
 bench: setup ## Measure ours beside others' loops, and write tests/benchmarks/results/performance.md (QUICK=1: in 5 minutes, into build/performance)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/performance $(if $(QUICK),--quick)

@@ -18,6 +18,7 @@ import torch
 
 # What a file's layers begin with, kohya's word for the UNet.
 PREFIX = "lora_unet_"
+NOTHING = "no error, and nothing was read"
 
 
 def with_diffusers(pipeline: Any, path: Path) -> Any:
@@ -26,7 +27,7 @@ def with_diffusers(pipeline: Any, path: Path) -> Any:
     else:
         pipeline.load_lora_weights(str(path))
     if not pipeline.get_list_adapters():
-        raise ValueError("nothing was read")
+        raise ValueError(NOTHING)
     return pipeline.unet
 
 
@@ -72,7 +73,7 @@ def update(parts: dict[str, torch.Tensor], alpha: float) -> torch.Tensor:
     scale = alpha / len(parts["lokr_w2_b"]) if low_rank else 1.0
     small = parts.pop("lokr_w1")
     large = product(parts, "lokr_w2", "lokr_t2") if low_rank else parts.pop("lokr_w2")
-    return scale * torch.kron(small.reshape(*small.shape, *[1] * (large.dim() - 2)), large)
+    return scale * torch.kron(small.reshape(*small.shape, *[1] * (large.dim() - 2)), large.contiguous())
 
 
 def product(parts: dict[str, torch.Tensor], name: str, core: str) -> torch.Tensor:
@@ -103,8 +104,10 @@ def main(base_model: str, folder: Path) -> None:
     """Reads each adapter in a process of its own, which begins with the libraries imported and nothing else done."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
-    import diffusers  # noqa: F401
-    import peft  # noqa: F401
+    # Each by its name: their packages import them no sooner.
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
+    from peft import PeftModel  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     assert not any(name.partition(".")[0] == "synthmix" for name in sys.modules)
     inputs = torch.load(folder / "inputs.pt", weights_only=True)

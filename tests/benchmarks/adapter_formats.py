@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from adapter_readers import NOTHING
 from exported_adapters import CLOSE, Case, Reading, read_exports
 from synthmix.adapter_training.methods import METHODS
 from synthmix.client.adapter_formats import FORMATS
@@ -25,6 +26,20 @@ READERS = {"diffusers": ("diffusers", "kohya", "peft"), "peft": ("peft",), "form
 SHOWN = {"diffusers": "diffusers", "peft": "PEFT", "formula": "formula"}
 # The rank is 3: the scale is not 1. With a factor of 2, lokr's large factors are of low rank where they are large.
 OPTIONS = {"alpha": 1.5, "factor": 2}
+
+
+LEGEND = """\
+A dash: the export is refused, since the format has no form for the method. *other*: it is read without an error as
+another adapter. *nothing*: without an error, and as none. *refused*: the reader raises an error.
+
+Not in the table, as no dependency of this repository:
+
+- LyCORIS 4.1.3's own loader, tried by hand, reads the kohya files of `lora`, `dora`, `pissa` and `loha`, to 5e-7, and
+  of `lokr`, in layers of Stable Diffusion's widths, where its large factor is full or a matrix. Of a low-rank kernel of
+  more than one pixel (`lokr_t2`) it takes the rank from the wrong side of a factor, and raises.
+- ComfyUI, by its source (comfy/weight_adapter), has the formulas of LyCORIS for `lokr`, those with `lokr_t2` as well.
+  With `dora` it divides `dora_scale` by the lengths of the base model's weights, without the update.
+"""
 
 
 def main() -> None:
@@ -82,9 +97,7 @@ def document(readings: Sequence[Reading]) -> str:
             "|---" * (2 + len(columns)) + "|",
             *rows,
             "",
-            "A dash: the export is refused, since the format has no form for the method. *other*: it is read without",
-            "an error as another adapter. *refused*: the reader raises an error.",
-            "",
+            LEGEND,
         ]
     )
 
@@ -93,6 +106,8 @@ def cell(readings: Sequence[Reading], of_method: Sequence[Case], form: str, read
     found = [item for item in readings if item.case in of_method and (item.form, item.reader) == (form, reader)]
     if not found:
         return "-"
+    if all(item.error.endswith(NOTHING) for item in found):
+        return "*nothing*"
     if any(item.error for item in found):
         return "*refused*" if all(item.error for item in found) else "*refused in part*"
     largest = max(item.difference for item in found if item.difference is not None)

@@ -163,7 +163,7 @@ def test_lengths_of_dora_are_columns_in_kohyas_form(tmp_path: Path) -> None:
         "conv_dim": "4",
         "dora_wd": "True",
     }
-    assert [note[:34] for note in notes] == ["diffusers leaves out dora_scale, w"]
+    assert [note[:34] for note in notes] == ["diffusers leaves out dora_scale, a"]
 
 
 def test_loha_has_lycoris_names(tmp_path: Path) -> None:
@@ -211,6 +211,24 @@ def test_lokrs_scale_is_in_the_small_factor_where_lycoris_has_no_alpha(tmp_path:
     assert found[f"{low_rank}.lokr_w2_b"] == (4, 384)
     assert json.loads(metadata["ss_network_args"]) == {"algo": "lokr", "factor": "2"}
     assert metadata["ss_base_model_version"] == "sd_v1", "two times 384"
+
+
+def test_a_kernel_of_low_rank_has_a_core_in_lokr(tmp_path: Path) -> None:
+    shapes: Shapes = {
+        f"{CONVOLUTION}.lokr_w1": (2, 2),
+        f"{CONVOLUTION}.lokr_w2_a": (4, 16),
+        f"{CONVOLUTION}.lokr_w2_b": (4, 12),
+        f"{CONVOLUTION}.lokr_t2": (4, 4, 3, 3),
+    }
+    out, notes = exported("kohya", other(tmp_path / "a", "LOKR", shapes, decompose_factor=2))
+    found, _, metadata = read(out)
+    layer = "lora_unet_" + CONVOLUTION.replace(".", "_")
+    assert found == {name.replace(CONVOLUTION, layer): shape for name, shape in shapes.items()} | {f"{layer}.alpha": ()}
+    assert json.loads(metadata["ss_network_args"])["use_tucker"] == "True"
+    assert [note[:42] for note in notes] == [
+        "LyCORIS's own loader fails on lokr_t2, the",
+        "diffusers does not read lokr in this forma",
+    ]
 
 
 def test_pefts_folder_is_made_of_a_lora_file(tmp_path: Path) -> None:

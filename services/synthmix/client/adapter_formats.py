@@ -246,8 +246,14 @@ def _write_kohya(stored: Stored, out: Path) -> list[str]:
     notes = []
     if _has(stored, LENGTHS):
         notes.append(
-            "diffusers leaves out dora_scale, without which this is another adapter; for diffusers use the format "
-            "diffusers"
+            "diffusers leaves out dora_scale, and ComfyUI divides it by the lengths of the base model's weights, not "
+            "the adapted ones': to both this is another adapter. LyCORIS reads it as it was trained; for diffusers "
+            "there is the format diffusers"
+        )
+    if _has(stored, "lokr_t2"):
+        notes.append(
+            "LyCORIS's own loader fails on lokr_t2, the core of kernels of more than one pixel; a program that "
+            "multiplies the tensors by their names reads it"
         )
     if stored.kind != "LORA":
         notes.append(f"diffusers does not read {stored.kind.lower()} in this format; PEFT does in the format peft")
