@@ -324,6 +324,12 @@ def test_two_layers_of_one_name_in_kohyas_form(tmp_path: Path) -> None:
         exported("kohya", stored)
 
 
+def test_lengths_that_are_not_one_for_each_output(tmp_path: Path) -> None:
+    stored = lora(tmp_path / "a", {**linear(TO_K), f"unet.{TO_K}.lora_magnitude_vector": (7,)}, use_dora=True)
+    with pytest.raises(ValueError, match=r"dora_scale of 28 bytes and the shape \(8, 1\)"):
+        exported("kohya", stored)
+
+
 def test_an_empty_folder_is_no_adapter(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"neither {LORA_WEIGHTS} nor {PEFT_WEIGHTS} with {PEFT_CONFIG}"):
         exported("peft", tmp_path)

@@ -248,7 +248,7 @@ def _write_kohya(stored: Stored, out: Path) -> list[str]:
         notes.append(
             "diffusers leaves out dora_scale, and ComfyUI divides it by the lengths of the base model's weights, not "
             "the adapted ones': to both this is another adapter. LyCORIS reads it as it was trained; for diffusers "
-            "there is the format diffusers"
+            "use the format diffusers"
         )
     if _has(stored, "lokr_t2"):
         notes.append(

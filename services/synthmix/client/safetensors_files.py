@@ -86,7 +86,7 @@ def write_tensors(path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, 
         source: The file from which tensors were read that hold no bytes.
 
     Raises:
-        ValueError: Two tensors have the same name.
+        ValueError: Two tensors have the same name, or one has a shape that is not that of its bytes.
     """
     header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     end = 0
@@ -94,6 +94,8 @@ def write_tensors(path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, 
         if tensor.name in header:
             raise ValueError(f"it would have two tensors of the name {tensor.name}")
         begin, end = end, end + _size_bytes(tensor)
+        if end - begin != _DTYPE_BYTES[tensor.dtype] * math.prod(tensor.shape):
+            raise ValueError(f"its {tensor.name} would be of {end - begin} bytes and the shape {tensor.shape}")
         header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors are aligned to eight bytes
