@@ -326,7 +326,7 @@ def test_two_layers_of_one_name_in_kohyas_form(tmp_path: Path) -> None:
 
 def test_lengths_that_are_not_one_for_each_output(tmp_path: Path) -> None:
     stored = lora(tmp_path / "a", {**linear(TO_K), f"unet.{TO_K}.lora_magnitude_vector": (7,)}, use_dora=True)
-    with pytest.raises(ValueError, match=r"dora_scale of 28 bytes and the shape \(8, 1\)"):
+    with pytest.raises(ValueError, match=r"dora_scale would be of 28 bytes and the shape \(8, 1\)"):
         exported("kohya", stored)
 
 
