@@ -13,10 +13,11 @@ import torch
 
 import adapter_readers
 from synthmix.adapter_training.adapter_files import adapter_files
+from synthmix.adapter_training.methods import METHODS
 from synthmix.client.adapter_formats import FORMATS, write_adapter
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
-from tiny_adapters import settings_of, trained, written
+from tiny_adapters import CASES, settings_of, trained, written
 
 # Of a float32 answer: what other orders of the same sums make of it.
 CLOSE = 2e-6
@@ -33,6 +34,17 @@ class Case:
     @property
     def name(self) -> str:
         return " ".join([self.method, self.targets, *(f"{key}={value}" for key, value in self.options)])
+
+
+# Attention, and the largest set of layers, of each method. The rank is 3: with this alpha the scale is not 1. With this
+# factor lokr's large factors are of low rank where they are large.
+OPTIONS = {"alpha": 1.5, "factor": 2}
+SMALLEST_AND_LARGEST = [
+    Case(name, targets, tuple((key, value) for key, value in OPTIONS.items() if key in method.takes))
+    for name, method in METHODS.items()
+    for of_method in [[targets for other, targets in CASES if other == name]]
+    for targets in (of_method[0], of_method[-1])
+]
 
 
 @dataclass(frozen=True)

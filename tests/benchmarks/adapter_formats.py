@@ -15,19 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adapter_readers import NOTHING
-from exported_adapters import CLOSE, Case, Reading, read_exports
+from exported_adapters import CLOSE, SMALLEST_AND_LARGEST, Case, Reading, read_exports
 from synthmix.adapter_training.methods import METHODS
 from synthmix.client.adapter_formats import FORMATS
-from tiny_adapters import CASES
 from tiny_base_model import write_tiny_base_model
 
 READERS = {"diffusers": ("diffusers", "kohya", "peft"), "peft": ("peft",), "formula": ("kohya",)}
 """The formats that each reader is given."""
 SHOWN = {"diffusers": "diffusers", "peft": "PEFT", "formula": "formula"}
-# The rank is 3: the scale is not 1. With a factor of 2, lokr's large factors are of low rank where they are large.
-OPTIONS = {"alpha": 1.5, "factor": 2}
-
-
 LEGEND = """\
 A dash: the export is refused, since the format has no form for the method. *other*: it is read without an error as
 another adapter. *nothing*: without an error, and as none. *refused*: the reader raises an error.
@@ -51,19 +46,9 @@ def main() -> None:
         work = Path(scratch) / "work"
         work.mkdir()
         base_model = write_tiny_base_model(Path(scratch) / "base")
-        readings = read_exports(cases(), readers_of, base_model, work)
+        readings = read_exports(SMALLEST_AND_LARGEST, readers_of, base_model, work)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(document(readings), encoding="utf-8")
-
-
-def cases() -> list[Case]:
-    """Attention, and the largest set of layers, of each method."""
-    found = []
-    for name, method in METHODS.items():
-        targets = [item for of_method, item in CASES if of_method == name]
-        options = tuple((key, value) for key, value in OPTIONS.items() if key in method.takes)
-        found += [Case(name, item, options) for item in (targets[0], targets[-1])]
-    return found
 
 
 def readers_of(form: str, method: str) -> list[str]:
@@ -77,7 +62,7 @@ def document(readings: Sequence[Reading]) -> str:
         + " | ".join(cell(readings, of_method, form, reader) for form, reader in columns)
         + " |"
         for name in METHODS
-        if (of_method := [case for case in cases() if case.method == name])
+        if (of_method := [case for case in SMALLEST_AND_LARGEST if case.method == name])
     ]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("diffusers", "peft", "torch"))
     return "\n".join(
