@@ -48,7 +48,7 @@ def trained(
     pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
     model = shared_copy(base)
     latents = recipe.cache_latents(model, pixels, np.arange(10) % 2, views=2)
-    classes, empty = recipe.prompt_embeddings(model, "a {label} cell", ("round", "flat"))
+    embeddings = recipe.prompt_embeddings(model, ["a {label} cell"], ("round", "flat"))
     state = recipe.set_up(model, settings, checkpoint)
 
     def after_step(state: recipe.TrainingState) -> None:
@@ -56,7 +56,7 @@ def trained(
             raise Stop
 
     with suppress(Stop):
-        recipe.train(model, state, settings, latents, classes, empty, after_step)
+        recipe.train(model, state, settings, latents, embeddings, after_step)
     model.unet.eval()
     return model, state
 

@@ -177,21 +177,21 @@ def show(images: np.ndarray, labels: np.ndarray, path: Path) -> None:
 
 def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Trains for the arm's CPU minutes, with latents included in them, and returns what that was."""
-    embeddings = recipe.prompt_embeddings(model, DATASETS[arm.dataset].prompt, DATASETS[arm.dataset].classes)
+    embeddings = recipe.prompt_embeddings(model, [DATASETS[arm.dataset].prompt], DATASETS[arm.dataset].classes)
     started_s = time.process_time()
     latents = recipe.cache_latents(model, train, labels, 1)
     view_s = time.process_time() - started_s
 
     def settings(steps: int) -> AdapterSettings:
-        return AdapterSettings(
-            rank=arm.rank,
-            alpha=arm.rank,
-            targets=arm.targets,
-            images_seen=16 * steps,
-            batch_size=16,
-            learning_rate=arm.learning_rate,
-            caption_dropout=0.1,
-            seed=0,
+        return with_defaults(
+            AdapterSettings(
+                rank=arm.rank,
+                alpha=arm.rank,
+                targets=arm.targets,
+                images_seen=16 * steps,
+                batch_size=16,
+                learning_rate=arm.learning_rate,
+            )
         )
 
     ended_s: list[float] = []  # when each step did
@@ -206,7 +206,7 @@ def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.nd
             optimizer = torch.optim.AdamW(list(parameters.values()), lr=arm.learning_rate, betas=(0.9, 0.99))
             state = recipe.TrainingState(0, parameters, optimizer, [])
         recipe.train(
-            model, state, settings(steps), latents, *embeddings, lambda state: ended_s.append(time.process_time())
+            model, state, settings(steps), latents, embeddings, lambda state: ended_s.append(time.process_time())
         )
         return state
 

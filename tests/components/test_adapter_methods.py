@@ -18,10 +18,9 @@ from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import methods, planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
-from synthmix.adapter_training.fresh_adapters import adapter_layers
 from synthmix.adapter_training.methods import METHODS
 from synthmix.image_synthesis.sampling import make_ready
-from synthmix.latent_diffusion.adapters import LORA_WEIGHTS, PEFT_WEIGHTS, load_adapter
+from synthmix.latent_diffusion.adapters import LORA_WEIGHTS, PEFT_WEIGHTS, adapter_layers, load_adapter
 from synthmix.latent_diffusion.base_model import BaseModel, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, load, probe

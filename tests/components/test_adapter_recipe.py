@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load as load_tensors
 
 from memory_object_store import MemoryObjectStore
-from synthmix.adapter_training import recipe
+from synthmix.adapter_training import objective, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.checkpoints import (
     Checkpoint,
@@ -24,18 +24,21 @@ from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
+from synthmix.service_kit.settings_messages import with_defaults
 from tiny_base_model import write_tiny_base_model
 
-SETTINGS = AdapterSettings(
-    method="lora",
-    rank=4,
-    alpha=4.0,
-    targets="attention",
-    images_seen=48,
-    batch_size=4,
-    learning_rate=1e-2,
-    caption_dropout=0.25,
-    seed=3,
+SETTINGS = with_defaults(
+    AdapterSettings(
+        method="lora",
+        rank=4,
+        alpha=4.0,
+        targets="attention",
+        images_seen=48,
+        batch_size=4,
+        learning_rate=1e-2,
+        caption_dropout=0.25,
+        seed=3,
+    )
 )
 CPU = torch.device("cpu")
 
@@ -55,14 +58,14 @@ def images() -> tuple[np.ndarray, np.ndarray]:
     return random.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8), np.arange(10) % 2
 
 
-def prepared(folder: Path) -> tuple[LatentDiffusion, recipe.Latents, torch.Tensor, torch.Tensor]:
+def prepared(folder: Path) -> tuple[LatentDiffusion, recipe.Latents, torch.Tensor]:
     model = load(folder, CPU)
     latents = recipe.cache_latents(model, *images(), views=3)
-    return model, latents, *recipe.prompt_embeddings(model, "a {label} cell", ("round", "flat"))
+    return model, latents, recipe.prompt_embeddings(model, ["a {label} cell"], ("round", "flat"))
 
 
 def trained(folder: Path, stop_after: int | None = None) -> tuple[LatentDiffusion, recipe.TrainingState]:
-    model, latents, classes, empty = prepared(folder)
+    model, latents, embeddings = prepared(folder)
     state = recipe.set_up(model, SETTINGS)
 
     class Stop(Exception):
@@ -73,7 +76,7 @@ def trained(folder: Path, stop_after: int | None = None) -> tuple[LatentDiffusio
             raise Stop
 
     with suppress(Stop):
-        recipe.train(model, state, SETTINGS, latents, classes, empty, after_step)
+        recipe.train(model, state, SETTINGS, latents, embeddings, after_step)
     return model, state
 
 
@@ -91,10 +94,10 @@ def test_a_resumed_training_gives_the_same_bytes(folder: Path) -> None:
         store, name, Checkpoint(5 * SETTINGS.batch_size, recipe.state_tensors(interrupted), interrupted.losses, 2)
     )
 
-    resumed_model, latents, classes, empty = prepared(folder)
+    resumed_model, latents, embeddings = prepared(folder)
     resumed = recipe.set_up(resumed_model, SETTINGS, read_newest_checkpoint(store, name))
     assert resumed.step == 5
-    recipe.train(resumed_model, resumed, SETTINGS, latents, classes, empty, lambda state: None)
+    recipe.train(resumed_model, resumed, SETTINGS, latents, embeddings, lambda state: None)
     assert resumed.losses == state.losses
     assert adapter_files(resumed_model.unet) == adapter_files(model.unet)
 
@@ -113,13 +116,13 @@ def test_only_the_newest_checkpoint_is_kept() -> None:
 
 
 def test_only_the_adapter_is_trained_and_in_float32(folder: Path) -> None:
-    model, latents, classes, empty = prepared(folder)
+    model, latents, embeddings = prepared(folder)
     frozen = copy.deepcopy(dict(model.unet.named_parameters()))
     state = recipe.set_up(model, SETTINGS)
     assert state.parameters
     assert {value.dtype for value in state.parameters.values()} == {torch.float32}
     assert all("lora" in name for name in state.parameters)
-    recipe.train(model, state, SETTINGS, latents, classes, empty, lambda state: None)
+    recipe.train(model, state, SETTINGS, latents, embeddings, lambda state: None)
     after = {
         name.replace(".base_layer", ""): value for name, value in model.unet.named_parameters() if "lora" not in name
     }
@@ -155,9 +158,9 @@ def test_gradients_are_clipped(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_the_target_follows_the_base_models_scheduler(tmp_path: Path, prediction_type: str) -> None:
     model = load(write_tiny_base_model(tmp_path, prediction_type), CPU)
-    scheduler = recipe.training_scheduler(model)
+    scheduler = objective.training_scheduler(model)
     clean, noise, timesteps = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4), torch.tensor([10, 900])
-    target = recipe.prediction_target(scheduler, clean, noise, timesteps)
+    target = objective.prediction_target(scheduler, clean, noise, timesteps)
     alpha = scheduler.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
     sigma = (1 - scheduler.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
     expected = {"epsilon": noise, "sample": clean, "v_prediction": alpha * noise - sigma * clean}[prediction_type]

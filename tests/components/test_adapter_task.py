@@ -68,21 +68,36 @@ def adapter(
     store: MemoryObjectStore, train_part: str, base_model: str, number: int = 0, threads: int = THREADS, **changes: Any
 ) -> bytes:
     """Trains an adapter, and returns its weights."""
+    [weights] = weights_of(store, artifact(store, train_part, base_model, number, threads, **changes)).values()
+    return weights
+
+
+def weights_of(store: MemoryObjectStore, trained: dict[str, Any]) -> dict[str, bytes]:
+    """Of each of an artifact's adapters, by the names of their payloads."""
+    return {
+        item["name"]: store.get_bytes(next(key for key in store.keys if item["sha256"] in key))
+        for item in trained["payloads"]
+        if item["name"].endswith(".safetensors")
+    }
+
+
+def artifact(
+    store: MemoryObjectStore, train_part: str, base_model: str, number: int, threads: int = THREADS, **changes: Any
+) -> dict[str, Any]:
+    """What the task returns of an artifact."""
     found = resolve(base_model, field=FIELD)
     settings = AdapterSettings(rank=2, images_seen=40, batch_size=4, image_size=32, learning_rate=1e-2)
     settings.MergeFrom(AdapterSettings(**changes))
     filled = planning.filled(settings, found)
     part = open_train_part(store, train_part, field="adapter.train_split")
-    trained = task.train(
+    return task.train(
         str(OperationName("adapter-training", f"{number:032x}")),
         str(ArtifactName(ADAPTERS, f"{number:032x}")),
         planning.canonical_request(filled, train_digest=part.digest, base_model_digest=found.digest),
         {"train_split": train_part, "base_model": base_model},
-        lambda images_seen: None,
+        lambda *report: None,
         threads,
     )
-    [weights] = [item for item in trained["payloads"] if item["name"].endswith(".safetensors")]
-    return store.get_bytes(next(key for key in store.keys if weights["sha256"] in key))
 
 
 def test_an_adapter_is_the_same_whatever_was_trained_before(
@@ -154,3 +169,51 @@ def test_a_training_that_fails_leaves_the_base_model_as_it_was(
     assert not any(value.requires_grad for value in model.unet.parameters())
     assert not model.unet.training
     assert adapter(store, train_part, tiny, 2) == alone
+
+
+def test_each_class_has_an_adapter_that_saw_no_other_class(
+    store: MemoryObjectStore, train_part: str, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = open_train_part(store, train_part, field="x")
+    trained = artifact(store, train_part, tiny, 0, per="class", images_seen=24, held_out=0.2, evaluations=1)
+    weights = weights_of(store, trained)
+    assert list(weights) == [
+        f"class-000{number}/pytorch_lora_weights.safetensors" for number in range(len(part.classes))
+    ]
+    assert len(set(weights.values())) == len(weights)
+    summary = trained["summary"]
+    assert [item["label"] for item in summary["adapters"]] == list(part.classes)
+    assert {item["images_seen"] for item in summary["adapters"]} == {24 // len(part.classes)}
+    assert summary["images_seen"] == 24
+    assert summary["parameter_count"] == len(weights) * summary["adapters"][0]["parameter_count"]
+
+    seen: set[str] = set()
+    chosen = recipe.chosen
+
+    def noted(model: Any, settings: Any, latents: Any, rows: Any, held_out: Any) -> Any:
+        seen.add(",".join(sorted({part.class_names[row] for row in [*rows, *held_out]})))
+        assert not set(rows) & set(held_out)
+        assert not {part.groups[row] for row in rows} & {part.groups[row] for row in held_out}
+        return chosen(model, settings, latents, rows, held_out)
+
+    monkeypatch.setattr(recipe, "chosen", noted)
+    assert weights_of(store, artifact(store, train_part, tiny, 1, per="class", images_seen=24, held_out=0.2)) == weights
+    assert seen == set(part.classes)
+
+
+@pytest.mark.parametrize("interrupted_at", [1, 3, 4, 5, 7])
+def test_adapters_of_classes_are_resumed_to_the_same_bytes(
+    store: MemoryObjectStore, train_part: str, tiny: str, monkeypatch: pytest.MonkeyPatch, interrupted_at: int
+) -> None:
+    """Within the first, between two, and within another; and what is finished is not trained again."""
+    whole = weights_of(store, artifact(store, train_part, tiny, 0, per="class", images_seen=32))
+    monkeypatch.setattr(task, "CHECKPOINT_INTERVAL_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(task, "count_on_worker", interrupted_after(2 * interrupted_at))
+        artifact(store, train_part, tiny, 1, per="class", images_seen=32)
+    steps: list[int] = []
+    monkeypatch.setattr(task, "count_on_worker", lambda metric, *others: steps.append(metric.endswith("_steps")))
+    resumed = artifact(store, train_part, tiny, 1, per="class", images_seen=32, threads=2)
+    assert weights_of(store, resumed) == whole
+    assert resumed["summary"]["threads"] == THREADS
+    assert sum(steps) <= 8 - interrupted_at + 1

@@ -273,6 +273,20 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
     after = dict(lend(found).unet.named_parameters())
     assert all(torch.equal(after[name], before[name]) for name in before)
 
+    # Of an artifact with an adapter of each class, the one that is asked for.
+    name = ArtifactName(ADAPTERS, f"{9:032x}")
+    payloads = tuple(
+        write_payload(
+            store, name, f"class-000{seed}/{LORA_WEIGHTS}", adapter_files(with_adapter(base, seed).unet)[LORA_WEIGHTS]
+        )
+        for seed in (1, 2)
+    )
+    summary = {"grey": False, "base_model": str(folder), "classes": ["flat", "round"]}
+    write_manifest(store, Manifest(name, inputs, {"settings": {"image_size": SIZE_PX}}, 1, payloads, summary))
+    for seed in (1, 2, 1):
+        of_class = adapted_model(name, "automatic", f"class-000{seed}")
+        torch.testing.assert_close(probe(of_class), probe(with_adapter(base, seed)))
+
     for number, value, said in ((3, 0.0, "changes nothing"), (4, float("nan"), "no numbers")):
         useless = with_adapter(base)
         for name, weight in useless.unet.named_parameters():

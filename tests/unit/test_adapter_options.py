@@ -5,14 +5,18 @@ from typing import Any
 
 import pytest
 
+from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import methods, planning
+from synthmix.adapter_training.front_end import adapter_message
 from synthmix.adapter_training.methods import METHODS, OWN_FIELDS
 from synthmix.adapter_training.targets import LONGEST_PATTERN, TARGETS, adapted_layers, module_names
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.generators import recorded_adapter_settings
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.unet_layers import Layer, UNetLayers, layers_of
+from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import InvalidArgument
+from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 
 CONVOLUTIONS = "attention+feedforward+convolution"
 # Some of Stable Diffusion 1.5's, with their true shapes.
@@ -91,6 +95,27 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
         for size in (3, 7, 100, 1024)
     ),
     ({"method": "boft", "block_size": 16, "dropout": 0.01}, "dropout", "leaves out none of the ", "use 0, more, or"),
+    ({"least_noise": 0.5, "most_noise": 0.5}, "least_noise", "is not below most_noise, 0.5", "lower it, or raise most"),
+    ({"least_noise": 1.0}, "least_noise", "is not below most_noise, 1", "lower it, or raise most_noise"),
+    ({"patience": 3}, "patience", "waits for the loss on held-out images", "set held_out, such as 0.1, or leave"),
+    ({"more_prompts": ["a cell"]}, "more_prompts[0]", "does not name the class", "put {label} where"),
+    ({"more_prompts": ["{label}", "{label}"]}, "more_prompts[1]", "is there twice", "leave one of them out"),
+    *(
+        ({field: value}, field, problem, remedy)
+        for field, value, problem, remedy in (
+            ("min_snr_gamma", 0.0, "is out of range", "use a value above 0 and of at most 1000"),
+            ("noise_offset", 1.5, "is out of range", "use a value between 0 and 1"),
+            ("timestep_sampling", "normal", "is not one of the choices", "did you mean 'logit_normal'"),
+            ("learning_rate_schedule", "cosin", "is not one of the choices", "did you mean 'cosine'"),
+            ("distribution_matching", -1.0, "is out of range", "use a value between 0 and 100"),
+            ("loraplus_ratio", 0.5, "is out of range", "use a value between 1 and 1000"),
+            ("ema_decay", 1.0, "is out of range", "use a value of at least 0 and below 1"),
+            ("held_out", 0.6, "is out of range", "use a value between 0 and 0.5"),
+            ("warmup", math.nan, "is out of range", "use a value between 0 and 1"),
+            ("per", "classes", "is not one of the choices", "did you mean 'class'"),
+            ("evaluations", 0, "is out of range", "use a value between 1 and 1000"),
+        )
+    ),
     ({"method": "oft", "dropout": 0.5}, "dropout", "has no effect in PEFT's oft", "leave it out, or use boft"),
     *(
         ({"method": "lokr", field: value}, field, "is out of range", "use a value between")
@@ -136,8 +161,9 @@ def test_what_cannot_be_done_is_refused_by_field_value_and_remedy(
         planned(AdapterSettings(**given), builtin)
     [violation] = raised.value.violations
     assert violation.field == f"adapter.settings.{field}"
-    value = given.get(field, "attention")
-    assert violation.description.startswith(repr(value)[:110].rstrip("'"))
+    name, _, index = field.rstrip("]").partition("[")
+    value = given.get(name, "attention")
+    assert violation.description.startswith(repr(value[int(index)] if index else value)[:110].rstrip("'"))
     assert problem in violation.description
     assert remedy in violation.description.partition(problem)[2]
 
@@ -221,8 +247,9 @@ def test_scale(builtin: BaseModel, given: dict[str, Any], scale: float) -> None:
 def test_a_method_alone_is_enough(builtin: BaseModel, method: str) -> None:
     """Its other settings fit the built-in base model, whose widths are multiples of 16 and not of 32."""
     settings = planned(AdapterSettings(method=method), builtin)
-    for field in OWN_FIELDS:
+    for field in OWN_FIELDS[:4]:
         assert settings.HasField(field) == (field in METHODS[method].takes)
+    assert not settings.HasField("loraplus_ratio"), "without it all factors learn as fast"
 
 
 def test_lokr_learns_ten_times_as_fast(builtin: BaseModel) -> None:
@@ -238,3 +265,15 @@ def test_a_recorded_request_says_what_was_filled_in(builtin: BaseModel, method: 
     recorded.base_model = settings.base_model
     assert recorded == settings
     assert "rank" not in request["settings"], "the default is left out, as it was when it was declared"
+
+
+def test_an_adapter_of_an_earlier_version_is_shown_as_it_was() -> None:
+    """Its manifest says neither how many images the kept weights have seen, nor a loss on held-out ones."""
+    summary = {"train_split": "splits/1/parts/train", "base_model": BUILTIN, "final_loss": 0.5, "parameter_count": 7}
+    request = {"settings": {"images_seen": "4800"}, "train_split": "1" * 32, "base_model": "2" * 32}
+    manifest = Manifest(
+        ArtifactName(ADAPTERS, "3" * 32), {}, request, 2, (), summary, create_time="2026-01-01T00:00:00Z"
+    )
+    message = adapter_message(MemoryObjectStore.created(), manifest)
+    assert (message.images_seen, message.settings.rank, message.settings.per) == (4800, 16, "dataset")
+    assert not message.held_out_losses

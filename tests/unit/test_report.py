@@ -528,6 +528,19 @@ def test_a_far_synthetic_only_leaves_the_other_points_their_room() -> None:
     assert "\u221260.0 (\u221262.0 to \u221258.0)" in charts.forest_plot(compared(synthetic_only=0.2), 920)
 
 
+def test_an_adapter_says_its_loss_on_held_out_images_and_which_weights_were_kept() -> None:
+    plain = report()
+    adapter = replace(
+        plain.adapters[0],
+        held_out=(LossPoint(160, 0.31), LossPoint(320, 0.25), LossPoint(480, 0.28)),
+        images_seen=320,
+    )
+    html = render_html(replace(plain, adapters=(adapter, *plain.adapters[1:])))
+    assert "0.28, lowest 0.25 after 320 images seen" in html
+    assert "as after 320 images seen" in html
+    assert "Loss on held-out train images" not in render_html(plain)
+
+
 def test_a_constant_loss_is_a_flat_line() -> None:
     svg = charts.loss_curve([LossPoint(0, 0.5), LossPoint(0, 0.5)], 270)
     assert "nan" not in svg and svg.count("0.5") >= 1

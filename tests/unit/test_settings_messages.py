@@ -214,11 +214,14 @@ def test_settings_in_words_are_those_that_are_set_in_order_with_their_units() ->
         "Batch size": "16 images",
         "Learning rate": "0.0001",
     }
+    assert in_words(AdapterSettings(more_prompts=["a {label}", "b {label}"])) == {
+        "More prompts": "a {label}; b {label}"
+    }
     assert list(in_words(adapter)) == ["Method", "Images seen", "Batch size", "Learning rate"]
     classifier = ClassifierSettings(pretrained=True, image_size=64, augmentation=False)
     assert in_words(classifier) == {"Pretrained": "yes", "Image size": "64 pixels", "Augmentation": "no"}
 
 
 def test_an_option_more_is_in_the_words() -> None:
-    later = upgraded({AdapterSettings.DESCRIPTOR.full_name: with_option("noise_offset", "0.05")})(AdapterSettings())
-    assert in_words(with_defaults(later))["Noise offset"] == "0.05"
+    later = upgraded({AdapterSettings.DESCRIPTOR.full_name: with_option("invented", "0.05")})(AdapterSettings())
+    assert in_words(with_defaults(later))["Invented"] == "0.05"

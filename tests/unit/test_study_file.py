@@ -118,6 +118,31 @@ def test_numbers_are_taken_as_they_are_meant() -> None:
     assert list(dict.fromkeys(item.images_seen for item in adapters)) == [4800, 12]
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("'{label} x'", [["{label} x"]]),
+        ("['{label} x', '{label} y']", [["{label} x", "{label} y"]]),
+        ("[['{label} x'], ['{label} y', '{label} z'], []]", [["{label} x"], ["{label} y", "{label} z"], []]),
+        ("[]", [[]]),
+    ],
+)
+def test_a_field_that_holds_a_list_is_a_grid_by_lists_within_it(value: str, expected: list[list[str]]) -> None:
+    spec = parse(f"adapters: {{rank: [2, 4], more_prompts: {value}}}")
+    found = [(item.rank, list(item.more_prompts)) for item in spec.adapters]
+    assert found == [(rank, prompts) for rank in (2, 4) for prompts in expected]
+
+
+def test_a_fault_in_a_list_of_a_grid_is_where_it_was_written() -> None:
+    text = "adapters:\n  rank: [2, 4]\n  more_prompts: ['{label} x', 'y']\n"
+    document = parse_document(text, studies_pb2.StudySpec, "study.yaml")
+    error = document.locate(
+        InvalidArgument("x", violations=[FieldViolation("adapters[1].more_prompts[1]", "is wrong")])
+    )
+    assert [item.place for item in error.violations] == ["study.yaml:3"]
+    assert error.violations[0].field == "adapters.more_prompts[1]"
+
+
 def test_a_list_of_settings_holds_grids_of_its_own() -> None:
     spec = parse("adapters:\n  - {rank: [4, 16], seed: 1}\n  - {method: lora}\nsynthesis: {steps: [10, 20]}\n")
     assert [(item.rank, item.seed, item.method) for item in spec.adapters] == [(4, 1, ""), (16, 1, ""), (0, 0, "lora")]

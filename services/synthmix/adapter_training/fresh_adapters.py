@@ -6,20 +6,15 @@ from typing import Any
 import peft
 import torch
 from peft import PeftConfig
-from peft.tuners.boft import layer as boft_layer
-from peft.tuners.tuners_utils import BaseTunerLayer
 
 from synthmix.adapter_training.methods import METHODS, scale
 from synthmix.adapter_training.targets import module_names
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.latent_diffusion.adapters import adapter_layers
 from synthmix.latent_diffusion.unet_layers import layers_of
 
 # The one adapter of a training, by PEFT's default name.
 NAME = "default"
-
-# Otherwise PEFT compiles its extension for CUDA when the first layer of BOFT is made, or warns that it cannot. Without
-# it there is one butterfly factor, as here.
-boft_layer._FBD_CUDA = False
 
 
 def add_fresh_adapter(
@@ -47,11 +42,6 @@ def add_fresh_adapter(
     _unshare(unet, settings)
     unet.add_adapter(_config(unet, settings))
     return {name: value.detach().clone() for name, value in unet.named_parameters() if value.requires_grad}
-
-
-def adapter_layers(unet: Any) -> dict[str, BaseTunerLayer]:
-    """PEFT's layers in a UNet, by the names of the layers in whose places they are."""
-    return {name: module for name, module in unet.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
 def _config(unet: Any, settings: AdapterSettings, **others: Any) -> PeftConfig:

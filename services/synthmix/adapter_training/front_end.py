@@ -48,13 +48,18 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
 
 def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adapter:
     """The resource that a manifest describes."""
-    summary = manifest.summary
+    settings, summary = adapter_settings(manifest), manifest.summary
     message = adapters_pb2.Adapter(
         name=str(manifest.name),
         train_split=summary["train_split"],
-        settings=adapter_settings(manifest),
+        settings=settings,
         final_loss=summary["final_loss"],
         parameter_count=summary["parameter_count"],
+        # Adapters of earlier versions have seen all images that were asked for, and had none held out.
+        images_seen=summary.get("images_seen", settings.images_seen),
+        held_out_losses=[
+            adapters_pb2.HeldOutLoss(images_seen=seen, loss=loss) for seen, loss in summary.get("held_out_losses", ())
+        ],
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
         payloads=payload_messages(store, manifest),

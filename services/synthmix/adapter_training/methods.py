@@ -23,7 +23,8 @@ from synthmix.service_kit.settings_messages import fill_left_out, set_default
 PATH = "adapter.settings"
 REASON = "METHOD_CANNOT"
 # Fields that belong to some methods. What a method does not name is refused with it.
-OWN_FIELDS = ("rank", "alpha", "block_size", "factor")
+OWN_FIELDS = ("rank", "alpha", "block_size", "factor", "loraplus_ratio")
+LORA_FIELDS = ("rank", "alpha", "loraplus_ratio")
 # Of rsLoRA, whose scale is alpha / sqrt(rank): 1 at the default rank. One alpha is kept over a sweep of ranks.
 RSLORA_ALPHA = 4.0
 DEFAULT_FACTOR = 8
@@ -270,28 +271,28 @@ def _check_block_size(settings: AdapterSettings, layers: Sequence[Layer]) -> Non
 METHODS: dict[str, Method] = {
     "lora": Method(
         sentence="adds a product of two thin matrices to a layer's weights",
-        takes=("rank", "alpha"),
+        takes=LORA_FIELDS,
         parameters=_lora_parameters,
         config="LoraConfig",
         options=_lora("gaussian"),
     ),
     "rslora": Method(
         sentence="is lora scaled by alpha over the root of the rank, so that large ranks learn as fast as small ones",
-        takes=("rank", "alpha"),
+        takes=LORA_FIELDS,
         parameters=_lora_parameters,
         config="LoraConfig",
         options=_lora("gaussian", use_rslora=True),
     ),
     "dora": Method(
         sentence="is lora on the direction of each output's weights, with their length trained apart",
-        takes=("rank", "alpha"),
+        takes=LORA_FIELDS,
         parameters=_dora_parameters,
         config="LoraConfig",
         options=_lora("gaussian", use_dora=True),
     ),
     "pissa": Method(
         sentence="is lora that begins from the weights' largest singular values and vectors",
-        takes=("rank", "alpha"),
+        takes=LORA_FIELDS,
         parameters=_lora_parameters,
         config="LoraConfig",
         options=_lora("pissa"),
@@ -300,7 +301,7 @@ METHODS: dict[str, Method] = {
     ),
     "olora": Method(
         sentence="is lora that begins from the weights' first orthonormal directions (QR)",
-        takes=("rank", "alpha"),
+        takes=LORA_FIELDS,
         parameters=_lora_parameters,
         config="LoraConfig",
         options=_lora("olora"),

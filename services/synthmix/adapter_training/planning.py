@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from synthmix.adapter_training import methods
+from synthmix.adapter_training.portions import portions
 from synthmix.adapter_training.targets import adapted_layers
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.operations.v1 import operations_pb2
@@ -95,8 +96,32 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
                 reason="OUT_OF_RANGE",
             )
     with problems:
-        check_prompt("adapter.settings.prompt", settings.prompt)
+        if settings.least_noise >= settings.most_noise:
+            raise invalid_field(
+                "adapter.settings.least_noise",
+                settings.least_noise,
+                f"is not below most_noise, {settings.most_noise:g}",
+                "lower it, or raise most_noise: what lies between them is trained",
+                reason="OUT_OF_RANGE",
+            )
+    with problems:
+        if settings.patience and not settings.held_out:
+            raise invalid_field(
+                "adapter.settings.patience",
+                settings.patience,
+                "waits for the loss on held-out images, and none are held out",
+                "set held_out, such as 0.1, or leave patience out",
+            )
+    for field, prompt in _prompts(settings):
+        with problems:
+            check_prompt(field, prompt)
     problems.raise_if_any()
+
+
+def _prompts(settings: adapters_pb2.AdapterSettings) -> list[tuple[str, str]]:
+    """Each prompt with its field."""
+    more = [(f"adapter.settings.more_prompts[{index}]", prompt) for index, prompt in enumerate(settings.more_prompts)]
+    return [("adapter.settings.prompt", settings.prompt), *more]
 
 
 def canonical_request(
@@ -111,9 +136,16 @@ def canonical_request(
     }
 
 
-def quantities(settings: adapters_pb2.AdapterSettings, layers: Sequence[Layer]) -> list[operations_pb2.Quantity]:
-    """What is known of an adapter before it is trained, so that a sweep can be laid out at equal parameters."""
+def quantities(
+    settings: adapters_pb2.AdapterSettings, layers: Sequence[Layer], adapters: int = 1
+) -> list[operations_pb2.Quantity]:
+    """What is known of an adapter before it is trained, so that a sweep can be laid out at equal parameters.
+
+    Args:
+        adapters: How many the artifact has; each has as many parameters.
+    """
     return [
+        operations_pb2.Quantity(name="adapters", value=adapters),
         operations_pb2.Quantity(name="scale", value=methods.scale(settings)),
         operations_pb2.Quantity(name="adapted layers", value=len(layers)),
         operations_pb2.Quantity(name="parameters", value=methods.parameter_count(settings, layers)),
@@ -145,7 +177,12 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     check_settings(settings, base_model)
     train = open_train_part(store, adapter.train_split, field="adapter.train_split")
     tokenizer = prompt_tokenizer(base_model.folder, base_model.digest)
-    warnings = check_tokens("adapter.settings.prompt", settings.prompt, train.classes, tokenizer)
+    warnings = [
+        warning
+        for field, prompt in _prompts(settings)
+        for warning in check_tokens(field, prompt, train.classes, tokenizer)
+    ]
+    adapters = len(portions(train, settings))
     warnings += enlarged_images(store, train, settings.image_size)
     request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)
     names = {"train_split": str(train.name), "base_model": base_model.reference}
@@ -164,6 +201,6 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else 1,
             warnings=warnings,
-            quantities=quantities(settings, layers_of(settings, base_model)),
+            quantities=quantities(settings, layers_of(settings, base_model), adapters),
         ),
     )

@@ -8,17 +8,18 @@ a training that is interrupted anywhere and resumed gives the bytes that an unin
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 
+from synthmix.adapter_training import objective
 from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
+from synthmix.adapter_training.held_out import HeldOut, HeldOutLoss, Predict
 from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
@@ -30,10 +31,11 @@ from synthmix.training.symmetries import symmetry
 
 MOST_VIEWS = 8
 ENCODE_BATCH = 32
-WARMUP_SHARE = 0.05
 FINAL_LEARNING_RATE_SHARE = 0.05
 GRADIENT_NORM = 1.0
 LOSS_POINTS = 200
+# Kinds of tensors in a checkpoint besides parameters and AdamW's moments.
+FIRST_FACTOR, AVERAGE, BEST = "first factor", "average", "best"
 
 
 class Latents(NamedTuple):
@@ -54,13 +56,19 @@ class TrainingState:
 
     Attributes:
         first_factors: The parameters as they began, of a method that took them off the base model's weights; else none.
+        averages: Of the parameters, where a running average becomes the adapter; else none.
+        held_out: The losses on held-out images so far.
+        best: The weights of the lowest of them, where the training may end early; else none.
     """
 
     step: int
     parameters: dict[str, torch.nn.Parameter]
     optimizer: torch.optim.AdamW
-    losses: list[float]
-    first_factors: dict[str, torch.Tensor]
+    losses: list[float] = field(default_factory=list)
+    first_factors: dict[str, torch.Tensor] = field(default_factory=dict)
+    averages: dict[str, torch.Tensor] = field(default_factory=dict)
+    held_out: list[HeldOutLoss] = field(default_factory=list)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray, views: int) -> Latents:
@@ -77,28 +85,55 @@ def cache_latents(model: LatentDiffusion, pixels: np.ndarray, labels: np.ndarray
     return Latents(values, torch.from_numpy(labels).long())
 
 
+def chosen(
+    model: LatentDiffusion,
+    settings: AdapterSettings,
+    latents: Latents,
+    rows: Sequence[int],
+    held_out: Sequence[int],
+) -> tuple[Latents, HeldOut | None]:
+    """The latents of the images that are trained on, and what the loss is measured on besides; None if on nothing."""
+    of_rows = latents
+    if len(rows) < len(latents.labels):
+        of_rows = Latents(latents.values[:, list(rows)], latents.labels[list(rows)])
+    if not held_out:
+        return of_rows, None
+    clean, labels = latents.values[0, list(held_out)], latents.labels[list(held_out)]
+    return of_rows, HeldOut(settings, objective.training_scheduler(model), clean, labels)
+
+
 def set_up(model: LatentDiffusion, settings: AdapterSettings, checkpoint: Checkpoint | None = None) -> TrainingState:
     """Adds a fresh adapter to the UNet, with weights in float32, and its optimizer; or goes on from a checkpoint.
 
     Raises KeyError if the checkpoint is another adapter's.
     """
     torch.manual_seed(derived_seed(settings.seed, "adapter weights"))
-    known = _tensors_of(checkpoint, "first factor") if checkpoint is not None else {}
+    known = _tensors_of(checkpoint, FIRST_FACTOR) if checkpoint is not None else {}
     first_factors = add_fresh_adapter(model.unet, settings, known)
     parameters = {name: value for name, value in model.unet.named_parameters() if value.requires_grad}
     for value in parameters.values():
         value.data = value.data.float()  # in the base model's bfloat16, small updates would be lost
     optimizer = torch.optim.AdamW(
-        list(parameters.values()),
+        _parameter_groups(parameters, settings),
         lr=settings.learning_rate,
         betas=(0.9, 0.99),
-        weight_decay=0.01,
+        weight_decay=settings.weight_decay,
         fused=model.device.type == "cpu",
     )
-    state = TrainingState(0, parameters, optimizer, [], first_factors)
+    averages = {name: value.detach().clone() for name, value in parameters.items()} if settings.ema_decay else {}
+    state = TrainingState(0, parameters, optimizer, first_factors=first_factors, averages=averages)
     if checkpoint is not None:
         _restore(state, checkpoint, settings)
     return state
+
+
+def _parameter_groups(parameters: dict[str, torch.nn.Parameter], settings: AdapterSettings) -> list[dict[str, Any]]:
+    """LoRA+ lets the factors that begin as zero learn faster: Hayou et al. 2024 (arXiv:2402.12354), section 4."""
+    if settings.loraplus_ratio <= 1:
+        return [{"params": list(parameters.values())}]
+    up = {name: value for name, value in parameters.items() if ".lora_B." in name}
+    others = [value for name, value in parameters.items() if name not in up]
+    return [{"params": others}, {"params": list(up.values()), "ratio": settings.loraplus_ratio}]
 
 
 def train(
@@ -106,62 +141,126 @@ def train(
     state: TrainingState,
     settings: AdapterSettings,
     latents: Latents,
-    class_embeddings: torch.Tensor,
-    empty_embedding: torch.Tensor,
+    embeddings: torch.Tensor,
     after_step: Callable[[TrainingState], None],
+    held_out: HeldOut | None = None,
 ) -> None:
-    """Trains from state.step to the end.
+    """Trains from state.step to the end. The UNet then has the adapter's weights: the last, the average or the best.
 
     Args:
         settings: With all their defaults.
-        class_embeddings: (classes, tokens, width): the text embedding of each class's prompt.
-        empty_embedding: (1, tokens, width): that of the empty prompt, which caption dropout uses.
+        embeddings: Those of prompt_embeddings.
         after_step: Called after each optimizer step, for progress and checkpoints.
+        held_out: What the loss is measured on besides, where images are held out.
     """
-    noise_scheduler, total_steps = training_scheduler(model), training_steps(settings)
+    noise_scheduler, total_steps = objective.training_scheduler(model), training_steps(settings)
     parameters = list(state.parameters.values())
     autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.device.type == "cuda")
-    embeddings = torch.cat([empty_embedding, class_embeddings]).to(model.device)
-    warmup_steps = max(1, round(total_steps * WARMUP_SHARE))
+    embeddings = embeddings.to(model.device)
+    classes = (len(embeddings) - 1) // (1 + len(settings.more_prompts))
     model.unet.train()
     denoise = denoiser(model.unet)
-    while state.step < total_steps:
-        share = learning_rate_share(
-            state.step,
-            total_steps,
-            warmup_steps=warmup_steps,
-            decline_from=warmup_steps,
-            final_share=FINAL_LEARNING_RATE_SHARE,
-        )
+
+    def predict(
+        noisy: torch.Tensor, timesteps: torch.Tensor, prompts: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        with autocast:
+            device = model.device
+            predicted = denoise(
+                noisy.to(device, model.dtype), timesteps.to(device), embeddings[prompts.to(device)], rows.to(device)
+            )
+        return predicted.float()
+
+    while state.step < total_steps and not _ends_early(state, settings):
+        share = learning_rate_share_of(settings, state.step, total_steps)
         for group in state.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * share
-        random = torch.Generator().manual_seed(derived_seed(settings.seed, "adapter step", state.step))
+            group["lr"] = settings.learning_rate * share * group.get("ratio", 1.0)
         rows, views = batch_rows(settings, state.step, len(latents.labels), len(latents.values))
-        clean = latents.values[views, rows]
-        noise = torch.randn(clean.shape, generator=random)
-        timesteps = torch.randint(0, noise_scheduler.config.num_train_timesteps, (len(rows),), generator=random)
-        dropped = torch.rand(len(rows), generator=random) < settings.caption_dropout
-        noisy = noise_scheduler.add_noise(clean, noise, timesteps)
-        target = prediction_target(noise_scheduler, clean, noise, timesteps)
-        prompts, prompt_rows = torch.where(dropped, 0, 1 + latents.labels[rows]).unique(return_inverse=True)
+        task = objective.draw(settings, noise_scheduler, latents.values[views, rows], state.step)
+        # The empty prompt is the first, then come each prompt's classes.
+        wanted = torch.where(task.dropped, 0, 1 + task.prompts * classes + latents.labels[rows])
+        prompts, prompt_rows = wanted.unique(return_inverse=True)
         if settings.dropout:  # PEFT draws what it leaves out from torch's own generator
             torch.manual_seed(derived_seed(settings.seed, "adapter dropout", state.step))
-        with autocast:
-            predicted = denoise(
-                noisy.to(model.device, model.dtype),
-                timesteps.to(model.device),
-                embeddings[prompts.to(model.device)],
-                prompt_rows.to(model.device),
-            )
-        loss = torch.nn.functional.mse_loss(predicted.float(), target.to(model.device))
+        predicted = predict(task.noisy, task.timesteps, prompts, prompt_rows)
+        loss = objective.loss(settings, noise_scheduler, predicted, task)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
         state.optimizer.step()
         state.step += 1
         state.losses.append(loss.item())
+        _average(state, settings)
+        if held_out is not None and _is_evaluated(state.step, total_steps, settings):
+            _evaluate(model, state, settings, held_out, predict)
         after_step(state)
     model.unet.eval()
+    with torch.no_grad():
+        for name, value in (state.best or state.averages).items():
+            state.parameters[name].copy_(value)
+
+
+def learning_rate_share_of(settings: AdapterSettings, step: int, steps: int) -> float:
+    """What a step, counted from 0, takes of the peak learning rate."""
+    warmup_steps = max(1, round(steps * settings.warmup))
+    if settings.learning_rate_schedule == "cosine" or step < warmup_steps:
+        return learning_rate_share(
+            step, steps, warmup_steps=warmup_steps, decline_from=warmup_steps, final_share=FINAL_LEARNING_RATE_SHARE
+        )
+    if settings.learning_rate_schedule == "constant":
+        return 1.0
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 1 - (1 - FINAL_LEARNING_RATE_SHARE) * progress
+
+
+def _average(state: TrainingState, settings: AdapterSettings) -> None:
+    """A running average whose decay rises to the one that was asked for, as torch-ema and diffusers have it."""
+    decay = min(settings.ema_decay, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        for name, average in state.averages.items():
+            average.lerp_(state.parameters[name], 1 - decay)
+
+
+def _is_evaluated(step: int, steps: int, settings: AdapterSettings) -> bool:
+    """At equal intervals, the last of which ends with the training."""
+    return step * settings.evaluations // steps > (step - 1) * settings.evaluations // steps
+
+
+def _evaluate(
+    model: LatentDiffusion,
+    state: TrainingState,
+    settings: AdapterSettings,
+    held_out: HeldOut,
+    predict: Predict,
+) -> None:
+    """Measures the loss on held-out images, of the weights that would be the adapter now."""
+    now = {name: value.detach().clone() for name, value in state.parameters.items()}
+    with torch.no_grad():
+        for name, value in state.averages.items():
+            state.parameters[name].copy_(value)
+        model.unet.eval()
+        measured = HeldOutLoss(state.step * settings.batch_size, held_out.loss(predict))
+        model.unet.train()
+        if settings.patience and all(measured.loss < earlier.loss for earlier in state.held_out):
+            state.best = {name: value.detach().clone() for name, value in state.parameters.items()}
+        for name, value in now.items():
+            state.parameters[name].copy_(value)
+    state.held_out.append(measured)
+
+
+def _ends_early(state: TrainingState, settings: AdapterSettings) -> bool:
+    """Whether the lowest loss on held-out images is `patience` evaluations ago."""
+    losses = [measured.loss for measured in state.held_out]
+    if not (settings.patience and losses):
+        return False
+    return len(losses) - 1 - losses.index(min(losses)) >= settings.patience
+
+
+def kept_images_seen(state: TrainingState, settings: AdapterSettings) -> int:
+    """After how many images seen, counted with repetition, the weights that are kept were the training's."""
+    if state.best:
+        return min(state.held_out, key=lambda measured: measured.loss).images_seen
+    return min(state.step * settings.batch_size, settings.images_seen)
 
 
 def training_steps(settings: AdapterSettings) -> int:
@@ -186,30 +285,19 @@ def _epoch(seed: int, epoch: int, images: int, views: int) -> tuple[list[int], l
     return random.permutation(images).tolist(), random.integers(0, views, images).tolist()
 
 
-def training_scheduler(model: LatentDiffusion) -> Any:
-    """The base model's noise schedule and prediction type, as a scheduler that adds noise."""
-    return DDPMScheduler.from_config(model.pipeline.scheduler.config)
-
-
-def prediction_target(
-    scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-) -> torch.Tensor:
-    """What the UNet is to predict: noise, velocity (Salimans and Ho 2022, appendix D) or the clean latents."""
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return noise
-    if kind == "v_prediction":
-        velocity: torch.Tensor = scheduler.get_velocity(clean, noise, timesteps)
-        return velocity
-    if kind == "sample":
-        return clean
-    raise ValueError(f"unknown prediction type {kind!r} in the base model's scheduler")
-
-
 def state_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
-    """Parameters, AdamW's moments and first factors as named tensors, for a checkpoint."""
-    tensors = {f"parameter.{name}": value.detach().cpu().contiguous() for name, value in state.parameters.items()}
-    tensors |= {f"first factor.{name}": value.cpu().contiguous() for name, value in state.first_factors.items()}
+    """Everything of it that is a tensor, by name, for a checkpoint."""
+    kinds: dict[str, Mapping[str, torch.Tensor]] = {
+        "parameter": state.parameters,
+        FIRST_FACTOR: state.first_factors,
+        AVERAGE: state.averages,
+        BEST: state.best,
+    }
+    tensors = {
+        f"{kind}.{name}": value.detach().cpu().contiguous()
+        for kind, values in kinds.items()
+        for name, value in values.items()
+    }
     for name, value in state.parameters.items():
         for key, moment in state.optimizer.state[value].items():
             tensors[f"optimizer.{key}.{name}"] = moment.detach().cpu().contiguous()
@@ -225,8 +313,13 @@ def _restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSett
                 key: checkpoint.tensors[f"optimizer.{key}.{name}"].to(value.device if key != "step" else "cpu").clone()
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
+        for name, average in _tensors_of(checkpoint, AVERAGE).items():
+            state.averages[name].copy_(average)
+    best = _tensors_of(checkpoint, BEST)
+    state.best = {name: value.to(state.parameters[name].device) for name, value in best.items()}
     state.step = checkpoint.images_seen // settings.batch_size
     state.losses = list(checkpoint.losses)
+    state.held_out = [HeldOutLoss(*measured) for measured in checkpoint.held_out]
 
 
 def _tensors_of(checkpoint: Checkpoint, kind: str) -> dict[str, torch.Tensor]:
@@ -235,11 +328,14 @@ def _tensors_of(checkpoint: Checkpoint, kind: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix(start): value for key, value in checkpoint.tensors.items() if key.startswith(start)}
 
 
-def prompt_embeddings(
-    model: LatentDiffusion, prompt: str, classes: tuple[str, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The text embeddings of each class's prompt, and of the empty one."""
-    return encode_prompts(model, [prompt_for(prompt, label) for label in classes]), encode_prompts(model, [""])
+def prompt_embeddings(model: LatentDiffusion, prompts: Sequence[str], classes: tuple[str, ...]) -> torch.Tensor:
+    """Text embeddings, (1 + prompts x classes, tokens, width): of the empty prompt, then of each prompt's classes."""
+    return torch.cat(
+        [
+            encode_prompts(model, [""]),
+            *(encode_prompts(model, [prompt_for(prompt, label) for label in classes]) for prompt in prompts),
+        ]
+    )
 
 
 def loss_curve(losses: list[float]) -> list[tuple[int, float]]:

@@ -1,9 +1,10 @@
-"""What a worker does for one adapter: data and base model in, checkpoints on the way, the adapter's payloads out."""
+"""What a worker does for one artifact: data and base model in, checkpoints on the way, its adapters' payloads out."""
 
 import json
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,29 @@ import torch
 
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.adapter_files import adapter_files
-from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.checkpoints import (
+    Checkpoint,
+    Finished,
+    read_finished,
+    read_newest_checkpoint,
+    write_checkpoint,
+    write_finished,
+)
 from synthmix.adapter_training.kept_inputs import INPUTS
-from synthmix.image_data.generators import recorded_adapter_settings
+from synthmix.adapter_training.portions import Portion, portions
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.image_data.generators import LOSSES, in_folder, recorded_adapter_settings
 from synthmix.image_data.pixel_cache import pixels
-from synthmix.image_data.split_parts import open_train_part
+from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.kept_models import lend
+from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.service_kit.artifacts import write_payload
 from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
+from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store
 
@@ -35,19 +47,22 @@ def train(
     target: str,
     request: dict[str, Any],
     names: dict[str, Any],
-    report: Callable[[int], None],
+    report: Callable[[int, int | None, str], None],
     threads: int,
 ) -> dict[str, Any]:
-    """Trains an adapter, from its newest checkpoint if there is one, and writes its payloads.
+    """Trains an artifact's adapters, from the newest checkpoint if there is one, and writes their payloads.
 
     Returns:
         The payloads and the summary for the manifest, which the operation writes.
     """
     store = open_object_store()
     name = OperationName.parse(operation)
-    checkpoint = read_newest_checkpoint(store, name)
+    checkpoint, done = read_newest_checkpoint(store, name), read_finished(store, name)
+    # What is begun goes on with as many threads: with others it would not come to the same bytes.
+    begun_with = [finished.summary["threads"] for finished in done.values()]
     if checkpoint is not None and checkpoint.threads is not None:
-        threads = checkpoint.threads
+        begun_with.append(checkpoint.threads)
+    threads = begun_with[0] if begun_with else threads
     torch.set_num_threads(threads)
     part = open_train_part(store, names["train_split"], field="adapter.train_split")
     if part.digest != request["train_split"]:
@@ -57,72 +72,159 @@ def train(
         )
     found = base_model.resolve(names["base_model"], field="adapter.settings.base_model")
     base_model.verify(found, request["base_model"])
-    model = lend(found)
     settings = recorded_adapter_settings(request)
-    steps = recipe.training_steps(settings)
+    run = _Run(store, name, found, part, pixels(store, part, settings.image_size), settings, threads, report)
+    of_artifact = portions(part, settings)
+    for number, portion in enumerate(of_artifact):
+        if portion.folder not in done:
+            goes_on = checkpoint if checkpoint is not None and checkpoint.folder == portion.folder else None
+            done[portion.folder] = run.trained(portion, number * portion.images_seen, goes_on)
+            if len(of_artifact) > 1:
+                write_finished(store, name, portion.folder, done[portion.folder])
+    return _stored(store, ArtifactName.parse(target, field="target"), run, of_artifact, done)
 
-    images = pixels(store, part, settings.image_size)
-    memory = partial(
-        memory_told_at,
-        "adapter.settings.batch_size",
-        f"batches of {settings.batch_size} images of {settings.image_size} pixels",
-        "lower the adapter's batch_size or image_size",
-    )
-    epochs = -(-steps * settings.batch_size // len(images))
-    with memory():
-        # The number of threads is in the keys: it decides about last bits.
-        views = min(recipe.MOST_VIEWS, epochs)
-        encoded = INPUTS.get(
-            ("latents", found.digest, part.digest, settings.image_size, views, threads),
-            lambda: recipe.cache_latents(model, images, np.asarray(part.labels), views),
-        )
-        latents = recipe.Latents(*encoded)
-        class_embeddings, empty_embedding = INPUTS.get(
-            ("prompts", found.digest, settings.prompt, part.classes, threads),
-            lambda: recipe.prompt_embeddings(model, settings.prompt, part.classes),
-        )
-        state = recipe.set_up(model, settings, checkpoint)
 
-    last = {"checkpoint_s": time.monotonic(), "report_s": 0.0}
+@dataclass(frozen=True)
+class _Run:
+    """What the trainings of one artifact's adapters have in common."""
 
-    def after_step(state: recipe.TrainingState) -> None:
-        count_on_worker("synthmix_training_steps", 1, ADAPTER_TRAINING)
-        count_on_worker("synthmix_training_images", settings.batch_size, ADAPTER_TRAINING)
-        now_s = time.monotonic()
-        if now_s - last["report_s"] > REPORT_INTERVAL_SECONDS:
-            last["report_s"] = now_s
-            report(min(state.step * settings.batch_size, settings.images_seen))
-        if now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS and state.step < steps:
-            last["checkpoint_s"] = now_s
+    store: ObjectStore
+    operation: OperationName
+    found: base_model.BaseModel
+    part: TrainPart
+    images: np.ndarray
+    settings: AdapterSettings
+    threads: int
+    report: Callable[[int, int | None, str], None]
+
+    def trained(self, portion: Portion, seen_before: int, checkpoint: Checkpoint | None) -> Finished:
+        """An adapter, trained to its end.
+
+        Args:
+            seen_before: Images that earlier adapters of the artifact have seen.
+            checkpoint: Of this adapter's training; None to begin.
+        """
+        settings = AdapterSettings()
+        settings.CopyFrom(self.settings)
+        settings.images_seen = portion.images_seen
+        steps = recipe.training_steps(settings)
+        model = lend(self.found)
+        with self._memory():
+            latents, held_out = recipe.chosen(
+                model, settings, self._latents(model, portion, steps), portion.rows, portion.held_out
+            )
+            embeddings = self._embeddings(model)
+            state = recipe.set_up(model, settings, checkpoint)
+
+        last = {"checkpoint_s": time.monotonic(), "report_s": 0.0}
+
+        def after_step(state: recipe.TrainingState) -> None:
+            count_on_worker("synthmix_training_steps", 1, ADAPTER_TRAINING)
+            count_on_worker("synthmix_training_images", settings.batch_size, ADAPTER_TRAINING)
+            now_s = time.monotonic()
             images_seen = state.step * settings.batch_size
-            write_checkpoint(store, name, Checkpoint(images_seen, recipe.state_tensors(state), state.losses, threads))
+            if now_s - last["report_s"] > REPORT_INTERVAL_SECONDS:
+                last["report_s"] = now_s
+                seen = seen_before + min(images_seen, settings.images_seen)
+                self.report(min(seen, self.settings.images_seen), None, _message(portion, state))
+            if now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS and state.step < steps:
+                last["checkpoint_s"] = now_s
+                write_checkpoint(
+                    self.store,
+                    self.operation,
+                    Checkpoint(
+                        images_seen,
+                        recipe.state_tensors(state),
+                        state.losses,
+                        self.threads,
+                        tuple(state.held_out),
+                        portion.folder,
+                    ),
+                )
 
-    with memory():
-        recipe.train(model, state, settings, latents, class_embeddings, empty_embedding, after_step)
-    if not np.isfinite(state.losses[-1]):
-        raise FailedPrecondition(
-            f"the training diverged (loss {state.losses[-1]}); lower the adapter's learning_rate "
-            f"(it was {settings.learning_rate:g})",
-            reason="TRAINING_DIVERGED",
+        with self._memory():
+            recipe.train(model, state, settings, latents, embeddings, after_step, held_out)
+        if not np.isfinite(state.losses[-1]):
+            raise FailedPrecondition(
+                f"the training diverged (loss {state.losses[-1]}); lower the adapter's learning_rate "
+                f"(it was {settings.learning_rate:g})",
+                reason="TRAINING_DIVERGED",
+            )
+        curve = recipe.loss_curve(state.losses)
+        return Finished(
+            files=adapter_files(model.unet, state.first_factors) | {LOSSES: json.dumps(curve).encode()},
+            summary={
+                "final_loss": curve[-1][1],
+                "parameter_count": sum(value.numel() for value in state.parameters.values()),
+                "images_seen": recipe.kept_images_seen(state, settings),
+                "held_out_losses": state.held_out,
+                "threads": self.threads,
+                "device": str(model.device),
+            },
         )
-    curve = recipe.loss_curve(state.losses)
-    artifact = ArtifactName.parse(target, field="target")
+
+    def _memory(self) -> AbstractContextManager[None]:
+        return memory_told_at(
+            "adapter.settings.batch_size",
+            f"batches of {self.settings.batch_size} images of {self.settings.image_size} pixels",
+            "lower the adapter's batch_size or image_size",
+        )
+
+    def _latents(self, model: LatentDiffusion, portion: Portion, steps: int) -> recipe.Latents:
+        """Of the whole train part, in as many views as the adapter's training has epochs, up to all."""
+        epochs = -(-steps * self.settings.batch_size // len(portion.rows))
+        views = min(recipe.MOST_VIEWS, epochs)
+        # The number of threads is in the keys: it decides about last bits.
+        return recipe.Latents(
+            *INPUTS.get(
+                ("latents", self.found.digest, self.part.digest, self.settings.image_size, views, self.threads),
+                lambda: recipe.cache_latents(model, self.images, np.asarray(self.part.labels), views),
+            )
+        )
+
+    def _embeddings(self, model: LatentDiffusion) -> torch.Tensor:
+        prompts = (self.settings.prompt, *self.settings.more_prompts)
+        (embeddings,) = INPUTS.get(
+            ("prompts", self.found.digest, prompts, self.part.classes, self.threads),
+            lambda: (recipe.prompt_embeddings(model, prompts, self.part.classes),),
+        )
+        return embeddings
+
+
+def _stored(
+    store: ObjectStore, artifact: ArtifactName, run: _Run, of_artifact: Sequence[Portion], done: dict[str, Finished]
+) -> dict[str, Any]:
+    """Writes the payloads, and returns them and what the manifest says of the artifact."""
     payloads = [
-        write_payload(store, artifact, name, data)
-        for name, data in {
-            **adapter_files(model.unet, state.first_factors),
-            "losses.json": json.dumps(curve).encode(),
-        }.items()
+        write_payload(store, artifact, in_folder(folder, file), data)
+        for folder, finished in done.items()
+        for file, data in finished.files.items()
     ]
+    adapters = [done[portion.folder].summary for portion in of_artifact]
     return {
         "payloads": [payload.__dict__ for payload in payloads],
         "summary": {
-            "classes": list(part.classes),
-            "class_counts": {label: part.labels.count(index) for index, label in enumerate(part.classes)},
-            "grey": bool(np.all(images == images[..., :1])),
-            "final_loss": curve[-1][1],
-            "parameter_count": sum(value.numel() for value in state.parameters.values()),
-            "threads": threads,
-            "device": str(model.device),
+            "classes": list(run.part.classes),
+            "class_counts": {label: run.part.labels.count(index) for index, label in enumerate(run.part.classes)},
+            "grey": bool(np.all(run.images == run.images[..., :1])),
+            "final_loss": float(np.mean([adapter["final_loss"] for adapter in adapters])),
+            "parameter_count": sum(adapter["parameter_count"] for adapter in adapters),
+            "threads": run.threads,
+            "device": adapters[0]["device"],
+            "images_seen": sum(adapter["images_seen"] for adapter in adapters),
+            "held_out_losses": adapters[0]["held_out_losses"] if len(adapters) == 1 else [],
+            "adapters": [
+                {"folder": portion.folder, "label": portion.label, **adapter}
+                for portion, adapter in zip(of_artifact, adapters, strict=True)
+            ],
         },
     }
+
+
+def _message(portion: Portion, state: recipe.TrainingState) -> str:
+    """What who watches is told: of which class the adapter is, and the loss on held-out images."""
+    said = f"training {portion.label}" if portion.label else "training"
+    if not state.held_out:
+        return said
+    lowest = min(measured.loss for measured in state.held_out)
+    return f"{said}; held-out loss {state.held_out[-1].loss:.4g}, lowest {lowest:.4g}"

@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import functional as F
 
-from synthmix.adapter_training.fresh_adapters import adapter_layers
+from synthmix.latent_diffusion.adapters import adapter_layers
 from synthmix.latent_diffusion.unet_modules import FoldedUpsampling, heads, is_plain, repeats_and_convolves
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

@@ -273,13 +273,25 @@ class _Reader:
             self.lines[place], self.written[place] = _line(node), path
             one = settings.add()
             for choice in combination:
-                setattr(one, choice.target.name, choice.value)
                 one_path = f"{place}.{choice.target.name}"
                 self.lines[one_path], self.written[one_path] = choice.line, choice.path
+                if not choice.target.is_repeated:
+                    setattr(one, choice.target.name, choice.value)
+                    continue
+                getattr(one, choice.target.name).extend(choice.value)
+                for index in range(len(choice.value)):
+                    item_path = f"[{index}]"
+                    self.lines[one_path + item_path] = choice.line
+                    self.written[one_path + item_path] = choice.path + item_path
 
     def choices(self, target: FieldDescriptor, node: yaml.Node, path: str) -> list["_Choice"]:
-        """The values that a list of a grid has, or the one that stands for a list of one."""
-        if not isinstance(node, yaml.SequenceNode):
+        """The values that a list of a grid has, or the one that stands for a list of one.
+
+        A field that holds a list itself has lists for values: of several, each is a list within the list.
+        """
+        if not isinstance(node, yaml.SequenceNode) or (
+            target.is_repeated and not any(isinstance(item, yaml.SequenceNode) for item in node.value)
+        ):
             items = {path: node}
         else:
             items = {f"{path}[{index}]": item for index, item in enumerate(node.value)}
@@ -287,7 +299,9 @@ class _Reader:
                 self.problem(path, node, f"is an empty list; give {_expected(target)}, or remove the line")
         found: list[_Choice] = []
         for item_path, item in items.items():
-            value = self.scalar(target, item, item_path)
+            value = (
+                self.several(target, item, item_path) if target.is_repeated else self.scalar(target, item, item_path)
+            )
             if value is None:
                 continue
             if any(choice.value == value for choice in found):
@@ -295,6 +309,12 @@ class _Reader:
                 continue
             found.append(_Choice(target, value, item_path, _line(item)))
         return found
+
+    def several(self, target: FieldDescriptor, node: yaml.Node, path: str) -> tuple[Any, ...] | None:
+        """The items of a list, or the one that stands for a list of one; None if one of them is wrong."""
+        items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        values = [self.scalar(target, item, f"{path}[{index}]") for index, item in enumerate(items)]
+        return None if None in values else tuple(values)
 
     def keys(
         self, descriptor: Descriptor, node: yaml.Node, path: str

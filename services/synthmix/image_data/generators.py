@@ -10,6 +10,20 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import distinguishing_names, fill_left_out, from_canonical
 
+# The payload of a training's course, in the folder of each of an artifact's adapters.
+LOSSES = "losses.json"
+
+
+def adapter_folders(adapter: Manifest) -> dict[str, str]:
+    """The folders of an artifact's adapters among its payloads, by the class that each is for; {"": ""} for one."""
+    adapters = adapter.summary.get("adapters", [{"label": "", "folder": ""}])
+    return {item["label"]: item["folder"] for item in adapters}
+
+
+def in_folder(folder: str, file: str) -> str:
+    """The name of a payload that is one of an adapter's files."""
+    return f"{folder}/{file}" if folder else file
+
 
 def recorded_adapter_settings(request: Mapping[str, Any]) -> AdapterSettings:
     """The settings of an adapter's canonical request, with their defaults."""

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_data.generators import adapter_settings
+from synthmix.image_data.generators import adapter_folders, adapter_settings, in_folder
 from synthmix.image_data.image_table import write_shard
 from synthmix.image_synthesis.batch_size import images_at_once
 from synthmix.image_synthesis.denoising import decode, denoise, encoded
@@ -53,12 +54,14 @@ def synthesise_shard(
     store = open_object_store()
     adapter = read_manifest(store, ArtifactName(ADAPTERS, request["adapter"]))
     settings = from_canonical(request["settings"], SynthesisSettings)
-    model = adapted_model(adapter.name, settings.precision)
     planned = planned_images(request, shard_range(image_count(request), number))
+    folders = adapter_folders(adapter)
     images: list[bytes] = []
-    for batch in synthesise(model, adapter, settings, planned):
-        images += batch
-        report(len(images))
+    for folder, of_folder in groupby(planned, lambda image: folders.get(image.label, folders.get("", ""))):
+        model = adapted_model(adapter.name, settings.precision, folder)
+        for batch in synthesise(model, adapter, settings, list(of_folder)):
+            images += batch
+            report(len(images))
     shard = write_shard(store, ArtifactName.parse(target, field="target"), number, images)
     record_shard(store, OperationName.parse(operation), number, shard)
     count_on_worker("synthmix_images", len(images), IMAGE_SYNTHESIS)
@@ -117,16 +120,19 @@ def _pixels(
         return decode(model, latents)
 
 
-def adapted_model(adapter_name: ArtifactName, precision: str) -> LatentDiffusion:
+def adapted_model(adapter_name: ArtifactName, precision: str, part: str = "") -> LatentDiffusion:
     """The adapter's base model with the adapter in it, made ready for sampling.
+
+    Args:
+        part: The folder of the one that is meant, of an artifact of several adapters.
 
     Raises:
         DataLoss: The adapter changes nothing, cannot be read, or has weights that are no numbers.
     """
-    return ADAPTED.get((adapter_name, precision), lambda: _adapted_model(adapter_name, precision))
+    return ADAPTED.get((adapter_name, precision, part), lambda: _adapted_model(adapter_name, precision, part))
 
 
-def _adapted_model(adapter_name: ArtifactName, precision: str) -> LatentDiffusion:
+def _adapted_model(adapter_name: ArtifactName, precision: str, part: str) -> LatentDiffusion:
     store = open_object_store()
     adapter = read_manifest(store, adapter_name)
     found = base_model.resolve(adapter.summary["base_model"], field="adapter.settings.base_model")
@@ -135,9 +141,11 @@ def _adapted_model(adapter_name: ArtifactName, precision: str) -> LatentDiffusio
     before = probe(model)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name in {payload.name for payload in adapter.payloads} & ADAPTER_FILES:
-            with open_payload(store, adapter, name) as stored, (folder / name).open("wb") as copy:
-                shutil.copyfileobj(stored, copy)
+        for file in ADAPTER_FILES:
+            name = in_folder(part, file)
+            if name in {payload.name for payload in adapter.payloads}:
+                with open_payload(store, adapter, name) as stored, (folder / file).open("wb") as copy:
+                    shutil.copyfileobj(stored, copy)
         _load(model, folder, adapter)
     check_adapter_has_effect(model, before, adapter)
     try:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.boft import layer as boft_layer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -27,6 +29,15 @@ PEFT_PREFIX = "base_model.model."
 SHOWN_NAMES = 3
 # In files of recipe versions up to 2, where they stand beside PEFT's names for the factors of convolutions.
 _OLD_NAMES = {".lora.down.": ".lora_A.", ".lora.up.": ".lora_B."}
+
+# Otherwise PEFT compiles its extension for CUDA when the first layer of BOFT is made, or warns that it cannot. Without
+# it there is one butterfly factor, as here.
+boft_layer._FBD_CUDA = False
+
+
+def adapter_layers(unet: Any) -> dict[str, BaseTunerLayer]:
+    """PEFT's layers in a UNet, by the names of the layers in whose places they are."""
+    return {name: module for name, module in unet.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
 def load_adapter(model: LatentDiffusion, folder: Path) -> None:

@@ -91,11 +91,12 @@ class OperationContext:
             self._dirty = self._dirty or waits != self._waits
             self._waits = waits
 
-    def report(self, task: int, done: int, total: int | None = None) -> None:
+    def report(self, task: int, done: int, total: int | None = None, message: str = "") -> None:
         """What a running task has done so far; counts beside `done` until the task ends.
 
         Args:
             total: Of the whole operation, if only the task knows it.
+            message: What the operation is at, if only the task knows it.
         """
         with self._lock:
             if task not in self._running:
@@ -104,6 +105,8 @@ class OperationContext:
             self._running[task] = done
             if total is not None:
                 self._progress["total"] = total
+            if message:
+                self._progress["message"] = message
             self._dirty = True
 
     def complete(self) -> None:

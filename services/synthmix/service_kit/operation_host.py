@@ -136,11 +136,11 @@ class OperationHost:
         """There is something new among the open operations."""
         self._woken.set()
 
-    def report(self, operation: str, task: int, done: int, total: int | None = None) -> None:
+    def report(self, operation: str, task: int, done: int, total: int | None = None, message: str = "") -> None:
         """What a task says that it has done."""
         context = self._context_of(operation)
         if context is not None:
-            context.report(task, done, total)
+            context.report(task, done, total, message)
 
     def note_begun(self, operation: str) -> None:
         """A worker says that it has begun a task of an operation."""

@@ -105,8 +105,8 @@ class HostActor:
     def wake(self) -> None:
         self._host.wake()
 
-    def report(self, operation: str, task: int, done: int, total: int | None = None) -> None:
-        self._host.report(operation, task, done, total)
+    def report(self, operation: str, task: int, done: int, total: int | None = None, message: str = "") -> None:
+        self._host.report(operation, task, done, total, message)
 
     def note_begun(self, operation: str) -> None:
         self._host.note_begun(operation)

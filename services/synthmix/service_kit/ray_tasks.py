@@ -122,7 +122,7 @@ def slots_of(resources: Mapping[str, float], settings: WorkerSettings) -> int:
 def run_task(
     host: str, operation: str, index: int, function: str, keywords: dict[str, Any], threads: int, gpus: float
 ) -> TaskResult:
-    """Runs one task on a worker. Besides its keywords the function gets `report(done, total)` and `threads`."""
+    """Runs one task on a worker. Besides its keywords the function gets `report(done, total, message)`, `threads`."""
     import ray
 
     global _begun
@@ -140,11 +140,11 @@ def run_task(
     start_s = time.perf_counter()
     reported_s = 0.0
 
-    def report(done: int, total: int | None = None) -> None:
+    def report(done: int, total: int | None = None, message: str = "") -> None:
         nonlocal reported_s
         if time.monotonic() - reported_s >= REPORT_INTERVAL_SECONDS:
             reported_s = time.monotonic()
-            actor.report.remote(operation, index, done, total)
+            actor.report.remote(operation, index, done, total, message)
 
     try:
         with kept_values.at_work():

@@ -128,9 +128,13 @@ def in_words(settings: Message) -> dict[str, str]:
     In the order of the fields. Messages within the settings are left out.
     """
     return {
-        field.name.replace("_", " ").capitalize(): _value_in_words(field, value)
+        field.name.replace("_", " ").capitalize(): (
+            "; ".join(_value_in_words(field, item) for item in value)
+            if field.is_repeated
+            else _value_in_words(field, value)
+        )
         for field, value in settings.ListFields()
-        if field.message_type is None and not field.is_repeated
+        if field.message_type is None
     }
 
 

@@ -209,7 +209,15 @@ def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, owner: str,
 
 def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
     settings, summary = generators.adapter_settings(manifest), manifest.summary
-    losses = json.loads(read_payload(store, manifest, "losses.json"))
+    folders = generators.adapter_folders(manifest).values()
+    courses = [
+        json.loads(read_payload(store, manifest, f"{folder}/{generators.LOSSES}".lstrip("/"))) for folder in folders
+    ]
+    # Of several adapters the mean, after as many steps of each.
+    losses = [
+        (len(courses) * points[0][0], sum(loss for _, loss in points) / len(points))
+        for points in zip(*courses, strict=False)  # some may have ended early
+    ]
     return page.Adapter(
         name=name,
         settings=in_words(settings),
@@ -218,6 +226,9 @@ def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
         loss_curve=tuple(page.LossPoint(step * settings.batch_size, loss) for step, loss in losses),
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
+        # Adapters of earlier versions say neither.
+        held_out=tuple(page.LossPoint(seen, loss) for seen, loss in summary.get("held_out_losses", ())),
+        images_seen=summary.get("images_seen", 0),
     )
 
 

@@ -74,7 +74,7 @@ class Ours:
         )
         labels = np.arange(len(images)) % len(LABELS)
         self._latents = recipe.cache_latents(self._model, images, labels, 8)
-        self._embeddings = recipe.prompt_embeddings(self._model, PROMPT, LABELS)
+        self._embeddings = recipe.prompt_embeddings(self._model, [PROMPT], LABELS)
         self._state = recipe.set_up(self._model, self._settings)
 
     def train(self, steps: int) -> int:
@@ -89,7 +89,7 @@ class Ours:
                 raise Enough
 
         with suppress(Enough):
-            recipe.train(self._model, self._state, self._settings, self._latents, *self._embeddings, after_step)
+            recipe.train(self._model, self._state, self._settings, self._latents, self._embeddings, after_step)
         return steps * self._settings.batch_size
 
 

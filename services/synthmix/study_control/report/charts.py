@@ -234,11 +234,11 @@ def forest_plot(comparison: Comparison, width_px: int) -> Markup:
     return _markup(svg)
 
 
-def loss_curve(points: Sequence[LossPoint], width_px: int) -> Markup:
-    """A training's loss against images seen, small. Takes two points or more, in order."""
+def loss_curve(points: Sequence[LossPoint], width_px: int, title: str = "Training loss") -> Markup:
+    """A loss against images seen, small. Takes two points or more, in order."""
     height, left, bottom = 104, 68.0, 80.0
     losses = [point.loss for point in points]
-    svg = _svg(width_px, height, "Training loss", f"From {losses[0]:.4g} to {losses[-1]:.4g}")
+    svg = _svg(width_px, height, title, f"From {losses[0]:.4g} to {losses[-1]:.4g}")
     least, greatest = min(losses), max(losses)
     # A constant loss is a flat line in the middle.
     pad = 0.0 if greatest > least else max(abs(greatest), 1e-12)

@@ -83,6 +83,10 @@ class Adapter:
     loss_curve: tuple[LossPoint, ...]
     seconds: float
     gpu_seconds: float
+    # The loss on held-out train images, in order of images seen; empty if none are held out.
+    held_out: tuple[LossPoint, ...] = ()
+    # After how many images seen the weights are the training's that were kept; 0 where that is not known.
+    images_seen: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class CreateAdapterRequest(_message.Message):
     def __init__(self, adapter: _Optional[_Union[Adapter, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class AdapterSettings(_message.Message):
-    __slots__ = ("base_model", "method", "rank", "alpha", "targets", "images_seen", "batch_size", "learning_rate", "prompt", "image_size", "caption_dropout", "seed", "block_size", "factor", "dropout")
+    __slots__ = ("base_model", "method", "rank", "alpha", "targets", "images_seen", "batch_size", "learning_rate", "prompt", "image_size", "caption_dropout", "seed", "block_size", "factor", "dropout", "more_prompts", "min_snr_gamma", "noise_offset", "least_noise", "most_noise", "timestep_sampling", "distribution_matching", "loraplus_ratio", "ema_decay", "weight_decay", "learning_rate_schedule", "warmup", "held_out", "evaluations", "patience", "per")
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,22 @@ class AdapterSettings(_message.Message):
     BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
     FACTOR_FIELD_NUMBER: _ClassVar[int]
     DROPOUT_FIELD_NUMBER: _ClassVar[int]
+    MORE_PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    MIN_SNR_GAMMA_FIELD_NUMBER: _ClassVar[int]
+    NOISE_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LEAST_NOISE_FIELD_NUMBER: _ClassVar[int]
+    MOST_NOISE_FIELD_NUMBER: _ClassVar[int]
+    TIMESTEP_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTION_MATCHING_FIELD_NUMBER: _ClassVar[int]
+    LORAPLUS_RATIO_FIELD_NUMBER: _ClassVar[int]
+    EMA_DECAY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_FIELD_NUMBER: _ClassVar[int]
+    PER_FIELD_NUMBER: _ClassVar[int]
     base_model: str
     method: str
     rank: int
@@ -53,10 +69,26 @@ class AdapterSettings(_message.Message):
     block_size: int
     factor: int
     dropout: float
-    def __init__(self, base_model: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., targets: _Optional[str] = ..., images_seen: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., prompt: _Optional[str] = ..., image_size: _Optional[int] = ..., caption_dropout: _Optional[float] = ..., seed: _Optional[int] = ..., block_size: _Optional[int] = ..., factor: _Optional[int] = ..., dropout: _Optional[float] = ...) -> None: ...
+    more_prompts: _containers.RepeatedScalarFieldContainer[str]
+    min_snr_gamma: float
+    noise_offset: float
+    least_noise: float
+    most_noise: float
+    timestep_sampling: str
+    distribution_matching: float
+    loraplus_ratio: float
+    ema_decay: float
+    weight_decay: float
+    learning_rate_schedule: str
+    warmup: float
+    held_out: float
+    evaluations: int
+    patience: int
+    per: str
+    def __init__(self, base_model: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., targets: _Optional[str] = ..., images_seen: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., prompt: _Optional[str] = ..., image_size: _Optional[int] = ..., caption_dropout: _Optional[float] = ..., seed: _Optional[int] = ..., block_size: _Optional[int] = ..., factor: _Optional[int] = ..., dropout: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., min_snr_gamma: _Optional[float] = ..., noise_offset: _Optional[float] = ..., least_noise: _Optional[float] = ..., most_noise: _Optional[float] = ..., timestep_sampling: _Optional[str] = ..., distribution_matching: _Optional[float] = ..., loraplus_ratio: _Optional[float] = ..., ema_decay: _Optional[float] = ..., weight_decay: _Optional[float] = ..., learning_rate_schedule: _Optional[str] = ..., warmup: _Optional[float] = ..., held_out: _Optional[float] = ..., evaluations: _Optional[int] = ..., patience: _Optional[int] = ..., per: _Optional[str] = ...) -> None: ...
 
 class Adapter(_message.Message):
-    __slots__ = ("name", "train_split", "settings", "create_time", "final_loss", "parameter_count", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me")
+    __slots__ = ("name", "train_split", "settings", "create_time", "final_loss", "parameter_count", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "images_seen", "held_out_losses")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRAIN_SPLIT_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +100,8 @@ class Adapter(_message.Message):
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_BY_ME_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_SEEN_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_LOSSES_FIELD_NUMBER: _ClassVar[int]
     name: str
     train_split: str
     settings: AdapterSettings
@@ -79,7 +113,17 @@ class Adapter(_message.Message):
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
     requested_by: _containers.RepeatedScalarFieldContainer[str]
     requested_by_me: bool
-    def __init__(self, name: _Optional[str] = ..., train_split: _Optional[str] = ..., settings: _Optional[_Union[AdapterSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., final_loss: _Optional[float] = ..., parameter_count: _Optional[int] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...
+    images_seen: int
+    held_out_losses: _containers.RepeatedCompositeFieldContainer[HeldOutLoss]
+    def __init__(self, name: _Optional[str] = ..., train_split: _Optional[str] = ..., settings: _Optional[_Union[AdapterSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., final_loss: _Optional[float] = ..., parameter_count: _Optional[int] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., images_seen: _Optional[int] = ..., held_out_losses: _Optional[_Iterable[_Union[HeldOutLoss, _Mapping]]] = ...) -> None: ...
+
+class HeldOutLoss(_message.Message):
+    __slots__ = ("images_seen", "loss")
+    IMAGES_SEEN_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    images_seen: int
+    loss: float
+    def __init__(self, images_seen: _Optional[int] = ..., loss: _Optional[float] = ...) -> None: ...
 
 class GetAdapterRequest(_message.Message):
     __slots__ = ("name",)

@@ -1,0 +1,283 @@
+"""What options of an adapter's objective do: against formulas, and interrupted anywhere to the same bytes."""
+
+import math
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from memory_object_store import MemoryObjectStore
+from synthmix.adapter_training import objective, planning, recipe
+from synthmix.adapter_training.adapter_files import adapter_files
+from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.held_out import HeldOut
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.latent_diffusion.base_model import BUILTIN, resolve
+from synthmix.latent_diffusion.kept_models import shared_copy
+from synthmix.latent_diffusion.loading import LatentDiffusion, load
+from synthmix.service_kit.resource_names import OperationName
+from tiny_base_model import write_tiny_base_model
+
+OPERATION = OperationName("adapter-training", "0" * 32)
+IMAGES, HELD_OUT = 12, [2, 3, 9]
+PROMPTS = ["a {label} cell", "a drawing of {label}"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
+    return load(write_tiny_base_model(tmp_path_factory.mktemp("base")), torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def settings_of(**options: Any) -> AdapterSettings:
+    given = AdapterSettings(rank=2, images_seen=48, batch_size=4, seed=3, **{"learning_rate": 1e-2} | options)
+    base_model = resolve(BUILTIN, field="x", weights=False)  # any will do
+    settings = planning.filled(given, base_model)
+    planning.check_settings(settings, base_model)
+    return settings
+
+
+def rows_of(settings: AdapterSettings) -> tuple[list[int], list[int]]:
+    held_out = HELD_OUT if settings.held_out else []
+    return [row for row in range(IMAGES) if row not in held_out], held_out
+
+
+class Stop(Exception):
+    pass
+
+
+def pixels(changed: int | None = None) -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
+    if changed is not None:
+        values[changed] = 255 - values[changed]
+    return values
+
+
+def trained(
+    base: LatentDiffusion,
+    settings: AdapterSettings,
+    *,
+    images: np.ndarray | None = None,
+    stop_after: int | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[LatentDiffusion, recipe.TrainingState]:
+    model = shared_copy(base)
+    latents = recipe.cache_latents(model, pixels() if images is None else images, np.arange(IMAGES) % 2, views=2)
+    latents, held_out = recipe.chosen(model, settings, latents, *rows_of(settings))
+    embeddings = recipe.prompt_embeddings(model, PROMPTS[: 1 + len(settings.more_prompts)], ("round", "flat"))
+    state = recipe.set_up(model, settings, checkpoint)
+
+    def after_step(state: recipe.TrainingState) -> None:
+        if state.step == stop_after:
+            raise Stop
+
+    with suppress(Stop):
+        recipe.train(model, state, settings, latents, embeddings, after_step, held_out)
+    return model, state
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"min_snr_gamma": 5.0},
+    {"noise_offset": 0.1},
+    {"least_noise": 0.5, "most_noise": 0.6},
+    {"timestep_sampling": "logit_normal"},
+    {"distribution_matching": 0.5},
+    {"distribution_matching": 0.5, "min_snr_gamma": 1.0},
+    {"loraplus_ratio": 16.0},
+    {"ema_decay": 0.9},
+    {"weight_decay": 1.0},
+    {"learning_rate_schedule": "linear"},
+    {"learning_rate_schedule": "constant", "warmup": 0.5},
+    {"more_prompts": PROMPTS[1:]},
+    {"held_out": 0.25, "evaluations": 6},
+    {"held_out": 0.25, "evaluations": 12, "patience": 2, "learning_rate": 0.3},
+    {"held_out": 0.25, "evaluations": 4, "ema_decay": 0.99, "patience": 3},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ", ".join(map(str, options)))
+def test_an_option_changes_the_adapter_and_resumes_to_the_same_bytes(
+    base: LatentDiffusion, options: dict[str, Any]
+) -> None:
+    settings = settings_of(**options)
+    model, state = trained(base, settings)
+    plain = trained(base, settings_of(learning_rate=settings.learning_rate))[0]
+    assert adapter_files(model.unet) != adapter_files(plain.unet)
+    for stop_after in (1, 3, 5):
+        _, interrupted = trained(base, settings, stop_after=stop_after)
+        store = MemoryObjectStore.created()
+        tensors = recipe.state_tensors(interrupted)
+        write_checkpoint(
+            store, OPERATION, Checkpoint(4 * stop_after, tensors, interrupted.losses, 1, tuple(interrupted.held_out))
+        )
+        torch.manual_seed(stop_after)
+        resumed_model, resumed = trained(base, settings, checkpoint=read_newest_checkpoint(store, OPERATION))
+        assert (resumed.losses, resumed.held_out) == (state.losses, state.held_out)
+        assert adapter_files(resumed_model.unet) == adapter_files(model.unet)
+
+
+def scheduler_of(prediction_type: str, **options: Any) -> Any:
+    return DDPMScheduler(prediction_type=prediction_type, beta_schedule="scaled_linear", **options)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_is_the_same_weight_of_the_clean_image_whatever_is_predicted(prediction_type: str) -> None:
+    """Errors of noise and of velocity are the clean latents', times known factors: Hang et al., section 3.4."""
+    scheduler, timesteps = scheduler_of(prediction_type), torch.tensor([0, 100, 500, 900, 999])
+    signal = scheduler.alphas_cumprod[timesteps].double()
+    ratio = signal / (1 - signal)
+    of_clean_error = {"epsilon": ratio, "v_prediction": ratio + 1, "sample": torch.ones(5)}[prediction_type]
+    weights = objective.min_snr_weights(scheduler, timesteps, 5.0)
+    torch.testing.assert_close((weights * of_clean_error).float(), ratio.clamp(max=5).float())
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_trains_the_last_noise_level_without_any_signal(prediction_type: str) -> None:
+    scheduler = scheduler_of(prediction_type, rescale_betas_zero_snr=True)
+    assert scheduler.alphas_cumprod[-1] == 0
+    weights = objective.min_snr_weights(scheduler, torch.arange(1000), 5.0)
+    assert torch.isfinite(weights).all()
+    assert weights[-1] == (1.0 if prediction_type == "epsilon" else objective.LEAST_WEIGHT)
+    assert weights.min() >= (0.0 if prediction_type == "epsilon" else objective.LEAST_WEIGHT)
+
+
+def task(settings: AdapterSettings, count: int = 4000, step: int = 0) -> objective.Task:
+    return objective.draw(settings, scheduler_of("epsilon"), torch.zeros(count, 4, 2, 2), step)
+
+
+def test_noise_offset_is_common_to_a_channels_pixels() -> None:
+    plain, offset = task(settings_of()).target, task(settings_of(noise_offset=0.5)).target
+    common = offset - plain
+    torch.testing.assert_close(common, common.mean(dim=(2, 3), keepdim=True).expand_as(common), rtol=0, atol=1e-6)
+    assert common[:, :, 0, 0].std().item() == pytest.approx(0.5, rel=0.05)
+    assert torch.equal(task(settings_of(noise_offset=0.5)).timesteps, task(settings_of()).timesteps)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "logit_normal"])
+@pytest.mark.parametrize(("least", "most"), [(0.0, 1.0), (0.25, 0.5), (0.9, 1.0), (0.0, 0.001), (0.9999, 1.0)])
+def test_noise_levels_are_those_of_the_range(sampling: str, least: float, most: float) -> None:
+    settings = settings_of(least_noise=least, most_noise=most, timestep_sampling=sampling)
+    timesteps = task(settings).timesteps
+    first, end = objective.noise_levels(settings, 1000)
+    assert first == min(int(least * 1000), 999)
+    assert timesteps.min() >= first
+    assert timesteps.max() < end
+    if end - first > 100:
+        shares = (timesteps - first).double() / (end - first)
+        expected = {"uniform": 0.5, "logit_normal": 0.6827}[sampling]  # sigmoid(-1) to sigmoid(1) is one deviation
+        low, high = (0.25, 0.75) if sampling == "uniform" else (1 / (1 + math.e), 1 / (1 + math.exp(-1)))
+        assert ((shares >= low) & (shares < high)).double().mean().item() == pytest.approx(expected, abs=0.03)
+
+
+def test_each_prompt_is_drawn_as_often() -> None:
+    drawn = task(settings_of(more_prompts=["b {label}", "c {label}"])).prompts
+    assert drawn.bincount().tolist() == pytest.approx([4000 / 3] * 3, rel=0.1)
+    assert not task(settings_of()).prompts.any()
+
+
+def test_distribution_matching_adds_the_squared_sum_of_a_batchs_errors() -> None:
+    settings, scheduler = settings_of(distribution_matching=0.25), scheduler_of("epsilon")
+    of_step = task(settings, 3)
+    predicted = of_step.target + torch.tensor([1.0, -1.0, 2.0])[:, None, None, None]
+    # Each error is that number: squares 1, 1 and 4, and their sum is 2.
+    assert objective.loss(settings, scheduler, predicted, of_step).item() == pytest.approx(2 + 0.25 * 4, rel=1e-5)
+    settings.min_snr_gamma = 5.0
+    weights = objective.min_snr_weights(scheduler, of_step.timesteps, 5.0).tolist()
+    expected = sum(w * e * e for w, e in zip(weights, (1, -1, 2), strict=True)) / 3
+    expected += 0.25 * sum(w * e for w, e in zip(weights, (1, -1, 2), strict=True)) ** 2
+    assert objective.loss(settings, scheduler, predicted, of_step).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_loraplus_trains_the_factors_that_begin_as_zero_faster(base: LatentDiffusion) -> None:
+    _, state = trained(base, settings_of(loraplus_ratio=16.0), stop_after=2)
+    others, up = state.optimizer.param_groups
+    assert up["lr"] == pytest.approx(16 * others["lr"])
+    names = {name for name, value in state.parameters.items() if any(value is item for item in up["params"])}
+    assert names == {name for name in state.parameters if ".lora_B." in name}
+    assert len(others["params"]) == len(names)
+
+
+def test_the_adapter_is_the_running_average(base: LatentDiffusion) -> None:
+    settings = settings_of(ema_decay=0.5)
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(13):
+        _, raw = trained(base, settings_of(), stop_after=step)
+        decay = min(0.5, (1 + step) / (10 + step)) if step else 0.0
+        for name, value in raw.parameters.items():
+            expected[name] = decay * expected.get(name, value.detach()) + (1 - decay) * value.detach()
+        if step == 12:
+            break
+    _, state = trained(base, settings)
+    # The last step's raw weights are those of a whole training.
+    whole = trained(base, settings_of())[1]
+    assert whole.losses == state.losses, "averages change nothing of the training"
+    for name, value in state.parameters.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("cosine", 0.2, {0: 0.05, 19: 1.0, 20: 1.0, 60: 0.525, 99: 0.0504}),
+        ("linear", 0.2, {0: 0.05, 19: 1.0, 20: 1.0, 60: 0.525, 99: 0.0619}),
+        ("constant", 0.2, {0: 0.05, 19: 1.0, 20: 1.0, 60: 1.0, 99: 1.0}),
+        ("constant", 0.0, {0: 1.0, 99: 1.0}),
+        ("linear", 1.0, {0: 0.01, 99: 1.0}),
+    ],
+)
+def test_schedules(schedule: str, warmup: float, expected: dict[int, float]) -> None:
+    settings = settings_of(learning_rate_schedule=schedule, warmup=warmup)
+    shares = {step: recipe.learning_rate_share_of(settings, step, 100) for step in expected}
+    assert shares == pytest.approx(expected, rel=0.01)
+
+
+def test_what_is_held_out_is_not_trained_on(base: LatentDiffusion) -> None:
+    settings = settings_of(held_out=0.25)
+    model, state = trained(base, settings)
+    other, state_of_other = trained(base, settings, images=pixels(changed=HELD_OUT[0]))
+    assert adapter_files(model.unet) == adapter_files(other.unet)
+    assert state.held_out != state_of_other.held_out
+    assert [measured.images_seen for measured in state.held_out] == [8, 12, 16, 20, 24, 32, 36, 40, 44, 48]
+    trained_on, _ = trained(base, settings, images=pixels(changed=0))
+    assert adapter_files(model.unet) != adapter_files(trained_on.unet)
+
+
+def test_the_loss_on_held_out_images_is_of_the_same_noise_whatever_is_drawn_meanwhile(base: LatentDiffusion) -> None:
+    model = shared_copy(base)
+    latents = recipe.cache_latents(model, pixels(), np.arange(IMAGES) % 2, views=1)
+    embeddings = recipe.prompt_embeddings(model, PROMPTS[:1], ("round", "flat"))
+
+    def loss(batch_size: int) -> float:
+        settings = settings_of(held_out=0.25)
+        settings.batch_size = batch_size
+        _, held_out = recipe.chosen(model, settings, latents, *rows_of(settings))
+        assert isinstance(held_out, HeldOut)
+        before = torch.get_rng_state()
+        measured = held_out.loss(lambda x, t, prompts, rows: model.unet(x, t, embeddings[prompts][rows]).sample)
+        assert torch.equal(torch.get_rng_state(), before)
+        return measured
+
+    first = loss(2)
+    torch.randn(3)
+    assert loss(2) == first
+    assert loss(3) == pytest.approx(first, rel=1e-5)
+
+
+def test_patience_ends_a_training_and_keeps_its_best_weights(base: LatentDiffusion) -> None:
+    settings = settings_of(held_out=0.25, evaluations=12, patience=2, learning_rate=0.3)
+    model, state = trained(base, settings)
+    losses = [measured.loss for measured in state.held_out]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 3 < 12, "two evaluations without a lower loss"
+    assert state.step == len(losses)
+    assert recipe.kept_images_seen(state, settings) == 4 * (best + 1)
+    _, at_best = trained(base, settings_of(held_out=0.25, learning_rate=0.3), stop_after=best + 1)
+    assert all(torch.equal(value, at_best.parameters[name]) for name, value in state.parameters.items())
+    assert model.unet.training is False
