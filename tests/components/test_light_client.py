@@ -3,6 +3,7 @@
 Whatever isn't Python's own, SynthMix's or a package of `dependencies` in pyproject.toml can't be imported here.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import fake_services as fake
+from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -122,6 +124,34 @@ def test_a_dataset_is_imported(kind: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "cells" in result.stdout
     assert len(services.requests["CreateDataset"]) == 1
+
+
+@pytest.mark.parametrize(("form", "out"), [("diffusers", "a.safetensors"), ("peft", "a"), ("kohya", "a.safetensors")])
+def test_an_adapter_is_exported(form: str, out: str, tmp_path: Path) -> None:
+    header = {
+        "__metadata__": {"lora_adapter_metadata": '{"unet.peft_type": "LORA", "unet.r": 1, "unet.lora_alpha": 1}'},
+        "unet.to_q.lora_A.weight": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]},
+        "unet.to_q.lora_B.weight": {"dtype": "F32", "shape": [2, 1], "data_offsets": [8, 16]},
+    }
+    text = json.dumps(header).encode()
+    stored = {"pytorch_lora_weights.safetensors": len(text).to_bytes(8, "little") + text + bytes(16)}
+    adapter = adapters_pb2.Adapter(
+        name=f"adapters/{fake.ID}",
+        settings=adapters_pb2.AdapterSettings(method="lora"),
+        payloads=[fake.payload(name, data) for name, data in stored.items()],
+    )
+    with fake.serving() as services:
+        services.answers |= {
+            "GetAdapter": lambda request, context: adapter,
+            "DownloadPayload": fake.download_of(stored),
+        }
+        result = command(
+            *("--address", services.address, "--token", fake.TOKEN),
+            *("adapters", "export", fake.ID, "--format", form, "--out", str(tmp_path / out)),
+            home=tmp_path / "home",
+        )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / out).exists()
 
 
 @pytest.mark.parametrize(

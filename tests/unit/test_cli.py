@@ -41,6 +41,7 @@ from synthmix.cli.progress import (
     shown_operation,
     shown_transfer,
 )
+from synthmix.client.adapter_formats import FORMATS
 from synthmix.client.client import Transfer
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.service_kit import errors
@@ -748,6 +749,129 @@ def test_list_show_and_download_resources(services: fake.FakeServices, run: Run,
     code, out, _ = run("adapters", "download", adapter.name, "--to", tmp_path)
     assert (code, out) == (0, f"1 files of {adapter.name} in {tmp_path}\n")
     assert (tmp_path / "weights").read_bytes() == b"1234"
+
+
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+
+
+def trained_adapter(services: fake.FakeServices, method: str = "dora", data: bytes | None = None) -> str:
+    """Has the services answer with an adapter of one layer, and returns its name."""
+    config = json.dumps({"unet.peft_type": "LORA", "unet.r": 1, "unet.lora_alpha": 1})
+    header = {
+        "__metadata__": {"lora_adapter_metadata": config},
+        f"unet.{LAYER}.lora_A.weight": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]},
+        f"unet.{LAYER}.lora_B.weight": {"dtype": "F32", "shape": [3, 1], "data_offsets": [8, 20]},
+        f"unet.{LAYER}.lora_magnitude_vector": {"dtype": "F32", "shape": [3], "data_offsets": [20, 32]},
+    }
+    text = json.dumps(header).encode()
+    payloads = {
+        "pytorch_lora_weights.safetensors": data or len(text).to_bytes(8, "little") + text + bytes(32),
+        "losses.json": b"[]",
+    }
+    adapter = adapters_pb2.Adapter(
+        name=f"adapters/{fake.ID}",
+        settings=adapters_pb2.AdapterSettings(method=method, base_model="builtin"),
+        payloads=[fake.payload(name, content) for name, content in payloads.items()],
+    )
+    services.answers["GetAdapter"] = lambda request, context: adapter
+    services.answers["DownloadPayload"] = fake.download_of(payloads)
+    return adapter.name
+
+
+def test_an_adapter_is_exported(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    name = trained_adapter(services)
+    out_path = tmp_path / "new" / "a.safetensors"
+    code, out, err = run("adapters", "export", name, "--format", "kohya", "--out", out_path)
+    assert code == 0
+    assert "downloading: done" in err
+    assert out.splitlines()[:2] == [f"{name} in the format kohya:", f"  {out_path}"]
+    assert out.splitlines()[2].startswith("note: diffusers leaves out dora_scale")
+    assert b"mid_block_attentions_0_transformer_blocks_0_attn2_to_k.dora_scale" in out_path.read_bytes()
+    assert list(out_path.parent.iterdir()) == [out_path], "nothing else is left there"
+
+    folder = tmp_path / "peft"
+    code, out, _ = run("adapters", "export", fake.ID, "--format", "peft", "--out", folder, "--output", "json")
+    files = [str(folder / file) for file in ("adapter_config.json", "adapter_model.safetensors")]
+    assert (code, json.loads(out)) == (0, {"name": name, "format": "peft", "files": files, "notes": []})
+    assert {str(path) for path in folder.iterdir()} == set(files)
+    assert {request.payload for request in services.requests["DownloadPayload"]} == {"pytorch_lora_weights.safetensors"}
+
+
+def test_the_adapter_of_a_class_is_exported(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    trained_adapter(services)
+    of_all = services.answers["GetAdapter"](None, None)
+    of_each = adapters_pb2.Adapter(name=of_all.name, settings=of_all.settings)
+    folders = {"round": "class-0000", "flat": "class-0001"}
+    file = "pytorch_lora_weights.safetensors"
+    [stored] = [item for item in of_all.payloads if item.name == file]
+    for label, folder in folders.items():
+        of_each.class_adapters.add(label=label, folder=folder)
+        of_each.payloads.add(name=f"{folder}/{file}", sha256=stored.sha256, size_bytes=stored.size_bytes)
+    read = services.answers["DownloadPayload"]
+    services.answers["GetAdapter"] = lambda request, context: of_each
+
+    def download(request: Any, context: Any) -> Any:
+        assert request.payload == f"class-0001/{file}"
+        return read(type(request)(artifact=request.artifact, payload=file), context)
+
+    services.answers["DownloadPayload"] = download
+
+    def export(*others: object) -> tuple[int, str]:
+        code, _, err = run("adapters", "export", fake.ID, "--format", "peft", "--out", tmp_path / "out", *others)
+        return code, err
+
+    code, err = export()
+    assert (code, err) == (
+        2,
+        f"error: class: is required; adapters/{fake.ID} has an adapter for each class: name one of round, flat\n",
+    )
+    code, err = export("--class", "Flat")
+    assert (code, "did you mean 'flat'? use one of: round, flat" in err) == (2, True)
+    assert export("--class", "flat")[0] == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    trained_adapter(services)
+    code, _, err = run(
+        "adapters", "export", fake.ID, "--format", "peft", "--out", tmp_path / "other", "--class", "flat"
+    )
+    assert (code, f"is not to be chosen: adapters/{fake.ID} is for all classes; leave it out" in err) == (2, True)
+
+
+def test_an_adapter_that_is_not_there_cannot_be_exported(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    services.answers["GetAdapter"] = fails(errors.NotFound(f"there is no adapters/{fake.ID}", reason="NOT_FOUND"))
+    code, out, err = run("adapters", "export", fake.ID, "--format", "peft", "--out", tmp_path / "a")
+    assert (code, out, err) == (3, "", f"error: there is no adapters/{fake.ID}\n")
+
+
+def test_what_cannot_be_exported_leaves_nothing(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    def export(form: str, out: str) -> tuple[int, str]:
+        code, _, err = run("adapters", "export", fake.ID, "--format", form, "--out", tmp_path / out)
+        return code, err
+
+    trained_adapter(services)
+    code, err = export("kohia", "a.safetensors")
+    assert (code, "did you mean 'kohya'? use one of: diffusers, peft, kohya" in err) == (2, True)
+    (tmp_path / "mine").mkdir()
+    assert export("peft", "mine") == (
+        2,
+        f"error: out: '{tmp_path / 'mine'}' exists; give another path, or move what is there\n",
+    )
+    trained_adapter(services, method="boft")
+    code, err = export("kohya", "a.safetensors")
+    assert (code, "the method boft, only of lora" in err, "use one of: peft" in err) == (2, True, True)
+    assert "DownloadPayload" not in services.requests
+    trained_adapter(services, data=b"\x02\0\0\0\0\0\0\0[]")
+    code, err = export("kohya", "a.safetensors")
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        f"error: adapters/{fake.ID} cannot be exported: it has a header that is not a JSON object; delete it and train "
+        "it again"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_help_of_export_names_every_format() -> None:
+    [said] = [item.format_help() for item in commands() if item.prog == "synthmix adapters export"]
+    assert all(f"{name}: " in " ".join(said.split()) for name in FORMATS)
 
 
 def test_operations(services: fake.FakeServices, run: Run) -> None:

@@ -60,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_stack_commands(groups)
     _add_datasets(groups)
     _add_studies(groups)
-    _add_resource(groups, "adapters", "train low-rank adapters and get their weights", "adapter")
+    adapters = _add_resource(groups, "adapters", "train low-rank adapters and get their weights", "adapter")
+    _add_export(adapters)
     _add_resource(groups, "images", "synthesise image sets and get their images", "image set")
     _add_resource(groups, "evaluations", "train and evaluate grids of classifiers", "evaluation")
     _add_operations(groups)
@@ -303,7 +304,8 @@ def _add_studies(groups: Any) -> None:
     )
 
 
-def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
+def _add_resource(groups: Any, group: str, summary: str, noun: str) -> Any:
+    """Adds the commands of a kind of resource, and returns what takes further ones."""
     commands = _group(groups, group, summary)
     named = f"the {noun}'s name"
     create = _command(
@@ -328,6 +330,42 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> None:
     download.add_argument("--to", type=_path, metavar="FOLDER", help="where to write (default: ./{name's digest})")
     alone = f"Deletes one {noun}. It is refused while something refers to it."
     _add_delete(commands, noun, named, alone, CASCADES[group])
+    return commands
+
+
+def _add_export(commands: Any) -> None:
+    export = _command(
+        commands,
+        "export",
+        "resources:export",
+        "write an adapter in a form that other tools read",
+        "Fetches an adapter and writes it in another form, without an installation of torch. Prints what was written, "
+        "and what some readers leave out of it.",
+        named="the adapter's name",
+    )
+    export.add_argument(
+        "--format",
+        required=True,
+        metavar="FORMAT",
+        help="diffusers: one file that diffusers' load_lora_weights reads, of lora, rslora, dora, pissa and olora; "
+        "peft: a folder that PEFT's PeftModel.from_pretrained(unet, folder) reads, of every method; "
+        "kohya: one file under the names of kohya's sd-scripts and of LyCORIS, as most other programs read it, of all "
+        "methods but oft and boft",
+    )
+    export.add_argument(
+        "--out",
+        required=True,
+        type=_path,
+        metavar="PATH",
+        help="where to write; nothing may be there yet, and a file's name ends in .safetensors",
+    )
+    export.add_argument(
+        "--class",
+        dest="label",
+        default="",
+        metavar="CLASS",
+        help="the class whose adapter is meant, of one that was trained with `per: class`",
+    )
 
 
 def _add_operations(groups: Any) -> None:

@@ -29,6 +29,8 @@ from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
+from synthmix.client import adapter_formats
+from synthmix.client.adapter_formats import Export as Export
 from synthmix.client.downloads import Transfer as Transfer
 from synthmix.client.downloads import download_payloads, reporter
 from synthmix.client.endpoints import Addresses, Endpoints, find_endpoints
@@ -462,6 +464,57 @@ class Client:
         return download_payloads(
             self._read_payload, resource.name, resource.payloads, folder, only=only, progress=progress
         )
+
+    def export_adapter(
+        self,
+        name: str,
+        format_name: str,
+        out: Path,
+        *,
+        label: str = "",
+        progress: Callable[[Transfer], None] | None = None,
+    ) -> Export:
+        """Writes an adapter in a form that other tools read.
+
+        Args:
+            name: adapters/{digest}, or the digest alone.
+            format_name: diffusers or kohya, which are one file, or peft, which is a folder.
+            out: Where; its folder is made. A file's name ends in .safetensors.
+            label: The class whose adapter is meant, of one that was trained `per: class`.
+            progress: Called as the adapter's files are downloaded.
+
+        Returns:
+            The files, and sentences on what some readers leave out of them.
+
+        Raises:
+            InvalidArgument: There is no such format, it has no form for the adapter's method (FORMAT_CANNOT), `out` is
+                not named as it is, or the class is missing, unknown, or not a choice.
+            AlreadyExists: Something is at `out` (OUT_EXISTS).
+            NotFound: There is no such adapter.
+            DataLoss: What arrived is not what the manifest says, or is not an adapter. Nothing is left at `out`.
+        """
+        errors.check_choice("format", format_name, adapter_formats.FORMATS)
+        adapter = self.adapters.get(name)
+        adapter_formats.check_export(format_name, adapter.settings.method, out)
+        folder = adapter_formats.folder_of(adapter, label)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside it, so that it is there whole or not at all.
+        with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
+            stored, made = Path(scratch) / "stored", Path(scratch) / f"made{out.suffix}"
+            names = {str(Path(folder, file)) for file in adapter_formats.ADAPTER_FILES}
+            only = [item.name for item in adapter.payloads if item.name in names]
+            download_payloads(self._read_payload, adapter.name, adapter.payloads, stored, only=only, progress=progress)
+            try:
+                export = adapter_formats.write_adapter(format_name, stored / folder, made, adapter.settings.base_model)
+            except ValueError as error:
+                raise errors.DataLoss(
+                    f"{adapter.name} cannot be exported: {error}; delete it and train it again",
+                    reason="PAYLOAD_CORRUPT",
+                    metadata={"artifact": adapter.name},
+                ) from error
+            adapter_formats.check_free(out)
+            made.rename(out)
+        return Export(tuple(out / path.relative_to(made) for path in export.files), export.notes)
 
     def _read_payload(self, artifact: str, payload: str) -> Iterator[bytes]:
         request = artifacts_pb2.DownloadPayloadRequest(artifact=artifact, payload=payload)

@@ -28,7 +28,6 @@ from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.adapters import ADAPTER_FILES, load_adapter
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion, probe
-from synthmix.latent_diffusion.safetensors_header import check_header
 from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
 from synthmix.service_kit.environment import IMAGE_SYNTHESIS
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, invalid_field
@@ -37,6 +36,7 @@ from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store
+from synthmix.service_kit.safetensors_header import read_header
 from synthmix.service_kit.settings_messages import from_canonical
 
 # What SynthesisSettings.precision may say: see its comment in the proto.
@@ -179,7 +179,7 @@ def _load(model: LatentDiffusion, folder: Path, adapter: Manifest) -> None:
     """Raises DataLoss for weights that no library shall read, or that don't fit."""
     try:
         for path in folder.glob("*.safetensors"):
-            check_header(path)
+            read_header(path)
         load_adapter(model, folder)
     except ValueError as error:
         raise DataLoss(

@@ -20,9 +20,9 @@ from synthmix.latent_diffusion.model_folder import (
     shown,
 )
 from synthmix.latent_diffusion.model_kinds import INDEX, USE, unsupported
-from synthmix.latent_diffusion.safetensors_header import check_header
 from synthmix.latent_diffusion.tokens import check_tokenizer
 from synthmix.service_kit.quantities import listed, shortened
+from synthmix.service_kit.safetensors_header import read_header
 
 # The files that diffusers and transformers load a component's weights from; {name}.index.json if they are in shards.
 WEIGHT_FILES = {
@@ -411,7 +411,7 @@ def tensor_shapes(model: ModelFolder, name: str) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor in a weight file. Raises InvalidArgument unless its header and length agree."""
     path = model.path / name
     try:
-        check_header(path)
+        read_header(path)
         with safe_open(path, framework="np") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except OSError as error:

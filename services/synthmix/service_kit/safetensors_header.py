@@ -13,10 +13,13 @@ LARGEST_HEADER_BYTES = 8 << 20
 _LENGTH_BYTES = 8
 
 
-def check_header(path: Path) -> None:
-    """Raises ValueError, which says what is wrong, unless a file begins with a header of safetensors.
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where the tensors' bytes begin.
 
-    What the header says of the tensors is the library's to check.
+    What the header says of the tensors is not checked.
+
+    Raises:
+        ValueError: The file does not begin with such a header. It says what is wrong.
     """
     with path.open("rb") as file:
         start = file.read(_LENGTH_BYTES)
@@ -36,6 +39,7 @@ def check_header(path: Path) -> None:
         raise ValueError("it has a header that is not valid JSON") from error
     if not isinstance(header, dict):
         raise ValueError("it has a header that is not a JSON object")
+    return header, _LENGTH_BYTES + length
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,390 @@
+"""The forms in which a trained adapter leaves for other tools: files are read and written without torch.
+
+What is stored: an adapter of LoRA's kind as one file, as diffusers reads it, any other as PEFT's folder. A form has
+other names for the same tensors, and a few small tensors more.
+"""
+
+import json
+import math
+import shutil
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from synthmix.api.adapters.v1.adapters_pb2 import Adapter
+from synthmix.client.safetensors_files import Tensor, read_bytes, read_tensors, scalar, write_tensors
+from synthmix.service_kit.errors import AlreadyExists, check_choice, invalid_field, missing_field
+from synthmix.service_kit.quantities import listed, plural
+
+# The names of latent_diffusion/adapters.py, which needs torch.
+LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (LORA_WEIGHTS, PEFT_WEIGHTS, PEFT_CONFIG)
+LORA_PREFIX = "unet."
+PEFT_PREFIX = "base_model.model."
+KOHYA_PREFIX = "lora_unet_"
+LORA_CONFIG = "lora_adapter_metadata"
+
+SUFFIX = ".safetensors"
+LORA_METHODS = ("lora", "rslora", "dora", "pissa", "olora")
+LYCORIS_METHODS = ("loha", "lokr")
+ROTATIONS = ("oft", "boft")
+
+DOWN, UP, LENGTHS = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
+# In files of recipe versions up to 2, beside PEFT's names.
+_OLD_PARTS = {"lora.down.weight": DOWN, "lora.up.weight": UP}
+# What sd-scripts calls base models, and whether they are of version 2, by the width of what they read of a prompt.
+_VERSIONS = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        files: Their paths.
+        notes: Sentences on what some readers leave out.
+    """
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An adapter's files.
+
+    Attributes:
+        weights: The safetensors file.
+        config: PEFT's configuration, in PEFT's words.
+        layers: The tensors of each layer, by their names without the layer's.
+        base_model: As its settings name it.
+    """
+
+    weights: Path
+    config: dict[str, Any]
+    layers: dict[str, dict[str, Tensor]]
+    base_model: str
+
+    @property
+    def kind(self) -> str:
+        """As PEFT names it, such as LORA."""
+        return str(self.config["peft_type"])
+
+    @property
+    def rank(self) -> int:
+        return int(self.config["r"])
+
+    @property
+    def alpha(self) -> float:
+        return float(self.config["lora_alpha" if self.kind == "LORA" else "alpha"])
+
+
+@dataclass(frozen=True)
+class Format:
+    """An entry.
+
+    Attributes:
+        sentence: What it is, for who chooses.
+        methods: The methods whose adapters it can hold.
+        is_file: Whether it is one safetensors file, not a folder.
+        write: Writes an adapter to a path, and returns the notes.
+    """
+
+    sentence: str
+    methods: tuple[str, ...]
+    is_file: bool
+    write: Callable[[Stored, Path], list[str]]
+
+
+def check_export(format_name: str, method: str, out: Path) -> None:
+    """Raises InvalidArgument or AlreadyExists for what cannot be exported, or not to there, before it is fetched."""
+    check_choice("format", format_name, FORMATS)
+    form = FORMATS[format_name]
+    if method not in form.methods:
+        others = ", ".join(name for name, other in FORMATS.items() if method in other.methods)
+        raise invalid_field(
+            "format",
+            format_name,
+            f"cannot hold an adapter of the method {method}, only of {', '.join(form.methods)}",
+            f"use one of: {others}",
+            reason="FORMAT_CANNOT",
+        )
+    if form.is_file != (out.suffix == SUFFIX):
+        raise invalid_field(
+            "out",
+            str(out),
+            f"is not named as a safetensors file, which {format_name} is"
+            if form.is_file
+            else f"is named as a file, and {format_name} is a folder",
+            f"use {out.name}{SUFFIX}" if form.is_file else f"use {out.stem}",
+        )
+    check_free(out)
+
+
+def folder_of(adapter: Adapter, label: str) -> str:
+    """Where the files of the adapter that is meant are among the payloads; "" for the only one.
+
+    Raises InvalidArgument if there is one for each class and none of them is named, or a class is named for nothing.
+    """
+    folders = {item.label: item.folder for item in adapter.class_adapters}
+    if folders and not label:
+        raise missing_field("class", f"{adapter.name} has an adapter for each class: name one of {listed([*folders])}")
+    if folders:
+        check_choice("class", label, folders)
+        return folders[label]
+    if label:
+        raise invalid_field("class", label, f"is not to be chosen: {adapter.name} is for all classes", "leave it out")
+    return ""
+
+
+def check_free(out: Path) -> None:
+    """Raises AlreadyExists for a path at which something is."""
+    if out.exists() or out.is_symlink():
+        raise AlreadyExists(f"out: {str(out)!r} exists; give another path, or move what is there", reason="OUT_EXISTS")
+
+
+def write_adapter(format_name: str, folder: Path, out: Path, base_model: str) -> Export:
+    """Writes the adapter whose stored files are in a folder in a form that `check_export` takes.
+
+    Raises:
+        ValueError: The files are not those of an adapter. It says what is wrong.
+    """
+    notes = FORMATS[format_name].write(read_stored(folder, base_model), out)
+    files = (out,) if out.is_file() else tuple(sorted(out.iterdir()))
+    return Export(files, tuple(notes))
+
+
+def read_stored(folder: Path, base_model: str) -> Stored:
+    """The adapter whose stored files are in a folder. Raises ValueError for files that are not an adapter's."""
+    if (folder / LORA_WEIGHTS).is_file():
+        weights, prefix = folder / LORA_WEIGHTS, LORA_PREFIX
+        tensors, metadata = read_tensors(weights)
+        said = _object(metadata.get(LORA_CONFIG, ""), f"metadata {LORA_CONFIG}")
+        config = {key.removeprefix(LORA_PREFIX): value for key, value in said.items()}
+    elif (folder / PEFT_WEIGHTS).is_file() and (folder / PEFT_CONFIG).is_file():
+        weights, prefix = folder / PEFT_WEIGHTS, PEFT_PREFIX
+        tensors, _ = read_tensors(weights)
+        config = _object((folder / PEFT_CONFIG).read_text(encoding="utf-8"), PEFT_CONFIG)
+    else:
+        raise ValueError(f"it has neither {LORA_WEIGHTS} nor {PEFT_WEIGHTS} with {PEFT_CONFIG}")
+    if config.get("peft_type") not in _KINDS:
+        raise ValueError(f"it is of a kind {config.get('peft_type')!r}, which is none of {', '.join(_KINDS)}")
+    return Stored(weights, config, _by_layer(tensors, prefix, _KINDS[config["peft_type"]]), base_model)
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"its {what} is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"its {what} is not a JSON object")
+    return value
+
+
+def _by_layer(tensors: list[Tensor], prefix: str, parts: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
+    layers: dict[str, dict[str, Tensor]] = {}
+    for tensor in tensors:
+        name = tensor.name.removeprefix(prefix)
+        found = next((part for part in (*parts, *_OLD_PARTS) if name.endswith(f".{part}")), None)
+        if name == tensor.name or found is None:
+            raise ValueError(f"it has a tensor {tensor.name}, which is no adapter's")
+        layers.setdefault(name.removesuffix(f".{found}"), {})[_OLD_PARTS.get(found, found)] = tensor
+    if not layers:
+        raise ValueError("it has no tensors")
+    for layer, found_parts in layers.items():
+        for factor in _FACTORS:
+            if any(part.startswith(factor) for part in parts) and not (
+                factor in found_parts or {f"{factor}_a", f"{factor}_b"} <= found_parts.keys()
+            ):
+                raise ValueError(f"it lacks {factor} of {layer}")
+    return layers
+
+
+# The names that the tensors of a layer may have, of each of PEFT's kinds.
+_KINDS = {
+    "LORA": (DOWN, UP, LENGTHS),
+    "LOHA": tuple(f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
+    "LOKR": tuple(f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
+    "OFT": ("oft_R.weight",),
+    "BOFT": ("boft_R", "boft_s"),
+}
+# What a layer must have, whole or as a product of two.
+_FACTORS = (DOWN, UP, "hada_w1", "hada_w2", "lokr_w1", "lokr_w2", "oft_R.weight", "boft_R", "boft_s")
+
+
+def _renamed(stored: Stored, prefix: str) -> list[Tensor]:
+    return [
+        replace(tensor, name=f"{prefix}{layer}.{part}")
+        for layer, parts in stored.layers.items()
+        for part, tensor in parts.items()
+    ]
+
+
+def _write_diffusers(stored: Stored, out: Path) -> list[str]:
+    said = {f"{LORA_PREFIX}{key}": value for key, value in stored.config.items()}
+    metadata = {"format": "pt", LORA_CONFIG: json.dumps(said, indent=2, sort_keys=True)}
+    write_tensors(out, _in_place(_renamed(stored, LORA_PREFIX)), metadata, stored.weights)
+    if stored.alpha == stored.rank:
+        return []
+    return [
+        f"that the update is scaled by {stored.alpha / stored.rank:g} (alpha / rank) is in the file's metadata "
+        f"({LORA_CONFIG}): a reader that leaves these out scales it by 1; the format kohya has alpha beside each layer"
+    ]
+
+
+def _write_peft(stored: Stored, out: Path) -> list[str]:
+    out.mkdir()
+    if stored.kind != "LORA":
+        for name in (PEFT_WEIGHTS, PEFT_CONFIG):
+            shutil.copyfile(stored.weights.with_name(name), out / name)
+        return []
+    tensors = _in_place(_renamed(stored, PEFT_PREFIX))
+    write_tensors(out / PEFT_WEIGHTS, tensors, {"format": "pt"}, stored.weights)
+    # What the factors began with is of no use: a reader would factor weights for it.
+    config = stored.config | {"inference_mode": True, "init_lora_weights": True}
+    (out / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    return []
+
+
+def _write_kohya(stored: Stored, out: Path) -> list[str]:
+    """As kohya's sd-scripts, and LyCORIS beside them, name tensors; the layers' names are those of diffusers."""
+    to_layer = _kohya_lora if stored.kind == "LORA" else _kohya_lycoris
+    tensors = [
+        tensor
+        for layer, parts in stored.layers.items()
+        for tensor in to_layer(stored, f"{KOHYA_PREFIX}{layer.replace('.', '_')}", parts)
+    ]
+    write_tensors(out, _in_place(tensors), _kohya_metadata(stored), stored.weights)
+    notes = []
+    if _has(stored, LENGTHS):
+        notes.append(
+            "diffusers leaves out dora_scale, and ComfyUI divides it by the lengths of the base model's weights, not "
+            "the adapted ones': to both this is another adapter. LyCORIS reads it as it was trained; for diffusers "
+            "use the format diffusers"
+        )
+    if _has(stored, "lokr_t2"):
+        notes.append(
+            "LyCORIS's own loader fails on lokr_t2, the core of kernels of more than one pixel; a program that "
+            "multiplies the tensors by their names reads it"
+        )
+    if stored.kind != "LORA":
+        notes.append(f"diffusers does not read {stored.kind.lower()} in this format; PEFT does in the format peft")
+    width = _prompt_width(stored)
+    if width is not None and width not in _VERSIONS:
+        notes.append(
+            f"the base model {stored.base_model} reads prompts of {plural(width, 'number')} a token, which is neither "
+            "Stable Diffusion 1.x (768) nor 2.x (1024): programs for these cannot use it"
+        )
+    return notes
+
+
+def _kohya_lora(stored: Stored, name: str, parts: Mapping[str, Tensor]) -> list[Tensor]:
+    down, up = parts[DOWN], parts[UP]
+    tensors = [
+        replace(down, name=f"{name}.lora_down.weight"),
+        replace(up, name=f"{name}.lora_up.weight"),
+        scalar(f"{name}.alpha", stored.alpha),
+    ]
+    if LENGTHS in parts:
+        # One for each output, as a column that the layer's weights can be multiplied with. PEFT has it as (out,), and
+        # of a convolution as (1, out, 1, 1).
+        shape = (up.shape[0], *(1 for _ in down.shape[1:]))
+        tensors.append(replace(parts[LENGTHS], name=f"{name}.dora_scale", shape=shape))
+    return tensors
+
+
+def _kohya_lycoris(stored: Stored, name: str, parts: Mapping[str, Tensor]) -> list[Tensor]:
+    """LyCORIS has PEFT's shapes.
+
+    For a Kronecker product of two full factors it has no alpha (lycoris/modules/lokr.py): there the scale is put into
+    the small one.
+    """
+    alpha = stored.alpha
+    if {"lokr_w1", "lokr_w2"} <= parts.keys() and alpha != stored.rank:
+        parts = {**parts, "lokr_w1": _times(parts["lokr_w1"], alpha / stored.rank, stored.weights)}
+        alpha = stored.rank
+    return [
+        *(replace(tensor, name=f"{name}.{part}") for part, tensor in parts.items()),
+        scalar(f"{name}.alpha", alpha),
+    ]
+
+
+def _times(tensor: Tensor, factor: float, source: Path) -> Tensor:
+    if tensor.dtype != "F32":
+        raise ValueError(f"it has a tensor {tensor.name} of {tensor.dtype}, where F32 is written")
+    data = read_bytes(tensor, source)
+    form = f"<{len(data) // 4}f"
+    return replace(tensor, data=struct.pack(form, *(factor * value for value in struct.unpack(form, data))))
+
+
+def _kohya_metadata(stored: Stored) -> dict[str, str]:
+    """What sd-scripts want to know of a file (SS_METADATA_MINIMUM_KEYS), as text."""
+    rank, alpha = str(stored.rank), f"{stored.alpha:.9g}"
+    arguments: dict[str, str] = {}
+    if any(len(tensor.shape) == 4 for parts in stored.layers.values() for tensor in parts.values()):
+        arguments |= {"conv_dim": rank, "conv_alpha": alpha}
+    if stored.kind != "LORA" or _has(stored, LENGTHS):
+        arguments["algo"] = stored.kind.lower()
+    if _has(stored, LENGTHS):
+        arguments["dora_wd"] = "True"
+    if _has(stored, "hada_t1", "lokr_t2"):
+        arguments["use_tucker"] = "True"
+    if stored.kind == "LOKR":
+        arguments["factor"] = str(stored.config["decompose_factor"])
+    metadata = {
+        "ss_network_module": "lycoris.kohya" if "algo" in arguments else "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": alpha,
+        "ss_network_args": json.dumps(arguments, sort_keys=True),
+        "ss_sd_model_name": stored.base_model,
+    }
+    width = _prompt_width(stored)
+    if width is not None:
+        version, second = _VERSIONS.get(width, (stored.base_model, "False"))
+        metadata |= {"ss_base_model_version": version, "ss_v2": second}
+    return metadata
+
+
+def _prompt_width(stored: Stored) -> int | None:
+    """How many numbers a token has for the UNet. None if the layers that read prompts are not adapted."""
+    for layer, parts in stored.layers.items():
+        if layer.endswith((".attn2.to_k", ".attn2.to_v")):
+            factors = {"LORA": (DOWN,), "LOHA": ("hada_w1",), "LOKR": ("lokr_w1", "lokr_w2")}[stored.kind]
+            return math.prod((parts.get(name) or parts[f"{name}_b"]).shape[1] for name in factors)
+    return None
+
+
+def _has(stored: Stored, *names: str) -> bool:
+    return any(name in parts for parts in stored.layers.values() for name in names)
+
+
+def _in_place(tensors: list[Tensor]) -> list[Tensor]:
+    """In the order of their bytes in the file that they are from, and new ones behind them."""
+    return sorted(tensors, key=lambda tensor: (1, 0) if isinstance(tensor.data, bytes) else (0, tensor.data.begin))
+
+
+FORMATS: dict[str, Format] = {
+    "diffusers": Format(
+        sentence="one file that diffusers' load_lora_weights reads",
+        methods=LORA_METHODS,
+        is_file=True,
+        write=_write_diffusers,
+    ),
+    "peft": Format(
+        sentence="a folder that PEFT's PeftModel.from_pretrained(unet, folder) reads",
+        methods=(*LORA_METHODS, *LYCORIS_METHODS, *ROTATIONS),
+        is_file=False,
+        write=_write_peft,
+    ),
+    "kohya": Format(
+        sentence="one file under the names of kohya's sd-scripts and of LyCORIS, as most other programs read it",
+        methods=(*LORA_METHODS, *LYCORIS_METHODS),
+        is_file=True,
+        write=_write_kohya,
+    ),
+}

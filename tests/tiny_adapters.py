@@ -1,0 +1,68 @@
+"""Adapters of every method in every set of layers, trained for some steps on the tiny base model."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synthmix.adapter_training import planning, recipe
+from synthmix.adapter_training.checkpoints import Checkpoint
+from synthmix.adapter_training.methods import METHODS
+from synthmix.adapter_training.targets import TARGETS
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.latent_diffusion.base_model import BaseModel
+from synthmix.latent_diffusion.kept_models import shared_copy
+from synthmix.latent_diffusion.loading import LatentDiffusion
+
+# What a method refuses: PiSSA and OLoRA factor matrices, and PEFT's OFT cannot turn patches.
+REFUSED = {
+    *((method, targets) for method in ("pissa", "olora") for targets in list(TARGETS)[2:]),
+    *(("oft", targets) for targets in list(TARGETS)[3:]),
+}
+CASES = [(method, targets) for method in METHODS for targets in TARGETS if (method, targets) not in REFUSED]
+
+
+def settings_of(found: BaseModel, method: str, targets: str, **others: Any) -> AdapterSettings:
+    given = AdapterSettings(
+        method=method, targets=targets, images_seen=24, batch_size=4, learning_rate=1e-2, seed=3, **others
+    )
+    if "rank" in METHODS[method].takes:
+        given.rank = 3
+    planning.check_method(given)
+    settings = planning.filled(given, found)
+    planning.check_settings(settings, found)
+    return settings
+
+
+class Stop(Exception):
+    pass
+
+
+def trained(
+    base: LatentDiffusion,
+    settings: AdapterSettings,
+    stop_after: int | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[LatentDiffusion, recipe.TrainingState]:
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+    model = shared_copy(base)
+    latents = recipe.cache_latents(model, pixels, np.arange(10) % 2, views=2)
+    embeddings = recipe.prompt_embeddings(model, ["a {label} cell"], ("round", "flat"))
+    state = recipe.set_up(model, settings, checkpoint)
+
+    def after_step(state: recipe.TrainingState) -> None:
+        if state.step == stop_after:
+            raise Stop
+
+    with suppress(Stop):
+        recipe.train(model, state, settings, latents, embeddings, after_step)
+    model.unet.eval()
+    return model, state
+
+
+def written(files: dict[str, bytes], folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
