@@ -21,11 +21,18 @@ REFUSED = {
     *(("oft", targets) for targets in list(TARGETS)[3:]),
 }
 CASES = [(method, targets) for method in METHODS for targets in TARGETS if (method, targets) not in REFUSED]
+# The smallest and the largest set of layers of each method.
+ENDS = [
+    (method, of_method[end])
+    for method in METHODS
+    for of_method in [[targets for other, targets in CASES if other == method]]
+    for end in (0, -1)
+]
 
 
 def settings_of(found: BaseModel, method: str, targets: str, **others: Any) -> AdapterSettings:
     given = AdapterSettings(
-        method=method, targets=targets, images_seen=24, batch_size=4, learning_rate=1e-2, seed=3, **others
+        method=method, targets=targets, images_seen=12, batch_size=4, learning_rate=1e-2, seed=3, **others
     )
     if "rank" in METHODS[method].takes:
         given.rank = 3

@@ -116,9 +116,9 @@ COMMANDS = [
     ),
     Command(
         "an unknown method in a grid",
-        lambda world: ["studies", "submit", study_yaml(world, adapters={"method": ["lora", "dora"]})],
+        lambda world: ["studies", "submit", study_yaml(world, adapters={"method": ["lora", "dorra"]})],
         exit_codes.INVALID,
-        (r"study\.yaml:\d+: adapters\.method\[1\]: 'dora' is not one of the choices; did you mean 'lora'?",),
+        (r"study\.yaml:\d+: adapters\.method\[1\]: 'dorra' is not one of the choices; did you mean 'dora'",),
     ),
     Command(
         "an unknown dataset",
