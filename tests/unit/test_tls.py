@@ -40,7 +40,7 @@ from synthmix.service_kit.errors import FailedPrecondition, SynthMixError
 from synthmix.service_kit.server import Servicer, serve
 from synthmix.service_kit.tls import server_credentials, service_credentials
 from synthmix.service_kit.tokens import StaticTokens
-from synthmix.service_kit.transport import NOT_CONNECTED, error_of
+from synthmix.service_kit.transport import NOT_CONNECTED, addresses_to_ask, error_of
 from synthmix.study_control.step_services import StepServices
 
 TOKEN = "correct horse"
@@ -190,6 +190,21 @@ def test_an_address_of_the_name_where_nothing_listens_hides_nothing(
         assert f"adapter-training at {by_name} {told}" in error.message
 
     with_server(tls, body)
+
+
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [("localhost:1", ["127.0.0.1:1"]), ("127.0.0.1:1", []), ("[::1]:1", [])],
+)
+def test_a_name_of_one_address_is_asked_too(monkeypatch: pytest.MonkeyPatch, address: str, asked: list[str]) -> None:
+    """gRPC tries ::1 for localhost even where the system's resolver knows 127.0.0.1 alone, and says why that failed."""
+    refused = LastError(f"failed to connect to all addresses; last error: UNKNOWN: ipv6:x: {NOT_CONNECTED}refused")
+
+    def one_of_localhost(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+        return both_of_localhost(host, port)[:1]
+
+    monkeypatch.setattr(socket, "getaddrinfo", one_of_localhost)
+    assert addresses_to_ask(refused, address) == asked
 
 
 def test_a_server_without_tls_is_told(authority: Authority, tmp_path: Path) -> None:

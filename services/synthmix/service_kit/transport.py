@@ -116,7 +116,7 @@ def tls_wanted(error: Any, service: str, address: str) -> SynthMixError | None:
 
     gRPC says no more than that the connection was closed, so the server is asked. May take some seconds.
     """
-    if error.code() is not grpc.StatusCode.UNAVAILABLE or not any(map(_speaks_tls, _to_ask(error, address))):
+    if error.code() is not grpc.StatusCode.UNAVAILABLE or not any(map(_speaks_tls, addresses_to_ask(error, address))):
         return None
     return Unavailable(
         f"{service} at {address} speaks TLS, and was called without; name the PEM file of its authority by --tls-ca or "
@@ -141,7 +141,7 @@ def tls_failure(
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         return None
     known_as = {"grpc.ssl_target_name_override": address.rpartition(":")[0].strip("[]"), **dict(options)}
-    for numeric in _to_ask(error, address):
+    for numeric in addresses_to_ask(error, address):
         with grpc.secure_channel(numeric, credentials, [*_channel_options(numeric), *known_as.items()]) as channel:
             try:
                 health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TLS_PROBE_S)
@@ -152,7 +152,7 @@ def tls_failure(
     return None
 
 
-def _to_ask(error: Any, address: str) -> list[str]:
+def addresses_to_ask(error: Any, address: str) -> list[str]:
     """The numeric addresses of `address` at which a call that failed with `error` may have met something."""
     host, _, port = address.rpartition(":")
     try:
@@ -160,8 +160,11 @@ def _to_ask(error: Any, address: str) -> list[str]:
     except (OSError, ValueError):
         return []
     hosts = [str(place[0]) for *_, place in found]
-    every = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
-    return [] if len(every) == 1 and NOT_CONNECTED in (error.details() or "") else every
+    # gRPC knows of ::1 for localhost even where the system's resolver does not, so that one address of a name tells
+    # nothing of how many it has tried.
+    if host.strip("[]") in hosts and NOT_CONNECTED in (error.details() or ""):
+        return []
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
 
 
 def _speaks_tls(address: str) -> bool:
