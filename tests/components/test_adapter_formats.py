@@ -17,7 +17,7 @@ from tiny_adapters import settings_of, trained, written
 from tiny_base_model import write_tiny_base_model
 
 EXPORTED = [
-    *SMALLEST_AND_LARGEST,
+    *SMALLEST_AND_LARGEST[1::2],  # the largest sets; `make adapter-formats` reads both
     Case("lora", "attention"),  # with a scale of 1
     Case("lokr", "all", (("alpha", 1.5),)),  # with full factors, of kernels as well
 ]
@@ -43,7 +43,7 @@ def test_exported_adapters_are_read_as_they_were_trained(any_base_model: None, f
     dropped = [
         item for item in readings if (item.case.method, item.form, item.reader) == ("dora", "kohya", "diffusers")
     ]
-    assert len(dropped) == 2
+    assert len(dropped) == 1
     assert all(item.difference is not None and item.difference > 10 * CLOSE for item in dropped)
     assert [item for item in readings if not item.is_right and item not in dropped] == []
 

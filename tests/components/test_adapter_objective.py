@@ -112,7 +112,7 @@ def test_an_option_changes_the_adapter_and_resumes_to_the_same_bytes(
     model, state = trained(base, settings)
     plain = trained(base, settings_of(learning_rate=settings.learning_rate))[0]
     assert adapter_files(model.unet) != adapter_files(plain.unet)
-    for stop_after in (1, 7):
+    for stop_after in (7,):
         _, interrupted = trained(base, settings, stop_after=stop_after)
         store = MemoryObjectStore.created()
         tensors = recipe.state_tensors(interrupted)
