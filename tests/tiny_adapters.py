@@ -1,5 +1,6 @@
 """Adapters of every method in every set of layers, trained for some steps on the tiny base model."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ def settings_of(found: BaseModel, method: str, targets: str, **others: Any) -> A
     return settings
 
 
+def pixels(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
 class Stop(Exception):
     pass
 
@@ -51,11 +56,23 @@ def trained(
     settings: AdapterSettings,
     stop_after: int | None = None,
     checkpoint: Checkpoint | None = None,
+    *,
+    images: np.ndarray | None = None,
+    prompts: Sequence[str] = ("a {label} cell",),
+    held_out: Sequence[int] = (),
 ) -> tuple[LatentDiffusion, recipe.TrainingState]:
-    pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+    """Trains on images of two classes in turn, from the beginning or a checkpoint, to the end or for some steps.
+
+    Args:
+        images: (images, 32, 32, 3), uint8; ten of noise if not given.
+        held_out: Those that the loss is measured on besides.
+    """
+    images = pixels(10) if images is None else images
     model = shared_copy(base)
-    latents = recipe.cache_latents(model, pixels, np.arange(10) % 2, views=2)
-    embeddings = recipe.prompt_embeddings(model, ["a {label} cell"], ("round", "flat"))
+    latents = recipe.cache_latents(model, images, np.arange(len(images)) % 2, views=2)
+    rows = [row for row in range(len(images)) if row not in held_out]
+    latents, measured = recipe.chosen(model, settings, latents, rows, held_out)
+    embeddings = recipe.prompt_embeddings(model, prompts, ("round", "flat"))
     state = recipe.set_up(model, settings, checkpoint)
 
     def after_step(state: recipe.TrainingState) -> None:
@@ -63,7 +80,7 @@ def trained(
             raise Stop
 
     with suppress(Stop):
-        recipe.train(model, state, settings, latents, embeddings, after_step)
+        recipe.train(model, state, settings, latents, embeddings, after_step, measured)
     model.unet.eval()
     return model, state
 

@@ -8,11 +8,10 @@ import torch
 from exported_adapters import CLOSE, SMALLEST_AND_LARGEST, Case, read_exports
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.methods import METHODS
-from synthmix.client import adapter_formats
 from synthmix.client.adapter_formats import FORMATS, write_adapter
-from synthmix.latent_diffusion import adapters
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import load
+from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS
 from tiny_adapters import settings_of, trained, written
 from tiny_base_model import write_tiny_base_model
 
@@ -56,14 +55,12 @@ def test_an_export_for_diffusers_has_the_stored_bytes(
     found = resolve(str(folder), field="adapter.settings.base_model")
     model, _ = trained(base, settings_of(found, method, "all"), stop_after=1)
     [data] = adapter_files(model.unet).values()
-    stored = written({adapters.LORA_WEIGHTS: data}, tmp_path / "stored")
+    stored = written({LORA_WEIGHTS: data}, tmp_path / "stored")
     write_adapter("diffusers", stored, tmp_path / "out.safetensors", "tiny")
     assert (tmp_path / "out.safetensors").read_bytes() == data
 
 
-def test_the_client_knows_the_names_and_methods_of_what_is_stored() -> None:
-    assert set(adapter_formats.ADAPTER_FILES) == adapters.ADAPTER_FILES
-    assert (adapter_formats.LORA_PREFIX, adapter_formats.PEFT_PREFIX) == (adapters.LORA_PREFIX, adapters.PEFT_PREFIX)
+def test_the_client_knows_the_methods_of_what_is_stored() -> None:
     assert set(FORMATS["peft"].methods) == METHODS.keys()
     of_lora = {name for name, method in METHODS.items() if method.config == "LoraConfig"}
     assert set(FORMATS["diffusers"].methods) == of_lora

@@ -21,10 +21,11 @@ from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkp
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
 from synthmix.adapter_training.methods import METHODS
 from synthmix.image_synthesis.sampling import make_ready
-from synthmix.latent_diffusion.adapters import LORA_WEIGHTS, PEFT_WEIGHTS, adapter_layers, load_adapter
+from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter
 from synthmix.latent_diffusion.base_model import BaseModel, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, load, probe
+from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS, PEFT_WEIGHTS
 from synthmix.service_kit.errors import InvalidArgument
 from synthmix.service_kit.resource_names import OperationName
 from tiny_adapters import CASES, ENDS, REFUSED, settings_of, trained, written

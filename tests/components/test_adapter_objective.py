@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+import tiny_adapters
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import objective, planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
@@ -21,6 +21,7 @@ from synthmix.latent_diffusion.base_model import BUILTIN, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.service_kit.resource_names import OperationName
+from tiny_adapters import pixels
 from tiny_base_model import write_tiny_base_model
 
 OPERATION = OperationName("adapter-training", "0" * 32)
@@ -46,20 +47,11 @@ def settings_of(**options: Any) -> AdapterSettings:
     return settings
 
 
-def rows_of(settings: AdapterSettings) -> tuple[list[int], list[int]]:
-    held_out = HELD_OUT if settings.held_out else []
-    return [row for row in range(IMAGES) if row not in held_out], held_out
-
-
-class Stop(Exception):
-    pass
-
-
-def pixels(changed: int | None = None) -> np.ndarray:
-    values = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
-    if changed is not None:
-        values[changed] = 255 - values[changed]
-    return values
+def changed(row: int) -> np.ndarray:
+    """The images, one of them inverted."""
+    images = pixels(IMAGES)
+    images[row] = 255 - images[row]
+    return images
 
 
 def trained(
@@ -70,19 +62,16 @@ def trained(
     stop_after: int | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[LatentDiffusion, recipe.TrainingState]:
-    model = shared_copy(base)
-    latents = recipe.cache_latents(model, pixels() if images is None else images, np.arange(IMAGES) % 2, views=2)
-    latents, held_out = recipe.chosen(model, settings, latents, *rows_of(settings))
-    embeddings = recipe.prompt_embeddings(model, PROMPTS[: 1 + len(settings.more_prompts)], ("round", "flat"))
-    state = recipe.set_up(model, settings, checkpoint)
-
-    def after_step(state: recipe.TrainingState) -> None:
-        if state.step == stop_after:
-            raise Stop
-
-    with suppress(Stop):
-        recipe.train(model, state, settings, latents, embeddings, after_step, held_out)
-    return model, state
+    """With as many prompts, and those images held out, as the settings say."""
+    return tiny_adapters.trained(
+        base,
+        settings,
+        stop_after,
+        checkpoint,
+        images=pixels(IMAGES) if images is None else images,
+        prompts=PROMPTS[: 1 + len(settings.more_prompts)],
+        held_out=HELD_OUT if settings.held_out else [],
+    )
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -243,23 +232,23 @@ def test_schedules(schedule: str, warmup: float, expected: dict[int, float]) -> 
 def test_what_is_held_out_is_not_trained_on(base: LatentDiffusion) -> None:
     settings = settings_of(held_out=0.25)
     model, state = trained(base, settings)
-    other, state_of_other = trained(base, settings, images=pixels(changed=HELD_OUT[0]))
+    other, state_of_other = trained(base, settings, images=changed(HELD_OUT[0]))
     assert adapter_files(model.unet) == adapter_files(other.unet)
     assert state.held_out != state_of_other.held_out
     assert [measured.images_seen for measured in state.held_out] == [8, 12, 16, 20, 24, 32, 36, 40, 44, 48]
-    trained_on, _ = trained(base, settings, images=pixels(changed=0))
+    trained_on, _ = trained(base, settings, images=changed(0))
     assert adapter_files(model.unet) != adapter_files(trained_on.unet)
 
 
 def test_the_loss_on_held_out_images_is_of_the_same_noise_whatever_is_drawn_meanwhile(base: LatentDiffusion) -> None:
     model = shared_copy(base)
-    latents = recipe.cache_latents(model, pixels(), np.arange(IMAGES) % 2, views=1)
+    latents = recipe.cache_latents(model, pixels(IMAGES), np.arange(IMAGES) % 2, views=1)
     embeddings = recipe.prompt_embeddings(model, PROMPTS[:1], ("round", "flat"))
 
     def loss(batch_size: int) -> float:
         settings = settings_of(held_out=0.25)
         settings.batch_size = batch_size
-        _, held_out = recipe.chosen(model, settings, latents, *rows_of(settings))
+        _, held_out = recipe.chosen(model, settings, latents, [], HELD_OUT)
         assert isinstance(held_out, HeldOut)
         before = torch.get_rng_state()
         measured = held_out.loss(lambda x, t, prompts, rows: model.unet(x, t, embeddings[prompts][rows]).sample)
@@ -330,7 +319,7 @@ def checkpointed(state: recipe.TrainingState) -> tuple[Any, ...]:
 def test_a_divided_batch_gives_the_same_gradients(base: LatentDiffusion) -> None:
     whole = trained(base, settings_of())[1]
     model = shared_copy(base)
-    latents = recipe.cache_latents(model, pixels(), np.arange(IMAGES) % 2, views=2)
+    latents = recipe.cache_latents(model, pixels(IMAGES), np.arange(IMAGES) % 2, views=2)
     state = recipe.set_up(model, settings_of())
     state.micro_batch = 3
     embeddings = recipe.prompt_embeddings(model, PROMPTS[:1], ("round", "flat"))

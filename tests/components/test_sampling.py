@@ -23,11 +23,11 @@ from synthmix.image_synthesis.sampling import adapted_model, make_ready, synthes
 from synthmix.image_synthesis.shards import PlannedImage
 from synthmix.image_synthesis.unet_rewrites import FoldedUpsampling, PromptAttention, rewrite_for_sampling
 from synthmix.latent_diffusion import kept_models
-from synthmix.latent_diffusion.adapters import LORA_WEIGHTS
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.latent_diffusion.base_model_files import SCHEDULERS
 from synthmix.latent_diffusion.kept_models import lend, shared_copy
 from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load, probe
+from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS
 from synthmix.service_kit.artifacts import Manifest, write_manifest, write_payload
 from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.kept_values import give_back

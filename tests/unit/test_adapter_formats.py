@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 
 from synthmix.client import adapter_formats
-from synthmix.client.adapter_formats import (
-    FORMATS,
-    LORA_WEIGHTS,
-    PEFT_CONFIG,
-    PEFT_WEIGHTS,
-    check_export,
-    write_adapter,
-)
+from synthmix.client.adapter_formats import FORMATS, check_export, write_adapter
 from synthmix.client.safetensors_files import read_bytes, read_tensors
+from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS, PEFT_CONFIG, PEFT_WEIGHTS
 from synthmix.service_kit.errors import AlreadyExists, InvalidArgument
 
 TO_K = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"

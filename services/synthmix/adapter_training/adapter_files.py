@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save
 
 from synthmix.adapter_training.fresh_adapters import NAME
-from synthmix.latent_diffusion.adapters import LORA_WEIGHTS, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS
+from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS
 
 NONE: Mapping[str, torch.Tensor] = MappingProxyType({})
 

@@ -8,10 +8,10 @@ import torch
 from peft import PeftConfig
 
 from synthmix.adapter_training.methods import METHODS, scale
-from synthmix.adapter_training.targets import module_names
+from synthmix.adapter_training.targets import adapted_layers, module_names
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.adapters import adapter_layers
-from synthmix.latent_diffusion.unet_layers import layers_of
+from synthmix.latent_diffusion.unet_layers import UNetLayers, layers_of
 
 # The one adapter of a training, by PEFT's default name.
 NAME = "default"
@@ -49,9 +49,13 @@ def add_fresh_adapter(
 
 def _config(unet: Any, settings: AdapterSettings, **others: Any) -> PeftConfig:
     method = METHODS[settings.method]
-    names = module_names(settings.targets, layers_of({key: value.shape for key, value in unet.named_parameters()}))
+    names = module_names(settings.targets, _layers(unet))
     config: PeftConfig = getattr(peft, method.config)(target_modules=names, **method.options(settings) | others)
     return config
+
+
+def _layers(unet: Any) -> UNetLayers:
+    return layers_of({key: value.shape for key, value in unet.named_parameters()})
 
 
 def _unshared(unet: Any, settings: AdapterSettings) -> dict[str, torch.Tensor]:
@@ -59,12 +63,11 @@ def _unshared(unet: Any, settings: AdapterSettings) -> dict[str, torch.Tensor]:
 
     PEFT's OLoRA changes weights in place.
     """
-    ends = set(_config(unet, settings).target_modules or ())
     before = {}
-    for name, module in unet.named_modules():
-        if any(name == end or name.endswith(f".{end}") for end in ends):
-            before[name] = module.weight.data
-            module.weight.data = module.weight.data.clone()
+    for layer in adapted_layers(settings.targets, _layers(unet)):
+        weight = unet.get_submodule(layer.name).weight
+        before[layer.name] = weight.data
+        weight.data = weight.data.clone()
     return before
 
 

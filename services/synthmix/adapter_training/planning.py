@@ -23,7 +23,7 @@ from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import InvalidArgument, Problems, invalid_field, missing_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
-from synthmix.service_kit.settings_messages import canonical, check, set_default, with_defaults
+from synthmix.service_kit.settings_messages import canonical, check, default_of, set_default, with_defaults
 
 # Raised whenever the recipe's bytes change, or a declared default: an adapter of another version is another adapter.
 RECIPE_VERSION = 3
@@ -31,6 +31,7 @@ RECIPE_VERSION = 3
 # Measured on two cores of a server CPU for the built-in model; a hub model takes about 400 times the work.
 SECONDS_PER_IMAGE_SEEN = {True: 0.028, False: 12.0}
 START_SECONDS = 10.0
+_EVALUATIONS = adapters_pb2.AdapterSettings.DESCRIPTOR.fields_by_name["evaluations"]
 # Of what an image seen takes, without the backward pass.
 FORWARD_SHARE = 1 / 3
 
@@ -113,7 +114,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
         if settings.patience and not settings.held_out:
             raise _measures_nothing("patience", settings.patience, "waits for the loss on held-out images")
     with problems:
-        if settings.evaluations != with_defaults(adapters_pb2.AdapterSettings()).evaluations and not settings.held_out:
+        if settings.evaluations != default_of(_EVALUATIONS) and not settings.held_out:
             raise _measures_nothing("evaluations", settings.evaluations, "measures the loss on held-out images")
     for field, prompt in _prompts(settings):
         with problems:

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 
-import re2
-
 from synthmix.latent_diffusion.unet_layers import Layer, UNetLayers
 from synthmix.service_kit.errors import InvalidArgument, did_you_mean, invalid_field
 from synthmix.service_kit.quantities import listed
+from synthmix.service_kit.regular_expressions import compiled
 
 FIELD = "adapter.settings.targets"
 LONGEST_PATTERN = 500
-MOST_MEMORY_BYTES = 1 << 20
 SHOWN_LAYERS = 3
 
 # Names of UNet modules in diffusers; PEFT adapts every module whose name is one of them, or ends in it after a dot.
@@ -42,7 +40,7 @@ def adapted_layers(targets: str, layers: UNetLayers) -> tuple[Layer, ...]:
         if not found:
             raise _unusable(targets, "means no layer of this base model's UNet", "use another set")
         return found
-    matches = _compiled(targets)
+    matches = _matches(targets)
     wrong = sorted(name for name in layers.others if matches(name))
     if wrong:
         raise _unusable(
@@ -71,25 +69,20 @@ def _ends_in(name: str, ends: tuple[str, ...]) -> bool:
     return any(name == end or name.endswith(f".{end}") for end in ends)
 
 
-def _compiled(pattern: str) -> Callable[[str], bool]:
-    """RE2's, whose time grows linearly: no pattern of a caller keeps a process busy."""
+def _matches(pattern: str) -> Callable[[str], bool]:
+    """Whether an expression matches the whole of a name."""
     if len(pattern) > LONGEST_PATTERN:
         raise _unusable(pattern, f"is longer than {LONGEST_PATTERN} characters", "use a shorter expression, or a set")
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = MOST_MEMORY_BYTES
     try:
-        compiled = re2.compile(pattern, options)
-    except re2.error as error:
-        reason = error.args[0] if error.args else "unknown"
-        said = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        expression = compiled(pattern)
+    except ValueError as error:
         raise _unusable(
             pattern,
-            f"is no set of layers and no regular expression of RE2 ({said})",
+            f"is no set of layers and no regular expression of RE2 ({error})",
             f"{did_you_mean(pattern, TARGETS)}use {', '.join(TARGETS)}, or mend the expression",
             reason="UNKNOWN_CHOICE",
         ) from error
-    return lambda name: compiled.fullmatch(name) is not None
+    return lambda name: expression.fullmatch(name) is not None
 
 
 def _unusable(targets: str, problem: str, remedy: str, *, reason: str = "TARGETS_UNUSABLE") -> InvalidArgument:

@@ -23,12 +23,13 @@ from synthmix.adapter_training.checkpoints import (
 from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.adapter_training.portions import Portion, portions
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.image_data.generators import LOSSES, in_folder, recorded_adapter_settings
+from synthmix.image_data.generators import recorded_adapter_settings
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion
+from synthmix.service_kit.adapter_payloads import LOSSES, in_folder
 from synthmix.service_kit.artifacts import write_payload
 from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.errors import FailedPrecondition

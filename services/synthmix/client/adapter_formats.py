@@ -15,18 +15,18 @@ from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import Adapter
 from synthmix.client.safetensors_files import Tensor, read_bytes, read_tensors, scalar, write_tensors
+from synthmix.service_kit.adapter_payloads import (
+    LORA_CONFIG,
+    LORA_PREFIX,
+    LORA_WEIGHTS,
+    PEFT_CONFIG,
+    PEFT_PREFIX,
+    PEFT_WEIGHTS,
+)
 from synthmix.service_kit.errors import AlreadyExists, check_choice, invalid_field, missing_field
 from synthmix.service_kit.quantities import listed, plural
 
-# The names of latent_diffusion/adapters.py, which needs torch.
-LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
-PEFT_WEIGHTS = "adapter_model.safetensors"
-PEFT_CONFIG = "adapter_config.json"
-ADAPTER_FILES = (LORA_WEIGHTS, PEFT_WEIGHTS, PEFT_CONFIG)
-LORA_PREFIX = "unet."
-PEFT_PREFIX = "base_model.model."
 KOHYA_PREFIX = "lora_unet_"
-LORA_CONFIG = "lora_adapter_metadata"
 
 SUFFIX = ".safetensors"
 LORA_METHODS = ("lora", "rslora", "dora", "pissa", "olora")

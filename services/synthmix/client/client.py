@@ -43,6 +43,7 @@ from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Col
 from synthmix.image_data.sources.source_listing import ListingRequest
 from synthmix.service_kit import errors
 from synthmix.service_kit import resource_names as names
+from synthmix.service_kit.adapter_payloads import ADAPTER_FILES, in_folder
 from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
@@ -501,7 +502,7 @@ class Client:
         # Beside it, so that it is there whole or not at all.
         with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
             stored, made = Path(scratch) / "stored", Path(scratch) / f"made{out.suffix}"
-            names = {str(Path(folder, file)) for file in adapter_formats.ADAPTER_FILES}
+            names = {in_folder(folder, file) for file in ADAPTER_FILES}
             only = [item.name for item in adapter.payloads if item.name in names]
             download_payloads(self._read_payload, adapter.name, adapter.payloads, stored, only=only, progress=progress)
             try:

@@ -10,9 +10,6 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import distinguishing_names, fill_left_out, from_canonical
 
-# The payload of a training's course, in the folder of each of an artifact's adapters.
-LOSSES = "losses.json"
-
 
 def adapter_folders(adapter: Manifest) -> dict[str, str]:
     """The folders of an artifact's adapters among its payloads, by the class that each is for; {"": ""} for one."""
@@ -23,11 +20,6 @@ def adapter_folders(adapter: Manifest) -> dict[str, str]:
 def classes_made(adapter: Manifest) -> list[str]:
     """The classes that an artifact has an adapter for: all, or those that had train images for one of their own."""
     return [label for label in adapter_folders(adapter) if label] or list(adapter.summary["classes"])
-
-
-def in_folder(folder: str, file: str) -> str:
-    """The name of a payload that is one of an adapter's files."""
-    return f"{folder}/{file}" if folder else file
 
 
 def recorded_adapter_settings(request: Mapping[str, Any]) -> AdapterSettings:

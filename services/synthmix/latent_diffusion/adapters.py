@@ -17,15 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from synthmix.latent_diffusion.loading import LatentDiffusion
+from synthmix.service_kit.adapter_payloads import LORA_CONFIG, LORA_PREFIX, LORA_WEIGHTS, PEFT_PREFIX, PEFT_WEIGHTS
 
-LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
-PEFT_WEIGHTS = "adapter_model.safetensors"
-PEFT_CONFIG = "adapter_config.json"
-ADAPTER_FILES = {LORA_WEIGHTS, PEFT_WEIGHTS, PEFT_CONFIG}
-# Of the names of tensors, and of what diffusers' metadata say of them.
-LORA_PREFIX = "unet."
-# In PEFT's layout the UNet is the base model of PEFT's model.
-PEFT_PREFIX = "base_model.model."
 SHOWN_NAMES = 3
 # In files of recipe versions up to 2, where they stand beside PEFT's names for the factors of convolutions.
 _OLD_NAMES = {".lora.down.": ".lora_A.", ".lora.up.": ".lora_B."}
@@ -55,7 +48,7 @@ def load_adapter(model: LatentDiffusion, folder: Path) -> None:
 
 def _lora(path: Path) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
     with safe_open(path, framework="pt") as file:
-        said: dict[str, Any] = json.loads((file.metadata() or {})["lora_adapter_metadata"])
+        said: dict[str, Any] = json.loads((file.metadata() or {})[LORA_CONFIG])
     options = {key.removeprefix(LORA_PREFIX): value for key, value in said.items()}
     tensors = {_name(key): value for key, value in load_file(path).items()}
     # What the factors began with is of no use, and takes time.

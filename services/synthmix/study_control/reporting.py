@@ -20,6 +20,7 @@ from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_data.synthetic_images import open_image_set
 from synthmix.image_data.trial_files import TRIAL_RESULTS
 from synthmix.service_kit import message_json
+from synthmix.service_kit.adapter_payloads import LOSSES, in_folder
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName, PartName
@@ -210,9 +211,7 @@ def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, owner: str,
 def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
     settings, summary = generators.adapter_settings(manifest), manifest.summary
     folders = generators.adapter_folders(manifest).values()
-    courses = [
-        json.loads(read_payload(store, manifest, f"{folder}/{generators.LOSSES}".lstrip("/"))) for folder in folders
-    ]
+    courses = [json.loads(read_payload(store, manifest, in_folder(folder, LOSSES))) for folder in folders]
     losses = _mean_course(courses)
     return page.Adapter(
         name=name,

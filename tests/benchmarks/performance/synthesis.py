@@ -21,10 +21,10 @@ from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_synthesis.sampling import make_ready, synthesise
 from synthmix.image_synthesis.shards import PlannedImage
-from synthmix.latent_diffusion.adapters import LORA_WEIGHTS
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
+from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 

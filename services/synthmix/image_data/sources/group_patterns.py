@@ -7,14 +7,11 @@ leaves out look-around and back-references. The client imports this module too.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import re2
-
 from synthmix.service_kit.errors import InvalidArgument, invalid_field, missing_field
+from synthmix.service_kit.regular_expressions import compiled
 
 PATTERN_FIELD = "dataset.group_rule.pattern"
 LONGEST_PATTERN = 500
-MOST_MEMORY_BYTES = 1024 * 1024
-"""Of a compiled pattern and of what RE2 keeps while it searches."""
 SYNTAX = "re2"
 """Part of an import's request: change it when the same pattern may find other groups."""
 
@@ -73,18 +70,15 @@ def _compile(pattern: str) -> tuple[Callable[[str], Any], int]:
         raise missing_field(PATTERN_FIELD, "give a regular expression with a named group, such as (?P<group>[^/]+)_")
     if len(pattern) > LONGEST_PATTERN:
         raise _invalid(pattern, f"is longer than {LONGEST_PATTERN} characters")
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = MOST_MEMORY_BYTES
     try:
-        compiled = re2.compile(pattern, options)
+        expression = compiled(pattern)
     except UnicodeEncodeError as error:
         raise _invalid(pattern, "is not Unicode text") from error
-    except re2.error as error:
-        raise _refused(pattern, error.args[0].decode(errors="replace")) from error
-    if "group" not in compiled.groupindex:
+    except ValueError as error:
+        raise _refused(pattern, str(error)) from error
+    if "group" not in expression.groupindex:
         raise _invalid(pattern, "has no named group (?P<group>...)")
-    return compiled.search, compiled.groupindex["group"]
+    return expression.search, expression.groupindex["group"]
 
 
 def _refused(pattern: str, said: str) -> InvalidArgument:

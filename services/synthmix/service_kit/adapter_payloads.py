@@ -1,0 +1,18 @@
+"""The names of an adapter's files, and of what is in them: as diffusers and PEFT read them. Without either."""
+
+LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (LORA_WEIGHTS, PEFT_WEIGHTS, PEFT_CONFIG)
+# Of the names of tensors in a LoRA file, and of what its metadata say of them.
+LORA_PREFIX = "unet."
+LORA_CONFIG = "lora_adapter_metadata"
+# In PEFT's layout the UNet is the base model of PEFT's model.
+PEFT_PREFIX = "base_model.model."
+# The course of a training.
+LOSSES = "losses.json"
+
+
+def in_folder(folder: str, file: str) -> str:
+    """The name of a payload, in the folder that each of an artifact's adapters has; "" is that of the only one."""
+    return f"{folder}/{file}" if folder else file
