@@ -48,7 +48,7 @@ test-components: setup ## One part each with processes, models or trainings of i
 	$(BIN)/python -m pytest tests/components --numprocesses=logical --dist=worksteal
 test-contracts: setup ## The object store's contract against every server
 	$(PROGRAMS) minio
-	$(BIN)/python -m pytest tests/contracts
+	$(BIN)/python -m pytest tests/contracts --numprocesses=logical --dist=worksteal
 test-chart: setup ## The Helm chart: as it renders, and installed into a real API server
 	$(PROGRAMS) kube-apiserver helm etcd promtool
 	$(BIN)/python -m pytest tests/chart

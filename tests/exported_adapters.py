@@ -90,7 +90,7 @@ def read_exports(
     for case in cases:
         model, state = trained(base, settings_of(found, case.method, case.targets, **dict(case.options)), stop_after=2)
         answers[case] = _answer(model, inputs)
-        stored = written(adapter_files(model.unet, state.first_factors), work / case.name)
+        stored = written(adapter_files(model, state.first_factors), work / case.name)
         for form, entry in FORMATS.items():
             if case.method in entry.methods:
                 out = work / (f"{case.name} {form}" + (".safetensors" if entry.is_file else ""))

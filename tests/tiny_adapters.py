@@ -11,6 +11,7 @@ from synthmix.adapter_training import planning, recipe
 from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.methods import METHODS
 from synthmix.adapter_training.targets import TARGETS
+from synthmix.adapter_training.training_prompts import encoded_in_each_step, encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.kept_models import shared_copy
@@ -72,15 +73,18 @@ def trained(
     latents = recipe.cache_latents(model, images, np.arange(len(images)) % 2, views=2)
     rows = [row for row in range(len(images)) if row not in held_out]
     latents, measured = recipe.chosen(model, settings, latents, rows, held_out)
-    embeddings = recipe.prompt_embeddings(model, prompts, ("round", "flat"))
     state = recipe.set_up(model, settings, checkpoint)
+    if settings.text_encoder_targets:
+        encoded = encoded_in_each_step(model, prompts, ("round", "flat"))
+    else:
+        encoded = encoded_once(model, prompt_embeddings(model, prompts, ("round", "flat")))
 
     def after_step(state: recipe.TrainingState) -> None:
         if state.step == stop_after:
             raise Stop
 
     with suppress(Stop):
-        recipe.train(model, state, settings, latents, embeddings, after_step, measured)
+        recipe.train(model, state, settings, latents, encoded, after_step, measured)
     model.unet.eval()
     return model, state
 
@@ -88,5 +92,6 @@ def trained(
 def written(files: dict[str, bytes], folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
     return folder

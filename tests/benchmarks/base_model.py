@@ -35,6 +35,7 @@ from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
 from stained_cells import SLIDE, TYPES, write_stained_cells
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.targets import TARGETS
+from synthmix.adapter_training.training_prompts import encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
@@ -177,7 +178,8 @@ def show(images: np.ndarray, labels: np.ndarray, path: Path) -> None:
 
 def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Trains for the arm's CPU minutes, with latents included in them, and returns what that was."""
-    embeddings = recipe.prompt_embeddings(model, [DATASETS[arm.dataset].prompt], DATASETS[arm.dataset].classes)
+    prompt, classes = DATASETS[arm.dataset].prompt, DATASETS[arm.dataset].classes
+    prompts = encoded_once(model, prompt_embeddings(model, [prompt], classes))
     started_s = time.process_time()
     latents = recipe.cache_latents(model, train, labels, 1)
     view_s = time.process_time() - started_s
@@ -205,9 +207,7 @@ def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.nd
             parameters = dict(model.unet.named_parameters())
             optimizer = torch.optim.AdamW(list(parameters.values()), lr=arm.learning_rate, betas=(0.9, 0.99))
             state = recipe.TrainingState(0, parameters, optimizer, [])
-        recipe.train(
-            model, state, settings(steps), latents, embeddings, lambda state: ended_s.append(time.process_time())
-        )
+        recipe.train(model, state, settings(steps), latents, prompts, lambda state: ended_s.append(time.process_time()))
         return state
 
     # The learning rate's schedule needs the number of steps beforehand: a short training tells what one costs.

@@ -54,7 +54,7 @@ def test_an_export_for_diffusers_has_the_stored_bytes(
     base = load(folder, torch.device("cpu"))
     found = resolve(str(folder), field="adapter.settings.base_model")
     model, _ = trained(base, settings_of(found, method, "all"), stop_after=1)
-    [data] = adapter_files(model.unet).values()
+    [data] = adapter_files(model).values()
     stored = written({LORA_WEIGHTS: data}, tmp_path / "stored")
     write_adapter("diffusers", stored, tmp_path / "out.safetensors", "tiny")
     assert (tmp_path / "out.safetensors").read_bytes() == data

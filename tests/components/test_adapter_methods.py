@@ -79,9 +79,9 @@ def test_a_method_in_a_set_of_layers(
     store = MemoryObjectStore.created()
     write_checkpoint(store, OPERATION, Checkpoint(8, recipe.state_tensors(interrupted), interrupted.losses, 1))
     resumed_model, resumed = trained(base, settings, checkpoint=read_newest_checkpoint(store, OPERATION))
-    files = adapter_files(model.unet, state.first_factors)
+    files = adapter_files(model, state.first_factors)
     assert resumed.losses == state.losses
-    assert adapter_files(resumed_model.unet, resumed.first_factors) == files, "resumed to the same bytes"
+    assert adapter_files(resumed_model, resumed.first_factors) == files, "resumed to the same bytes"
 
     answer = probe(model)
     assert (answer - without).abs().max() > 1e-3
@@ -105,14 +105,16 @@ def test_first_factors_are_taken_off_the_same_way_when_a_training_goes_on(
     base: LatentDiffusion, found: BaseModel, method: str, dtype: torch.dtype
 ) -> None:
     settings = settings_of(found, method, "attention", alpha=2.0)
-    begun, gone_on = shared_copy(base).unet.to(dtype), shared_copy(base).unet.to(dtype)
+    begun, gone_on = shared_copy(base), shared_copy(base)
+    for model in (begun, gone_on):
+        model.unet.to(dtype)
     first_factors = add_fresh_adapter(begun, settings, {})
     assert {value.dtype for value in first_factors.values()} == {torch.float32}
     again = add_fresh_adapter(gone_on, settings, first_factors)
     assert all(torch.equal(again[name], value) for name, value in first_factors.items())
-    for name, layer in adapter_layers(begun).items():
+    for name, layer in adapter_layers(begun.unet).items():
         weight, original = layer.get_base_layer().weight, base.unet.get_submodule(name).weight
-        assert torch.equal(weight, adapter_layers(gone_on)[name].get_base_layer().weight)
+        assert torch.equal(weight, adapter_layers(gone_on.unet)[name].get_base_layer().weight)
         down, up = (first_factors[f"{name}.lora_{side}.default.weight"] for side in "AB")
         whole = weight.float() + methods.scale(settings) * up @ down
         torch.testing.assert_close(
@@ -153,7 +155,7 @@ def test_other_libraries_read_adapters_as_they_were_trained(
     for method, targets in ENDS:
         model, state = trained(base, settings_of(found, method, targets), stop_after=2)
         case = f"{method} {targets}"
-        written(adapter_files(model.unet, state.first_factors), tmp_path / case)
+        written(adapter_files(model, state.first_factors), tmp_path / case)
         with torch.no_grad():
             expected[case] = model.unet(latents, torch.tensor([500]), text).sample
     without_ours = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -248,7 +250,7 @@ def test_what_is_stored_is_the_papers_formula(base: LatentDiffusion, found: Base
         settings.alpha = 1.5
     model, state = trained(base, settings)
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    files = adapter_files(model.unet, state.first_factors)
+    files = adapter_files(model, state.first_factors)
     stored = load_tensors(files.get(LORA_WEIGHTS) or files[PEFT_WEIGHTS])
     tensors = {key.rpartition(f"{name}.")[2]: value for key, value in stored.items() if f"{name}." in key}
     layer, before = adapter_layers(model.unet)[name], base.unet.get_submodule(name)
@@ -277,7 +279,7 @@ def test_an_adapter_that_lacks_weights_or_has_too_many_is_refused(
     for number, method in enumerate(("lora", "lokr")):
         model, _ = trained(base, settings_of(found, method, "attention"), stop_after=1)
         for said, change in changes.items():
-            files = adapter_files(model.unet)
+            files = adapter_files(model)
             [weights] = files.keys() & {LORA_WEIGHTS, PEFT_WEIGHTS}
             length = int.from_bytes(files[weights][:8], "little")
             metadata = json.loads(files[weights][8 : 8 + length]).get("__metadata__")
@@ -291,7 +293,7 @@ def test_an_adapter_that_lacks_weights_or_has_too_many_is_refused(
 def test_files_of_earlier_versions_are_read_whole(base: LatentDiffusion, found: BaseModel, tmp_path: Path) -> None:
     """Up to recipe version 2, factors of attention had diffusers' names and those of convolutions PEFT's."""
     model, _ = trained(base, settings_of(found, "lora", "attention+feedforward+convolution"))
-    [data] = adapter_files(model.unet).values()
+    [data] = adapter_files(model).values()
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length])["__metadata__"]
     old = {

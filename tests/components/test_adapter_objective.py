@@ -16,6 +16,7 @@ from synthmix.adapter_training import objective, planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
 from synthmix.adapter_training.held_out import HeldOut
+from synthmix.adapter_training.training_prompts import encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.base_model import BUILTIN, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
@@ -100,7 +101,7 @@ def test_an_option_changes_the_adapter_and_resumes_to_the_same_bytes(
     settings = settings_of(**options)
     model, state = trained(base, settings)
     plain = trained(base, settings_of(learning_rate=settings.learning_rate))[0]
-    assert adapter_files(model.unet) != adapter_files(plain.unet)
+    assert adapter_files(model) != adapter_files(plain)
     for stop_after in (7,):
         _, interrupted = trained(base, settings, stop_after=stop_after)
         store = MemoryObjectStore.created()
@@ -111,7 +112,7 @@ def test_an_option_changes_the_adapter_and_resumes_to_the_same_bytes(
         torch.manual_seed(stop_after)
         resumed_model, resumed = trained(base, settings, checkpoint=read_newest_checkpoint(store, OPERATION))
         assert (resumed.losses, resumed.held_out) == (state.losses, state.held_out)
-        assert adapter_files(resumed_model.unet) == adapter_files(model.unet)
+        assert adapter_files(resumed_model) == adapter_files(model)
 
 
 def scheduler_of(prediction_type: str, **options: Any) -> Any:
@@ -233,17 +234,17 @@ def test_what_is_held_out_is_not_trained_on(base: LatentDiffusion) -> None:
     settings = settings_of(held_out=0.25)
     model, state = trained(base, settings)
     other, state_of_other = trained(base, settings, images=changed(HELD_OUT[0]))
-    assert adapter_files(model.unet) == adapter_files(other.unet)
+    assert adapter_files(model) == adapter_files(other)
     assert state.held_out != state_of_other.held_out
     assert [measured.images_seen for measured in state.held_out] == [8, 12, 16, 20, 24, 32, 36, 40, 44, 48]
     trained_on, _ = trained(base, settings, images=changed(0))
-    assert adapter_files(model.unet) != adapter_files(trained_on.unet)
+    assert adapter_files(model) != adapter_files(trained_on)
 
 
 def test_the_loss_on_held_out_images_is_of_the_same_noise_whatever_is_drawn_meanwhile(base: LatentDiffusion) -> None:
     model = shared_copy(base)
     latents = recipe.cache_latents(model, pixels(IMAGES), np.arange(IMAGES) % 2, views=1)
-    embeddings = recipe.prompt_embeddings(model, PROMPTS[:1], ("round", "flat"))
+    embeddings = prompt_embeddings(model, PROMPTS[:1], ("round", "flat"))
 
     def loss(batch_size: int) -> float:
         settings = settings_of(held_out=0.25)
@@ -309,7 +310,7 @@ def test_a_batch_that_does_not_fit_is_divided(
     resumed_model, resumed = trained(base, settings, checkpoint=checkpoint)
     assert set(little_memory) == {1}
     assert resumed.losses == state.losses
-    assert adapter_files(resumed_model.unet) == adapter_files(model.unet)
+    assert adapter_files(resumed_model) == adapter_files(model)
 
 
 def checkpointed(state: recipe.TrainingState) -> tuple[Any, ...]:
@@ -322,8 +323,8 @@ def test_a_divided_batch_gives_the_same_gradients(base: LatentDiffusion) -> None
     latents = recipe.cache_latents(model, pixels(IMAGES), np.arange(IMAGES) % 2, views=2)
     state = recipe.set_up(model, settings_of())
     state.micro_batch = 3
-    embeddings = recipe.prompt_embeddings(model, PROMPTS[:1], ("round", "flat"))
-    recipe.train(model, state, settings_of(), latents, embeddings, lambda state: None)
+    prompts = encoded_once(model, prompt_embeddings(model, PROMPTS[:1], ("round", "flat")))
+    recipe.train(model, state, settings_of(), latents, prompts, lambda state: None)
     assert state.losses == pytest.approx(whole.losses, rel=1e-4)
 
 

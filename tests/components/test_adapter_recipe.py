@@ -18,9 +18,10 @@ from synthmix.adapter_training.checkpoints import (
     read_newest_checkpoint,
     write_checkpoint,
 )
+from synthmix.adapter_training.training_prompts import TrainingPrompts, encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.image_synthesis.sampling import check_adapter_has_effect, probe
-from synthmix.latent_diffusion.loading import LatentDiffusion, load
+from synthmix.image_synthesis.sampling import check_adapter_has_effect
+from synthmix.latent_diffusion.loading import LatentDiffusion, answers, load, probe
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
@@ -58,14 +59,14 @@ def images() -> tuple[np.ndarray, np.ndarray]:
     return random.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8), np.arange(10) % 2
 
 
-def prepared(folder: Path) -> tuple[LatentDiffusion, recipe.Latents, torch.Tensor]:
+def prepared(folder: Path) -> tuple[LatentDiffusion, recipe.Latents, TrainingPrompts]:
     model = load(folder, CPU)
     latents = recipe.cache_latents(model, *images(), views=3)
-    return model, latents, recipe.prompt_embeddings(model, ["a {label} cell"], ("round", "flat"))
+    return model, latents, encoded_once(model, prompt_embeddings(model, ["a {label} cell"], ("round", "flat")))
 
 
 def trained(folder: Path, stop_after: int | None = None) -> tuple[LatentDiffusion, recipe.TrainingState]:
-    model, latents, embeddings = prepared(folder)
+    model, latents, prompts = prepared(folder)
     state = recipe.set_up(model, SETTINGS)
 
     class Stop(Exception):
@@ -76,7 +77,7 @@ def trained(folder: Path, stop_after: int | None = None) -> tuple[LatentDiffusio
             raise Stop
 
     with suppress(Stop):
-        recipe.train(model, state, SETTINGS, latents, embeddings, after_step)
+        recipe.train(model, state, SETTINGS, latents, prompts, after_step)
     return model, state
 
 
@@ -94,12 +95,12 @@ def test_a_resumed_training_gives_the_same_bytes(folder: Path) -> None:
         store, name, Checkpoint(5 * SETTINGS.batch_size, recipe.state_tensors(interrupted), interrupted.losses, 2)
     )
 
-    resumed_model, latents, embeddings = prepared(folder)
+    resumed_model, latents, prompts = prepared(folder)
     resumed = recipe.set_up(resumed_model, SETTINGS, read_newest_checkpoint(store, name))
     assert resumed.step == 5
-    recipe.train(resumed_model, resumed, SETTINGS, latents, embeddings, lambda state: None)
+    recipe.train(resumed_model, resumed, SETTINGS, latents, prompts, lambda state: None)
     assert resumed.losses == state.losses
-    assert adapter_files(resumed_model.unet) == adapter_files(model.unet)
+    assert adapter_files(resumed_model) == adapter_files(model)
 
 
 def test_only_the_newest_checkpoint_is_kept() -> None:
@@ -116,13 +117,13 @@ def test_only_the_newest_checkpoint_is_kept() -> None:
 
 
 def test_only_the_adapter_is_trained_and_in_float32(folder: Path) -> None:
-    model, latents, embeddings = prepared(folder)
+    model, latents, prompts = prepared(folder)
     frozen = copy.deepcopy(dict(model.unet.named_parameters()))
     state = recipe.set_up(model, SETTINGS)
     assert state.parameters
     assert {value.dtype for value in state.parameters.values()} == {torch.float32}
     assert all("lora" in name for name in state.parameters)
-    recipe.train(model, state, SETTINGS, latents, embeddings, lambda state: None)
+    recipe.train(model, state, SETTINGS, latents, prompts, lambda state: None)
     after = {
         name.replace(".base_layer", ""): value for name, value in model.unet.named_parameters() if "lora" not in name
     }
@@ -176,11 +177,11 @@ def test_each_epoch_sees_every_image_once() -> None:
 
 def test_an_adapter_loads_into_diffusers_and_changes_the_output(folder: Path, tmp_path: Path) -> None:
     model, _ = trained(folder)
-    [data] = adapter_files(model.unet).values()
+    [data] = adapter_files(model).values()
     assert all(key.startswith("unet.") for key in load_tensors(data))
     (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(data)
     fresh = load(folder, CPU)
-    before = probe(fresh)
+    before = answers(fresh)
     fresh.pipeline.load_lora_weights(str(tmp_path), weight_name="pytorch_lora_weights.safetensors")
     manifest = Manifest(ArtifactName("adapters", "0" * 32), {}, {}, 1, ())
     check_adapter_has_effect(fresh, before, manifest)
@@ -190,4 +191,4 @@ def test_an_adapter_loads_into_diffusers_and_changes_the_output(folder: Path, tm
 def test_an_adapter_without_effect_is_refused(folder: Path) -> None:
     model = load(folder, CPU)
     with pytest.raises(DataLoss, match="changes nothing"):
-        check_adapter_has_effect(model, probe(model), Manifest(ArtifactName("adapters", "0" * 32), {}, {}, 1, ()))
+        check_adapter_has_effect(model, answers(model), Manifest(ArtifactName("adapters", "0" * 32), {}, {}, 1, ()))

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from synthmix.latent_diffusion.base_model import resolve, verify
-from synthmix.latent_diffusion.unet_layers import unet_layers
+from synthmix.latent_diffusion.part_layers import UNET, part_layers
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from tiny_base_model import write_tiny_base_model
 
@@ -233,12 +233,12 @@ def test_who_plans_knows_the_layers_of_a_model_by_its_header_alone(
     fake.files[name] += bytes(200_000)  # who reads all of it would read these as well
     code = (
         "from synthmix.latent_diffusion.base_model import resolve; "
-        "from synthmix.latent_diffusion.unet_layers import unet_layers; "
-        "found = unet_layers(resolve('owner/tiny', field='x', weights=False), field='x'); "
+        "from synthmix.latent_diffusion.part_layers import UNET, part_layers; "
+        "found = part_layers(resolve('owner/tiny', field='x', weights=False), UNET, field='x'); "
         "print(found.adaptable, sorted(found.others))"
     )
     result = in_another_process(code, endpoint, tmp_path)
-    here = unet_layers(resolve(str(tiny), field=FIELD), field=FIELD)
+    here = part_layers(resolve(str(tiny), field=FIELD), UNET, field=FIELD)
     assert result.stdout.strip() == f"{here.adaptable} {sorted(here.others)}", result.stderr
     assert name not in fake.fetched
     assert {part for part, _ in fake.parts} == {name}

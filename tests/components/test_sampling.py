@@ -262,7 +262,7 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
     base = load(folder, CPU)
     inputs = {"base_model": found.digest}
     manifests = [
-        stored_adapter(store, seed, adapter_files(with_adapter(base, seed).unet)[LORA_WEIGHTS], inputs, str(folder))
+        stored_adapter(store, seed, adapter_files(with_adapter(base, seed))[LORA_WEIGHTS], inputs, str(folder))
         for seed in (1, 2)
     ]
     before = {name: value.clone() for name, value in lend(found).unet.named_parameters()}
@@ -277,7 +277,7 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
     name = ArtifactName(ADAPTERS, f"{9:032x}")
     payloads = tuple(
         write_payload(
-            store, name, f"class-000{seed}/{LORA_WEIGHTS}", adapter_files(with_adapter(base, seed).unet)[LORA_WEIGHTS]
+            store, name, f"class-000{seed}/{LORA_WEIGHTS}", adapter_files(with_adapter(base, seed))[LORA_WEIGHTS]
         )
         for seed in (1, 2)
     )
@@ -292,7 +292,7 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
         for name, weight in useless.unet.named_parameters():
             if "lora_B" in name:
                 weight.fill_(value)
-        manifest = stored_adapter(store, number, adapter_files(useless.unet)[LORA_WEIGHTS], inputs, str(folder))
+        manifest = stored_adapter(store, number, adapter_files(useless)[LORA_WEIGHTS], inputs, str(folder))
         with pytest.raises(DataLoss, match=said):
             adapted_model(manifest.name, "automatic")
     give_back()

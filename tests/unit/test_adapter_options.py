@@ -14,7 +14,7 @@ from synthmix.adapter_training.targets import LONGEST_PATTERN, TARGETS, adapted_
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.generators import classes_made, recorded_adapter_settings
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
-from synthmix.latent_diffusion.unet_layers import Layer, UNetLayers, layers_of
+from synthmix.latent_diffusion.part_layers import Layer, PartLayers, layers_of
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import InvalidArgument
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
@@ -211,7 +211,7 @@ def test_a_regular_expression_matches_whole_names() -> None:
 
 def test_a_set_that_a_base_model_has_no_layer_of_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="means no layer of this base model's UNet; use another set"):
-        adapted_layers("attention", UNetLayers((Layer("conv_in", (8, 4, 3, 3)),), frozenset()))
+        adapted_layers("attention", PartLayers((Layer("conv_in", (8, 4, 3, 3)),), frozenset()))
 
 
 @pytest.mark.parametrize(

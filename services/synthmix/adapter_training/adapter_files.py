@@ -14,33 +14,51 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save
 
-from synthmix.adapter_training.fresh_adapters import NAME
-from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS
+from synthmix.latent_diffusion.adapters import NAME, adapted_parts, part_of
+from synthmix.latent_diffusion.loading import LatentDiffusion
+from synthmix.latent_diffusion.part_layers import CLIP_PREFIX, TEXT_ENCODER, UNET
+from synthmix.service_kit.adapter_payloads import (
+    LENGTHS,
+    LORA_WEIGHTS,
+    PEFT_CONFIG,
+    PEFT_PREFIX,
+    PEFT_WEIGHTS,
+    TEXT_FOLDER,
+    TEXT_LENGTHS,
+)
 
 NONE: Mapping[str, torch.Tensor] = MappingProxyType({})
+Tensors = dict[str, torch.Tensor]
 
 
-def adapter_files(unet: Any, first_factors: Mapping[str, torch.Tensor] = NONE) -> dict[str, bytes]:
-    """The files of the adapter in a UNet, by name. They are the same bytes each time.
+def adapter_files(model: LatentDiffusion, first_factors: Mapping[str, torch.Tensor] = NONE) -> dict[str, bytes]:
+    """The files of the adapter in a base model, by name. They are the same bytes each time.
 
     Args:
         first_factors: What its training began with, if that was taken off the base model's weights.
     """
-    tensors = {key: value.detach().cpu().float() for key, value in get_peft_model_state_dict(unet).items()}
-    config = unet.peft_config[NAME]
-    if isinstance(config, LoraConfig):
-        return {LORA_WEIGHTS: _lora_file(*_as_lora(config, tensors, first_factors))}
-    return {
-        PEFT_WEIGHTS: with_sorted_header(
-            save({f"{PEFT_PREFIX}{key}": value.contiguous() for key, value in tensors.items()})
-        ),
-        PEFT_CONFIG: _peft_config(config),
-    }
+    files: dict[str, bytes] = {}
+    of_lora: dict[str, tuple[LoraConfig, Tensors]] = {}
+    for part in adapted_parts(model):
+        module = getattr(model, part)
+        tensors = {key: value.detach().cpu().float() for key, value in get_peft_model_state_dict(module).items()}
+        config = module.peft_config[NAME]
+        if isinstance(config, LoraConfig):
+            of_lora[part] = _as_lora(config, tensors, part_of(first_factors, part))
+        else:
+            folder = "" if part == UNET else f"{TEXT_FOLDER}/"
+            files[f"{folder}{PEFT_WEIGHTS}"] = with_sorted_header(
+                save({f"{PEFT_PREFIX}{key}": value.contiguous() for key, value in tensors.items()})
+            )
+            files[f"{folder}{PEFT_CONFIG}"] = _peft_config(config)
+    if of_lora:
+        files[LORA_WEIGHTS] = _lora_file(of_lora)
+    return files
 
 
 def _as_lora(
-    config: LoraConfig, tensors: dict[str, torch.Tensor], first_factors: Mapping[str, torch.Tensor]
-) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    config: LoraConfig, tensors: Tensors, first_factors: Mapping[str, torch.Tensor]
+) -> tuple[LoraConfig, Tensors]:
     """An adapter of LoRA's kind as plain LoRA on the base model as it is, with the base model's name for a layer."""
     config = copy.copy(config)
     if config.use_rslora:
@@ -59,18 +77,20 @@ def _as_lora(
     return config, tensors
 
 
-def _lora_file(config: LoraConfig, tensors: dict[str, torch.Tensor]) -> bytes:
+def _lora_file(of_lora: Mapping[str, tuple[LoraConfig, Tensors]]) -> bytes:
     """As diffusers' `load_lora_weights` reads it, with rank and alpha in the file's metadata.
 
     Factors have PEFT's names: diffusers' own (`lora.down`) are there for attention alone, and of a file with both it
     reads those whose kind comes first, without an error.
     """
+    arguments: dict[str, Any] = {}
+    for part, (config, tensors) in of_lora.items():
+        if part == TEXT_ENCODER:
+            tensors = {f"{CLIP_PREFIX}{key.replace(LENGTHS, TEXT_LENGTHS)}": value for key, value in tensors.items()}
+        arguments[f"{part}_lora_layers"] = tensors
+        arguments[f"{part}_lora_adapter_metadata"] = _plain(config.to_dict())
     with tempfile.TemporaryDirectory() as folder:
-        StableDiffusionPipeline.save_lora_weights(
-            folder,
-            unet_lora_layers=tensors,
-            unet_lora_adapter_metadata=_plain(config.to_dict()),
-        )
+        StableDiffusionPipeline.save_lora_weights(folder, **arguments)
         return with_sorted_header((Path(folder) / LORA_WEIGHTS).read_bytes())
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.latent_diffusion.unet_layers import Layer
+from synthmix.latent_diffusion.part_layers import Layer
 from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.service_kit.quantities import byte_size, plural
 from synthmix.service_kit.settings_messages import fill_left_out, set_default

@@ -8,15 +8,15 @@ import numpy as np
 from synthmix.adapter_training import methods
 from synthmix.adapter_training.held_out_rows import MOST_IMAGES, NOISE_LEVELS
 from synthmix.adapter_training.portions import Portion, portions
-from synthmix.adapter_training.targets import adapted_layers
+from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
+from synthmix.latent_diffusion.part_layers import TEXT_ENCODER, UNET, Layer, part_layers
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import prompt_tokenizer
-from synthmix.latent_diffusion.unet_layers import Layer, unet_layers
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.digests import digest_of
@@ -58,13 +58,22 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
     # A model of a few million parameters bears, and needs, a larger step than Stable Diffusion's 1e-4: 6e-3 learns
     # faster than 2e-3, and 12e-3 no longer does (decision 13).
     set_default(full, "learning_rate", (6e-3 if builtin else 1e-4) * method.learning_rate_factor)
+    if full.text_encoder_targets:
+        set_default(full, "text_encoder_learning_rate", full.learning_rate)
     set_default(full, "image_size", base_model.image_size_px)
     return full
 
 
 def layers_of(settings: adapters_pb2.AdapterSettings, base_model: BaseModel) -> tuple[Layer, ...]:
-    """The layers that are adapted. Raises SynthMixError if there are none, or they can't be had."""
-    return adapted_layers(settings.targets, unet_layers(base_model, field="adapter.settings.base_model"))
+    """The layers that are adapted: the UNet's, then the text encoder's.
+
+    Raises SynthMixError if a set or an expression means none, or they can't be had.
+    """
+    field, of_text = "adapter.settings.base_model", settings.text_encoder_targets
+    layers = adapted_layers(settings.targets, part_layers(base_model, UNET, field=field))
+    if of_text in TEXT_TARGETS:  # another is a fault of its own
+        layers += adapted_text_layers(of_text, part_layers(base_model, TEXT_ENCODER, field=field))
+    return layers
 
 
 def check_method(given: adapters_pb2.AdapterSettings) -> None:
@@ -109,6 +118,14 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
                 f"is not below most_noise, {settings.most_noise:g}",
                 "lower it, or raise most_noise: what lies between them is trained",
                 reason="OUT_OF_RANGE",
+            )
+    with problems:
+        if settings.HasField("text_encoder_learning_rate") and not settings.text_encoder_targets:
+            raise invalid_field(
+                "adapter.settings.text_encoder_learning_rate",
+                settings.text_encoder_learning_rate,
+                "is of an adapter in the text encoder, and there is none",
+                f"set text_encoder_targets, to {' or '.join(TEXT_TARGETS)}, or leave it out",
             )
     with problems:
         if settings.patience and not settings.held_out:

@@ -1,4 +1,4 @@
-"""The adapter recipe: updates of a frozen UNet, trained to denoise the latents of labelled images.
+"""The adapter recipe: updates of a frozen base model, trained to denoise the latents of labelled images.
 
 What an update is, methods.py says of each method. Latent diffusion: Rombach et al. 2022 (arXiv:2112.10752), equation 2.
 Classifier-free guidance by caption dropout: Ho and Salimans 2022 (arXiv:2207.12598).
@@ -18,14 +18,16 @@ import torch
 
 from synthmix.adapter_training import objective
 from synthmix.adapter_training.checkpoints import Checkpoint
-from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
+from synthmix.adapter_training.fresh_adapters import add_fresh_adapter, trained_parameters
 from synthmix.adapter_training.held_out import HeldOut, HeldOutLoss, Predict
 from synthmix.adapter_training.held_out_rows import measured_rows
+from synthmix.adapter_training.training_prompts import TrainingPrompts
 from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.latent_diffusion.adapters import PARTS
 from synthmix.latent_diffusion.autoencoder import encode_images
-from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
-from synthmix.latent_diffusion.prompts import prompt_for
+from synthmix.latent_diffusion.loading import LatentDiffusion
+from synthmix.latent_diffusion.part_layers import TEXT_ENCODER
 from synthmix.service_kit.memory_errors import is_out_of_memory
 from synthmix.service_kit.seeds import derived_seed
 from synthmix.training.learning_rates import learning_rate_share
@@ -108,14 +110,14 @@ def chosen(
 
 
 def set_up(model: LatentDiffusion, settings: AdapterSettings, checkpoint: Checkpoint | None = None) -> TrainingState:
-    """Adds a fresh adapter to the UNet, with weights in float32, and its optimizer; or goes on from a checkpoint.
+    """Adds a fresh adapter to the model, with weights in float32, and its optimizer; or goes on from a checkpoint.
 
     Raises KeyError if the checkpoint is another adapter's.
     """
     torch.manual_seed(derived_seed(settings.seed, "adapter weights"))
     known = _tensors_of(checkpoint, FIRST_FACTOR) if checkpoint is not None else {}
-    first_factors = add_fresh_adapter(model.unet, settings, known)
-    parameters = {name: value for name, value in model.unet.named_parameters() if value.requires_grad}
+    first_factors = add_fresh_adapter(model, settings, known)
+    parameters = trained_parameters(model)
     for value in parameters.values():
         value.data = value.data.float()  # in the base model's bfloat16, small updates would be lost
     optimizer = torch.optim.AdamW(
@@ -133,12 +135,19 @@ def set_up(model: LatentDiffusion, settings: AdapterSettings, checkpoint: Checkp
 
 
 def _parameter_groups(parameters: dict[str, torch.nn.Parameter], settings: AdapterSettings) -> list[dict[str, Any]]:
-    """LoRA+ lets the factors that begin as zero learn faster: Hayou et al. 2024 (arXiv:2402.12354), section 4."""
-    if settings.loraplus_ratio <= 1:
-        return [{"params": list(parameters.values())}]
-    up = {name: value for name, value in parameters.items() if ".lora_B." in name}
-    others = [value for name, value in parameters.items() if name not in up]
-    return [{"params": others}, {"params": list(up.values()), "ratio": settings.loraplus_ratio}]
+    """By their learning rates, as multiples (`ratio`) of the settings'.
+
+    LoRA+ lets the factors that begin as zero learn faster: Hayou et al. 2024 (arXiv:2402.12354), section 4.
+    """
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, value in parameters.items():
+        ratio = 1.0
+        if name.startswith(PARTS[TEXT_ENCODER]):
+            ratio = settings.text_encoder_learning_rate / settings.learning_rate
+        if ".lora_B." in name:
+            ratio *= max(1.0, settings.loraplus_ratio)
+        groups.setdefault(ratio, []).append(value)
+    return [{"params": values, "ratio": ratio} for ratio, values in groups.items()]
 
 
 def train(
@@ -146,33 +155,31 @@ def train(
     state: TrainingState,
     settings: AdapterSettings,
     latents: Latents,
-    embeddings: torch.Tensor,
+    prompts: TrainingPrompts,
     after_step: Callable[[TrainingState], None],
     held_out: HeldOut | None = None,
 ) -> None:
-    """Trains from state.step to the end. The UNet then has the adapter's weights: the last, the average or the best.
+    """Trains from state.step to the end. The model then has the adapter's weights: the last, the average or the best.
 
     Args:
         settings: With all their defaults.
-        embeddings: Those of prompt_embeddings.
         after_step: Called after each optimizer step, for progress and checkpoints.
         held_out: What the loss is measured on besides, where images are held out.
     """
     noise_scheduler, total_steps = objective.training_scheduler(model), training_steps(settings)
     parameters = list(state.parameters.values())
     autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.device.type == "cuda")
-    embeddings = embeddings.to(model.device)
-    classes = (len(embeddings) - 1) // (1 + len(settings.more_prompts))
-    model.unet.train()
+    classes = (prompts.count - 1) // (1 + len(settings.more_prompts))
+    _in_training(model, True)
     denoise = denoiser(model.unet)
 
     def predict(
-        noisy: torch.Tensor, timesteps: torch.Tensor, prompts: torch.Tensor, rows: torch.Tensor
+        noisy: torch.Tensor, timesteps: torch.Tensor, numbers: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
         with autocast:
             device = model.device
             predicted = denoise(
-                noisy.to(device, model.dtype), timesteps.to(device), embeddings[prompts.to(device)], rows.to(device)
+                noisy.to(device, model.dtype), timesteps.to(device), prompts.encode(numbers), rows.to(device)
             )
         return predicted.float()
 
@@ -203,10 +210,15 @@ def train(
         if held_out is not None and _is_evaluated(state.step, total_steps, settings):
             _evaluate(model, state, settings, held_out, predict)
         after_step(state)
-    model.unet.eval()
+    _in_training(model, False)
     with torch.no_grad():
         for name, value in (state.best or state.averages).items():
             state.parameters[name].copy_(value)
+
+
+def _in_training(model: LatentDiffusion, training: bool) -> None:
+    for part in PARTS:
+        getattr(model, part).train(training)
 
 
 def _gradients(state: TrainingState, settings: AdapterSettings, backward: Callable[[slice], float]) -> list[float]:
@@ -217,8 +229,8 @@ def _gradients(state: TrainingState, settings: AdapterSettings, backward: Callab
     """
     while True:
         state.optimizer.zero_grad(set_to_none=True)
-        if settings.dropout:  # PEFT draws what it leaves out from torch's own generator
-            torch.manual_seed(derived_seed(settings.seed, "adapter dropout", state.step))
+        # PEFT, and a base model with dropout, draw what they leave out from torch's own generator.
+        torch.manual_seed(derived_seed(settings.seed, "adapter dropout", state.step))
         at_once = state.micro_batch or settings.batch_size
         try:
             return [
@@ -272,9 +284,9 @@ def _evaluate(
     with torch.no_grad():
         for name, value in state.averages.items():
             state.parameters[name].copy_(value)
-        model.unet.eval()
+        _in_training(model, False)
         measured = HeldOutLoss(_images_seen(state, settings), held_out.loss(predict))
-        model.unet.train()
+        _in_training(model, True)
         if settings.patience and all(measured.loss < earlier.loss for earlier in state.held_out):
             state.best = {name: value.detach().clone() for name, value in state.parameters.items()}
         for name, value in now.items():
@@ -366,16 +378,6 @@ def _tensors_of(checkpoint: Checkpoint, kind: str) -> dict[str, torch.Tensor]:
     """A checkpoint's tensors of a kind, by the rest of their names."""
     start = f"{kind}."
     return {key.removeprefix(start): value for key, value in checkpoint.tensors.items() if key.startswith(start)}
-
-
-def prompt_embeddings(model: LatentDiffusion, prompts: Sequence[str], classes: tuple[str, ...]) -> torch.Tensor:
-    """Text embeddings, (1 + prompts x classes, tokens, width): of the empty prompt, then of each prompt's classes."""
-    return torch.cat(
-        [
-            encode_prompts(model, [""]),
-            *(encode_prompts(model, [prompt_for(prompt, label) for label in classes]) for prompt in prompts),
-        ]
-    )
 
 
 def loss_curve(losses: list[float]) -> list[tuple[int, float]]:

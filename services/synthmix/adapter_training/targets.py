@@ -1,13 +1,17 @@
-"""Which layers of a UNet an adapter is trained in: the named sets, and regular expressions. Without torch."""
+"""Which layers of a UNet, and of a text encoder, an adapter is trained in. Without torch.
+
+A UNet's are a named set or a regular expression, a text encoder's a named set.
+"""
 
 from collections.abc import Callable
 
-from synthmix.latent_diffusion.unet_layers import Layer, UNetLayers
+from synthmix.latent_diffusion.part_layers import Layer, PartLayers
 from synthmix.service_kit.errors import InvalidArgument, did_you_mean, invalid_field
 from synthmix.service_kit.quantities import listed
 from synthmix.service_kit.regular_expressions import compiled
 
 FIELD = "adapter.settings.targets"
+TEXT_FIELD = "adapter.settings.text_encoder_targets"
 LONGEST_PATTERN = 500
 SHOWN_LAYERS = 3
 
@@ -27,8 +31,15 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "all": _ATTENTION + _FEEDFORWARD + _PROJECTION + _CONVOLUTION + _SAMPLING + _ENDS,
 }
 
+# Names of CLIP's modules. diffusers' trainers adapt attention, kohya's both.
+_TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+TEXT_TARGETS: dict[str, tuple[str, ...]] = {
+    "attention": _TEXT_ATTENTION,
+    "attention+feedforward": (*_TEXT_ATTENTION, "fc1", "fc2"),
+}
 
-def adapted_layers(targets: str, layers: UNetLayers) -> tuple[Layer, ...]:
+
+def adapted_layers(targets: str, layers: PartLayers) -> tuple[Layer, ...]:
     """The layers that a set or a regular expression means.
 
     Raises:
@@ -60,7 +71,21 @@ def adapted_layers(targets: str, layers: UNetLayers) -> tuple[Layer, ...]:
     return found
 
 
-def module_names(targets: str, layers: UNetLayers) -> list[str]:
+def adapted_text_layers(targets: str, layers: PartLayers) -> tuple[Layer, ...]:
+    """The layers of a text encoder that a set means. Raises InvalidArgument if it means none."""
+    found = tuple(layer for layer in layers.adaptable if _ends_in(layer.name, TEXT_TARGETS[targets]))
+    if not found:
+        raise invalid_field(
+            TEXT_FIELD,
+            targets,
+            "means no layer of this base model's text encoder",
+            "leave it out, or use another base model",
+            reason="TARGETS_UNUSABLE",
+        )
+    return found
+
+
+def module_names(targets: str, layers: PartLayers) -> list[str]:
     """What PEFT is given: a set's own names, or the names of the layers that an expression matches."""
     return list(TARGETS.get(targets) or (layer.name for layer in adapted_layers(targets, layers)))
 

@@ -22,6 +22,12 @@ from synthmix.adapter_training.checkpoints import (
 )
 from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.adapter_training.portions import Portion, portions
+from synthmix.adapter_training.training_prompts import (
+    TrainingPrompts,
+    encoded_in_each_step,
+    encoded_once,
+    prompt_embeddings,
+)
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.generators import recorded_adapter_settings
 from synthmix.image_data.pixel_cache import pixels
@@ -114,8 +120,8 @@ class _Run:
             latents, held_out = recipe.chosen(
                 model, settings, self._latents(model, portion, steps), portion.rows, portion.held_out
             )
-            embeddings = self._embeddings(model)
             state = recipe.set_up(model, settings, checkpoint)
+            prompts = self._prompts(model)
 
         last = {"checkpoint_s": time.monotonic(), "report_s": 0.0}
 
@@ -145,7 +151,7 @@ class _Run:
                 )
 
         with self._memory():
-            recipe.train(model, state, settings, latents, embeddings, after_step, held_out)
+            recipe.train(model, state, settings, latents, prompts, after_step, held_out)
         if not np.isfinite(state.losses[-1]):
             raise FailedPrecondition(
                 f"the training diverged (loss {state.losses[-1]}); lower the adapter's learning_rate "
@@ -154,7 +160,7 @@ class _Run:
             )
         curve = recipe.loss_curve(state.losses)
         return Finished(
-            files=adapter_files(model.unet, state.first_factors) | {LOSSES: json.dumps(curve).encode()},
+            files=adapter_files(model, state.first_factors) | {LOSSES: json.dumps(curve).encode()},
             summary={
                 "final_loss": curve[-1][1],
                 "parameter_count": sum(value.numel() for value in state.parameters.values()),
@@ -186,13 +192,15 @@ class _Run:
             )
         )
 
-    def _embeddings(self, model: LatentDiffusion) -> torch.Tensor:
-        prompts = (self.settings.prompt, *self.settings.more_prompts)
+    def _prompts(self, model: LatentDiffusion) -> TrainingPrompts:
+        texts, classes = (self.settings.prompt, *self.settings.more_prompts), self.part.classes
+        if self.settings.text_encoder_targets:
+            return encoded_in_each_step(model, texts, classes)
         (embeddings,) = INPUTS.get(
-            ("prompts", self.found.digest, prompts, self.part.classes, self.threads),
-            lambda: (recipe.prompt_embeddings(model, prompts, self.part.classes),),
+            ("prompts", self.found.digest, texts, classes, self.threads),
+            lambda: (prompt_embeddings(model, texts, classes),),
         )
-        return embeddings
+        return encoded_once(model, embeddings)
 
 
 def _stored(

@@ -25,9 +25,10 @@ from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
 from synthmix.image_synthesis.unet_rewrites import keep_keys_and_values, rewrite_for_sampling
 from synthmix.latent_diffusion import base_model
-from synthmix.latent_diffusion.adapters import load_adapter
+from synthmix.latent_diffusion.adapters import adapted_parts, load_adapter
 from synthmix.latent_diffusion.kept_models import lend
-from synthmix.latent_diffusion.loading import LatentDiffusion, probe
+from synthmix.latent_diffusion.loading import LatentDiffusion, answers
+from synthmix.latent_diffusion.part_layers import UNET
 from synthmix.service_kit.adapter_payloads import ADAPTER_FILES, in_folder
 from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
 from synthmix.service_kit.environment import IMAGE_SYNTHESIS
@@ -140,12 +141,13 @@ def _adapted_model(adapter_name: ArtifactName, precision: str, part: str) -> Lat
     found = base_model.resolve(adapter.summary["base_model"], field="adapter.settings.base_model")
     base_model.verify(found, adapter.inputs["base_model"])
     model = lend(found)
-    before = probe(model)
+    before = answers(model)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for file in ADAPTER_FILES:
             name = in_folder(part, file)
             if name in {payload.name for payload in adapter.payloads}:
+                (folder / file).parent.mkdir(exist_ok=True)
                 with open_payload(store, adapter, name) as stored, (folder / file).open("wb") as copy:
                     shutil.copyfileobj(stored, copy)
         _load(model, folder, adapter)
@@ -167,9 +169,10 @@ def make_ready(model: LatentDiffusion, precision: str) -> None:
         keep_keys_and_values(model.unet)
         return
     # Adding a small update to weights in bfloat16 would round it away: a GPU's adapter stays beside them.
-    if getattr(model.unet, "peft_config", None):
+    adapted = adapted_parts(model)
+    if adapted:
         # safe_fusing puts new weights in the place of old ones, which are the base model's, instead of adding to them.
-        model.pipeline.fuse_lora(components=["unet"], safe_fusing=True)
+        model.pipeline.fuse_lora(components=adapted, safe_fusing=True)
         model.pipeline.unload_lora_weights()
     rewrite_for_sampling(model.unet)
     if precision == BFLOAT16:
@@ -179,7 +182,7 @@ def make_ready(model: LatentDiffusion, precision: str) -> None:
 def _load(model: LatentDiffusion, folder: Path, adapter: Manifest) -> None:
     """Raises DataLoss for weights that no library shall read, or that don't fit."""
     try:
-        for path in folder.glob("*.safetensors"):
+        for path in folder.rglob("*.safetensors"):
             read_header(path)
         load_adapter(model, folder)
     except ValueError as error:
@@ -189,13 +192,19 @@ def _load(model: LatentDiffusion, folder: Path, adapter: Manifest) -> None:
         ) from error
 
 
-def check_adapter_has_effect(model: LatentDiffusion, before: torch.Tensor, adapter: Manifest) -> None:
-    """Raises DataLoss if the loaded adapter changes nothing: weights under unknown names load without an error."""
-    if torch.equal(before, probe(model)):
-        raise DataLoss(
-            f"{adapter.name} was loaded and changes nothing; delete it and train it again",
-            reason="ADAPTER_WITHOUT_EFFECT",
-        )
+def check_adapter_has_effect(model: LatentDiffusion, before: Mapping[str, torch.Tensor], adapter: Manifest) -> None:
+    """Raises DataLoss if the loaded adapter changes nothing: weights under unknown names load without an error.
+
+    Args:
+        before: What `answers` was without it.
+    """
+    after = answers(model)
+    for part in adapted_parts(model) or [UNET]:
+        if torch.equal(before[part], after[part]):
+            raise DataLoss(
+                f"{adapter.name} was loaded and changes nothing in the {part}; delete it and train it again",
+                reason="ADAPTER_WITHOUT_EFFECT",
+            )
 
 
 def _pngs(pixels: torch.Tensor, adapter_name: ArtifactName, *, grey: bool) -> list[bytes]:

@@ -6,8 +6,10 @@ lacks, or has too much of, diffusers and PEFT leave out without an error.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -17,8 +19,26 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from synthmix.latent_diffusion.loading import LatentDiffusion
-from synthmix.service_kit.adapter_payloads import LORA_CONFIG, LORA_PREFIX, LORA_WEIGHTS, PEFT_PREFIX, PEFT_WEIGHTS
+from synthmix.latent_diffusion.part_layers import CLIP_PREFIX, TEXT_ENCODER, UNET
+from synthmix.service_kit.adapter_payloads import (
+    LENGTHS,
+    LORA_CONFIG,
+    LORA_PREFIX,
+    LORA_WEIGHTS,
+    PEFT_CONFIG,
+    PEFT_PREFIX,
+    PEFT_WEIGHTS,
+    TEXT_FOLDER,
+    TEXT_LENGTHS,
+    TEXT_PREFIX,
+)
 
+Value = TypeVar("Value")
+
+# The one adapter of a model, by PEFT's default name.
+NAME = "default"
+# The parts of a base model that an adapter may be in, with what stands before the names of a part's parameters.
+PARTS: Mapping[str, str] = MappingProxyType({UNET: "", TEXT_ENCODER: TEXT_PREFIX})
 SHOWN_NAMES = 3
 # In files of recipe versions up to 2, where they stand beside PEFT's names for the factors of convolutions.
 _OLD_NAMES = {".lora.down.": ".lora_A.", ".lora.up.": ".lora_B."}
@@ -28,36 +48,73 @@ _OLD_NAMES = {".lora.down.": ".lora_A.", ".lora.up.": ".lora_B."}
 boft_layer._FBD_CUDA = False
 
 
-def adapter_layers(unet: Any) -> dict[str, BaseTunerLayer]:
-    """PEFT's layers in a UNet, by the names of the layers in whose places they are."""
-    return {name: module for name, module in unet.named_modules() if isinstance(module, BaseTunerLayer)}
+class _Stored(NamedTuple):
+    """What the files say of the adapter in one part."""
+
+    config: PeftConfig
+    tensors: dict[str, torch.Tensor]
+
+
+def adapter_layers(module: Any) -> dict[str, BaseTunerLayer]:
+    """PEFT's layers in a part, by the names of the layers in whose places they are."""
+    return {name: module for name, module in module.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+def adapted_parts(model: LatentDiffusion) -> list[str]:
+    """The parts that have an adapter."""
+    return [part for part in PARTS if getattr(getattr(model, part), "peft_config", None)]
+
+
+def part_of(values: Mapping[str, Value], part: str) -> dict[str, Value]:
+    """What belongs to one part, by its own names, of values by the names of an adapter's parameters in all parts."""
+    others = tuple(prefix for prefix in PARTS.values() if prefix)
+    prefix = PARTS[part]
+    return {
+        name.removeprefix(prefix): value
+        for name, value in values.items()
+        if (name.startswith(prefix) if prefix else not name.startswith(others))
+    }
 
 
 def load_adapter(model: LatentDiffusion, folder: Path) -> None:
-    """Puts the adapter whose files are in a folder into a base model's UNet.
+    """Puts the adapter whose files are in a folder into a base model's UNet, and into its text encoder if it has one.
 
     Raises:
         ValueError: It lacks weights of a layer that it names, or has others.
     """
-    config, tensors = _lora(folder / LORA_WEIGHTS) if (folder / LORA_WEIGHTS).is_file() else _peft(folder)
-    model.unet.add_adapter(config)
-    _check_names(set(get_peft_model_state_dict(model.unet)), set(tensors))
-    set_peft_model_state_dict(model.unet, tensors)
-    model.unet.requires_grad_(False).eval()
+    stored = _lora(folder / LORA_WEIGHTS) if (folder / LORA_WEIGHTS).is_file() else _peft(folder)
+    for part, (config, tensors) in stored.items():
+        module = getattr(model, part)
+        module.add_adapter(config)
+        _check_names(set(get_peft_model_state_dict(module)), set(tensors))
+        set_peft_model_state_dict(module, tensors)
+        module.requires_grad_(False).eval()
 
 
-def _lora(path: Path) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
+def _lora(path: Path) -> dict[str, _Stored]:
     with safe_open(path, framework="pt") as file:
         said: dict[str, Any] = json.loads((file.metadata() or {})[LORA_CONFIG])
-    options = {key.removeprefix(LORA_PREFIX): value for key, value in said.items()}
+    # Without "unet.", as its parameters' names are.
     tensors = {_name(key): value for key, value in load_file(path).items()}
-    # What the factors began with is of no use, and takes time.
-    return PeftConfig.from_peft_type(**options | {"init_lora_weights": True}), tensors
+    stored = {}
+    for part in PARTS:
+        options = part_of({key.removeprefix(LORA_PREFIX): value for key, value in said.items()}, part)
+        if options:
+            # What the factors began with is of no use, and takes time.
+            config = PeftConfig.from_peft_type(**options | {"init_lora_weights": True})
+            named = {key.removeprefix(CLIP_PREFIX): value for key, value in part_of(tensors, part).items()}
+            stored[part] = _Stored(config, {key.replace(TEXT_LENGTHS, LENGTHS): value for key, value in named.items()})
+    return stored
 
 
-def _peft(folder: Path) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
-    tensors = {key.removeprefix(PEFT_PREFIX): value for key, value in load_file(folder / PEFT_WEIGHTS).items()}
-    return PeftConfig.from_pretrained(str(folder)), tensors
+def _peft(folder: Path) -> dict[str, _Stored]:
+    stored = {}
+    for part, place in ((UNET, folder), (TEXT_ENCODER, folder / TEXT_FOLDER)):
+        if part == UNET or (place / PEFT_CONFIG).is_file():
+            tensors = load_file(place / PEFT_WEIGHTS)
+            named = {key.removeprefix(PEFT_PREFIX): value for key, value in tensors.items()}
+            stored[part] = _Stored(PeftConfig.from_pretrained(str(place)), named)
+    return stored
 
 
 def _name(key: str) -> str:

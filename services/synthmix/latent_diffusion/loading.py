@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from synthmix.latent_diffusion.autoencoder import encode_images, frozen_dtype
+from synthmix.latent_diffusion.part_layers import TEXT_ENCODER, UNET
 from synthmix.service_kit.errors import SynthMixError, invalid_field
 from synthmix.service_kit.memory_errors import is_out_of_memory, out_of_memory
 
@@ -39,6 +40,10 @@ class LatentDiffusion:
     @property
     def vae(self) -> Any:
         return self.pipeline.vae
+
+    @property
+    def text_encoder(self) -> Any:
+        return self.pipeline.text_encoder
 
 
 def load(folder: Path, device: torch.device) -> LatentDiffusion:
@@ -124,16 +129,26 @@ def probe(model: LatentDiffusion) -> torch.Tensor:
     return answer.float().cpu()
 
 
+def answers(model: LatentDiffusion) -> dict[str, torch.Tensor]:
+    """What the parts that adapters may be in answer to what is always the same."""
+    return {UNET: probe(model), TEXT_ENCODER: encode_prompts(model, [""]).float().cpu()}
+
+
 @torch.no_grad()
 def encode_prompts(model: LatentDiffusion, prompts: Sequence[str]) -> torch.Tensor:
     """Text embeddings, (prompts, tokens, width)."""
+    embeddings: torch.Tensor = model.text_encoder(prompt_tokens(model, prompts).to(model.device))[0]
+    return embeddings
+
+
+def prompt_tokens(model: LatentDiffusion, prompts: Sequence[str]) -> torch.Tensor:
+    """What the text encoder gets, (prompts, tokens): cut and padded to the length that the tokenizer keeps."""
     tokenizer = model.pipeline.tokenizer
-    tokens = tokenizer(
+    tokens: torch.Tensor = tokenizer(
         list(prompts),
         padding="max_length",
         max_length=tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
-    )
-    embeddings: torch.Tensor = model.pipeline.text_encoder(tokens.input_ids.to(model.device))[0]
-    return embeddings
+    ).input_ids
+    return tokens

@@ -3,9 +3,21 @@
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
-ADAPTER_FILES = (LORA_WEIGHTS, PEFT_WEIGHTS, PEFT_CONFIG)
+# Of PEFT's layout, where the text encoder's adapter is: it has a folder for each model.
+TEXT_FOLDER = "text_encoder"
+ADAPTER_FILES = (
+    LORA_WEIGHTS,
+    PEFT_WEIGHTS,
+    PEFT_CONFIG,
+    f"{TEXT_FOLDER}/{PEFT_WEIGHTS}",
+    f"{TEXT_FOLDER}/{PEFT_CONFIG}",
+)
 # Of the names of tensors in a LoRA file, and of what its metadata say of them.
 LORA_PREFIX = "unet."
+TEXT_PREFIX = "text_encoder."
+# DoRA's lengths, by PEFT. In a text encoder diffusers leaves it to transformers to read them, which looks for a weight.
+LENGTHS = "lora_magnitude_vector"
+TEXT_LENGTHS = f"{LENGTHS}.weight"
 LORA_CONFIG = "lora_adapter_metadata"
 # In PEFT's layout the UNet is the base model of PEFT's model.
 PEFT_PREFIX = "base_model.model."

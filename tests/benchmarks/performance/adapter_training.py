@@ -26,6 +26,7 @@ from memory_object_store import MemoryObjectStore
 from side_by_side import FEWEST_PAIRS, Row, Seconds, compared, in_turns, run
 from synthesis import LABELS, PROMPT
 from synthmix.adapter_training import planning, recipe
+from synthmix.adapter_training.training_prompts import encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.latent_diffusion.base_model import BUILTIN, BUILTIN_FOLDER, resolve
@@ -74,7 +75,7 @@ class Ours:
         )
         labels = np.arange(len(images)) % len(LABELS)
         self._latents = recipe.cache_latents(self._model, images, labels, 8)
-        self._embeddings = recipe.prompt_embeddings(self._model, [PROMPT], LABELS)
+        self._prompts = encoded_once(self._model, prompt_embeddings(self._model, [PROMPT], LABELS))
         self._state = recipe.set_up(self._model, self._settings)
 
     def train(self, steps: int) -> int:
@@ -89,7 +90,7 @@ class Ours:
                 raise Enough
 
         with suppress(Enough):
-            recipe.train(self._model, self._state, self._settings, self._latents, self._embeddings, after_step)
+            recipe.train(self._model, self._state, self._settings, self._latents, self._prompts, after_step)
         return steps * self._settings.batch_size
 
 

@@ -55,7 +55,7 @@ def write_adapter(base: LatentDiffusion, folder: Path) -> None:
     for name, value in copied.unet.named_parameters():
         if "lora_B" in name:
             value.data.normal_(0.0, 0.02)
-    (folder / LORA_WEIGHTS).write_bytes(adapter_files(copied.unet)[LORA_WEIGHTS])
+    (folder / LORA_WEIGHTS).write_bytes(adapter_files(copied)[LORA_WEIGHTS])
 
 
 def with_adapter(base: LatentDiffusion, folder: Path) -> LatentDiffusion:

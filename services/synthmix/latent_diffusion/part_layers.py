@@ -1,4 +1,4 @@
-"""Which layers a base model's UNet has, by the headers of its weight files: without torch, and without the weights."""
+"""Which layers a base model's parts have, by the headers of its weight files: without torch and without the weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,9 @@ from synthmix.latent_diffusion.base_model_files import tensor_shapes, weight_fil
 from synthmix.latent_diffusion.hub import remote_shapes
 from synthmix.latent_diffusion.model_folder import ModelFolder
 
+UNET, TEXT_ENCODER = "unet", "text_encoder"
+# Of the names in a text encoder's files, which its modules have had until transformers 5.
+CLIP_PREFIX = "text_model."
 _WEIGHT = ".weight"
 
 
@@ -18,7 +21,7 @@ class Layer:
     """A linear layer or a convolution.
 
     Attributes:
-        name: Its module's, within the UNet.
+        name: Its module's, within its part.
         shape: Of its weights: (outputs, inputs) or (outputs, inputs, height, width).
     """
 
@@ -50,8 +53,8 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class UNetLayers:
-    """The modules of a UNet that have weights.
+class PartLayers:
+    """The modules of a part, the UNet or the text encoder, that have weights.
 
     Attributes:
         adaptable: Linear layers and convolutions, in the order of their names.
@@ -62,26 +65,29 @@ class UNetLayers:
     others: frozenset[str]
 
 
-def unet_layers(model: BaseModel, *, field: str) -> UNetLayers:
+def part_layers(model: BaseModel, part: str, *, field: str) -> PartLayers:
     """The layers of a base model that `resolve` found, whether or not its weights are here.
+
+    Args:
+        part: UNET or TEXT_ENCODER.
 
     Raises:
         InvalidArgument: A weight file can't be read.
         Unavailable: The weights are only at the hub, which can't be asked.
     """
-    return _layers(model.digest, ModelFolder(model.folder, field, model.reference, model.elsewhere))
+    return _layers(model.digest, ModelFolder(model.folder, field, model.reference, model.elsewhere), part)
 
 
 @lru_cache(maxsize=16)  # each adapter of a grid asks
-def _layers(digest: str, named: ModelFolder) -> UNetLayers:
+def _layers(digest: str, named: ModelFolder, part: str) -> PartLayers:
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(named, "unet"):
+    for file in weight_files(named, part):
         shapes |= remote_shapes(named, file) if file in named.elsewhere else tensor_shapes(named, file)
-    return layers_of(shapes)
+    return layers_of({key.removeprefix(CLIP_PREFIX): shape for key, shape in shapes.items()})
 
 
-def layers_of(shapes: Mapping[str, tuple[int, ...]]) -> UNetLayers:
+def layers_of(shapes: Mapping[str, tuple[int, ...]]) -> PartLayers:
     """The layers that weights of these names and shapes make."""
     weights = {key.removesuffix(_WEIGHT): shape for key, shape in sorted(shapes.items()) if key.endswith(_WEIGHT)}
     adaptable = tuple(Layer(name, tuple(shape)) for name, shape in weights.items() if len(shape) in (2, 4))
-    return UNetLayers(adaptable, frozenset(weights) - {layer.name for layer in adaptable})
+    return PartLayers(adaptable, frozenset(weights) - {layer.name for layer in adaptable})

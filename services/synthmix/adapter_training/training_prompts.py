@@ -1,0 +1,54 @@
+"""A training's prompts as its UNet gets them: encoded once, or in each step by a text encoder that is trained as well.
+
+They have numbers: the empty prompt, for classifier-free guidance, is the first, then come each prompt's classes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts, prompt_tokens
+from synthmix.latent_diffusion.prompts import prompt_for
+
+
+@dataclass(frozen=True)
+class TrainingPrompts:
+    """All of them.
+
+    Attributes:
+        count: How many.
+        encode: Embeddings (numbers, tokens, width), on the model's device, of prompts by their numbers.
+    """
+
+    count: int
+    encode: Callable[[torch.Tensor], torch.Tensor]
+
+
+def prompt_texts(prompts: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """By their numbers."""
+    return ["", *(prompt_for(prompt, label) for prompt in prompts for label in classes)]
+
+
+def prompt_embeddings(model: LatentDiffusion, prompts: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
+    """Text embeddings, (1 + prompts x classes, tokens, width), by their numbers."""
+    # By groups, as they have always been encoded: how many are encoded together decides about last bits.
+    groups = [[""], *([prompt_for(prompt, label) for label in classes] for prompt in prompts)]
+    return torch.cat([encode_prompts(model, group) for group in groups])
+
+
+def encoded_once(model: LatentDiffusion, embeddings: torch.Tensor) -> TrainingPrompts:
+    """Prompts whose embeddings stay as they are."""
+    embeddings = embeddings.to(model.device)
+    return TrainingPrompts(len(embeddings), lambda numbers: embeddings[numbers.to(model.device)])
+
+
+def encoded_in_each_step(model: LatentDiffusion, prompts: Sequence[str], classes: Sequence[str]) -> TrainingPrompts:
+    """Prompts whose embeddings change with the text encoder; gradients reach it."""
+    tokens = prompt_tokens(model, prompt_texts(prompts, classes)).to(model.device)
+
+    def encode(numbers: torch.Tensor) -> torch.Tensor:
+        embeddings: torch.Tensor = model.text_encoder(tokens[numbers.to(model.device)])[0]
+        return embeddings
+
+    return TrainingPrompts(len(tokens), encode)
