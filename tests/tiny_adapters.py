@@ -9,7 +9,7 @@ import numpy as np
 
 from synthmix.adapter_training import planning, recipe
 from synthmix.adapter_training.checkpoints import Checkpoint
-from synthmix.adapter_training.methods import METHODS
+from synthmix.adapter_training.methods import METHODS, fields_of
 from synthmix.adapter_training.targets import TARGETS
 from synthmix.adapter_training.training_prompts import encoded_in_each_step, encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
@@ -36,7 +36,7 @@ def settings_of(found: BaseModel, method: str, targets: str, **others: Any) -> A
     given = AdapterSettings(
         method=method, targets=targets, images_seen=12, batch_size=4, learning_rate=1e-2, seed=3, **others
     )
-    if "rank" in METHODS[method].takes:
+    if "rank" in fields_of(method):
         given.rank = 3
     planning.check_method(given)
     settings = planning.filled(given, found)
@@ -73,8 +73,8 @@ def trained(
     latents = recipe.cache_latents(model, images, np.arange(len(images)) % 2, views=2)
     rows = [row for row in range(len(images)) if row not in held_out]
     latents, measured = recipe.chosen(model, settings, latents, rows, held_out)
-    state = recipe.set_up(model, settings, checkpoint)
-    if settings.text_encoder_targets:
+    state = recipe.set_up(model, settings, checkpoint, ("round", "flat"))
+    if settings.text_encoder_targets or settings.class_tokens:
         encoded = encoded_in_each_step(model, prompts, ("round", "flat"))
     else:
         encoded = encoded_once(model, prompt_embeddings(model, prompts, ("round", "flat")))

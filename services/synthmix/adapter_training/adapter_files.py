@@ -15,9 +15,11 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save
 
 from synthmix.latent_diffusion.adapters import NAME, adapted_parts, part_of
+from synthmix.latent_diffusion.class_tokens import stored_vectors
 from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.latent_diffusion.part_layers import CLIP_PREFIX, TEXT_ENCODER, UNET
 from synthmix.service_kit.adapter_payloads import (
+    CLASS_TOKENS,
     LENGTHS,
     LORA_WEIGHTS,
     PEFT_CONFIG,
@@ -51,6 +53,9 @@ def adapter_files(model: LatentDiffusion, first_factors: Mapping[str, torch.Tens
                 save({f"{PEFT_PREFIX}{key}": value.contiguous() for key, value in tensors.items()})
             )
             files[f"{folder}{PEFT_CONFIG}"] = _peft_config(config)
+    vectors = stored_vectors(model)
+    if vectors:
+        files[CLASS_TOKENS] = with_sorted_header(save(vectors))
     if of_lora:
         files[LORA_WEIGHTS] = _lora_file(of_lora)
     return files

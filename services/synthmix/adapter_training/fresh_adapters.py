@@ -8,7 +8,7 @@ import peft
 import torch
 from peft import PeftConfig
 
-from synthmix.adapter_training.methods import METHODS, scale
+from synthmix.adapter_training.methods import METHODS, NONE, scale
 from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers, module_names
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.adapters import NAME, PARTS, adapter_layers, part_of
@@ -62,6 +62,8 @@ def trained_parameters(model: LatentDiffusion) -> dict[str, torch.nn.Parameter]:
 
 def _places(model: LatentDiffusion, settings: AdapterSettings) -> dict[str, _Place]:
     """The parts that get an adapter, in the order in which it is drawn."""
+    if settings.method == NONE:
+        return {}
     of_unet = _layers(model.unet)
     layers = adapted_layers(settings.targets, of_unet)
     places = {UNET: _Place(model.unet, module_names(settings.targets, of_unet), layers)}

@@ -22,6 +22,8 @@ from synthmix.service_kit.settings_messages import fill_left_out, set_default
 
 PATH = "adapter.settings"
 REASON = "METHOD_CANNOT"
+# No layer is adapted: classes' tokens are learned alone.
+NONE = "none"
 # Fields that belong to some methods. What a method does not name is refused with it.
 OWN_FIELDS = ("rank", "alpha", "block_size", "factor", "loraplus_ratio")
 LORA_FIELDS = ("rank", "alpha", "loraplus_ratio")
@@ -66,21 +68,25 @@ class Method:
 
 
 def scale(settings: AdapterSettings) -> float:
-    """What the update is multiplied with: 1 for methods that rotate. `settings` are filled."""
-    if "alpha" not in METHODS[settings.method].takes:
+    """What the update is multiplied with: 1 for methods that rotate, and without one. `settings` are filled."""
+    if "alpha" not in fields_of(settings.method):
         return 1.0
     return settings.alpha / (math.sqrt(settings.rank) if settings.method == "rslora" else settings.rank)
 
 
 def parameter_count(settings: AdapterSettings, layers: Sequence[Layer]) -> int:
-    """Trained parameters in all. `settings` are filled."""
-    method = METHODS[settings.method]
-    return sum(method.parameters(settings, layer) for layer in layers)
+    """Trained parameters of adapted layers. `settings` are filled."""
+    return sum(METHODS[settings.method].parameters(settings, layer) for layer in layers)
+
+
+def fields_of(method: str) -> tuple[str, ...]:
+    """Those of OWN_FIELDS that a method has."""
+    return () if method == NONE else METHODS[method].takes
 
 
 def fill(settings: AdapterSettings) -> None:
     """Gives the fields that a method has, and that were left out, the values that do not depend on the base model."""
-    takes = METHODS[settings.method].takes
+    takes = fields_of(settings.method)
     if "rank" in takes:
         fill_left_out(settings, "rank")
     if "factor" in takes:
@@ -98,23 +104,28 @@ def default_block_size(settings: AdapterSettings, layers: Sequence[Layer]) -> in
 def check_options(given: AdapterSettings, problems: Problems) -> None:
     """Collects options that the method has not. `given` are not filled yet."""
     for field in OWN_FIELDS:
-        if not given.HasField(field) or field in METHODS[given.method].takes:
+        if not given.HasField(field) or field in fields_of(given.method):
             continue
         owners = ", ".join(name for name, method in METHODS.items() if field in method.takes)
         with problems:
             raise invalid_field(
                 f"{PATH}.{field}",
                 getattr(given, field),
-                f"is no option of {given.method}, which {METHODS[given.method].sentence}",
+                f"is no option of {given.method}, which {_sentence(given.method)}",
                 f"leave it out, or use one of: {owners}; in a study, give {given.method} an entry of its own under "
                 "adapters",
                 reason=REASON,
             )
 
 
+def _sentence(method: str) -> str:
+    return "adapts no layer" if method == NONE else METHODS[method].sentence
+
+
 def check_layers(settings: AdapterSettings, layers: Sequence[Layer]) -> None:
     """Raises InvalidArgument for what a method can't do in these layers. `settings` are filled."""
-    METHODS[settings.method].cannot(settings, layers)
+    if settings.method != NONE:
+        METHODS[settings.method].cannot(settings, layers)
 
 
 def _lora_parameters(settings: AdapterSettings, layer: Layer) -> int:

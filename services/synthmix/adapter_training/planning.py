@@ -15,7 +15,7 @@ from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.part_layers import TEXT_ENCODER, UNET, Layer, part_layers
-from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
+from synthmix.latent_diffusion.prompts import check_class_words, check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import prompt_tokenizer
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
@@ -31,9 +31,14 @@ RECIPE_VERSION = 3
 # Measured on two cores of a server CPU for the built-in model; a hub model takes about 400 times the work.
 SECONDS_PER_IMAGE_SEEN = {True: 0.028, False: 12.0}
 START_SECONDS = 10.0
+# Of textual inversion: Gal et al. 2023 (arXiv:2208.01618), and diffusers' own script.
+CLASS_TOKEN_LEARNING_RATE = 5e-4
 _EVALUATIONS = adapters_pb2.AdapterSettings.DESCRIPTOR.fields_by_name["evaluations"]
 # Of what an image seen takes, without the backward pass.
 FORWARD_SHARE = 1 / 3
+NONE_COST, TEXT_COST = 0.9, 1.2
+# The text encoder's, by its module's name.
+EMBEDDING = "embeddings.token_embedding"
 
 
 def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapters_pb2.AdapterSettings:
@@ -46,10 +51,9 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
         InvalidArgument: The block size follows from the targets, which can't be carried out.
     """
     full = with_defaults(given)
-    method = methods.METHODS[full.method]
     builtin = base_model.reference == BUILTIN
     methods.fill(full)
-    if "block_size" in method.takes and not full.HasField("block_size"):
+    if "block_size" in methods.fields_of(full.method) and not full.HasField("block_size"):
         full.block_size = methods.default_block_size(full, layers_of(full, base_model))
     if full.loraplus_ratio == 1:
         full.ClearField("loraplus_ratio")  # which is what it is without
@@ -57,9 +61,12 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
     set_default(full, "batch_size", 16 if builtin else 4)
     # A model of a few million parameters bears, and needs, a larger step than Stable Diffusion's 1e-4: 6e-3 learns
     # faster than 2e-3, and 12e-3 no longer does (decision 13).
-    set_default(full, "learning_rate", (6e-3 if builtin else 1e-4) * method.learning_rate_factor)
+    factor = 1.0 if full.method == methods.NONE else methods.METHODS[full.method].learning_rate_factor
+    set_default(full, "learning_rate", (6e-3 if builtin else 1e-4) * factor)
     if full.text_encoder_targets:
         set_default(full, "text_encoder_learning_rate", full.learning_rate)
+    if full.class_tokens:
+        set_default(full, "class_token_learning_rate", CLASS_TOKEN_LEARNING_RATE)
     set_default(full, "image_size", base_model.image_size_px)
     return full
 
@@ -67,8 +74,10 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
 def layers_of(settings: adapters_pb2.AdapterSettings, base_model: BaseModel) -> tuple[Layer, ...]:
     """The layers that are adapted: the UNet's, then the text encoder's.
 
-    Raises SynthMixError if a set or an expression means none, or they can't be had.
+    None, of no method. Raises SynthMixError if a set or an expression means none, or they can't be had.
     """
+    if settings.method == methods.NONE:
+        return ()
     field, of_text = "adapter.settings.base_model", settings.text_encoder_targets
     layers = adapted_layers(settings.targets, part_layers(base_model, UNET, field=field))
     if of_text in TEXT_TARGETS:  # another is a fault of its own
@@ -84,7 +93,7 @@ def check_method(given: adapters_pb2.AdapterSettings) -> None:
     """
     problems = Problems()
     settings = with_defaults(given)
-    if settings.method in methods.METHODS:
+    if settings.method in (*methods.METHODS, methods.NONE):
         methods.check_options(settings, problems)
     else:
         check(settings, "adapter.settings", problems)
@@ -127,6 +136,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
                 "is of an adapter in the text encoder, and there is none",
                 f"set text_encoder_targets, to {' or '.join(TEXT_TARGETS)}, or leave it out",
             )
+    _check_class_tokens(settings, problems)
     with problems:
         if settings.patience and not settings.held_out:
             raise _measures_nothing("patience", settings.patience, "waits for the loss on held-out images")
@@ -145,6 +155,47 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
                     reason="DUPLICATE_VALUE",
                 )
     problems.raise_if_any()
+
+
+def _check_class_tokens(settings: adapters_pb2.AdapterSettings, problems: Problems) -> None:
+    """Collects options of class tokens that there are none of, and of layers where there are tokens alone."""
+    for field in ("class_token_word", "class_token_learning_rate", "class_token_images_seen"):
+        with problems:
+            if settings.HasField(field) and not settings.class_tokens:
+                raise invalid_field(
+                    f"adapter.settings.{field}",
+                    getattr(settings, field),
+                    "is of learned class tokens, and there are none",
+                    f"set class_tokens, such as 1, or leave {field} out",
+                )
+    alone = settings.method == methods.NONE
+    with problems:
+        if alone and not settings.class_tokens:
+            raise invalid_field(
+                "adapter.settings.method",
+                settings.method,
+                "leaves nothing to be learned without class_tokens",
+                "set class_tokens, such as 1, or use a method that adapts layers",
+            )
+    for field in ("targets", "text_encoder_targets", "dropout"):
+        with problems:
+            value = getattr(settings, field)
+            if alone and value and value != default_of(settings.DESCRIPTOR.fields_by_name[field]):
+                raise invalid_field(
+                    f"adapter.settings.{field}",
+                    value,
+                    "is of layers that are adapted, and the method none adapts none",
+                    "leave it out, or use another method",
+                )
+    with problems:
+        if settings.class_token_images_seen and (alone or settings.class_token_images_seen >= settings.images_seen):
+            raise invalid_field(
+                "adapter.settings.class_token_images_seen",
+                settings.class_token_images_seen,
+                "leaves no images for an adapter" + (", and there is none" if alone else f" of {settings.images_seen}"),
+                "leave it out" if alone else f"use less than images_seen, {settings.images_seen}",
+                reason="OUT_OF_RANGE",
+            )
 
 
 def _measures_nothing(field: str, value: int, what: str) -> InvalidArgument:
@@ -175,18 +226,41 @@ def canonical_request(
 
 
 def quantities(
-    settings: adapters_pb2.AdapterSettings, layers: Sequence[Layer], adapters: Sequence[Portion]
+    settings: adapters_pb2.AdapterSettings,
+    layers: Sequence[Layer],
+    adapters: Sequence[Portion],
+    *,
+    learned: int = 0,
+    width: int = 0,
 ) -> list[operations_pb2.Quantity]:
-    """What is known of an artifact before it is trained, so that a sweep can be laid out at equal parameters."""
-    parameters = len(adapters) * methods.parameter_count(settings, layers)
+    """What is known of an artifact before it is trained, so that a sweep can be laid out at equal parameters.
+
+    Args:
+        learned: Vectors of all classes' tokens in each adapter, of so many numbers.
+    """
     values = {
         "adapters": len(adapters),
         "scale": methods.scale(settings),
         "adapted layers": len(layers),
-        "parameters": parameters,
+        "parameters": len(adapters) * (methods.parameter_count(settings, layers) + learned * width),
         "held-out images": sum(len(item.held_out) for item in adapters),
     }
+    if learned:
+        values["class tokens"] = learned
     return [operations_pb2.Quantity(name=name, value=value) for name, value in values.items()]
+
+
+def cost(settings: adapters_pb2.AdapterSettings) -> float:
+    """Of an image seen, times that of lora in the UNet. `settings` are filled."""
+    of_method = NONE_COST if settings.method == methods.NONE else methods.METHODS[settings.method].cost
+    return of_method * (TEXT_COST if settings.text_encoder_targets or settings.class_tokens else 1.0)
+
+
+def _text_width(base_model: BaseModel) -> int:
+    """How many numbers a token's embedding has."""
+    layers = part_layers(base_model, TEXT_ENCODER, field="adapter.settings.base_model").adaptable
+    [width] = [layer.inputs for layer in layers if layer.name == EMBEDDING]
+    return width
 
 
 def enlarged_images(store: ObjectStore, train: TrainPart, image_size_px: int) -> list[str]:
@@ -217,8 +291,11 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     warnings = [
         warning
         for field, prompt in _prompts(settings)
-        for warning in check_tokens(field, prompt, train.classes, tokenizer)
+        for warning in check_tokens(field, prompt, train.classes, tokenizer, class_tokens=settings.class_tokens)
     ]
+    if settings.class_tokens:
+        words = {label: settings.class_token_word or label for label in train.classes}
+        check_class_words("adapter.settings.class_token_word", words, tokenizer)
     adapters = portions(train, settings)
     warnings += enlarged_images(store, train, settings.image_size)
     request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)
@@ -226,7 +303,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     target = ArtifactName(ADAPTERS, digest_of(request))
     done = find_manifest(store, target) is not None
     scale = (settings.image_size / base_model.image_size_px) ** 2
-    image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * methods.METHODS[settings.method].cost
+    image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * cost(settings)
     measured = settings.evaluations * NOISE_LEVELS * sum(min(MOST_IMAGES, len(item.held_out)) for item in adapters)
     seconds = START_SECONDS + (settings.images_seen + FORWARD_SHARE * measured) * image_seconds * scale
     return Planned(
@@ -240,6 +317,12 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else 1,
             warnings=warnings,
-            quantities=quantities(settings, layers_of(settings, base_model), adapters),
+            quantities=quantities(
+                settings,
+                layers_of(settings, base_model),
+                adapters,
+                learned=settings.class_tokens * len(train.classes),
+                width=_text_width(base_model) if settings.class_tokens else 0,
+            ),
         ),
     )

@@ -26,6 +26,7 @@ from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.adapters import PARTS
 from synthmix.latent_diffusion.autoencoder import encode_images
+from synthmix.latent_diffusion.class_tokens import add_class_tokens, first_vectors
 from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.latent_diffusion.part_layers import TEXT_ENCODER
 from synthmix.service_kit.memory_errors import is_out_of_memory
@@ -40,6 +41,8 @@ GRADIENT_NORM = 1.0
 LOSS_POINTS = 200
 # Kinds of tensors in a checkpoint besides parameters and AdamW's moments.
 FIRST_FACTOR, AVERAGE, BEST = "first factor", "average", "best"
+# Of the parameters.
+CLASS_TOKENS = f"{PARTS[TEXT_ENCODER]}embeddings.token_embedding.vectors"
 
 
 class Latents(NamedTuple):
@@ -109,14 +112,26 @@ def chosen(
     return of_rows, HeldOut(settings, objective.training_scheduler(model), clean, labels)
 
 
-def set_up(model: LatentDiffusion, settings: AdapterSettings, checkpoint: Checkpoint | None = None) -> TrainingState:
+def set_up(
+    model: LatentDiffusion,
+    settings: AdapterSettings,
+    checkpoint: Checkpoint | None = None,
+    classes: Sequence[str] = (),
+) -> TrainingState:
     """Adds a fresh adapter to the model, with weights in float32, and its optimizer; or goes on from a checkpoint.
+
+    Args:
+        classes: Those that may have learned tokens.
 
     Raises KeyError if the checkpoint is another adapter's.
     """
     torch.manual_seed(derived_seed(settings.seed, "adapter weights"))
     known = _tensors_of(checkpoint, FIRST_FACTOR) if checkpoint is not None else {}
     first_factors = add_fresh_adapter(model, settings, known)
+    # PEFT takes all but its own parameters for frozen: the tokens come after them.
+    if settings.class_tokens:
+        words = [settings.class_token_word or label for label in classes]
+        add_class_tokens(model, classes, first_vectors(model, words, settings.class_tokens))
     parameters = trained_parameters(model)
     for value in parameters.values():
         value.data = value.data.float()  # in the base model's bfloat16, small updates would be lost
@@ -139,15 +154,23 @@ def _parameter_groups(parameters: dict[str, torch.nn.Parameter], settings: Adapt
 
     LoRA+ lets the factors that begin as zero learn faster: Hayou et al. 2024 (arXiv:2402.12354), section 4.
     """
-    groups: dict[float, list[torch.nn.Parameter]] = {}
+    tokens, groups = [], {}
     for name, value in parameters.items():
+        if name == CLASS_TOKENS:
+            tokens.append(value)
+            continue
         ratio = 1.0
         if name.startswith(PARTS[TEXT_ENCODER]):
             ratio = settings.text_encoder_learning_rate / settings.learning_rate
         if ".lora_B." in name:
             ratio *= max(1.0, settings.loraplus_ratio)
         groups.setdefault(ratio, []).append(value)
-    return [{"params": values, "ratio": ratio} for ratio, values in groups.items()]
+    found: list[dict[str, Any]] = [{"params": values, "ratio": ratio} for ratio, values in groups.items()]
+    if tokens:
+        # A decay would draw them to zero, where no word is.
+        ratio = settings.class_token_learning_rate / settings.learning_rate
+        found.append({"params": tokens, "ratio": ratio, "weight_decay": 0.0})
+    return found
 
 
 def train(
@@ -184,7 +207,7 @@ def train(
         return predicted.float()
 
     while state.step < total_steps and not _ends_early(state, settings):
-        share = learning_rate_share_of(settings, state.step, total_steps)
+        share = _learning(state, settings, total_steps)
         for group in state.optimizer.param_groups:
             group["lr"] = settings.learning_rate * share * group.get("ratio", 1.0)
         rows, views = batch_rows(settings, state.step, len(latents.labels), len(latents.values))
@@ -244,6 +267,21 @@ def _gradients(state: TrainingState, settings: AdapterSettings, backward: Callab
         state.micro_batch = -(-at_once // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _learning(state: TrainingState, settings: AdapterSettings, total_steps: int) -> float:
+    """Lets those parameters learn whose turn it is in this step, and returns its share of the peak learning rates.
+
+    Class tokens may come first, alone. Each of the two trainings has the whole course of the learning rate.
+    """
+    first = math.ceil(settings.class_token_images_seen / settings.batch_size)
+    if not first:
+        return learning_rate_share_of(settings, state.step, total_steps)
+    for name, value in state.parameters.items():
+        value.requires_grad_((name == CLASS_TOKENS) == (state.step < first))
+    if state.step < first:
+        return learning_rate_share_of(settings, state.step, first)
+    return learning_rate_share_of(settings, state.step - first, total_steps - first)
 
 
 def learning_rate_share_of(settings: AdapterSettings, step: int, steps: int) -> float:
@@ -360,6 +398,8 @@ def _restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSett
     with torch.no_grad():
         for name, value in state.parameters.items():
             value.copy_(checkpoint.tensors[f"parameter.{name}"])
+            if f"optimizer.step.{name}" not in checkpoint.tensors:  # its turn has not come
+                continue
             state.optimizer.state[value] = {
                 key: checkpoint.tensors[f"optimizer.{key}.{name}"].to(value.device if key != "step" else "cpu").clone()
                 for key in ("step", "exp_avg", "exp_avg_sq")

@@ -120,7 +120,7 @@ class _Run:
             latents, held_out = recipe.chosen(
                 model, settings, self._latents(model, portion, steps), portion.rows, portion.held_out
             )
-            state = recipe.set_up(model, settings, checkpoint)
+            state = recipe.set_up(model, settings, checkpoint, self.part.classes)
             prompts = self._prompts(model)
 
         last = {"checkpoint_s": time.monotonic(), "report_s": 0.0}
@@ -194,7 +194,7 @@ class _Run:
 
     def _prompts(self, model: LatentDiffusion) -> TrainingPrompts:
         texts, classes = (self.settings.prompt, *self.settings.more_prompts), self.part.classes
-        if self.settings.text_encoder_targets:
+        if self.settings.text_encoder_targets or self.settings.class_tokens:
             return encoded_in_each_step(model, texts, classes)
         (embeddings,) = INPUTS.get(
             ("prompts", self.found.digest, texts, classes, self.threads),

@@ -1,4 +1,4 @@
-"""A training's prompts as its UNet gets them: encoded once, or in each step by a text encoder that is trained as well.
+"""A training's prompts as its UNet gets them: encoded once, or in each step, if what encodes them is trained as well.
 
 They have numbers: the empty prompt, for classifier-free guidance, is the first, then come each prompt's classes.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from synthmix.latent_diffusion.class_tokens import model_prompt
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts, prompt_tokens
 from synthmix.latent_diffusion.prompts import prompt_for
 
@@ -25,11 +26,6 @@ class TrainingPrompts:
     encode: Callable[[torch.Tensor], torch.Tensor]
 
 
-def prompt_texts(prompts: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """By their numbers."""
-    return ["", *(prompt_for(prompt, label) for prompt in prompts for label in classes)]
-
-
 def prompt_embeddings(model: LatentDiffusion, prompts: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
     """Text embeddings, (1 + prompts x classes, tokens, width), by their numbers."""
     # By groups, as they have always been encoded: how many are encoded together decides about last bits.
@@ -44,8 +40,9 @@ def encoded_once(model: LatentDiffusion, embeddings: torch.Tensor) -> TrainingPr
 
 
 def encoded_in_each_step(model: LatentDiffusion, prompts: Sequence[str], classes: Sequence[str]) -> TrainingPrompts:
-    """Prompts whose embeddings change with the text encoder; gradients reach it."""
-    tokens = prompt_tokens(model, prompt_texts(prompts, classes)).to(model.device)
+    """Prompts whose embeddings change with the text encoder, or with tokens of classes; gradients reach both."""
+    texts = ["", *(model_prompt(model, prompt, label) for prompt in prompts for label in classes)]
+    tokens = prompt_tokens(model, texts).to(model.device)
 
     def encode(numbers: torch.Tensor) -> torch.Tensor:
         embeddings: torch.Tensor = model.text_encoder(tokens[numbers.to(model.device)])[0]

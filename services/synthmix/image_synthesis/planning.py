@@ -124,4 +124,5 @@ def _check_base_model(adapter: Manifest, settings: image_sets_pb2.SynthesisSetti
     tokenizer = prompt_tokenizer(model.folder, model.digest)
     # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
     classes = adapter.summary["classes"]
-    return check_tokens("image_set.settings.prompt", settings.prompt, classes, tokenizer)
+    learned = adapter_settings(adapter).class_tokens
+    return check_tokens("image_set.settings.prompt", settings.prompt, classes, tokenizer, class_tokens=learned)

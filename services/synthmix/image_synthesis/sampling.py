@@ -26,6 +26,7 @@ from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_i
 from synthmix.image_synthesis.unet_rewrites import keep_keys_and_values, rewrite_for_sampling
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.adapters import adapted_parts, load_adapter
+from synthmix.latent_diffusion.class_tokens import class_tokens, model_prompt
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion, answers
 from synthmix.latent_diffusion.part_layers import UNET
@@ -76,12 +77,15 @@ def synthesise(
 ) -> Iterator[list[bytes]]:
     """PNGs of the planned images, in batches, each while the next one is made."""
     size_px, grey = adapter_settings(adapter).image_size, adapter.summary["grey"]
-    embeddings = encoded(model, [image.prompt for image in planned])
+    texts = [_text(model, adapter, settings, image) for image in planned]
+    embeddings = encoded(model, texts)
     at_once = images_at_once(model, size_px)
     with ThreadPoolExecutor(1, thread_name_prefix="png") as encoder:
         before = None
         for start in range(0, len(planned), at_once):
-            pixels = _pixels(model, settings, planned[start : start + at_once], embeddings, size_px)
+            batch = planned[start : start + at_once]
+            prompts = [embeddings[text] for text in texts[start : start + at_once]]
+            pixels = _pixels(model, settings, batch, prompts, embeddings[""], size_px)
             if before is not None:
                 yield before.result()
             before = encoder.submit(_pngs, pixels, adapter.name, grey=grey)
@@ -89,11 +93,25 @@ def synthesise(
             yield before.result()
 
 
+def _text(model: LatentDiffusion, adapter: Manifest, settings: SynthesisSettings, image: PlannedImage) -> str:
+    """An image's prompt, with learned tokens in the place of its class's name if the adapter has them."""
+    learned = class_tokens(model)
+    if learned is None:
+        return image.prompt
+    if image.label not in learned.classes:
+        raise DataLoss(
+            f"{adapter.name} has learned tokens of classes, and none of {image.label!r}; delete it and train it again",
+            reason="ADAPTER_UNREADABLE",
+        )
+    return model_prompt(model, settings.prompt, image.label)
+
+
 def _pixels(
     model: LatentDiffusion,
     settings: SynthesisSettings,
     planned: Sequence[PlannedImage],
-    embeddings: Mapping[str, torch.Tensor],
+    prompts: Sequence[torch.Tensor],
+    empty_prompt: torch.Tensor,
     size_px: int,
 ) -> torch.Tensor:
     """The planned images as `decode` returns them."""
@@ -105,8 +123,8 @@ def _pixels(
         try:
             latents = denoise(
                 model,
-                [embeddings[image.prompt] for image in planned],
-                embeddings[""],
+                prompts,
+                empty_prompt,
                 [torch.Generator().manual_seed(image.seed) for image in planned],
                 size_px=size_px,
                 steps=settings.steps,
@@ -198,8 +216,10 @@ def check_adapter_has_effect(model: LatentDiffusion, before: Mapping[str, torch.
     Args:
         before: What `answers` was without it.
     """
-    after = answers(model)
-    for part in adapted_parts(model) or [UNET]:
+    after, adapted = answers(model), adapted_parts(model)
+    if not adapted and class_tokens(model) is None:
+        adapted = [UNET]
+    for part in adapted:
         if torch.equal(before[part], after[part]):
             raise DataLoss(
                 f"{adapter.name} was loaded and changes nothing in the {part}; delete it and train it again",

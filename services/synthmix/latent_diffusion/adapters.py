@@ -18,9 +18,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from synthmix.latent_diffusion.class_tokens import load_class_tokens
 from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.latent_diffusion.part_layers import CLIP_PREFIX, TEXT_ENCODER, UNET
 from synthmix.service_kit.adapter_payloads import (
+    CLASS_TOKENS,
     LENGTHS,
     LORA_CONFIG,
     LORA_PREFIX,
@@ -77,18 +79,27 @@ def part_of(values: Mapping[str, Value], part: str) -> dict[str, Value]:
 
 
 def load_adapter(model: LatentDiffusion, folder: Path) -> None:
-    """Puts the adapter whose files are in a folder into a base model's UNet, and into its text encoder if it has one.
+    """Puts the adapter whose files are in a folder into a base model: its UNet, its text encoder, tokens of classes.
 
     Raises:
         ValueError: It lacks weights of a layer that it names, or has others.
     """
-    stored = _lora(folder / LORA_WEIGHTS) if (folder / LORA_WEIGHTS).is_file() else _peft(folder)
-    for part, (config, tensors) in stored.items():
+    if (folder / CLASS_TOKENS).is_file():
+        load_class_tokens(model, load_file(folder / CLASS_TOKENS))
+    for part, (config, tensors) in _stored(folder).items():
         module = getattr(model, part)
         module.add_adapter(config)
         _check_names(set(get_peft_model_state_dict(module)), set(tensors))
         set_peft_model_state_dict(module, tensors)
         module.requires_grad_(False).eval()
+
+
+def _stored(folder: Path) -> dict[str, _Stored]:
+    if (folder / LORA_WEIGHTS).is_file():
+        return _lora(folder / LORA_WEIGHTS)
+    if (folder / CLASS_TOKENS).is_file() and not (folder / PEFT_WEIGHTS).is_file():
+        return {}
+    return _peft(folder)
 
 
 def _lora(path: Path) -> dict[str, _Stored]:

@@ -1,7 +1,7 @@
 """Prompts: one for all classes, with {label} where the class is named, and what the text encoder sees of them."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from synthmix.latent_diffusion.tokens import PromptTokenizer, Tokens
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
@@ -37,8 +37,44 @@ def prompt_for(prompt: str, label: str) -> str:
     return prompt.replace("{label}", label)
 
 
-def check_tokens(field: str, prompt: str, labels: Sequence[str], tokenizer: PromptTokenizer) -> list[str]:
+def class_token_names(classes: int, of_each: int) -> list[str]:
+    """What a tokenizer knows learned tokens of classes by. Nobody sees it, and no prompt has it."""
+    return [_class_token(number, vector) for number in range(classes) for vector in range(of_each)]
+
+
+def class_token_text(number: int, of_each: int) -> str:
+    """What stands in a prompt for the name of a class that has learned tokens."""
+    return " ".join(_class_token(number, vector) for vector in range(of_each))
+
+
+def _class_token(number: int, vector: int) -> str:
+    return f"<|class {number} vector {vector}|>"
+
+
+def check_class_words(field: str, words: Mapping[str, str], tokenizer: PromptTokenizer) -> None:
+    """Raises InvalidArgument for a class whose tokens would begin from a word without any.
+
+    Args:
+        words: By class.
+    """
+    for label, word in words.items():
+        if len(tokenizer(word).whole) == len(tokenizer("").whole):
+            raise invalid_field(
+                field,
+                word,
+                f"gives the class {_shown(label)} no tokens to begin from: no character of it makes one",
+                "give a word that the text encoder knows, such as cell, or rename the class",
+                reason="PROMPT_EMPTY",
+            )
+
+
+def check_tokens(
+    field: str, prompt: str, labels: Sequence[str], tokenizer: PromptTokenizer, *, class_tokens: int = 0
+) -> list[str]:
     """Checks what the text encoder gets of each class's prompt.
+
+    Args:
+        class_tokens: How many learned tokens each class has in the place of its name; 0 for none.
 
     Returns:
         Warnings: prompts that are cut, or that hold what the tokenizer doesn't know.
@@ -46,7 +82,11 @@ def check_tokens(field: str, prompt: str, labels: Sequence[str], tokenizer: Prom
     Raises:
         InvalidArgument: Two classes have the same tokens, or one has none.
     """
-    tokens = {label: tokenizer(prompt_for(prompt, label)) for label in labels}
+    names = list(labels)
+    if class_tokens:
+        tokenizer = tokenizer.with_tokens(class_token_names(len(labels), class_tokens))
+        names = [class_token_text(number, class_tokens) for number in range(len(labels))]
+    tokens = {label: tokenizer(prompt_for(prompt, name)) for label, name in zip(labels, names, strict=True)}
     empty = tokenizer("")
     alike: dict[tuple[int, ...], list[str]] = {}
     for label, found in tokens.items():

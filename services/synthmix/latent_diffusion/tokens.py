@@ -5,7 +5,7 @@ its tokenizer is the library tokenizers with settings. A test compares the two.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,14 @@ class PromptTokenizer:
         ids = (begin, *inner, end)
         ids = (*padding, *ids) if self.padding_side == "left" else (*ids, *padding)
         return Tokens(ids, whole, cut.strip(), whole[1:-1].count(self.unknown_id))
+
+    def with_tokens(self, names: Sequence[str]) -> "PromptTokenizer":
+        """One that knows further tokens by their names."""
+        from tokenizers import AddedToken, Tokenizer
+
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])
+        return replace(self, tokenizer=tokenizer)
 
 
 def check_tokenizer(model: ModelFolder, *, vocabulary_size: int, positions: int) -> None:

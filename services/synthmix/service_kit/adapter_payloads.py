@@ -5,7 +5,10 @@ PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 # Of PEFT's layout, where the text encoder's adapter is: it has a folder for each model.
 TEXT_FOLDER = "text_encoder"
+# Learned tokens of classes, as textual inversion stores them.
+CLASS_TOKENS = "learned_embeds.safetensors"
 ADAPTER_FILES = (
+    CLASS_TOKENS,
     LORA_WEIGHTS,
     PEFT_WEIGHTS,
     PEFT_CONFIG,
