@@ -62,7 +62,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
             ("adalora", "did you mean 'lora'"),
             ("", "use one of: lora, rslora"),
             ("lora ", "did you mean 'lora'"),
-            ("ia3", "use one of: lora, rslora, dora, pissa, olora, loha, lokr, oft, boft"),
+            ("ia3", "use one of: lora, rslora, dora, pissa, olora, loha, lokr, oft, boft, none"),
         )
     ),
     *(
@@ -129,6 +129,54 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
             ("warmup", math.nan, "is out of range", "use a value between 0 and 1"),
             ("per", "classes", "is not one of the choices", "did you mean 'class'"),
         )
+    ),
+    (
+        {"text_encoder_targets": "atention"},
+        "text_encoder_targets",
+        "is not one of the choices",
+        "did you mean 'attention'",
+    ),
+    (
+        {"text_encoder_learning_rate": 1e-4},
+        "text_encoder_learning_rate",
+        "is of an adapter in the text encoder, and there is none",
+        "set text_encoder_targets, to attention or ",
+    ),
+    *(
+        ({field: value}, field, "is of learned class tokens, and there are none", "set class_tokens, such as 1")
+        for field, value in {
+            "class_token_word": "cell",
+            "class_token_learning_rate": 1e-3,
+            "class_token_images_seen": 100,
+        }.items()
+    ),
+    ({"class_tokens": 17}, "class_tokens", "is out of range", "use a value between 0 and 16"),
+    ({"class_tokens": -1}, "class_tokens", "is out of range", "use a value between 0 and 16"),
+    (
+        {"class_tokens": 1, "class_token_learning_rate": 0.0},
+        "class_token_learning_rate",
+        "is out of range",
+        "use a value between 1e-08 and 1",
+    ),
+    ({"method": "none"}, "method", "leaves nothing to be learned without class_tokens", "set class_tokens, such as 1"),
+    *(
+        ({"method": "none", "class_tokens": 1, field: value}, field, problem, remedy)
+        for field, value, problem, remedy in (
+            ("rank", 8, "is no option of none, which adapts no layer", "leave it out, or use one of: lora"),
+            ("targets", "all", "is of layers that are adapted, and the method none adapts none", "use another method"),
+            ("text_encoder_targets", "attention", "is of layers that are adapted", "leave it out, or use another"),
+            ("dropout", 0.1, "is of layers that are adapted", "leave it out, or use another method"),
+            ("class_token_images_seen", 4, "leaves no images for an adapter, and there is none", "leave it out"),
+        )
+    ),
+    *(
+        (
+            {"class_tokens": 1, "images_seen": 100, "class_token_images_seen": seen},
+            "class_token_images_seen",
+            "leaves no images for an adapter of 100",
+            "use less than images_seen, 100",
+        )
+        for seen in (100, 101)
     ),
     ({"method": "oft", "dropout": 0.5}, "dropout", "has no effect in PEFT's oft", "leave it out, or use boft"),
     *(
