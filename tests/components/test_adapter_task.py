@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from image_archives import dataset
 from memory_object_store import MemoryObjectStore
@@ -16,6 +17,7 @@ from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import kept_models
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import FIELD
+from synthmix.service_kit.adapter_payloads import CLASS_TOKENS, LORA_WEIGHTS
 from synthmix.service_kit.kept_values import give_back
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.study_control.split import create_split
@@ -60,7 +62,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     counted(kept_models, "load", "loaded")
     counted(recipe, "cache_latents", "images")
-    counted(recipe, "prompt_embeddings", "prompts")
+    counted(task, "prompt_embeddings", "prompts")
     return counts
 
 
@@ -88,6 +90,8 @@ def artifact(
     found = resolve(base_model, field=FIELD)
     settings = AdapterSettings(rank=2, images_seen=40, batch_size=4, image_size=32, learning_rate=1e-2)
     settings.MergeFrom(AdapterSettings(**changes))
+    if settings.method == "none":
+        settings.ClearField("rank")
     filled = planning.filled(settings, found)
     part = open_train_part(store, train_part, field="adapter.train_split")
     return task.train(
@@ -113,6 +117,25 @@ def test_an_adapter_is_the_same_whatever_was_trained_before(
     assert alone not in others
     assert adapter(store, train_part, tiny, 4) == alone
     assert calls == {"loaded": 2, "images": 2, "prompts": 3}  # each once before it was forgotten, and another prompt
+
+
+def test_tokens_and_the_text_encoders_adapter_are_stored_and_leave_what_is_kept_alone(
+    store: MemoryObjectStore, train_part: str, tiny: str
+) -> None:
+    alone = adapter(store, train_part, tiny, 0)
+    options = {"class_tokens": 2, "text_encoder_targets": "attention", "per": "class"}
+    of_classes = weights_of(store, artifact(store, train_part, tiny, 1, **options))
+    assert {name.partition("/")[2] for name in of_classes} == {LORA_WEIGHTS, CLASS_TOKENS}
+    classes = open_train_part(store, train_part, field="adapter.train_split").classes
+    assert len(of_classes) == 2 * len(classes)
+    for number, label in enumerate(classes):
+        vectors = load(of_classes[f"class-{number:04d}/{CLASS_TOKENS}"])
+        other = load(of_classes[f"class-{(number + 1) % len(classes):04d}/{CLASS_TOKENS}"])
+        assert not torch.equal(vectors[f"<{label}>"], other[f"<{label}>"]), "learned by its own class's adapter alone"
+        assert any(key.startswith("text_encoder.") for key in load(of_classes[f"class-{number:04d}/{LORA_WEIGHTS}"]))
+    tokens = weights_of(store, artifact(store, train_part, tiny, 2, method="none", class_tokens=1))
+    assert tokens.keys() == {CLASS_TOKENS}
+    assert adapter(store, train_part, tiny, 3) == alone
 
 
 def test_what_an_adapter_sees_is_encoded_anew_where_it_differs(

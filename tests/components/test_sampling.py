@@ -25,9 +25,10 @@ from synthmix.image_synthesis.unet_rewrites import FoldedUpsampling, PromptAtten
 from synthmix.latent_diffusion import kept_models
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.latent_diffusion.base_model_files import SCHEDULERS
+from synthmix.latent_diffusion.class_tokens import add_class_tokens
 from synthmix.latent_diffusion.kept_models import lend, shared_copy
 from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load, probe
-from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS
+from synthmix.service_kit.adapter_payloads import CLASS_TOKENS, LORA_WEIGHTS
 from synthmix.service_kit.artifacts import Manifest, write_manifest, write_payload
 from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.kept_values import give_back
@@ -239,6 +240,43 @@ def test_memory_decides_how_many_are_made_at_once(tiny: LatentDiffusion, monkeyp
         monkeypatch.setattr(batch_size, "free_memory_bytes", lambda device, free=free: free)
         assert images_at_once(tiny, SIZE_PX) == expected
     assert batch_size.image_bytes(tiny, 2 * SIZE_PX) == 4 * one
+
+
+@pytest.mark.usefixtures("any_base_model")
+def test_an_adapters_tokens_stand_for_the_names_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_back()
+    store = MemoryObjectStore.created()
+    monkeypatch.setattr(sampling, "open_object_store", lambda: store)
+    folder = write_tiny_base_model(tmp_path)
+    found = resolve(str(folder), field=FIELD)
+    base = load(folder, CPU)
+    with_tokens = shared_copy(base)
+    vectors = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    add_class_tokens(with_tokens, ["flat", "round"], vectors)
+    name = ArtifactName(ADAPTERS, "e" * 32)
+    payload = write_payload(store, name, CLASS_TOKENS, adapter_files(with_tokens)[CLASS_TOKENS])
+    summary = {"grey": False, "base_model": str(folder), "classes": ["flat", "round"]}
+    request = {"settings": {"image_size": SIZE_PX, "method": "none", "class_tokens": 2}}
+    manifest = Manifest(name, {"base_model": found.digest}, request, 3, (payload,), summary)
+    write_manifest(store, manifest)
+    model = adapted_model(name, "automatic")
+    settings = with_defaults(SynthesisSettings(steps=2, prompt="a {label} cell"))
+
+    def made(model: LatentDiffusion, label: str) -> bytes:
+        image = PlannedImage(0, label, f"a {label} cell", 7)
+        return next(synthesise(model, manifest, settings, [image]))[0]
+
+    flat, curved = made(model, "flat"), made(model, "round")
+    assert flat != curved
+    assert flat != made(base, "flat")
+    # The same vectors under the other's name.
+    swapped = shared_copy(base)
+    add_class_tokens(swapped, ["round", "flat"], vectors)
+    make_ready(swapped, "automatic")
+    assert made(swapped, "round") == flat
+    with pytest.raises(DataLoss, match="has learned tokens of classes, and none of 'other'"):
+        made(model, "other")
+    give_back()
 
 
 def stored_adapter(store: MemoryObjectStore, number: int, data: bytes, inputs: dict[str, str], base: str) -> Manifest:
