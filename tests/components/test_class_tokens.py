@@ -193,7 +193,7 @@ def test_vectors_that_do_not_fit_are_refused(
 def test_the_plan_counts_the_vectors(found: BaseModel) -> None:
     settings = settings_of(found, "none", "attention", class_tokens=2)
     portion = Portion("", "", (0, 1), (), 12)
-    counted = planning.quantities(settings, planning.layers_of(settings, found), [portion] * 2, learned=4, width=16)
+    counted = planning.quantities(settings, found, [portion] * 2, CLASSES)
     values = {item.name: item.value for item in counted}
     assert (values["parameters"], values["class tokens"], values["adapted layers"]) == (128, 4, 0)
     assert settings.class_token_learning_rate == 5e-4

@@ -62,7 +62,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
             ("adalora", "did you mean 'lora'"),
             ("", "use one of: lora, rslora"),
             ("lora ", "did you mean 'lora'"),
-            ("ia3", "use one of: lora, rslora, dora, pissa, olora, loha, lokr, oft, boft, none"),
+            ("ia3", "use one of: lora, rslora, dora, pissa, olora, loha, lokr, oft, boft, none, full"),
         )
     ),
     *(
@@ -163,10 +163,25 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
         ({"method": "none", "class_tokens": 1, field: value}, field, problem, remedy)
         for field, value, problem, remedy in (
             ("rank", 8, "is no option of none, which adapts no layer", "leave it out, or use one of: lora"),
-            ("targets", "all", "is of layers that are adapted, and the method none adapts none", "use another method"),
-            ("text_encoder_targets", "attention", "is of layers that are adapted", "leave it out, or use another"),
-            ("dropout", 0.1, "is of layers that are adapted", "leave it out, or use another method"),
+            (
+                "targets",
+                "all",
+                "is of layers that get an adapter, and none adapts no layer",
+                "use one of: lora",
+            ),
+            ("text_encoder_targets", "attention", "is of layers that get an adapter", "leave it out, or use one"),
+            ("dropout", 0.1, "is of layers that get an adapter", "leave it out, or use one of: lora"),
             ("class_token_images_seen", 4, "leaves no images for an adapter, and there is none", "leave it out"),
+        )
+    ),
+    *(
+        ({"method": "full", field: value}, field, problem, "leave it out, or use one of: lora")
+        for field, value, problem in (
+            ("rank", 8, "is no option of full, which trains all weights of the UNet"),
+            ("loraplus_ratio", 4.0, "is no option of full"),
+            ("targets", "transformer", "is of layers that get an adapter, and full trains all weights of the UNet"),
+            ("text_encoder_targets", "attention", "is of layers that get an adapter"),
+            ("dropout", 0.1, "is of layers that get an adapter"),
         )
     ),
     *(
@@ -298,12 +313,12 @@ def test_parameters_of_a_layer(settings: AdapterSettings, shape: tuple[int, ...]
 def test_scale(builtin: BaseModel, given: dict[str, Any], scale: float) -> None:
     settings = planned(AdapterSettings(**given), builtin)
     layers, one = planning.layers_of(settings, builtin), [Portion("", "", (0, 1), (2,), 100)]
-    quantities = {item.name: item.value for item in planning.quantities(settings, layers, one)}
+    quantities = {item.name: item.value for item in planning.quantities(settings, builtin, one, ("a", "b"))}
     assert quantities["scale"] == pytest.approx(scale)
     assert quantities["adapted layers"] == len(layers) > 20
     assert quantities["parameters"] > 1000
     assert (quantities["adapters"], quantities["held-out images"]) == (1, 1)
-    three = {item.name: item.value for item in planning.quantities(settings, layers, 3 * one)}
+    three = {item.name: item.value for item in planning.quantities(settings, builtin, 3 * one, ("a", "b"))}
     assert (three["adapters"], three["held-out images"]) == (3, 3)
     assert three["parameters"] == 3 * quantities["parameters"]
 

@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save
 
-from synthmix.latent_diffusion.adapters import NAME, adapted_parts, part_of
+from synthmix.latent_diffusion.adapters import NAME, adapted_parts, is_trained_itself, part_of
 from synthmix.latent_diffusion.class_tokens import stored_vectors
 from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.latent_diffusion.part_layers import CLIP_PREFIX, TEXT_ENCODER, UNET
@@ -27,6 +27,8 @@ from synthmix.service_kit.adapter_payloads import (
     PEFT_WEIGHTS,
     TEXT_FOLDER,
     TEXT_LENGTHS,
+    UNET_CONFIG,
+    UNET_WEIGHTS,
 )
 
 NONE: Mapping[str, torch.Tensor] = MappingProxyType({})
@@ -53,12 +55,21 @@ def adapter_files(model: LatentDiffusion, first_factors: Mapping[str, torch.Tens
                 save({f"{PEFT_PREFIX}{key}": value.contiguous() for key, value in tensors.items()})
             )
             files[f"{folder}{PEFT_CONFIG}"] = _peft_config(config)
+    if is_trained_itself(model.unet):
+        weights = {name: value.detach().cpu().float().contiguous() for name, value in model.unet.state_dict().items()}
+        files[UNET_WEIGHTS] = with_sorted_header(save(weights, metadata={"format": "pt"}))
+        files[UNET_CONFIG] = _unet_config(model)
     vectors = stored_vectors(model)
     if vectors:
         files[CLASS_TOKENS] = with_sorted_header(save(vectors))
     if of_lora:
         files[LORA_WEIGHTS] = _lora_file(of_lora)
     return files
+
+
+def _unet_config(model: LatentDiffusion) -> bytes:
+    said = {key: value for key, value in json.loads(model.unet.to_json_string()).items() if key != "_name_or_path"}
+    return json.dumps(said, indent=2, sort_keys=True).encode()
 
 
 def _as_lora(

@@ -8,7 +8,7 @@ import peft
 import torch
 from peft import PeftConfig
 
-from synthmix.adapter_training.methods import METHODS, NONE, scale
+from synthmix.adapter_training.methods import FULL, METHODS, WITHOUT_ADAPTER, scale
 from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers, module_names
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.adapters import NAME, PARTS, adapter_layers, part_of
@@ -35,6 +35,8 @@ def add_fresh_adapter(
 ) -> dict[str, torch.Tensor]:
     """Adds an adapter to a UNet, and to a text encoder if that is asked for, drawn from torch's generator.
 
+    If the UNet is to be trained itself, it gets weights of its own.
+
     Args:
         settings: Filled.
         first_factors: Of a training that goes on, those that this function returned when it began; else none.
@@ -43,6 +45,10 @@ def add_fresh_adapter(
         Copies of the first factors, by the names that `trained_parameters` has for them, of a method that begins from
         the base model's weights and takes them off these; else none.
     """
+    if settings.method == FULL:
+        for value in model.unet.parameters():
+            value.data = value.data.float().clone()  # it is the kept base model's
+            value.requires_grad_(True)
     begun = {}
     for part, place in _places(model, settings).items():
         own = part_of(first_factors, part)
@@ -62,7 +68,7 @@ def trained_parameters(model: LatentDiffusion) -> dict[str, torch.nn.Parameter]:
 
 def _places(model: LatentDiffusion, settings: AdapterSettings) -> dict[str, _Place]:
     """The parts that get an adapter, in the order in which it is drawn."""
-    if settings.method == NONE:
+    if settings.method in WITHOUT_ADAPTER:
         return {}
     of_unet = _layers(model.unet)
     layers = adapted_layers(settings.targets, of_unet)

@@ -22,8 +22,8 @@ from synthmix.service_kit.settings_messages import fill_left_out, set_default
 
 PATH = "adapter.settings"
 REASON = "METHOD_CANNOT"
-# No layer is adapted: classes' tokens are learned alone.
-NONE = "none"
+# Besides PEFT's methods: no layer is adapted, where classes' tokens are learned alone, or the UNet itself is trained.
+NONE, FULL = "none", "full"
 # Fields that belong to some methods. What a method does not name is refused with it.
 OWN_FIELDS = ("rank", "alpha", "block_size", "factor", "loraplus_ratio")
 LORA_FIELDS = ("rank", "alpha", "loraplus_ratio")
@@ -67,6 +67,25 @@ class Method:
     cannot: Callable[[AdapterSettings, Sequence[Layer]], None] = lambda settings, layers: None
 
 
+@dataclass(frozen=True)
+class WithoutAdapter:
+    """What is trained without a method of PEFT's.
+
+    Attributes:
+        sentence, cost, learning_rate_factor: As a Method's.
+    """
+
+    sentence: str
+    cost: float
+    learning_rate_factor: float
+
+
+WITHOUT_ADAPTER = {
+    NONE: WithoutAdapter("adapts no layer", 0.9, 1.0),
+    FULL: WithoutAdapter("trains all weights of the UNet", 1.3, 0.1),
+}
+
+
 def scale(settings: AdapterSettings) -> float:
     """What the update is multiplied with: 1 for methods that rotate, and without one. `settings` are filled."""
     if "alpha" not in fields_of(settings.method):
@@ -81,7 +100,7 @@ def parameter_count(settings: AdapterSettings, layers: Sequence[Layer]) -> int:
 
 def fields_of(method: str) -> tuple[str, ...]:
     """Those of OWN_FIELDS that a method has."""
-    return () if method == NONE else METHODS[method].takes
+    return () if method in WITHOUT_ADAPTER else METHODS[method].takes
 
 
 def fill(settings: AdapterSettings) -> None:
@@ -111,20 +130,21 @@ def check_options(given: AdapterSettings, problems: Problems) -> None:
             raise invalid_field(
                 f"{PATH}.{field}",
                 getattr(given, field),
-                f"is no option of {given.method}, which {_sentence(given.method)}",
+                f"is no option of {given.method}, which {of_any(given.method).sentence}",
                 f"leave it out, or use one of: {owners}; in a study, give {given.method} an entry of its own under "
                 "adapters",
                 reason=REASON,
             )
 
 
-def _sentence(method: str) -> str:
-    return "adapts no layer" if method == NONE else METHODS[method].sentence
+def of_any(method: str) -> Method | WithoutAdapter:
+    """The entry of a method, whether or not it is PEFT's."""
+    return METHODS.get(method) or WITHOUT_ADAPTER[method]
 
 
 def check_layers(settings: AdapterSettings, layers: Sequence[Layer]) -> None:
     """Raises InvalidArgument for what a method can't do in these layers. `settings` are filled."""
-    if settings.method != NONE:
+    if settings.method in METHODS:
         METHODS[settings.method].cannot(settings, layers)
 
 

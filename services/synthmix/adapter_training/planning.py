@@ -36,7 +36,8 @@ CLASS_TOKEN_LEARNING_RATE = 5e-4
 _EVALUATIONS = adapters_pb2.AdapterSettings.DESCRIPTOR.fields_by_name["evaluations"]
 # Of what an image seen takes, without the backward pass.
 FORWARD_SHARE = 1 / 3
-NONE_COST, TEXT_COST = 0.9, 1.2
+# Of a step in which prompts are encoded, measured on the built-in base model.
+TEXT_COST = 1.1
 # The text encoder's, by its module's name.
 EMBEDDING = "embeddings.token_embedding"
 
@@ -61,7 +62,7 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
     set_default(full, "batch_size", 16 if builtin else 4)
     # A model of a few million parameters bears, and needs, a larger step than Stable Diffusion's 1e-4: 6e-3 learns
     # faster than 2e-3, and 12e-3 no longer does (decision 13).
-    factor = 1.0 if full.method == methods.NONE else methods.METHODS[full.method].learning_rate_factor
+    factor = methods.of_any(full.method).learning_rate_factor
     set_default(full, "learning_rate", (6e-3 if builtin else 1e-4) * factor)
     if full.text_encoder_targets:
         set_default(full, "text_encoder_learning_rate", full.learning_rate)
@@ -76,7 +77,7 @@ def layers_of(settings: adapters_pb2.AdapterSettings, base_model: BaseModel) -> 
 
     None, of no method. Raises SynthMixError if a set or an expression means none, or they can't be had.
     """
-    if settings.method == methods.NONE:
+    if settings.method in methods.WITHOUT_ADAPTER:
         return ()
     field, of_text = "adapter.settings.base_model", settings.text_encoder_targets
     layers = adapted_layers(settings.targets, part_layers(base_model, UNET, field=field))
@@ -93,7 +94,7 @@ def check_method(given: adapters_pb2.AdapterSettings) -> None:
     """
     problems = Problems()
     settings = with_defaults(given)
-    if settings.method in (*methods.METHODS, methods.NONE):
+    if settings.method in (*methods.METHODS, *methods.WITHOUT_ADAPTER):
         methods.check_options(settings, problems)
     else:
         check(settings, "adapter.settings", problems)
@@ -136,7 +137,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
                 "is of an adapter in the text encoder, and there is none",
                 f"set text_encoder_targets, to {' or '.join(TEXT_TARGETS)}, or leave it out",
             )
-    _check_class_tokens(settings, problems)
+    _check_learned(settings, problems)
     with problems:
         if settings.patience and not settings.held_out:
             raise _measures_nothing("patience", settings.patience, "waits for the loss on held-out images")
@@ -157,8 +158,8 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
     problems.raise_if_any()
 
 
-def _check_class_tokens(settings: adapters_pb2.AdapterSettings, problems: Problems) -> None:
-    """Collects options of class tokens that there are none of, and of layers where there are tokens alone."""
+def _check_learned(settings: adapters_pb2.AdapterSettings, problems: Problems) -> None:
+    """Collects options of class tokens where there are none, and of adapters where none is trained."""
     for field in ("class_token_word", "class_token_learning_rate", "class_token_images_seen"):
         with problems:
             if settings.HasField(field) and not settings.class_tokens:
@@ -180,12 +181,14 @@ def _check_class_tokens(settings: adapters_pb2.AdapterSettings, problems: Proble
     for field in ("targets", "text_encoder_targets", "dropout"):
         with problems:
             value = getattr(settings, field)
-            if alone and value and value != default_of(settings.DESCRIPTOR.fields_by_name[field]):
+            default = default_of(settings.DESCRIPTOR.fields_by_name[field])
+            if settings.method in methods.WITHOUT_ADAPTER and value and value != default:
                 raise invalid_field(
                     f"adapter.settings.{field}",
                     value,
-                    "is of layers that are adapted, and the method none adapts none",
-                    "leave it out, or use another method",
+                    f"is of layers that get an adapter, and {settings.method} "
+                    f"{methods.of_any(settings.method).sentence}",
+                    f"leave it out, or use one of: {', '.join(methods.METHODS)}",
                 )
     with problems:
         if settings.class_token_images_seen and (alone or settings.class_token_images_seen >= settings.images_seen):
@@ -227,33 +230,35 @@ def canonical_request(
 
 def quantities(
     settings: adapters_pb2.AdapterSettings,
-    layers: Sequence[Layer],
+    base_model: BaseModel,
     adapters: Sequence[Portion],
-    *,
-    learned: int = 0,
-    width: int = 0,
+    classes: Sequence[str],
 ) -> list[operations_pb2.Quantity]:
-    """What is known of an artifact before it is trained, so that a sweep can be laid out at equal parameters.
-
-    Args:
-        learned: Vectors of all classes' tokens in each adapter, of so many numbers.
-    """
+    """What is known of an artifact before it is trained, so that a sweep can be laid out at equal parameters."""
+    layers = layers_of(settings, base_model)
+    adapted, parameters = len(layers), methods.parameter_count(settings, layers)
+    if settings.method == methods.FULL:
+        unet = part_layers(base_model, UNET, field="adapter.settings.base_model")
+        adapted, parameters = len(unet.adaptable) + len(unet.others), unet.parameters
+    vectors = settings.class_tokens * len(classes)
+    if vectors:
+        parameters += vectors * _text_width(base_model)
     values = {
         "adapters": len(adapters),
         "scale": methods.scale(settings),
-        "adapted layers": len(layers),
-        "parameters": len(adapters) * (methods.parameter_count(settings, layers) + learned * width),
+        "adapted layers": adapted,
+        "parameters": len(adapters) * parameters,
         "held-out images": sum(len(item.held_out) for item in adapters),
     }
-    if learned:
-        values["class tokens"] = learned
+    if vectors:
+        values["class tokens"] = vectors
     return [operations_pb2.Quantity(name=name, value=value) for name, value in values.items()]
 
 
 def cost(settings: adapters_pb2.AdapterSettings) -> float:
     """Of an image seen, times that of lora in the UNet. `settings` are filled."""
-    of_method = NONE_COST if settings.method == methods.NONE else methods.METHODS[settings.method].cost
-    return of_method * (TEXT_COST if settings.text_encoder_targets or settings.class_tokens else 1.0)
+    of_text = TEXT_COST if settings.text_encoder_targets or settings.class_tokens else 1.0
+    return methods.of_any(settings.method).cost * of_text
 
 
 def _text_width(base_model: BaseModel) -> int:
@@ -317,12 +322,6 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else 1,
             warnings=warnings,
-            quantities=quantities(
-                settings,
-                layers_of(settings, base_model),
-                adapters,
-                learned=settings.class_tokens * len(train.classes),
-                width=_text_width(base_model) if settings.class_tokens else 0,
-            ),
+            quantities=quantities(settings, base_model, adapters, train.classes),
         ),
     )

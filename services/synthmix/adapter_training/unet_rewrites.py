@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import functional as F
 
-from synthmix.latent_diffusion.adapters import adapter_layers
+from synthmix.latent_diffusion.adapters import adapter_layers, is_trained_itself
 from synthmix.latent_diffusion.unet_modules import FoldedUpsampling, heads, is_plain, repeats_and_convolves
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -28,7 +28,8 @@ def denoiser(unet: Any) -> Denoiser:
     image has. Gradients reach the parameters of the UNet that is given, and in training mode it is as that says.
     """
     # On other devices it is not measured, and other methods have no weights of their own that could be added up.
-    if unet.device.type != "cpu" or not all(map(_is_lora, adapter_layers(unet).values())):
+    of_lora = not is_trained_itself(unet) and all(map(_is_lora, adapter_layers(unet).values()))
+    if unet.device.type != "cpu" or not of_lora:
         return lambda latents, timesteps, prompts, rows: unet(latents, timesteps, prompts[rows]).sample
     # Other kinds of attention do not know what rows of prompts are.
     plain = all(is_plain(module) for module in unet.modules() if isinstance(module, Attention))

@@ -33,6 +33,7 @@ from synthmix.service_kit.adapter_payloads import (
     TEXT_FOLDER,
     TEXT_LENGTHS,
     TEXT_PREFIX,
+    UNET_WEIGHTS,
 )
 
 Value = TypeVar("Value")
@@ -62,6 +63,11 @@ def adapter_layers(module: Any) -> dict[str, BaseTunerLayer]:
     return {name: module for name, module in module.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
+def is_trained_itself(module: Any) -> bool:
+    """Whether a part is trained without an adapter, or has been."""
+    return not adapter_layers(module) and any(value.requires_grad for value in module.parameters())
+
+
 def adapted_parts(model: LatentDiffusion) -> list[str]:
     """The parts that have an adapter."""
     return [part for part in PARTS if getattr(getattr(model, part), "peft_config", None)]
@@ -86,12 +92,26 @@ def load_adapter(model: LatentDiffusion, folder: Path) -> None:
     """
     if (folder / CLASS_TOKENS).is_file():
         load_class_tokens(model, load_file(folder / CLASS_TOKENS))
+    if (folder / UNET_WEIGHTS).is_file():
+        _replace_weights(model.unet, load_file(folder / UNET_WEIGHTS))
+        return
     for part, (config, tensors) in _stored(folder).items():
         module = getattr(model, part)
         module.add_adapter(config)
         _check_names(set(get_peft_model_state_dict(module)), set(tensors))
         set_peft_model_state_dict(module, tensors)
         module.requires_grad_(False).eval()
+
+
+def _replace_weights(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    before = module.state_dict()
+    _check_names(set(before), set(tensors))
+    for name, tensor in tensors.items():
+        if tensor.shape != before[name].shape:
+            raise ValueError(f"its {name} is of the shape {tuple(tensor.shape)}, not {tuple(before[name].shape)}")
+    for name, value in module.named_parameters():
+        # Instead of writing into it: it is the kept base model's.
+        value.data = tensors[name].to(value.device, value.dtype)
 
 
 def _stored(folder: Path) -> dict[str, _Stored]:

@@ -59,10 +59,12 @@ class PartLayers:
     Attributes:
         adaptable: Linear layers and convolutions, in the order of their names.
         others: The names of normalisations and the like, which no adapter takes.
+        parameters: How many numbers all of them have, biases as well.
     """
 
     adaptable: tuple[Layer, ...]
     others: frozenset[str]
+    parameters: int = 0
 
 
 def part_layers(model: BaseModel, part: str, *, field: str) -> PartLayers:
@@ -90,4 +92,5 @@ def layers_of(shapes: Mapping[str, tuple[int, ...]]) -> PartLayers:
     """The layers that weights of these names and shapes make."""
     weights = {key.removesuffix(_WEIGHT): shape for key, shape in sorted(shapes.items()) if key.endswith(_WEIGHT)}
     adaptable = tuple(Layer(name, tuple(shape)) for name, shape in weights.items() if len(shape) in (2, 4))
-    return PartLayers(adaptable, frozenset(weights) - {layer.name for layer in adaptable})
+    others = frozenset(weights) - {layer.name for layer in adaptable}
+    return PartLayers(adaptable, others, sum(prod(shape) for shape in shapes.values()))

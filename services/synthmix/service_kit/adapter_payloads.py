@@ -7,7 +7,12 @@ PEFT_CONFIG = "adapter_config.json"
 TEXT_FOLDER = "text_encoder"
 # Learned tokens of classes, as textual inversion stores them.
 CLASS_TOKENS = "learned_embeds.safetensors"
+# A UNet that was trained itself, in diffusers' layout.
+UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+UNET_CONFIG = "unet/config.json"
 ADAPTER_FILES = (
+    UNET_WEIGHTS,
+    UNET_CONFIG,
     CLASS_TOKENS,
     LORA_WEIGHTS,
     PEFT_WEIGHTS,
