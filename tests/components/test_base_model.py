@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from synthmix.latent_diffusion.base_model import resolve, verify
+from synthmix.latent_diffusion.loading import load
 from synthmix.latent_diffusion.part_layers import UNET, part_layers
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from tiny_base_model import write_tiny_base_model
@@ -122,7 +126,14 @@ def hub(copied: Path) -> Iterator[tuple[FakeHub, str]]:
         "all.safetensors",
     ):
         (copied / other).write_bytes(weights.read_bytes()[:100])
-    fake = FakeHub(copied)
+    with serving(copied) as found:
+        yield found
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[FakeHub, str]]:
+    """A hub with a model, and its address."""
+    fake = FakeHub(folder)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -381,11 +392,50 @@ def test_a_model_that_the_hub_refuses_is_an_error_of_the_field(hub: tuple[FakeHu
     )
 
 
-def test_weights_that_are_only_variants_are_named_so(copied: Path) -> None:
-    for weights in (copied / "unet").glob("*.safetensors"):
-        os.rename(weights, weights.with_suffix(".fp16.safetensors"))
-    with pytest.raises(InvalidArgument, match="has only variants of the weights in unet"):
+def only_as_variants(folder: Path, components: Sequence[str], variant: str) -> None:
+    for component in components:
+        for weights in (folder / component).glob("*.safetensors"):
+            tensors = {name: value.half() for name, value in load_file(weights).items()}
+            save_file(tensors, weights.with_suffix(f".{variant}.safetensors"), metadata={"format": "pt"})
+            weights.unlink()
+
+
+@pytest.mark.parametrize("components", [("unet",), ("unet", "vae", "text_encoder"), ("text_encoder",)], ids=str)
+def test_weights_that_are_only_there_in_float16_are_loaded(copied: Path, tiny: Path, components: list[str]) -> None:
+    whole = load(tiny, torch.device("cpu"))
+    before = resolve(str(copied), field=FIELD).digest
+    only_as_variants(copied, components, "fp16")
+    found = resolve(str(copied), field=FIELD)
+    assert found.digest != before
+    assert part_layers(found, UNET, field=FIELD) == part_layers(resolve(str(tiny), field=FIELD), UNET, field=FIELD)
+    loaded = load(found.folder, torch.device("cpu"))
+    for component in ("unet", "vae", "text_encoder"):
+        expected = getattr(whole, component).state_dict()
+        for name, value in getattr(loaded, component).state_dict().items():
+            rounded = expected[name].half().float() if component in components else expected[name]
+            assert torch.equal(value.float(), rounded), (component, name)
+
+
+def test_weights_are_loaded_whole_where_a_variant_lies_beside_them(copied: Path, tiny: Path) -> None:
+    beside = copied / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    beside.write_bytes(b"anything")
+    assert resolve(str(copied), field=FIELD).digest == resolve(str(tiny), field=FIELD).digest
+
+
+def test_weights_that_are_only_there_as_other_variants_are_named_so(copied: Path) -> None:
+    only_as_variants(copied, ["unet"], "non_ema")
+    with pytest.raises(InvalidArgument, match="has only variants of the weights in unet, and not fp16; give a model"):
         resolve(str(copied), field=FIELD)
+
+
+def test_a_model_that_the_hub_has_in_float16_alone_is_planned_and_downloaded(copied: Path, tmp_path: Path) -> None:
+    only_as_variants(copied, ["unet", "vae", "text_encoder"], "fp16")
+    with serving(copied) as (fake, endpoint):
+        planned = resolved(endpoint, tmp_path / "front-end", weights=False)
+        assert [name for name in fake.fetched if name.endswith(".safetensors")] == []
+        assert resolved(endpoint, tmp_path / "worker", weights=True) == planned
+    assert planned["digest"] == resolve(str(copied), field=FIELD).digest
+    assert resolved("http://127.0.0.1:9", tmp_path / "worker", weights=True) == planned, "from the cache"
 
 
 @pytest.mark.parametrize("reference", ["", "embeded", "/no/such/folder", "./nothing", "a/b/c"])

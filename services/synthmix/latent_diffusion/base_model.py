@@ -14,12 +14,12 @@ from synthmix.latent_diffusion.base_model_files import WEIGHT_FILES, Sizes, chec
 from synthmix.latent_diffusion.hub import download
 from synthmix.latent_diffusion.model_folder import (
     COMPONENTS,
+    FP16,
     INCOMPLETE,
     NOT_FOUND,
     WEIGHTS,
     ModelFolder,
-    is_part,
-    is_variant,
+    parts,
 )
 from synthmix.latent_diffusion.model_kinds import DIFFUSERS_FOLDER, INDEX, check_pipeline, no_model
 from synthmix.service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
@@ -170,12 +170,8 @@ def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str]
 
 def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """What makes a component: path, size and time of each file, in the order of their paths."""
-    return tuple(
-        _stamp(folder, path)
-        for component in COMPONENTS
-        for path in sorted((folder / component).rglob("*"))
-        if path.is_file() and is_part(str(path.relative_to(folder)))
-    )
+    paths = (path for component in COMPONENTS for path in sorted((folder / component).rglob("*")) if path.is_file())
+    return tuple(_stamp(folder, folder / name) for name in parts(str(path.relative_to(folder)) for path in paths))
 
 
 def _stamp(folder: Path, path: Path) -> tuple[str, int, int]:
@@ -208,10 +204,10 @@ def _check_weights_are_safetensors(model: ModelFolder, names: Sequence[str]) -> 
         for component in WEIGHT_FILES
         if not any(name.startswith(f"{component}/") and name.endswith(WEIGHTS) for name in names)
     ]
-    if without and any(is_variant(path.name) for path in (model.path / without[0]).glob("*" + WEIGHTS)):
+    if without and any((model.path / without[0]).glob("*" + WEIGHTS)):
         raise model.fault(
-            f"has only variants of the weights in {', '.join(without)}",
-            "give a model whose weights are named without a variant, such as model.safetensors",
+            f"has only variants of the weights in {', '.join(without)}, and not {FP16}",
+            f"give a model whose weights are named without a variant, such as model{WEIGHTS}, or model.{FP16}{WEIGHTS}",
             INCOMPLETE,
         )
     if without:

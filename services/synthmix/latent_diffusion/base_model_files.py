@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from synthmix.latent_diffusion.model_folder import (
+    FP16,
     INCOMPLETE,
     LONGEST_SHOWN,
     UNSUPPORTED,
@@ -381,9 +382,13 @@ def _check_weights(model: ModelFolder, sizes: Mapping[str, Mapping[str, tuple[in
 def weight_files(model: ModelFolder, component: str) -> list[str]:
     """Paths of a component's weight files: one, or the shards that its index names."""
     file = WEIGHT_FILES[component]
-    whole = f"{component}/{file}"
+    whole, variant = f"{component}/{file}", f"{component}/{file.removesuffix(WEIGHTS)}.{FP16}{WEIGHTS}"
     if (model.path / whole).is_file() or whole in model.elsewhere:
         return [whole]
+    if not (model.path / f"{whole}.index.json").exists() and (
+        (model.path / variant).is_file() or variant in model.elsewhere
+    ):
+        return [variant]
     index = f"{whole}.index.json"
     if not (model.path / index).exists():
         others = sorted(path.name for path in (model.path / component).glob("*" + WEIGHTS))

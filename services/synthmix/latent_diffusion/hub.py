@@ -19,7 +19,7 @@ from synthmix.latent_diffusion.model_folder import (
     TOO_LARGE,
     WEIGHTS,
     ModelFolder,
-    is_part,
+    parts,
 )
 from synthmix.latent_diffusion.model_kinds import INDEX, no_model
 from synthmix.service_kit import hub_cache
@@ -97,9 +97,9 @@ def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> 
     except Exception as error:  # as above
         hold = hub_cache.hold(name)
         return Downloaded(_cached(named, name, commit, weights=weights, because=error), {}, hold)
-    parts = _parts(named, files)
-    _check_size(named, parts, settings)
-    wanted = [file for file in parts if weights or not _is_elsewhere(file)]
+    loaded = _parts(named, files)
+    _check_size(named, loaded, settings)
+    wanted = [file for file in loaded if weights or not _is_elsewhere(file)]
     _check_fits(named, wanted)
     try:
         hold = _hold_with_room(wanted, name, commit)
@@ -108,7 +108,7 @@ def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> 
         raise
     except Exception as error:  # as above
         raise _not_to_be_had(named, error) from error
-    remote = {file.path: file.sha256 for file in parts if _is_elsewhere(file) and not (folder / file.path).is_file()}
+    remote = {file.path: file.sha256 for file in loaded if _is_elsewhere(file) and not (folder / file.path).is_file()}
     return Downloaded(folder, remote, hold)
 
 
@@ -161,30 +161,27 @@ def _parts(named: ModelFolder, files: Collection[HubFile]) -> list[HubFile]:
     names = [file.path for file in files]
     if INDEX not in names:
         raise no_model(replace(named, elsewhere=names), names)
-    return [
-        file
-        for file in files
-        if file.path == INDEX or (is_part(file.path) and _PLAIN_NAME.fullmatch(file.path.rpartition("/")[2]))
-    ]
+    loaded = {INDEX, *parts(name for name in names if _PLAIN_NAME.fullmatch(name.rpartition("/")[2]))}
+    return [file for file in files if file.path in loaded]
 
 
-def _check_size(named: ModelFolder, parts: Collection[HubFile], settings: HubSettings) -> None:
+def _check_size(named: ModelFolder, loaded: Collection[HubFile], settings: HubSettings) -> None:
     """Raises InvalidArgument if a model has too many files, or too large ones."""
-    if len(parts) > settings.most_files:
+    if len(loaded) > settings.most_files:
         raise named.fault(
-            f"has {len(parts):,} files to download, more than {settings.most_files:,}",
+            f"has {len(loaded):,} files to download, more than {settings.most_files:,}",
             "use another; the operator sets the limit by SYNTHMIX_HUB_MODEL_MOST_FILES or the chart's "
             "baseModels.hub.files",
             TOO_LARGE,
         )
-    unknown = [file.path for file in parts if file.size_bytes is None]
+    unknown = [file.path for file in loaded if file.size_bytes is None]
     if unknown:
         raise Unavailable(
             f"{named.field}: the hub does not say how large {listed(unknown, 3)} of {named.reference!r} are; "
             "try again, or download the model and name its folder",
             reason="BASE_MODEL_HUB_UNAVAILABLE",
         )
-    size_bytes = sum(file.size_bytes or 0 for file in parts)
+    size_bytes = sum(file.size_bytes or 0 for file in loaded)
     if size_bytes > settings.most_bytes:
         raise named.fault(
             f"has {byte_size(size_bytes)} to download, more than {byte_size(settings.most_bytes)}",
@@ -192,7 +189,7 @@ def _check_size(named: ModelFolder, parts: Collection[HubFile], settings: HubSet
             "baseModels.hub.size",
             TOO_LARGE,
         )
-    small_bytes = sum(file.size_bytes or 0 for file in parts if not _is_elsewhere(file))
+    small_bytes = sum(file.size_bytes or 0 for file in loaded if not _is_elsewhere(file))
     if small_bytes > MOST_SMALL_BYTES:
         raise named.fault(
             f"has {byte_size(small_bytes)} of files besides its weights, more than {byte_size(MOST_SMALL_BYTES)}",
@@ -261,11 +258,9 @@ def _cached(named: ModelFolder, name: str, commit: str, *, weights: bool, becaus
         folder = Path(snapshot_download(name, revision=commit, allow_patterns=patterns, local_files_only=True))
     except Exception as error:  # whatever it lacks
         raise _not_to_be_had(named, because) from error
-    has_weights = all(
-        any(is_part(f"{component}/{path.name}") for path in (folder / component).glob("*" + WEIGHTS))
-        for component in WEIGHT_FILES
-    )
-    if not has_weights:
+    loaded = parts(str(path.relative_to(folder)) for path in folder.glob("*/*"))
+    with_weights = {path.partition("/")[0] for path in loaded if path.endswith(WEIGHTS)}
+    if not with_weights >= WEIGHT_FILES.keys():
         raise _not_to_be_had(named, because)
     return folder
 

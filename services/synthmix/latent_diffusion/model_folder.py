@@ -1,7 +1,7 @@
 """A base model's folder as its checks read it: strict JSON, bounded, with errors that name file, value and remedy."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -19,6 +19,7 @@ TOO_LARGE = "BASE_MODEL_TOO_LARGE"
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SMALL_FILES = (".json", ".txt", ".model")
 WEIGHTS = ".safetensors"
+FP16 = "fp16"
 
 LARGEST_CONFIG_BYTES = 1 << 20
 LARGEST_VOCABULARY_BYTES = 64 << 20
@@ -92,17 +93,28 @@ class ModelFolder:
         )
 
 
-def is_part(path: str) -> bool:
-    """Whether a file, by its path in the diffusers layout, belongs to a component as it is loaded.
+def parts(paths: Iterable[str]) -> list[str]:
+    """Those of a model's files, by their paths in the diffusers layout, that belong to a component as it is loaded.
 
-    Hubs keep weights besides in other formats and as variants, which are named {name}.{variant}.safetensors.
+    Hubs keep weights besides in other formats and as variants, which are named {name}.{variant}.safetensors. Of a
+    component that has nothing else, the variant in float16 is loaded.
     """
-    folder, _, name = path.rpartition("/")
-    return folder in COMPONENTS and (name.endswith(SMALL_FILES) or (name.endswith(WEIGHTS) and not is_variant(name)))
+    of_components: dict[str, list[str]] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder in COMPONENTS and name.endswith((*SMALL_FILES, WEIGHTS)):
+            of_components.setdefault(folder, []).append(path)
+    found = []
+    for of_component in of_components.values():
+        weights = [path for path in of_component if path.endswith(WEIGHTS)]
+        chosen = [path for path in weights if not variant(path)] or [path for path in weights if variant(path) == FP16]
+        found += [path for path in of_component if path in chosen or not path.endswith(WEIGHTS)]
+    return found
 
 
-def is_variant(name: str) -> bool:
-    return "." in name.removesuffix(WEIGHTS)
+def variant(path: str) -> str:
+    """The variant that a weight file is, by its name; "" for none."""
+    return path.rpartition("/")[2].removesuffix(WEIGHTS).partition(".")[2]
 
 
 def is_whole(value: object, low: int = 1, high: int = 1 << 31) -> bool:
