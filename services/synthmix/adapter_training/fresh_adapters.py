@@ -49,7 +49,7 @@ def add_fresh_adapter(
         for value in model.unet.parameters():
             value.data = value.data.float().clone()  # it is the kept base model's
             value.requires_grad_(True)
-    begun = {}
+    begun: dict[str, torch.Tensor] = {}
     for part, place in _places(model, settings).items():
         own = part_of(first_factors, part)
         begun |= {f"{PARTS[part]}{name}": value for name, value in _added(place, settings, own).items()}

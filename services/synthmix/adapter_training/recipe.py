@@ -154,7 +154,8 @@ def _parameter_groups(parameters: dict[str, torch.nn.Parameter], settings: Adapt
 
     LoRA+ lets the factors that begin as zero learn faster: Hayou et al. 2024 (arXiv:2402.12354), section 4.
     """
-    tokens, groups = [], {}
+    tokens: list[torch.nn.Parameter] = []
+    groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, value in parameters.items():
         if name == CLASS_TOKENS:
             tokens.append(value)
