@@ -6,6 +6,7 @@ lacks, or has too much of, diffusers and PEFT leave out without an error.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,11 @@ def load_adapter(model: LatentDiffusion, folder: Path) -> None:
     """Puts the adapter whose files are in a folder into a base model's UNet.
 
     Raises:
-        ValueError: It lacks weights of a layer that it names, or has others.
+        ValueError: It lacks weights of a layer that it names, or has others, or some of another shape.
     """
     config, tensors = _lora(folder / LORA_WEIGHTS) if (folder / LORA_WEIGHTS).is_file() else _peft(folder)
     model.unet.add_adapter(config)
-    _check_names(set(get_peft_model_state_dict(model.unet)), set(tensors))
+    _check_tensors(get_peft_model_state_dict(model.unet), tensors)
     set_peft_model_state_dict(model.unet, tensors)
     model.unet.requires_grad_(False).eval()
 
@@ -66,8 +67,16 @@ def _name(key: str) -> str:
     return key.removeprefix(LORA_PREFIX)
 
 
-def _check_names(wanted: set[str], found: set[str]) -> None:
+def _check_tensors(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
     """PEFT leaves what is missing as it began, and what it does not know unused."""
-    for names, problem in ((wanted - found, "lacks"), (found - wanted, "has what no layer takes:")):
+    missing, unknown = wanted.keys() - found.keys(), found.keys() - wanted.keys()
+    for names, problem in ((missing, "lacks"), (unknown, "has what no layer takes:")):
         if names:
             raise ValueError(f"it {problem} {', '.join(sorted(names)[:SHOWN_NAMES])} ({len(names)} in all)")
+    other = [
+        f"{name} of the shape {list(tensor.shape)}, where the layer takes {list(wanted[name].shape)}"
+        for name, tensor in sorted(found.items())
+        if tensor.shape != wanted[name].shape
+    ]
+    if other:
+        raise ValueError(f"it has {'; '.join(other[:SHOWN_NAMES])} ({len(other)} in all)")
