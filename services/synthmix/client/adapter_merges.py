@@ -50,11 +50,13 @@ class Operand:
     Attributes:
         name: As the caller gave it.
         weight: What its update is multiplied with.
+        is_of_service: Whether the service says its base model, not a file.
     """
 
     name: str
     stored: Stored
     weight: float
+    is_of_service: bool
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def merge_adapters(
         fetch: Downloads an adapter of the service into a folder that does not exist yet.
     """
     _check(len(adapters), weights, rank, format_name, out)
+    with extra("merge", "merging adapters"):
+        import numpy  # noqa: F401
     with tempfile.TemporaryDirectory(prefix="synthmix-merge-") as scratch:
         operands = []
         for number, (adapter, weight) in enumerate(zip(adapters, weights, strict=True)):
@@ -95,7 +99,7 @@ def merge_adapters(
                 stored = read_adapter(adapter, field=FIELD)
             else:
                 stored = fetch(adapter, Path(scratch) / str(number))
-            operands.append(Operand(str(adapter), stored, weight))
+            operands.append(Operand(str(adapter), stored, weight, is_of_service=not isinstance(adapter, Path)))
         return merge(operands, rank, format_name, out)
 
 
@@ -134,12 +138,9 @@ def merge(operands: Sequence[Operand], rank: int | None, format_name: str, out: 
 
     Raises:
         InvalidArgument: The adapters are of several base models, or of a kind that cannot be added up.
-        FailedPrecondition: numpy is not installed.
     """
-    with extra("merge", "merging adapters"):
-        import numpy  # noqa: F401
     _check_kinds(operands, rank)
-    base_model = _base_model(operands)
+    base_model, notes = _base_model(operands)
     layers: dict[str, dict[str, Tensor]] = {}
     ranks: dict[str, int] = {}
     lost, whole, apart = 0.0, 0.0, 0.0
@@ -176,7 +177,7 @@ def merge(operands: Sequence[Operand], rank: int | None, format_name: str, out: 
     # Beside it, so that it is there whole or not at all.
     with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
         made = Path(scratch) / f"made{out.suffix}"
-        notes = FORMATS[format_name].write(stored, made)
+        notes += FORMATS[format_name].write(stored, made)
         check_free(out)
         made.rename(out)
     files = (out,) if out.is_file() else tuple(sorted(out.iterdir()))
@@ -207,17 +208,25 @@ def _check_kinds(operands: Sequence[Operand], rank: int | None) -> None:
             )
 
 
-def _base_model(operands: Sequence[Operand]) -> str:
-    """The base model that those name which name one. Raises InvalidArgument if they name several."""
+def _base_model(operands: Sequence[Operand]) -> tuple[str, list[str]]:
+    """The base model of all, "" if it is not known, and a note if files name several.
+
+    Raises:
+        InvalidArgument: Adapters of the service are of several. Files of one base model may name it in many ways.
+    """
     named = {item.stored.base_model: item for item in operands if item.stored.base_model}
-    if len(named) > 1:
-        said = [f"{item.name} is of {base_model}" for base_model, item in named.items()]
+    said = [f"{item.name} is of {base_model}" for base_model, item in named.items()]
+    certain = {item.stored.base_model: item for item in operands if item.is_of_service}
+    if len(certain) > 1:
         raise _cannot(
-            operands[0],
+            next(iter(certain.values())),
             f"is merged with adapters of other base models: {listed(said, SHOWN)}",
             "merge adapters of one base model",
         )
-    return next(iter(named), "")
+    if len(named) < 2:
+        return next(iter(named), ""), []
+    note = f"the adapters name their base models differently: {listed(said, SHOWN)}; they have to be of the same one"
+    return next(iter(certain), ""), [note]
 
 
 def _shapes(operands: Sequence[Operand]) -> dict[str, tuple[int, ...]]:
