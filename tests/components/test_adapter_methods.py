@@ -25,7 +25,7 @@ from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter
 from synthmix.latent_diffusion.base_model import BaseModel, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, load, probe
-from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS, PEFT_WEIGHTS
+from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS, PEFT_WEIGHTS, divided
 from synthmix.service_kit.errors import InvalidArgument
 from synthmix.service_kit.resource_names import OperationName
 from tiny_adapters import CASES, ENDS, REFUSED, settings_of, trained, written
@@ -308,11 +308,11 @@ def test_files_of_earlier_versions_are_read_whole(base: LatentDiffusion, found: 
 
 
 @pytest.mark.parametrize("side", [1, 7, 8, 12, 16, 30, 64, 97, 176, 320, 352, 1280])
-@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8, 16, 100, 1024])
+@pytest.mark.parametrize("factor", [-1, 1, 2, 3, 4, 8, 16, 100, 1024])
 def test_the_sides_of_lokrs_factors_are_pefts(side: int, factor: int) -> None:
     from peft.tuners.lokr.layer import factorization
 
-    assert methods.divided(side, factor) == factorization(side, factor)
+    assert divided(side, factor) == factorization(side, factor)
 
 
 def test_pefts_oft_changes_a_convolution_before_it_has_learned_anything() -> None:

@@ -154,11 +154,49 @@ def test_an_adapter_is_exported(form: str, out: str, tmp_path: Path) -> None:
     assert (tmp_path / out).exists()
 
 
+def test_an_adapter_is_imported(tmp_path: Path) -> None:
+    header = {
+        "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": {
+            "dtype": "F16",
+            "shape": [1, 4],
+            "data_offsets": [0, 8],
+        },
+        "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": {
+            "dtype": "F16",
+            "shape": [2, 1],
+            "data_offsets": [8, 12],
+        },
+    }
+    text = json.dumps(header).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(12))
+    settings = adapters_pb2.AdapterSettings(method="lora", rank=1, base_model="builtin")
+    made = adapters_pb2.Adapter(name=f"adapters/{fake.ID}", settings=settings, parameter_count=6)
+    with fake.serving() as services:
+        services.answers |= {
+            "UploadFile": fake.upload,
+            "CreateAdapter": lambda request, context: fake.operation(fake.ADAPTER_OPERATION, response=made),
+        }
+        result = command(
+            *("--address", services.address, "--token", fake.TOKEN),
+            *("adapters", "import", str(path), "--base-model", "builtin", "--class", "round", "--grey"),
+            home=tmp_path / "home",
+        )
+    assert result.returncode == 0, result.stderr
+    assert f"adapters/{fake.ID}: lora of rank 1 for builtin, 6 numbers" in result.stdout
+    assert "it is not known on which images it was trained" in result.stdout
+    [request] = services.requests["CreateAdapter"]
+    assert (list(request.adapter.imported.classes), request.adapter.imported.grey) == (["round"], True)
+    assert request.adapter.settings.base_model == "builtin"
+    assert not request.adapter.settings.HasField("prompt")
+
+
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
         (["demo"], "local"),
         (["datasets", "simulate", "images"], "local"),
+        (["adapters", "merge", "a.safetensors", "--weights", "1", "--out", "b.safetensors"], "merge"),
         (["--release", "lab/synthmix", "studies", "list"], "release"),
         (["datasets", "import", "manifest.parquet", "--name", "cells", "--no-groups"], "parquet"),
     ],

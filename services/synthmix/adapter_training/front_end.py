@@ -7,10 +7,10 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2
 
-from synthmix.adapter_training import planning
+from synthmix.adapter_training import importing, planning
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix.api.artifacts.v1 import artifacts_pb2
-from synthmix.image_data.generators import adapter_settings
+from synthmix.image_data.generators import IMPORTED, adapter_settings, is_imported
 from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.environment import ADAPTER_TRAINING
@@ -27,7 +27,8 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
     async def CreateAdapter(
         self, request: adapters_pb2.CreateAdapterRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        planned = await asyncio.to_thread(planning.plan, self._store, request.adapter)
+        plan = importing.plan if request.adapter.HasField("imported") else planning.plan
+        planned = await asyncio.to_thread(plan, self._store, request.adapter)
         return await self._collection.create(planned, validate_only=request.validate_only)
 
     async def GetAdapter(
@@ -53,7 +54,7 @@ def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adap
     settings, summary = adapter_settings(manifest), manifest.summary
     message = adapters_pb2.Adapter(
         name=str(manifest.name),
-        train_split=summary["train_split"],
+        train_split=summary.get("train_split", ""),
         settings=settings,
         final_loss=summary["final_loss"],
         parameter_count=summary["parameter_count"],
@@ -74,6 +75,7 @@ def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adap
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
         payloads=payload_messages(store, manifest),
+        imported=importing.imported_message(manifest.request[IMPORTED]) if is_imported(manifest) else None,
     )
     message.create_time.FromJsonString(manifest.create_time)
     return message

@@ -16,6 +16,7 @@ from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.part_layers import Layer
+from synthmix.service_kit.adapter_payloads import divided
 from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.service_kit.quantities import byte_size, plural
 from synthmix.service_kit.settings_messages import fill_left_out, set_default
@@ -176,14 +177,6 @@ def _lokr_parameters(settings: AdapterSettings, layer: Layer) -> int:
     if layer.kernel_pixels > 1:
         return small + rank * (out_large + in_large + rank * layer.kernel_pixels)
     return small + rank * (out_large + in_large)
-
-
-def divided(side: int, factor: int) -> tuple[int, int]:
-    """Two numbers whose product is the side, the first as PEFT chooses it for a factor: what `factorization` does."""
-    if side % factor == 0:
-        return factor, side // factor
-    small = max(size for size in range(1, factor + 1) if side % size == 0 and size <= side // size)
-    return small, side // small
 
 
 def _oft_parameters(settings: AdapterSettings, layer: Layer) -> int:

@@ -111,15 +111,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
         if sound:  # what a method can't do is told of a rank that there can be
             methods.check_layers(settings, layers)
     with problems:
-        multiple_px = max(8, base_model.latent_factor)  # 8 is diffusers' own rule; factors are powers of 2
-        if settings.image_size % multiple_px:
-            raise invalid_field(
-                "adapter.settings.image_size",
-                settings.image_size,
-                f"is not a multiple of {multiple_px}",
-                f"use {base_model.image_size_px} or another multiple of {multiple_px}",
-                reason="OUT_OF_RANGE",
-            )
+        check_image_size(settings, base_model)
     with problems:
         if settings.least_noise >= settings.most_noise:
             raise invalid_field(
@@ -199,6 +191,19 @@ def _check_learned(settings: adapters_pb2.AdapterSettings, problems: Problems) -
                 "leave it out" if alone else f"use less than images_seen, {settings.images_seen}",
                 reason="OUT_OF_RANGE",
             )
+
+
+def check_image_size(settings: adapters_pb2.AdapterSettings, base_model: BaseModel) -> None:
+    """Raises InvalidArgument for a side that the base model's latents do not divide. `settings` have one."""
+    multiple_px = max(8, base_model.latent_factor)  # 8 is diffusers' own rule; factors are powers of 2
+    if settings.image_size % multiple_px:
+        raise invalid_field(
+            "adapter.settings.image_size",
+            settings.image_size,
+            f"is not a multiple of {multiple_px}",
+            f"use {base_model.image_size_px} or another multiple of {multiple_px}",
+            reason="OUT_OF_RANGE",
+        )
 
 
 def _measures_nothing(field: str, value: int, what: str) -> InvalidArgument:
@@ -285,7 +290,9 @@ def enlarged_images(store: ObjectStore, train: TrainPart, image_size_px: int) ->
 def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     """Checks a request against what exists, without starting anything. Raises SynthMixError."""
     if not adapter.train_split:
-        raise missing_field("adapter.train_split", "use splits/{id}/parts/train")
+        raise missing_field(
+            "adapter.train_split", "use splits/{id}/parts/train, or import an adapter with `synthmix adapters import`"
+        )
     reference = with_defaults(adapter.settings).base_model
     base_model = resolve(reference, field="adapter.settings.base_model", weights=False)
     check_method(adapter.settings)

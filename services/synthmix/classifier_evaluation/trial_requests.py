@@ -9,6 +9,7 @@ from typing import Any
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
 from synthmix.classifier_evaluation.mixtures import TrialSpec
+from synthmix.image_data.generators import is_imported
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import unmet_precondition
@@ -52,9 +53,18 @@ def check_generator(store: ObjectStore, image_set: Manifest, train_digest: str, 
     """Raises FailedPrecondition if an image set's adapter was trained on anything but this train part.
 
     Another split of the same dataset has some of this one's test images in its train part: what a generator
-    made of them would carry the test into training.
+    made of them would carry the test into training. So may an imported adapter.
     """
     adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
+    if is_imported(adapter):
+        raise unmet_precondition(
+            field,
+            f"{image_set.name} was made by {adapter.name}, which was imported: it is not known on which images it was "
+            "trained, and this split's test images may be among them; train an adapter on this split's train part and "
+            "make an image set of it",
+            reason="TRAINING_DATA_UNKNOWN",
+            metadata={"artifact": str(image_set.name)},
+        )
     if adapter.inputs["train_split"] == train_digest:
         return
     raise unmet_precondition(

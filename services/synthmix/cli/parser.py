@@ -62,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_studies(groups)
     adapters = _add_resource(groups, "adapters", "train low-rank adapters and get their weights", "adapter")
     _add_export(adapters)
+    _add_import(adapters)
+    _add_merge(adapters)
     _add_resource(groups, "images", "synthesise image sets and get their images", "image set")
     _add_resource(groups, "evaluations", "train and evaluate grids of classifiers", "evaluation")
     _add_operations(groups)
@@ -337,7 +339,7 @@ def _add_export(commands: Any) -> None:
     export = _command(
         commands,
         "export",
-        "resources:export",
+        "adapters:export",
         "write an adapter in a form that other tools read",
         "Fetches an adapter and writes it in another form, without an installation of torch. Prints what was written, "
         "and what some readers leave out of it.",
@@ -365,6 +367,82 @@ def _add_export(commands: Any) -> None:
         default="",
         metavar="CLASS",
         help="the class whose adapter is meant, of one that was trained with `per: class`",
+    )
+
+
+def _add_import(commands: Any) -> None:
+    add = _command(
+        commands,
+        "import",
+        "adapters:import_",
+        "make an adapter of a file that another program wrote",
+        "PATH is a safetensors file as of kohya's sd-scripts, LyCORIS (LoHa, LoKr) or diffusers, or a folder in PEFT's "
+        "layout, with an adapter of the UNet of Stable Diffusion 1.x or 2.x. What it was trained on is not known, so "
+        "that evaluations and studies refuse image sets that are made with it.",
+    )
+    add.add_argument("path", type=_path, metavar="PATH")
+    add.add_argument(
+        "--base-model",
+        required=True,
+        metavar="MODEL",
+        help="what it was trained on: builtin, a folder in the diffusers layout that workers can read, or "
+        "owner/name@revision of the hub",
+    )
+    add.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        required=True,
+        metavar="LABEL",
+        help="what {label} in prompts may be: a label of images that are made with it; may be repeated",
+    )
+    add.add_argument(
+        "--prompt",
+        default="",
+        help="the prompt that it was trained with, and {label} where the class is named (default: 'a microscopy image "
+        "of a {label} cell')",
+    )
+    add.add_argument(
+        "--image-size",
+        type=_count(16, 2048),
+        default=0,
+        metavar="PIXELS",
+        help="side of the images that are made with it (default: the base model's own)",
+    )
+    add.add_argument("--grey", action="store_true", help="images that are made with it are grey")
+
+
+def _add_merge(commands: Any) -> None:
+    merge = _command(
+        commands,
+        "merge",
+        "adapters:merge",
+        "write one LoRA whose update is the weighted sum of several adapters'",
+        "ADAPTER is an adapter's name, or a path of what `synthmix adapters import` takes. Adapters of LoRA's kind are "
+        "merged exactly, by adding up their ranks, unless --rank is given; of loha and lokr the sum is cut to a rank "
+        "by its singular values, and what that leaves out is printed. dora, oft and boft do not add up. All have to be "
+        "of one base model. Needs numpy: pip install 'synthmix[merge]'.",
+    )
+    merge.add_argument("adapters", nargs="+", metavar="ADAPTER")
+    merge.add_argument(
+        "--weights",
+        type=_numbers,
+        required=True,
+        metavar="W[,W...]",
+        help="what each adapter's update is multiplied with, in their order; --weights=-1,1 if the first is negative",
+    )
+    merge.add_argument(
+        "--rank", type=_count(1, 4096), metavar="K", help="the largest rank of a layer (default: the sum of all ranks)"
+    )
+    merge.add_argument(
+        "--format", default="diffusers", metavar="FORMAT", help="diffusers, kohya or peft (default: %(default)s)"
+    )
+    merge.add_argument(
+        "--out",
+        required=True,
+        type=_path,
+        metavar="PATH",
+        help="where to write; nothing may be there yet, and a file's name ends in .safetensors",
     )
 
 
@@ -483,6 +561,14 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     common.add_argument(
         "--output", choices=("text", "json"), help="json prints one JSON value to standard output (default: text)"
     )
+
+
+def _numbers(text: str) -> list[float]:
+    """Numbers, parted by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not numbers parted by commas") from None
 
 
 def _channel_numbers(text: str) -> list[int]:

@@ -115,29 +115,10 @@ def download(arguments: argparse.Namespace) -> None:
     )
 
 
-def export(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client, progress() as show_progress:
-        name = ArtifactName.parse(client.adapters.get(arguments.name).name, field="name")
-        made = client.export_adapter(
-            str(name),
-            arguments.format,
-            arguments.out,
-            label=arguments.label,
-            progress=shown_transfer(show_progress),
-        )
-    value = {
-        "name": str(name),
-        "format": arguments.format,
-        "files": [str(path) for path in made.files],
-        "notes": list(made.notes),
-    }
-    said = [f"{name} in the format {arguments.format}:", *(f"  {path}" for path in made.files)]
-    emit(arguments, value, "\n".join([*said, *(f"note: {sentence}" for sentence in made.notes)]))
-
-
 def plan_text(plan: operations_pb2.Plan) -> str:
     left = (
         f"{duration(plan.predicted_seconds)} of worker time predicted" if plan.done < plan.total else "all done already"
     )
     said = f"{plan.target}: {plan.done} of {plan.total} {plan.unit} done, {left}"
-    return "\n".join([said, *(f"{item.name}: {number(item.value)}" for item in plan.quantities)])
+    quantities = [f"{item.name}: {number(item.value)}" for item in plan.quantities]
+    return "\n".join([said, *quantities, *(f"warning: {warning}" for warning in plan.warnings)])

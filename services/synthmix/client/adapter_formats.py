@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import Adapter
-from synthmix.client.safetensors_files import Tensor, read_bytes, read_tensors, scalar, write_tensors
+from synthmix.client.safetensors_files import Tensor, numbers, read_tensors, scalar, write_tensors
 from synthmix.service_kit.adapter_payloads import (
     LORA_CONFIG,
     LORA_PREFIX,
@@ -82,6 +82,17 @@ class Stored:
     def alpha(self) -> float:
         return float(self.config["lora_alpha" if self.kind == "LORA" else "alpha"])
 
+    def rank_of(self, layer: str) -> int:
+        """A layer's own: those of adapters that were imported may differ."""
+        return int(self.config.get("rank_pattern", {}).get(layer, self.rank))
+
+    def alpha_of(self, layer: str) -> float:
+        return float(self.config.get("alpha_pattern", {}).get(layer, self.alpha))
+
+    def scale_of(self, layer: str) -> float:
+        """What a layer's update is multiplied with."""
+        return self.alpha_of(layer) / self.rank_of(layer)
+
 
 @dataclass(frozen=True)
 class Format:
@@ -113,6 +124,12 @@ def check_export(format_name: str, method: str, out: Path) -> None:
             f"use one of: {others}",
             reason="FORMAT_CANNOT",
         )
+    check_out(format_name, out)
+
+
+def check_out(format_name: str, out: Path) -> None:
+    """Raises InvalidArgument or AlreadyExists for a path that a format is not written to."""
+    form = FORMATS[format_name]
     if form.is_file != (out.suffix == SUFFIX):
         raise invalid_field(
             "out",
@@ -213,6 +230,8 @@ _KINDS = {
     "OFT": ("oft_R.weight",),
     "BOFT": ("boft_R", "boft_s"),
 }
+# Those whose inputs, multiplied, are the layer's.
+_INPUT_FACTORS = {"LORA": (DOWN,), "LOHA": ("hada_w1",), "LOKR": ("lokr_w1", "lokr_w2")}
 # What a layer must have, whole or as a product of two.
 _FACTORS = (DOWN, UP, "hada_w1", "hada_w2", "lokr_w1", "lokr_w2", "oft_R.weight", "boft_R", "boft_s")
 
@@ -229,10 +248,12 @@ def _write_diffusers(stored: Stored, out: Path) -> list[str]:
     said = {f"{LORA_PREFIX}{key}": value for key, value in stored.config.items()}
     metadata = {"format": "pt", LORA_CONFIG: json.dumps(said, indent=2, sort_keys=True)}
     write_tensors(out, _in_place(_renamed(stored, LORA_PREFIX)), metadata, stored.weights)
-    if stored.alpha == stored.rank:
+    scales = sorted({stored.scale_of(layer) for layer in stored.layers})
+    if scales == [1.0]:
         return []
+    shown = f"{scales[0]:g}" if len(scales) == 1 else f"{scales[0]:g} to {scales[-1]:g}"
     return [
-        f"that the update is scaled by {stored.alpha / stored.rank:g} (alpha / rank) is in the file's metadata "
+        f"that the update is scaled by {shown} (alpha / rank) is in the file's metadata "
         f"({LORA_CONFIG}): a reader that leaves these out scales it by 1; the format kohya has alpha beside each layer"
     ]
 
@@ -254,11 +275,7 @@ def _write_peft(stored: Stored, out: Path) -> list[str]:
 def _write_kohya(stored: Stored, out: Path) -> list[str]:
     """As kohya's sd-scripts, and LyCORIS beside them, name tensors; the layers' names are those of diffusers."""
     to_layer = _kohya_lora if stored.kind == "LORA" else _kohya_lycoris
-    tensors = [
-        tensor
-        for layer, parts in stored.layers.items()
-        for tensor in to_layer(stored, f"{KOHYA_PREFIX}{layer.replace('.', '_')}", parts)
-    ]
+    tensors = [tensor for layer, parts in stored.layers.items() for tensor in to_layer(stored, layer, parts)]
     write_tensors(out, _in_place(tensors), _kohya_metadata(stored), stored.weights)
     notes = []
     if _has(stored, LENGTHS):
@@ -274,7 +291,7 @@ def _write_kohya(stored: Stored, out: Path) -> list[str]:
         )
     if stored.kind != "LORA":
         notes.append(f"diffusers does not read {stored.kind.lower()} in this format; PEFT does in the format peft")
-    width = _prompt_width(stored)
+    width = prompt_width(stored)
     if width is not None and width not in _VERSIONS:
         notes.append(
             f"the base model {stored.base_model} reads prompts of {plural(width, 'number')} a token, which is neither "
@@ -283,12 +300,17 @@ def _write_kohya(stored: Stored, out: Path) -> list[str]:
     return notes
 
 
-def _kohya_lora(stored: Stored, name: str, parts: Mapping[str, Tensor]) -> list[Tensor]:
-    down, up = parts[DOWN], parts[UP]
+def kohya_name(layer: str) -> str:
+    """What kohya's files call a layer."""
+    return f"{KOHYA_PREFIX}{layer.replace('.', '_')}"
+
+
+def _kohya_lora(stored: Stored, layer: str, parts: Mapping[str, Tensor]) -> list[Tensor]:
+    down, up, name = parts[DOWN], parts[UP], kohya_name(layer)
     tensors = [
         replace(down, name=f"{name}.lora_down.weight"),
         replace(up, name=f"{name}.lora_up.weight"),
-        scalar(f"{name}.alpha", stored.alpha),
+        scalar(f"{name}.alpha", stored.alpha_of(layer)),
     ]
     if LENGTHS in parts:
         # One for each output, as a column that the layer's weights can be multiplied with. PEFT has it as (out,), and
@@ -298,16 +320,16 @@ def _kohya_lora(stored: Stored, name: str, parts: Mapping[str, Tensor]) -> list[
     return tensors
 
 
-def _kohya_lycoris(stored: Stored, name: str, parts: Mapping[str, Tensor]) -> list[Tensor]:
+def _kohya_lycoris(stored: Stored, layer: str, parts: Mapping[str, Tensor]) -> list[Tensor]:
     """LyCORIS has PEFT's shapes.
 
     For a Kronecker product of two full factors it has no alpha (lycoris/modules/lokr.py): there the scale is put into
     the small one.
     """
-    alpha = stored.alpha
-    if {"lokr_w1", "lokr_w2"} <= parts.keys() and alpha != stored.rank:
-        parts = {**parts, "lokr_w1": _times(parts["lokr_w1"], alpha / stored.rank, stored.weights)}
-        alpha = stored.rank
+    name, rank, alpha = kohya_name(layer), stored.rank_of(layer), stored.alpha_of(layer)
+    if {"lokr_w1", "lokr_w2"} <= parts.keys() and alpha != rank:
+        parts = {**parts, "lokr_w1": _times(parts["lokr_w1"], alpha / rank, stored.weights)}
+        alpha = rank
     return [
         *(replace(tensor, name=f"{name}.{part}") for part, tensor in parts.items()),
         scalar(f"{name}.alpha", alpha),
@@ -315,11 +337,8 @@ def _kohya_lycoris(stored: Stored, name: str, parts: Mapping[str, Tensor]) -> li
 
 
 def _times(tensor: Tensor, factor: float, source: Path) -> Tensor:
-    if tensor.dtype != "F32":
-        raise ValueError(f"it has a tensor {tensor.name} of {tensor.dtype}, where F32 is written")
-    data = read_bytes(tensor, source)
-    form = f"<{len(data) // 4}f"
-    return replace(tensor, data=struct.pack(form, *(factor * value for value in struct.unpack(form, data))))
+    values = [factor * value for value in numbers(tensor, source)]
+    return replace(tensor, dtype="F32", data=struct.pack(f"<{len(values)}f", *values))
 
 
 def _kohya_metadata(stored: Stored) -> dict[str, str]:
@@ -343,19 +362,24 @@ def _kohya_metadata(stored: Stored) -> dict[str, str]:
         "ss_network_args": json.dumps(arguments, sort_keys=True),
         "ss_sd_model_name": stored.base_model,
     }
-    width = _prompt_width(stored)
+    width = prompt_width(stored)
     if width is not None:
         version, second = _VERSIONS.get(width, (stored.base_model, "False"))
         metadata |= {"ss_base_model_version": version, "ss_v2": second}
     return metadata
 
 
-def _prompt_width(stored: Stored) -> int | None:
-    """How many numbers a token has for the UNet. None if the layers that read prompts are not adapted."""
+def prompt_width(stored: Stored) -> int | None:
+    """How many numbers a token has for the UNet.
+
+    None if the layers that read prompts are not adapted, or by a rotation.
+    """
+    if stored.kind not in _INPUT_FACTORS:
+        return None
     for layer, parts in stored.layers.items():
         if layer.endswith((".attn2.to_k", ".attn2.to_v")):
-            factors = {"LORA": (DOWN,), "LOHA": ("hada_w1",), "LOKR": ("lokr_w1", "lokr_w2")}[stored.kind]
-            return math.prod((parts.get(name) or parts[f"{name}_b"]).shape[1] for name in factors)
+            factors = (parts.get(name) or parts[f"{name}_b"] for name in _INPUT_FACTORS[stored.kind])
+            return math.prod(factor.shape[1] for factor in factors)
     return None
 
 

@@ -31,6 +31,9 @@ from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
 from synthmix.client import adapter_formats
 from synthmix.client.adapter_formats import Export as Export
+from synthmix.client.adapter_imports import read_adapter, write_upload
+from synthmix.client.adapter_merges import Merge as Merge
+from synthmix.client.adapter_merges import merge_adapters
 from synthmix.client.downloads import Transfer as Transfer
 from synthmix.client.downloads import download_payloads, reporter
 from synthmix.client.endpoints import Addresses, Endpoints, find_endpoints
@@ -501,21 +504,130 @@ class Client:
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, so that it is there whole or not at all.
         with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
-            stored, made = Path(scratch) / "stored", Path(scratch) / f"made{out.suffix}"
-            names = {in_folder(folder, file) for file in ADAPTER_FILES}
-            only = [item.name for item in adapter.payloads if item.name in names]
-            download_payloads(self._read_payload, adapter.name, adapter.payloads, stored, only=only, progress=progress)
+            made = Path(scratch) / f"made{out.suffix}"
+            stored = self._fetch_adapter(adapter, folder, Path(scratch) / "stored", progress)
             try:
-                export = adapter_formats.write_adapter(format_name, stored / folder, made, adapter.settings.base_model)
+                export = adapter_formats.write_adapter(format_name, stored, made, adapter.settings.base_model)
             except ValueError as error:
-                raise errors.DataLoss(
-                    f"{adapter.name} cannot be exported: {error}; delete it and train it again",
-                    reason="PAYLOAD_CORRUPT",
-                    metadata={"artifact": adapter.name},
-                ) from error
+                raise _corrupt_adapter(adapter, error) from error
             adapter_formats.check_free(out)
             made.rename(out)
         return Export(tuple(out / path.relative_to(made) for path in export.files), export.notes)
+
+    def import_adapter(
+        self,
+        path: Path,
+        base_model: str,
+        *,
+        classes: Sequence[str],
+        prompt: str = "",
+        image_size: int = 0,
+        grey: bool = False,
+        progress: Callable[[Transfer], None] | None = None,
+    ) -> adapters_pb2.Adapter:
+        """Uploads an adapter that another program trained, and waits until it is one here.
+
+        Args:
+            path: A safetensors file as of kohya's sd-scripts, LyCORIS or diffusers, or a folder in PEFT's layout.
+            base_model: What it was trained on: builtin, a folder that workers can read, or owner/name@revision.
+            classes: What {label} in prompts may be: the labels of images that are made with it.
+            prompt: With {label} where the class is named; the default of adapters that are trained here if not given.
+            image_size: Side of the images that are made with it, in pixels; the base model's own if not given.
+            grey: Whether these images are grey.
+            progress: Called as uploading and importing go on.
+
+        Raises:
+            InvalidArgument: The file is not an adapter, is of a kind that is not taken, does not fit the base model, or
+                changes nothing of it.
+        """
+        stored = read_adapter(path)
+        with tempfile.TemporaryDirectory(prefix="synthmix-import-") as scratch:
+            packed = Path(scratch) / "adapter.safetensors"
+            write_upload(stored, packed)
+            upload = self.upload(packed, progress=progress)
+        settings = adapters_pb2.AdapterSettings(base_model=base_model)
+        if prompt:
+            settings.prompt = prompt
+        if image_size:
+            settings.image_size = image_size
+        done = self.wait(
+            self.adapters.create(
+                adapters_pb2.Adapter(
+                    settings=settings,
+                    imported=adapters_pb2.ImportedAdapter(upload=upload.name, classes=classes, grey=grey),
+                )
+            ),
+            progress=lambda metadata: reporter(progress, "importing", metadata.unit)(metadata.done, metadata.total),
+        )
+        return result_of(done, adapters_pb2.Adapter)
+
+    def merge_adapters(
+        self,
+        adapters: Sequence[str | Path],
+        weights: Sequence[float],
+        out: Path,
+        *,
+        rank: int | None = None,
+        format_name: str = "diffusers",
+        progress: Callable[[Transfer], None] | None = None,
+    ) -> Merge:
+        """Writes the LoRA whose update is the weighted sum of those of several adapters of a base model.
+
+        Args:
+            adapters: Names as adapters/{digest}, or paths of what `import_adapter` takes.
+            weights: One for each.
+            out: Where; a file's name ends in .safetensors.
+            rank: The largest of a layer, to which the sum is cut by its singular values. If it is not given, ranks
+                add up, and nothing is lost; that takes adapters of LoRA's kind.
+            format_name: diffusers or kohya, which are one file, or peft, which is a folder.
+            progress: Called as adapters are downloaded.
+
+        Raises:
+            InvalidArgument: An adapter cannot be read, is of a kind that does not add up (dora, oft, boft), has another
+                adapter for each class, or is of another base model than the first (MERGE_CANNOT).
+            AlreadyExists: Something is at `out` (OUT_EXISTS).
+            FailedPrecondition: numpy is not installed.
+        """
+        return merge_adapters(
+            adapters,
+            weights,
+            out,
+            rank=rank,
+            format_name=format_name,
+            fetch=lambda name, folder: self._stored_adapter(name, folder, progress),
+        )
+
+    def _stored_adapter(
+        self, name: str, folder: Path, progress: Callable[[Transfer], None] | None
+    ) -> adapter_formats.Stored:
+        """An adapter of the service, fetched into a folder."""
+        adapter = self.adapters.get(name)
+        if adapter.class_adapters:
+            raise errors.invalid_field(
+                "adapters",
+                name,
+                "has an adapter for each class",
+                "write those that are meant with `synthmix adapters export --class`, and merge the files",
+            )
+        try:
+            return adapter_formats.read_stored(
+                self._fetch_adapter(adapter, "", folder, progress), adapter.settings.base_model
+            )
+        except ValueError as error:
+            raise _corrupt_adapter(adapter, error) from error
+
+    def _fetch_adapter(
+        self,
+        adapter: adapters_pb2.Adapter,
+        part: str,
+        folder: Path,
+        progress: Callable[[Transfer], None] | None,
+    ) -> Path:
+        """Downloads the files of one of an artifact's adapters, and returns the folder that has them."""
+        names = {in_folder(part, file) for file in ADAPTER_FILES}
+        only = [item.name for item in adapter.payloads if item.name in names]
+        download_payloads(self._read_payload, adapter.name, adapter.payloads, folder, only=only, progress=progress)
+        return folder / part
 
     def _read_payload(self, artifact: str, payload: str) -> Iterator[bytes]:
         request = artifacts_pb2.DownloadPayloadRequest(artifact=artifact, payload=payload)
@@ -609,6 +721,15 @@ class Client:
         answer = where.call(stub.Check, request, health_pb2.HealthCheckResponse, timeout_s=timeout_s)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise errors.Unavailable(f"{service} is starting or stopping; try again in a moment", reason="NOT_SERVING")
+
+
+def _corrupt_adapter(adapter: adapters_pb2.Adapter, error: ValueError) -> errors.DataLoss:
+    remedy = "import it again" if adapter.HasField("imported") else "train it again"
+    return errors.DataLoss(
+        f"{adapter.name} cannot be exported: {error}; delete it and {remedy}",
+        reason="PAYLOAD_CORRUPT",
+        metadata={"artifact": adapter.name},
+    )
 
 
 def _ambiguous(spec_name: str, studies: Sequence[studies_pb2.Study]) -> errors.InvalidArgument:

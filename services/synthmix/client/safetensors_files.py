@@ -79,6 +79,21 @@ def read_bytes(tensor: Tensor, path: Path) -> bytes:
         return file.read(tensor.data.end - tensor.data.begin)
 
 
+def numbers(tensor: Tensor, path: Path) -> list[float]:
+    """A tensor's numbers, row by row.
+
+    Raises:
+        ValueError: It is of a type that has no numbers here.
+    """
+    data = read_bytes(tensor, path)
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        data = b"".join(b"\0\0" + data[at : at + 2] for at in range(0, len(data), 2))
+    form = {"F64": "d", "F32": "f", "BF16": "f", "F16": "e"}.get(tensor.dtype)
+    if form is None:
+        raise ValueError(f"it has a tensor {tensor.name} of {tensor.dtype}, which is no type of weights")
+    return list(struct.unpack(f"<{math.prod(tensor.shape)}{form}", data))
+
+
 def write_tensors(path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str], source: Path) -> None:
     """Writes a safetensors file: the same bytes for the same tensors.
 

@@ -10,6 +10,9 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import distinguishing_names, fill_left_out, from_canonical
 
+# What the canonical request of an imported adapter has, in place of a train split.
+IMPORTED = "imported"
+
 
 def adapter_folders(adapter: Manifest) -> dict[str, str]:
     """The folders of an artifact's adapters among its payloads, by the class that each is for; {"": ""} for one."""
@@ -30,9 +33,19 @@ def recorded_adapter_settings(request: Mapping[str, Any]) -> AdapterSettings:
     return settings
 
 
+def is_imported(adapter: Manifest) -> bool:
+    """Whether another program trained it: on what, nobody here knows."""
+    return IMPORTED in adapter.request
+
+
 def adapter_settings(adapter: Manifest) -> AdapterSettings:
-    """An adapter's settings, with the base model by the name under which it was asked for."""
+    """An adapter's settings, with the base model by the name under which it was asked for.
+
+    Of an imported one these are base model, prompt and image size, and what its file says of its form.
+    """
     settings = recorded_adapter_settings(adapter.request)
+    if is_imported(adapter):
+        settings = AdapterSettings(prompt=settings.prompt, image_size=settings.image_size, **adapter.summary["form"])
     settings.base_model = adapter.summary["base_model"]
     return settings
 

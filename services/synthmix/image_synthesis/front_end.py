@@ -56,6 +56,7 @@ def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.
         adapter=str(ArtifactName(ADAPTERS, request["adapter"])),
         settings=synthesis_settings(manifest),
         image_count=manifest.summary["image_count"],
+        imported_adapter=manifest.summary.get("imported_adapter", False),
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
         payloads=payload_messages(store, manifest),

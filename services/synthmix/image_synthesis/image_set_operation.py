@@ -1,11 +1,12 @@
 """One image set's operation: a task for each shard that is not in object storage yet, then index and manifest."""
 
+from synthmix.image_data.generators import is_imported
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.image_synthesis.shards import finished_shards, image_count, write_index
-from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
+from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest
 from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.operation_context import OperationContext
-from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
+from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 
 
 def run(context: OperationContext) -> ArtifactName:
@@ -36,6 +37,7 @@ def run(context: OperationContext) -> ArtifactName:
         shards = finished_shards(context.store, context.record.name, target)
         if len(shards) < shard_count(total):
             raise Unavailable(f"a shard of {target} is no longer in object storage; try again", reason="PAYLOAD_GONE")
+        adapter = read_manifest(context.store, ArtifactName(ADAPTERS, request["adapter"]))
         payloads = write_index(context.store, target, request, shards)
         write_manifest(
             context.store,
@@ -45,7 +47,7 @@ def run(context: OperationContext) -> ArtifactName:
                 request={key: value for key, value in request.items() if key != "recipe_version"},
                 recipe_version=request["recipe_version"],
                 payloads=tuple(payloads),
-                summary={"image_count": total},
+                summary={"image_count": total, "imported_adapter": is_imported(adapter)},
                 seconds=context.worker_seconds,
                 gpu_seconds=context.gpu_seconds,
             ),

@@ -5,7 +5,7 @@ from typing import Any
 
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
-from synthmix.image_data.generators import adapter_settings, classes_made
+from synthmix.image_data.generators import adapter_settings, classes_made, is_imported
 from synthmix.image_synthesis.shard_ranges import shard_count
 from synthmix.latent_diffusion.base_model import resolve, verify
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
@@ -125,4 +125,10 @@ def _check_base_model(adapter: Manifest, settings: image_sets_pb2.SynthesisSetti
     # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
     classes = adapter.summary["classes"]
     learned = adapter_settings(adapter).class_tokens
-    return check_tokens("image_set.settings.prompt", settings.prompt, classes, tokenizer, class_tokens=learned)
+    warnings = check_tokens("image_set.settings.prompt", settings.prompt, classes, tokenizer, class_tokens=learned)
+    if is_imported(adapter):
+        warnings.append(
+            f"{adapter.name} was imported: it is not known on which images it was trained, so that evaluations and "
+            "studies refuse this image set"
+        )
+    return warnings

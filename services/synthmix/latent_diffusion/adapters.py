@@ -88,7 +88,7 @@ def load_adapter(model: LatentDiffusion, folder: Path) -> None:
     """Puts the adapter whose files are in a folder into a base model: its UNet, its text encoder, tokens of classes.
 
     Raises:
-        ValueError: It lacks weights of a layer that it names, or has others.
+        ValueError: It lacks weights of a layer that it names, or has others, or some of another shape.
     """
     if (folder / CLASS_TOKENS).is_file():
         load_class_tokens(model, load_file(folder / CLASS_TOKENS))
@@ -98,17 +98,13 @@ def load_adapter(model: LatentDiffusion, folder: Path) -> None:
     for part, (config, tensors) in _stored(folder).items():
         module = getattr(model, part)
         module.add_adapter(config)
-        _check_names(set(get_peft_model_state_dict(module)), set(tensors))
+        _check_tensors(get_peft_model_state_dict(module), tensors)
         set_peft_model_state_dict(module, tensors)
         module.requires_grad_(False).eval()
 
 
 def _replace_weights(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    before = module.state_dict()
-    _check_names(set(before), set(tensors))
-    for name, tensor in tensors.items():
-        if tensor.shape != before[name].shape:
-            raise ValueError(f"its {name} is of the shape {tuple(tensor.shape)}, not {tuple(before[name].shape)}")
+    _check_tensors(module.state_dict(), tensors)
     for name, value in module.named_parameters():
         # Instead of writing into it: it is the kept base model's.
         value.data = tensors[name].to(value.device, value.dtype)
@@ -154,8 +150,16 @@ def _name(key: str) -> str:
     return key.removeprefix(LORA_PREFIX)
 
 
-def _check_names(wanted: set[str], found: set[str]) -> None:
+def _check_tensors(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
     """PEFT leaves what is missing as it began, and what it does not know unused."""
-    for names, problem in ((wanted - found, "lacks"), (found - wanted, "has what no layer takes:")):
+    missing, unknown = wanted.keys() - found.keys(), found.keys() - wanted.keys()
+    for names, problem in ((missing, "lacks"), (unknown, "has what no layer takes:")):
         if names:
             raise ValueError(f"it {problem} {', '.join(sorted(names)[:SHOWN_NAMES])} ({len(names)} in all)")
+    other = [
+        f"{name} of the shape {list(tensor.shape)}, where the layer takes {list(wanted[name].shape)}"
+        for name, tensor in sorted(found.items())
+        if tensor.shape != wanted[name].shape
+    ]
+    if other:
+        raise ValueError(f"it has {'; '.join(other[:SHOWN_NAMES])} ({len(other)} in all)")

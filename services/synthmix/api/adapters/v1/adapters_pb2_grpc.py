@@ -28,7 +28,7 @@ if _version_not_supported:
 
 
 class AdapterServiceStub:
-    """Trains adapters.
+    """Trains adapters, and takes those that other programs trained.
     """
 
     def __init__(self, channel):
@@ -60,11 +60,11 @@ class AdapterServiceStub:
 
 
 class AdapterServiceServicer:
-    """Trains adapters.
+    """Trains adapters, and takes those that other programs trained.
     """
 
     def CreateAdapter(self, request, context):
-        """Trains an adapter. The operation's response is an Adapter.
+        """Trains or imports an adapter. The operation's response is an Adapter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,7 +125,7 @@ def add_AdapterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdapterService:
-    """Trains adapters.
+    """Trains adapters, and takes those that other programs trained.
     """
 
     @staticmethod

@@ -44,7 +44,7 @@ class SelectionSettings(_message.Message):
     def __init__(self, class_consistency: _Optional[float] = ...) -> None: ...
 
 class ImageSet(_message.Message):
-    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me")
+    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "imported_adapter")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class ImageSet(_message.Message):
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_BY_ME_FIELD_NUMBER: _ClassVar[int]
+    IMPORTED_ADAPTER_FIELD_NUMBER: _ClassVar[int]
     name: str
     adapter: str
     settings: SynthesisSettings
@@ -67,7 +68,8 @@ class ImageSet(_message.Message):
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
     requested_by: _containers.RepeatedScalarFieldContainer[str]
     requested_by_me: bool
-    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...
+    imported_adapter: bool
+    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., imported_adapter: _Optional[bool] = ...) -> None: ...
 
 class ClassImages(_message.Message):
     __slots__ = ("label", "images")

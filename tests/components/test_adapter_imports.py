@@ -1,0 +1,239 @@
+"""Adapters of every method, exported in every form and imported again, are to the UNet what they were when trained."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from exported_adapters import CLOSE, SMALLEST_AND_LARGEST, Case
+from memory_object_store import MemoryObjectStore
+from synthmix.adapter_training import import_task, importing
+from synthmix.adapter_training.adapter_files import adapter_files
+from synthmix.adapter_training.front_end import adapter_message
+from synthmix.adapter_training.imported_files import read_imported
+from synthmix.api.adapters.v1.adapters_pb2 import Adapter, AdapterSettings, ImportedAdapter
+from synthmix.api.image_sets.v1.image_sets_pb2 import ImageSet, SynthesisSettings
+from synthmix.classifier_evaluation.trial_requests import check_generator
+from synthmix.client.adapter_formats import FORMATS, write_adapter
+from synthmix.client.adapter_imports import layer_of, read_adapter, write_upload
+from synthmix.image_synthesis import planning, sampling
+from synthmix.image_synthesis.shards import planned_images
+from synthmix.latent_diffusion.adapters import load_adapter
+from synthmix.latent_diffusion.base_model import BaseModel, resolve
+from synthmix.latent_diffusion.kept_models import shared_copy
+from synthmix.latent_diffusion.loading import LatentDiffusion, load, probe
+from synthmix.latent_diffusion.part_layers import UNET, part_layers
+from synthmix.service_kit.adapter_payloads import PEFT_CONFIG
+from synthmix.service_kit.artifacts import Manifest, Payload, write_manifest
+from synthmix.service_kit.digests import sha256_of_file
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, NotFound
+from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
+from tiny_adapters import settings_of, trained, written
+from tiny_base_model import write_tiny_base_model
+
+CPU = torch.device("cpu")
+FIELD = "adapter.settings.base_model"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> LatentDiffusion:
+    torch.set_num_threads(1)
+    return load(folder, CPU)
+
+
+@pytest.fixture
+def found(any_base_model: None, folder: Path) -> BaseModel:
+    return resolve(str(folder), field=FIELD)
+
+
+def imported(path: Path, found: BaseModel, base: LatentDiffusion, work: Path) -> torch.Tensor:
+    """What the UNet answers with an adapter that went from a user's path to a worker's folder."""
+    upload = work / "upload.safetensors"
+    write_upload(read_adapter(path), upload)
+    read = read_imported(upload, part_layers(found, UNET, field=FIELD))
+    files = {read.weights: upload.read_bytes()} | ({PEFT_CONFIG: read.config_file} if read.config_file else {})
+    model = shared_copy(base)
+    load_adapter(model, written(files, work / "stored"))
+    return probe(model)
+
+
+@pytest.mark.parametrize("case", SMALLEST_AND_LARGEST, ids=lambda case: case.name)
+def test_what_is_exported_is_imported_again(
+    case: Case, found: BaseModel, base: LatentDiffusion, tmp_path: Path
+) -> None:
+    model, state = trained(base, settings_of(found, case.method, case.targets, **dict(case.options)), stop_after=2)
+    stored = written(adapter_files(model, state.first_factors), tmp_path / "trained")
+    answer, without = probe(model), probe(base)
+    for form, entry in FORMATS.items():
+        if case.method in entry.methods:
+            out = tmp_path / form / ("out.safetensors" if entry.is_file else "out")
+            out.parent.mkdir()
+            write_adapter(form, stored, out, "tiny")
+            again = imported(out, found, base, out.parent)
+            torch.testing.assert_close(again, answer, rtol=0, atol=CLOSE)
+            assert (again - without).abs().max() > 1e-4
+
+
+def test_the_names_of_every_layer_are_found_again(found: BaseModel) -> None:
+    for model in (found, resolve("builtin", field=FIELD)):
+        for layer in part_layers(model, UNET, field=FIELD).adaptable:
+            assert layer_of(layer.name.replace(".", "_")) == layer.name
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> MemoryObjectStore:
+    store = MemoryObjectStore.created()
+    for module in (import_task, sampling):
+        monkeypatch.setattr(module, "open_object_store", lambda: store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def kohya_file(base: LatentDiffusion, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """An adapter under kohya's names, and what the UNet with it answers. Each layer has a rank and alpha of its own."""
+    path, random = tmp_path_factory.mktemp("kohya") / "a.safetensors", torch.Generator().manual_seed(0)
+    model, tensors = shared_copy(base), {}
+    layers = [name for name, _ in model.unet.named_modules() if name.endswith((".attn2.to_k", ".conv1"))]
+    for number, name in enumerate(layers):
+        layer, rank, alpha = model.unet.get_submodule(name), 1 + number % 3, 0.5 * (1 + number % 2)
+        outputs, inputs, *kernel = layer.weight.shape
+        down = 0.1 * torch.randn(rank, inputs, *kernel, generator=random).half()
+        up = 0.1 * torch.randn(outputs, rank, *(1 for _ in kernel), generator=random).half()
+        key = f"lora_unet_{name.replace('.', '_')}"
+        tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
+        update = alpha / rank * up.float().flatten(1) @ down.float().flatten(1)
+        layer.weight.data = layer.weight.data + update.reshape(layer.weight.shape)
+    save_file(tensors, path)
+    return path, probe(model)
+
+
+def uploaded(store: MemoryObjectStore, path: Path, work: Path) -> str:
+    """The name of an upload, as the client makes it of a user's file."""
+    packed = work / "packed"
+    write_upload(read_adapter(path), packed)
+    name = f"uploads/{sha256_of_file(packed)}"
+    store.put_file(name, packed)
+    return name
+
+
+def request_of(upload: str, folder: Path, **changes: Any) -> Adapter:
+    settings = AdapterSettings(base_model=str(folder), prompt="a {label} cell")
+    return Adapter(settings=settings, imported=ImportedAdapter(upload=upload, classes=["round", "flat"], **changes))
+
+
+def made_by_the_task(store: MemoryObjectStore, adapter: Adapter) -> Manifest:
+    """The artifact that the operation makes of a request."""
+    planned = importing.plan(store, adapter)
+    target = ArtifactName(ADAPTERS, planned.id)
+    done = import_task.import_adapter(
+        "operations/adapter-training/" + planned.id, str(target), planned.request, planned.names, lambda *_: None, 1
+    )
+    return write_manifest(
+        store,
+        Manifest(
+            name=target,
+            inputs={"base_model": planned.request["base_model"]},
+            request={key: value for key, value in planned.request.items() if key != "recipe_version"},
+            recipe_version=planned.request["recipe_version"],
+            payloads=tuple(Payload(**payload) for payload in done["payloads"]),
+            summary={**planned.names, **done["summary"]},
+        ),
+    )
+
+
+@pytest.mark.usefixtures("own_cache", "nothing_kept")
+def test_an_imported_adapter_makes_images_as_one_that_was_trained_here(
+    store: MemoryObjectStore, kohya_file: tuple[Path, torch.Tensor], folder: Path, found: BaseModel, tmp_path: Path
+) -> None:
+    path, answer = kohya_file
+    manifest = made_by_the_task(store, request_of(uploaded(store, path, tmp_path), folder, grey=True))
+    message = adapter_message(store, manifest)
+    assert message.train_split == ""
+    assert (message.settings.method, message.settings.rank, message.settings.image_size) == ("lora", 1, 32)
+    assert not message.settings.HasField("targets")
+    assert (message.imported.grey, list(message.imported.classes)) == (True, ["flat", "round"])
+    assert message.parameter_count == sum(
+        tensor.numel() for name, tensor in load_file(path).items() if ".lora_" in name
+    )
+
+    torch.testing.assert_close(probe(sampling.adapted_model(manifest.name, "automatic")), answer, rtol=0, atol=1e-5)
+    image_set = ImageSet(adapter=str(manifest.name), settings=SynthesisSettings(steps=2, per_class=1))
+    planned = planning.plan(store, image_set, validate_only=False)
+    assert "it is not known on which images it was trained" in planned.plan.warnings[-1]
+    model = sampling.adapted_model(manifest.name, "automatic")
+    settings = planning.filled(image_set.settings, manifest)
+    assert settings.prompt == "a {label} cell"
+    images = planned_images(planned.request, range(2))
+    assert len([image for batch in sampling.synthesise(model, manifest, settings, images) for image in batch]) == 2
+
+    made = Manifest(ArtifactName(IMAGE_SETS, planned.id), {"adapter": manifest.name.id}, planned.request, 1, ())
+    with pytest.raises(FailedPrecondition, match="it is not known on which images it was trained") as caught:
+        check_generator(store, made, "0" * 32, field="evaluation.image_sets[0]")
+    assert caught.value.reason == "TRAINING_DATA_UNKNOWN"
+
+
+@pytest.mark.usefixtures("own_cache", "nothing_kept")
+def test_files_that_do_not_fit_the_base_model_or_change_nothing(
+    store: MemoryObjectStore, kohya_file: tuple[Path, torch.Tensor], folder: Path, found: BaseModel, tmp_path: Path
+) -> None:
+    tensors = load_file(kohya_file[0])
+    first = next(name for name in tensors if name.endswith("lora_down.weight"))
+    changed = {
+        "ADAPTER_WITHOUT_EFFECT": {key: 0 * value if "lora_up" in key else value for key, value in tensors.items()},
+        "ADAPTER_NOT_FINITE": tensors | {first: float("nan") * tensors[first]},
+        "of the shape": tensors | {first: torch.cat([tensors[first]] * 2, dim=1)},
+        "layers that this base model has not: mid_block.attentions.9.proj": tensors
+        | {
+            "lora_unet_mid_block_attentions_9_proj_in.lora_down.weight": torch.ones(1, 8),
+            "lora_unet_mid_block_attentions_9_proj_in.lora_up.weight": torch.ones(8, 1),
+        },
+    }
+    for said, content in changed.items():
+        save_file(content, tmp_path / "a.safetensors")
+        with pytest.raises(InvalidArgument) as caught:
+            made_by_the_task(store, request_of(uploaded(store, tmp_path / "a.safetensors", tmp_path), folder))
+        assert said in f"{caught.value.reason} {caught.value.message}"
+        assert caught.value.violations[0].field == "adapter.imported.upload"
+        assert "import the adapter that was trained on" in caught.value.message
+    assert not [key for key in store.keys if key.startswith("adapters/")]
+
+
+def test_a_request_to_import_is_checked_before_anything_is_read(
+    store: MemoryObjectStore, folder: Path, found: BaseModel, tmp_path: Path
+) -> None:
+    name = f"uploads/{64 * '0'}"
+    with pytest.raises(NotFound, match="send the file with UploadFile first"):
+        importing.plan(store, request_of(name, folder))
+    store.put_bytes(name, b"")
+    for change, said in (
+        (Adapter(train_split="splits/a/parts/train"), "adapter.train_split: 'splits/a/parts/train' is given beside"),
+        (Adapter(settings=AdapterSettings(rank=4)), "adapter.settings.rank: 4 cannot be set of an imported adapter"),
+        (
+            Adapter(settings=AdapterSettings(prompt="a cell")),
+            "adapter.settings.prompt: 'a cell' does not name the class",
+        ),
+        (Adapter(settings=AdapterSettings(image_size=36)), "adapter.settings.image_size: 36 is not a multiple of 8"),
+        (Adapter(imported=ImportedAdapter(classes=["round"])), "adapter.imported.classes[2]: 'round' is there twice"),
+        (Adapter(imported=ImportedAdapter(classes=[" "])), "adapter.imported.classes[2]: ' ' cannot be a label"),
+        (
+            Adapter(imported=ImportedAdapter(upload="uploads/x")),
+            "adapter.imported.upload: 'uploads/x' is not an upload",
+        ),
+    ):
+        request = request_of(name, folder)
+        request.MergeFrom(change)
+        with pytest.raises(InvalidArgument) as caught:
+            importing.plan(store, request)
+        assert said in caught.value.message
+    for field in ("imported", "settings"):
+        request = request_of(name, folder)
+        getattr(request, field).ClearField({"imported": "classes", "settings": "base_model"}[field])
+        with pytest.raises(InvalidArgument, match="is required"):
+            importing.plan(store, request)
