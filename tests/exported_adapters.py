@@ -14,7 +14,7 @@ import torch
 import adapter_readers
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.methods import METHODS
-from synthmix.client.adapter_formats import FORMATS, write_adapter
+from synthmix.client.adapter_formats import ADAPTER_FORMATS, FORMATS, write_adapter
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from tiny_adapters import CASES, settings_of, trained, written
@@ -91,7 +91,8 @@ def read_exports(
         model, state = trained(base, settings_of(found, case.method, case.targets, **dict(case.options)), stop_after=2)
         answers[case] = _answer(model, inputs)
         stored = written(adapter_files(model, state.first_factors), work / case.name)
-        for form, entry in FORMATS.items():
+        for form in ADAPTER_FORMATS:
+            entry = FORMATS[form]
             if case.method in entry.methods:
                 out = work / (f"{case.name} {form}" + (".safetensors" if entry.is_file else ""))
                 write_adapter(form, stored, out, "tiny")

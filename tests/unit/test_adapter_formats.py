@@ -1,6 +1,7 @@
 """Exported adapters: names, shapes, alpha and metadata, of files that are written by hand."""
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from math import prod
@@ -9,10 +10,20 @@ from typing import Any
 
 import pytest
 
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.client import adapter_formats
-from synthmix.client.adapter_formats import FORMATS, check_export, write_adapter
+from synthmix.client.adapter_formats import ADAPTER_FORMATS, FORMATS, check_export, write_adapter
 from synthmix.client.safetensors_files import read_bytes, read_tensors
-from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS, PEFT_CONFIG, PEFT_WEIGHTS
+from synthmix.service_kit.adapter_payloads import (
+    CLASS_TOKENS,
+    LORA_CONFIG,
+    LORA_WEIGHTS,
+    PEFT_CONFIG,
+    PEFT_WEIGHTS,
+    TEXT_FOLDER,
+    UNET_CONFIG,
+    UNET_WEIGHTS,
+)
 from synthmix.service_kit.errors import AlreadyExists, InvalidArgument
 
 TO_K = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -38,9 +49,14 @@ def file_of(shapes: Shapes, metadata: Mapping[str, str] | None = None, dtype: st
     return struct.pack("<Q", len(text)) + text + data
 
 
-def lora(folder: Path, shapes: Shapes, *, rank: int = 4, alpha: float = 4.0, **options: Any) -> Path:
+def lora(
+    folder: Path, shapes: Shapes, *, rank: int = 4, alpha: float = 4.0, text: bool = False, **options: Any
+) -> Path:
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "init_lora_weights": "gaussian", **options}
-    said = json.dumps({f"unet.{key}": value for key, value in config.items()}, indent=2, sort_keys=True)
+    parts = ("unet", "text_encoder") if text else ("unet",)
+    said = json.dumps(
+        {f"{part}.{key}": value for part in parts for key, value in config.items()}, indent=2, sort_keys=True
+    )
     folder.mkdir()
     (folder / LORA_WEIGHTS).write_bytes(file_of(shapes, {"format": "pt", "lora_adapter_metadata": said}))
     return folder
@@ -103,6 +119,94 @@ def test_kohyas_names_and_alpha(tmp_path: Path) -> None:
         "ss_network_module": "networks.lora",
         "ss_sd_model_name": "sd/one",
         "ss_v2": "False",
+    }
+    assert notes == ()
+
+
+TEXT_LAYER = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+
+
+def with_text_encoder(folder: Path) -> Path:
+    """A DoRA in the UNet and in the text encoder, and tokens of two classes."""
+    shapes = {
+        **linear(TO_K),
+        f"unet.{TO_K}.lora_magnitude_vector": (8,),
+        f"{TEXT_LAYER}.lora_A.weight": (4, 6),
+        f"{TEXT_LAYER}.lora_B.weight": (6, 4),
+        f"{TEXT_LAYER}.lora_magnitude_vector.weight": (6,),
+    }
+    stored = lora(folder, shapes, alpha=1.5, text=True)
+    (stored / CLASS_TOKENS).write_bytes(file_of({"<flat>": (2, 6), "<round>": (2, 6)}))
+    return stored
+
+
+def test_the_text_encoders_adapter_in_every_form(tmp_path: Path) -> None:
+    stored = with_text_encoder(tmp_path / "a")
+    tokens_are_apart = "prompts name classes by learned tokens, .*, in the format textual-inversion"
+    kohya, notes = exported("kohya", stored)
+    shapes, numbers, _ = read(kohya)
+    name = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    assert {key: shape for key, shape in shapes.items() if key.startswith("lora_te")} == {
+        f"{name}.lora_down.weight": (4, 6),
+        f"{name}.lora_up.weight": (6, 4),
+        f"{name}.alpha": (),
+        f"{name}.dora_scale": (6, 1),
+    }
+    assert numbers[f"{name}.alpha"] == [1.5]
+    assert re.fullmatch(tokens_are_apart, notes[-1])
+
+    diffusers, _ = exported("diffusers", stored)
+    assert read(diffusers)[:2] == read(stored / LORA_WEIGHTS)[:2]
+    assert json.loads(read(diffusers)[2][LORA_CONFIG])["text_encoder.lora_alpha"] == 1.5
+
+    peft, notes = exported("peft", stored)
+    own, _, _ = read(peft / TEXT_FOLDER / PEFT_WEIGHTS)
+    layer = "base_model.model.encoder.layers.0.self_attn.q_proj"
+    assert own == {
+        f"{layer}.lora_A.weight": (4, 6),
+        f"{layer}.lora_B.weight": (6, 4),
+        f"{layer}.lora_magnitude_vector": (6,),
+    }
+    assert not any("encoder" in key for key in read(peft / PEFT_WEIGHTS)[0])
+    assert json.loads((peft / TEXT_FOLDER / PEFT_CONFIG).read_text())["lora_alpha"] == 1.5
+    assert re.fullmatch(tokens_are_apart, notes[-1])
+
+
+def test_a_text_encoders_file_of_its_own_is_in_kohyas_file_too(tmp_path: Path) -> None:
+    """Methods that are not of LoRA's kind are stored as a folder for each model."""
+    stored = tmp_path / "a"
+    for folder, layer in ((stored, TO_K), (stored / TEXT_FOLDER, "encoder.layers.0.mlp.fc1")):
+        parts = {"hada_w1_a": (8, 4), "hada_w1_b": (4, 768), "hada_w2_a": (8, 4), "hada_w2_b": (4, 768)}
+        other(folder, "LOHA", {f"{layer}.{part}": shape for part, shape in parts.items()})
+    out, _ = exported("kohya", stored)
+    shapes, numbers, _ = read(out)
+    assert shapes["lora_te_text_model_encoder_layers_0_mlp_fc1.hada_w1_b"] == (4, 768)
+    assert numbers["lora_te_text_model_encoder_layers_0_mlp_fc1.hada_w1_a"] == list(map(float, range(32)))
+    assert len(shapes) == 10
+    peft, _ = exported("peft", stored)
+    assert (peft / TEXT_FOLDER / PEFT_WEIGHTS).read_bytes() == (stored / TEXT_FOLDER / PEFT_WEIGHTS).read_bytes()
+
+
+def test_tokens_of_classes_are_a_file_each(tmp_path: Path) -> None:
+    out, notes = exported("textual-inversion", with_text_encoder(tmp_path / "a"))
+    found = [read(path) for path in sorted(out.iterdir())]
+    assert [numbers for _, numbers, _ in found] == [
+        {"<flat>": values_of((2, 6), 0.0)},
+        {"<round>": values_of((2, 6), 100.0)},
+    ]
+    assert notes[0].startswith("the classes' tokens are <flat> and <round>: write them in prompts")
+
+
+def test_a_unet_that_was_trained_itself_is_exported_as_diffusers_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "a" / "unet").mkdir(parents=True)
+    with pytest.raises(ValueError, match="has no unet/diffusion_pytorch_model"):
+        exported("unet", tmp_path / "a")
+    for name in (UNET_WEIGHTS, UNET_CONFIG):
+        (tmp_path / "a" / name).write_text(name)
+    out, notes = exported("unet", tmp_path / "a")
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        "diffusion_pytorch_model.safetensors": UNET_WEIGHTS,
+        "config.json": UNET_CONFIG,
     }
     assert notes == ()
 
@@ -350,11 +454,19 @@ def test_a_large_tensor_is_copied_in_pieces(tmp_path: Path, monkeypatch: pytest.
         ("diffusers", "lokr", "a.safetensors", "the method lokr, .*; use one of: peft, kohya"),
         ("diffusers", "lora", "a", "out: 'a' is not named as a safetensors file, .*; use a.safetensors"),
         ("peft", "lora", "a.safetensors", "out: 'a.safetensors' is named as a file, and peft is a folder; use a"),
+        ("kohya", "full", "a.safetensors", "the method full, .*; use one of: unet"),
+        ("unet", "lora", "a", "the method lora, only of full; use one of: diffusers, peft, kohya"),
+        (
+            "textual-inversion",
+            "lora",
+            "a",
+            "holds learned tokens of classes, and this adapter has none; use one of: diff",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused_before_it_is_fetched(form: str, method: str, out: str, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
-        check_export(form, method, Path(out))
+        check_export(form, AdapterSettings(method=method), Path(out))
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "broken link"])
@@ -367,10 +479,11 @@ def test_what_is_there_is_not_overwritten(kind: str, tmp_path: Path) -> None:
     else:
         out.symlink_to(tmp_path / "nothing")
     with pytest.raises(AlreadyExists, match=r"out: '.*' exists; give another path, or move what is there"):
-        check_export("peft", "lora", out)
+        check_export("peft", AdapterSettings(method="lora"), out)
 
 
 def test_every_format_says_what_it_is() -> None:
-    assert set(FORMATS) == {"diffusers", "peft", "kohya"}
+    assert set(FORMATS) == {*ADAPTER_FORMATS, "unet", "textual-inversion"}
+    assert set(ADAPTER_FORMATS) == {"diffusers", "peft", "kohya"}
     assert all(entry.sentence and entry.methods for entry in FORMATS.values())
     assert set(adapter_formats.ROTATIONS) == set(FORMATS["peft"].methods) - set(FORMATS["kohya"].methods)

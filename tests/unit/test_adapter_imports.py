@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from synthmix.client.adapter_formats import FORMATS, Stored
+from synthmix.client.adapter_formats import FORMATS, Stored, written
 from synthmix.client.adapter_imports import layer_of, read_adapter, write_upload
 from synthmix.client.safetensors_files import numbers, read_tensors
 from synthmix.service_kit.errors import InvalidArgument
@@ -217,12 +217,12 @@ def test_what_is_read_is_exported_with_each_layers_own_alpha(tmp_path: Path) -> 
     content = lora(TO_K, alpha=2) | lora(TO_OUT, rank=8, alpha=1)
     stored = read(tmp_path, content)
     out = tmp_path / "out.safetensors"
-    FORMATS["kohya"].write(stored, out)
+    written(FORMATS["kohya"], stored, out)
     tensors, _ = read_tensors(out)
     found = {item.name: item for item in tensors}
     assert found.keys() == content.keys()
     assert [numbers(found[name], out) for name in content if name.endswith(".alpha")] == [[2.0], [1.0]]
-    [note] = FORMATS["diffusers"].write(stored, tmp_path / "other.safetensors")
+    [note] = written(FORMATS["diffusers"], stored, tmp_path / "other.safetensors")
     assert "0.125 to 0.5" in note
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from synthmix.client.adapter_formats import FORMATS, Stored
+from synthmix.client.adapter_formats import ADAPTER_FORMATS, FORMATS, Stored, written
 from synthmix.client.adapter_imports import read_adapter
 from synthmix.client.adapter_merges import Merge, merge_adapters
 from synthmix.client.safetensors_files import Tensor, numbers, write_tensors
@@ -130,7 +130,7 @@ def test_loras_are_merged_exactly(tmp_path: Path) -> None:
     )  # the inputs' factors as they were, bit for bit
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ADAPTER_FORMATS)
 def test_a_merge_is_the_same_in_every_form(form: str, tmp_path: Path) -> None:
     paths = [
         kohya(tmp_path / f"{seed}.safetensors", {TO_K: lora(seed), CONVOLUTION: lora(1, kernel=(3, 3))}, seed)
@@ -247,7 +247,7 @@ def test_adapters_that_name_different_base_models(is_of_service: bool, tmp_path:
         return
     files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
     for file, name in zip(files, base_models, strict=True):
-        FORMATS["kohya"].write(replace(read_adapter(path), base_model=name), file)
+        written(FORMATS["kohya"], replace(read_adapter(path), base_model=name), file)
     made, _ = merged(files, [1, 1], tmp_path / "out.safetensors")
     assert "name their base models differently" in made.exported.notes[0]
 

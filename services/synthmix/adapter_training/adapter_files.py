@@ -17,9 +17,10 @@ from safetensors.torch import save
 from synthmix.latent_diffusion.adapters import NAME, adapted_parts, is_trained_itself, part_of
 from synthmix.latent_diffusion.class_tokens import stored_vectors
 from synthmix.latent_diffusion.loading import LatentDiffusion
-from synthmix.latent_diffusion.part_layers import CLIP_PREFIX, TEXT_ENCODER, UNET
+from synthmix.latent_diffusion.part_layers import TEXT_ENCODER, UNET
 from synthmix.service_kit.adapter_payloads import (
     CLASS_TOKENS,
+    CLIP_PREFIX,
     LENGTHS,
     LORA_WEIGHTS,
     PEFT_CONFIG,

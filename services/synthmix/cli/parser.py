@@ -352,7 +352,10 @@ def _add_export(commands: Any) -> None:
         help="diffusers: one file that diffusers' load_lora_weights reads, of lora, rslora, dora, pissa and olora; "
         "peft: a folder that PEFT's PeftModel.from_pretrained(unet, folder) reads, of every method; "
         "kohya: one file under the names of kohya's sd-scripts and of LyCORIS, as most other programs read it, of all "
-        "methods but oft and boft",
+        "methods but oft and boft; "
+        "unet: of method full, a folder that diffusers' UNet2DConditionModel.from_pretrained reads; "
+        "textual-inversion: learned tokens, a folder with a file for each class, as diffusers' load_textual_inversion "
+        "reads it",
     )
     export.add_argument(
         "--out",

@@ -13,29 +13,41 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synthmix.api.adapters.v1.adapters_pb2 import Adapter
-from synthmix.client.safetensors_files import Tensor, numbers, read_tensors, scalar, write_tensors
+from synthmix.api.adapters.v1.adapters_pb2 import Adapter, AdapterSettings
+from synthmix.client.safetensors_files import Tensor, numbers, read_bytes, read_tensors, scalar, write_tensors
 from synthmix.service_kit.adapter_payloads import (
+    CLASS_TOKENS,
+    CLIP_PREFIX,
+    LENGTHS,
     LORA_CONFIG,
     LORA_PREFIX,
     LORA_WEIGHTS,
     PEFT_CONFIG,
     PEFT_PREFIX,
     PEFT_WEIGHTS,
+    TEXT_FOLDER,
+    TEXT_LENGTHS,
+    TEXT_PREFIX,
+    UNET_CONFIG,
+    UNET_WEIGHTS,
 )
 from synthmix.service_kit.errors import AlreadyExists, check_choice, invalid_field, missing_field
 from synthmix.service_kit.quantities import listed, plural
 
-KOHYA_PREFIX = "lora_unet_"
+KOHYA_PREFIX, KOHYA_TEXT_PREFIX = "lora_unet_", "lora_te_"
 
 SUFFIX = ".safetensors"
 LORA_METHODS = ("lora", "rslora", "dora", "pissa", "olora")
 LYCORIS_METHODS = ("loha", "lokr")
 ROTATIONS = ("oft", "boft")
 
-DOWN, UP, LENGTHS = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
-# In files of recipe versions up to 2, beside PEFT's names.
-_OLD_PARTS = {"lora.down.weight": DOWN, "lora.up.weight": UP}
+DOWN, UP = "lora_A.weight", "lora_B.weight"
+# In files of recipe versions up to 2 beside PEFT's names, and in text encoders.
+_OTHER_PARTS = {"lora.down.weight": DOWN, "lora.up.weight": UP, TEXT_LENGTHS: LENGTHS}
+TEXTUAL_INVERSION = "textual-inversion"
+ALL_METHODS = (*LORA_METHODS, *LYCORIS_METHODS, *ROTATIONS, "full", "none")
+# Of the names of tensors in a LoRA file.
+TEXT_LORA_PREFIX = f"{TEXT_PREFIX}{CLIP_PREFIX}"
 # What sd-scripts calls base models, and whether they are of version 2, by the width of what they read of a prompt.
 _VERSIONS = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
 
@@ -62,12 +74,16 @@ class Stored:
         config: PEFT's configuration, in PEFT's words.
         layers: The tensors of each layer, by their names without the layer's.
         base_model: As its settings name it.
+        text: The adapter in the text encoder, if there is one. Of LoRA's kind it is in the same file.
+        has_tokens: Whether it has learned tokens of classes.
     """
 
     weights: Path
     config: dict[str, Any]
     layers: dict[str, dict[str, Tensor]]
     base_model: str
+    text: "Stored | None" = None
+    has_tokens: bool = False
 
     @property
     def kind(self) -> str:
@@ -102,26 +118,38 @@ class Format:
         sentence: What it is, for who chooses.
         methods: The methods whose adapters it can hold.
         is_file: Whether it is one safetensors file, not a folder.
-        write: Writes an adapter to a path, and returns the notes.
+        write: Writes an adapter to a path, and returns the notes. None for what is no adapter.
+        copy: Writes what is in the folder of stored files to a path, and returns the notes; None for adapters.
     """
 
     sentence: str
     methods: tuple[str, ...]
     is_file: bool
-    write: Callable[[Stored, Path], list[str]]
+    write: Callable[[Stored, Path], list[str]] | None = None
+    copy: Callable[[Path, Path], list[str]] | None = None
 
 
-def check_export(format_name: str, method: str, out: Path) -> None:
+def check_export(format_name: str, settings: AdapterSettings, out: Path) -> None:
     """Raises InvalidArgument or AlreadyExists for what cannot be exported, or not to there, before it is fetched."""
     check_choice("format", format_name, FORMATS)
-    form = FORMATS[format_name]
+    form, method = FORMATS[format_name], settings.method
+    others = [name for name, other in FORMATS.items() if method in other.methods and name != TEXTUAL_INVERSION]
+    if settings.class_tokens:
+        others.append(TEXTUAL_INVERSION)
     if method not in form.methods:
-        others = ", ".join(name for name, other in FORMATS.items() if method in other.methods)
         raise invalid_field(
             "format",
             format_name,
             f"cannot hold an adapter of the method {method}, only of {', '.join(form.methods)}",
-            f"use one of: {others}",
+            f"use one of: {', '.join(others)}",
+            reason="FORMAT_CANNOT",
+        )
+    if format_name == TEXTUAL_INVERSION and not settings.class_tokens:
+        raise invalid_field(
+            "format",
+            format_name,
+            "holds learned tokens of classes, and this adapter has none",
+            f"use one of: {', '.join(others)}",
             reason="FORMAT_CANNOT",
         )
     check_out(format_name, out)
@@ -170,24 +198,66 @@ def write_adapter(format_name: str, folder: Path, out: Path, base_model: str) ->
     Raises:
         ValueError: The files are not those of an adapter. It says what is wrong.
     """
-    notes = FORMATS[format_name].write(read_stored(folder, base_model), out)
-    files = (out,) if out.is_file() else tuple(sorted(out.iterdir()))
-    return Export(files, tuple(notes))
+    form = FORMATS[format_name]
+    if form.copy is not None:
+        notes = form.copy(folder, out)
+    else:
+        stored = read_stored(folder, base_model)
+        notes = written(form, stored, out)
+        if stored.has_tokens:
+            notes.append(
+                "prompts name classes by learned tokens, which are not in it: export them as well, in the format "
+                f"{TEXTUAL_INVERSION}"
+            )
+    return Export(files_of(out), tuple(notes))
+
+
+def written(form: Format, stored: Stored, out: Path) -> list[str]:
+    """Writes an adapter in a form of adapters, and returns the notes."""
+    if form.write is None:
+        raise TypeError("this form is of no adapter")
+    return form.write(stored, out)
+
+
+def files_of(out: Path) -> tuple[Path, ...]:
+    """What an export has written."""
+    return (out,) if out.is_file() else tuple(sorted(path for path in out.rglob("*") if path.is_file()))
 
 
 def read_stored(folder: Path, base_model: str) -> Stored:
     """The adapter whose stored files are in a folder. Raises ValueError for files that are not an adapter's."""
+    has_tokens = (folder / CLASS_TOKENS).is_file()
     if (folder / LORA_WEIGHTS).is_file():
-        weights, prefix = folder / LORA_WEIGHTS, LORA_PREFIX
-        tensors, metadata = read_tensors(weights)
-        said = _object(metadata.get(LORA_CONFIG, ""), f"metadata {LORA_CONFIG}")
-        config = {key.removeprefix(LORA_PREFIX): value for key, value in said.items()}
+        stored = _read_lora(folder / LORA_WEIGHTS, base_model)
     elif (folder / PEFT_WEIGHTS).is_file() and (folder / PEFT_CONFIG).is_file():
-        weights, prefix = folder / PEFT_WEIGHTS, PEFT_PREFIX
-        tensors, _ = read_tensors(weights)
-        config = _object((folder / PEFT_CONFIG).read_text(encoding="utf-8"), PEFT_CONFIG)
+        text = folder / TEXT_FOLDER
+        of_text = _read_peft(text, base_model) if (text / PEFT_CONFIG).is_file() else None
+        stored = replace(_read_peft(folder, base_model), text=of_text)
     else:
         raise ValueError(f"it has neither {LORA_WEIGHTS} nor {PEFT_WEIGHTS} with {PEFT_CONFIG}")
+    return replace(stored, has_tokens=has_tokens)
+
+
+def _read_lora(weights: Path, base_model: str) -> Stored:
+    tensors, metadata = read_tensors(weights)
+    said = _object(metadata.get(LORA_CONFIG, ""), f"metadata {LORA_CONFIG}")
+    of_text = {key.removeprefix(TEXT_PREFIX): value for key, value in said.items() if key.startswith(TEXT_PREFIX)}
+    config = {key.removeprefix(LORA_PREFIX): value for key, value in said.items() if not key.startswith(TEXT_PREFIX)}
+    text = None
+    if of_text:
+        own = [tensor for tensor in tensors if tensor.name.startswith(TEXT_PREFIX)]
+        text = _stored(weights, of_text, own, TEXT_LORA_PREFIX, base_model)
+        tensors = [tensor for tensor in tensors if not tensor.name.startswith(TEXT_PREFIX)]
+    return replace(_stored(weights, config, tensors, LORA_PREFIX, base_model), text=text)
+
+
+def _read_peft(folder: Path, base_model: str) -> Stored:
+    weights = folder / PEFT_WEIGHTS
+    config = _object((folder / PEFT_CONFIG).read_text(encoding="utf-8"), PEFT_CONFIG)
+    return _stored(weights, config, read_tensors(weights)[0], PEFT_PREFIX, base_model)
+
+
+def _stored(weights: Path, config: dict[str, Any], tensors: list[Tensor], prefix: str, base_model: str) -> Stored:
     if config.get("peft_type") not in _KINDS:
         raise ValueError(f"it is of a kind {config.get('peft_type')!r}, which is none of {', '.join(_KINDS)}")
     return Stored(weights, config, _by_layer(tensors, prefix, _KINDS[config["peft_type"]]), base_model)
@@ -207,10 +277,10 @@ def _by_layer(tensors: list[Tensor], prefix: str, parts: tuple[str, ...]) -> dic
     layers: dict[str, dict[str, Tensor]] = {}
     for tensor in tensors:
         name = tensor.name.removeprefix(prefix)
-        found = next((part for part in (*parts, *_OLD_PARTS) if name.endswith(f".{part}")), None)
+        found = next((part for part in (*parts, *_OTHER_PARTS) if name.endswith(f".{part}")), None)
         if name == tensor.name or found is None:
             raise ValueError(f"it has a tensor {tensor.name}, which is no adapter's")
-        layers.setdefault(name.removesuffix(f".{found}"), {})[_OLD_PARTS.get(found, found)] = tensor
+        layers.setdefault(name.removesuffix(f".{found}"), {})[_OTHER_PARTS.get(found, found)] = tensor
     if not layers:
         raise ValueError("it has no tensors")
     for layer, found_parts in layers.items():
@@ -246,8 +316,15 @@ def _renamed(stored: Stored, prefix: str) -> list[Tensor]:
 
 def _write_diffusers(stored: Stored, out: Path) -> list[str]:
     said = {f"{LORA_PREFIX}{key}": value for key, value in stored.config.items()}
+    tensors = _renamed(stored, LORA_PREFIX)
+    if stored.text is not None:
+        said |= {f"{TEXT_PREFIX}{key}": value for key, value in stored.text.config.items()}
+        tensors += [
+            replace(tensor, name=tensor.name.replace(LENGTHS, TEXT_LENGTHS))
+            for tensor in _renamed(stored.text, TEXT_LORA_PREFIX)
+        ]
     metadata = {"format": "pt", LORA_CONFIG: json.dumps(said, indent=2, sort_keys=True)}
-    write_tensors(out, _in_place(_renamed(stored, LORA_PREFIX)), metadata, stored.weights)
+    write_tensors(out, _in_place(tensors), metadata, stored.weights)
     scales = sorted({stored.scale_of(layer) for layer in stored.layers})
     if scales == [1.0]:
         return []
@@ -259,23 +336,32 @@ def _write_diffusers(stored: Stored, out: Path) -> list[str]:
 
 
 def _write_peft(stored: Stored, out: Path) -> list[str]:
+    """A folder for the UNet, and in it one for the text encoder."""
     out.mkdir()
+    notes: list[str] = []
+    if stored.text is not None:
+        _write_peft(stored.text, out / TEXT_FOLDER)
+        notes.append(f"the text encoder's adapter is in the folder {TEXT_FOLDER}: PEFT reads one model's at once")
     if stored.kind != "LORA":
         for name in (PEFT_WEIGHTS, PEFT_CONFIG):
             shutil.copyfile(stored.weights.with_name(name), out / name)
-        return []
+        return notes
     tensors = _in_place(_renamed(stored, PEFT_PREFIX))
     write_tensors(out / PEFT_WEIGHTS, tensors, {"format": "pt"}, stored.weights)
     # What the factors began with is of no use: a reader would factor weights for it.
     config = stored.config | {"inference_mode": True, "init_lora_weights": True}
     (out / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-    return []
+    return notes
 
 
 def _write_kohya(stored: Stored, out: Path) -> list[str]:
     """As kohya's sd-scripts, and LyCORIS beside them, name tensors; the layers' names are those of diffusers."""
-    to_layer = _kohya_lora if stored.kind == "LORA" else _kohya_lycoris
-    tensors = [tensor for layer, parts in stored.layers.items() for tensor in to_layer(stored, layer, parts)]
+    tensors = _kohya_tensors(stored, KOHYA_PREFIX)
+    if stored.text is not None:
+        of_text = _kohya_tensors(stored.text, f"{KOHYA_TEXT_PREFIX}{CLIP_PREFIX}")
+        if stored.text.weights != stored.weights:  # a file of its own, whose bytes are read
+            of_text = [replace(item, data=read_bytes(item, stored.text.weights)) for item in of_text]
+        tensors += of_text
     write_tensors(out, _in_place(tensors), _kohya_metadata(stored), stored.weights)
     notes = []
     if _has(stored, LENGTHS):
@@ -300,13 +386,22 @@ def _write_kohya(stored: Stored, out: Path) -> list[str]:
     return notes
 
 
-def kohya_name(layer: str) -> str:
+def kohya_name(layer: str, prefix: str = KOHYA_PREFIX) -> str:
     """What kohya's files call a layer."""
-    return f"{KOHYA_PREFIX}{layer.replace('.', '_')}"
+    return f"{prefix}{layer}".replace(".", "_")
 
 
-def _kohya_lora(stored: Stored, layer: str, parts: Mapping[str, Tensor]) -> list[Tensor]:
-    down, up, name = parts[DOWN], parts[UP], kohya_name(layer)
+def _kohya_tensors(stored: Stored, prefix: str) -> list[Tensor]:
+    to_layer = _kohya_lora if stored.kind == "LORA" else _kohya_lycoris
+    return [
+        tensor
+        for layer, parts in stored.layers.items()
+        for tensor in to_layer(stored, layer, kohya_name(layer, prefix), parts)
+    ]
+
+
+def _kohya_lora(stored: Stored, layer: str, name: str, parts: Mapping[str, Tensor]) -> list[Tensor]:
+    down, up = parts[DOWN], parts[UP]
     tensors = [
         replace(down, name=f"{name}.lora_down.weight"),
         replace(up, name=f"{name}.lora_up.weight"),
@@ -320,13 +415,13 @@ def _kohya_lora(stored: Stored, layer: str, parts: Mapping[str, Tensor]) -> list
     return tensors
 
 
-def _kohya_lycoris(stored: Stored, layer: str, parts: Mapping[str, Tensor]) -> list[Tensor]:
+def _kohya_lycoris(stored: Stored, layer: str, name: str, parts: Mapping[str, Tensor]) -> list[Tensor]:
     """LyCORIS has PEFT's shapes.
 
     For a Kronecker product of two full factors it has no alpha (lycoris/modules/lokr.py): there the scale is put into
     the small one.
     """
-    name, rank, alpha = kohya_name(layer), stored.rank_of(layer), stored.alpha_of(layer)
+    rank, alpha = stored.rank_of(layer), stored.alpha_of(layer)
     if {"lokr_w1", "lokr_w2"} <= parts.keys() and alpha != rank:
         parts = {**parts, "lokr_w1": _times(parts["lokr_w1"], alpha / rank, stored.weights)}
         alpha = rank
@@ -387,6 +482,29 @@ def _has(stored: Stored, *names: str) -> bool:
     return any(name in parts for parts in stored.layers.values() for name in names)
 
 
+def _copy_tokens(folder: Path, out: Path) -> list[str]:
+    """A file a class, since diffusers' loader takes one token of each file."""
+    tensors, _ = read_tensors(folder / CLASS_TOKENS)
+    out.mkdir()
+    for number, tensor in enumerate(sorted(tensors, key=lambda tensor: tensor.name)):
+        own = replace(tensor, data=read_bytes(tensor, folder / CLASS_TOKENS))
+        write_tensors(out / f"class-{number:04d}{SUFFIX}", [own], {"format": "pt"}, folder / CLASS_TOKENS)
+    tokens = [tensor.name for tensor in sorted(tensors, key=lambda tensor: tensor.name)]
+    return [
+        f"the classes' tokens are {listed(tokens, 3)}: write them in prompts for the classes' names; diffusers itself "
+        "writes out the others of several vectors (maybe_convert_prompt)"
+    ]
+
+
+def _copy_unet(folder: Path, out: Path) -> list[str]:
+    if not (folder / UNET_WEIGHTS).is_file():  # the training ended early, before the UNet's turn
+        raise ValueError(f"it has no {UNET_WEIGHTS}")
+    out.mkdir()
+    for name in (UNET_WEIGHTS, UNET_CONFIG):
+        shutil.copyfile(folder / name, out / Path(name).name)
+    return []
+
+
 def _in_place(tensors: list[Tensor]) -> list[Tensor]:
     """In the order of their bytes in the file that they are from, and new ones behind them."""
     return sorted(tensors, key=lambda tensor: (1, 0) if isinstance(tensor.data, bytes) else (0, tensor.data.begin))
@@ -411,4 +529,18 @@ FORMATS: dict[str, Format] = {
         is_file=True,
         write=_write_kohya,
     ),
+    "unet": Format(
+        sentence="of method full: a folder that diffusers' UNet2DConditionModel.from_pretrained reads",
+        methods=("full",),
+        is_file=False,
+        copy=_copy_unet,
+    ),
+    TEXTUAL_INVERSION: Format(
+        sentence="learned tokens: a folder with a file for each class, as diffusers' load_textual_inversion reads it",
+        methods=ALL_METHODS,
+        is_file=False,
+        copy=_copy_tokens,
+    ),
 }
+# Those of adapters: what others are merged into.
+ADAPTER_FORMATS = tuple(name for name, form in FORMATS.items() if form.write is not None)

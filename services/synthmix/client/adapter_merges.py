@@ -16,6 +16,7 @@ from typing import Any
 
 from synthmix.client.adapter_config import KERNELS_OF_NINE, kronecker_shapes, patterns
 from synthmix.client.adapter_formats import (
+    ADAPTER_FORMATS,
     DOWN,
     FORMATS,
     LENGTHS,
@@ -24,7 +25,9 @@ from synthmix.client.adapter_formats import (
     Stored,
     check_free,
     check_out,
+    files_of,
     prompt_width,
+    written,
 )
 from synthmix.client.adapter_imports import read_adapter
 from synthmix.client.safetensors_files import Tensor, read_bytes
@@ -125,7 +128,7 @@ def _check(count: int, weights: Sequence[float], rank: int | None, format_name: 
         check_range(f"weights[{index}]", weight, -LARGEST_WEIGHT, LARGEST_WEIGHT)
     if rank is not None:
         check_range("rank", rank, 1, LARGEST_RANK)
-    check_choice("format", format_name, FORMATS)
+    check_choice("format", format_name, ADAPTER_FORMATS)
     check_out(format_name, out)
 
 
@@ -177,16 +180,21 @@ def merge(operands: Sequence[Operand], rank: int | None, format_name: str, out: 
     # Beside it, so that it is there whole or not at all.
     with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
         made = Path(scratch) / f"made{out.suffix}"
-        notes += FORMATS[format_name].write(stored, made)
+        notes += written(FORMATS[format_name], stored, made)
         check_free(out)
         made.rename(out)
-    files = (out,) if out.is_file() else tuple(sorted(out.iterdir()))
-    return Merge(Export(files, tuple(notes)), max(ranks.values()), math.sqrt(lost / whole))
+    return Merge(Export(files_of(out), tuple(notes)), max(ranks.values()), math.sqrt(lost / whole))
 
 
 def _check_kinds(operands: Sequence[Operand], rank: int | None) -> None:
     for item in operands:
         stored = item.stored
+        if stored.text is not None:
+            raise _cannot(
+                item,
+                "adapts the text encoder as well, and merges are of the UNet alone",
+                "merge adapters that were trained without text_encoder_targets",
+            )
         if stored.kind not in ("LORA", "LOHA", "LOKR"):
             raise _cannot(
                 item,

@@ -499,7 +499,7 @@ class Client:
         """
         errors.check_choice("format", format_name, adapter_formats.FORMATS)
         adapter = self.adapters.get(name)
-        adapter_formats.check_export(format_name, adapter.settings.method, out)
+        adapter_formats.check_export(format_name, adapter.settings, out)
         folder = adapter_formats.folder_of(adapter, label)
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, so that it is there whole or not at all.

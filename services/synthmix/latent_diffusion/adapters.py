@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 
 from synthmix.latent_diffusion.class_tokens import load_class_tokens
 from synthmix.latent_diffusion.loading import LatentDiffusion
-from synthmix.latent_diffusion.part_layers import CLIP_PREFIX, TEXT_ENCODER, UNET
+from synthmix.latent_diffusion.part_layers import TEXT_ENCODER, UNET
 from synthmix.service_kit.adapter_payloads import (
     CLASS_TOKENS,
+    CLIP_PREFIX,
     LENGTHS,
     LORA_CONFIG,
     LORA_PREFIX,

@@ -9,10 +9,9 @@ from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.base_model_files import tensor_shapes, weight_files
 from synthmix.latent_diffusion.hub import remote_shapes
 from synthmix.latent_diffusion.model_folder import ModelFolder
+from synthmix.service_kit.adapter_payloads import CLIP_PREFIX
 
 UNET, TEXT_ENCODER = "unet", "text_encoder"
-# Of the names in a text encoder's files, which its modules have had until transformers 5.
-CLIP_PREFIX = "text_model."
 _WEIGHT = ".weight"
 
 

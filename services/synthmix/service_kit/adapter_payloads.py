@@ -25,6 +25,8 @@ ADAPTER_FILES = (
 # Of the names of tensors in a LoRA file, and of what its metadata say of them.
 LORA_PREFIX = "unet."
 TEXT_PREFIX = "text_encoder."
+# Of the names in a text encoder's files, which its modules have had until transformers 5.
+CLIP_PREFIX = "text_model."
 # DoRA's lengths, by PEFT. In a text encoder diffusers leaves it to transformers to read them, which looks for a weight.
 LENGTHS = "lora_magnitude_vector"
 TEXT_LENGTHS = f"{LENGTHS}.weight"
