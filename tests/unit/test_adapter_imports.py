@@ -119,9 +119,8 @@ def test_tensors_keep_their_bytes_on_the_way_to_the_service(tmp_path: Path) -> N
 
 
 def test_doras_lengths_are_as_peft_has_them(tmp_path: Path) -> None:
-    lengths = {"dora_scale": (6, 1)}
     kernel = kohya(CONVOLUTION, lora_down__weight=(4, 5, 3, 3), lora_up__weight=(6, 4, 1, 1), dora_scale=(6, 1, 1, 1))
-    stored = read(tmp_path, lora(TO_K, **lengths) | kernel)
+    stored = read(tmp_path, lora(TO_K, dora_scale=(6, 1)) | kernel)
     assert stored.config["use_dora"] is True
     assert stored.layers[TO_K]["lora_magnitude_vector"].shape == (6,)
     assert stored.layers[CONVOLUTION]["lora_magnitude_vector"].shape == (1, 6, 1, 1)

@@ -1,4 +1,4 @@
-"""What a worker takes of an uploaded adapter: only listed options of all that PEFT would act on, for layers there are."""
+"""What a worker takes of an uploaded adapter: of all that PEFT would act on what is listed, for layers there are."""
 
 import json
 import struct

@@ -287,7 +287,7 @@ def _write_kohya(stored: Stored, out: Path) -> list[str]:
     if len({stored.alpha_of(layer) for layer in stored.layers}) > 1:
         # diffusers 0.42 keeps them under its old names for attention layers, by which PEFT finds none.
         notes.append(
-            "its layers have several alphas, of which diffusers gives its attention layers the most frequent one: to it "
+            "its layers have several alphas, of which diffusers gives attention layers the most frequent one: to it "
             "this is another adapter; for diffusers use the format diffusers"
         )
     if _has(stored, "lokr_t2"):
