@@ -45,7 +45,7 @@ def by_formula(pipeline: Any, path: Path) -> Any:
     layers: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for key, value in load_file(path).items():
         layer, _, part = key.partition(".")
-        layers[layer][part] = value
+        layers[layer][part] = value.float()
     for layer, parts in layers.items():
         weight = modules[layer].weight
         alpha = parts.pop("alpha")

@@ -82,14 +82,11 @@ def read_exports(
     torch.set_num_threads(1)
     base = load(base_model, torch.device("cpu"))
     found = resolve(str(base_model), field="adapter.settings.base_model")
-    random = torch.Generator().manual_seed(0)
-    inputs = {"latents": torch.randn(1, 4, 4, 4, generator=random), "text": torch.randn(1, 4, 16, generator=random)}
-    torch.save(inputs, work / "inputs.pt")
-    without = _answer(base, inputs)
+    without = answer_of(base)
     answers, exports = {}, []
     for case in cases:
         model, state = trained(base, settings_of(found, case.method, case.targets, **dict(case.options)), stop_after=2)
-        answers[case] = _answer(model, inputs)
+        answers[case] = answer_of(model)
         stored = written(adapter_files(model, state.first_factors), work / case.name)
         for form in ADAPTER_FORMATS:
             entry = FORMATS[form]
@@ -97,8 +94,30 @@ def read_exports(
                 out = work / (f"{case.name} {form}" + (".safetensors" if entry.is_file else ""))
                 write_adapter(form, stored, out, "tiny")
                 exports += [(case, form, reader, out) for reader in readers(form, case.method)]
-    paths = [work / f"answer-{number}.pt" for number in range(len(exports))]
-    jobs = [(reader, str(out), str(path)) for (_, _, reader, out), path in zip(exports, paths, strict=True)]
+    read = read_elsewhere([(reader, out) for _, _, reader, out in exports], base_model, work)
+    return [
+        Reading(
+            case,
+            form,
+            reader,
+            difference=None if isinstance(answer, str) else _largest(answer, answers[case]),
+            error=answer if isinstance(answer, str) else "",
+            effect=_largest(answers[case], without),
+        )
+        for (case, form, reader, _), answer in zip(exports, read, strict=True)
+    ]
+
+
+def read_elsewhere(readings: Sequence[tuple[str, Path]], base_model: Path, work: Path) -> list[torch.Tensor | str]:
+    """What the UNet answers with each adapter, read by other programs' code in processes without ours, or the error.
+
+    Args:
+        readings: A reader of adapter_readers.py, and the adapter's path.
+        work: A folder for what is in between.
+    """
+    torch.save(_inputs(), work / "inputs.pt")
+    paths = [work / f"answer-{number}.pt" for number in range(len(readings))]
+    jobs = [(reader, str(out), str(path)) for (reader, out), path in zip(readings, paths, strict=True)]
     (work / "jobs.json").write_text(json.dumps(jobs))
     done = subprocess.run(
         [sys.executable, adapter_readers.__file__, str(base_model), str(work)],
@@ -110,20 +129,17 @@ def read_exports(
     )
     if done.returncode:
         raise RuntimeError(f"the readers ended with {done.returncode}: {done.stderr[-2000:]}")
-    return [
-        Reading(
-            case,
-            form,
-            reader,
-            difference=_largest(torch.load(path, weights_only=True), answers[case]) if path.exists() else None,
-            error="" if path.exists() else Path(f"{path}.txt").read_text(),
-            effect=_largest(answers[case], without),
-        )
-        for (case, form, reader, _), path in zip(exports, paths, strict=True)
-    ]
+    return [torch.load(path, weights_only=True) if path.exists() else Path(f"{path}.txt").read_text() for path in paths]
 
 
-def _answer(model: LatentDiffusion, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def _inputs() -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return {"latents": torch.randn(1, 4, 4, 4, generator=random), "text": torch.randn(1, 4, 16, generator=random)}
+
+
+def answer_of(model: LatentDiffusion) -> torch.Tensor:
+    """What the readers' UNet answers, of a UNet here."""
+    inputs = _inputs()
     with torch.no_grad():
         answer: torch.Tensor = model.unet(inputs["latents"], torch.tensor([500]), inputs["text"]).sample
     return answer

@@ -194,7 +194,7 @@ def test_tokens_of_classes_are_a_file_each(tmp_path: Path) -> None:
         {"<flat>": values_of((2, 6), 0.0)},
         {"<round>": values_of((2, 6), 100.0)},
     ]
-    assert notes[0].startswith("the classes' tokens are <flat> and <round>: write them in prompts")
+    assert notes[0].startswith("the classes' tokens are <flat>, <round>: write them in prompts")
 
 
 def test_a_unet_that_was_trained_itself_is_exported_as_diffusers_reads_it(tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ def test_a_large_tensor_is_copied_in_pieces(tmp_path: Path, monkeypatch: pytest.
             "textual-inversion",
             "lora",
             "a",
-            "holds learned tokens of classes, and this adapter has none; use one of: diff",
+            "learned tokens of classes, and this adapter has none; use one of: diffusers",
         ),
     ],
 )

@@ -87,7 +87,7 @@ def dense(stored: Stored) -> dict[str, np.ndarray]:
     return found
 
 
-def _product(parts: dict[str, np.ndarray], name: str, core: str) -> np.ndarray:
+def _product(parts: dict[str, np.ndarray], name: str, core: str) -> Any:
     one, other = parts[f"{name}_a"], parts[f"{name}_b"]
     if core in parts:
         return np.einsum("ijkl,ip,jr->prkl", parts[core], one, other)

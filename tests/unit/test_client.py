@@ -2,9 +2,10 @@
 
 import functools
 import json
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client.adapter_imports import read_adapter
 from synthmix.client.client import Client, GroupRule, PixelRule, Transfer, metadata_of, result_of
 from synthmix.client.endpoints import default_home, find_endpoints
+from synthmix.client.safetensors_files import numbers
 from synthmix.client.transport import Service
 from synthmix.service_kit import errors, operation_calls
 from synthmix.service_kit.environment import SERVICES
@@ -377,6 +380,47 @@ def test_no_report_yet(services: fake.FakeServices, client: Client, tmp_path: Pa
 def test_what_cannot_be_downloaded(client: Client, tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidArgument, match="has nothing to download"):
         client.download("splits/abc", tmp_path)
+
+
+def lora_file(up: Sequence[float]) -> bytes:
+    """A stored LoRA of rank 1 in one layer of two outputs and an input, scaled by 1."""
+    header = {
+        "__metadata__": {"lora_adapter_metadata": '{"unet.peft_type": "LORA", "unet.r": 1, "unet.lora_alpha": 1}'},
+        "unet.to_q.lora_A.weight": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]},
+        "unet.to_q.lora_B.weight": {"dtype": "F32", "shape": [2, 1], "data_offsets": [4, 12]},
+    }
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + struct.pack("<3f", 1.0, *up)
+
+
+def test_adapters_of_the_service_and_files_are_merged(
+    services: fake.FakeServices, client: Client, tmp_path: Path
+) -> None:
+    stored = {"pytorch_lora_weights.safetensors": lora_file([1.0, 2.0])}
+    adapter = adapters_pb2.Adapter(
+        name=f"adapters/{fake.ID}",
+        settings=adapters_pb2.AdapterSettings(base_model="sd/one"),
+        payloads=[fake.payload(name, data) for name, data in stored.items()],
+    )
+    services.answers |= {"GetAdapter": lambda request, context: adapter, "DownloadPayload": fake.download_of(stored)}
+    file, out = tmp_path / "a.safetensors", tmp_path / "new" / "out.safetensors"
+    file.write_bytes(lora_file([10.0, 20.0]))
+    made = client.merge_adapters([adapter.name, file], [0.5, 2.0], out)
+    assert (made.rank, made.error, made.exported.files) == (2, 0.0, (out,))
+    read = read_adapter(out)
+    assert numbers(read.layers["to_q"]["lora_B.weight"], out) == [0.5, 20.0, 1.0, 40.0]
+    made = client.merge_adapters([adapter.name, file], [0.5, 2.0], tmp_path / "cut.safetensors", rank=1)
+    assert made.error < 1e-7  # both are multiples of one matrix
+
+    adapter.class_adapters.add(label="round", folder="class-0000")
+    with pytest.raises(errors.InvalidArgument, match="has an adapter for each class; write those that are meant"):
+        client.merge_adapters([adapter.name], [1.0], tmp_path / "other.safetensors")
+    adapter.ClearField("class_adapters")
+    stored["pytorch_lora_weights.safetensors"] = b"no adapter"
+    adapter.payloads[0].CopyFrom(fake.payload("pytorch_lora_weights.safetensors", b"no adapter"))
+    with pytest.raises(errors.DataLoss, match="delete it and train it again"):
+        client.merge_adapters([adapter.name], [1.0], tmp_path / "other.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "cut.safetensors", "new"]
 
 
 # Operations

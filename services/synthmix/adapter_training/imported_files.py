@@ -101,7 +101,7 @@ def _check_tensors(header: Mapping[str, Any], names: list[str], prefix: str) -> 
         raise ValueError("it has no tensors")
     others = [name for name in names if not name.startswith(prefix)]
     if others:
-        raise ValueError(f"it has what is not the UNet's ({prefix}...): {listed(others, SHOWN_LAYERS)}")
+        raise ValueError(f"it has what is not the UNet's: {listed(others, SHOWN_LAYERS)}")
     wrong = [f"{name} ({header[name]['dtype']})" for name in names if header[name]["dtype"] not in _DTYPES]
     if wrong:
         raise ValueError(f"it has tensors of other types than {', '.join(_DTYPES)}: {listed(wrong, SHOWN_LAYERS)}")

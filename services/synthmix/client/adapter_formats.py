@@ -370,6 +370,12 @@ def _write_kohya(stored: Stored, out: Path) -> list[str]:
             "the adapted ones': to both this is another adapter. LyCORIS reads it as it was trained; for diffusers "
             "use the format diffusers"
         )
+    if len({stored.alpha_of(layer) for layer in stored.layers}) > 1:
+        # diffusers 0.42 keeps them under its old names for attention layers, by which PEFT finds none.
+        notes.append(
+            "its layers have several alphas, of which diffusers gives attention layers the most frequent one: to it "
+            "this is another adapter; for diffusers use the format diffusers"
+        )
     if _has(stored, "lokr_t2"):
         notes.append(
             "LyCORIS's own loader fails on lokr_t2, the core of kernels of more than one pixel; a program that "

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exported_adapters import CLOSE, SMALLEST_AND_LARGEST, Case
+from exported_adapters import CLOSE, SMALLEST_AND_LARGEST, Case, answer_of, read_elsewhere
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import import_task, importing
 from synthmix.adapter_training.adapter_files import adapter_files
@@ -15,9 +15,11 @@ from synthmix.adapter_training.front_end import adapter_message
 from synthmix.adapter_training.imported_files import read_imported
 from synthmix.api.adapters.v1.adapters_pb2 import Adapter, AdapterSettings, ImportedAdapter
 from synthmix.api.image_sets.v1.image_sets_pb2 import ImageSet, SynthesisSettings
+from synthmix.api.operations.v1.operations_pb2 import Plan
 from synthmix.classifier_evaluation.trial_requests import check_generator
-from synthmix.client.adapter_formats import ADAPTER_FORMATS, FORMATS, write_adapter
+from synthmix.client.adapter_formats import ADAPTER_FORMATS, FORMATS, Stored, write_adapter
 from synthmix.client.adapter_imports import layer_of, read_adapter, write_upload
+from synthmix.client.adapter_merges import merge_adapters
 from synthmix.image_synthesis import planning, sampling
 from synthmix.image_synthesis.shards import planned_images
 from synthmix.latent_diffusion.adapters import load_adapter
@@ -99,20 +101,53 @@ def store(monkeypatch: pytest.MonkeyPatch) -> MemoryObjectStore:
 @pytest.fixture(scope="module")
 def kohya_file(base: LatentDiffusion, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """An adapter under kohya's names, and what the UNet with it answers. Each layer has a rank and alpha of its own."""
-    path, random = tmp_path_factory.mktemp("kohya") / "a.safetensors", torch.Generator().manual_seed(0)
-    model, tensors = shared_copy(base), {}
+    path = tmp_path_factory.mktemp("kohya") / "a.safetensors"
+    return path, probe(with_kohyas(base, path, seed=0))
+
+
+def with_kohyas(base: LatentDiffusion, path: Path, seed: int, weight: float = 1.0) -> LatentDiffusion:
+    """Writes an adapter of random numbers under kohya's names, and adds a multiple of it to a copy of a base model."""
+    random = torch.Generator().manual_seed(seed)
+    model = shared_copy(base)
+    tensors: dict[str, torch.Tensor] = {}
     layers = [name for name, _ in model.unet.named_modules() if name.endswith((".attn2.to_k", ".conv1"))]
     for number, name in enumerate(layers):
-        layer, rank, alpha = model.unet.get_submodule(name), 1 + number % 3, 0.5 * (1 + number % 2)
+        layer, rank, alpha = model.unet.get_submodule(name), 1 + (number + seed) % 3, 0.5 * (1 + number % 2)
         outputs, inputs, *kernel = layer.weight.shape
         down = 0.1 * torch.randn(rank, inputs, *kernel, generator=random).half()
         up = 0.1 * torch.randn(outputs, rank, *(1 for _ in kernel), generator=random).half()
         key = f"lora_unet_{name.replace('.', '_')}"
         tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
-        update = alpha / rank * up.float().flatten(1) @ down.float().flatten(1)
+        update = weight * alpha / rank * up.float().flatten(1) @ down.float().flatten(1)
         layer.weight.data = layer.weight.data + update.reshape(layer.weight.shape)
     save_file(tensors, path)
-    return path, probe(model)
+    return model
+
+
+def test_others_read_layers_of_several_ranks_as_they_are(
+    base: LatentDiffusion, folder: Path, found: BaseModel, tmp_path: Path
+) -> None:
+    """Also of a merge: of two adapters, in the weights 0.5 and -2."""
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    of_one = answer_of(with_kohyas(base, one, seed=0))
+    of_both = answer_of(with_kohyas(with_kohyas(base, one, seed=0, weight=0.5), two, seed=1, weight=-2.0))
+    readings = []
+    for form, reader in (("diffusers", "diffusers"), ("peft", "peft"), ("kohya", "formula")):
+        ending = ".safetensors" if FORMATS[form].is_file else ""
+        out, merged = tmp_path / f"{form} for {reader}{ending}", tmp_path / f"merged {form} for {reader}{ending}"
+        FORMATS[form].write(read_adapter(one), out)
+        merge_adapters([one, two], [0.5, -2.0], merged, rank=None, format_name=form, fetch=_nothing)
+        readings += [(reader, out), (reader, merged)]
+    read = read_elsewhere(readings, folder, tmp_path)
+    for (_, path), answer in zip(readings, read, strict=True):
+        assert not isinstance(answer, str), f"{path.name}: {answer}"
+        expected = of_both if path.name.startswith("merged") else of_one
+        assert (answer - expected).abs().max() < 2e-5, path.name
+    assert (of_both - of_one).abs().max() > 1e-2
+
+
+def _nothing(name: str, folder: Path) -> Stored:
+    raise AssertionError
 
 
 def uploaded(store: MemoryObjectStore, path: Path, work: Path) -> str:
@@ -167,6 +202,7 @@ def test_an_imported_adapter_makes_images_as_one_that_was_trained_here(
     torch.testing.assert_close(probe(sampling.adapted_model(manifest.name, "automatic")), answer, rtol=0, atol=1e-5)
     image_set = ImageSet(adapter=str(manifest.name), settings=SynthesisSettings(steps=2, per_class=1))
     planned = planning.plan(store, image_set, validate_only=False)
+    assert isinstance(planned.plan, Plan)
     assert "it is not known on which images it was trained" in planned.plan.warnings[-1]
     model = sampling.adapted_model(manifest.name, "automatic")
     settings = planning.filled(image_set.settings, manifest)
