@@ -89,7 +89,7 @@ def test_colour_that_is_lost_is_told_with_figures_meaning_and_remedy() -> None:
     )
     assert "keeps 4 % of the chroma (mean CIELAB C*ab 9.1 before and 0.4 after)" in lost
     assert "all synthetic images are nearly grey" in lost
-    assert "use a base model whose autoencoder knows colour, or import the images as grey ones" in lost
+    assert "use a base model whose autoencoder knows colour, or import one of the images' channels as grey" in lost
     [pale] = quality(chroma=9.1, after=6.0)
     assert "keeps 66 % of the chroma" in pale and "are paler than real ones" in pale
 

@@ -450,7 +450,9 @@ def test_fidelity_stands_beside_its_floor() -> None:
 def test_what_the_base_model_cannot_show_is_a_banner_over_the_verdict() -> None:
     data = report(autoencoder_checks=(check(LOST, "the colour is lost; use another"),))
     html = render_html(data)
-    banner = html.index("<strong>NOT FIT FOR THESE IMAGES.</strong>\nThe colour is lost; use another.\n")
+    banner = html.index(
+        "<strong>THE BASE MODEL IS NOT FIT FOR THESE IMAGES.</strong>\nThe colour is lost; use another.\n"
+    )
     assert banner < html.index(data.verdict_sentence)
     text = " ".join("".join(Page(html).text).split())
     assert "a mean PSNR of 23.8 dB (images of nothing but each one’s mean colour: 15.5 dB), and 4 % of their " in text

@@ -117,8 +117,8 @@ def check_warnings(quality: ReconstructionQuality, *, base_model: str, image_siz
             f"the base model {base_model} cannot show the colour of these images: of {measured}, its autoencoder keeps "
             f"{100 * quality.chroma_kept:.0f} % of the chroma (mean CIELAB C*ab {quality.chroma:.1f} before and "
             f"{quality.reconstructed_chroma:.1f} after), so that all synthetic images are {look}, whatever an adapter "
-            "learns; use a base model whose autoencoder knows colour, or import the images as grey ones (`synthmix "
-            "datasets import --channel`)"
+            "learns; use a base model whose autoencoder knows colour, or import one of the images' channels as grey "
+            "(--channel)"
         )
     return warnings
 
