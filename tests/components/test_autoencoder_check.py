@@ -81,7 +81,8 @@ def imported(
 
 def grey(image: np.ndarray) -> np.ndarray:
     """Without its colour, stored as colour files store it."""
-    return image.mean(axis=-1, keepdims=True).round().astype(np.uint8).repeat(3, axis=-1)
+    levels: np.ndarray = image.mean(axis=-1, keepdims=True).round().astype(np.uint8).repeat(3, axis=-1)
+    return levels
 
 
 def adapter(train_part: str, **settings: Any) -> adapters_pb2.Adapter:

@@ -21,8 +21,8 @@ from synthmix.service_kit.stored_records import known_fields
 
 # Raised whenever the same images would give other figures.
 RECIPE_VERSION = 1
-# A few dozen tell 4 % of colour from 90 % and 9 dB from 24, and take seconds: half a second with the built-in model,
-# some minutes with Stable Diffusion on a CPU, where a training takes days.
+# A few dozen tell 4 % of colour from 90 % and 9 dB from 24. They take half a second with the built-in model, and with
+# Stable Diffusion 24 minutes of one core, where a training takes days.
 IMAGES = 32
 # An error of a tenth of white. Autoencoders that are in use are above it even with photographs (Stable Diffusion's at
 # 23.4 dB: model card of stabilityai/sd-vae-ft-mse), and the built-in one is at 31 to 41 with grey microscopy.
