@@ -3,7 +3,6 @@
 It takes the services' own code, and only Ray's place: tasks run one after the other where they are asked for.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from image_archives import dataset, encoded, noise
+from in_process_tasks import InProcessTasks
 from memory_object_store import MemoryObjectStore
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.evaluations.v1 import evaluations_pb2
@@ -139,37 +139,12 @@ class InProcessContext:
         pass
 
     @contextmanager
-    def tasks(self) -> Iterator["InProcessTasks"]:
-        yield InProcessTasks(self)
+    def tasks(self) -> Iterator[InProcessTasks]:
+        yield InProcessTasks(self._run, self.makes)
 
-
-class InProcessTasks:
-    """Runs tasks, those of the lowest rank first, when it is asked which have ended."""
-
-    def __init__(self, context: InProcessContext):
-        self._context = context
-        self._waiting: list[tuple[int, int, str, Mapping[str, Any]]] = []
-        self._numbers = itertools.count()
-
-    @property
-    def left(self) -> int:
-        return len(self._waiting)
-
-    def add(
-        self, function: str, arguments: Sequence[Mapping[str, Any]], makes: Sequence[str], ranks: Sequence[int]
-    ) -> list[int]:
-        self._context.makes += makes
-        numbers = [next(self._numbers) for _ in arguments]
-        each = zip(ranks, numbers, arguments, strict=True)
-        self._waiting += [(rank, number, function, keywords) for rank, number, keywords in each]
-        return numbers
-
-    def ended(self) -> Iterator[tuple[int, Any]]:
-        self._waiting.sort(key=lambda task: task[:2])
-        while self._waiting:
-            _, number, function, keywords = self._waiting.pop(0)
-            self._context.tasks_run.append(function)
-            yield number, TASKS[function](self._context.store, **keywords)
+    def _run(self, function: str, keywords: Mapping[str, Any]) -> Any:
+        self.tasks_run.append(function)
+        return TASKS[function](self.store, **keywords)
 
 
 def evaluate(store: MemoryObjectStore, **mixtures: Any) -> tuple[Manifest, InProcessContext]:

@@ -1491,6 +1491,13 @@ def test_what_is_shown_of_operations_and_transfers() -> None:
     assert [steps[0].state for steps, _ in seen] == [progress_pb2.STATE_RUNNING, progress_pb2.STATE_SUCCEEDED]
 
 
+def test_what_an_operation_finds_on_the_way_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    show = shown_operation(lambda steps, message: None, told=["simulated"])
+    for warnings in ([], ["simulated", "no colour"], ["simulated", "no colour"], ["no colour", "blur"]):
+        show(progress_pb2.OperationMetadata(warnings=warnings))
+    assert capsys.readouterr().err == "warning: no colour\nwarning: blur\n"
+
+
 # Words for numbers
 
 

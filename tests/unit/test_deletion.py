@@ -14,6 +14,7 @@ from synthmix.service_kit.references import read_references
 from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import (
     ADAPTERS,
+    AUTOENCODER_CHECKS,
     DATASETS,
     EVALUATIONS,
     FEATURES,
@@ -39,8 +40,9 @@ class World:
 
     def __getitem__(self, key: tuple[str, int]) -> ArtifactName:
         collection, number = key
-        letter = dict(zip((DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, TRIALS), "01234", strict=True)).get(collection)
-        letter = letter or dict(zip((RECONSTRUCTIONS, FEATURES, EVALUATIONS, STUDIES), "5678", strict=True))[collection]
+        letters = dict(zip((DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, TRIALS, RECONSTRUCTIONS), "012345", strict=True))
+        letters |= dict(zip((FEATURES, EVALUATIONS, STUDIES, AUTOENCODER_CHECKS), "6789", strict=True))
+        letter = letters[collection]
         return ArtifactName(collection, f"{letter}{number:031x}")
 
     def write(
@@ -133,6 +135,7 @@ def world() -> World:
     world.trial(1, 1)
     world.trial(2, 1, 1)
     world.trial(3, 1, 2)
+    world.write(AUTOENCODER_CHECKS, 1, {"train_split": world.part("train", 1), "base_model": BASE_MODEL})
     world.write(RECONSTRUCTIONS, 1, {"train_split": world.part("train", 1), "base_model": BASE_MODEL})
     world.write(FEATURES, 1, {"images": world.part("train", 1)})
     world.write(FEATURES, 2, {"images": world[IMAGE_SETS, 2].id})
@@ -189,7 +192,18 @@ def test_what_refers_to_others_goes_first_so_that_no_interruption_leaves_it_dang
     order = [name.collection for name in world.delete(DATASETS, 1, force=True).names]
     assert order == sorted(
         order,
-        key=[STUDIES, EVALUATIONS, FEATURES, RECONSTRUCTIONS, TRIALS, IMAGE_SETS, ADAPTERS, SPLITS, DATASETS].index,
+        key=[
+            STUDIES,
+            EVALUATIONS,
+            FEATURES,
+            RECONSTRUCTIONS,
+            TRIALS,
+            IMAGE_SETS,
+            ADAPTERS,
+            AUTOENCODER_CHECKS,
+            SPLITS,
+            DATASETS,
+        ].index,
     )
     assert not world.there()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -36,6 +37,7 @@ from synthmix.api.evaluations.v1.evaluations_pb2 import (
 )
 from synthmix.classifier_evaluation.metrics import metric_messages
 from synthmix.image_data.mixture_kinds import KINDS, kind_message
+from synthmix.image_data.reconstruction_quality import ReconstructionQuality
 from synthmix.study_control.report import (
     charts,
     formatting,
@@ -48,6 +50,7 @@ from synthmix.study_control.report import (
 from synthmix.study_control.report.data import (
     Adapter,
     Artifact,
+    AutoencoderCheck,
     Dataset,
     Gallery,
     ImageSet,
@@ -197,6 +200,7 @@ def report(
         "dataset": Dataset("cells", "ab" * 32, simulated, group_rule, tuple(parts), ("2 near-duplicates.",)),
         "class_names": class_names,
         "base_model": "builtin",
+        "autoencoder_checks": (),
         "adapters": tuple(
             Adapter(
                 s,
@@ -240,6 +244,15 @@ def report(
     return ReportData(**(values | changes))
 
 
+LOST = ReconstructionQuality(32, 23.8, 15.5, 18.3, 0.7)
+
+
+def check(
+    quality: ReconstructionQuality | None, *warnings: str, base_model: str = "builtin", image_size: int = 64
+) -> AutoencoderCheck:
+    return AutoencoderCheck(base_model, image_size, quality, warnings)
+
+
 class Page(HTMLParser):
     """What a browser would find in a page."""
 
@@ -278,6 +291,7 @@ CASES: dict[str, Callable[[], ReportData]] = {
     "simulated without groups": lambda: report(simulated=True, group_rule=None),
     "reconstructed": lambda: report(compared(reconstructed=True)),
     "reconstructed, no synthetic only": lambda: report(compared(reconstructed=True, synthetic_only=None)),
+    "no colour": lambda: report(autoencoder_checks=(check(LOST, f"it is {NASTY}"), check(None, image_size=128))),
     "share": lambda: report(compared(mode="share")),
     "replace": lambda: report(compared(mode="replace", control=False)),
 }
@@ -352,6 +366,7 @@ def test_text_from_users_never_becomes_markup() -> None:
         leakage=(LeakageCheck(NASTY, NASTY, "unknown"),),
         metrics=(Metric(name="accuracy", label=NASTY),),
         provenance=Provenance((Artifact(NASTY, NASTY, NASTY),), {NASTY: NASTY}, {NASTY: NASTY}),
+        autoencoder_checks=(check(LOST, NASTY, base_model=NASTY), check(LOST, base_model=NASTY)),
         image_sets=tuple(replace(image_set, settings={NASTY: NASTY}) for image_set in data.image_sets),
     )
     html = render_html(data)
@@ -430,6 +445,37 @@ def test_fidelity_stands_beside_its_floor() -> None:
     assert "real images 40 0.001 1.2 %" in text
     assert "lora-r4 100 0.032 2.5 %" in text
     assert "Fidelity and near copies" not in render_html(report(fidelity=None))
+
+
+def test_what_the_base_model_cannot_show_is_a_banner_over_the_verdict() -> None:
+    data = report(autoencoder_checks=(check(LOST, "the colour is lost; use another"),))
+    html = render_html(data)
+    banner = html.index(
+        "<strong>THE BASE MODEL IS NOT FIT FOR THESE IMAGES.</strong>\nThe colour is lost; use another.\n"
+    )
+    assert banner < html.index(data.verdict_sentence)
+    text = " ".join("".join(Page(html).text).split())
+    assert "a mean PSNR of 23.8 dB (images of nothing but each one’s mean colour: 15.5 dB), and 4 % of their " in text
+    assert "colour (mean chroma C*ab 18.3 before, 0.7 after). Better no image" in text
+    [said] = json.loads(render_json(data))["autoencoder_checks"]
+    assert said["warnings"] == ["the colour is lost; use another"]
+    assert said["quality"] == dataclasses.asdict(LOST)
+
+
+def test_of_images_that_come_back_well_there_is_no_banner() -> None:
+    data = report(autoencoder_checks=(check(ReconstructionQuality(32, 41.1, 17.2, 0.0, 0.0)),))
+    html = render_html(data)
+    assert "NOT FIT" not in html
+    text = " ".join("".join(Page(html).text).split())
+    assert "a mean PSNR of 41.1 dB (images of nothing but each one’s mean colour: 17.2 dB). Better no image" in text
+    assert json.loads(render_json(data))["autoencoder_checks"][0]["warnings"] == []
+
+
+def test_each_autoencoder_is_told_apart_and_one_that_was_not_measured_is_said() -> None:
+    html = render_html(report(autoencoder_checks=(check(LOST), check(None, base_model="x/y@1", image_size=512))))
+    text = " ".join("".join(Page(html).text).split())
+    assert "Of 32 train images the autoencoder (builtin, 64 pixels) leaves a mean PSNR" in text
+    assert "What the autoencoder (x/y@1, 512 pixels) leaves of these images is not known" in text
 
 
 def test_what_an_import_left_out_is_shown() -> None:

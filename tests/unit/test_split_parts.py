@@ -16,7 +16,7 @@ from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data import pixel_cache, split_parts
 from synthmix.image_data.decoding import decode_image, to_square
 from synthmix.image_data.image_table import ImageTableWriter
-from synthmix.image_data.pixel_cache import pixels
+from synthmix.image_data.pixel_cache import pixels, some_pixels
 from synthmix.image_data.pixel_rules import PixelRule
 from synthmix.image_data.split_parts import (
     DatasetRows,
@@ -205,6 +205,7 @@ def test_pixels_are_decoded_once(
 ) -> None:
     train = open_train_part(store, f"{split}/parts/train", field="x")
     decoded = pixels(store, train, 16)
+    np.testing.assert_array_equal(some_pixels(store, train, [1, 3], 16), decoded[[1, 3]])
     assert decoded.shape == (len(train), 16, 16, 3)
     np.testing.assert_array_equal(decoded, [decode_image(data, white_level=255) for data in train.images()])
     assert not decoded.flags.writeable

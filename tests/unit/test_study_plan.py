@@ -436,6 +436,21 @@ def test_a_study_shows_what_each_step_says_of_itself(store: MemoryObjectStore) -
     assert (step.state, step.message, step.done) == (progress_pb2.STATE_SUCCEEDED, "", step.total)
 
 
+def test_a_study_says_once_what_its_steps_find_on_the_way(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store, "adapters: {rank: [4, 16]}")
+    name = OperationName(STUDY_CONTROL, laid_out.name.id)
+    context = OperationContext(store, OperationRecord(name, "studies", str(laid_out.name), laid_out.record(), now()))
+    progress = study_operation.StudyProgress(context, laid_out.steps)
+    for step, warnings in zip(steps(laid_out, ADAPTER_TRAINING), (["no colour"], ["no colour", "blur"]), strict=True):
+        running = operations_pb2.Operation(name="operations/x")
+        running.metadata.Pack(progress_pb2.OperationMetadata(state="STATE_RUNNING", warnings=warnings))
+        progress.follow(step, running)
+        progress.follow(step, running)
+    progress.publish()
+    context.write_progress()
+    assert (find_progress(store, context.record) or {})["warnings"] == ["no colour", "blur"]
+
+
 class Refusing(LocalServices):
     """Refuses a step's start, as a service does over gRPC, a number of times."""
 

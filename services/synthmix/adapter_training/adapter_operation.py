@@ -1,6 +1,13 @@
-"""One adapter's operation: a single task, which trains from its checkpoint wherever it is started again, or imports."""
+"""One adapter's operation: a look at what the base model can show, and a training, each a task; or an import.
+
+What the base model cannot show of the images is said before the training, in the operation's warnings, and stops
+nothing. The training resumes from its checkpoint wherever it is started again.
+"""
+
+from dataclasses import asdict
 
 from synthmix.adapter_training.checkpoints import delete_checkpoints
+from synthmix.image_data.autoencoder_checks import CheckRequest, check_warnings, find_check
 from synthmix.image_data.generators import IMPORTED, recorded_adapter_settings
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
 from synthmix.service_kit.operation_context import OperationContext
@@ -11,13 +18,18 @@ def run(context: OperationContext) -> ArtifactName:
     """Returns the adapter's name."""
     request, names = context.record.request["request"], context.record.request["names"]
     target = ArtifactName.parse(context.record.target, field="target", collection=ADAPTERS)
+    settings = recorded_adapter_settings(request)
     if IMPORTED in request:
         function, total, unit, message = "synthmix.adapter_training.import_task:import_adapter", 1, "adapter", "reading"
     else:
-        total = recorded_adapter_settings(request).images_seen
-        function, unit, message = "synthmix.adapter_training.task:train", "images seen", "training"
+        function, total = "synthmix.adapter_training.task:train", settings.images_seen
+        unit, message = "images seen", "training"
     context.update(total=total, unit=unit, message=message)
     if find_manifest(context.store, target) is None:
+        if IMPORTED not in request:
+            _check_autoencoder(
+                context, CheckRequest(request["base_model"], request["train_split"], settings.image_size)
+            )
         [made] = context.run_tasks(
             function,
             [
@@ -45,3 +57,20 @@ def run(context: OperationContext) -> ArtifactName:
     context.update(done=total)
     delete_checkpoints(context.store, context.record.name)
     return target
+
+
+def _check_autoencoder(context: OperationContext, check: CheckRequest) -> None:
+    """Warns of what the base model's autoencoder loses of train images, which is measured unless it is known."""
+    names = context.record.request["names"]
+    if find_check(context.store, check) is None:
+        context.update(message="measuring what the autoencoder leaves of train images")
+        context.run_tasks(
+            "synthmix.adapter_training.autoencoder_check:measure",
+            [{"check": asdict(check), "names": names}],
+            makes=[str(check.name)],
+        )
+        context.update(message="training")
+    quality = find_check(context.store, check)
+    if quality is not None:  # unless the split, and all that was made from it, was deleted meanwhile
+        warnings = check_warnings(quality, base_model=names["base_model"], image_size=check.image_size)
+        context.update(warnings=warnings)

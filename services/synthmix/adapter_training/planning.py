@@ -11,6 +11,13 @@ from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.operations.v1 import operations_pb2
+from synthmix.image_data.autoencoder_checks import (
+    CheckRequest,
+    check_warnings,
+    find_check,
+    not_checked_yet,
+    stored_in_colour,
+)
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
@@ -287,6 +294,24 @@ def enlarged_images(store: ObjectStore, train: TrainPart, image_size_px: int) ->
     ]
 
 
+def shown_by_base_model(
+    store: ObjectStore, train: TrainPart, base_model: BaseModel, image_size_px: int, *, done: bool
+) -> list[str]:
+    """Warnings if the base model cannot show the train images, or if that is in doubt and not known yet.
+
+    Args:
+        done: Whether the adapter is there, so that nothing will be measured for it any more.
+    """
+    known = find_check(store, CheckRequest(base_model.digest, train.digest, image_size_px))
+    if known is not None:
+        return check_warnings(known, base_model=base_model.reference, image_size=image_size_px)
+    if done:
+        return []
+    modes = read_index(store, train.manifest, ["mode"])["mode"].take(list(train.index_rows)).to_pylist()
+    in_colour = stored_in_colour(modes, train.pixel_rule.channels)
+    return not_checked_yet(in_colour, len(train), base_model=base_model.reference)
+
+
 def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     """Checks a request against what exists, without starting anything. Raises SynthMixError."""
     if not adapter.train_split:
@@ -314,6 +339,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     names = {"train_split": str(train.name), "base_model": base_model.reference}
     target = ArtifactName(ADAPTERS, digest_of(request))
     done = find_manifest(store, target) is not None
+    warnings += shown_by_base_model(store, train, base_model, settings.image_size, done=done)
     scale = (settings.image_size / base_model.image_size_px) ** 2
     image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * cost(settings)
     measured = settings.evaluations * NOISE_LEVELS * sum(min(MOST_IMAGES, len(item.held_out)) for item in adapters)

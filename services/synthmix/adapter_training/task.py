@@ -20,6 +20,7 @@ from synthmix.adapter_training.checkpoints import (
     write_checkpoint,
     write_finished,
 )
+from synthmix.adapter_training.inputs import open_inputs
 from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.training_prompts import (
@@ -31,7 +32,7 @@ from synthmix.adapter_training.training_prompts import (
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.generators import recorded_adapter_settings
 from synthmix.image_data.pixel_cache import pixels
-from synthmix.image_data.split_parts import TrainPart, open_train_part
+from synthmix.image_data.split_parts import TrainPart
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion
@@ -71,14 +72,7 @@ def train(
         begun_with.append(checkpoint.threads)
     threads = begun_with[0] if begun_with else threads
     torch.set_num_threads(threads)
-    part = open_train_part(store, names["train_split"], field="adapter.train_split")
-    if part.digest != request["train_split"]:
-        raise FailedPrecondition(
-            f"{part.name} is not the train split that was asked for; split the dataset again, and ask for that one",
-            reason="SPLIT_DIFFERS",
-        )
-    found = base_model.resolve(names["base_model"], field="adapter.settings.base_model")
-    base_model.verify(found, request["base_model"])
+    part, found = open_inputs(store, names, train_split=request["train_split"], base_model_digest=request["base_model"])
     settings = recorded_adapter_settings(request)
     run = _Run(store, name, found, part, pixels(store, part, settings.image_size), settings, threads, report)
     of_artifact = portions(part, settings)

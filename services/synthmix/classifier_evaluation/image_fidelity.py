@@ -14,8 +14,8 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation.features import NETWORK, stored_features
 from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, near_copy_distance, nearest_distances
 from synthmix.classifier_evaluation.reconstructions import make_reconstruction
-from synthmix.image_data.pixel_cache import pixels
-from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
+from synthmix.image_data.pixel_cache import Source, pixels
+from synthmix.image_data.split_parts import TrainPart, open_split
 from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages, open_image_set
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import read_manifest
@@ -27,8 +27,6 @@ from synthmix.service_kit.seeds import derived_seed
 # The distance's cost grows with the square of the images, and its spread hardly shrinks beyond so many.
 MOST_IMAGES = 2000
 NEAR_COPY_PERCENTILE = 1.0
-
-Source = TrainPart | ValidationPart | TestPart | SyntheticImages | ReconstructedImages
 
 
 def measure(split: str, image_sets: Sequence[str], report: Callable[[int], None], threads: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from synthmix.service_kit.resource_names import collection_of
 NOUNS = {
     "datasets": ("dataset", "datasets"),
     "splits": ("split", "splits"),
+    "autoencoder-checks": ("check of an autoencoder", "checks of autoencoders"),
     "adapters": ("adapter", "adapters"),
     "image-sets": ("image set", "image sets"),
     "trials": ("trial", "trials"),

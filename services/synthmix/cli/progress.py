@@ -22,6 +22,7 @@ from rich.text import Text
 
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.operations.v1.operations_pb2 import Step
+from synthmix.cli.output import note
 from synthmix.client.downloads import Transfer
 from synthmix.service_kit.quantities import byte_size, duration
 from synthmix.service_kit.resource_names import collection_of
@@ -60,10 +61,19 @@ Show = Callable[[Sequence[Step], str], None]
 """Shows steps, and a word on what is being done now."""
 
 
-def shown_operation(show: Show) -> Callable[[operations_pb2.OperationMetadata], None]:
-    """Shows an operation's steps, or the operation itself as one if it has none."""
+def shown_operation(show: Show, told: Sequence[str] = ()) -> Callable[[operations_pb2.OperationMetadata], None]:
+    """Shows an operation's steps, or the operation itself as one if it has none, and says each warning once.
+
+    Args:
+        told: Warnings that were said before.
+    """
+    said = set(told)
 
     def shown(metadata: operations_pb2.OperationMetadata) -> None:
+        for warning in metadata.warnings:
+            if warning not in said:
+                said.add(warning)
+                note(f"warning: {warning}")
         alone = Step(
             display_name=metadata.target or "operation",
             state=metadata.state,

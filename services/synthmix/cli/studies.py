@@ -1,7 +1,7 @@
 """`synthmix studies`: plan, run and follow studies."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def submit(arguments: argparse.Namespace) -> int:
         for warning in metadata.warnings:
             note(f"warning: {warning}")
         if arguments.wait:
-            return follow(client, name, arguments)
+            return follow(client, name, arguments, told=metadata.warnings)
         emit(arguments, operation, name)
     if arguments.output == "text":
         note(f"follow it with `synthmix studies watch {name}`")
@@ -98,10 +98,14 @@ def report(arguments: argparse.Namespace) -> None:
     )
 
 
-def follow(client: Client, name: str, arguments: argparse.Namespace) -> int:
-    """Shows a study's progress until it ends, then its verdict. Ctrl-C leaves the study running."""
+def follow(client: Client, name: str, arguments: argparse.Namespace, told: Sequence[str] = ()) -> int:
+    """Shows a study's progress until it ends, then its verdict. Ctrl-C leaves the study running.
+
+    Args:
+        told: Warnings that were said before.
+    """
     try:
-        study = watch_to_end(client, name)
+        study = watch_to_end(client, name, told)
     except KeyboardInterrupt:
         note(
             f"\nno longer watching; the study goes on\n  watch it again:  synthmix studies watch {name}\n"
@@ -116,10 +120,10 @@ def follow(client: Client, name: str, arguments: argparse.Namespace) -> int:
     return ended_badly(arguments, failure_of(client.get_operation(study.operation)))
 
 
-def watch_to_end(client: Client, name: str) -> studies_pb2.Study:
-    """The study, once it has ended; shows its progress until then."""
+def watch_to_end(client: Client, name: str, told: Sequence[str] = ()) -> studies_pb2.Study:
+    """The study, once it has ended; shows its progress until then, and warnings that were not told before."""
     with progress() as show_progress:
-        show = shown_operation(show_progress)
+        show = shown_operation(show_progress, told)
         for event in client.watch_study(name):
             if event.HasField("progress"):
                 show(event.progress)

@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,10 @@ from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.node_cache import open_cached
 from synthmix.service_kit.object_store import ObjectStore
 
+Source = TrainPart | ValidationPart | TestPart | SyntheticImages | ReconstructedImages
 
-def pixels(
-    store: ObjectStore,
-    source: TrainPart | ValidationPart | TestPart | SyntheticImages | ReconstructedImages,
-    size_px: int,
-) -> np.ndarray:
+
+def pixels(store: ObjectStore, source: Source, size_px: int) -> np.ndarray:
     """The images of a part or of an artifact, in order, as square RGB of one size.
 
     The first process on a node decodes them into a file of the cache while the others wait; all then map the
@@ -41,16 +39,29 @@ def pixels(
     )
 
     def decode(path: Path) -> None:
-        images = (
-            decode_image(data, white_level=source.white_levels, rule=source.pixel_rule)
-            for _, data in read_images(store, source.manifest, source.index_rows)
-        )
-        _write(path, shape, (to_square(image, size_px) for image in images))
+        _write(path, shape, _decoded(store, source, source.index_rows, size_px))
 
     size_bytes = len(_header(shape)) + math.prod(shape)
     with open_cached("pixels", f"{key}.npy", size_bytes, decode) as file:
         # The map holds the file, and so its place in the cache, for as long as the array lives.
         return np.memmap(file, dtype=np.uint8, mode="r", offset=len(_header(shape)), shape=shape)
+
+
+def some_pixels(store: ObjectStore, source: Source, rows: Sequence[int], size_px: int) -> np.ndarray:
+    """As `pixels`, of some images alone: they are decoded here, and not kept.
+
+    Args:
+        rows: Positions among the source's images, ascending.
+
+    Returns:
+        (rows, size_px, size_px, 3) uint8.
+    """
+    return np.stack(list(_decoded(store, source, [source.index_rows[row] for row in rows], size_px)))
+
+
+def _decoded(store: ObjectStore, source: Source, index_rows: Sequence[int], size_px: int) -> Iterator[np.ndarray]:
+    for _, data in read_images(store, source.manifest, index_rows):
+        yield to_square(decode_image(data, white_level=source.white_levels, rule=source.pixel_rule), size_px)
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

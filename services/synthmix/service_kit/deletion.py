@@ -29,6 +29,7 @@ from synthmix.service_kit.references import (
 )
 from synthmix.service_kit.resource_names import (
     ADAPTERS,
+    AUTOENCODER_CHECKS,
     DATASETS,
     EVALUATIONS,
     FEATURES,
@@ -41,7 +42,7 @@ from synthmix.service_kit.resource_names import (
 )
 
 # They have no user of their own: what they were made from takes them with it, and they keep nothing from being deleted.
-INTERNAL = (SPLITS, TRIALS, RECONSTRUCTIONS, FEATURES)
+INTERNAL = (SPLITS, AUTOENCODER_CHECKS, TRIALS, RECONSTRUCTIONS, FEATURES)
 
 DELETIONS = "deletions/"
 WITHOUT_GRACE = ".now"
@@ -293,7 +294,7 @@ def _unneeded(
         if not needed:
             break
         candidates -= needed
-    # Features and reconstructions are of the splits and image sets that go.
+    # Checks, features and reconstructions are of the splits and image sets that go.
     unneeded = candidates | {
         name for name in references.refer_to(gone | candidates) if name.collection in INTERNAL and name not in gone
     }

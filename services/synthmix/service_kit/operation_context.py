@@ -61,7 +61,7 @@ class OperationContext:
         return self.record.name.service
 
     def update(self, **fields: Any) -> None:
-        """Changes fields of OperationMetadata: done, total, unit, message, steps."""
+        """Changes fields of OperationMetadata: done, total, unit, message, steps, warnings."""
         if "message" in fields:
             fields["message"] = bounded_text(str(fields["message"]), LONGEST_PROGRESS_BYTES)
         with self._lock:
@@ -145,6 +145,7 @@ class OperationContext:
         function: str,
         arguments: Sequence[Mapping[str, Any]],
         on_result: Callable[[int, Any], None] = lambda index, value: None,
+        makes: Sequence[str] = (),
     ) -> list[Any]:
         """Runs `function`, as "module:name", once for each keyword arguments, on the service's worker group.
 
@@ -152,13 +153,14 @@ class OperationContext:
 
         Args:
             on_result: Called with (index, value) as each task ends, in the order of ending.
+            makes: As Tasks.add.
 
         Returns:
             What the tasks returned, in the order of the arguments.
         """
         values: list[Any] = [None] * len(arguments)
         with self.tasks() as tasks:
-            tasks.add(function, arguments)
+            tasks.add(function, arguments, makes)
             while tasks.left:
                 for index, value in tasks.ended():
                     values[index] = value

@@ -9,7 +9,8 @@ operation then claims once more: a sweep withdraws an old claim of what is not t
 more when that is done (synthmix.service_kit.sweep).
 
 What has no claim, such as what an earlier version made, belongs to nobody in particular: whoever may change things may
-change it. Splits, trials, reconstructions and features have no owner: they go with what they were made from.
+change it. Splits, trials, checks of autoencoders, reconstructions and features have no owner: they go with what they
+were made from.
 """
 
 import asyncio

@@ -18,9 +18,21 @@ IMAGE_SETS = "image-sets"
 TRIALS = "trials"
 RECONSTRUCTIONS = "reconstructions"
 FEATURES = "features"
+AUTOENCODER_CHECKS = "autoencoder-checks"
 EVALUATIONS = "evaluations"
 STUDIES = "studies"
-COLLECTIONS = (DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, TRIALS, RECONSTRUCTIONS, FEATURES, EVALUATIONS, STUDIES)
+COLLECTIONS = (
+    DATASETS,
+    SPLITS,
+    AUTOENCODER_CHECKS,
+    ADAPTERS,
+    IMAGE_SETS,
+    TRIALS,
+    RECONSTRUCTIONS,
+    FEATURES,
+    EVALUATIONS,
+    STUDIES,
+)
 PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.image_data import generators
+from synthmix.image_data.autoencoder_checks import CheckRequest, check_of, check_warnings, find_check
 from synthmix.image_data.image_table import read_images
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.sources.source_account import sentence
@@ -114,6 +115,7 @@ def collect(
         dataset=_dataset(store, dataset, split_manifest, owner, message.dataset),
         class_names=train.classes,
         base_model=", ".join(dict.fromkeys(item.summary["base_model"] for item in adapter_manifests)) or "none",
+        autoencoder_checks=autoencoder_checks(store, adapter_manifests),
         adapters=tuple(_adapter(store, adapter_names[item.name.id], item) for item in adapter_manifests),
         image_sets=tuple(
             _image_set(set_names[str(item.name)], adapter_names[item.inputs["adapter"]], item)
@@ -206,6 +208,18 @@ def _dataset(store: ObjectStore, dataset: Manifest, split: Manifest, owner: str,
         warnings=(*account["warnings"], *split.summary["warnings"]),
         left_out=tuple(sentence(row) for row in account["left_out"]),
     )
+
+
+def autoencoder_checks(store: ObjectStore, adapters: Sequence[Manifest]) -> tuple[page.AutoencoderCheck, ...]:
+    """What is known of the base models' autoencoders, once for each base model and size of images."""
+    named = {check_of(adapter): adapter.summary["base_model"] for adapter in adapters}
+    return tuple(_autoencoder_check(store, check, base_model) for check, base_model in named.items())
+
+
+def _autoencoder_check(store: ObjectStore, check: CheckRequest, base_model: str) -> page.AutoencoderCheck:
+    quality = find_check(store, check)
+    warnings = check_warnings(quality, base_model=base_model, image_size=check.image_size) if quality else []
+    return page.AutoencoderCheck(base_model, check.image_size, quality, tuple(warnings))
 
 
 def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:

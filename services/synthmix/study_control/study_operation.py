@@ -123,6 +123,8 @@ class StudyProgress:
         self._report = progress_pb2.Step(
             display_name="report", total=1, unit="reports", state=progress_pb2.STATE_QUEUED
         )
+        # Found on the way, by the steps: each once, in the order of finding.
+        self._warnings: dict[str, None] = {}
         # What a host that died had begun; its own work is not reused work.
         self._begun = {
             step["target"]: int(step.get("reused", 0)) for step in context.earlier_steps if step.get("operation")
@@ -141,6 +143,7 @@ class StudyProgress:
         """Takes over what a step's operation says."""
         metadata = metadata_of(operation)
         succeeded = operation.done and metadata.state == progress_pb2.STATE_SUCCEEDED
+        self._warnings |= dict.fromkeys(metadata.warnings)
         shown = self._shown[step.target]
         shown.reused = max(shown.reused, metadata.reused, self._begun.get(step.target, 0))
         shown.state = metadata.state
@@ -184,6 +187,7 @@ class StudyProgress:
             total=len(steps),
             unit="steps",
             steps=[json_format.MessageToDict(step, preserving_proto_field_name=True) for step in steps],
+            warnings=list(self._warnings),
         )
 
 

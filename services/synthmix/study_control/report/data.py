@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
+
+if TYPE_CHECKING:  # numpy comes with it, and pages need none
+    from synthmix.image_data.reconstruction_quality import ReconstructionQuality
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,19 @@ class LossPoint:
 
     images_seen: int
     loss: float
+
+
+@dataclass(frozen=True)
+class AutoencoderCheck:
+    """What a base model's autoencoder left of train images, before any adapter was trained on them."""
+
+    base_model: str
+    # Side of the images, in pixels.
+    image_size: int
+    # None if an earlier version trained the adapters, without measuring it.
+    quality: ReconstructionQuality | None
+    # What that means, and what to do: said in a banner.
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -171,6 +187,8 @@ class ReportData:
     dataset: Dataset
     class_names: tuple[str, ...]
     base_model: str
+    # Of each base model and size of images that adapters were trained with.
+    autoencoder_checks: tuple[AutoencoderCheck, ...]
     adapters: tuple[Adapter, ...]
     image_sets: tuple[ImageSet, ...]
     # Of the image sets; None without any.

@@ -1,0 +1,38 @@
+"""Measures on a worker what a base model's autoencoder leaves of train images, before anything is trained on them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthmix.adapter_training.inputs import open_inputs
+from synthmix.image_data.autoencoder_checks import CheckRequest, checked_rows, find_check, write_check
+from synthmix.image_data.pixel_cache import some_pixels
+from synthmix.image_data.reconstruction_quality import reconstruction_quality
+from synthmix.latent_diffusion.autoencoder import load_autoencoder, reconstruct
+from synthmix.service_kit.s3_object_store import open_object_store
+
+
+def measure(check: Mapping[str, Any], names: Mapping[str, str], report: Callable[[int], None], threads: int) -> None:
+    """Writes the check, unless it is there: another adapter's operation may have been first.
+
+    Args:
+        check: A CheckRequest, as plain values.
+        names: Where the train part and the base model are found, as an adapter's operation has them.
+
+    Raises:
+        SynthMixError: As open_inputs, and what keeps images from being read.
+    """
+    store, request = open_object_store(), CheckRequest(**check)
+    if find_check(store, request) is not None:
+        return
+    torch.set_num_threads(threads)
+    train, found = open_inputs(store, names, train_split=request.train_split, base_model_digest=request.base_model)
+    images = some_pixels(store, train, checked_rows(train.labels), request.image_size)
+    # Grey images are grey again in a study: the channels of synthetic ones are averaged.
+    grey = bool(np.all(images == images[..., :1]))
+    autoencoder = load_autoencoder(found.folder)
+    # One at a time: of 512 pixels, each takes 1.5 GB with Stable Diffusion's.
+    reconstructed = [reconstruct(autoencoder, image[None], grey=grey)[0] for image in images]
+    write_check(store, request, reconstruction_quality(images, np.stack(reconstructed)))

@@ -1,0 +1,34 @@
+"""What a worker's tasks for one adapter work on: the train part and the base model that were asked for."""
+
+from collections.abc import Mapping
+
+from synthmix.image_data.split_parts import TrainPart, open_train_part
+from synthmix.latent_diffusion import base_model
+from synthmix.service_kit.errors import FailedPrecondition
+from synthmix.service_kit.object_store import ObjectStore
+
+
+def open_inputs(
+    store: ObjectStore, names: Mapping[str, str], *, train_split: str, base_model_digest: str
+) -> tuple[TrainPart, base_model.BaseModel]:
+    """Finds them by their names, and makes sure of their content.
+
+    Args:
+        names: An adapter's: train_split, and base_model as its user wrote it.
+        train_split: Digest of the train part.
+        base_model_digest: Of the base model's files.
+
+    Raises:
+        FailedPrecondition: One of them is not what was asked for.
+        InvalidArgument: The base model is not to be had any more.
+        NotFound: The split is gone.
+    """
+    part = open_train_part(store, names["train_split"], field="adapter.train_split")
+    if part.digest != train_split:
+        raise FailedPrecondition(
+            f"{part.name} is not the train split that was asked for; split the dataset again, and ask for that one",
+            reason="SPLIT_DIFFERS",
+        )
+    found = base_model.resolve(names["base_model"], field="adapter.settings.base_model")
+    base_model.verify(found, base_model_digest)
+    return part, found
