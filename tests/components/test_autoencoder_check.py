@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from image_archives import dataset, encoded
 from in_process_study import InProcessServices, run_study, workers_open
@@ -198,3 +199,19 @@ def test_it_is_measured_on_train_images_and_on_what_was_asked_for_alone(
     store.delete(f"{asked.name}/manifest.json")
     measured()
     assert first is not None and find_check(store, asked) == first, "always of the same images"
+
+
+def test_a_base_model_that_gives_no_numbers_is_refused_as_the_training_would(
+    store: MemoryObjectStore, tmp_path: Path, cells: dict[str, np.ndarray]
+) -> None:
+    train_part = imported(store, tmp_path, cells)
+    broken = write_tiny_base_model(tmp_path / "broken")
+    weights = broken / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["encoder.conv_in.weight"].fill_(float("nan"))
+    save_file(tensors, weights)
+    services = InProcessServices(store)
+    with pytest.raises(InvalidArgument, match="its autoencoder answers with what are no numbers") as refused:
+        services.create(ADAPTER_TRAINING, adapter(train_part, base_model=str(broken), image_size=32))
+    assert [item.field for item in refused.value.violations] == ["adapter.settings.base_model"]
+    assert not list_artifacts(store, "autoencoder-checks")

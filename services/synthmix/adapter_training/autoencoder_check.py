@@ -10,7 +10,9 @@ from synthmix.adapter_training.inputs import open_inputs
 from synthmix.image_data.autoencoder_checks import CheckRequest, checked_rows, find_check, write_check
 from synthmix.image_data.pixel_cache import some_pixels
 from synthmix.image_data.reconstruction_quality import reconstruction_quality
-from synthmix.latent_diffusion.autoencoder import load_autoencoder, reconstruct
+from synthmix.latent_diffusion.autoencoder import reconstruct
+from synthmix.latent_diffusion.kept_models import lend
+from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.s3_object_store import open_object_store
 
 
@@ -22,7 +24,7 @@ def measure(check: Mapping[str, Any], names: Mapping[str, str], report: Callable
         names: Where the train part and the base model are found, as an adapter's operation has them.
 
     Raises:
-        SynthMixError: As open_inputs, and what keeps images from being read.
+        SynthMixError: As open_inputs and lend, what keeps images from being read, and that the memory is not enough.
     """
     store, request = open_object_store(), CheckRequest(**check)
     if find_check(store, request) is not None:
@@ -32,7 +34,12 @@ def measure(check: Mapping[str, Any], names: Mapping[str, str], report: Callable
     images = some_pixels(store, train, checked_rows(train.labels), request.image_size)
     # Grey images are grey again in a study: the channels of synthetic ones are averaged.
     grey = bool(np.all(images == images[..., :1]))
-    autoencoder = load_autoencoder(found.folder)
-    # One at a time: of 512 pixels, each takes 1.5 GB with Stable Diffusion's.
-    reconstructed = [reconstruct(autoencoder, image[None], grey=grey)[0] for image in images]
+    # The whole model, which is looked over when it is loaded, and stays for the training.
+    autoencoder = lend(found).vae
+    size_px = request.image_size
+    with memory_told_at(
+        "adapter.settings.image_size", f"an image of {size_px} pixels", "lower the adapter's image_size"
+    ):
+        # One at a time: of 512 pixels, each takes 1.5 GB with Stable Diffusion's.
+        reconstructed = [reconstruct(autoencoder, image[None], grey=grey)[0] for image in images]
     write_check(store, request, reconstruction_quality(images, np.stack(reconstructed)))
