@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from synthmix.latent_diffusion.autoencoder import load_autoencoder
 from synthmix.latent_diffusion.base_model import resolve, verify
 from synthmix.latent_diffusion.loading import load
 from synthmix.latent_diffusion.part_layers import UNET, part_layers
@@ -414,6 +415,8 @@ def test_weights_that_are_only_there_in_float16_are_loaded(copied: Path, tiny: P
         for name, value in getattr(loaded, component).state_dict().items():
             rounded = expected[name].half().float() if component in components else expected[name]
             assert torch.equal(value.float(), rounded), (component, name)
+    alone = load_autoencoder(found.folder).state_dict()
+    assert all(torch.equal(alone[name], value) for name, value in loaded.vae.state_dict().items())
 
 
 def test_weights_are_loaded_whole_where_a_variant_lies_beside_them(copied: Path, tiny: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from synthmix.latent_diffusion.model_folder import variant_to_load
 from synthmix.service_kit.machine_memory import available_memory_bytes
 
 BATCH_IMAGES = 32
@@ -29,7 +30,13 @@ def free_memory_bytes(device: torch.device) -> int:
 def load_autoencoder(folder: Path) -> Any:
     """The frozen AutoencoderKL of a folder in the diffusers layout, whose files were verified, in evaluation mode."""
     device = select_device()
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=frozen_dtype(device), use_safetensors=True)
+    vae = AutoencoderKL.from_pretrained(
+        folder,
+        subfolder="vae",
+        torch_dtype=frozen_dtype(device),
+        use_safetensors=True,
+        variant=variant_to_load(folder, ["vae"]),
+    )
     return vae.to(device).requires_grad_(False).eval()
 
 

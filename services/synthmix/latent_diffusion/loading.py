@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from synthmix.latent_diffusion.autoencoder import encode_images, frozen_dtype
-from synthmix.latent_diffusion.model_folder import FP16, WEIGHTS, parts, variant
+from synthmix.latent_diffusion.model_folder import variant_to_load
 from synthmix.latent_diffusion.part_layers import TEXT_ENCODER, UNET
 from synthmix.service_kit.errors import SynthMixError, invalid_field
 from synthmix.service_kit.memory_errors import is_out_of_memory, out_of_memory
@@ -64,7 +64,7 @@ def load(folder: Path, device: torch.device) -> LatentDiffusion:
             image_encoder=None,
             requires_safety_checker=False,
             use_safetensors=True,
-            variant=FP16 if _has_variants(folder) else None,
+            variant=variant_to_load(folder),
         )
         pipeline.set_progress_bar_config(disable=True)
         pipeline.to(device)
@@ -96,12 +96,6 @@ def _told_of(folder: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise out_of_memory(FIELD, "this base model", "use a smaller one") from error
         raise _unusable(folder, _first_line(error)) from error
-
-
-def _has_variants(folder: Path) -> bool:
-    """Whether some weights are there in float16 alone."""
-    loaded = parts(str(path.relative_to(folder)) for path in folder.glob("*/*"))
-    return any(path.endswith(WEIGHTS) and variant(path) for path in loaded)
 
 
 def _unusable(folder: Path, problem: str) -> SynthMixError:

@@ -117,6 +117,12 @@ def variant(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(WEIGHTS).partition(".")[2]
 
 
+def variant_to_load(folder: Path, components: Collection[str] = COMPONENTS) -> str | None:
+    """The variant that diffusers has to be asked for, of a folder that was checked; None if all weights are whole."""
+    loaded = parts(str(path.relative_to(folder)) for component in components for path in (folder / component).glob("*"))
+    return FP16 if any(path.endswith(WEIGHTS) and variant(path) for path in loaded) else None
+
+
 def is_whole(value: object, low: int = 1, high: int = 1 << 31) -> bool:
     """Whether it is a whole number in the range. JSON's true and 64.0 aren't."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
