@@ -23,18 +23,19 @@ from synthmix.classifier_evaluation.trial_requests import check_generator
 from synthmix.client.adapter_formats import FORMATS, Stored, write_adapter
 from synthmix.client.adapter_imports import layer_of, read_adapter, write_upload
 from synthmix.client.adapter_merges import merge_adapters
-from synthmix.image_synthesis import planning, sampling
-from synthmix.image_synthesis.shards import planned_images
+from synthmix.image_synthesis import image_set_operation, planning, sampling
+from synthmix.image_synthesis.front_end import image_set_message
 from synthmix.latent_diffusion.adapters import load_adapter
 from synthmix.latent_diffusion.base_model import BaseModel, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, load, probe
 from synthmix.latent_diffusion.unet_layers import unet_layers
 from synthmix.service_kit.adapter_payloads import PEFT_CONFIG
+from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.digests import sha256_of_file
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, NotFound
-from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName, OperationName
+from synthmix.service_kit.resource_names import OperationName
 from tiny_adapters import settings_of, trained, written
 from tiny_base_model import write_tiny_base_model
 
@@ -172,22 +173,28 @@ class Context(SimpleNamespace):
     def update(self, **fields: Any) -> None:
         pass
 
-    def run_tasks(self, function: str, calls: Sequence[dict[str, Any]]) -> list[Any]:
+    def note_reused(self, units: int) -> None:
+        pass
+
+    def run_tasks(self, function: str, calls: Sequence[dict[str, Any]], done: Any = None) -> list[Any]:
         module, _, name = function.partition(":")
         task = getattr(importlib.import_module(module), name)
         return [task(**call, report=lambda *_: None, threads=1) for call in calls]
 
 
-def made_by_the_operation(store: MemoryObjectStore, adapter: Adapter) -> Manifest:
-    """The artifact of a request."""
-    planned = importing.plan(store, adapter)
+def made_by(operation: Any, store: MemoryObjectStore, planned: Planned, service: str, collection: str) -> Manifest:
+    """The artifact of a request that was found valid."""
     record = SimpleNamespace(
-        name=OperationName("adapter-training", planned.id),
-        target=f"adapters/{planned.id}",
+        name=OperationName(service, planned.id),
+        target=f"{collection}/{planned.id}",
         request={"request": planned.request, "names": planned.names},
     )
     context: Any = Context(store=store, record=record, worker_seconds=1.0, gpu_seconds=0.0)
-    return read_manifest(store, adapter_operation.run(context))
+    return read_manifest(store, operation.run(context))
+
+
+def made_by_the_operation(store: MemoryObjectStore, adapter: Adapter) -> Manifest:
+    return made_by(adapter_operation, store, importing.plan(store, adapter), "adapter-training", "adapters")
 
 
 @pytest.mark.usefixtures("own_cache", "nothing_kept")
@@ -210,13 +217,11 @@ def test_an_imported_adapter_makes_images_as_one_that_was_trained_here(
     planned = planning.plan(store, image_set, validate_only=False)
     assert isinstance(planned.plan, Plan)
     assert "it is not known on which images it was trained" in planned.plan.warnings[-1]
-    model = sampling.adapted_model(manifest.name, "automatic")
-    settings = planning.filled(image_set.settings, manifest)
-    assert settings.prompt == "a {label} cell"
-    images = planned_images(planned.request, range(2))
-    assert len([image for batch in sampling.synthesise(model, manifest, settings, images) for image in batch]) == 2
+    assert planning.filled(image_set.settings, manifest).prompt == "a {label} cell"
+    made = made_by(image_set_operation, store, planned, "image-synthesis", "image-sets")
+    shown = image_set_message(store, made)
+    assert (shown.image_count, shown.imported_adapter) == (2, True)
 
-    made = Manifest(ArtifactName(IMAGE_SETS, planned.id), {"adapter": manifest.name.id}, planned.request, 1, ())
     with pytest.raises(FailedPrecondition, match="it is not known on which images it was trained") as caught:
         check_generator(store, made, "0" * 32, field="evaluation.image_sets[0]")
     assert caught.value.reason == "TRAINING_DATA_UNKNOWN"
