@@ -1,6 +1,9 @@
 """Adapters of every method, exported in every form and imported again, are to the UNet what they were when trained."""
 
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from exported_adapters import CLOSE, SMALLEST_AND_LARGEST, Case, answer_of, read_elsewhere
 from memory_object_store import MemoryObjectStore
-from synthmix.adapter_training import import_task, importing
+from synthmix.adapter_training import adapter_operation, import_task, importing
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.front_end import adapter_message
 from synthmix.adapter_training.imported_files import read_imported
@@ -20,18 +23,19 @@ from synthmix.classifier_evaluation.trial_requests import check_generator
 from synthmix.client.adapter_formats import ADAPTER_FORMATS, FORMATS, Stored, write_adapter
 from synthmix.client.adapter_imports import layer_of, read_adapter, write_upload
 from synthmix.client.adapter_merges import merge_adapters
-from synthmix.image_synthesis import planning, sampling
-from synthmix.image_synthesis.shards import planned_images
+from synthmix.image_synthesis import image_set_operation, planning, sampling
+from synthmix.image_synthesis.front_end import image_set_message
 from synthmix.latent_diffusion.adapters import load_adapter
 from synthmix.latent_diffusion.base_model import BaseModel, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, load, probe
 from synthmix.latent_diffusion.part_layers import UNET, part_layers
 from synthmix.service_kit.adapter_payloads import PEFT_CONFIG
-from synthmix.service_kit.artifacts import Manifest, Payload, write_manifest
+from synthmix.service_kit.artifact_collection import Planned
+from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.digests import sha256_of_file
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, NotFound
-from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
+from synthmix.service_kit.resource_names import OperationName
 from tiny_adapters import settings_of, trained, written
 from tiny_base_model import write_tiny_base_model
 
@@ -164,24 +168,34 @@ def request_of(upload: str, folder: Path, **changes: Any) -> Adapter:
     return Adapter(settings=settings, imported=ImportedAdapter(upload=upload, classes=["round", "flat"], **changes))
 
 
-def made_by_the_task(store: MemoryObjectStore, adapter: Adapter) -> Manifest:
-    """The artifact that the operation makes of a request."""
-    planned = importing.plan(store, adapter)
-    target = ArtifactName(ADAPTERS, planned.id)
-    done = import_task.import_adapter(
-        "operations/adapter-training/" + planned.id, str(target), planned.request, planned.names, lambda *_: None, 1
+class Context(SimpleNamespace):
+    """Of an operation whose tasks run here."""
+
+    def update(self, **fields: Any) -> None:
+        pass
+
+    def note_reused(self, units: int) -> None:
+        pass
+
+    def run_tasks(self, function: str, calls: Sequence[dict[str, Any]], done: Any = None) -> list[Any]:
+        module, _, name = function.partition(":")
+        task = getattr(importlib.import_module(module), name)
+        return [task(**call, report=lambda *_: None, threads=1) for call in calls]
+
+
+def made_by(operation: Any, store: MemoryObjectStore, planned: Planned, service: str, collection: str) -> Manifest:
+    """The artifact of a request that was found valid."""
+    record = SimpleNamespace(
+        name=OperationName(service, planned.id),
+        target=f"{collection}/{planned.id}",
+        request={"request": planned.request, "names": planned.names},
     )
-    return write_manifest(
-        store,
-        Manifest(
-            name=target,
-            inputs={"base_model": planned.request["base_model"]},
-            request={key: value for key, value in planned.request.items() if key != "recipe_version"},
-            recipe_version=planned.request["recipe_version"],
-            payloads=tuple(Payload(**payload) for payload in done["payloads"]),
-            summary={**planned.names, **done["summary"]},
-        ),
-    )
+    context: Any = Context(store=store, record=record, worker_seconds=1.0, gpu_seconds=0.0)
+    return read_manifest(store, operation.run(context))
+
+
+def made_by_the_operation(store: MemoryObjectStore, adapter: Adapter) -> Manifest:
+    return made_by(adapter_operation, store, importing.plan(store, adapter), "adapter-training", "adapters")
 
 
 @pytest.mark.usefixtures("own_cache", "nothing_kept")
@@ -189,7 +203,7 @@ def test_an_imported_adapter_makes_images_as_one_that_was_trained_here(
     store: MemoryObjectStore, kohya_file: tuple[Path, torch.Tensor], folder: Path, found: BaseModel, tmp_path: Path
 ) -> None:
     path, answer = kohya_file
-    manifest = made_by_the_task(store, request_of(uploaded(store, path, tmp_path), folder, grey=True))
+    manifest = made_by_the_operation(store, request_of(uploaded(store, path, tmp_path), folder, grey=True))
     message = adapter_message(store, manifest)
     assert message.train_split == ""
     assert (message.settings.method, message.settings.rank, message.settings.image_size) == ("lora", 1, 32)
@@ -204,13 +218,11 @@ def test_an_imported_adapter_makes_images_as_one_that_was_trained_here(
     planned = planning.plan(store, image_set, validate_only=False)
     assert isinstance(planned.plan, Plan)
     assert "it is not known on which images it was trained" in planned.plan.warnings[-1]
-    model = sampling.adapted_model(manifest.name, "automatic")
-    settings = planning.filled(image_set.settings, manifest)
-    assert settings.prompt == "a {label} cell"
-    images = planned_images(planned.request, range(2))
-    assert len([image for batch in sampling.synthesise(model, manifest, settings, images) for image in batch]) == 2
+    assert planning.filled(image_set.settings, manifest).prompt == "a {label} cell"
+    made = made_by(image_set_operation, store, planned, "image-synthesis", "image-sets")
+    shown = image_set_message(store, made)
+    assert (shown.image_count, shown.imported_adapter) == (2, True)
 
-    made = Manifest(ArtifactName(IMAGE_SETS, planned.id), {"adapter": manifest.name.id}, planned.request, 1, ())
     with pytest.raises(FailedPrecondition, match="it is not known on which images it was trained") as caught:
         check_generator(store, made, "0" * 32, field="evaluation.image_sets[0]")
     assert caught.value.reason == "TRAINING_DATA_UNKNOWN"
@@ -235,7 +247,7 @@ def test_files_that_do_not_fit_the_base_model_or_change_nothing(
     for said, content in changed.items():
         save_file(content, tmp_path / "a.safetensors")
         with pytest.raises(InvalidArgument) as caught:
-            made_by_the_task(store, request_of(uploaded(store, tmp_path / "a.safetensors", tmp_path), folder))
+            made_by_the_operation(store, request_of(uploaded(store, tmp_path / "a.safetensors", tmp_path), folder))
         assert said in f"{caught.value.reason} {caught.value.message}"
         assert caught.value.violations[0].field == "adapter.imported.upload"
         assert "import the adapter that was trained on" in caught.value.message

@@ -298,6 +298,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
             "for no one factor",
         ),
         (kohya(TO_K, lora_down__weight=(4, 8), lora_up__weight=(6, 3)), "ADAPTER_UNREADABLE", "several ranks"),
+        (lora(TO_K, rank=0), "ADAPTER_UNREADABLE", "of no rank"),
         (lora(TO_K, alpha=float("nan")), "ADAPTER_UNREADABLE", "is no number"),
         (kohya(TO_K, lora_down__weight=(4, 8), lora_up__weight=(6, 4), alpha=(2,)), "ADAPTER_UNREADABLE", "one number"),
     ],
@@ -327,6 +328,7 @@ LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 4}
     ("config", "reason", "said"),
     [
         ({"peft_type": "VERA"}, "ADAPTER_UNSUPPORTED", "of PEFT's kind 'VERA'"),
+        ({"peft_type": ["LORA"]}, "ADAPTER_UNSUPPORTED", "of PEFT's kind ['LORA']"),
         (LORA | {"r": 8}, "ADAPTER_UNREADABLE", "the rank 4, and its configuration says 8"),
         (LORA | {"lora_alpha": "4"}, "ADAPTER_UNREADABLE", "says '4' for alpha"),
         (LORA | {"alpha_pattern": {"(": 4}}, "ADAPTER_UNREADABLE", "alpha_pattern of '('"),

@@ -12,7 +12,7 @@ import pytest
 from synthmix.client.adapter_formats import ADAPTER_FORMATS, FORMATS, Stored, written
 from synthmix.client.adapter_imports import read_adapter
 from synthmix.client.adapter_merges import Merge, merge_adapters
-from synthmix.client.safetensors_files import Tensor, numbers, write_tensors
+from synthmix.client.safetensors_files import Tensor, numbers, read_tensors, write_tensors
 from synthmix.service_kit.errors import AlreadyExists, InvalidArgument
 
 TO_K = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -250,6 +250,32 @@ def test_adapters_that_name_different_base_models(is_of_service: bool, tmp_path:
         written(FORMATS["kohya"], replace(read_adapter(path), base_model=name), file)
     made, _ = merged(files, [1, 1], tmp_path / "out.safetensors")
     assert "name their base models differently" in made.exported.notes[0]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        loha(2) | {"hada_w2_a": (5, 2)},
+        loha(2) | {"hada_w2_b": (2, 9)},
+        lora(2) | {"lora_up.weight": (6, 2, 3, 3)},
+    ],
+)
+def test_factors_that_do_not_fit_together(parts: Any, tmp_path: Path) -> None:
+    path = kohya(tmp_path / "a.safetensors", {TO_K: parts}, 1)
+    assert f"has factors of {TO_K} that do not fit together" in refused([path], [1.0], tmp_path, rank=2)
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    path = kohya(tmp_path / "a.safetensors", {TO_K: lora(2)}, 1)
+    data = path.read_bytes()
+    path.write_bytes(data[:-8] + np.float32("nan").tobytes() * 2)
+    tensors, _ = read_tensors(path)
+    assert tensors[-1].name.endswith("alpha")
+    with pytest.raises(InvalidArgument, match="alpha that is no number"):
+        read_adapter(path)
+    at = data.index(np.float32(3.0).tobytes())
+    path.write_bytes(data[: at - 4] + np.float32("inf").tobytes() + data[at:])
+    assert "weights that are no numbers (NaN or infinite) in" in refused([path], [1.0], tmp_path)
 
 
 def test_weights_that_leave_nothing(tmp_path: Path) -> None:

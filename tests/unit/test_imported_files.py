@@ -81,6 +81,8 @@ def test_what_pefts_kinds_are(tmp_path: Path) -> None:
             "it is for layers that this base model has not: mid_block.to_k",
         ),
         (LORA | {"target_modules": ["norm"]}, "it is for layers that this base model has not: norm (1 of 1)"),
+        (LORA | {"r": 4096}, "it has mid_block.to_q in the rank 4, and its configuration says 4096"),
+        (LORA | {"target_modules": ["mid_block.to_q", "conv_in"]}, "it lacks unet.conv_in.lora_A.weight"),
         (LORA | {"peft_type": "VERA"}, "it is of a kind 'VERA'"),
         (LORA | {"peft_type": ["LORA"]}, "it is of a kind ['LORA']"),
         (LOKR, "it is of PEFT's kind LOKR, whose configuration is not under this name"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from synthmix.adapter_training.methods import BOFT_MOST_BYTES
 from synthmix.latent_diffusion.part_layers import PartLayers
 from synthmix.service_kit.adapter_payloads import (
     LORA_CONFIG,
@@ -22,7 +23,7 @@ from synthmix.service_kit.adapter_payloads import (
     PEFT_PREFIX,
     PEFT_WEIGHTS,
 )
-from synthmix.service_kit.quantities import listed, shortened
+from synthmix.service_kit.quantities import byte_size, listed, shortened
 from synthmix.service_kit.safetensors_header import read_header
 
 SHOWN_LAYERS = 3
@@ -93,6 +94,7 @@ def read_imported(path: Path, layers: PartLayers) -> ImportedFile:
     names = [name for name in header if name != "__metadata__"]
     _check_tensors(header, names, prefix)
     _check_layers(config, layers)
+    _check_memory(config, header, prefix, layers)
     return ImportedFile(config, weights)
 
 
@@ -120,6 +122,30 @@ def _check_layers(config: Mapping[str, Any], layers: PartLayers) -> None:
         others = sorted(config.get(pattern, {}).keys() - set(named))
         if others:
             raise ValueError(f"its {pattern} is of layers that it does not adapt: {listed(others, SHOWN_LAYERS)}")
+
+
+def _check_memory(config: Mapping[str, Any], header: Mapping[str, Any], prefix: str, layers: PartLayers) -> None:
+    """PEFT makes its layers by the configuration, before it sees the tensors: a few bytes may say many gigabytes."""
+    kind, named = config["peft_type"], set(config["target_modules"])
+    if kind == "BOFT":
+        memory_bytes = sum(4 * layer.inputs**2 for layer in layers.adaptable if layer.name in named)
+        if memory_bytes > BOFT_MOST_BYTES:
+            raise ValueError(
+                f"it takes {byte_size(memory_bytes)} for its permutations, more than {byte_size(BOFT_MOST_BYTES)}"
+            )
+    factor = {"LORA": "lora_A.weight", "LOHA": "hada_w1_b"}.get(kind)
+    if factor is None:  # their sides are those of the layers
+        return
+    for layer in sorted(named):
+        rank = config.get("rank_pattern", {}).get(layer, config["r"])
+        key = f"{prefix}{layer}.{factor}"
+        shape = header[key]["shape"] if key in header else [0]
+        if shape[0] != rank:
+            raise ValueError(
+                f"it has {layer} in the rank {shape[0]}, and its configuration says {rank}"
+                if key in header
+                else f"it lacks {key}"
+            )
 
 
 def _config(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ RESOURCES = {
             item.settings.base_model,
             item.settings.method,
             item.settings.rank or "-",
-            item.settings.targets,
-            item.settings.images_seen,
+            item.settings.targets or "-",  # of one that was imported, neither is known
+            item.settings.images_seen or "-",
         ),
     ),
     "images": Resource(

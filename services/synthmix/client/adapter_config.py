@@ -66,6 +66,8 @@ def rank_by_factors(source: Source, kind: str, layer: str, parts: Mapping[str, T
     if len(set(of_rank.values())) > 1:
         shown = ", ".join(f"{name} {rank}" for name, rank in of_rank.items())
         raise source.fault(f"has factors of several ranks in {layer}: {shown}", "give the adapter as it was trained")
+    if 0 in of_rank.values():
+        raise source.fault(f"has factors of no rank in {layer}", "give the adapter as it was trained")
     if of_rank:
         return next(iter(of_rank.values()))
     return max(said, _full_rank(parts))

@@ -45,7 +45,8 @@ DOWN, UP = "lora_A.weight", "lora_B.weight"
 # In files of recipe versions up to 2 beside PEFT's names, and in text encoders.
 _OTHER_PARTS = {"lora.down.weight": DOWN, "lora.up.weight": UP, TEXT_LENGTHS: LENGTHS}
 TEXTUAL_INVERSION = "textual-inversion"
-ALL_METHODS = (*LORA_METHODS, *LYCORIS_METHODS, *ROTATIONS, "full", "none")
+WITHOUT_ADAPTER = ("full", "none")
+ALL_METHODS = (*LORA_METHODS, *LYCORIS_METHODS, *ROTATIONS, *WITHOUT_ADAPTER)
 # Of the names of tensors in a LoRA file.
 TEXT_LORA_PREFIX = f"{TEXT_PREFIX}{CLIP_PREFIX}"
 # What sd-scripts calls base models, and whether they are of version 2, by the width of what they read of a prompt.

@@ -295,7 +295,7 @@ def _diffusers(source: Source, tensors: Sequence[Tensor], metadata: Mapping[str,
 
 def _peft(source: Source, tensors: Sequence[Tensor], prefix: str, config: Mapping[str, Any]) -> Stored:
     kind = config.get("peft_type")
-    if kind not in READ:
+    if not isinstance(kind, str) or kind not in READ:
         raise source.fault(
             f"is of PEFT's kind {shortened(repr(kind), 40)}", f"use one of {', '.join(READ)}", "ADAPTER_UNSUPPORTED"
         )

@@ -148,9 +148,8 @@ def merge(operands: Sequence[Operand], rank: int | None, format_name: str, out: 
     ranks: dict[str, int] = {}
     lost, whole, apart = 0.0, 0.0, 0.0
     for layer, shape in sorted(_shapes(operands).items()):
-        of_layer = [(item, *_factors(item.stored, layer)) for item in operands if layer in item.stored.layers]
+        of_layer = [(item, *_factors(item, layer, shape)) for item in operands if layer in item.stored.layers]
         weighted = [(item.weight * up, down) for item, up, down in of_layer]
-        _check_finite(of_layer, layer)
         up, down = _side_by_side(weighted)
         squares = _sum_of_squares(up, down)
         whole, apart = whole + squares, apart + sum(_sum_of_squares(*factors) for factors in weighted)
@@ -194,6 +193,12 @@ def _check_kinds(operands: Sequence[Operand], rank: int | None) -> None:
                 item,
                 "adapts the text encoder as well, and merges are of the UNet alone",
                 "merge adapters that were trained without text_encoder_targets",
+            )
+        if stored.has_tokens:
+            raise _cannot(
+                item,
+                "has learned tokens of classes, which stand for their names in its prompts and are no update",
+                "merge adapters that were trained without class_tokens",
             )
         if stored.kind not in ("LORA", "LOHA", "LOKR"):
             raise _cannot(
@@ -294,8 +299,30 @@ def _kernel(item: Operand, layer: str) -> tuple[int, ...]:
     return PROJECTIONS[width]
 
 
-def _factors(stored: Stored, layer: str) -> tuple[Any, Any]:
-    """A layer's update as two factors, (outputs, rank) and (rank, inputs times the kernel's pixels), in float64."""
+def _factors(item: Operand, layer: str, shape: Sequence[int]) -> tuple[Any, Any]:
+    """A layer's update as two factors, (outputs, rank) and (rank, inputs times the kernel's pixels), in float64.
+
+    Raises:
+        InvalidArgument: They are not of the layer's shape, or have what are no numbers.
+    """
+    import numpy as np
+
+    try:
+        up, down = _by_kind(item.stored, layer)
+    except ValueError as error:  # numpy's, of arrays that cannot be multiplied
+        raise _cannot(item, f"has factors of {layer} that do not fit together ({error})", "leave it out") from error
+    if (len(up), up.shape[1], down.shape[1]) != (shape[0], len(down), math.prod(shape[1:])):
+        raise _cannot(
+            item,
+            f"has factors of {layer} that do not fit together, of {list(up.shape)} and {list(down.shape)}",
+            "leave it out",
+        )
+    if not (np.isfinite(up).all() and np.isfinite(down).all()):
+        raise _cannot(item, f"has weights that are no numbers (NaN or infinite) in {layer}", "leave it out")
+    return up, down
+
+
+def _by_kind(stored: Stored, layer: str) -> tuple[Any, Any]:
     arrays = {part: _array(tensor, stored.weights) for part, tensor in stored.layers[layer].items()}
     scale = stored.scale_of(layer)
     if stored.kind == "LORA":
@@ -355,14 +382,6 @@ def _truncated(up: Any, down: Any, rank: int) -> tuple[Any, Any, float]:
 def _sum_of_squares(up: Any, down: Any) -> float:
     """Of all numbers of a product, without it."""
     return float(((up.T @ up) * (down @ down.T)).sum())
-
-
-def _check_finite(factors: Sequence[tuple[Operand, Any, Any]], layer: str) -> None:
-    import numpy as np
-
-    for item, up, down in factors:
-        if not (np.isfinite(up).all() and np.isfinite(down).all()):
-            raise _cannot(item, f"has weights that are no numbers (NaN or infinite) in {layer}", "leave it out")
 
 
 def _array(tensor: Tensor, path: Path) -> Any:

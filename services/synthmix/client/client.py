@@ -609,6 +609,14 @@ class Client:
                 "has an adapter for each class",
                 "write those that are meant with `synthmix adapters export --class`, and merge the files",
             )
+        if adapter.settings.method in adapter_formats.WITHOUT_ADAPTER:
+            raise errors.invalid_field(
+                "adapters",
+                name,
+                f"is of the method {adapter.settings.method}, which adapts no layer",
+                "merge adapters of lora, loha or lokr",
+                reason="MERGE_CANNOT",
+            )
         try:
             return adapter_formats.read_stored(
                 self._fetch_adapter(adapter, "", folder, progress), adapter.settings.base_model
