@@ -305,3 +305,21 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         merged([path], [1.0], path)
     with pytest.raises(InvalidArgument, match=r"use out\.safetensors"):
         merged([path], [1.0], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("part", "said"), [("text", "adapts the text encoder as well"), ("has_tokens", "learned tokens")]
+)
+def test_what_is_not_of_the_unet_alone_is_refused(part: str, said: str, tmp_path: Path) -> None:
+    stored = read_adapter(kohya(tmp_path / "a.safetensors", {TO_K: lora(2)}, 1))
+    other = replace(stored, **{part: stored if part == "text" else True})
+    operands = iter([stored, other])
+    with pytest.raises(InvalidArgument, match=rf"two.* {said}"):
+        merge_adapters(
+            ["one", "two"],
+            [1, 1],
+            tmp_path / "out.safetensors",
+            rank=None,
+            format_name="diffusers",
+            fetch=lambda name, folder: next(operands),
+        )

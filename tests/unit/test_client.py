@@ -416,6 +416,10 @@ def test_adapters_of_the_service_and_files_are_merged(
     with pytest.raises(errors.InvalidArgument, match="has an adapter for each class; write those that are meant"):
         client.merge_adapters([adapter.name], [1.0], tmp_path / "other.safetensors")
     adapter.ClearField("class_adapters")
+    adapter.settings.method = "full"
+    with pytest.raises(errors.InvalidArgument, match="is of the method full, and is no adapter; merge adapters of"):
+        client.merge_adapters([adapter.name], [1.0], tmp_path / "other.safetensors")
+    adapter.settings.method = "lora"
     stored["pytorch_lora_weights.safetensors"] = b"no adapter"
     adapter.payloads[0].CopyFrom(fake.payload("pytorch_lora_weights.safetensors", b"no adapter"))
     with pytest.raises(errors.DataLoss, match="delete it and train it again"):

@@ -613,7 +613,7 @@ class Client:
             raise errors.invalid_field(
                 "adapters",
                 name,
-                f"is of the method {adapter.settings.method}, which adapts no layer",
+                f"is of the method {adapter.settings.method}, and is no adapter",
                 "merge adapters of lora, loha or lokr",
                 reason="MERGE_CANNOT",
             )
