@@ -25,6 +25,8 @@ Result = TypeVar("Result")
 
 # What a caller wants has to be there in the end, whatever is disturbed meanwhile.
 PATIENCE_SECONDS = 900.0
+# Of a study that the disk has no room for, however long it had waited for its turn before.
+MOST_ATTEMPTS = 5
 PAUSES_SECONDS = (0.5, 2.0)
 LONGEST_THOUGHT_SECONDS = 2.0
 LONGEST_BEFORE_CANCEL_SECONDS = 8.0
@@ -162,20 +164,21 @@ class Caller:
 
     def _make(self, request: Request) -> None:
         """A study to its end. One that fails for want of room is asked for again."""
-        began_s = time.monotonic()
-        while True:
+        first_s = time.monotonic()
+        for attempt in range(MOST_ATTEMPTS):
+            began_s = time.monotonic()
             operation = self._submit(request)
             self._ledger.count("studies that were there already" if operation.done else "studies run")
             ended = self._ended(request, operation)
             if not ended.HasField("error"):
                 break
             error = failure_of(ended)
-            if not self._excuses.excuse(error, began_s) or time.monotonic() > began_s + PATIENCE_SECONDS:
+            if not self._excuses.excuse(error, began_s) or attempt == MOST_ATTEMPTS - 1:
                 raise error
             self._ledger.excuse(error)
             self._ledger.count("studies that failed for want of room, and were asked for again")
             time.sleep(self._rng.uniform(*PAUSES_SECONDS))
-        self._take(request, result_of(ended, studies_pb2.Study), time.monotonic() - began_s)
+        self._take(request, result_of(ended, studies_pb2.Study), time.monotonic() - first_s)
 
     def _submit(self, request: Request) -> Operation:
         self._persist(f"import of {request.dataset}", lambda: self._make_sure_of(request.dataset))

@@ -308,7 +308,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "said"), [("text", "adapts the text encoder as well"), ("has_tokens", "learned tokens")]
+    ("part", "said"), [("text", "adapts the text encoder as well"), ("has_tokens", "learned tokens of classes")]
 )
 def test_what_is_not_of_the_unet_alone_is_refused(part: str, said: str, tmp_path: Path) -> None:
     stored = read_adapter(kohya(tmp_path / "a.safetensors", {TO_K: lora(2)}, 1))
