@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from synthmix.adapter_training import methods
+from synthmix.adapter_training import methods, optimizers
 from synthmix.adapter_training.held_out_rows import MOST_IMAGES, NOISE_LEVELS
 from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.targets import adapted_layers
@@ -49,6 +49,7 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
     method = methods.METHODS[full.method]
     builtin = base_model.reference == BUILTIN
     methods.fill(full)
+    optimizers.fill(full)
     if "block_size" in method.takes and not full.HasField("block_size"):
         full.block_size = methods.default_block_size(full, layers_of(full, base_model))
     if full.loraplus_ratio == 1:
@@ -116,6 +117,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
     with problems:
         if settings.evaluations != default_of(_EVALUATIONS) and not settings.held_out:
             raise _measures_nothing("evaluations", settings.evaluations, "measures the loss on held-out images")
+    optimizers.check_options(settings, problems)
     for field, prompt in _prompts(settings):
         with problems:
             check_prompt(field, prompt)
@@ -195,6 +197,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     check_method(adapter.settings)
     settings = filled(adapter.settings, base_model)
     check_settings(settings, base_model)
+    missing = optimizers.check_package(settings)
     train = open_train_part(store, adapter.train_split, field="adapter.train_split")
     tokenizer = prompt_tokenizer(base_model.folder, base_model.digest)
     warnings = [
@@ -203,7 +206,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
         for warning in check_tokens(field, prompt, train.classes, tokenizer)
     ]
     adapters = portions(train, settings)
-    warnings += enlarged_images(store, train, settings.image_size)
+    warnings += [*enlarged_images(store, train, settings.image_size), *missing]
     request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)
     names = {"train_split": str(train.name), "base_model": base_model.reference}
     target = ArtifactName(ADAPTERS, digest_of(request))

@@ -21,6 +21,13 @@ from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
 from synthmix.adapter_training.held_out import HeldOut, HeldOutLoss, Predict
 from synthmix.adapter_training.held_out_rows import measured_rows
+from synthmix.adapter_training.optimizer_states import (
+    for_evaluation,
+    for_training,
+    fresh_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+)
 from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
@@ -36,7 +43,7 @@ ENCODE_BATCH = 32
 FINAL_LEARNING_RATE_SHARE = 0.05
 GRADIENT_NORM = 1.0
 LOSS_POINTS = 200
-# Kinds of tensors in a checkpoint besides parameters and AdamW's moments.
+# Kinds of tensors in a checkpoint besides parameters and the optimizer's.
 FIRST_FACTOR, AVERAGE, BEST = "first factor", "average", "best"
 
 
@@ -66,7 +73,7 @@ class TrainingState:
 
     step: int
     parameters: dict[str, torch.nn.Parameter]
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     losses: list[float] = field(default_factory=list)
     first_factors: dict[str, torch.Tensor] = field(default_factory=dict)
     averages: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -118,13 +125,7 @@ def set_up(model: LatentDiffusion, settings: AdapterSettings, checkpoint: Checkp
     parameters = {name: value for name, value in model.unet.named_parameters() if value.requires_grad}
     for value in parameters.values():
         value.data = value.data.float()  # in the base model's bfloat16, small updates would be lost
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(parameters, settings),
-        lr=settings.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=settings.weight_decay,
-        fused=model.device.type == "cpu",
-    )
+    optimizer = fresh_optimizer(settings, _parameter_groups(parameters, settings), model.device)
     averages = {name: value.detach().clone() for name, value in parameters.items()} if settings.ema_decay else {}
     state = TrainingState(0, parameters, optimizer, first_factors=first_factors, averages=averages)
     if checkpoint is not None:
@@ -204,6 +205,7 @@ def train(
             _evaluate(model, state, settings, held_out, predict)
         after_step(state)
     model.unet.eval()
+    for_evaluation(state.optimizer)
     with torch.no_grad():
         for name, value in (state.best or state.averages).items():
             state.parameters[name].copy_(value)
@@ -269,6 +271,7 @@ def _evaluate(
 ) -> None:
     """Measures the loss on held-out images, of the weights that would be the adapter now."""
     now = {name: value.detach().clone() for name, value in state.parameters.items()}
+    for_evaluation(state.optimizer)
     with torch.no_grad():
         for name, value in state.averages.items():
             state.parameters[name].copy_(value)
@@ -277,6 +280,7 @@ def _evaluate(
         model.unet.train()
         if settings.patience and all(measured.loss < earlier.loss for earlier in state.held_out):
             state.best = {name: value.detach().clone() for name, value in state.parameters.items()}
+        for_training(state.optimizer)
         for name, value in now.items():
             state.parameters[name].copy_(value)
     state.held_out.append(measured)
@@ -337,10 +341,7 @@ def state_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
         for kind, values in kinds.items()
         for name, value in values.items()
     }
-    for name, value in state.parameters.items():
-        for key, moment in state.optimizer.state[value].items():
-            tensors[f"optimizer.{key}.{name}"] = moment.detach().cpu().contiguous()
-    return tensors
+    return tensors | optimizer_tensors(state.optimizer, state.parameters)
 
 
 def _restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSettings) -> None:
@@ -348,12 +349,9 @@ def _restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSett
     with torch.no_grad():
         for name, value in state.parameters.items():
             value.copy_(checkpoint.tensors[f"parameter.{name}"])
-            state.optimizer.state[value] = {
-                key: checkpoint.tensors[f"optimizer.{key}.{name}"].to(value.device if key != "step" else "cpu").clone()
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
         for name, average in _tensors_of(checkpoint, AVERAGE).items():
             state.averages[name].copy_(average)
+    restore_optimizer(state.optimizer, state.parameters, checkpoint.tensors)
     best = _tensors_of(checkpoint, BEST)
     state.best = {name: value.to(state.parameters[name].device) for name, value in best.items()}
     state.step = checkpoint.images_seen // settings.batch_size

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synthmix.adapter_training import recipe
+from synthmix.adapter_training import optimizers, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.checkpoints import (
     Checkpoint,
@@ -56,6 +56,8 @@ def train(
     Returns:
         The payloads and the summary for the manifest, which the operation writes.
     """
+    settings = recorded_adapter_settings(request)
+    optimizers.require_package(settings)
     store = open_object_store()
     name = OperationName.parse(operation)
     checkpoint, done = read_newest_checkpoint(store, name), read_finished(store, name)
@@ -73,7 +75,6 @@ def train(
         )
     found = base_model.resolve(names["base_model"], field="adapter.settings.base_model")
     base_model.verify(found, request["base_model"])
-    settings = recorded_adapter_settings(request)
     run = _Run(store, name, found, part, pixels(store, part, settings.image_size), settings, threads, report)
     of_artifact = portions(part, settings)
     for number, portion in enumerate(of_artifact):
