@@ -135,6 +135,8 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
             ("per", "classes", "is not one of the choices", "did you mean 'class'"),
         )
     ),
+    ({"precision": "bf16"}, "precision", "is not one of the choices", "use one of: automatic, float32, bfloat16"),
+    ({"precision": "float16"}, "precision", "is not one of the choices", "use one of: automatic, float32, bfloat16"),
     *(
         ({"optimizer": optimizer}, "optimizer", "is not one of the choices", remedy)
         for optimizer, remedy in (

@@ -18,6 +18,7 @@ import torch
 
 from synthmix.adapter_training import objective
 from synthmix.adapter_training.checkpoints import Checkpoint
+from synthmix.adapter_training.computation import compute_dtype, in_bfloat16, prepared_denoiser
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
 from synthmix.adapter_training.held_out import HeldOut, HeldOutLoss, Predict
 from synthmix.adapter_training.held_out_rows import measured_rows
@@ -28,7 +29,6 @@ from synthmix.adapter_training.optimizer_states import (
     optimizer_tensors,
     restore_optimizer,
 )
-from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
@@ -161,11 +161,12 @@ def train(
     """
     noise_scheduler, total_steps = objective.training_scheduler(model), training_steps(settings)
     parameters = list(state.parameters.values())
-    autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.device.type == "cuda")
-    embeddings = embeddings.to(model.device)
+    autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=in_bfloat16(settings, model.device))
+    dtype = compute_dtype(model, settings)
+    embeddings = embeddings.to(model.device, dtype)
     classes = (len(embeddings) - 1) // (1 + len(settings.more_prompts))
     model.unet.train()
-    denoise = denoiser(model.unet)
+    denoise = prepared_denoiser(model, settings)
 
     def predict(
         noisy: torch.Tensor, timesteps: torch.Tensor, prompts: torch.Tensor, rows: torch.Tensor
@@ -173,7 +174,7 @@ def train(
         with autocast:
             device = model.device
             predicted = denoise(
-                noisy.to(device, model.dtype), timesteps.to(device), embeddings[prompts.to(device)], rows.to(device)
+                noisy.to(device, dtype), timesteps.to(device), embeddings[prompts.to(device)], rows.to(device)
             )
         return predicted.float()
 
