@@ -10,6 +10,7 @@ import numpy as np
 from synthmix.adapter_training import planning, recipe
 from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.methods import METHODS
+from synthmix.adapter_training.prior_images import Prior
 from synthmix.adapter_training.targets import TARGETS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.base_model import BaseModel
@@ -60,6 +61,7 @@ def trained(
     images: np.ndarray | None = None,
     prompts: Sequence[str] = ("a {label} cell",),
     held_out: Sequence[int] = (),
+    prior: Prior | None = None,
 ) -> tuple[LatentDiffusion, recipe.TrainingState]:
     """Trains on images of two classes in turn, from the beginning or a checkpoint, to the end or for some steps.
 
@@ -80,7 +82,7 @@ def trained(
             raise Stop
 
     with suppress(Stop):
-        recipe.train(model, state, settings, latents, embeddings, after_step, measured)
+        recipe.train(model, state, settings, latents, embeddings, after_step, measured, prior)
     model.unet.eval()
     return model, state
 

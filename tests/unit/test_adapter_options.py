@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memory_object_store import MemoryObjectStore
-from synthmix.adapter_training import methods, optimizers, planning
+from synthmix.adapter_training import methods, optimizers, planning, prior_options
 from synthmix.adapter_training.front_end import adapter_message
 from synthmix.adapter_training.methods import METHODS, OWN_FIELDS
 from synthmix.adapter_training.optimizers import OPTIMIZERS
@@ -134,6 +134,29 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
             ("warmup", math.nan, "is out of range", "use a value between 0 and 1"),
             ("per", "classes", "is not one of the choices", "did you mean 'class'"),
         )
+    ),
+    *(
+        ({field: value}, field, "is of prior preservation, which is off", "set prior_preservation, such as 1, or leave")
+        for field, value in (
+            ("prior_preservation_source", "train"),
+            ("prior_images", 20),
+            ("prior_prompt", "a cell"),
+        )
+    ),
+    (
+        {"prior_preservation": 1.0, "prior_preservation_source": "train", "prior_images": 20},
+        "prior_images",
+        "counts what the base model makes",
+        "leave it out, or use the source base_model",
+    ),
+    ({"prior_preservation": 1.0, "prior_prompt": ""}, "prior_prompt", "has 0 characters", "use 1 to 1000, such as"),
+    ({"prior_preservation": 1.0, "prior_images": 0}, "prior_images", "is out of range", "use a value between 1 and"),
+    ({"prior_preservation": -1.0}, "prior_preservation", "is out of range", "use a value between 0 and 100"),
+    (
+        {"prior_preservation": 1.0, "prior_preservation_source": "base"},
+        "prior_preservation_source",
+        "is not one of the choices",
+        "use one of: base_model, train",
     ),
     ({"precision": "bf16"}, "precision", "is not one of the choices", "use one of: automatic, float32, bfloat16"),
     ({"precision": "float16"}, "precision", "is not one of the choices", "use one of: automatic, float32, bfloat16"),
@@ -345,6 +368,22 @@ def test_what_an_optimizer_has_by_default(
     request = planning.canonical_request(settings, train_digest="1" * 32, base_model_digest="2" * 32)
     assert recorded_adapter_settings(request).learning_rate_schedule == schedule
     assert planned(AdapterSettings(optimizer="prodigy", learning_rate_schedule="cosine"), builtin)
+
+
+def test_what_prior_preservation_costs(builtin: BaseModel) -> None:
+    plain, of_train, of_base = (
+        planned(AdapterSettings(images_seen=100, **options), builtin)
+        for options in (
+            {},
+            {"prior_preservation": 1.0, "prior_preservation_source": "train"},
+            {"prior_preservation": 1.0, "prior_images": 10},
+        )
+    )
+    assert not plain.HasField("prior_prompt")
+    assert of_base.prior_prompt == of_base.prompt
+    assert prior_options.work(plain, 3) == (0, 0)
+    assert prior_options.work(of_train, 3) == (100, 0)
+    assert prior_options.work(of_base, 3) == (100, 10 * 3 * 25 * 2)
 
 
 HERE, CLUSTER = {"SYNTHMIX_RAY_ADDRESS": "127.0.0.1:6379"}, {"SYNTHMIX_RAY_ADDRESS": "ray://head:10001"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from synthmix.adapter_training import methods, optimizers
+from synthmix.adapter_training import methods, optimizers, prior_options
 from synthmix.adapter_training.held_out_rows import MOST_IMAGES, NOISE_LEVELS
 from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.targets import adapted_layers
@@ -60,6 +60,8 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
     # faster than 2e-3, and 12e-3 no longer does (decision 13).
     set_default(full, "learning_rate", (6e-3 if builtin else 1e-4) * method.learning_rate_factor)
     set_default(full, "image_size", base_model.image_size_px)
+    if full.prior_preservation:
+        set_default(full, "prior_prompt", full.prompt)
     return full
 
 
@@ -118,6 +120,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
         if settings.evaluations != default_of(_EVALUATIONS) and not settings.held_out:
             raise _measures_nothing("evaluations", settings.evaluations, "measures the loss on held-out images")
     optimizers.check_options(settings, problems)
+    prior_options.check_options(settings, problems)
     for field, prompt in _prompts(settings):
         with problems:
             check_prompt(field, prompt)
@@ -205,6 +208,8 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
         for field, prompt in _prompts(settings)
         for warning in check_tokens(field, prompt, train.classes, tokenizer)
     ]
+    if "{label}" in settings.prior_prompt and settings.prior_prompt != settings.prompt:
+        warnings += check_tokens("adapter.settings.prior_prompt", settings.prior_prompt, train.classes, tokenizer)
     adapters = portions(train, settings)
     warnings += [*enlarged_images(store, train, settings.image_size), *missing]
     request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)
@@ -214,7 +219,9 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     scale = (settings.image_size / base_model.image_size_px) ** 2
     image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * methods.METHODS[settings.method].cost
     measured = settings.evaluations * NOISE_LEVELS * sum(min(MOST_IMAGES, len(item.held_out)) for item in adapters)
-    seconds = START_SECONDS + (settings.images_seen + FORWARD_SHARE * measured) * image_seconds * scale
+    of_prior, forward = prior_options.work(settings, len(set(train.labels)))
+    images = settings.images_seen + of_prior + FORWARD_SHARE * (measured + forward)
+    seconds = START_SECONDS + images * image_seconds * scale
     return Planned(
         request,
         names,

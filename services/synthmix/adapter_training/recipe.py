@@ -29,6 +29,7 @@ from synthmix.adapter_training.optimizer_states import (
     optimizer_tensors,
     restore_optimizer,
 )
+from synthmix.adapter_training.prior_images import EPOCH, Prior
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
@@ -150,6 +151,7 @@ def train(
     embeddings: torch.Tensor,
     after_step: Callable[[TrainingState], None],
     held_out: HeldOut | None = None,
+    prior: Prior | None = None,
 ) -> None:
     """Trains from state.step to the end. The UNet then has the adapter's weights: the last, the average or the best.
 
@@ -158,6 +160,7 @@ def train(
         embeddings: Those of prompt_embeddings.
         after_step: Called after each optimizer step, for progress and checkpoints.
         held_out: What the loss is measured on besides, where images are held out.
+        prior: What a part of the loss is of, where the base model's prior is preserved.
     """
     noise_scheduler, total_steps = objective.training_scheduler(model), training_steps(settings)
     parameters = list(state.parameters.values())
@@ -165,6 +168,9 @@ def train(
     dtype = compute_dtype(model, settings)
     embeddings = embeddings.to(model.device, dtype)
     classes = (len(embeddings) - 1) // (1 + len(settings.more_prompts))
+    of_prior = len(embeddings)  # behind the others, so that one call of the UNet may have prompts of both
+    if prior is not None:
+        embeddings = torch.cat([embeddings, prior.prompts.to(embeddings)])
     model.unet.train()
     denoise = prepared_denoiser(model, settings)
 
@@ -186,15 +192,23 @@ def train(
         task = objective.draw(settings, noise_scheduler, latents.values[views, rows], state.step)
         # The empty prompt is the first, then come each prompt's classes.
         wanted = torch.where(task.dropped, 0, 1 + task.prompts * classes + latents.labels[rows])
+        tasks = [(1.0, task, wanted)]
+        if prior is not None:
+            rows, views = batch_rows(settings, state.step, len(prior.labels), len(prior.values), EPOCH)
+            task, labels = prior.drawn(settings, noise_scheduler, state.step, rows, views)
+            tasks.append((settings.prior_preservation, task, torch.where(labels < 0, 0, of_prior + labels)))
 
-        def backward(part: slice, task: objective.Task = task, wanted: torch.Tensor = wanted) -> float:
+        def backward(part: slice, tasks: Sequence[tuple[float, objective.Task, torch.Tensor]] = tuple(tasks)) -> float:
             """Adds the gradients of some of the batch's images, and returns what they add to its loss."""
-            of_part = task.part(part)
-            predicted = predict(of_part.noisy, of_part.timesteps, *wanted[part].unique(return_inverse=True))
-            loss = objective.loss(settings, noise_scheduler, predicted, of_part)
-            loss = loss * (len(of_part.timesteps) / len(wanted))
-            loss.backward()
-            return loss.item()
+            added = []
+            for weight, task, wanted in tasks:  # one after another, or the memory would have to be enough for both
+                of_part = task.part(part)
+                predicted = predict(of_part.noisy, of_part.timesteps, *wanted[part].unique(return_inverse=True))
+                loss = objective.loss(settings, noise_scheduler, predicted, of_part)
+                loss = loss * (weight * len(of_part.timesteps) / len(wanted))
+                loss.backward()
+                added.append(loss.item())
+            return math.fsum(added)
 
         losses = _gradients(state, settings, backward)
         torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
@@ -312,20 +326,22 @@ def training_steps(settings: AdapterSettings) -> int:
     return math.ceil(settings.images_seen / settings.batch_size)
 
 
-def batch_rows(settings: AdapterSettings, step: int, images: int, views: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_rows(
+    settings: AdapterSettings, step: int, images: int, views: int, purpose: str = "adapter epoch"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Which images, and which view of each, a step sees: each epoch is a permutation with views of its own."""
     rows, chosen = [], []
     for position in range(step * settings.batch_size, (step + 1) * settings.batch_size):
         epoch, offset = divmod(position, images)
-        order, epoch_views = _epoch(settings.seed, epoch, images, views)
+        order, epoch_views = _epoch(settings.seed, purpose, epoch, images, views)
         rows.append(order[offset])
         chosen.append(epoch_views[offset])
     return torch.tensor(rows), torch.tensor(chosen)
 
 
-@lru_cache(maxsize=2)  # a batch may span two epochs
-def _epoch(seed: int, epoch: int, images: int, views: int) -> tuple[list[int], list[int]]:
-    random = np.random.default_rng(derived_seed(seed, "adapter epoch", epoch))
+@lru_cache(maxsize=4)  # a batch may span two epochs, and so may the prior's
+def _epoch(seed: int, purpose: str, epoch: int, images: int, views: int) -> tuple[list[int], list[int]]:
+    random = np.random.default_rng(derived_seed(seed, purpose, epoch))
     return random.permutation(images).tolist(), random.integers(0, views, images).tolist()
 
 

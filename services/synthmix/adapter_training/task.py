@@ -22,6 +22,8 @@ from synthmix.adapter_training.checkpoints import (
 )
 from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.adapter_training.portions import Portion, portions
+from synthmix.adapter_training.prior_images import Prior, base_models_latents
+from synthmix.adapter_training.prior_options import TRAIN
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.generators import recorded_adapter_settings
 from synthmix.image_data.pixel_cache import pixels
@@ -116,6 +118,10 @@ class _Run:
                 model, settings, self._latents(model, portion, steps), portion.rows, portion.held_out
             )
             embeddings = self._embeddings(model)
+            prior = None
+            if settings.prior_preservation:
+                seen = seen_before + (checkpoint.images_seen if checkpoint else 0)
+                prior = self._prior(model, latents, min(seen, self.settings.images_seen))
             state = recipe.set_up(model, settings, checkpoint)
 
         last = {"checkpoint_s": time.monotonic(), "report_s": 0.0}
@@ -146,7 +152,7 @@ class _Run:
                 )
 
         with self._memory():
-            recipe.train(model, state, settings, latents, embeddings, after_step, held_out)
+            recipe.train(model, state, settings, latents, embeddings, after_step, held_out, prior)
         if not np.isfinite(state.losses[-1]):
             raise FailedPrecondition(
                 f"the training diverged (loss {state.losses[-1]}); lower the adapter's learning_rate "
@@ -160,6 +166,8 @@ class _Run:
                 "final_loss": curve[-1][1],
                 "parameter_count": sum(value.numel() for value in state.parameters.values()),
                 "images_seen": recipe.kept_images_seen(state, settings),
+                # What the base model made; train images that are the prior's as well are none more.
+                "prior_images": len(prior.labels) if prior and settings.prior_preservation_source != TRAIN else 0,
                 "held_out_losses": state.held_out,
                 # It decides about last bits, as the number of threads does.
                 "micro_batch": state.micro_batch or settings.batch_size,
@@ -187,8 +195,23 @@ class _Run:
             )
         )
 
+    def _prior(self, model: LatentDiffusion, latents: recipe.Latents, seen: int) -> Prior:
+        """Of the classes of an adapter's train images, whose latents are given; before the model has an adapter."""
+        settings, values, labels = self.settings, *latents
+        if settings.prior_preservation_source != TRAIN:
+            self.report(seen, None, "making images of the prior")
+            wanted = tuple(sorted(set(labels.tolist())))
+            made_by = (settings.prior_prompt, settings.prior_images, settings.image_size, settings.seed)
+            values, labels = INPUTS.get(
+                ("prior", self.found.digest, made_by, self.part.classes, wanted, self.threads),
+                lambda: base_models_latents(model, settings, self.part.classes, wanted),
+            )
+        return Prior(values, labels, self._encoded(model, (settings.prior_prompt,))[1:])
+
     def _embeddings(self, model: LatentDiffusion) -> torch.Tensor:
-        prompts = (self.settings.prompt, *self.settings.more_prompts)
+        return self._encoded(model, (self.settings.prompt, *self.settings.more_prompts))
+
+    def _encoded(self, model: LatentDiffusion, prompts: tuple[str, ...]) -> torch.Tensor:
         (embeddings,) = INPUTS.get(
             ("prompts", self.found.digest, prompts, self.part.classes, self.threads),
             lambda: (recipe.prompt_embeddings(model, prompts, self.part.classes),),
