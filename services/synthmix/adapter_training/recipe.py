@@ -260,8 +260,10 @@ def learning_rate_share_of(settings: AdapterSettings, step: int, steps: int) -> 
         )
     if settings.learning_rate_schedule == "constant":
         return 1.0
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return 1 - (1 - FINAL_LEARNING_RATE_SHARE) * progress
+    if settings.learning_rate_schedule == "linear":
+        progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return 1 - (1 - FINAL_LEARNING_RATE_SHARE) * progress
+    raise ValueError(f"no learning rate schedule {settings.learning_rate_schedule!r}: settings have to be filled")
 
 
 def _average(state: TrainingState, settings: AdapterSettings) -> None:
