@@ -3,6 +3,7 @@
 A package that is not installed shows as a skip with its name; `pip install 'synthmix[optimizers]'` brings them all.
 """
 
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from memory_object_store import MemoryObjectStore
-from synthmix.adapter_training import planning, recipe
+from synthmix.adapter_training import optimizers, planning, recipe, task
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
 from synthmix.adapter_training.optimizer_states import for_evaluation, for_training
@@ -18,6 +19,7 @@ from synthmix.adapter_training.optimizers import OPTIMIZERS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.base_model import BUILTIN, resolve
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
+from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.resource_names import OperationName
 from tiny_adapters import trained
 from tiny_base_model import write_tiny_base_model
@@ -125,6 +127,18 @@ def test_an_evaluation_changes_no_bit_of_a_training(base: LatentDiffusion, optim
     assert often[1].losses == once[1].losses
     assert adapter_files(often[0].unet) == adapter_files(once[0].unet)
     assert often[1].held_out[-1] == once[1].held_out[-1]
+
+
+def test_a_worker_without_the_package_refuses_before_it_reads_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(optimizers, "version", missing)
+    monkeypatch.setattr(task, "open_object_store", lambda: pytest.fail("object storage was opened"))
+    for optimizer in MODULES:
+        request = {"settings": {"optimizer": optimizer}}
+        with pytest.raises(FailedPrecondition, match=f"{optimizer}' needs the Python package {MODULES[optimizer]}"):
+            task.train(str(OPERATION), "adapters/1", request, {}, lambda *report: None, 1)
 
 
 def test_other_optimizers_have_no_second_weights(base: LatentDiffusion) -> None:

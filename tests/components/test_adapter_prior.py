@@ -13,6 +13,7 @@ from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import objective, planning, prior_images, recipe, task
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.prior_images import Prior, base_models_latents
+from synthmix.adapter_training.prior_options import all_prompts
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data.split_parts import open_train_part
@@ -49,29 +50,30 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def of_train_images(base: LatentDiffusion, settings: AdapterSettings) -> Prior:
-    latents = recipe.cache_latents(base, pixels(10), np.arange(10) % 2, views=2)
-    return Prior(*latents, recipe.prompt_embeddings(base, [settings.prior_prompt], CLASSES)[1:])
+def of_train_images(base: LatentDiffusion) -> Prior:
+    return Prior(*recipe.cache_latents(base, pixels(10), np.arange(10) % 2, views=2))
 
 
-@pytest.mark.parametrize("options", [{}, {"caption_dropout": 0.9}, {"min_snr_gamma": 5.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"caption_dropout": 0.9, "min_snr_gamma": 5.0}, {"more_prompts": ["drawn {label}"]}], ids=str
+)
 def test_the_loss_is_the_train_images_and_a_weight_times_the_priors(
     base: LatentDiffusion, found: BaseModel, options: dict[str, Any]
 ) -> None:
     """At the first step the adapter changes nothing yet, so that the base model tells what the prior's loss is."""
     options = options | {"prior_prompt": "a cell that is {label}"}
     settings = settings_of(found, "lora", "attention", prior_preservation=0.25, **options)
-    prior = of_train_images(base, settings)
-    _, state = trained(base, settings, 2, prior=prior)
+    prior = of_train_images(base)
+    _, state = trained(base, settings, 2, prior=prior, prompts=all_prompts(settings))
     del options["prior_prompt"]
-    _, plain = trained(base, settings_of(found, "lora", "attention", **options), 2)
+    plain_settings = settings_of(found, "lora", "attention", **options)
+    _, plain = trained(base, plain_settings, 2, prompts=all_prompts(plain_settings))
 
     scheduler = objective.training_scheduler(base)
     rows, views = recipe.batch_rows(settings, 0, 10, 2, prior_images.EPOCH)
     drawn, labels = prior.drawn(settings, scheduler, 0, rows, views)
     assert not torch.equal(rows, recipe.batch_rows(settings, 0, 10, 2)[0])
-    empty = recipe.prompt_embeddings(base, [], CLASSES)
-    prompts = torch.stack([empty[0] if label < 0 else prior.prompts[label] for label in labels.tolist()])
+    prompts = recipe.prompt_embeddings(base, [settings.prior_prompt], CLASSES)[1 + labels]
     predicted = base.unet(drawn.noisy, drawn.timesteps, prompts).sample
     expected = objective.loss(settings, scheduler, predicted, drawn).item()
     assert state.losses[0] == pytest.approx(plain.losses[0] + 0.25 * expected, rel=1e-5)
@@ -216,13 +218,13 @@ def test_a_training_resumes_to_the_same_bytes_and_sees_its_train_images_alone(
 
 def test_a_batch_of_the_prior_is_divided_as_the_train_images_are(base: LatentDiffusion, found: BaseModel) -> None:
     settings = settings_of(found, "lora", "attention", prior_preservation=1.0)
-    prior = of_train_images(base, settings)
-    model, whole = trained(base, settings, prior=prior)
+    prior = of_train_images(base)
+    model, whole = trained(base, settings, prior=prior, prompts=all_prompts(settings))
     copied = shared_copy(base)
     state = recipe.set_up(copied, settings)
     state.micro_batch = 3
     latents = recipe.cache_latents(copied, pixels(10), np.arange(10) % 2, views=2)
-    embeddings = recipe.prompt_embeddings(copied, ("a {label} cell",), CLASSES)
+    embeddings = recipe.prompt_embeddings(copied, all_prompts(settings), CLASSES)
     recipe.train(copied, state, settings, latents, embeddings, lambda state: None, None, prior)
     assert state.losses == pytest.approx(whole.losses, rel=1e-4)
     assert adapter_files(model.unet).keys() == adapter_files(copied.unet).keys()

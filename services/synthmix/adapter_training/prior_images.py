@@ -31,12 +31,10 @@ class Prior:
     Attributes:
         values: Latents, (views, images, channels, height, width), float32.
         labels: (images,), class indices.
-        prompts: Embeddings of each class's prompt, (classes, tokens, width).
     """
 
     values: torch.Tensor
     labels: torch.Tensor
-    prompts: torch.Tensor
 
     def drawn(
         self, settings: AdapterSettings, scheduler: Any, step: int, rows: torch.Tensor, views: torch.Tensor

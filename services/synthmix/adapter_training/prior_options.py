@@ -1,4 +1,4 @@
-"""Options of prior preservation: what they exclude, and what they cost. Without torch, for planning."""
+"""Options of prior preservation: what they exclude, which prompts they add, and what they cost. Without torch."""
 
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.prompts import LONGEST_PROMPT_CHARACTERS
@@ -48,6 +48,12 @@ def check_options(settings: AdapterSettings, problems: Problems) -> None:
                 reason="OUT_OF_RANGE",
             )
         )
+
+
+def all_prompts(settings: AdapterSettings) -> tuple[str, ...]:
+    """What a training has embeddings of: the prompt, further ones, and last the prior's, if there is one."""
+    prior = [settings.prior_prompt] if settings.prior_preservation else []
+    return (settings.prompt, *settings.more_prompts, *prior)
 
 
 def work(settings: AdapterSettings, classes: int) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from synthmix.adapter_training.optimizer_states import (
     restore_optimizer,
 )
 from synthmix.adapter_training.prior_images import EPOCH, Prior
+from synthmix.adapter_training.prior_options import all_prompts
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
@@ -167,10 +168,7 @@ def train(
     autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=in_bfloat16(settings, model.device))
     dtype = compute_dtype(model, settings)
     embeddings = embeddings.to(model.device, dtype)
-    classes = (len(embeddings) - 1) // (1 + len(settings.more_prompts))
-    of_prior = len(embeddings)  # behind the others, so that one call of the UNet may have prompts of both
-    if prior is not None:
-        embeddings = torch.cat([embeddings, prior.prompts.to(embeddings)])
+    classes = (len(embeddings) - 1) // len(all_prompts(settings))
     model.unet.train()
     denoise = prepared_denoiser(model, settings)
 
@@ -196,7 +194,8 @@ def train(
         if prior is not None:
             rows, views = batch_rows(settings, state.step, len(prior.labels), len(prior.values), EPOCH)
             task, labels = prior.drawn(settings, noise_scheduler, state.step, rows, views)
-            tasks.append((settings.prior_preservation, task, torch.where(labels < 0, 0, of_prior + labels)))
+            of_prior = 1 + (len(all_prompts(settings)) - 1) * classes + labels
+            tasks.append((settings.prior_preservation, task, torch.where(labels < 0, 0, of_prior)))
 
         def backward(part: slice, tasks: Sequence[tuple[float, objective.Task, torch.Tensor]] = tuple(tasks)) -> float:
             """Adds the gradients of some of the batch's images, and returns what they add to its loss."""

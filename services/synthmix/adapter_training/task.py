@@ -23,7 +23,7 @@ from synthmix.adapter_training.checkpoints import (
 from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.prior_images import Prior, base_models_latents
-from synthmix.adapter_training.prior_options import TRAIN
+from synthmix.adapter_training.prior_options import TRAIN, all_prompts
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.generators import recorded_adapter_settings
 from synthmix.image_data.pixel_cache import pixels
@@ -206,12 +206,10 @@ class _Run:
                 ("prior", self.found.digest, made_by, self.part.classes, wanted, self.threads),
                 lambda: base_models_latents(model, settings, self.part.classes, wanted),
             )
-        return Prior(values, labels, self._encoded(model, (settings.prior_prompt,))[1:])
+        return Prior(values, labels)
 
     def _embeddings(self, model: LatentDiffusion) -> torch.Tensor:
-        return self._encoded(model, (self.settings.prompt, *self.settings.more_prompts))
-
-    def _encoded(self, model: LatentDiffusion, prompts: tuple[str, ...]) -> torch.Tensor:
+        prompts = all_prompts(self.settings)
         (embeddings,) = INPUTS.get(
             ("prompts", self.found.digest, prompts, self.part.classes, self.threads),
             lambda: (recipe.prompt_embeddings(model, prompts, self.part.classes),),
