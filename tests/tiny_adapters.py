@@ -10,6 +10,7 @@ import numpy as np
 from synthmix.adapter_training import planning, recipe
 from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.methods import METHODS, fields_of
+from synthmix.adapter_training.prior_images import Prior
 from synthmix.adapter_training.targets import TARGETS
 from synthmix.adapter_training.training_prompts import encoded_in_each_step, encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
@@ -61,6 +62,7 @@ def trained(
     images: np.ndarray | None = None,
     prompts: Sequence[str] = ("a {label} cell",),
     held_out: Sequence[int] = (),
+    prior: Prior | None = None,
 ) -> tuple[LatentDiffusion, recipe.TrainingState]:
     """Trains on images of two classes in turn, from the beginning or a checkpoint, to the end or for some steps.
 
@@ -75,7 +77,7 @@ def trained(
     latents, measured = recipe.chosen(model, settings, latents, rows, held_out)
     state = recipe.set_up(model, settings, checkpoint, ("round", "flat"))
     if settings.text_encoder_targets or settings.class_tokens:
-        encoded = encoded_in_each_step(model, prompts, ("round", "flat"))
+        encoded = encoded_in_each_step(model, settings, ("round", "flat"))
     else:
         encoded = encoded_once(model, prompt_embeddings(model, prompts, ("round", "flat")))
 
@@ -84,7 +86,7 @@ def trained(
             raise Stop
 
     with suppress(Stop):
-        recipe.train(model, state, settings, latents, encoded, after_step, measured)
+        recipe.train(model, state, settings, latents, encoded, after_step, measured, prior)
     model.unet.eval()
     return model, state
 

@@ -193,6 +193,7 @@ def train_arm(arm: Arm, model: LatentDiffusion, train: np.ndarray, labels: np.nd
                 images_seen=16 * steps,
                 batch_size=16,
                 learning_rate=arm.learning_rate,
+                learning_rate_schedule="cosine",
             )
         )
 

@@ -279,10 +279,10 @@ def test_patience_ends_a_training_and_keeps_its_best_weights(base: LatentDiffusi
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A device whose memory is enough for one image at once after three steps. Yields how many were asked for."""
     asked: list[int] = []
-    denoiser = recipe.denoiser
+    prepared_denoiser = recipe.prepared_denoiser
 
-    def of_little(unet: Any) -> Any:
-        denoise, steps = denoiser(unet), itertools.count()
+    def of_little(*given: Any) -> Any:
+        denoise, steps = prepared_denoiser(*given), itertools.count()
 
         def limited(latents: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
             asked.append(len(latents))
@@ -292,7 +292,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
         return limited
 
-    monkeypatch.setattr(recipe, "denoiser", of_little)
+    monkeypatch.setattr(recipe, "prepared_denoiser", of_little)
     yield asked
 
 

@@ -38,6 +38,7 @@ SETTINGS = with_defaults(
         batch_size=4,
         learning_rate=1e-2,
         caption_dropout=0.25,
+        learning_rate_schedule="cosine",
         seed=3,
     )
 )

@@ -18,7 +18,6 @@ from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_synthesis import batch_size, sampling
 from synthmix.image_synthesis.batch_size import images_at_once
-from synthmix.image_synthesis.denoising import decode, denoise, encoded
 from synthmix.image_synthesis.sampling import adapted_model, make_ready, synthesise
 from synthmix.image_synthesis.shards import PlannedImage
 from synthmix.image_synthesis.unet_rewrites import FoldedUpsampling, PromptAttention, rewrite_for_sampling
@@ -26,6 +25,7 @@ from synthmix.latent_diffusion import kept_models
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.latent_diffusion.base_model_files import SCHEDULERS
 from synthmix.latent_diffusion.class_tokens import add_class_tokens
+from synthmix.latent_diffusion.denoising import decode, denoise, encoded
 from synthmix.latent_diffusion.kept_models import lend, shared_copy
 from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load, probe
 from synthmix.service_kit.adapter_payloads import CLASS_TOKENS, LORA_WEIGHTS

@@ -1,14 +1,18 @@
 """What adapter methods and sets of layers refuse, what is wrong and what to do; and what a plan says of an adapter."""
 
 import math
+import tomllib
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memory_object_store import MemoryObjectStore
-from synthmix.adapter_training import methods, planning
+from synthmix.adapter_training import methods, optimizers, planning, prior_options
 from synthmix.adapter_training.front_end import adapter_message
 from synthmix.adapter_training.methods import METHODS, OWN_FIELDS
+from synthmix.adapter_training.optimizers import OPTIMIZERS
 from synthmix.adapter_training.portions import Portion
 from synthmix.adapter_training.targets import LONGEST_PATTERN, TARGETS, adapted_layers, module_names
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
@@ -16,9 +20,10 @@ from synthmix.image_data.generators import classes_made, recorded_adapter_settin
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.part_layers import Layer, PartLayers, layers_of
 from synthmix.service_kit.artifacts import Manifest
-from synthmix.service_kit.errors import InvalidArgument
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 
+ROOT = Path(__file__).resolve().parents[2]
 CONVOLUTIONS = "attention+feedforward+convolution"
 # Some of Stable Diffusion 1.5's, with their true shapes.
 SD15 = layers_of(
@@ -193,6 +198,91 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
         )
         for seen in (100, 101)
     ),
+    *(
+        ({field: value}, field, "is of prior preservation, which is off", "set prior_preservation, such as 1, or leave")
+        for field, value in (
+            ("prior_preservation_source", "train"),
+            ("prior_images", 20),
+            ("prior_prompt", "a cell"),
+        )
+    ),
+    (
+        {"prior_preservation": 1.0, "prior_preservation_source": "train", "prior_images": 20},
+        "prior_images",
+        "counts what the base model makes",
+        "leave it out, or use the source base_model",
+    ),
+    ({"prior_preservation": 1.0, "prior_prompt": ""}, "prior_prompt", "has 0 characters", "use 1 to 1000, such as"),
+    ({"prior_preservation": 1.0, "prior_images": 0}, "prior_images", "is out of range", "use a value between 1 and"),
+    ({"prior_preservation": -1.0}, "prior_preservation", "is out of range", "use a value between 0 and 100"),
+    (
+        {"prior_preservation": 1.0, "prior_preservation_source": "base"},
+        "prior_preservation_source",
+        "is not one of the choices",
+        "use one of: base_model, train",
+    ),
+    ({"precision": "bf16"}, "precision", "is not one of the choices", "use one of: automatic, float32, bfloat16"),
+    ({"precision": "float16"}, "precision", "is not one of the choices", "use one of: automatic, float32, bfloat16"),
+    *(
+        ({"optimizer": optimizer}, "optimizer", "is not one of the choices", remedy)
+        for optimizer, remedy in (
+            ("AdamW", "did you mean 'adamw'"),
+            ("adamw_8bit", "did you mean 'adamw8bit'"),
+            ("lion", "use one of: adamw, adamw8bit, prodigy, schedule_free"),
+        )
+    ),
+    (
+        {"optimizer": "prodigy", "text_encoder_targets": "attention", "text_encoder_learning_rate": 0.5},
+        "text_encoder_learning_rate",
+        "is a second learning rate, and prodigy finds one",
+        "use 1, which is the factor of all, or adamw",
+    ),
+    (
+        {"optimizer": "prodigy", "class_tokens": 1, "class_token_learning_rate": 0.5},
+        "class_token_learning_rate",
+        "is a second learning rate, and prodigy finds one",
+        "use 1, which is the factor of all, or adamw",
+    ),
+    (
+        {"optimizer": "schedule_free", "class_tokens": 1, "class_token_images_seen": 100},
+        "class_token_images_seen",
+        "lets the adapter wait, and schedule_free counts",
+        "leave it out, or use adamw",
+    ),
+    *(
+        ({"optimizer": optimizer, field: value}, field, problem, remedy)
+        for optimizer, field, value, problem, remedy in (
+            ("prodigy", "loraplus_ratio", 16.0, "is a second learning rate, and prodigy", "leave it out, or use adamw"),
+            (
+                "prodigy",
+                "learning_rate",
+                1e-4,
+                "is for prodigy a factor of",
+                "leave it out, which is 1, or use at least",
+            ),
+            (
+                "schedule_free",
+                "learning_rate_schedule",
+                "cosine",
+                "is a schedule, in place of",
+                "leave it out, or use c",
+            ),
+            (
+                "schedule_free",
+                "learning_rate_schedule",
+                "linear",
+                "is a schedule, in place of",
+                "leave it out, or use c",
+            ),
+            (
+                "schedule_free",
+                "ema_decay",
+                0.99,
+                "averages weights that schedule_free has",
+                "leave it out, or use adamw",
+            ),
+        )
+    ),
     ({"method": "oft", "dropout": 0.5}, "dropout", "has no effect in PEFT's oft", "leave it out, or use boft"),
     *(
         ({"method": "lokr", field: value}, field, "is out of range", "use a value between")
@@ -340,6 +430,95 @@ def test_some_methods_learn_faster_by_default(builtin: BaseModel) -> None:
 
 def test_a_ratio_of_one_is_none(builtin: BaseModel) -> None:
     assert planned(AdapterSettings(loraplus_ratio=1), builtin) == planned(AdapterSettings(), builtin)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "learning_rate", "schedule"),
+    [
+        ("adamw", 6e-3, "cosine"),
+        ("adamw8bit", 6e-3, "cosine"),
+        ("prodigy", 1.0, "constant"),
+        ("schedule_free", 6e-3, "constant"),
+    ],
+)
+def test_what_an_optimizer_has_by_default(
+    builtin: BaseModel, optimizer: str, learning_rate: float, schedule: str
+) -> None:
+    settings = planned(AdapterSettings(optimizer=optimizer), builtin)
+    assert (settings.learning_rate, settings.learning_rate_schedule) == (pytest.approx(learning_rate), schedule)
+    request = planning.canonical_request(settings, train_digest="1" * 32, base_model_digest="2" * 32)
+    assert recorded_adapter_settings(request).learning_rate_schedule == schedule
+    assert planned(AdapterSettings(optimizer="prodigy", learning_rate_schedule="cosine"), builtin)
+
+
+def test_what_prior_preservation_costs(builtin: BaseModel) -> None:
+    plain, of_train, of_base = (
+        planned(AdapterSettings(images_seen=100, **options), builtin)
+        for options in (
+            {},
+            {"prior_preservation": 1.0, "prior_preservation_source": "train"},
+            {"prior_preservation": 1.0, "prior_images": 10},
+        )
+    )
+    assert not plain.HasField("prior_prompt")
+    assert of_base.prior_prompt == of_base.prompt
+    assert prior_options.work(plain, 3) == (0, 0)
+    assert prior_options.work(of_train, 3) == (100, 0)
+    assert prior_options.work(of_base, 3) == (100, 10 * 3 * 25 * 2)
+
+
+HERE, CLUSTER = {"SYNTHMIX_RAY_ADDRESS": "127.0.0.1:6379"}, {"SYNTHMIX_RAY_ADDRESS": "ray://head:10001"}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "package", "least"),
+    [("adamw8bit", "bitsandbytes", "0.50"), ("prodigy", "prodigyopt", "1.1"), ("schedule_free", "schedulefree", "1.4")],
+)
+def test_an_optimizer_without_its_package_is_refused_where_that_can_be_known(
+    monkeypatch: pytest.MonkeyPatch, optimizer: str, package: str, least: str
+) -> None:
+    settings = AdapterSettings(optimizer=optimizer)
+    installed: dict[str, str] = {}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(optimizers, "version", version)
+    for found, said in (("", "have none"), ("0.49.2", "have version 0.49.2"), ("dev", "have version dev")):
+        installed |= {package: found} if found else {}
+        with pytest.raises(FailedPrecondition, match=f"needs the Python package {package}, version {least}") as raised:
+            optimizers.check_package(settings, HERE)
+        [violation] = raised.value.violations
+        assert violation.field == "adapter.settings.optimizer"
+        assert violation.description.startswith(repr(optimizer)) and said in violation.description
+        assert (
+            "install it where they are, with `pip install 'synthmix[optimizers]'`, or use adamw" in raised.value.message
+        )
+        assert raised.value.reason == "PACKAGE_MISSING"
+        with pytest.raises(FailedPrecondition):
+            optimizers.require_package(settings)
+        [warning] = optimizers.check_package(settings, CLUSTER)
+        assert package in warning and "will end with an error before it begins" in warning
+    for found in (least, f"{least}.2", "2.0.dev1"):
+        installed[package] = found
+        assert optimizers.check_package(settings, HERE) == []
+        optimizers.require_package(settings)
+    assert len(optimizers.check_package(settings, CLUSTER)) == 1, "what is here says nothing of other machines"
+
+
+def test_adamw_is_there_wherever_torch_is() -> None:
+    for environment in (HERE, CLUSTER, {}):
+        assert optimizers.check_package(AdapterSettings(optimizer="adamw"), environment) == []
+
+
+def test_the_extra_brings_what_optimizers_need() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages = [entry.package for entry in OPTIMIZERS.values() if entry.package]
+    assert extras["optimizers"] == [
+        f"{package.name}>={'.'.join(map(str, package.least_version))}" for package in packages
+    ]
 
 
 @pytest.mark.parametrize("method", METHODS)

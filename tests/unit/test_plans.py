@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from image_archives import dataset, encoded, noise, plates
 from memory_object_store import MemoryObjectStore
+from synthmix.adapter_training import optimizers
 from synthmix.adapter_training import planning as adapters
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
@@ -81,6 +83,43 @@ def test_an_adapter_s_prompts(
     with pytest.raises(InvalidArgument, match=said) as raised:
         adapter(store, tmp_path, files, prompt=prompt)
     assert [item.field for item in raised.value.violations] == ["adapter.settings.prompt"]
+
+
+def test_an_optimizer_whose_package_is_missing(
+    store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(optimizers, "version", missing)
+    monkeypatch.setenv("SYNTHMIX_RAY_ADDRESS", "ray://head:10001")
+    files = of_classes("alpha", "beta")
+    assert list(adapter(store, tmp_path, files, optimizer="adamw").warnings) == []
+    [warning] = adapter(store, tmp_path, files, optimizer="prodigy").warnings
+    assert "of the Python package prodigyopt" in warning
+    monkeypatch.setenv("SYNTHMIX_RAY_ADDRESS", "127.0.0.1:6379")
+    assert list(adapter(store, tmp_path, files, optimizer="adamw").warnings) == []
+    with pytest.raises(FailedPrecondition, match="install it where they are") as raised:
+        adapter(store, tmp_path, files, optimizer="prodigy")
+    assert [item.field for item in raised.value.violations] == ["adapter.settings.optimizer"]
+
+
+def test_prior_preservation_is_in_the_predicted_time(store: MemoryObjectStore, tmp_path: Path) -> None:
+    files = of_classes("alpha", "beta")
+    plain, of_train, of_base = (
+        adapter(store, tmp_path, files, images_seen=1000, **options).predicted_seconds - adapters.START_SECONDS
+        for options in (
+            {},
+            {"prior_preservation": 1.0, "prior_preservation_source": "train"},
+            {"prior_preservation": 1.0, "prior_images": 30},
+        )
+    )
+    assert of_train == pytest.approx(2 * plain)
+    # Two classes of 30 images, 25 steps of two answers each, a third of an image seen.
+    assert of_base - of_train == pytest.approx(plain / 1000 * 2 * 30 * 25 * 2 / 3)
+    with pytest.raises(InvalidArgument, match="cut off") as raised:
+        adapter(store, tmp_path, files, prior_preservation=1.0, prior_prompt=LONG + "{label}")
+    assert [item.field for item in raised.value.violations] == ["adapter.settings.prior_prompt"]
 
 
 def test_warnings_of_an_adapter_s_plan(store: MemoryObjectStore, tmp_path: Path) -> None:

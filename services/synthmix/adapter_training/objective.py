@@ -43,13 +43,15 @@ class Task:
         return Task(self.noisy[rows], self.target[rows], self.timesteps[rows], self.dropped[rows], self.prompts[rows])
 
 
-def draw(settings: AdapterSettings, scheduler: Any, clean: torch.Tensor, step: int) -> Task:
+def draw(
+    settings: AdapterSettings, scheduler: Any, clean: torch.Tensor, step: int, purpose: str = "adapter step"
+) -> Task:
     """The task of a step for clean latents, (batch, channels, height, width).
 
     Noise offset: Guttenberg 2023 ("Diffusion with offset noise"), N(0, 1) for each pixel plus N(0, offset^2) for each
     channel.
     """
-    random = torch.Generator().manual_seed(derived_seed(settings.seed, "adapter step", step))
+    random = torch.Generator().manual_seed(derived_seed(settings.seed, purpose, step))
     count = len(clean)
     noise = torch.randn(clean.shape, generator=random)
     timesteps = _timesteps(settings, scheduler.config.num_train_timesteps, count, random)

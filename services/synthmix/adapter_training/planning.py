@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from synthmix.adapter_training import methods
+from synthmix.adapter_training import methods, optimizers, prior_options
 from synthmix.adapter_training.held_out_rows import MOST_IMAGES, NOISE_LEVELS
 from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers
@@ -61,6 +61,7 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
     full = with_defaults(given)
     builtin = base_model.reference == BUILTIN
     methods.fill(full)
+    optimizers.fill(full)
     if "block_size" in methods.fields_of(full.method) and not full.HasField("block_size"):
         full.block_size = methods.default_block_size(full, layers_of(full, base_model))
     if full.loraplus_ratio == 1:
@@ -74,8 +75,11 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
     if full.text_encoder_targets:
         set_default(full, "text_encoder_learning_rate", full.learning_rate)
     if full.class_tokens:
-        set_default(full, "class_token_learning_rate", CLASS_TOKEN_LEARNING_RATE)
+        rate = full.learning_rate if full.optimizer == "prodigy" else CLASS_TOKEN_LEARNING_RATE
+        set_default(full, "class_token_learning_rate", rate)
     set_default(full, "image_size", base_model.image_size_px)
+    if full.prior_preservation:
+        set_default(full, "prior_prompt", full.prompt)
     return full
 
 
@@ -143,6 +147,8 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
     with problems:
         if settings.evaluations != default_of(_EVALUATIONS) and not settings.held_out:
             raise _measures_nothing("evaluations", settings.evaluations, "measures the loss on held-out images")
+    optimizers.check_options(settings, problems)
+    prior_options.check_options(settings, problems)
     for field, prompt in _prompts(settings):
         with problems:
             check_prompt(field, prompt)
@@ -323,6 +329,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     check_method(adapter.settings)
     settings = filled(adapter.settings, base_model)
     check_settings(settings, base_model)
+    missing = optimizers.check_package(settings)
     train = open_train_part(store, adapter.train_split, field="adapter.train_split")
     tokenizer = prompt_tokenizer(base_model.folder, base_model.digest)
     warnings = [
@@ -333,8 +340,10 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     if settings.class_tokens:
         words = {label: settings.class_token_word or label for label in train.classes}
         check_class_words("adapter.settings.class_token_word", words, tokenizer)
+    if "{label}" in settings.prior_prompt and settings.prior_prompt != settings.prompt:
+        warnings += check_tokens("adapter.settings.prior_prompt", settings.prior_prompt, train.classes, tokenizer)
     adapters = portions(train, settings)
-    warnings += enlarged_images(store, train, settings.image_size)
+    warnings += [*enlarged_images(store, train, settings.image_size), *missing]
     request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)
     names = {"train_split": str(train.name), "base_model": base_model.reference}
     target = ArtifactName(ADAPTERS, digest_of(request))
@@ -343,7 +352,9 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     scale = (settings.image_size / base_model.image_size_px) ** 2
     image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * cost(settings)
     measured = settings.evaluations * NOISE_LEVELS * sum(min(MOST_IMAGES, len(item.held_out)) for item in adapters)
-    seconds = START_SECONDS + (settings.images_seen + FORWARD_SHARE * measured) * image_seconds * scale
+    of_prior, forward = prior_options.work(settings, len(set(train.labels)))
+    images = settings.images_seen + of_prior + FORWARD_SHARE * (measured + forward)
+    seconds = START_SECONDS + images * image_seconds * scale
     return Planned(
         request,
         names,

@@ -18,11 +18,20 @@ import torch
 
 from synthmix.adapter_training import objective
 from synthmix.adapter_training.checkpoints import Checkpoint
+from synthmix.adapter_training.computation import compute_dtype, in_bfloat16, prepared_denoiser
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter, trained_parameters
 from synthmix.adapter_training.held_out import HeldOut, HeldOutLoss, Predict
 from synthmix.adapter_training.held_out_rows import measured_rows
+from synthmix.adapter_training.optimizer_states import (
+    for_evaluation,
+    for_training,
+    fresh_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from synthmix.adapter_training.prior_images import EPOCH, Prior
+from synthmix.adapter_training.prior_options import all_prompts
 from synthmix.adapter_training.training_prompts import TrainingPrompts
-from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.adapters import PARTS
 from synthmix.latent_diffusion.autoencoder import encode_images
@@ -39,7 +48,7 @@ ENCODE_BATCH = 32
 FINAL_LEARNING_RATE_SHARE = 0.05
 GRADIENT_NORM = 1.0
 LOSS_POINTS = 200
-# Kinds of tensors in a checkpoint besides parameters and AdamW's moments.
+# Kinds of tensors in a checkpoint besides parameters and the optimizer's.
 FIRST_FACTOR, AVERAGE, BEST = "first factor", "average", "best"
 # Of the parameters.
 CLASS_TOKENS = f"{PARTS[TEXT_ENCODER]}embeddings.token_embedding.vectors"
@@ -71,7 +80,7 @@ class TrainingState:
 
     step: int
     parameters: dict[str, torch.nn.Parameter]
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     losses: list[float] = field(default_factory=list)
     first_factors: dict[str, torch.Tensor] = field(default_factory=dict)
     averages: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -135,13 +144,7 @@ def set_up(
     parameters = trained_parameters(model)
     for value in parameters.values():
         value.data = value.data.float()  # in the base model's bfloat16, small updates would be lost
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(parameters, settings),
-        lr=settings.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=settings.weight_decay,
-        fused=model.device.type == "cpu",
-    )
+    optimizer = fresh_optimizer(settings, _parameter_groups(parameters, settings), model.device)
     averages = {name: value.detach().clone() for name, value in parameters.items()} if settings.ema_decay else {}
     state = TrainingState(0, parameters, optimizer, first_factors=first_factors, averages=averages)
     if checkpoint is not None:
@@ -182,6 +185,7 @@ def train(
     prompts: TrainingPrompts,
     after_step: Callable[[TrainingState], None],
     held_out: HeldOut | None = None,
+    prior: Prior | None = None,
 ) -> None:
     """Trains from state.step to the end. The model then has the adapter's weights: the last, the average or the best.
 
@@ -189,13 +193,15 @@ def train(
         settings: With all their defaults.
         after_step: Called after each optimizer step, for progress and checkpoints.
         held_out: What the loss is measured on besides, where images are held out.
+        prior: What a part of the loss is of, where the base model's prior is preserved.
     """
     noise_scheduler, total_steps = objective.training_scheduler(model), training_steps(settings)
     parameters = list(state.parameters.values())
-    autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.device.type == "cuda")
-    classes = (prompts.count - 1) // (1 + len(settings.more_prompts))
+    autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=in_bfloat16(settings, model.device))
+    dtype = compute_dtype(model, settings)
+    classes = (prompts.count - 1) // len(all_prompts(settings))
     _in_training(model, True)
-    denoise = denoiser(model.unet)
+    denoise = prepared_denoiser(model, settings)
 
     def predict(
         noisy: torch.Tensor, timesteps: torch.Tensor, numbers: torch.Tensor, rows: torch.Tensor
@@ -203,7 +209,7 @@ def train(
         with autocast:
             device = model.device
             predicted = denoise(
-                noisy.to(device, model.dtype), timesteps.to(device), prompts.encode(numbers), rows.to(device)
+                noisy.to(device, dtype), timesteps.to(device), prompts.encode(numbers).to(dtype), rows.to(device)
             )
         return predicted.float()
 
@@ -215,15 +221,24 @@ def train(
         task = objective.draw(settings, noise_scheduler, latents.values[views, rows], state.step)
         # The empty prompt is the first, then come each prompt's classes.
         wanted = torch.where(task.dropped, 0, 1 + task.prompts * classes + latents.labels[rows])
+        tasks = [(1.0, task, wanted)]
+        if prior is not None:
+            rows, views = batch_rows(settings, state.step, len(prior.labels), len(prior.values), EPOCH)
+            task, labels = prior.drawn(settings, noise_scheduler, state.step, rows, views)
+            of_prior = 1 + (len(all_prompts(settings)) - 1) * classes + labels
+            tasks.append((settings.prior_preservation, task, torch.where(labels < 0, 0, of_prior)))
 
-        def backward(part: slice, task: objective.Task = task, wanted: torch.Tensor = wanted) -> float:
+        def backward(part: slice, tasks: Sequence[tuple[float, objective.Task, torch.Tensor]] = tuple(tasks)) -> float:
             """Adds the gradients of some of the batch's images, and returns what they add to its loss."""
-            of_part = task.part(part)
-            predicted = predict(of_part.noisy, of_part.timesteps, *wanted[part].unique(return_inverse=True))
-            loss = objective.loss(settings, noise_scheduler, predicted, of_part)
-            loss = loss * (len(of_part.timesteps) / len(wanted))
-            loss.backward()
-            return loss.item()
+            added = []
+            for weight, task, wanted in tasks:  # one after another, or the memory would have to be enough for both
+                of_part = task.part(part)
+                predicted = predict(of_part.noisy, of_part.timesteps, *wanted[part].unique(return_inverse=True))
+                loss = objective.loss(settings, noise_scheduler, predicted, of_part)
+                loss = loss * (weight * len(of_part.timesteps) / len(wanted))
+                loss.backward()
+                added.append(loss.item())
+            return math.fsum(added)
 
         losses = _gradients(state, settings, backward)
         torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
@@ -235,6 +250,7 @@ def train(
             _evaluate(model, state, settings, held_out, predict)
         after_step(state)
     _in_training(model, False)
+    for_evaluation(state.optimizer)
     with torch.no_grad():
         for name, value in (state.best or state.averages).items():
             state.parameters[name].copy_(value)
@@ -294,8 +310,10 @@ def learning_rate_share_of(settings: AdapterSettings, step: int, steps: int) -> 
         )
     if settings.learning_rate_schedule == "constant":
         return 1.0
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return 1 - (1 - FINAL_LEARNING_RATE_SHARE) * progress
+    if settings.learning_rate_schedule == "linear":
+        progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return 1 - (1 - FINAL_LEARNING_RATE_SHARE) * progress
+    raise ValueError(f"no learning rate schedule {settings.learning_rate_schedule!r}: settings have to be filled")
 
 
 def _average(state: TrainingState, settings: AdapterSettings) -> None:
@@ -320,6 +338,7 @@ def _evaluate(
 ) -> None:
     """Measures the loss on held-out images, of the weights that would be the adapter now."""
     now = {name: value.detach().clone() for name, value in state.parameters.items()}
+    for_evaluation(state.optimizer)
     with torch.no_grad():
         for name, value in state.averages.items():
             state.parameters[name].copy_(value)
@@ -328,6 +347,7 @@ def _evaluate(
         _in_training(model, True)
         if settings.patience and all(measured.loss < earlier.loss for earlier in state.held_out):
             state.best = {name: value.detach().clone() for name, value in state.parameters.items()}
+        for_training(state.optimizer)
         for name, value in now.items():
             state.parameters[name].copy_(value)
     state.held_out.append(measured)
@@ -358,20 +378,22 @@ def training_steps(settings: AdapterSettings) -> int:
     return math.ceil(settings.images_seen / settings.batch_size)
 
 
-def batch_rows(settings: AdapterSettings, step: int, images: int, views: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_rows(
+    settings: AdapterSettings, step: int, images: int, views: int, purpose: str = "adapter epoch"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Which images, and which view of each, a step sees: each epoch is a permutation with views of its own."""
     rows, chosen = [], []
     for position in range(step * settings.batch_size, (step + 1) * settings.batch_size):
         epoch, offset = divmod(position, images)
-        order, epoch_views = _epoch(settings.seed, epoch, images, views)
+        order, epoch_views = _epoch(settings.seed, purpose, epoch, images, views)
         rows.append(order[offset])
         chosen.append(epoch_views[offset])
     return torch.tensor(rows), torch.tensor(chosen)
 
 
-@lru_cache(maxsize=2)  # a batch may span two epochs
-def _epoch(seed: int, epoch: int, images: int, views: int) -> tuple[list[int], list[int]]:
-    random = np.random.default_rng(derived_seed(seed, "adapter epoch", epoch))
+@lru_cache(maxsize=4)  # a batch may span two epochs, and so may the prior's
+def _epoch(seed: int, purpose: str, epoch: int, images: int, views: int) -> tuple[list[int], list[int]]:
+    random = np.random.default_rng(derived_seed(seed, purpose, epoch))
     return random.permutation(images).tolist(), random.integers(0, views, images).tolist()
 
 
@@ -388,10 +410,7 @@ def state_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
         for kind, values in kinds.items()
         for name, value in values.items()
     }
-    for name, value in state.parameters.items():
-        for key, moment in state.optimizer.state[value].items():
-            tensors[f"optimizer.{key}.{name}"] = moment.detach().cpu().contiguous()
-    return tensors
+    return tensors | optimizer_tensors(state.optimizer, state.parameters)
 
 
 def _restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSettings) -> None:
@@ -399,14 +418,9 @@ def _restore(state: TrainingState, checkpoint: Checkpoint, settings: AdapterSett
     with torch.no_grad():
         for name, value in state.parameters.items():
             value.copy_(checkpoint.tensors[f"parameter.{name}"])
-            if f"optimizer.step.{name}" not in checkpoint.tensors:  # its turn has not come
-                continue
-            state.optimizer.state[value] = {
-                key: checkpoint.tensors[f"optimizer.{key}.{name}"].to(value.device if key != "step" else "cpu").clone()
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
         for name, average in _tensors_of(checkpoint, AVERAGE).items():
             state.averages[name].copy_(average)
+    restore_optimizer(state.optimizer, state.parameters, checkpoint.tensors)
     best = _tensors_of(checkpoint, BEST)
     state.best = {name: value.to(state.parameters[name].device) for name, value in best.items()}
     state.step = checkpoint.images_seen // settings.batch_size

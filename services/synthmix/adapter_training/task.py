@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synthmix.adapter_training import recipe
+from synthmix.adapter_training import optimizers, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.checkpoints import (
     Checkpoint,
@@ -23,6 +23,8 @@ from synthmix.adapter_training.checkpoints import (
 from synthmix.adapter_training.inputs import open_inputs
 from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.adapter_training.portions import Portion, portions
+from synthmix.adapter_training.prior_images import Prior, base_models_latents
+from synthmix.adapter_training.prior_options import TRAIN, all_prompts
 from synthmix.adapter_training.training_prompts import (
     TrainingPrompts,
     encoded_in_each_step,
@@ -63,6 +65,8 @@ def train(
     Returns:
         The payloads and the summary for the manifest, which the operation writes.
     """
+    settings = recorded_adapter_settings(request)
+    optimizers.require_package(settings)
     store = open_object_store()
     name = OperationName.parse(operation)
     checkpoint, done = read_newest_checkpoint(store, name), read_finished(store, name)
@@ -73,7 +77,6 @@ def train(
     threads = begun_with[0] if begun_with else threads
     torch.set_num_threads(threads)
     part, found = open_inputs(store, names, train_split=request["train_split"], base_model_digest=request["base_model"])
-    settings = recorded_adapter_settings(request)
     run = _Run(store, name, found, part, pixels(store, part, settings.image_size), settings, threads, report)
     of_artifact = portions(part, settings)
     for number, portion in enumerate(of_artifact):
@@ -114,6 +117,10 @@ class _Run:
             latents, held_out = recipe.chosen(
                 model, settings, self._latents(model, portion, steps), portion.rows, portion.held_out
             )
+            prior = None
+            if settings.prior_preservation:
+                seen = seen_before + (checkpoint.images_seen if checkpoint else 0)
+                prior = self._prior(model, latents, min(seen, self.settings.images_seen))
             state = recipe.set_up(model, settings, checkpoint, self.part.classes)
             prompts = self._prompts(model)
 
@@ -145,7 +152,7 @@ class _Run:
                 )
 
         with self._memory():
-            recipe.train(model, state, settings, latents, prompts, after_step, held_out)
+            recipe.train(model, state, settings, latents, prompts, after_step, held_out, prior)
         if not np.isfinite(state.losses[-1]):
             raise FailedPrecondition(
                 f"the training diverged (loss {state.losses[-1]}); lower the adapter's learning_rate "
@@ -159,6 +166,8 @@ class _Run:
                 "final_loss": curve[-1][1],
                 "parameter_count": sum(value.numel() for value in state.parameters.values()),
                 "images_seen": recipe.kept_images_seen(state, settings),
+                # What the base model made; train images that are the prior's as well are none more.
+                "prior_images": len(prior.labels) if prior and settings.prior_preservation_source != TRAIN else 0,
                 "held_out_losses": state.held_out,
                 # It decides about last bits, as the number of threads does.
                 "micro_batch": state.micro_batch or settings.batch_size,
@@ -186,10 +195,23 @@ class _Run:
             )
         )
 
+    def _prior(self, model: LatentDiffusion, latents: recipe.Latents, seen: int) -> Prior:
+        """Of the classes of an adapter's train images, whose latents are given; before the model has an adapter."""
+        settings, values, labels = self.settings, *latents
+        if settings.prior_preservation_source != TRAIN:
+            self.report(seen, None, "making images of the prior")
+            wanted = tuple(sorted(set(labels.tolist())))
+            made_by = (settings.prior_prompt, settings.prior_images, settings.image_size, settings.seed)
+            values, labels = INPUTS.get(
+                ("prior", self.found.digest, made_by, self.part.classes, wanted, self.threads),
+                lambda: base_models_latents(model, settings, self.part.classes, wanted),
+            )
+        return Prior(values, labels)
+
     def _prompts(self, model: LatentDiffusion) -> TrainingPrompts:
-        texts, classes = (self.settings.prompt, *self.settings.more_prompts), self.part.classes
+        texts, classes = all_prompts(self.settings), self.part.classes
         if self.settings.text_encoder_targets or self.settings.class_tokens:
-            return encoded_in_each_step(model, texts, classes)
+            return encoded_in_each_step(model, self.settings, classes)
         (embeddings,) = INPUTS.get(
             ("prompts", self.found.digest, texts, classes, self.threads),
             lambda: (prompt_embeddings(model, texts, classes),),

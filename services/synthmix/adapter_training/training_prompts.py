@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from synthmix.adapter_training.prior_options import all_prompts
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.class_tokens import model_prompt
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts, prompt_tokens
 from synthmix.latent_diffusion.prompts import prompt_for
@@ -39,9 +41,15 @@ def encoded_once(model: LatentDiffusion, embeddings: torch.Tensor) -> TrainingPr
     return TrainingPrompts(len(embeddings), lambda numbers: embeddings[numbers.to(model.device)])
 
 
-def encoded_in_each_step(model: LatentDiffusion, prompts: Sequence[str], classes: Sequence[str]) -> TrainingPrompts:
-    """Prompts whose embeddings change with the text encoder, or with tokens of classes; gradients reach both."""
-    texts = ["", *(model_prompt(model, prompt, label) for prompt in prompts for label in classes)]
+def encoded_in_each_step(model: LatentDiffusion, settings: AdapterSettings, classes: Sequence[str]) -> TrainingPrompts:
+    """Prompts whose embeddings change with the text encoder, or with tokens of classes; gradients reach both.
+
+    The prior's, which keep what the base model knows, have the classes' own names.
+    """
+    prompts = all_prompts(settings)
+    own = 1 + len(settings.more_prompts)
+    texts = ["", *(model_prompt(model, prompt, label) for prompt in prompts[:own] for label in classes)]
+    texts += [prompt_for(prompt, label) for prompt in prompts[own:] for label in classes]
     tokens = prompt_tokens(model, texts).to(model.device)
 
     def encode(numbers: torch.Tensor) -> torch.Tensor:

@@ -21,29 +21,32 @@ from synthmix.latent_diffusion.unet_modules import FoldedUpsampling, heads, is_p
 Denoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def denoiser(unet: Any) -> Denoiser:
+def denoiser(unet: Any, *, rewritten: bool = True) -> Denoiser:
     """What a UNet with an adapter predicts, as a function of latents, timesteps, prompts and prompt rows.
 
     The prompts are the embeddings (prompts, tokens, width) of those that differ, and the rows say which of them each
     image has. Gradients reach the parameters of the UNet that is given, and in training mode it is as that says.
+
+    Args:
+        rewritten: Whether another UNet may compute it, where that is faster and can.
     """
     # On other devices it is not measured, and other methods have no weights of their own that could be added up.
     of_lora = not is_trained_itself(unet) and all(map(_is_lora, adapter_layers(unet).values()))
-    if unet.device.type != "cpu" or not of_lora:
+    if not rewritten or unet.device.type != "cpu" or not of_lora:
         return lambda latents, timesteps, prompts, rows: unet(latents, timesteps, prompts[rows]).sample
     # Other kinds of attention do not know what rows of prompts are.
     plain = all(is_plain(module) for module in unet.modules() if isinstance(module, Attention))
-    rewritten = _rewritten(unet)
+    computing = _rewritten(unet)
     if plain:
-        rewritten.set_attn_processor(AdaptedAttention())
+        computing.set_attn_processor(AdaptedAttention())
 
     def denoise(
         latents: torch.Tensor, timesteps: torch.Tensor, prompts: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
         if plain:
-            answer = rewritten(latents, timesteps, prompts, cross_attention_kwargs={"prompt_rows": rows})
+            answer = computing(latents, timesteps, prompts, cross_attention_kwargs={"prompt_rows": rows})
         else:
-            answer = rewritten(latents, timesteps, prompts[rows])
+            answer = computing(latents, timesteps, prompts[rows])
         predicted: torch.Tensor = answer.sample
         return predicted
 

@@ -30,6 +30,7 @@ def recorded_adapter_settings(request: Mapping[str, Any]) -> AdapterSettings:
     settings = from_canonical(request["settings"], AdapterSettings)
     if not settings.HasField("block_size"):  # methods that have it have no rank
         fill_left_out(settings, "rank")
+    fill_left_out(settings, "learning_rate_schedule")
     return settings
 
 

@@ -4,7 +4,6 @@ front_end            the gRPC service; imports no torch
 planning             what a request means: defaults, checks, canonical form
 image_set_operation  one operation: a task for each shard that isn't there yet
 sampling             what a worker does for one shard
-denoising            from noise to pixels, over any scheduler of diffusers
 unet_rewrites        a UNet's modules, replaced by quicker ones that give the same numbers
 batch_size           how many images are made at once
 """

@@ -20,13 +20,13 @@ from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.generators import adapter_folders, adapter_settings
 from synthmix.image_data.image_table import write_shard
 from synthmix.image_synthesis.batch_size import images_at_once
-from synthmix.image_synthesis.denoising import decode, denoise, encoded
 from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
 from synthmix.image_synthesis.unet_rewrites import keep_keys_and_values, rewrite_for_sampling
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.adapters import adapted_parts, load_adapter
 from synthmix.latent_diffusion.class_tokens import class_tokens, model_prompt
+from synthmix.latent_diffusion.denoising import decode, denoise, encoded
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion, answers
 from synthmix.latent_diffusion.part_layers import UNET

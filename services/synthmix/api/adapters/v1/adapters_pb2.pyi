@@ -22,7 +22,7 @@ class CreateAdapterRequest(_message.Message):
     def __init__(self, adapter: _Optional[_Union[Adapter, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class AdapterSettings(_message.Message):
-    __slots__ = ("base_model", "method", "rank", "alpha", "targets", "images_seen", "batch_size", "learning_rate", "prompt", "image_size", "caption_dropout", "seed", "block_size", "factor", "dropout", "more_prompts", "min_snr_gamma", "noise_offset", "least_noise", "most_noise", "timestep_sampling", "distribution_matching", "loraplus_ratio", "ema_decay", "weight_decay", "learning_rate_schedule", "warmup", "held_out", "evaluations", "patience", "per", "text_encoder_targets", "text_encoder_learning_rate", "class_tokens", "class_token_word", "class_token_learning_rate", "class_token_images_seen")
+    __slots__ = ("base_model", "method", "rank", "alpha", "targets", "images_seen", "batch_size", "learning_rate", "prompt", "image_size", "caption_dropout", "seed", "block_size", "factor", "dropout", "more_prompts", "min_snr_gamma", "noise_offset", "least_noise", "most_noise", "timestep_sampling", "distribution_matching", "loraplus_ratio", "ema_decay", "weight_decay", "learning_rate_schedule", "warmup", "held_out", "evaluations", "patience", "per", "text_encoder_targets", "text_encoder_learning_rate", "class_tokens", "class_token_word", "class_token_learning_rate", "class_token_images_seen", "optimizer", "gradient_checkpointing", "precision", "prior_preservation", "prior_preservation_source", "prior_images", "prior_prompt")
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,13 @@ class AdapterSettings(_message.Message):
     CLASS_TOKEN_WORD_FIELD_NUMBER: _ClassVar[int]
     CLASS_TOKEN_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     CLASS_TOKEN_IMAGES_SEEN_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_PRESERVATION_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_PRESERVATION_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_PROMPT_FIELD_NUMBER: _ClassVar[int]
     base_model: str
     method: str
     rank: int
@@ -97,7 +104,14 @@ class AdapterSettings(_message.Message):
     class_token_word: str
     class_token_learning_rate: float
     class_token_images_seen: int
-    def __init__(self, base_model: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., targets: _Optional[str] = ..., images_seen: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., prompt: _Optional[str] = ..., image_size: _Optional[int] = ..., caption_dropout: _Optional[float] = ..., seed: _Optional[int] = ..., block_size: _Optional[int] = ..., factor: _Optional[int] = ..., dropout: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., min_snr_gamma: _Optional[float] = ..., noise_offset: _Optional[float] = ..., least_noise: _Optional[float] = ..., most_noise: _Optional[float] = ..., timestep_sampling: _Optional[str] = ..., distribution_matching: _Optional[float] = ..., loraplus_ratio: _Optional[float] = ..., ema_decay: _Optional[float] = ..., weight_decay: _Optional[float] = ..., learning_rate_schedule: _Optional[str] = ..., warmup: _Optional[float] = ..., held_out: _Optional[float] = ..., evaluations: _Optional[int] = ..., patience: _Optional[int] = ..., per: _Optional[str] = ..., text_encoder_targets: _Optional[str] = ..., text_encoder_learning_rate: _Optional[float] = ..., class_tokens: _Optional[int] = ..., class_token_word: _Optional[str] = ..., class_token_learning_rate: _Optional[float] = ..., class_token_images_seen: _Optional[int] = ...) -> None: ...
+    optimizer: str
+    gradient_checkpointing: bool
+    precision: str
+    prior_preservation: float
+    prior_preservation_source: str
+    prior_images: int
+    prior_prompt: str
+    def __init__(self, base_model: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., targets: _Optional[str] = ..., images_seen: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., prompt: _Optional[str] = ..., image_size: _Optional[int] = ..., caption_dropout: _Optional[float] = ..., seed: _Optional[int] = ..., block_size: _Optional[int] = ..., factor: _Optional[int] = ..., dropout: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., min_snr_gamma: _Optional[float] = ..., noise_offset: _Optional[float] = ..., least_noise: _Optional[float] = ..., most_noise: _Optional[float] = ..., timestep_sampling: _Optional[str] = ..., distribution_matching: _Optional[float] = ..., loraplus_ratio: _Optional[float] = ..., ema_decay: _Optional[float] = ..., weight_decay: _Optional[float] = ..., learning_rate_schedule: _Optional[str] = ..., warmup: _Optional[float] = ..., held_out: _Optional[float] = ..., evaluations: _Optional[int] = ..., patience: _Optional[int] = ..., per: _Optional[str] = ..., text_encoder_targets: _Optional[str] = ..., text_encoder_learning_rate: _Optional[float] = ..., class_tokens: _Optional[int] = ..., class_token_word: _Optional[str] = ..., class_token_learning_rate: _Optional[float] = ..., class_token_images_seen: _Optional[int] = ..., optimizer: _Optional[str] = ..., gradient_checkpointing: _Optional[bool] = ..., precision: _Optional[str] = ..., prior_preservation: _Optional[float] = ..., prior_preservation_source: _Optional[str] = ..., prior_images: _Optional[int] = ..., prior_prompt: _Optional[str] = ...) -> None: ...
 
 class Adapter(_message.Message):
     __slots__ = ("name", "train_split", "settings", "create_time", "final_loss", "parameter_count", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "images_seen", "held_out_losses", "class_adapters", "imported")
