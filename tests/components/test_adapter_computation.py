@@ -54,7 +54,7 @@ def test_recomputing_changes_no_byte(
     model, state = trained(base, settings_of(found, method, targets, **options))
     again, other = trained(base, settings_of(found, method, targets, gradient_checkpointing=True, **options))
     assert other.losses == state.losses
-    assert adapter_files(again.unet) == adapter_files(model.unet)
+    assert adapter_files(again) == adapter_files(model)
     assert not base.unet.is_gradient_checkpointing, "it is the copy that recomputes"
     assert again.unet.is_gradient_checkpointing
 
@@ -89,7 +89,7 @@ def test_recomputing_keeps_less_for_the_backward_pass(base: LatentDiffusion, fou
 def test_float32_is_what_a_cpu_computes_in(base: LatentDiffusion, found: BaseModel) -> None:
     model, _ = trained(base, settings_of(found, "lora", "attention"))
     same, _ = trained(base, settings_of(found, "lora", "attention", precision="float32"))
-    assert adapter_files(same.unet) == adapter_files(model.unet)
+    assert adapter_files(same) == adapter_files(model)
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])
@@ -105,7 +105,7 @@ def test_bfloat16_changes_losses_a_little_and_is_reproducible(
     _, interrupted = trained(base, settings, stop_after=2)
     checkpoint = Checkpoint(8, recipe.state_tensors(interrupted), interrupted.losses, 1)
     resumed, _ = trained(base, settings, checkpoint=checkpoint)
-    assert adapter_files(resumed.unet) == adapter_files(model.unet)
+    assert adapter_files(resumed) == adapter_files(model)
 
 
 def test_float32_on_weights_in_bfloat16(folder: Path, found: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_a_training_resumes_to_the_same_bytes(base: LatentDiffusion, optimizer: 
         base, settings, checkpoint=read_newest_checkpoint(store, OPERATION), held_out=HELD_OUT
     )
     assert (resumed.losses, resumed.held_out) == (state.losses, state.held_out)
-    assert adapter_files(resumed_model.unet) == adapter_files(model.unet)
+    assert adapter_files(resumed_model) == adapter_files(model)
     # Not only what decided about these bytes: what is the optimizer's is there to its last number.
     after, whole = (recipe.state_tensors(each) for each in (resumed, state))
     assert after.keys() == whole.keys()
@@ -125,7 +125,7 @@ def test_an_evaluation_changes_no_bit_of_a_training(base: LatentDiffusion, optim
         for count in (12, 1)
     )
     assert often[1].losses == once[1].losses
-    assert adapter_files(often[0].unet) == adapter_files(once[0].unet)
+    assert adapter_files(often[0]) == adapter_files(once[0])
     assert often[1].held_out[-1] == once[1].held_out[-1]
 
 
@@ -165,4 +165,4 @@ def test_a_checkpoint_that_an_earlier_version_wrote_is_gone_on_from(base: Latent
         "exp_avg_sq",
     }
     resumed, _ = trained(base, settings, checkpoint=Checkpoint(28, tensors, interrupted.losses, 1))
-    assert adapter_files(resumed.unet) == adapter_files(model.unet)
+    assert adapter_files(resumed) == adapter_files(model)

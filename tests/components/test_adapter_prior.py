@@ -14,6 +14,7 @@ from synthmix.adapter_training import objective, planning, prior_images, recipe,
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.prior_images import Prior, base_models_latents
 from synthmix.adapter_training.prior_options import all_prompts
+from synthmix.adapter_training.training_prompts import encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data.split_parts import open_train_part
@@ -73,7 +74,7 @@ def test_the_loss_is_the_train_images_and_a_weight_times_the_priors(
     rows, views = recipe.batch_rows(settings, 0, 10, 2, prior_images.EPOCH)
     drawn, labels = prior.drawn(settings, scheduler, 0, rows, views)
     assert not torch.equal(rows, recipe.batch_rows(settings, 0, 10, 2)[0])
-    prompts = recipe.prompt_embeddings(base, [settings.prior_prompt], CLASSES)[1 + labels]
+    prompts = prompt_embeddings(base, [settings.prior_prompt], CLASSES)[1 + labels]
     predicted = base.unet(drawn.noisy, drawn.timesteps, prompts).sample
     expected = objective.loss(settings, scheduler, predicted, drawn).item()
     assert state.losses[0] == pytest.approx(plain.losses[0] + 0.25 * expected, rel=1e-5)
@@ -224,7 +225,7 @@ def test_a_batch_of_the_prior_is_divided_as_the_train_images_are(base: LatentDif
     state = recipe.set_up(copied, settings)
     state.micro_batch = 3
     latents = recipe.cache_latents(copied, pixels(10), np.arange(10) % 2, views=2)
-    embeddings = recipe.prompt_embeddings(copied, all_prompts(settings), CLASSES)
-    recipe.train(copied, state, settings, latents, embeddings, lambda state: None, None, prior)
+    encoded = encoded_once(copied, prompt_embeddings(copied, all_prompts(settings), CLASSES))
+    recipe.train(copied, state, settings, latents, encoded, lambda state: None, None, prior)
     assert state.losses == pytest.approx(whole.losses, rel=1e-4)
-    assert adapter_files(model.unet).keys() == adapter_files(copied.unet).keys()
+    assert adapter_files(model).keys() == adapter_files(copied).keys()
