@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from synthmix.client.adapter_formats import DOWN, LENGTHS, UP
+from synthmix.client.adapter_formats import DOWN, UP
 from synthmix.client.adapter_source import SHOWN_KEYS, Source
 from synthmix.client.safetensors_files import Tensor
-from synthmix.service_kit.adapter_payloads import divided
+from synthmix.service_kit.adapter_payloads import LENGTHS, divided
 from synthmix.service_kit.quantities import listed, shortened
 from synthmix.service_kit.regular_expressions import compiled
 

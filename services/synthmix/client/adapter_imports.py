@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from synthmix.client.adapter_config import READ, check_config, options_of, pattern_value, patterns, rank_by_factors
-from synthmix.client.adapter_formats import DOWN, KOHYA_PREFIX, LENGTHS, UP, Stored, prompt_width
+from synthmix.client.adapter_formats import DOWN, KOHYA_PREFIX, UP, Stored, prompt_width
 from synthmix.client.adapter_source import SHOWN_KEYS, Source
 from synthmix.client.safetensors_files import Tensor, numbers, read_tensors, write_tensors
 from synthmix.service_kit.adapter_payloads import (
+    LENGTHS,
     LORA_CONFIG,
     LORA_PREFIX,
     LORA_WEIGHTS,

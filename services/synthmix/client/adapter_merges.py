@@ -19,7 +19,6 @@ from synthmix.client.adapter_formats import (
     ADAPTER_FORMATS,
     DOWN,
     FORMATS,
-    LENGTHS,
     UP,
     Export,
     Stored,
@@ -31,6 +30,7 @@ from synthmix.client.adapter_formats import (
 )
 from synthmix.client.adapter_imports import read_adapter
 from synthmix.client.safetensors_files import Tensor, read_bytes
+from synthmix.service_kit.adapter_payloads import LENGTHS
 from synthmix.service_kit.errors import InvalidArgument, check_choice, check_range, invalid_field, missing_field
 from synthmix.service_kit.extras import extra
 from synthmix.service_kit.quantities import listed
