@@ -5,7 +5,6 @@ But for imports, which are done at once, in this process.
 
 import asyncio
 import importlib
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import synthmix.classifier_evaluation.front_end as classifier_evaluation
 import synthmix.image_synthesis.front_end as image_synthesis
 from memory_object_store import MemoryObjectStore
 from synthmix.image_data.sources.archive import open_archive
+from synthmix.local.ports import LOOPBACK, free_port
 from synthmix.service_kit import open_operations
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifact_collection import ArtifactCollection
@@ -68,11 +68,9 @@ def serving(store: MemoryObjectStore, reviews: Any = None) -> Iterator[dict[str,
     Args:
         reviews: Who callers are that do not show TOKEN, as KubernetesReviews says it.
     """
-    addresses: dict[str, str] = {}
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in SERVICES]
-    for service, listener in zip(SERVICES, listeners, strict=True):
-        addresses[service] = f"127.0.0.1:{listener.getsockname()[1]}"
-        listener.close()
+    # Below the ports that connections of other tests take meanwhile.
+    ports: set[int] = set()
+    addresses = {service: f"{LOOPBACK}:{free_port(ports)}" for service in SERVICES}
     ready, stop = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
 
