@@ -15,7 +15,7 @@ from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import OperationRecord, now, write_record
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
-from synthmix.service_kit.sweep import LAID_ASIDE_HOURS, Swept, sweep
+from synthmix.service_kit.sweep import Swept, sweep
 
 SCHEDULES = 1000
 SCHEDULES_OF_A_SERVER = 40
@@ -25,7 +25,7 @@ NO_GRACE = SweepSettings(grace_hours=0)
 
 
 def a_sweep(store: ObjectStore) -> Swept:
-    return sweep(store, NO_GRACE, lambda: datetime.now(UTC) + timedelta(hours=LAID_ASIDE_HOURS / 2))
+    return sweep(store, NO_GRACE, lambda: datetime.now(UTC) + timedelta(hours=NO_GRACE.laid_aside_hours / 2))
 
 
 def writer_of(artifact: ArtifactName, who: int, calls_before: int) -> Callable[[ObjectStore], Manifest]:

@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "SYNTHMIX_SWEEP_GRACE_HOURS": "0.05",
     "SYNTHMIX_SWEEP_UPLOAD_HOURS": "0.05",
     "SYNTHMIX_SWEEP_CHECKPOINT_HOURS": "0.25",
+    "SYNTHMIX_SWEEP_LAID_ASIDE_HOURS": "0.1",
     # Trainings of seconds: two at once on two processors, each with one thread.
     "SYNTHMIX_ADAPTER_TRAINING_CPUS": "1",
     "HF_HUB_OFFLINE": "1",

@@ -277,7 +277,11 @@ def test_a_front_end_counts_what_it_swept_and_outlives_a_sweep_that_fails(
 
 def test_the_periods_are_settings() -> None:
     assert sweep_settings({}) == SweepSettings()
-    given = {"SYNTHMIX_SWEEP_GRACE_HOURS": "1.5", "SYNTHMIX_SWEEP_UPLOAD_HOURS": "2"}
-    assert sweep_settings(given) == SweepSettings(grace_hours=1.5, upload_hours=2)
+    given = {
+        "SYNTHMIX_SWEEP_GRACE_HOURS": "1.5",
+        "SYNTHMIX_SWEEP_UPLOAD_HOURS": "2",
+        "SYNTHMIX_SWEEP_LAID_ASIDE_HOURS": "0.2",
+    }
+    assert sweep_settings(given) == SweepSettings(grace_hours=1.5, upload_hours=2, laid_aside_hours=0.2)
     with pytest.raises(FailedPrecondition, match="SYNTHMIX_SWEEP_CHECKPOINT_HOURS"):
         sweep_settings({"SYNTHMIX_SWEEP_CHECKPOINT_HOURS": "a month"})

@@ -198,6 +198,7 @@ capabilities: {drop: [ALL]}
 - {name: SYNTHMIX_SWEEP_GRACE_HOURS, value: {{ .Values.objectStorage.sweep.graceHours | quote }}}
 - {name: SYNTHMIX_SWEEP_UPLOAD_HOURS, value: {{ .Values.objectStorage.sweep.uploadHours | quote }}}
 - {name: SYNTHMIX_SWEEP_CHECKPOINT_HOURS, value: {{ .Values.objectStorage.sweep.checkpointHours | quote }}}
+- {name: SYNTHMIX_SWEEP_LAID_ASIDE_HOURS, value: {{ .Values.objectStorage.sweep.laidAsideHours | quote }}}
 {{- with .Values.baseModels.folders }}
 - {name: SYNTHMIX_BASE_MODEL_FOLDERS, value: {{ join ":" . | quote }}}
 {{- end }}

@@ -86,11 +86,14 @@ class SweepSettings:
             than any work takes from its first payload to its manifest.
         upload_hours: A file that UploadFile stored, since it was sent last.
         checkpoint_hours: What an operation that has ended would go on from if it were started again.
+        laid_aside_hours: What a sweep took, since then: a writer of the same artifact may want it back. Longer than it
+            takes to write a manifest.
     """
 
     grace_hours: float = 24.0
     upload_hours: float = 7 * 24.0
     checkpoint_hours: float = 30 * 24.0
+    laid_aside_hours: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,7 @@ def sweep_settings(environment: Mapping[str, str] = os.environ) -> SweepSettings
         grace_hours=_number(environment, "SYNTHMIX_SWEEP_GRACE_HOURS", defaults.grace_hours),
         upload_hours=_number(environment, "SYNTHMIX_SWEEP_UPLOAD_HOURS", defaults.upload_hours),
         checkpoint_hours=_number(environment, "SYNTHMIX_SWEEP_CHECKPOINT_HOURS", defaults.checkpoint_hours),
+        laid_aside_hours=_number(environment, "SYNTHMIX_SWEEP_LAID_ASIDE_HOURS", defaults.laid_aside_hours),
     )
 
 

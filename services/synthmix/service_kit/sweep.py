@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 3600.0
 LONGEST_FIRST_WAIT_SECONDS = 300.0
-LAID_ASIDE_HOURS = 1.0
 _SHA256 = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 Clock = Callable[[], datetime]
@@ -214,7 +213,7 @@ class _Sweep:
             artifact = ArtifactName(*key.split("/")[:2])
             if _sha256(item) in self._named_by_manifest(artifact) and self._store.stat(key) is None:
                 self._store.copy(item.key, key)
-            if self._is_old(item, LAID_ASIDE_HOURS):
+            if self._is_old(item, self._settings.laid_aside_hours):
                 self._store.delete(item.key)
         for item in self._store.list(DELETIONS):
             if self._is_old(item, self._settings.grace_hours):
