@@ -627,9 +627,9 @@ def test_who_reads_base_models_knows_the_models_of_the_hub_that_may_be_named() -
 
 
 def test_sweeps_go_by_the_values() -> None:
-    given = {"graceHours": 2, "uploadHours": 24, "checkpointHours": 48, "laidAsideHours": 0.5}
+    given = {"graceHours": 2, "uploadHours": 24, "checkpointHours": 48, "laidAsideHours": 3}
     set_values = [f"objectStorage.sweep.{name}={hours}" for name, hours in given.items()]
-    for values, expected in ((set_values, SweepSettings(2, 24, 48, 0.5)), ([], SweepSettings())):
+    for values, expected in ((set_values, SweepSettings(2, 24, 48, 3)), ([], SweepSettings())):
         pods = dict(render_chart(set_values=values).pods())
         # Study control sweeps every hour, and the head after a removal that is not to wait.
         for name in (f"{PREFIX}-study-control", "ray-head"):
