@@ -41,6 +41,7 @@ from synthmix.cli.progress import (
     shown_operation,
     shown_transfer,
 )
+from synthmix.cli.studies import plan_text
 from synthmix.client.adapter_formats import FORMATS
 from synthmix.client.client import Transfer
 from synthmix.image_data.sources.problems import refused_files
@@ -1656,3 +1657,17 @@ def test_a_sweep_says_what_it_took(services: fake.FakeServices, run: Run) -> Non
         assert code == 0
         assert out.splitlines()[1].split() == ["adapters", "3", "2", "KiB"]
     assert [request.validate_only for request in services.requests["Sweep"]] == [False, True]
+
+
+def test_a_plans_table_has_what_is_known_of_some_steps_alone() -> None:
+    def step(name: str, **known: float) -> studies_pb2.PlannedStep:
+        quantities = [progress_pb2.Quantity(name=key.replace("_", " "), value=value) for key, value in known.items()]
+        return studies_pb2.PlannedStep(display_name=name, plan=progress_pb2.Plan(quantities=quantities))
+
+    plan = studies_pb2.StudyPlan(
+        steps=[step("plain", parameters=1200), step("tokens", parameters=1300, class_tokens=6), step("images")]
+    )
+    lines = [line.split() for line in plan_text(plan).splitlines()]
+    assert ["STEP", "PARAMETERS", "CLASS", "TOKENS"] in lines
+    assert ["plain", "1,200", "-"] in lines
+    assert ["tokens", "1,300", "6"] in lines

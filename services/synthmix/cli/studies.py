@@ -167,9 +167,14 @@ def plan_text(plan: studies_pb2.StudyPlan) -> str:
 
 def _quantities(plan: studies_pb2.StudyPlan) -> list[str]:
     """What is known of steps before they are done, as a table below an empty line; nothing if there is none."""
-    known = [(item.display_name, item.plan.quantities) for item in plan.steps if item.plan.quantities]
+    known = [
+        (item.display_name, {quantity.name.upper(): number(quantity.value) for quantity in item.plan.quantities})
+        for item in plan.steps
+        if item.plan.quantities
+    ]
     if not known:
         return []
-    names = [quantity.name.upper() for quantity in known[0][1]]
-    rows = [(step, *(number(item.value) for item in quantities)) for step, quantities in known]
+    # Adapters without class tokens have no number of them.
+    names = list(dict.fromkeys(name for _, quantities in known for name in quantities))
+    rows = [(step, *(quantities.get(name, "-") for name in names)) for step, quantities in known]
     return ["", table(("STEP", *names), rows, right=names)]
