@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import planning, recipe
-from synthmix.adapter_training.checkpoints import Checkpoint
+from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
 from synthmix.adapter_training.methods import METHODS, fields_of
 from synthmix.adapter_training.prior_images import Prior
 from synthmix.adapter_training.targets import TARGETS
@@ -17,7 +19,9 @@ from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion
+from synthmix.service_kit.resource_names import OperationName
 
+OPERATION = OperationName("adapter-training", "0" * 32)
 # What a method refuses: PiSSA and OLoRA factor matrices, and PEFT's OFT cannot turn patches.
 REFUSED = {
     *((method, targets) for method in ("pissa", "olora") for targets in list(TARGETS)[2:]),
@@ -89,6 +93,18 @@ def trained(
         recipe.train(model, state, settings, latents, encoded, after_step, measured, prior)
     model.unet.eval()
     return model, state
+
+
+def resumed(
+    base: LatentDiffusion, settings: AdapterSettings, stop_after: int, **given: Any
+) -> tuple[LatentDiffusion, recipe.TrainingState]:
+    """As `trained`, but stopped after so many steps, and gone on from what object storage then has of it."""
+    _, interrupted = trained(base, settings, stop_after, **given)
+    store, seen = MemoryObjectStore.created(), settings.batch_size * stop_after
+    tensors, held_out = recipe.state_tensors(interrupted), tuple(interrupted.held_out)
+    write_checkpoint(store, OPERATION, Checkpoint(seen, tensors, interrupted.losses, 1, held_out))
+    torch.manual_seed(stop_after)  # as another process, which has drawn other numbers
+    return trained(base, settings, checkpoint=read_newest_checkpoint(store, OPERATION), **given)
 
 
 def written(files: dict[str, bytes], folder: Path) -> Path:

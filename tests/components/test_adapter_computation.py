@@ -9,34 +9,14 @@ import torch
 
 from synthmix.adapter_training import recipe
 from synthmix.adapter_training.adapter_files import adapter_files
-from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.computation import prepared_denoiser
 from synthmix.latent_diffusion import loading
-from synthmix.latent_diffusion.base_model import BaseModel, resolve
+from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.kept_models import shared_copy
-from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load
-from tiny_adapters import settings_of, trained
-from tiny_base_model import write_tiny_base_model
+from synthmix.latent_diffusion.loading import LatentDiffusion, load
+from tiny_adapters import resumed, settings_of, trained
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_base_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def found(folder: Path, any_base_model: None) -> BaseModel:
-    return resolve(str(folder), field=FIELD)
-
-
-@pytest.fixture(scope="module")
-def base(folder: Path) -> LatentDiffusion:
-    return load(folder, torch.device("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(
@@ -102,10 +82,7 @@ def test_bfloat16_changes_losses_a_little_and_is_reproducible(
     assert other.losses != state.losses
     assert other.losses == pytest.approx(state.losses, rel=0.01)
     assert {value.dtype for value in other.parameters.values()} == {torch.float32}
-    _, interrupted = trained(base, settings, stop_after=2)
-    checkpoint = Checkpoint(8, recipe.state_tensors(interrupted), interrupted.losses, 1)
-    resumed, _ = trained(base, settings, checkpoint=checkpoint)
-    assert adapter_files(resumed) == adapter_files(model)
+    assert adapter_files(resumed(base, settings, stop_after=2)[0]) == adapter_files(model)
 
 
 def test_float32_on_weights_in_bfloat16(folder: Path, found: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:

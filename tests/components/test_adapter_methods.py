@@ -14,45 +14,22 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import methods, planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
-from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
 from synthmix.adapter_training.methods import METHODS
 from synthmix.image_synthesis.sampling import make_ready
 from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter
-from synthmix.latent_diffusion.base_model import BaseModel, resolve
+from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.kept_models import shared_copy
-from synthmix.latent_diffusion.loading import LatentDiffusion, load, probe
+from synthmix.latent_diffusion.loading import LatentDiffusion, probe
 from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS, PEFT_WEIGHTS, divided
 from synthmix.service_kit.errors import InvalidArgument
-from synthmix.service_kit.resource_names import OperationName
-from tiny_adapters import CASES, ENDS, REFUSED, settings_of, trained, written
-from tiny_base_model import write_tiny_base_model
+from tiny_adapters import CASES, ENDS, REFUSED, resumed, settings_of, trained, written
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-OPERATION = OperationName("adapter-training", "0" * 32)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_base_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def base(folder: Path) -> LatentDiffusion:
-    return load(folder, CPU)
-
-
-@pytest.fixture
-def found(folder: Path, any_base_model: None) -> BaseModel:
-    return resolve(str(folder), field="adapter.settings.base_model")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(("method", "targets"), CASES)
@@ -75,13 +52,10 @@ def test_a_method_in_a_set_of_layers(
     assert scales == pytest.approx((methods.scale(settings),))
 
     model, state = trained(base, settings)
-    _, interrupted = trained(base, settings, stop_after=2)
-    store = MemoryObjectStore.created()
-    write_checkpoint(store, OPERATION, Checkpoint(8, recipe.state_tensors(interrupted), interrupted.losses, 1))
-    resumed_model, resumed = trained(base, settings, checkpoint=read_newest_checkpoint(store, OPERATION))
+    resumed_model, again = resumed(base, settings, stop_after=2)
     files = adapter_files(model, state.first_factors)
-    assert resumed.losses == state.losses
-    assert adapter_files(resumed_model, resumed.first_factors) == files, "resumed to the same bytes"
+    assert again.losses == state.losses
+    assert adapter_files(resumed_model, again.first_factors) == files, "resumed to the same bytes"
 
     answer = probe(model)
     assert (answer - without).abs().max() > 1e-3
@@ -177,11 +151,7 @@ def test_dropout_is_drawn_from_the_seed_and_the_step(base: LatentDiffusion, foun
     _, without = trained(base, settings_of(found, method, "attention"))
     assert state.losses != without.losses
     torch.manual_seed(99)
-    _, interrupted = trained(base, settings, stop_after=2)
-    checkpoint = Checkpoint(8, recipe.state_tensors(interrupted), interrupted.losses, 1)
-    torch.manual_seed(100)
-    _, resumed = trained(base, settings, checkpoint=checkpoint)
-    assert resumed.losses == state.losses
+    assert resumed(base, settings, stop_after=2)[1].losses == state.losses
 
 
 GOLDEN_LOSSES = {

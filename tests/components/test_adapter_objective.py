@@ -11,33 +11,21 @@ import torch
 from diffusers import DDPMScheduler
 
 import tiny_adapters
-from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import objective, planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
-from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.held_out import HeldOut
 from synthmix.adapter_training.training_prompts import encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.base_model import BUILTIN, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
-from synthmix.latent_diffusion.loading import LatentDiffusion, load
-from synthmix.service_kit.resource_names import OperationName
+from synthmix.latent_diffusion.loading import LatentDiffusion
 from tiny_adapters import pixels
-from tiny_base_model import write_tiny_base_model
 
-OPERATION = OperationName("adapter-training", "0" * 32)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGES, HELD_OUT = 12, [2, 3, 9]
 PROMPTS = ["a {label} cell", "a drawing of {label}"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
-    return load(write_tiny_base_model(tmp_path_factory.mktemp("base")), torch.device("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def settings_of(**options: Any) -> AdapterSettings:
@@ -63,16 +51,16 @@ def trained(
     stop_after: int | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[LatentDiffusion, recipe.TrainingState]:
-    """With as many prompts, and those images held out, as the settings say."""
-    return tiny_adapters.trained(
-        base,
-        settings,
-        stop_after,
-        checkpoint,
-        images=pixels(IMAGES) if images is None else images,
-        prompts=PROMPTS[: 1 + len(settings.more_prompts)],
-        held_out=HELD_OUT if settings.held_out else [],
-    )
+    return tiny_adapters.trained(base, settings, stop_after, checkpoint, **given_with(settings, images))
+
+
+def given_with(settings: AdapterSettings, images: np.ndarray | None = None) -> dict[str, Any]:
+    """As many prompts, and those images held out, as the settings say."""
+    return {
+        "images": pixels(IMAGES) if images is None else images,
+        "prompts": PROMPTS[: 1 + len(settings.more_prompts)],
+        "held_out": HELD_OUT if settings.held_out else [],
+    }
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -102,17 +90,9 @@ def test_an_option_changes_the_adapter_and_resumes_to_the_same_bytes(
     model, state = trained(base, settings)
     plain = trained(base, settings_of(learning_rate=settings.learning_rate))[0]
     assert adapter_files(model) != adapter_files(plain)
-    for stop_after in (7,):
-        _, interrupted = trained(base, settings, stop_after=stop_after)
-        store = MemoryObjectStore.created()
-        tensors = recipe.state_tensors(interrupted)
-        write_checkpoint(
-            store, OPERATION, Checkpoint(4 * stop_after, tensors, interrupted.losses, 1, tuple(interrupted.held_out))
-        )
-        torch.manual_seed(stop_after)
-        resumed_model, resumed = trained(base, settings, checkpoint=read_newest_checkpoint(store, OPERATION))
-        assert (resumed.losses, resumed.held_out) == (state.losses, state.held_out)
-        assert adapter_files(resumed_model) == adapter_files(model)
+    resumed_model, again = tiny_adapters.resumed(base, settings, stop_after=7, **given_with(settings))
+    assert (again.losses, again.held_out) == (state.losses, state.held_out)
+    assert adapter_files(resumed_model) == adapter_files(model)
 
 
 def scheduler_of(prediction_type: str, **options: Any) -> Any:

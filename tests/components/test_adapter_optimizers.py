@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import optimizers, planning, recipe, task
 from synthmix.adapter_training.adapter_files import adapter_files
-from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
+from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.optimizer_states import for_evaluation, for_training
 from synthmix.adapter_training.optimizers import OPTIMIZERS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.base_model import BUILTIN, resolve
-from synthmix.latent_diffusion.loading import LatentDiffusion, load
+from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.resource_names import OperationName
-from tiny_adapters import trained
-from tiny_base_model import write_tiny_base_model
+from tiny_adapters import resumed, trained
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPERATION = OperationName("adapter-training", "0" * 32)
 MODULES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule_free": "schedulefree"}
@@ -34,16 +34,6 @@ def needing(optimizer: str, *values: Any) -> Any:
     module = MODULES.get(optimizer, "torch")
     missing = pytest.mark.skipif(find_spec(module) is None, reason=f"{module} is not installed")
     return pytest.param(*(values or (optimizer,)), marks=missing, id=", ".join(map(str, values or (optimizer,))))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
-    return load(write_tiny_base_model(tmp_path_factory.mktemp("base")), torch.device("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def settings_of(**options: Any) -> AdapterSettings:
@@ -65,22 +55,12 @@ def test_every_optimizer_of_another_package_is_tested_here() -> None:
 @pytest.mark.parametrize("optimizer", [needing(optimizer) for optimizer in OPTIMIZERS])
 def test_a_training_resumes_to_the_same_bytes(base: LatentDiffusion, optimizer: str) -> None:
     settings = settings_of(optimizer=optimizer, held_out=0.25, evaluations=6, patience=3)
-    stop_after = 7
     model, state = trained(base, settings, held_out=HELD_OUT)
-    _, interrupted = trained(base, settings, stop_after, held_out=HELD_OUT)
-    store = MemoryObjectStore.created()
-    tensors = recipe.state_tensors(interrupted)
-    write_checkpoint(
-        store, OPERATION, Checkpoint(4 * stop_after, tensors, interrupted.losses, 1, tuple(interrupted.held_out))
-    )
-    torch.manual_seed(stop_after)
-    resumed_model, resumed = trained(
-        base, settings, checkpoint=read_newest_checkpoint(store, OPERATION), held_out=HELD_OUT
-    )
-    assert (resumed.losses, resumed.held_out) == (state.losses, state.held_out)
+    resumed_model, again = resumed(base, settings, 7, held_out=HELD_OUT)
+    assert (again.losses, again.held_out) == (state.losses, state.held_out)
     assert adapter_files(resumed_model) == adapter_files(model)
     # Not only what decided about these bytes: what is the optimizer's is there to its last number.
-    after, whole = (recipe.state_tensors(each) for each in (resumed, state))
+    after, whole = (recipe.state_tensors(each) for each in (again, state))
     assert after.keys() == whole.keys()
     assert all(torch.equal(value, whole[name]) and value.dtype == whole[name].dtype for name, value in after.items())
 

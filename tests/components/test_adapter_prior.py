@@ -18,37 +18,16 @@ from synthmix.adapter_training.training_prompts import encoded_once, prompt_embe
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data.split_parts import open_train_part
-from synthmix.latent_diffusion.base_model import BaseModel, resolve
+from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.kept_models import shared_copy
-from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load
+from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.service_kit.kept_values import give_back
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.study_control.split import create_split
 from tiny_adapters import pixels, settings_of, trained
-from tiny_base_model import write_tiny_base_model
 
-pytestmark = pytest.mark.usefixtures("any_base_model", "own_cache", "nothing_kept")
+pytestmark = pytest.mark.usefixtures("one_thread", "any_base_model", "own_cache", "nothing_kept")
 CLASSES = ("round", "flat")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_base_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def found(folder: Path) -> BaseModel:
-    return resolve(str(folder), field=FIELD)
-
-
-@pytest.fixture(scope="module")
-def base(folder: Path) -> LatentDiffusion:
-    return load(folder, torch.device("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def of_train_images(base: LatentDiffusion) -> Prior:

@@ -7,49 +7,27 @@ import torch
 from diffusers import StableDiffusionPipeline
 from peft import PeftModel
 
-from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import methods, planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
-from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
 from synthmix.adapter_training.methods import METHODS
 from synthmix.adapter_training.targets import TEXT_TARGETS
 from synthmix.image_synthesis.sampling import check_adapter_has_effect, make_ready
 from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
-from synthmix.latent_diffusion.loading import LatentDiffusion, answers, load
+from synthmix.latent_diffusion.loading import LatentDiffusion, answers
 from synthmix.latent_diffusion.part_layers import TEXT_ENCODER, UNET
 from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS, TEXT_FOLDER
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import DataLoss
-from synthmix.service_kit.resource_names import ArtifactName, OperationName
-from tiny_adapters import settings_of, trained, written
-from tiny_base_model import write_tiny_base_model
+from synthmix.service_kit.resource_names import ArtifactName
+from tiny_adapters import resumed, settings_of, trained, written
 
-OPERATION = OperationName("adapter-training", "0" * 32)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MANIFEST = Manifest(ArtifactName("adapters", "0" * 32), {}, {}, 1, ())
 TOLERANCE = 5e-6
 CASES = [*((method, "attention+feedforward") for method in METHODS), ("lora", "attention")]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_base_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def base(folder: Path) -> LatentDiffusion:
-    return load(folder, torch.device("cpu"))
-
-
-@pytest.fixture
-def found(folder: Path, any_base_model: None) -> BaseModel:
-    return resolve(str(folder), field="adapter.settings.base_model")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def assert_equal(answer: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], says: str = "") -> None:
@@ -75,13 +53,10 @@ def test_a_method_in_the_text_encoder(
     assert {value.dtype for value in state.parameters.values()} == {torch.float32}
 
     model, state = trained(base, settings)
-    _, interrupted = trained(base, settings, stop_after=2)
-    store = MemoryObjectStore.created()
-    write_checkpoint(store, OPERATION, Checkpoint(8, recipe.state_tensors(interrupted), interrupted.losses, 1))
-    resumed_model, resumed = trained(base, settings, checkpoint=read_newest_checkpoint(store, OPERATION))
+    resumed_model, again = resumed(base, settings, stop_after=2)
     files = adapter_files(model, state.first_factors)
-    assert resumed.losses == state.losses
-    assert adapter_files(resumed_model, resumed.first_factors) == files, "resumed to the same bytes"
+    assert again.losses == state.losses
+    assert adapter_files(resumed_model, again.first_factors) == files, "resumed to the same bytes"
 
     answer = answers(model)
     for part in (UNET, TEXT_ENCODER):

@@ -9,26 +9,24 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
-from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
-from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
 from synthmix.adapter_training.portions import Portion
 from synthmix.image_synthesis.sampling import check_adapter_has_effect, make_ready
 from synthmix.latent_diffusion.adapters import load_adapter
-from synthmix.latent_diffusion.base_model import BaseModel, resolve
+from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.class_tokens import add_class_tokens, class_tokens, first_vectors, model_prompt
 from synthmix.latent_diffusion.kept_models import shared_copy
-from synthmix.latent_diffusion.loading import LatentDiffusion, answers, encode_prompts, load, prompt_tokens
+from synthmix.latent_diffusion.loading import LatentDiffusion, answers, encode_prompts, prompt_tokens
 from synthmix.latent_diffusion.prompts import class_token_names, class_token_text, prompt_for
 from synthmix.latent_diffusion.tokens import prompt_tokenizer
 from synthmix.service_kit.adapter_payloads import CLASS_TOKENS, LORA_WEIGHTS
 from synthmix.service_kit.artifacts import Manifest
-from synthmix.service_kit.resource_names import ArtifactName, OperationName
-from tiny_adapters import settings_of, trained, written
-from tiny_base_model import write_tiny_base_model
+from synthmix.service_kit.resource_names import ArtifactName
+from tiny_adapters import resumed, settings_of, trained, written
 
-OPERATION = OperationName("adapter-training", "0" * 32)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MANIFEST = Manifest(ArtifactName("adapters", "0" * 32), {}, {}, 1, ())
 CLASSES = ("round", "flat")
 PROMPT = "a {label} cell"
@@ -40,26 +38,6 @@ MODES: dict[str, tuple[str, dict[str, Any]]] = {
     "with the text encoder": ("lora", {"class_tokens": 1, "text_encoder_targets": "attention"}),
     "beside another method": ("lokr", {"class_tokens": 1}),
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_base_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def base(folder: Path) -> LatentDiffusion:
-    return load(folder, torch.device("cpu"))
-
-
-@pytest.fixture
-def found(folder: Path, any_base_model: None) -> BaseModel:
-    return resolve(str(folder), field="adapter.settings.base_model")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def prompts_of(model: LatentDiffusion) -> torch.Tensor:
@@ -76,12 +54,8 @@ def test_tokens_are_learned_and_resume_and_are_read_back(
     without = answers(base)
     model, state = trained(base, settings)
     for stop_after in (1, 2):
-        _, interrupted = trained(base, settings, stop_after=stop_after)
-        store = MemoryObjectStore.created()
-        tensors = recipe.state_tensors(interrupted)
-        write_checkpoint(store, OPERATION, Checkpoint(4 * stop_after, tensors, interrupted.losses, 1))
-        resumed_model, resumed = trained(base, settings, checkpoint=read_newest_checkpoint(store, OPERATION))
-        assert resumed.losses == state.losses
+        resumed_model, again = resumed(base, settings, stop_after)
+        assert again.losses == state.losses
         assert adapter_files(resumed_model) == adapter_files(model), "resumed to the same bytes"
 
     files = adapter_files(model)
@@ -116,9 +90,9 @@ def test_the_adapter_waits_for_tokens_that_come_first(base: LatentDiffusion, fou
         _, state = trained(base, settings, stop_after=stop_after)
         course.append({name: value.detach().clone() for name, value in state.parameters.items()})
     one, two, three = course
-    adapters = [name for name in one if name != recipe.CLASS_TOKENS]
-    assert not torch.equal(one[recipe.CLASS_TOKENS], two[recipe.CLASS_TOKENS])
-    assert torch.equal(two[recipe.CLASS_TOKENS], three[recipe.CLASS_TOKENS])
+    adapters = [name for name in one if name != recipe.VECTORS]
+    assert not torch.equal(one[recipe.VECTORS], two[recipe.VECTORS])
+    assert torch.equal(two[recipe.VECTORS], three[recipe.VECTORS])
     assert all(torch.equal(one[name], two[name]) for name in adapters)
     assert any(not torch.equal(two[name], three[name]) for name in adapters)
 

@@ -9,45 +9,23 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
-from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
-from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
 from synthmix.adapter_training.portions import Portion
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_synthesis.sampling import check_adapter_has_effect, make_ready
 from synthmix.latent_diffusion.adapters import load_adapter
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
-from synthmix.latent_diffusion.loading import LatentDiffusion, answers, load, probe
+from synthmix.latent_diffusion.loading import LatentDiffusion, answers, probe
 from synthmix.service_kit.adapter_payloads import CLASS_TOKENS, UNET_CONFIG, UNET_WEIGHTS
 from synthmix.service_kit.artifacts import Manifest
-from synthmix.service_kit.resource_names import ArtifactName, OperationName
-from tiny_adapters import settings_of, trained, written
-from tiny_base_model import write_tiny_base_model
+from synthmix.service_kit.resource_names import ArtifactName
+from tiny_adapters import resumed, settings_of, trained, written
 
-OPERATION = OperationName("adapter-training", "0" * 32)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MANIFEST = Manifest(ArtifactName("adapters", "0" * 32), {}, {}, 1, ())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_base_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def base(folder: Path) -> LatentDiffusion:
-    return load(folder, torch.device("cpu"))
-
-
-@pytest.fixture
-def found(folder: Path, any_base_model: None) -> BaseModel:
-    return resolve(str(folder), field="adapter.settings.base_model")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("options", [{}, {"class_tokens": 1}, {"ema_decay": 0.9, "weight_decay": 0.0}], ids=str)
@@ -62,12 +40,9 @@ def test_all_weights_learn_resume_and_are_read_back(
     torch.testing.assert_close(probe(fresh), without["unet"], rtol=0, atol=0)
 
     model, state = trained(base, settings)
-    _, interrupted = trained(base, settings, stop_after=2)
-    store = MemoryObjectStore.created()
-    write_checkpoint(store, OPERATION, Checkpoint(8, recipe.state_tensors(interrupted), interrupted.losses, 1))
-    resumed_model, resumed = trained(base, settings, checkpoint=read_newest_checkpoint(store, OPERATION))
+    resumed_model, again = resumed(base, settings, stop_after=2)
     files = adapter_files(model)
-    assert resumed.losses == state.losses
+    assert again.losses == state.losses
     assert adapter_files(resumed_model) == files, "resumed to the same bytes"
     assert files.keys() == {UNET_WEIGHTS, UNET_CONFIG, *([CLASS_TOKENS] if "class_tokens" in options else [])}
     changed = [name for name, value in model.unet.named_parameters() if not torch.equal(value, before[name])]

@@ -1,9 +1,22 @@
 """Adapter training: low-rank weights trained on a train split against a frozen base model.
 
-front_end          the gRPC service; imports no torch
+Without torch, for front ends:
+
+front_end          the gRPC service
 planning           what a request means: defaults, checks, canonical form
-adapter_operation  one operation: what the autoencoder leaves of train images, and a training, each a task on a worker
-autoencoder_check  the first of them
-recipe             the training loop
-checkpoints        its state in object storage
+methods, targets   what can be trained, in which layers; optimizers and prior_options, by what and beside what
+held_out_rows      which train images are held out; portions, which ones each of an artifact's adapters has
+importing          what a request means that brings an adapter of another program
+
+On workers:
+
+adapter_operation  one operation: its tasks, and the manifest in the end
+inputs             the train part and the base model of a task; kept_inputs, what stays of them for the next one
+autoencoder_check  a task: what the base model's autoencoder leaves of train images
+task               a task: the trainings of an artifact
+import_task        a task: an adapter of another program; imported_files, what its file says
+recipe             the training loop, with objective, training_prompts, prior_images and held_out for a step's numbers
+fresh_adapters     what is trained, as it begins; adapter_files, what it is stored as
+computation        in what numbers a step computes, and unet_rewrites, how it takes less time; optimizer_states
+checkpoints        a training's state in object storage
 """

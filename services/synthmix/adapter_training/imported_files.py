@@ -22,6 +22,7 @@ from synthmix.service_kit.adapter_payloads import (
     PEFT_CONFIG,
     PEFT_PREFIX,
     PEFT_WEIGHTS,
+    json_object,
 )
 from synthmix.service_kit.quantities import byte_size, listed, shortened
 from synthmix.service_kit.safetensors_header import read_header
@@ -79,10 +80,12 @@ def read_imported(path: Path, layers: PartLayers) -> ImportedFile:
         raise ValueError("it has metadata that are not text")
     if LORA_CONFIG in metadata:
         prefix, weights = LORA_PREFIX, LORA_WEIGHTS
-        said = {key.removeprefix(prefix): value for key, value in _object(metadata[LORA_CONFIG], LORA_CONFIG).items()}
+        said = {
+            key.removeprefix(prefix): value for key, value in json_object(metadata[LORA_CONFIG], LORA_CONFIG).items()
+        }
     elif PEFT_CONFIG in metadata:
         prefix, weights = PEFT_PREFIX, PEFT_WEIGHTS
-        said = _object(metadata[PEFT_CONFIG], PEFT_CONFIG)
+        said = json_object(metadata[PEFT_CONFIG], PEFT_CONFIG)
     else:
         raise ValueError(
             f"its metadata have neither {LORA_CONFIG} nor {PEFT_CONFIG}; `synthmix adapters import` writes them for "
@@ -163,16 +166,6 @@ def _config(said: Mapping[str, Any]) -> dict[str, Any]:
         elif not is_right(said[name]):
             raise ValueError(f"its configuration has {name} {shortened(repr(said[name]), 60)}")
     return dict(said)
-
-
-def _object(text: Any, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (TypeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"its {what} is not valid JSON") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"its {what} is not a JSON object")
-    return value
 
 
 def _is_rank(value: Any) -> bool:

@@ -21,7 +21,7 @@ from synthmix.image_data.autoencoder_checks import (
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
-from synthmix.latent_diffusion.part_layers import TEXT_ENCODER, UNET, Layer, part_layers
+from synthmix.latent_diffusion.part_layers import EMBEDDING, TEXT_ENCODER, UNET, Layer, part_layers
 from synthmix.latent_diffusion.prompts import check_class_words, check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import prompt_tokenizer
 from synthmix.service_kit.artifact_collection import Planned
@@ -45,8 +45,6 @@ _EVALUATIONS = adapters_pb2.AdapterSettings.DESCRIPTOR.fields_by_name["evaluatio
 FORWARD_SHARE = 1 / 3
 # Of a step in which prompts are encoded, measured on the built-in base model.
 TEXT_COST = 1.1
-# The text encoder's, by its module's name.
-EMBEDDING = "embeddings.token_embedding"
 
 
 def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapters_pb2.AdapterSettings:

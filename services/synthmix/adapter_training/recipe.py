@@ -37,7 +37,7 @@ from synthmix.latent_diffusion.adapters import PARTS
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.class_tokens import add_class_tokens, first_vectors
 from synthmix.latent_diffusion.loading import LatentDiffusion
-from synthmix.latent_diffusion.part_layers import TEXT_ENCODER
+from synthmix.latent_diffusion.part_layers import EMBEDDING, TEXT_ENCODER
 from synthmix.service_kit.memory_errors import is_out_of_memory
 from synthmix.service_kit.seeds import derived_seed
 from synthmix.training.learning_rates import learning_rate_share
@@ -50,8 +50,8 @@ GRADIENT_NORM = 1.0
 LOSS_POINTS = 200
 # Kinds of tensors in a checkpoint besides parameters and the optimizer's.
 FIRST_FACTOR, AVERAGE, BEST = "first factor", "average", "best"
-# Of the parameters.
-CLASS_TOKENS = f"{PARTS[TEXT_ENCODER]}embeddings.token_embedding.vectors"
+# The parameter that all learned tokens are, by its name among the adapter's.
+VECTORS = f"{PARTS[TEXT_ENCODER]}{EMBEDDING}.vectors"
 
 
 class Latents(NamedTuple):
@@ -132,7 +132,8 @@ def set_up(
     Args:
         classes: Those that may have learned tokens.
 
-    Raises KeyError if the checkpoint is another adapter's.
+    Raises:
+        KeyError: The checkpoint is another adapter's.
     """
     torch.manual_seed(derived_seed(settings.seed, "adapter weights"))
     known = _tensors_of(checkpoint, FIRST_FACTOR) if checkpoint is not None else {}
@@ -160,7 +161,7 @@ def _parameter_groups(parameters: dict[str, torch.nn.Parameter], settings: Adapt
     tokens: list[torch.nn.Parameter] = []
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, value in parameters.items():
-        if name == CLASS_TOKENS:
+        if name == VECTORS:
             tokens.append(value)
             continue
         ratio = 1.0
@@ -295,7 +296,7 @@ def _learning(state: TrainingState, settings: AdapterSettings, total_steps: int)
     if not first:
         return learning_rate_share_of(settings, state.step, total_steps)
     for name, value in state.parameters.items():
-        value.requires_grad_((name == CLASS_TOKENS) == (state.step < first))
+        value.requires_grad_((name == VECTORS) == (state.step < first))
     if state.step < first:
         return learning_rate_share_of(settings, state.step, first)
     return learning_rate_share_of(settings, state.step - first, total_steps - first)

@@ -47,7 +47,7 @@ def encoded_in_each_step(model: LatentDiffusion, settings: AdapterSettings, clas
     The prior's, which keep what the base model knows, have the classes' own names.
     """
     prompts = all_prompts(settings)
-    own = 1 + len(settings.more_prompts)
+    own = 1 + len(settings.more_prompts)  # the prior's comes behind them
     texts = ["", *(model_prompt(model, prompt, label) for prompt in prompts[:own] for label in classes)]
     texts += [prompt_for(prompt, label) for prompt in prompts[own:] for label in classes]
     tokens = prompt_tokens(model, texts).to(model.device)

@@ -30,6 +30,7 @@ from synthmix.service_kit.adapter_payloads import (
     TEXT_PREFIX,
     UNET_CONFIG,
     UNET_WEIGHTS,
+    json_object,
 )
 from synthmix.service_kit.errors import AlreadyExists, check_choice, invalid_field, missing_field
 from synthmix.service_kit.quantities import listed, plural
@@ -241,7 +242,7 @@ def read_stored(folder: Path, base_model: str) -> Stored:
 
 def _read_lora(weights: Path, base_model: str) -> Stored:
     tensors, metadata = read_tensors(weights)
-    said = _object(metadata.get(LORA_CONFIG, ""), f"metadata {LORA_CONFIG}")
+    said = json_object(metadata.get(LORA_CONFIG, ""), f"metadata {LORA_CONFIG}")
     of_text = {key.removeprefix(TEXT_PREFIX): value for key, value in said.items() if key.startswith(TEXT_PREFIX)}
     config = {key.removeprefix(LORA_PREFIX): value for key, value in said.items() if not key.startswith(TEXT_PREFIX)}
     text = None
@@ -254,7 +255,7 @@ def _read_lora(weights: Path, base_model: str) -> Stored:
 
 def _read_peft(folder: Path, base_model: str) -> Stored:
     weights = folder / PEFT_WEIGHTS
-    config = _object((folder / PEFT_CONFIG).read_text(encoding="utf-8"), PEFT_CONFIG)
+    config = json_object((folder / PEFT_CONFIG).read_text(encoding="utf-8"), PEFT_CONFIG)
     return _stored(weights, config, read_tensors(weights)[0], PEFT_PREFIX, base_model)
 
 
@@ -262,16 +263,6 @@ def _stored(weights: Path, config: dict[str, Any], tensors: list[Tensor], prefix
     if config.get("peft_type") not in _KINDS:
         raise ValueError(f"it is of a kind {config.get('peft_type')!r}, which is none of {', '.join(_KINDS)}")
     return Stored(weights, config, _by_layer(tensors, prefix, _KINDS[config["peft_type"]]), base_model)
-
-
-def _object(text: str, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"its {what} is not valid JSON") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"its {what} is not a JSON object")
-    return value
 
 
 def _by_layer(tensors: list[Tensor], prefix: str, parts: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:

@@ -12,6 +12,8 @@ from synthmix.latent_diffusion.model_folder import ModelFolder
 from synthmix.service_kit.adapter_payloads import CLIP_PREFIX
 
 UNET, TEXT_ENCODER = "unet", "text_encoder"
+# The text encoder's table of tokens, by its module's name.
+EMBEDDING = "embeddings.token_embedding"
 _WEIGHT = ".weight"
 
 

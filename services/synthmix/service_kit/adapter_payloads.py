@@ -1,6 +1,8 @@
 """What an adapter's files are called, and what is in them: as diffusers and PEFT have it. Without either."""
 
+import json
 import math
+from typing import Any
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -40,6 +42,17 @@ LOSSES = "losses.json"
 def in_folder(folder: str, file: str) -> str:
     """The name of a payload, in the folder that each of an artifact's adapters has; "" is that of the only one."""
     return f"{folder}/{file}" if folder else file
+
+
+def json_object(text: Any, what: str) -> dict[str, Any]:
+    """A configuration that is written as JSON. Raises ValueError, which says what is wrong, unless it is an object."""
+    try:
+        value = json.loads(text)
+    except (TypeError, json.JSONDecodeError, RecursionError) as error:  # metadata may be of any type
+        raise ValueError(f"its {what} is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"its {what} is not a JSON object")
+    return value
 
 
 def divided(side: int, factor: int) -> tuple[int, int]:

@@ -7,24 +7,18 @@ import torch
 
 from exported_adapters import CLOSE, SMALLEST_AND_LARGEST, Case, read_exports
 from synthmix.adapter_training.adapter_files import adapter_files
-from synthmix.adapter_training.methods import METHODS
+from synthmix.adapter_training.methods import METHODS, WITHOUT_ADAPTER
 from synthmix.client.adapter_formats import ADAPTER_FORMATS, FORMATS, write_adapter
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import load
 from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS
 from tiny_adapters import settings_of, trained, written
-from tiny_base_model import write_tiny_base_model
 
 EXPORTED = [
     *SMALLEST_AND_LARGEST[1::2],  # the largest sets; `make adapter-formats` reads both
     Case("lora", "attention"),  # with a scale of 1
     Case("lokr", "all", (("alpha", 1.5),)),  # with full factors, of kernels as well
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_base_model(tmp_path_factory.mktemp("base"))
 
 
 def readers(form: str, method: str) -> list[str]:
@@ -62,5 +56,6 @@ def test_an_export_for_diffusers_has_the_stored_bytes(
 
 def test_the_client_knows_the_methods_of_what_is_stored() -> None:
     assert set(FORMATS["peft"].methods) == METHODS.keys()
+    assert set(FORMATS["textual-inversion"].methods) == {*METHODS, *WITHOUT_ADAPTER}
     of_lora = {name for name, method in METHODS.items() if method.config == "LoraConfig"}
     assert set(FORMATS["diffusers"].methods) == of_lora
