@@ -19,6 +19,7 @@ from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.generators import classes_made, recorded_adapter_settings
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.part_layers import Layer, PartLayers, layers_of
+from synthmix.service_kit.adapter_payloads import WITHOUT_ADAPTER
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
@@ -550,3 +551,13 @@ def test_images_are_made_of_classes_that_have_an_adapter() -> None:
     of_each = [{"label": label, "folder": f"class-000{number}"} for number, label in enumerate("abc") if label != "b"]
     assert classes_made(of_all) == classes_made(Manifest(name, {}, {}, 2, (), summary)) == ["a", "b", "c"]
     assert classes_made(Manifest(name, {}, {}, 3, (), summary | {"adapters": of_each})) == ["a", "c"]
+
+
+@pytest.mark.parametrize(("method", "rank"), [("lora", 16), ("loha", 16), ("none", None), ("full", None)])
+def test_an_adapter_is_shown_with_a_rank_if_its_method_has_one(method: str, rank: int | None) -> None:
+    settings = recorded_adapter_settings({"settings": {"method": method}})
+    assert (settings.rank if settings.HasField("rank") else None) == rank
+
+
+def test_what_trains_no_adapter_is_named_the_same_everywhere() -> None:
+    assert set(methods.WITHOUT_ADAPTER) == set(WITHOUT_ADAPTER)

@@ -30,6 +30,7 @@ from synthmix.service_kit.adapter_payloads import (
     TEXT_PREFIX,
     UNET_CONFIG,
     UNET_WEIGHTS,
+    WITHOUT_ADAPTER,
     json_object,
 )
 from synthmix.service_kit.errors import AlreadyExists, check_choice, invalid_field, missing_field
@@ -46,7 +47,6 @@ DOWN, UP = "lora_A.weight", "lora_B.weight"
 # In files of recipe versions up to 2 beside PEFT's names, and in text encoders.
 _OTHER_PARTS = {"lora.down.weight": DOWN, "lora.up.weight": UP, TEXT_LENGTHS: LENGTHS}
 TEXTUAL_INVERSION = "textual-inversion"
-WITHOUT_ADAPTER = ("full", "none")
 ALL_METHODS = (*LORA_METHODS, *LYCORIS_METHODS, *ROTATIONS, *WITHOUT_ADAPTER)
 # Of the names of tensors in a LoRA file.
 TEXT_LORA_PREFIX = f"{TEXT_PREFIX}{CLIP_PREFIX}"

@@ -46,7 +46,7 @@ from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Col
 from synthmix.image_data.sources.source_listing import ListingRequest
 from synthmix.service_kit import errors
 from synthmix.service_kit import resource_names as names
-from synthmix.service_kit.adapter_payloads import ADAPTER_FILES, in_folder
+from synthmix.service_kit.adapter_payloads import ADAPTER_FILES, WITHOUT_ADAPTER, in_folder
 from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
@@ -609,7 +609,7 @@ class Client:
                 "has an adapter for each class",
                 "write those that are meant with `synthmix adapters export --class`, and merge the files",
             )
-        if adapter.settings.method in adapter_formats.WITHOUT_ADAPTER:
+        if adapter.settings.method in WITHOUT_ADAPTER:
             raise errors.invalid_field(
                 "adapters",
                 name,

@@ -5,6 +5,7 @@ from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.service_kit.adapter_payloads import WITHOUT_ADAPTER
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
@@ -28,7 +29,7 @@ def classes_made(adapter: Manifest) -> list[str]:
 def recorded_adapter_settings(request: Mapping[str, Any]) -> AdapterSettings:
     """The settings of an adapter's canonical request, with their defaults."""
     settings = from_canonical(request["settings"], AdapterSettings)
-    if not settings.HasField("block_size"):  # methods that have it have no rank
+    if not settings.HasField("block_size") and settings.method not in WITHOUT_ADAPTER:  # which have no rank
         fill_left_out(settings, "rank")
     fill_left_out(settings, "learning_rate_schedule")
     return settings

@@ -35,6 +35,8 @@ TEXT_LENGTHS = f"{LENGTHS}.weight"
 LORA_CONFIG = "lora_adapter_metadata"
 # In PEFT's layout the UNet is the base model of PEFT's model.
 PEFT_PREFIX = "base_model.model."
+# Methods that train something else than an adapter, so that they have neither rank nor block size.
+WITHOUT_ADAPTER = ("none", "full")
 # The course of a training.
 LOSSES = "losses.json"
 
