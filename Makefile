@@ -51,10 +51,10 @@ test-contracts: setup ## The object store's contract against every server
 	$(BIN)/python -m pytest tests/contracts --numprocesses=logical --dist=worksteal
 test-chart: setup ## The Helm chart: as it renders, and installed into a real API server
 	$(PROGRAMS) kube-apiserver helm etcd promtool
-	$(BIN)/python -m pytest tests/chart
+	$(BIN)/python -m pytest tests/chart --numprocesses=logical --dist=loadfile
 test-integration: setup ## Real gRPC, real S3, real Ray
 	$(PROGRAMS) prometheus
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest tests/integration --numprocesses=logical
 lint: setup ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

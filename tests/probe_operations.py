@@ -8,8 +8,8 @@ from pathlib import Path
 from synthmix.service_kit.operation_context import OperationContext
 
 PART_BYTES = 128 * 2**20
-MOST_PARTS = 64
-"""8 GiB: if nothing ends it by then, nothing does."""
+MOST_PARTS = 96
+"""12 GiB: if nothing ends it by then, nothing does."""
 
 
 def _note(context: OperationContext) -> int:

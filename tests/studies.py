@@ -14,6 +14,7 @@ from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSetti
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
+from waiting import wait_until
 
 FEW = "sim-few"
 
@@ -71,3 +72,14 @@ def payload_digests(store: ObjectStore, study: studies_pb2.Study) -> dict[str, s
         for payload in read_manifest(store, ArtifactName.parse(name, field="name")).payloads
         if payload.name not in ("report.html", "run.json")
     }
+
+
+def wait_for_step(client: Client, name: str, step: str, done: int) -> None:
+    """Waits until a step of the study, by the first word of its name, has done so much."""
+
+    def reached() -> bool:
+        steps = steps_of(client, client.get_study(name))
+        return step in steps and steps[step].done >= done
+
+    # Seldom enough that the answers cost less than the work that is waited for.
+    wait_until(reached, f"{step} at {done}", timeout_s=240, poll_s=0.2)

@@ -1,16 +1,39 @@
-"""One local stack for all integration tests that don't break it."""
+"""One local stack for all integration tests that don't break it.
 
+Those of own_stack/ do, and run beside them in another process: what they compare with is noted where both find it.
+"""
+
+import fcntl
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-from studies import FEW, import_simulated, reduced_study, run_study
+from studies import FEW, import_simulated, payload_digests, reduced_study, run_study
 from synthmix import Client
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.local import Connection, local_stack
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.s3_object_store import S3ObjectStore
+
+OWN_STACK = "own_stack"
+"""The folder of the tests that have a stack of their own."""
+
+
+class StackScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Of pytest-xdist: the tests that share a stack go to one process, and of the others each to any."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if f"/{OWN_STACK}/" in nodeid else "stack"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StackScheduling:
+    return StackScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +65,42 @@ def store(stack: Connection) -> ObjectStore:
 
 
 @pytest.fixture(scope="session")
-def finished(client: Client, tmp_path_factory: pytest.TempPathFactory) -> studies_pb2.Study:
+def noted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the digests of the finished study stand for every process of this run."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "undisturbed.json"
+
+
+@pytest.fixture(scope="session")
+def finished(
+    client: Client, store: ObjectStore, noted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> studies_pb2.Study:
     """A study through all services, which nothing has disturbed."""
-    import_simulated(client, tmp_path_factory.mktemp("simulated"))
-    return run_study(client, reduced_study("reduced", FEW))
+    with alone(noted):
+        import_simulated(client, tmp_path_factory.mktemp("simulated"))
+        study = run_study(client, reduced_study("reduced", FEW))
+        noted.write_text(json.dumps(payload_digests(store, study)))
+    return study
+
+
+@pytest.fixture
+def undisturbed_digests(noted: Path, request: pytest.FixtureRequest) -> Callable[[], dict[str, str]]:
+    """The digests of the finished study's payloads: of the process that has one, or else of this one."""
+
+    def read() -> dict[str, str]:
+        with alone(noted):
+            known = noted.exists()
+        if not known:
+            request.getfixturevalue("finished")
+        digests: dict[str, str] = json.loads(noted.read_text())
+        return digests
+
+    return read
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While another process of this run is at work on the file, this one waits."""
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

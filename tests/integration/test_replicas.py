@@ -53,7 +53,6 @@ class Replica:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self.answer() == "ready"
 
     def ask(self) -> None:
         assert self._process.stdin is not None
@@ -94,6 +93,8 @@ def replicas(
     environment: dict[str, str], service: str, *versions: str, function: str = "nothing:at_all"
 ) -> Iterator[list[Replica]]:
     found = [Replica(environment, service, version, function) for version in versions]
+    for replica in found:
+        assert replica.answer() == "ready"
     yield found
     for replica in found:
         replica.stop()
