@@ -12,6 +12,7 @@ from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import planning, recipe
 from synthmix.adapter_training.checkpoints import Checkpoint, read_newest_checkpoint, write_checkpoint
 from synthmix.adapter_training.methods import METHODS, fields_of
+from synthmix.adapter_training.previews import Previews
 from synthmix.adapter_training.prior_images import Prior
 from synthmix.adapter_training.targets import TARGETS
 from synthmix.adapter_training.training_prompts import encoded_in_each_step, encoded_once, prompt_embeddings
@@ -67,13 +68,16 @@ def trained(
     prompts: Sequence[str] = ("a {label} cell",),
     held_out: Sequence[int] = (),
     prior: Prior | None = None,
+    drawn: dict[int, bytes] | None = None,
 ) -> tuple[LatentDiffusion, recipe.TrainingState]:
     """Trains on images of two classes in turn, from the beginning or a checkpoint, to the end or for some steps.
 
     Args:
         images: (images, 32, 32, 3), uint8; ten of noise if not given.
         held_out: Those that the loss is measured on besides.
+        drawn: Gets the sheets of pictures by images seen, where settings ask for previews.
     """
+    drawn = {} if drawn is None else drawn
     images = pixels(10) if images is None else images
     model = shared_copy(base)
     latents = recipe.cache_latents(model, images, np.arange(len(images)) % 2, views=2)
@@ -89,8 +93,14 @@ def trained(
         if state.step == stop_after:
             raise Stop
 
+    previews = Previews(settings, ("round", "flat"), grey=False) if settings.previews else None
+
+    def draw(images_seen: int, at_once: int) -> None:
+        assert previews is not None
+        drawn[images_seen] = previews.sheet(model, at_once=at_once)
+
     with suppress(Stop):
-        recipe.train(model, state, settings, latents, encoded, after_step, measured, prior)
+        recipe.train(model, state, settings, latents, encoded, after_step, measured, prior, draw if previews else None)
     model.unet.eval()
     return model, state
 

@@ -240,3 +240,32 @@ def test_adapters_of_classes_are_resumed_to_the_same_bytes(
     assert weights_of(store, resumed) == whole
     assert resumed["summary"]["threads"] == THREADS
     assert sum(steps) <= 8 - interrupted_at + 1
+
+
+def test_pictures_of_a_class_are_beside_its_own_adapter(
+    store: MemoryObjectStore, train_part: str, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = open_train_part(store, train_part, field="x").classes
+    asked = {"previews": 1, "evaluations": 2, "images_seen": 24}
+    of_all = artifact(store, train_part, tiny, 0, **asked)
+    assert [item["labels"] for item in of_all["summary"]["adapters"]] == [classes]
+    assert pictures_of(of_all) == ["previews/000000000012.png", "previews/000000000024.png"]
+    of_each = artifact(store, train_part, tiny, 1, per="class", **asked)
+    assert [item["labels"] for item in of_each["summary"]["adapters"]] == [(label,) for label in classes]
+    pictures = pictures_of(of_each)
+    assert len(set(pictures)) == len(pictures) == 2 * len(classes)
+    plain = artifact(store, train_part, tiny, 2, per="class", images_seen=24)
+    assert weights_of(store, of_each) == weights_of(store, plain)
+
+    monkeypatch.setattr(task, "CHECKPOINT_INTERVAL_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(task, "count_on_worker", interrupted_after(2 * 5))
+        artifact(store, train_part, tiny, 3, per="class", **asked)
+    again = artifact(store, train_part, tiny, 3, per="class", **asked)
+    assert {item["name"]: item["sha256"] for item in again["payloads"]} == {
+        item["name"]: item["sha256"] for item in of_each["payloads"]
+    }
+
+
+def pictures_of(trained: dict[str, Any]) -> list[str]:
+    return [item["name"] for item in trained["payloads"] if item["name"].endswith(".png")]

@@ -3,12 +3,17 @@
 import io
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from image_archives import encoded
+from memory_object_store import MemoryObjectStore
 from striped_study import CLASSES, split_of, striped_store, stripes, write_image_set
 from synthmix.image_data.split_parts import open_split
-from synthmix.study_control.reporting import GALLERY_IMAGES, gallery
+from synthmix.service_kit.adapter_payloads import in_folder, preview_file
+from synthmix.service_kit.artifacts import Manifest, write_payload
+from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
+from synthmix.study_control.reporting import GALLERY_IMAGES, PREVIEW_TIMES, PREVIEWS_SHOWN, gallery, previews
 
 
 def grey(png: bytes) -> bytes:
@@ -27,3 +32,52 @@ def test_a_copy_in_the_gallery_stands_beside_what_it_repeats(tmp_path: Path, own
     assert 0 < len(repeated) < len(copies), "those of the train part alone"
     assert all(grey(example.png) == grey(example.nearest_real_png) for example in repeated)
     assert {label: len(pngs) for label, pngs in real.items()} == dict.fromkeys(CLASSES, GALLERY_IMAGES)
+
+
+def adapter_with_previews(store: MemoryObjectStore, labels: dict[str, list[str]], times: int) -> Manifest:
+    """Of three pictures of 8 pixels a class, whose level says what they are of: 100 a row, 10 a column, and the time.
+
+    Args:
+        labels: The classes of each adapter, by its folder.
+        times: How many sheets each has, after 50 images seen, 100, and so on.
+    """
+    name = ArtifactName(ADAPTERS, "a" * 32)
+    payloads = []
+    for folder, of_folder in labels.items():
+        for time in range(times):
+            levels = 100 * np.arange(len(of_folder))[:, None] + 10 * np.arange(3) + time
+            sheet = np.repeat(np.kron(levels, np.ones((8, 8)))[..., None], 3, axis=-1).astype(np.uint8)
+            file = in_folder(folder, preview_file(50 * (time + 1)))
+            payloads.append(write_payload(store, name, file, encoded(sheet)))
+    summary = {
+        "base_model": "builtin",
+        "adapters": [{"folder": folder, "labels": found} for folder, found in labels.items()],
+    }
+    return Manifest(name, {}, {"settings": {"image_size": 8}}, 3, tuple(payloads), summary)
+
+
+def levels(png: bytes) -> set[int]:
+    return set(np.asarray(Image.open(io.BytesIO(png))).ravel().tolist())
+
+
+def test_pictures_of_a_training_are_cut_out_of_its_sheets_at_times_from_the_first_to_the_last() -> None:
+    store = MemoryObjectStore.created()
+    found = previews(store, adapter_with_previews(store, {"": ["round", "flat"]}, times=9))
+    assert list(found) == ["round", "flat"]
+    for row, shown in enumerate(found.values()):
+        seen = [at.images_seen for at in shown]
+        assert seen == sorted(set(seen))
+        assert (len(seen), seen[0], seen[-1]) == (PREVIEW_TIMES, 50, 450)
+        assert [[levels(png) for png in at.pngs] for at in shown] == [
+            [{100 * row + 10 * column + at.images_seen // 50 - 1} for column in range(PREVIEWS_SHOWN)] for at in shown
+        ]
+
+
+def test_each_class_has_the_pictures_of_its_own_adapter_and_few_are_all_shown() -> None:
+    store = MemoryObjectStore.created()
+    found = previews(store, adapter_with_previews(store, {"class-0000": ["round"], "class-0001": ["flat"]}, times=2))
+    assert {label: [at.images_seen for at in shown] for label, shown in found.items()} == {
+        "round": [50, 100],
+        "flat": [50, 100],
+    }
+    assert previews(store, adapter_with_previews(store, {"": []}, times=0)) == {}

@@ -106,7 +106,9 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"least_noise": 1.0}, "least_noise", "is not below most_noise, 1", "lower it, or raise most_noise"),
     ({"patience": 3}, "patience", "waits for the loss on held-out images", "set held_out, such as 0.1, or leave"),
     ({"held_out": 0.1, "evaluations": 0}, "evaluations", "is out of range", "use a value between 1 and 1000"),
-    ({"evaluations": 5}, "evaluations", "measures the loss on held-out images", "set held_out, such as 0.1, or leave"),
+    ({"evaluations": 5}, "evaluations", "says how often the loss on held-out images is measured", "set held_out, such"),
+    ({"previews": 17}, "previews", "is out of range", "use a value between 0 and 16 images"),
+    ({"previews": -1}, "previews", "is out of range", "use a value between 0 and 16 images"),
     (
         {"prompt": "a {label}", "more_prompts": ["a {label}"]},
         "more_prompts[0]",

@@ -56,6 +56,7 @@ from synthmix.study_control.report.data import (
     ImageSet,
     LeakageCheck,
     LossPoint,
+    Previews,
     Provenance,
     ReportData,
     SplitPart,
@@ -585,6 +586,24 @@ def test_an_adapter_says_its_loss_on_held_out_images_and_which_weights_were_kept
     assert "0.28, lowest 0.25 after 320 images seen" in html
     assert "as after 320 images seen" in html
     assert "Loss on held-out train images" not in render_html(plain)
+
+
+def test_pictures_of_a_training_stand_by_class_in_the_order_of_images_seen() -> None:
+    plain = report()
+    times = tuple(Previews(seen, (b"one%d" % seen, b"two%d" % seen)) for seen in (1600, 3200))
+    adapter = replace(plain.adapters[0], previews={"round": times, "flat": times[1:]})
+    html = render_html(replace(plain, adapters=(adapter, *plain.adapters[1:])))
+    assert html.count("What adapters made as they learned") == 1
+    shown = re.findall(rf"Picture (\d) of class (\w+) by {re.escape(adapter.name)} after ([\d,]+) images seen", html)
+    assert shown == [
+        ("1", "round", "1,600"),
+        ("2", "round", "1,600"),
+        ("1", "round", "3,200"),
+        ("2", "round", "3,200"),
+        ("1", "flat", "3,200"),
+        ("2", "flat", "3,200"),
+    ]
+    assert "What adapters made" not in render_html(plain)
 
 
 def test_a_constant_loss_is_a_flat_line() -> None:

@@ -6,6 +6,7 @@ front_end          the gRPC service
 planning           what a request means: defaults, checks, canonical form
 methods, targets   what can be trained, in which layers; optimizers and prior_options, by what and beside what
 held_out_rows      which train images are held out; portions, which ones each of an artifact's adapters has
+sampling_defaults  how a training samples images on its way
 importing          what a request means that brings an adapter of another program
 
 On workers:
@@ -16,6 +17,7 @@ autoencoder_check  a task: what the base model's autoencoder leaves of train ima
 task               a task: the trainings of an artifact
 import_task        a task: an adapter of another program; imported_files, what its file says
 recipe             the training loop, with objective, training_prompts, prior_images and held_out for a step's numbers
+previews           what an adapter makes of each class on its way
 fresh_adapters     what is trained, as it begins; adapter_files, what it is stored as
 computation        in what numbers a step computes, and unet_rewrites, how it takes less time; optimizer_states
 checkpoints        a training's state in object storage

@@ -2,15 +2,18 @@
 
     checkpoints/operations/adapter-training/{id}/{images seen, 12 digits}.safetensors
     checkpoints/operations/adapter-training/{id}/finished/{folder}.safetensors
+    checkpoints/operations/adapter-training/{id}/{folder}/previews/{images seen, 12 digits}.png
 
 One object a checkpoint, so that it is whole or absent. Older ones are deleted after the new one is written. Of an
-artifact of several adapters, those that are finished have an object each.
+artifact of several adapters, those that are finished have an object each. Pictures are kept as they are made: what goes
+on from a checkpoint makes those that came after it again, to the same bytes.
 """
 
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from synthmix.service_kit.adapter_payloads import PREVIEWS, in_folder, preview_file
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import OperationName
 
@@ -118,6 +121,18 @@ def read_finished(store: ObjectStore, operation: OperationName) -> dict[str, Fin
         folder = item.key.rpartition("/")[2].removesuffix(ENDING)
         found[folder] = Finished(files, json.loads(_metadata(data)["summary"]))
     return found
+
+
+def write_preview(store: ObjectStore, operation: OperationName, folder: str, images_seen: int, png: bytes) -> None:
+    """Keeps the pictures that one of an artifact's adapters made, until it is trained."""
+    store.put_bytes(operation.checkpoints + in_folder(folder, preview_file(images_seen)), png)
+
+
+def read_previews(store: ObjectStore, operation: OperationName, folder: str) -> dict[str, bytes]:
+    """Those that are kept, by their names among the adapter's payloads."""
+    start = operation.checkpoints + in_folder(folder, "")
+    keys = sorted(item.key for item in store.list(start + PREVIEWS))
+    return {key.removeprefix(start): store.get_bytes(key) for key in keys}
 
 
 def delete_checkpoints(store: ObjectStore, operation: OperationName) -> None:

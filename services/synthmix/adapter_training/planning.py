@@ -8,6 +8,7 @@ import numpy as np
 from synthmix.adapter_training import methods, optimizers, prior_options
 from synthmix.adapter_training.held_out_rows import MOST_IMAGES, NOISE_LEVELS
 from synthmix.adapter_training.portions import Portion, portions
+from synthmix.adapter_training.sampling_defaults import ANSWERS_PER_IMAGE
 from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.operations.v1 import operations_pb2
@@ -27,7 +28,7 @@ from synthmix.latent_diffusion.tokens import prompt_tokenizer
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import InvalidArgument, Problems, invalid_field, missing_field
+from synthmix.service_kit.errors import Problems, invalid_field, missing_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical, check, default_of, set_default, with_defaults
@@ -141,10 +142,20 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
     _check_learned(settings, problems)
     with problems:
         if settings.patience and not settings.held_out:
-            raise _measures_nothing("patience", settings.patience, "waits for the loss on held-out images")
+            raise invalid_field(
+                "adapter.settings.patience",
+                settings.patience,
+                "waits for the loss on held-out images, and none are held out",
+                "set held_out, such as 0.1, or leave patience out",
+            )
     with problems:
-        if settings.evaluations != default_of(_EVALUATIONS) and not settings.held_out:
-            raise _measures_nothing("evaluations", settings.evaluations, "measures the loss on held-out images")
+        if settings.evaluations != default_of(_EVALUATIONS) and not (settings.held_out or settings.previews):
+            raise invalid_field(
+                "adapter.settings.evaluations",
+                settings.evaluations,
+                "says how often the loss on held-out images is measured and previews are made, and there are neither",
+                "set held_out, such as 0.1, or previews, such as 4, or leave evaluations out",
+            )
     optimizers.check_options(settings, problems)
     prior_options.check_options(settings, problems)
     for field, prompt in _prompts(settings):
@@ -215,15 +226,6 @@ def check_image_size(settings: adapters_pb2.AdapterSettings, base_model: BaseMod
             f"use {base_model.image_size_px} or another multiple of {multiple_px}",
             reason="OUT_OF_RANGE",
         )
-
-
-def _measures_nothing(field: str, value: int, what: str) -> InvalidArgument:
-    return invalid_field(
-        f"adapter.settings.{field}",
-        value,
-        f"{what}, and none are held out",
-        f"set held_out, such as 0.1, or leave {field} out",
-    )
 
 
 def _prompts(settings: adapters_pb2.AdapterSettings) -> list[tuple[str, str]]:
@@ -351,7 +353,8 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * cost(settings)
     measured = settings.evaluations * NOISE_LEVELS * sum(min(MOST_IMAGES, len(item.held_out)) for item in adapters)
     of_prior, forward = prior_options.work(settings, len(set(train.labels)))
-    images = settings.images_seen + of_prior + FORWARD_SHARE * (measured + forward)
+    shown = settings.evaluations * settings.previews * len(set(train.labels)) * ANSWERS_PER_IMAGE
+    images = settings.images_seen + of_prior + FORWARD_SHARE * (measured + forward + shown)
     seconds = START_SECONDS + images * image_seconds * scale
     return Planned(
         request,

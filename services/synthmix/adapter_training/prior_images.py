@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from synthmix.adapter_training import objective
-from synthmix.adapter_training.prior_options import GUIDANCE_SCALE, STEPS
+from synthmix.adapter_training.sampling_defaults import GUIDANCE_SCALE, STEPS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.denoising import denoise
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts

@@ -1,5 +1,6 @@
 """Options of prior preservation: what they exclude, which prompts they add, and what they cost. Without torch."""
 
+from synthmix.adapter_training.sampling_defaults import ANSWERS_PER_IMAGE
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.prompts import LONGEST_PROMPT_CHARACTERS
 from synthmix.service_kit.errors import Problems, invalid_field
@@ -8,8 +9,6 @@ from synthmix.service_kit.settings_messages import default_of
 PATH = "adapter.settings"
 # What the prior's images may be: the base model's own, or the train images once more.
 TRAIN = "train"
-# How those of the base model are sampled: as image sets are by default.
-STEPS, GUIDANCE_SCALE = 25, 2.0
 
 
 def check_options(settings: AdapterSettings, problems: Problems) -> None:
@@ -65,4 +64,4 @@ def work(settings: AdapterSettings, classes: int) -> tuple[int, int]:
     if not settings.prior_preservation:
         return 0, 0
     made = 0 if settings.prior_preservation_source == TRAIN else settings.prior_images * classes
-    return settings.images_seen, made * STEPS * (2 if GUIDANCE_SCALE > 1 else 1)
+    return settings.images_seen, made * ANSWERS_PER_IMAGE

@@ -8,7 +8,8 @@ a training that is interrupted anywhere and resumed gives the bytes that an unin
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from synthmix.adapter_training import objective
 from synthmix.adapter_training.checkpoints import Checkpoint
 from synthmix.adapter_training.computation import compute_dtype, in_bfloat16, prepared_denoiser
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter, trained_parameters
-from synthmix.adapter_training.held_out import HeldOut, HeldOutLoss, Predict
+from synthmix.adapter_training.held_out import HeldOut, HeldOutLoss
 from synthmix.adapter_training.held_out_rows import measured_rows
 from synthmix.adapter_training.optimizer_states import (
     for_evaluation,
@@ -187,6 +188,7 @@ def train(
     after_step: Callable[[TrainingState], None],
     held_out: HeldOut | None = None,
     prior: Prior | None = None,
+    draw: Callable[[int, int], None] | None = None,
 ) -> None:
     """Trains from state.step to the end. The model then has the adapter's weights: the last, the average or the best.
 
@@ -195,6 +197,8 @@ def train(
         after_step: Called after each optimizer step, for progress and checkpoints.
         held_out: What the loss is measured on besides, where images are held out.
         prior: What a part of the loss is of, where the base model's prior is preserved.
+        draw: Called at each evaluation, when the model has the weights that would be the adapter, with the number of
+            images seen, and of images that the memory is enough for. Nothing that it does may change the training.
     """
     noise_scheduler, total_steps = objective.training_scheduler(model), training_steps(settings)
     parameters = list(state.parameters.values())
@@ -213,6 +217,16 @@ def train(
                 noisy.to(device, dtype), timesteps.to(device), prompts.encode(numbers).to(dtype), rows.to(device)
             )
         return predicted.float()
+
+    def evaluate(images_seen: int) -> None:
+        if held_out is not None:
+            measured = HeldOutLoss(images_seen, held_out.loss(predict))
+            if settings.patience and all(measured.loss < earlier.loss for earlier in state.held_out):
+                state.best = {name: value.detach().clone() for name, value in state.parameters.items()}
+            state.held_out.append(measured)
+        if draw is not None:
+            with autocast:
+                draw(images_seen, state.micro_batch or settings.batch_size)
 
     while state.step < total_steps and not _ends_early(state, settings):
         share = _learning(state, settings, total_steps)
@@ -247,8 +261,10 @@ def train(
         state.step += 1
         state.losses.append(math.fsum(losses))
         _average(state, settings)
-        if held_out is not None and _is_evaluated(state.step, total_steps, settings):
-            _evaluate(model, state, settings, held_out, predict)
+        looked_at = held_out is not None or draw is not None
+        if looked_at and _is_evaluated(state.step, total_steps, settings):
+            with _as_it_would_be(model, state):
+                evaluate(_images_seen(state, settings))
         after_step(state)
     _in_training(model, False)
     for_evaluation(state.optimizer)
@@ -330,28 +346,20 @@ def _is_evaluated(step: int, steps: int, settings: AdapterSettings) -> bool:
     return step * settings.evaluations // steps > (step - 1) * settings.evaluations // steps
 
 
-def _evaluate(
-    model: LatentDiffusion,
-    state: TrainingState,
-    settings: AdapterSettings,
-    held_out: HeldOut,
-    predict: Predict,
-) -> None:
-    """Measures the loss on held-out images, of the weights that would be the adapter now."""
+@contextmanager
+def _as_it_would_be(model: LatentDiffusion, state: TrainingState) -> Iterator[None]:
+    """The model with the weights that would be the adapter now, and after it those that learn on."""
     now = {name: value.detach().clone() for name, value in state.parameters.items()}
     for_evaluation(state.optimizer)
     with torch.no_grad():
         for name, value in state.averages.items():
             state.parameters[name].copy_(value)
         _in_training(model, False)
-        measured = HeldOutLoss(_images_seen(state, settings), held_out.loss(predict))
+        yield
         _in_training(model, True)
-        if settings.patience and all(measured.loss < earlier.loss for earlier in state.held_out):
-            state.best = {name: value.detach().clone() for name, value in state.parameters.items()}
         for_training(state.optimizer)
         for name, value in now.items():
             state.parameters[name].copy_(value)
-    state.held_out.append(measured)
 
 
 def _ends_early(state: TrainingState, settings: AdapterSettings) -> bool:

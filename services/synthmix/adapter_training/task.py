@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ from synthmix.adapter_training.checkpoints import (
     Finished,
     read_finished,
     read_newest_checkpoint,
+    read_previews,
     write_checkpoint,
     write_finished,
+    write_preview,
 )
 from synthmix.adapter_training.inputs import open_inputs
 from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.adapter_training.portions import Portion, portions
+from synthmix.adapter_training.previews import Previews
 from synthmix.adapter_training.prior_images import Prior, base_models_latents
 from synthmix.adapter_training.prior_options import TRAIN, all_prompts
 from synthmix.adapter_training.training_prompts import (
@@ -123,6 +127,12 @@ class _Run:
                 prior = self._prior(model, latents, min(seen, self.settings.images_seen))
             state = recipe.set_up(model, settings, checkpoint, self.part.classes)
             prompts = self._prompts(model)
+        labels = tuple(self.part.classes[label] for label in latents.labels.unique().tolist())
+        previews = Previews(settings, labels, self.grey)
+
+        def draw(images_seen: int, at_once: int) -> None:
+            sheet = previews.sheet(model, at_once=at_once)
+            write_preview(self.store, self.operation, portion.folder, images_seen, sheet)
 
         last = {"checkpoint_s": time.monotonic(), "report_s": 0.0}
 
@@ -152,7 +162,8 @@ class _Run:
                 )
 
         with self._memory():
-            recipe.train(model, state, settings, latents, prompts, after_step, held_out, prior)
+            drawn = draw if settings.previews else None
+            recipe.train(model, state, settings, latents, prompts, after_step, held_out, prior, drawn)
         if not np.isfinite(state.losses[-1]):
             raise FailedPrecondition(
                 f"the training diverged (loss {state.losses[-1]}); lower the adapter's learning_rate "
@@ -161,7 +172,11 @@ class _Run:
             )
         curve = recipe.loss_curve(state.losses)
         return Finished(
-            files=adapter_files(model, state.first_factors) | {LOSSES: json.dumps(curve).encode()},
+            files={
+                **adapter_files(model, state.first_factors),
+                LOSSES: json.dumps(curve).encode(),
+                **read_previews(self.store, self.operation, portion.folder),
+            },
             summary={
                 "final_loss": curve[-1][1],
                 "parameter_count": sum(value.numel() for value in state.parameters.values()),
@@ -169,6 +184,7 @@ class _Run:
                 # What the base model made; train images that are the prior's as well are none more.
                 "prior_images": len(prior.labels) if prior and settings.prior_preservation_source != TRAIN else 0,
                 "held_out_losses": state.held_out,
+                "labels": labels,
                 # It decides about last bits, as the number of threads does.
                 "micro_batch": state.micro_batch or settings.batch_size,
                 "threads": self.threads,
@@ -208,6 +224,11 @@ class _Run:
             )
         return Prior(values, labels)
 
+    @cached_property
+    def grey(self) -> bool:
+        """Whether the train images are grey, as the synthetic ones are to be then."""
+        return bool(np.all(self.images == self.images[..., :1]))
+
     def _prompts(self, model: LatentDiffusion) -> TrainingPrompts:
         texts, classes = all_prompts(self.settings), self.part.classes
         if self.settings.text_encoder_targets or self.settings.class_tokens:
@@ -234,7 +255,7 @@ def _stored(
         "summary": {
             "classes": list(run.part.classes),
             "class_counts": {label: run.part.labels.count(index) for index, label in enumerate(run.part.classes)},
-            "grey": bool(np.all(run.images == run.images[..., :1])),
+            "grey": run.grey,
             "final_loss": float(np.mean([adapter["final_loss"] for adapter in adapters])),
             "parameter_count": sum(adapter["parameter_count"] for adapter in adapters),
             "threads": run.threads,

@@ -39,11 +39,23 @@ PEFT_PREFIX = "base_model.model."
 WITHOUT_ADAPTER = ("none", "full")
 # The course of a training.
 LOSSES = "losses.json"
+# Of sheets of pictures, which are named by the images seen when they were made.
+PREVIEWS = "previews/"
 
 
 def in_folder(folder: str, file: str) -> str:
     """The name of a payload, in the folder that each of an artifact's adapters has; "" is that of the only one."""
     return f"{folder}/{file}" if folder else file
+
+
+def preview_file(images_seen: int) -> str:
+    """What the pictures that an adapter made after so many images seen are called; names in order are so in time."""
+    return f"{PREVIEWS}{images_seen:012d}.png"
+
+
+def images_seen_of(preview: str) -> int:
+    """After how many images seen the pictures of a payload were made."""
+    return int(preview.rpartition("/")[2].removesuffix(".png"))
 
 
 def json_object(text: Any, what: str) -> dict[str, Any]:

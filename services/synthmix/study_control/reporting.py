@@ -21,7 +21,7 @@ from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_data.synthetic_images import open_image_set
 from synthmix.image_data.trial_files import TRIAL_RESULTS
 from synthmix.service_kit import message_json
-from synthmix.service_kit.adapter_payloads import LOSSES, in_folder
+from synthmix.service_kit.adapter_payloads import LOSSES, PREVIEWS, images_seen_of, in_folder
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_payload
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName, PartName
@@ -35,6 +35,8 @@ from synthmix.study_control.report.render import render_csv, render_html, render
 
 GALLERY_IMAGES = 8
 GALLERY_SIZE_PX = 96
+# Of what an adapter made on its way: at how many times, and how many pictures of a class at each.
+PREVIEW_TIMES, PREVIEWS_SHOWN = 8, 2
 COMPARED_SIZE_PX = 64
 NEAREST_DISTANCE = (
     f"root mean square difference of grey values (0 to 255) at {COMPARED_SIZE_PX} x {COMPARED_SIZE_PX} pixels"
@@ -238,7 +240,30 @@ def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
         # Adapters of earlier versions say neither.
         held_out=tuple(page.LossPoint(seen, loss) for seen, loss in summary.get("held_out_losses", ())),
         images_seen=summary.get("images_seen", 0),
+        previews=previews(store, manifest),
     )
+
+
+def previews(store: ObjectStore, manifest: Manifest) -> dict[str, tuple[page.Previews, ...]]:
+    """What an adapter made of each class on its way: some pictures, at times that are evenly spread to the last."""
+    side_px = generators.adapter_settings(manifest).image_size
+    found: dict[str, list[page.Previews]] = {}
+    for adapter in manifest.summary.get("adapters", ()):  # which earlier versions do not list
+        labels, start = adapter.get("labels", ()), in_folder(adapter["folder"], PREVIEWS)
+        sheets = sorted(payload.name for payload in manifest.payloads if payload.name.startswith(start))
+        for position in sorted({round(at) for at in np.linspace(0, len(sheets) - 1, PREVIEW_TIMES)} if sheets else ()):
+            png = read_payload(store, manifest, sheets[position])
+            sheet = Image.open(io.BytesIO(png), formats=["PNG"])
+            for row, label in enumerate(labels):
+                pictures = [
+                    sheet.crop((left, row * side_px, left + side_px, (row + 1) * side_px))
+                    for left in range(0, sheet.width, side_px)[:PREVIEWS_SHOWN]
+                ]
+                shown = tuple(
+                    _png(picture.resize((GALLERY_SIZE_PX,) * 2, Image.Resampling.BICUBIC)) for picture in pictures
+                )
+                found.setdefault(label, []).append(page.Previews(images_seen_of(sheets[position]), shown))
+    return {label: tuple(of_label) for label, of_label in found.items()}
 
 
 def _mean_course(courses: list[list[tuple[int, float]]]) -> list[tuple[int, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
@@ -87,6 +87,14 @@ class AutoencoderCheck:
 
 
 @dataclass(frozen=True)
+class Previews:
+    """Pictures of one class that an adapter made on its way, of the same noise each time."""
+
+    images_seen: int
+    pngs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
 class Adapter:
     """One adapter's training."""
 
@@ -103,6 +111,8 @@ class Adapter:
     held_out: tuple[LossPoint, ...] = ()
     # After how many images seen the weights are the training's that were kept; 0 where that is not known.
     images_seen: int = 0
+    # By class, in order of images seen; empty if none were asked for.
+    previews: Mapping[str, tuple[Previews, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
