@@ -12,6 +12,7 @@ from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.computation import prepared_denoiser
 from synthmix.latent_diffusion import loading
 from synthmix.latent_diffusion.base_model import BaseModel
+from synthmix.latent_diffusion.conditions import Conditions
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from tiny_adapters import resumed, settings_of, trained
@@ -59,7 +60,8 @@ def test_recomputing_keeps_less_for_the_backward_pass(base: LatentDiffusion, fou
 
         denoise = prepared_denoiser(model, settings)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            answer = denoise(torch.randn(4, 4, 16, 16), torch.arange(4), torch.randn(2, 8, 16), torch.arange(4) % 2)
+            prompts = Conditions(torch.randn(2, 8, 16))
+            answer = denoise(torch.randn(4, 4, 16, 16), torch.arange(4), prompts, torch.arange(4) % 2)
         answer.square().mean().backward()
         return sum(kept.values())
 
@@ -117,6 +119,6 @@ def test_attention_is_torchs_fused_one(
         return fused(*given, **named)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
-    denoise(torch.randn(4, 4, 4, 4), torch.arange(4), torch.randn(2, 8, 16), torch.arange(4) % 2)
+    denoise(torch.randn(4, 4, 4, 4), torch.arange(4), Conditions(torch.randn(2, 8, 16)), torch.arange(4) % 2)
     layers = [name for name, _ in model.unet.named_modules() if name.endswith((".attn1", ".attn2"))]
     assert len(calls) == len(layers) > 2

@@ -264,7 +264,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     def of_little(*given: Any) -> Any:
         denoise, steps = prepared_denoiser(*given), itertools.count()
 
-        def limited(latents: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        def limited(latents: torch.Tensor, *others: Any) -> torch.Tensor:
             asked.append(len(latents))
             if next(steps) >= 3 and len(latents) > 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")

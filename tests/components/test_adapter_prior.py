@@ -53,7 +53,7 @@ def test_the_loss_is_the_train_images_and_a_weight_times_the_priors(
     rows, views = recipe.batch_rows(settings, 0, 10, 2, prior_images.EPOCH)
     drawn, labels = prior.drawn(settings, scheduler, 0, rows, views)
     assert not torch.equal(rows, recipe.batch_rows(settings, 0, 10, 2)[0])
-    prompts = prompt_embeddings(base, [settings.prior_prompt], CLASSES)[1 + labels]
+    prompts = prompt_embeddings(base, [settings.prior_prompt], CLASSES).embeddings[1 + labels]
     predicted = base.unet(drawn.noisy, drawn.timesteps, prompts).sample
     expected = objective.loss(settings, scheduler, predicted, drawn).item()
     assert state.losses[0] == pytest.approx(plain.losses[0] + 0.25 * expected, rel=1e-5)

@@ -12,6 +12,7 @@ from synthmix.adapter_training import unet_rewrites
 from synthmix.adapter_training.targets import TARGETS
 from synthmix.adapter_training.unet_rewrites import denoiser
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
+from synthmix.latent_diffusion.conditions import Conditions
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.latent_diffusion.unet_modules import FoldedUpsampling
 from tiny_base_model import write_tiny_base_model
@@ -65,7 +66,7 @@ def gradients(unet: Any, predicted: torch.Tensor) -> dict[str, torch.Tensor]:
 def check_equal(unet: Any, side: int) -> None:
     latents, timesteps, prompts, rows = inputs(unet, side)
     expected = unet(latents, timesteps, prompts[rows]).sample
-    predicted = denoiser(unet)(latents, timesteps, prompts, rows)
+    predicted = denoiser(unet)(latents, timesteps, Conditions(prompts), rows)
     torch.testing.assert_close(predicted, expected, rtol=1e-4, atol=1e-5)
     ours, others = gradients(unet, predicted), gradients(unet, expected)
     assert ours.keys() == others.keys()
@@ -117,7 +118,7 @@ def test_a_prompt_is_projected_once_for_all_of_its_images(
 
     monkeypatch.setattr(unet_rewrites, "product", recorded)
     predict = denoiser(unet)
-    predict(latents, timesteps, prompts, rows)
+    predict(latents, timesteps, Conditions(prompts), rows)
     crossing = sum(name.endswith("attn2") for name, _ in unet.named_modules())
     assert batches.count(len(prompts)) >= crossing > 0
     assert set(batches) == {0, len(prompts)}

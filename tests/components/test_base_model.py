@@ -22,8 +22,8 @@ from synthmix.latent_diffusion.autoencoder import load_autoencoder
 from synthmix.latent_diffusion.base_model import resolve, verify
 from synthmix.latent_diffusion.loading import load
 from synthmix.latent_diffusion.part_layers import UNET, part_layers
-from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, Unimplemented
-from tiny_base_model import write_tiny_base_model
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
+from tiny_base_model import write_tiny_base_model, write_tiny_sdxl
 
 pytestmark = pytest.mark.usefixtures("any_base_model")
 
@@ -194,11 +194,13 @@ def test_who_plans_downloads_no_weights_and_comes_to_the_same_digest(
     assert resolved(nowhere, tmp_path / "worker", weights=False) == planned, "from the cache"
 
 
-def refused(endpoint: str, cache: Path, reference: str = "owner/tiny", **variables: str) -> str:
-    """What a planner says of a model that it refuses."""
+def refused(
+    endpoint: str, cache: Path, reference: str = "owner/tiny", *, weights: bool = False, **variables: str
+) -> str:
+    """What a planner, or a worker, says of a model that it refuses."""
     code = (
         "from synthmix.latent_diffusion.base_model import resolve; "
-        f"resolve({reference!r}, field={FIELD!r}, weights=False)"
+        f"resolve({reference!r}, field={FIELD!r}, weights={weights})"
     )
     result = in_another_process(code, endpoint, cache, **variables)
     assert result.returncode, "it was not refused"
@@ -441,6 +443,27 @@ def test_a_model_that_the_hub_has_in_float16_alone_is_planned_and_downloaded(cop
     assert resolved("http://127.0.0.1:9", tmp_path / "worker", weights=True) == planned, "from the cache"
 
 
+def test_an_sdxl_model_that_the_hub_has_in_float16_alone_is_planned_and_downloaded(tmp_path: Path) -> None:
+    folder = write_tiny_sdxl(tmp_path / "sdxl")
+    with_weights = ["unet", "vae", "text_encoder", "text_encoder_2"]
+    only_as_variants(folder, with_weights, "fp16")
+    (folder / "text_encoder_3").mkdir()  # of another kind of model
+    (folder / "text_encoder_3" / "model.safetensors").write_bytes(b"anything")
+    with serving(folder) as (fake, endpoint):
+        planned = resolved(endpoint, tmp_path / "front-end", weights=False)
+        assert [name for name in fake.fetched if name.endswith(".safetensors")] == []
+        assert "tokenizer_2/tokenizer_config.json" in fake.fetched
+        assert resolved(endpoint, tmp_path / "worker", weights=True) == planned
+        loaded = {name.partition("/")[0] for name in fake.fetched if name.endswith(".safetensors")}
+        assert loaded == set(with_weights)
+    assert planned["digest"] == resolve(str(folder), field=FIELD).digest
+    assert resolved("http://127.0.0.1:9", tmp_path / "worker", weights=True) == planned, "from the cache"
+    said = refused("http://127.0.0.1:9", tmp_path / "front-end", weights=True)
+    assert "cannot be had from there" in said, "the cache has no weights"
+    model = load(resolve(str(folder), field=FIELD).folder, torch.device("cpu"))
+    assert model.text_encoders[1].text_projection.weight.abs().sum() > 0
+
+
 @pytest.mark.parametrize("reference", ["", "embeded", "/no/such/folder", "./nothing", "a/b/c"])
 def test_what_is_no_model_is_refused(reference: str) -> None:
     with pytest.raises(InvalidArgument, match=r"adapter\.base_model"):
@@ -463,14 +486,6 @@ def test_pickled_weights_are_never_loaded(copied: Path) -> None:
     for weights in (copied / "unet").glob("*.safetensors"):
         os.rename(weights, weights.with_suffix(".bin"))
     with pytest.raises(InvalidArgument, match="pickled weights are never loaded"):
-        resolve(str(copied), field=FIELD)
-
-
-def test_sdxl_is_said_to_be_unsupported(copied: Path) -> None:
-    index = json.loads((copied / "model_index.json").read_text())
-    index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
-    (copied / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(Unimplemented, match="SDXL"):
         resolve(str(copied), field=FIELD)
 
 

@@ -44,7 +44,7 @@ def test_it_is_small_enough_to_ship() -> None:
 def test_class_names_that_it_never_saw_have_states_of_their_own(model: LatentDiffusion) -> None:
     """Were two names one to the text encoder, no adapter of the UNet could tell the classes apart."""
     names = [*sorted(MITOCHECK_HELD_OUT), "293A", "HT1080", "basophil", "eosinophil"]
-    states = encode_prompts(model, [f"a microscopy image of a {name} cell" for name in names])
+    states = encode_prompts(model, [f"a microscopy image of a {name} cell" for name in names]).embeddings
     size = states.flatten(1).norm(dim=1).mean()
     for (first, one), (second, other) in combinations(zip(names, states, strict=True), 2):
         assert (one - other).norm() > 0.1 * size, (first, second)

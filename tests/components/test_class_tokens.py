@@ -41,7 +41,7 @@ MODES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def prompts_of(model: LatentDiffusion) -> torch.Tensor:
-    return encode_prompts(model, [model_prompt(model, PROMPT, label) for label in CLASSES])
+    return encode_prompts(model, [model_prompt(model, PROMPT, label) for label in CLASSES]).embeddings
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -76,7 +76,8 @@ def test_tokens_are_learned_and_resume_and_are_read_back(
     make_ready(loaded, "automatic")
     torch.testing.assert_close(prompts_of(loaded), prompts_of(model), rtol=0, atol=5e-6)
     torch.testing.assert_close(answers(loaded)["unet"], answers(model)["unet"], rtol=0, atol=5e-6)
-    assert (prompts_of(model) - encode_prompts(base, [prompt_for(PROMPT, label) for label in CLASSES])).abs().max() > 0
+    expected = encode_prompts(base, [prompt_for(PROMPT, label) for label in CLASSES]).embeddings
+    assert (prompts_of(model) - expected).abs().max() > 0
     assert all(torch.equal(value, before[name]) for name, value in base.text_encoder.named_parameters())
     if "text_encoder_targets" not in options:
         rows = model.text_encoder.embeddings.token_embedding.embedding.weight
@@ -116,11 +117,11 @@ def test_one_token_of_a_class_that_has_one_begins_as_its_name(base: LatentDiffus
     model = shared_copy(base)
     add_class_tokens(model, [word], first_vectors(base, [word], 1))
     text = f"an image of {word} there"
-    expected = encode_prompts(base, [text])
+    expected = encode_prompts(base, [text]).embeddings
     torch.testing.assert_close(
-        encode_prompts(model, [model_prompt(model, "an image of {label} there", word)]), expected
+        encode_prompts(model, [model_prompt(model, "an image of {label} there", word)]).embeddings, expected
     )
-    torch.testing.assert_close(encode_prompts(model, [text]), expected, rtol=0, atol=0)
+    torch.testing.assert_close(encode_prompts(model, [text]).embeddings, expected, rtol=0, atol=0)
 
 
 def test_front_ends_see_the_tokens_that_workers_give_the_text_encoder(base: LatentDiffusion, found: BaseModel) -> None:
@@ -132,7 +133,7 @@ def test_front_ends_see_the_tokens_that_workers_give_the_text_encoder(base: Late
         for number, label in enumerate(CLASSES):
             text = prompt_for(prompt, class_token_text(number, 3))
             assert model_prompt(model, prompt, label) == text
-            assert list(tokenizer(text).ids) == prompt_tokens(model, [text])[0].tolist()
+            assert [[list(tokenizer(text).ids)]] == [tokens.tolist() for tokens in prompt_tokens(model, [text])]
 
 
 def test_diffusers_reads_the_vectors_of_a_class(
@@ -148,7 +149,7 @@ def test_diffusers_reads_the_vectors_of_a_class(
         pipeline.load_textual_inversion(str(tmp_path / f"{number}.safetensors"))
     for label in CLASSES:
         text = pipeline.maybe_convert_prompt(prompt_for(PROMPT, f"<{label}>"), pipeline.tokenizer)
-        theirs = encode_prompts(LatentDiffusion(pipeline, base.device, base.dtype), [text])
+        theirs = encode_prompts(LatentDiffusion(pipeline, base.device, base.dtype), [text]).embeddings
         torch.testing.assert_close(theirs, prompts_of(model)[[CLASSES.index(label)]], rtol=0, atol=5e-6)
 
 

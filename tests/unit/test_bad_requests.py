@@ -240,7 +240,7 @@ STUDIES = [
         study(adapters__base_model=model_folder(index={"_class_name": "StableDiffusion3Pipeline"})),
         Unimplemented,
         "BASE_MODEL_UNSUPPORTED",
-        ("StableDiffusion3Pipeline", r"SD 1\.x or 2\.x"),
+        ("StableDiffusion3Pipeline", r"SD 1\.x, SD 2\.x or SDXL"),
         ("adapters[0].base_model",),
     ),
     Case(
@@ -260,11 +260,19 @@ STUDIES = [
         ("synthesis[0].prompt",),
     ),
     Case(
-        "an SDXL base model",
-        study(adapters__base_model=model_folder(index={"text_encoder_2": []})),
+        "SDXL's refiner",
+        study(
+            adapters__base_model=model_folder(
+                index={
+                    "_class_name": "StableDiffusionXLImg2ImgPipeline",
+                    "text_encoder": [None, None],
+                    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+                }
+            )
+        ),
         Unimplemented,
         "BASE_MODEL_UNSUPPORTED",
-        (r"adapters\[0\]\.base_model", "SDXL", r"SD 1\.x or 2\.x"),
+        (r"adapters\[0\]\.base_model", "is SDXL's refiner", "use SDXL's base model"),
         ("adapters[0].base_model",),
     ),
     Case(

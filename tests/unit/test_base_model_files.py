@@ -42,6 +42,27 @@ def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model")
 
 
+@pytest.fixture
+def sdxl(model: Path) -> Path:
+    """The same with the parts of an SDXL model: a second text encoder of half the width, and what its UNet is told."""
+    shutil.copytree(model / "tokenizer", model / "tokenizer_2")
+    shutil.copytree(model / "text_encoder", model / "text_encoder_2")
+    second = {"hidden_size": 64, "projection_dim": 32, "architectures": ["CLIPTextModelWithProjection"]}
+    config("text_encoder_2/config.json", **second)(model)
+    tensors = {"text_model.final_layer_norm.weight": (64,), "text_projection.weight": (32, 64)}
+    write_safetensors(model / "text_encoder_2/model.safetensors", tensors)
+    index(
+        _class_name="StableDiffusionXLPipeline",
+        text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
+        tokenizer_2=["transformers", "CLIPTokenizer"],
+        force_zeros_for_empty_prompt=True,
+        scheduler=["diffusers", "EulerDiscreteScheduler"],
+    )(model)
+    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 16}
+    unet(cross_attention_dim=192, projection_class_embeddings_input_dim=6 * 16 + 32, **added)(model)
+    return model
+
+
 def refused(folder: Path) -> SynthMixError:
     with pytest.raises((InvalidArgument, Unimplemented)) as raised:
         resolve(str(folder), field=FIELD)
@@ -304,7 +325,7 @@ def test_a_prediction_type_that_the_scheduler_does_not_know(model: Path) -> None
     assert "PNDMScheduler knows epsilon, v_prediction" in refused(model).message
 
 
-@pytest.mark.parametrize("pipeline", ["StableDiffusionXLPipeline", "FluxPipeline", "AnimateDiffPipeline"])
+@pytest.mark.parametrize("pipeline", ["StableCascadeCombinedPipeline", "FluxPipeline", "AnimateDiffPipeline"])
 def test_another_kind_of_model_is_called_by_its_name(pipeline: str, model: Path) -> None:
     index(_class_name=pipeline)(model)
     shutil.rmtree(model / "unet")
@@ -313,20 +334,83 @@ def test_another_kind_of_model_is_called_by_its_name(pipeline: str, model: Path)
     assert f'is a model of the kind "{pipeline}"' in error.message
 
 
-@pytest.mark.parametrize(
-    ("part", "said"),
-    [
-        ({"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}, "an SDXL model"),
-        ({"transformer": ["diffusers", "SD3Transformer2DModel"]}, "a model with a transformer"),
-    ],
-)
-def test_a_part_that_stable_diffusion_has_not_tells_another_kind(
-    part: dict[str, object], said: str, model: Path
-) -> None:
-    index(**part)(model)
+def test_a_part_that_stable_diffusion_has_not_tells_another_kind(model: Path) -> None:
+    index(transformer=["diffusers", "SD3Transformer2DModel"])(model)
     error = refused(model)
     assert isinstance(error, Unimplemented)
-    assert f"is {said}" in error.message
+    assert "is a model with a transformer" in error.message
+
+
+def test_sdxl_under_stable_diffusions_name_is_told_its_own(model: Path) -> None:
+    index(text_encoder_2=["transformers", "CLIPTextModelWithProjection"])(model)
+    assert "write StableDiffusionXLPipeline there" in refused(model).message
+    index(text_encoder_2=[None, None])(model)
+    assert resolve(str(model), field=FIELD).kind.name == "Stable Diffusion 1.x or 2.x"
+
+
+def test_an_sdxl_model_is_found_with_both_text_encoders(sdxl: Path) -> None:
+    found = resolve(str(sdxl), field=FIELD)
+    assert found.kind.text_encoders == ("text_encoder", "text_encoder_2")
+    assert (found.image_size_px, found.latent_factor) == (64, 4)
+    assert [tokenizer.longest for tokenizer in found.tokenizers()] == [48, 48]
+
+
+@pytest.mark.parametrize("pipeline", ["StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"])
+def test_the_parts_of_sdxl_under_the_name_of_another_task_are_those_of_sdxl(pipeline: str, sdxl: Path) -> None:
+    index(_class_name=pipeline)(sdxl)
+    assert resolve(str(sdxl), field=FIELD).kind.name == "SDXL"
+
+
+SECOND, SECOND_TOKENIZER = "text_encoder_2/config.json", "tokenizer_2/tokenizer_config.json"
+SECOND_WEIGHTS = "text_encoder_2/model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (index(text_encoder=[None, None], tokenizer=[None, None]), "is SDXL's refiner"),
+        (index(text_encoder=[None, None]), "use SDXL's base model"),
+        (unet(projection_class_embeddings_input_dim=5 * 16 + 32), "told an aesthetic score"),
+        (unet(projection_class_embeddings_input_dim=100), "made for 100 numbers beside a prompt's embeddings"),
+        (unet(projection_class_embeddings_input_dim=None), "projection_class_embeddings_input_dim null"),
+        (unet(addition_time_embed_dim=32), "would get 224: 6 times 32 of an image's sizes"),
+        (unet(addition_time_embed_dim=...), "addition_time_embed_dim null"),
+        (config(SECOND, projection_dim=64), "64 of the prompt (text_encoder_2/config.json, projection_dim)"),
+        (config(SECOND, projection_dim=...), "512 of the prompt"),
+        (config(SECOND, projection_dim="32"), 'projection_dim "32" in its text_encoder_2/config.json'),
+        (config(SECOND, hidden_size=128), "and a text encoder of width 128 (text_encoder_2/config.json"),
+        (unet(cross_attention_dim=128), "width 128 (unet/config.json, cross_attention_dim)"),
+        (config(SECOND, vocab_size=100), "knows 100 (text_encoder_2/config.json, vocab_size)"),
+        (config(SECOND, max_position_embeddings=32), "takes 32 (text_encoder_2/config.json"),
+        (config(SECOND, model_type="t5"), 'the kind "t5"'),
+        (config(SECOND_TOKENIZER, model_max_length=40), "48 (tokenizer/tokenizer_config.json) and 40"),
+        (without(SECOND_TOKENIZER), "has no tokenizer_2/tokenizer_config.json"),
+        (without(SECOND), "has no text_encoder_2/config.json"),
+        (without(SECOND_WEIGHTS), "no safetensors weights in text_encoder_2"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer_2"), "lacks tokenizer_2"),
+        (index(text_encoder_2=...), "no text_encoder_2 by its model_index.json"),
+        (index(text_encoder_2=["transformers", "CLIPTextModel"]), 'a text_encoder_2 of the class "CLIPTextModel"'),
+        (index(tokenizer_2=["my_code", "CLIPTokenizer"]), "code of a model is never run"),
+        (index(tokenizer_2=["transformers", "T5Tokenizer"]), "T5Tokenizer"),
+        (index(force_zeros_for_empty_prompt="yes"), 'force_zeros_for_empty_prompt "yes"'),
+        (index(_class_name="StableDiffusionPipeline"), "write StableDiffusionXLPipeline there"),
+        (unet(addition_embed_type=...), "says addition_embed_type null"),
+        (unet(addition_embed_type="text"), 'addition_embed_type "text" in its unet/config.json, not text_time'),
+        (unet(class_embed_type="timestep"), "wants more than SDXL's, which reads a prompt and sizes"),
+        (unet(in_channels=17), "inpainting"),
+        (
+            lambda folder: write_safetensors(folder / UNET_WEIGHTS, {"add_embedding.linear_1.weight": (64, 100)}),
+            "add_embedding.linear_1.weight of the shape [64, 100]",
+        ),
+        (
+            lambda folder: write_safetensors(folder / SECOND_WEIGHTS, {"text_projection.weight": (9, 64)}),
+            "projection_dim 32 in its text_encoder_2/config.json, and its weights have text_projection.weight",
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_small_files_of_an_sdxl_model_say_is_told(change: Change, said: str, sdxl: Path) -> None:
+    change(sdxl)
+    assert said in refused(sdxl).message
 
 
 def test_a_pipeline_of_the_model_s_own_is_never_run(model: Path) -> None:

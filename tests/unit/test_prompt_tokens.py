@@ -109,11 +109,24 @@ def tokenizer() -> PromptTokenizer:
 
 
 def checked(tokenizer: PromptTokenizer, prompt: str, *labels: str) -> list[str]:
-    return check_tokens(FIELD, prompt, labels, tokenizer)
+    return check_tokens(FIELD, prompt, labels, [tokenizer])
 
 
 def test_a_prompt_that_fits_is_no_matter(tokenizer: PromptTokenizer) -> None:
     assert checked(tokenizer, "a microscopy image of a {label} cell", "round", "long", "A", "b 2") == []
+
+
+def test_each_tokenizer_of_a_base_model_is_asked(tokenizer: PromptTokenizer, tmp_path: Path) -> None:
+    """The second keeps fewer tokens: what the first's text encoder can tell apart, the second's cannot."""
+    short = prompt_tokenizer(plain_layout(tmp_path), "short")
+    prompt = "a microscopy image of a cell, of an organ, of a chip, of a {label}"
+    labels = ("round", "flat")
+    assert check_tokens(FIELD, prompt, labels, [tokenizer]) == []
+    with pytest.raises(InvalidArgument, match="of which the tokenizer keeps 20"):
+        check_tokens(FIELD, prompt, labels, [tokenizer, short])
+    # What both say is said once.
+    [warning] = check_tokens(FIELD, "{label} " + LONG, labels, [tokenizer, tokenizer])
+    assert "cut off" in warning
 
 
 LONG = "an image " * 30

@@ -10,7 +10,7 @@ from google.longrunning import operations_pb2
 from synthmix.adapter_training import importing, planning
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix.api.artifacts.v1 import artifacts_pb2
-from synthmix.image_data.generators import IMPORTED, adapter_settings, is_imported
+from synthmix.image_data.generators import BASE_MODEL_KIND, IMPORTED, ORIGINAL_PX, adapter_settings, is_imported
 from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.environment import ADAPTER_TRAINING
@@ -76,6 +76,8 @@ def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adap
         gpu_seconds=manifest.gpu_seconds,
         payloads=payload_messages(store, manifest),
         imported=importing.imported_message(manifest.request[IMPORTED]) if is_imported(manifest) else None,
+        base_model_kind=summary.get(BASE_MODEL_KIND, ""),
+        original_size=summary.get(ORIGINAL_PX, 0),
     )
     message.create_time.FromJsonString(manifest.create_time)
     return message

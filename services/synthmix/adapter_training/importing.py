@@ -9,7 +9,6 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.image_data.generators import IMPORTED
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
-from synthmix.latent_diffusion.tokens import prompt_tokenizer
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.digests import digest_of
@@ -76,8 +75,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
         check_prompt("adapter.settings.prompt", given.prompt)
     problems.raise_if_any()
     classes = sorted(adapter.imported.classes)
-    tokenizer = prompt_tokenizer(base_model.folder, base_model.digest)
-    warnings = check_tokens("adapter.settings.prompt", given.prompt, classes, tokenizer)
+    warnings = check_tokens("adapter.settings.prompt", given.prompt, classes, base_model.tokenizers())
     request = {
         "settings": canonical(given),
         IMPORTED: {"upload": upload.sha256, "classes": classes, "grey": adapter.imported.grey},

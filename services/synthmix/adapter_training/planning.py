@@ -22,9 +22,9 @@ from synthmix.image_data.autoencoder_checks import (
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
+from synthmix.latent_diffusion.model_kinds import STABLE_DIFFUSION
 from synthmix.latent_diffusion.part_layers import EMBEDDING, TEXT_ENCODER, UNET, Layer, part_layers
 from synthmix.latent_diffusion.prompts import check_class_words, check_prompt, check_tokens
-from synthmix.latent_diffusion.tokens import prompt_tokenizer
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.digests import digest_of
@@ -139,6 +139,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
                 "is of an adapter in the text encoder, and there is none",
                 f"set text_encoder_targets, to {' or '.join(TEXT_TARGETS)}, or leave it out",
             )
+    _check_text(settings, base_model, problems)
     _check_learned(settings, problems)
     with problems:
         if settings.patience and not settings.held_out:
@@ -170,6 +171,21 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
                     reason="DUPLICATE_VALUE",
                 )
     problems.raise_if_any()
+
+
+def _check_text(settings: adapters_pb2.AdapterSettings, base_model: BaseModel, problems: Problems) -> None:
+    """Collects what is trained in a text encoder, where a base model has two: which of them, nobody could say yet."""
+    for field in ("text_encoder_targets", "class_tokens"):
+        with problems:
+            if len(base_model.kind.text_encoders) > 1 and getattr(settings, field):
+                raise invalid_field(
+                    f"adapter.settings.{field}",
+                    getattr(settings, field),
+                    f"is of the one text encoder that a base model has, and {base_model.kind.name} has two, which stay "
+                    "as they are",
+                    f"leave it out, or use a base model of {STABLE_DIFFUSION.name}",
+                    reason=methods.REASON,
+                )
 
 
 def _check_learned(settings: adapters_pb2.AdapterSettings, problems: Problems) -> None:
@@ -331,17 +347,17 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     check_settings(settings, base_model)
     missing = optimizers.check_package(settings)
     train = open_train_part(store, adapter.train_split, field="adapter.train_split")
-    tokenizer = prompt_tokenizer(base_model.folder, base_model.digest)
+    tokenizers = base_model.tokenizers()
     warnings = [
         warning
         for field, prompt in _prompts(settings)
-        for warning in check_tokens(field, prompt, train.classes, tokenizer, class_tokens=settings.class_tokens)
+        for warning in check_tokens(field, prompt, train.classes, tokenizers, class_tokens=settings.class_tokens)
     ]
     if settings.class_tokens:
         words = {label: settings.class_token_word or label for label in train.classes}
-        check_class_words("adapter.settings.class_token_word", words, tokenizer)
+        check_class_words("adapter.settings.class_token_word", words, tokenizers[0])
     if "{label}" in settings.prior_prompt and settings.prior_prompt != settings.prompt:
-        warnings += check_tokens("adapter.settings.prior_prompt", settings.prior_prompt, train.classes, tokenizer)
+        warnings += check_tokens("adapter.settings.prior_prompt", settings.prior_prompt, train.classes, tokenizers)
     adapters = portions(train, settings)
     warnings += [*enlarged_images(store, train, settings.image_size), *missing]
     request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)

@@ -25,11 +25,13 @@ class Previews:
     Attributes:
         labels: The classes, in words.
         grey: Whether the train images are grey, as synthetic ones are then.
+        original_px: As `denoise` takes it.
     """
 
     settings: AdapterSettings
     labels: tuple[str, ...]
     grey: bool
+    original_px: int | None = None
 
     def sheet(self, model: LatentDiffusion, *, at_once: int) -> bytes:
         """A PNG with a row of pictures for each class, of the adapter that the model has now.
@@ -46,18 +48,19 @@ class Previews:
             for label in self.labels
             for number in range(settings.previews)
         ]
-        embeddings = encoded(model, texts)
+        conditions = encoded(model, texts)
         rows = np.empty((len(texts), side, side, 3), np.uint8)
         for start in range(0, len(texts), at_once):
             batch = slice(start, start + at_once)
             latents = denoise(
                 model,
-                [embeddings[text] for text in texts[batch]],
-                embeddings[""],
+                [conditions[text] for text in texts[batch]],
+                conditions[""],
                 [torch.Generator().manual_seed(seed) for seed in seeds[batch]],
                 size_px=side,
                 steps=STEPS,
                 guidance_scale=GUIDANCE_SCALE,
+                original_px=self.original_px,
             )
             # A training that diverges makes no numbers; it ends with an error, and until then with black pictures.
             pixels = np.nan_to_num(decode(model, latents).cpu().numpy(), posinf=0.0, neginf=0.0)

@@ -45,7 +45,11 @@ class Prior:
 
 
 def base_models_latents(
-    model: LatentDiffusion, settings: AdapterSettings, names: Sequence[str], labels: Sequence[int]
+    model: LatentDiffusion,
+    settings: AdapterSettings,
+    names: Sequence[str],
+    labels: Sequence[int],
+    original_px: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Samples of a base model without an adapter, as many of each class as settings say.
 
@@ -54,12 +58,14 @@ def base_models_latents(
     Args:
         names: Of all classes.
         labels: Indices of those that are wanted. The images of a class do not depend on which others there are.
+        original_px: As `denoise` takes it: as the train images have it, so that the prior's are told apart by nothing.
 
     Returns:
         Their latents, (1, images, channels, height, width), float32 on the CPU, and their labels.
     """
     texts = ["", *(prompt_for(settings.prior_prompt, names[label]) for label in labels)]
-    [empty, *prompts] = encode_prompts(model, texts)
+    conditions = encode_prompts(model, texts)
+    [empty, *prompts] = (conditions.rows(slice(row, row + 1)) for row in range(len(texts)))
     values = []
     for label, prompt in zip(labels, prompts, strict=True):
         seeds = [derived_seed(settings.seed, SAMPLE, names[label], number) for number in range(settings.prior_images)]
@@ -73,6 +79,7 @@ def base_models_latents(
                 size_px=settings.image_size,
                 steps=STEPS,
                 guidance_scale=GUIDANCE_SCALE,
+                original_px=original_px,
             )
             values.append(latents.cpu().clone())  # a tensor of inference mode may not be trained on
     return torch.cat(values)[None], torch.tensor(labels).repeat_interleave(settings.prior_images)

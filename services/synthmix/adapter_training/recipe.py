@@ -189,6 +189,7 @@ def train(
     held_out: HeldOut | None = None,
     prior: Prior | None = None,
     draw: Callable[[int, int], None] | None = None,
+    original_px: int | None = None,
 ) -> None:
     """Trains from state.step to the end. The model then has the adapter's weights: the last, the average or the best.
 
@@ -199,6 +200,8 @@ def train(
         prior: What a part of the loss is of, where the base model's prior is preserved.
         draw: Called at each evaluation, when the model has the weights that would be the adapter, with the number of
             images seen, and of images that the memory is enough for. Nothing that it does may change the training.
+        original_px: The side that a UNet which is told of sizes is to take for the images' before they were resized;
+            the one that they have if None.
     """
     noise_scheduler, total_steps = objective.training_scheduler(model), training_steps(settings)
     parameters = list(state.parameters.values())
@@ -213,9 +216,9 @@ def train(
     ) -> torch.Tensor:
         with autocast:
             device = model.device
-            predicted = denoise(
-                noisy.to(device, dtype), timesteps.to(device), prompts.encode(numbers).to(dtype), rows.to(device)
-            )
+            conditions = prompts.encode(numbers).to(device, dtype)
+            conditions = conditions.of_size(original_px or settings.image_size, settings.image_size)
+            predicted = denoise(noisy.to(device, dtype), timesteps.to(device), conditions, rows.to(device))
         return predicted.float()
 
     def evaluate(images_seen: int) -> None:

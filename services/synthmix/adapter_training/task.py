@@ -36,12 +36,15 @@ from synthmix.adapter_training.training_prompts import (
     prompt_embeddings,
 )
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.image_data.generators import recorded_adapter_settings
+from synthmix.image_data.generators import BASE_MODEL_KIND, ORIGINAL_PX, recorded_adapter_settings
+from synthmix.image_data.image_table import read_index
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.latent_diffusion import base_model
+from synthmix.latent_diffusion.conditions import Conditions
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion
+from synthmix.latent_diffusion.model_kinds import SDXL
 from synthmix.service_kit.adapter_payloads import LOSSES, in_folder
 from synthmix.service_kit.artifacts import write_payload
 from synthmix.service_kit.environment import ADAPTER_TRAINING
@@ -81,7 +84,8 @@ def train(
     threads = begun_with[0] if begun_with else threads
     torch.set_num_threads(threads)
     part, found = open_inputs(store, names, train_split=request["train_split"], base_model_digest=request["base_model"])
-    run = _Run(store, name, found, part, pixels(store, part, settings.image_size), settings, threads, report)
+    images, original_px = pixels(store, part, settings.image_size), _original_px(store, part, found)
+    run = _Run(store, name, found, part, images, settings, threads, report, original_px)
     of_artifact = portions(part, settings)
     for number, portion in enumerate(of_artifact):
         if portion.folder not in done:
@@ -104,6 +108,7 @@ class _Run:
     settings: AdapterSettings
     threads: int
     report: Callable[[int, int | None, str], None]
+    original_px: int | None
 
     def trained(self, portion: Portion, seen_before: int, checkpoint: Checkpoint | None) -> Finished:
         """An adapter, trained to its end.
@@ -128,7 +133,7 @@ class _Run:
             state = recipe.set_up(model, settings, checkpoint, self.part.classes)
             prompts = self._prompts(model)
         labels = tuple(self.part.classes[label] for label in latents.labels.unique().tolist())
-        previews = Previews(settings, labels, self.grey)
+        previews = Previews(settings, labels, self.grey, self.original_px)
 
         def draw(images_seen: int, at_once: int) -> None:
             sheet = previews.sheet(model, at_once=at_once)
@@ -163,7 +168,9 @@ class _Run:
 
         with self._memory():
             drawn = draw if settings.previews else None
-            recipe.train(model, state, settings, latents, prompts, after_step, held_out, prior, drawn)
+            recipe.train(
+                model, state, settings, latents, prompts, after_step, held_out, prior, drawn, self.original_px
+            )
         if not np.isfinite(state.losses[-1]):
             raise FailedPrecondition(
                 f"the training diverged (loss {state.losses[-1]}); lower the adapter's learning_rate "
@@ -219,8 +226,8 @@ class _Run:
             wanted = tuple(sorted(set(labels.tolist())))
             made_by = (settings.prior_prompt, settings.prior_images, settings.image_size, settings.seed)
             values, labels = INPUTS.get(
-                ("prior", self.found.digest, made_by, self.part.classes, wanted, self.threads),
-                lambda: base_models_latents(model, settings, self.part.classes, wanted),
+                ("prior", self.found.digest, made_by, self.part.classes, wanted, self.original_px, self.threads),
+                lambda: base_models_latents(model, settings, self.part.classes, wanted, self.original_px),
             )
         return Prior(values, labels)
 
@@ -233,11 +240,11 @@ class _Run:
         texts, classes = all_prompts(self.settings), self.part.classes
         if self.settings.text_encoder_targets or self.settings.class_tokens:
             return encoded_in_each_step(model, self.settings, classes)
-        (embeddings,) = INPUTS.get(
+        tensors = INPUTS.get(
             ("prompts", self.found.digest, texts, classes, self.threads),
-            lambda: (prompt_embeddings(model, texts, classes),),
+            lambda: prompt_embeddings(model, texts, classes).tensors,
         )
-        return encoded_once(model, embeddings)
+        return encoded_once(model, Conditions(*tensors))
 
 
 def _stored(
@@ -262,12 +269,32 @@ def _stored(
             "device": adapters[0]["device"],
             "images_seen": min(run.settings.images_seen, sum(adapter["images_seen"] for adapter in adapters)),
             "held_out_losses": _together([adapter["held_out_losses"] for adapter in adapters]),
+            # What image synthesis tells the UNet, so that images are sampled as what was trained.
+            **({} if run.original_px is None else {BASE_MODEL_KIND: SDXL.name, ORIGINAL_PX: run.original_px}),
             "adapters": [
                 {"folder": portion.folder, "label": portion.label, **adapter}
                 for portion, adapter in zip(of_artifact, adapters, strict=True)
             ],
         },
     }
+
+
+def _original_px(store: ObjectStore, part: TrainPart, found: base_model.BaseModel) -> int | None:
+    """What a UNet that is told of sizes is to take for the train images' side before they were resized: their median's.
+
+    SDXL learned from images of many sizes what the enlarging of small ones does to them, apart from what is in them, by
+    being told each one's size before it was resized (Podell et al. 2023, arXiv:2307.01952, section 2.2). So the adapter
+    need not learn that 96 pixels enlarged to 1,024 are blurred. It is one number for all images, and not each one's
+    own: a synthetic image has no size of its own before, and is to be sampled as what was trained. Images of a dataset
+    mostly come from one instrument, and are of one size.
+
+    None where the UNet is told of none.
+    """
+    if found.kind is not SDXL:
+        return None
+    index = read_index(store, part.manifest, ["width_px", "height_px"])
+    sides_px = np.minimum(index["width_px"].to_numpy(), index["height_px"].to_numpy())[list(part.index_rows)]
+    return int(np.median(sides_px))
 
 
 def _together(courses: list[list[Sequence[float]]]) -> list[Sequence[float]]:

@@ -11,7 +11,8 @@ import torch
 from synthmix.adapter_training.prior_options import all_prompts
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.class_tokens import model_prompt
-from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts, prompt_tokens
+from synthmix.latent_diffusion.conditions import Conditions, joined
+from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts, encode_tokens, prompt_tokens
 from synthmix.latent_diffusion.prompts import prompt_for
 
 
@@ -21,39 +22,35 @@ class TrainingPrompts:
 
     Attributes:
         count: How many.
-        encode: Embeddings (numbers, tokens, width), on the model's device, of prompts by their numbers.
+        encode: What prompts are to the UNet, by their numbers, on the model's device.
     """
 
     count: int
-    encode: Callable[[torch.Tensor], torch.Tensor]
+    encode: Callable[[torch.Tensor], Conditions]
 
 
-def prompt_embeddings(model: LatentDiffusion, prompts: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
-    """Text embeddings, (1 + prompts x classes, tokens, width), by their numbers."""
+def prompt_embeddings(model: LatentDiffusion, prompts: Sequence[str], classes: Sequence[str]) -> Conditions:
+    """What 1 + prompts x classes prompts are to the UNet, by their numbers."""
     # By groups, as they have always been encoded: how many are encoded together decides about last bits.
     groups = [[""], *([prompt_for(prompt, label) for label in classes] for prompt in prompts)]
-    return torch.cat([encode_prompts(model, group) for group in groups])
+    return joined([encode_prompts(model, group) for group in groups])
 
 
-def encoded_once(model: LatentDiffusion, embeddings: torch.Tensor) -> TrainingPrompts:
+def encoded_once(model: LatentDiffusion, prompts: Conditions) -> TrainingPrompts:
     """Prompts whose embeddings stay as they are."""
-    embeddings = embeddings.to(model.device)
-    return TrainingPrompts(len(embeddings), lambda numbers: embeddings[numbers.to(model.device)])
+    prompts = prompts.each(lambda value: value.to(model.device))
+    return TrainingPrompts(len(prompts), lambda numbers: prompts.rows(numbers.to(model.device)))
 
 
 def encoded_in_each_step(model: LatentDiffusion, settings: AdapterSettings, classes: Sequence[str]) -> TrainingPrompts:
     """Prompts whose embeddings change with the text encoder, or with tokens of classes; gradients reach both.
 
-    The prior's, which keep what the base model knows, have the classes' own names.
+    Of models with one text encoder. The prior's, which keep what the base model knows, have the classes' own names.
     """
     prompts = all_prompts(settings)
     own = 1 + len(settings.more_prompts)  # the prior's comes behind them
     texts = ["", *(model_prompt(model, prompt, label) for prompt in prompts[:own] for label in classes)]
     texts += [prompt_for(prompt, label) for prompt in prompts[own:] for label in classes]
-    tokens = prompt_tokens(model, texts).to(model.device)
-
-    def encode(numbers: torch.Tensor) -> torch.Tensor:
-        embeddings: torch.Tensor = model.text_encoder(tokens[numbers.to(model.device)])[0]
-        return embeddings
-
-    return TrainingPrompts(len(tokens), encode)
+    [tokens] = prompt_tokens(model, texts)
+    tokens = tokens.to(model.device)
+    return TrainingPrompts(len(tokens), lambda numbers: encode_tokens(model, [tokens[numbers.to(model.device)]]))

@@ -16,16 +16,17 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import functional as F
 
 from synthmix.latent_diffusion.adapters import adapter_layers, is_trained_itself
+from synthmix.latent_diffusion.conditions import Conditions
 from synthmix.latent_diffusion.unet_modules import FoldedUpsampling, heads, is_plain, repeats_and_convolves
 
-Denoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Denoiser = Callable[[torch.Tensor, torch.Tensor, Conditions, torch.Tensor], torch.Tensor]
 
 
 def denoiser(unet: Any, *, rewritten: bool = True) -> Denoiser:
     """What a UNet with an adapter predicts, as a function of latents, timesteps, prompts and prompt rows.
 
-    The prompts are the embeddings (prompts, tokens, width) of those that differ, and the rows say which of them each
-    image has. Gradients reach the parameters of the UNet that is given, and in training mode it is as that says.
+    The prompts are those that differ, and the rows say which of them each image has. Gradients reach the parameters of
+    the UNet that is given, and in training mode it is as that says.
 
     Args:
         rewritten: Whether another UNet may compute it, where that is faster and can.
@@ -33,7 +34,7 @@ def denoiser(unet: Any, *, rewritten: bool = True) -> Denoiser:
     # On other devices it is not measured, and other methods have no weights of their own that could be added up.
     of_lora = not is_trained_itself(unet) and all(map(_is_lora, adapter_layers(unet).values()))
     if not rewritten or unet.device.type != "cpu" or not of_lora:
-        return lambda latents, timesteps, prompts, rows: unet(latents, timesteps, prompts[rows]).sample
+        return lambda latents, timesteps, prompts, rows: _answer(unet, latents, timesteps, prompts.rows(rows))
     # Other kinds of attention do not know what rows of prompts are.
     plain = all(is_plain(module) for module in unet.modules() if isinstance(module, Attention))
     computing = _rewritten(unet)
@@ -41,16 +42,23 @@ def denoiser(unet: Any, *, rewritten: bool = True) -> Denoiser:
         computing.set_attn_processor(AdaptedAttention())
 
     def denoise(
-        latents: torch.Tensor, timesteps: torch.Tensor, prompts: torch.Tensor, rows: torch.Tensor
+        latents: torch.Tensor, timesteps: torch.Tensor, prompts: Conditions, rows: torch.Tensor
     ) -> torch.Tensor:
-        if plain:
-            answer = computing(latents, timesteps, prompts, cross_attention_kwargs={"prompt_rows": rows})
-        else:
-            answer = computing(latents, timesteps, prompts[rows])
-        predicted: torch.Tensor = answer.sample
-        return predicted
+        of_images = prompts.rows(rows)
+        if not plain:
+            return _answer(computing, latents, timesteps, of_images)
+        # Attention alone makes something of each prompt once; what else a UNet reads is of each image.
+        once = Conditions(prompts.embeddings, of_images.pooled, of_images.time_ids)
+        return _answer(computing, latents, timesteps, once, cross_attention_kwargs={"prompt_rows": rows})
 
     return denoise
+
+
+def _answer(
+    unet: Any, latents: torch.Tensor, timesteps: torch.Tensor, given: Conditions, **others: Any
+) -> torch.Tensor:
+    predicted: torch.Tensor = unet(latents, timesteps, given.embeddings, added_cond_kwargs=given.added, **others).sample
+    return predicted
 
 
 def _is_lora(layer: BaseTunerLayer) -> bool:

@@ -13,6 +13,9 @@ from synthmix.service_kit.settings_messages import distinguishing_names, fill_le
 
 # What the canonical request of an imported adapter has, in place of a train split.
 IMPORTED = "imported"
+# What the summary of an adapter of SDXL has besides: its base model's kind, and the side that its train images had
+# before they were resized.
+BASE_MODEL_KIND, ORIGINAL_PX = "base_model_kind", "original_px"
 
 
 def adapter_folders(adapter: Manifest) -> dict[str, str]:

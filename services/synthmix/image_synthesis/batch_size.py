@@ -22,7 +22,7 @@ def images_at_once(model: LatentDiffusion, size_px: int) -> int:
 def image_bytes(model: LatentDiffusion, size_px: int) -> int:
     """What an image takes while it is made, at most, with guidance."""
     side = size_px // model.pipeline.vae_scale_factor
-    unet = 2 * UNET_TENSORS * side**2 * model.unet.config.block_out_channels[0]
+    unet = 2 * UNET_TENSORS * side**2 * model.unet.config.block_out_channels[0] * model.dtype.itemsize
     # Its last level but one works on the whole size too, before it narrows.
-    decoder = AUTOENCODER_TENSORS * size_px**2 * max(model.vae.config.block_out_channels[:2])
-    return int(max(unet, decoder) * model.dtype.itemsize)
+    decoder = AUTOENCODER_TENSORS * size_px**2 * max(model.vae.config.block_out_channels[:2]) * model.vae.dtype.itemsize
+    return int(max(unet, decoder))

@@ -9,7 +9,6 @@ from synthmix.image_data.generators import adapter_settings, classes_made, is_im
 from synthmix.image_synthesis.shard_ranges import shard_count
 from synthmix.latent_diffusion.base_model import resolve, verify
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
-from synthmix.latent_diffusion.tokens import prompt_tokenizer
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest
 from synthmix.service_kit.digests import digest_of
@@ -121,11 +120,12 @@ def _check_base_model(adapter: Manifest, settings: image_sets_pb2.SynthesisSetti
     model = resolve(adapter.summary["base_model"], field="adapter.settings.base_model", weights=False)
     verify(model, adapter.inputs["base_model"])
     check_range("image_set.settings.steps", settings.steps, 1, model.train_timesteps)
-    tokenizer = prompt_tokenizer(model.folder, model.digest)
     # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
     classes = adapter.summary["classes"]
     learned = adapter_settings(adapter).class_tokens
-    warnings = check_tokens("image_set.settings.prompt", settings.prompt, classes, tokenizer, class_tokens=learned)
+    warnings = check_tokens(
+        "image_set.settings.prompt", settings.prompt, classes, model.tokenizers(), class_tokens=learned
+    )
     if is_imported(adapter):
         warnings.append(
             f"{adapter.name} was imported: it is not known on which images it was trained, so that evaluations and "

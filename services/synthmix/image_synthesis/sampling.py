@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_data.generators import adapter_folders, adapter_settings
+from synthmix.image_data.generators import ORIGINAL_PX, adapter_folders, adapter_settings
 from synthmix.image_data.image_table import write_shard
 from synthmix.image_synthesis.batch_size import images_at_once
 from synthmix.image_synthesis.shard_ranges import shard_range
@@ -26,6 +26,7 @@ from synthmix.image_synthesis.unet_rewrites import keep_keys_and_values, rewrite
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.adapters import adapted_parts, load_adapter
 from synthmix.latent_diffusion.class_tokens import class_tokens, model_prompt
+from synthmix.latent_diffusion.conditions import Conditions
 from synthmix.latent_diffusion.denoising import decode, denoise, encoded
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion, answers
@@ -85,7 +86,7 @@ def synthesise(
         for start in range(0, len(planned), at_once):
             batch = planned[start : start + at_once]
             prompts = [embeddings[text] for text in texts[start : start + at_once]]
-            pixels = _pixels(model, settings, batch, prompts, embeddings[""], size_px)
+            pixels = _pixels(model, settings, batch, prompts, embeddings[""], size_px, adapter.summary.get(ORIGINAL_PX))
             if before is not None:
                 yield before.result()
             before = encoder.submit(_pngs, pixels, adapter.name, grey=grey)
@@ -110,9 +111,10 @@ def _pixels(
     model: LatentDiffusion,
     settings: SynthesisSettings,
     planned: Sequence[PlannedImage],
-    prompts: Sequence[torch.Tensor],
-    empty_prompt: torch.Tensor,
+    prompts: Sequence[Conditions],
+    empty_prompt: Conditions,
     size_px: int,
+    original_px: int | None,
 ) -> torch.Tensor:
     """The planned images as `decode` returns them."""
     with memory_told_at(
@@ -129,6 +131,7 @@ def _pixels(
                 size_px=size_px,
                 steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
+                original_px=original_px,
             )
         except ValueError as error:  # some schedulers can't take few steps, or as many as they like
             raise invalid_field(

@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from synthmix.latent_diffusion.model_folder import variant_to_load
+from synthmix.latent_diffusion.model_kinds import ModelKind, kind_of_folder
 from synthmix.service_kit.machine_memory import available_memory_bytes
 
 BATCH_IMAGES = 32
@@ -22,6 +23,11 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def autoencoder_dtype(kind: ModelKind, device: torch.device) -> torch.dtype:
+    """Of an autoencoder's weights, and of what it computes."""
+    return torch.float32 if kind.autoencoder_in_float32 else frozen_dtype(device)
+
+
 def free_memory_bytes(device: torch.device) -> int:
     """What may still be taken of a device's memory."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
@@ -33,7 +39,7 @@ def load_autoencoder(folder: Path) -> Any:
     vae = AutoencoderKL.from_pretrained(
         folder,
         subfolder="vae",
-        torch_dtype=frozen_dtype(device),
+        torch_dtype=autoencoder_dtype(kind_of_folder(folder), device),
         use_safetensors=True,
         variant=variant_to_load(folder, ["vae"]),
     )

@@ -21,7 +21,8 @@ from synthmix.latent_diffusion.model_folder import (
     ModelFolder,
     parts,
 )
-from synthmix.latent_diffusion.model_kinds import DIFFUSERS_FOLDER, INDEX, check_pipeline, no_model
+from synthmix.latent_diffusion.model_kinds import DIFFUSERS_FOLDER, INDEX, ModelKind, kind_of, no_model
+from synthmix.latent_diffusion.tokens import PromptTokenizer, prompt_tokenizer
 from synthmix.service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
 from synthmix.service_kit.environment import base_model_folders
 from synthmix.service_kit.errors import (
@@ -49,6 +50,7 @@ class BaseModel:
         image_size_px: The side of the square images that it was trained for.
         latent_factor: Pixels of an image's side for each of its latents' side.
         train_timesteps: Noise levels; sampling can't take more steps.
+        kind: What parts it has.
         elsewhere: Paths of weight files that only the hub has so far.
     """
 
@@ -58,7 +60,12 @@ class BaseModel:
     image_size_px: int
     latent_factor: int
     train_timesteps: int
+    kind: ModelKind
     elsewhere: tuple[str, ...] = ()
+
+    def tokenizers(self) -> list[PromptTokenizer]:
+        """Of each of its text encoders, as front ends have them."""
+        return [prompt_tokenizer(self.folder, self.digest, name) for name in self.kind.tokenizers]
 
 
 def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
@@ -75,7 +82,7 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
     Raises:
         InvalidArgument: There is no such model, or it isn't in the diffusers layout with safetensors weights.
         Unavailable: The hub can't be reached.
-        Unimplemented: The layout is known and not supported yet (SDXL).
+        Unimplemented: The layout is known and not supported, such as that of SDXL's refiner.
     """
     if not reference:
         raise missing_field(field, "use builtin, a folder in the diffusers layout, or owner/name@revision")
@@ -164,6 +171,7 @@ def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str]
         sizes.image_size_px,
         sizes.latent_factor,
         sizes.train_timesteps,
+        sizes.kind,
         elsewhere=tuple(remote),
     )
 
@@ -183,12 +191,12 @@ def _stamp(folder: Path, path: Path) -> tuple[str, int, int]:
 def _checked(model: ModelFolder, files: tuple[tuple[str, int, int], ...]) -> Sizes:
     """Checks a folder as it is at these sizes and times of its files. Raises SynthMixError."""
     index = model.json(INDEX)
-    check_pipeline(model, index)
-    missing = [component for component in COMPONENTS if not (model.path / component).is_dir()]
+    kind = kind_of(model, index)
+    missing = [component for component in kind.components if not (model.path / component).is_dir()]
     if missing:
         raise model.fault(f"lacks {', '.join(missing)}", f"give {DIFFUSERS_FOLDER}", INCOMPLETE)
-    _check_weights_are_safetensors(model, [*(name for name, _, _ in files), *model.elsewhere])
-    return check_files(model, index)
+    _check_weights_are_safetensors(model, kind, [*(name for name, _, _ in files), *model.elsewhere])
+    return check_files(model, index, kind)
 
 
 def _names(model: ModelFolder) -> list[str]:
@@ -197,12 +205,13 @@ def _names(model: ModelFolder) -> list[str]:
     return [str(path.relative_to(model.path)) for path in found if path.is_file()]
 
 
-def _check_weights_are_safetensors(model: ModelFolder, names: Sequence[str]) -> None:
+def _check_weights_are_safetensors(model: ModelFolder, kind: ModelKind, names: Sequence[str]) -> None:
     """Raises InvalidArgument for a component that has no weights, or has them in a form that isn't loaded."""
     without = [
         component
-        for component in WEIGHT_FILES
-        if not any(name.startswith(f"{component}/") and name.endswith(WEIGHTS) for name in names)
+        for component in kind.components
+        if component in WEIGHT_FILES
+        and not any(name.startswith(f"{component}/") and name.endswith(WEIGHTS) for name in names)
     ]
     if without and any((model.path / without[0]).glob("*" + WEIGHTS)):
         raise model.fault(

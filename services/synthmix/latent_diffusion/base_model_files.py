@@ -20,7 +20,7 @@ from synthmix.latent_diffusion.model_folder import (
     is_whole,
     shown,
 )
-from synthmix.latent_diffusion.model_kinds import INDEX, USE, unsupported
+from synthmix.latent_diffusion.model_kinds import INDEX, SDXL, USE, ModelKind, unsupported
 from synthmix.latent_diffusion.tokens import check_tokenizer
 from synthmix.service_kit.quantities import listed, shortened
 from synthmix.service_kit.safetensors_header import read_header
@@ -30,21 +30,26 @@ WEIGHT_FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
 }
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel",),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
 LIBRARIES = {
     "unet": "diffusers",
     "vae": "diffusers",
     "text_encoder": "transformers",
+    "text_encoder_2": "transformers",
     "tokenizer": "transformers",
+    "tokenizer_2": "transformers",
     "scheduler": "diffusers",
 }
-# What else the pipelines of Stable Diffusion have. It is never loaded.
+# What else the pipelines of Stable Diffusion and SDXL have. It is never loaded.
 LEFT_OUT = {
     "safety_checker": (
         ["stable_diffusion", "StableDiffusionSafetyChecker"],
@@ -82,6 +87,10 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 SPACINGS = ("leading", "linspace", "trailing")
 LARGEST_IMAGE_PX = 2048
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+# Of SDXL: sizes that its UNet is told of an image, and what its refiner is told, which has an aesthetic score for two.
+TIME_IDS, REFINERS_TIME_IDS = 6, 5
+# The text encoder that has a projection of a whole prompt.
+PROJECTING = "text_encoder_2"
 
 
 @dataclass(frozen=True)
@@ -92,42 +101,57 @@ class Sizes:
         image_size_px: The side of the square images that the model was trained for.
         latent_factor: Pixels of an image's side for each of its latents' side.
         train_timesteps: Noise levels; sampling can't take more steps.
+        kind: What parts the model has.
     """
 
     image_size_px: int
     latent_factor: int
     train_timesteps: int
+    kind: ModelKind
 
 
-def check_files(model: ModelFolder, index: Mapping[str, Any]) -> Sizes:
-    """Checks all small files of a Stable Diffusion 1.x or 2.x model. The folders of its components are there.
+def check_files(model: ModelFolder, index: Mapping[str, Any], kind: ModelKind) -> Sizes:
+    """Checks all small files of a model of a kind. The folders of its components are there.
 
     Raises:
         InvalidArgument, Unimplemented: At the model's field, naming the file, its value and what to do.
     """
-    names = {component: _class_of(model, index, component) for component in (*CLASSES, "scheduler")}
-    _check_no_other(model, index)
+    names = {component: _class_of(model, index, component) for component in kind.components}
+    _check_no_other(model, index, kind)
     unet = _config(model, "unet", names["unet"])
     latent_channels, factor = _check_autoencoder(_config(model, "vae", names["vae"]))
     _check_channels(unet, latent_channels)
-    _check_conditions(unet)
-    text = _text_sizes(model)
-    _check_text_width(unet, text["hidden_size"])
+    text = {encoder: _text_sizes(model, encoder) for encoder in kind.text_encoders}
+    _check_conditions(unet, kind, text)
+    _check_text_width(unet, {encoder: sizes["hidden_size"] for encoder, sizes in text.items()})
     train_timesteps = _check_scheduler(model, names["scheduler"])
-    check_tokenizer(model, vocabulary_size=text["vocab_size"], positions=text["max_position_embeddings"])
+    _check_tokenizers(model, kind, text)
     size_px = _image_size(unet, factor)
+    of_unet = {"conv_in.weight": (1, "in_channels", unet.get("in_channels", 4))}
+    if kind is SDXL:
+        _check_force_zeros(model, index)
+        key = "projection_class_embeddings_input_dim"
+        of_unet["add_embedding.linear_1.weight"] = (1, key, unet.get(key))
     _check_weights(
         model,
         {
-            "unet": {"conv_in.weight": (1, "in_channels", unet.get("in_channels", 4))},
+            "unet": of_unet,
             "vae": {"decoder.conv_in.weight": (1, "latent_channels", latent_channels)},
-            "text_encoder": {
-                "text_model.embeddings.token_embedding.weight": (0, "vocab_size", text["vocab_size"]),
-                "text_model.final_layer_norm.weight": (0, "hidden_size", text["hidden_size"]),
-            },
+            **{encoder: _text_tensors(encoder, sizes) for encoder, sizes in text.items()},
         },
     )
-    return Sizes(size_px, factor, train_timesteps)
+    return Sizes(size_px, factor, train_timesteps, kind)
+
+
+def _text_tensors(encoder: str, sizes: Mapping[str, int]) -> dict[str, tuple[int, str, int]]:
+    """The tensors of a text encoder to compare, as `_check_weights` takes them."""
+    keys = {
+        "text_model.embeddings.token_embedding.weight": "vocab_size",
+        "text_model.final_layer_norm.weight": "hidden_size",
+    }
+    if encoder == PROJECTING:
+        keys["text_projection.weight"] = "projection_dim"
+    return {tensor: (0, key, sizes[key]) for tensor, key in keys.items()}
 
 
 def _class_of(model: ModelFolder, index: Mapping[str, Any], component: str) -> str:
@@ -154,10 +178,10 @@ def _class_of(model: ModelFolder, index: Mapping[str, Any], component: str) -> s
     return str(name)
 
 
-def _check_no_other(model: ModelFolder, index: Mapping[str, Any]) -> None:
-    """Raises InvalidArgument if an index names a component that Stable Diffusion has not, or another's class for it."""
+def _check_no_other(model: ModelFolder, index: Mapping[str, Any], kind: ModelKind) -> None:
+    """Raises InvalidArgument if an index names a component that its kind has not, or another's class for it."""
     for component, entry in index.items():
-        if component in LIBRARIES or not isinstance(entry, (list, dict)) or entry == [None, None]:
+        if component in kind.components or not isinstance(entry, (list, dict)) or entry == [None, None]:
             continue
         if component not in LEFT_OUT or entry not in LEFT_OUT[component]:
             raise _foreign(model, component, entry)
@@ -253,13 +277,19 @@ def _check_channels(unet: _Config, latent_channels: int) -> None:
         )
 
 
-def _check_conditions(unet: _Config) -> None:
-    """A UNet that wants more than a prompt gets nothing of it from training or sampling."""
+def _check_conditions(unet: _Config, kind: ModelKind, text: Mapping[str, Mapping[str, int]]) -> None:
+    """A UNet that wants more than its kind's gets nothing of it from training or sampling.
+
+    Args:
+        text: Sizes of each text encoder.
+    """
+    if kind is SDXL:
+        _check_added(unet, text[PROJECTING]["projection_dim"])
     for key in ("addition_embed_type", "class_embed_type", "num_class_embeds"):
-        if unet.get(key) is not None:
+        if unet.get(key) is not None and not (kind is SDXL and key == "addition_embed_type"):
             raise unet.model.fault(
-                f"has a UNet that wants more than a prompt, as SDXL's does ({unet.file} says {key} "
-                f"{shown(unet.get(key))})",
+                f"has a UNet that wants more than {kind.name}'s, which reads a prompt"
+                f"{' and sizes' if kind is SDXL else ', as SDXL does'} ({unet.file} says {key} {shown(unet.get(key))})",
                 USE,
                 UNSUPPORTED,
             )
@@ -274,9 +304,69 @@ def _check_conditions(unet: _Config) -> None:
         )
 
 
-def _text_sizes(model: ModelFolder) -> dict[str, int]:
-    """Sizes of the text encoder: vocab_size, hidden_size, max_position_embeddings."""
-    file = "text_encoder/config.json"
+def _check_added(unet: _Config, pooled: int) -> None:
+    """Raises InvalidArgument unless SDXL's UNet takes what it is told besides: a prompt's summary, and six sizes.
+
+    Args:
+        pooled: How many numbers the summary has.
+    """
+    kind = unet.get("addition_embed_type")
+    if kind != "text_time":
+        raise unet.model.fault(
+            f"is SDXL by its {INDEX}, whose UNet is told the sizes of images, and says addition_embed_type "
+            f"{shown(kind)} in its {unet.file}, not text_time",
+            "give index and UNet of the same model",
+        )
+    width, inputs = unet.whole("addition_time_embed_dim"), unet.whole("projection_class_embeddings_input_dim")
+    if inputs == REFINERS_TIME_IDS * width + pooled:
+        raise unsupported(
+            unet.model,
+            f"has the UNet of SDXL's refiner, which is told an aesthetic score ({unet.file}, "
+            f"projection_class_embeddings_input_dim {inputs})",
+            "use SDXL's base model",
+        )
+    if inputs != TIME_IDS * width + pooled:
+        raise unet.model.fault(
+            f"has a UNet made for {inputs} numbers beside a prompt's embeddings ({unet.file}, "
+            f"projection_class_embeddings_input_dim), which would get {TIME_IDS * width + pooled}: {TIME_IDS} times "
+            f"{width} of an image's sizes (addition_time_embed_dim) and {pooled} of the prompt "
+            "(text_encoder_2/config.json, projection_dim)",
+            "give the text encoder that the UNet was trained with",
+        )
+
+
+def _check_force_zeros(model: ModelFolder, index: Mapping[str, Any]) -> None:
+    key = "force_zeros_for_empty_prompt"
+    if not isinstance(index.get(key, True), bool):
+        raise model.fault(
+            f"says {key} {shown(index[key])} in its {INDEX}", "it must be true or false, true for SDXL's base model"
+        )
+
+
+def _check_tokenizers(model: ModelFolder, kind: ModelKind, text: Mapping[str, Mapping[str, int]]) -> None:
+    """Raises InvalidArgument unless each text encoder's tokenizer can be used, and all keep as many tokens."""
+    longest = {
+        tokenizer: check_tokenizer(
+            model,
+            vocabulary_size=text[encoder]["vocab_size"],
+            positions=text[encoder]["max_position_embeddings"],
+            tokenizer=tokenizer,
+            encoder=encoder,
+        )
+        for tokenizer, encoder in zip(kind.tokenizers, kind.text_encoders, strict=True)
+    }
+    if len(set(longest.values())) > 1:
+        said = " and ".join(f"{count} ({tokenizer}/tokenizer_config.json)" for tokenizer, count in longest.items())
+        raise model.fault(
+            f"has tokenizers that keep different numbers of tokens, model_max_length {said}, and what its text "
+            "encoders answer is joined token by token",
+            "write the same number into both, 77 for CLIP",
+        )
+
+
+def _text_sizes(model: ModelFolder, component: str) -> dict[str, int]:
+    """Sizes of a text encoder: vocab_size, hidden_size, max_position_embeddings, and projection_dim if it projects."""
+    file = f"{component}/config.json"
     values = model.json(file)
     if values.get("model_type") == "clip" and isinstance(values.get("text_config"), dict):
         values = values["text_config"]
@@ -287,19 +377,25 @@ def _text_sizes(model: ModelFolder) -> dict[str, int]:
         )
     config = _Config(model, file, values)
     defaults = {"vocab_size": 49408, "hidden_size": 512, "max_position_embeddings": 77}
+    if component == PROJECTING:
+        defaults["projection_dim"] = 512
     return {key: config.whole(key, default) for key, default in defaults.items()}
 
 
-def _check_text_width(unet: _Config, hidden_size: int) -> None:
+def _check_text_width(unet: _Config, hidden_sizes: Mapping[str, int]) -> None:
+    """Raises InvalidArgument unless the UNet reads what the text encoders' answers are together."""
     key = "cross_attention_dim" if unet.get("encoder_hid_dim") is None else "encoder_hid_dim"
     value = unet.get(key, 1280)
     widths = value if isinstance(value, list) and value else [value]
     if not all(is_whole(item) for item in widths):
         raise unet.wrong(key, "it must be a whole number, the text encoder's hidden_size")
-    if set(widths) != {hidden_size}:
+    if set(widths) != {sum(hidden_sizes.values())}:
+        encoders = " and ".join(
+            f"a text encoder of width {size} ({component}/config.json, hidden_size)"
+            for component, size in hidden_sizes.items()
+        )
         raise unet.model.fault(
-            f"has a UNet made for text of width {shown(value)} ({unet.file}, {key}) and a text encoder of width "
-            f"{hidden_size} (text_encoder/config.json, hidden_size)",
+            f"has a UNet made for text of width {shown(value)} ({unet.file}, {key}) and {encoders}",
             "give the text encoder that the UNet was trained with",
         )
 
@@ -364,12 +460,12 @@ def _check_weights(model: ModelFolder, sizes: Mapping[str, Mapping[str, tuple[in
     Args:
         sizes: For each component the tensors to compare, with the axis, the config's key and its value.
     """
-    for component in WEIGHT_FILES:
+    for component, compared in sizes.items():
         shapes: dict[str, tuple[int, ...]] = {}
         for name in weight_files(model, component):
             if name not in model.elsewhere:
                 shapes |= tensor_shapes(model, name)
-        for tensor, (axis, key, value) in sizes[component].items():
+        for tensor, (axis, key, value) in compared.items():
             shape = shapes.get(tensor)
             if shape is not None and (len(shape) <= axis or shape[axis] != value):
                 raise model.fault(

@@ -29,6 +29,8 @@ from synthmix.service_kit.node_cache import BUDGET_VARIABLE, cache_budget_bytes,
 from synthmix.service_kit.quantities import byte_size, listed
 
 TIMEOUT_SECONDS = 10.0
+# Of what has weights, what every model has.
+REQUIRED = ("unet", "vae", "text_encoder")
 # Of the small files, which front ends download; the largest is a vocabulary, of 64 MiB at most.
 MOST_SMALL_BYTES = 256 << 20
 FOLDER_HINT = "for a folder, write its absolute path, or ./ before a path that is relative to the study's file"
@@ -260,7 +262,8 @@ def _cached(named: ModelFolder, name: str, commit: str, *, weights: bool, becaus
         raise _not_to_be_had(named, because) from error
     loaded = parts(str(path.relative_to(folder)) for path in folder.glob("*/*"))
     with_weights = {path.partition("/")[0] for path in loaded if path.endswith(WEIGHTS)}
-    if not with_weights >= WEIGHT_FILES.keys():
+    # A planner has downloaded the small files of a second text encoder, if the model has one.
+    if not with_weights >= {part for part in WEIGHT_FILES if part in REQUIRED or (folder / part).is_dir()}:
         raise _not_to_be_had(named, because)
     return folder
 

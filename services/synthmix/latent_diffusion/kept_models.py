@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 
 from synthmix.latent_diffusion.autoencoder import free_memory_bytes, select_device
 from synthmix.latent_diffusion.base_model import BaseModel
@@ -44,17 +43,12 @@ def lend(found: BaseModel) -> LatentDiffusion:
 
 
 def shared_copy(model: LatentDiffusion) -> LatentDiffusion:
-    """A model whose UNet and text encoder have modules of their own around the same weights."""
+    """A model whose UNet and (first) text encoder have modules of their own around the same weights."""
     pipeline = model.pipeline
-    parts = {
-        **pipeline.components,
-        "unet": _shared_copy(pipeline.unet),
-        "text_encoder": _shared_copy(pipeline.text_encoder),
-        # Schedulers keep where they are.
-        "scheduler": type(pipeline.scheduler).from_config(pipeline.scheduler.config),
-    }
-    copied = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-    copied.set_progress_bar_config(disable=True)
+    copied = copy.copy(pipeline)
+    copied.unet, copied.text_encoder = _shared_copy(pipeline.unet), _shared_copy(pipeline.text_encoder)
+    # Schedulers keep where they are.
+    copied.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
     return LatentDiffusion(copied, model.device, model.dtype)
 
 
@@ -68,5 +62,5 @@ def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _tensors(model: LatentDiffusion) -> Iterator[torch.Tensor]:
-    for part in (model.unet, model.vae, model.pipeline.text_encoder):
+    for part in (model.unet, model.vae, *model.text_encoders):
         yield from itertools.chain(part.parameters(), part.buffers())

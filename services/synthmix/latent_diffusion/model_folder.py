@@ -16,7 +16,8 @@ INCONSISTENT = "BASE_MODEL_INCONSISTENT"
 NOT_ALLOWED = "BASE_MODEL_NOT_ALLOWED"
 TOO_LARGE = "BASE_MODEL_TOO_LARGE"
 
-COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+# Of all kinds of models that are loaded; SDXL's alone have a second text encoder.
+COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 SMALL_FILES = (".json", ".txt", ".model")
 WEIGHTS = ".safetensors"
 FP16 = "fp16"

@@ -1,47 +1,116 @@
-"""What a folder is that isn't a base model which can be adapted: said by its name, with what to give instead."""
+"""The kinds of base models, and what a folder is that is of none: said by its name, with what to give instead."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from synthmix.latent_diffusion.model_folder import INCOMPLETE, UNSUPPORTED, ModelFolder, shown
+from synthmix.service_kit.adapter_payloads import SDXL_KIND
 from synthmix.service_kit.errors import FieldViolation, InvalidArgument, SynthMixError, Unimplemented
 
 INDEX = "model_index.json"
-USE = "use an SD 1.x or 2.x model, or builtin"
+USE = "use an SD 1.x, SD 2.x or SDXL model, or builtin"
 DIFFUSERS_FOLDER = "a folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler)"
 
-# Pipelines whose parts are those of Stable Diffusion 1.x and 2.x: what the parts are decides.
-STABLE_DIFFUSION = (
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "StableDiffusionInpaintPipelineLegacy",
-    "StableDiffusionInstructPix2PixPipeline",
-    "StableDiffusionPipelineSafe",
-    "StableDiffusionSAGPipeline",
-    "StableDiffusionAttendAndExcitePipeline",
-    "StableDiffusionPanoramaPipeline",
-    "CycleDiffusionPipeline",
-    "AltDiffusionPipeline",
+
+@dataclass(frozen=True)
+class ModelKind:
+    """An entry.
+
+    Attributes:
+        name: For who reads.
+        pipelines: diffusers' classes with these parts, that which is loaded first. What the parts are decides, not the
+            task that a class is for.
+        text_encoders: The components whose answers for a prompt are joined, in order.
+        tokenizers: Of each.
+        autoencoder_in_float32: Whether the autoencoder is never computed in less.
+    """
+
+    name: str
+    pipelines: tuple[str, ...]
+    text_encoders: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+    autoencoder_in_float32: bool
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Folders that a model has to have."""
+        return ("unet", "vae", *self.text_encoders, *self.tokenizers, "scheduler")
+
+
+STABLE_DIFFUSION = ModelKind(
+    name="Stable Diffusion 1.x or 2.x",
+    pipelines=(
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionInpaintPipelineLegacy",
+        "StableDiffusionInstructPix2PixPipeline",
+        "StableDiffusionPipelineSafe",
+        "StableDiffusionSAGPipeline",
+        "StableDiffusionAttendAndExcitePipeline",
+        "StableDiffusionPanoramaPipeline",
+        "CycleDiffusionPipeline",
+        "AltDiffusionPipeline",
+    ),
+    text_encoders=("text_encoder",),
+    tokenizers=("tokenizer",),
+    autoencoder_in_float32=False,
 )
+SDXL = ModelKind(
+    name=SDXL_KIND,
+    pipelines=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLInstructPix2PixPipeline",
+    ),
+    text_encoders=("text_encoder", "text_encoder_2"),
+    tokenizers=("tokenizer", "tokenizer_2"),
+    # What its layers answer is beyond float16's range, for which its config.json has force_upcast. bfloat16 has the
+    # range, and of numbers that large eight bits: images are encoded once and decoded once, so that float32 costs
+    # little. (Stable Diffusion's config.json may have force_upcast too, as diffusers' default: it decides nothing.)
+    autoencoder_in_float32=True,
+)
+KINDS = (STABLE_DIFFUSION, SDXL)
 
 
-def check_pipeline(model: ModelFolder, index: Mapping[str, Any]) -> None:
-    """Raises Unimplemented or InvalidArgument unless an index is that of a Stable Diffusion 1.x or 2.x model."""
-    name = index.get("_class_name", STABLE_DIFFUSION[0])
+def kind_of(model: ModelFolder, index: Mapping[str, Any]) -> ModelKind:
+    """The kind of model whose index it is. Raises Unimplemented or InvalidArgument if it is of none of KINDS."""
+    name = index.get("_class_name", STABLE_DIFFUSION.pipelines[0])
     if not isinstance(name, str):
         raise model.fault(
             f"has a pipeline of its own ({INDEX} says _class_name {shown(name)}), and code of a model is never run",
             USE,
             UNSUPPORTED,
         )
-    kind = None if name in STABLE_DIFFUSION else f"a model of the kind {shown(name)}"
-    if kind is None and "text_encoder_2" in index:
-        kind = "an SDXL model"
-    elif kind is None and "transformer" in index:
-        kind = "a model with a transformer in the UNet's place"
-    if kind is not None:
-        raise unsupported(model, f"is {kind}, which this version cannot adapt", USE)
+    kind = next((item for item in KINDS if name in item.pipelines), None)
+    if kind is None or "transformer" in index:
+        what = (
+            f"a model of the kind {shown(name)}" if kind is None else "a model with a transformer in the UNet's place"
+        )
+        raise unsupported(model, f"is {what}, which this version cannot adapt", USE)
+    has = [encoder for encoder in SDXL.text_encoders if index.get(encoder) not in (None, [None, None])]
+    if kind is SDXL and has == ["text_encoder_2"]:
+        raise unsupported(
+            model,
+            f"is SDXL's refiner (its {INDEX} has no text_encoder), which goes on with images that the base model "
+            "began, and makes none by itself",
+            "use SDXL's base model",
+        )
+    if kind is STABLE_DIFFUSION and "text_encoder_2" in has:
+        raise model.fault(
+            f"has a text_encoder_2, as SDXL has, and is a {name} by its {INDEX}",
+            f"write {SDXL.pipelines[0]} there if it is SDXL",
+        )
+    return kind
+
+
+def kind_of_folder(folder: Path) -> ModelKind:
+    """The kind of a model that was checked."""
+    model = ModelFolder(folder, "base_model", str(folder))
+    return kind_of(model, model.json(INDEX))
 
 
 def unsupported(model: ModelFolder, problem: str, remedy: str) -> SynthMixError:

@@ -69,19 +69,30 @@ def check_class_words(field: str, words: Mapping[str, str], tokenizer: PromptTok
 
 
 def check_tokens(
-    field: str, prompt: str, labels: Sequence[str], tokenizer: PromptTokenizer, *, class_tokens: int = 0
+    field: str, prompt: str, labels: Sequence[str], tokenizers: Sequence[PromptTokenizer], *, class_tokens: int = 0
 ) -> list[str]:
-    """Checks what the text encoder gets of each class's prompt.
+    """Checks what the text encoders get of each class's prompt.
 
     Args:
+        tokenizers: Of each text encoder.
         class_tokens: How many learned tokens each class has in the place of its name; 0 for none.
 
     Returns:
-        Warnings: prompts that are cut, or that hold what the tokenizer doesn't know.
+        Warnings: prompts that are cut, or that hold what a tokenizer doesn't know.
 
     Raises:
-        InvalidArgument: Two classes have the same tokens, or one has none.
+        InvalidArgument: Two classes have the same tokens, or one has none, by one of the tokenizers.
     """
+    warnings = [
+        warning for tokenizer in tokenizers for warning in _checked(field, prompt, labels, tokenizer, class_tokens)
+    ]
+    return list(dict.fromkeys(warnings))  # most models' tokenizers differ in nothing that counts here
+
+
+def _checked(
+    field: str, prompt: str, labels: Sequence[str], tokenizer: PromptTokenizer, class_tokens: int
+) -> list[str]:
+    """As `check_tokens`, of one text encoder."""
     names = list(labels)
     if class_tokens:
         tokenizer = tokenizer.with_tokens(class_token_names(len(labels), class_tokens))

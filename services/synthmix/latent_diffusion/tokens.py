@@ -12,12 +12,7 @@ from typing import Any
 
 from synthmix.latent_diffusion.model_folder import INCOMPLETE, LARGEST_VOCABULARY_BYTES, ModelFolder, is_whole, shown
 
-FOLDER = "tokenizer"
-CONFIG = f"{FOLDER}/tokenizer_config.json"
-WHOLE = f"{FOLDER}/tokenizer.json"
-VOCABULARY = f"{FOLDER}/vocab.json"
-MERGES = f"{FOLDER}/merges.txt"
-SPECIAL = f"{FOLDER}/special_tokens_map.json"
+FOLDER, ENCODER = "tokenizer", "text_encoder"
 # As in CLIP (Radford et al. 2021, arXiv:2103.00020): contractions, words, single digits, runs of anything else.
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 SPECIAL_TOKENS = {
@@ -88,51 +83,86 @@ class PromptTokenizer:
         return replace(self, tokenizer=tokenizer)
 
 
-def check_tokenizer(model: ModelFolder, *, vocabulary_size: int, positions: int) -> None:
-    """Raises InvalidArgument unless a tokenizer can be used, and fits its text encoder.
+@dataclass(frozen=True)
+class _Files:
+    """Paths of a tokenizer's files in a model's folder."""
+
+    folder: str
+
+    @property
+    def config(self) -> str:
+        return f"{self.folder}/tokenizer_config.json"
+
+    @property
+    def whole(self) -> str:
+        return f"{self.folder}/tokenizer.json"
+
+    @property
+    def vocabulary(self) -> str:
+        return f"{self.folder}/vocab.json"
+
+    @property
+    def merges(self) -> str:
+        return f"{self.folder}/merges.txt"
+
+    @property
+    def special(self) -> str:
+        return f"{self.folder}/special_tokens_map.json"
+
+
+def check_tokenizer(
+    model: ModelFolder, *, vocabulary_size: int, positions: int, tokenizer: str = FOLDER, encoder: str = ENCODER
+) -> int:
+    """How many tokens of a prompt a tokenizer keeps.
 
     Args:
         vocabulary_size: Rows of the text encoder's embedding.
         positions: The most tokens that the text encoder takes.
+        tokenizer, encoder: Names of the two components.
+
+    Raises:
+        InvalidArgument: The tokenizer can't be used, or doesn't fit its text encoder.
     """
-    found = _read(model)
+    found = _read(model, _Files(tokenizer))
     if found.longest > positions:
         raise model.fault(
-            f"has a tokenizer that keeps {found.longest} tokens ({CONFIG}, model_max_length) and a text encoder that "
-            f"takes {positions} (text_encoder/config.json, max_position_embeddings)",
+            f"has a tokenizer that keeps {found.longest} tokens ({tokenizer}/tokenizer_config.json, model_max_length) "
+            f"and a text encoder that takes {positions} ({encoder}/config.json, max_position_embeddings)",
             f"write model_max_length {positions}",
         )
     largest = max(found.tokenizer.get_vocab(with_added_tokens=True).values())
     if largest >= vocabulary_size:
         raise model.fault(
             f"has a tokenizer with tokens up to {largest} and a text encoder that knows {vocabulary_size} "
-            "(text_encoder/config.json, vocab_size)",
+            f"({encoder}/config.json, vocab_size)",
             "give the tokenizer that the text encoder was trained with",
         )
+    return found.longest
 
 
 @lru_cache(maxsize=4)  # CLIP's takes a fifth of a second to read
-def prompt_tokenizer(folder: Path, digest: str) -> PromptTokenizer:
-    """The tokenizer of a base model that was checked.
+def prompt_tokenizer(folder: Path, digest: str, tokenizer: str = FOLDER) -> PromptTokenizer:
+    """A tokenizer of a base model that was checked.
 
     Args:
         digest: The model's: a folder's files may change, and so its tokenizer.
+        tokenizer: The component's name.
     """
-    return _read(ModelFolder(folder, "base_model", str(folder)))
+    return _read(ModelFolder(folder, "base_model", str(folder)), _Files(tokenizer))
 
 
-def _read(model: ModelFolder) -> PromptTokenizer:
+def _read(model: ModelFolder, files: _Files) -> PromptTokenizer:
     """Builds the tokenizer. Raises InvalidArgument for files that make none."""
-    config = model.json(CONFIG)
+    config = model.json(files.config)
     longest: Any = config.get("model_max_length")
     if not is_whole(longest, FEWEST_TOKENS, 1 << 16):
         raise model.fault(
-            f"does not say how many tokens a prompt may have: {CONFIG} has "
+            f"does not say how many tokens a prompt may have: {files.config} has "
             f"{'no model_max_length' if longest is None else f'model_max_length {shown(longest)}'}",
             "write the text encoder's max_position_embeddings there, 77 for CLIP",
         )
-    vocabulary, merges, beside = _vocabulary(model)
-    tokens, special = _added_tokens(model, config, beside)
+    vocabulary, merges, beside = _vocabulary(model, files)
+    tokens, special = _added_tokens(model, files, config, beside)
     known = vocabulary.keys() | {token.content for token in tokens.values()}
     for key, token in special.items():
         if token.content not in known:
@@ -150,7 +180,7 @@ def _read(model: ModelFolder) -> PromptTokenizer:
     sides = {key: config.get(key, "right") for key in ("truncation_side", "padding_side")}
     for key, side in sides.items():
         if side not in ("left", "right"):
-            raise model.fault(f"says {key} {shown(side)} in its {CONFIG}", "it must be left or right")
+            raise model.fault(f"says {key} {shown(side)} in its {files.config}", "it must be left or right")
     return PromptTokenizer(
         tokenizer,
         longest,
@@ -160,23 +190,23 @@ def _read(model: ModelFolder) -> PromptTokenizer:
     )
 
 
-def _vocabulary(model: ModelFolder) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, Any]]:
+def _vocabulary(model: ModelFolder, files: _Files) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, Any]]:
     """Tokens with their numbers, merges in order, and by number what tokenizer.json has beside the vocabulary."""
     beside: dict[str, Any] = {}
-    if (model.path / WHOLE).exists():
-        source = WHOLE
-        value = model.json(WHOLE, largest_bytes=LARGEST_VOCABULARY_BYTES)
+    if (model.path / files.whole).exists():
+        source = files.whole
+        value = model.json(files.whole, largest_bytes=LARGEST_VOCABULARY_BYTES)
         inner = value.get("model")
         if not isinstance(inner, dict) or inner.get("type", "BPE") != "BPE":
-            raise model.fault(f"has no byte-pair vocabulary in its {WHOLE}", "give CLIP's tokenizer", INCOMPLETE)
+            raise model.fault(f"has no byte-pair vocabulary in its {files.whole}", "give CLIP's tokenizer", INCOMPLETE)
         vocabulary, raw = inner.get("vocab"), inner.get("merges")
         entries = value.get("added_tokens") or []
         if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
             beside = {str(entry.get("id")): entry for entry in entries}
     else:
-        source = VOCABULARY
-        vocabulary = model.json(VOCABULARY, largest_bytes=LARGEST_VOCABULARY_BYTES)
-        raw = _merge_lines(model)
+        source = files.vocabulary
+        vocabulary = model.json(files.vocabulary, largest_bytes=LARGEST_VOCABULARY_BYTES)
+        raw = _merge_lines(model, files)
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise model.fault(f"has an empty vocabulary in its {source}", "copy the tokenizer again", INCOMPLETE)
     if not all(is_whole(number, 0) for number in vocabulary.values()):
@@ -184,7 +214,7 @@ def _vocabulary(model: ModelFolder) -> tuple[dict[str, int], list[tuple[str, str
     pairs = [tuple(item.split(" ")) if isinstance(item, str) else tuple(item) for item in raw or []]
     if not isinstance(raw, list) or not all(len(pair) == 2 and all(map(_is_text, pair)) for pair in pairs):
         raise model.fault(
-            f"has no list of merges, pairs of tokens, in its {source if source == WHOLE else MERGES}",
+            f"has no list of merges, pairs of tokens, in its {source if source == files.whole else files.merges}",
             "copy the tokenizer again",
             INCOMPLETE,
         )
@@ -195,17 +225,19 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _merge_lines(model: ModelFolder) -> list[str]:
-    data = model.read(MERGES, largest_bytes=LARGEST_VOCABULARY_BYTES)
+def _merge_lines(model: ModelFolder, files: _Files) -> list[str]:
+    data = model.read(files.merges, largest_bytes=LARGEST_VOCABULARY_BYTES)
     try:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise model.fault(f"has a {MERGES} that is not UTF-8 text", "copy the tokenizer again", INCOMPLETE) from error
+        raise model.fault(
+            f"has a {files.merges} that is not UTF-8 text", "copy the tokenizer again", INCOMPLETE
+        ) from error
     return [line for line in lines if line.strip() and not line.startswith("#version")]
 
 
 def _added_tokens(
-    model: ModelFolder, config: dict[str, Any], beside: dict[str, Any]
+    model: ModelFolder, files: _Files, config: dict[str, Any], beside: dict[str, Any]
 ) -> tuple[dict[int, Any], dict[str, Any]]:
     """Tokens beside the vocabulary by number, and the four special ones by their key, as tokenizers.AddedToken.
 
@@ -221,8 +253,8 @@ def _added_tokens(
 
     table = config.get("added_tokens_decoder", beside)
     sources = [dict(SPECIAL_TOKENS), config]
-    if "added_tokens_decoder" not in config and (model.path / SPECIAL).is_file():
-        sources.append(model.json(SPECIAL))
+    if "added_tokens_decoder" not in config and (model.path / files.special).is_file():
+        sources.append(model.json(files.special))
     raw = {key: [source[key] for source in sources if source.get(key)][-1] for key in SPECIAL_TOKENS}
     try:
         tokens = {int(number): token(value) for number, value in table.items()}
@@ -230,7 +262,9 @@ def _added_tokens(
         special = {key: token(value) for key, value in raw.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise model.fault(
-            f"has special tokens in its {CONFIG} or {SPECIAL} that are no texts", "copy the tokenizer again", INCOMPLETE
+            f"has special tokens in its {files.config} or {files.special} that are no texts",
+            "copy the tokenizer again",
+            INCOMPLETE,
         ) from error
     return tokens, {key: by_text.get(value.content, value) for key, value in special.items()}
 

@@ -35,6 +35,8 @@ TEXT_LENGTHS = f"{LENGTHS}.weight"
 LORA_CONFIG = "lora_adapter_metadata"
 # In PEFT's layout the UNet is the base model of PEFT's model.
 PEFT_PREFIX = "base_model.model."
+# What an artifact says of an adapter whose base model is an SDXL model; nothing of Stable Diffusion 1.x and 2.x.
+SDXL_KIND = "SDXL"
 # Methods that train something else than an adapter, so that they have neither rank nor block size.
 WITHOUT_ADAPTER = ("none", "full")
 # The course of a training.

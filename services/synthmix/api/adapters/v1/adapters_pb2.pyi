@@ -116,7 +116,7 @@ class AdapterSettings(_message.Message):
     def __init__(self, base_model: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., targets: _Optional[str] = ..., images_seen: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., prompt: _Optional[str] = ..., image_size: _Optional[int] = ..., caption_dropout: _Optional[float] = ..., seed: _Optional[int] = ..., block_size: _Optional[int] = ..., factor: _Optional[int] = ..., dropout: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., min_snr_gamma: _Optional[float] = ..., noise_offset: _Optional[float] = ..., least_noise: _Optional[float] = ..., most_noise: _Optional[float] = ..., timestep_sampling: _Optional[str] = ..., distribution_matching: _Optional[float] = ..., loraplus_ratio: _Optional[float] = ..., ema_decay: _Optional[float] = ..., weight_decay: _Optional[float] = ..., learning_rate_schedule: _Optional[str] = ..., warmup: _Optional[float] = ..., held_out: _Optional[float] = ..., evaluations: _Optional[int] = ..., patience: _Optional[int] = ..., per: _Optional[str] = ..., text_encoder_targets: _Optional[str] = ..., text_encoder_learning_rate: _Optional[float] = ..., class_tokens: _Optional[int] = ..., class_token_word: _Optional[str] = ..., class_token_learning_rate: _Optional[float] = ..., class_token_images_seen: _Optional[int] = ..., optimizer: _Optional[str] = ..., gradient_checkpointing: _Optional[bool] = ..., precision: _Optional[str] = ..., prior_preservation: _Optional[float] = ..., prior_preservation_source: _Optional[str] = ..., prior_images: _Optional[int] = ..., prior_prompt: _Optional[str] = ..., previews: _Optional[int] = ...) -> None: ...
 
 class Adapter(_message.Message):
-    __slots__ = ("name", "train_split", "settings", "create_time", "final_loss", "parameter_count", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "images_seen", "held_out_losses", "class_adapters", "imported")
+    __slots__ = ("name", "train_split", "settings", "create_time", "final_loss", "parameter_count", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "images_seen", "held_out_losses", "class_adapters", "imported", "base_model_kind", "original_size")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRAIN_SPLIT_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,8 @@ class Adapter(_message.Message):
     HELD_OUT_LOSSES_FIELD_NUMBER: _ClassVar[int]
     CLASS_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     IMPORTED_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_KIND_FIELD_NUMBER: _ClassVar[int]
+    ORIGINAL_SIZE_FIELD_NUMBER: _ClassVar[int]
     name: str
     train_split: str
     settings: AdapterSettings
@@ -147,7 +149,9 @@ class Adapter(_message.Message):
     held_out_losses: _containers.RepeatedCompositeFieldContainer[HeldOutLoss]
     class_adapters: _containers.RepeatedCompositeFieldContainer[ClassAdapter]
     imported: ImportedAdapter
-    def __init__(self, name: _Optional[str] = ..., train_split: _Optional[str] = ..., settings: _Optional[_Union[AdapterSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., final_loss: _Optional[float] = ..., parameter_count: _Optional[int] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., images_seen: _Optional[int] = ..., held_out_losses: _Optional[_Iterable[_Union[HeldOutLoss, _Mapping]]] = ..., class_adapters: _Optional[_Iterable[_Union[ClassAdapter, _Mapping]]] = ..., imported: _Optional[_Union[ImportedAdapter, _Mapping]] = ...) -> None: ...
+    base_model_kind: str
+    original_size: int
+    def __init__(self, name: _Optional[str] = ..., train_split: _Optional[str] = ..., settings: _Optional[_Union[AdapterSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., final_loss: _Optional[float] = ..., parameter_count: _Optional[int] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., images_seen: _Optional[int] = ..., held_out_losses: _Optional[_Iterable[_Union[HeldOutLoss, _Mapping]]] = ..., class_adapters: _Optional[_Iterable[_Union[ClassAdapter, _Mapping]]] = ..., imported: _Optional[_Union[ImportedAdapter, _Mapping]] = ..., base_model_kind: _Optional[str] = ..., original_size: _Optional[int] = ...) -> None: ...
 
 class ImportedAdapter(_message.Message):
     __slots__ = ("upload", "classes", "grey")
