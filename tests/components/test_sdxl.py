@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -340,13 +341,13 @@ def test_images_are_sampled_as_of_the_size_that_train_images_had(
     told: list[int | None] = []
     train, of_prior = recipe.train, task.base_models_latents
 
-    def recorded_train(*given: object, original_px: int | None = None) -> None:
-        told.append(original_px)
-        train(*given, original_px=original_px)  # type: ignore[arg-type]
+    def recorded_train(*given: Any) -> None:
+        told.append(given[-1])
+        train(*given)
 
-    def recorded_prior(*given: object) -> tuple[torch.Tensor, torch.Tensor]:
-        told.append(given[-1])  # type: ignore[arg-type]
-        return of_prior(*given)  # type: ignore[arg-type]
+    def recorded_prior(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        told.append(given[-1])
+        return of_prior(*given)
 
     monkeypatch.setattr(recipe, "train", recorded_train)
     monkeypatch.setattr(task, "base_models_latents", recorded_prior)
@@ -367,9 +368,9 @@ def test_images_are_sampled_as_of_the_size_that_train_images_had(
 
     asked: list[int | None] = []
 
-    def recorded_denoise(*given: object, original_px: int | None = None, **named: object) -> torch.Tensor:
-        asked.append(original_px)
-        return denoise(*given, original_px=original_px, **named)  # type: ignore[arg-type]
+    def recorded_denoise(*given: Any, **named: Any) -> torch.Tensor:
+        asked.append(named["original_px"])
+        return denoise(*given, **named)
 
     monkeypatch.setattr(sampling, "denoise", recorded_denoise)
     model, planned = load(folder, CPU), [PlannedImage(0, "round", "a round cell", 7)]

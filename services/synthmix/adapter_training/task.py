@@ -168,9 +168,7 @@ class _Run:
 
         with self._memory():
             drawn = draw if settings.previews else None
-            recipe.train(
-                model, state, settings, latents, prompts, after_step, held_out, prior, drawn, self.original_px
-            )
+            recipe.train(model, state, settings, latents, prompts, after_step, held_out, prior, drawn, self.original_px)
         if not np.isfinite(state.losses[-1]):
             raise FailedPrecondition(
                 f"the training diverged (loss {state.losses[-1]}); lower the adapter's learning_rate "

@@ -15,7 +15,6 @@ from synthmix.latent_diffusion.base_model_files import WEIGHT_FILES
 from synthmix.latent_diffusion.model_folder import (
     NOT_ALLOWED,
     NOT_FOUND,
-    SMALL_FILES,
     TOO_LARGE,
     WEIGHTS,
     ModelFolder,
@@ -98,7 +97,7 @@ def download(named: ModelFolder, name: str, revision: str, *, weights: bool) -> 
         files = _files_of_commit(name, commit)
     except Exception as error:  # as above
         hold = hub_cache.hold(name)
-        return Downloaded(_cached(named, name, commit, weights=weights, because=error), {}, hold)
+        return Downloaded(_cached(named, name, commit, because=error), {}, hold)
     loaded = _parts(named, files)
     _check_size(named, loaded, settings)
     wanted = [file for file in loaded if weights or not _is_elsewhere(file)]
@@ -250,16 +249,17 @@ def _files_of_commit(name: str, commit: str) -> tuple[HubFile, ...]:
     )
 
 
-def _cached(named: ModelFolder, name: str, commit: str, *, weights: bool, because: Exception) -> Path:
-    """A model's folder in the cache, with its weights. Raises what `because` means if it isn't there."""
-    from huggingface_hub import snapshot_download
+def _cached(named: ModelFolder, name: str, commit: str, *, because: Exception) -> Path:
+    """A model's folder in the cache, with its weights. Raises what `because` means if it isn't there.
 
-    endings = (*SMALL_FILES, WEIGHTS) if weights else SMALL_FILES
-    patterns = [INDEX, *(f"*/*{ending}" for ending in endings)]
-    try:
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=patterns, local_files_only=True))
-    except Exception as error:  # whatever it lacks
-        raise _not_to_be_had(named, because) from error
+    The library's snapshot_download would miss what was never downloaded: variants, and folders of no component.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(name, INDEX, revision=commit)
+    if not isinstance(index, str):
+        raise _not_to_be_had(named, because)
+    folder = Path(index).parent
     loaded = parts(str(path.relative_to(folder)) for path in folder.glob("*/*"))
     with_weights = {path.partition("/")[0] for path in loaded if path.endswith(WEIGHTS)}
     # A planner has downloaded the small files of a second text encoder, if the model has one.
