@@ -19,6 +19,20 @@ import torch
 # What a file's layers begin with, kohya's word for the UNet.
 PREFIX = "lora_unet_"
 NOTHING = "no error, and nothing was read"
+SDXL_NAMES = {
+    "in_layers_2": "conv1",
+    "out_layers_3": "conv2",
+    "emb_layers_1": "time_emb_proj",
+    "skip_connection": "conv_shortcut",
+    "downsamplers_0_op": "downsamplers_0_conv",
+    "input_blocks_0_0": "conv_in",
+    "unet_out_2": "unet_conv_out",
+    "time_embed_0": "time_embedding_linear_1",
+    "time_embed_2": "time_embedding_linear_2",
+    "input_blocks": "down_blocks",
+    "middle_block": "mid_block",
+    "output_blocks": "up_blocks",
+}
 
 
 def with_diffusers(pipeline: Any, path: Path) -> Any:
@@ -43,9 +57,11 @@ def by_formula(pipeline: Any, path: Path) -> Any:
 
     modules = {PREFIX + name.replace(".", "_"): module for name, module in pipeline.unet.named_modules()}
     layers: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
-    for key, value in load_file(path).items():
+    tensors = load_file(path)
+    names = diffusers_names(sorted({key.partition(".")[0] for key in tensors}), pipeline.unet)
+    for key, value in tensors.items():
         layer, _, part = key.partition(".")
-        layers[layer][part] = value.float()
+        layers[names[layer]][part] = value.float()
     for layer, parts in layers.items():
         weight = modules[layer].weight
         alpha = parts.pop("alpha")
@@ -58,6 +74,25 @@ def by_formula(pipeline: Any, path: Path) -> Any:
         assert not parts, f"{layer} has {sorted(parts)}, which no formula takes"
         weight.data = new
     return pipeline.unet
+
+
+def diffusers_names(layers: list[str], unet: Any) -> dict[str, str]:
+    """What layers are called by diffusers' names, of which some have those of SDXL's own code."""
+    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
+
+    # Which block is which, diffusers knows by the UNet's configuration.
+    numbered = {f"{layer}.weight": number for number, layer in enumerate(layers)}
+    mapped = _maybe_map_sgm_blocks_to_diffusers(numbered, unet.config)
+    names = {layers[number]: key.removesuffix(".weight") for key, number in mapped.items()}
+    for own, other in SDXL_NAMES.items():
+        names = {layer: name.replace(own, other) for layer, name in names.items()}
+    return names
+
+
+def answer_of(unet: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    added = {key: inputs[key] for key in ("text_embeds", "time_ids") if key in inputs}
+    answer: torch.Tensor = unet(inputs["latents"], torch.tensor([500]), inputs["text"], added_cond_kwargs=added).sample
+    return answer
 
 
 def update(parts: dict[str, torch.Tensor], alpha: float) -> torch.Tensor:
@@ -88,16 +123,22 @@ READERS = {"diffusers": with_diffusers, "peft": with_peft, "formula": by_formula
 
 
 def read(base_model: str, inputs: dict[str, torch.Tensor], reader: str, path: Path, answer: str) -> None:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(base_model, safety_checker=None, requires_safety_checker=False)
+    pipeline: Any
+    if "time_ids" in inputs:
+        pipeline = StableDiffusionXLPipeline.from_pretrained(base_model, add_watermarker=False)
+    else:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            base_model, safety_checker=None, requires_safety_checker=False
+        )
     try:
         unet = READERS[reader](pipeline, path)
     except Exception as error:
         Path(f"{answer}.txt").write_text(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
         return
     with torch.no_grad():
-        torch.save(unet.eval()(inputs["latents"], torch.tensor([500]), inputs["text"]).sample, answer)
+        torch.save(answer_of(unet.eval(), inputs), answer)
 
 
 def main(base_model: str, folder: Path) -> None:

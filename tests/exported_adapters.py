@@ -17,6 +17,7 @@ from synthmix.adapter_training.methods import METHODS
 from synthmix.client.adapter_formats import ADAPTER_FORMATS, FORMATS, write_adapter
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import LatentDiffusion, load
+from synthmix.latent_diffusion.model_kinds import SDXL
 from tiny_adapters import CASES, settings_of, trained, written
 
 # Of a float32 answer: what other orders of the same sums make of it.
@@ -70,7 +71,10 @@ class Reading:
 
 
 def read_exports(
-    cases: Sequence[Case], readers: Callable[[str, str], Sequence[str]], base_model: Path, work: Path
+    cases: Sequence[Case],
+    readers: Callable[[str, str], Sequence[str]],
+    base_model: Path,
+    work: Path,
 ) -> list[Reading]:
     """Trains adapters for two steps, exports and reads them.
 
@@ -92,9 +96,9 @@ def read_exports(
             entry = FORMATS[form]
             if case.method in entry.methods:
                 out = work / (f"{case.name} {form}" + (".safetensors" if entry.is_file else ""))
-                write_adapter(form, stored, out, "tiny")
+                write_adapter(form, stored, out, "tiny", is_sdxl=found.kind is SDXL)
                 exports += [(case, form, reader, out) for reader in readers(form, case.method)]
-    read = read_elsewhere([(reader, out) for _, _, reader, out in exports], base_model, work)
+    read = read_elsewhere([(reader, out) for _, _, reader, out in exports], base_model, work, inputs_of(base))
     return [
         Reading(
             case,
@@ -108,14 +112,17 @@ def read_exports(
     ]
 
 
-def read_elsewhere(readings: Sequence[tuple[str, Path]], base_model: Path, work: Path) -> list[torch.Tensor | str]:
+def read_elsewhere(
+    readings: Sequence[tuple[str, Path]], base_model: Path, work: Path, inputs: dict[str, torch.Tensor]
+) -> list[torch.Tensor | str]:
     """What the UNet answers with each adapter, read by other programs' code in processes without ours, or the error.
 
     Args:
         readings: A reader of adapter_readers.py, and the adapter's path.
         work: A folder for what is in between.
+        inputs: What the UNet is given: `inputs_of` a base model.
     """
-    torch.save(_inputs(), work / "inputs.pt")
+    torch.save(inputs, work / "inputs.pt")
     paths = [work / f"answer-{number}.pt" for number in range(len(readings))]
     jobs = [(reader, str(out), str(path)) for (reader, out), path in zip(readings, paths, strict=True)]
     (work / "jobs.json").write_text(json.dumps(jobs))
@@ -132,17 +139,20 @@ def read_elsewhere(readings: Sequence[tuple[str, Path]], base_model: Path, work:
     return [torch.load(path, weights_only=True) if path.exists() else Path(f"{path}.txt").read_text() for path in paths]
 
 
-def _inputs() -> dict[str, torch.Tensor]:
-    random = torch.Generator().manual_seed(0)
-    return {"latents": torch.randn(1, 4, 4, 4, generator=random), "text": torch.randn(1, 4, 16, generator=random)}
+def inputs_of(model: LatentDiffusion) -> dict[str, torch.Tensor]:
+    """What the readers' UNet is given: latents and text, and what SDXL's is given besides."""
+    random, width = torch.Generator().manual_seed(0), model.unet.config.cross_attention_dim
+    inputs = {"latents": torch.randn(1, 4, 4, 4, generator=random), "text": torch.randn(1, 4, width, generator=random)}
+    if len(model.text_encoders) > 1:
+        inputs["text_embeds"] = torch.randn(1, model.text_encoders[-1].config.projection_dim, generator=random)
+        inputs["time_ids"] = torch.tensor([[96.0, 96.0, 0.0, 0.0, 32.0, 32.0]])
+    return inputs
 
 
 def answer_of(model: LatentDiffusion) -> torch.Tensor:
     """What the readers' UNet answers, of a UNet here."""
-    inputs = _inputs()
     with torch.no_grad():
-        answer: torch.Tensor = model.unet(inputs["latents"], torch.tensor([500]), inputs["text"]).sample
-    return answer
+        return adapter_readers.answer_of(model.unet, inputs_of(model))
 
 
 def _largest(one: torch.Tensor, other: torch.Tensor) -> float:

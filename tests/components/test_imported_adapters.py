@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exported_adapters import CLOSE, SMALLEST_AND_LARGEST, Case, answer_of, read_elsewhere
+from exported_adapters import CLOSE, SMALLEST_AND_LARGEST, Case, answer_of, inputs_of, read_elsewhere
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import adapter_operation, import_task, importing
 from synthmix.adapter_training.adapter_files import adapter_files
@@ -29,6 +29,7 @@ from synthmix.latent_diffusion.adapters import load_adapter
 from synthmix.latent_diffusion.base_model import BaseModel, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, load, probe
+from synthmix.latent_diffusion.model_kinds import SDXL
 from synthmix.latent_diffusion.part_layers import UNET, part_layers
 from synthmix.service_kit.adapter_payloads import PEFT_CONFIG
 from synthmix.service_kit.artifact_collection import Planned
@@ -37,7 +38,7 @@ from synthmix.service_kit.digests import sha256_of_file
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, NotFound
 from synthmix.service_kit.resource_names import OperationName
 from tiny_adapters import settings_of, trained, written
-from tiny_base_model import write_tiny_base_model
+from tiny_base_model import write_tiny_base_model, write_tiny_sdxl
 
 CPU = torch.device("cpu")
 FIELD = "adapter.settings.base_model"
@@ -74,6 +75,26 @@ def imported(path: Path, found: BaseModel, base: LatentDiffusion, work: Path) ->
 def test_what_is_exported_is_imported_again(
     case: Case, found: BaseModel, base: LatentDiffusion, tmp_path: Path
 ) -> None:
+    check_imported_again(case, found, base, tmp_path)
+
+
+SDXL_CASES = [
+    Case("lora", "all", (("alpha", 1.5),)),
+    Case("dora", "all"),
+    Case("loha", "all", (("alpha", 1.5),)),
+    Case("lokr", "all", (("factor", 2),)),
+    Case("oft", "attention"),
+]
+
+
+@pytest.mark.parametrize("case", SDXL_CASES, ids=lambda case: case.name)
+def test_what_is_exported_of_sdxl_is_imported_again(case: Case, any_base_model: None, tmp_path: Path) -> None:
+    folder = write_tiny_sdxl(tmp_path / "sdxl")
+    check_imported_again(case, resolve(str(folder), field=FIELD), load(folder, CPU), tmp_path)
+
+
+def check_imported_again(case: Case, found: BaseModel, base: LatentDiffusion, tmp_path: Path) -> None:
+    """Exports an adapter in every form that takes its method, and imports it again."""
     model, state = trained(base, settings_of(found, case.method, case.targets, **dict(case.options)), stop_after=2)
     stored = written(adapter_files(model, state.first_factors), tmp_path / "trained")
     answer, without = probe(model), probe(base)
@@ -82,7 +103,7 @@ def test_what_is_exported_is_imported_again(
         if case.method in entry.methods:
             out = tmp_path / form / ("out.safetensors" if entry.is_file else "out")
             out.parent.mkdir()
-            write_adapter(form, stored, out, "tiny")
+            write_adapter(form, stored, out, "tiny", is_sdxl=found.kind is SDXL)
             again = imported(out, found, base, out.parent)
             torch.testing.assert_close(again, answer, rtol=0, atol=CLOSE)
             assert (again - without).abs().max() > 1e-4
@@ -142,7 +163,7 @@ def test_others_read_layers_of_several_ranks_as_they_are(
         FORMATS[form].write(read_adapter(one), out)
         merge_adapters([one, two], [0.5, -2.0], merged, rank=None, format_name=form, fetch=_nothing)
         readings += [(reader, out), (reader, merged)]
-    read = read_elsewhere(readings, folder, tmp_path)
+    read = read_elsewhere(readings, folder, tmp_path, inputs_of(base))
     for (_, path), answer in zip(readings, read, strict=True):
         assert not isinstance(answer, str), f"{path.name}: {answer}"
         expected = of_both if path.name.startswith("merged") else of_one

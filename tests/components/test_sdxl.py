@@ -19,6 +19,7 @@ from image_archives import dataset
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import methods, planning, recipe, task
 from synthmix.adapter_training.adapter_files import adapter_files
+from synthmix.adapter_training.front_end import adapter_message
 from synthmix.adapter_training.methods import METHODS
 from synthmix.adapter_training.training_prompts import encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
@@ -365,6 +366,16 @@ def test_images_are_sampled_as_of_the_size_that_train_images_had(
     # Of the archive's images; they are resized to the base model's 32 pixels.
     assert made["summary"]["original_px"] == 16
     assert told == [16, 16]
+    manifest = Manifest(
+        ArtifactName(ADAPTERS, "1" * 32),
+        {},
+        planning.canonical_request(settings, train_digest=part.digest, base_model_digest=found.digest),
+        1,
+        (),
+        {**made["summary"], "base_model": str(folder)},
+    )
+    message = adapter_message(store, manifest)
+    assert (message.base_model_kind, message.original_size) == ("SDXL", 16)
 
     asked: list[int | None] = []
 

@@ -236,6 +236,24 @@ def test_kohyas_base_model_version_is_known_by_the_width_of_prompts(
     )
 
 
+@pytest.mark.parametrize(("layer", "inputs"), [(TO_K, 2048), (TO_OUT, 8)])
+def test_kohyas_base_model_version_of_sdxl_is_known_without_prompts(layer: str, inputs: int, tmp_path: Path) -> None:
+    sdxl = layer.replace("down_blocks.0", "down_blocks.1")  # whose first level has no attention
+    out = tmp_path / "out.safetensors"
+    export = write_adapter("kohya", lora(tmp_path / "a", linear(sdxl, inputs)), out, "sd/xl", is_sdxl=True)
+    shapes, _, metadata = read(out)
+    assert (metadata["ss_base_model_version"], metadata["ss_v2"]) == ("sdxl_base_v1-0", "False")
+    assert all(name.startswith("lora_unet_input_blocks_4_1_transformer_blocks_0_") for name in shapes)
+    assert export.notes == ()
+
+
+def test_who_samples_with_an_adapter_of_sdxl_is_told_the_size_that_it_was_trained_with(tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    folder = lora(tmp_path / "a", linear(TO_OUT, 8))
+    [note] = write_adapter("diffusers", folder, out, "sd/xl", is_sdxl=True, original_px=96).notes
+    assert "diffusers: original_size=(96, 96)" in note
+
+
 def test_kohyas_base_model_version_is_left_out_where_it_is_not_known(tmp_path: Path) -> None:
     out, notes = exported("kohya", lora(tmp_path / "a", linear(TO_OUT, 8)))
     assert not {"ss_base_model_version", "ss_v2"} & read(out)[2].keys()

@@ -101,6 +101,35 @@ def test_kohyas_layers_have_their_own_ranks_and_alphas(tmp_path: Path) -> None:
     assert [stored.scale_of(layer) for layer in (TO_K, TO_OUT)] == [0.5, 0.125]
 
 
+def test_sdxls_layers_have_the_names_of_its_own_code_in_kohyas_files(tmp_path: Path) -> None:
+    kernel = {"lora_down__weight": (4, 5, 3, 3), "lora_up__weight": (6, 4, 1, 1)}
+    stored = read(
+        tmp_path,
+        lora("input_blocks.4.1.transformer_blocks.0.attn2.to_k")
+        | lora("middle_block.1.proj_in")
+        | kohya("output_blocks.2.2.conv", **kernel)
+        | kohya("input_blocks.3.0.op", **kernel)
+        | lora("output_blocks.8.0.emb_layers.1")
+        | lora("label_emb.0.2")
+        | kohya("out.2", **kernel),
+    )
+    assert stored.is_sdxl
+    assert list(stored.layers) == [
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",
+        "mid_block.attentions.0.proj_in",
+        "up_blocks.0.upsamplers.0.conv",
+        "down_blocks.0.downsamplers.0.conv",
+        "up_blocks.2.resnets.2.time_emb_proj",
+        "add_embedding.linear_2",
+        "conv_out",
+    ]
+
+
+def test_sdxl_is_told_by_the_prompts_that_it_reads(tmp_path: Path) -> None:
+    assert read(tmp_path, lora(TO_K, inputs=2048)).is_sdxl
+    assert not read(tmp_path, lora(TO_K, inputs=768)).is_sdxl
+
+
 def test_where_kohya_says_no_alpha_it_is_the_rank(tmp_path: Path) -> None:
     stored = read(tmp_path, lora(TO_K) | lora(TO_OUT, alpha=1))
     assert (stored.scale_of(TO_K), stored.scale_of(TO_OUT)) == (1.0, 0.25)
@@ -255,9 +284,11 @@ def test_what_is_not_there(tmp_path: Path) -> None:
             "ADAPTER_TEXT_ENCODER",
             "only the UNet's layers are taken",
         ),
-        (kohya("input_blocks.4.1", alpha=()), "ADAPTER_SDXL", "lora_unet_input_blocks_4_1.alpha"),
-        (lora(TO_K) | {"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": ()}, "ADAPTER_SDXL", "lora_te2_text"),
-        (lora(TO_K, inputs=2048), "ADAPTER_SDXL", "2048 numbers a token"),
+        (
+            lora(TO_K) | {"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": ()},
+            "ADAPTER_TEXT_ENCODER",
+            "lora_te2_text",
+        ),
         (lora(TO_K, lora_mid__weight=(4, 4, 3, 3)), "ADAPTER_UNSUPPORTED", "Tucker"),
         (lora(TO_K, diff_b=(6,)), "ADAPTER_UNSUPPORTED", "a difference of biases"),
         (lora(TO_K, scalar=()), "ADAPTER_UNSUPPORTED", "use_scalar"),

@@ -798,6 +798,21 @@ def test_an_adapter_is_exported(services: fake.FakeServices, run: Run, tmp_path:
     assert {request.payload for request in services.requests["DownloadPayload"]} == {"pytorch_lora_weights.safetensors"}
 
 
+def test_an_adapter_of_sdxl_is_exported_with_its_own_names_and_the_size_that_it_knows(
+    services: fake.FakeServices, run: Run, tmp_path: Path
+) -> None:
+    trained_adapter(services)
+    adapter = services.answers["GetAdapter"](None, None)
+    adapter.base_model_kind, adapter.original_size = "SDXL", 96
+    code, out, _ = run("adapters", "export", fake.ID, "--format", "kohya", "--out", tmp_path / "a.safetensors")
+    assert code == 0
+    assert (
+        b"lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k.dora_scale"
+        in (tmp_path / "a.safetensors").read_bytes()
+    )
+    assert "diffusers: original_size=(96, 96)" in out
+
+
 def test_the_adapter_of_a_class_is_exported(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     trained_adapter(services)
     of_all = services.answers["GetAdapter"](None, None)

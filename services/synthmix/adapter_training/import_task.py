@@ -9,11 +9,12 @@ import torch
 
 from synthmix.adapter_training.imported_files import ImportedFile, read_imported
 from synthmix.adapter_training.importing import FIELD
-from synthmix.image_data.generators import IMPORTED
+from synthmix.image_data.generators import BASE_MODEL_KIND, IMPORTED
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion, probe
+from synthmix.latent_diffusion.model_kinds import SDXL
 from synthmix.latent_diffusion.part_layers import UNET, part_layers
 from synthmix.service_kit.adapter_payloads import PEFT_CONFIG
 from synthmix.service_kit.artifacts import write_payload
@@ -76,6 +77,7 @@ def import_adapter(
             "images_seen": 0,
             "parameter_count": sum(value.numel() for value in parameters.values()),
             "device": str(model.device),
+            **({BASE_MODEL_KIND: found.kind.name} if found.kind is SDXL else {}),
         },
     }
 

@@ -380,8 +380,8 @@ def _add_import(commands: Any) -> None:
         "adapters:import_",
         "make an adapter of a file that another program wrote",
         "PATH is a safetensors file as of kohya's sd-scripts, LyCORIS (LoHa, LoKr) or diffusers, or a folder in PEFT's "
-        "layout, with an adapter of the UNet of Stable Diffusion 1.x or 2.x. What it was trained on is not known, so "
-        "that evaluations and studies refuse image sets that are made with it.",
+        "layout, with an adapter of the UNet of Stable Diffusion 1.x, 2.x or SDXL. What it was trained on is not "
+        "known, so that evaluations and studies refuse image sets that are made with it.",
     )
     add.add_argument("path", type=_path, metavar="PATH")
     add.add_argument(

@@ -15,6 +15,7 @@ from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import Adapter, AdapterSettings
 from synthmix.client.safetensors_files import Tensor, numbers, read_bytes, read_tensors, scalar, write_tensors
+from synthmix.client.sdxl_names import own_name
 from synthmix.service_kit.adapter_payloads import (
     CLASS_TOKENS,
     CLIP_PREFIX,
@@ -52,6 +53,8 @@ ALL_METHODS = (*LORA_METHODS, *LYCORIS_METHODS, *ROTATIONS, *WITHOUT_ADAPTER)
 TEXT_LORA_PREFIX = f"{TEXT_PREFIX}{CLIP_PREFIX}"
 # What sd-scripts calls base models, and whether they are of version 2, by the width of what they read of a prompt.
 _VERSIONS = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
+_SDXL_VERSION = ("sdxl_base_v1-0", "False")
+SDXL_PROMPT_WIDTH = 2048
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Stored:
         base_model: As its settings name it.
         text: The adapter in the text encoder, if there is one. Of LoRA's kind it is in the same file.
         has_tokens: Whether it has learned tokens of classes.
+        is_sdxl: Whether the base model is an SDXL model.
     """
 
     weights: Path
@@ -86,6 +90,7 @@ class Stored:
     base_model: str
     text: "Stored | None" = None
     has_tokens: bool = False
+    is_sdxl: bool = False
 
     @property
     def kind(self) -> str:
@@ -194,23 +199,35 @@ def check_free(out: Path) -> None:
         raise AlreadyExists(f"out: {str(out)!r} exists; give another path, or move what is there", reason="OUT_EXISTS")
 
 
-def write_adapter(format_name: str, folder: Path, out: Path, base_model: str) -> Export:
+def write_adapter(
+    format_name: str, folder: Path, out: Path, base_model: str, *, is_sdxl: bool = False, original_px: int = 0
+) -> Export:
     """Writes the adapter whose stored files are in a folder in a form that `check_export` takes.
+
+    Args:
+        original_px: Of SDXL, the side that the UNet was told its train images had before they were resized; 0 if that
+            is not known.
 
     Raises:
         ValueError: The files are not those of an adapter. It says what is wrong.
+        InvalidArgument: The form has no names for its layers.
     """
     form = FORMATS[format_name]
     if form.copy is not None:
         notes = form.copy(folder, out)
     else:
-        stored = read_stored(folder, base_model)
+        stored = read_stored(folder, base_model, is_sdxl=is_sdxl)
         notes = written(form, stored, out)
         if stored.has_tokens:
             notes.append(
                 "prompts name classes by learned tokens, which are not in it: export them as well, in the format "
                 f"{TEXTUAL_INVERSION}"
             )
+    if original_px:
+        notes.append(
+            f"it was trained with an original size of {original_px} x {original_px} pixels: images are sampled as here "
+            f"if their pipeline is given that (diffusers: original_size=({original_px}, {original_px}))"
+        )
     return Export(files_of(out), tuple(notes))
 
 
@@ -226,7 +243,7 @@ def files_of(out: Path) -> tuple[Path, ...]:
     return (out,) if out.is_file() else tuple(sorted(path for path in out.rglob("*") if path.is_file()))
 
 
-def read_stored(folder: Path, base_model: str) -> Stored:
+def read_stored(folder: Path, base_model: str, *, is_sdxl: bool = False) -> Stored:
     """The adapter whose stored files are in a folder. Raises ValueError for files that are not an adapter's."""
     has_tokens = (folder / CLASS_TOKENS).is_file()
     if (folder / LORA_WEIGHTS).is_file():
@@ -237,7 +254,7 @@ def read_stored(folder: Path, base_model: str) -> Stored:
         stored = replace(_read_peft(folder, base_model), text=of_text)
     else:
         raise ValueError(f"it has neither {LORA_WEIGHTS} nor {PEFT_WEIGHTS} with {PEFT_CONFIG}")
-    return replace(stored, has_tokens=has_tokens)
+    return replace(stored, has_tokens=has_tokens, is_sdxl=is_sdxl)
 
 
 def _read_lora(weights: Path, base_model: str) -> Stored:
@@ -347,7 +364,10 @@ def _write_peft(stored: Stored, out: Path) -> list[str]:
 
 
 def _write_kohya(stored: Stored, out: Path) -> list[str]:
-    """As kohya's sd-scripts, and LyCORIS beside them, name tensors; the layers' names are those of diffusers."""
+    """As kohya's sd-scripts, and LyCORIS beside them, name tensors.
+
+    The layers' names are those of diffusers, and of SDXL those of its own code.
+    """
     tensors = _kohya_tensors(stored, KOHYA_PREFIX)
     if stored.text is not None:
         of_text = _kohya_tensors(stored.text, f"{KOHYA_TEXT_PREFIX}{CLIP_PREFIX}")
@@ -376,17 +396,27 @@ def _write_kohya(stored: Stored, out: Path) -> list[str]:
     if stored.kind != "LORA":
         notes.append(f"diffusers does not read {stored.kind.lower()} in this format; PEFT does in the format peft")
     width = prompt_width(stored)
-    if width is not None and width not in _VERSIONS:
+    if width is not None and width not in ([SDXL_PROMPT_WIDTH] if stored.is_sdxl else _VERSIONS):
+        others = "not SDXL's 2048" if stored.is_sdxl else "neither Stable Diffusion 1.x (768) nor 2.x (1024)"
         notes.append(
-            f"the base model {stored.base_model} reads prompts of {plural(width, 'number')} a token, which is neither "
-            "Stable Diffusion 1.x (768) nor 2.x (1024): programs for these cannot use it"
+            f"the base model {stored.base_model} reads prompts of {plural(width, 'number')} a token, which is "
+            f"{others}: programs for these cannot use it"
         )
     return notes
 
 
-def kohya_name(layer: str, prefix: str = KOHYA_PREFIX) -> str:
-    """What kohya's files call a layer."""
-    return f"{prefix}{layer}".replace(".", "_")
+def kohya_name(layer: str, prefix: str = KOHYA_PREFIX, *, is_sdxl: bool = False) -> str:
+    """What kohya's files call a layer. Raises InvalidArgument for one that SDXL has not, of an adapter of SDXL."""
+    name = own_name(layer) if is_sdxl else layer
+    if name is None:
+        raise invalid_field(
+            "format",
+            "kohya",
+            f"has no name for {layer}, which SDXL's UNet has not",
+            "use the format diffusers or peft",
+            reason="FORMAT_CANNOT",
+        )
+    return f"{prefix}{name}".replace(".", "_")
 
 
 def _kohya_tensors(stored: Stored, prefix: str) -> list[Tensor]:
@@ -394,7 +424,7 @@ def _kohya_tensors(stored: Stored, prefix: str) -> list[Tensor]:
     return [
         tensor
         for layer, parts in stored.layers.items()
-        for tensor in to_layer(stored, layer, kohya_name(layer, prefix), parts)
+        for tensor in to_layer(stored, layer, kohya_name(layer, prefix, is_sdxl=stored.is_sdxl), parts)
     ]
 
 
@@ -456,9 +486,9 @@ def _kohya_metadata(stored: Stored) -> dict[str, str]:
         "ss_sd_model_name": stored.base_model,
     }
     width = prompt_width(stored)
-    if width is not None:
-        version, second = _VERSIONS.get(width, (stored.base_model, "False"))
-        metadata |= {"ss_base_model_version": version, "ss_v2": second}
+    if width is not None or stored.is_sdxl:
+        known = _SDXL_VERSION if stored.is_sdxl else _VERSIONS.get(width or 0, (stored.base_model, "False"))
+        metadata |= dict(zip(("ss_base_model_version", "ss_v2"), known, strict=True))
     return metadata
 
 

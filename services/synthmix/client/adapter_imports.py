@@ -1,7 +1,8 @@
 """Adapters that other programs wrote, read into the form that this service stores: without torch, and without pickles.
 
 Whose names they are is told by how they begin and end: kohya's sd-scripts' (`lora_unet_... .lora_down.weight`),
-LyCORIS's beside them (`.hada_w1_a`, `.lokr_w1`), diffusers' (`unet. ... .lora_A.weight`, and its older
+LyCORIS's beside them (`.hada_w1_a`, `.lokr_w1`), both of SDXL with the names of its own code (`lora_unet_input_blocks_
+...`) or with diffusers', diffusers' (`unet. ... .lora_A.weight`, and its older
 `.lora.down.weight` and `.processor.to_q_lora.down.weight`), and PEFT's (`base_model.model. ...`). Tensors keep their
 bytes. A rank and an alpha that a layer has of its own go into PEFT's rank_pattern and alpha_pattern.
 """
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from synthmix.client.adapter_config import READ, check_config, options_of, pattern_value, patterns, rank_by_factors
-from synthmix.client.adapter_formats import DOWN, KOHYA_PREFIX, UP, Stored, prompt_width
+from synthmix.client.adapter_formats import DOWN, KOHYA_PREFIX, SDXL_PROMPT_WIDTH, UP, Stored, prompt_width
 from synthmix.client.adapter_source import SHOWN_KEYS, Source
 from synthmix.client.safetensors_files import Tensor, numbers, read_tensors, write_tensors
+from synthmix.client.sdxl_names import layer_of_own
 from synthmix.service_kit.adapter_payloads import (
     LENGTHS,
     LORA_CONFIG,
@@ -32,7 +34,6 @@ from synthmix.service_kit.quantities import listed, shortened
 
 LARGEST_CONFIG_BYTES = 1 << 20
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
-SDXL_PROMPT_WIDTH = 2048
 ALPHA = "alpha"
 _TYPES = ("F32", "F16", "BF16")
 
@@ -73,13 +74,12 @@ _NOT_TAKEN = {
     "a1.weight": "GLoRA's factors",
 }
 _TEXT_ENCODERS = ("lora_te", "text_encoder.", "text_encoder_2.", "base_model.model.text_model.")
-# Of SDXL's own code, under which kohya's sd-scripts write its layers.
-_SDXL = tuple(f"{KOHYA_PREFIX}{part}" for part in ("input_blocks_", "middle_block_", "output_blocks_", "label_emb_"))
 # Names of diffusers' modules in a UNet that have `_` in them; others are a word, or a word and a digit.
 _NAMES = (
     *("down_blocks", "mid_block", "up_blocks", "transformer_blocks", "time_embedding", "time_emb_proj", "time_proj"),
     *("conv_in", "conv_out", "conv_shortcut", "proj_in", "proj_out", "to_q", "to_k", "to_v", "to_out", "linear_1"),
-    *("linear_2", "cond_proj", "encoder_hid_proj", "class_embedding", "add_k_proj", "add_v_proj", "to_add_out"),
+    *("linear_2", "cond_proj", "encoder_hid_proj", "class_embedding", "add_embedding", "add_k_proj", "add_v_proj"),
+    "to_add_out",
 )
 _MODULE = re.compile(rf"({'|'.join(sorted(_NAMES, key=len, reverse=True))}|[a-z]+\d*|\d+)(?:_|$)")
 
@@ -231,16 +231,8 @@ def _check_types(source: Source, tensors: Sequence[Tensor]) -> None:
 
 
 def _check_not_ours(source: Source, tensors: Sequence[Tensor]) -> None:
-    """Raises InvalidArgument for layers of SDXL's, and for what is not the UNet's."""
-    names = [tensor.name for tensor in tensors]
-    sdxl = [name for name in names if name.startswith((*_SDXL, "lora_te1_", "lora_te2_", "text_encoder_2."))]
-    if sdxl:
-        raise source.fault(
-            f"is of SDXL, or of a newer model, by {listed(sdxl, SHOWN_KEYS)}",
-            "SDXL's base models are not supported yet; use an adapter of Stable Diffusion 1.x or 2.x",
-            "ADAPTER_SDXL",
-        )
-    text = [name for name in names if name.startswith(_TEXT_ENCODERS)]
+    """Raises InvalidArgument for what is not the UNet's."""
+    text = [tensor.name for tensor in tensors if tensor.name.startswith(_TEXT_ENCODERS)]
     if text:
         raise source.fault(
             f"adapts the text encoder too ({listed(text, SHOWN_KEYS)}), and only the UNet's layers are taken",
@@ -253,10 +245,13 @@ def _check_not_ours(source: Source, tensors: Sequence[Tensor]) -> None:
 def _kohya(source: Source, tensors: Sequence[Tensor], metadata: Mapping[str, str]) -> Stored:
     known = {**_KOHYA_PARTS, **_LYCORIS_PARTS, ALPHA: ALPHA}
     layers: dict[str, dict[str, Tensor]] = {}
-    unknown = []
+    unknown, is_sdxl = [], False
     for tensor in tensors:
         name, _, ending = tensor.name.partition(".")
-        layer = layer_of(name.removeprefix(KOHYA_PREFIX)) if name.startswith(KOHYA_PREFIX) else None
+        layer = None
+        if name.startswith(KOHYA_PREFIX):
+            of_sdxl = layer_of_own(name.removeprefix(KOHYA_PREFIX), layer_of)
+            layer, is_sdxl = of_sdxl or layer_of(name.removeprefix(KOHYA_PREFIX)), is_sdxl or of_sdxl is not None
         if ending in _NOT_TAKEN:
             raise _not_taken(source, tensor.name, ending)
         if layer is None or ending not in known:
@@ -275,7 +270,7 @@ def _kohya(source: Source, tensors: Sequence[Tensor], metadata: Mapping[str, str
         for layer, parts in layers.items()
     }
     config = patterns(kind, ranks, scales) | options_of(source, kind, layers, ranks)
-    return _stored(source, config, layers, metadata.get("ss_sd_model_name", ""))
+    return _stored(source, config, layers, metadata.get("ss_sd_model_name", ""), is_sdxl=is_sdxl)
 
 
 def _diffusers(source: Source, tensors: Sequence[Tensor], metadata: Mapping[str, str]) -> Stored:
@@ -335,15 +330,16 @@ def _peft(source: Source, tensors: Sequence[Tensor], prefix: str, config: Mappin
     return _stored(source, new, layers, said)
 
 
-def _stored(source: Source, config: Mapping[str, Any], layers: dict[str, dict[str, Tensor]], base_model: str) -> Stored:
+def _stored(
+    source: Source,
+    config: Mapping[str, Any],
+    layers: dict[str, dict[str, Tensor]],
+    base_model: str,
+    *,
+    is_sdxl: bool = False,
+) -> Stored:
     stored = Stored(source.path, {**config, "target_modules": sorted(layers)}, layers, base_model)
-    if prompt_width(stored) == SDXL_PROMPT_WIDTH:
-        raise source.fault(
-            f"is of SDXL: its layers read prompts of {SDXL_PROMPT_WIDTH} numbers a token",
-            "SDXL's base models are not supported yet; use an adapter of Stable Diffusion 1.x or 2.x",
-            "ADAPTER_SDXL",
-        )
-    return stored
+    return replace(stored, is_sdxl=is_sdxl or prompt_width(stored) == SDXL_PROMPT_WIDTH)
 
 
 def _by_layer(

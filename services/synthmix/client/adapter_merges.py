@@ -174,7 +174,8 @@ def merge(operands: Sequence[Operand], rank: int | None, format_name: str, out: 
         **patterns("LORA", ranks, {layer: float(of_layer) for layer, of_layer in ranks.items()}),
         "target_modules": sorted(layers),
     }
-    stored = Stored(operands[0].stored.weights, config, layers, base_model)
+    is_sdxl = any(item.stored.is_sdxl for item in operands)
+    stored = Stored(operands[0].stored.weights, config, layers, base_model, is_sdxl=is_sdxl)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside it, so that it is there whole or not at all.
     with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
@@ -286,7 +287,7 @@ def _kernel(item: Operand, layer: str) -> tuple[int, ...]:
         return (3, 3)
     if name == "conv_shortcut":
         return (1, 1)
-    if name not in ("proj_in", "proj_out") or stored.base_model == "builtin":
+    if name not in ("proj_in", "proj_out") or stored.base_model == "builtin" or stored.is_sdxl:
         return ()
     width = prompt_width(stored)
     if width not in PROJECTIONS:

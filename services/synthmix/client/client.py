@@ -46,7 +46,7 @@ from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Col
 from synthmix.image_data.sources.source_listing import ListingRequest
 from synthmix.service_kit import errors
 from synthmix.service_kit import resource_names as names
-from synthmix.service_kit.adapter_payloads import ADAPTER_FILES, WITHOUT_ADAPTER, in_folder
+from synthmix.service_kit.adapter_payloads import ADAPTER_FILES, SDXL_KIND, WITHOUT_ADAPTER, in_folder
 from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
@@ -507,7 +507,14 @@ class Client:
             made = Path(scratch) / f"made{out.suffix}"
             stored = self._fetch_adapter(adapter, folder, Path(scratch) / "stored", progress)
             try:
-                export = adapter_formats.write_adapter(format_name, stored, made, adapter.settings.base_model)
+                export = adapter_formats.write_adapter(
+                    format_name,
+                    stored,
+                    made,
+                    adapter.settings.base_model,
+                    is_sdxl=adapter.base_model_kind == SDXL_KIND,
+                    original_px=adapter.original_size,
+                )
             except ValueError as error:
                 raise _corrupt_adapter(adapter, error) from error
             adapter_formats.check_free(out)
@@ -619,7 +626,9 @@ class Client:
             )
         try:
             return adapter_formats.read_stored(
-                self._fetch_adapter(adapter, "", folder, progress), adapter.settings.base_model
+                self._fetch_adapter(adapter, "", folder, progress),
+                adapter.settings.base_model,
+                is_sdxl=adapter.base_model_kind == SDXL_KIND,
             )
         except ValueError as error:
             raise _corrupt_adapter(adapter, error) from error
