@@ -19,6 +19,7 @@ from synthmix.service_kit.resource_names import (
     EVALUATIONS,
     FEATURES,
     IMAGE_SETS,
+    MODELS,
     PARTS,
     RECONSTRUCTIONS,
     SPLITS,
@@ -234,6 +235,26 @@ def test_a_study_with_cascade_takes_what_nothing_else_needs(world: World) -> Non
     assert world.there() == before - gone
     # The last study of a split takes the split; the dataset is its user's.
     assert set(world.delete(STUDIES, 1, force=True).names) == before - gone - {world[DATASETS, 1]}
+
+
+def test_a_study_with_cascade_leaves_base_models(world: World) -> None:
+    """As it leaves its dataset: its user brought it, and nothing else refers to it any more."""
+    model = ArtifactName(MODELS, BASE_MODEL)
+    write_manifest(world.store, Manifest(model, {}, {}, 1, (), software={}))
+    for number in (1, 2):
+        world.delete(STUDIES, number, force=True)
+    assert {name.collection for name in world.there()} == {DATASETS, MODELS}
+
+
+def test_a_base_model_is_needed_by_whatever_says_its_digest(world: World) -> None:
+    model = ArtifactName(MODELS, BASE_MODEL)
+    write_manifest(world.store, Manifest(model, {}, {}, 1, (), software={}))
+    with pytest.raises(FailedPrecondition, match=f"{model} is still used") as raised:
+        delete(world.store, model, caller=Caller(LOCAL), force=False, validate_only=False)
+    assert str(world[ADAPTERS, 1]) in raised.value.message
+    deletion = delete(world.store, model, caller=Caller(LOCAL), force=True, validate_only=False)
+    assert deletion.names[-1] == model, "what refers to it went before"
+    assert {name.collection for name in world.there()} == {DATASETS, SPLITS, FEATURES}
 
 
 def test_an_evaluation_with_cascade_takes_its_study_and_its_own_trials(world: World) -> None:

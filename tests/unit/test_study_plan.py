@@ -14,12 +14,13 @@ from google.protobuf import json_format
 from image_archives import dataset, picture
 from local_services import LocalServices
 from memory_object_store import MemoryObjectStore
+from stored_models import store_model
 from synthmix.adapter_training import planning as adapters
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.study_file import parse_document
 from synthmix.image_synthesis import planning as image_sets
-from synthmix.service_kit import open_operations, operation_host
+from synthmix.service_kit import model_names, open_operations, operation_host
 from synthmix.service_kit.artifacts import find_manifest, read_manifest
 from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
@@ -31,6 +32,7 @@ from synthmix.service_kit.environment import (
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     InvalidArgument,
+    NotFound,
     ResourceExhausted,
     SynthMixError,
     Unauthenticated,
@@ -54,6 +56,7 @@ from synthmix.study_control.datasets import claim_name
 from synthmix.study_control.planning import StudySteps
 from synthmix.study_control.step_services import delaying
 from synthmix.study_control.steps import Step, of_service, recorded_steps
+from test_base_model_files import config, write_model
 from upgrades import upgraded, with_option
 from waiting import wait_until
 
@@ -145,6 +148,28 @@ def test_adapters_train_with_the_prompt_that_images_are_asked_with(store: Memory
         "a {label} cell",
         "one {label}",
     ]
+
+
+def test_a_study_means_the_model_that_a_name_has_when_it_is_asked_for(store: MemoryObjectStore, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    first = store_model(store, folder)
+    model_names.claim(store, LOCAL, "tiny", first, replace=False, field="display_name")
+    laid_out = lay_out(store, "adapters: {base_model: models/tiny, targets: all}")
+    assert laid_out.spec.adapters[0].base_model == str(first)
+    assert laid_out.name == lay_out(store, f"adapters: {{base_model: {first}, targets: all}}").name
+    assert {item["spec"]["adapters"][0]["base_model"] for item in (laid_out.request, laid_out.record())} == {str(first)}
+    config("scheduler/scheduler_config.json", beta_end=0.0133)(folder)
+    second = store_model(store, folder)
+    model_names.claim(store, LOCAL, "tiny", second, replace=True, field="display_name")
+    assert lay_out(store, "adapters: {base_model: models/tiny, targets: all}").name != laid_out.name
+
+
+def test_a_model_that_is_not_there_is_told_at_its_adapter(store: MemoryObjectStore) -> None:
+    with pytest.raises(NotFound, match=r"adapters\[1\].base_model: there is no model 'tiny' in object storage"):
+        lay_out(store, "adapters: {base_model: [builtin, models/tiny]}")
+    assert "is not a valid name" in faults(store, "adapters: {base_model: models/Tiny}")["adapters[0].base_model"]
+    said = faults(store, f"adapters: {{base_model: models/{'0' * 32}}}")["adapters[0].base_model"]
+    assert "is not among the models in object storage" in said
 
 
 # The grid

@@ -63,7 +63,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
             )
     problems.raise_if_any()
     _check_upload(store, upload)
-    base_model = resolve(adapter.settings.base_model, field="adapter.settings.base_model", weights=False)
+    base_model = resolve(adapter.settings.base_model, field="adapter.settings.base_model", weights=False, store=store)
     given = adapters_pb2.AdapterSettings(prompt=with_defaults(adapter.settings).prompt)
     if adapter.settings.HasField("image_size"):
         given.image_size = adapter.settings.image_size

@@ -29,6 +29,6 @@ def open_inputs(
             f"{part.name} is not the train split that was asked for; split the dataset again, and ask for that one",
             reason="SPLIT_DIFFERS",
         )
-    found = base_model.resolve(names["base_model"], field="adapter.settings.base_model")
+    found = base_model.resolve(names["base_model"], field="adapter.settings.base_model", store=store)
     base_model.verify(found, base_model_digest)
     return part, found

@@ -341,7 +341,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
             "adapter.train_split", "use splits/{id}/parts/train, or import an adapter with `synthmix adapters import`"
         )
     reference = with_defaults(adapter.settings).base_model
-    base_model = resolve(reference, field="adapter.settings.base_model", weights=False)
+    base_model = resolve(reference, field="adapter.settings.base_model", weights=False, store=store)
     check_method(adapter.settings)
     settings = filled(adapter.settings, base_model)
     check_settings(settings, base_model)

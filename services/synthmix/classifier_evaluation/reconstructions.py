@@ -38,8 +38,9 @@ def make_reconstruction(store: ObjectStore, image_set: Manifest, train: TrainPar
     if find_manifest(store, name) is not None:
         return _open(store, name, train)
     adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
-    found = base_model.resolve(adapter.summary["base_model"], field="adapter.base_model")
-    base_model.verify(found, adapter.inputs["base_model"])
+    found = base_model.resolve_again(
+        adapter.summary["base_model"], adapter.inputs["base_model"], field="adapter.base_model", store=store
+    )
     restored = reconstruct(
         load_autoencoder(found.folder), pixels(store, train, request["size_px"]), grey=request["grey"]
     )

@@ -7,7 +7,7 @@ from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.image_data.generators import adapter_settings, classes_made, is_imported
 from synthmix.image_synthesis.shard_ranges import shard_count
-from synthmix.latent_diffusion.base_model import resolve, verify
+from synthmix.latent_diffusion.base_model import resolve_again
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest
@@ -54,7 +54,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     target = ArtifactName(IMAGE_SETS, digest_of(request))
     total = sum(images.values())
     done = total if find_manifest(store, target) is not None else 0
-    warnings = _check_base_model(adapter, settings) if adapter is not None and not done else []
+    warnings = _check_base_model(store, adapter, settings) if adapter is not None and not done else []
     seconds = START_SECONDS + total * settings.steps * SECONDS_PER_IMAGE_STEP
     return Planned(
         request,
@@ -115,10 +115,15 @@ def canonical_request(
     }
 
 
-def _check_base_model(adapter: Manifest, settings: image_sets_pb2.SynthesisSettings) -> list[str]:
+def _check_base_model(store: ObjectStore, adapter: Manifest, settings: image_sets_pb2.SynthesisSettings) -> list[str]:
     """What the adapter's base model makes of the prompts and steps. Returns warnings, raises InvalidArgument."""
-    model = resolve(adapter.summary["base_model"], field="adapter.settings.base_model", weights=False)
-    verify(model, adapter.inputs["base_model"])
+    model = resolve_again(
+        adapter.summary["base_model"],
+        adapter.inputs["base_model"],
+        field="adapter.settings.base_model",
+        weights=False,
+        store=store,
+    )
     check_range("image_set.settings.steps", settings.steps, 1, model.train_timesteps)
     # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
     classes = adapter.summary["classes"]

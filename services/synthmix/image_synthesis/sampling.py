@@ -159,8 +159,9 @@ def adapted_model(adapter_name: ArtifactName, precision: str, part: str = "") ->
 def _adapted_model(adapter_name: ArtifactName, precision: str, part: str) -> LatentDiffusion:
     store = open_object_store()
     adapter = read_manifest(store, adapter_name)
-    found = base_model.resolve(adapter.summary["base_model"], field="adapter.settings.base_model")
-    base_model.verify(found, adapter.inputs["base_model"])
+    found = base_model.resolve_again(
+        adapter.summary["base_model"], adapter.inputs["base_model"], field="adapter.settings.base_model", store=store
+    )
     model = lend(found)
     before = answers(model)
     with tempfile.TemporaryDirectory() as temporary:

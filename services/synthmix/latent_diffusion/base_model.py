@@ -1,6 +1,5 @@
 """Which base model a request means: resolved to a folder and a digest, without importing torch."""
 
-import hashlib
 import itertools
 import re
 import weakref
@@ -22,14 +21,21 @@ from synthmix.latent_diffusion.model_folder import (
     parts,
 )
 from synthmix.latent_diffusion.model_kinds import DIFFUSERS_FOLDER, INDEX, ModelKind, kind_of, no_model
+from synthmix.latent_diffusion.stored_models import StoredModel, open_model
 from synthmix.latent_diffusion.tokens import PromptTokenizer, prompt_tokenizer
-from synthmix.service_kit.digests import ID_LENGTH, canonical_json, sha256_of_file
+from synthmix.service_kit.artifacts import find_manifest
+from synthmix.service_kit.digests import digest_of, sha256_of_file
 from synthmix.service_kit.environment import base_model_folders
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     InvalidArgument,
+    Unavailable,
     missing_field,
 )
+from synthmix.service_kit.model_names import is_stored
+from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.resource_names import MODELS, ArtifactName
+from synthmix.service_kit.s3_object_store import open_object_store
 
 BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
@@ -44,7 +50,7 @@ class BaseModel:
     """A base model that was found.
 
     Attributes:
-        reference: As the user wrote it, with a hub model's revision made exact.
+        reference: As the user wrote it, with a hub model's revision and a stored model's name made exact.
         folder: Its folder in the diffusers layout, without weights if they weren't asked for.
         digest: Of all files that make the model.
         image_size_px: The side of the square images that it was trained for.
@@ -68,27 +74,36 @@ class BaseModel:
         return [prompt_tokenizer(self.folder, self.digest, name) for name in self.kind.tokenizers]
 
 
-def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
-    """Finds a base model: "builtin", a folder, or owner/name@revision of the hub (downloaded into the hub's cache).
+def resolve(reference: str, *, field: str, weights: bool = True, store: ObjectStore | None = None) -> BaseModel:
+    """Finds a base model: "builtin", models/{name} of object storage, a folder, or owner/name@revision of the hub.
 
     A folder must lie below one that the operator names (SYNTHMIX_BASE_MODEL_FOLDERS), and a hub's model be one that
-    the operator allows (SYNTHMIX_HUB_MODELS). A hub's model stays in the node's cache for as long as anybody has what
-    is returned.
+    the operator allows (SYNTHMIX_HUB_MODELS). What is fetched from object storage or from the hub stays in the node's
+    cache for as long as anybody has what is returned.
 
     Args:
         weights: False for who plans only: of a hub's model that isn't in the cache, nothing but its small files is
-            downloaded then, and the hub says the digests of its weights.
+            downloaded then, and the hub says the digests of its weights; of a stored one, the weights are holes.
+        store: Object storage; what the environment names, if it is not given.
 
     Raises:
         InvalidArgument: There is no such model, or it isn't in the diffusers layout with safetensors weights.
-        Unavailable: The hub can't be reached.
+        DataLoss: A file of a stored model is not what was imported.
+        Unavailable: The hub or object storage can't be reached.
         Unimplemented: The layout is known and not supported, such as that of SDXL's refiner.
     """
     if not reference:
-        raise missing_field(field, "use builtin, a folder in the diffusers layout, or owner/name@revision")
+        raise missing_field(
+            field, "use builtin, models/{name}, a folder in the diffusers layout, or owner/name@revision"
+        )
     if reference == BUILTIN:
-        return _inspect(reference, BUILTIN_FOLDER, field)
+        return inspect(reference, BUILTIN_FOLDER, field)
     named = ModelFolder(Path(), field, reference)
+    if is_stored(reference):
+        stored = open_model(store or open_object_store(), named, weights=weights)
+        model = inspect(stored.reference, stored.folder, field, sha256s=stored.sha256s)
+        weakref.finalize(model, _let_go, stored)
+        return model
     if reference.endswith(SINGLE_FILES):
         raise named.fault(
             "is a single file by its name",
@@ -103,16 +118,20 @@ def resolve(reference: str, *, field: str, weights: bool = True) -> BaseModel:
         )
     folder = _allowed_folder(reference)
     if folder is not None:
-        return _inspect(str(folder), folder, field)
+        return inspect(str(folder), folder, field)
     if not _HUB_MODEL.fullmatch(reference) or ".." in reference:
         raise _not_found(named)
     name, _, revision = reference.partition("@")
     found = download(named, name, revision or "main", weights=weights)
     # The hub's cache names a snapshot's folder by its commit.
-    model = _inspect(f"{name}@{found.folder.name}", found.folder, field, found.remote)
+    model = inspect(f"{name}@{found.folder.name}", found.folder, field, found.remote)
     if found.hold is not None:
         weakref.finalize(model, found.hold.close)
     return model
+
+
+def _let_go(stored: StoredModel) -> None:
+    """Of a model that nobody has any more: until then its folder was there."""
 
 
 def _not_found(named: ModelFolder) -> InvalidArgument:
@@ -120,13 +139,13 @@ def _not_found(named: ModelFolder) -> InvalidArgument:
     if Path("/") in folders:
         return named.fault(
             "is neither a folder here nor the name of a hub's model",
-            "use builtin, the absolute path of a folder in the diffusers layout, or owner/name@revision",
+            "use builtin, models/{name}, the absolute path of a folder in the diffusers layout, or owner/name@revision",
             NOT_FOUND,
         )
     places = f", or a folder below {' or '.join(map(str, folders))}" if folders else ""
     return named.fault(
         "is neither a folder that this server offers nor the name of a hub's model",
-        f"use builtin, owner/name@revision{places}; the operator says where folders may lie, by "
+        f"use builtin, models/{{name}}, owner/name@revision{places}; the operator says where folders may lie, by "
         "SYNTHMIX_BASE_MODEL_FOLDERS or the chart's baseModels.folders",
         NOT_FOUND,
     )
@@ -148,15 +167,27 @@ def _allowed_folder(reference: str) -> Path | None:
         return None
 
 
-def _inspect(reference: str, folder: Path, field: str, remote: Mapping[str, str] = MappingProxyType({})) -> BaseModel:
-    """Checks what is in a folder, and takes a hub's word for the sha256 of weights that are only there."""
+def inspect(
+    reference: str,
+    folder: Path,
+    field: str,
+    remote: Mapping[str, str] = MappingProxyType({}),
+    *,
+    sha256s: Mapping[str, str] = MappingProxyType({}),
+) -> BaseModel:
+    """Checks what is in a folder.
+
+    Args:
+        remote: The sha256 of each weight file that only a hub has, by its word.
+        sha256s: Of each file of the model, where they are known and need not be read for it.
+    """
     model = ModelFolder(folder, field, reference, tuple(remote))
     try:
         if not (folder / INDEX).exists():
             raise no_model(model, _names(model))
         files = (_stamp(folder, folder / INDEX), *_files(folder))
         sizes = _checked(model, files)
-        digest = _digest(folder, files, tuple(remote.items()))
+        digest = digest_of(dict(sha256s)) if sha256s else _digest(folder, files, tuple(remote.items()))
     except OSError as error:
         name = Path(error.filename).name if error.filename else "a file"
         raise model.fault(
@@ -231,7 +262,30 @@ def _check_weights_are_safetensors(model: ModelFolder, kind: ModelKind, names: S
 def _digest(folder: Path, files: tuple[tuple[str, int, int], ...], remote: tuple[tuple[str, str], ...]) -> str:
     # Sizes and times are part of the cache's key only: gigabytes are read once, and again if they changed.
     digests = {name: sha256_of_file(folder / name) for name, _, _ in files} | dict(remote)
-    return hashlib.sha256(canonical_json(digests)).hexdigest()[:ID_LENGTH]
+    return digest_of(digests)
+
+
+def resolve_again(
+    reference: str, digest: str, *, field: str, weights: bool = True, store: ObjectStore | None = None
+) -> BaseModel:
+    """The base model of this digest: by what it was asked for as, or from object storage if it is there only by now.
+
+    Args:
+        reference: As `resolve` had it, maybe on another node.
+
+    Raises:
+        SynthMixError: As `resolve` and `verify` do.
+    """
+    store = store or open_object_store()
+    try:
+        model = resolve(reference, field=field, weights=weights, store=store)
+        verify(model, digest)
+        return model
+    except (InvalidArgument, FailedPrecondition, Unavailable):
+        stored = ArtifactName(MODELS, digest)
+        if reference == str(stored) or find_manifest(store, stored) is None:
+            raise
+        return resolve(str(stored), field=field, weights=weights, store=store)
 
 
 def verify(model: BaseModel, digest: str) -> None:

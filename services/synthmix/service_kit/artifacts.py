@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from synthmix.service_kit.digests import sha256_of, sha256_of_file
 from synthmix.service_kit.errors import DataLoss, NotFound, Unavailable
-from synthmix.service_kit.node_cache import open_cached
+from synthmix.service_kit.node_cache import link_cached, open_cached
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.service_kit.stored_records import find_record, known_fields, reading
@@ -28,6 +28,7 @@ Described = TypeVar("Described")
 MANIFEST = "manifest.json"
 LAID_ASIDE = "laid-aside/"
 """Where the sweep keeps a payload for a while that it took away."""
+_CACHED = "payloads"
 SCHEMA = 1
 """Of the manifest: raise it when a version that does not know of the change would read it wrongly."""
 SOFTWARE = ("synthmix", "torch", "diffusers", "peft", "timm", "ray", "numpy", "pillow", "pyarrow")
@@ -213,13 +214,24 @@ def open_payload(store: ObjectStore, manifest: Manifest, name: str) -> BinaryIO:
         ResourceExhausted: It does not fit into the cache.
     """
     payload = manifest.payload(name)
+    return open_cached(_CACHED, payload.sha256, payload.size_bytes, _download(store, manifest, payload))
+
+
+def link_payload(store: ObjectStore, manifest: Manifest, name: str, path: Path) -> BinaryIO:
+    """As open_payload, with a further name of the file: a path in the folder of a node_cache.room."""
+    payload = manifest.payload(name)
+    return link_cached(_CACHED, payload.sha256, payload.size_bytes, _download(store, manifest, payload), path)
+
+
+def _download(store: ObjectStore, manifest: Manifest, payload: Payload) -> Callable[[Path], None]:
+    """What writes a payload to a path. It raises DataLoss, NotFound."""
 
     def download(path: Path) -> None:
         store.get_file(payload_key(manifest.name, payload), path)
         if sha256_of_file(path) != payload.sha256:
-            raise _data_loss(manifest.name, name)
+            raise _data_loss(manifest.name, payload.name)
 
-    return open_cached("payloads", payload.sha256, payload.size_bytes, download)
+    return download
 
 
 def software_versions() -> dict[str, str]:

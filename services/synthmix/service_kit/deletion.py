@@ -33,6 +33,7 @@ from synthmix.service_kit.resource_names import (
     DATASETS,
     EVALUATIONS,
     FEATURES,
+    MODELS,
     RECONSTRUCTIONS,
     SPLITS,
     STUDIES,
@@ -43,6 +44,9 @@ from synthmix.service_kit.resource_names import (
 
 # They have no user of their own: what they were made from takes them with it, and they keep nothing from being deleted.
 INTERNAL = (SPLITS, AUTOENCODER_CHECKS, TRIALS, RECONSTRUCTIONS, FEATURES)
+
+# Their users brought them, so that nothing else that goes takes them with it.
+IMPORTED = (DATASETS, MODELS)
 
 DELETIONS = "deletions/"
 WITHOUT_GRACE = ".now"
@@ -238,7 +242,7 @@ def _put(store: ObjectStore, objects: Mapping[str, bytes]) -> None:
 
 def _forget_checkpoints(store: ObjectStore, references: References, gone: Sequence[ArtifactName]) -> None:
     """Deletes what was learnt and made from what goes by operations that were cancelled or failed on the way."""
-    lost = references.lost_with([name for name in gone if name.collection in (DATASETS, SPLITS, ADAPTERS)])
+    lost = references.lost_with([name for name in gone if name.collection in (DATASETS, MODELS, SPLITS, ADAPTERS)])
     if not lost:
         return
     kept = {OperationName.of_key(item.key.removeprefix(CHECKPOINTS))[0] for item in store.list(CHECKPOINTS)}
@@ -279,7 +283,7 @@ def _unneeded(
         frontier = {target}
         while frontier:
             found = set().union(*(references.mentioned_by(name) for name in frontier))
-            frontier = {name for name in found if name.collection != DATASETS} - candidates - gone
+            frontier = {name for name in found if name.collection not in IMPORTED} - candidates - gone
             candidates |= frontier
         candidates |= _trials_for(references, references.resources[target].mentions)
     for name in gone:

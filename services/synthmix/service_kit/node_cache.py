@@ -98,6 +98,17 @@ def open_cached(kind: str, key: str, size_bytes: int, make: Callable[[Path], Non
                 return made
 
 
+def link_cached(kind: str, key: str, size_bytes: int, make: Callable[[Path], None], path: Path) -> BinaryIO:
+    """As open_cached, with a further name of the file in the folder of a `room`, for who opens files by their paths."""
+    while True:
+        file = open_cached(kind, key, size_bytes, make)
+        try:
+            os.link(cache_folder() / kind / key, path)
+            return file
+        except FileNotFoundError:  # it went meanwhile, since it was made too long ago
+            file.close()
+
+
 def _opened(path: Path, size_bytes: int) -> BinaryIO | None:
     """The file, locked so that it stays; None if it is not there, or is not whole."""
     try:

@@ -25,11 +25,15 @@ from synthmix.service_kit.errors import InvalidArgument, PermissionDenied, listi
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import now
 from synthmix.service_kit.requesters import current_requester
-from synthmix.service_kit.resource_names import DATASETS, STUDIES, ArtifactName
+from synthmix.service_kit.resource_names import DATASETS, MODELS, STUDIES, ArtifactName
 
 CLAIMS = "claims/"
 NOT_OWNER = "NOT_OWNER"
-AMBIGUOUS = {DATASETS: "DATASET_NAME_AMBIGUOUS", STUDIES: "STUDY_NAME_AMBIGUOUS"}
+AMBIGUOUS = {
+    DATASETS: "DATASET_NAME_AMBIGUOUS",
+    MODELS: "MODEL_NAME_AMBIGUOUS",
+    STUDIES: "STUDY_NAME_AMBIGUOUS",
+}
 # Servers that keep objects as files take 255 bytes between two slashes.
 LONGEST_KEY_PART = 200
 # One that goes on is nobody's name: no object lies where others have a folder.

@@ -12,6 +12,7 @@ _SERVICE = re.compile(r"[a-z][a-z-]{0,62}")
 _DISPLAY_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 DATASETS = "datasets"
+MODELS = "models"
 SPLITS = "splits"
 ADAPTERS = "adapters"
 IMAGE_SETS = "image-sets"
@@ -23,6 +24,7 @@ EVALUATIONS = "evaluations"
 STUDIES = "studies"
 COLLECTIONS = (
     DATASETS,
+    MODELS,
     SPLITS,
     AUTOENCODER_CHECKS,
     ADAPTERS,

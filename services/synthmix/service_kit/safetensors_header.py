@@ -10,7 +10,15 @@ from synthmix.service_kit.quantities import byte_size
 # A tensor's entry takes some 130 bytes: room for 60,000, where a UNet has 700. The library's own bound is 100 MB, and
 # JSON of that size becomes a gigabyte in memory.
 LARGEST_HEADER_BYTES = 8 << 20
-_LENGTH_BYTES = 8
+LENGTH_BYTES = 8
+
+
+def header_length(start: bytes | bytearray) -> int:
+    """How many bytes of a safetensors file come before the tensors', by the first bytes of it; 8 if these are fewer."""
+    if len(start) < LENGTH_BYTES:
+        return LENGTH_BYTES
+    (length,) = struct.unpack("<Q", start[:LENGTH_BYTES])
+    return LENGTH_BYTES + int(length)
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -22,13 +30,13 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         ValueError: The file does not begin with such a header. It says what is wrong.
     """
     with path.open("rb") as file:
-        start = file.read(_LENGTH_BYTES)
-        if len(start) < _LENGTH_BYTES:
-            raise ValueError(f"it ends within the {_LENGTH_BYTES} bytes that give its header's length")
+        start = file.read(LENGTH_BYTES)
+        if len(start) < LENGTH_BYTES:
+            raise ValueError(f"it ends within the {LENGTH_BYTES} bytes that give its header's length")
         (length,) = struct.unpack("<Q", start)
         if length > LARGEST_HEADER_BYTES:
             raise ValueError(f"it says that its header has {length} bytes, more than {byte_size(LARGEST_HEADER_BYTES)}")
-        if length > path.stat().st_size - _LENGTH_BYTES:
+        if length > path.stat().st_size - LENGTH_BYTES:
             raise ValueError(f"it says that its header has {length} bytes, more than follow")
         text = file.read(length)
     try:
@@ -39,7 +47,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         raise ValueError("it has a header that is not valid JSON") from error
     if not isinstance(header, dict):
         raise ValueError("it has a header that is not a JSON object")
-    return header, _LENGTH_BYTES + length
+    return header, LENGTH_BYTES + length
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.service_kit import model_names
 from synthmix.service_kit.digests import ID_LENGTH, digest_of
 from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, WORKER_SERVICES
 from synthmix.service_kit.errors import FieldViolation, InvalidArgument, Problems, SynthMixError, invalid_field
@@ -117,6 +118,7 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     problems = Problems()
     specification.check(full, problems)
     specification.check_prompts(spec, problems)
+    _name_models_exactly(store, full, owner, problems)
     with problems, specification.study_terms({"split.settings": "split", "split.dataset": "dataset"}):
         if full.dataset:
             dataset = datasets.get_dataset(store, full.dataset, owner=owner)
@@ -145,6 +147,15 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
         "recipe_version": specification.RECIPE_VERSION,
     }
     return StudySteps(full, dataset, split, (*adapters, *image_sets, grid), request)
+
+
+def _name_models_exactly(store: ObjectStore, spec: studies_pb2.StudySpec, owner: str, problems: Problems) -> None:
+    """Replaces names of models in object storage by their digests: a name may mean another model tomorrow."""
+    for index, adapter in enumerate(spec.adapters):
+        with problems:
+            if model_names.is_stored(adapter.base_model):
+                field = f"adapters[{index}].base_model"
+                adapter.base_model = str(model_names.resolve(store, adapter.base_model, owner=owner, field=field))
 
 
 def _generator_steps(
