@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 
 from synthmix.api.adapters.v1 import adapters_pb2_grpc
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.api.base_models.v1 import base_models_pb2_grpc
 from synthmix.api.clusters.v1 import clusters_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2_grpc
 from synthmix.api.evaluations.v1 import evaluations_pb2_grpc
@@ -106,6 +107,12 @@ def serving(
             evaluations_pb2_grpc,
             "EvaluationService",
             ["CreateEvaluation", "GetEvaluation", "ListEvaluations", "DeleteEvaluation"],
+            [],
+        ),
+        (
+            base_models_pb2_grpc,
+            "BaseModelService",
+            ["CreateBaseModel", "GetBaseModel", "ListBaseModels", "DeleteBaseModel"],
             [],
         ),
         (studies_pb2_grpc, "StudyService", ["CreateStudy", "GetStudy", "ListStudies", "DeleteStudy"], ["WatchStudy"]),

@@ -22,12 +22,12 @@ import synthmix.adapter_training.front_end as adapter_training
 import synthmix.classifier_evaluation.front_end as classifier_evaluation
 import synthmix.image_synthesis.front_end as image_synthesis
 from memory_object_store import MemoryObjectStore
+from synthmix.adapter_training import model_operation
 from synthmix.image_data.sources.archive import open_archive
 from synthmix.local.ports import LOOPBACK, free_port
 from synthmix.service_kit import open_operations
 from synthmix.service_kit import operation_records as records
-from synthmix.service_kit.artifact_collection import ArtifactCollection
-from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.artifact_collection import ArtifactCollection, Kind, resource_of
 from synthmix.service_kit.environment import (
     ADAPTER_TRAINING,
     CLASSIFIER_EVALUATION,
@@ -41,11 +41,10 @@ from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.resource_names import (
-    ADAPTERS,
     DATASETS,
     EVALUATIONS,
     IMAGE_SETS,
-    ArtifactName,
+    MODELS,
     OperationName,
 )
 from synthmix.service_kit.server import SERVER_OPTIONS, Servicer
@@ -59,6 +58,7 @@ from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.study_service import StudyService
 
 TOKEN = "correct horse"
+IMPORTS = {DATASETS: import_operation.run, MODELS: model_operation.run}
 
 
 @contextmanager
@@ -110,27 +110,22 @@ def serving(store: MemoryObjectStore, reviews: Any = None) -> Iterator[dict[str,
 
 def servicers(service: str, store: MemoryObjectStore, addresses: dict[str, str]) -> list[Servicer]:
     artifacts = {
-        ADAPTER_TRAINING: (ADAPTERS, adapter_training.adapter_message, adapter_training.servicer),
-        IMAGE_SYNTHESIS: (IMAGE_SETS, image_synthesis.image_set_message, image_synthesis.servicer),
+        ADAPTER_TRAINING: adapter_training.KINDS,
+        IMAGE_SYNTHESIS: (Kind(IMAGE_SETS, "", image_synthesis.image_set_message, image_synthesis.servicer),),
         CLASSIFIER_EVALUATION: (
-            EVALUATIONS,
-            classifier_evaluation.evaluation_message,
-            classifier_evaluation.servicer,
+            Kind(EVALUATIONS, "", classifier_evaluation.evaluation_message, classifier_evaluation.servicer),
         ),
     }
     if service in artifacts:
-        collection, message, servicer = artifacts[service]
-        operations = Operations(
-            service,
-            store,
-            RayConnection("127.0.0.1:1"),
-            {},
-            lambda name, request: message(store, read_manifest(store, ArtifactName.parse(name, field="name"))),
+        kinds = artifacts[service]
+        operations = ImportingOperations(
+            service, store, RayConnection("127.0.0.1:1"), {}, lambda name, request: resource_of(store, kinds, name)
         )
-        return [
-            servicer(store, ArtifactCollection(store, operations, collection, partial(message, store))),
-            Servicer(operations, operations.add, operations.full_name),
+        own = [
+            kind.servicer(store, ArtifactCollection(store, operations, kind.collection, partial(kind.message, store)))
+            for kind in kinds
         ]
+        return [*own, Servicer(operations, operations.add, operations.full_name)]
     others = {name: address for name, address in addresses.items() if name != STUDY_CONTROL}
     operations = ImportingOperations(
         service, store, RayConnection("127.0.0.1:1"), {}, lambda name, request: studies.resource(name, request)
@@ -153,13 +148,13 @@ class DecoderWithoutProcess:
 
 
 class ImportingOperations(Operations):
-    """Imports a dataset as soon as it is asked for, and starts nothing else."""
+    """Imports a dataset or a base model as soon as it is asked for, and starts nothing else."""
 
     async def start(
         self, operation_id: str, kind: str, target: str, request: dict[str, Any]
     ) -> operations_pb2.Operation:
         operation = await super().start(operation_id, kind, target, request)
-        if kind != DATASETS or operation.done:
+        if kind not in IMPORTS or operation.done:
             return operation
         name = OperationName(self.service, operation_id)
         await asyncio.to_thread(self._import, name)
@@ -168,11 +163,11 @@ class ImportingOperations(Operations):
     def _import(self, name: OperationName) -> None:
         record = records.read_record(self._store, name)
         try:
-            dataset = import_operation.run(InlineContext(self._store, record))
+            made = IMPORTS[record.kind](InlineContext(self._store, record))
         except SynthMixError as error:
             records.write_failure(self._store, record, error)
         else:
-            records.write_success(self._store, record, str(dataset))
+            records.write_success(self._store, record, str(made))
         open_operations.close(self._store, record)
 
 

@@ -11,6 +11,7 @@ import yaml
 from rendering import CHART, CI_VALUES, NAMESPACE, RELEASE, Rendered, RenderError, plain_and_encoded, render_chart, tool
 
 from programs import KUBERAY
+from synthmix.adapter_training.model_importing import most_model_bytes
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit.check_health import HEALTH_PATH
 from synthmix.service_kit.environment import (
@@ -563,6 +564,7 @@ def test_network_policies_deny_first(rendered: Rendered) -> None:
         (["baseModels.hub.models[0]=lab"], "'lab' does not match pattern"),
         (["baseModels.hub.models[0]=lab/model@main"], "does not match pattern"),
         (["baseModels.hub.files=0"], "minimum: got 0, want 1"),
+        (["baseModels.imported.files=7"], "additional properties 'files' not allowed"),
         (
             ["objectStorage.minio.enabled=false", "objectStorage.endpoint=https://s3.example"],
             "objectStorage.existingSecret is empty",
@@ -624,6 +626,13 @@ def test_who_reads_base_models_knows_the_models_of_the_hub_that_may_be_named() -
         for name in ("ray-head", *WORKER_GROUPS, *(f"{PREFIX}-{service}" for service in SERVICES)):
             settings = hub_settings(environment(pods[name]["spec"]["containers"][0]))
             assert settings == HubSettings(tuple(models.split()), 100, most_bytes), name
+
+
+def test_who_imports_base_models_knows_how_large_one_may_be() -> None:
+    for set_values, most_bytes in ((["baseModels.imported.size=4Gi"], 4 << 30), ([], 16 << 30)):
+        pods = dict(render_chart(set_values=set_values).pods())
+        found = environment(pods[f"{PREFIX}-adapter-training"]["spec"]["containers"][0])
+        assert most_model_bytes(found) == most_bytes
 
 
 def test_sweeps_go_by_the_values() -> None:

@@ -22,6 +22,7 @@ from synthmix.latent_diffusion.autoencoder import load_autoencoder
 from synthmix.latent_diffusion.base_model import resolve, verify
 from synthmix.latent_diffusion.loading import load
 from synthmix.latent_diffusion.part_layers import UNET, part_layers
+from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from tiny_base_model import write_tiny_base_model, write_tiny_sdxl
 
@@ -192,6 +193,27 @@ def test_who_plans_downloads_no_weights_and_comes_to_the_same_digest(
     assert resolve(str(tiny), field=FIELD).digest == planned["digest"], "a downloaded folder is the same model"
     nowhere = "http://127.0.0.1:9"
     assert resolved(nowhere, tmp_path / "worker", weights=False) == planned, "from the cache"
+
+
+def test_a_client_downloads_what_it_imports_and_nothing_else(
+    hub: tuple[FakeHub, str], tiny: Path, tmp_path: Path
+) -> None:
+    fake, endpoint = hub
+    code = (
+        "import json; from synthmix.client.model_source import read_source; "
+        "found = read_source('owner/tiny@main', progress=lambda done, total: None); "
+        "print(json.dumps([found.shown, {file.path: file.sha256 for file in found.files}]))"
+    )
+    result = in_another_process(code, endpoint, tmp_path)
+    assert result.returncode == 0, result.stderr
+    shown, files = json.loads(result.stdout)
+    assert shown == f"owner/tiny@{fake.commit}"
+    assert digest_of(files) == resolve(str(tiny), field=FIELD).digest
+    assert set(fake.fetched) == set(files)
+    again = in_another_process(code.replace("owner/tiny", "owner/other"), endpoint, tmp_path)
+    assert "source: 'owner/other@main' is refused by the hub" in again.stderr.splitlines()[-1]
+    nowhere = in_another_process(code, "http://127.0.0.1:9", tmp_path)
+    assert "source: 'owner/tiny@main' cannot be had from the hub" in nowhere.stderr.splitlines()[-1]
 
 
 def refused(

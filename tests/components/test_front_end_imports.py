@@ -15,6 +15,7 @@ FRONT_ENDS = tuple(f"synthmix.{package}.front_end" for package in PACKAGES)
 # What hosts run. They hold no GPU and little memory: what they call on workers is imported there.
 OPERATIONS = (
     "synthmix.adapter_training.adapter_operation",
+    "synthmix.adapter_training.model_operation",
     "synthmix.image_synthesis.image_set_operation",
     "synthmix.classifier_evaluation.evaluation_operation",
     "synthmix.study_control.study_operation",

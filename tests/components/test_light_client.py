@@ -16,6 +16,7 @@ import pytest
 
 import fake_services as fake
 from synthmix.api.adapters.v1 import adapters_pb2
+from synthmix.api.base_models.v1 import base_models_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -191,12 +192,41 @@ def test_an_adapter_is_imported(tmp_path: Path) -> None:
     assert not request.adapter.settings.HasField("prompt")
 
 
+def test_a_base_model_is_imported(tmp_path: Path) -> None:
+    made = base_models_pb2.BaseModel(name=f"models/{fake.ID}", source="builtin", size_bytes=7, image_size=64)
+
+    def created(request: Any, context: Any) -> Any:
+        if not request.validate_only:
+            return fake.operation(fake.ADAPTER_OPERATION, response=made)
+        missing = [] if "UploadFile" in services.requests else [f"uploads/{request.base_model.files[0].sha256}"]
+        return fake.operation("", response=base_models_pb2.BaseModelPlan(missing_uploads=missing, checked=not missing))
+
+    with fake.serving() as services:
+        services.answers |= {
+            "UploadFile": fake.upload,
+            "CreateBaseModel": created,
+            "GetBaseModel": lambda request, context: made,
+        }
+        result = command(
+            *("--address", services.address, "--token", fake.TOKEN),
+            *("models", "import", str(REPOSITORY / "services/synthmix/latent_diffusion/builtin")),
+            home=tmp_path,
+        )
+    assert result.returncode == 0, result.stderr
+    assert f"a study or an adapter names it by `base_model: models/{fake.ID}`" in result.stdout
+    assert len(services.requests["UploadFile"]) == 1
+    paths = {item.path for item in services.requests["CreateBaseModel"][-1].base_model.files}
+    assert {"model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"} < paths
+    assert "README.md" not in paths
+
+
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
         (["demo"], "local"),
         (["datasets", "simulate", "images"], "local"),
         (["adapters", "merge", "a.safetensors", "--weights", "1", "--out", "b.safetensors"], "merge"),
+        (["models", "import", "owner/name@main"], "hub"),
         (["--release", "lab/synthmix", "studies", "list"], "release"),
         (["datasets", "import", "manifest.parquet", "--name", "cells", "--no-groups"], "parquet"),
     ],

@@ -22,6 +22,12 @@ EVERYWHERE = {
 METHODS = {
     ADAPTER_TRAINING: {
         "synthmix.adapters.v1.AdapterService": {"CreateAdapter", "GetAdapter", "ListAdapters", "DeleteAdapter"},
+        "synthmix.base_models.v1.BaseModelService": {
+            "CreateBaseModel",
+            "GetBaseModel",
+            "ListBaseModels",
+            "DeleteBaseModel",
+        },
     },
     IMAGE_SYNTHESIS: {
         "synthmix.image_sets.v1.ImageSetService": {"CreateImageSet", "GetImageSet", "ListImageSets", "DeleteImageSet"},

@@ -121,6 +121,7 @@ def test_the_protos_have_no_service_without_a_resource() -> None:
         ("/google.longrunning.Operations/DeleteOperation", "delete", "operations"),
         ("/synthmix.studies.v1.StudyService/DeleteStudy", "delete", "studies"),
         ("/synthmix.image_sets.v1.ImageSetService/DeleteImageSet", "delete", "imagesets"),
+        ("/synthmix.base_models.v1.BaseModelService/CreateBaseModel", "create", "models"),
         (SCALE, "update", "clusters"),
         # What takes something away is no viewer's.
         ("/synthmix.artifacts.v1.ArtifactService/Sweep", "delete", "artifacts"),

@@ -21,8 +21,10 @@ from bad_requests import finished_world as finished_world
 from bad_requests import world as world
 from synthmix import GroupRule
 from synthmix.adapter_training.front_end import AdapterService
+from synthmix.adapter_training.model_service import BaseModelService
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.api.base_models.v1 import base_models_pb2, base_models_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
@@ -742,6 +744,18 @@ DOWN: dict[str, tuple[Callable[[Any], Any], Any]] = {
         adapters_pb2_grpc.AdapterServiceStub,
         adapters_pb2.CreateAdapterRequest(adapter=adapters_pb2.Adapter(train_split=f"splits/{NO_ID}/parts/train")),
     ),
+    "GetBaseModel": (
+        base_models_pb2_grpc.BaseModelServiceStub,
+        base_models_pb2.GetBaseModelRequest(name="models/tiny"),
+    ),
+    "CreateBaseModel": (
+        base_models_pb2_grpc.BaseModelServiceStub,
+        base_models_pb2.CreateBaseModelRequest(
+            base_model=base_models_pb2.BaseModel(
+                files=[base_models_pb2.BaseModelFile(path="model_index.json", sha256="0" * 64, size_bytes=1)]
+            )
+        ),
+    ),
 }
 
 
@@ -773,6 +787,7 @@ def test_object_storage_that_is_down_is_unavailable(method: str) -> None:
         datasets_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(store, nothing, import_bounds()), server)
         artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(store, import_bounds()), server)
         adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterService(store, nothing), server)
+        base_models_pb2_grpc.add_BaseModelServiceServicer_to_server(BaseModelService(store, nothing), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:

@@ -23,6 +23,7 @@ import fake_services as fake
 import synthmix.cli
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2
+from synthmix.api.base_models.v1 import base_models_pb2
 from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
@@ -1547,6 +1548,7 @@ GONE = artifacts_pb2.Deletion(
 )
 DELETIONS = {
     "datasets": "DeleteDataset",
+    "models": "DeleteBaseModel",
     "studies": "DeleteStudy",
     "adapters": "DeleteAdapter",
     "images": "DeleteImageSet",
@@ -1607,6 +1609,60 @@ def test_delete_is_refused_in_the_services_words(services: fake.FakeServices, ru
     )
     code, _, err = run("adapters", "delete", fake.ID)
     assert (code, err) == (1, f"error: adapters/x is used\n  {fake.STUDY}\n")
+
+
+# Base models
+
+
+MODEL = base_models_pb2.BaseModel(
+    name=f"models/{fake.ID}",
+    display_name="tiny",
+    display_names=["mini", "tiny"],
+    source="lab/tiny@0123",
+    image_size=64,
+    size_bytes=3 << 20,
+    requested_by=["local"],
+    requested_by_me=True,
+)
+
+
+def test_models_are_listed_by_each_of_their_names(services: fake.FakeServices, run: Run) -> None:
+    answer = base_models_pb2.ListBaseModelsResponse(base_models=[MODEL, base_models_pb2.BaseModel(name="models/x")])
+    services.answers["ListBaseModels"] = lambda request, context: answer
+    code, out, _ = run("models", "list")
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert lines[0] == ["NAME", "MODEL", "SOURCE", "PIXELS", "SIZE", "CREATED"]
+    assert [line[0] for line in lines[1:]] == ["mini", "tiny", "models/x"]
+    assert lines[1][1:6] == [MODEL.name, MODEL.source, "64", "3", "MiB"]
+
+
+def test_a_model_is_shown_by_its_name(services: fake.FakeServices, run: Run) -> None:
+    services.answers["GetBaseModel"] = lambda request, context: MODEL
+    code, out, _ = run("models", "show", "tiny")
+    assert code == 0
+    assert "source: lab/tiny@0123" in out and "requested_by" not in out
+    [request] = services.requests["GetBaseModel"]
+    assert request.name == "models/tiny"
+
+
+def test_an_imported_model_is_told_as_a_study_names_it(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    plan = base_models_pb2.BaseModelPlan(target=MODEL.name, done=True, checked=True)
+    services.answers["CreateBaseModel"] = lambda request, context: fake.operation(
+        fake.ADAPTER_OPERATION, response=plan if request.validate_only else MODEL
+    )
+    services.answers["GetBaseModel"] = lambda request, context: MODEL
+    code, out, _ = run("models", "import", tmp_path, "--name", "tiny", "--replace")
+    assert code == 0
+    assert out == (
+        "lab/tiny@0123: 3 MiB, for images of 64 pixels\n"
+        f"{MODEL.name}\n"
+        "a study or an adapter names it by `base_model: models/tiny`\n"
+    )
+    requests = services.requests["CreateBaseModel"]
+    assert {(item.base_model.display_name, item.replace_display_name) for item in requests} == {("tiny", True)}
+    assert "UploadFile" not in services.requests
 
 
 # Removing images

@@ -15,6 +15,7 @@ from google.protobuf import empty_pb2
 import fake_services as fake
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2
+from synthmix.api.base_models.v1 import base_models_pb2
 from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
@@ -652,7 +653,9 @@ def test_watching_what_does_not_exist_fails_at_once(services: fake.FakeServices,
         ("ListImageSets", image_sets_pb2.ListImageSetsResponse(), lambda c: list(c.image_sets.list())),
         ("ListEvaluations", evaluations_pb2.ListEvaluationsResponse(), lambda c: list(c.evaluations.list())),
         ("ListStudies", studies_pb2.ListStudiesResponse(), lambda c: list(c.list_studies())),
+        ("ListBaseModels", base_models_pb2.ListBaseModelsResponse(), lambda c: list(c.models.list())),
         ("GetAdapter", adapters_pb2.Adapter(), lambda c: c.adapters.get(fake.ID)),
+        ("GetBaseModel", base_models_pb2.BaseModel(), lambda c: c.models.get(fake.ID)),
         ("GetImageSet", image_sets_pb2.ImageSet(), lambda c: c.image_sets.get(fake.ID)),
         ("GetEvaluation", evaluations_pb2.Evaluation(), lambda c: c.evaluations.get(fake.ID)),
         ("GetSplit", datasets_pb2.Split(), lambda c: c.get_split(fake.ID)),
@@ -666,6 +669,7 @@ def test_watching_what_does_not_exist_fails_at_once(services: fake.FakeServices,
         ),
         ("DeleteDataset", artifacts_pb2.Deletion(), lambda c: c.delete_dataset("d")),
         ("DeleteAdapter", artifacts_pb2.Deletion(), lambda c: c.adapters.delete(fake.ID)),
+        ("DeleteBaseModel", artifacts_pb2.Deletion(), lambda c: c.models.delete("tiny")),
         (
             "DeleteDatasetImages",
             fake.operation("o", response=datasets_pb2.Dataset()),

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "study_control": COMMON | {"image_data"},
     "examples": {"service_kit"},
     "local": COMMON,
-    "client": COMMON | {"image_data", "local"},
+    "client": COMMON | {"image_data", "latent_diffusion", "local"},
     "cli": COMMON | {"image_data", "local", "client", "examples"},
 }
 LEARNING = {"torch", "torchvision", "diffusers", "transformers", "timm", "peft", "scipy", "sklearn", "safetensors"}

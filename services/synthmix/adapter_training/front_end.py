@@ -1,4 +1,4 @@
-"""The adapter training service."""
+"""The adapter training service: adapters, and the base models in object storage."""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2
 
-from synthmix.adapter_training import importing, planning
+from synthmix.adapter_training import importing, model_service, planning
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.image_data.generators import BASE_MODEL_KIND, IMPORTED, ORIGINAL_PX, adapter_settings, is_imported
-from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
+from synthmix.service_kit.artifact_collection import ArtifactCollection, Kind, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import ADAPTERS
+from synthmix.service_kit.resource_names import ADAPTERS, MODELS
 from synthmix.service_kit.server import Servicer, run
 
 
@@ -95,10 +95,19 @@ def servicer(store: ObjectStore, collection: ArtifactCollection) -> Servicer:
     )
 
 
+KINDS = (
+    Kind(ADAPTERS, "synthmix.adapter_training.adapter_operation:run", adapter_message, servicer),
+    Kind(
+        MODELS,
+        "synthmix.adapter_training.model_operation:run",
+        model_service.base_model_message,
+        model_service.servicer,
+    ),
+)
+
+
 def main() -> None:
     run(
         ADAPTER_TRAINING,
-        lambda: serve_artifacts(
-            ADAPTER_TRAINING, ADAPTERS, "synthmix.adapter_training.adapter_operation:run", adapter_message, servicer
-        ),
+        lambda: serve_artifacts(ADAPTER_TRAINING, *KINDS),
     )

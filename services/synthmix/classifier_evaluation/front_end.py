@@ -9,7 +9,7 @@ from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix.classifier_evaluation import planning
 from synthmix.service_kit import message_json
-from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
+from synthmix.service_kit.artifact_collection import ArtifactCollection, Kind, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.environment import CLASSIFIER_EVALUATION
 from synthmix.service_kit.object_store import ObjectStore
@@ -89,9 +89,11 @@ def main() -> None:
         CLASSIFIER_EVALUATION,
         lambda: serve_artifacts(
             CLASSIFIER_EVALUATION,
-            EVALUATIONS,
-            "synthmix.classifier_evaluation.evaluation_operation:run",
-            evaluation_message,
-            servicer,
+            Kind(
+                EVALUATIONS,
+                "synthmix.classifier_evaluation.evaluation_operation:run",
+                evaluation_message,
+                servicer,
+            ),
         ),
     )

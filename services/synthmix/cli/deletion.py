@@ -22,6 +22,7 @@ from synthmix.service_kit.resource_names import collection_of
 
 NOUNS = {
     "datasets": ("dataset", "datasets"),
+    "models": ("base model", "base models"),
     "splits": ("split", "splits"),
     "autoencoder-checks": ("check of an autoencoder", "checks of autoencoders"),
     "adapters": ("adapter", "adapters"),
@@ -105,6 +106,8 @@ def method_of(client: Client, group: str) -> Callable[..., artifacts_pb2.Deletio
     """What deletes one of the things that a group of commands is about."""
     if group == "datasets":
         return client.delete_dataset
+    if group == "models":
+        return client.models.delete
     return client.delete_study if group == "studies" else RESOURCES[group].of(client).delete
 
 

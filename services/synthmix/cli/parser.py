@@ -35,6 +35,7 @@ first steps:
 MOST_COUNTED = 2**31 - 1
 STUDY = "the name in its file, which means the newest study of that name, or studies/{digest}"
 DATASET = "a dataset's name, or datasets/{digest}"
+MODEL = "a model's name, or models/{digest}"
 CASCADES = {
     "adapters": "delete its image sets as well, and the evaluations and studies that used them",
     "images": "delete the evaluations and studies that used it as well",
@@ -59,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     groups = parser.add_subparsers(title="commands", dest="group", required=True, metavar="COMMAND")
     _add_stack_commands(groups)
     _add_datasets(groups)
+    _add_models(groups)
     _add_studies(groups)
     adapters = _add_resource(groups, "adapters", "train low-rank adapters and get their weights", "adapter")
     _add_export(adapters)
@@ -264,6 +266,39 @@ def _add_datasets(groups: Any) -> None:
     remove.add_argument("--yes", action="store_true", help="do not ask")
 
 
+def _add_models(groups: Any) -> None:
+    commands = _group(groups, "models", "import base models into object storage and look at them")
+    add = _command(
+        commands,
+        "import",
+        "models:import_",
+        "put a base model into object storage, for all workers",
+        "SOURCE is a folder in the diffusers layout, or owner/name@revision of the hub, which this machine downloads "
+        "(pip install 'synthmix[hub]'). Its index, and of each component JSON, the tokenizer's texts and safetensors "
+        "are sent, and nothing else; what makes no base model that can be used is refused before its weights are sent. "
+        "Done again after an interruption, it sends what is missing. A study then says `base_model: models/{name}`, "
+        "and each node fetches the files once.",
+    )
+    add.add_argument("source", metavar="SOURCE")
+    add.add_argument(
+        "--name",
+        default="",
+        help="what `base_model: models/{name}` will say: lower-case letters, digits and hyphens (default: none, and "
+        "the model is named by its digest)",
+    )
+    add.add_argument("--replace", action="store_true", help="let the name move here from the model that holds it")
+    _command(commands, "list", "models:list_", "list base models in object storage, the newest first")
+    _command(commands, "show", "models:show", "show a base model", named=MODEL)
+    _add_delete(
+        commands,
+        "base model",
+        MODEL,
+        "Deletes a base model from object storage with all its names. It is refused while adapters, image sets or "
+        "studies refer to the model.",
+        "delete all that was made with it as well",
+    )
+
+
 def _add_studies(groups: Any) -> None:
     commands = _group(groups, "studies", "plan, run and follow studies")
     summary = "check a study's file and show what it would do and cost"
@@ -388,8 +423,8 @@ def _add_import(commands: Any) -> None:
         "--base-model",
         required=True,
         metavar="MODEL",
-        help="what it was trained on: builtin, a folder in the diffusers layout that workers can read, or "
-        "owner/name@revision of the hub",
+        help="what it was trained on: builtin, models/{name} of object storage, a folder in the diffusers layout that "
+        "workers can read, or owner/name@revision of the hub",
     )
     add.add_argument(
         "--class",

@@ -14,6 +14,7 @@ Every failure is a SynthMixError. Long work is a google.longrunning.Operation: `
 import hashlib
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -23,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.api.base_models.v1 import base_models_pb2, base_models_pb2_grpc
 from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
@@ -37,6 +39,7 @@ from synthmix.client.adapter_merges import merge_adapters
 from synthmix.client.downloads import Transfer as Transfer
 from synthmix.client.downloads import download_payloads, reporter
 from synthmix.client.endpoints import Addresses, Endpoints, find_endpoints
+from synthmix.client.model_source import ModelSource, read_source
 from synthmix.client.packing import FIELD as SOURCE_FIELD
 from synthmix.client.packing import pack
 from synthmix.client.resource_collection import ResourceCollection
@@ -76,6 +79,7 @@ class Client:
 
     Attributes:
         adapters, image_sets, evaluations: What each service makes: `client.adapters.create(...)`.
+        models: Base models in object storage, which `import_model` makes.
     """
 
     def __init__(self, channels: Channels):
@@ -88,6 +92,11 @@ class Client:
         )
         self.evaluations: ResourceCollection[evaluations_pb2.Evaluation] = ResourceCollection(
             channels.of(CLASSIFIER_EVALUATION), "evaluation", evaluations_pb2, evaluations_pb2_grpc
+        )
+        self._training = channels.of(ADAPTER_TRAINING)
+        self._models = base_models_pb2_grpc.BaseModelServiceStub(self._training.channel)
+        self.models: ResourceCollection[base_models_pb2.BaseModel] = ResourceCollection(
+            self._training, "base_model", base_models_pb2, base_models_pb2_grpc, names.MODELS
         )
         self._control = channels.of(STUDY_CONTROL)
         self._studies = studies_pb2_grpc.StudyServiceStub(self._control.channel)
@@ -311,6 +320,69 @@ class Client:
     def get_split(self, name: str) -> datasets_pb2.Split:
         request = datasets_pb2.GetSplitRequest(name=names.qualified(names.SPLITS, name))
         return self._control.call(self._datasets.GetSplit, request, datasets_pb2.Split)
+
+    # Base models
+
+    def import_model(
+        self,
+        source: str,
+        name: str = "",
+        *,
+        replace: bool = False,
+        progress: Callable[[Transfer], None] | None = None,
+    ) -> base_models_pb2.BaseModel:
+        """Sends a base model's files, and waits until object storage has it. Files that are there are not sent again.
+
+        Args:
+            source: A folder in the diffusers layout, or owner/name@revision of the hub.
+            name: What `base_model: models/{name}` may say. Each caller has names of their own.
+            replace: Lets `name`, which another model holds, move to this one.
+            progress: Called as reading, uploading and importing go on.
+
+        Raises:
+            InvalidArgument, Unimplemented: It is not a base model that can be used. No weights were sent.
+            AlreadyExists: The name is that of another model (DISPLAY_NAME_TAKEN).
+            ResourceExhausted: It is larger than the operator allows. Nothing was sent.
+        """
+        if name:
+            names.check_display_name("name", name)
+        found = read_source(source, progress=reporter(progress, "reading", "bytes"))
+        request = _model_request(found, name, replace=replace)
+        self._send_model(found, request, progress)
+        done = self.wait(
+            self._training.call(self._models.CreateBaseModel, request, Operation),
+            progress=lambda metadata: reporter(progress, "importing", metadata.unit)(metadata.done, metadata.total),
+        )
+        return self.models.get(result_of(done, base_models_pb2.BaseModel).name)
+
+    def _send_model(
+        self,
+        source: ModelSource,
+        request: base_models_pb2.CreateBaseModelRequest,
+        progress: Callable[[Transfer], None] | None,
+    ) -> None:
+        """Sends what is missing: the small files first, by which the service checks the model, and then the weights."""
+        planned = base_models_pb2.CreateBaseModelRequest()
+        planned.CopyFrom(request)
+        planned.validate_only = True
+        weights = {_upload_name(file.sha256): file.file for file in source.files if file.header}
+        with tempfile.TemporaryDirectory(prefix="synthmix-import-") as scratch:
+            small = {_upload_name(file.sha256): file.file for file in source.files} | _headers(source, Path(scratch))
+            sent, total = 0, 0
+            for files in ({name: path for name, path in small.items() if name not in weights}, weights):
+                plan = result_of(
+                    self._training.call(self._models.CreateBaseModel, planned, Operation), base_models_pb2.BaseModelPlan
+                )
+                missing = [name for name in plan.missing_uploads if name in files]
+                total = total or sum((small | weights)[name].stat().st_size for name in plan.missing_uploads)
+                # The largest first: what the service refuses for its size is refused before others are sent.
+                for name in sorted(missing, key=lambda name: -files[name].stat().st_size):
+                    if self.upload(files[name], progress=_shifted(progress, sent, total)).name != name:
+                        raise errors.FailedPrecondition(
+                            f"{files[name]} has changed since it was read; import the model again",
+                            reason="FILE_CHANGED",
+                        )
+                    sent += files[name].stat().st_size
 
     # Studies
 
@@ -536,7 +608,8 @@ class Client:
 
         Args:
             path: A safetensors file as of kohya's sd-scripts, LyCORIS or diffusers, or a folder in PEFT's layout.
-            base_model: What it was trained on: builtin, a folder that workers can read, or owner/name@revision.
+            base_model: What it was trained on: builtin, models/{name}, a folder that workers can read, or
+                owner/name@revision.
             classes: What {label} in prompts may be: the labels of images that are made with it.
             prompt: With {label} where the class is named; the default of adapters that are trained here if not given.
             image_size: Side of the images that are made with it, in pixels; the base model's own if not given.
@@ -738,6 +811,47 @@ class Client:
         answer = where.call(stub.Check, request, health_pb2.HealthCheckResponse, timeout_s=timeout_s)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise errors.Unavailable(f"{service} is starting or stopping; try again in a moment", reason="NOT_SERVING")
+
+
+def _model_request(source: ModelSource, name: str, *, replace: bool) -> base_models_pb2.CreateBaseModelRequest:
+    return base_models_pb2.CreateBaseModelRequest(
+        base_model=base_models_pb2.BaseModel(
+            display_name=name,
+            source=source.shown,
+            files=[
+                base_models_pb2.BaseModelFile(
+                    path=file.path,
+                    sha256=file.sha256,
+                    size_bytes=file.size_bytes,
+                    header_upload=_upload_name(hashlib.sha256(file.header).hexdigest()) if file.header else "",
+                )
+                for file in source.files
+            ],
+        ),
+        replace_display_name=replace,
+    )
+
+
+def _headers(source: ModelSource, folder: Path) -> dict[str, Path]:
+    """The headers of a model's weights as files, by the uploads that they are to be."""
+    found = {}
+    for number, file in enumerate(source.files):
+        if file.header:
+            path = folder / str(number)
+            path.write_bytes(file.header)
+            found[_upload_name(hashlib.sha256(file.header).hexdigest())] = path
+    return found
+
+
+def _upload_name(sha256: str) -> str:
+    return str(names.UploadName(sha256))
+
+
+def _shifted(progress: Callable[[Transfer], None] | None, done: int, total: int) -> Callable[[Transfer], None] | None:
+    """Reports the transfer of one file as a part of that of several."""
+    if progress is None:
+        return None
+    return lambda transfer: progress(replace(transfer, done=done + transfer.done, total=total))
 
 
 def _corrupt_adapter(adapter: adapters_pb2.Adapter, error: ValueError) -> errors.DataLoss:

@@ -17,17 +17,18 @@ M = TypeVar("M", bound=Message)
 
 
 class ResourceCollection(Generic[M]):
-    """Adapters, image sets or evaluations: what operations make, each once.
+    """Base models, adapters, image sets or evaluations: what operations make, each once.
 
     Args:
         noun: Of one, such as image_set. Google's AIP-131 to 133 derive the names of methods and messages from it.
         messages, services: The modules that are generated from the protos of its package.
+        collection: What names begin with, where that is not the noun's plural.
     """
 
-    def __init__(self, service: Service, noun: str, messages: ModuleType, services: ModuleType):
+    def __init__(self, service: Service, noun: str, messages: ModuleType, services: ModuleType, collection: str = ""):
         self._service, self._noun, self._messages = service, noun, messages
         self._kind = noun.title().replace("_", "")
-        self._name = f"{noun}s".replace("_", "-")
+        self._name = collection or f"{noun}s".replace("_", "-")
         self._stub: Any = getattr(services, f"{self._kind}ServiceStub")(service.channel)
 
     def create(self, resource: M) -> operations_proto_pb2.Operation:

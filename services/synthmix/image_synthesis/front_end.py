@@ -9,7 +9,7 @@ from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
 from synthmix.image_data.generators import synthesis_settings
 from synthmix.image_synthesis import planning
-from synthmix.service_kit.artifact_collection import ArtifactCollection, payload_messages, serve_artifacts
+from synthmix.service_kit.artifact_collection import ArtifactCollection, Kind, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.environment import IMAGE_SYNTHESIS
 from synthmix.service_kit.object_store import ObjectStore
@@ -80,6 +80,7 @@ def main() -> None:
     run(
         IMAGE_SYNTHESIS,
         lambda: serve_artifacts(
-            IMAGE_SYNTHESIS, IMAGE_SETS, "synthmix.image_synthesis.image_set_operation:run", image_set_message, servicer
+            IMAGE_SYNTHESIS,
+            Kind(IMAGE_SETS, "synthmix.image_synthesis.image_set_operation:run", image_set_message, servicer),
         ),
     )

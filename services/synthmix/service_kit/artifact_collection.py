@@ -1,7 +1,7 @@
-"""What the three services that make artifacts share: one kind of resource, made by one kind of operation."""
+"""What the three services that make artifacts share: a kind of resource is made by a kind of operation."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from synthmix.service_kit.operation_records import finished_operation
 from synthmix.service_kit.operations import Operations
 from synthmix.service_kit.ray_connection import RayConnection
 from synthmix.service_kit.requesters import current_requester
-from synthmix.service_kit.resource_names import ArtifactName, OperationName
+from synthmix.service_kit.resource_names import ArtifactName, OperationName, collection_of
 from synthmix.service_kit.s3_object_store import open_object_store, when_available
 from synthmix.service_kit.server import Servicer, serve
 from synthmix.service_kit.stored_records import read_each
@@ -139,33 +139,45 @@ def payload_messages(store: ObjectStore, manifest: Manifest) -> list[artifacts_p
     ]
 
 
-async def serve_artifacts(
-    service: str,
-    collection: str,
-    function: str,
-    message: Callable[[ObjectStore, Manifest], Message],
-    servicer: Callable[[ObjectStore, ArtifactCollection], Servicer],
-) -> None:
-    """Serves a service that makes one kind of artifact, until SIGTERM.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of artifact that a service makes.
 
-    Args:
+    Attributes:
         collection: Such as adapters.
         function: The function that does an operation, as "module:name".
         message: The resource that a manifest describes.
         servicer: The service's own methods.
     """
+
+    collection: str
+    function: str
+    message: Callable[[ObjectStore, Manifest], Message]
+    servicer: Callable[[ObjectStore, ArtifactCollection], Servicer]
+
+
+def resource_of(store: ObjectStore, kinds: Sequence[Kind], name: str) -> Message:
+    """The resource of this name, of one of these kinds."""
+    [kind] = [kind for kind in kinds if kind.collection == collection_of(name)]
+    manifest = read_manifest(store, ArtifactName.parse(name, field="name", collection=kind.collection))
+    return described(manifest, partial(kind.message, store))
+
+
+async def serve_artifacts(service: str, *kinds: Kind) -> None:
+    """Serves a service that makes these kinds of artifacts, until SIGTERM."""
     store = open_object_store()
     await asyncio.to_thread(when_available, store.check)
-
-    def resource(name: str, request: dict[str, Any]) -> Message:
-        manifest = read_manifest(store, ArtifactName.parse(name, field="name", collection=collection))
-        return described(manifest, partial(message, store))
-
-    operations = Operations(service, store, RayConnection(ray_address()), {collection: function}, resource)
-    artifacts = ArtifactCollection(store, operations, collection, partial(message, store))
+    functions = {kind.collection: kind.function for kind in kinds}
+    operations = Operations(
+        service, store, RayConnection(ray_address()), functions, lambda name, request: resource_of(store, kinds, name)
+    )
+    own = [
+        kind.servicer(store, ArtifactCollection(store, operations, kind.collection, partial(kind.message, store)))
+        for kind in kinds
+    ]
     await serve(
         service,
         server_settings(),
-        [servicer(store, artifacts), Servicer(operations, operations.add, operations.full_name)],
+        [*own, Servicer(operations, operations.add, operations.full_name)],
         [operations.keep_going],
     )

@@ -47,6 +47,7 @@ RESOURCES = {
     "google.longrunning.Operations": "operations",
     "synthmix.adapters.v1.AdapterService": "adapters",
     "synthmix.artifacts.v1.ArtifactService": "artifacts",
+    "synthmix.base_models.v1.BaseModelService": "models",
     "synthmix.clusters.v1.ClusterService": "clusters",
     "synthmix.datasets.v1.DatasetService": "datasets",
     "synthmix.evaluations.v1.EvaluationService": "evaluations",

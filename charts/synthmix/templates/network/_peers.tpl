@@ -56,6 +56,7 @@
 {{/* Which front end answers which gRPC service. study_control passes on what it is asked about others' operations. */}}
 {{- define "synthmix.grpcRoutes" -}}
 synthmix.adapters.v1.AdapterService: adapter-training
+synthmix.base_models.v1.BaseModelService: adapter-training
 synthmix.image_sets.v1.ImageSetService: image-synthesis
 synthmix.evaluations.v1.EvaluationService: classifier-evaluation
 synthmix.studies.v1.StudyService: study-control
