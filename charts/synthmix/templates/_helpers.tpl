@@ -205,6 +205,7 @@ capabilities: {drop: [ALL]}
 - {name: SYNTHMIX_HUB_MODELS, value: {{ join " " .Values.baseModels.hub.models | quote }}}
 - {name: SYNTHMIX_HUB_MODEL_MOST_FILES, value: {{ .Values.baseModels.hub.files | int64 | quote }}}
 - {name: SYNTHMIX_HUB_MODEL_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.baseModels.hub.size | quote }}}
+- {name: SYNTHMIX_MODEL_MOST_BYTES, value: {{ include "synthmix.bytes" .Values.baseModels.imported.size | quote }}}
 {{- $root := . }}
 {{- range $service, $key := include "synthmix.services" . | fromYaml }}
 - {name: SYNTHMIX_{{ $service | upper | replace "-" "_" }}_ADDRESS, value: "{{ include "synthmix.fullname" $root }}-{{ $service }}:50051"}
