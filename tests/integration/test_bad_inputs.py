@@ -31,7 +31,7 @@ DATASET = FEW
 BY_PLATE = r"(?P<group>plate-\d+)"
 NO_ID = "0" * 32
 # What an error must leave as it was: artifacts, and the names that people gave to some.
-KEPT = (*(f"{collection}/" for collection in COLLECTIONS), "dataset-names/", "study-names/")
+KEPT = (*(f"{collection}/" for collection in COLLECTIONS), "dataset-names/", "model-names/", "study-names/")
 
 
 def unfinished(store: ObjectStore) -> list[OperationName]:

@@ -44,7 +44,7 @@ BY_PLATE = r"(?P<group>plate-\d+)"
 NO_ID = "0" * 32
 # What an error must leave as it was: artifacts, and the names that people gave to some.
 KEPT = ("datasets/", "splits/", "adapters/", "image-sets/", "evaluations/", "trials/", "studies/")
-NAMES = ("dataset-names/", "study-names/")
+NAMES = ("dataset-names/", "model-names/", "study-names/")
 SPEC: dict[str, Any] = {
     "name": "bad",
     "dataset": DATASET,

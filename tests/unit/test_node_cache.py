@@ -17,7 +17,7 @@ import pytest
 from synthmix.service_kit import node_cache
 from synthmix.service_kit.environment import cache_folder
 from synthmix.service_kit.errors import ResourceExhausted
-from synthmix.service_kit.node_cache import LONGEST_SECONDS, cache_budget_bytes, open_cached
+from synthmix.service_kit.node_cache import LONGEST_SECONDS, cache_budget_bytes, link_cached, open_cached
 
 BUDGET_BYTES = 1000
 
@@ -150,6 +150,29 @@ def test_what_is_mapped_stays_until_nobody_has_it() -> None:
     assert bytes(part) == content("a", 800)[10:20]
     del part
     assert read("b", 500, []) == content("b", 500)
+
+
+def test_a_linked_file_stays_where_it_is_used_whatever_goes_from_the_cache() -> None:
+    with node_cache.room(0) as folder, link_cached("payloads", "a", 300, writer("a", 300), folder / "model.bin"):
+        (cache_folder() / "payloads" / "a").unlink()  # as one that is too old goes
+        assert (folder / "model.bin").read_bytes() == content("a", 300)
+    assert not folder.exists()
+
+
+def test_a_file_that_goes_before_it_is_linked_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    link, late = os.link, ["once"]
+    made: list[str] = []
+
+    def linked(source: Path, path: Path) -> None:
+        if late:
+            late.clear()
+            source.unlink()
+        link(source, path)
+
+    monkeypatch.setattr(os, "link", linked)
+    with node_cache.room(0) as folder, link_cached("payloads", "a", 300, writer("a", 300, made), folder / "model.bin"):
+        assert (folder / "model.bin").read_bytes() == content("a", 300)
+    assert made == ["a", "a"]
 
 
 def test_what_cannot_fit_is_refused_and_takes_nothing_away() -> None:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from synthmix.api.base_models.v1 import base_models_pb2
 from synthmix.latent_diffusion.base_model import BaseModel, inspect
@@ -89,7 +90,7 @@ def plan(store: ObjectStore, request: base_models_pb2.CreateBaseModelRequest, ow
         model_names.check_free(
             store, owner, model.display_name, target, replace=request.replace_display_name, field=DISPLAY_NAME
         )
-    names = {"source": source, "sizes": {file.path: file.size_bytes for file in files}}
+    names: dict[str, Any] = {"source": source, "sizes": {file.path: file.size_bytes for file in files}}
     if find_manifest(store, target) is not None:
         return Planned(canonical, names, base_models_pb2.BaseModelPlan(target=str(target), done=True, checked=True))
     missing = _missing(store, files, headers=request.validate_only)

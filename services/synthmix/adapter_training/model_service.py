@@ -19,7 +19,7 @@ from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.model_names import ModelName
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.requesters import current_requester
-from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.resource_names import MODELS, ArtifactName
 from synthmix.service_kit.server import Servicer
 
 
@@ -34,7 +34,7 @@ class BaseModelService(base_models_pb2_grpc.BaseModelServiceServicer):
         owner, name = current_requester().owner, request.base_model.display_name
         planned = await asyncio.to_thread(model_importing.plan, self._store, request, owner)
         if name and not request.validate_only:
-            target = ArtifactName.parse(planned.plan.target, field="name")
+            target = ArtifactName(MODELS, planned.id)
             await asyncio.to_thread(
                 model_names.claim,
                 self._store,

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from synthmix.latent_diffusion.model_folder import NOT_FOUND, TOO_LARGE, WEIGHTS, ModelFolder, parts
 from synthmix.latent_diffusion.model_kinds import INDEX
@@ -58,10 +59,11 @@ def open_model(store: ObjectStore, named: ModelFolder, *, weights: bool) -> Stor
     if weights:
         _check_fits(named, sum(payload.size_bytes for payload in manifest.payloads))
         return _fetch(store, manifest, weights=True)
-    outline = _outline(store, manifest.name)
+    same: Any = store  # as a key of what is kept it is itself
+    outline = _outline(same, manifest.name)
     if not outline.folder.is_dir():  # somebody emptied the cache
         _outline.cache_clear()
-        outline = _outline(store, manifest.name)
+        outline = _outline(same, manifest.name)
     return outline
 
 

@@ -3,7 +3,8 @@
 {SYNTHMIX_CACHE_DIR}/{kind}/{key}      a file, which appears when it is whole; modified then, accessed when used last
 {SYNTHMIX_CACHE_DIR}/{kind}/*/         what others keep there: it counts. The hub's models go as files do, as a whole
                                        (synthmix.service_kit.hub_cache); what else there is stays
-{SYNTHMIX_CACHE_DIR}/writing/{random}  where one is being written, and a file of the size that is kept for it
+{SYNTHMIX_CACHE_DIR}/writing/{random}  where one is being written, and a file of the size that is kept for it; or where
+                                       files that are in use have further names, which take no room
 {SYNTHMIX_CACHE_DIR}/locks/            one for room, some for who writes which key, some for who uses which model
 
 Whoever reads a file holds a shared lock on it for as long as it is open or mapped, and whoever needs room deletes only
