@@ -99,17 +99,17 @@ def resolve(reference: str, *, field: str, weights: bool = True, store: ObjectSt
     if reference == BUILTIN:
         return inspect(reference, BUILTIN_FOLDER, field)
     named = ModelFolder(Path(), field, reference)
-    if is_stored(reference):
-        stored = open_model(store or open_object_store(), named, weights=weights)
-        model = inspect(stored.reference, stored.folder, field, sha256s=stored.sha256s)
-        weakref.finalize(model, _let_go, stored)
-        return model
     if reference.endswith(SINGLE_FILES):
         raise named.fault(
             "is a single file by its name",
             "give a folder in the diffusers layout: diffusers' from_single_file and save_pretrained write one",
             NOT_FOUND,
         )
+    if is_stored(reference):
+        stored = open_model(store or open_object_store(), named, weights=weights)
+        model = inspect(stored.reference, stored.folder, field, sha256s=stored.sha256s)
+        weakref.finalize(model, _let_go, stored)
+        return model
     if reference.startswith(("./", "../")):  # to what, only the client knows
         raise named.fault(
             "is a relative path, and services and workers stand in other folders",
