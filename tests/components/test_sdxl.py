@@ -22,7 +22,7 @@ from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.front_end import adapter_message
 from synthmix.adapter_training.methods import METHODS
 from synthmix.adapter_training.training_prompts import encoded_once, prompt_embeddings
-from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.api.adapters.v1.adapters_pb2 import Adapter, AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.split_parts import open_train_part
@@ -43,7 +43,7 @@ from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, Operatio
 from synthmix.service_kit.settings_messages import with_defaults
 from synthmix.study_control.split import create_split
 from tiny_adapters import pixels, resumed, settings_of, trained, written
-from tiny_base_model import write_tiny_sdxl
+from tiny_base_model import write_tiny_base_model, write_tiny_sdxl
 
 pytestmark = pytest.mark.usefixtures("one_thread", "any_base_model")
 
@@ -396,3 +396,15 @@ def test_images_are_sampled_as_of_the_size_that_train_images_had(
 def test_what_learns_in_a_text_encoder_is_refused_by_name(found: BaseModel, option: str, value: str | int) -> None:
     with pytest.raises(InvalidArgument, match=f"adapter.settings.{option}: .*SDXL has two.*Stable Diffusion 1.x"):
         settings_of(found, "lora", "attention", **{option: value})
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_plan_knows_how_much_more_work_it_is(folder: Path, tmp_path: Path) -> None:
+    store = MemoryObjectStore.created()
+    split = create_split(store, dataset(store, tmp_path), SplitSettings(test=0.3, validation=0.2, seed=1))
+    seconds = []
+    for base_model in (folder, write_tiny_base_model(tmp_path / "sd")):
+        settings = AdapterSettings(base_model=str(base_model), images_seen=1000)
+        plan = planning.plan(store, Adapter(train_split=f"{split}/parts/train", settings=settings)).plan
+        seconds.append(plan.predicted_seconds - planning.START_SECONDS)
+    assert seconds[0] == pytest.approx(8.4 * seconds[1])

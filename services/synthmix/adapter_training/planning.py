@@ -36,7 +36,7 @@ from synthmix.service_kit.settings_messages import canonical, check, default_of,
 # Raised whenever the recipe's bytes change, or a declared default: an adapter of another version is another adapter.
 RECIPE_VERSION = 3
 
-# Measured on two cores of a server CPU for the built-in model; a hub model takes about 400 times the work.
+# Measured on two cores of a server CPU for the built-in model; Stable Diffusion takes about 400 times the work.
 SECONDS_PER_IMAGE_SEEN = {True: 0.028, False: 12.0}
 START_SECONDS = 10.0
 # Of textual inversion: Gal et al. 2023 (arXiv:2208.01618), and diffusers' own script.
@@ -366,7 +366,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     done = find_manifest(store, target) is not None
     warnings += shown_by_base_model(store, train, base_model, settings.image_size, done=done)
     scale = (settings.image_size / base_model.image_size_px) ** 2
-    image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * cost(settings)
+    image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * base_model.kind.work * cost(settings)
     measured = settings.evaluations * NOISE_LEVELS * sum(min(MOST_IMAGES, len(item.held_out)) for item in adapters)
     of_prior, forward = prior_options.work(settings, len(set(train.labels)))
     shown = settings.evaluations * settings.previews * len(set(train.labels)) * ANSWERS_PER_IMAGE

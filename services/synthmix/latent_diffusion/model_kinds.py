@@ -25,6 +25,8 @@ class ModelKind:
         text_encoders: The components whose answers for a prompt are joined, in order.
         tokenizers: Of each.
         autoencoder_in_float32: Whether the autoencoder is never computed in less.
+        work: Of the UNet for an image of the size that it was made for, times that of Stable Diffusion 1.5's (0.80e12
+            floating-point operations, by torch's FlopCounterMode), for predicted times.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ModelKind:
     text_encoders: tuple[str, ...]
     tokenizers: tuple[str, ...]
     autoencoder_in_float32: bool
+    work: float
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -57,6 +60,7 @@ STABLE_DIFFUSION = ModelKind(
     text_encoders=("text_encoder",),
     tokenizers=("tokenizer",),
     autoencoder_in_float32=False,
+    work=1.0,
 )
 SDXL = ModelKind(
     name=SDXL_KIND,
@@ -72,6 +76,7 @@ SDXL = ModelKind(
     # range, and of numbers that large eight bits: images are encoded once and decoded once, so that float32 costs
     # little. (Stable Diffusion's config.json may have force_upcast too, as diffusers' default: it decides nothing.)
     autoencoder_in_float32=True,
+    work=8.4,
 )
 KINDS = (STABLE_DIFFUSION, SDXL)
 
