@@ -8,7 +8,7 @@ import pytest
 
 from interleaving import Failure, run_interleaved
 from memory_object_store import MemoryObjectStore
-from synthmix.service_kit import owners, references
+from synthmix.service_kit import owners, references, s3_object_store
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_payload, write_manifest, write_payload
 from synthmix.service_kit.environment import ADAPTER_TRAINING, SweepSettings
 from synthmix.service_kit.errors import Unavailable
@@ -132,3 +132,11 @@ def test_a_copy_holds_the_same_bytes(store: ObjectStore, size: int) -> None:
     store.put_bytes("copies/source", b"x" * size)
     store.copy("copies/source", "copies/target")
     assert store.get_bytes("copies/target") == b"x" * size
+
+
+def test_a_large_object_is_copied_in_parts(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_object_store, "COPIED_AT_ONCE_BYTES", 5 << 20)
+    data = random.Random(0).randbytes((12 << 20) + 7)
+    store.put_bytes("copies/large", data)
+    store.copy("copies/large", "copies/target")
+    assert store.get_bytes("copies/target") == data

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import grpc
 import urllib3
 from minio import Minio
-from minio.commonconfig import CopySource
+from minio.commonconfig import ComposeSource, CopySource
 from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error, ServerError
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 PART_SIZE_BYTES = 16 * 1024 * 1024
 SMALL_OBJECT_BYTES = 1024 * 1024
+# A server answers when it has copied: of gigabytes later than anybody waits for.
+COPIED_AT_ONCE_BYTES = 512 * 1024 * 1024
 ATTEMPTS = 6
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
@@ -248,8 +250,21 @@ class S3ObjectStore(ObjectStore):
 
     def copy(self, source: str, target: str) -> None:
         """Writes an object again under another key, within object storage. Raises NotFound."""
-        place = CopySource(self.settings.bucket, source)
-        self._call(f"read {source}", lambda: self._client.copy_object(self.settings.bucket, target, place))
+        bucket = self.settings.bucket
+
+        def copy() -> None:
+            size_bytes = self._client.stat_object(bucket, source).size or 0
+            if size_bytes <= COPIED_AT_ONCE_BYTES:
+                self._client.copy_object(bucket, target, CopySource(bucket, source))
+                return
+            starts = range(0, size_bytes, COPIED_AT_ONCE_BYTES)
+            lengths = [min(COPIED_AT_ONCE_BYTES, size_bytes - start) for start in starts]
+            parts = zip(starts, lengths, strict=True)
+            self._client.compose_object(
+                bucket, target, [ComposeSource(bucket, source, offset=start, length=length) for start, length in parts]
+            )
+
+        self._call(f"read {source}", copy)
 
     def delete(self, key: str) -> None:
         """Deletes an object; deleting what isn't there is no error."""
