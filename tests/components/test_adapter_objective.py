@@ -224,7 +224,7 @@ def test_what_is_held_out_is_not_trained_on(base: LatentDiffusion) -> None:
 def test_the_loss_on_held_out_images_is_of_the_same_noise_whatever_is_drawn_meanwhile(base: LatentDiffusion) -> None:
     model = shared_copy(base)
     latents = recipe.cache_latents(model, pixels(IMAGES), np.arange(IMAGES) % 2, views=1)
-    embeddings = prompt_embeddings(model, PROMPTS[:1], ("round", "flat"))
+    embeddings = prompt_embeddings(model, PROMPTS[:1], ("round", "flat")).embeddings
 
     def loss(batch_size: int) -> float:
         settings = settings_of(held_out=0.25)

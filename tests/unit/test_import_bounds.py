@@ -93,7 +93,7 @@ def test_an_upload_that_says_it_is_too_large_is_refused_before_a_byte_is_written
             "size_bytes",
             "upload_bytes",
             "an upload of 1001 B is more than the 1000 B",
-            "import fewer or smaller images",
+            "send less at a time, such as fewer or smaller images",
         )
 
     served(store, calls)

@@ -168,6 +168,8 @@ def test_a_model_that_is_not_there_is_told_at_its_adapter(store: MemoryObjectSto
     with pytest.raises(NotFound, match=r"adapters\[1\].base_model: there is no model 'tiny' in object storage"):
         lay_out(store, "adapters: {base_model: [builtin, models/tiny]}")
     assert "is not a valid name" in faults(store, "adapters: {base_model: models/Tiny}")["adapters[0].base_model"]
+    said = faults(store, "adapters: {base_model: models/tiny.safetensors}")["adapters[0].base_model"]
+    assert "is a single file by its name" in said
     said = faults(store, f"adapters: {{base_model: models/{'0' * 32}}}")["adapters[0].base_model"]
     assert "is not among the models in object storage" in said
 

@@ -30,8 +30,8 @@ class ModelName:
 
 
 def is_stored(reference: str) -> bool:
-    """Whether a reference to a base model means one in object storage."""
-    return reference.startswith(f"{MODELS}/")
+    """Whether a reference to a base model means one in object storage, whose name has no dot, as files' have."""
+    return reference.startswith(f"{MODELS}/") and "." not in reference
 
 
 def check_free(store: ObjectStore, owner: str, name: str, model: ArtifactName, *, replace: bool, field: str) -> None:

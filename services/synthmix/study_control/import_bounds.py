@@ -56,7 +56,7 @@ class ImportBounds:
                 f"an upload of {byte_size(size_bytes)}",
                 byte_size(self.upload_bytes),
                 "upload_bytes",
-                "import fewer or smaller images at a time",
+                "send less at a time, such as fewer or smaller images",
             )
 
     def check_import(self, field: str, size_bytes: int) -> None:
