@@ -249,6 +249,28 @@ def test_an_imported_adapter_makes_images_as_one_that_was_trained_here(
     assert caught.value.reason == "TRAINING_DATA_UNKNOWN"
 
 
+@pytest.mark.usefixtures("own_cache", "nothing_kept", "any_base_model")
+def test_kohyas_file_of_sdxl_becomes_an_adapter_of_sdxl_alone(
+    store: MemoryObjectStore, folder: Path, tmp_path: Path
+) -> None:
+    sdxl = write_tiny_sdxl(tmp_path / "sdxl")
+    name = "lora_unet_output_blocks_2_1_transformer_blocks_1_attn2_to_k"
+    random, path = torch.Generator().manual_seed(0), tmp_path / "a.safetensors"
+    down, up = torch.randn(2, 40, generator=random), torch.randn(16, 2, generator=random)
+    save_file({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}, path)
+    upload = uploaded(store, path, tmp_path)
+    manifest = made_by_the_operation(store, request_of(upload, sdxl))
+    message = adapter_message(store, manifest)
+    assert (message.base_model_kind, message.original_size) == ("SDXL", 0)
+    changed = load(sdxl, CPU)
+    weight = changed.unet.get_submodule("up_blocks.0.attentions.2.transformer_blocks.1.attn2.to_k").weight
+    weight.data += up @ down
+    answer = probe(sampling.adapted_model(manifest.name, "automatic"))
+    torch.testing.assert_close(answer, probe(changed), rtol=0, atol=1e-5)
+    with pytest.raises(InvalidArgument, match="layers that this base model has not"):
+        made_by_the_operation(store, request_of(upload, folder))
+
+
 @pytest.mark.usefixtures("own_cache", "nothing_kept")
 def test_files_that_do_not_fit_the_base_model_or_change_nothing(
     store: MemoryObjectStore, kohya_file: tuple[Path, torch.Tensor], folder: Path, found: BaseModel, tmp_path: Path
