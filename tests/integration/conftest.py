@@ -18,11 +18,16 @@ from studies import FEW, import_simulated, payload_digests, reduced_study, run_s
 from synthmix import Client
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.local import Connection, local_stack
+from synthmix.service_kit.environment import ADAPTER_TRAINING, variable_prefix
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.s3_object_store import S3ObjectStore
 
 OWN_STACK = "own_stack"
 """The folder of the tests that have a stack of their own."""
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Of two trainings with two threads each on two processors, each is a third as fast as with one (decision 31).
+    os.environ.setdefault(f"{variable_prefix(ADAPTER_TRAINING)}_CPUS", "1")
 
 
 class StackScheduling(LoadScopeScheduling):  # type: ignore[misc]
