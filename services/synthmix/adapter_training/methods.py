@@ -83,7 +83,7 @@ class WithoutAdapter:
 
 WITHOUT_ADAPTER = {
     NONE: WithoutAdapter("adapts no layer", 0.9, 1.0),
-    FULL: WithoutAdapter("trains all weights of the UNet", 1.3, 0.1),
+    FULL: WithoutAdapter("trains all weights of the UNet", 1.5, 0.1),
 }
 
 
