@@ -250,8 +250,10 @@ def _kohya(source: Source, tensors: Sequence[Tensor], metadata: Mapping[str, str
         name, _, ending = tensor.name.partition(".")
         layer = None
         if name.startswith(KOHYA_PREFIX):
-            of_sdxl = layer_of_own(name.removeprefix(KOHYA_PREFIX), layer_of)
-            layer, is_sdxl = of_sdxl or layer_of(name.removeprefix(KOHYA_PREFIX)), is_sdxl or of_sdxl is not None
+            flat = name.removeprefix(KOHYA_PREFIX)
+            of_sdxl = layer_of_own(flat, layer_of)
+            is_sdxl = is_sdxl or of_sdxl is not None
+            layer = of_sdxl or layer_of(flat)
         if ending in _NOT_TAKEN:
             raise _not_taken(source, tensor.name, ending)
         if layer is None or ending not in known:

@@ -5,23 +5,19 @@ can be used the service says by the small files and the headers, before the weig
 """
 
 import hashlib
-import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthmix.latent_diffusion.model_folder import WEIGHTS, ModelFolder, parts
+from synthmix.latent_diffusion.model_folder import WEIGHTS, ModelFolder, file_names, is_hub_model, parts
 from synthmix.latent_diffusion.model_kinds import DIFFUSERS_FOLDER, INDEX, no_model
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, Unavailable, invalid_field
 from synthmix.service_kit.extras import extra
 from synthmix.service_kit.safetensors_header import LARGEST_HEADER_BYTES, LENGTH_BYTES, header_length
 
 FIELD = "source"
-MOST_NAMES = 2000
 CHUNK_BYTES = 1024 * 1024
-# owner/name, or owner/name@revision.
-_HUB_MODEL = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}(@\w[\w./-]{0,95})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def read_source(source: str, *, progress: Callable[[int, int], None]) -> ModelSo
     try:
         if source and path.is_dir():
             return _read(path.resolve().name or source, source, path, progress)
-        if _HUB_MODEL.fullmatch(source) and ".." not in source and not path.exists():
+        if is_hub_model(source) and not path.exists():
             shown, folder = _download(source)
             return _read(shown, source, folder, progress)
     except OSError as error:
@@ -90,7 +86,7 @@ def read_source(source: str, *, progress: Callable[[int, int], None]) -> ModelSo
 
 
 def _read(shown: str, source: str, folder: Path, progress: Callable[[int, int], None]) -> ModelSource:
-    names = _names(folder)
+    names = file_names(folder)
     if INDEX not in names:
         raise no_model(ModelFolder(folder, FIELD, source), names)
     loaded = sorted([INDEX, *parts(names)])
@@ -108,12 +104,6 @@ def _read(shown: str, source: str, folder: Path, progress: Callable[[int, int], 
         header = _header(folder / name) if name.endswith(WEIGHTS) else b""
         files.append(SourceFile(name, folder / name, digest.hexdigest(), size_bytes, header))
     return ModelSource(shown, tuple(files))
-
-
-def _names(folder: Path) -> list[str]:
-    """Relative paths of the files in a folder and in its sub-folders: what it is can be told by these."""
-    found = itertools.islice(itertools.chain(folder.glob("*"), folder.glob("*/*")), MOST_NAMES)
-    return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
 
 
 def _header(path: Path) -> bytes:

@@ -1,7 +1,5 @@
 """Which base model a request means: resolved to a folder and a digest, without importing torch."""
 
-import itertools
-import re
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from synthmix.latent_diffusion.model_folder import (
     NOT_FOUND,
     WEIGHTS,
     ModelFolder,
+    file_names,
+    is_hub_model,
     parts,
 )
 from synthmix.latent_diffusion.model_kinds import DIFFUSERS_FOLDER, INDEX, ModelKind, kind_of, no_model
@@ -39,10 +39,7 @@ from synthmix.service_kit.s3_object_store import open_object_store
 
 BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
-MOST_NAMES = 2000
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
-# owner/name, or owner/name@revision. What a revision may hold keeps it inside the hub's cache, whose files it names.
-_HUB_MODEL = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}(@\w[\w./-]{0,95})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ def resolve(reference: str, *, field: str, weights: bool = True, store: ObjectSt
     folder = _allowed_folder(reference)
     if folder is not None:
         return inspect(str(folder), folder, field)
-    if not _HUB_MODEL.fullmatch(reference) or ".." in reference:
+    if not is_hub_model(reference):
         raise _not_found(named)
     name, _, revision = reference.partition("@")
     found = download(named, name, revision or "main", weights=weights)
@@ -184,7 +181,7 @@ def inspect(
     model = ModelFolder(folder, field, reference, tuple(remote))
     try:
         if not (folder / INDEX).exists():
-            raise no_model(model, _names(model))
+            raise no_model(model, file_names(folder))
         files = (_stamp(folder, folder / INDEX), *_files(folder))
         sizes = _checked(model, files)
         digest = digest_of(dict(sha256s)) if sha256s else _digest(folder, files, tuple(remote.items()))
@@ -228,12 +225,6 @@ def _checked(model: ModelFolder, files: tuple[tuple[str, int, int], ...]) -> Siz
         raise model.fault(f"lacks {', '.join(missing)}", f"give {DIFFUSERS_FOLDER}", INCOMPLETE)
     _check_weights_are_safetensors(model, kind, [*(name for name, _, _ in files), *model.elsewhere])
     return check_files(model, index, kind)
-
-
-def _names(model: ModelFolder) -> list[str]:
-    """Relative paths of files in a folder and in its sub-folders: enough to tell what it is, however much it holds."""
-    found = itertools.islice(itertools.chain(model.path.glob("*"), model.path.glob("*/*")), MOST_NAMES)
-    return [str(path.relative_to(model.path)) for path in found if path.is_file()]
 
 
 def _check_weights_are_safetensors(model: ModelFolder, kind: ModelKind, names: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
 """A base model's folder as its checks read it: strict JSON, bounded, with errors that name file, value and remedy."""
 
+import itertools
 import json
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,20 @@ FP16 = "fp16"
 LARGEST_CONFIG_BYTES = 1 << 20
 LARGEST_VOCABULARY_BYTES = 64 << 20
 LONGEST_SHOWN = 80
+MOST_NAMES = 2000
+# owner/name, or owner/name@revision. What a revision may hold keeps it inside the hub's cache, whose files it names.
+_HUB_MODEL = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}(@\w[\w./-]{0,95})?", re.ASCII)
+
+
+def is_hub_model(reference: str) -> bool:
+    """Whether a hub's model may be called that: owner/name, or owner/name@revision."""
+    return _HUB_MODEL.fullmatch(reference) is not None and ".." not in reference
+
+
+def file_names(folder: Path) -> list[str]:
+    """Relative paths of files in a folder and in its sub-folders: enough to tell what it is, however much it holds."""
+    found = itertools.islice(itertools.chain(folder.glob("*"), folder.glob("*/*")), MOST_NAMES)
+    return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         start = file.read(LENGTH_BYTES)
         if len(start) < LENGTH_BYTES:
             raise ValueError(f"it ends within the {LENGTH_BYTES} bytes that give its header's length")
-        (length,) = struct.unpack("<Q", start)
+        length = header_length(start) - LENGTH_BYTES
         if length > LARGEST_HEADER_BYTES:
             raise ValueError(f"it says that its header has {length} bytes, more than {byte_size(LARGEST_HEADER_BYTES)}")
         if length > path.stat().st_size - LENGTH_BYTES:

@@ -249,21 +249,26 @@ def previews(store: ObjectStore, manifest: Manifest) -> dict[str, tuple[page.Pre
     side_px = generators.adapter_settings(manifest).image_size
     found: dict[str, list[page.Previews]] = {}
     for adapter in manifest.summary.get("adapters", ()):  # which earlier versions do not list
-        labels, start = adapter.get("labels", ()), in_folder(adapter["folder"], PREVIEWS)
-        sheets = sorted(payload.name for payload in manifest.payloads if payload.name.startswith(start))
-        for position in sorted({round(at) for at in np.linspace(0, len(sheets) - 1, PREVIEW_TIMES)} if sheets else ()):
-            png = read_payload(store, manifest, sheets[position])
-            sheet = Image.open(io.BytesIO(png), formats=["PNG"])
-            for row, label in enumerate(labels):
-                pictures = [
-                    sheet.crop((left, row * side_px, left + side_px, (row + 1) * side_px))
-                    for left in range(0, sheet.width, side_px)[:PREVIEWS_SHOWN]
-                ]
-                shown = tuple(
-                    _png(picture.resize((GALLERY_SIZE_PX,) * 2, Image.Resampling.BICUBIC)) for picture in pictures
-                )
-                found.setdefault(label, []).append(page.Previews(images_seen_of(sheets[position]), shown))
+        start = in_folder(adapter["folder"], PREVIEWS)
+        for name in _spread(sorted(item.name for item in manifest.payloads if item.name.startswith(start))):
+            sheet = Image.open(io.BytesIO(read_payload(store, manifest, name)), formats=["PNG"])
+            for row, label in enumerate(adapter["labels"]):
+                shown = page.Previews(images_seen_of(name), _pictures(sheet, row, side_px))
+                found.setdefault(label, []).append(shown)
     return {label: tuple(of_label) for label, of_label in found.items()}
+
+
+def _spread(names: Sequence[str]) -> list[str]:
+    """PREVIEW_TIMES of them from the first to the last, or all if they are no more."""
+    positions = {round(at) for at in np.linspace(0, len(names) - 1, PREVIEW_TIMES)} if names else set()
+    return [names[position] for position in sorted(positions)]
+
+
+def _pictures(sheet: Image.Image, row: int, side_px: int) -> tuple[bytes, ...]:
+    """The first pictures of a row of a sheet, as PNGs."""
+    boxes = [(left, row * side_px, left + side_px, (row + 1) * side_px) for left in range(0, sheet.width, side_px)]
+    cut = [sheet.crop(box).resize((GALLERY_SIZE_PX,) * 2, Image.Resampling.BICUBIC) for box in boxes[:PREVIEWS_SHOWN]]
+    return tuple(_png(picture) for picture in cut)
 
 
 def _mean_course(courses: list[list[tuple[int, float]]]) -> list[tuple[int, float]]:
