@@ -28,7 +28,7 @@ from soak.callers import Caller, Ledger
 from soak.catalogue import dataset_names, import_images, requests_of, write_images
 from soak.disturbances import Disturber, Excuses
 from soak.evidence import Account, Digests, differences
-from soak.measures import disk_of, memory_of
+from soak.measures import ProcessMemory, disk_of, memory_of, processes_of
 from soak.results import Outcome, write_results
 from soak.schedule import Kind, schedule
 from soak.stack import bounded_disk, keep_logs, running_stack
@@ -86,12 +86,15 @@ def main() -> int:
 
 @dataclass
 class Samples:
-    """(seconds since the start, bytes) of memory by role, and of the disk by part."""
+    """(seconds since the start, bytes) of memory by role, and of the disk by part; and every process at those times."""
 
     memory: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     disk: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    processes: list[tuple[float, list[ProcessMemory]]] = field(default_factory=list)
 
-    def add(self, at_s: float, memory: dict[str, int], disk: dict[str, int]) -> None:
+    def add(self, at_s: float, processes: list[ProcessMemory], disk: dict[str, int]) -> None:
+        self.processes.append((at_s, processes))
+        memory = memory_of(processes)
         for series, found in ((self.memory, memory), (self.disk, disk)):
             for name, value in (found | {"all": sum(found.values())}).items():
                 series.setdefault(name, []).append((at_s, value))
@@ -142,6 +145,7 @@ class Soak:
             account=self._account,
             memory=self._samples.memory,
             disk=self._samples.disk,
+            processes=self._samples.processes,
             failures=self._ledger.failures,
         )
 
@@ -242,9 +246,9 @@ class Soak:
                 self._ledger.fail(f"looking after the soak: {traceback.format_exc()}")
 
     def _sample(self, home: Home) -> None:
-        memory, disk = memory_of(read_connection(home.folder)), disk_of(home)
+        processes, disk = processes_of(read_connection(home.folder)), disk_of(home)
         if self._began_s:
-            self._samples.add(time.monotonic() - self._began_s, memory, disk)
+            self._samples.add(time.monotonic() - self._began_s, processes, disk)
 
     def _sweep(self, home: Home) -> None:
         with Client.connect(home.folder) as client:

@@ -2,7 +2,8 @@
 
 import itertools
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,18 +25,41 @@ GROWTH_LEAST_BYTES = 64 * MIB
 MOST_POINTS = 400
 
 
-def memory_of(connection: Connection) -> dict[str, int]:
-    """Bytes that no file backs (RssAnon), by role: each service, object storage, Ray, hosts, workers, and the stack."""
-    found: dict[str, int] = {"stack": anonymous_bytes(connection.pid)}
+@dataclass(frozen=True)
+class ProcessMemory:
+    """What a process of the stack takes.
+
+    Attributes:
+        role: A service, object storage, ray-node, hosts, workers, or the stack.
+        age_s: Seconds since it began.
+        bytes: Those that no file backs (RssAnon).
+    """
+
+    role: str
+    pid: int
+    age_s: float
+    bytes: int
+
+
+def processes_of(connection: Connection) -> list[ProcessMemory]:
+    """Every process of the stack."""
+    found = [_measured("stack", psutil.Process(connection.pid))] if psutil.pid_exists(connection.pid) else []
     for name, pid in connection.pids.items():
         role = "stack" if name == "reaper" else name
-        found[role] = found.get(role, 0) + anonymous_bytes(pid)
-        for process in _children(pid):
+        for process in _family(pid):
             part = role
-            if name == "ray-node":
+            if name == "ray-node" and process.pid != pid:
                 title = title_of(process)
                 part = "hosts" if title.startswith("ray::HostActor") else "workers" if title[:5] == "ray::" else role
-            found[part] = found.get(part, 0) + anonymous_bytes(process.pid)
+            found.append(_measured(part, process))
+    return [process for process in found if process.bytes]
+
+
+def memory_of(processes: Iterable[ProcessMemory]) -> dict[str, int]:
+    """Bytes by role."""
+    found: dict[str, int] = {}
+    for process in processes:
+        found[process.role] = found.get(process.role, 0) + process.bytes
     return found
 
 
@@ -108,8 +132,18 @@ def trend(samples: Sequence[tuple[float, float]], end_s: float) -> Trend:
     return Trend(statistics.median(values), max(values), statistics.median(slopes) * (after[-1][0] - after[0][0]))
 
 
-def _children(pid: int) -> list[psutil.Process]:
+def _measured(role: str, process: psutil.Process) -> ProcessMemory:
     try:
-        return list(psutil.Process(pid).children(recursive=True))
+        age_s = time.time() - process.create_time()
+    except psutil.NoSuchProcess:
+        return ProcessMemory(role, process.pid, 0.0, 0)
+    return ProcessMemory(role, process.pid, age_s, anonymous_bytes(process.pid))
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """A process and all that descend from it; none if it ended."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []

@@ -12,7 +12,7 @@ from typing import Any
 
 from soak.disturbances import Disturbance
 from soak.evidence import Account
-from soak.measures import MIB, SHORTEST_MINUTES, Trend, trend
+from soak.measures import MIB, SHORTEST_MINUTES, ProcessMemory, Trend, trend
 from soak.schedule import Kind
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
@@ -36,6 +36,7 @@ class Outcome:
     account: Account
     memory: Series
     disk: Series
+    processes: Sequence[tuple[float, Sequence[ProcessMemory]]]
     failures: list[str]
     memory_trends: dict[str, Trend] = field(init=False)
     disk_trends: dict[str, Trend] = field(init=False)
@@ -89,7 +90,14 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "kept": outcome.account.kept,
         "memory_bytes": {name: vars(found) for name, found in outcome.memory_trends.items()},
         "disk_bytes": {name: vars(found) for name, found in outcome.disk_trends.items()},
-        "samples": {"memory": outcome.memory, "disk": outcome.disk},
+        "samples": {
+            "memory": outcome.memory,
+            "disk": outcome.disk,
+            "processes": [
+                [round(at_s, 1), [[item.role, item.pid, round(item.age_s, 1), item.bytes] for item in found]]
+                for at_s, found in outcome.processes
+            ],
+        },
         "failures": outcome.failures,
     }
 

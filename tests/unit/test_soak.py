@@ -217,7 +217,7 @@ def outcome(minutes: float, value: Callable[[float], float]) -> Outcome:
         undisturbed_s=60.0,
         account=Account(),
         memory={"study-control": samples(value)},
-        disk={"logs": samples(lambda at_s: MIB)},
+        processes=[], disk={"logs": samples(lambda at_s: MIB)},
         failures=[],
     )
 
