@@ -191,6 +191,20 @@ def test_a_full_disk_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
         read("a", 300, [])
 
 
+def test_a_disk_that_was_full_a_moment_ago_is_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    full_once = iter([2**60])
+    monkeypatch.setattr(node_cache, "reserve_bytes", lambda folder: next(full_once, 0))
+    with pytest.raises(ResourceExhausted) as caught:
+        read("a", 300, [])
+    assert caught.value.reason == "STORAGE_FULL"
+
+
+def test_what_others_hold_on_a_disk_with_room_is_told_of_the_cache() -> None:
+    with open_cached("payloads", "a", 900, writer("a", 900)), pytest.raises(ResourceExhausted) as caught:
+        read("b", 300, [])
+    assert caught.value.reason == "CACHE_FULL"
+
+
 def test_a_share_of_the_disk_is_left_to_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     free_bytes = 600
 

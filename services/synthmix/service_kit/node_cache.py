@@ -168,13 +168,8 @@ def room(size_bytes: int) -> Iterator[Path]:
     deadline_s = time.monotonic() + PATIENCE_SECONDS
     budget_bytes = cache_budget_bytes()
     if size_bytes > budget_bytes:
-        raise _full(size_bytes, budget_bytes)
-    while True:
-        kept = _keep_room(size_bytes, budget_bytes)
-        if kept is not None:
-            break
-        if time.monotonic() > deadline_s:
-            raise _full(size_bytes, budget_bytes)
+        raise _no_room(size_bytes, budget_bytes)
+    while (kept := _keep_room(size_bytes, budget_bytes, may_wait=time.monotonic() < deadline_s)) is None:
         time.sleep(_POLL_SECONDS)
     folder, held = kept
     with held:
@@ -184,8 +179,12 @@ def room(size_bytes: int) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _keep_room(size_bytes: int, budget_bytes: int) -> tuple[Path, IO[bytes]] | None:
-    """Deletes what has to go, and keeps room: a folder, and the lock that says that its process lives. None if full."""
+def _keep_room(size_bytes: int, budget_bytes: int, *, may_wait: bool) -> tuple[Path, IO[bytes]] | None:
+    """Deletes what has to go, and keeps room: a folder, and the lock that says that its process lives.
+
+    None if there is none yet, and others who end with their files may give it back. Raises ResourceExhausted if nobody's
+    end would help, or the caller may not wait for it.
+    """
     cache = cache_folder()
     writing = cache / _WRITING
     writing.mkdir(parents=True, exist_ok=True)
@@ -202,10 +201,12 @@ def _keep_room(size_bytes: int, budget_bytes: int) -> tuple[Path, IO[bytes]] | N
             freed_bytes = hub_cache.delete(path) if path.is_dir() else size * _deleted(path)
             missing_bytes -= freed_bytes
             used_bytes -= freed_bytes
+            free_bytes += freed_bytes
         if missing_bytes > 0:
-            if not used_bytes:  # nobody's end would help
-                raise _full(size_bytes, budget_bytes)
-            return None
+            if used_bytes and may_wait:
+                return None
+            # By what was measured above: asked once more, the disk may have room, and the cache would be blamed.
+            raise _disk_full(cache) if free_bytes < size_bytes else _no_room(size_bytes, budget_bytes)
         folder = writing / uuid.uuid4().hex
         folder.mkdir()
         held = (folder / _HELD).open("wb")
@@ -282,12 +283,13 @@ def _free_percent() -> int:
     return whole_number(os.environ, FREE_VARIABLE, 0, least=0)
 
 
-def _full(size_bytes: int, budget_bytes: int) -> ResourceExhausted:
-    folder = cache_folder()
-    if size_bytes <= budget_bytes and _free_bytes(folder) < size_bytes:
-        return disk_full(folder, f"{_free_percent()} % of the disk ({FREE_VARIABLE})" if _free_percent() else "")
+def _disk_full(cache: Path) -> ResourceExhausted:
+    return disk_full(cache, f"{_free_percent()} % of the disk ({FREE_VARIABLE})" if _free_percent() else "")
+
+
+def _no_room(size_bytes: int, budget_bytes: int) -> ResourceExhausted:
     return ResourceExhausted(
-        f"a file of {byte_size(size_bytes)} does not fit into the cache {folder}, which may hold "
+        f"a file of {byte_size(size_bytes)} does not fit into the cache {cache_folder()}, which may hold "
         f"{byte_size(budget_bytes)}, beside what is in use; run fewer tasks at once on a node, or raise "
         f"{BUDGET_VARIABLE}",
         reason=REASON,
