@@ -94,9 +94,8 @@ class Samples:
 
     def add(self, at_s: float, processes: list[ProcessMemory], disk: dict[str, int]) -> None:
         self.processes.append((at_s, processes))
-        memory = memory_of(processes)
-        for series, found in ((self.memory, memory), (self.disk, disk)):
-            for name, value in (found | {"all": sum(found.values())}).items():
+        for series, found in ((self.memory, memory_of(processes)), (self.disk, disk | {"all": sum(disk.values())})):
+            for name, value in found.items():
                 series.setdefault(name, []).append((at_s, value))
 
     def last(self, series: dict[str, list[tuple[float, float]]]) -> str:

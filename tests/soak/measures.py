@@ -23,6 +23,9 @@ SHORTEST_MINUTES = 60.0
 GROWTH_SHARE = 0.10
 GROWTH_LEAST_BYTES = 64 * MIB
 MOST_POINTS = 400
+LARGEST_WORKER = "largest worker"
+# They are as large as the number of workers that have had work since Ray began anew, which is chance.
+SUMS_OF_WORKERS = ("workers", "all")
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,13 @@ def processes_of(connection: Connection) -> list[ProcessMemory]:
 
 
 def memory_of(processes: Iterable[ProcessMemory]) -> dict[str, int]:
-    """Bytes by role."""
-    found: dict[str, int] = {}
+    """Bytes by role, those of the largest worker alone, and those of all processes together."""
+    found = {"workers": 0, LARGEST_WORKER: 0, "all": 0}
     for process in processes:
         found[process.role] = found.get(process.role, 0) + process.bytes
+        found["all"] += process.bytes
+        if process.role == "workers":
+            found[LARGEST_WORKER] = max(found[LARGEST_WORKER], process.bytes)
     return found
 
 
@@ -98,7 +104,7 @@ class Trend:
 
     Attributes:
         median, largest: Bytes.
-        growth: Bytes from its beginning to its end, by the line that half of all pairs of samples lie above.
+        growth: Bytes from its beginning to its end.
     """
 
     median: float
@@ -119,17 +125,39 @@ def trend(samples: Sequence[tuple[float, float]], end_s: float) -> Trend:
 
     The slope is Theil's and Sen's, the median over all pairs: what is killed and comes back is no slope.
     """
-    after = [(at_s, value) for at_s, value in samples if at_s >= WARM_UP_SHARE * end_s]
-    if len(after) < 2:
-        raise ValueError(f"{len(after)} samples after the warm-up have no trend")
+    after = _after_warm_up(samples, end_s)
     step = -(-len(after) // MOST_POINTS)
     slopes = [
         (later[1] - earlier[1]) / (later[0] - earlier[0])
         for earlier, later in itertools.combinations(after[::step], 2)
         if later[0] > earlier[0]
     ]
+    return _trend(after, statistics.median(slopes) * (after[-1][0] - after[0][0]))
+
+
+def trend_of_peaks(samples: Sequence[tuple[float, float]], end_s: float) -> Trend:
+    """As `trend`, by the largest values of the two halves of that time.
+
+    For a sum over processes whose number goes up and down by chance, but never above a bound: the slope of such a sum
+    says how often they were killed early and late, and its peaks say whether they have become larger or more.
+    """
+    after = _after_warm_up(samples, end_s)
+    middle_s = (after[0][0] + after[-1][0]) / 2
+    early, late = (max(value for at_s, value in after if (at_s > middle_s) == is_late) for is_late in (False, True))
+    return _trend(after, late - early)
+
+
+def _after_warm_up(samples: Sequence[tuple[float, float]], end_s: float) -> list[tuple[float, float]]:
+    """At least two."""
+    after = [(at_s, value) for at_s, value in samples if at_s >= WARM_UP_SHARE * end_s]
+    if len(after) < 2:
+        raise ValueError(f"{len(after)} samples after the warm-up have no trend")
+    return after
+
+
+def _trend(after: Sequence[tuple[float, float]], growth: float) -> Trend:
     values = [value for _, value in after]
-    return Trend(statistics.median(values), max(values), statistics.median(slopes) * (after[-1][0] - after[0][0]))
+    return Trend(statistics.median(values), max(values), growth)
 
 
 def _measured(role: str, process: psutil.Process) -> ProcessMemory:

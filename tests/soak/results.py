@@ -12,7 +12,7 @@ from typing import Any
 
 from soak.disturbances import Disturbance
 from soak.evidence import Account
-from soak.measures import MIB, SHORTEST_MINUTES, ProcessMemory, Trend, trend
+from soak.measures import MIB, SHORTEST_MINUTES, SUMS_OF_WORKERS, ProcessMemory, Trend, trend, trend_of_peaks
 from soak.schedule import Kind
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
@@ -42,7 +42,8 @@ class Outcome:
     disk_trends: dict[str, Trend] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.memory_trends, self.disk_trends = self._trends(self.memory), self._trends(self.disk)
+        self.memory_trends = self._trends(self.memory, SUMS_OF_WORKERS)
+        self.disk_trends = self._trends(self.disk)
         if self.minutes < SHORTEST_MINUTES:
             return
         for kind, trends in (("memory", self.memory_trends), ("disk", self.disk_trends)):
@@ -53,11 +54,11 @@ class Outcome:
                 if not found.is_flat
             ]
 
-    def _trends(self, series: Series) -> dict[str, Trend]:
+    def _trends(self, series: Series, by_peaks: Sequence[str] = ()) -> dict[str, Trend]:
         found = {}
         for name, samples in series.items():
             try:
-                found[name] = trend(samples, 60 * self.minutes)
+                found[name] = (trend_of_peaks if name in by_peaks else trend)(samples, 60 * self.minutes)
             except ValueError:  # a run of a minute
                 continue
         return found
@@ -150,7 +151,9 @@ def as_markdown(outcome: Outcome) -> str:
         + ", ".join(f"{number:,} {collection}" for collection, number in value["made"].items())
         + ".",
         "",
-        f"After the first quarter of the time, memory (what no file backs) and disk {flat}:",
+        f"After the first quarter of the time, memory (what no file backs) and disk {flat}. Growth is along "
+        "Theil's and Sen's line; of all memory, and of all workers together, it is from the peak before the middle of "
+        "that time to the one after it:",
         "",
         "| | median MiB | largest MiB | growth MiB | allowed MiB |",
         "|---|---|---|---|---|",

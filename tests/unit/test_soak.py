@@ -15,7 +15,7 @@ from soak.callers import Caller, Ledger
 from soak.catalogue import Request, dataset_names, requests_of, write_images
 from soak.disturbances import AFTERMATH_SECONDS, Excuses
 from soak.evidence import Account, differences
-from soak.measures import MIB, anonymous_bytes, taken_bytes, trend
+from soak.measures import MIB, ProcessMemory, anonymous_bytes, memory_of, taken_bytes, trend, trend_of_peaks
 from soak.results import Outcome, as_markdown
 from soak.schedule import HANG_SECONDS, LASTING, Kind, schedule
 from soak.stack import bounded_disk
@@ -193,6 +193,31 @@ def test_a_leak_is_found_under_what_is_killed_and_comes_back() -> None:
     assert not found.is_flat and 100 * MIB < found.growth < 140 * MIB
 
 
+def test_a_sum_over_workers_whose_number_is_chance_is_flat_by_its_peaks() -> None:
+    rng = random.Random(7)
+    workers = [rng.randint(0, 6) for _ in range(20)]
+
+    def late_runs_are_fuller(at_s: float) -> float:
+        return (workers[int(at_s) // 360] if at_s < 4500 else 6) * 600 * MIB
+
+    assert not trend(samples(late_runs_are_fuller), 7200).is_flat, "it is chance that they were killed early"
+    assert trend_of_peaks(samples(late_runs_are_fuller), 7200).growth == 0
+
+
+def test_peaks_tell_a_leak() -> None:
+    found = trend_of_peaks(samples(lambda at_s: (6 * 600 + at_s % 360 + 1200 * at_s / 3600) * MIB), 7200)
+    assert not found.is_flat and 700 * MIB < found.growth < 1100 * MIB
+
+
+def test_the_largest_worker_is_measured_apart_from_all() -> None:
+    processes = [
+        ProcessMemory(role, pid, 1.0, bytes)
+        for pid, (role, bytes) in enumerate([("workers", 3), ("workers", 5), ("hosts", 7)])
+    ]
+    assert memory_of(processes) == {"workers": 8, "largest worker": 5, "hosts": 7, "all": 15}
+    assert memory_of([]) == {"workers": 0, "largest worker": 0, "all": 0}
+
+
 def test_the_first_quarter_is_warm_up() -> None:
     assert trend(samples(lambda at_s: min(at_s, 1700) * MIB), 7200).growth == 0
 
@@ -217,7 +242,8 @@ def outcome(minutes: float, value: Callable[[float], float]) -> Outcome:
         undisturbed_s=60.0,
         account=Account(),
         memory={"study-control": samples(value)},
-        processes=[], disk={"logs": samples(lambda at_s: MIB)},
+        processes=[],
+        disk={"logs": samples(lambda at_s: MIB)},
         failures=[],
     )
 

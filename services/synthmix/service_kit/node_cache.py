@@ -182,8 +182,8 @@ def room(size_bytes: int) -> Iterator[Path]:
 def _keep_room(size_bytes: int, budget_bytes: int, *, may_wait: bool) -> tuple[Path, IO[bytes]] | None:
     """Deletes what has to go, and keeps room: a folder, and the lock that says that its process lives.
 
-    None if there is none yet, and others who end with their files may give it back. Raises ResourceExhausted if nobody's
-    end would help, or the caller may not wait for it.
+    None if there is none yet, and others who end with their files may give it back. Raises ResourceExhausted if
+    nobody's end would help, or the caller may not wait for it.
     """
     cache = cache_folder()
     writing = cache / _WRITING
