@@ -1,5 +1,8 @@
 """What `synthmix up` tells its children, where it is another thing than a cluster's operator says."""
 
+import os
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +10,7 @@ from typing import Any
 import pytest
 
 from synthmix.local import ray_node, stack
+from synthmix.local.children import Child
 from synthmix.service_kit.environment import (
     HubSettings,
     ObjectStoreSettings,
@@ -70,3 +74,31 @@ def test_ray_keeps_the_workers_of_each_service_that_memory_has_room_for(
 def test_where_memory_runs_out_ray_ends_one_task_at_a_time_and_leaves_another_attempt_to_us(tmp_path: Path) -> None:
     told = ray_node.environment(ray_node.plan(tmp_path, cpus=1, gpus=0, taken_ports=set()), {})
     assert (told["RAY_task_oom_retries"], told["RAY_worker_killing_policy_by_group"]) == ("0", "true")
+
+
+def test_of_rays_earlier_sessions_the_last_stays(tmp_path: Path) -> None:
+    node = ray_node.plan(tmp_path, cpus=1, gpus=0, taken_ports=set())
+    ray_node.forget_sessions(node)
+    sessions = [f"session_2026-11-30_16-{minute}-36_819371_5805" for minute in (14, 20, 29)]
+    for name in sessions:
+        (tmp_path / name / "logs").mkdir(parents=True)
+        (tmp_path / name / "logs" / "raylet.out").write_text("x")
+    (tmp_path / "session_latest").symlink_to(sessions[-1])
+    ray_node.forget_sessions(node)
+    assert {path.name for path in tmp_path.iterdir()} == {sessions[-1], "session_latest"}
+    assert (tmp_path / "session_latest" / "logs" / "raylet.out").exists()
+
+
+def test_a_child_is_prepared_before_each_start(tmp_path: Path) -> None:
+    log = tmp_path / "child.log"
+    found: list[str] = []
+
+    def prepare() -> None:
+        found.append(log.read_text() if log.exists() else "")
+
+    command = [sys.executable, "-c", "print('ran')"]
+    child = Child("child", command, os.environ, folder=tmp_path, log=log, prepare=prepare)
+    for _ in range(2):
+        child.start()
+        child.wait(time.monotonic() + 60)
+    assert found == ["", "ran\n"]

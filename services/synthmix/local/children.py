@@ -31,6 +31,7 @@ class Child:
         folder: Its working directory.
         log: Where its output goes. The log of an earlier stack is kept beside it.
         holds_pipe: Whether its standard input is a pipe that ends when this process does.
+        prepare: Called before each start, when nothing of an earlier one runs any more.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Child:
         folder: Path,
         log: Path,
         holds_pipe: bool = False,
+        prepare: Callable[[], None] | None = None,
     ):
         self.name = name
         self.log = log
@@ -49,6 +51,7 @@ class Child:
         self._command = list(command)
         self._environment = {**environment, CHILD_VARIABLE: name}
         self._folder = folder
+        self._prepare = prepare
         self._stdin = subprocess.PIPE if holds_pipe else subprocess.DEVNULL
         self._process: subprocess.Popen[bytes] | None = None
         if log.exists():
@@ -60,6 +63,8 @@ class Child:
 
     def start(self) -> None:
         """Starts it, in a session of its own: Ctrl-C is for the stack's process to answer."""
+        if self._prepare is not None:
+            self._prepare()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,

@@ -1,6 +1,7 @@
 """Ray as a child: a head that never joins another cluster, on loopback, with token authentication."""
 
 import secrets
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -123,6 +124,13 @@ def processes_kept(cpus: int, memory_bytes: int) -> int:
     """
     workers = min(len(WORKER_SERVICES) * cpus, memory_bytes // 2 // WORKER_BYTES)
     return len(SERVICES) + max(cpus, workers)
+
+
+def forget_sessions(node: RayNode) -> None:
+    """Removes what Ray left of earlier starts, but for the last one, which says why it ended."""
+    # Their names begin with the times at which they began.
+    for session in sorted(node.folder.glob("session_2*"))[:-1]:
+        shutil.rmtree(session, ignore_errors=True)  # what stays goes with the stack
 
 
 def is_ready(node: RayNode) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from synthmix.local import object_storage, ray_node, services, sweep
 from synthmix.local.children import Child, Supervisor, stop_children, wait_until_ready
@@ -202,11 +203,11 @@ def _plan(home: Home, cpus: int, gpus: int) -> _Plan:
 def _children(plan: _Plan) -> _Children:
     common = _environment(plan, os.environ)
 
-    def child(name: str, command: Sequence[str], environment: Mapping[str, str], *, holds_pipe: bool = False) -> Child:
+    def child(name: str, command: Sequence[str], environment: Mapping[str, str], **more: Any) -> Child:
         # In the home, not where the user stands: Ray's workers import from the working directory of their
         # drivers before they look elsewhere, and a user's folder may well hold a torch.py.
         folder, log = plan.home.folder, plan.home.logs / f"{name}.log"
-        return Child(name, command, environment, folder=folder, log=log, holds_pipe=holds_pipe)
+        return Child(name, command, environment, folder=folder, log=log, **more)
 
     reaper = [sys.executable, "-P", "-m", "synthmix.local.reaper", str(plan.home.folder)]
     storage, ray = plan.storage, plan.ray
@@ -215,7 +216,12 @@ def _children(plan: _Plan) -> _Children:
         storage=child(
             object_storage.NAME, object_storage.command(storage), object_storage.environment(storage, common)
         ),
-        ray=child(ray_node.NAME, ray_node.command(ray), ray_node.environment(ray, common)),
+        ray=child(
+            ray_node.NAME,
+            ray_node.command(ray),
+            ray_node.environment(ray, common),
+            prepare=partial(ray_node.forget_sessions, ray),
+        ),
         services={
             service: child(service.name, services.command(service), services.environment(service, common))
             for service in plan.services
