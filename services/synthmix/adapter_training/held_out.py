@@ -32,7 +32,7 @@ class HeldOut:
 
     Attributes:
         clean: Latents, (images, channels, height, width).
-        labels: (images,), class indices.
+        labels: (images,), as the train images' latents have them.
     """
 
     settings: AdapterSettings

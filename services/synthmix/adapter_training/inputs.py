@@ -1,9 +1,13 @@
 """What a worker's tasks for one adapter work on: the train part and the base model that were asked for."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.image_data.captions import train_captions
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion import base_model
+from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.object_store import ObjectStore
 
@@ -32,3 +36,23 @@ def open_inputs(
     found = base_model.resolve(names["base_model"], field="adapter.settings.base_model", store=store)
     base_model.verify(found, base_model_digest)
     return part, found
+
+
+def open_captions(
+    store: ObjectStore, part: TrainPart, settings: AdapterSettings, request: Mapping[str, Any]
+) -> tuple[str, ...] | None:
+    """The captions of a train part's images that an adapter's canonical request asked for; None if it asked for none.
+
+    Raises:
+        FailedPrecondition: They are not what was asked for.
+    """
+    if not settings.caption_column:
+        return None
+    captions = train_captions(store, part, settings.caption_column, field="adapter.settings.caption_column")
+    if digest_of(captions) != request["captions"]:
+        raise FailedPrecondition(
+            f"{part.name} does not have the captions that were asked for; split the dataset again, and ask for that "
+            "split",
+            reason="SPLIT_DIFFERS",
+        )
+    return captions

@@ -19,12 +19,13 @@ from synthmix.image_data.autoencoder_checks import (
     not_checked_yet,
     stored_in_colour,
 )
+from synthmix.image_data.captions import fill_prompt, train_captions
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.model_kinds import STABLE_DIFFUSION
 from synthmix.latent_diffusion.part_layers import EMBEDDING, TEXT_ENCODER, UNET, Layer, part_layers
-from synthmix.latent_diffusion.prompts import check_class_words, check_prompt, check_tokens
+from synthmix.latent_diffusion.prompts import check_captioned, check_class_words, check_prompt, check_tokens
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.digests import digest_of
@@ -44,6 +45,7 @@ START_SECONDS = 10.0
 # seen); beside an adapter it makes no difference (0.1986 to 0.1994 from 5e-4 to 2e-2).
 CLASS_TOKEN_LEARNING_RATE = {True: 5e-3, False: 5e-4}
 _EVALUATIONS = adapters_pb2.AdapterSettings.DESCRIPTOR.fields_by_name["evaluations"]
+_PROMPT = adapters_pb2.AdapterSettings.DESCRIPTOR.fields_by_name["prompt"]
 # Of what an image seen takes, without the backward pass.
 FORWARD_SHARE = 1 / 3
 # Of a step in which prompts are encoded, measured on the built-in base model.
@@ -59,7 +61,10 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
     Raises:
         InvalidArgument: The block size follows from the targets, which can't be carried out.
     """
-    full = with_defaults(given)
+    with_prompt = adapters_pb2.AdapterSettings()
+    with_prompt.CopyFrom(given)
+    fill_prompt(with_prompt)
+    full = with_defaults(with_prompt)
     builtin = base_model.reference == BUILTIN
     methods.fill(full)
     optimizers.fill(full)
@@ -80,7 +85,9 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
         set_default(full, "class_token_learning_rate", rate)
     set_default(full, "image_size", base_model.image_size_px)
     if full.prior_preservation:
-        set_default(full, "prior_prompt", full.prompt)
+        # What the base model knows of a class has no caption.
+        named = [prompt for prompt in (full.prompt, *full.more_prompts) if "{caption}" not in prompt]
+        set_default(full, "prior_prompt", named[0] if named else default_of(_PROMPT))
     return full
 
 
@@ -163,7 +170,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
     prior_options.check_options(settings, problems)
     for field, prompt in _prompts(settings):
         with problems:
-            check_prompt(field, prompt)
+            check_prompt(field, prompt, captions=bool(settings.caption_column))
             if prompt == settings.prompt and field != "adapter.settings.prompt":
                 raise invalid_field(
                     field,
@@ -172,7 +179,42 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
                     "leave it out: all prompts are drawn as often",
                     reason="DUPLICATE_VALUE",
                 )
+    _check_captions(settings, problems)
     problems.raise_if_any()
+
+
+def _check_captions(settings: adapters_pb2.AdapterSettings, problems: Problems) -> None:
+    """Collects captions that would have no effect, or keep something else from having any."""
+    prompts = _prompts(settings)
+    with problems:
+        if settings.caption_column and not any("{caption}" in prompt for _, prompt in prompts):
+            raise invalid_field(
+                "adapter.settings.prompt",
+                settings.prompt,
+                f"has no place for the captions of {settings.caption_column!r}",
+                "put {caption} where they belong, such as 'a microscopy image of a {label} cell, {caption}', or leave "
+                "the prompt out, to train with the captions alone",
+                reason="PROMPT_WITHOUT_CAPTION",
+            )
+    for field, prompt in prompts:
+        with problems:
+            if settings.class_tokens and "{caption}" in prompt and "{label}" not in prompt:
+                raise invalid_field(
+                    field,
+                    prompt,
+                    "does not name the class, whose tokens would not be learned",
+                    "put {label} into it, such as 'a {label} cell, {caption}', or leave class_tokens out",
+                    reason="PROMPT_WITHOUT_LABEL",
+                )
+    with problems:
+        if "{caption}" in settings.prior_prompt:
+            raise invalid_field(
+                "adapter.settings.prior_prompt",
+                settings.prior_prompt,
+                "has {caption}, and what the base model makes of a class has no caption",
+                "leave {caption} out",
+                reason="PROMPT_WITHOUT_CAPTIONS",
+            )
 
 
 def _check_text(settings: adapters_pb2.AdapterSettings, base_model: BaseModel, problems: Problems) -> None:
@@ -253,15 +295,23 @@ def _prompts(settings: adapters_pb2.AdapterSettings) -> list[tuple[str, str]]:
 
 
 def canonical_request(
-    settings: adapters_pb2.AdapterSettings, *, train_digest: str, base_model_digest: str
+    settings: adapters_pb2.AdapterSettings,
+    *,
+    train_digest: str,
+    base_model_digest: str,
+    captions: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """What an adapter's digest is of. `settings` are filled; the base model counts by its content, not by its name."""
+    """What an adapter's digest is of. `settings` are filled; the base model counts by its content, not by its name.
+
+    Args:
+        captions: Of each train image, of an adapter with captions.
+    """
     return {
         "settings": canonical(settings, without=["base_model"]),
         "train_split": train_digest,
         "base_model": base_model_digest,
         "recipe_version": RECIPE_VERSION,
-    }
+    } | ({} if captions is None else {"captions": digest_of(captions)})
 
 
 def quantities(
@@ -293,7 +343,8 @@ def quantities(
 
 def cost(settings: adapters_pb2.AdapterSettings) -> float:
     """Of an image seen, times that of lora in the UNet. `settings` are filled."""
-    of_text = TEXT_COST if settings.text_encoder_targets or settings.class_tokens else 1.0
+    encodes = settings.text_encoder_targets or settings.class_tokens or settings.caption_column
+    of_text = TEXT_COST if encodes else 1.0
     return methods.of_any(settings.method).cost * of_text
 
 
@@ -349,12 +400,19 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     check_settings(settings, base_model)
     missing = optimizers.check_package(settings)
     train = open_train_part(store, adapter.train_split, field="adapter.train_split")
+    captions = None
+    if settings.caption_column:
+        captions = train_captions(store, train, settings.caption_column, field="adapter.settings.caption_column")
     tokenizers = base_model.tokenizers()
-    warnings = [
-        warning
-        for field, prompt in _prompts(settings)
-        for warning in check_tokens(field, prompt, train.classes, tokenizers, class_tokens=settings.class_tokens)
-    ]
+    warnings = []
+    for field, prompt in _prompts(settings):
+        if captions is not None and "{caption}" in prompt:
+            images = list(zip(train.class_names, captions, strict=True))
+            warnings += check_captioned(
+                field, prompt, images, train.classes, tokenizers, class_tokens=settings.class_tokens
+            )
+        else:
+            warnings += check_tokens(field, prompt, train.classes, tokenizers, class_tokens=settings.class_tokens)
     if settings.class_tokens:
         words = {label: settings.class_token_word or label for label in train.classes}
         check_class_words("adapter.settings.class_token_word", words, tokenizers[0])
@@ -362,7 +420,9 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
         warnings += check_tokens("adapter.settings.prior_prompt", settings.prior_prompt, train.classes, tokenizers)
     adapters = portions(train, settings)
     warnings += [*enlarged_images(store, train, settings.image_size), *missing]
-    request = canonical_request(settings, train_digest=train.digest, base_model_digest=base_model.digest)
+    request = canonical_request(
+        settings, train_digest=train.digest, base_model_digest=base_model.digest, captions=captions
+    )
     names = {"train_split": str(train.name), "base_model": base_model.reference}
     target = ArtifactName(ADAPTERS, digest_of(request))
     done = find_manifest(store, target) is not None

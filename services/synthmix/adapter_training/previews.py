@@ -4,7 +4,8 @@ Nothing is chosen by these pictures, and no image is seen for them.
 """
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 
 from synthmix.adapter_training.sampling_defaults import GUIDANCE_SCALE, STEPS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.image_data.captions import drawn_caption
 from synthmix.latent_diffusion.class_tokens import model_prompt
 from synthmix.latent_diffusion.denoising import decode, denoise, encoded
 from synthmix.latent_diffusion.loading import LatentDiffusion
@@ -26,12 +28,14 @@ class Previews:
         labels: The classes, in words.
         grey: Whether the train images are grey, as synthetic ones are then.
         original_px: As `denoise` takes it.
+        captions: Of each class's train images, for a prompt with {caption}.
     """
 
     settings: AdapterSettings
     labels: tuple[str, ...]
     grey: bool
     original_px: int | None = None
+    captions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def sheet(self, model: LatentDiffusion, *, at_once: int) -> bytes:
         """A PNG with a row of pictures for each class, of the adapter that the model has now.
@@ -42,12 +46,17 @@ class Previews:
             at_once: How many pictures the memory is enough for; with guidance each is two to the UNet.
         """
         settings, side = self.settings, self.settings.image_size
-        texts = [model_prompt(model, settings.prompt, label) for label in self.labels for _ in range(settings.previews)]
-        seeds = [
-            derived_seed(settings.seed, "adapter preview", label, number)
-            for label in self.labels
-            for number in range(settings.previews)
+        pictures = [(label, number) for label in self.labels for number in range(settings.previews)]
+        texts = [
+            model_prompt(
+                model,
+                settings.prompt,
+                label,
+                drawn_caption(self.captions, settings.prompt, label, settings.seed, number),
+            )
+            for label, number in pictures
         ]
+        seeds = [derived_seed(settings.seed, "adapter preview", label, number) for label, number in pictures]
         conditions = encoded(model, texts)
         rows = np.empty((len(texts), side, side, 3), np.uint8)
         for start in range(0, len(texts), at_once):

@@ -30,7 +30,7 @@ class Prior:
 
     Attributes:
         values: Latents, (views, images, channels, height, width), float32.
-        labels: (images,), class indices.
+        labels: (images,), as the train images' latents have them.
     """
 
     values: torch.Tensor

@@ -60,7 +60,8 @@ class Latents(NamedTuple):
 
     Attributes:
         values: (views, images, channels, height, width), float32.
-        labels: (images,), class indices.
+        labels: (images,), class indices; where images have captions, positions among the training's subjects
+            (training_prompts.Subjects).
     """
 
     values: torch.Tensor

@@ -23,19 +23,23 @@ from synthmix.adapter_training.checkpoints import (
     write_finished,
     write_preview,
 )
-from synthmix.adapter_training.inputs import open_inputs
+from synthmix.adapter_training.inputs import open_captions, open_inputs
 from synthmix.adapter_training.kept_inputs import INPUTS
 from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.previews import Previews
 from synthmix.adapter_training.prior_images import Prior, base_models_latents
 from synthmix.adapter_training.prior_options import TRAIN, all_prompts
 from synthmix.adapter_training.training_prompts import (
+    Subjects,
     TrainingPrompts,
+    encoded_as_they_come,
     encoded_in_each_step,
     encoded_once,
     prompt_embeddings,
+    subjects,
 )
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.image_data.captions import captions_file, captions_of_classes
 from synthmix.image_data.generators import BASE_MODEL_KIND, ORIGINAL_PX, recorded_adapter_settings
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.pixel_cache import pixels
@@ -45,7 +49,7 @@ from synthmix.latent_diffusion.conditions import Conditions
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.latent_diffusion.model_kinds import SDXL
-from synthmix.service_kit.adapter_payloads import LOSSES, in_folder
+from synthmix.service_kit.adapter_payloads import CAPTIONS_FILE, LOSSES, in_folder
 from synthmix.service_kit.artifacts import write_payload
 from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.errors import FailedPrecondition
@@ -85,7 +89,8 @@ def train(
     torch.set_num_threads(threads)
     part, found = open_inputs(store, names, train_split=request["train_split"], base_model_digest=request["base_model"])
     images, original_px = pixels(store, part, settings.image_size), _original_px(store, part, found)
-    run = _Run(store, name, found, part, images, settings, threads, report, original_px)
+    captions = open_captions(store, part, settings, request)
+    run = _Run(store, name, found, part, images, settings, threads, report, original_px, captions)
     of_artifact = portions(part, settings)
     for number, portion in enumerate(of_artifact):
         if portion.folder not in done:
@@ -109,6 +114,11 @@ class _Run:
     threads: int
     report: Callable[[int, int | None, str], None]
     original_px: int | None
+    captions: tuple[str, ...] | None
+
+    @cached_property
+    def subjects(self) -> Subjects:
+        return subjects(self.part, self.captions)
 
     def trained(self, portion: Portion, seen_before: int, checkpoint: Checkpoint | None) -> Finished:
         """An adapter, trained to its end.
@@ -132,8 +142,9 @@ class _Run:
                 prior = self._prior(model, latents, min(seen, self.settings.images_seen))
             state = recipe.set_up(model, settings, checkpoint, self.part.classes)
             prompts = self._prompts(model)
-        labels = tuple(self.part.classes[label] for label in latents.labels.unique().tolist())
-        previews = Previews(settings, labels, self.grey, self.original_px)
+        labels = self._classes_of(latents)
+        of_classes = captions_of_classes(self.part.class_names, self.captions) if self.captions else {}
+        previews = Previews(settings, labels, self.grey, self.original_px, of_classes)
 
         def draw(images_seen: int, at_once: int) -> None:
             sheet = previews.sheet(model, at_once=at_once)
@@ -209,24 +220,30 @@ class _Run:
         epochs = -(-steps * self.settings.batch_size // len(portion.rows))
         views = min(recipe.MOST_VIEWS, epochs)
         # The number of threads is in the keys: it decides about last bits.
-        return recipe.Latents(
-            *INPUTS.get(
-                ("latents", self.found.digest, self.part.digest, self.settings.image_size, views, self.threads),
-                lambda: recipe.cache_latents(model, self.images, np.asarray(self.part.labels), views),
-            )
+        values, _ = INPUTS.get(
+            ("latents", self.found.digest, self.part.digest, self.settings.image_size, views, self.threads),
+            lambda: recipe.cache_latents(model, self.images, np.asarray(self.part.labels), views),
         )
+        return recipe.Latents(values, torch.tensor(self.subjects.of_images))
+
+    def _classes_of(self, latents: recipe.Latents) -> tuple[str, ...]:
+        """The classes that images are of, in order."""
+        there = {self.subjects.labels[subject] for subject in latents.labels.unique().tolist()}
+        return tuple(label for label in self.part.classes if label in there)
 
     def _prior(self, model: LatentDiffusion, latents: recipe.Latents, seen: int) -> Prior:
         """Of the classes of an adapter's train images, whose latents are given; before the model has an adapter."""
         settings, values, labels = self.settings, *latents
         if settings.prior_preservation_source != TRAIN:
             self.report(seen, None, "making images of the prior")
-            wanted = tuple(sorted(set(labels.tolist())))
+            wanted = tuple(self.part.classes.index(label) for label in self._classes_of(latents))
             made_by = (settings.prior_prompt, settings.prior_images, settings.image_size, settings.seed)
             values, labels = INPUTS.get(
                 ("prior", self.found.digest, made_by, self.part.classes, wanted, self.original_px, self.threads),
                 lambda: base_models_latents(model, settings, self.part.classes, wanted, self.original_px),
             )
+            of_class = [self.subjects.first_of(self.part.classes[label]) for label in labels.tolist()]
+            labels = torch.tensor(of_class)
         return Prior(values, labels)
 
     @cached_property
@@ -237,7 +254,9 @@ class _Run:
     def _prompts(self, model: LatentDiffusion) -> TrainingPrompts:
         texts, classes = all_prompts(self.settings), self.part.classes
         if self.settings.text_encoder_targets or self.settings.class_tokens:
-            return encoded_in_each_step(model, self.settings, classes)
+            return encoded_in_each_step(model, self.settings, self.subjects.labels, self.subjects.captions)
+        if self.captions:
+            return encoded_as_they_come(model, self.settings, self.subjects)
         tensors = INPUTS.get(
             ("prompts", self.found.digest, texts, classes, self.threads),
             lambda: prompt_embeddings(model, texts, classes).tensors,
@@ -254,6 +273,8 @@ def _stored(
         for folder, finished in done.items()
         for file, data in finished.files.items()
     ]
+    if run.captions:
+        payloads.append(write_payload(store, artifact, CAPTIONS_FILE, captions_file(run.part, run.captions)))
     adapters = [done[portion.folder].summary for portion in of_artifact]
     return {
         "payloads": [payload.__dict__ for payload in payloads],

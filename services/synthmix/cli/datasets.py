@@ -25,6 +25,7 @@ def import_(arguments: argparse.Namespace) -> None:
             replace=arguments.replace,
             label_column=arguments.label_column,
             path_column=arguments.path_column,
+            caption_columns=arguments.caption_columns,
             accept_layout=arguments.yes,
             progress=shown_transfer(show_progress),
         )
@@ -111,6 +112,7 @@ def dataset_text(dataset: datasets_pb2.Dataset) -> str:
         dataset.name,
         *([f"also named: {', '.join(others)}"] if others else []),
         *_pixels_text(dataset),
+        *([f"captions: {', '.join(dataset.caption_columns)}"] if dataset.caption_columns else []),
         "",
         counts,
         *_left_out_lines(dataset),

@@ -210,6 +210,15 @@ def _add_datasets(groups: Any) -> None:
         "--path-column", default="", metavar="COLUMN", help="the manifest's column of paths (default: path)"
     )
     add.add_argument(
+        "--caption-column",
+        dest="caption_columns",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a column that is kept as captions, for an adapter's caption_column: of the manifest, or of metadata.csv, "
+        "metadata.jsonl or metadata.parquet beside class folders; may be given several times",
+    )
+    add.add_argument(
         "--yes",
         action="store_true",
         help="state that the top folders are the classes, though they look like something else, such as parts of a "

@@ -45,7 +45,7 @@ from synthmix.client.packing import pack
 from synthmix.client.resource_collection import ResourceCollection
 from synthmix.client.transport import Channels, Service
 from synthmix.image_data.sources.group_patterns import pattern_span
-from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns
+from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns, check_caption_columns
 from synthmix.image_data.sources.source_listing import ListingRequest
 from synthmix.service_kit import errors
 from synthmix.service_kit import resource_names as names
@@ -157,6 +157,7 @@ class Client:
         replace: bool = False,
         label_column: str = "",
         path_column: str = "",
+        caption_columns: Iterable[str] = (),
         accept_layout: bool = False,
         progress: Callable[[Transfer], None] | None = None,
     ) -> datasets_pb2.Dataset:
@@ -174,23 +175,31 @@ class Client:
             replace: Lets `name`, which another dataset holds, move to this one.
             label_column: The manifest's column of labels, if it isn't called "label".
             path_column: The manifest's column of paths, if it isn't called "path".
+            caption_columns: The columns that are kept as captions, of the manifest or of metadata.csv,
+                metadata.jsonl or metadata.parquet beside class folders; an adapter's caption_column is one of them.
             accept_layout: States that the top folders are the classes, though they look like something else, such
                 as parts of a split.
             progress: Called as packing, uploading and importing go on.
         """
         names.check_display_name("name", name)
+        captions = check_caption_columns(list(caption_columns))
         with tempfile.TemporaryDirectory(prefix="synthmix-import-") as scratch:
             packing = reporter(progress, "packing", "files")
             packed = pack(
                 path,
                 Path(scratch) / "dataset.zip",
                 progress=packing,
-                request=_listing_request(group, label_column, path_column, accept_layout),
+                request=_listing_request(group, label_column, path_column, captions, accept_layout),
             )
             upload = self.upload(packed.path, progress=progress)
         request = datasets_pb2.CreateDatasetRequest(
             dataset=datasets_pb2.Dataset(
-                display_name=name, group_rule=group, classes=list(classes), simulated=simulated, pixels=pixels
+                display_name=name,
+                group_rule=group,
+                classes=list(classes),
+                simulated=simulated,
+                pixels=pixels,
+                caption_columns=captions,
             ),
             upload=upload.name,
             replace_display_name=replace,
@@ -882,7 +891,9 @@ def _service_of(operation: str) -> str:
     return service
 
 
-def _listing_request(group: GroupRule, label_column: str, path_column: str, accept_layout: bool) -> ListingRequest:
+def _listing_request(
+    group: GroupRule, label_column: str, path_column: str, captions: Sequence[str], accept_layout: bool
+) -> ListingRequest:
     """How the source of an import is read. Raises InvalidArgument if the group pattern can't be one."""
     rule = group.WhichOneof("rule")
     return ListingRequest(
@@ -891,6 +902,7 @@ def _listing_request(group: GroupRule, label_column: str, path_column: str, acce
             path_column.strip() or PATH_COLUMN,
             label_column.strip() or LABEL_COLUMN,
             group.column if rule == "column" else None,
+            tuple(captions),
         ),
         group_span=pattern_span(group.pattern) if rule == "pattern" else None,
         accept_layout=accept_layout,

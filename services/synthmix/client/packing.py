@@ -30,8 +30,13 @@ _FIRST_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP can say
 _PERMISSIONS = 0o100644 << 16
 # What Office Open XML (.xlsx, .docx) and OpenDocument (.ods, .odt) files hold at their top.
 _DOCUMENT_MEMBERS = {"[Content_Types].xml", "META-INF/manifest.xml"}
-_SHAPES = "give a folder of class folders, a manifest (.csv, .tsv or .parquet), or a ZIP of either"
-_MANIFESTS = {".csv": "manifest.csv", ".tsv": "manifest.csv", ".parquet": "manifest.parquet"}
+_SHAPES = "give a folder of class folders, a manifest (.csv, .tsv, .jsonl or .parquet), or a ZIP of either"
+_MANIFESTS = {
+    ".csv": "manifest.csv",
+    ".tsv": "manifest.csv",
+    ".jsonl": "manifest.jsonl",
+    ".parquet": "manifest.parquet",
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ def pack(
     """Packs images into a ZIP.
 
     Args:
-        source: A folder with a folder for each class, or with manifest.csv or manifest.parquet in it; or such
-            a manifest, whose paths are relative to its folder; or a ZIP of either.
+        source: A folder with a folder for each class, or with a manifest.csv, .jsonl or .parquet in it; or
+            such a manifest, whose paths are relative to its folder; or a ZIP of either.
         destination: Where the ZIP is written; it appears when it is whole.
         progress: Called with (files packed, files in all).
         request: How the source is read.
@@ -127,7 +132,7 @@ def _refuse_document(source: Path) -> None:
 
 
 def _files(source: Path, request: ListingRequest) -> tuple[list[tuple[str, Path]], tuple[LeftOut, ...]]:
-    """Each file's name in the ZIP, and the file: a manifest, then the images in the order of names."""
+    """Each file's name in the ZIP, and the file: a manifest or metadata, then the images in the order of names."""
     packed_manifest = None
     if source.is_dir():
         folder = _scan(source)
@@ -140,6 +145,8 @@ def _files(source: Path, request: ListingRequest) -> tuple[list[tuple[str, Path]
     files = [(entry, folder.files[entry]) for entry in entries]
     if listing.manifest is not None:
         files.insert(0, (packed_manifest or listing.manifest, folder.files[listing.manifest]))
+    elif listing.metadata is not None:
+        files.insert(0, (listing.metadata, folder.files[listing.metadata]))
     return files, listing.left_out
 
 

@@ -39,6 +39,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     "height_px": pa.int32(),
     "perceptual_hash": pa.uint64(),
     "thumbnail": pa.binary(256),
+    "captions": pa.list_(pa.string()),
 }
 """Every column that an index may have beside sha256, shard and row: one name has one type in all tables."""
 

@@ -1,5 +1,6 @@
 """One image set's operation: a task for each shard that is not in object storage yet, then index and manifest."""
 
+from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.generators import is_imported
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.image_synthesis.shards import finished_shards, image_count, write_index
@@ -38,7 +39,8 @@ def run(context: OperationContext) -> ArtifactName:
         if len(shards) < shard_count(total):
             raise Unavailable(f"a shard of {target} is no longer in object storage; try again", reason="PAYLOAD_GONE")
         adapter = read_manifest(context.store, ArtifactName(ADAPTERS, request["adapter"]))
-        payloads = write_index(context.store, target, request, shards)
+        captions = adapter_captions(context.store, adapter)
+        payloads = write_index(context.store, target, request, shards, captions)
         write_manifest(
             context.store,
             Manifest(

@@ -5,10 +5,12 @@ from typing import Any
 
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
+from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.generators import adapter_settings, classes_made, is_imported
 from synthmix.image_synthesis.shard_ranges import shard_count
 from synthmix.latent_diffusion.base_model import resolve_again
-from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
+from synthmix.latent_diffusion.prompts import check_captioned, check_prompt, check_tokens
+from synthmix.latent_diffusion.tokens import PromptTokenizer
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest
 from synthmix.service_kit.digests import digest_of
@@ -44,7 +46,9 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     problems = Problems()
     check(settings, "image_set.settings", problems)
     with problems:
-        check_prompt("image_set.settings.prompt", settings.prompt)
+        # Whether an adapter that isn't trained yet will have captions, its own request says.
+        has_captions = adapter is None or bool(adapter_settings(adapter).caption_column)
+        check_prompt("image_set.settings.prompt", settings.prompt, captions=has_captions)
     check_classes(image_set.class_images, classes_made(adapter) if adapter else None, problems)
     problems.raise_if_any()
     images = {item.label: item.images for item in image_set.class_images}
@@ -127,13 +131,32 @@ def _check_base_model(store: ObjectStore, adapter: Manifest, settings: image_set
     check_range("image_set.settings.steps", settings.steps, 1, model.train_timesteps)
     # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
     classes = adapter.summary["classes"]
-    learned = adapter_settings(adapter).class_tokens
-    warnings = check_tokens(
-        "image_set.settings.prompt", settings.prompt, classes, model.tokenizers(), class_tokens=learned
-    )
+    warnings = _check_prompt_tokens(store, adapter, settings.prompt, classes, model.tokenizers())
     if is_imported(adapter):
         warnings.append(
             f"{adapter.name} was imported: it is not known on which images it was trained, so that evaluations and "
             "studies refuse this image set"
         )
     return warnings
+
+
+def _check_prompt_tokens(
+    store: ObjectStore, adapter: Manifest, prompt: str, classes: Sequence[str], tokenizers: Sequence[PromptTokenizer]
+) -> list[str]:
+    """What a text encoder gets of each class's prompt, or of each caption's that may be drawn."""
+    field, learned = "image_set.settings.prompt", adapter_settings(adapter).class_tokens
+    if "{caption}" not in prompt:
+        return check_tokens(field, prompt, classes, tokenizers, class_tokens=learned)
+    captions = adapter_captions(store, adapter)
+    without = [label for label in classes_made(adapter) if label not in captions]
+    if without:
+        raise invalid_field(
+            field,
+            prompt,
+            f"has {{caption}}, and the adapter was trained on no images of the class {without[0]!r}, whose captions "
+            "could be asked for",
+            "write a prompt with {label} alone",
+            reason="PROMPT_WITHOUT_CAPTIONS",
+        )
+    images = [(label, caption) for label, of_class in captions.items() for caption in of_class]
+    return check_captioned(field, prompt, images, classes, tokenizers, class_tokens=learned)

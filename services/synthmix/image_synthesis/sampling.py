@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.generators import ORIGINAL_PX, adapter_folders, adapter_settings
 from synthmix.image_data.image_table import write_shard
 from synthmix.image_synthesis.batch_size import images_at_once
@@ -58,7 +59,8 @@ def synthesise_shard(
     store = open_object_store()
     adapter = read_manifest(store, ArtifactName(ADAPTERS, request["adapter"]))
     settings = from_canonical(request["settings"], SynthesisSettings)
-    planned = planned_images(request, shard_range(image_count(request), number))
+    captions = adapter_captions(store, adapter)
+    planned = planned_images(request, shard_range(image_count(request), number), captions)
     folders = adapter_folders(adapter)
     images: list[bytes] = []
     for folder, of_folder in groupby(planned, lambda image: folders.get(image.label, folders.get("", ""))):
@@ -104,7 +106,7 @@ def _text(model: LatentDiffusion, adapter: Manifest, settings: SynthesisSettings
             f"{adapter.name} has learned tokens of classes, and none of {image.label!r}; delete it and train it again",
             reason="ADAPTER_UNREADABLE",
         )
-    return model_prompt(model, settings.prompt, image.label)
+    return model_prompt(model, settings.prompt, image.label, image.caption)
 
 
 def _pixels(

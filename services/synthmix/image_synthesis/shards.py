@@ -6,10 +6,12 @@ checkpoints/operations/image-synthesis/{id}/{number, 5 digits}.json   a shard th
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data import image_table
+from synthmix.image_data.captions import drawn_caption
 from synthmix.image_data.image_table import Shard
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.latent_diffusion.prompts import prompt_for
@@ -27,19 +29,26 @@ class PlannedImage:
     Attributes:
         index: Its position in the set; images are ordered by class.
         seed: Of its own generator.
+        caption: What the prompt has in the place of {caption}; "" where it has none.
     """
 
     index: int
     label: str
     prompt: str
     seed: int
+    caption: str = ""
 
 
-def planned_images(request: dict[str, Any], indices: range) -> list[PlannedImage]:
+def planned_images(
+    request: dict[str, Any], indices: range, captions: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[PlannedImage]:
     """The images at these indices of a canonical request.
 
     The noise of a class's n-th image is that which it has in a set with as many images of every class as of the
     largest: fewer images of one class don't change the images of another.
+
+    Args:
+        captions: The adapter's, of each class.
     """
     settings = from_canonical(request["settings"], SynthesisSettings)
     counts = dict(sorted(request["class_images"].items()))
@@ -49,7 +58,9 @@ def planned_images(request: dict[str, Any], indices: range) -> list[PlannedImage
         number = next(number for number, end in enumerate(ends) if index < end)
         within = index - (ends[number] - counts[labels[number]])
         seed = derived_seed(settings.seed, "image", number * max(counts.values()) + within)
-        images.append(PlannedImage(index, labels[number], prompt_for(settings.prompt, labels[number]), seed))
+        label = labels[number]
+        caption = drawn_caption(captions, settings.prompt, label, settings.seed, within)
+        images.append(PlannedImage(index, label, prompt_for(settings.prompt, label, caption), seed, caption))
     return images
 
 
@@ -75,9 +86,17 @@ def finished_shards(store: ObjectStore, operation: OperationName, target: Artifa
 
 
 def write_index(
-    store: ObjectStore, target: ArtifactName, request: dict[str, Any], shards: Mapping[int, Shard]
+    store: ObjectStore,
+    target: ArtifactName,
+    request: dict[str, Any],
+    shards: Mapping[int, Shard],
+    captions: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[Payload]:
-    """Writes the index over all shards, by number, and returns every payload."""
+    """Writes the index over all shards, by number, and returns every payload.
+
+    Args:
+        captions: The adapter's, of each class.
+    """
     payloads: list[Payload] = []
     columns: dict[str, list[Any]] = {
         name: [] for name in ("sha256", "shard", "row", "index", "label", "prompt", "seed")
@@ -85,7 +104,7 @@ def write_index(
     total = image_count(request)
     for number in range(shard_count(total)):
         payloads.append(shards[number].payload)
-        images = planned_images(request, shard_range(total, number))
+        images = planned_images(request, shard_range(total, number), captions)
         _append(columns, number, shards[number].sha256s, images)
     return [*payloads, image_table.write_index(store, target, columns)]
 

@@ -64,15 +64,15 @@ def class_tokens(model: LatentDiffusion) -> ClassTokens | None:
     return embedding if isinstance(embedding, ClassTokens) else None
 
 
-def model_prompt(model: LatentDiffusion, prompt: str, label: str) -> str:
-    """A class's prompt as the model's tokenizer has to get it: with learned tokens for its name, if it has any.
+def model_prompt(model: LatentDiffusion, prompt: str, label: str, caption: str = "") -> str:
+    """A prompt as the model's tokenizer has to get it: with learned tokens for the class's name, if it has any.
 
     Raises ValueError if it has tokens, but none for this class.
     """
     learned = class_tokens(model)
     if learned is None:
-        return prompt_for(prompt, label)
-    return prompt_for(prompt, class_token_text(learned.classes.index(label), learned.of_each))
+        return prompt_for(prompt, label, caption)
+    return prompt_for(prompt, class_token_text(learned.classes.index(label), learned.of_each), caption)
 
 
 def first_vectors(model: LatentDiffusion, words: Sequence[str], of_each: int) -> torch.Tensor:

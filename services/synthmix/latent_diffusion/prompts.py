@@ -1,6 +1,10 @@
-"""Prompts: one for all classes, with {label} where the class is named, and what the text encoder sees of them."""
+"""Prompts: one for all classes, with {label} where the class is named, and what the text encoder sees of them.
+
+Where images have captions, {caption} is where an image's stands.
+"""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from synthmix.latent_diffusion.tokens import PromptTokenizer, Tokens
@@ -12,9 +16,21 @@ LONGEST_SHOWN = 80
 MOST_NAMED = 4
 
 
-def check_prompt(field: str, prompt: str) -> None:
-    """A prompt without {label} would ask for every class in the same words."""
-    if "{label}" not in prompt:
+def check_prompt(field: str, prompt: str, *, captions: bool = False) -> None:
+    """A prompt without {label} would ask for every class in the same words.
+
+    Args:
+        captions: Whether there are captions, which may tell the classes apart.
+    """
+    if "{caption}" in prompt and not captions:
+        raise invalid_field(
+            field,
+            prompt,
+            "has {caption}, and there are no captions",
+            "set the adapter's caption_column to a caption column of the dataset, or leave {caption} out",
+            reason="PROMPT_WITHOUT_CAPTIONS",
+        )
+    if "{label}" not in prompt and "{caption}" not in prompt:
         raise invalid_field(
             field,
             prompt,
@@ -32,9 +48,9 @@ def check_prompt(field: str, prompt: str) -> None:
         )
 
 
-def prompt_for(prompt: str, label: str) -> str:
-    """The prompt of one class."""
-    return prompt.replace("{label}", label)
+def prompt_for(prompt: str, label: str, caption: str = "") -> str:
+    """The prompt of one class, or of an image of it with its caption, in which {label} names the class as well."""
+    return prompt.replace("{caption}", caption).replace("{label}", label)
 
 
 def class_token_names(classes: int, of_each: int) -> list[str]:
@@ -114,6 +130,100 @@ def _checked(
         if len(equal) > 1:
             raise _same(field, prompt, equal, tokens, tokenizer.longest)
     return [*_cut(tokens, tokenizer.longest), *_unknown(tokens)]
+
+
+def check_captioned(
+    field: str,
+    prompt: str,
+    images: Sequence[tuple[str, str]],
+    classes: Sequence[str],
+    tokenizers: Sequence[PromptTokenizer],
+    *,
+    class_tokens: int = 0,
+) -> list[str]:
+    """As `check_tokens`, of a prompt with {caption}, which is another one for each image.
+
+    Args:
+        images: The class and the caption of each.
+        classes: All of them, in the order of their learned tokens.
+
+    Returns:
+        Warnings: how many images' prompts are cut, or hold what a tokenizer doesn't know.
+
+    Raises:
+        InvalidArgument: Images of two classes have the same tokens, or an image has none, by one of the tokenizers.
+    """
+    warnings = [
+        warning
+        for tokenizer in tokenizers
+        for warning in _checked_captions(field, prompt, Counter(images), classes, tokenizer, class_tokens)
+    ]
+    return list(dict.fromkeys(warnings))
+
+
+def _checked_captions(
+    field: str,
+    prompt: str,
+    images: Mapping[tuple[str, str], int],
+    classes: Sequence[str],
+    tokenizer: PromptTokenizer,
+    class_tokens: int,
+) -> list[str]:
+    """As `check_captioned`, of one text encoder, and of how many images have each caption."""
+    names = dict(zip(classes, classes, strict=True))
+    if class_tokens:
+        tokenizer = tokenizer.with_tokens(class_token_names(len(classes), class_tokens))
+        names = {label: class_token_text(number, class_tokens) for number, label in enumerate(classes)}
+    empty = tokenizer("")
+    alike: dict[tuple[int, ...], tuple[str, str]] = {}
+    cut, unknown = Counter[str](), Counter[str]()
+    longest = 0
+    for (label, caption), count in images.items():
+        found = tokenizer(prompt_for(prompt, names[label], caption))
+        if found.ids == empty.ids:
+            raise invalid_field(
+                field,
+                prompt,
+                f"gives the text encoder nothing for an image of the class {_shown(label)} with the caption "
+                f"{_shown(caption)}: no character of it makes a token",
+                "write captions of words",
+                reason="PROMPT_EMPTY",
+            )
+        other, others_caption = alike.setdefault(found.ids, (label, caption))
+        if other != label:
+            what = (
+                f"the caption {_shown(caption)}"
+                if caption == others_caption
+                else f"the captions {_shown(others_caption)} and {_shown(caption)}"
+            )
+            raise invalid_field(
+                field,
+                prompt,
+                f"gives the text encoder the same tokens for images of the classes {_shown(other)} and "
+                f"{_shown(label)}, of {what}" + (", whose rest is cut off" if found.cut else ""),
+                "put {label} before {caption}, such as '{label}, {caption}'",
+                reason="PROMPTS_EQUAL",
+            )
+        if found.cut:
+            cut[found.cut] += count
+            longest = max(longest, len(found.whole))
+        if found.unknown:
+            unknown[caption] += count
+    total = sum(images.values())
+    warnings = []
+    if cut:
+        warnings.append(
+            f"the prompts of {cut.total():,} of {total:,} train images have more than the {tokenizer.longest} tokens "
+            f"that the text encoder gets (the longest has {longest}), and the rest is cut off, such as "
+            f"{_shown(next(iter(cut)))}; shorten the captions"
+        )
+    if unknown:
+        warnings.append(
+            f"the captions of {unknown.total():,} of {total:,} train images have characters that the base model's "
+            f"tokenizer does not know, such as {_shown(next(iter(unknown)))}; they are the same to it as any others "
+            "that it does not know"
+        )
+    return warnings
 
 
 def _same(field: str, prompt: str, labels: Sequence[str], tokens: dict[str, Tokens], longest: int) -> InvalidArgument:

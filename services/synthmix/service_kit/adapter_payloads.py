@@ -14,6 +14,8 @@ CLASS_TOKENS = "learned_embeds.safetensors"
 # A UNet that was trained itself, in diffusers' layout.
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 UNET_CONFIG = "unet/config.json"
+# Of an adapter that was trained with captions: those of its train images, by class.
+CAPTIONS_FILE = "captions.json"
 ADAPTER_FILES = (
     UNET_WEIGHTS,
     UNET_CONFIG,

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.captions import caption_columns
 from synthmix.image_data.pixel_rules import MOST_CHANNELS, PixelRule
 from synthmix.image_data.sources import group_patterns
 from synthmix.image_data.sources.folder_layout import doubtful_layout
-from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
+from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, check_caption_columns
 from synthmix.image_data.sources.source_account import (
     MOST_EXAMPLES,
     MOST_ROWS,
@@ -86,6 +87,7 @@ def import_request(request: datasets_pb2.CreateDatasetRequest, owner: str) -> di
         | ({"pattern_syntax": group_patterns.SYNTAX} if rule == "pattern" else {})
         | ({"owner": owner} if owner != LOCAL else {})
         | _pixels_request(dataset.pixels)
+        | ({"caption_columns": check_caption_columns(dataset.caption_columns)} if dataset.caption_columns else {})
     )
 
 
@@ -393,6 +395,7 @@ def dataset_message(
         pixels=from_value(summary["pixels"], datasets_pb2.PixelRule) if "pixels" in summary else None,
         white_levels=summary.get("white_levels", [summary["white_level"]] if summary["white_level"] != 255 else []),
         class_counts=_class_counts(summary),
+        caption_columns=caption_columns(manifest),
     )
     for row in message.left_out:
         row.description = REASONS.get(row.reason, row.reason)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from synthmix.api.datasets.v1.datasets_pb2 import DeleteDatasetRequest
+from synthmix.image_data.captions import CAPTIONS, caption_columns, digest_of_captions
 from synthmix.image_data.image_table import read_images, read_index, shard_name, write_index, write_shard
 from synthmix.service_kit import audit
 from synthmix.service_kit.artifacts import (
@@ -124,6 +125,8 @@ def _reduced(dataset: Manifest, kept: pa.Table) -> Manifest:
             reason="SINGLE_CLASS",
         )
     request = dataset.request | {"images": digest_of([list(row) for row in zip(*columns, strict=True)])}
+    if caption_columns(dataset):
+        request["captions"] = digest_of_captions(caption_columns(dataset), kept[CAPTIONS].to_pylist())
     summary = dataset.summary | {
         "image_count": len(labels),
         "group_count": len(set(groups)),

@@ -118,6 +118,7 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     problems = Problems()
     specification.check(full, problems)
     specification.check_prompts(spec, problems)
+    specification.check_captions(full, spec, problems)
     _name_models_exactly(store, full, owner, problems)
     with problems, specification.study_terms({"split.settings": "split", "split.dataset": "dataset"}):
         if full.dataset:

@@ -9,6 +9,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.image_data.captions import fill_prompt
 from synthmix.image_data.mixture_kinds import KINDS, MODES, taken_by
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (
@@ -42,6 +43,8 @@ def with_defaults(spec: studies_pb2.StudySpec) -> studies_pb2.StudySpec:
     if not full.synthesis:
         full.synthesis.add()
     _share_prompt(full)
+    for adapter_settings in full.adapters:
+        fill_prompt(adapter_settings)
     settings_messages.set_default(full.mixtures, "synthetic_only", not spec.mixtures.ratios)
     settings_messages.set_default(
         full, "seeds", settings_messages.default_of(evaluations_pb2.Evaluation.DESCRIPTOR.fields_by_name["seeds"])
@@ -103,6 +106,26 @@ def check_prompts(given: studies_pb2.StudySpec, problems: Problems) -> None:
             if not adapter.HasField("prompt"):
                 raise missing_field(
                     f"adapters[{index}].prompt", "the synthesis has several prompts: say which one to train with"
+                )
+
+
+def check_captions(spec: studies_pb2.StudySpec, given: studies_pb2.StudySpec, problems: Problems) -> None:
+    """Collects prompts of the synthesis that ask for captions of adapters without any.
+
+    Args:
+        spec: With its defaults.
+        given: As the user wrote it.
+    """
+    without = [index for index, adapter in enumerate(spec.adapters) if not adapter.caption_column]
+    for number, item in enumerate(given.synthesis):
+        with problems:
+            if "{caption}" in item.prompt and without:
+                raise invalid_field(
+                    f"synthesis[{number}].prompt",
+                    item.prompt,
+                    f"has {{caption}}, and adapters[{without[0]}] has no captions",
+                    "set its caption_column to a caption column of the dataset, or leave {caption} out",
+                    reason="PROMPT_WITHOUT_CAPTIONS",
                 )
 
 

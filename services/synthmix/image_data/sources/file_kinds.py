@@ -9,7 +9,10 @@ from pathlib import PurePosixPath
 
 from synthmix.image_data.sources.user_text import words
 
-MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
+MANIFEST_NAMES = ("manifest.csv", "manifest.jsonl", "manifest.parquet")
+LISTED_MANIFESTS = "manifest.csv, manifest.jsonl or manifest.parquet"
+# What says captions of images in class folders, as in an ImageFolder of Hugging Face's datasets.
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 DECODED = "PNG, JPEG, TIFF, BMP or WebP"
 HEAD_BYTES = 1024
 """How many of a file's first bytes are looked at."""

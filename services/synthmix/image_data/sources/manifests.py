@@ -1,4 +1,4 @@
-"""A source's manifest: a CSV or Parquet file that says the label of each image, and its group if there are groups.
+"""A source's manifest: a CSV, JSON Lines or Parquet file that says the label of each image, and its group and captions.
 
 Only the standard library, except for a Parquet manifest: the client imports it too.
 """
@@ -8,33 +8,49 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from synthmix.image_data.sources.csv_table import read_csv
+from synthmix.image_data.sources.file_kinds import LISTED_MANIFESTS
+from synthmix.image_data.sources.json_lines import read_json_lines
 from synthmix.image_data.sources.parquet_table import read_parquet
 from synthmix.image_data.sources.problems import refused_files
-from synthmix.image_data.sources.user_text import MISSING_SPELLINGS, compared, is_missing, normalised
+from synthmix.image_data.sources.user_text import MISSING_SPELLINGS, compared, free_text, is_missing, normalised
 from synthmix.service_kit.errors import InvalidArgument, did_you_mean, invalid_field
 from synthmix.service_kit.quantities import plural
 
 PATH_COLUMN = "path"
 LABEL_COLUMN = "label"
 GROUP_FIELD = "dataset.group_rule.column"
+CAPTIONS_FIELD = "dataset.caption_columns"
 LARGEST_BYTES = 256 * 1024 * 1024
 MOST_ROWS = 200_000
+MOST_CAPTION_COLUMNS = 16
+METADATA_REMEDY = "add metadata.csv, metadata.jsonl or metadata.parquet with the column file_name beside the folders"
+LONGEST_COLUMN = 100
 _MOST_COLUMNS_NAMED = 20
 _LONGEST_COLUMN_SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns to read: of paths, of labels, and of groups if groups come from one."""
+    """The columns to read: of paths, of labels, of groups if groups come from one, and of captions.
+
+    Attributes:
+        label: None where the classes are folders.
+    """
 
     path: str = PATH_COLUMN
-    label: str = LABEL_COLUMN
+    label: str | None = LABEL_COLUMN
     group: str | None = None
+    captions: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> list[str]:
+        """Those in which each row has something, in the order of path, label and group."""
+        return [self.path, *(column for column in (self.label, self.group) if column is not None)]
 
     @property
     def wanted(self) -> list[str]:
-        """In the order of a row's path, label and group."""
-        return [self.path, self.label, *([self.group] if self.group is not None else [])]
+        """All, captions last."""
+        return [*self.needed, *self.captions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +60,16 @@ class Row:
     Attributes:
         number: As a spreadsheet shows it: the header's is 1.
         path: As it is written.
-        label: Normalised.
+        label: Normalised; "" where the classes are folders.
         group: Normalised; None if groups do not come from a column.
+        captions: Of each caption column; "" where there is none.
     """
 
     number: int
     path: str
     label: str
     group: str | None
+    captions: tuple[str, ...] = ()
 
 
 def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[Row]:
@@ -59,7 +77,7 @@ def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[R
 
     Args:
         data: The file.
-        name: Its name, which says whether it is CSV or Parquet, and stands in errors.
+        name: Its name, which says whether it is CSV, JSON Lines or Parquet, and stands in errors.
         columns: Compared with the header without case and blanks.
         field: The request's field that the source is.
 
@@ -73,7 +91,7 @@ def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[R
             field,
             f"{name} of {len(data):,} bytes",
             "is too large for a manifest",
-            "leave out columns other than path, label and group",
+            "leave out columns that are not needed",
             reason="MANIFEST_TOO_LARGE",
         )
     problems: list[str] = []
@@ -81,6 +99,9 @@ def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[R
     if name.lower().endswith(".parquet"):
         header, parquet_rows = read_parquet(data, name, field=field, most_rows=MOST_ROWS)
         cells = parquet_rows(_positions(header, name, columns, field))
+    elif name.lower().endswith(".jsonl"):
+        header, json_rows = read_json_lines(data, name, field=field)
+        cells = json_rows(_positions(header, name, columns, field))
     else:
         header, csv_rows = read_csv(data, name, columns.wanted, field=field)
         cells = _fitting(csv_rows, len(header), _positions(header, name, columns, field), problems)
@@ -95,6 +116,29 @@ def read_rows(data: bytes, name: str, columns: Columns, *, field: str) -> list[R
             reason="MANIFEST_INVALID",
         )
     return rows
+
+
+def check_caption_columns(columns: Sequence[str]) -> list[str]:
+    """The names of caption columns as they are kept. Raises InvalidArgument for those that cannot be columns' names."""
+    names = [normalised(column) for column in columns]
+    if len(names) > MOST_CAPTION_COLUMNS:
+        raise invalid_field(
+            CAPTIONS_FIELD,
+            len(names),
+            "are too many",
+            f"name at most {MOST_CAPTION_COLUMNS} columns",
+            reason="OUT_OF_RANGE",
+        )
+    forms = [compared(name) for name in names]
+    for number, name in enumerate(names):
+        field = f"{CAPTIONS_FIELD}[{number}]"
+        if not name.isprintable() or not 1 <= len(name) <= LONGEST_COLUMN:
+            raise invalid_field(
+                field, name, "cannot be a column's name", f"use 1 to {LONGEST_COLUMN} printable characters"
+            )
+        if forms[number] in forms[:number]:
+            raise invalid_field(field, name, "is there twice", "leave one out", reason="DUPLICATE_VALUE")
+    return names
 
 
 def _check_columns(columns: Columns) -> None:
@@ -118,13 +162,14 @@ def check_no_columns(columns: Columns) -> None:
         (columns.group, None, GROUP_FIELD, "use a pattern"),
         (columns.label, LABEL_COLUMN, "label_column", "do not name a column: the folders are the classes"),
         (columns.path, PATH_COLUMN, "path_column", "do not name a column: the folders are the classes"),
+        *((column, None, CAPTIONS_FIELD, METADATA_REMEDY) for column in columns.captions),
     ):
         if column is not None and compared(column) != usual:
             raise invalid_field(
                 column_field,
                 column,
                 "is a manifest's column, and the source has no manifest",
-                f"add manifest.csv or manifest.parquet at its top, or {instead}",
+                f"add {LISTED_MANIFESTS} at its top, or {instead}",
                 reason="MANIFEST_MISSING",
             )
 
@@ -147,7 +192,7 @@ def _complete(
     cells: Iterator[tuple[int, Sequence[str | None]]], name: str, columns: Columns, field: str, problems: list[str]
 ) -> list[Row]:
     """The rows that have all that is needed. The others become problems."""
-    wanted = columns.wanted
+    wanted, needed = columns.wanted, columns.needed
     rows: list[Row] = []
     for number, values in cells:
         if len(rows) + len(problems) >= MOST_ROWS:
@@ -163,12 +208,14 @@ def _complete(
             unread = " and ".join(column for column, value in zip(wanted, values, strict=True) if value is None)
             problems.append(f"row {number} has bytes in {unread} that are not UTF-8")
             continue
-        path, texts = known[0].strip(), [normalised(value) for value in known[1:]]
+        path, texts = known[0].strip(), [normalised(value) for value in known[1 : len(needed)]]
         if is_missing(path) or any(map(is_missing, texts)):
-            missing = [_named(*pair) for pair in zip(wanted, [path, *texts], strict=True) if is_missing(pair[1])]
+            missing = [_named(*pair) for pair in zip(needed, [path, *texts], strict=True) if is_missing(pair[1])]
             problems.append(f"row {number} has no {' and no '.join(missing)}")
         else:
-            rows.append(Row(number, path, texts[0], texts[1] if len(texts) > 1 else None))
+            label = "" if columns.label is None else texts.pop(0)
+            captions = tuple(free_text(value) for value in known[len(needed) :])
+            rows.append(Row(number, path, label, texts[0] if texts else None, captions))
     return rows
 
 
@@ -199,10 +246,11 @@ def _positions(header: Sequence[str], name: str, columns: Columns, field: str) -
         )
     fields = [
         field if columns.path == PATH_COLUMN else "path_column",
-        field if columns.label == LABEL_COLUMN else "label_column",
-        GROUP_FIELD,
+        *([] if columns.label is None else [field if columns.label == LABEL_COLUMN else "label_column"]),
+        *([] if columns.group is None else [GROUP_FIELD]),
+        *(CAPTIONS_FIELD for _ in columns.captions),
     ]
-    for column, column_field in zip(columns.wanted, fields, strict=False):
+    for column, column_field in zip(columns.wanted, fields, strict=True):
         if compared(column) not in found:
             raise _no_column(name, column, header, column_field)
     return [found.index(compared(column)) for column in columns.wanted]

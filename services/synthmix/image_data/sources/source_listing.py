@@ -5,7 +5,7 @@ Only the standard library.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as of
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -15,6 +15,7 @@ from synthmix.image_data.sources import manifests
 from synthmix.image_data.sources.file_kinds import (
     DECODED,
     MANIFEST_NAMES,
+    METADATA_NAMES,
     Kind,
     claims_to_be_image,
     is_system,
@@ -30,6 +31,8 @@ from synthmix.image_data.sources.user_text import normalised, spelt_twice
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
 
 LONGEST_LABEL = 100
+# Of metadata beside class folders, as Hugging Face's datasets have it.
+METADATA_PATH_COLUMN = "file_name"
 
 
 class Source(Protocol):
@@ -60,8 +63,8 @@ class ListingRequest:
 
     Attributes:
         field: The request's field that it is, for errors.
-        columns: Of its manifest, if it has one.
-        manifest: The manifest's path; None looks for manifest.csv and manifest.parquet at the top.
+        columns: Of its manifest, if it has one; the captions' else of the metadata beside class folders.
+        manifest: The manifest's path; None looks for a file of MANIFEST_NAMES at the top.
         group_span: Where the group pattern's group lies in a path; None if groups do not come from a pattern.
         accept_layout: The user says that the top folders are the classes, whatever they look like.
     """
@@ -83,12 +86,14 @@ class ListedImage:
             in.
         label: Its class.
         group: The value of the group column, if groups come from one.
+        captions: Of each caption column that was asked for; "" where there is none.
     """
 
     entry: str
     path: str
     label: str
     group: str | None
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,14 @@ class Listing:
         left_out: The account of all that is not among the images.
         manifest: The manifest's path in the source; None for class folders.
         layout_doubt: What speaks against class folders, though the user accepted them; "" for nothing.
+        metadata: The path of what says captions beside class folders; None if that is not asked for.
     """
 
     images: tuple[ListedImage, ...]
     left_out: tuple[LeftOut, ...]
     manifest: str | None
     layout_doubt: str
+    metadata: str | None = None
 
 
 def list_images(source: Source, request: ListingRequest) -> Listing:
@@ -116,20 +123,28 @@ def list_images(source: Source, request: ListingRequest) -> Listing:
             in no class folder, cannot be read or is of a format that is not decoded; a label cannot be one; or the
             folders may not be classes and the user did not say that they are.
     """
-    top, manifest = ("", request.manifest) if request.manifest is not None else _manifest(source, request.field)
+    metadata = None
+    top, manifest = ("", request.manifest) if request.manifest is not None else _at_top(source, MANIFEST_NAMES, request)
     if manifest is not None:
         images, left_out = _from_manifest(source, top, manifest, request)
         doubt = ""
     else:
-        manifests.check_no_columns(request.columns)
-        kinds = {path: _kind(source, path) for path in source.paths}
+        if request.columns.captions:
+            below, metadata = _at_top(source, METADATA_NAMES, request)
+        if metadata is None:
+            manifests.check_no_columns(request.columns)
+        else:
+            manifests.check_no_columns(replace(request.columns, path=manifests.PATH_COLUMN, captions=()))
+        kinds = {path: _kind(source, path) for path in source.paths if path != metadata}
         top = _common_top(kinds)
         images, left_out = _from_folders(source, kinds, top, request.field)
+        if metadata is not None:
+            images = _with_captions(source, images, below, metadata, request)
         doubt = layout_doubt([image.path for image in images], request.group_span)
         if doubt and not request.accept_layout:
             raise doubtful_layout(request.field, doubt)
     _check_labels(images, request.field)
-    return Listing(tuple(sorted(images, key=lambda image: image.path)), left_out, manifest, doubt)
+    return Listing(tuple(sorted(images, key=lambda image: image.path)), left_out, manifest, doubt, metadata)
 
 
 def _kind(source: Source, path: str) -> Kind:
@@ -141,16 +156,16 @@ def _kind(source: Source, path: str) -> Kind:
         return Kind.IMAGE  # what is damaged must not be missed: the import says so when it reads all of it
 
 
-def _manifest(source: Source, field: str) -> tuple[str, str | None]:
-    """The folder that a manifest lies in, at the top or in the only folder there, and the manifest's path."""
+def _at_top(source: Source, names: Sequence[str], request: ListingRequest) -> tuple[str, str | None]:
+    """The folder that one of these files lies in, at the top or in the only folder there, and the file's path."""
     paths = set(source.paths)
     shown_paths = [path for path in source.paths if not is_system(path)]
     tops = {PurePosixPath(path).parts[0] for path in shown_paths if "/" in path}
     for top in ["", *(f"{name}/" for name in tops if len(tops) == 1)]:
-        found = [top + name for name in MANIFEST_NAMES if top + name in paths]
+        found = [top + name for name in names if top + name in paths]
         if len(found) > 1:
             raise invalid_field(
-                field, " and ".join(found), "are both there", "keep one of them", reason="MANIFEST_AMBIGUOUS"
+                request.field, " and ".join(found), "are both there", "keep one of them", reason="MANIFEST_AMBIGUOUS"
             )
         if found:
             return top, found[0]
@@ -260,7 +275,7 @@ def _from_manifest(
         elif kind != Kind.IMAGE:
             problems.append(f"row {row.number}: {shown(path)} is not a {DECODED} image")
         else:
-            images.append(ListedImage(entry, path, row.label, row.group))
+            images.append(ListedImage(entry, path, row.label, row.group, row.captions))
     if problems:
         raise refused_files(
             field,
@@ -279,6 +294,42 @@ def _from_manifest(
     ]
     left_out += [(_folder(path.removeprefix(top)), reason, path) for path, reason in source.unusable.items()]
     return images, account_of(left_out)
+
+
+def _with_captions(
+    source: Source, images: Sequence[ListedImage], top: str, metadata: str, request: ListingRequest
+) -> list[ListedImage]:
+    """The images of class folders, with their captions. One that metadata does not name has none.
+
+    Args:
+        top: The metadata's folder, with a slash, or "": what its paths are relative to.
+        metadata: Its path.
+    """
+    name, field = metadata.removeprefix(top), request.field
+    path_column = request.columns.path
+    columns = Columns(
+        METADATA_PATH_COLUMN if path_column == manifests.PATH_COLUMN else path_column,
+        label=None,
+        captions=request.columns.captions,
+    )
+    rows = manifests.read_rows(_manifest_bytes(source, metadata, field), name, columns, field=field)
+    found, problems = find_files(rows, top, {*source.paths, *source.unusable})
+    entries = {image.entry for image in images}
+    captions = {}
+    for row, path in found:
+        captions[top + path] = row.captions
+        if top + path not in entries:
+            problems.append(f"row {row.number}: {shown(path)} is not an image in a class folder")
+    if problems:
+        raise refused_files(
+            field,
+            f"rows of {name} are unusable",
+            problems,
+            f"fix {name}: paths are relative to its folder, and each image has at most one row",
+            reason="MANIFEST_INVALID",
+        )
+    none = ("",) * len(columns.captions)
+    return [replace(image, captions=captions.get(image.entry, none)) for image in images]
 
 
 def _folder(path: str) -> str:

@@ -46,6 +46,12 @@ def normalised(text: str) -> str:
     return _BLANKS.sub(" ", unicodedata.normalize("NFC", _UNSEEN.sub("", text))).strip()
 
 
+def free_text(text: str) -> str:
+    """A text as it is kept: as a name, with one space for a line break as well; "" if it says that there is none."""
+    kept = " ".join(unicodedata.normalize("NFC", _UNSEEN.sub("", text)).split())
+    return "" if is_missing(kept) else kept
+
+
 def is_missing(text: str) -> bool:
     """Whether a normalised cell says that its value is not known.
 

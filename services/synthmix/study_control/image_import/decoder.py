@@ -29,6 +29,7 @@ class ListingOptions:
         group_column: The manifest's column of groups; None if groups do not come from one.
         pattern: The group pattern; "" if groups do not come from one.
         accept_layout: The top folders are the classes, whatever they look like.
+        caption_columns: The columns of captions.
     """
 
     path_column: str
@@ -36,11 +37,12 @@ class ListingOptions:
     group_column: str | None
     pattern: str
     accept_layout: bool
+    caption_columns: Sequence[str] = ()
 
     def request(self) -> ListingRequest:
         return ListingRequest(
             field=FIELD,
-            columns=Columns(self.path_column, self.label_column, self.group_column),
+            columns=Columns(self.path_column, self.label_column, self.group_column, tuple(self.caption_columns)),
             group_span=pattern_span(self.pattern) if self.pattern else None,
             accept_layout=self.accept_layout,
         )

@@ -77,7 +77,7 @@ class DecoderProcess:
                 reason="ARCHIVE_UNREADABLE",
             ) from None
         return Listing(
-            images=tuple(ListedImage(*row) for row in answer["images"]),
+            images=tuple(ListedImage(*row, tuple(captions)) for *row, captions in answer["images"]),
             left_out=from_json(answer["left_out"]),
             manifest=answer["manifest"],
             layout_doubt=answer["layout_doubt"],
@@ -276,7 +276,9 @@ def _serve(decoder: DecoderHere, request: dict[str, Any], limit: _TimeLimit) -> 
             listing = decoder.listing(ListingOptions(**request["listing"]))
             _answer(
                 {
-                    "images": [[item.entry, item.path, item.label, item.group] for item in listing.images],
+                    "images": [
+                        [item.entry, item.path, item.label, item.group, item.captions] for item in listing.images
+                    ],
                     "left_out": to_json(listing.left_out),
                     "manifest": listing.manifest,
                     "layout_doubt": listing.layout_doubt,

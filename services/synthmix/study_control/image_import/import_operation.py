@@ -73,6 +73,7 @@ def import_upload(
             accept_layout=accept_layout,
             label_column=request.get("label_column", LABEL_COLUMN),
             path_column=request.get("path_column", PATH_COLUMN),
+            caption_columns=request.get("caption_columns", []),
             progress=report,
             pixel_rule=PixelRule.from_json(pixels),
             white_level=pixels.get("white_level", 0),

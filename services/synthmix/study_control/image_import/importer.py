@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.captions import CAPTIONS, COLUMNS, digest_of_captions, without_caption
 from synthmix.image_data.decoding import DECODER_VERSION, ImageFacts
 from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.pixel_rules import ANY_PIXELS, PixelRule
@@ -82,6 +83,7 @@ def import_archive(
     accept_layout: bool = False,
     label_column: str = LABEL_COLUMN,
     path_column: str = PATH_COLUMN,
+    caption_columns: Sequence[str] = (),
     limits: ArchiveLimits = LIMITS,
     decoder: Callable[[Path, Archive], AbstractContextManager[Decoder]] = lambda path, archive: nullcontext(
         DecoderHere(archive)
@@ -104,12 +106,14 @@ def import_archive(
         accept_layout: The top folders are the classes, whatever they look like.
         label_column: The manifest's column of labels.
         path_column: The manifest's column of paths.
+        caption_columns: The columns that are kept as captions, of the manifest or of metadata beside class folders.
         limits: What the archive may declare.
         decoder: What decodes the archive's images and manifest; in this process if it is not given.
 
     Returns:
         datasets/{digest of the images' paths, labels, groups and bytes, the group rule, whether they are simulated,
-        and what is taken of their pixels if that is not everything}, and what there is to say of this archive.
+        what is taken of their pixels if that is not everything, and their captions if there are any}, and what there is
+        to say of this archive.
 
     Raises:
         InvalidArgument: The archive, an image in it, the group rule or the classes cannot be used; the message
@@ -125,6 +129,7 @@ def import_archive(
                 group_column=group_rule.column if rule == "column" else None,
                 pattern=group_rule.pattern,
                 accept_layout=accept_layout,
+                caption_columns=caption_columns,
             )
         )
         kept, not_chosen = _of_classes(listing.images, classes)
@@ -146,6 +151,8 @@ def import_archive(
             "recipe_version": RECIPE_VERSION,
             "decoder_version": DECODER_VERSION,
         } | _pixels_request(pixel_rule, white)
+        if caption_columns:
+            request["captions"] = digest_of_captions(caption_columns, [image.listed.captions for image in images])
         name = ArtifactName(DATASETS, digest_of(request))
         imported = Imported(
             name=name,
@@ -154,6 +161,7 @@ def import_archive(
                 *opened.warnings,
                 *white.warnings,
                 *_mixed_warning(images),
+                *without_caption(caption_columns, [image.listed.captions for image in images]),
             ),
             left_out=merged([*listing.left_out, *not_chosen, *duplicates]),
             layout_doubt=listing.layout_doubt,
@@ -174,7 +182,9 @@ def import_archive(
                 request=request,
                 recipe_version=RECIPE_VERSION,
                 payloads=tuple(payloads),
-                summary=_summary(images, group_rule, pixel_rule, white, simulated) | imported.account(),
+                summary=_summary(images, group_rule, pixel_rule, white, simulated)
+                | ({COLUMNS: list(caption_columns)} if caption_columns else {})
+                | imported.account(),
                 seconds=time.monotonic() - started,
             ),
         )
@@ -327,6 +337,7 @@ def _store(table: ImageTableWriter, archive: Archive, image: _Image) -> None:
         height_px=image.facts.height_px,
         perceptual_hash=image.facts.perceptual_hash,
         thumbnail=image.facts.thumbnail,
+        **({CAPTIONS: list(image.listed.captions)} if image.listed.captions else {}),
     )
     if sha256 != image.sha256:
         raise DataLoss(

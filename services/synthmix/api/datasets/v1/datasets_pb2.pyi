@@ -52,7 +52,7 @@ class CreateDatasetRequest(_message.Message):
     def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ..., upload: _Optional[str] = ..., replace_display_name: _Optional[bool] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ..., accept_layout: _Optional[bool] = ..., label_column: _Optional[str] = ..., path_column: _Optional[str] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("name", "display_name", "group_rule", "classes", "simulated", "image_count", "group_count", "class_counts", "warnings", "create_time", "payloads", "pixels", "white_levels", "left_out", "display_names", "requested_by", "requested_by_me")
+    __slots__ = ("name", "display_name", "group_rule", "classes", "simulated", "image_count", "group_count", "class_counts", "warnings", "create_time", "payloads", "pixels", "white_levels", "caption_columns", "left_out", "display_names", "requested_by", "requested_by_me")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     GROUP_RULE_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class Dataset(_message.Message):
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     PIXELS_FIELD_NUMBER: _ClassVar[int]
     WHITE_LEVELS_FIELD_NUMBER: _ClassVar[int]
+    CAPTION_COLUMNS_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAMES_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
@@ -83,11 +84,12 @@ class Dataset(_message.Message):
     payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
     pixels: PixelRule
     white_levels: _containers.RepeatedScalarFieldContainer[int]
+    caption_columns: _containers.RepeatedScalarFieldContainer[str]
     left_out: _containers.RepeatedCompositeFieldContainer[LeftOut]
     display_names: _containers.RepeatedScalarFieldContainer[str]
     requested_by: _containers.RepeatedScalarFieldContainer[str]
     requested_by_me: bool
-    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., group_rule: _Optional[_Union[GroupRule, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., simulated: _Optional[bool] = ..., image_count: _Optional[int] = ..., group_count: _Optional[int] = ..., class_counts: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., pixels: _Optional[_Union[PixelRule, _Mapping]] = ..., white_levels: _Optional[_Iterable[int]] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ..., display_names: _Optional[_Iterable[str]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., group_rule: _Optional[_Union[GroupRule, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., simulated: _Optional[bool] = ..., image_count: _Optional[int] = ..., group_count: _Optional[int] = ..., class_counts: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., pixels: _Optional[_Union[PixelRule, _Mapping]] = ..., white_levels: _Optional[_Iterable[int]] = ..., caption_columns: _Optional[_Iterable[str]] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ..., display_names: _Optional[_Iterable[str]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...
 
 class LeftOut(_message.Message):
     __slots__ = ("folder", "reason", "count", "examples", "description")
