@@ -28,6 +28,7 @@ from synthmix.service_kit.adapter_payloads import (
     PEFT_CONFIG,
     PEFT_PREFIX,
     PEFT_WEIGHTS,
+    json_object,
 )
 from synthmix.service_kit.errors import InvalidArgument
 from synthmix.service_kit.quantities import listed, shortened
@@ -212,12 +213,9 @@ def _pickle(source: Source, name: str) -> InvalidArgument:
 
 def _object(source: Source, text: str, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise source.fault(f"has {what} that is not valid JSON", "give the file as its program wrote it") from error
-    if not isinstance(value, dict):
-        raise source.fault(f"has {what} that is not a JSON object", "give the file as its program wrote it")
-    return value
+        return json_object(text, what)
+    except ValueError as error:
+        raise source.fault(f"cannot be read: {error}", "give the file as its program wrote it") from error
 
 
 def _check_types(source: Source, tensors: Sequence[Tensor]) -> None:
