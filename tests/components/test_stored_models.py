@@ -10,9 +10,11 @@ from image_archives import dataset
 from in_process_study import InProcessServices, workers_open
 from memory_object_store import MemoryObjectStore
 from stored_models import files_of, store_model
+from synthmix.adapter_training.inputs import open_inputs
 from synthmix.api.adapters.v1.adapters_pb2 import Adapter, AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.image_sets.v1.image_sets_pb2 import ImageSet, SynthesisSettings
+from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion.base_model import BaseModel, resolve, resolve_again
 from synthmix.latent_diffusion.loading import load
 from synthmix.latent_diffusion.part_layers import TEXT_ENCODER, UNET, part_layers
@@ -222,3 +224,19 @@ def test_what_was_asked_for_by_a_folder_comes_from_object_storage_where_the_fold
     stored = store_model(store, folder)
     again = resolve_again(str(moved), model.digest, field=FIELD, store=store)
     assert (again.reference, again.digest) == (str(stored), model.digest)
+
+
+def test_a_training_finds_its_model_in_object_storage_where_the_folder_is_not(
+    store: CountingStore, folder: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    digest = resolve(str(moved), field=FIELD).digest
+    split = create_split(store, dataset(store, tmp_path), SplitSettings(test=0.3, validation=0.2, seed=1))
+    names = {"train_split": f"{split}/parts/train", "base_model": str(moved)}
+    part = open_train_part(store, names["train_split"], field="x")
+    shutil.rmtree(moved)
+    with pytest.raises(InvalidArgument, match="neither a folder"):
+        open_inputs(store, names, train_split=part.digest, base_model_digest=digest)
+    stored = store_model(store, folder)
+    _, found = open_inputs(store, names, train_split=part.digest, base_model_digest=digest)
+    assert (found.reference, found.digest) == (str(stored), digest)

@@ -42,8 +42,9 @@ def import_adapter(
     """
     torch.set_num_threads(threads)
     store = open_object_store()
-    found = base_model.resolve(names["base_model"], field="adapter.settings.base_model", store=store)
-    base_model.verify(found, request["base_model"])
+    found = base_model.resolve_again(
+        names["base_model"], request["base_model"], field="adapter.settings.base_model", store=store
+    )
     imported, upload = request[IMPORTED], UploadName(request[IMPORTED]["upload"])
     artifact = ArtifactName.parse(target, field="target")
     with tempfile.TemporaryDirectory() as temporary:

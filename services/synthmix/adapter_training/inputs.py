@@ -33,9 +33,8 @@ def open_inputs(
             f"{part.name} is not the train split that was asked for; split the dataset again, and ask for that one",
             reason="SPLIT_DIFFERS",
         )
-    found = base_model.resolve(names["base_model"], field="adapter.settings.base_model", store=store)
-    base_model.verify(found, base_model_digest)
-    return part, found
+    field = "adapter.settings.base_model"
+    return part, base_model.resolve_again(names["base_model"], base_model_digest, field=field, store=store)
 
 
 def open_captions(
