@@ -21,7 +21,7 @@ from synthmix.image_synthesis.batch_size import images_at_once
 from synthmix.image_synthesis.sampling import adapted_model, make_ready, synthesise
 from synthmix.image_synthesis.shards import PlannedImage
 from synthmix.image_synthesis.unet_rewrites import FoldedUpsampling, PromptAttention, rewrite_for_sampling
-from synthmix.latent_diffusion import kept_models
+from synthmix.latent_diffusion import autoencoder, kept_models
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.latent_diffusion.base_model_files import SCHEDULERS
 from synthmix.latent_diffusion.class_tokens import add_class_tokens
@@ -240,6 +240,27 @@ def test_memory_decides_how_many_are_made_at_once(tiny: LatentDiffusion, monkeyp
         monkeypatch.setattr(batch_size, "free_memory_bytes", lambda device, free=free: free)
         assert images_at_once(tiny, SIZE_PX) == expected
     assert batch_size.image_bytes(tiny, 2 * SIZE_PX) == 4 * one
+
+
+def test_memory_decides_how_many_are_restored_at_once(tiny: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    counts: list[int] = []
+    decode_some = tiny.vae.decode
+
+    def counted(latents: torch.Tensor) -> Any:
+        counts.append(len(latents))
+        return decode_some(latents)
+
+    monkeypatch.setattr(tiny.vae, "decode", counted)
+    one = autoencoder.autoencoder_bytes(tiny.vae, SIZE_PX)
+    restored = []
+    for room, expected in ((0.1, [1] * 7), (3.5, [3, 3, 1]), (1000, [7])):
+        free = int(room * one / autoencoder.MEMORY_SHARE)
+        monkeypatch.setattr(autoencoder, "free_memory_bytes", lambda device, free=free: free)
+        counts.clear()
+        restored.append(autoencoder.reconstruct(tiny.vae, images, grey=False).astype(int))
+        assert counts == expected
+    assert max(np.abs(other - restored[0]).max() for other in restored) <= 1
 
 
 @pytest.mark.usefixtures("any_base_model")

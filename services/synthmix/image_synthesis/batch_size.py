@@ -1,16 +1,13 @@
 """How many images are made at once: as many as are worth it, and as the memory has room for."""
 
-from synthmix.latent_diffusion.autoencoder import free_memory_bytes
+from synthmix.latent_diffusion.autoencoder import MEMORY_SHARE, autoencoder_bytes, free_memory_bytes
 from synthmix.latent_diffusion.loading import LatentDiffusion
 
 # Measured: on a processor, 16 images at once cost as much each as 64. A GPU takes a whole shard of small ones.
 MOST_IMAGES = {"cpu": 16}
 MOST_IMAGES_ELSEWHERE = 64
-# Of what is free when a shard begins: other tasks run beside it, and theirs is not taken yet.
-MEMORY_SHARE = 0.25
-# Tensors that are there at once at a UNet's and an autoencoder's largest, each as large as one of its first level.
+# Tensors that are there at once at a UNet's largest, each as large as one of its first level.
 UNET_TENSORS = 60
-AUTOENCODER_TENSORS = 6
 
 
 def images_at_once(model: LatentDiffusion, size_px: int) -> int:
@@ -23,6 +20,4 @@ def image_bytes(model: LatentDiffusion, size_px: int) -> int:
     """What an image takes while it is made, at most, with guidance."""
     side = size_px // model.pipeline.vae_scale_factor
     unet = 2 * UNET_TENSORS * side**2 * model.unet.config.block_out_channels[0] * model.dtype.itemsize
-    # Its last level but one works on the whole size too, before it narrows.
-    decoder = AUTOENCODER_TENSORS * size_px**2 * max(model.vae.config.block_out_channels[:2]) * model.vae.dtype.itemsize
-    return int(max(unet, decoder))
+    return int(max(unet, autoencoder_bytes(model.vae, size_px)))

@@ -12,6 +12,10 @@ from synthmix.latent_diffusion.model_kinds import ModelKind, kind_of_folder
 from synthmix.service_kit.machine_memory import available_memory_bytes
 
 BATCH_IMAGES = 32
+# Of what is free: other tasks run beside it, and theirs is not taken yet.
+MEMORY_SHARE = 0.25
+# Tensors that are there at once at an autoencoder's largest, each as large as one of its first level.
+AUTOENCODER_TENSORS = 6
 
 
 def select_device() -> torch.device:
@@ -31,6 +35,13 @@ def autoencoder_dtype(kind: ModelKind, device: torch.device) -> torch.dtype:
 def free_memory_bytes(device: torch.device) -> int:
     """What may still be taken of a device's memory."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
+
+
+def autoencoder_bytes(vae: Any, size_px: int) -> int:
+    """What an image takes at most while it is encoded or decoded."""
+    # The decoder's last level but one works on the whole size too, before it narrows.
+    channels = max(vae.config.block_out_channels[:2])
+    return int(AUTOENCODER_TENSORS * size_px**2 * channels * vae.dtype.itemsize)
 
 
 def load_autoencoder(folder: Path) -> Any:
@@ -72,6 +83,8 @@ def encode_images(vae: Any, pixels: np.ndarray, batch_size: int) -> torch.Tensor
 def reconstruct(vae: Any, pixels: np.ndarray, *, grey: bool) -> np.ndarray:
     """What the autoencoder makes of images: the best that a generator which works on its latents can do.
 
+    At most BATCH_IMAGES at once, and as many as the memory has room for.
+
     Args:
         pixels: (images, height, width, 3), uint8.
         grey: Whether the images are grey, so that the channels are to be equal again, as those of synthetic ones are.
@@ -79,10 +92,12 @@ def reconstruct(vae: Any, pixels: np.ndarray, *, grey: bool) -> np.ndarray:
     Returns:
         The same shape and type.
     """
-    latents = encode_images(vae, pixels, BATCH_IMAGES) / vae.config.scaling_factor
+    room = MEMORY_SHARE * free_memory_bytes(vae.device) // autoencoder_bytes(vae, pixels.shape[1])
+    at_once = int(max(1, min(BATCH_IMAGES, room)))
+    latents = encode_images(vae, pixels, at_once) / vae.config.scaling_factor
     images = []
-    for start in range(0, len(latents), BATCH_IMAGES):
-        decoded = vae.decode(latents[start : start + BATCH_IMAGES].to(vae.device, vae.dtype)).sample
+    for start in range(0, len(latents), at_once):
+        decoded = vae.decode(latents[start : start + at_once].to(vae.device, vae.dtype)).sample
         values = decoded.float().cpu()
         values = values.mean(dim=1, keepdim=True).expand_as(values) if grey else values
         images.append(((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
