@@ -19,7 +19,7 @@ from synthmix.image_data.autoencoder_checks import (
     not_checked_yet,
     stored_in_colour,
 )
-from synthmix.image_data.captions import fill_prompt, train_captions
+from synthmix.image_data.captions import CAPTION_ALONE, train_captions
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
@@ -61,10 +61,9 @@ def filled(given: adapters_pb2.AdapterSettings, base_model: BaseModel) -> adapte
     Raises:
         InvalidArgument: The block size follows from the targets, which can't be carried out.
     """
-    with_prompt = adapters_pb2.AdapterSettings()
-    with_prompt.CopyFrom(given)
-    fill_prompt(with_prompt)
-    full = with_defaults(with_prompt)
+    full = with_defaults(given)
+    if full.caption_column and not given.HasField("prompt"):
+        full.prompt = CAPTION_ALONE
     builtin = base_model.reference == BUILTIN
     methods.fill(full)
     optimizers.fill(full)

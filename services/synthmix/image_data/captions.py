@@ -7,7 +7,6 @@ manifest's summary names. An image without a text in a column has "" there.
 import json
 from collections.abc import Mapping, Sequence
 
-from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.sources.user_text import compared
 from synthmix.image_data.split_parts import TrainPart
@@ -18,10 +17,11 @@ from synthmix.service_kit.errors import check_choice, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.quantities import listed
 from synthmix.service_kit.seeds import derived_seed
-from synthmix.service_kit.settings_messages import set_default
 
 # In an index, and in a summary.
 CAPTIONS, COLUMNS = "captions", "caption_columns"
+# The prompt of an adapter with captions whose user has not said another.
+CAPTION_ALONE = "{caption}"
 MOST_NAMED = 3
 
 
@@ -48,12 +48,6 @@ def without_caption(columns: Sequence[str], captions: Sequence[Sequence[str]]) -
         for column, count in zip(columns, missing, strict=True)
         if count
     ]
-
-
-def fill_prompt(settings: AdapterSettings) -> None:
-    """Gives an adapter with captions that alone as its prompt, as long as its user has not said another."""
-    if settings.caption_column:
-        set_default(settings, "prompt", "{caption}")
 
 
 def train_captions(store: ObjectStore, part: TrainPart, column: str, *, field: str) -> tuple[str, ...]:

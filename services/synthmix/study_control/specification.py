@@ -9,7 +9,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.image_data.captions import fill_prompt
+from synthmix.image_data.captions import CAPTION_ALONE
 from synthmix.image_data.mixture_kinds import KINDS, MODES, taken_by
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (
@@ -43,8 +43,9 @@ def with_defaults(spec: studies_pb2.StudySpec) -> studies_pb2.StudySpec:
     if not full.synthesis:
         full.synthesis.add()
     _share_prompt(full)
-    for adapter_settings in full.adapters:
-        fill_prompt(adapter_settings)
+    for item in full.adapters:
+        if item.caption_column:
+            settings_messages.set_default(item, "prompt", CAPTION_ALONE)
     settings_messages.set_default(full.mixtures, "synthetic_only", not spec.mixtures.ratios)
     settings_messages.set_default(
         full, "seeds", settings_messages.default_of(evaluations_pb2.Evaluation.DESCRIPTOR.fields_by_name["seeds"])
