@@ -40,14 +40,14 @@ from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
-from synthmix.classifier_evaluation.features import compute_features
-from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, near_copy_distance, nearest_distances
 from synthmix.classifier_evaluation.metrics import balanced_accuracy
 from synthmix.classifier_evaluation.mixtures import Mixture
 from synthmix.classifier_evaluation.recipe import TrainingImages, train_and_evaluate
 from synthmix.client.packing import pack
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import open_split
+from synthmix.image_features.distances import kernel_inception_distance, near_copy_distance, nearest_distances
+from synthmix.image_features.features import compute_features
 from synthmix.latent_diffusion.autoencoder import load_autoencoder, reconstruct
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.loading import LatentDiffusion, load

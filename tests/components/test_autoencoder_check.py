@@ -118,6 +118,9 @@ def test_a_study_of_stained_cells_is_told_that_the_built_in_model_has_no_colour(
     quality = figures(store, train_part)
     assert quality.images == 32 and quality.psnr_db > 20, "the shapes come back"
     assert quality.chroma > 10 and quality.chroma_kept < 0.1, "the colour does not"
+    assert quality.kid is not None and quality.kid_low is not None and quality.kid_by_chance is not None
+    assert quality.kid > quality.kid_low > quality.kid_by_chance, "which the features tell"
+    assert "EfficientNet-Lite0" in quality.feature_network
 
     trained = services.contexts[0]
     [(first, before), (second, known)] = trained.ran
@@ -148,6 +151,7 @@ def test_of_the_same_cells_in_grey_nothing_is_said(
     quality = figures(store, train_part)
     assert (quality.chroma, quality.chroma_kept) == (0.0, 1.0)
     assert quality.psnr_db > quality.mean_colour_psnr_db + 6
+    assert quality.kid is not None and quality.kid_high is not None and quality.kid < quality.kid_high
     assert list(services.plan(ADAPTER_TRAINING, adapter(train_part, rank=4)).warnings) == []
     [told] = autoencoder_checks(store, [read_manifest(store, ArtifactName.parse(done.record.target, field="x"))])
     assert (told.base_model, told.image_size, told.quality, told.warnings) == ("builtin", 64, quality, ())
@@ -166,6 +170,7 @@ def test_a_base_model_of_random_weights_cannot_show_anything_and_is_used_all_the
     assert "cannot show these images" in lost and "with a mean PSNR of " in lost
     quality = figures(store, train_part, tiny, 32)
     assert quality.psnr_db < quality.mean_colour_psnr_db, "worse than nothing"
+    assert f"and with a kernel inception distance of {quality.kid:.2f} (95 % interval" in lost
     assert [function for function, _ in first.ran] == [CHECK, TRAIN]
     assert first.makes == [str(request_of(store, train_part, tiny, 32).name)], "so that others wait for it"
     assert second.ran == [(TRAIN, [lost])], "the next adapter finds it measured"

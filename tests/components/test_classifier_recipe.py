@@ -22,11 +22,11 @@ from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
 from synthmix.classifier_evaluation import architectures, recipe, trials
 from synthmix.classifier_evaluation.classifiers import build_classifier
 from synthmix.classifier_evaluation.mixtures import Mixture, MixtureSpec, TrialSpec
-from synthmix.classifier_evaluation.small_maps import SmallMapConv2d, use_small_map_convolutions
 from synthmix.classifier_evaluation.trials import evaluate_trial
 from synthmix.image_data.mixture_kinds import APPEND, DUPLICATED_REAL, REAL, SYNTHETIC_ONLY
 from synthmix.image_data.split_parts import open_split
 from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
+from synthmix.image_features.small_maps import SmallMapConv2d, use_small_map_convolutions
 from synthmix.service_kit import hub_cache, message_json
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument

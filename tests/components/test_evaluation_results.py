@@ -12,13 +12,14 @@ from image_archives import encoded, noise
 from memory_object_store import MemoryObjectStore
 from striped_study import IMAGE_SET, InProcessContext, evaluate, split_of, striped_store, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation import features, front_end, image_fidelity, metrics, planning, recipe
+from synthmix.classifier_evaluation import front_end, image_fidelity, metrics, planning, recipe
 from synthmix.classifier_evaluation.evaluation_operation import TRIAL
 from synthmix.classifier_evaluation.image_fidelity import balanced_rows, measure_fidelity
 from synthmix.classifier_evaluation.metrics import METRICS, Metric
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import open_split
 from synthmix.image_data.trial_files import read_trial
+from synthmix.image_features import features
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload
 from synthmix.service_kit.resource_names import ArtifactName

@@ -12,7 +12,7 @@ from torch import nn
 from synthmix.classifier_evaluation import kept_classifiers
 from synthmix.classifier_evaluation.classifiers import build_classifier
 from synthmix.classifier_evaluation.kept_classifiers import NETWORKS, untrained_classifier
-from synthmix.classifier_evaluation.pretrained_weights import LITE0
+from synthmix.image_features.lite0 import LITE0
 
 pytestmark = pytest.mark.usefixtures("nothing_kept")
 

@@ -170,6 +170,21 @@ def test_a_plan_warns_of_what_was_measured(store: MemoryObjectStore, tmp_path: P
     assert "is not known yet" in other and "below 128 pixels" in small, "at another size it is another question"
 
 
+def test_a_plan_says_how_far_what_comes_back_is_if_that_was_measured(store: MemoryObjectStore, tmp_path: Path) -> None:
+    adapter(store, tmp_path, in_colour())
+    flat = ReconstructionQuality(32, 12.0, 15.0, 0.0, 0.0)
+    checked(store, flat)
+    [lost] = adapter(store, tmp_path, in_colour(), rank=2).warnings
+    assert "would do); what is lost there" in lost, "an earlier version's figures are read as they are"
+    far = ReconstructionQuality(32, 12.0, 15.0, 0.0, 0.0, 2.5, 2.25, 2.75, 0.125, "some net")
+    checked(store, far, image_size=128)
+    [lost, _] = sorted(adapter(store, tmp_path, in_colour(), image_size=128).warnings, key=len, reverse=True)
+    assert (
+        "would do), and with a kernel inception distance of 2.50 (95 % interval 2.25 to 2.75; chance gives up to "
+        "0.12); what is lost there"
+    ) in lost
+
+
 def test_a_plan_says_nothing_of_what_comes_back_well(store: MemoryObjectStore, tmp_path: Path) -> None:
     adapter(store, tmp_path, in_colour())
     checked(store, ReconstructionQuality(32, 30.0, 15.0, 9.1, 8.9))

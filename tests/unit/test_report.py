@@ -472,6 +472,16 @@ def test_of_images_that_come_back_well_there_is_no_banner() -> None:
     assert json.loads(render_json(data))["autoencoder_checks"][0]["warnings"] == []
 
 
+def test_the_distance_to_what_comes_back_is_shown_with_its_interval_and_network() -> None:
+    measured = replace(LOST, kid=0.814, kid_low=0.702, kid_high=0.926, kid_by_chance=0.031, feature_network="some net")
+    text = " ".join("".join(Page(render_html(report(autoencoder_checks=(check(measured),)))).text).split())
+    assert (
+        "0.7 after). Their kernel inception distance to what comes back is 0.81 (95 % interval 0.70 to 0.93; chance "
+        "gives up to 0.03), on features of some net. Better no image of its generator can be."
+    ) in text
+    assert "kernel inception distance to what comes back" not in render_html(report(autoencoder_checks=(check(LOST),)))
+
+
 def test_each_autoencoder_is_told_apart_and_one_that_was_not_measured_is_said() -> None:
     html = render_html(report(autoencoder_checks=(check(LOST), check(None, base_model="x/y@1", image_size=512))))
     text = " ".join("".join(Page(html).text).split())

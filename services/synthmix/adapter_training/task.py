@@ -42,7 +42,7 @@ from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.captions import captions_file, captions_of_classes
 from synthmix.image_data.generators import BASE_MODEL_KIND, ORIGINAL_PX, recorded_adapter_settings
 from synthmix.image_data.image_table import read_index
-from synthmix.image_data.pixel_cache import pixels
+from synthmix.image_data.pixel_cache import are_grey, pixels
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.conditions import Conditions
@@ -249,7 +249,7 @@ class _Run:
     @cached_property
     def grey(self) -> bool:
         """Whether the train images are grey, as the synthetic ones are to be then."""
-        return bool(np.all(self.images == self.images[..., :1]))
+        return are_grey(self.images)
 
     def _prompts(self, model: LatentDiffusion) -> TrainingPrompts:
         texts, classes = all_prompts(self.settings), self.part.classes

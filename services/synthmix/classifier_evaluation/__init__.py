@@ -6,7 +6,7 @@ evaluation_operation  one operation: a task for each trial that is not there yet
 mixtures              what a classifier trains on; the kinds themselves are in image_data
 trial_requests        what a trial is addressed by, and how long it is
 trials, recipe        one trial: data in, training, predictions out
-image_fidelity        how near image sets come to real images; features, fidelity, reconstructions are its parts
+image_fidelity        how near image sets come to real images, by image_features; reconstructions is a part of it
 results               what the evaluation says, from the predictions that trials stored
 metrics               one entry each
 paired_comparison     paired differences, intervals, the verdict

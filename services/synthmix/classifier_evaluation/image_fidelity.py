@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation.features import NETWORK, stored_features
-from synthmix.classifier_evaluation.fidelity import kernel_inception_distance, near_copy_distance, nearest_distances
 from synthmix.classifier_evaluation.reconstructions import make_reconstruction
 from synthmix.image_data.pixel_cache import Source, pixels
 from synthmix.image_data.split_parts import TrainPart, open_split
 from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages, open_image_set
+from synthmix.image_features.distances import kernel_inception_distance, near_copy_distance, nearest_distances
+from synthmix.image_features.features import NETWORK, stored_features
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.object_store import ObjectStore

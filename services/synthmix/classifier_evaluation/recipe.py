@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings, Epoch
-from synthmix.classifier_evaluation.classifiers import Preprocessing
 from synthmix.classifier_evaluation.kept_classifiers import untrained_classifier
 from synthmix.classifier_evaluation.metrics import balanced_accuracy, negative_log_likelihood
 from synthmix.classifier_evaluation.mixtures import Mixture
 from synthmix.classifier_evaluation.trial_requests import steps_per_epoch
+from synthmix.image_features.preprocessing import Preprocessing
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.seeds import derived_seed
 from synthmix.training.freed_memory import freed_memory_kept

@@ -107,8 +107,8 @@ def check_warnings(quality: ReconstructionQuality, *, base_model: str, image_siz
             f"the base model {base_model} cannot show these images: {measured} come back from its autoencoder with a "
             f"mean PSNR of {quality.psnr_db:.1f} dB, where images of nothing but each one's mean colour have "
             f"{quality.mean_colour_psnr_db:.1f} dB ({LEAST_PSNR_DB:g} dB, and {LEAST_GAIN_DB:g} dB above these, would "
-            "do); what is lost there no adapter can learn and no synthetic image can have; use another base model, or "
-            "the image_size that this one was made for"
+            f"do){_kid_part(quality)}; what is lost there no adapter can learn and no synthetic image can have; use "
+            "another base model, or the image_size that this one was made for"
         )
     lost = quality.chroma - quality.reconstructed_chroma
     if lost >= LEAST_CHROMA_LOST and quality.chroma_kept < LEAST_CHROMA_KEPT:
@@ -121,6 +121,16 @@ def check_warnings(quality: ReconstructionQuality, *, base_model: str, image_siz
             "(--channel)"
         )
     return warnings
+
+
+def _kid_part(quality: ReconstructionQuality) -> str:
+    """What a sentence about what comes back says of the distance besides; nothing where it was not measured."""
+    if quality.kid is None:
+        return ""
+    return (
+        f", and with a kernel inception distance of {quality.kid:.2f} (95 % interval {quality.kid_low:.2f} to "
+        f"{quality.kid_high:.2f}; chance gives up to {quality.kid_by_chance:.2f})"
+    )
 
 
 def stored_in_colour(modes: Sequence[str], channels: Sequence[int]) -> int:

@@ -59,6 +59,15 @@ def some_pixels(store: ObjectStore, source: Source, rows: Sequence[int], size_px
     return np.stack(list(_decoded(store, source, [source.index_rows[row] for row in rows], size_px)))
 
 
+def are_grey(images: np.ndarray) -> bool:
+    """Whether images have no colour, as what is made like them is to have none then.
+
+    Args:
+        images: (images, height, width, 3).
+    """
+    return bool(np.all(images == images[..., :1]))
+
+
 def _decoded(store: ObjectStore, source: Source, index_rows: Sequence[int], size_px: int) -> Iterator[np.ndarray]:
     for _, data in read_images(store, source.manifest, index_rows):
         yield to_square(decode_image(data, white_level=source.white_levels, rule=source.pixel_rule), size_px)

@@ -25,6 +25,11 @@ class ReconstructionQuality:
             much of what is in the pictures is left; where contrast is low, flat images have 26 dB and more.
         chroma: Mean CIELAB chroma before, C*ab.
         reconstructed_chroma: The same after.
+        kid: Kernel inception distance between the images and what came back of them; None if it was not measured, as by
+            earlier versions.
+        kid_low, kid_high: Its 95 % confidence interval.
+        kid_by_chance: What it would be below, in 95 of 100 cases, if the two were told apart by nothing but chance.
+        feature_network: On whose features it is.
     """
 
     images: int
@@ -32,6 +37,11 @@ class ReconstructionQuality:
     mean_colour_psnr_db: float
     chroma: float
     reconstructed_chroma: float
+    kid: float | None = None
+    kid_low: float | None = None
+    kid_high: float | None = None
+    kid_by_chance: float | None = None
+    feature_network: str = ""
 
     @property
     def chroma_kept(self) -> float:

