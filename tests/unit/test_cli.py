@@ -576,6 +576,24 @@ def test_import(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     assert [rule.WhichOneof("rule") for rule in rules] == ["pattern", "none", "column"]
     request = services.requests["CreateDataset"][-1]
     assert (request.path_column, request.label_column, request.accept_layout) == ("file", "KIND", True)
+    assert not request.dataset.caption_columns
+    run(
+        *arguments,
+        "--group-column",
+        "plate",
+        "--path-column",
+        "file",
+        "--label-column",
+        "kind",
+        "--caption-column",
+        "x",
+    )
+    assert len(services.requests["CreateDataset"]) == 3, "the manifest has no such column"
+    (tmp_path / "images" / "manifest.csv").write_text("path,label,x,y\na/chip-1.png,a,1,2\nb/chip-1.png,b,2,3\n")
+    made.caption_columns.extend(["x", "y"])
+    code, out, _ = run(*arguments, "--no-groups", "--caption-column", "x", "--caption-column", " y ")
+    assert code == 0 and "captions: x, y" in out.splitlines()
+    assert list(services.requests["CreateDataset"][-1].dataset.caption_columns) == ["x", "y"]
 
 
 def test_an_import_shows_what_was_left_out_and_every_name(

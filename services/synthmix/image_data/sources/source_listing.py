@@ -123,7 +123,8 @@ def list_images(source: Source, request: ListingRequest) -> Listing:
             in no class folder, cannot be read or is of a format that is not decoded; a label cannot be one; or the
             folders may not be classes and the user did not say that they are.
     """
-    metadata = None
+    metadata: str | None = None
+    below = ""
     top, manifest = ("", request.manifest) if request.manifest is not None else _at_top(source, MANIFEST_NAMES, request)
     if manifest is not None:
         images, left_out = _from_manifest(source, top, manifest, request)
