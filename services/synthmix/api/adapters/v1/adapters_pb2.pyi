@@ -166,18 +166,22 @@ class ImportedAdapter(_message.Message):
     def __init__(self, upload: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., grey: _Optional[bool] = ...) -> None: ...
 
 class ClassAdapter(_message.Message):
-    __slots__ = ("label", "folder", "images_seen", "final_loss", "held_out_losses")
+    __slots__ = ("label", "folder", "images_seen", "final_loss", "held_out_losses", "image", "path")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     FOLDER_FIELD_NUMBER: _ClassVar[int]
     IMAGES_SEEN_FIELD_NUMBER: _ClassVar[int]
     FINAL_LOSS_FIELD_NUMBER: _ClassVar[int]
     HELD_OUT_LOSSES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     label: str
     folder: str
     images_seen: int
     final_loss: float
     held_out_losses: _containers.RepeatedCompositeFieldContainer[HeldOutLoss]
-    def __init__(self, label: _Optional[str] = ..., folder: _Optional[str] = ..., images_seen: _Optional[int] = ..., final_loss: _Optional[float] = ..., held_out_losses: _Optional[_Iterable[_Union[HeldOutLoss, _Mapping]]] = ...) -> None: ...
+    image: str
+    path: str
+    def __init__(self, label: _Optional[str] = ..., folder: _Optional[str] = ..., images_seen: _Optional[int] = ..., final_loss: _Optional[float] = ..., held_out_losses: _Optional[_Iterable[_Union[HeldOutLoss, _Mapping]]] = ..., image: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class HeldOutLoss(_message.Message):
     __slots__ = ("images_seen", "loss")

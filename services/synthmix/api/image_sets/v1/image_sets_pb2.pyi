@@ -22,20 +22,24 @@ class CreateImageSetRequest(_message.Message):
     def __init__(self, image_set: _Optional[_Union[ImageSet, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class SynthesisSettings(_message.Message):
-    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed", "precision")
+    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
     PER_CLASS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    FUSED_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    FUSION_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     steps: int
     guidance_scale: float
     per_class: int
     seed: int
     precision: str
-    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ...) -> None: ...
+    fused_adapters: int
+    fusion_weight: float
+    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ...) -> None: ...
 
 class SelectionSettings(_message.Message):
     __slots__ = ("class_consistency",)
