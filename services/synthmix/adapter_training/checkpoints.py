@@ -1,27 +1,29 @@
 """The state of a training in object storage.
 
     checkpoints/operations/adapter-training/{id}/{images seen, 12 digits}.safetensors
-    checkpoints/operations/adapter-training/{id}/finished/{folder}.safetensors
+    checkpoints/operations/adapter-training/{id}/finished/{folder}.json
     checkpoints/operations/adapter-training/{id}/{folder}/previews/{images seen, 12 digits}.png
 
 One object a checkpoint, so that it is whole or absent. Older ones are deleted after the new one is written. Of an
-artifact of several adapters, those that are finished have an object each. Pictures are kept as they are made: what goes
-on from a checkpoint makes those that came after it again, to the same bytes.
+artifact of several adapters, those that are finished are among its payloads, and a record of each says which these
+are: hundreds of adapters do not stay in a worker's memory. Pictures are kept as they are made: what goes on from a
+checkpoint makes those that came after it again, to the same bytes.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from synthmix.service_kit.adapter_payloads import PREVIEWS, in_folder, preview_file
+from synthmix.service_kit.artifacts import Payload, payload_key
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import OperationName
+from synthmix.service_kit.resource_names import ArtifactName, OperationName
 
 if TYPE_CHECKING:
     import torch
 
 ENDING = ".safetensors"
-FINISHED = "finished"
+FINISHED, RECORD = "finished", ".json"
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,13 @@ class Finished:
     """One of an artifact's adapters, trained to its end.
 
     Attributes:
-        files: By name.
+        payloads: Its files, in object storage.
+        losses: The course of its training: steps, and the mean loss since the point before.
         summary: What the manifest says of it.
     """
 
-    files: dict[str, bytes]
+    payloads: tuple[Payload, ...]
+    losses: list[tuple[int, float]]
     summary: dict[str, Any]
 
 
@@ -99,27 +103,25 @@ def read_newest_checkpoint(store: ObjectStore, operation: OperationName) -> Chec
 
 
 def write_finished(store: ObjectStore, operation: OperationName, folder: str, finished: Finished) -> None:
-    """Keeps an adapter until the others are trained, and deletes the checkpoints of its training."""
-    import torch
-    from safetensors.torch import save
-
-    files = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in finished.files.items()}
-    key = f"{operation.checkpoints}{FINISHED}/{folder}{ENDING}"
-    store.put_bytes(key, save(files, metadata={"summary": json.dumps(finished.summary)}))
+    """Keeps what an adapter has become until the others are trained, and deletes the checkpoints of its training."""
+    store.put_json(f"{operation.checkpoints}{FINISHED}/{folder}{RECORD}", asdict(finished))
     for stale in _keys(store, operation):
         store.delete(stale)
 
 
-def read_finished(store: ObjectStore, operation: OperationName) -> dict[str, Finished]:
-    """The adapters of an artifact that are finished, by their folders."""
-    from safetensors.torch import load
-
+def read_finished(store: ObjectStore, operation: OperationName, artifact: ArtifactName) -> dict[str, Finished]:
+    """The adapters of an artifact that are finished, and still in object storage, by their folders."""
+    present = {item.key for item in store.list(f"{artifact}/")}
     found = {}
     for item in store.list(f"{operation.checkpoints}{FINISHED}/"):
-        data = store.get_bytes(item.key)
-        files = {name: value.numpy().tobytes() for name, value in load(data).items()}
-        folder = item.key.rpartition("/")[2].removesuffix(ENDING)
-        found[folder] = Finished(files, json.loads(_metadata(data)["summary"]))
+        folder, _, ending = item.key.rpartition("/")[2].rpartition(".")
+        if f".{ending}" != RECORD:  # an earlier version kept the files themselves; their adapters are trained again
+            continue
+        value = store.get_json(item.key)
+        payloads = tuple(Payload(**payload) for payload in value["payloads"])
+        losses = [(step, loss) for step, loss in value["losses"]]
+        if all(payload_key(artifact, payload) in present for payload in payloads):
+            found[folder] = Finished(payloads, losses, value["summary"])
     return found
 
 

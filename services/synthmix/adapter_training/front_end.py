@@ -8,6 +8,7 @@ import grpc
 from google.longrunning import operations_pb2
 
 from synthmix.adapter_training import importing, model_service, planning
+from synthmix.adapter_training.portions import IMAGE
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.image_data.generators import BASE_MODEL_KIND, IMPORTED, ORIGINAL_PX, adapter_settings, is_imported
@@ -41,6 +42,10 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
         self, request: adapters_pb2.ListAdaptersRequest, context: grpc.aio.ServicerContext
     ) -> adapters_pb2.ListAdaptersResponse:
         found, token, unreachable = await self._collection.list(request.page_size, request.page_token)
+        for adapter in found:
+            if adapter.settings.per == IMAGE:  # hundreds of each, and a page has many adapters
+                adapter.ClearField("class_adapters")
+                adapter.ClearField("payloads")
         return adapters_pb2.ListAdaptersResponse(adapters=found, next_page_token=token, unreachable=unreachable)
 
     async def DeleteAdapter(
@@ -68,6 +73,8 @@ def adapter_message(store: ObjectStore, manifest: Manifest) -> adapters_pb2.Adap
                 images_seen=item["images_seen"],
                 final_loss=item["final_loss"],
                 held_out_losses=_held_out_losses(item),
+                image=item.get("image", ""),
+                path=item.get("path", ""),
             )
             for item in summary.get("adapters", ())
             if item["label"]

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from synthmix.adapter_training import methods, optimizers, prior_options
+from synthmix.adapter_training import image_options, methods, optimizers, prior_options
 from synthmix.adapter_training.held_out_rows import MOST_IMAGES, NOISE_LEVELS
-from synthmix.adapter_training.portions import Portion, portions
+from synthmix.adapter_training.portions import IMAGE, Portion, portions
 from synthmix.adapter_training.sampling_defaults import ANSWERS_PER_IMAGE
 from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers
 from synthmix.api.adapters.v1 import adapters_pb2
@@ -150,7 +150,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
     _check_text(settings, base_model, problems)
     _check_learned(settings, problems)
     with problems:
-        if settings.patience and not settings.held_out:
+        if settings.patience and not settings.held_out and settings.per != IMAGE:
             raise invalid_field(
                 "adapter.settings.patience",
                 settings.patience,
@@ -158,7 +158,8 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
                 "set held_out, such as 0.1, or leave patience out",
             )
     with problems:
-        if settings.evaluations != default_of(_EVALUATIONS) and not (settings.held_out or settings.previews):
+        nothing_is_evaluated = not (settings.held_out or settings.previews) and settings.per != IMAGE
+        if settings.evaluations != default_of(_EVALUATIONS) and nothing_is_evaluated:
             raise invalid_field(
                 "adapter.settings.evaluations",
                 settings.evaluations,
@@ -167,6 +168,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
             )
     optimizers.check_options(settings, problems)
     prior_options.check_options(settings, problems)
+    image_options.check_options(settings, problems)
     for field, prompt in _prompts(settings):
         with problems:
             check_prompt(field, prompt, captions=bool(settings.caption_column))
@@ -337,6 +339,8 @@ def quantities(
     }
     if vectors:
         values["class tokens"] = vectors
+    if settings.per == IMAGE:
+        values["stored MiB"] = round(image_options.stored_bytes(settings, values["parameters"]) / 2**20, 1)
     return [operations_pb2.Quantity(name=name, value=value) for name, value in values.items()]
 
 
@@ -417,7 +421,12 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
         check_class_words("adapter.settings.class_token_word", words, tokenizers[0])
     if "{label}" in settings.prior_prompt and settings.prior_prompt != settings.prompt:
         warnings += check_tokens("adapter.settings.prior_prompt", settings.prior_prompt, train.classes, tokenizers)
+    image_options.check_adapters(settings, len(train))
     adapters = portions(train, settings)
+    known = quantities(settings, base_model, adapters, train.classes)
+    [parameters] = [item.value for item in known if item.name == "parameters"]
+    image_options.check_bytes(settings, parameters, len(adapters))
+    warnings += image_options.said_of(settings, adapters, parameters)
     warnings += [*enlarged_images(store, train, settings.image_size), *missing]
     request = canonical_request(
         settings, train_digest=train.digest, base_model_digest=base_model.digest, captions=captions
@@ -427,12 +436,14 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     done = find_manifest(store, target) is not None
     warnings += shown_by_base_model(store, train, base_model, settings.image_size, done=done)
     scale = (settings.image_size / base_model.image_size_px) ** 2
-    image_seconds = SECONDS_PER_IMAGE_SEEN[base_model.reference == BUILTIN] * base_model.kind.work * cost(settings)
+    builtin = base_model.reference == BUILTIN
+    image_seconds = SECONDS_PER_IMAGE_SEEN[builtin] * base_model.kind.work * cost(settings)
     measured = settings.evaluations * NOISE_LEVELS * sum(min(MOST_IMAGES, len(item.held_out)) for item in adapters)
     of_prior, forward = prior_options.work(settings, len(set(train.labels)))
     shown = settings.evaluations * settings.previews * len(set(train.labels)) * ANSWERS_PER_IMAGE
-    images = settings.images_seen + of_prior + FORWARD_SHARE * (measured + forward + shown)
-    seconds = START_SECONDS + images * image_seconds * scale
+    learned, seconds_besides = image_options.work(settings, adapters, builtin=builtin)
+    images = learned + of_prior + FORWARD_SHARE * (measured + forward + shown)
+    seconds = START_SECONDS + seconds_besides + images * image_seconds * scale
     return Planned(
         request,
         names,
@@ -444,6 +455,6 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else 1,
             warnings=warnings,
-            quantities=quantities(settings, base_model, adapters, train.classes),
+            quantities=known,
         ),
     )

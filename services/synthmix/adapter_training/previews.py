@@ -52,7 +52,7 @@ class Previews:
                 model,
                 settings.prompt,
                 label,
-                drawn_caption(self.captions, settings.prompt, label, settings.seed, number),
+                drawn_caption(self.captions.get(label, ()), settings.prompt, label, settings.seed, number),
             )
             for label, number in pictures
         ]

@@ -25,7 +25,7 @@ from synthmix.adapter_training.checkpoints import (
 )
 from synthmix.adapter_training.inputs import open_captions, open_inputs
 from synthmix.adapter_training.kept_inputs import INPUTS
-from synthmix.adapter_training.portions import Portion, portions
+from synthmix.adapter_training.portions import IMAGE, Portion, portions
 from synthmix.adapter_training.previews import Previews
 from synthmix.adapter_training.prior_images import Prior, base_models_latents
 from synthmix.adapter_training.prior_options import TRAIN, all_prompts
@@ -79,8 +79,8 @@ def train(
     settings = recorded_adapter_settings(request)
     optimizers.require_package(settings)
     store = open_object_store()
-    name = OperationName.parse(operation)
-    checkpoint, done = read_newest_checkpoint(store, name), read_finished(store, name)
+    name, artifact = OperationName.parse(operation), ArtifactName.parse(target, field="target")
+    checkpoint, done = read_newest_checkpoint(store, name), read_finished(store, name, artifact)
     # What is begun goes on with as many threads: with others it would not come to the same bytes.
     begun_with = [finished.summary["threads"] for finished in done.values()]
     if checkpoint is not None and checkpoint.threads is not None:
@@ -90,15 +90,18 @@ def train(
     part, found = open_inputs(store, names, train_split=request["train_split"], base_model_digest=request["base_model"])
     images, original_px = pixels(store, part, settings.image_size), _original_px(store, part, found)
     captions = open_captions(store, part, settings, request)
-    run = _Run(store, name, found, part, images, settings, threads, report, original_px, captions)
+    run = _Run(store, name, artifact, found, part, images, settings, threads, report, original_px, captions)
     of_artifact = portions(part, settings)
     for number, portion in enumerate(of_artifact):
         if portion.folder not in done:
             goes_on = checkpoint if checkpoint is not None and checkpoint.folder == portion.folder else None
-            done[portion.folder] = run.trained(portion, number * portion.images_seen, goes_on)
+            said = f"training {portion.label}".rstrip()
+            if portion.image:
+                said = f"training image {number + 1} of {len(of_artifact)}"
+            done[portion.folder] = run.trained(portion, number * portion.images_seen, goes_on, said)
             if len(of_artifact) > 1:
                 write_finished(store, name, portion.folder, done[portion.folder])
-    return _stored(store, ArtifactName.parse(target, field="target"), run, of_artifact, done)
+    return _stored(run, of_artifact, done)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class _Run:
 
     store: ObjectStore
     operation: OperationName
+    artifact: ArtifactName
     found: base_model.BaseModel
     part: TrainPart
     images: np.ndarray
@@ -120,12 +124,13 @@ class _Run:
     def subjects(self) -> Subjects:
         return subjects(self.part, self.captions)
 
-    def trained(self, portion: Portion, seen_before: int, checkpoint: Checkpoint | None) -> Finished:
-        """An adapter, trained to its end.
+    def trained(self, portion: Portion, seen_before: int, checkpoint: Checkpoint | None, said: str) -> Finished:
+        """An adapter, trained to its end, whose files are written.
 
         Args:
             seen_before: Images that earlier adapters of the artifact have seen.
             checkpoint: Of this adapter's training; None to begin.
+            said: What who watches is told.
         """
         settings = AdapterSettings()
         settings.CopyFrom(self.settings)
@@ -160,7 +165,7 @@ class _Run:
             if now_s - last["report_s"] > REPORT_INTERVAL_SECONDS:
                 last["report_s"] = now_s
                 seen = seen_before + min(images_seen, settings.images_seen)
-                self.report(min(seen, self.settings.images_seen), None, _message(portion, state))
+                self.report(min(seen, self.settings.images_seen), None, _message(said, state))
             if now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS and state.step < steps:
                 last["checkpoint_s"] = now_s
                 write_checkpoint(
@@ -187,12 +192,16 @@ class _Run:
                 reason="TRAINING_DIVERGED",
             )
         curve = recipe.loss_curve(state.losses)
+        files = {
+            **adapter_files(model, state.first_factors),
+            **read_previews(self.store, self.operation, portion.folder),
+        }
         return Finished(
-            files={
-                **adapter_files(model, state.first_factors),
-                LOSSES: json.dumps(curve).encode(),
-                **read_previews(self.store, self.operation, portion.folder),
-            },
+            payloads=tuple(
+                write_payload(self.store, self.artifact, in_folder(portion.folder, file), data)
+                for file, data in files.items()
+            ),
+            losses=curve,
             summary={
                 "final_loss": curve[-1][1],
                 "parameter_count": sum(value.numel() for value in state.parameters.values()),
@@ -264,18 +273,19 @@ class _Run:
         return encoded_once(model, Conditions(*tensors))
 
 
-def _stored(
-    store: ObjectStore, artifact: ArtifactName, run: _Run, of_artifact: Sequence[Portion], done: dict[str, Finished]
-) -> dict[str, Any]:
-    """Writes the payloads, and returns them and what the manifest says of the artifact."""
-    payloads = [
-        write_payload(store, artifact, in_folder(folder, file), data)
-        for folder, finished in done.items()
-        for file, data in finished.files.items()
+def _stored(run: _Run, of_artifact: Sequence[Portion], done: dict[str, Finished]) -> dict[str, Any]:
+    """Writes the courses of the trainings, and returns all payloads and what the manifest says of the artifact."""
+    finished = [done[portion.folder] for portion in of_artifact]
+    adapters = [adapter.summary for adapter in finished]
+    courses = {in_folder(portion.folder, LOSSES): done[portion.folder].losses for portion in of_artifact}
+    if run.settings.per == IMAGE:  # an object each would be as many again as there are adapters
+        courses = {LOSSES: [adapter.losses for adapter in finished]}
+    payloads = [payload for adapter in finished for payload in adapter.payloads]
+    payloads += [
+        write_payload(run.store, run.artifact, name, json.dumps(course).encode()) for name, course in courses.items()
     ]
     if run.captions:
-        payloads.append(write_payload(store, artifact, CAPTIONS_FILE, captions_file(run.part, run.captions)))
-    adapters = [done[portion.folder].summary for portion in of_artifact]
+        payloads.append(write_payload(run.store, run.artifact, CAPTIONS_FILE, captions_file(run.part, run.captions)))
     return {
         "payloads": [payload.__dict__ for payload in payloads],
         "summary": {
@@ -291,11 +301,19 @@ def _stored(
             # What image synthesis tells the UNet, so that images are sampled as what was trained.
             **({} if run.original_px is None else {BASE_MODEL_KIND: SDXL.name, ORIGINAL_PX: run.original_px}),
             "adapters": [
-                {"folder": portion.folder, "label": portion.label, **adapter}
-                for portion, adapter in zip(of_artifact, adapters, strict=True)
+                {"folder": portion.folder, "label": portion.label, **image, **adapter}
+                for portion, image, adapter in zip(of_artifact, _images(run, of_artifact), adapters, strict=True)
             ],
         },
     }
+
+
+def _images(run: _Run, of_artifact: Sequence[Portion]) -> list[dict[str, str]]:
+    """Of adapters of one image each, the image's sha256 and its path in the dataset; of others nothing."""
+    if run.settings.per != IMAGE:
+        return [{} for _ in of_artifact]
+    paths = read_index(run.store, run.part.manifest, ["path"])["path"].take(list(run.part.index_rows)).to_pylist()
+    return [{"image": portion.image, "path": paths[portion.rows[0]]} for portion in of_artifact]
 
 
 def _original_px(store: ObjectStore, part: TrainPart, found: base_model.BaseModel) -> int | None:
@@ -329,9 +347,8 @@ def _together(courses: list[list[Sequence[float]]]) -> list[Sequence[float]]:
     ]
 
 
-def _message(portion: Portion, state: recipe.TrainingState) -> str:
-    """What who watches is told: of which class the adapter is, and the loss on held-out images."""
-    said = f"training {portion.label}" if portion.label else "training"
+def _message(said: str, state: recipe.TrainingState) -> str:
+    """What who watches is told: what is trained, and the loss on held-out images."""
     if not state.held_out:
         return said
     lowest = min(measured.loss for measured in state.held_out)

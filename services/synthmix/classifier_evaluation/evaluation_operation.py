@@ -94,7 +94,7 @@ class Grid:
             name = ArtifactName(IMAGE_SETS, image_set)
             manifest = find_manifest(store, name) if self._awaits else read_manifest(store, name)
             if manifest is not None:
-                planning.check_image_set(store, self._request, self._trials, manifest, train_counts)
+                planning.check_image_set(store, self._split, self._request, self._trials, manifest, train_counts)
                 self._missing_sets.remove(image_set)
 
     def _begin_what_may(self, tasks: Tasks) -> None:

@@ -5,7 +5,7 @@ Imported by front ends: numpy, no torch.
 
 import bisect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from synthmix.image_data.mixture_kinds import (
     SYNTHETIC_ONLY,
     Taken,
     classes_in_turn,
+    leaves_some_out,
     taken_by,
 )
 from synthmix.image_data.split_parts import TrainPart
@@ -188,7 +189,8 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
 
     With one seed the choice is nested: the images for ratio 0.10 are among those for 0.25, so that
     neighbouring ratios differ by what was added and by nothing else. There is no way to give this a
-    validation or a test part: a synthetic image cannot get into either (leakage rule 4).
+    validation or a test part: a synthetic image cannot get into either (leakage rule 4). Where some real images
+    are left out and others are not, no child of one that is left out is taken (rule 5).
 
     Args:
         mixture: The mixture.
@@ -197,7 +199,7 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
         seed: The trial's.
 
     Raises:
-        FailedPrecondition: The image set has too few images of a class.
+        FailedPrecondition: The image set has too few images of a class, or too few that may be taken.
         TypeError: The images are not of a train part and of an image set.
         ValueError: The image set is not the mixture's.
     """
@@ -216,15 +218,25 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
     if synthetic is None:
         return Mixture(real_rows, np.arange(0), labels[real_rows])
     synthetic_labels = np.asarray(synthetic.labels, dtype=np.int64)
-    made = np.bincount(synthetic_labels, minlength=len(train.classes)).tolist()
+    allowed, what = np.ones(len(synthetic), dtype=bool), "images"
+    if synthetic.sources is not None and leaves_some_out(taken, class_counts):
+        allowed = _has_all_parents(synthetic.sources, {train.sha256s[row] for row in real_rows})
+        what = f"children of the real images that {mixture.label} keeps"
+    made = np.bincount(synthetic_labels[allowed], minlength=len(train.classes)).tolist()
     check_enough(
         synthetic.manifest.name,
         dict(zip(train.classes, made, strict=True)),
         dict(zip(train.classes, taken.synthetic, strict=True)),
         field="evaluation.image_sets",
+        what=what,
     )
-    synthetic_rows = _draw(synthetic_labels, taken.synthetic, derived_seed(seed, "synthetic images"))
+    synthetic_rows = _draw(synthetic_labels, taken.synthetic, derived_seed(seed, "synthetic images"), allowed)
     return Mixture(real_rows, synthetic_rows, np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]]))
+
+
+def _has_all_parents(sources: Sequence[Sequence[str]], kept: Set[str]) -> np.ndarray:
+    """Whether each image's sources are all among the kept ones, (images,) bool."""
+    return np.array([kept.issuperset(parents) for parents in sources], dtype=bool)
 
 
 def _real_rows(labels: np.ndarray, taken: Sequence[int], class_counts: Sequence[int], seed: int) -> np.ndarray:
@@ -268,24 +280,34 @@ def _least_ratio(mode: str, total: int, real: int) -> str | None:
     raise AssertionError  # never: the steps become as fine as is needed
 
 
-def _draw(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
-    """Draws counts[c] rows of each class c, in class order; none comes twice before all have come once."""
+def _draw(labels: np.ndarray, counts: Sequence[int], seed: int, allowed: np.ndarray | None = None) -> np.ndarray:
+    """Draws counts[c] rows of each class c, in class order; none comes twice before all have come once.
+
+    Args:
+        allowed: Whether a row may be drawn, (rows,) bool; all may if it is None.
+    """
     drawn = []
     for label, count in enumerate(counts):
         rows = np.flatnonzero(labels == label)
         order = np.random.default_rng(derived_seed(seed, "class", label)).permutation(rows)
-        drawn.append(np.resize(order, count))
+        drawn.append(np.resize(order if allowed is None else order[allowed[order]], count))
     return np.concatenate(drawn)
 
 
-def check_enough(image_set: ArtifactName, made: Mapping[str, int], needed: Mapping[str, int], *, field: str) -> None:
-    """Raises FailedPrecondition if an image set has fewer images of a class than are needed."""
+def check_enough(
+    image_set: ArtifactName, made: Mapping[str, int], needed: Mapping[str, int], *, field: str, what: str = "images"
+) -> None:
+    """Raises FailedPrecondition if an image set has fewer images of a class than are needed.
+
+    Args:
+        what: What those images are that count.
+    """
     short = {label: count for label, count in needed.items() if count > made.get(label, 0)}
     if short:
         classes = ", ".join(f"{label!r} (needs {count}, has {made.get(label, 0)})" for label, count in short.items())
         raise unmet_precondition(
             field,
-            f"{image_set} has too few images for the grid, of {classes}; make a larger image set, or ask for smaller "
+            f"{image_set} has too few {what} for the grid, of {classes}; make a larger image set, or ask for smaller "
             "ratios",
             reason="TOO_FEW_SYNTHETIC_IMAGES",
             metadata={"artifact": str(image_set)},

@@ -13,6 +13,7 @@ from synthmix.classifier_evaluation.mixtures import (
     TrialSpec,
     check_enough,
     check_ratios,
+    compose,
     expand_grid,
 )
 from synthmix.classifier_evaluation.pretrained_weights import check_weights
@@ -23,8 +24,10 @@ from synthmix.classifier_evaluation.trial_requests import (
     trial_name,
     trial_request,
 )
-from synthmix.image_data.mixture_kinds import MODES
-from synthmix.image_data.split_parts import part_summary
+from synthmix.image_data.image_table import SOURCES
+from synthmix.image_data.mixture_kinds import KINDS, MODES
+from synthmix.image_data.split_parts import open_train_part, part_summary
+from synthmix.image_data.synthetic_images import open_image_set
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
@@ -83,7 +86,7 @@ def plan(
         optional = validate_only or await_image_sets
         manifest = find_manifest(store, name) if optional else read_manifest(store, name)
         if manifest is not None:
-            check_image_set(store, request, trials, manifest, train_counts)
+            check_image_set(store, str(split.name), request, trials, manifest, train_counts)
     missing = missing_trials(store, request, trials)
     if missing and full.classifier.pretrained:
         warnings += check_weights(full.classifier.architecture)
@@ -106,6 +109,7 @@ def plan(
 
 def check_image_set(
     store: ObjectStore,
+    split: str,
     request: Mapping[str, Any],
     trials: Sequence[TrialSpec],
     image_set: Manifest,
@@ -114,6 +118,7 @@ def check_image_set(
     """Checks an image set that a canonical request names.
 
     Args:
+        split: splits/{id}.
         trials: The request's.
         train_counts: Real train images of each class.
 
@@ -125,6 +130,14 @@ def check_image_set(
     mixtures = [trial.mixture for trial in trials if trial.mixture.image_set == image_set.name.id]
     needed = needed_images(train_counts, mixtures)
     check_enough(image_set.name, image_set.request["class_images"], needed, field=field)
+    if not image_set.summary.get(SOURCES):
+        return
+    # Whether there are enough children of the real images that a mixture keeps, only the mixture itself can tell.
+    train = open_train_part(store, f"{split}/parts/train", field="evaluation.split")
+    synthetic = open_image_set(store, str(image_set.name), classes=train.classes, field=field)
+    for trial in trials:
+        if trial.mixture.image_set == image_set.name.id and KINDS[trial.mixture.kind].holds_synthetic:
+            compose(trial.mixture, train, synthetic, trial.seed)
 
 
 def filled(evaluation: evaluations_pb2.Evaluation) -> evaluations_pb2.Evaluation:

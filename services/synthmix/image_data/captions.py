@@ -5,7 +5,7 @@ manifest's summary names. An image without a text in a column has "" there.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.sources.user_text import compared
@@ -112,12 +112,11 @@ def adapter_captions(store: ObjectStore, adapter: Manifest) -> dict[str, list[st
     return captions
 
 
-def drawn_caption(captions: Mapping[str, Sequence[str]], prompt: str, label: str, seed: int, number: int) -> str:
+def drawn_caption(captions: Sequence[str], prompt: str, label: str, seed: int, number: int) -> str:
     """The caption of a class's n-th image that is to be made, drawn from those of its train images.
 
     "" for a prompt that asks for none. It depends on nothing but the class's captions, the seed and the number.
     """
     if "{caption}" not in prompt:
         return ""
-    of_class = captions[label]
-    return of_class[derived_seed(seed, "caption", label, number) % len(of_class)]
+    return captions[derived_seed(seed, "caption", label, number) % len(captions)]

@@ -1,6 +1,7 @@
 """What synthetic images were made with: the settings that manifests record, and short names by what differs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
@@ -18,15 +19,31 @@ IMPORTED = "imported"
 BASE_MODEL_KIND, ORIGINAL_PX = "base_model_kind", "original_px"
 
 
-def adapter_folders(adapter: Manifest) -> dict[str, str]:
-    """The folders of an artifact's adapters among its payloads, by the class that each is for; {"": ""} for one."""
-    adapters = adapter.summary.get("adapters", [{"label": "", "folder": ""}])
-    return {item["label"]: item["folder"] for item in adapters}
+@dataclass(frozen=True)
+class AdapterPart:
+    """One of an artifact's adapters.
+
+    Attributes:
+        folder: Of its files among the payloads; "" for the only one.
+        label: The class that it is for; "" for all.
+        image: The sha256 of the only image that it was trained on; "" if there are more.
+    """
+
+    folder: str = ""
+    label: str = ""
+    image: str = ""
+
+
+def adapter_parts(adapter: Manifest) -> list[AdapterPart]:
+    """An artifact's adapters: one for all classes, one for each, or one for each train image."""
+    adapters = adapter.summary.get("adapters", [{}])  # which earlier versions do not list
+    return [AdapterPart(item.get("folder", ""), item.get("label", ""), item.get("image", "")) for item in adapters]
 
 
 def classes_made(adapter: Manifest) -> list[str]:
     """The classes that an artifact has an adapter for: all, or those that had train images for one of their own."""
-    return [label for label in adapter_folders(adapter) if label] or list(adapter.summary["classes"])
+    labels = dict.fromkeys(part.label for part in adapter_parts(adapter) if part.label)
+    return [*labels] or list(adapter.summary["classes"])
 
 
 def recorded_adapter_settings(request: Mapping[str, Any]) -> AdapterSettings:

@@ -23,6 +23,8 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 
 INDEX = "index.parquet"
+# The column of an image set's index with the sha256s of the real images that each image is a child of.
+SOURCES = "sources"
 SHARD_ROWS = 2048
 SHARD_BYTES = 32 * 1024 * 1024
 ROW_GROUP_ROWS = 256
@@ -35,6 +37,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     "prompt": pa.string(),
     "seed": pa.int64(),
     "index": pa.int64(),
+    SOURCES: pa.list_(pa.string()),
     "width_px": pa.int32(),
     "height_px": pa.int32(),
     "perceptual_hash": pa.uint64(),

@@ -213,6 +213,14 @@ MODES = tuple(kind.name for kind in KINDS.values() if kind.is_mode)
 CONTROLS = tuple(kind.name for kind in KINDS.values() if kind.control)
 
 
+def leaves_some_out(taken: Taken, class_counts: Sequence[int]) -> bool:
+    """Whether a mixture takes some of the real images and not others, so that synthetic ones may be a left-out one's.
+
+    One without any real image is of the whole train part.
+    """
+    return any(taken.real) and any(real < count for real, count in zip(taken.real, class_counts, strict=True))
+
+
 def kind_message(kind: MixtureKind) -> evaluations_pb2.MixtureKind:
     """The entry's words, for those who read results."""
     return evaluations_pb2.MixtureKind(

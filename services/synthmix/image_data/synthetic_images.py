@@ -3,11 +3,11 @@ rule 4).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
-from synthmix.image_data.image_table import StoredImages, read_index
+from synthmix.image_data.image_table import SOURCES, StoredImages, read_index
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition
@@ -35,10 +35,18 @@ class _MadeImages(StoredImages):
         )
 
 
+@dataclass(frozen=True)
 class SyntheticImages(_MadeImages):
-    """The images of an image set."""
+    """The images of an image set.
+
+    Attributes:
+        sources: Of each image, the sha256s of the train images that it is a child of: its adapter, or each of those
+            that were fused, was trained on one alone. None for children of no image in particular.
+    """
 
     collection = IMAGE_SETS
+
+    sources: tuple[tuple[str, ...], ...] | None = field(default=None, repr=False)
 
 
 class ReconstructedImages(_MadeImages):
@@ -68,7 +76,15 @@ def open_image_set(store: ObjectStore, name: str, *, classes: Sequence[str], fie
             reason="CLASSES_DIFFER",
             metadata={"artifact": name},
         )
-    return open_images(SyntheticImages, store, manifest, classes)
+    return replace(open_images(SyntheticImages, store, manifest, classes), sources=_sources(store, manifest))
+
+
+def _sources(store: ObjectStore, manifest: Manifest) -> tuple[tuple[str, ...], ...] | None:
+    """Of each image, the train images that it is a child of; None if the index does not name any."""
+    if not manifest.summary.get(SOURCES):
+        return None
+    index = read_index(store, manifest, [SOURCES])
+    return tuple(tuple(sources) for sources in index[SOURCES].to_pylist())
 
 
 def open_images(kind: type[AnyImages], store: ObjectStore, manifest: Manifest, classes: Sequence[str]) -> AnyImages:

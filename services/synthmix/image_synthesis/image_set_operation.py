@@ -1,7 +1,8 @@
 """One image set's operation: a task for each shard that is not in object storage yet, then index and manifest."""
 
 from synthmix.image_data.captions import adapter_captions
-from synthmix.image_data.generators import is_imported
+from synthmix.image_data.generators import adapter_parts, is_imported
+from synthmix.image_data.image_table import SOURCES
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.image_synthesis.shards import finished_shards, image_count, write_index
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest
@@ -39,8 +40,8 @@ def run(context: OperationContext) -> ArtifactName:
         if len(shards) < shard_count(total):
             raise Unavailable(f"a shard of {target} is no longer in object storage; try again", reason="PAYLOAD_GONE")
         adapter = read_manifest(context.store, ArtifactName(ADAPTERS, request["adapter"]))
-        captions = adapter_captions(context.store, adapter)
-        payloads = write_index(context.store, target, request, shards, captions)
+        parts, captions = adapter_parts(adapter), adapter_captions(context.store, adapter)
+        payloads = write_index(context.store, target, request, shards, parts, captions)
         write_manifest(
             context.store,
             Manifest(
@@ -49,7 +50,12 @@ def run(context: OperationContext) -> ArtifactName:
                 request={key: value for key, value in request.items() if key != "recipe_version"},
                 recipe_version=request["recipe_version"],
                 payloads=tuple(payloads),
-                summary={"image_count": total, "imported_adapter": is_imported(adapter)},
+                summary={
+                    "image_count": total,
+                    "imported_adapter": is_imported(adapter),
+                    # Whether the index says of which train images each one is a child.
+                    **({SOURCES: True} if parts[0].image else {}),
+                },
                 seconds=context.worker_seconds,
                 gpu_seconds=context.gpu_seconds,
             ),

@@ -6,8 +6,9 @@ from typing import Any
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.image_data.captions import adapter_captions
-from synthmix.image_data.generators import adapter_settings, classes_made, is_imported
-from synthmix.image_synthesis.shard_ranges import shard_count
+from synthmix.image_data.fused_adapters import check_fusion, is_fused
+from synthmix.image_data.generators import AdapterPart, adapter_parts, adapter_settings, classes_made, is_imported
+from synthmix.image_synthesis.shard_ranges import SHARD_IMAGES, shard_count
 from synthmix.latent_diffusion.base_model import resolve_again
 from synthmix.latent_diffusion.prompts import check_captioned, check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import PromptTokenizer
@@ -17,7 +18,7 @@ from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import NotFound, Problems, check_choice, check_range, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
-from synthmix.service_kit.settings_messages import canonical, check, set_default, with_defaults
+from synthmix.service_kit.settings_messages import canonical, check, default_of, set_default, with_defaults
 
 # Raised whenever the recipe's bytes change, or a declared default: an image set of another version is another one.
 RECIPE_VERSION = 3
@@ -25,8 +26,11 @@ RECIPE_VERSION = 3
 # Measured on one core of a server CPU with the built-in model, for one denoising step of one image with guidance.
 SECONDS_PER_IMAGE_STEP = 0.023
 START_SECONDS = 10.0
+# Measured likewise, for putting another adapter into the base model that a worker keeps.
+SECONDS_PER_ADAPTER = 0.5
 PER_CLASS = 200
 MOST_IMAGES_OF_A_CLASS = 1_000_000
+_FUSION_WEIGHT = image_sets_pb2.SynthesisSettings.DESCRIPTOR.fields_by_name["fusion_weight"]
 
 
 def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_only: bool) -> Planned:
@@ -50,16 +54,19 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
         has_captions = adapter is None or bool(adapter_settings(adapter).caption_column)
         check_prompt("image_set.settings.prompt", settings.prompt, captions=has_captions)
     check_classes(image_set.class_images, classes_made(adapter) if adapter else None, problems)
-    problems.raise_if_any()
     images = {item.label: item.images for item in image_set.class_images}
     if not images and adapter is not None:
         images = dict.fromkeys(classes_made(adapter), settings.per_class)
+    parts = adapter_parts(adapter) if adapter is not None else []
+    _check_fusion(settings, adapter, parts, images, problems)
+    problems.raise_if_any()
     request = canonical_request(settings, adapter_id=name.id, class_images=images)
     target = ArtifactName(IMAGE_SETS, digest_of(request))
     total = sum(images.values())
     done = total if find_manifest(store, target) is not None else 0
     warnings = _check_base_model(store, adapter, settings) if adapter is not None and not done else []
     seconds = START_SECONDS + total * settings.steps * SECONDS_PER_IMAGE_STEP
+    seconds += SECONDS_PER_ADAPTER * adapter_changes(settings, parts, images)
     return Planned(
         request,
         {},
@@ -73,6 +80,47 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
             warnings=warnings,
         ),
     )
+
+
+def _check_fusion(
+    settings: image_sets_pb2.SynthesisSettings,
+    adapter: Manifest | None,
+    parts: Sequence[AdapterPart],
+    images: Mapping[str, int],
+    problems: Problems,
+) -> None:
+    """Collects what two adapters of images cannot be fused for, as far as the adapter is known."""
+    field = "image_set.settings"
+    with problems:
+        if settings.fusion_weight != default_of(_FUSION_WEIGHT) and not is_fused(settings):
+            raise invalid_field(
+                f"{field}.fusion_weight",
+                settings.fusion_weight,
+                "is of two adapters that are fused, and there is one",
+                "set fused_adapters: 2, or leave fusion_weight out",
+            )
+    if adapter is not None:
+        of_classes = {label: sum(part.label == label for part in parts) for label in images}
+        check_fusion(settings, adapter_settings(adapter), of_classes, problems, field=field)
+
+
+def adapter_changes(
+    settings: image_sets_pb2.SynthesisSettings, parts: Sequence[AdapterPart], images: Mapping[str, int]
+) -> int:
+    """How often a worker puts another adapter into the base model, at most, where each train image has one.
+
+    In a shard each adapter comes once, for all images that are made with it.
+
+    Args:
+        parts: The adapters.
+        images: Of each class.
+    """
+    changes = 0
+    for label, count in images.items():
+        own = sum(bool(part.image) and part.label == label for part in parts)
+        different = own * (own - 1) if is_fused(settings) else own
+        changes += min(count, shard_count(count) * min(different, SHARD_IMAGES))
+    return changes
 
 
 def filled(given: image_sets_pb2.SynthesisSettings, adapter: Manifest | None) -> image_sets_pb2.SynthesisSettings:

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,15 @@ from PIL import Image
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.captions import adapter_captions
-from synthmix.image_data.generators import ORIGINAL_PX, adapter_folders, adapter_settings
+from synthmix.image_data.fused_adapters import is_fused
+from synthmix.image_data.generators import ORIGINAL_PX, adapter_parts, adapter_settings
 from synthmix.image_data.image_table import write_shard
 from synthmix.image_synthesis.batch_size import images_at_once
 from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
 from synthmix.image_synthesis.unet_rewrites import keep_keys_and_values, rewrite_for_sampling
 from synthmix.latent_diffusion import base_model
-from synthmix.latent_diffusion.adapters import adapted_parts, load_adapter
+from synthmix.latent_diffusion.adapters import adapted_parts, load_adapter, load_sum
 from synthmix.latent_diffusion.class_tokens import class_tokens, model_prompt
 from synthmix.latent_diffusion.conditions import Conditions
 from synthmix.latent_diffusion.denoising import decode, denoise, encoded
@@ -60,19 +60,30 @@ def synthesise_shard(
     adapter = read_manifest(store, ArtifactName(ADAPTERS, request["adapter"]))
     settings = from_canonical(request["settings"], SynthesisSettings)
     captions = adapter_captions(store, adapter)
-    planned = planned_images(request, shard_range(image_count(request), number), captions)
-    folders = adapter_folders(adapter)
-    images: list[bytes] = []
-    for folder, of_folder in groupby(planned, lambda image: folders.get(image.label, folders.get("", ""))):
-        model = adapted_model(adapter.name, settings.precision, folder)
-        for batch in synthesise(model, adapter, settings, list(of_folder)):
-            images += batch
-            report(len(images))
+    indices = shard_range(image_count(request), number)
+    planned = planned_images(request, indices, adapter_parts(adapter), captions)
+    weights = (settings.fusion_weight, 1 - settings.fusion_weight) if is_fused(settings) else (1.0,)
+    made: dict[int, bytes] = {}
+    for folders, of_folders in _by_adapter(planned).items():
+        model = adapted_model(adapter.name, settings.precision, folders, weights)
+        in_order = iter(image.index for image in of_folders)
+        for batch in synthesise(model, adapter, settings, of_folders):
+            made |= {next(in_order): data for data in batch}
+            report(len(made))
         del model  # or it stays beside the next one
+    images = [made[image.index] for image in planned]
     shard = write_shard(store, ArtifactName.parse(target, field="target"), number, images)
     record_shard(store, OperationName.parse(operation), number, shard)
     count_on_worker("synthmix_images", len(images), IMAGE_SYNTHESIS)
     return len(images)
+
+
+def _by_adapter(planned: Sequence[PlannedImage]) -> dict[tuple[str, ...], list[PlannedImage]]:
+    """Images by the folders of what they are made with, so that each adapter is put into the base model once."""
+    found: dict[tuple[str, ...], list[PlannedImage]] = {}
+    for image in planned:
+        found.setdefault(tuple(part.folder for part in image.adapters), []).append(image)
+    return found
 
 
 def synthesise(
@@ -146,19 +157,25 @@ def _pixels(
         return decode(model, latents)
 
 
-def adapted_model(adapter_name: ArtifactName, precision: str, part: str = "") -> LatentDiffusion:
+def adapted_model(
+    adapter_name: ArtifactName, precision: str, folders: tuple[str, ...] = ("",), weights: tuple[float, ...] = (1.0,)
+) -> LatentDiffusion:
     """The adapter's base model with the adapter in it, made ready for sampling.
 
     Args:
-        part: The folder of the one that is meant, of an artifact of several adapters.
+        folders: Of the one that is meant, of an artifact of several adapters; or of those that are fused.
+        weights: What each one's update is multiplied with, where several are fused.
 
     Raises:
         DataLoss: The adapter changes nothing, cannot be read, or has weights that are no numbers.
     """
-    return ADAPTED.get((adapter_name, precision, part), lambda: _adapted_model(adapter_name, precision, part))
+    key = (adapter_name, precision, folders, weights)
+    return ADAPTED.get(key, lambda: _adapted_model(adapter_name, precision, folders, weights))
 
 
-def _adapted_model(adapter_name: ArtifactName, precision: str, part: str) -> LatentDiffusion:
+def _adapted_model(
+    adapter_name: ArtifactName, precision: str, folders: tuple[str, ...], weights: tuple[float, ...]
+) -> LatentDiffusion:
     store = open_object_store()
     adapter = read_manifest(store, adapter_name)
     found = base_model.resolve_again(
@@ -167,14 +184,17 @@ def _adapted_model(adapter_name: ArtifactName, precision: str, part: str) -> Lat
     model = lend(found)
     before = answers(model)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for file in ADAPTER_FILES:
-            name = in_folder(part, file)
-            if name in {payload.name for payload in adapter.payloads}:
-                (folder / file).parent.mkdir(exist_ok=True)
-                with open_payload(store, adapter, name) as stored, (folder / file).open("wb") as copy:
-                    shutil.copyfileobj(stored, copy)
-        _load(model, folder, adapter)
+        places = []
+        names = {payload.name for payload in adapter.payloads}
+        for part in folders:
+            places.append(Path(temporary) / f"adapter-{len(places)}")
+            for file in ADAPTER_FILES:
+                name = in_folder(part, file)
+                if name in names:
+                    (places[-1] / file).parent.mkdir(parents=True, exist_ok=True)
+                    with open_payload(store, adapter, name) as stored, (places[-1] / file).open("wb") as copy:
+                        shutil.copyfileobj(stored, copy)
+        _load(model, places, weights, adapter)
     check_adapter_has_effect(model, before, adapter)
     try:
         make_ready(model, precision)
@@ -203,12 +223,16 @@ def make_ready(model: LatentDiffusion, precision: str) -> None:
         model.unet.bfloat16()
 
 
-def _load(model: LatentDiffusion, folder: Path, adapter: Manifest) -> None:
+def _load(model: LatentDiffusion, folders: Sequence[Path], weights: Sequence[float], adapter: Manifest) -> None:
     """Raises DataLoss for weights that no library shall read, or that don't fit."""
     try:
-        for path in folder.rglob("*.safetensors"):
-            read_header(path)
-        load_adapter(model, folder)
+        for folder in folders:
+            for path in folder.rglob("*.safetensors"):
+                read_header(path)
+        if len(folders) > 1:
+            load_sum(model, folders, weights)
+        else:
+            load_adapter(model, folders[0])
     except ValueError as error:
         raise DataLoss(
             f"{adapter.name} has weights that cannot be used ({error}); delete it and train it again",

@@ -12,7 +12,9 @@ from typing import Any
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data import image_table
 from synthmix.image_data.captions import drawn_caption
-from synthmix.image_data.image_table import Shard
+from synthmix.image_data.generators import AdapterPart
+from synthmix.image_data.image_table import SOURCES, Shard
+from synthmix.image_synthesis.drawn_adapters import drawn, in_drawing_order, own_captions
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.artifacts import Payload, payload_key
@@ -29,6 +31,7 @@ class PlannedImage:
     Attributes:
         index: Its position in the set; images are ordered by class.
         seed: Of its own generator.
+        adapters: What it is made with: one, or several that are fused.
         caption: What the prompt has in the place of {caption}; "" where it has none.
     """
 
@@ -36,11 +39,20 @@ class PlannedImage:
     label: str
     prompt: str
     seed: int
+    adapters: tuple[AdapterPart, ...] = (AdapterPart(),)
     caption: str = ""
+
+    @property
+    def sources(self) -> list[str]:
+        """The sha256s of the train images that it is a child of, if its adapters are of one image each."""
+        return [part.image for part in self.adapters if part.image]
 
 
 def planned_images(
-    request: dict[str, Any], indices: range, captions: Mapping[str, Sequence[str]] = MappingProxyType({})
+    request: dict[str, Any],
+    indices: range,
+    parts: Sequence[AdapterPart] = (AdapterPart(),),
+    captions: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[PlannedImage]:
     """The images at these indices of a canonical request.
 
@@ -48,19 +60,26 @@ def planned_images(
     largest: fewer images of one class don't change the images of another.
 
     Args:
-        captions: The adapter's, of each class.
+        parts: The adapters of the request's artifact.
+        captions: Those that it was trained with, of each class.
     """
     settings = from_canonical(request["settings"], SynthesisSettings)
     counts = dict(sorted(request["class_images"].items()))
     labels, ends = list(counts), list(itertools.accumulate(counts.values()))
-    images = []
+    all_parts, ordered, images = tuple(parts), dict[str, tuple[AdapterPart, ...]](), []
+    own = own_captions(parts, captions)
     for index in indices:
         number = next(number for number, end in enumerate(ends) if index < end)
         within = index - (ends[number] - counts[labels[number]])
         seed = derived_seed(settings.seed, "image", number * max(counts.values()) + within)
         label = labels[number]
-        caption = drawn_caption(captions, settings.prompt, label, settings.seed, within)
-        images.append(PlannedImage(index, label, prompt_for(settings.prompt, label, caption), seed, caption))
+        if label not in ordered:
+            ordered[label] = in_drawing_order(all_parts, label, settings.seed)
+        adapters = drawn(ordered[label], within, settings.fused_adapters)
+        # An adapter of one image has seen that image's caption alone.
+        of_label = [own[adapters[0].image]] if own else captions.get(label, ())
+        caption = drawn_caption(of_label, settings.prompt, label, settings.seed, within)
+        images.append(PlannedImage(index, label, prompt_for(settings.prompt, label, caption), seed, adapters, caption))
     return images
 
 
@@ -90,21 +109,22 @@ def write_index(
     target: ArtifactName,
     request: dict[str, Any],
     shards: Mapping[int, Shard],
+    parts: Sequence[AdapterPart] = (AdapterPart(),),
     captions: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[Payload]:
     """Writes the index over all shards, by number, and returns every payload.
 
     Args:
-        captions: The adapter's, of each class.
+        parts: The adapters of the request's artifact. Where each is of one image, the index says which images each
+            synthetic one is a child of.
+        captions: Those that it was trained with, of each class.
     """
     payloads: list[Payload] = []
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("sha256", "shard", "row", "index", "label", "prompt", "seed")
-    }
+    columns: dict[str, list[Any]] = {}
     total = image_count(request)
     for number in range(shard_count(total)):
         payloads.append(shards[number].payload)
-        images = planned_images(request, shard_range(total, number), captions)
+        images = planned_images(request, shard_range(total, number), parts, captions)
         _append(columns, number, shards[number].sha256s, images)
     return [*payloads, image_table.write_index(store, target, columns)]
 
@@ -119,5 +139,6 @@ def _append(columns: dict[str, list[Any]], shard: int, sha256s: Sequence[str], i
             "label": image.label,
             "prompt": image.prompt,
             "seed": image.seed,
+            **({SOURCES: image.sources} if image.sources else {}),
         }.items():
-            columns[name].append(value)
+            columns.setdefault(name, []).append(value)

@@ -5,14 +5,15 @@ PEFT's layout, as `PeftModel.from_pretrained(unet, folder)` reads it. Here both 
 lacks, or has too much of, diffusers and PEFT leave out without an error.
 """
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.boft import layer as boft_layer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
@@ -96,12 +97,71 @@ def load_adapter(model: LatentDiffusion, folder: Path) -> None:
     if (folder / UNET_WEIGHTS).is_file():
         _replace_weights(model.unet, load_file(folder / UNET_WEIGHTS))
         return
-    for part, (config, tensors) in _stored(folder).items():
-        module = getattr(model, part)
-        module.add_adapter(config)
-        _check_tensors(get_peft_model_state_dict(module), tensors)
-        set_peft_model_state_dict(module, tensors)
-        module.requires_grad_(False).eval()
+    for part, stored in _stored(folder).items():
+        _add(model, part, stored)
+
+
+def load_sum(model: LatentDiffusion, folders: Sequence[Path], weights: Sequence[float]) -> None:
+    """Puts the weighted sum of the updates of adapters of LoRA's kind into a base model, as one adapter.
+
+    It is exact: w1 B1 A1 + w2 B2 A2 = [w1 B1 | w2 B2] [A1 ; A2]. Tokens of classes become their weighted mean: all
+    were learned from the same first vectors, so that this is the weighted sum of what they have learned.
+
+    Args:
+        folders: Of adapters of one training each, with the same settings.
+        weights: Of each; their sum is 1.
+
+    Raises:
+        ValueError: As `load_adapter`; or the adapters are of another kind, or differ in their layers or ranks.
+    """
+    of_tokens = [folder / CLASS_TOKENS for folder in folders if (folder / CLASS_TOKENS).is_file()]
+    if of_tokens:
+        vectors = _in_common([load_file(path) for path in of_tokens])
+        means = {name: torch.stack(_times(values, weights)).sum(dim=0) for name, values in vectors.items()}
+        load_class_tokens(model, means)
+    stored = [_stored(folder) for folder in folders]
+    if any(of_parts.keys() != stored[0].keys() for of_parts in stored):
+        raise ValueError("it is in other parts of the base model than what it is to be added to")
+    for part in stored[0]:
+        _add(model, part, _summed([of_parts[part] for of_parts in stored], weights))
+
+
+def _summed(stored: Sequence[_Stored], weights: Sequence[float]) -> _Stored:
+    config = copy.copy(stored[0].config)
+    if not isinstance(config, LoraConfig) or config.use_dora:
+        raise ValueError("it is of a kind whose updates do not add up")
+    if any(other.config.to_dict() != config.to_dict() for other in stored[1:]):
+        raise ValueError("it differs in its layers or ranks from what it is to be added to")
+    config.r, config.lora_alpha = len(stored) * config.r, len(stored) * config.lora_alpha
+    config.rank_pattern = {name: len(stored) * rank for name, rank in config.rank_pattern.items()}
+    config.alpha_pattern = {name: len(stored) * alpha for name, alpha in config.alpha_pattern.items()}
+    tensors = {}
+    for key, values in _in_common([adapter.tensors for adapter in stored]).items():
+        if ".lora_A." in key:
+            tensors[key] = torch.cat(values)
+        else:
+            tensors[key] = torch.cat(_times(values, weights), dim=1)
+    return _Stored(config, tensors)
+
+
+def _times(values: Sequence[torch.Tensor], weights: Sequence[float]) -> list[torch.Tensor]:
+    return [weight * value for weight, value in zip(weights, values, strict=True)]
+
+
+def _in_common(stored: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, list[torch.Tensor]]:
+    """The tensors of several adapters by their names. Raises ValueError unless all have the same, of one shape."""
+    first = stored[0]
+    for other in stored[1:]:
+        _check_tensors(first, other)
+    return {key: [tensors[key] for tensors in stored] for key in first}
+
+
+def _add(model: LatentDiffusion, part: str, stored: _Stored) -> None:
+    module = getattr(model, part)
+    module.add_adapter(stored.config)
+    _check_tensors(get_peft_model_state_dict(module), stored.tensors)
+    set_peft_model_state_dict(module, stored.tensors)
+    module.requires_grad_(False).eval()
 
 
 def _replace_weights(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:

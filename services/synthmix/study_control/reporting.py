@@ -226,9 +226,7 @@ def _autoencoder_check(store: ObjectStore, check: CheckRequest, base_model: str)
 
 def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
     settings, summary = generators.adapter_settings(manifest), manifest.summary
-    folders = generators.adapter_folders(manifest).values()
-    courses = [json.loads(read_payload(store, manifest, in_folder(folder, LOSSES))) for folder in folders]
-    losses = _mean_course(courses)
+    losses = _mean_course(_courses(store, manifest))
     return page.Adapter(
         name=name,
         settings=in_words(settings),
@@ -241,7 +239,17 @@ def _adapter(store: ObjectStore, name: str, manifest: Manifest) -> page.Adapter:
         held_out=tuple(page.LossPoint(seen, loss) for seen, loss in summary.get("held_out_losses", ())),
         images_seen=summary.get("images_seen", 0),
         previews=previews(store, manifest),
+        of_images=sum(bool(part.image) for part in generators.adapter_parts(manifest)),
     )
+
+
+def _courses(store: ObjectStore, manifest: Manifest) -> list[list[tuple[int, float]]]:
+    """The loss of each of an artifact's adapters, by its own steps."""
+    parts = generators.adapter_parts(manifest)
+    if parts[0].image:  # which have theirs in one file
+        courses: list[list[tuple[int, float]]] = json.loads(read_payload(store, manifest, LOSSES))
+        return courses
+    return [json.loads(read_payload(store, manifest, in_folder(part.folder, LOSSES))) for part in parts]
 
 
 def previews(store: ObjectStore, manifest: Manifest) -> dict[str, tuple[page.Previews, ...]]:

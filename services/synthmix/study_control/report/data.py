@@ -113,6 +113,8 @@ class Adapter:
     images_seen: int = 0
     # By class, in order of images seen; empty if none were asked for.
     previews: Mapping[str, tuple[Previews, ...]] = field(default_factory=dict)
+    # How many train images have an adapter each; 0 if one is for all images, or for all of a class.
+    of_images: int = 0
 
 
 @dataclass(frozen=True)
