@@ -26,12 +26,14 @@ def check_fusion(
     problems: Problems,
     *,
     field: str,
+    what: str = "this adapter",
 ) -> None:
     """Collects an InvalidArgument if these adapters cannot be fused. `settings` and `adapter` are filled.
 
     Args:
         images: Of each class that is made, how many have an adapter.
         field: The path of `settings`.
+        what: What the adapter is called.
     """
     if not is_fused(settings):
         return
@@ -42,13 +44,13 @@ def check_fusion(
 
     if adapter.per != IMAGE:
         refuse(
-            "fuses adapters of two images, and this adapter was not trained on each image by itself",
+            f"fuses adapters of two images, and {what} is not one for each image",
             "use one of per: image, or leave it out",
         )
         return
     if adapter.method not in ADDED_UP:
         refuse(
-            f"adds up the updates of two adapters, and those of {adapter.method} do not add up",
+            f"adds up the updates of two images' adapters, and those of the method {adapter.method} do not add up",
             f"leave it out, or use a method of {', '.join(ADDED_UP)}",
         )
     alone = [label for label, count in images.items() if count < settings.fused_adapters]

@@ -128,6 +128,7 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     if any(field.startswith(("dataset", "split", "mixtures", "adapters", "synthesis")) for field in faults):
         problems.raise_if_any()  # what follows builds on these
     specification.check_enough_images(full, split, problems)
+    specification.check_children(full, split, problems)
     planner = _Planner(services, problems)
     adapters, image_sets = _generator_steps(planner, spec, full, split)
     _check_distinct(adapters, "adapter.settings", problems)

@@ -10,7 +10,8 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.image_data.captions import CAPTION_ALONE
-from synthmix.image_data.mixture_kinds import KINDS, MODES, taken_by
+from synthmix.image_data.fused_adapters import IMAGE, check_fusion, is_fused
+from synthmix.image_data.mixture_kinds import KINDS, MODES, Taken, leaves_some_out, taken_by
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (
     FieldViolation,
@@ -132,7 +133,8 @@ def check_captions(spec: studies_pb2.StudySpec, given: studies_pb2.StudySpec, pr
 
 def check_enough_images(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, problems: Problems) -> None:
     """Collects a per_class that the largest mixture needs more than."""
-    needed = max(needed_images(spec, part_counts(split, "train")).values())
+    per_image = any(adapter.per == IMAGE for adapter in spec.adapters)
+    needed = max(needed_images(spec, part_counts(split, "train"), per_image=per_image).values())
     for index, synthesis in enumerate(spec.synthesis):
         with problems:
             if synthesis.HasField("per_class") and 0 < synthesis.per_class < needed:
@@ -143,6 +145,38 @@ def check_enough_images(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, 
                     f"use at least {needed}, leave it out, or ask for smaller ratios",
                     reason="TOO_FEW_SYNTHETIC_IMAGES",
                 )
+
+
+def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, problems: Problems) -> None:
+    """Collects what cannot be done with adapters of images: to fuse some, and mixtures that may hold no children."""
+    counts = part_counts(split, "train")
+    leaving_out = [ratio for ratio, taken in _taken(spec, counts) if leaves_some_out(taken, list(counts.values()))]
+    for index, synthesis in enumerate(spec.synthesis):
+        for number, adapter in enumerate(spec.adapters):
+            what = f"adapters[{number}]"
+            check_fusion(synthesis, adapter, counts, problems, field=f"synthesis[{index}]", what=what)
+        if is_fused(synthesis) and leaving_out:
+            problems.found.append(
+                invalid_field(
+                    f"synthesis[{index}].fused_adapters",
+                    synthesis.fused_adapters,
+                    f"makes children of two images, and mixtures of the mode {spec.mixtures.mode} leave real images "
+                    "out, so that they may hold few of them",
+                    "leave it out, or use the mode append",
+                )
+            )
+    for ratio, taken in _taken(spec, counts):
+        without = [label for label, real in zip(counts, taken.real, strict=True) if counts[label] and not real]
+        if ratio in leaving_out and without and any(adapter.per == IMAGE for adapter in spec.adapters):
+            problems.found.append(
+                invalid_field(
+                    f"mixtures.ratios[{list(spec.mixtures.ratios).index(ratio)}]",
+                    ratio,
+                    f"keeps no real image of the class {without[0]!r}, and synthetic images are made with an adapter "
+                    "for each image: of those that are left out none is taken",
+                    "use a smaller ratio, or adapters with per: class",
+                )
+            )
 
 
 def adapter_prompt_field(given: studies_pb2.StudySpec, index: int) -> str:
@@ -176,7 +210,10 @@ def image_set(
     settings.CopyFrom(spec.synthesis[synthesis_index])
     settings_messages.set_default(settings, "prompt", spec.adapters[adapter_index].prompt)
     train = part_counts(split, "train")
-    images = dict.fromkeys(train, settings.per_class) if settings.HasField("per_class") else default_images(spec, train)
+    per_image = spec.adapters[adapter_index].per == IMAGE
+    images = default_images(spec, train, per_image=per_image)
+    if settings.HasField("per_class"):
+        images = dict.fromkeys(train, settings.per_class)
     return image_sets_pb2.ImageSet(
         adapter=adapter_name,
         settings=settings,
@@ -184,24 +221,42 @@ def image_set(
     )
 
 
-def needed_images(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> dict[str, int]:
-    """Synthetic images that the largest mixture takes of each class; the evaluation refuses ratios beyond the mode."""
+def _taken(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> list[tuple[float, Taken]]:
+    """What each ratio takes; the evaluation refuses ratios beyond the mode."""
     mode, counts = spec.mixtures.mode, list(train_counts.values())
     largest = KINDS[mode].largest_ratio if mode in MODES else 0.0
+    return [(ratio, taken_by(KINDS[mode], ratio, counts)) for ratio in spec.mixtures.ratios if 0 < ratio <= largest]
+
+
+def needed_images(
+    spec: studies_pb2.StudySpec, train_counts: Mapping[str, int], *, per_image: bool = False
+) -> dict[str, int]:
+    """Synthetic images that are enough of each class for every mixture.
+
+    Args:
+        per_image: Whether each train image has an adapter. A mixture that leaves real images out then takes children
+            of those alone that it keeps, and each has as many of all as any other.
+    """
+    counts = list(train_counts.values())
     needed = dict.fromkeys(train_counts, 0)
-    if ratio := max((ratio for ratio in spec.mixtures.ratios if 0 < ratio <= largest), default=0.0):
-        needed = dict(zip(train_counts, taken_by(KINDS[mode], ratio, counts).synthetic, strict=True))
+    for _, taken in _taken(spec, train_counts):
+        of_kept_only = per_image and leaves_some_out(taken, counts)
+        for label, count, real, synthetic in zip(train_counts, counts, taken.real, taken.synthetic, strict=True):
+            of_each = -(-synthetic // real) if of_kept_only and real else 0
+            needed[label] = max(needed[label], synthetic, of_each * count)
     if spec.mixtures.synthetic_only:
         needed = {label: max(count, train_counts[label]) for label, count in needed.items()}
     return needed
 
 
-def default_images(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> dict[str, int]:
+def default_images(
+    spec: studies_pb2.StudySpec, train_counts: Mapping[str, int], *, per_image: bool = False
+) -> dict[str, int]:
     """Images of each class if the user does not say: as many as real ones, or 2, 4, 8, ... times as many if needed.
 
     In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all trials that are done.
     """
-    needed, times = needed_images(spec, train_counts), 1
+    needed, times = needed_images(spec, train_counts, per_image=per_image), 1
     while any(needed[label] > times * count for label, count in train_counts.items()):
         times *= 2
     return {label: times * count for label, count in train_counts.items()}
