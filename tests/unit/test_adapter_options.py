@@ -286,6 +286,27 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
             ),
         )
     ),
+    *(
+        ({"per": "image", **given}, field, problem, remedy)
+        for given, field, problem, remedy in (
+            ({"held_out": 0.1}, "held_out", "holds out some of an adapter's images", "or use per: class"),
+            ({"patience": 3}, "patience", "and an adapter of one image has none", "or use per: class"),
+            (
+                {"previews": 2},
+                "previews",
+                "each image's adapter would draw them",
+                "make an image set, or use per: class",
+            ),
+            ({"evaluations": 3}, "evaluations", "with per: image there are neither", "or use per: class"),
+            (
+                {"prior_preservation": 1.0, "prior_preservation_source": "train"},
+                "prior_preservation_source",
+                "with per: image that is the same image",
+                "use base_model, or use per: class",
+            ),
+            ({"method": "full"}, "method", "would be a whole UNet for each image", "use one of: lora"),
+        )
+    ),
     ({"method": "oft", "dropout": 0.5}, "dropout", "has no effect in PEFT's oft", "leave it out, or use boft"),
     *(
         ({"method": "lokr", field: value}, field, "is out of range", "use a value between")

@@ -871,6 +871,54 @@ def test_the_adapter_of_a_class_is_exported(services: fake.FakeServices, run: Ru
     assert (code, f"is not to be chosen: adapters/{fake.ID} is for all classes; leave it out" in err) == (2, True)
 
 
+def test_the_adapter_of_an_image_is_exported(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    trained_adapter(services)
+    of_all = services.answers["GetAdapter"](None, None)
+    of_each = adapters_pb2.Adapter(name=of_all.name, settings=of_all.settings)
+    file = "pytorch_lora_weights.safetensors"
+    [stored] = [item for item in of_all.payloads if item.name == file]
+    for row, path in enumerate(("flat/1.png", "round/1.png", "round/2.png")):
+        folder = f"image-{row:06d}"
+        of_each.class_adapters.add(label=path.split("/")[0], folder=folder, image=f"{10 + row}" * 32, path=path)
+        of_each.payloads.add(name=f"{folder}/{file}", sha256=stored.sha256, size_bytes=stored.size_bytes)
+    read = services.answers["DownloadPayload"]
+    services.answers["GetAdapter"] = lambda request, context: of_each
+    asked: list[str] = []
+
+    def download(request: Any, context: Any) -> Any:
+        asked.append(request.payload)
+        return read(type(request)(artifact=request.artifact, payload=file), context)
+
+    services.answers["DownloadPayload"] = download
+
+    def export(number: int, *others: object) -> tuple[int, str]:
+        code, _, err = run("adapters", "export", fake.ID, "--format", "peft", "--out", tmp_path / f"{number}", *others)
+        return code, err
+
+    each = f"adapters/{fake.ID} has an adapter for each of 3 images"
+    name_it = "name the image by its path or by the beginning of its sha256, such as flat/1.png or 101010101010"
+    assert export(0) == (2, f"error: image: is required; {each}: {name_it}\n")
+    code, err = export(0, "--class", "flat")
+    assert (code, f"class: 'flat' is not to be chosen: {each}; leave it out, and {name_it}" in err) == (2, True)
+    for name, problem in (
+        ("1.png", "means 2 images: flat/1.png, round/1.png"),
+        ("1", "means 3 images"),
+        ("round", "is none of its images"),
+        ("3.png", "is none of its images"),
+    ):
+        code, err = export(0, "--image", name)
+        assert (code, f"image: {name!r} {problem}" in err) == (2, True), name
+    assert not asked
+    for number, (name, row) in enumerate((("round/1.png", 1), ("2.png", 2), ("1111", 1), ("10" * 32, 0)), 1):
+        assert export(number, "--image", name)[0] == 0
+        assert asked == [f"image-{row:06d}/{file}"]
+        asked.clear()
+    assert {path.name for path in (tmp_path / "1").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    trained_adapter(services)
+    code, err = export(5, "--image", "1.png")
+    assert (code, f"is not to be chosen: adapters/{fake.ID} is for all classes; leave it out" in err) == (2, True)
+
+
 def test_an_adapter_that_is_not_there_cannot_be_exported(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
     services.answers["GetAdapter"] = fails(errors.NotFound(f"there is no adapters/{fake.ID}", reason="NOT_FOUND"))
     code, out, err = run("adapters", "export", fake.ID, "--format", "peft", "--out", tmp_path / "a")

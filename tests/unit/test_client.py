@@ -416,6 +416,9 @@ def test_adapters_of_the_service_and_files_are_merged(
     adapter.class_adapters.add(label="round", folder="class-0000")
     with pytest.raises(errors.InvalidArgument, match="has an adapter for each class; write those that are meant"):
         client.merge_adapters([adapter.name], [1.0], tmp_path / "other.safetensors")
+    adapter.class_adapters[0].image = "1" * 64
+    with pytest.raises(errors.InvalidArgument, match=r"for each image; write .* export --image`, and merge"):
+        client.merge_adapters([adapter.name], [1.0], tmp_path / "other.safetensors")
     adapter.ClearField("class_adapters")
     adapter.settings.method = "full"
     with pytest.raises(errors.InvalidArgument, match="is of the method full, and is no adapter; merge adapters of"):

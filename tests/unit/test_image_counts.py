@@ -50,3 +50,27 @@ def test_what_is_made_is_enough_for_every_ratio_below(mode: str, counts: tuple[i
         made = tuple(default_images(study(mode, ratio), real).values())
         assert all(one <= enough for one, enough in zip(taken, made, strict=True))
         assert made == tuple(count * (made[0] // counts[0]) for count in counts)
+
+
+def test_mixtures_that_leave_real_images_out_take_children_of_the_others() -> None:
+    """Of 25 images that are kept, 75 come from three children of each, and so of every image."""
+    counts = {"round": 100, "flat": 60}
+    spec = study("replace", 0.25, 0.75)
+    assert needed_images(spec, counts, per_image=True) == {"round": 300, "flat": 180}
+    assert default_images(spec, counts, per_image=True) == {"round": 400, "flat": 240}
+    assert needed_images(study("replace", 0.5), counts, per_image=True) == counts
+    for mode in ("append", "share"):
+        assert needed_images(study(mode, 0.5), counts, per_image=True) == needed_images(study(mode, 0.5), counts)
+    assert needed_images(study("replace", 1.0), counts, per_image=True) == counts, "without any real image all may be"
+
+
+@pytest.mark.parametrize("counts", [(97, 13, 5), (1000, 999, 7, 3, 4)])
+def test_children_of_what_is_kept_are_enough_for_every_ratio(counts: tuple[int, ...]) -> None:
+    real = {str(index): count for index, count in enumerate(counts)}
+    for step in range(1, 100):
+        taken = taken_by(KINDS["replace"], step / 100, counts)
+        if not all(taken.real):
+            continue  # which a study refuses
+        made = default_images(study("replace", step / 100), real, per_image=True)
+        for kept, needed, count, images in zip(taken.real, taken.synthetic, counts, made.values(), strict=True):
+            assert kept * (images // count) >= needed

@@ -383,6 +383,60 @@ def test_an_image_set_that_is_too_small_says_how_large_it_must_be() -> None:
     assert "of 'alpha' (needs 40, has 20), 'beta' (needs 23, has 20); make a larger" in caught.value.message
 
 
+def children(of_each: int, *, parents: int = 1) -> SyntheticImages:
+    """An image set in which each train image has as many children; or each pair of neighbours of a class."""
+    train = part(TrainPart)
+    labels, sources = [], []
+    for label, name in enumerate(CLASSES):
+        own = [sha256 for sha256, of_image in zip(train.sha256s, train.class_names, strict=True) if of_image == name]
+        for number in range(of_each * len(own)):
+            labels.append(label)
+            sources.append(tuple(own[(number + behind) % len(own)] for behind in range(parents)))
+    return dataclasses.replace(
+        image_set(1),
+        index_rows=tuple(range(len(labels))),
+        sha256s=tuple(f"{row:064x}" for row in range(len(labels))),
+        labels=tuple(labels),
+        sources=tuple(sources),
+    )
+
+
+@pytest.mark.parametrize("parents", [1, 2])
+@pytest.mark.parametrize("ratio", [0.25, 0.5])
+def test_rule_5_no_child_of_a_real_image_that_is_left_out(ratio: float, parents: int) -> None:
+    train, synthetic = part(TrainPart), children(6, parents=parents)
+    mixtures = [compose(MixtureSpec("replace", ratio, IMAGE_SET), train, synthetic, seed) for seed in range(5)]
+    for mixture in mixtures:
+        kept = {train.sha256s[row] for row in mixture.real_rows}
+        assert len(kept) < len(train)
+        assert synthetic.sources is not None
+        assert all(kept.issuperset(synthetic.sources[row]) for row in mixture.synthetic_rows)
+        assert len(mixture) == len(train)
+        assert len(set(mixture.synthetic_rows)) == len(mixture.synthetic_rows)
+    without = dataclasses.replace(synthetic, sources=None)
+    free = compose(MixtureSpec("replace", ratio, IMAGE_SET), train, without, 0)
+    assert not {train.sha256s[row] for row in free.real_rows}.issuperset(
+        sha256 for row in free.synthetic_rows for sha256 in synthetic.sources[row]
+    ), "the children are those of images that are left out as well"
+
+
+@pytest.mark.parametrize("mixture", [MixtureSpec(APPEND, 0.5, IMAGE_SET), MixtureSpec(SYNTHETIC_ONLY, 0, IMAGE_SET)])
+def test_of_all_real_images_or_of_none_every_child_may_be_taken(mixture: MixtureSpec) -> None:
+    train, synthetic = part(TrainPart), children(1)
+    found = compose(mixture, train, synthetic, 3)
+    without = compose(mixture, train, dataclasses.replace(synthetic, sources=None), 3)
+    assert found.synthetic_rows.tolist() == without.synthetic_rows.tolist()
+
+
+def test_too_few_children_of_what_is_kept_are_told_of() -> None:
+    with pytest.raises(
+        FailedPrecondition, match=r"too few children of the real images that replace 75 % keeps .*needs 40, has 1[34]"
+    ) as raised:
+        compose(MixtureSpec("replace", 0.75, IMAGE_SET), part(TrainPart), children(1), 0)
+    assert raised.value.reason == "TOO_FEW_SYNTHETIC_IMAGES"
+    assert compose(MixtureSpec("replace", 0.75, IMAGE_SET), part(TrainPart), children(4), 0)
+
+
 def test_rule_4_a_mixture_takes_a_train_part_and_an_image_set_only() -> None:
     hints = typing.get_type_hints(compose)
     assert (hints["train"], hints["synthetic"]) == (TrainPart, SyntheticImages | None)

@@ -250,6 +250,64 @@ def test_each_class_gets_as_many_images_as_its_share_takes(store: MemoryObjectSt
     assert set(images_of(lay_out(store, "synthesis: {per_class: 40}")).values()) == {40}
 
 
+def test_adapters_of_images_make_enough_children_for_mixtures_that_leave_images_out(store: MemoryObjectStore) -> None:
+    text = "mixtures: {mode: replace, ratios: [0.25]}\nadapters: {per: [class, image], images_seen: 320}"
+    laid_out = lay_out(store, text)
+    of_classes, of_images = (
+        {item.label: item.images for item in step.request.class_images} for step in steps(laid_out, IMAGE_SYNTHESIS)
+    )
+    counts = train_counts(laid_out)
+    assert of_classes == counts
+    assert of_images == counts
+    more = lay_out(store, text.replace("0.25", "0.6"))
+    of_classes, of_images = (
+        {item.label: item.images for item in step.request.class_images} for step in steps(more, IMAGE_SYNTHESIS)
+    )
+    assert (of_classes, of_images) == (counts, {label: 2 * count for label, count in counts.items()})
+    assert any("one adapter for each of" in warning for warning in laid_out.plan().warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "said"),
+    [
+        (
+            "synthesis: {fused_adapters: 2}",
+            "synthesis[0].fused_adapters",
+            "2 fuses adapters of two images, and adapters[0] is not one for each image",
+        ),
+        (
+            "synthesis: {fused_adapters: [1, 2]}\nadapters: {per: image, method: [lora, loha]}",
+            "synthesis[1].fused_adapters",
+            "those of the method loha do not add up",
+        ),
+        ("synthesis: {fusion_weight: 0.3}", "synthesis[0].fusion_weight", "and there is one; set fused_adapters: 2"),
+        (
+            "synthesis: {fused_adapters: 2}\nadapters: {per: image}\nmixtures: {mode: replace, ratios: [0.5]}",
+            "synthesis[0].fused_adapters",
+            "mixtures of the mode replace leave real images out",
+        ),
+        (
+            "adapters: {per: image}\nmixtures: {mode: replace, ratios: [0.5, 0.98]}",
+            "mixtures.ratios[1]",
+            "keeps no real image of the class 'beta'",
+        ),
+        ("adapters: {per: image, held_out: 0.1}", "adapters[0].held_out", "or use per: class"),
+    ],
+)
+def test_what_adapters_of_images_cannot_be_used_for(store: MemoryObjectStore, text: str, field: str, said: str) -> None:
+    found = faults(store, text)
+    assert list(found) == [field]
+    assert said in found[field]
+
+
+def test_two_adapters_of_images_are_fused_in_a_study(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store, "synthesis: {fused_adapters: 2, fusion_weight: [0.5, 0.7]}\nadapters: {per: image}")
+    assert [step.display_name for step in steps(laid_out, IMAGE_SYNTHESIS)] == [
+        "images fusion weight 0.5",
+        "images fusion weight 0.7",
+    ]
+
+
 def test_a_ratio_more_keeps_the_image_set(store: MemoryObjectStore) -> None:
     def target(text: str) -> str:
         return steps(lay_out(store, text), IMAGE_SYNTHESIS)[0].target

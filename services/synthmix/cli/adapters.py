@@ -19,6 +19,7 @@ def export(arguments: argparse.Namespace) -> None:
             arguments.format,
             arguments.out,
             label=arguments.label,
+            image=arguments.image,
             progress=shown_transfer(show_progress),
         )
     said = f"{name} in the format {arguments.format}:"

@@ -415,6 +415,13 @@ def _add_export(commands: Any) -> None:
         metavar="CLASS",
         help="the class whose adapter is meant, of one that was trained with `per: class`",
     )
+    export.add_argument(
+        "--image",
+        default="",
+        metavar="IMAGE",
+        help="the train image whose adapter is meant, of one that was trained with `per: image`: its path in the "
+        "dataset, the path's last part, or the beginning of its sha256",
+    )
 
 
 def _add_import(commands: Any) -> None:

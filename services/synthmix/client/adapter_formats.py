@@ -10,7 +10,7 @@ import shutil
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import Adapter, AdapterSettings
@@ -40,6 +40,8 @@ from synthmix.service_kit.quantities import listed, plural
 KOHYA_PREFIX, KOHYA_TEXT_PREFIX = "lora_unet_", "lora_te_"
 
 SUFFIX = ".safetensors"
+# Of a sha256, where people are shown which image is meant.
+SHOWN_DIGITS = 12
 LORA_METHODS = ("lora", "rslora", "dora", "pissa", "olora")
 LYCORIS_METHODS = ("loha", "lokr")
 ROTATIONS = ("oft", "boft")
@@ -177,11 +179,29 @@ def check_out(format_name: str, out: Path) -> None:
     check_free(out)
 
 
-def folder_of(adapter: Adapter, label: str) -> str:
+def has_several(adapter: Adapter) -> str:
+    """What an artifact has an adapter for each of, "class" or "image"; "" if it has one."""
+    if not adapter.class_adapters:
+        return ""
+    return "image" if adapter.class_adapters[0].image else "class"
+
+
+def folder_of(adapter: Adapter, label: str = "", image: str = "") -> str:
     """Where the files of the adapter that is meant are among the payloads; "" for the only one.
 
-    Raises InvalidArgument if there is one for each class and none of them is named, or a class is named for nothing.
+    Args:
+        label: The class that it is for.
+        image: The image that it was trained on: its path in the dataset, the path's last part, or the beginning of its
+            sha256.
+
+    Raises:
+        InvalidArgument: There are several and none of them is named, or one is named that is not there, or for nothing.
     """
+    if has_several(adapter) == "image":
+        return _folder_of_image(adapter, label, image)
+    if image:
+        what = "is for each class" if adapter.class_adapters else "is for all classes"
+        raise invalid_field("image", image, f"is not to be chosen: {adapter.name} {what}", "leave it out")
     folders = {item.label: item.folder for item in adapter.class_adapters}
     if folders and not label:
         raise missing_field("class", f"{adapter.name} has an adapter for each class: name one of {listed([*folders])}")
@@ -191,6 +211,27 @@ def folder_of(adapter: Adapter, label: str) -> str:
     if label:
         raise invalid_field("class", label, f"is not to be chosen: {adapter.name} is for all classes", "leave it out")
     return ""
+
+
+def _folder_of_image(adapter: Adapter, label: str, image: str) -> str:
+    each = f"{adapter.name} has an adapter for each of {plural(len(adapter.class_adapters), 'image')}"
+    example = adapter.class_adapters[0]
+    names = f"{example.path} or {example.image[:SHOWN_DIGITS]}"
+    remedy = f"name the image by its path or by the beginning of its sha256, such as {names}"
+    if label:
+        raise invalid_field("class", label, f"is not to be chosen: {each}", f"leave it out, and {remedy}")
+    if not image:
+        raise missing_field("image", f"{each}: {remedy}")
+    found = [item for item in adapter.class_adapters if item.path == image] or [
+        item
+        for item in adapter.class_adapters
+        if PurePosixPath(item.path).name == image or item.image.startswith(image.lower())
+    ]
+    if len(found) != 1:
+        several = f"means {plural(len(found), 'image')}: {listed([item.path for item in found], 3)}"
+        problem = several if found else "is none of its images"
+        raise invalid_field("image", image, f"{problem}; {each}", remedy, reason="NOT_ONE_IMAGE")
+    return found[0].folder
 
 
 def check_free(out: Path) -> None:

@@ -557,6 +557,7 @@ class Client:
         out: Path,
         *,
         label: str = "",
+        image: str = "",
         progress: Callable[[Transfer], None] | None = None,
     ) -> Export:
         """Writes an adapter in a form that other tools read.
@@ -566,6 +567,8 @@ class Client:
             format_name: diffusers or kohya, which are one file, or peft, which is a folder.
             out: Where; its folder is made. A file's name ends in .safetensors.
             label: The class whose adapter is meant, of one that was trained `per: class`.
+            image: The train image whose adapter is meant, of one that was trained `per: image`: its path in the
+                dataset, the path's last part, or the beginning of its sha256.
             progress: Called as the adapter's files are downloaded.
 
         Returns:
@@ -573,7 +576,7 @@ class Client:
 
         Raises:
             InvalidArgument: There is no such format, it has no form for the adapter's method (FORMAT_CANNOT), `out` is
-                not named as it is, or the class is missing, unknown, or not a choice.
+                not named as it is, or the class or image is missing, unknown, or not a choice.
             AlreadyExists: Something is at `out` (OUT_EXISTS).
             NotFound: There is no such adapter.
             DataLoss: What arrived is not what the manifest says, or is not an adapter. Nothing is left at `out`.
@@ -581,7 +584,7 @@ class Client:
         errors.check_choice("format", format_name, adapter_formats.FORMATS)
         adapter = self.adapters.get(name)
         adapter_formats.check_export(format_name, adapter.settings, out)
-        folder = adapter_formats.folder_of(adapter, label)
+        folder = adapter_formats.folder_of(adapter, label, image)
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, so that it is there whole or not at all.
         with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
@@ -673,7 +676,7 @@ class Client:
 
         Raises:
             InvalidArgument: An adapter cannot be read, is of a kind that does not add up (dora, oft, boft), has another
-                adapter for each class, or is of another base model than the first (MERGE_CANNOT).
+                adapter for each class or image, or is of another base model than the first (MERGE_CANNOT).
             AlreadyExists: Something is at `out` (OUT_EXISTS).
             FailedPrecondition: numpy is not installed.
         """
@@ -691,12 +694,12 @@ class Client:
     ) -> adapter_formats.Stored:
         """An adapter of the service, fetched into a folder."""
         adapter = self.adapters.get(name)
-        if adapter.class_adapters:
+        if each := adapter_formats.has_several(adapter):
             raise errors.invalid_field(
                 "adapters",
                 name,
-                "has an adapter for each class",
-                "write those that are meant with `synthmix adapters export --class`, and merge the files",
+                f"has an adapter for each {each}",
+                f"write those that are meant with `synthmix adapters export --{each}`, and merge the files",
             )
         if adapter.settings.method in WITHOUT_ADAPTER:
             raise errors.invalid_field(

@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import fmean
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.image_data.image_table import read_index
+from synthmix.image_data.image_table import SOURCES, read_index
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
 from synthmix.image_data.trial_files import StoredTrial, read_trial
 from synthmix.service_kit.artifacts import Manifest, read_manifest
@@ -45,6 +45,7 @@ def leakage_checks(
         _image_sets(adapters, image_sets, trials),
         _trials(parts, trials),
         _real_only(store, parts, image_sets, trials),
+        *_children(store, parts, image_sets),
         _test_reads(trials),
         _epochs(results),
         _choice(comparison, results),
@@ -124,6 +125,23 @@ def _real_only(
         f"{others:,} of {plural(rows, 'prediction')} of other images than theirs, {found:,} of "
         f"{plural(len(synthetic), 'synthetic image')} among them",
     )
+
+
+def _children(store: ObjectStore, parts: Parts, image_sets: Sequence[Manifest]) -> list[LeakageCheck]:
+    """Of image sets that say which images each synthetic one is a child of; nothing if none does."""
+    classes = dict(zip(parts[0].sha256s, parts[0].class_names, strict=True))
+    right = []
+    for image_set in image_sets:
+        if image_set.summary.get(SOURCES):
+            index = read_index(store, image_set, ["label", SOURCES])
+            right += [
+                bool(sources) and {classes.get(sha256) for sha256 in sources} == {label}
+                for label, sources in zip(index["label"].to_pylist(), index[SOURCES].to_pylist(), strict=True)
+            ]
+    statement = (
+        "Synthetic images that are made with an adapter of one image are children of train images of their class"
+    )
+    return [_all(statement, right, "image", "have such parents alone")] if right else []
 
 
 def _test_reads(trials: Sequence[StoredTrial]) -> LeakageCheck:
