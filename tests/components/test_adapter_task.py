@@ -1,6 +1,7 @@
 """What a worker does for one adapter after another: the base model and the encoded images stay, and no byte changes."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import planning, recipe, task
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
+from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.latent_diffusion import kept_models
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.loading import FIELD
-from synthmix.service_kit.adapter_payloads import CLASS_TOKENS, LORA_WEIGHTS
+from synthmix.service_kit.adapter_payloads import CLASS_TOKENS, LORA_WEIGHTS, LOSSES
 from synthmix.service_kit.kept_values import give_back
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.study_control.split import create_split
@@ -240,6 +242,68 @@ def test_adapters_of_classes_are_resumed_to_the_same_bytes(
     assert weights_of(store, resumed) == whole
     assert resumed["summary"]["threads"] == THREADS
     assert sum(steps) <= 8 - interrupted_at + 1
+
+
+def test_each_image_has_an_adapter_that_saw_no_other_image(
+    store: MemoryObjectStore, train_part: str, tiny: str, calls: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = open_train_part(store, train_part, field="x")
+    count, seen = len(part), list[tuple[int, ...]]()
+    chosen = recipe.chosen
+
+    def noted(model: Any, settings: Any, latents: Any, rows: Any, held_out: Any) -> Any:
+        seen.append((*rows, *held_out))
+        return chosen(model, settings, latents, rows, held_out)
+
+    monkeypatch.setattr(recipe, "chosen", noted)
+    trained = artifact(store, train_part, tiny, 0, per="image", images_seen=8 * count)
+    assert sorted(seen) == [(row,) for row in range(count)]
+    assert calls == {"loaded": 1, "images": 1, "prompts": 1}
+    weights = weights_of(store, trained)
+    assert sorted(weights) == [f"image-{row:06d}/{LORA_WEIGHTS}" for row in range(count)]
+    assert len(set(weights.values())) == count
+    assert len(trained["payloads"]) == count + 1, "the courses of all trainings are one object"
+    [losses] = [item for item in trained["payloads"] if item["name"] == LOSSES]
+    courses = json.loads(store.get_bytes(f"{ArtifactName(ADAPTERS, '0' * 32)}/{losses['sha256']}"))
+    summary = trained["summary"]
+    assert [course[-1][1] for course in courses] == [item["final_loss"] for item in summary["adapters"]]
+    paths = read_index(store, part.manifest, ["path"])["path"].to_pylist()
+    for item in summary["adapters"]:
+        row = int(item["folder"].removeprefix("image-"))
+        assert (item["image"], item["label"]) == (part.sha256s[row], part.class_names[row])
+        assert item["path"] == paths[part.index_rows[row]]
+        assert item["labels"] == (part.class_names[row],)
+        assert item["images_seen"] == 8
+    assert summary["images_seen"] == 8 * count
+    assert len(json.dumps({"payloads": trained["payloads"], "summary": summary})) < 1000 * count + 2000
+
+
+@pytest.mark.parametrize("interrupted_at", [1, 5, 6])
+def test_adapters_of_images_are_resumed_to_the_same_bytes(
+    store: MemoryObjectStore, train_part: str, tiny: str, monkeypatch: pytest.MonkeyPatch, interrupted_at: int
+) -> None:
+    """Those that are finished are read as records alone, and one whose files are gone is trained again."""
+    count = len(open_train_part(store, train_part, field="x"))
+    asked = {"per": "image", "images_seen": 8 * count}
+    whole = artifact(store, train_part, tiny, 0, **asked)
+    monkeypatch.setattr(task, "CHECKPOINT_INTERVAL_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(task, "count_on_worker", interrupted_after(2 * interrupted_at))
+        artifact(store, train_part, tiny, 1, **asked)
+    finished = [key for key in store.keys if "/finished/" in key]
+    assert len(finished) == interrupted_at // 2
+    assert all(key.endswith(".json") and len(store.get_bytes(key)) < 2000 for key in finished)
+    if interrupted_at == 6:
+        [payload] = store.get_json(finished[0])["payloads"]
+        store.delete(f"{ArtifactName(ADAPTERS, f'{1:032x}')}/{payload['sha256']}")
+    steps: list[int] = []
+    monkeypatch.setattr(task, "count_on_worker", lambda metric, *others: steps.append(metric.endswith("_steps")))
+    resumed = artifact(store, train_part, tiny, 1, **asked)
+    assert weights_of(store, resumed) == weights_of(store, whole)
+    assert [item["name"] for item in resumed["payloads"]] == [item["name"] for item in whole["payloads"]]
+    assert {item["sha256"] for item in resumed["payloads"]} == {item["sha256"] for item in whole["payloads"]}
+    left = 2 * count - interrupted_at + (2 if interrupted_at == 6 else 0)
+    assert left <= sum(steps) <= left + 1
 
 
 def test_pictures_of_a_class_are_beside_its_own_adapter(

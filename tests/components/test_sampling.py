@@ -343,7 +343,7 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
     summary = {"grey": False, "base_model": str(folder), "classes": ["flat", "round"]}
     write_manifest(store, Manifest(name, inputs, {"settings": {"image_size": SIZE_PX}}, 1, payloads, summary))
     for seed in (1, 2, 1):
-        of_class = adapted_model(name, "automatic", f"class-000{seed}")
+        of_class = adapted_model(name, "automatic", (f"class-000{seed}",))
         torch.testing.assert_close(probe(of_class), probe(with_adapter(base, seed)))
 
     for number, value, said in ((3, 0.0, "changes nothing"), (4, float("nan"), "no numbers")):

@@ -57,7 +57,7 @@ def stored_adapter() -> MemoryObjectStore:
 
 def use(model: LatentDiffusion, store: MemoryObjectStore) -> None:
     sampling.open_object_store = lambda: store  # type: ignore[assignment]
-    sampling.adapted_model = lambda name, precision: model  # type: ignore[assignment]
+    sampling.adapted_model = lambda name, precision, *parts: model  # type: ignore[assignment]
 
 
 class GrowingSet:
