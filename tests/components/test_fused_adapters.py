@@ -23,7 +23,7 @@ from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.class_tokens import class_tokens
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, answers, probe
-from synthmix.service_kit.artifacts import Manifest, read_manifest, write_manifest, write_payload
+from synthmix.service_kit.artifacts import Manifest, Payload, read_manifest, write_manifest, write_payload
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.operation_records import OperationRecord, now
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName, OperationName
@@ -44,7 +44,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 
 def two(base: LatentDiffusion, found: BaseModel, folder: Path, method: str, targets: str, **others: Any) -> list[Path]:
     """The folders of two adapters that were trained on images of their own."""
-    settings, folders = settings_of(found, method, targets, **others), []
+    settings = settings_of(found, method, targets, **others)
+    folders: list[Path] = []
     for number, images in enumerate((pixels(10), 255 - pixels(10) // 2)):
         model, state = trained(base, settings, images=images)
         folders.append(written(adapter_files(model, state.first_factors), folder / f"{number}"))
@@ -117,7 +118,8 @@ def store(base: LatentDiffusion, found: BaseModel, folder: Path, monkeypatch: py
     monkeypatch.setattr(sampling, "open_object_store", lambda: store)
     settings = settings_of(found, "lora", "attention", image_size=32)
     settings.per = "image"
-    parts, payloads = [], []
+    parts: list[dict[str, str]] = []
+    payloads: list[Payload] = []
     for number in range(OF_EACH * len(LABELS)):
         model, state = trained(base, settings, images=np.roll(pixels(10), 40 * number))
         label, part = LABELS[number // OF_EACH], f"image-{number:06d}"

@@ -386,7 +386,8 @@ def test_an_image_set_that_is_too_small_says_how_large_it_must_be() -> None:
 def children(of_each: int, *, parents: int = 1) -> SyntheticImages:
     """An image set in which each train image has as many children; or each pair of neighbours of a class."""
     train = part(TrainPart)
-    labels, sources = [], []
+    labels: list[int] = []
+    sources: list[tuple[str, ...]] = []
     for label, name in enumerate(CLASSES):
         own = [sha256 for sha256, of_image in zip(train.sha256s, train.class_names, strict=True) if of_image == name]
         for number in range(of_each * len(own)):
@@ -405,11 +406,11 @@ def children(of_each: int, *, parents: int = 1) -> SyntheticImages:
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
 def test_rule_5_no_child_of_a_real_image_that_is_left_out(ratio: float, parents: int) -> None:
     train, synthetic = part(TrainPart), children(6, parents=parents)
+    assert synthetic.sources is not None
     mixtures = [compose(MixtureSpec("replace", ratio, IMAGE_SET), train, synthetic, seed) for seed in range(5)]
     for mixture in mixtures:
         kept = {train.sha256s[row] for row in mixture.real_rows}
         assert len(kept) < len(train)
-        assert synthetic.sources is not None
         assert all(kept.issuperset(synthetic.sources[row]) for row in mixture.synthetic_rows)
         assert len(mixture) == len(train)
         assert len(set(mixture.synthetic_rows)) == len(mixture.synthetic_rows)

@@ -6,6 +6,7 @@ front_end          the gRPC service
 planning           what a request means: defaults, checks, canonical form
 methods, targets   what can be trained, in which layers; optimizers and prior_options, by what and beside what
 held_out_rows      which train images are held out; portions, which ones each of an artifact's adapters has
+image_options      what an adapter for each image excludes, and what it costs
 sampling_defaults  how a training samples images on its way
 importing          what a request means that brings an adapter of another program
 model_service      the gRPC service of base models; model_importing, what a request means that brings one

@@ -1,4 +1,7 @@
-"""An adapter for each train image: what it excludes, how many there may be, and what they cost. Without torch."""
+"""An adapter for each train image: what it excludes, how many there may be, and what they cost. Without torch.
+
+LoFT: Kim et al. 2025 (arXiv:2505.11703).
+"""
 
 from collections.abc import Sequence
 

@@ -277,9 +277,10 @@ def _stored(run: _Run, of_artifact: Sequence[Portion], done: dict[str, Finished]
     """Writes the courses of the trainings, and returns all payloads and what the manifest says of the artifact."""
     finished = [done[portion.folder] for portion in of_artifact]
     adapters = [adapter.summary for adapter in finished]
-    courses = {in_folder(portion.folder, LOSSES): done[portion.folder].losses for portion in of_artifact}
     if run.settings.per == IMAGE:  # an object each would be as many again as there are adapters
-        courses = {LOSSES: [adapter.losses for adapter in finished]}
+        courses: dict[str, Any] = {LOSSES: [adapter.losses for adapter in finished]}
+    else:
+        courses = {in_folder(portion.folder, LOSSES): done[portion.folder].losses for portion in of_artifact}
     payloads = [payload for adapter in finished for payload in adapter.payloads]
     payloads += [
         write_payload(run.store, run.artifact, name, json.dumps(course).encode()) for name, course in courses.items()

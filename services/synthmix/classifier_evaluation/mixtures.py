@@ -5,7 +5,7 @@ Imported by front ends: numpy, no torch.
 
 import bisect
 import itertools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -234,7 +234,7 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
     return Mixture(real_rows, synthetic_rows, np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]]))
 
 
-def _has_all_parents(sources: Sequence[Sequence[str]], kept: Set[str]) -> np.ndarray:
+def _has_all_parents(sources: Sequence[Sequence[str]], kept: set[str]) -> np.ndarray:
     """Whether each image's sources are all among the kept ones, (images,) bool."""
     return np.array([kept.issuperset(parents) for parents in sources], dtype=bool)
 

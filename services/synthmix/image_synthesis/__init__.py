@@ -3,6 +3,7 @@
 front_end            the gRPC service; imports no torch
 planning             what a request means: defaults, checks, canonical form
 image_set_operation  one operation: a task for each shard that isn't there yet
+drawn_adapters       which of an artifact's adapters an image is made with
 sampling             what a worker does for one shard
 unet_rewrites        a UNet's modules, replaced by quicker ones that give the same numbers
 batch_size           how many images are made at once

@@ -66,8 +66,9 @@ def planned_images(
     settings = from_canonical(request["settings"], SynthesisSettings)
     counts = dict(sorted(request["class_images"].items()))
     labels, ends = list(counts), list(itertools.accumulate(counts.values()))
-    all_parts, ordered, images = tuple(parts), dict[str, tuple[AdapterPart, ...]](), []
-    own = own_captions(parts, captions)
+    all_parts, own = tuple(parts), own_captions(parts, captions)
+    images = []
+    ordered: dict[str, tuple[AdapterPart, ...]] = {}
     for index in indices:
         number = next(number for number, end in enumerate(ends) if index < end)
         within = index - (ends[number] - counts[labels[number]])
