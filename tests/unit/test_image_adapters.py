@@ -23,7 +23,7 @@ from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.generators import AdapterPart, adapter_parts, classes_made
 from synthmix.image_data.image_table import SOURCES, Shard, read_index
-from synthmix.image_data.split_parts import TrainPart, open_train_part
+from synthmix.image_data.split_parts import TrainPart, open_split, open_train_part
 from synthmix.image_data.synthetic_images import open_image_set
 from synthmix.image_synthesis import planning as image_sets
 from synthmix.image_synthesis.drawn_adapters import drawn, in_drawing_order
@@ -33,6 +33,7 @@ from synthmix.latent_diffusion.base_model import BUILTIN, resolve
 from synthmix.service_kit.artifacts import Manifest, Payload, write_manifest
 from synthmix.service_kit.errors import InvalidArgument
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
+from synthmix.study_control import leakage
 from synthmix.study_control.split import create_split
 
 ADAPTER = ArtifactName(ADAPTERS, "e" * 32)
@@ -103,6 +104,17 @@ def test_a_plan_says_how_many_adapters_there_are_and_how_long_each_learns(
 
 def plan_of_all(store: MemoryObjectStore, train_split: str) -> Any:
     return adapters.plan(store, adapters_pb2.Adapter(train_split=train_split, settings=AdapterSettings())).plan
+
+
+def test_tokens_that_come_first_leave_images_for_each_adapter(
+    store: MemoryObjectStore, train_split: str, train: TrainPart
+) -> None:
+    asked = {"images_seen": 20 * len(train), "class_tokens": 1}
+    plan(store, train_split, class_token_images_seen=19, **asked)
+    with pytest.raises(
+        InvalidArgument, match=rf"20 leaves no images .* each of {len(train)} sees 20 of"
+    ):
+        plan(store, train_split, class_token_images_seen=20, **asked)
 
 
 def test_more_adapters_than_an_artifact_holds_are_refused(
@@ -257,6 +269,25 @@ def test_the_index_says_which_images_each_one_is_a_child_of(store: MemoryObjectS
     assert found is not None and {len(sources) for sources in found} == {fused}
     [*_, index] = write_index(store, target, request(a=70, b=3), shards)
     assert SOURCES not in read_index(store, dataclasses.replace(manifest, payloads=(index,))).column_names
+
+
+@pytest.mark.parametrize(
+    ("row", "label", "status"), [(0, "alpha", "held"), (0, "beta", "broken"), (None, "alpha", "broken")]
+)
+def test_the_report_looks_at_whose_children_images_are(
+    store: MemoryObjectStore, train_split: str, row: int | None, label: str, status: str
+) -> None:
+    parts = open_split(store, train_split.removesuffix("/parts/train"), field="x")
+    parents = {name: parts[0].class_names.index(name) for name in ("alpha", "beta")}
+    sha256 = "f" * 64 if row is None else parts[0].sha256s[parents["alpha"]]
+    asked, target = request(**{label: 2}), ArtifactName(IMAGE_SETS, "f" * 32)
+    shards = {0: Shard(Payload("s0", "0" * 64, 1), ["1" * 64, "2" * 64])}
+    [*_, index] = write_index(store, target, asked, shards, [AdapterPart("image-000000", label, sha256)])
+    sets = [Manifest(target, {}, asked, 1, (index,), {SOURCES: True})]
+    [line] = leakage.children(store, parts, sets)
+    assert line.status == status
+    assert line.evidence.startswith("2 of 2 images" if status == "held" else "0 of 2 images")
+    assert leakage.children(store, parts, [dataclasses.replace(sets[0], summary={})]) == []
 
 
 # What an image set's plan says

@@ -7,7 +7,7 @@ import numpy as np
 
 from synthmix.adapter_training import image_options, methods, optimizers, prior_options
 from synthmix.adapter_training.held_out_rows import MOST_IMAGES, NOISE_LEVELS
-from synthmix.adapter_training.portions import IMAGE, Portion, portions
+from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.sampling_defaults import ANSWERS_PER_IMAGE
 from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers
 from synthmix.api.adapters.v1 import adapters_pb2
@@ -20,6 +20,7 @@ from synthmix.image_data.autoencoder_checks import (
     stored_in_colour,
 )
 from synthmix.image_data.captions import CAPTION_ALONE, train_captions
+from synthmix.image_data.fused_adapters import IMAGE
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
@@ -276,6 +277,19 @@ def _check_learned(settings: adapters_pb2.AdapterSettings, problems: Problems) -
             )
 
 
+def _check_tokens_first(settings: adapters_pb2.AdapterSettings, adapters: Sequence[Portion]) -> None:
+    """Raises InvalidArgument if the class tokens' turn leaves none of the images that each of several adapters sees."""
+    each = adapters[0].images_seen
+    if settings.class_token_images_seen >= each and len(adapters) > 1:
+        raise invalid_field(
+            "adapter.settings.class_token_images_seen",
+            settings.class_token_images_seen,
+            f"leaves no images for an adapter: each of {len(adapters):,} sees {each:,} of {settings.images_seen:,}",
+            f"use less than {each:,}, or raise images_seen",
+            reason="OUT_OF_RANGE",
+        )
+
+
 def check_image_size(settings: adapters_pb2.AdapterSettings, base_model: BaseModel) -> None:
     """Raises InvalidArgument for a side that the base model's latents do not divide. `settings` have one."""
     multiple_px = max(8, base_model.latent_factor)  # 8 is diffusers' own rule; factors are powers of 2
@@ -423,6 +437,7 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
         warnings += check_tokens("adapter.settings.prior_prompt", settings.prior_prompt, train.classes, tokenizers)
     image_options.check_adapters(settings, len(train))
     adapters = portions(train, settings)
+    _check_tokens_first(settings, adapters)
     known = quantities(settings, base_model, adapters, train.classes)
     [parameters] = [item.value for item in known if item.name == "parameters"]
     image_options.check_bytes(settings, parameters, len(adapters))

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from synthmix.adapter_training.held_out_rows import held_out_rows
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
+from synthmix.image_data.fused_adapters import IMAGE
 from synthmix.image_data.split_parts import TrainPart
 
-DATASET, CLASS, IMAGE = "dataset", "class", "image"
+DATASET, CLASS = "dataset", "class"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from synthmix.adapter_training.checkpoints import (
 )
 from synthmix.adapter_training.inputs import open_captions, open_inputs
 from synthmix.adapter_training.kept_inputs import INPUTS
-from synthmix.adapter_training.portions import IMAGE, Portion, portions
+from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.previews import Previews
 from synthmix.adapter_training.prior_images import Prior, base_models_latents
 from synthmix.adapter_training.prior_options import TRAIN, all_prompts
@@ -40,6 +40,7 @@ from synthmix.adapter_training.training_prompts import (
 )
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.captions import captions_file, captions_of_classes
+from synthmix.image_data.fused_adapters import IMAGE
 from synthmix.image_data.generators import BASE_MODEL_KIND, ORIGINAL_PX, recorded_adapter_settings
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.pixel_cache import are_grey, pixels

@@ -45,7 +45,7 @@ def leakage_checks(
         _image_sets(adapters, image_sets, trials),
         _trials(parts, trials),
         _real_only(store, parts, image_sets, trials),
-        *_children(store, parts, image_sets),
+        *children(store, parts, image_sets),
         _test_reads(trials),
         _epochs(results),
         _choice(comparison, results),
@@ -127,7 +127,7 @@ def _real_only(
     )
 
 
-def _children(store: ObjectStore, parts: Parts, image_sets: Sequence[Manifest]) -> list[LeakageCheck]:
+def children(store: ObjectStore, parts: Parts, image_sets: Sequence[Manifest]) -> list[LeakageCheck]:
     """Of image sets that say which images each synthetic one is a child of; nothing if none does."""
     classes = dict(zip(parts[0].sha256s, parts[0].class_names, strict=True))
     right = []
