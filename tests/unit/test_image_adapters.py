@@ -111,9 +111,7 @@ def test_tokens_that_come_first_leave_images_for_each_adapter(
 ) -> None:
     asked = {"images_seen": 20 * len(train), "class_tokens": 1}
     plan(store, train_split, class_token_images_seen=19, **asked)
-    with pytest.raises(
-        InvalidArgument, match=rf"20 leaves no images .* each of {len(train)} sees 20 of"
-    ):
+    with pytest.raises(InvalidArgument, match=rf"20 leaves no images .* each of {len(train)} sees 20 of"):
         plan(store, train_split, class_token_images_seen=20, **asked)
 
 
