@@ -19,8 +19,10 @@ from synthmix.adapter_training.portions import portions
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
+from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.classifier_evaluation import planning as evaluations
 from synthmix.image_data.generators import AdapterPart, adapter_parts, classes_made
 from synthmix.image_data.image_table import SOURCES, Shard, read_index
 from synthmix.image_data.split_parts import TrainPart, open_split, open_train_part
@@ -31,7 +33,7 @@ from synthmix.image_synthesis.shard_ranges import SHARD_IMAGES, shard_count, sha
 from synthmix.image_synthesis.shards import planned_images, write_index
 from synthmix.latent_diffusion.base_model import BUILTIN, resolve
 from synthmix.service_kit.artifacts import Manifest, Payload, write_manifest
-from synthmix.service_kit.errors import InvalidArgument
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 from synthmix.study_control import leakage
 from synthmix.study_control.split import create_split
@@ -286,6 +288,35 @@ def test_the_report_looks_at_whose_children_images_are(
     assert line.status == status
     assert line.evidence.startswith("2 of 2 images" if status == "held" else "0 of 2 images")
     assert leakage.children(store, parts, [dataclasses.replace(sets[0], summary={})]) == []
+
+
+def test_an_evaluation_is_refused_if_too_few_children_may_be_taken(
+    store: MemoryObjectStore, train_split: str, train: TrainPart
+) -> None:
+    """Before anything is trained: of what a mixture leaves out it takes no children, so that some are left over."""
+    parts = [
+        AdapterPart(f"image-{row:06d}", *of_row) for row, of_row in enumerate(zip(train.class_names, train.sha256s))
+    ]
+    counts = dict(Counter(train.class_names))
+    target, asked = ArtifactName(IMAGE_SETS, "f" * 32), request(**counts)
+    shards = {0: Shard(Payload("s0", "0" * 64, 1), [f"{index:064x}" for index in range(len(train))])}
+    store.put_bytes(f"{target}/{'0' * 64}", b"x")
+    payloads = write_index(store, target, asked, shards, parts)
+    write_manifest(store, dataclasses.replace(of_images(parts), inputs={"train_split": train.digest}, payloads=()))
+    summary = {SOURCES: True, "imported_adapter": False}
+    write_manifest(store, Manifest(target, {"adapter": ADAPTER.id}, asked, 3, tuple(payloads), summary))
+
+    def plan_of(ratio: float, mode: str = "replace") -> Any:
+        mixtures = evaluations_pb2.MixtureSettings(mode=mode, ratios=[ratio])
+        evaluation = evaluations_pb2.Evaluation(
+            split=train_split.removesuffix("/parts/train"), image_sets=[str(target)], mixtures=mixtures, seeds=2
+        )
+        return evaluations.plan(store, evaluation, validate_only=False).plan
+
+    assert plan_of(0.5).total == 4
+    assert plan_of(1.0).total == plan_of(0.75, "append").total == 4
+    with pytest.raises(FailedPrecondition, match="too few children of the real images that replace 75 % keeps"):
+        plan_of(0.75)
 
 
 # What an image set's plan says
