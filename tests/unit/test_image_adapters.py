@@ -295,7 +295,8 @@ def test_an_evaluation_is_refused_if_too_few_children_may_be_taken(
 ) -> None:
     """Before anything is trained: of what a mixture leaves out it takes no children, so that some are left over."""
     parts = [
-        AdapterPart(f"image-{row:06d}", *of_row) for row, of_row in enumerate(zip(train.class_names, train.sha256s))
+        AdapterPart(f"image-{row:06d}", label, sha256)
+        for row, (label, sha256) in enumerate(zip(train.class_names, train.sha256s, strict=True))
     ]
     counts = dict(Counter(train.class_names))
     target, asked = ArtifactName(IMAGE_SETS, "f" * 32), request(**counts)
@@ -309,7 +310,11 @@ def test_an_evaluation_is_refused_if_too_few_children_may_be_taken(
     def plan_of(ratio: float, mode: str = "replace") -> Any:
         mixtures = evaluations_pb2.MixtureSettings(mode=mode, ratios=[ratio])
         evaluation = evaluations_pb2.Evaluation(
-            split=train_split.removesuffix("/parts/train"), image_sets=[str(target)], mixtures=mixtures, seeds=2
+            split=train_split.removesuffix("/parts/train"),
+            image_sets=[str(target)],
+            mixtures=mixtures,
+            classifier=evaluations_pb2.ClassifierSettings(pretrained=False),
+            seeds=2,
         )
         return evaluations.plan(store, evaluation, validate_only=False).plan
 
