@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -333,3 +334,128 @@ def test_pictures_of_a_class_are_beside_its_own_adapter(
 
 def pictures_of(trained: dict[str, Any]) -> list[str]:
     return [item["name"] for item in trained["payloads"] if item["name"].endswith(".png")]
+
+
+STOPPED = [
+    pytest.param({}, id="plain"),
+    pytest.param({"ema_decay": 0.9}, id="average"),
+    pytest.param({"held_out": 0.2, "evaluations": 5, "patience": 5, "previews": 1}, id="held out, with pictures"),
+    pytest.param({"class_tokens": 1, "class_token_images_seen": 10, "dropout": 0.2}, id="tokens first"),
+    *(
+        pytest.param(
+            {"optimizer": optimizer, "learning_rate": rate},
+            marks=pytest.mark.skipif(find_spec(module) is None, reason=f"{module} is not installed"),
+            id=optimizer,
+        )
+        for optimizer, module, rate in (("prodigy", "prodigyopt", 1.0), ("schedule_free", "schedulefree", 1e-2))
+    ),
+]
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An item for each optimizer step that is done."""
+    done: list[int] = []
+    count = task.count_on_worker
+
+    def counted(metric: str, amount: int, service: str) -> None:
+        count(metric, amount, service)
+        done.extend([1] if metric.endswith("_steps") else [])
+
+    monkeypatch.setattr(task, "count_on_worker", counted)
+    return done
+
+
+def payloads_of(trained: dict[str, Any]) -> dict[str, str]:
+    return {item["name"]: item["sha256"] for item in trained["payloads"]}
+
+
+@pytest.mark.parametrize("options", STOPPED)
+def test_a_training_that_stopped_is_gone_on_from_to_the_same_bytes(
+    store: MemoryObjectStore, train_part: str, tiny: str, steps: list[int], options: dict[str, Any]
+) -> None:
+    whole = artifact(store, train_part, tiny, 0, **options)
+    assert not states(store), "but of what is to stop"
+    first = artifact(store, train_part, tiny, 1, stop_at=14, **options)
+    steps.clear()
+    second = artifact(store, train_part, tiny, 2, stop_at=28, threads=2, **options)
+    assert len(steps) == 3, "from the fourth batch to the seventh"
+    third = artifact(store, train_part, tiny, 3, **options)
+    assert len(steps) == 6
+    assert payloads_of(third) == payloads_of(whole)
+    assert third["summary"] == whole["summary"]
+    assert second["summary"]["threads"] == THREADS, "as the first part of it"
+    if "patience" not in options:  # which keeps the weights of the lowest loss
+        assert [item["summary"]["images_seen"] for item in (first, second, third)] == [16, 28, 40]
+
+    store.delete_prefix("checkpoints/")
+    steps.clear()
+    from_the_beginning = artifact(store, train_part, tiny, 4, stop_at=28, **options)
+    assert len(steps) == 7
+    assert payloads_of(from_the_beginning) == payloads_of(second)
+    assert from_the_beginning["summary"] == second["summary"]
+
+
+def states(store: MemoryObjectStore) -> list[str]:
+    """The keys of trainings as they stand where they stopped."""
+    return [key for key in store.keys if "/stopped/" in key]
+
+
+def test_what_is_stored_where_a_training_stops_is_what_would_be_used(
+    store: MemoryObjectStore, train_part: str, tiny: str
+) -> None:
+    """Its average, beside a state in which the weights are those that learn on."""
+    [weights] = weights_of(store, artifact(store, train_part, tiny, 0, stop_at=16, ema_decay=0.9)).values()
+    [key] = states(store)
+    state = load(store.get_bytes(key))
+    stored = list(load(weights).values())
+    for kind, is_stored in (("average", True), ("parameter", False)):
+        of_kind = [value for name, value in state.items() if name.startswith(f"{kind}.") and "lora_B" in name]
+        assert of_kind
+        assert all(any(torch.equal(value, other) for other in stored) == is_stored for value in of_kind)
+
+
+def test_a_training_that_died_when_it_had_stopped_trains_nothing_again(
+    store: MemoryObjectStore, train_part: str, tiny: str, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"stop_at": 16, "previews": 1, "evaluations": 5, "held_out": 0.2}
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(task, "adapter_files", lambda *arguments: 1 / 0)
+        artifact(store, train_part, tiny, 0, **asked)
+    steps.clear()
+    again = artifact(store, train_part, tiny, 0, **asked)
+    assert not steps
+    store.delete_prefix("checkpoints/")
+    assert payloads_of(again) == payloads_of(artifact(store, train_part, tiny, 1, **asked))
+    assert len(steps) == 4
+    assert pictures_of(again) == ["previews/000000000008.png", "previews/000000000016.png"]
+
+
+def test_a_training_goes_on_from_nothing_that_is_beyond_its_end_or_another_s(
+    store: MemoryObjectStore, train_part: str, tiny: str, steps: list[int]
+) -> None:
+    artifact(store, train_part, tiny, 0, stop_at=16)
+    [kept] = states(store)
+    assert kept.endswith("/000000000016.safetensors")
+    artifact(store, train_part, tiny, 1, stop_at=28)
+    [kept] = states(store)
+    assert kept.endswith("/000000000028.safetensors"), "the one before is needed no more"
+    steps.clear()
+    artifact(store, train_part, tiny, 2, stop_at=20)
+    assert len(steps) == 5
+    artifact(store, train_part, tiny, 3, stop_at=28, seed=1)
+    assert len(steps) == 5 + 7
+    assert len(states(store)) == 3
+
+
+def test_a_training_that_ended_early_is_over_for_those_that_go_on_from_it(
+    store: MemoryObjectStore, train_part: str, tiny: str, steps: list[int]
+) -> None:
+    options = {"held_out": 0.2, "evaluations": 10, "patience": 1, "learning_rate": 0.9, "dropout": 0.5}
+    whole = artifact(store, train_part, tiny, 0, **options)
+    ended = len(steps)
+    assert ended < 9, "or this shows nothing"
+    stopped = artifact(store, train_part, tiny, 1, stop_at=36, **options)
+    steps.clear()
+    assert payloads_of(artifact(store, train_part, tiny, 2, **options)) == payloads_of(whole) == payloads_of(stopped)
+    assert not steps

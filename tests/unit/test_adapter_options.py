@@ -107,6 +107,22 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"patience": 3}, "patience", "waits for the loss on held-out images", "set held_out, such as 0.1, or leave"),
     ({"held_out": 0.1, "evaluations": 0}, "evaluations", "is out of range", "use a value between 1 and 1000"),
     ({"evaluations": 5}, "evaluations", "says how often the loss on held-out images is measured", "set held_out, such"),
+    (
+        {"stop_at": 4800},
+        "stop_at",
+        "is not below images_seen, 4800, with which the training ends",
+        "lower it, or leave it out",
+    ),
+    ({"stop_at": 101, "images_seen": 100}, "stop_at", "is not below images_seen, 100", "lower it, or leave it out"),
+    ({"stop_at": 0}, "stop_at", "is out of range", "use a value between 1 and 1000000000 images"),
+    ({"stop_at": 600, "per": "class"}, "stop_at", "ends one training, and each class has", "or use per: dataset"),
+    (
+        # Both end in the second batch of 16.
+        {"stop_at": 32, "class_tokens": 1, "class_token_images_seen": 17},
+        "stop_at",
+        "ends the training while class tokens alone are learned",
+        "use more than 32, or a lower class_token_images_seen",
+    ),
     ({"previews": 17}, "previews", "is out of range", "use a value between 0 and 16 images"),
     ({"previews": -1}, "previews", "is out of range", "use a value between 0 and 16 images"),
     (
@@ -357,6 +373,12 @@ def test_what_cannot_be_done_is_refused_by_field_value_and_remedy(
     assert violation.description.startswith(repr(value[int(index)] if index else value)[:110].rstrip("'"))
     assert problem in violation.description
     assert remedy in violation.description.partition(problem)[2]
+
+
+def test_a_stop_is_told_of_batches_that_there_can_be(builtin: BaseModel) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        planned(AdapterSettings(stop_at=600, batch_size=0), builtin)
+    assert [item.field for item in raised.value.violations] == ["adapter.settings.batch_size"]
 
 
 def test_these_are_many_refusals() -> None:

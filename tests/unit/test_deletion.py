@@ -263,6 +263,20 @@ def test_an_evaluation_with_cascade_takes_its_study_and_its_own_trials(world: Wo
     }
 
 
+def test_a_dataset_takes_what_trainings_go_on_from(world: World) -> None:
+    """Trainings that were to stop are gone on from under an id that no operation may have had yet."""
+    world.dataset(2)
+    world.split(2, 2)
+    keys = [
+        f"{OperationName('adapter-training', letter * 32).checkpoints}stopped/{part}-{BASE_MODEL}/1"
+        for letter, part in (("a", world.part("train", 1)), ("b", world.part("train", 2)))
+    ]
+    for key in keys:
+        world.store.put_bytes(key, b"learnt")
+    world.delete(DATASETS, 1, force=True)
+    assert [key for key in keys if world.store.stat(key)] == keys[1:]
+
+
 def test_a_dataset_takes_its_splits(world: World) -> None:
     world.dataset(9)
     world.split(9, 9)

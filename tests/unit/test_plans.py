@@ -12,6 +12,7 @@ from image_archives import dataset, encoded, noise, plates
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import optimizers
 from synthmix.adapter_training import planning as adapters
+from synthmix.adapter_training.stopped import key_of
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
@@ -24,6 +25,7 @@ from synthmix.image_data.reconstruction_quality import ReconstructionQuality
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.image_synthesis import planning as image_sets
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
+from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName
@@ -120,6 +122,28 @@ def test_prior_preservation_is_in_the_predicted_time(store: MemoryObjectStore, t
     with pytest.raises(InvalidArgument, match="cut off") as raised:
         adapter(store, tmp_path, files, prior_preservation=1.0, prior_prompt=LONG + "{label}")
     assert [item.field for item in raised.value.violations] == ["adapter.settings.prior_prompt"]
+
+
+def test_what_is_left_of_a_training_is_in_the_predicted_time(store: MemoryObjectStore, tmp_path: Path) -> None:
+    imported = dataset(store, tmp_path, of_classes("alpha", "beta"))
+    split = create_split(store, imported, SplitSettings(test=0.3, validation=0.2, seed=1))
+
+    def planned(**options: Any) -> Planned:
+        settings = adapters_pb2.AdapterSettings(images_seen=1000, held_out=0.2, **options)
+        return adapters.plan(store, adapters_pb2.Adapter(train_split=f"{split}/parts/train", settings=settings))
+
+    def seconds(**options: Any) -> float:
+        return planned(**options).plan.predicted_seconds - adapters.START_SECONDS
+
+    whole = seconds()
+    assert planned(stop_at=100).plan.total == 100
+    assert seconds(stop_at=100) == pytest.approx(whole / 10)
+    # As it is after seven batches of 16.
+    store.put_bytes(key_of(planned(stop_at=100).request, 112), b"")
+    assert seconds(stop_at=500) == pytest.approx(whole * 0.388)
+    assert seconds() == pytest.approx(whole * 0.888)
+    assert seconds(stop_at=90) == pytest.approx(whole * 0.09), "which it is beyond"
+    assert seconds(stop_at=500, seed=1) == pytest.approx(whole / 2), "of another training"
 
 
 def test_warnings_of_an_adapter_s_plan(store: MemoryObjectStore, tmp_path: Path) -> None:

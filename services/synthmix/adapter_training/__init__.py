@@ -23,5 +23,5 @@ recipe             the training loop, with objective, training_prompts, prior_im
 previews           what an adapter makes of each class on its way
 fresh_adapters     what is trained, as it begins; adapter_files, what it is stored as
 computation        in what numbers a step computes, and unet_rewrites, how it takes less time; optimizer_states
-checkpoints        a training's state in object storage
+checkpoints        a training's state in object storage, and stopped, where it was to end before its last image
 """

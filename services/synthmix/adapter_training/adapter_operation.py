@@ -7,6 +7,7 @@ nothing. The training resumes from its checkpoint wherever it is started again.
 from dataclasses import asdict
 
 from synthmix.adapter_training.checkpoints import delete_checkpoints
+from synthmix.adapter_training.stopped import end_of
 from synthmix.image_data.autoencoder_checks import CheckRequest, check_warnings, find_check
 from synthmix.image_data.generators import IMPORTED, recorded_adapter_settings
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
@@ -22,7 +23,7 @@ def run(context: OperationContext) -> ArtifactName:
     if IMPORTED in request:
         function, total, unit, message = "synthmix.adapter_training.import_task:import_adapter", 1, "adapter", "reading"
     else:
-        function, total = "synthmix.adapter_training.task:train", settings.images_seen
+        function, total = "synthmix.adapter_training.task:train", end_of(settings)
         unit, message = "images seen", "training"
     context.update(total=total, unit=unit, message=message)
     if find_manifest(context.store, target) is None:

@@ -65,18 +65,9 @@ class Finished:
 
 
 def write_checkpoint(store: ObjectStore, operation: OperationName, checkpoint: Checkpoint) -> None:
-    from safetensors.torch import save
-
     older = _keys(store, operation)
-    key = f"{operation.checkpoints}{checkpoint.images_seen:012d}{ENDING}"
-    metadata = {
-        "losses": json.dumps(checkpoint.losses),
-        "threads": str(checkpoint.threads),
-        "held_out": json.dumps(checkpoint.held_out),
-        "folder": checkpoint.folder,
-        "micro_batch": str(checkpoint.micro_batch),
-    }
-    store.put_bytes(key, save(checkpoint.tensors, metadata=metadata))
+    key = f"{operation.checkpoints}{leaf_of(checkpoint.images_seen)}"
+    store.put_bytes(key, to_bytes(checkpoint))
     for stale in older:
         if stale != key:
             store.delete(stale)
@@ -84,15 +75,39 @@ def write_checkpoint(store: ObjectStore, operation: OperationName, checkpoint: C
 
 def read_newest_checkpoint(store: ObjectStore, operation: OperationName) -> Checkpoint | None:
     """None if there is no checkpoint."""
+    keys = _keys(store, operation)
+    return from_bytes(images_seen_at(keys[-1]), store.get_bytes(keys[-1])) if keys else None
+
+
+def leaf_of(images_seen: int) -> str:
+    """What stands last in a checkpoint's key, zero-padded, so that the order of keys is the order of images seen."""
+    return f"{images_seen:012d}{ENDING}"
+
+
+def images_seen_at(key: str) -> int:
+    """After how many images seen a training was as the checkpoint of this key says."""
+    return int(key.rpartition("/")[2].removesuffix(ENDING))
+
+
+def to_bytes(checkpoint: Checkpoint) -> bytes:
+    from safetensors.torch import save
+
+    metadata = {
+        "losses": json.dumps(checkpoint.losses),
+        "threads": str(checkpoint.threads),
+        "held_out": json.dumps(checkpoint.held_out),
+        "folder": checkpoint.folder,
+        "micro_batch": str(checkpoint.micro_batch),
+    }
+    return save(checkpoint.tensors, metadata=metadata)
+
+
+def from_bytes(images_seen: int, data: bytes) -> Checkpoint:
     from safetensors.torch import load
 
-    keys = _keys(store, operation)
-    if not keys:
-        return None
-    data = store.get_bytes(keys[-1])
     metadata = _metadata(data)
     return Checkpoint(
-        int(keys[-1].rpartition("/")[2].removesuffix(ENDING)),
+        images_seen,
         load(data),
         json.loads(metadata["losses"]),
         int(metadata["threads"]) if "threads" in metadata else None,
@@ -142,7 +157,6 @@ def delete_checkpoints(store: ObjectStore, operation: OperationName) -> None:
 
 
 def _keys(store: ObjectStore, operation: OperationName) -> list[str]:
-    # Zero-padded, so that the order of keys is the order of images seen.
     keys = (item.key for item in store.list(operation.checkpoints))
     return sorted(key for key in keys if "/" not in key.removeprefix(operation.checkpoints))
 

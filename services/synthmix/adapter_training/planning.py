@@ -7,8 +7,9 @@ import numpy as np
 
 from synthmix.adapter_training import image_options, methods, optimizers, prior_options
 from synthmix.adapter_training.held_out_rows import MOST_IMAGES, NOISE_LEVELS
-from synthmix.adapter_training.portions import Portion, portions
+from synthmix.adapter_training.portions import DATASET, Portion, portions
 from synthmix.adapter_training.sampling_defaults import ANSWERS_PER_IMAGE
+from synthmix.adapter_training.stopped import end_of, images_seen_before, steps_for
 from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.operations.v1 import operations_pb2
@@ -150,6 +151,8 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
             )
     _check_text(settings, base_model, problems)
     _check_learned(settings, problems)
+    if sound:  # by what a batch can be
+        _check_stop(settings, problems)
     with problems:
         if settings.patience and not settings.held_out and settings.per != IMAGE:
             raise invalid_field(
@@ -288,6 +291,39 @@ def _check_tokens_first(settings: adapters_pb2.AdapterSettings, adapters: Sequen
             f"use less than {each:,}, or raise images_seen",
             reason="OUT_OF_RANGE",
         )
+
+
+def _check_stop(settings: adapters_pb2.AdapterSettings, problems: Problems) -> None:
+    """Collects an end before which nothing was learned, or that is none before the training's own."""
+    if not settings.HasField("stop_at"):
+        return
+    with problems:
+        if settings.stop_at >= settings.images_seen:
+            raise invalid_field(
+                "adapter.settings.stop_at",
+                settings.stop_at,
+                f"is not below images_seen, {settings.images_seen}, with which the training ends in any case",
+                "lower it, or leave it out",
+                reason="OUT_OF_RANGE",
+            )
+    with problems:
+        if settings.per != DATASET:
+            raise invalid_field(
+                "adapter.settings.stop_at",
+                settings.stop_at,
+                f"ends one training, and each {settings.per} has one of its own",
+                "leave it out, or use per: dataset",
+            )
+    with problems:
+        of_tokens = steps_for(settings.class_token_images_seen, settings)
+        if settings.class_token_images_seen and steps_for(settings.stop_at, settings) <= of_tokens:
+            raise invalid_field(
+                "adapter.settings.stop_at",
+                settings.stop_at,
+                "ends the training while class tokens alone are learned, before the adapter is",
+                f"use more than {of_tokens * settings.batch_size}, or a lower class_token_images_seen",
+                reason="OUT_OF_RANGE",
+            )
 
 
 def check_image_size(settings: adapters_pb2.AdapterSettings, base_model: BaseModel) -> None:
@@ -456,16 +492,18 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     measured = settings.evaluations * NOISE_LEVELS * sum(min(MOST_IMAGES, len(item.held_out)) for item in adapters)
     of_prior, forward = prior_options.work(settings, len(set(train.labels)))
     shown = settings.evaluations * settings.previews * len(set(train.labels)) * ANSWERS_PER_IMAGE
+    end = end_of(settings)
+    left = (end - min(images_seen_before(store, request), end)) / settings.images_seen
     learned, seconds_besides = image_options.work(settings, adapters, builtin=builtin)
-    images = learned + of_prior + FORWARD_SHARE * (measured + forward + shown)
+    images = left * (learned + of_prior + FORWARD_SHARE * (measured + shown)) + FORWARD_SHARE * forward
     seconds = START_SECONDS + seconds_besides + images * image_seconds * scale
     return Planned(
         request,
         names,
         operations_pb2.Plan(
             target=str(target),
-            total=settings.images_seen,
-            done=settings.images_seen if done else 0,
+            total=end,
+            done=end if done else 0,
             unit="images seen",
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else 1,

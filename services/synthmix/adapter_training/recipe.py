@@ -32,6 +32,7 @@ from synthmix.adapter_training.optimizer_states import (
 )
 from synthmix.adapter_training.prior_images import EPOCH, Prior
 from synthmix.adapter_training.prior_options import all_prompts
+from synthmix.adapter_training.stopped import end_of, steps_for
 from synthmix.adapter_training.training_prompts import TrainingPrompts
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.adapters import PARTS
@@ -192,7 +193,7 @@ def train(
     draw: Callable[[int, int], None] | None = None,
     original_px: int | None = None,
 ) -> None:
-    """Trains from state.step to the end. The model then has the adapter's weights: the last, the average or the best.
+    """Trains from state.step until it is over. The model then has the adapter's weights: last, average or best.
 
     Args:
         settings: With all their defaults.
@@ -232,7 +233,7 @@ def train(
             with autocast:
                 draw(images_seen, state.micro_batch or settings.batch_size)
 
-    while state.step < total_steps and not _ends_early(state, settings):
+    while not is_over(state, settings):
         share = _learning(state, settings, total_steps)
         for group in state.optimizer.param_groups:
             group["lr"] = settings.learning_rate * share * group.get("ratio", 1.0)
@@ -312,7 +313,7 @@ def _learning(state: TrainingState, settings: AdapterSettings, total_steps: int)
 
     Class tokens may come first, alone. Each of the two trainings has the whole course of the learning rate.
     """
-    first = math.ceil(settings.class_token_images_seen / settings.batch_size)
+    first = steps_for(settings.class_token_images_seen, settings)
     if not first:
         return learning_rate_share_of(settings, state.step, total_steps)
     for name, value in state.parameters.items():
@@ -366,6 +367,11 @@ def _as_it_would_be(model: LatentDiffusion, state: TrainingState) -> Iterator[No
             state.parameters[name].copy_(value)
 
 
+def is_over(state: TrainingState, settings: AdapterSettings) -> bool:
+    """Whether all steps are done, or those up to stop_at, or the loss on held-out images ends the training."""
+    return state.step >= steps_for(end_of(settings), settings) or _ends_early(state, settings)
+
+
 def _ends_early(state: TrainingState, settings: AdapterSettings) -> bool:
     """Whether the lowest loss on held-out images is `patience` evaluations ago."""
     losses = [measured.loss for measured in state.held_out]
@@ -382,13 +388,13 @@ def kept_images_seen(state: TrainingState, settings: AdapterSettings) -> int:
 
 
 def _images_seen(state: TrainingState, settings: AdapterSettings) -> int:
-    """As many as were asked for at the end, whose batch may be larger than what was left."""
+    """As many as were asked for at the whole training's end, whose batch may be larger than what was left."""
     return min(state.step * settings.batch_size, settings.images_seen)
 
 
 def training_steps(settings: AdapterSettings) -> int:
-    """Optimizer steps of a whole training, whose length is given in images seen."""
-    return math.ceil(settings.images_seen / settings.batch_size)
+    """Optimizer steps of a whole training, whose length is given in images seen, wherever it is to stop."""
+    return steps_for(settings.images_seen, settings)
 
 
 def batch_rows(

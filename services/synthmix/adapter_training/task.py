@@ -29,6 +29,7 @@ from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.previews import Previews
 from synthmix.adapter_training.prior_images import Prior, base_models_latents
 from synthmix.adapter_training.prior_options import TRAIN, all_prompts
+from synthmix.adapter_training.stopped import Stopped, read_stopped, write_stopped
 from synthmix.adapter_training.training_prompts import (
     Subjects,
     TrainingPrompts,
@@ -50,7 +51,7 @@ from synthmix.latent_diffusion.conditions import Conditions
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.latent_diffusion.model_kinds import SDXL
-from synthmix.service_kit.adapter_payloads import CAPTIONS_FILE, LOSSES, in_folder
+from synthmix.service_kit.adapter_payloads import CAPTIONS_FILE, LOSSES, images_seen_of, in_folder
 from synthmix.service_kit.artifacts import write_payload
 from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.errors import FailedPrecondition
@@ -72,7 +73,7 @@ def train(
     report: Callable[[int, int | None, str], None],
     threads: int,
 ) -> dict[str, Any]:
-    """Trains an artifact's adapters, from the newest checkpoint if there is one, and writes their payloads.
+    """Trains an artifact's adapters, from the newest state that there is of them, and writes their payloads.
 
     Returns:
         The payloads and the summary for the manifest, which the operation writes.
@@ -81,7 +82,7 @@ def train(
     optimizers.require_package(settings)
     store = open_object_store()
     name, artifact = OperationName.parse(operation), ArtifactName.parse(target, field="target")
-    checkpoint, done = read_newest_checkpoint(store, name), read_finished(store, name, artifact)
+    checkpoint, done = _newest_state(store, name, request), read_finished(store, name, artifact)
     # What is begun goes on with as many threads: with others it would not come to the same bytes.
     begun_with = [finished.summary["threads"] for finished in done.values()]
     if checkpoint is not None and checkpoint.threads is not None:
@@ -91,7 +92,7 @@ def train(
     part, found = open_inputs(store, names, train_split=request["train_split"], base_model_digest=request["base_model"])
     images, original_px = pixels(store, part, settings.image_size), _original_px(store, part, found)
     captions = open_captions(store, part, settings, request)
-    run = _Run(store, name, artifact, found, part, images, settings, threads, report, original_px, captions)
+    run = _Run(store, name, artifact, request, found, part, images, settings, threads, report, original_px, captions)
     of_artifact = portions(part, settings)
     for number, portion in enumerate(of_artifact):
         if portion.folder not in done:
@@ -105,6 +106,17 @@ def train(
     return _stored(run, of_artifact, done)
 
 
+def _newest_state(store: ObjectStore, operation: OperationName, request: dict[str, Any]) -> Checkpoint | None:
+    """What this operation has come to, or the same adapter's training up to an earlier end, if that is further on."""
+    checkpoint = read_newest_checkpoint(store, operation)
+    stopped = read_stopped(store, request, beyond=checkpoint.images_seen if checkpoint is not None else 0)
+    if stopped is None:
+        return checkpoint
+    for name, png in stopped.previews.items():
+        write_preview(store, operation, stopped.checkpoint.folder, images_seen_of(name), png)
+    return stopped.checkpoint
+
+
 @dataclass(frozen=True)
 class _Run:
     """What the trainings of one artifact's adapters have in common."""
@@ -112,6 +124,7 @@ class _Run:
     store: ObjectStore
     operation: OperationName
     artifact: ArtifactName
+    request: dict[str, Any]
     found: base_model.BaseModel
     part: TrainPart
     images: np.ndarray
@@ -156,6 +169,17 @@ class _Run:
             sheet = previews.sheet(model, at_once=at_once)
             write_preview(self.store, self.operation, portion.folder, images_seen, sheet)
 
+        def checkpoint_of(state: recipe.TrainingState) -> Checkpoint:
+            return Checkpoint(
+                state.step * settings.batch_size,
+                recipe.state_tensors(state),
+                state.losses,
+                self.threads,
+                tuple(state.held_out),
+                portion.folder,
+                state.micro_batch,
+            )
+
         last = {"checkpoint_s": time.monotonic(), "report_s": 0.0}
 
         def after_step(state: recipe.TrainingState) -> None:
@@ -167,21 +191,13 @@ class _Run:
                 last["report_s"] = now_s
                 seen = seen_before + min(images_seen, settings.images_seen)
                 self.report(min(seen, self.settings.images_seen), None, _message(said, state))
-            if now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS and state.step < steps:
+            if recipe.is_over(state, settings):
+                if settings.stop_at:
+                    previews = read_previews(self.store, self.operation, portion.folder)
+                    write_stopped(self.store, self.request, Stopped(checkpoint_of(state), previews))
+            elif now_s - last["checkpoint_s"] > CHECKPOINT_INTERVAL_SECONDS:
                 last["checkpoint_s"] = now_s
-                write_checkpoint(
-                    self.store,
-                    self.operation,
-                    Checkpoint(
-                        images_seen,
-                        recipe.state_tensors(state),
-                        state.losses,
-                        self.threads,
-                        tuple(state.held_out),
-                        portion.folder,
-                        state.micro_batch,
-                    ),
-                )
+                write_checkpoint(self.store, self.operation, checkpoint_of(state))
 
         with self._memory():
             drawn = draw if settings.previews else None

@@ -23,6 +23,7 @@ from synthmix.service_kit.owners import Caller, owner_of_key, owners_of, said_of
 from synthmix.service_kit.references import (
     References,
     Resource,
+    mentions_in,
     names_of,
     operations_that_mention,
     read_references,
@@ -245,9 +246,13 @@ def _forget_checkpoints(store: ObjectStore, references: References, gone: Sequen
     lost = references.lost_with([name for name in gone if name.collection in (DATASETS, MODELS, SPLITS, ADAPTERS)])
     if not lost:
         return
-    kept = {OperationName.of_key(item.key.removeprefix(CHECKPOINTS))[0] for item in store.list(CHECKPOINTS)}
-    for name in operations_that_mention(store, sorted(kept, key=str), lost):
+    kept = {item.key: OperationName.of_key(item.key.removeprefix(CHECKPOINTS)) for item in store.list(CHECKPOINTS)}
+    names = {name for name, _ in kept.values()}
+    for name in operations_that_mention(store, sorted(names, key=str), lost):
         store.delete_prefix(name.checkpoints)
+    for key, (_, leaf) in kept.items():
+        if not mentions_in(leaf).isdisjoint(lost):  # what several operations go on from says it itself
+            store.delete(key)
 
 
 def deletion_key(artifact: ArtifactName) -> str:

@@ -157,7 +157,7 @@ def operations_that_mention(
         return [
             name
             for name, text in zip(names, texts, strict=True)
-            if text is not None and not _mentions(text).isdisjoint(ids)
+            if text is not None and not mentions_in(text).isdisjoint(ids)
         ]
 
 
@@ -165,7 +165,7 @@ def _resource(store: ObjectStore, name: ArtifactName) -> Resource | None:
     text = _find_text(store, f"{name}/{MANIFEST}")
     if text is None:
         return None
-    mentions = _mentions(text) - {name.id}
+    mentions = mentions_in(text) - {name.id}
     manifest = readable(text)
     payloads = manifest.get("payloads")
     size_bytes = sum(
@@ -176,7 +176,7 @@ def _resource(store: ObjectStore, name: ArtifactName) -> Resource | None:
     parts: frozenset[str] = frozenset()
     if name.collection == SPLITS:
         summary = manifest.get("summary")
-        parts = _mentions(json.dumps(summary.get("parts", {}))) if isinstance(summary, dict) else parts
+        parts = mentions_in(json.dumps(summary.get("parts", {}))) if isinstance(summary, dict) else parts
     return Resource(name, mentions - parts, size_bytes, parts)
 
 
@@ -193,7 +193,7 @@ def _operation(store: ObjectStore, name: OperationName) -> tuple[OperationName, 
     if read is None:
         return None
     text, ended = read
-    return name, str(readable(text).get("kind", "")), _mentions(text) | {name.id}, ended
+    return name, str(readable(text).get("kind", "")), mentions_in(text) | {name.id}, ended
 
 
 def _read_operation(store: ObjectStore, name: OperationName) -> tuple[str, bool] | None:
@@ -207,7 +207,8 @@ def _read_operation(store: ObjectStore, name: OperationName) -> tuple[str, bool]
     return text, ended
 
 
-def _mentions(text: str) -> frozenset[str]:
+def mentions_in(text: str) -> frozenset[str]:
+    """Every id, and every digest of a split's part, that a text says."""
     return frozenset(_MENTION.findall(text))
 
 
