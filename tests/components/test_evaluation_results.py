@@ -12,14 +12,15 @@ from image_archives import encoded, noise
 from memory_object_store import MemoryObjectStore
 from striped_study import IMAGE_SET, InProcessContext, evaluate, split_of, striped_store, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation import front_end, image_fidelity, metrics, planning, recipe
+from synthmix.classifier_evaluation import front_end, metrics, planning, recipe
 from synthmix.classifier_evaluation.evaluation_operation import TRIAL
-from synthmix.classifier_evaluation.image_fidelity import balanced_rows, measure_fidelity
+from synthmix.classifier_evaluation.image_fidelity import measure_fidelity
 from synthmix.classifier_evaluation.metrics import METRICS, Metric
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import open_split
 from synthmix.image_data.trial_files import read_trial
-from synthmix.image_features import features
+from synthmix.image_features import distances, features
+from synthmix.image_features.distances import balanced_rows
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, read_manifest, read_payload
 from synthmix.service_kit.resource_names import ArtifactName
@@ -205,5 +206,5 @@ def test_samples_hold_as_many_of_each_class_and_are_bounded(monkeypatch: pytest.
     rows = balanced_rows(labels, np.array([0, 1]))
     assert np.bincount(np.array(labels)[rows]).tolist() == [4, 4] and rows.tolist() == sorted(rows)
     assert len(balanced_rows(labels, np.array([0, 1, 2]))) == 3
-    monkeypatch.setattr(image_fidelity, "MOST_IMAGES", 5)
+    monkeypatch.setattr(distances, "MOST_IMAGES", 5)
     assert len(balanced_rows(labels, np.array([0, 1]))) == 4

@@ -18,6 +18,7 @@ OPERATIONS = (
     "synthmix.adapter_training.model_operation",
     "synthmix.image_synthesis.image_set_operation",
     "synthmix.classifier_evaluation.evaluation_operation",
+    "synthmix.classifier_evaluation.score_operation",
     "synthmix.study_control.study_operation",
     "synthmix.study_control.image_import.import_operation",
 )

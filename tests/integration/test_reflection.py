@@ -38,6 +38,8 @@ METHODS = {
             "GetEvaluation",
             "ListEvaluations",
             "DeleteEvaluation",
+            "CreateImageSetScore",
+            "GetImageSetScore",
         },
     },
     STUDY_CONTROL: {

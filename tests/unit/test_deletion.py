@@ -18,6 +18,7 @@ from synthmix.service_kit.resource_names import (
     DATASETS,
     EVALUATIONS,
     FEATURES,
+    IMAGE_SET_SCORES,
     IMAGE_SETS,
     MODELS,
     PARTS,
@@ -31,6 +32,8 @@ from synthmix.service_kit.resource_names import (
 from synthmix.study_control import datasets, study_names
 
 BASE_MODEL = "b" * 32
+# What is of image set 2 alone, beside trials.
+SCORED = ((FEATURES, 2), (IMAGE_SET_SCORES, 2))
 
 
 class World:
@@ -43,6 +46,7 @@ class World:
         collection, number = key
         letters = dict(zip((DATASETS, SPLITS, ADAPTERS, IMAGE_SETS, TRIALS, RECONSTRUCTIONS), "012345", strict=True))
         letters |= dict(zip((FEATURES, EVALUATIONS, STUDIES, AUTOENCODER_CHECKS), "6789", strict=True))
+        letters[IMAGE_SET_SCORES] = "a"
         letter = letters[collection]
         return ArtifactName(collection, f"{letter}{number:031x}")
 
@@ -140,6 +144,7 @@ def world() -> World:
     world.write(RECONSTRUCTIONS, 1, {"train_split": world.part("train", 1), "base_model": BASE_MODEL})
     world.write(FEATURES, 1, {"images": world.part("train", 1)})
     world.write(FEATURES, 2, {"images": world[IMAGE_SETS, 2].id})
+    world.write(IMAGE_SET_SCORES, 2, {"train_split": world.part("train", 1), "image_set": world[IMAGE_SETS, 2].id})
     world.evaluation(1, 1, [1], [1, 2])
     world.evaluation(2, 1, [1, 2], [1, 2, 3])
     world.study(1, 1, [1], [1], 1)
@@ -180,8 +185,7 @@ def test_a_cascade_takes_what_was_made_from_it_and_nothing_else(world: World) ->
     planned = world.delete(ADAPTERS, 2, force=True, validate_only=True)
     assert world.there() == before
     gone = {
-        world[key]
-        for key in ((ADAPTERS, 2), (IMAGE_SETS, 2), (TRIALS, 3), (FEATURES, 2), (EVALUATIONS, 2), (STUDIES, 2))
+        world[key] for key in ((ADAPTERS, 2), (IMAGE_SETS, 2), (TRIALS, 3), *SCORED, (EVALUATIONS, 2), (STUDIES, 2))
     }
     assert set(planned.names) == gone
     assert planned == world.delete(ADAPTERS, 2, force=True)
@@ -196,6 +200,7 @@ def test_what_refers_to_others_goes_first_so_that_no_interruption_leaves_it_dang
         key=[
             STUDIES,
             EVALUATIONS,
+            IMAGE_SET_SCORES,
             FEATURES,
             RECONSTRUCTIONS,
             TRIALS,
@@ -214,7 +219,7 @@ def test_a_study_goes_alone_and_leaves_what_it_made(world: World) -> None:
     deletion = world.delete(STUDIES, 2)
     assert deletion.names == [world[STUDIES, 2]]
     assert set(deletion.unneeded) == {
-        world[key] for key in ((ADAPTERS, 2), (IMAGE_SETS, 2), (TRIALS, 3), (EVALUATIONS, 2), (FEATURES, 2))
+        world[key] for key in ((ADAPTERS, 2), (IMAGE_SETS, 2), (TRIALS, 3), (EVALUATIONS, 2), *SCORED)
     }
     assert world.there() == before - {world[STUDIES, 2]}
     assert study_names.of_name(world.store, LOCAL, "study-2") == {}
@@ -229,8 +234,7 @@ def test_a_study_with_cascade_takes_what_nothing_else_needs(world: World) -> Non
     before = world.there()
     gone = set(world.delete(STUDIES, 2, force=True).names)
     assert gone == {
-        world[key]
-        for key in ((STUDIES, 2), (ADAPTERS, 2), (IMAGE_SETS, 2), (TRIALS, 3), (EVALUATIONS, 2), (FEATURES, 2))
+        world[key] for key in ((STUDIES, 2), (ADAPTERS, 2), (IMAGE_SETS, 2), (TRIALS, 3), (EVALUATIONS, 2), *SCORED)
     }
     assert world.there() == before - gone
     # The last study of a split takes the split; the dataset is its user's.

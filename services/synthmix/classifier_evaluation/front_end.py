@@ -1,19 +1,20 @@
 """The classifier evaluation service."""
 
 import asyncio
+from functools import partial
 
 import grpc
 from google.longrunning import operations_pb2
 
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
-from synthmix.classifier_evaluation import planning
+from synthmix.classifier_evaluation import planning, score_planning
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifact_collection import ArtifactCollection, Kind, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.environment import CLASSIFIER_EVALUATION
 from synthmix.service_kit.object_store import ObjectStore
-from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, ArtifactName
+from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SET_SCORES, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.server import Servicer, run
 
 
@@ -21,6 +22,7 @@ class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):
     def __init__(self, store: ObjectStore, collection: ArtifactCollection):
         self._store = store
         self._collection = collection
+        self._scores = collection.beside(IMAGE_SET_SCORES, partial(score_message, store))
 
     async def CreateEvaluation(
         self, request: evaluations_pb2.CreateEvaluationRequest, context: grpc.aio.ServicerContext
@@ -53,6 +55,20 @@ class EvaluationService(evaluations_pb2_grpc.EvaluationServiceServicer):
     ) -> artifacts_pb2.Deletion:
         return await self._collection.delete(request.name, force=request.force, validate_only=request.validate_only)
 
+    async def CreateImageSetScore(
+        self, request: evaluations_pb2.CreateImageSetScoreRequest, context: grpc.aio.ServicerContext
+    ) -> operations_pb2.Operation:
+        planned = await asyncio.to_thread(
+            score_planning.plan, self._store, request.image_set_score, validate_only=request.validate_only
+        )
+        return await self._scores.create(planned, validate_only=request.validate_only)
+
+    async def GetImageSetScore(
+        self, request: evaluations_pb2.GetImageSetScoreRequest, context: grpc.aio.ServicerContext
+    ) -> evaluations_pb2.ImageSetScore:
+        score: evaluations_pb2.ImageSetScore = await self._scores.get(request.name)
+        return score
+
 
 def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb2.Evaluation:
     """The resource that a manifest describes."""
@@ -76,6 +92,17 @@ def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb
     return message
 
 
+def score_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb2.ImageSetScore:
+    """The resource that a score's manifest describes."""
+    message = message_json.from_value(manifest.summary["score"], evaluations_pb2.ImageSetScore)
+    message.name = str(manifest.name)
+    message.split = manifest.summary["split"]
+    message.image_set = str(ArtifactName(IMAGE_SETS, manifest.inputs["image_set"]))
+    message.seconds, message.gpu_seconds = manifest.seconds, manifest.gpu_seconds
+    message.create_time.FromJsonString(manifest.create_time)
+    return message
+
+
 def servicer(store: ObjectStore, collection: ArtifactCollection) -> Servicer:
     return Servicer(
         EvaluationService(store, collection),
@@ -84,16 +111,11 @@ def servicer(store: ObjectStore, collection: ArtifactCollection) -> Servicer:
     )
 
 
+KINDS = (
+    Kind(EVALUATIONS, "synthmix.classifier_evaluation.evaluation_operation:run", evaluation_message, servicer),
+    Kind(IMAGE_SET_SCORES, "synthmix.classifier_evaluation.score_operation:run", score_message, None),
+)
+
+
 def main() -> None:
-    run(
-        CLASSIFIER_EVALUATION,
-        lambda: serve_artifacts(
-            CLASSIFIER_EVALUATION,
-            Kind(
-                EVALUATIONS,
-                "synthmix.classifier_evaluation.evaluation_operation:run",
-                evaluation_message,
-                servicer,
-            ),
-        ),
-    )
+    run(CLASSIFIER_EVALUATION, lambda: serve_artifacts(CLASSIFIER_EVALUATION, *KINDS))

@@ -15,17 +15,19 @@ from synthmix.classifier_evaluation.reconstructions import make_reconstruction
 from synthmix.image_data.pixel_cache import Source, pixels
 from synthmix.image_data.split_parts import TrainPart, open_split
 from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages, open_image_set
-from synthmix.image_features.distances import kernel_inception_distance, near_copy_distance, nearest_distances
+from synthmix.image_features.distances import (
+    balanced_rows,
+    kernel_inception_distance,
+    near_copy_distance,
+    nearest_distances,
+)
 from synthmix.image_features.features import NETWORK, stored_features
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
-from synthmix.service_kit.seeds import derived_seed
 
-# The distance's cost grows with the square of the images, and its spread hardly shrinks beyond so many.
-MOST_IMAGES = 2000
 NEAR_COPY_PERCENTILE = 1.0
 
 
@@ -113,15 +115,3 @@ def _reconstructions(
         found.setdefault(reconstructed.manifest.name, (of, reconstructed))
     label = "train images through the autoencoder"
     return [(f"{label}{of}" if len(found) > 1 else label, images) for of, images in found.values()]
-
-
-def balanced_rows(labels: Sequence[int], classes: np.ndarray) -> np.ndarray:
-    """Rows of which each of the classes has as many as the rarest, at most MOST_IMAGES in all, in ascending order."""
-    own = np.asarray(labels)
-    members = [rows for rows in (np.flatnonzero(own == label) for label in classes) if len(rows)]
-    count = min(*(len(rows) for rows in members), max(1, MOST_IMAGES // len(classes)))
-    chosen = [
-        np.random.default_rng(derived_seed(0, "fidelity sample", index)).permutation(rows)[:count]
-        for index, rows in enumerate(members)
-    ]
-    return np.sort(np.concatenate(chosen))

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from synthmix.image_data.image_table import ImageTableWriter, read_images
+from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.split_parts import TrainPart
-from synthmix.image_data.synthetic_images import ReconstructedImages, open_images
+from synthmix.image_data.synthetic_images import ReconstructedImages, image_side_px, open_images
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.autoencoder import load_autoencoder, reconstruct
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest
@@ -64,11 +64,10 @@ def _open(store: ObjectStore, name: ArtifactName, train: TrainPart) -> Reconstru
 
 def _name_and_request(store: ObjectStore, image_set: Manifest, train: TrainPart) -> tuple[ArtifactName, dict[str, Any]]:
     adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
-    [(_, png)] = read_images(store, image_set, [0])
     request = {
         "train_split": train.digest,
         "base_model": adapter.inputs["base_model"],
-        "size_px": Image.open(io.BytesIO(png), formats=["PNG"]).size[0],
+        "size_px": image_side_px(store, image_set),
         "grey": adapter.summary["grey"],
     }
     return ArtifactName(RECONSTRUCTIONS, digest_of({**request, "recipe_version": RECIPE_VERSION})), request

@@ -30,6 +30,7 @@ NOUNS = {
     "trials": ("trial", "trials"),
     "reconstructions": ("set of reconstructed images", "sets of reconstructed images"),
     "features": ("set of features", "sets of features"),
+    "image-set-scores": ("score of an image set", "scores of image sets"),
     "evaluations": ("evaluation", "evaluations"),
     "studies": ("study", "studies"),
 }

@@ -120,13 +120,20 @@ def open_train_part(store: ObjectStore, name: str, *, field: str) -> TrainPart:
 
 def open_split(store: ObjectStore, split_name: str, *, field: str) -> tuple[TrainPart, ValidationPart, TestPart]:
     """The three parts of a split. Raises InvalidArgument naming the field, NotFound, DataLoss."""
-    name = ArtifactName.parse(split_name, field=field, collection=SPLITS)
-    split = read_manifest(store, name)
-    dataset = _dataset(store, split)
+    split, dataset = _split_and_dataset(store, split_name, field)
     return (
-        _open(TrainPart, store, split, dataset, PartName(name, "train")),
-        _open(ValidationPart, store, split, dataset, PartName(name, "validation")),
-        _open(TestPart, store, split, dataset, PartName(name, "test")),
+        _open(TrainPart, store, split, dataset, PartName(split.name, "train")),
+        _open(ValidationPart, store, split, dataset, PartName(split.name, "validation")),
+        _open(TestPart, store, split, dataset, PartName(split.name, "test")),
+    )
+
+
+def open_without_test(store: ObjectStore, split_name: str, *, field: str) -> tuple[TrainPart, ValidationPart]:
+    """The parts of a split by which something may be chosen (leakage rule 6). Raises as open_split does."""
+    split, dataset = _split_and_dataset(store, split_name, field)
+    return (
+        _open(TrainPart, store, split, dataset, PartName(split.name, "train")),
+        _open(ValidationPart, store, split, dataset, PartName(split.name, "validation")),
     )
 
 
@@ -142,6 +149,11 @@ def part_payload(part: str) -> str:
 
 def _dataset(store: ObjectStore, split: Manifest) -> Manifest:
     return read_manifest(store, ArtifactName(DATASETS, split.inputs["dataset"]))
+
+
+def _split_and_dataset(store: ObjectStore, split_name: str, field: str) -> tuple[Manifest, Manifest]:
+    split = read_manifest(store, ArtifactName.parse(split_name, field=field, collection=SPLITS))
+    return split, _dataset(store, split)
 
 
 def _open(kind: type[AnyPart], store: ObjectStore, split: Manifest, dataset: Manifest, name: PartName) -> AnyPart:

@@ -3,13 +3,17 @@
 Everything here works on features, so that it says nothing without the network's name beside it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import t as student_t
 
-from synthmix.service_kit.seeds import derived_rng
+from synthmix.service_kit.seeds import derived_rng, derived_seed
 
+# The cost of kernel_inception_distance grows with the square of the images, and its spread hardly shrinks beyond so
+# many.
+MOST_IMAGES = 2000
 # Distances are computed in blocks of so many queries: a block times all references is held at once.
 _BLOCK_ROWS = 1024
 # Random exchanges by which chance is measured.
@@ -122,3 +126,15 @@ def near_copy_distance(train: np.ndarray, test: np.ndarray, percentile: float) -
         percentile: 0 to 100.
     """
     return float(np.percentile(nearest_distances(test, train), percentile))
+
+
+def balanced_rows(labels: Sequence[int], classes: np.ndarray) -> np.ndarray:
+    """Rows of which each of the classes has as many as the rarest, at most MOST_IMAGES in all, in ascending order."""
+    own = np.asarray(labels)
+    members = [rows for rows in (np.flatnonzero(own == label) for label in classes) if len(rows)]
+    count = min(*(len(rows) for rows in members), max(1, MOST_IMAGES // len(classes)))
+    chosen = [
+        np.random.default_rng(derived_seed(0, "fidelity sample", index)).permutation(rows)[:count]
+        for index, rows in enumerate(members)
+    ]
+    return np.sort(np.concatenate(chosen))

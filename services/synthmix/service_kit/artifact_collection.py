@@ -72,6 +72,10 @@ class ArtifactCollection:
         self._collection = collection
         self._resource = resource
 
+    def beside(self, collection: str, resource: Callable[[Manifest], Message]) -> "ArtifactCollection":
+        """Another collection of the same service."""
+        return ArtifactCollection(self._store, self._operations, collection, resource)
+
     async def create(self, planned: Planned, *, validate_only: bool) -> operations_pb2.Operation:
         """The operation that makes what was planned, or that made it."""
         if validate_only:
@@ -147,13 +151,13 @@ class Kind:
         collection: Such as adapters.
         function: The function that does an operation, as "module:name".
         message: The resource that a manifest describes.
-        servicer: The service's own methods.
+        servicer: The service's own methods; None if they are another kind's.
     """
 
     collection: str
     function: str
     message: Callable[[ObjectStore, Manifest], Message]
-    servicer: Callable[[ObjectStore, ArtifactCollection], Servicer]
+    servicer: Callable[[ObjectStore, ArtifactCollection], Servicer] | None
 
 
 def resource_of(store: ObjectStore, kinds: Sequence[Kind], name: str) -> Message:
@@ -174,6 +178,7 @@ async def serve_artifacts(service: str, *kinds: Kind) -> None:
     own = [
         kind.servicer(store, ArtifactCollection(store, operations, kind.collection, partial(kind.message, store)))
         for kind in kinds
+        if kind.servicer is not None
     ]
     await serve(
         service,

@@ -34,6 +34,7 @@ from synthmix.service_kit.resource_names import (
     DATASETS,
     EVALUATIONS,
     FEATURES,
+    IMAGE_SET_SCORES,
     MODELS,
     RECONSTRUCTIONS,
     SPLITS,
@@ -44,7 +45,7 @@ from synthmix.service_kit.resource_names import (
 )
 
 # They have no user of their own: what they were made from takes them with it, and they keep nothing from being deleted.
-INTERNAL = (SPLITS, AUTOENCODER_CHECKS, TRIALS, RECONSTRUCTIONS, FEATURES)
+INTERNAL = (SPLITS, AUTOENCODER_CHECKS, TRIALS, RECONSTRUCTIONS, FEATURES, IMAGE_SET_SCORES)
 
 # Their users brought them, so that nothing else that goes takes them with it.
 IMPORTED = (DATASETS, MODELS)
@@ -303,7 +304,7 @@ def _unneeded(
         if not needed:
             break
         candidates -= needed
-    # Checks, features and reconstructions are of the splits and image sets that go.
+    # Checks, features, reconstructions and scores are of the splits and image sets that go.
     unneeded = candidates | {
         name for name in references.refer_to(gone | candidates) if name.collection in INTERNAL and name not in gone
     }

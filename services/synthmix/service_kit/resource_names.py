@@ -19,6 +19,7 @@ IMAGE_SETS = "image-sets"
 TRIALS = "trials"
 RECONSTRUCTIONS = "reconstructions"
 FEATURES = "features"
+IMAGE_SET_SCORES = "image-set-scores"
 AUTOENCODER_CHECKS = "autoencoder-checks"
 EVALUATIONS = "evaluations"
 STUDIES = "studies"
@@ -32,6 +33,7 @@ COLLECTIONS = (
     TRIALS,
     RECONSTRUCTIONS,
     FEATURES,
+    IMAGE_SET_SCORES,
     EVALUATIONS,
     STUDIES,
 )

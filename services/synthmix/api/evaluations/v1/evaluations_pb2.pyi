@@ -354,3 +354,51 @@ class DeleteEvaluationRequest(_message.Message):
     force: bool
     validate_only: bool
     def __init__(self, name: _Optional[str] = ..., force: _Optional[bool] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class CreateImageSetScoreRequest(_message.Message):
+    __slots__ = ("image_set_score", "validate_only")
+    IMAGE_SET_SCORE_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    image_set_score: ImageSetScore
+    validate_only: bool
+    def __init__(self, image_set_score: _Optional[_Union[ImageSetScore, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class GetImageSetScoreRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ImageSetScore(_message.Message):
+    __slots__ = ("name", "split", "image_set", "create_time", "class_consistency", "chance_level", "real_class_consistency", "kernel_inception_distance", "images", "feature_network", "image_size", "seconds", "gpu_seconds", "requested_by", "requested_by_me")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SET_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CLASS_CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    CHANCE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    REAL_CLASS_CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_INCEPTION_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_NETWORK_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_ME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    split: str
+    image_set: str
+    create_time: _timestamp_pb2.Timestamp
+    class_consistency: float
+    chance_level: float
+    real_class_consistency: float
+    kernel_inception_distance: float
+    images: int
+    feature_network: str
+    image_size: int
+    seconds: float
+    gpu_seconds: float
+    requested_by: _containers.RepeatedScalarFieldContainer[str]
+    requested_by_me: bool
+    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_set: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., class_consistency: _Optional[float] = ..., chance_level: _Optional[float] = ..., real_class_consistency: _Optional[float] = ..., kernel_inception_distance: _Optional[float] = ..., images: _Optional[int] = ..., feature_network: _Optional[str] = ..., image_size: _Optional[int] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...

@@ -57,6 +57,16 @@ class EvaluationServiceStub:
                 request_serializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.DeleteEvaluationRequest.SerializeToString,
                 response_deserializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
                 _registered_method=True)
+        self.CreateImageSetScore = channel.unary_unary(
+                '/synthmix.evaluations.v1.EvaluationService/CreateImageSetScore',
+                request_serializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.CreateImageSetScoreRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.GetImageSetScore = channel.unary_unary(
+                '/synthmix.evaluations.v1.EvaluationService/GetImageSetScore',
+                request_serializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.GetImageSetScoreRequest.SerializeToString,
+                response_deserializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.ImageSetScore.FromString,
+                _registered_method=True)
 
 
 class EvaluationServiceServicer:
@@ -94,6 +104,22 @@ class EvaluationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateImageSetScore(self, request, context):
+        """Judges an image set by train and validation images, without the test part. The operation's response is an
+        ImageSetScore. FAILED_PRECONDITION with the reason TRAIN_SPLITS_DIFFER or TRAINING_DATA_UNKNOWN if its adapter was
+        not trained on this split's train part.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImageSetScore(self, request, context):
+        """Returns one score. NOT_FOUND until it is made. It goes with its image set or its split.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvaluationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +142,16 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.DeleteEvaluation,
                     request_deserializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.DeleteEvaluationRequest.FromString,
                     response_serializer=synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.SerializeToString,
+            ),
+            'CreateImageSetScore': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateImageSetScore,
+                    request_deserializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.CreateImageSetScoreRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'GetImageSetScore': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImageSetScore,
+                    request_deserializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.GetImageSetScoreRequest.FromString,
+                    response_serializer=synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.ImageSetScore.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +263,60 @@ class EvaluationService:
             '/synthmix.evaluations.v1.EvaluationService/DeleteEvaluation',
             synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.DeleteEvaluationRequest.SerializeToString,
             synthmix_dot_artifacts_dot_v1_dot_artifacts__pb2.Deletion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateImageSetScore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthmix.evaluations.v1.EvaluationService/CreateImageSetScore',
+            synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.CreateImageSetScoreRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImageSetScore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthmix.evaluations.v1.EvaluationService/GetImageSetScore',
+            synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.GetImageSetScoreRequest.SerializeToString,
+            synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2.ImageSetScore.FromString,
             options,
             channel_credentials,
             insecure,
