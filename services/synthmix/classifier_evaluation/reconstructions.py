@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from synthmix.image_data.image_table import ImageTableWriter
-from synthmix.image_data.pixel_cache import pixels
+from synthmix.image_data.pixel_cache import image_side_px, pixels
 from synthmix.image_data.split_parts import TrainPart
-from synthmix.image_data.synthetic_images import ReconstructedImages, image_side_px, open_images
+from synthmix.image_data.synthetic_images import ReconstructedImages, open_images
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.autoencoder import load_autoencoder, reconstruct
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from synthmix.image_data.decoding import DECODER_VERSION, decode_image, to_square
 from synthmix.image_data.image_table import read_images
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart
 from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages
+from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.node_cache import open_cached
 from synthmix.service_kit.object_store import ObjectStore
@@ -45,6 +47,13 @@ def pixels(store: ObjectStore, source: Source, size_px: int) -> np.ndarray:
     with open_cached("pixels", f"{key}.npy", size_bytes, decode) as file:
         # The map holds the file, and so its place in the cache, for as long as the array lives.
         return np.memmap(file, dtype=np.uint8, mode="r", offset=len(_header(shape)), shape=shape)
+
+
+def image_side_px(store: ObjectStore, image_set: Manifest) -> int:
+    """The side of an image set's square images."""
+    [(_, png)] = read_images(store, image_set, [0])
+    side_px: int = Image.open(io.BytesIO(png), formats=["PNG"]).size[0]
+    return side_px
 
 
 def some_pixels(store: ObjectStore, source: Source, rows: Sequence[int], size_px: int) -> np.ndarray:

@@ -2,15 +2,12 @@
 rule 4).
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
-from PIL import Image
-
-from synthmix.image_data.image_table import SOURCES, StoredImages, read_images, read_index
+from synthmix.image_data.image_table import SOURCES, StoredImages, read_index
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition
@@ -56,13 +53,6 @@ class ReconstructedImages(_MadeImages):
     """A train part's images, in its order, after a base model's autoencoder."""
 
     collection = RECONSTRUCTIONS
-
-
-def image_side_px(store: ObjectStore, image_set: Manifest) -> int:
-    """The side of an image set's square images."""
-    [(_, png)] = read_images(store, image_set, [0])
-    side_px: int = Image.open(io.BytesIO(png), formats=["PNG"]).size[0]
-    return side_px
 
 
 AnyImages = TypeVar("AnyImages", SyntheticImages, ReconstructedImages)
