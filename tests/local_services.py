@@ -27,12 +27,14 @@ class LocalServices:
 
     Attributes:
         created: The names of what was made, in order.
+        seconds: What a manifest says that it took, by the service that made it; 0 if it is not here.
     """
 
     def __init__(self, store: ObjectStore, version: Callable[[Message], Any] = lambda message: message):
         self.store = store
         self.version = version
         self.created: list[str] = []
+        self.seconds: dict[str, float] = {}
 
     def plan(self, service: str, resource: Message) -> progress_pb2.Plan:
         return self._plan(service, resource, validate_only=True).plan
@@ -49,7 +51,8 @@ class LocalServices:
         if find_manifest(self.store, target) is None:
             self.created.append(str(target))
             version = planned.request["recipe_version"]
-            write_manifest(self.store, Manifest(target, inputs, planned.request, version, (), summary))
+            seconds = self.seconds.get(service, 0.0)
+            write_manifest(self.store, Manifest(target, inputs, planned.request, version, (), summary, seconds))
         return finished_operation(progress_pb2.Plan(), f"operations/{service}/{target.id}", str(target))
 
     def cancel(self, name: str) -> None:

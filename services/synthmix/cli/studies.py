@@ -158,6 +158,7 @@ def plan_text(plan: studies_pb2.StudyPlan) -> str:
         predicted += f", {duration(plan.predicted_wall_seconds)} with the workers that this cluster can run at once"
     lines = [
         table(("STEP", "UNITS", "DONE", "UNIT", "PREDICTED"), rows, right=("UNITS", "DONE", "PREDICTED")),
+        *(_candidates(plan.search) if plan.HasField("search") else ()),
         *_quantities(plan),
         "",
         f"{plan.name}: {predicted}",
@@ -165,11 +166,30 @@ def plan_text(plan: studies_pb2.StudyPlan) -> str:
     return "\n".join(lines + [f"warning: {warning}" for warning in plan.warnings])
 
 
+def _candidates(search: studies_pb2.SearchPlan) -> list[str]:
+    """What each rung of each adapter of a search takes, as a table below what the search is, after an empty line."""
+    rows = [
+        (
+            item.display_name,
+            *(f"{duration(rung.predicted_seconds)} at {rung.images_seen:,}" for rung in item.rungs),
+            duration(sum(rung.predicted_seconds for rung in item.rungs)),
+        )
+        for item in search.candidates
+    ]
+    rungs = [f"RUNG {number + 1}" for number in range(len(search.candidates[0].rungs))]
+    return [
+        "",
+        f"search among {len(search.candidates)} adapters within {duration(search.budget_seconds)} of worker time; all, "
+        f"trained and scored to their ends, would take {duration(search.full_seconds)}",
+        table(("ADAPTER", *rungs, "ALL"), rows, right=(*rungs, "ALL")),
+    ]
+
+
 def _quantities(plan: studies_pb2.StudyPlan) -> list[str]:
     """What is known of steps before they are done, as a table below an empty line; nothing if there is none."""
     known = [
         (item.display_name, {quantity.name.upper(): number(quantity.value) for quantity in item.plan.quantities})
-        for item in plan.steps
+        for item in (*plan.steps, *plan.search.candidates)
         if item.plan.quantities
     ]
     if not known:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, TypeVar, cast
 
+from google.api import field_behavior_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -56,10 +57,21 @@ def default_of(field: FieldDescriptor) -> Any:
     return values[0] if values else None
 
 
+@cache
+def required_fields(descriptor: Descriptor) -> tuple[str, ...]:
+    """The fields that have to be given where the message is."""
+    return tuple(
+        field.name
+        for field in descriptor.fields
+        if field_behavior_pb2.REQUIRED in field.GetOptions().Extensions[field_behavior_pb2.field_behavior]
+    )
+
+
 def with_defaults(message: M) -> M:
     """A copy in which every field that is left out has its declared default, down to the settings in it.
 
-    But for those that other fields may exclude: fill_left_out.
+    But for those that other fields may exclude: fill_left_out. Settings that have a field which has to be given are
+    there only if they were given.
     """
     full = type(message)()
     full.CopyFrom(message)
@@ -147,13 +159,22 @@ def distinguishing_names(settings: Sequence[Sequence[Message]], alone: str) -> l
     """
     names: list[list[str]] = [[] for _ in settings]
     for messages in zip(*settings, strict=True):
-        for field in messages[0].DESCRIPTOR.fields:
-            values = [_value_if_set(message, field) for message in messages]
-            if any(value != values[0] for value in values):
-                for name, value in zip(names, values, strict=True):
-                    if value not in (None, ()):  # what others set says enough
-                        name.append(_named_value(field, value))
+        for field, values in differing_fields(messages):
+            for name, value in zip(names, values, strict=True):
+                if value not in (None, ()):  # what others set says enough
+                    name.append(_named_value(field, value))
     return [", ".join(name) or alone for name in names]
+
+
+def differing_fields(messages: Sequence[Message]) -> Iterator[tuple[FieldDescriptor, list[Any]]]:
+    """The fields in which messages of one kind differ, in their order, each with its value in every message.
+
+    A value that is not set is None, and that of a repeated field a tuple.
+    """
+    for field in cast(Descriptor, messages[0].DESCRIPTOR).fields:
+        values = [_value_if_set(message, field) for message in messages]
+        if any(value != values[0] for value in values):
+            yield field, values
 
 
 def _value_in_words(field: FieldDescriptor, value: Any) -> str:
@@ -190,6 +211,8 @@ def _fill(message: Message) -> None:
                 continue
             inner = getattr(message, field.name)
             if not field.is_repeated:
+                if required_fields(field.message_type) and not message.HasField(field.name):
+                    continue
                 inner.SetInParent()
             for _, one in _each(field, inner, field.name):
                 _fill(one)

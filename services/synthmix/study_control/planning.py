@@ -4,7 +4,6 @@ The plan is stored with the study's operation: what was planned is what runs.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,13 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.service_kit import model_names
 from synthmix.service_kit.digests import ID_LENGTH, digest_of
 from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, WORKER_SERVICES
-from synthmix.service_kit.errors import FieldViolation, InvalidArgument, Problems, SynthMixError, invalid_field
+from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from synthmix.service_kit.settings_messages import distinguishing_names
 from synthmix.study_control import datasets, specification
+from synthmix.study_control.search.planned import PlannedSearch, plan_search
+from synthmix.study_control.step_planner import StepPlanner
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.steps import Step, of_service
 
@@ -31,8 +32,9 @@ class StudySteps:
 
     Attributes:
         spec: With its defaults.
-        steps: Adapters, then image sets, then the grid over all image sets.
+        steps: Adapters, then image sets, then the grid over all image sets; none before a search has chosen adapters.
         request: The study's canonical request.
+        search: Which adapters may be trained; None if all are.
     """
 
     spec: studies_pb2.StudySpec
@@ -40,25 +42,35 @@ class StudySteps:
     split: datasets_pb2.Split
     steps: tuple[Step, ...]
     request: dict[str, Any]
+    search: PlannedSearch | None = None
 
     @property
     def name(self) -> ArtifactName:
         return ArtifactName(STUDIES, digest_of(self.request))
 
+    @property
+    def shown_steps(self) -> tuple[Step, ...]:
+        """What is to be done, as far as it is known."""
+        return self.steps if self.search is None else self.search.shown_steps()
+
     def plan(self) -> studies_pb2.StudyPlan:
+        possible = self.steps if self.search is None else self.search.steps
         return studies_pb2.StudyPlan(
             name=str(self.name),
             spec=self.spec,
-            predicted_seconds=sum(step.plan.predicted_seconds for step in self.steps),
-            steps=[studies_pb2.PlannedStep(display_name=step.display_name, plan=step.plan) for step in self.steps],
+            predicted_seconds=sum(step.plan.predicted_seconds for step in self.shown_steps),
+            steps=[
+                studies_pb2.PlannedStep(display_name=step.display_name, plan=step.plan) for step in self.shown_steps
+            ],
             # The adapters of a grid have their prompts in common, and so what is to be said of them.
             warnings=dict.fromkeys(
                 [
                     *self.dataset.warnings,
                     *self.split.warnings,
-                    *(warning for step in self.steps for warning in step.plan.warnings),
+                    *(warning for step in possible for warning in step.plan.warnings),
                 ]
             ),
+            search=None if self.search is None else self.search.message(),
         )
 
     def record(self) -> dict[str, Any]:
@@ -67,43 +79,8 @@ class StudySteps:
             **self.request,
             "dataset": self.dataset.name,
             "steps": [step.to_json() for step in self.steps],
+            **({} if self.search is None else {"search": self.search.to_json()}),
         }
-
-
-class _Planner:
-    """Asks services for plans, and collects what they refuse. What a grid has in common is refused once."""
-
-    def __init__(self, services: StepServices, problems: Problems):
-        self._services = services
-        self._problems = problems
-        self._refused: set[FieldViolation] = set()
-
-    def step(self, service: str, display_name: str, request: Any, fields: Mapping[str, str]) -> Step | None:
-        """The planned step; None if the service refuses it."""
-        try:
-            plan = self._services.plan(service, request)
-        except InvalidArgument as error:
-            self._refuse(error, fields)
-            return None
-        except SynthMixError as error:
-            raise specification.in_study_terms(error, fields) from None
-        return Step(service, display_name, request, plan, fields)
-
-    def _refuse(self, error: InvalidArgument, fields: Mapping[str, str]) -> None:
-        new = [item for item in error.violations if item not in self._refused]
-        self._refused.update(new)
-        if len(new) == len(error.violations):
-            self._problems.found.append(specification.in_study_terms(error, fields))
-            return
-        for item in new:
-            field = specification.study_field(item.field, fields)
-            self._problems.found.append(
-                InvalidArgument(
-                    f"{field}: {item.description}",
-                    reason=error.reason,
-                    violations=[FieldViolation(field, item.description)],
-                )
-            )
 
 
 def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudySpec, owner: str) -> StudySteps:
@@ -129,14 +106,18 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
         problems.raise_if_any()  # what follows builds on these
     specification.check_enough_images(full, split, problems)
     specification.check_children(full, split, problems)
-    planner = _Planner(services, problems)
+    planner = StepPlanner(services, problems)
     adapters, image_sets = _generator_steps(planner, spec, full, split)
     _check_distinct(adapters, "adapter.settings", problems)
     _check_distinct(image_sets, "image_set.settings", problems)
+    searched = full.HasField("search")
+    if searched:
+        problems.raise_if_any()  # a search is among adapters that can all be trained
     image_set_names = [step.target for step in image_sets]
     if problems.found and specification.needs_images(full) and not image_set_names:
         image_set_names = [str(ArtifactName(IMAGE_SETS, NO_ID))]
-    evaluation = specification.evaluation(full, split, list(dict.fromkeys(image_set_names)))
+    evaluated = image_set_names[: full.search.keep * len(full.synthesis)] if searched else image_set_names
+    evaluation = specification.evaluation(full, split, list(dict.fromkeys(evaluated)))
     grid = planner.step(CLASSIFIER_EVALUATION, "grid", evaluation, {"evaluation.split": "split", "evaluation": ""})
     problems.raise_if_any()
     assert grid is not None  # or there was a problem
@@ -148,7 +129,11 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
         "evaluation": grid.target,
         "recipe_version": specification.RECIPE_VERSION,
     }
-    return StudySteps(full, dataset, split, (*adapters, *image_sets, grid), request)
+    if not searched:
+        return StudySteps(full, dataset, split, (*adapters, *image_sets, grid), request)
+    search = plan_search(planner, problems, store, full, split, adapters=adapters, image_sets=image_sets, grid=grid)
+    request["scores"] = [item.score.target for item in search.candidates]
+    return StudySteps(full, dataset, split, (), request, search)
 
 
 def _name_models_exactly(store: ObjectStore, spec: studies_pb2.StudySpec, owner: str, problems: Problems) -> None:
@@ -161,7 +146,7 @@ def _name_models_exactly(store: ObjectStore, spec: studies_pb2.StudySpec, owner:
 
 
 def _generator_steps(
-    planner: _Planner, given: studies_pb2.StudySpec, spec: studies_pb2.StudySpec, split: datasets_pb2.Split
+    planner: StepPlanner, given: studies_pb2.StudySpec, spec: studies_pb2.StudySpec, split: datasets_pb2.Split
 ) -> tuple[list[Step], list[Step]]:
     """An adapter of each settings, and an image set of each adapter and each synthesis; none if none is needed.
 
@@ -242,7 +227,7 @@ def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_
     wall_seconds = 0.0
     idle = []
     for service in WORKER_SERVICES:
-        left = [step.plan for step in of_service(study.steps, service) if step.plan.tasks]
+        left = [step.plan for step in of_service(study.shown_steps, service) if step.plan.tasks]
         if not left:
             continue
         if not workers.get(service):
@@ -251,7 +236,7 @@ def with_wall_time(study: StudySteps, cluster: clusters_pb2.Cluster) -> studies_
         tasks = sum(item.tasks for item in left)
         seconds = sum(item.predicted_seconds for item in left)
         wall_seconds += seconds / tasks * math.ceil(tasks / workers[service])
-    for planned, step in zip(plan.steps, study.steps, strict=True):
+    for planned, step in zip(plan.steps, study.shown_steps, strict=True):
         planned.workers = workers.get(step.service, 0)
     if idle:
         plan.warnings.append(

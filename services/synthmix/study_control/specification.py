@@ -15,12 +15,14 @@ from synthmix.image_data.mixture_kinds import KINDS, MODES, Taken, leaves_some_o
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (
     FieldViolation,
+    InvalidArgument,
     Problems,
     SynthMixError,
     Unimplemented,
     invalid_field,
     missing_field,
 )
+from synthmix.service_kit.quantities import plural
 from synthmix.service_kit.resource_names import ArtifactName, PartName, check_display_name
 
 # Raised whenever the report's payloads change: a study of another version is another study.
@@ -83,6 +85,8 @@ def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
         if not spec.dataset:
             raise missing_field("dataset", "name a dataset; `synthmix datasets list` shows them")
     settings_messages.check(spec.mixtures, "mixtures", problems)
+    if spec.HasField("search"):
+        _check_search(spec, problems)
     for field, count, most in (
         ("adapters", len(spec.adapters), MOST_ADAPTERS),
         ("synthesis", len(spec.adapters) * len(spec.synthesis), MOST_IMAGE_SETS),
@@ -96,6 +100,35 @@ def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
                     f"shorten the lists to at most {most}",
                     reason="OUT_OF_RANGE",
                 )
+
+
+def _check_search(spec: studies_pb2.StudySpec, problems: Problems) -> None:
+    search = spec.search
+    settings_messages.check(search, "search", problems)
+    with problems:
+        if not search.HasField("budget_seconds"):
+            raise missing_field(
+                "search.budget_seconds", "say how many seconds of worker time it may take, such as 7200"
+            )
+    with problems:
+        if search.keep >= len(spec.adapters):
+            raise invalid_field(
+                "search.keep",
+                search.keep,
+                f"leaves nothing to choose: `adapters` makes {plural(len(spec.adapters), 'combination')}",
+                "give lists with more values, keep fewer, or leave `search` out to train all of them",
+                reason="OUT_OF_RANGE",
+            )
+    with problems:
+        if not needs_images(spec):
+            description = (
+                "chooses adapters, and the mixtures take no synthetic images; leave it out, or give ratios above 0"
+            )
+            raise InvalidArgument(
+                f"search: {description}",
+                reason="SEARCH_WITHOUT_IMAGES",
+                violations=[FieldViolation("search", description)],
+            )
 
 
 def check_prompts(given: studies_pb2.StudySpec, problems: Problems) -> None:

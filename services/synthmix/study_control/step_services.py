@@ -25,34 +25,39 @@ PASSING_REASONS = ("OPERATION_CANCELLING", "TOO_MANY_OPERATIONS", "TOO_MANY_REVI
 
 @dataclass(frozen=True)
 class StepKind:
-    """What one service does for a study.
+    """What a service does for a study.
 
     Attributes:
+        service: Which does it.
         resource: What it makes: a step's request.
         method: The gRPC method that makes it.
         message: The method's request for a resource; it only plans if the second argument is True.
         awaits_inputs: Whether it takes a resource whose inputs are not made yet, and waits for them.
     """
 
+    service: str
     resource: type[Message]
     method: Callable[[grpc.Channel], Callable[..., operations_proto_pb2.Operation]]
     message: Callable[[Any, bool], Message]
     awaits_inputs: bool = False
 
 
-# By service, in the order in which they work.
-KINDS = {
-    ADAPTER_TRAINING: StepKind(
+# In the order in which they work. The first of a service is what its steps are that are recorded without a resource.
+KINDS = (
+    StepKind(
+        ADAPTER_TRAINING,
         adapters_pb2.Adapter,
         lambda channel: adapters_pb2_grpc.AdapterServiceStub(channel).CreateAdapter,
         lambda adapter, plan: adapters_pb2.CreateAdapterRequest(adapter=adapter, validate_only=plan),
     ),
-    IMAGE_SYNTHESIS: StepKind(
+    StepKind(
+        IMAGE_SYNTHESIS,
         image_sets_pb2.ImageSet,
         lambda channel: image_sets_pb2_grpc.ImageSetServiceStub(channel).CreateImageSet,
         lambda image_set, plan: image_sets_pb2.CreateImageSetRequest(image_set=image_set, validate_only=plan),
     ),
-    CLASSIFIER_EVALUATION: StepKind(
+    StepKind(
+        CLASSIFIER_EVALUATION,
         evaluations_pb2.Evaluation,
         lambda channel: evaluations_pb2_grpc.EvaluationServiceStub(channel).CreateEvaluation,
         lambda evaluation, plan: evaluations_pb2.CreateEvaluationRequest(
@@ -60,7 +65,28 @@ KINDS = {
         ),
         awaits_inputs=True,
     ),
-}
+    StepKind(
+        CLASSIFIER_EVALUATION,
+        evaluations_pb2.ImageSetScore,
+        lambda channel: evaluations_pb2_grpc.EvaluationServiceStub(channel).CreateImageSetScore,
+        lambda score, plan: evaluations_pb2.CreateImageSetScoreRequest(image_set_score=score, validate_only=plan),
+    ),
+)
+_BY_RESOURCE = {kind.resource.DESCRIPTOR.full_name: kind for kind in KINDS}
+
+
+def kind_of(resource: Message) -> StepKind:
+    """By what it makes, also as another version of the API has it."""
+    return _BY_RESOURCE[resource.DESCRIPTOR.full_name]
+
+
+def recorded_kind(service: str, resource: str) -> StepKind:
+    """By a record.
+
+    Args:
+        resource: The full name of what it makes; "" in a record of an earlier version.
+    """
+    return _BY_RESOURCE[resource] if resource else next(kind for kind in KINDS if kind.service == service)
 
 
 class StepServices:
@@ -109,7 +135,7 @@ class StepServices:
         return wait_for(self.get_operation(name), ask, timeout_s=timeout_s)
 
     def _create(self, service: str, resource: Message, *, plan: bool) -> operations_proto_pb2.Operation:
-        kind = KINDS[service]
+        kind = kind_of(resource)
         return self._call(service, kind.method(self._channel(service)), kind.message(resource, plan))
 
     def _ask_operation(self, method: str, request: Any, timeout_s: float = UNARY_DEADLINE_S) -> Any:

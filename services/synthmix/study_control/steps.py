@@ -12,7 +12,7 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.service_kit.errors import SynthMixError
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.study_control import specification
-from synthmix.study_control.step_services import KINDS, StepServices
+from synthmix.study_control.step_services import StepServices, kind_of, recorded_kind
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Step:
     @property
     def awaits_inputs(self) -> bool:
         """Whether it may be asked for before what it is made of is there."""
-        return KINDS[self.service].awaits_inputs
+        return kind_of(self.request).awaits_inputs
 
     @property
     def inputs(self) -> set[str]:
@@ -71,6 +71,7 @@ class Step:
         return {
             "service": self.service,
             "display_name": self.display_name,
+            "resource": self.request.DESCRIPTOR.full_name,
             "request": json_format.MessageToDict(self.request, preserving_proto_field_name=True),
             "plan": json_format.MessageToDict(self.plan, preserving_proto_field_name=True),
             "fields": dict(self.fields),
@@ -78,12 +79,11 @@ class Step:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
+        kind = recorded_kind(value["service"], value.get("resource", ""))
         return cls(
             service=value["service"],
             display_name=value["display_name"],
-            request=json_format.ParseDict(
-                value["request"], KINDS[value["service"]].resource(), ignore_unknown_fields=True
-            ),
+            request=json_format.ParseDict(value["request"], kind.resource(), ignore_unknown_fields=True),
             plan=json_format.ParseDict(value["plan"], operations_pb2.Plan(), ignore_unknown_fields=True),
             fields=value["fields"],
         )

@@ -31,9 +31,10 @@ from synthmix.api.datasets.v1 import datasets_pb2 as synthmix_dot_datasets_dot_v
 from synthmix.api.evaluations.v1 import evaluations_pb2 as synthmix_dot_evaluations_dot_v1_dot_evaluations__pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2 as synthmix_dot_image__sets_dot_v1_dot_image__sets__pb2
 from synthmix.api.operations.v1 import operations_pb2 as synthmix_dot_operations_dot_v1_dot_operations__pb2
+from synthmix.api.options.v1 import field_rules_pb2 as synthmix_dot_options_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!synthmix/studies/v1/studies.proto\x12\x13synthmix.studies.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#synthmix/adapters/v1/adapters.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a#synthmix/datasets/v1/datasets.proto\x1a)synthmix/evaluations/v1/evaluations.proto\x1a\'synthmix/image_sets/v1/image_sets.proto\x1a\'synthmix/operations/v1/operations.proto\"\xa1\x04\n\tStudySpec\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x38\n\x05split\x18\x03 \x01(\x0b\x32#.synthmix.datasets.v1.SplitSettingsB\x04\xe2\x41\x01\x01\x12=\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32%.synthmix.adapters.v1.AdapterSettingsB\x04\xe2\x41\x01\x01\x12\x42\n\tsynthesis\x18\x05 \x03(\x0b\x32).synthmix.image_sets.v1.SynthesisSettingsB\x04\xe2\x41\x01\x01\x12\x42\n\tselection\x18\x06 \x03(\x0b\x32).synthmix.image_sets.v1.SelectionSettingsB\x04\xe2\x41\x01\x01\x12@\n\x08mixtures\x18\x07 \x01(\x0b\x32(.synthmix.evaluations.v1.MixtureSettingsB\x04\xe2\x41\x01\x01\x12\x45\n\nclassifier\x18\x08 \x01(\x0b\x32+.synthmix.evaluations.v1.ClassifierSettingsB\x04\xe2\x41\x01\x01\x12\x18\n\x05seeds\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12;\n\x05\x63laim\x18\n \x01(\x0b\x32&.synthmix.evaluations.v1.ClaimSettingsB\x04\xe2\x41\x01\x01\x42\x08\n\x06_seeds\"e\n\x12\x43reateStudyRequest\x12\x32\n\x04spec\x18\x01 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpecB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xc5\x01\n\tStudyPlan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpec\x12/\n\x05steps\x18\x03 \x03(\x0b\x32 .synthmix.studies.v1.PlannedStep\x12\x19\n\x11predicted_seconds\x18\x04 \x01(\x01\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x1e\n\x16predicted_wall_seconds\x18\x06 \x01(\x01\"`\n\x0bPlannedStep\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\x12*\n\x04plan\x18\x02 \x01(\x0b\x32\x1c.synthmix.operations.v1.Plan\x12\x0f\n\x07workers\x18\x03 \x01(\x05\"\xcf\x03\n\x05Study\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpec\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32\x1d.synthmix.operations.v1.StateB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64\x61taset\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05split\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x61\x64\x61pters\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nimage_sets\x18\x08 \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nevaluation\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07verdict\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\x0b \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x17\n\toperation\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crequested_by\x18\r \x03(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0frequested_by_me\x18\x0e \x01(\x08\x42\x04\xe2\x41\x01\x03\"%\n\x0fGetStudyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x7f\n\x12ListStudiesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tspec_name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\x0funfinished_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"p\n\x13ListStudiesResponse\x12+\n\x07studies\x18\x01 \x03(\x0b\x32\x1a.synthmix.studies.v1.Study\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0bunreachable\x18\x03 \x03(\t\"D\n\x11WatchStudyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rresume_marker\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\x93\x01\n\x12WatchStudyResponse\x12;\n\x08progress\x18\x01 \x01(\x0b\x32).synthmix.operations.v1.OperationMetadata\x12\x15\n\rresume_marker\x18\x02 \x01(\t\x12)\n\x05study\x18\x03 \x01(\x0b\x32\x1a.synthmix.studies.v1.Study\"Z\n\x12\x44\x65leteStudyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x32\x86\x04\n\x0cStudyService\x12\x8b\x01\n\x0b\x43reateStudy\x12\'.synthmix.studies.v1.CreateStudyRequest\x1a\x1d.google.longrunning.Operation\"4\xca\x41\x31\n\x05Study\x12(synthmix.operations.v1.OperationMetadata\x12L\n\x08GetStudy\x12$.synthmix.studies.v1.GetStudyRequest\x1a\x1a.synthmix.studies.v1.Study\x12`\n\x0bListStudies\x12\'.synthmix.studies.v1.ListStudiesRequest\x1a(.synthmix.studies.v1.ListStudiesResponse\x12W\n\x0b\x44\x65leteStudy\x12\'.synthmix.studies.v1.DeleteStudyRequest\x1a\x1f.synthmix.artifacts.v1.Deletion\x12_\n\nWatchStudy\x12&.synthmix.studies.v1.WatchStudyRequest\x1a\'.synthmix.studies.v1.WatchStudyResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!synthmix/studies/v1/studies.proto\x12\x13synthmix.studies.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#synthmix/adapters/v1/adapters.proto\x1a%synthmix/artifacts/v1/artifacts.proto\x1a#synthmix/datasets/v1/datasets.proto\x1a)synthmix/evaluations/v1/evaluations.proto\x1a\'synthmix/image_sets/v1/image_sets.proto\x1a\'synthmix/operations/v1/operations.proto\x1a%synthmix/options/v1/field_rules.proto\"\xdc\x04\n\tStudySpec\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x38\n\x05split\x18\x03 \x01(\x0b\x32#.synthmix.datasets.v1.SplitSettingsB\x04\xe2\x41\x01\x01\x12=\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32%.synthmix.adapters.v1.AdapterSettingsB\x04\xe2\x41\x01\x01\x12\x42\n\tsynthesis\x18\x05 \x03(\x0b\x32).synthmix.image_sets.v1.SynthesisSettingsB\x04\xe2\x41\x01\x01\x12\x42\n\tselection\x18\x06 \x03(\x0b\x32).synthmix.image_sets.v1.SelectionSettingsB\x04\xe2\x41\x01\x01\x12@\n\x08mixtures\x18\x07 \x01(\x0b\x32(.synthmix.evaluations.v1.MixtureSettingsB\x04\xe2\x41\x01\x01\x12\x45\n\nclassifier\x18\x08 \x01(\x0b\x32+.synthmix.evaluations.v1.ClassifierSettingsB\x04\xe2\x41\x01\x01\x12\x18\n\x05seeds\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12;\n\x05\x63laim\x18\n \x01(\x0b\x32&.synthmix.evaluations.v1.ClaimSettingsB\x04\xe2\x41\x01\x01\x12\x39\n\x06search\x18\x0b \x01(\x0b\x32#.synthmix.studies.v1.SearchSettingsB\x04\xe2\x41\x01\x01\x42\x08\n\x06_seeds\"\xd0\x04\n\x0eSearchSettings\x12@\n\x0e\x62udget_seconds\x18\x01 \x01(\x01\x42#\xe2\x41\x01\x02\xa2\xbb\x18\x1b\x11\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x65\xcd\xcd\x41\x42\x07secondsH\x00\x88\x01\x01\x12:\n\x04keep\x18\x02 \x01(\x05\x42\'\xe2\x41\x01\x01\xa2\xbb\x18\x1f\n\x01\x31\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00p@B\x08\x61\x64\x61ptersH\x01\x88\x01\x01\x12\x30\n\x07sampler\x18\x03 \x01(\tB\x1a\xe2\x41\x01\x01\xa2\xbb\x18\x12\n\x03tpe2\x03tpe2\x06randomH\x02\x88\x01\x01\x12G\n\x05score\x18\x04 \x01(\tB3\xe2\x41\x01\x01\xa2\xbb\x18+\n\x11\x63lass_consistency2\x11\x63lass_consistency2\x03kidH\x03\x88\x01\x01\x12<\n\x10reduction_factor\x18\x05 \x01(\x05\x42\x1d\xe2\x41\x01\x01\xa2\xbb\x18\x15\n\x01\x32\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x30@H\x04\x88\x01\x01\x12\x31\n\x05rungs\x18\x06 \x01(\x05\x42\x1d\xe2\x41\x01\x01\xa2\xbb\x18\x15\n\x01\x34\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x30@H\x05\x88\x01\x01\x12\x45\n\x10images_per_class\x18\x07 \x01(\x05\x42&\xe2\x41\x01\x01\xa2\xbb\x18\x1e\n\x02\x35\x30\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x88\xc3@B\x06imagesH\x06\x88\x01\x01\x12\x1e\n\x04seed\x18\x08 \x01(\x03\x42\x0b\xe2\x41\x01\x01\xa2\xbb\x18\x03\n\x01\x30H\x07\x88\x01\x01\x42\x11\n\x0f_budget_secondsB\x07\n\x05_keepB\n\n\x08_samplerB\x08\n\x06_scoreB\x13\n\x11_reduction_factorB\x08\n\x06_rungsB\x13\n\x11_images_per_classB\x07\n\x05_seed\"e\n\x12\x43reateStudyRequest\x12\x32\n\x04spec\x18\x01 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpecB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xf6\x01\n\tStudyPlan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpec\x12/\n\x05steps\x18\x03 \x03(\x0b\x32 .synthmix.studies.v1.PlannedStep\x12\x19\n\x11predicted_seconds\x18\x04 \x01(\x01\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x1e\n\x16predicted_wall_seconds\x18\x06 \x01(\x01\x12/\n\x06search\x18\x07 \x01(\x0b\x32\x1f.synthmix.studies.v1.SearchPlan\"u\n\nSearchPlan\x12\x16\n\x0e\x62udget_seconds\x18\x01 \x01(\x01\x12\x39\n\ncandidates\x18\x02 \x03(\x0b\x32%.synthmix.studies.v1.PlannedCandidate\x12\x14\n\x0c\x66ull_seconds\x18\x03 \x01(\x01\"\x85\x01\n\x10PlannedCandidate\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\x12*\n\x04plan\x18\x02 \x01(\x0b\x32\x1c.synthmix.operations.v1.Plan\x12/\n\x05rungs\x18\x03 \x03(\x0b\x32 .synthmix.studies.v1.PlannedRung\"=\n\x0bPlannedRung\x12\x13\n\x0bimages_seen\x18\x01 \x01(\x03\x12\x19\n\x11predicted_seconds\x18\x02 \x01(\x01\"`\n\x0bPlannedStep\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\x12*\n\x04plan\x18\x02 \x01(\x0b\x32\x1c.synthmix.operations.v1.Plan\x12\x0f\n\x07workers\x18\x03 \x01(\x05\"\xcf\x03\n\x05Study\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.synthmix.studies.v1.StudySpec\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32\x1d.synthmix.operations.v1.StateB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64\x61taset\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05split\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x61\x64\x61pters\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nimage_sets\x18\x08 \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nevaluation\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07verdict\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x36\n\x08payloads\x18\x0b \x03(\x0b\x32\x1e.synthmix.artifacts.v1.PayloadB\x04\xe2\x41\x01\x03\x12\x17\n\toperation\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crequested_by\x18\r \x03(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0frequested_by_me\x18\x0e \x01(\x08\x42\x04\xe2\x41\x01\x03\"%\n\x0fGetStudyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x7f\n\x12ListStudiesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tspec_name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\x0funfinished_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"p\n\x13ListStudiesResponse\x12+\n\x07studies\x18\x01 \x03(\x0b\x32\x1a.synthmix.studies.v1.Study\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0bunreachable\x18\x03 \x03(\t\"D\n\x11WatchStudyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rresume_marker\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\x93\x01\n\x12WatchStudyResponse\x12;\n\x08progress\x18\x01 \x01(\x0b\x32).synthmix.operations.v1.OperationMetadata\x12\x15\n\rresume_marker\x18\x02 \x01(\t\x12)\n\x05study\x18\x03 \x01(\x0b\x32\x1a.synthmix.studies.v1.Study\"Z\n\x12\x44\x65leteStudyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x32\x86\x04\n\x0cStudyService\x12\x8b\x01\n\x0b\x43reateStudy\x12\'.synthmix.studies.v1.CreateStudyRequest\x1a\x1d.google.longrunning.Operation\"4\xca\x41\x31\n\x05Study\x12(synthmix.operations.v1.OperationMetadata\x12L\n\x08GetStudy\x12$.synthmix.studies.v1.GetStudyRequest\x1a\x1a.synthmix.studies.v1.Study\x12`\n\x0bListStudies\x12\'.synthmix.studies.v1.ListStudiesRequest\x1a(.synthmix.studies.v1.ListStudiesResponse\x12W\n\x0b\x44\x65leteStudy\x12\'.synthmix.studies.v1.DeleteStudyRequest\x1a\x1f.synthmix.artifacts.v1.Deletion\x12_\n\nWatchStudy\x12&.synthmix.studies.v1.WatchStudyRequest\x1a\'.synthmix.studies.v1.WatchStudyResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,6 +61,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STUDYSPEC'].fields_by_name['seeds']._serialized_options = b'\342A\001\001'
   _globals['_STUDYSPEC'].fields_by_name['claim']._loaded_options = None
   _globals['_STUDYSPEC'].fields_by_name['claim']._serialized_options = b'\342A\001\001'
+  _globals['_STUDYSPEC'].fields_by_name['search']._loaded_options = None
+  _globals['_STUDYSPEC'].fields_by_name['search']._serialized_options = b'\342A\001\001'
+  _globals['_SEARCHSETTINGS'].fields_by_name['budget_seconds']._loaded_options = None
+  _globals['_SEARCHSETTINGS'].fields_by_name['budget_seconds']._serialized_options = b'\342A\001\002\242\273\030\033\021\000\000\000\000\000\000\000\000)\000\000\000\000e\315\315AB\007seconds'
+  _globals['_SEARCHSETTINGS'].fields_by_name['keep']._loaded_options = None
+  _globals['_SEARCHSETTINGS'].fields_by_name['keep']._serialized_options = b'\342A\001\001\242\273\030\037\n\0011\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000p@B\010adapters'
+  _globals['_SEARCHSETTINGS'].fields_by_name['sampler']._loaded_options = None
+  _globals['_SEARCHSETTINGS'].fields_by_name['sampler']._serialized_options = b'\342A\001\001\242\273\030\022\n\003tpe2\003tpe2\006random'
+  _globals['_SEARCHSETTINGS'].fields_by_name['score']._loaded_options = None
+  _globals['_SEARCHSETTINGS'].fields_by_name['score']._serialized_options = b'\342A\001\001\242\273\030+\n\021class_consistency2\021class_consistency2\003kid'
+  _globals['_SEARCHSETTINGS'].fields_by_name['reduction_factor']._loaded_options = None
+  _globals['_SEARCHSETTINGS'].fields_by_name['reduction_factor']._serialized_options = b'\342A\001\001\242\273\030\025\n\0012\031\000\000\000\000\000\000\000@)\000\000\000\000\000\0000@'
+  _globals['_SEARCHSETTINGS'].fields_by_name['rungs']._loaded_options = None
+  _globals['_SEARCHSETTINGS'].fields_by_name['rungs']._serialized_options = b'\342A\001\001\242\273\030\025\n\0014\031\000\000\000\000\000\000\360?)\000\000\000\000\000\0000@'
+  _globals['_SEARCHSETTINGS'].fields_by_name['images_per_class']._loaded_options = None
+  _globals['_SEARCHSETTINGS'].fields_by_name['images_per_class']._serialized_options = b'\342A\001\001\242\273\030\036\n\00250\031\000\000\000\000\000\000\000@)\000\000\000\000\000\210\303@B\006images'
+  _globals['_SEARCHSETTINGS'].fields_by_name['seed']._loaded_options = None
+  _globals['_SEARCHSETTINGS'].fields_by_name['seed']._serialized_options = b'\342A\001\001\242\273\030\003\n\0010'
   _globals['_CREATESTUDYREQUEST'].fields_by_name['spec']._loaded_options = None
   _globals['_CREATESTUDYREQUEST'].fields_by_name['spec']._serialized_options = b'\342A\001\002'
   _globals['_CREATESTUDYREQUEST'].fields_by_name['validate_only']._loaded_options = None
@@ -112,28 +131,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETESTUDYREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
   _globals['_STUDYSERVICE'].methods_by_name['CreateStudy']._loaded_options = None
   _globals['_STUDYSERVICE'].methods_by_name['CreateStudy']._serialized_options = b'\312A1\n\005Study\022(synthmix.operations.v1.OperationMetadata'
-  _globals['_STUDYSPEC']._serialized_start=400
-  _globals['_STUDYSPEC']._serialized_end=945
-  _globals['_CREATESTUDYREQUEST']._serialized_start=947
-  _globals['_CREATESTUDYREQUEST']._serialized_end=1048
-  _globals['_STUDYPLAN']._serialized_start=1051
-  _globals['_STUDYPLAN']._serialized_end=1248
-  _globals['_PLANNEDSTEP']._serialized_start=1250
-  _globals['_PLANNEDSTEP']._serialized_end=1346
-  _globals['_STUDY']._serialized_start=1349
-  _globals['_STUDY']._serialized_end=1812
-  _globals['_GETSTUDYREQUEST']._serialized_start=1814
-  _globals['_GETSTUDYREQUEST']._serialized_end=1851
-  _globals['_LISTSTUDIESREQUEST']._serialized_start=1853
-  _globals['_LISTSTUDIESREQUEST']._serialized_end=1980
-  _globals['_LISTSTUDIESRESPONSE']._serialized_start=1982
-  _globals['_LISTSTUDIESRESPONSE']._serialized_end=2094
-  _globals['_WATCHSTUDYREQUEST']._serialized_start=2096
-  _globals['_WATCHSTUDYREQUEST']._serialized_end=2164
-  _globals['_WATCHSTUDYRESPONSE']._serialized_start=2167
-  _globals['_WATCHSTUDYRESPONSE']._serialized_end=2314
-  _globals['_DELETESTUDYREQUEST']._serialized_start=2316
-  _globals['_DELETESTUDYREQUEST']._serialized_end=2406
-  _globals['_STUDYSERVICE']._serialized_start=2409
-  _globals['_STUDYSERVICE']._serialized_end=2927
+  _globals['_STUDYSPEC']._serialized_start=439
+  _globals['_STUDYSPEC']._serialized_end=1043
+  _globals['_SEARCHSETTINGS']._serialized_start=1046
+  _globals['_SEARCHSETTINGS']._serialized_end=1638
+  _globals['_CREATESTUDYREQUEST']._serialized_start=1640
+  _globals['_CREATESTUDYREQUEST']._serialized_end=1741
+  _globals['_STUDYPLAN']._serialized_start=1744
+  _globals['_STUDYPLAN']._serialized_end=1990
+  _globals['_SEARCHPLAN']._serialized_start=1992
+  _globals['_SEARCHPLAN']._serialized_end=2109
+  _globals['_PLANNEDCANDIDATE']._serialized_start=2112
+  _globals['_PLANNEDCANDIDATE']._serialized_end=2245
+  _globals['_PLANNEDRUNG']._serialized_start=2247
+  _globals['_PLANNEDRUNG']._serialized_end=2308
+  _globals['_PLANNEDSTEP']._serialized_start=2310
+  _globals['_PLANNEDSTEP']._serialized_end=2406
+  _globals['_STUDY']._serialized_start=2409
+  _globals['_STUDY']._serialized_end=2872
+  _globals['_GETSTUDYREQUEST']._serialized_start=2874
+  _globals['_GETSTUDYREQUEST']._serialized_end=2911
+  _globals['_LISTSTUDIESREQUEST']._serialized_start=2913
+  _globals['_LISTSTUDIESREQUEST']._serialized_end=3040
+  _globals['_LISTSTUDIESRESPONSE']._serialized_start=3042
+  _globals['_LISTSTUDIESRESPONSE']._serialized_end=3154
+  _globals['_WATCHSTUDYREQUEST']._serialized_start=3156
+  _globals['_WATCHSTUDYREQUEST']._serialized_end=3224
+  _globals['_WATCHSTUDYRESPONSE']._serialized_start=3227
+  _globals['_WATCHSTUDYRESPONSE']._serialized_end=3374
+  _globals['_DELETESTUDYREQUEST']._serialized_start=3376
+  _globals['_DELETESTUDYREQUEST']._serialized_end=3466
+  _globals['_STUDYSERVICE']._serialized_start=3469
+  _globals['_STUDYSERVICE']._serialized_end=3987
 # @@protoc_insertion_point(module_scope)

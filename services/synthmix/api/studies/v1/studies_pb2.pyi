@@ -9,6 +9,7 @@ from synthmix.api.datasets.v1 import datasets_pb2 as _datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2 as _evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2 as _image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2 as _operations_pb2_1
+from synthmix.api.options.v1 import field_rules_pb2 as _field_rules_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -18,7 +19,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StudySpec(_message.Message):
-    __slots__ = ("name", "dataset", "split", "adapters", "synthesis", "selection", "mixtures", "classifier", "seeds", "claim")
+    __slots__ = ("name", "dataset", "split", "adapters", "synthesis", "selection", "mixtures", "classifier", "seeds", "claim", "search")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +30,7 @@ class StudySpec(_message.Message):
     CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_FIELD_NUMBER: _ClassVar[int]
     name: str
     dataset: str
     split: _datasets_pb2.SplitSettings
@@ -39,7 +41,28 @@ class StudySpec(_message.Message):
     classifier: _evaluations_pb2.ClassifierSettings
     seeds: int
     claim: _evaluations_pb2.ClaimSettings
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_datasets_pb2.SplitSettings, _Mapping]] = ..., adapters: _Optional[_Iterable[_Union[_adapters_pb2.AdapterSettings, _Mapping]]] = ..., synthesis: _Optional[_Iterable[_Union[_image_sets_pb2.SynthesisSettings, _Mapping]]] = ..., selection: _Optional[_Iterable[_Union[_image_sets_pb2.SelectionSettings, _Mapping]]] = ..., mixtures: _Optional[_Union[_evaluations_pb2.MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[_evaluations_pb2.ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[_evaluations_pb2.ClaimSettings, _Mapping]] = ...) -> None: ...
+    search: SearchSettings
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_datasets_pb2.SplitSettings, _Mapping]] = ..., adapters: _Optional[_Iterable[_Union[_adapters_pb2.AdapterSettings, _Mapping]]] = ..., synthesis: _Optional[_Iterable[_Union[_image_sets_pb2.SynthesisSettings, _Mapping]]] = ..., selection: _Optional[_Iterable[_Union[_image_sets_pb2.SelectionSettings, _Mapping]]] = ..., mixtures: _Optional[_Union[_evaluations_pb2.MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[_evaluations_pb2.ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[_evaluations_pb2.ClaimSettings, _Mapping]] = ..., search: _Optional[_Union[SearchSettings, _Mapping]] = ...) -> None: ...
+
+class SearchSettings(_message.Message):
+    __slots__ = ("budget_seconds", "keep", "sampler", "score", "reduction_factor", "rungs", "images_per_class", "seed")
+    BUDGET_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    SAMPLER_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    REDUCTION_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    RUNGS_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_CLASS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    budget_seconds: float
+    keep: int
+    sampler: str
+    score: str
+    reduction_factor: int
+    rungs: int
+    images_per_class: int
+    seed: int
+    def __init__(self, budget_seconds: _Optional[float] = ..., keep: _Optional[int] = ..., sampler: _Optional[str] = ..., score: _Optional[str] = ..., reduction_factor: _Optional[int] = ..., rungs: _Optional[int] = ..., images_per_class: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class CreateStudyRequest(_message.Message):
     __slots__ = ("spec", "validate_only")
@@ -50,20 +73,50 @@ class CreateStudyRequest(_message.Message):
     def __init__(self, spec: _Optional[_Union[StudySpec, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class StudyPlan(_message.Message):
-    __slots__ = ("name", "spec", "steps", "predicted_seconds", "warnings", "predicted_wall_seconds")
+    __slots__ = ("name", "spec", "steps", "predicted_seconds", "warnings", "predicted_wall_seconds", "search")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_WALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_FIELD_NUMBER: _ClassVar[int]
     name: str
     spec: StudySpec
     steps: _containers.RepeatedCompositeFieldContainer[PlannedStep]
     predicted_seconds: float
     warnings: _containers.RepeatedScalarFieldContainer[str]
     predicted_wall_seconds: float
-    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[StudySpec, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[PlannedStep, _Mapping]]] = ..., predicted_seconds: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., predicted_wall_seconds: _Optional[float] = ...) -> None: ...
+    search: SearchPlan
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[StudySpec, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[PlannedStep, _Mapping]]] = ..., predicted_seconds: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., predicted_wall_seconds: _Optional[float] = ..., search: _Optional[_Union[SearchPlan, _Mapping]] = ...) -> None: ...
+
+class SearchPlan(_message.Message):
+    __slots__ = ("budget_seconds", "candidates", "full_seconds")
+    BUDGET_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    FULL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    budget_seconds: float
+    candidates: _containers.RepeatedCompositeFieldContainer[PlannedCandidate]
+    full_seconds: float
+    def __init__(self, budget_seconds: _Optional[float] = ..., candidates: _Optional[_Iterable[_Union[PlannedCandidate, _Mapping]]] = ..., full_seconds: _Optional[float] = ...) -> None: ...
+
+class PlannedCandidate(_message.Message):
+    __slots__ = ("display_name", "plan", "rungs")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    RUNGS_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    plan: _operations_pb2_1.Plan
+    rungs: _containers.RepeatedCompositeFieldContainer[PlannedRung]
+    def __init__(self, display_name: _Optional[str] = ..., plan: _Optional[_Union[_operations_pb2_1.Plan, _Mapping]] = ..., rungs: _Optional[_Iterable[_Union[PlannedRung, _Mapping]]] = ...) -> None: ...
+
+class PlannedRung(_message.Message):
+    __slots__ = ("images_seen", "predicted_seconds")
+    IMAGES_SEEN_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    images_seen: int
+    predicted_seconds: float
+    def __init__(self, images_seen: _Optional[int] = ..., predicted_seconds: _Optional[float] = ...) -> None: ...
 
 class PlannedStep(_message.Message):
     __slots__ = ("display_name", "plan", "workers")
