@@ -1,8 +1,7 @@
 """The services of a study with a search, without servers: as LocalServices, and with scores that a test gives."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
@@ -11,12 +10,14 @@ from local_services import LocalServices
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix.service_kit import message_json
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest
 from synthmix.service_kit.digests import digest_of
+from synthmix.service_kit.errors import Cancelled, SynthMixError, to_status
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import finished_operation
-from synthmix.service_kit.resource_names import IMAGE_SET_SCORES, ArtifactName
+from synthmix.service_kit.resource_names import IMAGE_SET_SCORES, ArtifactName, collection_of
 
 SCORE_SECONDS = 7.0
 
@@ -81,6 +82,79 @@ class ScoredServices(LocalServices):
         self.created.append(str(target))
         image_set = read_manifest(self.store, ArtifactName.parse(resource.image_set, field="image_set"))
         worth = self.worth(self.settings[image_set.inputs["adapter"]])
-        summary: dict[str, Any] = {"split": resource.split, "score": asdict(worth)}
+        score = evaluations_pb2.ImageSetScore(
+            class_consistency=worth.class_consistency,
+            kernel_inception_distance=worth.kernel_inception_distance,
+            chance_level=0.5,
+            real_class_consistency=0.9,
+            images=100,
+            feature_network="a network",
+            image_size=64,
+        )
+        summary = {"split": resource.split, "score": message_json.to_value(score)}
         inputs = {"image_set": image_set.name.id}
         write_manifest(self.store, Manifest(target, inputs, planned.request, 1, (), summary, SCORE_SECONDS))
+
+
+class WorkingServices(ScoredServices):
+    """Works on a step until a test says what comes of it.
+
+    Attributes:
+        asked: What was asked for, by its name.
+        states: What asked-for steps are at.
+        cancelled: The names of operations that were cancelled, in order.
+    """
+
+    def __init__(self, store: ObjectStore):
+        super().__init__(store)
+        self.asked: dict[str, tuple[str, Message]] = {}
+        self.states: dict[str, progress_pb2.State] = {}
+        self.failures: dict[str, SynthMixError] = {}
+        self.cancelled: list[str] = []
+
+    def create(self, service: str, resource: Message) -> operations_pb2.Operation:
+        target = self._plan(service, resource, validate_only=False).plan.target
+        self.asked[target] = service, resource
+        if self.states.get(target) not in (progress_pb2.STATE_QUEUED, progress_pb2.STATE_RUNNING):
+            self.states[target] = progress_pb2.STATE_QUEUED
+        return self.get_operation(f"operations/{service}/{target.rpartition('/')[2]}")
+
+    def begin(self, target: str) -> None:
+        """A worker begins with it."""
+        self.states[target] = progress_pb2.STATE_RUNNING
+
+    def make(self, target: str) -> None:
+        super().create(*self.asked[target])
+
+    def fail(self, target: str, error: SynthMixError) -> None:
+        self.failures[target] = error
+
+    def running(self, collection: str) -> list[str]:
+        """What was asked for of a collection and has not ended."""
+        return [
+            target for target in self.asked if collection_of(target) == collection and not self._operation(target).done
+        ]
+
+    def get_operation(self, name: str) -> operations_pb2.Operation:
+        return self._operation(next(target for target in self.asked if target.endswith(name.rpartition("/")[2])))
+
+    def cancel(self, name: str) -> None:
+        target = next((target for target in self.asked if target.endswith(name.rpartition("/")[2])), None)
+        if target is None:
+            return super().cancel(name)
+        self.cancelled.append(name)
+        if not self._operation(target).done:
+            self.fail(target, Cancelled(f"{name} was cancelled", reason="CANCELLED"))
+        return None
+
+    def _operation(self, target: str) -> operations_pb2.Operation:
+        service, _ = self.asked[target]
+        name = f"operations/{service}/{target.rpartition('/')[2]}"
+        if find_manifest(self.store, ArtifactName.parse(target, field="target")) is not None:
+            return finished_operation(progress_pb2.Plan(), name, target)
+        operation = operations_pb2.Operation(name=name)
+        operation.metadata.Pack(progress_pb2.OperationMetadata(target=target, state=self.states[target]))
+        if target in self.failures:
+            operation.done = True
+            operation.error.CopyFrom(to_status(self.failures[target]))
+        return operation

@@ -35,9 +35,9 @@ from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName, OperationName
 from synthmix.service_kit.sweep import sweep
 from synthmix.study_control import datasets, study_names
+from synthmix.study_control.step_operations import cancel_steps
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.steps import Step
-from synthmix.study_control.study_operation import cancel_steps
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

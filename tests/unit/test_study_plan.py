@@ -51,11 +51,12 @@ from synthmix.service_kit.operation_records import (
 from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.service_kit.settings_messages import canonical, with_defaults
-from synthmix.study_control import planning, specification, study_operation
+from synthmix.study_control import planning, specification, study_operation, study_run
 from synthmix.study_control.datasets import claim_name
 from synthmix.study_control.planning import StudySteps
 from synthmix.study_control.step_services import delaying
 from synthmix.study_control.steps import Step, of_service, recorded_steps
+from synthmix.study_control.study_progress import StudyProgress
 from test_base_model_files import config, write_model
 from upgrades import upgraded, with_option
 from waiting import wait_until
@@ -106,9 +107,9 @@ def run(store: MemoryObjectStore, services: LocalServices, laid_out: StudySteps)
     name = OperationName(STUDY_CONTROL, laid_out.name.id)
     context = OperationContext(store, OperationRecord(name, "studies", str(laid_out.name), record, now()))
     recorded = recorded_steps(record)
-    progress = study_operation.StudyProgress(context, recorded)
-    made = study_operation.run_study(context, services, progress, recorded)  # type: ignore[arg-type]
-    return Ran(made, [cost["reused"] for cost in progress.costs()])
+    progress = StudyProgress(context, recorded)
+    made = study_run.run_study(context, services, progress, recorded)  # type: ignore[arg-type]
+    return Ran(made, [cost["reused"] for cost in progress.costs(recorded)])
 
 
 def faults(store: MemoryObjectStore, text: str) -> dict[str, str]:
@@ -441,7 +442,7 @@ Working = tuple[AtWork, StudySteps, list[Ran]]
 @pytest.fixture
 def at_work(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Working]:
     """Services at work on a study of two adapters, and where what it made is put when it has ended."""
-    monkeypatch.setattr(study_operation, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(study_run, "POLL_SECONDS", 0.01)
     services, ran = AtWork(store), []
     laid_out = lay_out(store, "adapters: {rank: [4, 16]}", services)
     thread = threading.Thread(target=lambda: ran.append(run(store, services, laid_out)), daemon=True)
@@ -501,7 +502,7 @@ def test_a_study_shows_what_each_step_says_of_itself(store: MemoryObjectStore) -
     [grid] = steps(laid_out, CLASSIFIER_EVALUATION)
     name = OperationName(STUDY_CONTROL, laid_out.name.id)
     context = OperationContext(store, OperationRecord(name, "studies", str(laid_out.name), laid_out.record(), now()))
-    progress = study_operation.StudyProgress(context, laid_out.steps)
+    progress = StudyProgress(context, laid_out.steps)
 
     def shown(operation: operations_pb2.Operation) -> progress_pb2.Step:
         progress.follow(grid, operation)
@@ -525,7 +526,7 @@ def test_a_study_says_once_what_its_steps_find_on_the_way(store: MemoryObjectSto
     laid_out = lay_out(store, "adapters: {rank: [4, 16]}")
     name = OperationName(STUDY_CONTROL, laid_out.name.id)
     context = OperationContext(store, OperationRecord(name, "studies", str(laid_out.name), laid_out.record(), now()))
-    progress = study_operation.StudyProgress(context, laid_out.steps)
+    progress = StudyProgress(context, laid_out.steps)
     for step, warnings in zip(steps(laid_out, ADAPTER_TRAINING), (["no colour"], ["no colour", "blur"]), strict=True):
         running = operations_pb2.Operation(name="operations/x")
         running.metadata.Pack(progress_pb2.OperationMetadata(state="STATE_RUNNING", warnings=warnings))
@@ -569,13 +570,13 @@ def test_a_refusal_that_passes_delays_a_study_and_does_not_fail_it(
 
     def run_steps(context: OperationContext) -> str:
         steps = recorded_steps(record)
-        progress = study_operation.StudyProgress(context, steps)
-        study_operation.run_study(context, services, progress, steps)  # type: ignore[arg-type]
+        progress = StudyProgress(context, steps)
+        study_run.run_study(context, services, progress, steps)  # type: ignore[arg-type]
         return context.record.target
 
     monkeypatch.setattr(operation_host, "FIRST_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(operation_host, "ROUND_SECONDS", 0.02)
-    monkeypatch.setattr(study_operation, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(study_run, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(study_operation, "run", run_steps)
     name = OperationName(STUDY_CONTROL, laid_out.name.id)
     operation = OperationRecord(name, "studies", str(laid_out.name), record, now())

@@ -15,7 +15,7 @@ from synthmix.service_kit import deletion as deletions
 from synthmix.service_kit import operation_records, owners, pages
 from synthmix.service_kit.artifact_collection import payload_messages
 from synthmix.service_kit.artifacts import Manifest, described, find_manifest, read_manifest
-from synthmix.service_kit.errors import FieldViolation, NotFound, SynthMixError, Unimplemented
+from synthmix.service_kit.errors import NotFound, SynthMixError
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_calls import metadata_of
 from synthmix.service_kit.operation_records import finished_operation
@@ -61,13 +61,6 @@ class StudyService(studies_pb2_grpc.StudyServiceServicer):
             plan = await asyncio.to_thread(self._plan, study)
             plan.warnings.extend(of_name)
             return finished_operation(plan)
-        if study.search is not None:
-            description = "is not run by this version, which only plans it; leave `search` out to train all adapters"
-            raise Unimplemented(
-                f"search {description}",
-                reason="SEARCH_UNAVAILABLE",
-                violations=[FieldViolation("search", description)],
-            )
         warnings = [*study.plan().warnings, *of_name]
         await asyncio.to_thread(owners.claim, self._store, name, owner)
         await asyncio.to_thread(study_names.claim, self._store, owner, spec.name, name)

@@ -86,8 +86,11 @@ class Ended:
 
     Attributes:
         scores: None unless it was scored.
-        seconds: Worker time that it took.
+        seconds: Worker time that it took, also of what was there already: else a search would come to something else
+            where another study had been.
         reason: What it failed with; "" if it did not.
+        made: The names of its adapter, its images and their score, as far as they were made.
+        found: Those that were there already, and cost nothing.
     """
 
     candidate: int
@@ -96,6 +99,8 @@ class Ended:
     seconds: float
     scores: Scores | None = None
     reason: str = ""
+    made: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,11 @@ class State:
     def spent_seconds(self) -> float:
         """Worker time of all that has ended."""
         return sum(event.seconds for event in self.ended)
+
+    @cached_property
+    def made(self) -> tuple[str, ...]:
+        """All that was made, in the order in which rungs ended."""
+        return tuple(dict.fromkeys(name for event in self.ended for name in event.made))
 
     @cached_property
     def failed(self) -> frozenset[int]:

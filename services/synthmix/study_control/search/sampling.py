@@ -6,6 +6,7 @@ alone: one that was interrupted goes on with the suggestions that it would have 
 
 from collections.abc import Sequence
 
+from synthmix.service_kit.extras import extra
 from synthmix.service_kit.seeds import derived_seed
 from synthmix.study_control.search.decisions import KID, Candidate, Ended, Rules, State
 
@@ -29,8 +30,12 @@ def suggest(candidates: Sequence[Candidate], rules: Rules, state: State, *, samp
     Args:
         candidates: At least one of them has not been tried.
         sampler: TPE or RANDOM.
+
+    Raises:
+        FailedPrecondition: Optuna is not installed.
     """
-    import optuna
+    with extra("workers", "a search"):
+        import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     choices = [range(1 + max(values)) for values in zip(*(item.point for item in candidates), strict=True)]
