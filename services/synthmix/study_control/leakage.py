@@ -27,8 +27,12 @@ def leakage_checks(
     image_sets: Sequence[Manifest],
     comparison: evaluations_pb2.Comparison,
     results: evaluations_pb2.TrialResults,
+    scores: Sequence[Manifest] = (),
 ) -> tuple[LeakageCheck, ...]:
     """A line for each rule.
+
+    Args:
+        scores: By which adapters were chosen, if they were.
 
     Raises:
         DataLoss: A stored file is not what was written.
@@ -49,6 +53,7 @@ def leakage_checks(
         _test_reads(trials),
         _epochs(results),
         _choice(comparison, results),
+        *([_scores(parts, scores)] if scores else ()),
         LeakageCheck(
             "A mixture takes the train part and an image set, and a generator takes a train part alone",
             "no function that builds either accepts another type",
@@ -182,6 +187,15 @@ def _choice(comparison: evaluations_pb2.Comparison, results: evaluations_pb2.Tri
         statement,
         comparison.verdict.key in comparison.candidates and math.isclose(chosen, best, abs_tol=1e-9),
         f"{100 * chosen:.1f} % there, {100 * best:.1f} % the best of {plural(len(comparison.candidates), 'mixture')}",
+    )
+
+
+def _scores(parts: Parts, scores: Sequence[Manifest]) -> LeakageCheck:
+    train, validation, test = parts
+    judges = {"train_split": train.digest, "validation_split": validation.digest}
+    right = [judges.items() <= score.inputs.items() and test.digest not in score.inputs.values() for score in scores]
+    return _all(
+        "Adapters were chosen by train and validation images", right, "score", "with their digests, and not the test's"
     )
 
 

@@ -31,7 +31,14 @@ from synthmix.service_kit.yaml_text import to_yaml
 from synthmix.study_control.datasets import account_of_name, display_names, name_shown
 from synthmix.study_control.leakage import leakage_checks
 from synthmix.study_control.report import data as page
-from synthmix.study_control.report.render import render_csv, render_html, render_json, render_run_json
+from synthmix.study_control.report.render import (
+    render_csv,
+    render_html,
+    render_json,
+    render_run_json,
+    render_search_json,
+)
+from synthmix.study_control.search.outcome import cost_of, made_by, scores_in, search_of
 
 GALLERY_IMAGES = 8
 GALLERY_SIZE_PX = 96
@@ -53,15 +60,15 @@ def make_report(target: str, report: Callable[[int], None], threads: int, **stud
     store = open_object_store()
     data = collect(store, target, **study)
     artifact = ArtifactName.parse(target, field="target", collection=STUDIES)
-    payloads = [
-        write_payload(store, artifact, name, text.encode())
-        for name, text in (
-            ("report.html", render_html(data)),
-            ("report.json", render_json(data)),
-            ("results.csv", render_csv(data)),
-            ("run.json", render_run_json(data)),
-        )
-    ]
+    texts = {
+        "report.html": render_html(data),
+        "report.json": render_json(data),
+        "results.csv": render_csv(data),
+        "run.json": render_run_json(data),
+    }
+    if data.search is not None:
+        texts["search.json"] = render_search_json(data)
+    payloads = [write_payload(store, artifact, name, text.encode()) for name, text in texts.items()]
     report(1)
     return {"payloads": [payload.__dict__ for payload in payloads], "verdict": data.verdict_sentence}
 
@@ -77,6 +84,7 @@ def collect(
     image_sets: Sequence[str],
     evaluation: str,
     costs: Sequence[dict[str, Any]],
+    search: dict[str, Any] | None = None,
 ) -> page.ReportData:
     """Everything that the report says.
 
@@ -86,6 +94,7 @@ def collect(
         spec: The study's specification in its canonical form.
         owner: Whose study it is, and whose names of the dataset are shown.
         costs: For each step its display name, tasks, reused tasks and predicted seconds.
+        search: What the study's search did, as search.outcome takes it.
 
     Raises:
         NotFound, DataLoss: An artifact is not what it was.
@@ -111,6 +120,7 @@ def collect(
     }
     message = from_canonical(spec, studies_pb2.StudySpec)
     classifier = from_canonical(evaluation_manifest.request["settings"], evaluations_pb2.Evaluation).classifier
+    searched = made_by(store, search) if search is not None else []
     galleries, real_examples = gallery(store, train, {set_names[name]: name for name in image_sets})
     return page.ReportData(
         study=page.Study(message.name, target, datetime.fromisoformat(create_time), to_yaml(message)),
@@ -131,10 +141,16 @@ def collect(
         comparison=comparison,
         metrics=tuple(results.metrics),
         trials=tuple(results.trials),
-        leakage=leakage_checks(store, split, adapter_manifests, image_set_manifests, comparison, results),
-        costs=_costs(costs, [*adapter_manifests, *image_set_manifests, evaluation_manifest]),
+        leakage=leakage_checks(
+            store, split, adapter_manifests, image_set_manifests, comparison, results, scores_in(searched)
+        ),
+        costs=(
+            *([cost_of(search, searched, message.search.budget_seconds)] if search is not None else ()),
+            *_costs(costs, [*adapter_manifests, *image_set_manifests, evaluation_manifest]),
+        ),
         provenance=_provenance(dataset, split_manifest, adapter_manifests, image_set_manifests, evaluation_manifest),
         warnings=(),
+        search=search_of(message.search, search, searched) if search is not None else None,
     )
 
 

@@ -57,7 +57,7 @@ def run(context: OperationContext) -> ArtifactName:
                 "adapters": adapters,
                 "image_sets": image_sets,
                 "evaluation": evaluation,
-                "costs": progress.costs(steps),
+                "costs": progress.costs(steps, counted=found.made),
                 **({} if planned is None else {"search": _searched(planned, found)}),
             }
         ],
@@ -79,6 +79,8 @@ def run(context: OperationContext) -> ArtifactName:
             summary={"verdict": report["verdict"]},
         ),
     )
+    if planned is not None:
+        context.store.delete_prefix(context.record.name.checkpoints)
     progress.show_report(progress_pb2.STATE_SUCCEEDED)
     return target
 

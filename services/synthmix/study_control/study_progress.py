@@ -1,6 +1,6 @@
 """What a study's operation shows of its steps while they run."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -77,6 +77,8 @@ class StudyProgress:
     def found(self, step: Step) -> None:
         """A step whose artifact is there: another study's work, unless this one had begun it."""
         shown = self._shown[step.target]
+        if shown.state == progress_pb2.STATE_SUCCEEDED:
+            return  # of its search
         shown.reused = self._begun.get(step.target, step.plan.total)
         shown.state = progress_pb2.STATE_SUCCEEDED
         shown.operation = str(operation_of(step, step.target))
@@ -100,13 +102,17 @@ class StudyProgress:
         self._report.done = int(state == progress_pb2.STATE_SUCCEEDED)
         self.publish()
 
-    def costs(self, steps: Sequence[Step]) -> list[dict[str, Any]]:
-        """What each step was, for the report's table of costs."""
+    def costs(self, steps: Sequence[Step], counted: Collection[str] = ()) -> list[dict[str, Any]]:
+        """What each step was, for the report's table of costs.
+
+        Args:
+            counted: What is not to be counted again, since a search has made it.
+        """
         return [
             {
                 "name": step.display_name,
                 "tasks": step.plan.total,
-                "reused": self._shown[step.target].reused,
+                "reused": step.plan.total if step.target in counted else self._shown[step.target].reused,
                 "predicted_seconds": step.plan.predicted_seconds,
             }
             for step in steps

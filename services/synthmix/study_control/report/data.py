@@ -181,6 +181,50 @@ class StepCost:
 
 
 @dataclass(frozen=True)
+class SearchRung:
+    """A candidate of a search, as it was trained and scored at one rung."""
+
+    candidate: str
+    # Counted from 1.
+    rung: int
+    images_seen: int
+    outcome: Literal["scored", "failed", "cancelled"]
+    # None unless it was scored.
+    class_consistency: float | None
+    kernel_inception_distance: float | None
+    # Worker time, also of what was there already.
+    seconds: float
+    # What it failed with; "" if it did not.
+    reason: str
+    # Its adapter, images and score, as far as they were made; and those that were there already.
+    made: tuple[str, ...]
+    found: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a study's adapters were searched."""
+
+    # What was chosen and why.
+    sentence: str
+    # The names of those that the study went on with, the best first.
+    chosen: tuple[str, ...]
+    # What candidates were compared by: class_consistency or kid.
+    score: str
+    candidates: int
+    tried: int
+    budget_seconds: float
+    spent_seconds: float
+    # What class consistency comes to by chance, and with the validation images.
+    chance_level: float
+    real_class_consistency: float
+    # Those of the best candidate first, and of each in order of images seen.
+    rungs: tuple[SearchRung, ...]
+    # All that was decided and what came of it, in that order: rungs that were started and that ended, and the end.
+    history: tuple[Mapping[str, object], ...]
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What the numbers were made from and with."""
 
@@ -221,6 +265,8 @@ class ReportData:
     provenance: Provenance
     # Of the study, beside the dataset's and the comparison's own.
     warnings: tuple[str, ...]
+    # None if all adapters were trained.
+    search: Search | None = None
 
     @property
     def broken_rules(self) -> tuple[LeakageCheck, ...]:

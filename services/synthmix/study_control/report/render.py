@@ -57,13 +57,16 @@ def render_html(data: ReportData) -> str:
 
 
 def render_json(data: ReportData) -> str:
-    """The results as JSON: all of `data` but what `render_run_json` has, each example image replaced by its sha256.
+    """The results as JSON: all of `data` but what the other files have, each example image replaced by its sha256.
 
     It does not tell when or how fast the study ran: the same study, run again or interrupted, gives the same bytes.
     Raises ValueError if a number is not finite.
     """
     values = {"report_version": REPORT_VERSION, **dataclasses.asdict(data), "comparison": data.reported}
     del values["costs"], values["study"]["created_at"], values["provenance"]["software"]
+    search = values.pop("search")
+    if search is not None:
+        values["search"] = {key: search[key] for key in ("sentence", "chosen", "score", "candidates", "tried")}
     for made in (*values["adapters"], *values["image_sets"]):
         del made["seconds"], made["gpu_seconds"]
     return _json(values)
@@ -80,6 +83,12 @@ def render_run_json(data: ReportData) -> str:
             "software": data.provenance.software,
         }
     )
+
+
+def render_search_json(data: ReportData) -> str:
+    """All that a study's search did, with its times, as JSON. Raises ValueError if a number is not finite."""
+    assert data.search is not None, "the study has no search"
+    return _json({"report_version": REPORT_VERSION, "study": data.study.id, "search": dataclasses.asdict(data.search)})
 
 
 def render_csv(data: ReportData) -> str:

@@ -92,8 +92,7 @@ class PlannedSearch:
 
     @cached_property
     def rules(self) -> Rules:
-        settings = self.settings
-        return Rules(settings.budget_seconds, settings.keep, settings.reduction_factor, settings.rungs, settings.score)
+        return rules_of(self.settings)
 
     @cached_property
     def numbers(self) -> tuple[Candidate, ...]:
@@ -249,6 +248,11 @@ def plan_search(
         _check_budget(search)
     problems.raise_if_any()
     return search
+
+
+def rules_of(settings: studies_pb2.SearchSettings) -> Rules:
+    """What decisions are held to. `settings` have their defaults."""
+    return Rules(settings.budget_seconds, settings.keep, settings.reduction_factor, settings.rungs, settings.score)
 
 
 def points(settings: Sequence[adapters_pb2.AdapterSettings]) -> list[tuple[int, ...]]:
