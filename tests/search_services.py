@@ -10,14 +10,14 @@ from local_services import LocalServices
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
+from synthmix.classifier_evaluation import score_planning
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest
-from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import Cancelled, SynthMixError, to_status
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import finished_operation
-from synthmix.service_kit.resource_names import IMAGE_SET_SCORES, ArtifactName, collection_of
+from synthmix.service_kit.resource_names import ArtifactName, collection_of
 
 SCORE_SECONDS = 7.0
 
@@ -48,23 +48,9 @@ class ScoredServices(LocalServices):
         self.settings: dict[str, adapters_pb2.AdapterSettings] = {}
 
     def _plan(self, service: str, resource: Message, *, validate_only: bool) -> Planned:
-        if not isinstance(resource, evaluations_pb2.ImageSetScore):
-            return super()._plan(service, resource, validate_only=validate_only)
-        request = {"split": resource.split, "image_set": resource.image_set, "recipe_version": 1}
-        target = ArtifactName(IMAGE_SET_SCORES, digest_of(request))
-        done = find_manifest(self.store, target) is not None
-        return Planned(
-            request,
-            {},
-            progress_pb2.Plan(
-                target=str(target),
-                total=1,
-                done=int(done),
-                unit="image sets",
-                predicted_seconds=0.0 if done else SCORE_SECONDS,
-                tasks=int(not done),
-            ),
-        )
+        if isinstance(resource, evaluations_pb2.ImageSetScore):
+            return score_planning.plan(self.store, resource, validate_only=validate_only)
+        return super()._plan(service, resource, validate_only=validate_only)
 
     def create(self, service: str, resource: Message) -> operations_pb2.Operation:
         planned = self._plan(service, resource, validate_only=False)
@@ -92,7 +78,8 @@ class ScoredServices(LocalServices):
             image_size=64,
         )
         summary = {"split": resource.split, "score": message_json.to_value(score)}
-        inputs = {"image_set": image_set.name.id}
+        parts = {f"{part}_split": digest for part, digest in planned.request["parts"].items()}
+        inputs = {**parts, "image_set": image_set.name.id}
         write_manifest(self.store, Manifest(target, inputs, planned.request, 1, (), summary, SCORE_SECONDS))
 
 
@@ -102,6 +89,7 @@ class WorkingServices(ScoredServices):
     Attributes:
         asked: What was asked for, by its name.
         states: What asked-for steps are at.
+        failures: What those failed with that failed.
         cancelled: The names of operations that were cancelled, in order.
     """
 
@@ -115,6 +103,7 @@ class WorkingServices(ScoredServices):
     def create(self, service: str, resource: Message) -> operations_pb2.Operation:
         target = self._plan(service, resource, validate_only=False).plan.target
         self.asked[target] = service, resource
+        self.failures.pop(target, None)
         if self.states.get(target) not in (progress_pb2.STATE_QUEUED, progress_pb2.STATE_RUNNING):
             self.states[target] = progress_pb2.STATE_QUEUED
         return self.get_operation(f"operations/{service}/{target.rpartition('/')[2]}")

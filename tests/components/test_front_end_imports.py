@@ -32,6 +32,7 @@ FOR_WORKERS = {
     "accelerate",
     "tifffile",
     "imagecodecs",
+    "optuna",
 }
 REPORT = "import importlib, json, sys; importlib.import_module(sys.argv[1]); print(json.dumps(sorted(sys.modules)))"
 

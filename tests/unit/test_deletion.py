@@ -10,7 +10,7 @@ from synthmix.service_kit.artifacts import MANIFEST, Manifest, write_manifest, w
 from synthmix.service_kit.deletion import Deletion, delete, deletion_key
 from synthmix.service_kit.errors import FailedPrecondition, NotFound
 from synthmix.service_kit.owners import Caller
-from synthmix.service_kit.references import read_references
+from synthmix.service_kit.references import SEARCH, read_references
 from synthmix.service_kit.requesters import LOCAL
 from synthmix.service_kit.resource_names import (
     ADAPTERS,
@@ -342,6 +342,20 @@ def test_a_study_that_goes_on_is_cancelled_first_and_one_that_was_cancelled_goes
     assert set(world.delete(STUDIES, 3, force=True).names) == gone
     with pytest.raises(NotFound):
         world.delete(STUDIES, 3)
+
+
+def test_what_a_search_has_made_is_its_study_s_before_there_is_a_manifest(world: World) -> None:
+    world.adapter(3, 1)
+    world.image_set(3, 3)
+    study = world[STUDIES, 3]
+    operation = world.record("study-control", study.id, STUDIES, {"split": str(world[SPLITS, 1])}, ended=False)
+    made = [str(world[ADAPTERS, 3]), str(world[IMAGE_SETS, 3])]
+    world.store.put_json(f"{operation.checkpoints}{SEARCH}", {"events": [{"event": "ended", "made": made}]})
+    assert refusal(world, IMAGE_SETS, 3, force=True).reason == "OPERATION_RUNNING"
+    world.record("study-control", study.id, STUDIES, {"split": str(world[SPLITS, 1])}, ended=True)
+    assert refusal(world, IMAGE_SETS, 3).reason == "STILL_REFERENCED"
+    gone = {world[key] for key in ((STUDIES, 3), (ADAPTERS, 3), (IMAGE_SETS, 3))}
+    assert set(world.delete(STUDIES, 3, force=True).names) == gone
 
 
 def test_trials_of_a_grid_that_goes_on_stay(world: World) -> None:

@@ -391,6 +391,21 @@ def test_a_budget_s_end_that_a_host_wrote_down_before_it_died_is_carried_out(at_
     assert services.cancelled == [f"operations/{ADAPTER_TRAINING}/{first.rpartition('/')[2]}"]
 
 
+def test_a_search_begins_anew_if_what_it_made_was_deleted_and_finds_the_rest(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store, "{budget_seconds: 1500}")
+    services = timed(ScoredServices(store))
+    first = Searching(store, laid_out, services)
+    state = first.run.run()
+    gone = state.ended[0].made[0]
+    store.delete_prefix(f"{gone}/")
+    services.created.clear()
+    again = Searching(store, laid_out, services).run.run()
+    assert services.created == [gone]
+    assert [event for event in again.history if isinstance(event, Started)] == [
+        event for event in state.history if isinstance(event, Started)
+    ]
+
+
 def test_of_two_hosts_with_one_search_the_second_to_write_leaves_off(at_work: Searching) -> None:
     other = Searching(store_of(at_work), lay_out(store_of(at_work)), at_work.services)
     at_work.run.advance()

@@ -23,6 +23,8 @@ from synthmix.service_kit.resource_names import COLLECTIONS, SPLITS, STUDIES, Ar
 from synthmix.service_kit.stored_records import readable
 
 READS_AT_ONCE = 16
+SEARCH = "search.json"
+"""What a study's search has made, among the checkpoints of the study's operation."""
 _MENTION = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 
 
@@ -50,7 +52,8 @@ class References:
 
     Attributes:
         resources: By name.
-        unfinished: What each operation that has not ended mentions, with its own id: that of what it makes.
+        unfinished: What each operation that has not ended mentions, with its own id: that of what it makes. A study
+            mentions what its search has made so far.
         owners: Who asked for each, where anybody did.
     """
 
@@ -193,7 +196,8 @@ def _operation(store: ObjectStore, name: OperationName) -> tuple[OperationName, 
     if read is None:
         return None
     text, ended = read
-    return name, str(readable(text).get("kind", "")), mentions_in(text) | {name.id}, ended
+    searched = _find_text(store, f"{name.checkpoints}{SEARCH}") if name.service == STUDY_CONTROL else None
+    return name, str(readable(text).get("kind", "")), mentions_in(text + (searched or "")) | {name.id}, ended
 
 
 def _read_operation(store: ObjectStore, name: OperationName) -> tuple[str, bool] | None:

@@ -9,6 +9,8 @@ split             a dataset becomes train, validation and test
 specification     a study's defaults, checks and expansion into steps
 planning          what a study would do and cost, asked of the other services
 step_services     the other services, as study control calls them
-study_operation   one study: each step when its inputs are there, then the report
+search            which of a study's adapters are trained how far, if not all are
+study_operation   one study: its search, its steps, then the report
+study_run         each step when its inputs are there, and study_progress, what is shown meanwhile
 report            the report's page, JSON and CSV
 """

@@ -2,7 +2,8 @@
 
     checkpoints/operations/study-control/{id}/search.json
 
-A host that takes the study up again goes on from it, and so does the study if it is submitted again.
+A host that takes the study up again goes on from it, and so does the study if it is submitted again. While the study
+goes on, what it says was made cannot be deleted (synthmix.service_kit.references).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.references import SEARCH
 from synthmix.service_kit.resource_names import OperationName
 from synthmix.service_kit.stored_records import find_record, known_fields, reading
 from synthmix.study_control.search.decisions import Ended, Event, Over, Scores, Started, State
@@ -30,7 +32,7 @@ class History:
 
     def __init__(self, store: ObjectStore, operation: OperationName):
         self._store = store
-        self._key = f"{operation.checkpoints}search.json"
+        self._key = f"{operation.checkpoints}{SEARCH}"
         self._read()
 
     def _read(self) -> None:
@@ -51,8 +53,9 @@ class History:
         self.state = state
 
     def forget(self) -> None:
-        """The search begins anew if the study is submitted again."""
+        """The search begins anew."""
         self._store.delete(self._key)
+        self._read()
 
 
 def to_json(events: Sequence[Event]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from functools import partial
 
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.service_kit import errors
-from synthmix.service_kit.artifacts import read_manifest
+from synthmix.service_kit.artifacts import find_manifest, read_manifest
 from synthmix.service_kit.environment import CLASSIFIER_EVALUATION
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.quantities import plural
@@ -120,7 +120,14 @@ class SearchRun:
         return state
 
     def resume(self) -> None:
-        """Goes on with what ran when the search was interrupted."""
+        """Goes on with what ran when the search was interrupted.
+
+        If anything that it had made was deleted meanwhile, it begins anew, and finds what is left.
+        """
+        store = self._context.store
+        made = (ArtifactName.parse(name, field="made") for name in self._history.state.made)
+        if any(find_manifest(store, name) is None for name in made):
+            self._history.forget()
         known = {rung.started for rung in self._rungs}
         for started in self._history.state.running:
             if started not in known:
@@ -137,9 +144,10 @@ class SearchRun:
         return self._history.state.over is not None
 
     def cancel(self) -> None:
-        """Cancels all that runs. The history stays as it is: it runs again if the study is submitted again."""
-        for rung in self._rungs:
-            cancel_steps(self._services, rung.steps, rung.run.made)
+        """Cancels all that runs. What the history says of it stays: it goes on if the study is submitted again."""
+        steps = [step for rung in self._rungs for step in rung.steps]
+        made = {planned: name for rung in self._rungs for planned, name in rung.run.made.items()}
+        cancel_steps(self._services, steps, made)
 
     def _begin(self, started: Started) -> None:
         candidate = self._planned.candidates[started.candidate]
@@ -196,8 +204,8 @@ class SearchRun:
 
     def _stop_rungs(self) -> None:
         """Cancels what runs when the budget has come to its end."""
+        self.cancel()
         for rung in list(self._rungs):
-            cancel_steps(self._services, rung.steps, rung.run.made)
             self._end(rung, "cancelled")
 
     def _end(self, rung: _Rung, outcome: Outcome, reason: str = "") -> None:
