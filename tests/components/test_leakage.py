@@ -60,6 +60,43 @@ def checks(store: MemoryObjectStore, objects: tuple[dict[str, bytes], str]) -> C
     return checks
 
 
+def scores_of(store: MemoryObjectStore, *others: str) -> list[Manifest]:
+    """Two scores by the split's train and validation parts, of which the second says these digests in their place."""
+    train, validation, _ = open_split(store, split_of(store), field="split")
+    inputs = {"train_split": train.digest, "validation_split": validation.digest}
+    changed = dict(zip(inputs, others, strict=False))
+    names = [ArtifactName("image-set-scores", letter * 32) for letter in "ab"]
+    return [Manifest(names[0], inputs, {}, 1, ()), Manifest(names[1], inputs | changed, {}, 1, ())]
+
+
+def test_adapters_that_were_chosen_were_by_train_and_validation_images(
+    store: MemoryObjectStore, objects: tuple[dict[str, bytes], str]
+) -> None:
+    _, _, test = open_split(store, split_of(store), field="split")
+    evaluation = read_manifest(store, ArtifactName.parse(objects[1], field="evaluation"))
+
+    def line(scores: list[Manifest]) -> list[LeakageCheck]:
+        found = leakage_checks(
+            store,
+            split_of(store),
+            [read_manifest(store, ArtifactName("adapters", ADAPTER))],
+            [read_manifest(store, ArtifactName("image-sets", IMAGE_SET))],
+            message_json.from_value(evaluation.summary["comparison"], evaluations_pb2.Comparison),
+            message_json.from_bytes(read_payload(store, evaluation, "trials.json"), evaluations_pb2.TrialResults),
+            scores,
+        )
+        return [check for check in found if check.statement.startswith("Adapters were chosen")]
+
+    assert line([]) == []
+    [held] = line(scores_of(store))
+    assert (held.status, held.evidence[:12]) == ("held", "2 of 2 score")
+    for others in ((test.digest,), ("0" * 32, test.digest)):
+        [broken] = line(scores_of(store, *others))
+        assert (broken.status, broken.evidence[:12]) == ("broken", "1 of 2 score")
+    [broken] = line([dataclasses.replace(scores_of(store)[0], inputs=scores_of(store)[0].inputs | {"x": test.digest})])
+    assert broken.status == "broken"
+
+
 def replace_payload(store: MemoryObjectStore, manifest: Manifest, name: str, data: bytes, **changes: Any) -> None:
     """Writes a payload and the manifest that belongs to it, as whoever can write to the bucket could."""
     written = write_payload(store, manifest.name, name, data)

@@ -398,6 +398,22 @@ STUDIES = [
         ("selection",),
     ),
     Case(
+        "a search among one adapter",
+        study(search__budget_seconds=600.0),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        ("1 leaves nothing to choose: `adapters` makes 1 combination", "leave `search` out"),
+        ("search.keep",),
+    ),
+    Case(
+        "a search without a budget",
+        study(search__keep=2, adapters=[{"rank": 4}, {"rank": 8}, {"rank": 16}]),
+        InvalidArgument,
+        "FIELD_MISSING",
+        ("search.budget_seconds is required", "such as 7200"),
+        ("search.budget_seconds",),
+    ),
+    Case(
         "a split that leaves nothing to train on",
         study(split__test=0.6, split__validation=0.4),
         InvalidArgument,

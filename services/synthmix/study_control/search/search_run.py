@@ -20,6 +20,7 @@ from synthmix.service_kit.resource_names import ArtifactName
 from synthmix.study_control import specification, study_run
 from synthmix.study_control.search import sampling
 from synthmix.study_control.search.decisions import (
+    KID,
     WAIT,
     Ended,
     Outcome,
@@ -258,10 +259,13 @@ def said_of(planned: PlannedSearch, state: State) -> str:
     [number] = best
     result, candidate = state.best_result[number], planned.candidates[number]
     assert result.scores is not None, "it was scored"
-    return (
-        f"{tried}; the best is {candidate.name}, with a class consistency of {result.scores.class_consistency:.3f} at "
-        f"{candidate.candidate.images[result.rung]:,} images seen"
+    worth = (
+        f"a kernel inception distance of {result.scores.kid:.4f}"
+        if planned.rules.score == KID
+        else f"a class consistency of {result.scores.class_consistency:.3f}"
     )
+    images = candidate.candidate.images[result.rung]
+    return f"{tried}; the best is {candidate.name}, with {worth} at {images:,} images seen"
 
 
 def nothing_scored(planned: PlannedSearch, state: State) -> errors.FailedPrecondition:
