@@ -15,6 +15,7 @@ import pytest
 from image_archives import BY_PLATE, dataset, imported, plates, zipped
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import planning as adapters
+from synthmix.adapter_training.portions import portions
 from synthmix.api.adapters.v1.adapters_pb2 import Adapter, AdapterSettings
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
@@ -22,6 +23,7 @@ from synthmix.api.image_sets.v1.image_sets_pb2 import ClassImages, ImageSet, Syn
 from synthmix.api.studies.v1.studies_pb2 import StudySpec
 from synthmix.client.packing import FIELD, pack
 from synthmix.image_data.captions import adapter_captions, captions_file, train_captions
+from synthmix.image_data.generators import AdapterPart
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.sources.archive import open_archive
 from synthmix.image_data.sources.manifests import Columns, check_caption_columns
@@ -392,18 +394,32 @@ def test_images_get_captions_of_train_images_of_their_class(store: MemoryObjectS
         for label in ("alpha", "beta")
     }
     request = image_set(store, seed=5)
-    images = planned_images(request, range(70), known)
+    images = planned_images(request, range(70), captions=known)
     assert all(image.prompt == image.caption and image.caption in known[image.label] for image in images)
     for label, of_class in known.items():
         assert {image.caption for image in images if image.label == label} == set(of_class), "all are drawn"
     # Whichever shard an image is of, and however many others there are, its caption is the same.
-    assert planned_images(request, range(33, 50), known) == images[33:50]
-    fewer = planned_images(request | {"class_images": {"alpha": 7, "beta": 30}}, range(37), known)
+    assert planned_images(request, range(33, 50), captions=known) == images[33:50]
+    fewer = planned_images(request | {"class_images": {"alpha": 7, "beta": 30}}, range(37), captions=known)
     assert [image.caption for image in fewer] == [image.caption for image in [*images[:7], *images[40:]]]
-    other = planned_images(image_set(store, seed=6), range(70), known)
+    other = planned_images(image_set(store, seed=6), range(70), captions=known)
     assert [image.caption for image in other] != [image.caption for image in images]
-    plain = planned_images(image_set(store, prompt="a {label} cell"), range(70), known)
+    plain = planned_images(image_set(store, prompt="a {label} cell"), range(70), captions=known)
     assert {image.prompt for image in plain} == {"a alpha cell", "a beta cell"}
+
+
+def test_what_an_images_own_adapter_makes_has_its_caption(store: MemoryObjectStore, tmp_path: Path) -> None:
+    part = train_part(store, with_captions(store, tmp_path))
+    captions = train_captions(store, part, "text", field="x")
+    own = dict(zip(part.sha256s, captions, strict=True))
+    of_images = [
+        AdapterPart(portion.folder, portion.label, portion.image)
+        for portion in portions(part, AdapterSettings(per="image", images_seen=len(part)))
+    ]
+    known = adapter_captions(store, trained(store, part, captions))
+    images = planned_images(image_set(store, seed=5), range(70), of_images, known)
+    assert all(image.caption == own[image.sources[0]] for image in images)
+    assert {image.sources[0] for image in images} == set(part.sha256s), "each has its turn"
 
 
 def test_prompts_of_images_that_cannot_have_captions(store: MemoryObjectStore, tmp_path: Path) -> None:
