@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from image_archives import encoded, noise
-from in_process_study import InProcessContext, context_of
+from in_process_study import InProcessContext, context_of, workers_open
 from memory_object_store import MemoryObjectStore
 from striped_study import CLASSES, IMAGE_SET, split_of, striped_store, stripes, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.classifier_evaluation import front_end, image_set_score, score_operation, score_planning
+from synthmix.classifier_evaluation import front_end, score_operation, score_planning
 from synthmix.classifier_evaluation.image_set_score import class_consistency, train_judge
 from synthmix.image_data.generators import IMPORTED
 from synthmix.image_data.split_parts import TestPart
@@ -34,7 +34,7 @@ OTHER_SET = "9" * 32
 @pytest.fixture
 def store(own_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryObjectStore:
     store = striped_store(tmp_path)
-    monkeypatch.setattr(image_set_score, "open_object_store", lambda: store)
+    workers_open(store, monkeypatch)
     return store
 
 

@@ -27,8 +27,9 @@ from synthmix.image_synthesis import planning as image_sets
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, write_manifest
+from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
-from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.resource_names import ArtifactName, OperationName
 from synthmix.study_control.planning import StudySteps
 from synthmix.study_control.split import create_split
 from synthmix.study_control.steps import Step
@@ -138,8 +139,10 @@ def test_what_is_left_of_a_training_is_in_the_predicted_time(store: MemoryObject
     whole = seconds()
     assert planned(stop_at=100).plan.total == 100
     assert seconds(stop_at=100) == pytest.approx(whole / 10)
-    # As it is after seven batches of 16.
-    store.put_bytes(key_of(planned(stop_at=100).request, 112), b"")
+    # As it is after seven batches of 16: it goes with the checkpoints of the training without a stop.
+    key = key_of(planned(stop_at=100).request, 112)
+    assert key.startswith(OperationName(ADAPTER_TRAINING, planned().id).checkpoints)
+    store.put_bytes(key, b"")
     assert seconds(stop_at=500) == pytest.approx(whole * 0.388)
     assert seconds() == pytest.approx(whole * 0.888)
     assert seconds(stop_at=90) == pytest.approx(whole * 0.09), "which it is beyond"

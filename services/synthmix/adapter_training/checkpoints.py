@@ -99,7 +99,8 @@ def to_bytes(checkpoint: Checkpoint) -> bytes:
         "folder": checkpoint.folder,
         "micro_batch": str(checkpoint.micro_batch),
     }
-    return save(checkpoint.tensors, metadata=metadata)
+    data: bytes = save(checkpoint.tensors, metadata=metadata)
+    return data
 
 
 def from_bytes(images_seen: int, data: bytes) -> Checkpoint:

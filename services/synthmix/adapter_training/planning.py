@@ -460,9 +460,9 @@ def plan(store: ObjectStore, adapter: adapters_pb2.Adapter) -> Planned:
     warnings = []
     for field, prompt in _prompts(settings):
         if captions is not None and "{caption}" in prompt:
-            images = list(zip(train.class_names, captions, strict=True))
+            captioned = list(zip(train.class_names, captions, strict=True))
             warnings += check_captioned(
-                field, prompt, images, train.classes, tokenizers, class_tokens=settings.class_tokens
+                field, prompt, captioned, train.classes, tokenizers, class_tokens=settings.class_tokens
             )
         else:
             warnings += check_tokens(field, prompt, train.classes, tokenizers, class_tokens=settings.class_tokens)

@@ -187,9 +187,10 @@ def _candidates(search: studies_pb2.SearchPlan) -> list[str]:
 
 def _quantities(plan: studies_pb2.StudyPlan) -> list[str]:
     """What is known of steps before they are done, as a table below an empty line; nothing if there is none."""
+    planned: list[studies_pb2.PlannedStep | studies_pb2.PlannedCandidate] = [*plan.steps, *plan.search.candidates]
     known = [
         (item.display_name, {quantity.name.upper(): number(quantity.value) for quantity in item.plan.quantities})
-        for item in (*plan.steps, *plan.search.candidates)
+        for item in planned
         if item.plan.quantities
     ]
     if not known:

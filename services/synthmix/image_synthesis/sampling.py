@@ -184,7 +184,7 @@ def _adapted_model(
     model = lend(found)
     before = answers(model)
     with tempfile.TemporaryDirectory() as temporary:
-        places = []
+        places: list[Path] = []
         names = {payload.name for payload in adapter.payloads}
         for part in folders:
             places.append(Path(temporary) / f"adapter-{len(places)}")

@@ -77,7 +77,10 @@ class DecoderProcess:
                 reason="ARCHIVE_UNREADABLE",
             ) from None
         return Listing(
-            images=tuple(ListedImage(*row, tuple(captions)) for *row, captions in answer["images"]),
+            images=tuple(
+                ListedImage(entry, path, label, group, tuple(captions))
+                for entry, path, label, group, captions in answer["images"]
+            ),
             left_out=from_json(answer["left_out"]),
             manifest=answer["manifest"],
             layout_doubt=answer["layout_doubt"],
