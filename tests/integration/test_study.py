@@ -13,6 +13,7 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.client import metadata_of, result_of
+from synthmix.image_data.image_table import read_index
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import read_manifest, read_payload
 from synthmix.service_kit.object_store import ObjectStore
@@ -43,6 +44,21 @@ def submitted(client: Client, finished: studies_pb2.Study, enlarged: studies_pb2
                 "held_out": 0.2,
                 "evaluations": 2,
             },
+            mixtures={"ratios": [0, 0.25]},
+        ),
+        reduced_study(
+            "searched",
+            FEW,
+            adapters={"rank": [2, 4], "images_seen": 64},
+            search={"budget_seconds": 3600, "rungs": 2, "images_per_class": 4, "sampler": "random"},
+            synthesis=synthesis,
+            mixtures={"ratios": [0, 0.25]},
+        ),
+        reduced_study(
+            "of-each-image",
+            FEW,
+            adapters={"rank": 2, "per": "image", "images_seen": 64},
+            synthesis={**synthesis, "per_class": 8, "fused_adapters": 2},
             mixtures={"ratios": [0, 0.25]},
         ),
         enlarged,
@@ -144,6 +160,49 @@ def test_a_study_with_an_adapter_of_each_class(client: Client, submitted: dict[s
     }
     client.download_report(study.name, tmp_path)
     assert "Loss on held-out train images" in (tmp_path / "report.html").read_text()
+
+
+def test_a_study_that_searches_goes_on_with_the_best_adapter(
+    client: Client, store: ObjectStore, submitted: dict[str, Operation], tmp_path: Path
+) -> None:
+    study = result_of(client.wait(submitted["searched"]), studies_pb2.Study)
+    client.download_report(study.name, tmp_path)
+    manifest = read_manifest(store, ArtifactName.parse(study.name, field="study"))
+    search = json.loads(read_payload(store, manifest, "search.json"))["search"]
+    tried = [(rung["rung"], rung["images_seen"], rung["outcome"]) for rung in search["rungs"]]
+    assert sorted(tried) == [(1, 32, "scored"), (1, 32, "scored"), (2, 64, "scored")]
+    # The whole adapter is the one that went on from the better half of one.
+    [whole] = [rung for rung in search["rungs"] if rung["rung"] == 2]
+    assert study.adapters == [name for name in whole["made"] if name.startswith("adapters/")]
+    assert len(study.image_sets) == 1
+    better, other = sorted(
+        (rung for rung in search["rungs"] if rung["rung"] == 1),
+        key=lambda rung: (-rung["class_consistency"], rung["kernel_inception_distance"]),
+    )
+    assert (better["candidate"], search["chosen"]) == (whole["candidate"], [whole["candidate"]])
+    assert other["candidate"] != whole["candidate"]
+    assert "The study goes on with" in (tmp_path / "report.html").read_text()
+
+
+def test_a_study_with_an_adapter_of_each_image(
+    client: Client, store: ObjectStore, submitted: dict[str, Operation]
+) -> None:
+    study = result_of(client.wait(submitted["of-each-image"]), studies_pb2.Study)
+    [name] = study.adapters
+    train = read_index(store, read_manifest(store, ArtifactName.parse(study.dataset, field="x")), ["sha256"])
+    known = set(train["sha256"].to_pylist())
+    of_images = {item.image: item.label for item in client.adapters.get(name).class_adapters}
+    counts = {
+        item.part: sum(count.images for count in item.class_counts)
+        for item in client.get_split(study.split).part_counts
+    }
+    assert of_images.keys() <= known and len(of_images) == counts["train"]
+    [image_set] = study.image_sets
+    manifest = read_manifest(store, ArtifactName.parse(image_set, field="x"))
+    index = read_index(store, manifest, ["label", "sources"])
+    for label, sources in zip(index["label"].to_pylist(), index["sources"].to_pylist(), strict=True):
+        first, second = sources
+        assert first != second and of_images[first] == of_images[second] == label
 
 
 def test_real_images_by_field(client: Client, submitted: dict[str, Operation]) -> None:
