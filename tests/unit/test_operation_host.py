@@ -238,6 +238,31 @@ def test_what_waits_for_a_worker_is_queued(store: MemoryObjectStore) -> None:
     assert metadata_of(said).state == records.OperationMetadata(state="STATE_RUNNING").state, "it had begun before"
 
 
+def test_what_has_not_changed_is_not_written_again(store: MemoryObjectStore) -> None:
+    record = submit(store, 1)
+    context = OperationContext(store, record)
+
+    def revision() -> int:
+        context.write_progress()
+        progress = records.find_progress(store, record)
+        assert progress is not None
+        return int(progress["revision"])
+
+    steps = [{"display_name": "adapter", "done": 1}]
+    context.update(message="training", steps=steps, warnings=[])
+    first = revision()
+    context.update(message="training", steps=[dict(step) for step in steps], warnings=[])
+    assert revision() == first
+    steps[0]["done"] = 2  # also of a list that was told before
+    context.update(steps=steps)
+    assert revision() == first + 1
+    context.pause("training")
+    assert revision() == first + 1, "it never worked"
+    context.begin()
+    context.pause("training")
+    assert revision() == first + 3, "a host that stops to work says so, whatever else it has said"
+
+
 def test_a_study_runs_while_its_report_waits_for_a_worker(store: MemoryObjectStore) -> None:
     record = submit(store, 1)
     context = OperationContext(store, record, TaskPool(FakeBackend(slots=1)))

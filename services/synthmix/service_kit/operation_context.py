@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 from synthmix.service_kit import operation_records as records
@@ -46,6 +47,7 @@ class OperationContext:
         self._begun = tasks is None
         self._waits = False
         self._dirty = True
+        self._written: dict[str, Any] = {}
         self.worker_seconds = 0.0
         self.gpu_seconds = 0.0
         # Units found done when this attempt began; None until it is known, and kept if the host is restarted.
@@ -197,16 +199,18 @@ class OperationContext:
             return self._running.get(task, 0)
 
     def write_progress(self) -> None:
-        """Writes progress.json if anything changed."""
+        """Writes progress.json if anything changed.
+
+        A study says what it knows twice a second, however little has changed, and object storage would have to write
+        down each time that nothing has.
+        """
         with self._writing:
             with self._lock:
                 if not self._dirty:
                     return
                 self._dirty = False
-                self._progress["revision"] += 1
-                self._progress["update_time"] = records.now()
-                value = dict(self._progress)
-                value |= {
+                value = {
+                    **self._progress,
                     "create_time": self.record.create_time,
                     "worker_seconds": self.worker_seconds,
                     "gpu_seconds": self.gpu_seconds,
@@ -223,7 +227,12 @@ class OperationContext:
                 value["done"] += sum(self._running.values())
                 if value["total"]:
                     value["done"] = min(value["done"], value["total"])
-            records.write_progress(self.store, self.record, value)
+                if value == self._written:
+                    return
+                self._progress["revision"] += 1
+                number = {"revision": self._progress["revision"], "update_time": records.now()}
+            records.write_progress(self.store, self.record, value | number)
+            self._written = deepcopy(value | {"revision": number["revision"]})
 
     def resume(self) -> None:
         """Goes on where a host that died stopped: revisions, for watchers, the account of seconds, and of deaths."""
