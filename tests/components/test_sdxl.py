@@ -154,7 +154,8 @@ def test_the_whole_unet_is_trained_too(base: LatentDiffusion, found: BaseModel, 
     assert any(name.startswith("add_embedding.") for name in state.parameters)
     loaded = shared_copy(base)
     load_adapter(loaded, written_all(adapter_files(model), tmp_path))
-    torch.testing.assert_close(probe(loaded), probe(model), rtol=0, atol=0)
+    # The same weights lie elsewhere in memory, which on some processors decides about last bits.
+    torch.testing.assert_close(probe(loaded), probe(model), rtol=0, atol=2e-6)
 
 
 def written_all(files: dict[str, bytes], folder: Path) -> Path:

@@ -23,7 +23,11 @@ from synthmix.image_data.image_table import write_shard
 from synthmix.image_synthesis.batch_size import images_at_once
 from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
-from synthmix.image_synthesis.unet_rewrites import keep_keys_and_values, rewrite_for_sampling
+from synthmix.image_synthesis.unet_rewrites import (
+    keep_keys_and_values,
+    multiplies_in_bfloat16,
+    rewrite_for_sampling,
+)
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.adapters import adapted_parts, load_adapter, load_sum
 from synthmix.latent_diffusion.class_tokens import class_tokens, model_prompt
@@ -218,7 +222,10 @@ def make_ready(model: LatentDiffusion, precision: str) -> None:
         # safe_fusing puts new weights in the place of old ones, which are the base model's, instead of adding to them.
         model.pipeline.fuse_lora(components=adapted, safe_fusing=True)
         model.pipeline.unload_lora_weights()
-    rewrite_for_sampling(model.unet)
+    if precision != BFLOAT16 or multiplies_in_bfloat16():
+        rewrite_for_sampling(model.unet)
+    else:
+        keep_keys_and_values(model.unet)
     if precision == BFLOAT16:
         model.unet.bfloat16()
 
