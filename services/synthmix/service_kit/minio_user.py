@@ -1,5 +1,6 @@
 """The user of MinIO's whose keys services and workers hold: the one bucket is all that it can use."""
 
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,11 @@ from synthmix.service_kit.s3_object_store import connection_pool
 # What MinIO lets each of its users do with themselves unless it is denied: give themselves another secret key, which
 # shuts everybody else out, and make further keys, which stay good when theirs are changed.
 ADMINISTERS_NOTHING = {"Effect": "Deny", "Action": ["admin:*"]}
+
+# A server that has just started serves objects some seconds before it knows its users.
+STARTING = "XMinioServerNotInitialized"
+STARTING_SECONDS = 60.0
+PAUSE_SECONDS = 0.5
 
 
 def bucket_policy(bucket: str) -> dict[str, Any]:
@@ -55,8 +61,16 @@ def make_user(root: ObjectStoreSettings, user: ObjectStoreSettings) -> None:
     )
     name, policy = f"bucket-{user.bucket}", bucket_policy(user.bucket)
     policy["Statement"].append(ADMINISTERS_NOTHING)
+    deadline_s = time.monotonic() + STARTING_SECONDS
     try:
-        admin.policy_add(name, policy=policy)
+        while True:
+            try:
+                admin.policy_add(name, policy=policy)
+                break
+            except MinioAdminException as error:
+                if STARTING not in str(error) or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(PAUSE_SECONDS)
         admin.user_add(user.access_key, user.secret_key)
         admin.policy_set(name, user=user.access_key)
     except (MinioAdminException, urllib3.exceptions.HTTPError) as error:
