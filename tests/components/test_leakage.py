@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -45,8 +45,8 @@ def store(objects: tuple[dict[str, bytes], str], own_cache: None) -> MemoryObjec
 
 
 @pytest.fixture
-def checks(store: MemoryObjectStore, objects: tuple[dict[str, bytes], str]) -> Callable[[], tuple[LeakageCheck, ...]]:
-    def checks() -> tuple[LeakageCheck, ...]:
+def checks(store: MemoryObjectStore, objects: tuple[dict[str, bytes], str]) -> Callable[..., tuple[LeakageCheck, ...]]:
+    def checks(scores: Sequence[Manifest] = ()) -> tuple[LeakageCheck, ...]:
         evaluation = read_manifest(store, ArtifactName.parse(objects[1], field="evaluation"))
         return leakage_checks(
             store,
@@ -55,6 +55,7 @@ def checks(store: MemoryObjectStore, objects: tuple[dict[str, bytes], str]) -> C
             [read_manifest(store, ArtifactName("image-sets", IMAGE_SET))],
             message_json.from_value(evaluation.summary["comparison"], evaluations_pb2.Comparison),
             message_json.from_bytes(read_payload(store, evaluation, "trials.json"), evaluations_pb2.TrialResults),
+            scores,
         )
 
     return checks
@@ -70,22 +71,12 @@ def scores_of(store: MemoryObjectStore, *others: str) -> list[Manifest]:
 
 
 def test_adapters_that_were_chosen_were_by_train_and_validation_images(
-    store: MemoryObjectStore, objects: tuple[dict[str, bytes], str]
+    store: MemoryObjectStore, checks: Callable[..., tuple[LeakageCheck, ...]]
 ) -> None:
     _, _, test = open_split(store, split_of(store), field="split")
-    evaluation = read_manifest(store, ArtifactName.parse(objects[1], field="evaluation"))
 
     def line(scores: list[Manifest]) -> list[LeakageCheck]:
-        found = leakage_checks(
-            store,
-            split_of(store),
-            [read_manifest(store, ArtifactName("adapters", ADAPTER))],
-            [read_manifest(store, ArtifactName("image-sets", IMAGE_SET))],
-            message_json.from_value(evaluation.summary["comparison"], evaluations_pb2.Comparison),
-            message_json.from_bytes(read_payload(store, evaluation, "trials.json"), evaluations_pb2.TrialResults),
-            scores,
-        )
-        return [check for check in found if check.statement.startswith("Adapters were chosen")]
+        return [check for check in checks(scores) if check.statement.startswith("Adapters were chosen")]
 
     assert line([]) == []
     [held] = line(scores_of(store))

@@ -279,13 +279,19 @@ def working(searching: Searching) -> WorkingServices:
     return searching.services
 
 
+def first_begun(searching: Searching) -> str:
+    """The adapter of the first rung, which a worker has begun; what may begin then was asked for."""
+    searching.run.advance()
+    [first] = working(searching).running("adapters")
+    working(searching).begin(first)
+    searching.run.advance()
+    return first
+
+
 def test_one_rung_waits_for_a_worker_and_others_begin_as_workers_do(at_work: Searching) -> None:
     services = working(at_work)
     at_work.run.advance()
-    at_work.run.advance()
-    [first] = services.running("adapters")
-    services.begin(first)
-    at_work.run.advance()
+    first = first_begun(at_work)
     assert len(services.running("adapters")) == 2
     at_work.run.advance()
     assert len(services.running("adapters")) == 2
@@ -304,11 +310,7 @@ def test_one_rung_waits_for_a_worker_and_others_begin_as_workers_do(at_work: Sea
 
 
 def test_what_runs_is_shown_with_the_budget_that_is_spent(at_work: Searching) -> None:
-    services = working(at_work)
-    at_work.run.advance()
-    [first] = services.running("adapters")
-    services.begin(first)
-    at_work.run.advance()
+    first_begun(at_work)
     at_work.now_s = 40.0
     at_work.run.advance()
     search = at_work.shown()[0]
@@ -350,10 +352,7 @@ def test_what_runs_ends_with_the_budget(store: MemoryObjectStore) -> None:
 
 def test_a_search_that_is_cancelled_stops_what_it_had_running_and_goes_on_later(at_work: Searching) -> None:
     services = working(at_work)
-    at_work.run.advance()
-    [first] = services.running("adapters")
-    services.begin(first)
-    at_work.run.advance()
+    first = first_begun(at_work)
     at_work.context.cancel()
     with pytest.raises(Cancelled):
         search_run.search(at_work.context, services, at_work.progress, at_work.planned)  # type: ignore[arg-type]
@@ -372,10 +371,7 @@ def store_of(searching: Searching) -> MemoryObjectStore:
 
 def test_a_host_that_dies_is_followed_by_one_that_goes_on(at_work: Searching) -> None:
     services = working(at_work)
-    at_work.run.advance()
-    [first] = services.running("adapters")
-    services.begin(first)
-    at_work.run.advance()
+    first = first_begun(at_work)
     services.make(first)  # while no host was there
     later = Searching(store_of(at_work), lay_out(store_of(at_work)), services)
     later.run.resume()

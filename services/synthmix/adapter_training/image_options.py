@@ -9,7 +9,7 @@ from synthmix.adapter_training import methods
 from synthmix.adapter_training.portions import Portion
 from synthmix.adapter_training.prior_options import TRAIN
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.image_data.fused_adapters import IMAGE
+from synthmix.image_data.generators import IMAGE
 from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.service_kit.quantities import byte_size, plural
 from synthmix.service_kit.settings_messages import default_of

@@ -7,7 +7,7 @@ import numpy as np
 
 from synthmix.adapter_training import image_options, methods, optimizers, prior_options
 from synthmix.adapter_training.held_out_rows import MOST_IMAGES, NOISE_LEVELS
-from synthmix.adapter_training.portions import DATASET, Portion, portions
+from synthmix.adapter_training.portions import Portion, portions
 from synthmix.adapter_training.sampling_defaults import ANSWERS_PER_IMAGE
 from synthmix.adapter_training.stopped import end_of, images_seen_before, steps_for
 from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers
@@ -21,7 +21,7 @@ from synthmix.image_data.autoencoder_checks import (
     stored_in_colour,
 )
 from synthmix.image_data.captions import CAPTION_ALONE, train_captions
-from synthmix.image_data.fused_adapters import IMAGE
+from synthmix.image_data.generators import DATASET, IMAGE
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve

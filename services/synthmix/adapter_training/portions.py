@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 from synthmix.adapter_training.held_out_rows import held_out_rows
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.image_data.fused_adapters import IMAGE
+from synthmix.image_data.generators import CLASS, IMAGE
 from synthmix.image_data.split_parts import TrainPart
-
-DATASET, CLASS = "dataset", "class"
 
 
 @dataclass(frozen=True)

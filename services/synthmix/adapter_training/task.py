@@ -41,8 +41,7 @@ from synthmix.adapter_training.training_prompts import (
 )
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.captions import captions_file, captions_of_classes
-from synthmix.image_data.fused_adapters import IMAGE
-from synthmix.image_data.generators import BASE_MODEL_KIND, ORIGINAL_PX, recorded_adapter_settings
+from synthmix.image_data.generators import BASE_MODEL_KIND, IMAGE, ORIGINAL_PX, recorded_adapter_settings
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.pixel_cache import are_grey, pixels
 from synthmix.image_data.split_parts import TrainPart

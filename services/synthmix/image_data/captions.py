@@ -7,7 +7,7 @@ manifest's summary names. An image without a text in a column has "" there.
 import json
 from collections.abc import Sequence
 
-from synthmix.image_data.image_table import read_index
+from synthmix.image_data.image_table import CAPTIONS, read_index
 from synthmix.image_data.sources.user_text import compared
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.service_kit.adapter_payloads import CAPTIONS_FILE
@@ -18,8 +18,8 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.quantities import listed
 from synthmix.service_kit.seeds import derived_seed
 
-# In an index, and in a summary.
-CAPTIONS, COLUMNS = "captions", "caption_columns"
+# In a summary.
+COLUMNS = "caption_columns"
 # The prompt of an adapter with captions whose user has not said another.
 CAPTION_ALONE = "{caption}"
 MOST_NAMED = 3

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.image_data.generators import IMAGE
 from synthmix.service_kit.errors import Problems, invalid_field
 
-# What an adapter's `per` is where each train image has one.
-IMAGE = "image"
 # The methods whose updates are products of two factors, so that factors beside one another are the sum of updates; and
 # learned tokens without an adapter.
 ADDED_UP = ("lora", "rslora", "pissa", "olora", "none")

@@ -17,6 +17,8 @@ IMPORTED = "imported"
 # What the summary of an adapter of SDXL has besides: its base model's kind, and the side that its train images had
 # before they were resized.
 BASE_MODEL_KIND, ORIGINAL_PX = "base_model_kind", "original_px"
+# What has an adapter of its own, as `per` of an adapter's settings says it.
+DATASET, CLASS, IMAGE = "dataset", "class", "image"
 
 
 @dataclass(frozen=True)

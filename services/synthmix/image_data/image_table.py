@@ -25,6 +25,8 @@ from synthmix.service_kit.resource_names import ArtifactName
 INDEX = "index.parquet"
 # The column of an image set's index with the sha256s of the real images that each image is a child of.
 SOURCES = "sources"
+# That of a dataset's index with each image's text in each caption column.
+CAPTIONS = "captions"
 SHARD_ROWS = 2048
 SHARD_BYTES = 32 * 1024 * 1024
 ROW_GROUP_ROWS = 256
@@ -42,7 +44,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     "height_px": pa.int32(),
     "perceptual_hash": pa.uint64(),
     "thumbnail": pa.binary(256),
-    "captions": pa.list_(pa.string()),
+    CAPTIONS: pa.list_(pa.string()),
 }
 """Every column that an index may have beside sha256, shard and row: one name has one type in all tables."""
 

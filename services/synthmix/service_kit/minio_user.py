@@ -9,6 +9,7 @@ from minio.credentials import StaticProvider
 from minio.error import MinioAdminException
 from minio.minioadmin import MinioAdmin
 
+from synthmix.service_kit.asking_again import ask_until
 from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.s3_object_store import connection_pool
@@ -61,16 +62,13 @@ def make_user(root: ObjectStoreSettings, user: ObjectStoreSettings) -> None:
     )
     name, policy = f"bucket-{user.bucket}", bucket_policy(user.bucket)
     policy["Statement"].append(ADMINISTERS_NOTHING)
-    deadline_s = time.monotonic() + STARTING_SECONDS
     try:
-        while True:
-            try:
-                admin.policy_add(name, policy=policy)
-                break
-            except MinioAdminException as error:
-                if STARTING not in str(error) or time.monotonic() > deadline_s:
-                    raise
-                time.sleep(PAUSE_SECONDS)
+        ask_until(
+            lambda: admin.policy_add(name, policy=policy),
+            end_s=time.monotonic() + STARTING_SECONDS,
+            pause_s=PAUSE_SECONDS,
+            is_passing=lambda error: STARTING in str(error),
+        )
         admin.user_add(user.access_key, user.secret_key)
         admin.policy_set(name, user=user.access_key)
     except (MinioAdminException, urllib3.exceptions.HTTPError) as error:

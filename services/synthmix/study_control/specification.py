@@ -10,7 +10,8 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.image_data.captions import CAPTION_ALONE
-from synthmix.image_data.fused_adapters import IMAGE, check_fusion, is_fused
+from synthmix.image_data.fused_adapters import check_fusion, is_fused
+from synthmix.image_data.generators import IMAGE
 from synthmix.image_data.mixture_kinds import KINDS, MODES, Taken, leaves_some_out, taken_by
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (

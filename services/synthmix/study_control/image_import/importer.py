@@ -11,9 +11,9 @@ from typing import Any
 from google.protobuf import json_format
 
 from synthmix.api.datasets.v1 import datasets_pb2
-from synthmix.image_data.captions import CAPTIONS, COLUMNS, digest_of_captions, without_caption
+from synthmix.image_data.captions import COLUMNS, digest_of_captions, without_caption
 from synthmix.image_data.decoding import DECODER_VERSION, ImageFacts
-from synthmix.image_data.image_table import ImageTableWriter
+from synthmix.image_data.image_table import CAPTIONS, ImageTableWriter
 from synthmix.image_data.pixel_rules import ANY_PIXELS, PixelRule
 from synthmix.image_data.sources.archive import FIELD, LIMITS, Archive, ArchiveLimits, open_archive
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN

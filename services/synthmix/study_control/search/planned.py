@@ -228,7 +228,7 @@ def plan_search(
         problems.raise_if_any()
         assert score is not None
         scoring_seconds = worker_seconds(store, images) + worker_seconds(store, score)
-        shares = [images / adapter.plan.total for images in (0, *images_seen)]
+        shares = [seen / adapter.plan.total for seen in (0, *images_seen)]
         seconds = [
             (share - before) * worker_seconds(store, adapter) + scoring_seconds for before, share in pairwise(shares)
         ]
