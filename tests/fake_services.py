@@ -106,7 +106,7 @@ def serving(
         (
             evaluations_pb2_grpc,
             "EvaluationService",
-            ["CreateEvaluation", "GetEvaluation", "ListEvaluations", "DeleteEvaluation"],
+            ["CreateEvaluation", "GetEvaluation", "ListEvaluations", "DeleteEvaluation", "CreateImageSetScore"],
             [],
         ),
         (

@@ -957,6 +957,47 @@ def test_the_help_of_export_names_every_format() -> None:
     assert all(f"{name}: " in " ".join(said.split()) for name in FORMATS)
 
 
+def test_an_image_set_is_scored(services: fake.FakeServices, run: Run) -> None:
+    split, image_set, adapter = f"splits/{fake.ID}", f"image-sets/{fake.ID}", f"adapters/{'a' * 32}"
+    trained = adapters_pb2.Adapter(name=adapter, train_split=f"{split}/parts/train")
+    services.answers["GetImageSet"] = lambda request, context: image_sets_pb2.ImageSet(name=image_set, adapter=adapter)
+    services.answers["GetAdapter"] = lambda request, context: {adapter: trained}[request.name]
+    score = evaluations_pb2.ImageSetScore(
+        split=split,
+        image_set=image_set,
+        images=300,
+        class_consistency=0.76,
+        real_class_consistency=0.894,
+        chance_level=1 / 6,
+        kernel_inception_distance=1.4299,
+        feature_network="tf_efficientnet_lite0",
+        image_size=64,
+    )
+    name = f"operations/classifier-evaluation/{fake.ID}"
+    services.answers["CreateImageSetScore"] = lambda request, context: fake.operation(name, response=score)
+    code, out, err = run("images", "score", image_set)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        f"{image_set}: 300 images",
+        "class consistency: 76.0% (89.4% of real validation images, 16.7% by chance)",
+        "kernel inception distance from validation images: 1.430",
+        "by the features of tf_efficientnet_lite0 at 64 px",
+    ]
+    [asked] = services.requests["CreateImageSetScore"]
+    assert (asked.image_set_score.split, asked.image_set_score.image_set) == (split, image_set)
+    assert json.loads(run("--output", "json", "images", "score", fake.ID)[1])["class_consistency"] == 0.76
+
+    failed = fake.operation(name, error=errors.Internal("no more memory", reason="R"), state="STATE_FAILED")
+    services.answers["CreateImageSetScore"] = lambda request, context: failed
+    code, out, err = run("images", "score", image_set)
+    assert (code, out, err.splitlines()[-1]) == (1, "", "error: no more memory")
+    trained.train_split = ""
+    services.requests.clear()
+    code, out, err = run("images", "score", image_set)
+    assert (code, "which was imported" in err) == (1, True)
+    assert "CreateImageSetScore" not in services.requests
+
+
 def test_operations(services: fake.FakeServices, run: Run) -> None:
     failed = fake.operation(
         fake.ADAPTER_OPERATION,

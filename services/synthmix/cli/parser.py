@@ -66,7 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(adapters)
     _add_import(adapters)
     _add_merge(adapters)
-    _add_resource(groups, "images", "synthesise image sets and get their images", "image set")
+    images = _add_resource(groups, "images", "synthesise image sets and get their images", "image set")
+    _add_score(images)
     _add_resource(groups, "evaluations", "train and evaluate grids of classifiers", "evaluation")
     _add_operations(groups)
     _add_sweep(groups)
@@ -377,6 +378,19 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> Any:
     alone = f"Deletes one {noun}. It is refused while something refers to it."
     _add_delete(commands, noun, named, alone, CASCADES[group])
     return commands
+
+
+def _add_score(commands: Any) -> None:
+    _command(
+        commands,
+        "score",
+        "images:score",
+        "tell whether an image set shows its classes, and how near it comes to real images",
+        "Prints in how many of the images a classifier of real train images sees the class that was asked for, and the "
+        "kernel inception distance from real validation images. The test part is not read, so that a choice by these "
+        "figures leaves it for the study.",
+        named="the image set's name",
+    )
 
 
 def _add_export(commands: Any) -> None:
