@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ import yaml
 from kubernetes import client, config
 
 from built_tools import tool
+
+
+@cache
+def _kubeconfigs() -> tempfile.TemporaryDirectory[str]:
+    """Where those of others are, with their tokens, until this process ends."""
+    return tempfile.TemporaryDirectory(prefix="kubeconfigs-")
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,9 @@ class Cluster:
         configuration = yaml.safe_load(self.kubeconfig.read_text())
         for user in configuration["users"]:
             user["user"] = {"token": token}
-        folder = Path(tempfile.mkdtemp(prefix="kubeconfig-"))
-        (folder / "config").write_text(yaml.safe_dump(configuration))
-        return folder / "config"
+        with tempfile.NamedTemporaryFile("w", dir=_kubeconfigs().name, delete=False) as file:
+            file.write(yaml.safe_dump(configuration))
+        return Path(file.name)
 
     def api(self) -> Any:
         """A kubernetes.client.ApiClient."""
