@@ -18,8 +18,9 @@ from synthmix.adapter_training import methods, planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
 from synthmix.adapter_training.methods import METHODS
+from synthmix.image_synthesis import sampling
 from synthmix.image_synthesis.sampling import make_ready
-from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter
+from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter, weights
 from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, probe
@@ -64,6 +65,29 @@ def test_a_method_in_a_set_of_layers(
     torch.testing.assert_close(probe(loaded), answer, rtol=0, atol=2e-6)
     make_ready(loaded, "automatic")
     torch.testing.assert_close(probe(loaded), answer, rtol=0, atol=5e-6, msg="merged into the weights")
+    assert all(torch.equal(value, before[name]) for name, value in base.unet.named_parameters()), "the kept base model"
+
+
+@pytest.mark.parametrize("method", ["pissa", "dora", "loha", "lokr", "oft", "boft"])
+def test_a_scale_goes_along_the_line_between_the_weights(
+    base: LatentDiffusion, found: BaseModel, tmp_path: Path, method: str
+) -> None:
+    before = {name: value.clone() for name, value in base.unet.named_parameters()}
+    model, state = trained(base, settings_of(found, method, "attention"), stop_after=2)
+    folder = written(adapter_files(model, state.first_factors), tmp_path / "files")
+    put_in = {}
+    for scale in (0.0, 0.5, 1.0):
+        copied = shared_copy(base)
+        load_adapter(copied, folder)
+        sampling._put_in(copied, weights(base), scale)
+        put_in[scale] = dict(copied.unet.named_parameters())
+    assert put_in[0.0].keys() == put_in[1.0].keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in put_in[0.0].items())
+    changed = [name for name, value in put_in[1.0].items() if not torch.equal(value, before[name])]
+    assert changed
+    for name in changed:
+        middle = (before[name] + put_in[1.0][name]) / 2
+        torch.testing.assert_close(put_in[0.5][name], middle, rtol=0, atol=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in base.unet.named_parameters()), "the kept base model"
 
 

@@ -18,6 +18,7 @@ from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.settings_messages import with_defaults
 from tiny_base_model import write_tiny_base_model
 
 pytestmark = pytest.mark.usefixtures("any_base_model")
@@ -70,7 +71,7 @@ def synthesised(model: LatentDiffusion, steps: int) -> list[bytes]:
         (),
         summary={"grey": False, "base_model": "tiny"},
     )
-    settings = SynthesisSettings(steps=steps, guidance_scale=2.0)
+    settings = with_defaults(SynthesisSettings(steps=steps, guidance_scale=2.0))
     return next(synthesise(model, adapter, settings, [PlannedImage(0, "round", "a round cell", 0)]))
 
 

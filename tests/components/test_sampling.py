@@ -28,10 +28,11 @@ from synthmix.image_synthesis.unet_rewrites import (
     rewrite_for_sampling,
 )
 from synthmix.latent_diffusion import autoencoder, kept_models
+from synthmix.latent_diffusion.adapters import adapter_layers, add_up, scale_layers, weights
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.latent_diffusion.base_model_files import SCHEDULERS
 from synthmix.latent_diffusion.class_tokens import add_class_tokens
-from synthmix.latent_diffusion.denoising import decode, denoise, encoded
+from synthmix.latent_diffusion.denoising import Guidance, decode, denoise, encoded
 from synthmix.latent_diffusion.kept_models import lend, shared_copy
 from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load, probe
 from synthmix.service_kit.adapter_payloads import CLASS_TOKENS, LORA_WEIGHTS
@@ -93,21 +94,30 @@ def generators(count: int, first: int = 0) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(first + number) for number in range(count)]
 
 
-def ours(model: LatentDiffusion, steps: int, guidance_scale: float, size_px: int = SIZE_PX) -> np.ndarray:
-    embeddings = encoded(model, PROMPTS)
+def ours(
+    model: LatentDiffusion,
+    steps: int,
+    guidance_scale: float,
+    size_px: int = SIZE_PX,
+    negative: str = "",
+    **guidance: float,
+) -> np.ndarray:
+    embeddings = encoded(model, [*PROMPTS, negative])
     latents = denoise(
         model,
         [embeddings[prompt] for prompt in PROMPTS],
-        embeddings[""],
+        [embeddings[negative]] * len(PROMPTS),
         generators(len(PROMPTS)),
         size_px=size_px,
         steps=steps,
-        guidance_scale=guidance_scale,
+        guidance=Guidance(guidance_scale, **guidance),
     )
     return np.asarray(decode(model, latents).clamp(0, 1))
 
 
-def stock(model: LatentDiffusion, steps: int, guidance_scale: float, size_px: int = SIZE_PX) -> np.ndarray:
+def stock(
+    model: LatentDiffusion, steps: int, guidance_scale: float, size_px: int = SIZE_PX, **options: Any
+) -> np.ndarray:
     images: np.ndarray = model.pipeline(
         PROMPTS,
         height=size_px,
@@ -116,6 +126,7 @@ def stock(model: LatentDiffusion, steps: int, guidance_scale: float, size_px: in
         guidance_scale=guidance_scale,
         generator=generators(len(PROMPTS)),
         output_type="np",
+        **options,
     ).images
     return images
 
@@ -209,9 +220,58 @@ def test_prompts_are_encoded_once_and_so_are_their_keys_and_values(tiny: LatentD
     rows: list[int] = []
     model.unet.conv_in.register_forward_hook(lambda module, given, output: rows.append(len(output)))
     for guidance_scale in (2.0, 1.0):
-        arguments: dict[str, Any] = {"size_px": SIZE_PX, "steps": 2, "guidance_scale": guidance_scale}
-        denoise(model, [embeddings[PROMPTS[0]]], embeddings[""], generators(1), **arguments)
+        arguments: dict[str, Any] = {"size_px": SIZE_PX, "steps": 2, "guidance": Guidance(guidance_scale)}
+        denoise(model, [embeddings[PROMPTS[0]]], [embeddings[""]], generators(1), **arguments)
     assert rows == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("negative", ["", "a flat cell"])
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+def test_guidance_is_the_stock_pipelines(tiny: LatentDiffusion, negative: str, rescale: float) -> None:
+    expected = stock(with_adapter(tiny), 6, 3.0, negative_prompt=[negative] * len(PROMPTS), guidance_rescale=rescale)
+    if negative:
+        assert np.abs(expected - stock(with_adapter(tiny), 6, 3.0)).max() > 20 * TOLERANCE
+    np.testing.assert_allclose(ours(ready(tiny), 6, 3.0, negative=negative, rescale=rescale), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.25, 1.0])
+def test_rescaled_guidance_by_hand(rescale: float) -> None:
+    others, prompts = torch.randn((2, 3, 4, 5, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = Guidance(4.0, rescale=rescale).of(others, prompts).numpy()
+    for image, other, prompt in zip(found, others.numpy(), prompts.numpy(), strict=True):
+        guided = other + 4 * (prompt - other)
+        deviation = rescale * prompt.std(ddof=1) + (1 - rescale) * guided.std(ddof=1)
+        np.testing.assert_allclose(image, guided * deviation / guided.std(ddof=1), rtol=1e-12)
+
+
+def test_guidance_is_at_the_noise_levels_that_are_asked_for(tiny: LatentDiffusion) -> None:
+    model = ready(tiny)
+    rows: list[int] = []
+    model.unet.conv_in.register_forward_hook(lambda module, given, output: rows.append(len(output)))
+    plain = ours(model, 10, 3.0)
+    timesteps = [float(timestep) for timestep in model.pipeline.scheduler.timesteps]
+    assert rows == [6] * 10
+    for least, most in ((0.0, 1.0), (0.2, 0.7), (0.5, 1.0), (0.995, 1.0)):
+        rows.clear()
+        made = ours(model, 10, 3.0, least_noise=least, most_noise=most)
+        assert rows == [6 if least <= timestep / 999 <= most else 3 for timestep in timesteps]
+        assert np.array_equal(made, plain) == (len(set(rows)) == 1 and rows[0] == 6)
+    assert np.array_equal(made, ours(model, 10, 1.0)), "no step is at a noise level of the last range"
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0])
+def test_a_scaled_adapter_is_the_stock_pipelines(tiny: LatentDiffusion, scale: float) -> None:
+    expected = stock(with_adapter(tiny), 6, 2.0, cross_attention_kwargs={"scale": scale})
+    assert np.abs(expected - stock(with_adapter(tiny), 6, 2.0)).max() > 20 * TOLERANCE
+    scaled = with_adapter(tiny)
+    make_ready(scaled, "automatic", weights(tiny), scale)
+    np.testing.assert_allclose(ours(scaled, 6, 2.0), expected, atol=TOLERANCE)
+    beside = with_adapter(tiny)
+    assert add_up(list(adapter_layers(beside.unet).values()))
+    scale_layers(beside, scale)
+    np.testing.assert_allclose(ours(beside, 6, 2.0), expected, atol=TOLERANCE)
+    if not scale:
+        np.testing.assert_allclose(ours(shared_copy(tiny), 6, 2.0), expected, atol=TOLERANCE)
 
 
 ADAPTER = Manifest(
@@ -301,7 +361,7 @@ def test_an_adapters_tokens_stand_for_the_names_of_classes(tmp_path: Path, monke
     settings = with_defaults(SynthesisSettings(steps=2, prompt="a {label} cell"))
 
     def made(model: LatentDiffusion, label: str) -> bytes:
-        image = PlannedImage(0, label, f"a {label} cell", 7)
+        image = PlannedImage(0, label, "a {label} cell", 7)
         return next(synthesise(model, manifest, settings, [image]))[0]
 
     flat, curved = made(model, "flat"), made(model, "round")

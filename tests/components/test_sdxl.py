@@ -33,7 +33,7 @@ from synthmix.latent_diffusion import autoencoder, loading
 from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter
 from synthmix.latent_diffusion.base_model import BaseModel, resolve
 from synthmix.latent_diffusion.conditions import Conditions
-from synthmix.latent_diffusion.denoising import decode, denoise, encoded
+from synthmix.latent_diffusion.denoising import Guidance, decode, denoise, encoded
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, encode_prompts, load, probe
 from synthmix.latent_diffusion.model_kinds import SDXL
@@ -282,11 +282,11 @@ def ours(model: LatentDiffusion, guidance_scale: float, original_px: int | None 
     latents = denoise(
         model,
         [conditions[prompt] for prompt in PROMPTS],
-        conditions[""],
+        [conditions[""]] * len(PROMPTS),
         generators(),
         size_px=SIZE_PX,
         steps=6,
-        guidance_scale=guidance_scale,
+        guidance=Guidance(guidance_scale),
         original_px=original_px,
     )
     return np.asarray(decode(model, latents).clamp(0, 1))

@@ -406,6 +406,14 @@ def test_images_get_captions_of_train_images_of_their_class(store: MemoryObjectS
     assert [image.caption for image in other] != [image.caption for image in images]
     plain = planned_images(image_set(store, prompt="a {label} cell"), range(70), captions=known)
     assert {image.prompt for image in plain} == {"a alpha cell", "a beta cell"}
+    several = image_set(store, prompt="a {label} cell", more_prompts=["one {label}", "{label}, {caption}"])
+    images = planned_images(several, range(70), captions=known)
+    drawn = Counter(image.template for image in images)
+    assert sorted(drawn) == ["a {label} cell", "one {label}", "{label}, {caption}"]
+    assert min(drawn.values()) > 12, "each as often as any other"
+    assert all((image.caption != "") == ("{caption}" in image.template) for image in images)
+    fewer = planned_images(several | {"class_images": {"alpha": 7, "beta": 30}}, range(37), captions=known)
+    assert [image.prompt for image in fewer] == [image.prompt for image in [*images[:7], *images[40:]]]
 
 
 def test_what_an_images_own_adapter_makes_has_its_caption(store: MemoryObjectStore, tmp_path: Path) -> None:

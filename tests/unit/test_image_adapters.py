@@ -378,6 +378,12 @@ def test_how_often_adapters_are_changed(fused: int, images: dict[str, int], expe
             "the class 'a' has 1; leave it out, or use a split that gives each class two train images",
         ),
         (of_images, {"fused_adapters": 3}, "fused_adapters", "is out of range; use a value between 1 and 2"),
+        (
+            lambda: of_images(method="none"),
+            {"adapter_scale": 0.5},
+            "adapter_scale",
+            "0.5 is of what an adapter changes in weights, and this adapter is learned class tokens alone",
+        ),
         (of_images, {"fused_adapters": 2, "fusion_weight": 1.0}, "fusion_weight", "a value strictly between 0 and 1"),
         (of_images, {"fusion_weight": 0.3}, "fusion_weight", "and there is one; set fused_adapters: 2, or leave"),
     ],

@@ -264,6 +264,27 @@ def test_an_image_set_s_prompts(validate_only: bool, store: MemoryObjectStore) -
         image_set(store, validate_only=validate_only, prompt=LONG + "{label}", class_images={"beta": 3})
 
 
+@pytest.mark.parametrize("validate_only", [True, False])
+def test_an_image_set_s_further_and_negative_prompts(validate_only: bool, store: MemoryObjectStore) -> None:
+    trained(store, "builtin")
+    with pytest.raises(InvalidArgument, match="'alpha', 'beta'") as raised:
+        image_set(store, validate_only=validate_only, more_prompts=["a {label} cell", LONG + "{label}"])
+    assert [item.field for item in raised.value.violations] == ["image_set.settings.more_prompts[1]"]
+    plan = image_set(store, validate_only=validate_only, negative_prompt="not a {label} " + LONG)
+    [warning] = plan.warnings
+    assert warning.startswith("the negative prompt has ") and "the text encoder gets 48: its rest is cut" in warning
+    assert plan.target != image_set(store, validate_only=validate_only).target
+
+
+def test_steps_without_guidance_take_half_the_time(store: MemoryObjectStore) -> None:
+    trained(store, "builtin")
+    start = image_sets.START_SECONDS
+    plain = image_set(store).predicted_seconds - start
+    assert image_set(store, guidance_scale=1.0).predicted_seconds - start == pytest.approx(plain / 2)
+    part = image_set(store, guidance_least_noise=0.25, guidance_most_noise=0.75).predicted_seconds - start
+    assert part == pytest.approx(0.75 * plain)
+
+
 def test_more_steps_than_the_base_model_has_noise_levels(store: MemoryObjectStore, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(BUILTIN_FOLDER, tmp_path / "model"))
     path = folder / "scheduler" / "scheduler_config.json"

@@ -15,7 +15,7 @@ from synthmix.adapter_training.sampling_defaults import GUIDANCE_SCALE, STEPS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.captions import drawn_caption
 from synthmix.latent_diffusion.class_tokens import model_prompt
-from synthmix.latent_diffusion.denoising import decode, denoise, encoded
+from synthmix.latent_diffusion.denoising import Guidance, decode, denoise, encoded
 from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.service_kit.seeds import derived_seed
 
@@ -64,11 +64,11 @@ class Previews:
             latents = denoise(
                 model,
                 [conditions[text] for text in texts[batch]],
-                conditions[""],
+                [conditions[""]] * len(texts[batch]),
                 [torch.Generator().manual_seed(seed) for seed in seeds[batch]],
                 size_px=side,
                 steps=STEPS,
-                guidance_scale=GUIDANCE_SCALE,
+                guidance=Guidance(GUIDANCE_SCALE),
                 original_px=self.original_px,
             )
             # A training that diverges makes no numbers; it ends with an error, and until then with black pictures.

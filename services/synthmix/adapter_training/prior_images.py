@@ -14,7 +14,7 @@ import torch
 from synthmix.adapter_training import objective
 from synthmix.adapter_training.sampling_defaults import GUIDANCE_SCALE, STEPS
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.latent_diffusion.denoising import denoise
+from synthmix.latent_diffusion.denoising import Guidance, denoise
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.seeds import derived_seed
@@ -74,11 +74,11 @@ def base_models_latents(
             latents = denoise(
                 model,
                 [prompt] * len(generators),
-                empty,
+                [empty] * len(generators),
                 generators,
                 size_px=settings.image_size,
                 steps=STEPS,
-                guidance_scale=GUIDANCE_SCALE,
+                guidance=Guidance(GUIDANCE_SCALE),
                 original_px=original_px,
             )
             values.append(latents.cpu().clone())  # a tensor of inference mode may not be trained on

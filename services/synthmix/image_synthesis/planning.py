@@ -5,12 +5,14 @@ from typing import Any
 
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
+from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.fused_adapters import check_fusion, is_fused
 from synthmix.image_data.generators import AdapterPart, adapter_parts, adapter_settings, classes_made, is_imported
+from synthmix.image_synthesis.guidance_options import check_guidance, guided_cost
 from synthmix.image_synthesis.shard_ranges import SHARD_IMAGES, shard_count
 from synthmix.latent_diffusion.base_model import resolve_again
-from synthmix.latent_diffusion.prompts import check_captioned, check_prompt, check_tokens
+from synthmix.latent_diffusion.prompts import check_captioned, check_negative, check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import PromptTokenizer
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest
@@ -49,10 +51,14 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     settings = filled(image_set.settings, adapter)
     problems = Problems()
     check(settings, "image_set.settings", problems)
-    with problems:
-        # Whether an adapter that isn't trained yet will have captions, its own request says.
-        has_captions = adapter is None or bool(adapter_settings(adapter).caption_column)
-        check_prompt("image_set.settings.prompt", settings.prompt, captions=has_captions)
+    # Whether an adapter that isn't trained yet will have captions, its own request says.
+    has_captions = adapter is None or bool(adapter_settings(adapter).caption_column)
+    for field, prompt in _prompts(settings):
+        with problems:
+            check_prompt(field, prompt, captions=has_captions)
+    check_guidance(settings, problems, field="image_set.settings")
+    if adapter is not None:
+        check_scale(settings, adapter_settings(adapter), problems, field="image_set.settings")
     check_classes(image_set.class_images, classes_made(adapter) if adapter else None, problems)
     images = {item.label: item.images for item in image_set.class_images}
     if not images and adapter is not None:
@@ -65,7 +71,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     total = sum(images.values())
     done = total if find_manifest(store, target) is not None else 0
     warnings = _check_base_model(store, adapter, settings) if adapter is not None and not done else []
-    seconds = START_SECONDS + total * settings.steps * SECONDS_PER_IMAGE_STEP
+    seconds = START_SECONDS + total * settings.steps * guided_cost(settings) * SECONDS_PER_IMAGE_STEP
     seconds += SECONDS_PER_ADAPTER * adapter_changes(settings, parts, images)
     return Planned(
         request,
@@ -80,6 +86,12 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
             warnings=warnings,
         ),
     )
+
+
+def _prompts(settings: image_sets_pb2.SynthesisSettings) -> list[tuple[str, str]]:
+    """Each prompt with its field."""
+    more = [(f"image_set.settings.more_prompts[{index}]", prompt) for index, prompt in enumerate(settings.more_prompts)]
+    return [("image_set.settings.prompt", settings.prompt), *more]
 
 
 def _check_fusion(
@@ -179,7 +191,13 @@ def _check_base_model(store: ObjectStore, adapter: Manifest, settings: image_set
     check_range("image_set.settings.steps", settings.steps, 1, model.train_timesteps)
     # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
     classes = adapter.summary["classes"]
-    warnings = _check_prompt_tokens(store, adapter, settings.prompt, classes, model.tokenizers())
+    tokenizers = model.tokenizers()
+    warnings = [
+        warning
+        for field, prompt in _prompts(settings)
+        for warning in _check_prompt_tokens(store, adapter, field, prompt, classes, tokenizers)
+    ]
+    warnings += check_negative(settings.negative_prompt, classes, tokenizers)
     if is_imported(adapter):
         warnings.append(
             f"{adapter.name} was imported: it is not known on which images it was trained, so that evaluations and "
@@ -189,10 +207,15 @@ def _check_base_model(store: ObjectStore, adapter: Manifest, settings: image_set
 
 
 def _check_prompt_tokens(
-    store: ObjectStore, adapter: Manifest, prompt: str, classes: Sequence[str], tokenizers: Sequence[PromptTokenizer]
+    store: ObjectStore,
+    adapter: Manifest,
+    field: str,
+    prompt: str,
+    classes: Sequence[str],
+    tokenizers: Sequence[PromptTokenizer],
 ) -> list[str]:
     """What a text encoder gets of each class's prompt, or of each caption's that may be drawn."""
-    field, learned = "image_set.settings.prompt", adapter_settings(adapter).class_tokens
+    learned = adapter_settings(adapter).class_tokens
     if "{caption}" not in prompt:
         return check_tokens(field, prompt, classes, tokenizers, class_tokens=learned)
     captions = adapter_captions(store, adapter)

@@ -29,10 +29,20 @@ from synthmix.image_synthesis.unet_rewrites import (
     rewrite_for_sampling,
 )
 from synthmix.latent_diffusion import base_model
-from synthmix.latent_diffusion.adapters import adapted_parts, load_adapter, load_sum
+from synthmix.latent_diffusion.adapters import (
+    PARTS,
+    adapted_parts,
+    adapter_layers,
+    add_up,
+    load_adapter,
+    load_sum,
+    scale_layers,
+    scale_weights,
+    weights,
+)
 from synthmix.latent_diffusion.class_tokens import class_tokens, model_prompt
 from synthmix.latent_diffusion.conditions import Conditions
-from synthmix.latent_diffusion.denoising import decode, denoise, encoded
+from synthmix.latent_diffusion.denoising import Guidance, decode, denoise, encoded
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion, answers
 from synthmix.latent_diffusion.part_layers import UNET
@@ -66,10 +76,10 @@ def synthesise_shard(
     captions = adapter_captions(store, adapter)
     indices = shard_range(image_count(request), number)
     planned = planned_images(request, indices, adapter_parts(adapter), captions)
-    weights = (settings.fusion_weight, 1 - settings.fusion_weight) if is_fused(settings) else (1.0,)
+    shares = (settings.fusion_weight, 1 - settings.fusion_weight) if is_fused(settings) else (1.0,)
     made: dict[int, bytes] = {}
     for folders, of_folders in _by_adapter(planned).items():
-        model = adapted_model(adapter.name, settings.precision, folders, weights)
+        model = adapted_model(adapter.name, settings.precision, folders, shares, settings.adapter_scale)
         in_order = iter(image.index for image in of_folders)
         for batch in synthesise(model, adapter, settings, of_folders):
             made |= {next(in_order): data for data in batch}
@@ -95,15 +105,18 @@ def synthesise(
 ) -> Iterator[list[bytes]]:
     """PNGs of the planned images, in batches, each while the next one is made."""
     size_px, grey = adapter_settings(adapter).image_size, adapter.summary["grey"]
-    texts = [_text(model, adapter, settings, image) for image in planned]
-    embeddings = encoded(model, texts)
+    texts = [_text(model, adapter, image.template, image) for image in planned]
+    others = [_text(model, adapter, settings.negative_prompt, image) for image in planned]
+    embeddings = encoded(model, [*texts, *others])
     at_once = images_at_once(model, size_px)
     with ThreadPoolExecutor(1, thread_name_prefix="png") as encoder:
         before = None
         for start in range(0, len(planned), at_once):
             batch = planned[start : start + at_once]
-            prompts = [embeddings[text] for text in texts[start : start + at_once]]
-            pixels = _pixels(model, settings, batch, prompts, embeddings[""], size_px, adapter.summary.get(ORIGINAL_PX))
+            prompts, negative = (
+                [embeddings[text] for text in of_all[start : start + at_once]] for of_all in (texts, others)
+            )
+            pixels = _pixels(model, settings, batch, prompts, negative, size_px, adapter.summary.get(ORIGINAL_PX))
             if before is not None:
                 yield before.result()
             before = encoder.submit(_pngs, pixels, adapter.name, grey=grey)
@@ -111,17 +124,15 @@ def synthesise(
             yield before.result()
 
 
-def _text(model: LatentDiffusion, adapter: Manifest, settings: SynthesisSettings, image: PlannedImage) -> str:
-    """An image's prompt, with learned tokens in the place of its class's name if the adapter has them."""
+def _text(model: LatentDiffusion, adapter: Manifest, template: str, image: PlannedImage) -> str:
+    """A prompt for an image, with learned tokens in the place of its class's name if the adapter has them."""
     learned = class_tokens(model)
-    if learned is None:
-        return image.prompt
-    if image.label not in learned.classes:
+    if learned is not None and image.label not in learned.classes:
         raise DataLoss(
             f"{adapter.name} has learned tokens of classes, and none of {image.label!r}; delete it and train it again",
             reason="ADAPTER_UNREADABLE",
         )
-    return model_prompt(model, settings.prompt, image.label, image.caption)
+    return model_prompt(model, template, image.label, image.caption)
 
 
 def _pixels(
@@ -129,7 +140,7 @@ def _pixels(
     settings: SynthesisSettings,
     planned: Sequence[PlannedImage],
     prompts: Sequence[Conditions],
-    empty_prompt: Conditions,
+    others: Sequence[Conditions],
     size_px: int,
     original_px: int | None,
 ) -> torch.Tensor:
@@ -143,11 +154,11 @@ def _pixels(
             latents = denoise(
                 model,
                 prompts,
-                empty_prompt,
+                others,
                 [torch.Generator().manual_seed(image.seed) for image in planned],
                 size_px=size_px,
                 steps=settings.steps,
-                guidance_scale=settings.guidance_scale,
+                guidance=guidance_of(settings),
                 original_px=original_px,
             )
         except ValueError as error:  # some schedulers can't take few steps, or as many as they like
@@ -161,24 +172,39 @@ def _pixels(
         return decode(model, latents)
 
 
+def guidance_of(settings: SynthesisSettings) -> Guidance:
+    """`settings` are filled."""
+    return Guidance(
+        settings.guidance_scale,
+        settings.guidance_least_noise,
+        settings.guidance_most_noise,
+        settings.guidance_rescale,
+    )
+
+
 def adapted_model(
-    adapter_name: ArtifactName, precision: str, folders: tuple[str, ...] = ("",), weights: tuple[float, ...] = (1.0,)
+    adapter_name: ArtifactName,
+    precision: str,
+    folders: tuple[str, ...] = ("",),
+    shares: tuple[float, ...] = (1.0,),
+    scale: float = 1.0,
 ) -> LatentDiffusion:
     """The adapter's base model with the adapter in it, made ready for sampling.
 
     Args:
         folders: Of the one that is meant, of an artifact of several adapters; or of those that are fused.
-        weights: What each one's update is multiplied with, where several are fused.
+        shares: What each one's update is multiplied with, where several are fused.
+        scale: What their sum, or the only one's update, is multiplied with.
 
     Raises:
         DataLoss: The adapter changes nothing, cannot be read, or has weights that are no numbers.
     """
-    key = (adapter_name, precision, folders, weights)
-    return ADAPTED.get(key, lambda: _adapted_model(adapter_name, precision, folders, weights))
+    key = (adapter_name, precision, folders, shares, scale)
+    return ADAPTED.get(key, lambda: _adapted_model(adapter_name, precision, folders, shares, scale))
 
 
 def _adapted_model(
-    adapter_name: ArtifactName, precision: str, folders: tuple[str, ...], weights: tuple[float, ...]
+    adapter_name: ArtifactName, precision: str, folders: tuple[str, ...], shares: tuple[float, ...], scale: float
 ) -> LatentDiffusion:
     store = open_object_store()
     adapter = read_manifest(store, adapter_name)
@@ -186,7 +212,7 @@ def _adapted_model(
         adapter.summary["base_model"], adapter.inputs["base_model"], field="adapter.settings.base_model", store=store
     )
     model = lend(found)
-    before = answers(model)
+    unadapted, before = weights(model), answers(model)
     with tempfile.TemporaryDirectory() as temporary:
         places: list[Path] = []
         names = {payload.name for payload in adapter.payloads}
@@ -198,10 +224,10 @@ def _adapted_model(
                     (places[-1] / file).parent.mkdir(parents=True, exist_ok=True)
                     with open_payload(store, adapter, name) as stored, (places[-1] / file).open("wb") as copy:
                         shutil.copyfileobj(stored, copy)
-        _load(model, places, weights, adapter)
+        _load(model, places, shares, adapter)
     check_adapter_has_effect(model, before, adapter)
     try:
-        make_ready(model, precision)
+        make_ready(model, precision, unadapted, scale)
     except ValueError as error:  # PEFT's, of weights that are not finite
         raise DataLoss(
             f"{adapter.name} has weights that are no numbers (NaN or infinite); delete it and train it again with a "
@@ -211,17 +237,22 @@ def _adapted_model(
     return model
 
 
-def make_ready(model: LatentDiffusion, precision: str) -> None:
-    """Makes a copy of a base model, with an adapter or without one, as fast as it gets on its device."""
+def make_ready(
+    model: LatentDiffusion,
+    precision: str,
+    unadapted: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+    scale: float = 1.0,
+) -> None:
+    """Makes a copy of a base model, with an adapter or without one, as fast as it gets on its device.
+
+    Args:
+        unadapted: The weights without the adapter; of use for other scales than 1.
+        scale: What the adapter's update is multiplied with.
+    """
+    _put_in(model, unadapted or {}, scale)
     if model.device.type != "cpu":
         keep_keys_and_values(model.unet)
         return
-    # Adding a small update to weights in bfloat16 would round it away: a GPU's adapter stays beside them.
-    adapted = adapted_parts(model)
-    if adapted:
-        # safe_fusing puts new weights in the place of old ones, which are the base model's, instead of adding to them.
-        model.pipeline.fuse_lora(components=adapted, safe_fusing=True)
-        model.pipeline.unload_lora_weights()
     if precision != BFLOAT16 or multiplies_in_bfloat16():
         rewrite_for_sampling(model.unet)
     else:
@@ -230,14 +261,31 @@ def make_ready(model: LatentDiffusion, precision: str) -> None:
         model.unet.bfloat16()
 
 
-def _load(model: LatentDiffusion, folders: Sequence[Path], weights: Sequence[float], adapter: Manifest) -> None:
+def _put_in(model: LatentDiffusion, unadapted: Mapping[str, Mapping[str, torch.Tensor]], scale: float) -> None:
+    """Puts an adapter that is beside the weights into them, where that is faster, and multiplies what it changes."""
+    layers = [layer for part in PARTS for layer in adapter_layers(getattr(model, part)).values()]
+    # Adding a small update to weights in bfloat16 would round it away: a GPU's adapter stays beside them.
+    if model.device.type != "cpu" and (scale == 1 or add_up(layers)):
+        if scale != 1:
+            scale_layers(model, scale)
+        return
+    adapted = adapted_parts(model)
+    if adapted:
+        # safe_fusing puts new weights in the place of old ones, which are the base model's, instead of adding to them.
+        model.pipeline.fuse_lora(components=adapted, safe_fusing=True)
+        model.pipeline.unload_lora_weights()
+    if scale != 1:
+        scale_weights(model, unadapted, scale)
+
+
+def _load(model: LatentDiffusion, folders: Sequence[Path], shares: Sequence[float], adapter: Manifest) -> None:
     """Raises DataLoss for weights that no library shall read, or that don't fit."""
     try:
         for folder in folders:
             for path in folder.rglob("*.safetensors"):
                 read_header(path)
         if len(folders) > 1:
-            load_sum(model, folders, weights)
+            load_sum(model, folders, shares)
         else:
             load_adapter(model, folders[0])
     except ValueError as error:

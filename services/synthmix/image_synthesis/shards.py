@@ -32,15 +32,20 @@ class PlannedImage:
         index: Its position in the set; images are ordered by class.
         seed: Of its own generator.
         adapters: What it is made with: one, or several that are fused.
+        template: The prompt before its class was named; of several, the one that was drawn.
         caption: What the prompt has in the place of {caption}; "" where it has none.
     """
 
     index: int
     label: str
-    prompt: str
+    template: str
     seed: int
     adapters: tuple[AdapterPart, ...] = (AdapterPart(),)
     caption: str = ""
+
+    @property
+    def prompt(self) -> str:
+        return prompt_for(self.template, self.label, self.caption)
 
     @property
     def sources(self) -> list[str]:
@@ -79,9 +84,15 @@ def planned_images(
         adapters = drawn(ordered[label], within, settings.fused_adapters)
         # An adapter of one image has seen that image's caption alone.
         of_label = [own[adapters[0].image]] if own else captions.get(label, ())
-        caption = drawn_caption(of_label, settings.prompt, label, settings.seed, within)
-        images.append(PlannedImage(index, label, prompt_for(settings.prompt, label, caption), seed, adapters, caption))
+        template = drawn_prompt((settings.prompt, *settings.more_prompts), label, settings.seed, within)
+        caption = drawn_caption(of_label, template, label, settings.seed, within)
+        images.append(PlannedImage(index, label, template, seed, adapters, caption))
     return images
+
+
+def drawn_prompt(prompts: Sequence[str], label: str, seed: int, number: int) -> str:
+    """The prompt of a class's n-th image."""
+    return prompts[derived_seed(seed, "prompt", label, number) % len(prompts)]
 
 
 def image_count(request: dict[str, Any]) -> int:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.boft import layer as boft_layer
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lycoris_utils import LycorisLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -124,6 +126,42 @@ def load_sum(model: LatentDiffusion, folders: Sequence[Path], weights: Sequence[
         raise ValueError("it is in other parts of the base model than what it is to be added to")
     for part in stored[0]:
         _add(model, part, _summed([of_parts[part] for of_parts in stored], weights))
+
+
+def weights(model: LatentDiffusion) -> dict[str, dict[str, torch.Tensor]]:
+    """Those of each part that an adapter may be in, by their names; not copied."""
+    return {part: {name: value.data for name, value in getattr(model, part).named_parameters()} for part in PARTS}
+
+
+def add_up(layers: Sequence[BaseTunerLayer]) -> bool:
+    """Whether there are layers, each of which adds to what its layer answers a product that can be multiplied."""
+    return bool(layers) and all(
+        isinstance(layer, LycorisLayer) or (isinstance(layer, LoraLayer) and not layer.lora_variant) for layer in layers
+    )
+
+
+def scale_layers(model: LatentDiffusion, scale: float) -> None:
+    """Multiplies what an adapter's layers add. All of them `add_up`."""
+    for part in PARTS:
+        for layer in adapter_layers(getattr(model, part)).values():
+            layer.scale_layer(scale)
+
+
+def scale_weights(model: LatentDiffusion, before: Mapping[str, Mapping[str, torch.Tensor]], scale: float) -> None:
+    """Multiplies by how much weights differ from what they were: an adapter's update of any method, once it is in them.
+
+    W + scale (W' - W), in float32: of an update that is added it is what a factor beside the layer does, of one that
+    turns or normalises weights it goes along the line between them (Wortsman et al. 2022, arXiv:2109.01903).
+
+    Args:
+        before: As `weights` returned them.
+    """
+    for part in PARTS:
+        for name, value in getattr(model, part).named_parameters():
+            earlier = before[part].get(name)
+            if earlier is not None and earlier.data_ptr() != value.data_ptr():
+                # Instead of writing into it: it may be another copy's.
+                value.data = torch.lerp(earlier.float(), value.data.float(), scale).to(value.dtype)
 
 
 def _summed(stored: Sequence[_Stored], weights: Sequence[float]) -> _Stored:

@@ -7,11 +7,43 @@ the text encoders' work for each image of a prompt, and a copy of what does not 
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from synthmix.latent_diffusion.conditions import Conditions, joined
 from synthmix.latent_diffusion.loading import LatentDiffusion, encode_prompts
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How far images are led to their prompts and away from the others, and at which noise levels.
+
+    Attributes:
+        scale: 1 + w in Ho and Salimans' equation 6; up to 1 there is none.
+        least_noise, most_noise: Shares of the base model's noise levels, both included: Kynkaanniemi et al. 2024
+            (arXiv:2404.07724).
+        rescale: phi in Lin et al. 2024 (arXiv:2305.08891), section 3.4.
+    """
+
+    scale: float
+    least_noise: float = 0.0
+    most_noise: float = 1.0
+    rescale: float = 0.0
+
+    def is_at(self, timestep: Any, levels: int) -> bool:
+        """Whether it is at a noise level, a timestep of a base model that was trained on so many."""
+        share = min(float(timestep) / max(1, levels - 1), 1.0)
+        return self.scale > 1.0 and self.least_noise <= share <= self.most_noise
+
+    def of(self, unconditional: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
+        """What is predicted with it."""
+        predicted = unconditional + self.scale * (conditional - unconditional)
+        if self.rescale:
+            predicted = rescale_noise_cfg(predicted, conditional, guidance_rescale=self.rescale)
+        return predicted
 
 
 @torch.inference_mode()
@@ -26,12 +58,12 @@ def encoded(model: LatentDiffusion, prompts: Sequence[str]) -> dict[str, Conditi
 def denoise(
     model: LatentDiffusion,
     prompts: Sequence[Conditions],
-    empty_prompt: Conditions,
+    others: Sequence[Conditions],
     generators: list[torch.Generator],
     *,
     size_px: int,
     steps: int,
-    guidance_scale: float,
+    guidance: Guidance,
     original_px: int | None = None,
 ) -> torch.Tensor:
     """Latents (images, channels, size, size) in float32.
@@ -40,6 +72,7 @@ def denoise(
 
     Args:
         prompts: Of each image.
+        others: What guidance leads each image away from: the empty prompt, or a negative one.
         generators: On the CPU, one for each image, whose noise is the same in any batch and on any device.
         original_px: The side from which a UNet that is told of sizes is to take images to be resized; size_px if None.
 
@@ -52,22 +85,22 @@ def denoise(
     shape = (1, unet.config.in_channels, side, side)
     noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     latents: torch.Tensor = noise.to(model.device) * scheduler.init_noise_sigma
-    context = joined(prompts)
     # A UNet that was distilled to know the scale has no empty prompt beside it (Meng et al. 2023, arXiv:2210.03142).
     knows_scale = unet.config.time_cond_proj_dim is not None
     scale = None
     if knows_scale:
         scale = pipeline.get_guidance_scale_embedding(
-            torch.full((len(prompts),), guidance_scale - 1.0), unet.config.time_cond_proj_dim, dtype=unet.dtype
+            torch.full((len(prompts),), guidance.scale - 1.0), unet.config.time_cond_proj_dim, dtype=unet.dtype
         ).to(model.device)
-    guided = guidance_scale > 1.0 and not knows_scale
-    if guided:
-        context = joined([*[empty_prompt] * len(prompts), context])
-    # One tensor for all steps: attention knows it again.
-    context = context.to(model.device, unet.dtype).of_size(original_px or size_px, size_px)
+    # One tensor each for all steps: attention knows it again.
+    sides = original_px or size_px, size_px
+    alone = joined(prompts).to(model.device, unet.dtype).of_size(*sides)
+    both = joined([*others, *prompts]).to(model.device, unet.dtype).of_size(*sides)
     taken = inspect.signature(scheduler.step).parameters
     arguments = {name: value for name, value in {"generator": generators, "eta": 0.0}.items() if name in taken}
     for timestep in scheduler.timesteps:
+        guided = not knows_scale and guidance.is_at(timestep, scheduler.config.num_train_timesteps)
+        context = both if guided else alone
         scaled = scheduler.scale_model_input(latents, timestep).to(unet.dtype)
         predicted = unet(
             torch.cat([scaled, scaled]) if guided else scaled,
@@ -78,8 +111,7 @@ def denoise(
             return_dict=False,
         )[0].float()
         if guided:
-            unconditional, conditional = predicted.chunk(2)
-            predicted = unconditional + guidance_scale * (conditional - unconditional)
+            predicted = guidance.of(*predicted.chunk(2))
         latents = scheduler.step(predicted, timestep, latents, **arguments, return_dict=False)[0]
     return latents
 

@@ -132,6 +132,25 @@ def _checked(
     return [*_cut(tokens, tokenizer.longest), *_unknown(tokens)]
 
 
+def check_negative(prompt: str, labels: Sequence[str], tokenizers: Sequence[PromptTokenizer]) -> list[str]:
+    """Warnings of a negative prompt, which may name the class and need not: that it is cut, or not known."""
+    named = labels if "{label}" in prompt else [""]
+    warnings = []
+    for tokenizer in tokenizers:
+        found = [tokenizer(prompt_for(prompt, label)) for label in named]
+        if any(tokens.cut for tokens in found):
+            warnings.append(
+                f"the negative prompt has {max(len(tokens.whole) for tokens in found)} tokens and the text encoder "
+                f"gets {tokenizer.longest}: its rest is cut off; shorten it"
+            )
+        if any(tokens.unknown for tokens in found):
+            warnings.append(
+                "the negative prompt has characters that the base model's tokenizer does not know; they are the same "
+                "to it as any others that it does not know"
+            )
+    return list(dict.fromkeys(warnings))
+
+
 def check_captioned(
     field: str,
     prompt: str,

@@ -9,6 +9,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.captions import CAPTION_ALONE
 from synthmix.image_data.fused_adapters import check_fusion, is_fused
 from synthmix.image_data.generators import IMAGE
@@ -154,14 +155,17 @@ def check_captions(spec: studies_pb2.StudySpec, given: studies_pb2.StudySpec, pr
     """
     without = [index for index, adapter in enumerate(spec.adapters) if not adapter.caption_column]
     for number, item in enumerate(given.synthesis):
-        with problems:
-            if "{caption}" in item.prompt and without:
-                raise invalid_field(
-                    f"synthesis[{number}].prompt",
-                    item.prompt,
-                    f"has {{caption}}, and adapters[{without[0]}] has no captions",
-                    "set its caption_column to a caption column of the dataset, or leave {caption} out",
-                    reason="PROMPT_WITHOUT_CAPTIONS",
+        more = [(f"more_prompts[{place}]", text) for place, text in enumerate(item.more_prompts)]
+        for name, text in [("prompt", item.prompt), *more]:
+            if "{caption}" in text and without:
+                problems.found.append(
+                    invalid_field(
+                        f"synthesis[{number}].{name}",
+                        text,
+                        f"has {{caption}}, and adapters[{without[0]}] has no captions",
+                        "set its caption_column to a caption column of the dataset, or leave {caption} out",
+                        reason="PROMPT_WITHOUT_CAPTIONS",
+                    )
                 )
 
 
@@ -189,6 +193,7 @@ def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, probl
         for number, adapter in enumerate(spec.adapters):
             what = f"adapters[{number}]"
             check_fusion(synthesis, adapter, counts, problems, field=f"synthesis[{index}]", what=what)
+            check_scale(synthesis, adapter, problems, field=f"synthesis[{index}]", what=what)
         if is_fused(synthesis) and leaving_out:
             problems.found.append(
                 invalid_field(

@@ -27,6 +27,7 @@ from synthmix.latent_diffusion.loading import LatentDiffusion, load
 from synthmix.service_kit.adapter_payloads import LORA_WEIGHTS
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
+from synthmix.service_kit.settings_messages import with_defaults
 
 SIZE_PX = 64
 GUIDANCE_SCALE = 2.0
@@ -70,7 +71,7 @@ def planned(count: int) -> list[PlannedImage]:
 
 
 def ours(model: LatentDiffusion, count: int, steps: int, out: Path) -> int:
-    settings = SynthesisSettings(steps=steps, guidance_scale=GUIDANCE_SCALE)
+    settings = with_defaults(SynthesisSettings(steps=steps, guidance_scale=GUIDANCE_SCALE))
     images = [image for batch in synthesise(model, ADAPTER, settings, planned(count)) for image in batch]
     for number, image in enumerate(images):
         (out / f"{number}.png").write_bytes(image)

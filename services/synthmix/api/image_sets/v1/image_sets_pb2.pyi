@@ -22,7 +22,7 @@ class CreateImageSetRequest(_message.Message):
     def __init__(self, image_set: _Optional[_Union[ImageSet, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class SynthesisSettings(_message.Message):
-    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight")
+    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight", "adapter_scale", "more_prompts", "negative_prompt", "guidance_least_noise", "guidance_most_noise", "guidance_rescale")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,12 @@ class SynthesisSettings(_message.Message):
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     FUSED_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     FUSION_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_SCALE_FIELD_NUMBER: _ClassVar[int]
+    MORE_PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_LEAST_NOISE_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_MOST_NOISE_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_RESCALE_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     steps: int
     guidance_scale: float
@@ -39,7 +45,13 @@ class SynthesisSettings(_message.Message):
     precision: str
     fused_adapters: int
     fusion_weight: float
-    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ...) -> None: ...
+    adapter_scale: float
+    more_prompts: _containers.RepeatedScalarFieldContainer[str]
+    negative_prompt: str
+    guidance_least_noise: float
+    guidance_most_noise: float
+    guidance_rescale: float
+    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ..., adapter_scale: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[str] = ..., guidance_least_noise: _Optional[float] = ..., guidance_most_noise: _Optional[float] = ..., guidance_rescale: _Optional[float] = ...) -> None: ...
 
 class SelectionSettings(_message.Message):
     __slots__ = ("class_consistency",)
