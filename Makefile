@@ -20,7 +20,7 @@ IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo images test test-programs test-unit test-components test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration operations-at-scale study-at-scale adapter-formats bench fuzz soak e2e e2e-cluster
+.PHONY: help setup demo images test test-programs test-unit test-components test-contracts test-chart test-integration lint format protos check-protos chart-docs check-chart-docs lock clean base-model base-model-figures real-studies calibration operations-at-scale study-at-scale adapter-formats adapter-options bench fuzz soak e2e e2e-cluster
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,8 @@ study-at-scale: setup ## Run a study of 100 short adapters and 400 trials, and l
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/study_at_scale.py --home build/study-at-scale/home --out build/study-at-scale
 adapter-formats: setup ## Export adapters of every method, read them as other programs do, and write tests/benchmarks/results/adapter-formats.md (some minutes)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/adapter_formats.py --out tests/benchmarks/results/adapter-formats.md
+adapter-options: setup ## Compare 26 adapters on real images, three seeds each, and write tests/benchmarks/results/adapter-options.md (about 5 hours on 2 cores; needs ../shared/data)
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/adapter_options study run search compare table --home $(HOME)/.cache/synthmix/adapter-options
 bench: setup ## Measure ours beside others' loops, and write tests/benchmarks/results/performance.md (QUICK=1: in 5 minutes, into build/performance)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/performance $(if $(QUICK),--quick)
 fuzz: setup ## Call every gRPC method with random, mutated and extreme messages: make fuzz CALLS=100000 SEED=7

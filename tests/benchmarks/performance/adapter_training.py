@@ -11,26 +11,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from image_archives import dataset, encoded, zipped
 from memory_object_store import MemoryObjectStore
+from ready_training import ReadyTraining
 from side_by_side import FEWEST_PAIRS, Row, Seconds, compared, in_turns, run
 from synthesis import LABELS, PROMPT
-from synthmix.adapter_training import planning, recipe
-from synthmix.adapter_training.training_prompts import encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
-from synthmix.latent_diffusion.base_model import BUILTIN, BUILTIN_FOLDER, resolve
-from synthmix.latent_diffusion.loading import load
+from synthmix.latent_diffusion.base_model import BUILTIN, BUILTIN_FOLDER
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.study_control.split import create_split
 from text_to_image_lora import TextToImageLora
@@ -58,45 +54,18 @@ def write_images(folder: Path, images: np.ndarray) -> Path:
     return folder
 
 
-class Ours:
-    """A training that stands ready before its first step."""
-
-    def __init__(self, model_folder: Path, images: np.ndarray, batch_size: int) -> None:
-        self._model = load(model_folder, torch.device("cpu"))
-        self._settings = planning.filled(
-            AdapterSettings(
-                rank=RANK,
-                batch_size=batch_size,
-                images_seen=10**6,
-                image_size=images.shape[1],
-                learning_rate=LEARNING_RATE,
-            ),
-            resolve(BUILTIN, field="base_model"),
-        )
-        labels = np.arange(len(images)) % len(LABELS)
-        self._latents = recipe.cache_latents(self._model, images, labels, 8)
-        self._prompts = encoded_once(self._model, prompt_embeddings(self._model, [PROMPT], LABELS))
-        self._state = recipe.set_up(self._model, self._settings)
-
-    def train(self, steps: int) -> int:
-        """Goes on for so many steps, and returns how many images those were."""
-        last = self._state.step + steps
-
-        class Enough(Exception):
-            pass
-
-        def after_step(state: recipe.TrainingState) -> None:
-            if state.step == last:
-                raise Enough
-
-        with suppress(Enough):
-            recipe.train(self._model, self._state, self._settings, self._latents, self._prompts, after_step)
-        return steps * self._settings.batch_size
-
-
 def row(size_px: int, steps: int, at_least: float, scratch: Path) -> Row:
     images = pixels(size_px)
-    ours = Ours(BUILTIN_FOLDER, images, BATCH)
+    settings = AdapterSettings(
+        base_model=BUILTIN,
+        rank=RANK,
+        batch_size=BATCH,
+        images_seen=10**6,
+        image_size=size_px,
+        learning_rate=LEARNING_RATE,
+        prompt=PROMPT,
+    )
+    ours = ReadyTraining(settings, images, LABELS, 8)
     peer = TextToImageLora(
         BUILTIN_FOLDER,
         write_images(scratch / str(size_px), images),
