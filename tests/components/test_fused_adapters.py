@@ -172,10 +172,12 @@ def test_images_do_not_depend_on_shards_and_batches_and_say_their_sources(
     changes: list[tuple[str, ...]] = []
     original = sampling._adapted_model
 
-    def noted(name: ArtifactName, precision: str, folders: tuple[str, ...], weights: tuple[float, ...]) -> Any:
+    def noted(
+        name: ArtifactName, precision: str, folders: tuple[str, ...], shares: tuple[float, ...], scale: float
+    ) -> Any:
         changes.append(folders)
-        assert weights == ((1.0,) if fused == 1 else (0.25, 0.75))
-        return original(name, precision, folders, weights)
+        assert (shares, scale) == ((1.0,) if fused == 1 else (0.25, 0.75), 1.0)
+        return original(name, precision, folders, shares, scale)
 
     monkeypatch.setattr(sampling, "_adapted_model", noted)
     for shard_images, at_once in ((64, 16), (4, 3), (1, 1)):
