@@ -13,6 +13,7 @@ from chart.rendering import CHART, ROOT
 from cluster.access import Cluster
 from programs import BUILT
 from synthmix.examples.simulated_cells import SimulatedCellsSettings, write_simulated_dataset
+from tiny_base_model import write_tiny_base_model
 
 NAMESPACE = "synthmix"
 SECTION = re.compile(r"^## On a cluster$(.*?)^## ", re.MULTILINE | re.DOTALL)
@@ -52,6 +53,7 @@ def test_readme_leads_to_a_report(cluster: Cluster, values: list[Path], tmp_path
     for image in list((tmp_path / "images").rglob("*.png")):
         image.rename(image.with_name(image.name.replace("chip-", "plate")))
     (tmp_path / "study.yaml").write_text(STUDY)
+    write_tiny_base_model(tmp_path / "my-finetuned-sd")
     written = [yaml.safe_load(file.read_text()) for file in (CHART / "ci" / "small-values.yaml", *values)]
     (tmp_path / "my-values.yaml").write_text(yaml.safe_dump(functools.reduce(merge, written)))
 
