@@ -81,7 +81,7 @@ study-at-scale: setup ## Run a study of 100 short adapters and 400 trials, and l
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/study_at_scale.py --home build/study-at-scale/home --out build/study-at-scale
 adapter-formats: setup ## Export adapters of every method, read them as other programs do, and write tests/benchmarks/results/adapter-formats.md (some minutes)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/adapter_formats.py --out tests/benchmarks/results/adapter-formats.md
-adapter-options: setup ## Compare 26 adapters on real images, three seeds each, and write tests/benchmarks/results/adapter-options.md (about 5 hours on 2 cores; needs ../shared/data)
+adapter-options: setup ## Compare 27 adapters on real images, three seeds each, and write tests/benchmarks/results/adapter-options.md (about 5 hours on 2 cores; needs ../shared/data)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/adapter_options study run search compare table --home $(HOME)/.cache/synthmix/adapter-options
 bench: setup ## Measure ours beside others' loops, and write tests/benchmarks/results/performance.md (QUICK=1: in 5 minutes, into build/performance)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/performance $(if $(QUICK),--quick)
