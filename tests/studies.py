@@ -8,6 +8,7 @@ import yaml
 from synthmix import Client, GroupRule
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.cli.studies import plan_text, watch_to_end
 from synthmix.client.client import metadata_of, result_of
 from synthmix.client.study_file import parse_document
 from synthmix.examples.simulated_cells import GROUP_PATTERN, SimulatedCellsSettings, write_simulated_dataset
@@ -47,6 +48,13 @@ def import_simulated(client: Client, folder: Path) -> None:
 def run_study(client: Client, spec: studies_pb2.StudySpec) -> studies_pb2.Study:
     """Submits a study and waits for it. Raises what it failed with."""
     return result_of(client.wait(client.submit_study(spec)), studies_pb2.Study)
+
+
+def show_study(client: Client, spec: studies_pb2.StudySpec) -> studies_pb2.Study:
+    """As run_study, for a person who watches: prints the plan, and shows the progress."""
+    print(plan_text(client.plan_study(spec)))
+    target = metadata_of(client.submit_study(spec)).target
+    return result_of(client.get_operation(watch_to_end(client, target).operation), studies_pb2.Study)
 
 
 def steps_of(client: Client, study: studies_pb2.Study) -> dict[str, operations_pb2.Step]:

@@ -10,10 +10,9 @@ import argparse
 from pathlib import Path
 
 from real_images import DATA, FIELD, MITOCHECK_SIX, PLATE
+from studies import show_study
 from synthmix import Client, GroupRule
-from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli.studies import located, plan_text, watch_to_end
-from synthmix.client.client import metadata_of, result_of
+from synthmix.cli.studies import located
 from synthmix.client.study_file import read_study
 from synthmix.local import local_stack
 
@@ -44,10 +43,7 @@ def run(client: Client, name: str, reports: Path) -> None:
         DATA / folder, document.message.dataset, group=GroupRule(pattern=pattern), classes=classes, replace=True
     )
     with located(document):
-        print(plan_text(client.plan_study(document.message)))
-        target = metadata_of(client.submit_study(document.message)).target
-    operation = client.get_operation(watch_to_end(client, target).operation)
-    study = result_of(operation, studies_pb2.Study)
+        study = show_study(client, document.message)
     paths = client.download_report(study.name, reports)
     print(f"\n{study.verdict}\nreport: {paths[0]}\n")
 

@@ -8,12 +8,13 @@ import peft
 import torch
 from peft import PeftConfig
 
-from synthmix.adapter_training.methods import FULL, METHODS, WITHOUT_ADAPTER, scale
+from synthmix.adapter_training.methods import METHODS, WITHOUT_ADAPTER, scale
 from synthmix.adapter_training.targets import TEXT_TARGETS, adapted_layers, adapted_text_layers, module_names
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.adapters import NAME, PARTS, adapter_layers, part_of
 from synthmix.latent_diffusion.loading import LatentDiffusion
 from synthmix.latent_diffusion.part_layers import TEXT_ENCODER, UNET, Layer, PartLayers, layers_of
+from synthmix.service_kit.adapter_payloads import FULL
 
 
 @dataclass(frozen=True)

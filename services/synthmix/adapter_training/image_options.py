@@ -10,6 +10,7 @@ from synthmix.adapter_training.portions import Portion
 from synthmix.adapter_training.prior_options import TRAIN
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.image_data.generators import IMAGE
+from synthmix.service_kit.adapter_payloads import FULL
 from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.service_kit.quantities import byte_size, plural
 from synthmix.service_kit.settings_messages import default_of
@@ -65,7 +66,7 @@ def check_options(settings: AdapterSettings, problems: Problems) -> None:
         ),
         (
             "method",
-            settings.method == methods.FULL,
+            settings.method == FULL,
             "would be a whole UNet for each image",
             f"use one of: {', '.join(methods.METHODS)}; or {INSTEAD}",
         ),

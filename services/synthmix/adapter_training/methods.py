@@ -16,15 +16,13 @@ from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.latent_diffusion.part_layers import Layer
-from synthmix.service_kit.adapter_payloads import divided
+from synthmix.service_kit.adapter_payloads import FULL, NONE, divided
 from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.service_kit.quantities import byte_size, plural
 from synthmix.service_kit.settings_messages import fill_left_out, set_default
 
 PATH = "adapter.settings"
 REASON = "METHOD_CANNOT"
-# Besides PEFT's methods: no layer is adapted, where classes' tokens are learned alone, or the UNet itself is trained.
-NONE, FULL = "none", "full"
 # Fields that belong to some methods. What a method does not name is refused with it.
 OWN_FIELDS = ("rank", "alpha", "block_size", "factor", "loraplus_ratio")
 LORA_FIELDS = ("rank", "alpha", "loraplus_ratio")

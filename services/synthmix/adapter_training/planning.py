@@ -28,6 +28,7 @@ from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.model_kinds import STABLE_DIFFUSION
 from synthmix.latent_diffusion.part_layers import EMBEDDING, TEXT_ENCODER, UNET, Layer, part_layers
 from synthmix.latent_diffusion.prompts import check_captioned, check_class_words, check_prompt, check_tokens
+from synthmix.service_kit.adapter_payloads import FULL, NONE
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.digests import digest_of
@@ -248,7 +249,7 @@ def _check_learned(settings: adapters_pb2.AdapterSettings, problems: Problems) -
                     "is of learned class tokens, and there are none",
                     f"set class_tokens, such as 1, or leave {field} out",
                 )
-    alone = settings.method == methods.NONE
+    alone = settings.method == NONE
     with problems:
         if alone and not settings.class_tokens:
             raise invalid_field(
@@ -374,7 +375,7 @@ def quantities(
     """What is known of an artifact before it is trained, so that a sweep can be laid out at equal parameters."""
     layers = layers_of(settings, base_model)
     adapted, parameters = len(layers), methods.parameter_count(settings, layers)
-    if settings.method == methods.FULL:
+    if settings.method == FULL:
         unet = part_layers(base_model, UNET, field="adapter.settings.base_model")
         adapted, parameters = len(unet.adaptable) + len(unet.others), unet.parameters
     vectors = settings.class_tokens * len(classes)

@@ -552,6 +552,37 @@ class Client:
             self._read_payload, resource.name, resource.payloads, folder, only=only, progress=progress
         )
 
+    def score_images(
+        self, name: str, *, progress: Callable[[OperationMetadata], None] | None = None
+    ) -> evaluations_pb2.ImageSetScore:
+        """Whether an image set shows its classes, and how near it comes to real images. Waits until it is known.
+
+        It goes by the train and validation parts alone, so that what is chosen by it has not seen the test part.
+
+        Args:
+            name: image-sets/{digest}, or the digest alone.
+            progress: Called with the operation's metadata about once a second.
+
+        Raises:
+            NotFound: There is no such image set.
+            FailedPrecondition: It was made by an adapter that was imported: no split has the images that it was trained
+                on (TRAINING_DATA_UNKNOWN).
+        """
+        image_set = self.image_sets.get(name)
+        train_part = self.adapters.get(image_set.adapter).train_split
+        if not train_part:
+            raise errors.FailedPrecondition(
+                f"{image_set.name} was made by {image_set.adapter}, which was imported: on which images it was trained "
+                "is not known, and so not which would be new to it; score images of an adapter that was trained here",
+                reason="TRAINING_DATA_UNKNOWN",
+            )
+        split = names.PartName.parse_train(train_part, field="adapter.train_split").split
+        request = evaluations_pb2.CreateImageSetScoreRequest(
+            image_set_score=evaluations_pb2.ImageSetScore(split=str(split), image_set=image_set.name)
+        )
+        operation = self._evaluation.call(self._evaluations.CreateImageSetScore, request, Operation)
+        return result_of(self.wait(operation, progress=progress), evaluations_pb2.ImageSetScore)
+
     def export_adapter(
         self,
         name: str,
@@ -690,37 +721,6 @@ class Client:
             format_name=format_name,
             fetch=lambda name, folder: self._stored_adapter(name, folder, progress),
         )
-
-    def score_images(
-        self, name: str, *, progress: Callable[[OperationMetadata], None] | None = None
-    ) -> evaluations_pb2.ImageSetScore:
-        """Whether an image set shows its classes, and how near it comes to real images. Waits until it is known.
-
-        It goes by the train and validation parts alone, so that what is chosen by it has not seen the test part.
-
-        Args:
-            name: image-sets/{digest}, or the digest alone.
-            progress: Called with the operation's metadata about once a second.
-
-        Raises:
-            NotFound: There is no such image set.
-            FailedPrecondition: It was made by an adapter that was imported: no split has the images that it was trained
-                on (TRAINING_DATA_UNKNOWN).
-        """
-        image_set = self.image_sets.get(name)
-        train_part = self.adapters.get(image_set.adapter).train_split
-        if not train_part:
-            raise errors.FailedPrecondition(
-                f"{image_set.name} was made by {image_set.adapter}, which was imported: on which images it was trained "
-                "is not known, and so not which would be new to it; score images of an adapter that was trained here",
-                reason="TRAINING_DATA_UNKNOWN",
-            )
-        split = names.PartName.parse_train(train_part, field="adapter.train_split").split
-        request = evaluations_pb2.CreateImageSetScoreRequest(
-            image_set_score=evaluations_pb2.ImageSetScore(split=str(split), image_set=image_set.name)
-        )
-        operation = self._evaluation.call(self._evaluations.CreateImageSetScore, request, Operation)
-        return result_of(self.wait(operation, progress=progress), evaluations_pb2.ImageSetScore)
 
     def _stored_adapter(
         self, name: str, folder: Path, progress: Callable[[Transfer], None] | None

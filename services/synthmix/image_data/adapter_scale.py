@@ -2,10 +2,8 @@
 
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.service_kit.adapter_payloads import NONE
 from synthmix.service_kit.errors import Problems, invalid_field
-
-# The method of what is learned class tokens alone.
-TOKENS_ALONE = "none"
 
 
 def check_scale(
@@ -22,7 +20,7 @@ def check_scale(
         field: The path of `settings`.
         what: What the adapter is called.
     """
-    if settings.adapter_scale != 1 and adapter.method == TOKENS_ALONE:
+    if settings.adapter_scale != 1 and adapter.method == NONE:
         problems.found.append(
             invalid_field(
                 f"{field}.adapter_scale",

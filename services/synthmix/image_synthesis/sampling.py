@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -240,7 +241,7 @@ def _adapted_model(
 def make_ready(
     model: LatentDiffusion,
     precision: str,
-    unadapted: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+    unadapted: Mapping[str, Mapping[str, torch.Tensor]] = MappingProxyType({}),
     scale: float = 1.0,
 ) -> None:
     """Makes a copy of a base model, with an adapter or without one, as fast as it gets on its device.
@@ -249,7 +250,7 @@ def make_ready(
         unadapted: The weights without the adapter; of use for other scales than 1.
         scale: What the adapter's update is multiplied with.
     """
-    _put_in(model, unadapted or {}, scale)
+    _put_in(model, unadapted, scale)
     if model.device.type != "cpu":
         keep_keys_and_values(model.unet)
         return

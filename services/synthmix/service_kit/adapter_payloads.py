@@ -39,8 +39,10 @@ LORA_CONFIG = "lora_adapter_metadata"
 PEFT_PREFIX = "base_model.model."
 # What an artifact says of an adapter whose base model is an SDXL model; nothing of Stable Diffusion 1.x and 2.x.
 SDXL_KIND = "SDXL"
-# Methods that train something else than an adapter, so that they have neither rank nor block size.
-WITHOUT_ADAPTER = ("none", "full")
+# Methods that train something else than an adapter, so that they have neither rank nor block size: no layer is adapted,
+# where classes' tokens are learned alone, or the UNet itself is trained.
+NONE, FULL = "none", "full"
+WITHOUT_ADAPTER = (NONE, FULL)
 # The course of a training.
 LOSSES = "losses.json"
 # Of sheets of pictures, which are named by the images seen when they were made.

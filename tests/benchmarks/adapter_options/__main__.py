@@ -18,13 +18,13 @@ from pathlib import Path
 
 from design import study_of_seed, write_study
 from real_images import DATA, MITOCHECK_SIX, PLATE
-from rows import FULL, Option, Row, by_option, read_rows, write_rows
+from rows import Option, Row, by_option, read_rows, write_rows
+from studies import show_study
 from synthmix import Client, GroupRule
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.cli.studies import plan_text, watch_to_end
-from synthmix.client.client import metadata_of, result_of
 from synthmix.local import local_stack
+from synthmix.service_kit.adapter_payloads import FULL
 from table import COMPARED, SEARCHED, write_table
 
 SEEDS = (0, 1, 2)
@@ -58,14 +58,11 @@ def run(home: Path) -> None:
 
 
 def finished(client: Client, spec: studies_pb2.StudySpec) -> studies_pb2.Study:
-    """Runs a study to its end; imports its dataset if it is not there."""
+    """Runs a study to its end, on its dataset, which is imported if it is not there."""
     client.import_dataset(
         DATA / "mitocheck", spec.dataset, group=GroupRule(pattern=PLATE), classes=MITOCHECK_SIX, replace=True
     )
-    print(plan_text(client.plan_study(spec)))
-    target = metadata_of(client.submit_study(spec)).target
-    operation = client.get_operation(watch_to_end(client, target).operation)
-    return result_of(operation, studies_pb2.Study)
+    return show_study(client, spec)
 
 
 def row_of(client: Client, seed: int, image_set: str, fidelity: evaluations_pb2.Fidelity) -> Row:
@@ -123,7 +120,7 @@ def search(home: Path) -> None:
 
 
 def compare(home: Path) -> None:
-    """Classifiers of real images and of as many again and half, with the images of the best and the worst adapters."""
+    """Classifiers of real images, and of these with half as many synthetic ones of the best and the worst adapters."""
     [seed, *_] = SEEDS
     order = [option for option in by_option(read_rows()) if option.method != FULL]
     spec = study_of_seed(seed)

@@ -11,7 +11,6 @@ from synthmix.api.adapters.v1 import adapters_pb2
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ROWS = RESULTS / "adapter-options.csv"
-FULL = "full"
 
 
 @dataclass(frozen=True, order=True)
@@ -67,8 +66,7 @@ class Row:
 
 OPTION = [item.name for item in fields(Option)]
 FIGURES = [item.name for item in fields(Row) if item.name != "option"]
-WHOLE = {"seed", "parameters", "images_seen", "rank", "block_size", "factor"}
-TEXTS = {"method", "targets"}
+TYPES = {item.name: item.type for item in (*fields(Option), *fields(Row)) if callable(item.type)}
 
 
 def read_rows() -> list[Row]:
@@ -78,25 +76,17 @@ def read_rows() -> list[Row]:
         lines = list(csv.DictReader(file))
     return [
         Row(
-            option=Option(**{name: _value(name, line[name]) for name in OPTION}),
-            **{name: _value(name, line[name]) for name in FIGURES},
+            option=Option(**{name: TYPES[name](line[name]) for name in OPTION}),
+            **{name: TYPES[name](line[name]) for name in FIGURES},
         )
         for line in lines
     ]
 
 
-def _value(name: str, text: str) -> str | int | float:
-    if name in TEXTS:
-        return text
-    return int(text) if name in WHOLE else float(text)
-
-
 def write_rows(rows: Iterable[Row]) -> None:
-    lines = [{"seed": row.seed} | asdict(row.option) | {name: getattr(row, name) for name in FIGURES} for row in rows]
+    lines = [asdict(row.option) | {name: getattr(row, name) for name in FIGURES} for row in rows]
     with ROWS.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(
-            file, ["seed", *OPTION, *(name for name in FIGURES if name != "seed")], lineterminator="\n"
-        )
+        writer = csv.DictWriter(file, [*OPTION, *FIGURES], lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
 

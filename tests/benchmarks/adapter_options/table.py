@@ -4,11 +4,10 @@ import json
 import statistics
 from collections.abc import Sequence
 
+from design import IMAGES_SEEN
 from rows import OPTION, RESULTS, Option, Row, by_option, mean, read_rows
 from synthmix.service_kit.quantities import duration
 
-FIRST = Option("lora", "attention", 16, 0, 0)
-"""What the others get the seconds of."""
 PAGE = RESULTS / "adapter-options.md"
 FINDINGS = RESULTS / "adapter-options-findings.md"
 SEARCHED = RESULTS / "adapter-options-search.json"
@@ -61,7 +60,7 @@ def write_table() -> None:
     options = by_option(rows)
     parts = [
         HEAD.format(
-            first=f"{max(row.images_seen for row in rows if row.option == FIRST):,}",
+            first=f"{IMAGES_SEEN:,}",
             seeds=len({row.seed for row in rows}),
             consistency=mean(rows, "real_class_consistency"),
             kid=mean(rows, "real_kid"),
