@@ -23,9 +23,15 @@ SHORTEST_MINUTES = 60.0
 GROWTH_SHARE = 0.10
 GROWTH_LEAST_BYTES = 64 * MIB
 MOST_POINTS = 400
-LARGEST_WORKER = "largest worker"
-# They are as large as the number of workers that have had work since Ray began anew, which is chance.
-SUMS_OF_WORKERS = ("workers", "all")
+WORKERS, LARGEST_WORKER, SMALL_WORKERS = "workers", "largest worker", "small workers"
+ALL, ALL_OTHERS = "all", "all but workers"
+# They are as large as the number of workers that have had work since Ray began anew, which is chance: see
+# `importing_workers`, by which they are judged.
+SHOWN_ONLY = (WORKERS, ALL)
+# A worker that has imported what it trains and samples with takes 500 MiB and more, and one that has not 100 at most.
+IMPORTED_BYTES = 200 * MIB
+# Services whose workers import it. Each keeps as many as there are processors.
+IMPORTING_SERVICES = 3
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,22 @@ def processes_of(connection: Connection) -> list[ProcessMemory]:
 
 
 def memory_of(processes: Iterable[ProcessMemory]) -> dict[str, int]:
-    """Bytes by role, those of the largest worker alone, and those of all processes together."""
-    found = {"workers": 0, LARGEST_WORKER: 0, "all": 0}
+    """Bytes by role; those of the largest worker alone, of workers that have imported nothing, and of all others."""
+    found = {WORKERS: 0, LARGEST_WORKER: 0, SMALL_WORKERS: 0, ALL_OTHERS: 0, ALL: 0}
     for process in processes:
         found[process.role] = found.get(process.role, 0) + process.bytes
-        found["all"] += process.bytes
-        if process.role == "workers":
+        found[ALL] += process.bytes
+        if process.role == WORKERS:
             found[LARGEST_WORKER] = max(found[LARGEST_WORKER], process.bytes)
+            found[SMALL_WORKERS] += process.bytes if process.bytes < IMPORTED_BYTES else 0
+        else:
+            found[ALL_OTHERS] += process.bytes
     return found
+
+
+def importing_workers(processes: Iterable[ProcessMemory]) -> int:
+    """How many workers have imported what they train and sample with."""
+    return sum(process.role == WORKERS and process.bytes >= IMPORTED_BYTES for process in processes)
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -133,18 +147,6 @@ def trend(samples: Sequence[tuple[float, float]], end_s: float) -> Trend:
         if later[0] > earlier[0]
     ]
     return _trend(after, statistics.median(slopes) * (after[-1][0] - after[0][0]))
-
-
-def trend_of_peaks(samples: Sequence[tuple[float, float]], end_s: float) -> Trend:
-    """As `trend`, by the largest values of the two halves of that time.
-
-    For a sum over processes whose number goes up and down by chance, but never above a bound: the slope of such a sum
-    says how often they were killed early and late, and its peaks say whether they have become larger or more.
-    """
-    after = _after_warm_up(samples, end_s)
-    middle_s = (after[0][0] + after[-1][0]) / 2
-    early, late = (max(value for at_s, value in after if (at_s > middle_s) == is_late) for is_late in (False, True))
-    return _trend(after, late - early)
 
 
 def _after_warm_up(samples: Sequence[tuple[float, float]], end_s: float) -> list[tuple[float, float]]:

@@ -1,9 +1,10 @@
 """The parts of `make soak` that decide: what is asked for and disturbed, what is excused, and what is a failure."""
 
 import itertools
+import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from soak.callers import Caller, Ledger
 from soak.catalogue import Request, dataset_names, requests_of, write_images
 from soak.disturbances import AFTERMATH_SECONDS, Excuses
 from soak.evidence import Account, differences
-from soak.measures import MIB, ProcessMemory, anonymous_bytes, memory_of, taken_bytes, trend, trend_of_peaks
+from soak.measures import MIB, ProcessMemory, anonymous_bytes, importing_workers, memory_of, taken_bytes, trend
 from soak.results import Outcome, as_markdown
 from soak.schedule import HANG_SECONDS, LASTING, Kind, schedule
 from soak.stack import bounded_disk
@@ -193,29 +194,39 @@ def test_a_leak_is_found_under_what_is_killed_and_comes_back() -> None:
     assert not found.is_flat and 100 * MIB < found.growth < 140 * MIB
 
 
-def test_a_sum_over_workers_whose_number_is_chance_is_flat_by_its_peaks() -> None:
-    rng = random.Random(7)
-    workers = [rng.randint(0, 6) for _ in range(20)]
-
-    def late_runs_are_fuller(at_s: float) -> float:
-        return (workers[int(at_s) // 360] if at_s < 4500 else 6) * 600 * MIB
-
-    assert not trend(samples(late_runs_are_fuller), 7200).is_flat, "it is chance that they were killed early"
-    assert trend_of_peaks(samples(late_runs_are_fuller), 7200).growth == 0
-
-
-def test_peaks_tell_a_leak() -> None:
-    found = trend_of_peaks(samples(lambda at_s: (6 * 600 + at_s % 360 + 1200 * at_s / 3600) * MIB), 7200)
-    assert not found.is_flat and 700 * MIB < found.growth < 1100 * MIB
-
-
 def test_the_largest_worker_is_measured_apart_from_all() -> None:
     processes = [
         ProcessMemory(role, pid, 1.0, bytes)
         for pid, (role, bytes) in enumerate([("workers", 3), ("workers", 5), ("hosts", 7)])
     ]
-    assert memory_of(processes) == {"workers": 8, "largest worker": 5, "hosts": 7, "all": 15}
-    assert memory_of([]) == {"workers": 0, "largest worker": 0, "all": 0}
+    found = memory_of([*processes, *workers([300])])
+    large = 300 * MIB
+    assert found == {
+        "workers": 8 + large,
+        "largest worker": large,
+        "small workers": 8,
+        "hosts": 7,
+        "all but workers": 7,
+        "all": 15 + large,
+    }
+    assert set(memory_of([]).values()) == {0}
+
+
+def workers(sizes_mib: Sequence[int]) -> list[ProcessMemory]:
+    return [ProcessMemory("workers", pid, 1.0, size * MIB) for pid, size in enumerate(sizes_mib)]
+
+
+def test_workers_are_counted_that_have_imported_something() -> None:
+    others = [ProcessMemory("hosts", 99, 1.0, 900 * MIB)]
+    assert importing_workers([*workers([90, 40, 590, 610, 199]), *others]) == 2
+
+
+def test_more_workers_than_there_is_use_for_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    as_many, more = workers([600] * 6 + [80]), workers([600] * 7)
+    assert outcome(120, lambda at_s: 1.0, [as_many]).failures == []
+    [failure] = outcome(120, lambda at_s: 1.0, [as_many, more, as_many]).failures
+    assert failure.startswith("7 workers held") and failure.endswith("which are 6")
 
 
 def test_the_first_quarter_is_warm_up() -> None:
@@ -227,7 +238,9 @@ def test_a_trend_takes_samples() -> None:
         trend([(0.0, 1.0), (10.0, 1.0)], 7200)
 
 
-def outcome(minutes: float, value: Callable[[float], float]) -> Outcome:
+def outcome(
+    minutes: float, value: Callable[[float], float], processes: Sequence[Sequence[ProcessMemory]] = ()
+) -> Outcome:
     return Outcome(
         seed=7,
         minutes=minutes,
@@ -242,7 +255,7 @@ def outcome(minutes: float, value: Callable[[float], float]) -> Outcome:
         undisturbed_s=60.0,
         account=Account(),
         memory={"study-control": samples(value)},
-        processes=[],
+        processes=[(float(number), found) for number, found in enumerate(processes)],
         disk={"logs": samples(lambda at_s: MIB)},
         failures=[],
     )
@@ -260,7 +273,6 @@ def test_memory_that_grows_fails_a_run_that_is_long_enough() -> None:
 
 
 def test_memory_is_measured_and_a_process_that_ended_has_none() -> None:
-    import os
     import subprocess
 
     assert anonymous_bytes(os.getpid()) > MIB
