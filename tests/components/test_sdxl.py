@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_its_parts_are_found(found: BaseModel, base: LatentDiffusion) -> None:
     assert found.kind is SDXL
-    assert (found.image_size_px, found.latent_factor, found.train_timesteps) == (32, 8, 1000)
+    assert (found.image_size_px, found.latent_factor, found.schedule.train_timesteps) == (32, 8, 1000)
     assert type(base.pipeline) is StableDiffusionXLPipeline
     assert [type(encoder).__name__ for encoder in base.text_encoders] == [
         "CLIPTextModel",

@@ -70,7 +70,9 @@ def test_a_model_is_the_same_by_whichever_way_it_comes(
     whole, planned = of_store(store, stored), of_store(store, stored, weights=False)
     assert whole.digest == planned.digest == found.digest == stored.id
     assert whole.reference == str(stored)
-    sizes = [(item.image_size_px, item.latent_factor, item.train_timesteps) for item in (whole, planned, found)]
+    sizes = [
+        (item.image_size_px, item.latent_factor, item.schedule.train_timesteps) for item in (whole, planned, found)
+    ]
     assert len(set(sizes)) == 1
 
 

@@ -125,7 +125,7 @@ def header(**entry: Any) -> Change:
 
 def test_the_folder_that_the_cases_change_is_a_model(model: Path) -> None:
     found = resolve(str(model), field=FIELD)
-    assert (found.image_size_px, found.latent_factor, found.train_timesteps) == (64, 4, 1000)
+    assert (found.image_size_px, found.latent_factor, found.schedule.train_timesteps) == (64, 4, 1000)
 
 
 @pytest.mark.parametrize(

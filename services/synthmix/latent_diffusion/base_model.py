@@ -21,6 +21,7 @@ from synthmix.latent_diffusion.model_folder import (
     parts,
 )
 from synthmix.latent_diffusion.model_kinds import DIFFUSERS_FOLDER, INDEX, ModelKind, kind_of, no_model
+from synthmix.latent_diffusion.schedulers import NoiseSchedule
 from synthmix.latent_diffusion.stored_models import StoredModel, open_model
 from synthmix.latent_diffusion.tokens import PromptTokenizer, prompt_tokenizer
 from synthmix.service_kit.artifacts import find_manifest
@@ -52,7 +53,7 @@ class BaseModel:
         digest: Of all files that make the model.
         image_size_px: The side of the square images that it was trained for.
         latent_factor: Pixels of an image's side for each of its latents' side.
-        train_timesteps: Noise levels; sampling can't take more steps.
+        schedule: What its scheduler says.
         kind: What parts it has.
         elsewhere: Paths of weight files that only the hub has so far.
     """
@@ -62,7 +63,7 @@ class BaseModel:
     digest: str
     image_size_px: int
     latent_factor: int
-    train_timesteps: int
+    schedule: NoiseSchedule
     kind: ModelKind
     elsewhere: tuple[str, ...] = ()
 
@@ -198,7 +199,7 @@ def inspect(
         digest,
         sizes.image_size_px,
         sizes.latent_factor,
-        sizes.train_timesteps,
+        sizes.schedule,
         sizes.kind,
         elsewhere=tuple(remote),
     )

@@ -21,6 +21,7 @@ from synthmix.latent_diffusion.model_folder import (
     shown,
 )
 from synthmix.latent_diffusion.model_kinds import INDEX, SDXL, USE, ModelKind, unsupported
+from synthmix.latent_diffusion.schedulers import EPSILON, LEADING, SCHEDULERS, SPACINGS, NoiseSchedule
 from synthmix.latent_diffusion.tokens import check_tokenizer
 from synthmix.service_kit.quantities import listed, shortened
 from synthmix.service_kit.safetensors_header import read_header
@@ -58,33 +59,8 @@ LEFT_OUT = {
     "feature_extractor": (["transformers", "CLIPImageProcessor"], ["transformers", "CLIPFeatureExtractor"]),
     "image_encoder": (["transformers", "CLIPVisionModelWithProjection"],),
 }
-# What adapters are trained for and images are sampled with: tried one by one with diffusers 0.42. Others sample on
-# noise levels of their own (EDM, flow matching, consistency models), need more than latents, or run backwards.
-EPSILON, VELOCITY, SAMPLE = "epsilon", "v_prediction", "sample"
-ANY = (EPSILON, VELOCITY, SAMPLE)
-SCHEDULERS = {
-    "DDIMScheduler": ANY,
-    "DDIMParallelScheduler": ANY,
-    "DDPMScheduler": ANY,
-    "DDPMParallelScheduler": ANY,
-    "DEISMultistepScheduler": ANY,
-    "DPMSolverMultistepScheduler": ANY,
-    "DPMSolverSinglestepScheduler": ANY,
-    "EulerDiscreteScheduler": ANY,
-    "EulerAncestralDiscreteScheduler": (EPSILON, VELOCITY),
-    "HeunDiscreteScheduler": ANY,
-    "KDPM2DiscreteScheduler": (EPSILON, VELOCITY),
-    "KDPM2AncestralDiscreteScheduler": (EPSILON, VELOCITY),
-    "LCMScheduler": ANY,
-    "LMSDiscreteScheduler": ANY,
-    "PNDMScheduler": (EPSILON, VELOCITY),
-    "SASolverScheduler": ANY,
-    "TCDScheduler": ANY,
-    "UniPCMultistepScheduler": ANY,
-}
 COMMON_SCHEDULER = "such as DDIMScheduler, PNDMScheduler or EulerDiscreteScheduler"
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-SPACINGS = ("leading", "linspace", "trailing")
 LARGEST_IMAGE_PX = 2048
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 # Of SDXL: sizes that its UNet is told of an image, and what its refiner is told, which has an aesthetic score for two.
@@ -100,13 +76,13 @@ class Sizes:
     Attributes:
         image_size_px: The side of the square images that the model was trained for.
         latent_factor: Pixels of an image's side for each of its latents' side.
-        train_timesteps: Noise levels; sampling can't take more steps.
+        schedule: What its scheduler says.
         kind: What parts the model has.
     """
 
     image_size_px: int
     latent_factor: int
-    train_timesteps: int
+    schedule: NoiseSchedule
     kind: ModelKind
 
 
@@ -124,7 +100,7 @@ def check_files(model: ModelFolder, index: Mapping[str, Any], kind: ModelKind) -
     text = {encoder: _text_sizes(model, encoder) for encoder in kind.text_encoders}
     _check_conditions(unet, kind, text)
     _check_text_width(unet, {encoder: sizes["hidden_size"] for encoder, sizes in text.items()})
-    train_timesteps = _check_scheduler(model, names["scheduler"])
+    schedule = _check_scheduler(model, names["scheduler"])
     _check_tokenizers(model, kind, text)
     size_px = _image_size(unet, factor)
     of_unet = {"conv_in.weight": (1, "in_channels", unet.get("in_channels", 4))}
@@ -140,7 +116,7 @@ def check_files(model: ModelFolder, index: Mapping[str, Any], kind: ModelKind) -
             **{encoder: _text_tensors(encoder, sizes) for encoder, sizes in text.items()},
         },
     )
-    return Sizes(size_px, factor, train_timesteps, kind)
+    return Sizes(size_px, factor, schedule, kind)
 
 
 def _text_tensors(encoder: str, sizes: Mapping[str, int]) -> dict[str, tuple[int, str, int]]:
@@ -400,8 +376,8 @@ def _check_text_width(unet: _Config, hidden_sizes: Mapping[str, int]) -> None:
         )
 
 
-def _check_scheduler(model: ModelFolder, name: str) -> int:
-    """Returns how many noise levels the model was trained with."""
+def _check_scheduler(model: ModelFolder, name: str) -> NoiseSchedule:
+    """Returns what it says of the noise that the model was trained with."""
     config = _Config(model, SCHEDULER_CONFIG, model.json(SCHEDULER_CONFIG))
     own = config.get("_class_name", name)
     if own not in SCHEDULERS:
@@ -411,16 +387,22 @@ def _check_scheduler(model: ModelFolder, name: str) -> int:
         if config.get(key, default) not in choices:
             raise config.wrong(key, f"{name} knows {', '.join(choices)}")
 
-    choice("prediction_type", EPSILON, SCHEDULERS[name])
-    choice("timestep_spacing", "leading", SPACINGS)
+    choice("prediction_type", EPSILON, SCHEDULERS[name].prediction_types)
+    choice("timestep_spacing", LEADING, SPACINGS)
     steps = config.get("num_train_timesteps", 1000)
     if not is_whole(steps, 1, 100_000):
         raise config.wrong("num_train_timesteps", "it must be a whole number of 1 or more, 1000 in most models")
+    schedule = NoiseSchedule(
+        name,
+        config.get("prediction_type", EPSILON),
+        int(steps),
+        zero_terminal_snr=SCHEDULERS[name].zero_terminal_snr and config.get("rescale_betas_zero_snr") is True,
+    )
     betas = config.get("trained_betas")
     if betas is not None:
         if not isinstance(betas, list) or len(betas) != steps or not all(map(_is_beta, betas)):
             raise config.wrong("trained_betas", f"it must be null, or {steps} numbers between 0 and 1")
-        return int(steps)
+        return schedule
     choice("beta_schedule", "linear", BETA_SCHEDULES)
     first, last = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
     for key, value in (("beta_start", first), ("beta_end", last)):
@@ -430,7 +412,7 @@ def _check_scheduler(model: ModelFolder, name: str) -> int:
         raise model.fault(
             f"says beta_start {first} and beta_end {last} in its {config.file}", "beta_start must not be above beta_end"
         )
-    return int(steps)
+    return schedule
 
 
 def _is_beta(value: object) -> bool:

@@ -6,10 +6,11 @@ the text encoders' work for each image of a prompt, and a copy of what does not 
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
@@ -46,6 +47,49 @@ class Guidance:
         return predicted
 
 
+@dataclass(frozen=True)
+class Start:
+    """What images begin from instead of noise alone: Meng et al. 2022 (arXiv:2108.01073).
+
+    Attributes:
+        latents: (images, channels, height, width), float32: clean ones, which are taken to the first noise level.
+        steps: The last ones, which are taken; 1 to all.
+    """
+
+    latents: torch.Tensor
+    steps: int
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What takes the steps.
+
+    Attributes:
+        scheduler: Of diffusers. It remembers the steps that it took, and is for one batch at a time.
+        eta: How much new noise each step adds, of those that have a choice.
+    """
+
+    scheduler: Any
+    eta: float = 0.0
+
+
+def named_sampler(model: LatentDiffusion, name: str, options: Mapping[str, Any], eta: float) -> Sampler:
+    """A scheduler of diffusers for the noise that a base model was trained with.
+
+    Args:
+        name: Its class.
+        options: What it is made with, beside what the base model's scheduler says.
+    """
+    kind = getattr(diffusers, name)
+    own = model.pipeline.scheduler.config
+    taken = inspect.signature(kind).parameters
+    # What diffusers would choose is for images in pixels, and for the method that PNDM's authors had before.
+    chosen = {"clip_sample": own.get("clip_sample", False), "skip_prk_steps": own.get("skip_prk_steps", True)}
+    return Sampler(
+        kind.from_config(own, **{key: value for key, value in chosen.items() if key in taken}, **options), eta
+    )
+
+
 @torch.inference_mode()
 def encoded(model: LatentDiffusion, prompts: Sequence[str]) -> dict[str, Conditions]:
     """What each prompt is to the UNet, once for those that are equal, and the empty one."""
@@ -65,6 +109,8 @@ def denoise(
     steps: int,
     guidance: Guidance,
     original_px: int | None = None,
+    start: Start | None = None,
+    sampler: Sampler | None = None,
 ) -> torch.Tensor:
     """Latents (images, channels, size, size) in float32.
 
@@ -75,16 +121,19 @@ def denoise(
         others: What guidance leads each image away from: the empty prompt, or a negative one.
         generators: On the CPU, one for each image, whose noise is the same in any batch and on any device.
         original_px: The side from which a UNet that is told of sizes is to take images to be resized; size_px if None.
+        start: What each image begins from; noise if None.
+        sampler: The base model's own if None.
 
     Raises:
         ValueError: The scheduler cannot take so many steps.
     """
-    pipeline, unet, scheduler = model.pipeline, model.unet, model.pipeline.scheduler
+    sampler = sampler or Sampler(model.pipeline.scheduler)
+    pipeline, unet, scheduler = model.pipeline, model.unet, sampler.scheduler
     scheduler.set_timesteps(steps, device=model.device)
     side = size_px // pipeline.vae_scale_factor
     shape = (1, unet.config.in_channels, side, side)
     noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-    latents: torch.Tensor = noise.to(model.device) * scheduler.init_noise_sigma
+    latents, timesteps = _begun(scheduler, noise.to(model.device), steps, start)
     # A UNet that was distilled to know the scale has no empty prompt beside it (Meng et al. 2023, arXiv:2210.03142).
     knows_scale = unet.config.time_cond_proj_dim is not None
     scale = None
@@ -97,8 +146,8 @@ def denoise(
     alone = joined(prompts).to(model.device, unet.dtype).of_size(*sides)
     both = joined([*others, *prompts]).to(model.device, unet.dtype).of_size(*sides)
     taken = inspect.signature(scheduler.step).parameters
-    arguments = {name: value for name, value in {"generator": generators, "eta": 0.0}.items() if name in taken}
-    for timestep in scheduler.timesteps:
+    arguments = {name: value for name, value in {"generator": generators, "eta": sampler.eta}.items() if name in taken}
+    for timestep in timesteps:
         guided = not knows_scale and guidance.is_at(timestep, scheduler.config.num_train_timesteps)
         context = both if guided else alone
         scaled = scheduler.scale_model_input(latents, timestep).to(unet.dtype)
@@ -114,6 +163,20 @@ def denoise(
             predicted = guidance.of(*predicted.chunk(2))
         latents = scheduler.step(predicted, timestep, latents, **arguments, return_dict=False)[0]
     return latents
+
+
+def _begun(
+    scheduler: Any, noise: torch.Tensor, steps: int, start: Start | None
+) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+    """Latents at the first noise level, and the timesteps from there, as diffusers' image-to-image pipelines count."""
+    first = 0 if start is None else (steps - start.steps) * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):  # or it looks for the timestep, of which there may be two that are equal
+        scheduler.set_begin_index(first)
+    timesteps = scheduler.timesteps[first:]
+    if start is None:
+        return noise * scheduler.init_noise_sigma, timesteps
+    latents = scheduler.add_noise(start.latents.to(noise.device), noise, timesteps[:1].repeat(len(noise)))
+    return latents, timesteps
 
 
 @torch.inference_mode()
