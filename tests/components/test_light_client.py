@@ -229,6 +229,7 @@ def test_a_base_model_is_imported(tmp_path: Path) -> None:
         (["models", "import", "owner/name@main"], "hub"),
         (["--release", "lab/synthmix", "studies", "list"], "release"),
         (["datasets", "import", "manifest.parquet", "--name", "cells", "--no-groups"], "parquet"),
+        (["images", "export", fake.ID, "--format", "zip", "--out", "images.zip"], "parquet"),
     ],
 )
 def test_what_needs_an_extra_says_which(

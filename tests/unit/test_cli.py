@@ -21,6 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 import fake_services as fake
 import synthmix.cli
+from memory_object_store import MemoryObjectStore
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.base_models.v1 import base_models_pb2
@@ -43,11 +44,15 @@ from synthmix.cli.progress import (
     shown_transfer,
 )
 from synthmix.cli.studies import plan_text
+from synthmix.client import image_exports
 from synthmix.client.adapter_formats import FORMATS
 from synthmix.client.client import Transfer
+from synthmix.image_data.image_table import ImageTableWriter
 from synthmix.image_data.sources.problems import refused_files
 from synthmix.service_kit import errors
+from synthmix.service_kit.artifacts import payload_key
 from synthmix.service_kit.quantities import listed, shortened
+from synthmix.service_kit.resource_names import ArtifactName
 
 STUDY_FILE = "name: demo\ndataset: sim-cells\nmixtures:\n  ratios:\n    - 0\n    - 99\n"
 
@@ -796,6 +801,32 @@ def trained_adapter(services: fake.FakeServices, method: str = "dora", data: byt
     services.answers["GetAdapter"] = lambda request, context: adapter
     services.answers["DownloadPayload"] = fake.download_of(payloads)
     return adapter.name
+
+
+def test_images_are_exported(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    store, name = MemoryObjectStore.created(), ArtifactName("image-sets", fake.ID)
+    table = ImageTableWriter(store, name)
+    for index, label in enumerate(["flat", "round", "flat"]):
+        table.add(b"\x89PNG" + bytes([index]), label=label, prompt=f"a {label} cell", seed=index, index=index)
+    payloads = {item.name: store.get_bytes(payload_key(name, item)) for item in table.close()}
+    image_set = image_sets_pb2.ImageSet(
+        name=str(name), payloads=[fake.payload(file, data) for file, data in payloads.items()]
+    )
+    services.answers["GetImageSet"] = lambda request, context: image_set
+    services.answers["DownloadPayload"] = fake.download_of(payloads)
+    out_path = tmp_path / "new" / "images"
+    code, out, err = run("images", "export", fake.ID, "--format", "imagefolder", "--out", out_path)
+    assert (code, out) == (0, f"{name} in the format imagefolder: 3 images at {out_path}\n")
+    assert "downloading: done" in err
+    assert sorted(path.name for path in out_path.rglob("*.png")) == ["000000.png", "000001.png", "000002.png"]
+    assert list(out_path.parent.iterdir()) == [out_path], "nothing else is left there"
+    code, out, _ = run("images", "export", fake.ID, "--format", "zip", "--out", tmp_path / "i.zip", "--output", "json")
+    value = {"name": str(name), "format": "zip", "out": str(tmp_path / "i.zip"), "images": 3}
+    assert (code, json.loads(out)) == (0, value)
+    code, _, err = run("images", "export", fake.ID, "--format", "zip", "--out", tmp_path / "i.zip")
+    assert code == 2 and "exists; give another path" in err
+    [said] = [item.format_help() for item in commands() if item.prog == "synthmix images export"]
+    assert all(f"{form}:" in " ".join(said.split()) for form in image_exports.FORMATS)
 
 
 def test_an_adapter_is_exported(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_merge(adapters)
     images = _add_resource(groups, "images", "synthesise image sets and get their images", "image set")
     _add_score(images)
+    _add_image_export(images)
     _add_resource(groups, "evaluations", "train and evaluate grids of classifiers", "evaluation")
     _add_operations(groups)
     _add_sweep(groups)
@@ -390,6 +391,33 @@ def _add_score(commands: Any) -> None:
         "kernel inception distance from real validation images. The test part is not read, so that a choice by these "
         "figures leaves it for the study.",
         named="the image set's name",
+    )
+
+
+def _add_image_export(commands: Any) -> None:
+    export = _command(
+        commands,
+        "export",
+        "images:export",
+        "write an image set in a form that other programs read",
+        "Fetches an image set and writes its images with what is known of each: class, prompt, seed, and the train "
+        "images that it is a child of. It needs pyarrow, which the extra `parquet` of the installation brings.",
+        named="the image set's name",
+    )
+    export.add_argument(
+        "--format",
+        required=True,
+        metavar="FORMAT",
+        help="imagefolder: a folder for each class and metadata.jsonl, as torchvision's ImageFolder and Hugging Face's "
+        "datasets read it; zip: the same as one ZIP file; webdataset: a folder of tar files, as webdataset and "
+        "datasets read it",
+    )
+    export.add_argument(
+        "--out",
+        required=True,
+        type=_path,
+        metavar="PATH",
+        help="where to write; nothing may be there yet, and a ZIP file's name ends in .zip",
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import Adapter, AdapterSettings
+from synthmix.client.outputs import check_free
 from synthmix.client.safetensors_files import Tensor, numbers, read_bytes, read_tensors, scalar, write_tensors
 from synthmix.client.sdxl_names import own_name
 from synthmix.service_kit.adapter_payloads import (
@@ -34,7 +35,7 @@ from synthmix.service_kit.adapter_payloads import (
     WITHOUT_ADAPTER,
     json_object,
 )
-from synthmix.service_kit.errors import AlreadyExists, check_choice, invalid_field, missing_field
+from synthmix.service_kit.errors import check_choice, invalid_field, missing_field
 from synthmix.service_kit.quantities import listed, plural
 
 KOHYA_PREFIX, KOHYA_TEXT_PREFIX = "lora_unet_", "lora_te_"
@@ -232,12 +233,6 @@ def _folder_of_image(adapter: Adapter, label: str, image: str) -> str:
         problem = several if found else "is none of its images"
         raise invalid_field("image", image, f"{problem}; {each}", remedy, reason="NOT_ONE_IMAGE")
     return found[0].folder
-
-
-def check_free(out: Path) -> None:
-    """Raises AlreadyExists for a path at which something is."""
-    if out.exists() or out.is_symlink():
-        raise AlreadyExists(f"out: {str(out)!r} exists; give another path, or move what is there", reason="OUT_EXISTS")
 
 
 def write_adapter(

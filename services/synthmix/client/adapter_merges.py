@@ -22,13 +22,13 @@ from synthmix.client.adapter_formats import (
     UP,
     Export,
     Stored,
-    check_free,
     check_out,
     files_of,
     prompt_width,
     written,
 )
 from synthmix.client.adapter_imports import read_adapter
+from synthmix.client.outputs import made_whole
 from synthmix.client.safetensors_files import Tensor, read_bytes
 from synthmix.service_kit.adapter_payloads import LENGTHS
 from synthmix.service_kit.errors import InvalidArgument, check_choice, check_range, invalid_field, missing_field
@@ -176,13 +176,8 @@ def merge(operands: Sequence[Operand], rank: int | None, format_name: str, out: 
     }
     is_sdxl = any(item.stored.is_sdxl for item in operands)
     stored = Stored(operands[0].stored.weights, config, layers, base_model, is_sdxl=is_sdxl)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, so that it is there whole or not at all.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
-        made = Path(scratch) / f"made{out.suffix}"
+    with made_whole(out) as made:
         notes += written(FORMATS[format_name], stored, made)
-        check_free(out)
-        made.rename(out)
     return Merge(Export(files_of(out), tuple(notes)), max(ranks.values()), math.sqrt(lost / whole))
 
 

@@ -31,7 +31,7 @@ from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
-from synthmix.client import adapter_formats
+from synthmix.client import adapter_formats, image_exports
 from synthmix.client.adapter_formats import Export as Export
 from synthmix.client.adapter_imports import read_adapter, write_upload
 from synthmix.client.adapter_merges import Merge as Merge
@@ -40,6 +40,7 @@ from synthmix.client.downloads import Transfer as Transfer
 from synthmix.client.downloads import download_payloads, reporter
 from synthmix.client.endpoints import Addresses, Endpoints, find_endpoints
 from synthmix.client.model_source import ModelSource, read_source
+from synthmix.client.outputs import made_whole
 from synthmix.client.packing import FIELD as SOURCE_FIELD
 from synthmix.client.packing import pack
 from synthmix.client.resource_collection import ResourceCollection
@@ -583,6 +584,32 @@ class Client:
         operation = self._evaluation.call(self._evaluations.CreateImageSetScore, request, Operation)
         return result_of(self.wait(operation, progress=progress), evaluations_pb2.ImageSetScore)
 
+    def export_images(
+        self, name: str, format_name: str, out: Path, *, progress: Callable[[Transfer], None] | None = None
+    ) -> int:
+        """Writes the images of an image set in a form that other programs read, and returns how many they are.
+
+        Args:
+            name: image-sets/{digest}, or the digest alone.
+            format_name: imagefolder or webdataset, which are folders, or zip, which is one file.
+            out: Where; its folder is made.
+            progress: Called as the image set's files are downloaded.
+
+        Raises:
+            InvalidArgument: There is no such format, or `out` is not named as it is.
+            AlreadyExists: Something is at `out` (OUT_EXISTS).
+            FailedPrecondition: pyarrow is not installed, which the extra `parquet` brings.
+            NotFound: There is no such image set.
+            DataLoss: What arrived is not what the manifest says. Nothing is left at `out`.
+            ResourceExhausted: The disk has no room for it. Nothing is left at `out`.
+        """
+        image_exports.check_export(format_name, out)
+        image_set = self.image_sets.get(name)
+        with made_whole(out) as made:
+            stored = made.parent / "stored"
+            download_payloads(self._read_payload, image_set.name, image_set.payloads, stored, progress=progress)
+            return image_exports.write_images(format_name, stored, made)
+
     def export_adapter(
         self,
         name: str,
@@ -618,11 +645,8 @@ class Client:
         adapter = self.adapters.get(name)
         adapter_formats.check_export(format_name, adapter.settings, out)
         folder = adapter_formats.folder_of(adapter, label, image)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it, so that it is there whole or not at all.
-        with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
-            made = Path(scratch) / f"made{out.suffix}"
-            stored = self._fetch_adapter(adapter, folder, Path(scratch) / "stored", progress)
+        with made_whole(out) as made:
+            stored = self._fetch_adapter(adapter, folder, made.parent / "stored", progress)
             try:
                 export = adapter_formats.write_adapter(
                     format_name,
@@ -634,8 +658,6 @@ class Client:
                 )
             except ValueError as error:
                 raise _corrupt_adapter(adapter, error) from error
-            adapter_formats.check_free(out)
-            made.rename(out)
         return Export(tuple(out / path.relative_to(made) for path in export.files), export.notes)
 
     def import_adapter(
