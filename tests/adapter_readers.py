@@ -122,16 +122,16 @@ def product(parts: dict[str, torch.Tensor], name: str, core: str) -> torch.Tenso
 READERS = {"diffusers": with_diffusers, "peft": with_peft, "formula": by_formula}
 
 
-def read(base_model: str, inputs: dict[str, torch.Tensor], reader: str, path: Path, answer: str) -> None:
+def loaded(base_model: str, inputs: dict[str, torch.Tensor]) -> Any:
+    """The base model's pipeline."""
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    pipeline: Any
     if "time_ids" in inputs:
-        pipeline = StableDiffusionXLPipeline.from_pretrained(base_model, add_watermarker=False)
-    else:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            base_model, safety_checker=None, requires_safety_checker=False
-        )
+        return StableDiffusionXLPipeline.from_pretrained(base_model, add_watermarker=False)
+    return StableDiffusionPipeline.from_pretrained(base_model, safety_checker=None, requires_safety_checker=False)
+
+
+def read(pipeline: Any, inputs: dict[str, torch.Tensor], reader: str, path: Path, answer: str) -> None:
     try:
         unet = READERS[reader](pipeline, path)
     except Exception as error:
@@ -142,7 +142,7 @@ def read(base_model: str, inputs: dict[str, torch.Tensor], reader: str, path: Pa
 
 
 def main(base_model: str, folder: Path) -> None:
-    """Reads each adapter in a process of its own, which begins with the libraries imported and nothing else done."""
+    """Reads each adapter in a process of its own, which begins with the base model loaded and nothing else done."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
     # Each by its name: their packages import them no sooner.
@@ -152,9 +152,10 @@ def main(base_model: str, folder: Path) -> None:
 
     assert not any(name.partition(".")[0] == "synthmix" for name in sys.modules)
     inputs = torch.load(folder / "inputs.pt", weights_only=True)
+    pipeline = loaded(base_model, inputs)
     for reader, path, answer in json.loads((folder / "jobs.json").read_text()):
         process = multiprocessing.get_context("fork").Process(
-            target=read, args=(base_model, inputs, reader, Path(path), answer)
+            target=read, args=(pipeline, inputs, reader, Path(path), answer)
         )
         process.start()
         process.join()

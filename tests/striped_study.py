@@ -23,7 +23,7 @@ from synthmix.classifier_evaluation.evaluation_operation import FIDELITY, TRIAL,
 from synthmix.classifier_evaluation.image_fidelity import measure_fidelity
 from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.classifier_evaluation.trials import evaluate_trial
-from synthmix.image_data.image_table import ImageTableWriter
+from synthmix.image_data.image_table import SOURCES, ImageTableWriter
 from synthmix.image_data.split_parts import open_split
 from synthmix.latent_diffusion import base_model
 from synthmix.service_kit import message_json
@@ -87,16 +87,26 @@ def striped_store(folder: Path) -> MemoryObjectStore:
 
 
 def write_image_set(
-    store: MemoryObjectStore, pictures: Sequence[tuple[str, bytes]], image_set: str = IMAGE_SET
+    store: MemoryObjectStore,
+    pictures: Sequence[tuple[str, bytes]],
+    image_set: str = IMAGE_SET,
+    *,
+    sources: Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """Writes an image set of these labels and PNGs, in the place of one that is there."""
+    """Writes an image set of these labels and PNGs, in the place of one that is there.
+
+    Args:
+        sources: The sha256s of the train images that each is a child of.
+    """
     name = ArtifactName("image-sets", image_set)
     store.delete(f"{name}/{MANIFEST}")
     table = ImageTableWriter(store, name)
     for index, (label, png) in enumerate(pictures):
-        table.add(png, label=label, prompt="", seed=0, index=index)
+        of_image = {} if sources is None else {SOURCES: list(sources[index])}
+        table.add(png, label=label, prompt="", seed=0, index=index, **of_image)
     request = {"settings": {}, "class_images": dict.fromkeys(CLASSES, len(pictures) // len(CLASSES))}
-    write_manifest(store, Manifest(name, {"adapter": ADAPTER}, request, 1, tuple(table.close())))
+    summary = {} if sources is None else {SOURCES: True}
+    write_manifest(store, Manifest(name, {"adapter": ADAPTER}, request, 1, tuple(table.close()), summary))
 
 
 def split_of(store: MemoryObjectStore) -> str:

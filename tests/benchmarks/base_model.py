@@ -297,7 +297,7 @@ def measure(name: str, data: Path, out: Path, arms: Sequence[Arm]) -> dict[str, 
     autoencoder, grey = load_autoencoder(BUILTIN_FOLDER), DATASETS[name].grey
     native = np.concatenate([real[f"{part}_native"] for part in PARTS])
     accuracy = balanced_accuracy(probabilities[0], test_labels)
-    near = near_copy_distance(train_features, test_features, 1.0)
+    near = near_copy_distance(nearest_distances(test_features, train_features), 1.0)
     figures: dict[str, Any] = {
         "images": {part: len(real[part]) for part in PARTS},
         "autoencoder": autoencoder_figures(native, reconstruct(autoencoder, native, grey=grey)),

@@ -21,7 +21,7 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
 from synthmix.classifier_evaluation import architectures, recipe, trials
 from synthmix.classifier_evaluation.classifiers import build_classifier
-from synthmix.classifier_evaluation.mixtures import Mixture, MixtureSpec, TrialSpec
+from synthmix.classifier_evaluation.mixtures import Drawn, Mixture, MixtureSpec, SoftLabels, TrialSpec
 from synthmix.classifier_evaluation.trials import evaluate_trial
 from synthmix.image_data.mixture_kinds import APPEND, DUPLICATED_REAL, REAL, SYNTHETIC_ONLY
 from synthmix.image_data.split_parts import open_split
@@ -153,6 +153,68 @@ def test_every_image_comes_equally_often() -> None:
     assert sorted(np.concatenate(batches)[20:40]) == list(range(20))
     assert len(recipe.batch_positions(3, 8, 0, 5)) == 8
     assert recipe.batch_positions(20, 8, 1, 0).tolist() != batches[0].tolist()
+
+
+def drawn(probability: float, passes: int, *, seed: int = 0) -> list[tuple[int, int]]:
+    """Of 20 real images with three candidates each, what each came as in some passes of batches of 8: image, place."""
+    mixture = Drawn(probability, 3 * np.arange(20), np.full(20, 3))
+    found = []
+    for step in range(20 * passes // 8):
+        positions = recipe.batch_positions(20, 8, seed, step)
+        places = recipe.drawn_places(mixture, positions, np.arange(8 * step, 8 * step + 8) // 20, seed)
+        found += list(zip(positions.tolist(), places.tolist(), strict=True))
+    return found
+
+
+def test_images_are_drawn_anew_each_time() -> None:
+    """GIF's and Diff-Mix's training sets have as many images as without; so the steps are the same by construction."""
+    half, all_of_them = drawn(0.5, 400), drawn(1.0, 400)
+    assert [image for image, _ in half] == [image for image, _ in all_of_them], "the order of images stays"
+    assert np.mean([place >= 0 for _, place in half]) == pytest.approx(0.5, abs=0.02)
+    assert all(place < 0 or place // 3 == image for image, place in half), "its own candidates alone"
+    counts = np.bincount([place for _, place in half if place >= 0], minlength=60)
+    assert counts.min() > 40 and counts.max() < 95, "each candidate as often as any other"
+    by_image = {image: [place for one, place in half if one == image] for image in range(20)}
+    assert all(0 < sum(place >= 0 for place in places) < len(places) for places in by_image.values())
+    assert half == drawn(0.5, 400) and half != drawn(0.5, 400, seed=1)
+
+
+def test_what_is_drawn_at_a_ratio_is_drawn_at_the_next() -> None:
+    quarter, half = drawn(0.25, 50), drawn(0.5, 50)
+    assert all(less == more for less, more in zip(quarter, half, strict=True) if less[1] >= 0)
+    assert sum(place >= 0 for _, place in quarter) < sum(place >= 0 for _, place in half)
+
+
+def test_soft_labels_add_up_to_one() -> None:
+    soft = SoftLabels(np.array([0.25, 1.0, 0.5]), np.array([2, 1, 0]), 3)
+    labels, places = np.array([0, 1, 2, 0, 1]), np.array([0, -1, -4, 2, 2])
+    found = recipe.soft_targets(soft, labels, places)
+    assert found.tolist() == [[0.25, 0, 0.75], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0.5, 0.5, 0]]
+    assert found.sum(dim=1).tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_soft_labels_are_in_the_batches(share: float) -> None:
+    real, synthetic = np.zeros((6, 4, 4, 3), np.uint8), np.full((6, 4, 4, 3), 9, np.uint8)
+    soft = SoftLabels(np.full(6, share), np.ones(6, np.int64), 2)
+    mixture = Mixture(np.arange(6), np.arange(6), np.zeros(12, np.int64), soft=soft)
+    images, labels = recipe.training_batch(
+        recipe.TrainingImages(mixture, real, synthetic), changed(batch_size=12), 0, 0
+    )
+    for image, label in zip(images, labels, strict=True):
+        assert label.tolist() == pytest.approx([share, 1 - share] if image.max() else [1.0, 0.0])
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_a_drawing_mixture_at_its_ends_is_real_or_synthetic(probability: float) -> None:
+    real, synthetic = np.zeros((20, 4, 4, 3), np.uint8), np.full((60, 4, 4, 3), 9, np.uint8)
+    labels = np.arange(20) % 2
+    mixture = Mixture(np.arange(20), np.arange(60), labels, Drawn(probability, 3 * np.arange(20), np.full(20, 3)))
+    settings = changed(batch_size=16)
+    for step in range(4):
+        images, found = recipe.training_batch(recipe.TrainingImages(mixture, real, synthetic), settings, 0, step)
+        assert (images == (9 if probability else 0)).all()
+        assert found.tolist() == labels[recipe.batch_positions(20, 16, 0, step)].tolist()
 
 
 def test_augmentation_mirrors_flips_and_transposes_at_random() -> None:

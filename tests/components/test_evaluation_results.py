@@ -145,10 +145,35 @@ def test_fidelity_tells_copies_and_strange_images_from_real_ones(evaluated: Eval
     write_image_set(store, list(zip(labels, train.images(), strict=True)))
     copies = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
     assert copies.near_copy_share == 1.0
+    assert not copies.HasField("near_source_share") and not copies.HasField("source_distance")
     noisy = [(label, encoded(noise(number, 32, 32))) for label in train.classes for number in range(10)]
     write_image_set(store, noisy)
     strange = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
     assert strange.kernel_inception_distance > 10 * abs(copies.kernel_inception_distance)
+
+
+def test_children_are_compared_with_others_than_their_sources(store: MemoryObjectStore) -> None:
+    """Copies of their own source are no near copies, and copies of another image are."""
+    train, _, _ = open_split(store, split_of(store), field="split")
+    labels = [train.classes[label] for label in train.labels]
+    copies = list(zip(labels, train.images(), strict=True))
+    own = [[sha256] for sha256 in train.sha256s]
+    write_image_set(store, copies, sources=own)
+    found = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
+    assert (found.near_source_share, found.source_distance) == (1.0, pytest.approx(0.0))
+    assert found.near_copy_share < 0.25, "some real images are near each other"
+    # Each is said to be of the next one of its class, and is a copy of another then.
+    of_class = {
+        label: [sha256 for sha256, one in zip(train.sha256s, labels, strict=True) if one == label] for label in labels
+    }
+    next_one = {
+        sha256: [all_of[(place + 1) % len(all_of)]]
+        for all_of in of_class.values()
+        for place, sha256 in enumerate(all_of)
+    }
+    write_image_set(store, copies, sources=[next_one[sha256] for sha256 in train.sha256s])
+    found = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
+    assert found.near_copy_share == 1.0 and found.near_source_share < 0.5 and found.source_distance > 0.2
 
 
 def test_each_autoencoder_has_a_floor_of_its_own(store: MemoryObjectStore) -> None:

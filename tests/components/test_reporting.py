@@ -9,11 +9,19 @@ from PIL import Image
 from image_archives import encoded
 from memory_object_store import MemoryObjectStore
 from striped_study import CLASSES, split_of, striped_store, stripes, write_image_set
+from synthmix.api.evaluations.v1.evaluations_pb2 import Fidelity, SourceFidelity
 from synthmix.image_data.split_parts import open_split
 from synthmix.service_kit.adapter_payloads import in_folder, preview_file
 from synthmix.service_kit.artifacts import Manifest, write_payload
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
-from synthmix.study_control.reporting import GALLERY_IMAGES, PREVIEW_TIMES, PREVIEWS_SHOWN, gallery, previews
+from synthmix.study_control.reporting import (
+    GALLERY_IMAGES,
+    PREVIEW_TIMES,
+    PREVIEWS_SHOWN,
+    gallery,
+    near_source_warnings,
+    previews,
+)
 
 
 def grey(png: bytes) -> bytes:
@@ -32,6 +40,30 @@ def test_a_copy_in_the_gallery_stands_beside_what_it_repeats(tmp_path: Path, own
     assert 0 < len(repeated) < len(copies), "those of the train part alone"
     assert all(grey(example.png) == grey(example.nearest_real_png) for example in repeated)
     assert {label: len(pngs) for label, pngs in real.items()} == dict.fromkeys(CLASSES, GALLERY_IMAGES)
+
+
+def test_a_child_in_the_gallery_stands_under_its_source_and_over_another(tmp_path: Path, own_cache: None) -> None:
+    store = striped_store(tmp_path)
+    train, _, _ = open_split(store, split_of(store), field="split")
+    labels = [train.classes[label] for label in train.labels]
+    copies = list(zip(labels, train.images(), strict=True))
+    write_image_set(store, copies, "b" * 32, sources=[[sha256] for sha256 in train.sha256s])
+    galleries, _ = gallery(store, train, {"copied": f"image-sets/{'b' * 32}"})
+    for example in (example for shown in galleries for example in shown.examples):
+        [source] = example.source_pngs
+        assert grey(source) == grey(example.png) != grey(example.nearest_real_png)
+        assert example.nearest_real_distance > 0
+
+
+def test_images_that_are_little_else_than_their_sources_are_warned_of() -> None:
+    sources = [
+        SourceFidelity(label="real images", near_copy_share=0.01),
+        SourceFidelity(image_set="image-sets/1", near_source_share=0.5, source_distance=0.7),
+        SourceFidelity(image_set="image-sets/2", near_source_share=0.62, source_distance=0.4),
+    ]
+    names = {"image-sets/1": "strength 0.5", "image-sets/2": "strength 0.2"}
+    [warning] = near_source_warnings(Fidelity(sources=sources), names)
+    assert warning.startswith("62 % of the images of strength 0.2 are near copies of the train image")
 
 
 def adapter_with_previews(store: MemoryObjectStore, labels: dict[str, list[str]], times: int) -> Manifest:

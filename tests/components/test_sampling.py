@@ -18,7 +18,7 @@ from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_synthesis import batch_size, sampling
 from synthmix.image_synthesis.batch_size import images_at_once
-from synthmix.image_synthesis.sampling import adapted_model, make_ready, synthesise
+from synthmix.image_synthesis.sampling import adapted_model, make_ready, sampler_of, synthesise
 from synthmix.image_synthesis.shards import PlannedImage
 from synthmix.image_synthesis.unet_rewrites import (
     FoldedUpsampling,
@@ -30,11 +30,11 @@ from synthmix.image_synthesis.unet_rewrites import (
 from synthmix.latent_diffusion import autoencoder, kept_models
 from synthmix.latent_diffusion.adapters import adapter_layers, add_up, scale_layers, weights
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
-from synthmix.latent_diffusion.base_model_files import SCHEDULERS
 from synthmix.latent_diffusion.class_tokens import add_class_tokens
-from synthmix.latent_diffusion.denoising import Guidance, decode, denoise, encoded
+from synthmix.latent_diffusion.denoising import Guidance, Sampler, decode, denoise, encoded
 from synthmix.latent_diffusion.kept_models import lend, shared_copy
 from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load, probe
+from synthmix.latent_diffusion.schedulers import SCHEDULERS
 from synthmix.service_kit.adapter_payloads import CLASS_TOKENS, LORA_WEIGHTS
 from synthmix.service_kit.artifacts import Manifest, write_manifest, write_payload
 from synthmix.service_kit.errors import DataLoss
@@ -100,6 +100,7 @@ def ours(
     guidance_scale: float,
     size_px: int = SIZE_PX,
     negative: str = "",
+    sampler: Sampler | None = None,
     **guidance: float,
 ) -> np.ndarray:
     embeddings = encoded(model, [*PROMPTS, negative])
@@ -111,6 +112,7 @@ def ours(
         size_px=size_px,
         steps=steps,
         guidance=Guidance(guidance_scale, **guidance),
+        sampler=sampler,
     )
     return np.asarray(decode(model, latents).clamp(0, 1))
 
@@ -132,12 +134,50 @@ def stock(
 
 
 @pytest.mark.parametrize(
-    ("name", "prediction_type"), [(name, kind) for name, kinds in SCHEDULERS.items() for kind in kinds]
+    ("name", "prediction_type"),
+    [(name, kind) for name, scheduler in SCHEDULERS.items() for kind in scheduler.prediction_types],
 )
 def test_images_are_those_of_the_stock_pipeline(tiny: LatentDiffusion, name: str, prediction_type: str) -> None:
     model = with_scheduler(tiny, name, prediction_type)
     expected = stock(with_adapter(model), 6, 2.0)
     np.testing.assert_allclose(ours(ready(model), 6, 2.0), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("options", "of_diffusers", "eta"),
+    [
+        ({"sampler": "DPMSolverMultistepScheduler"}, {}, 0.0),
+        (
+            {"sampler": "DPMSolverMultistepScheduler", "solver_order": 1, "solver_algorithm": "sde-dpmsolver++"},
+            {"solver_order": 1, "algorithm_type": "sde-dpmsolver++"},
+            0.0,
+        ),
+        ({"sampler": "EulerDiscreteScheduler", "sigma_spacing": "karras"}, {"use_karras_sigmas": True}, 0.0),
+        (
+            {"sampler": "HeunDiscreteScheduler", "sigma_spacing": "exponential"},
+            {"use_exponential_sigmas": True},
+            0.0,
+        ),
+        (
+            {"sampler": "DDIMScheduler", "timestep_spacing": "linspace", "eta": 0.7},
+            {"timestep_spacing": "linspace"},
+            0.7,
+        ),
+        ({"sampler": "PNDMScheduler"}, {"skip_prk_steps": True}, 0.0),
+    ],
+)
+def test_images_of_a_sampler_that_is_named_are_the_stock_pipelines(
+    tiny: LatentDiffusion, options: dict[str, Any], of_diffusers: dict[str, Any], eta: float
+) -> None:
+    settings = SynthesisSettings(**options)
+    model = ready(tiny)
+    made = ours(model, 7, 2.0, sampler=sampler_of(model, settings))
+    assert type(model.pipeline.scheduler) is type(tiny.pipeline.scheduler), "the base model's own stays"
+    peer = with_adapter(tiny)
+    kind = getattr(diffusers, settings.sampler)
+    peer.pipeline.scheduler = kind.from_config(tiny.pipeline.scheduler.config, **of_diffusers)
+    np.testing.assert_allclose(made, stock(peer, 7, 2.0, eta=eta), atol=TOLERANCE)
+    assert np.abs(made - ours(model, 7, 2.0)).max() > 2 * TOLERANCE
 
 
 def test_the_adapter_and_guidance_are_in_what_is_compared(tiny: LatentDiffusion) -> None:

@@ -7,6 +7,7 @@ from synthmix.image_features.distances import (
     kernel_inception_distance,
     near_copy_distance,
     nearest_distances,
+    own_distances,
     paired_distance,
 )
 
@@ -113,8 +114,21 @@ def test_nearest_distances_are_those_of_brute_force() -> None:
 def test_copies_are_found_and_independent_images_are_not() -> None:
     train, test, fresh = features(0, 400), features(1, 400), features(2, 400)
     copies = train[:100] + 0.01 * features(3, 100)
-    near = near_copy_distance(train, test, 1.0)
+    unseen = nearest_distances(test, train)
+    near = near_copy_distance(unseen, 1.0)
     mixed = np.concatenate([fresh[:300], copies])
     assert np.mean(nearest_distances(mixed, train) < near) == pytest.approx(0.25, abs=0.03)
     assert np.mean(nearest_distances(fresh, train) < near) < 0.03
-    assert near_copy_distance(train, test, 50.0) == pytest.approx(np.median(nearest_distances(test, train)))
+    assert near_copy_distance(unseen, 50.0) == pytest.approx(np.median(unseen))
+
+
+def test_what_an_image_is_a_child_of_is_no_other_image() -> None:
+    queries, references = features(0, 1100), features(1, 30)
+    own = [[number % 30, (number * 7 + 3) % 30] for number in range(len(queries))]
+    distances = np.linalg.norm(queries[:, None].astype(float) - references[None].astype(float), axis=2)
+    nearest_own = [row[rows].min() for row, rows in zip(distances, own, strict=True)]
+    assert own_distances(queries, references, own) == pytest.approx(np.array(nearest_own))
+    for row, rows in zip(distances, own, strict=True):
+        row[rows] = np.inf
+    assert nearest_distances(queries, references, without=own) == pytest.approx(distances.min(axis=1))
+    assert np.isinf(nearest_distances(queries[:1], references[:2], without=[[0, 1]])).all()

@@ -23,6 +23,8 @@ def study(mode: str, *ratios: float, synthetic_only: bool = False) -> studies_pb
         ("share", [0, 0.5], (100, 60), (100, 60)),  # as many as real ones
         ("share", [0, 0.75], (300, 180), (400, 240)),  # three for each real one
         ("replace", [0, 0.5, 1.0], (100, 60), (100, 60)),
+        ("sample_local", [0, 0.1], (100, 60), (100, 60)),  # a child of each
+        ("sample_global", [0, 0.1], (10, 6), (100, 60)),
     ],
 )
 def test_the_largest_mixture_decides(
@@ -56,12 +58,14 @@ def test_mixtures_that_leave_real_images_out_take_children_of_the_others() -> No
     """Of 25 images that are kept, 75 come from three children of each, and so of every image."""
     counts = {"round": 100, "flat": 60}
     spec = study("replace", 0.25, 0.75)
-    assert needed_images(spec, counts, per_image=True) == {"round": 300, "flat": 180}
-    assert default_images(spec, counts, per_image=True) == {"round": 400, "flat": 240}
-    assert needed_images(study("replace", 0.5), counts, per_image=True) == counts
+    assert needed_images(spec, counts, of_kept_only=True) == {"round": 300, "flat": 180}
+    assert default_images(spec, counts, of_kept_only=True) == {"round": 400, "flat": 240}
+    assert needed_images(study("replace", 0.5), counts, of_kept_only=True) == counts
     for mode in ("append", "share"):
-        assert needed_images(study(mode, 0.5), counts, per_image=True) == needed_images(study(mode, 0.5), counts)
-    assert needed_images(study("replace", 1.0), counts, per_image=True) == counts, "without any real image all may be"
+        assert needed_images(study(mode, 0.5), counts, of_kept_only=True) == needed_images(study(mode, 0.5), counts)
+    assert needed_images(study("replace", 1.0), counts, of_kept_only=True) == counts, (
+        "without any real image all may be"
+    )
 
 
 @pytest.mark.parametrize("counts", [(97, 13, 5), (1000, 999, 7, 3, 4)])
@@ -71,6 +75,6 @@ def test_children_of_what_is_kept_are_enough_for_every_ratio(counts: tuple[int, 
         taken = taken_by(KINDS["replace"], step / 100, counts)
         if not all(taken.real):
             continue  # which a study refuses
-        made = default_images(study("replace", step / 100), real, per_image=True)
+        made = default_images(study("replace", step / 100), real, of_kept_only=True)
         for kept, needed, count, images in zip(taken.real, taken.synthetic, counts, made.values(), strict=True):
             assert kept * (images // count) >= needed

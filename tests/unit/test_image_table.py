@@ -8,7 +8,8 @@ import pytest
 from image_archives import picture
 from memory_object_store import FailingObjectStore, MemoryObjectStore
 from synthmix.image_data import image_table
-from synthmix.image_data.image_table import INDEX, ImageTableWriter, read_images, read_index
+from synthmix.image_data.image_payloads import INDEX
+from synthmix.image_data.image_table import ImageTableWriter, read_images, read_index
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, open_payload, payload_key, write_manifest
 from synthmix.service_kit.digests import sha256_of
 from synthmix.service_kit.errors import DataLoss, Unavailable

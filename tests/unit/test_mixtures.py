@@ -28,10 +28,11 @@ from synthmix.image_data.mixture_kinds import (
     REAL,
     RECONSTRUCTED_REAL,
     SYNTHETIC_ONLY,
+    MixtureKind,
     taken_by,
 )
 from synthmix.image_data.split_parts import AnyPart, TestPart, TrainPart, ValidationPart
-from synthmix.image_data.synthetic_images import SyntheticImages
+from synthmix.image_data.synthetic_images import BegunFrom, SyntheticImages
 from synthmix.service_kit.artifacts import Manifest, write_manifest
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
 from synthmix.service_kit.resource_names import ArtifactName, PartName
@@ -91,6 +92,16 @@ def grid_of(
 
 def appended(ratio: float, seed: int = 0) -> Mixture:
     return compose(MixtureSpec(APPEND, ratio, IMAGE_SET), part(TrainPart), image_set(60), seed)
+
+
+def test_the_documentation_lists_every_kind() -> None:
+    def asked_for(kind: MixtureKind) -> str:
+        if kind.is_mode:
+            return f"`mode`, ratios to {kind.largest_ratio:g}"
+        return "`controls`" if kind.control else {SYNTHETIC_ONLY: "`synthetic_only`", REAL: "always"}[kind.name]
+
+    rows = [f"| `{kind.name}` | {asked_for(kind)} | {kind.sentence} |" for kind in KINDS.values()]
+    assert "\n".join(rows) in (SERVICES_FOLDER / "README.md").read_text()
 
 
 def test_the_grid_of_the_paper() -> None:
@@ -399,6 +410,97 @@ def children(of_each: int, *, parents: int = 1) -> SyntheticImages:
         sha256s=tuple(f"{row:064x}" for row in range(len(labels))),
         labels=tuple(labels),
         sources=tuple(sources),
+    )
+
+
+@pytest.mark.parametrize("parents", [1, 2])
+def test_a_real_image_is_drawn_as_a_child_of_its_own(parents: int) -> None:
+    train, synthetic = part(TrainPart), children(3, parents=parents)
+    assert synthetic.sources is not None
+    mixture = compose(MixtureSpec("sample_local", 0.25, IMAGE_SET), train, synthetic, 0)
+    assert mixture.real_rows.tolist() == list(range(100)) and mixture.labels.tolist() == list(train.labels)
+    assert mixture.drawn is not None and mixture.drawn.probability == 0.25
+    for row, (first, count) in enumerate(zip(mixture.drawn.first, mixture.drawn.count, strict=True)):
+        candidates = mixture.synthetic_rows[first : first + count]
+        assert count == 3 * parents == len(set(candidates))
+        assert all(train.sha256s[row] in synthetic.sources[candidate] for candidate in candidates)
+    assert len(mixture.synthetic_rows) == 100 * 3 * parents
+
+
+def test_a_real_image_is_drawn_as_any_of_its_class() -> None:
+    train, synthetic = part(TrainPart), image_set(20)
+    mixture = compose(MixtureSpec("sample_global", 1.0, IMAGE_SET), train, synthetic, 0)
+    assert mixture.drawn is not None and len(mixture) == 100
+    for row, (first, count) in enumerate(zip(mixture.drawn.first, mixture.drawn.count, strict=True)):
+        candidates = mixture.synthetic_rows[first : first + count]
+        assert {synthetic.labels[candidate] for candidate in candidates} == {train.labels[row]} and count == 20
+
+
+def test_an_image_that_nothing_can_stand_for_is_refused() -> None:
+    train, synthetic = part(TrainPart), children(1)
+    fewer = dataclasses.replace(
+        synthetic,
+        index_rows=synthetic.index_rows[:90],
+        sha256s=synthetic.sha256s[:90],
+        labels=synthetic.labels[:90],
+        sources=(synthetic.sources or ())[:90],
+    )
+    for images, without in ((fewer, 10), (image_set(20), 100)):
+        with pytest.raises(FailedPrecondition, match=f"has no child of {without} of the 100 train images") as caught:
+            compose(MixtureSpec("sample_local", 0.5, IMAGE_SET), train, images, 0)
+        assert caught.value.reason == "TOO_FEW_SYNTHETIC_IMAGES" and "sample_global" in caught.value.message
+    of_two = dataclasses.replace(image_set(20), labels=(0,) * 30 + (1,) * 30)
+    with pytest.raises(FailedPrecondition, match="no image of the class of 16 of the 100 train images"):
+        compose(MixtureSpec("sample_global", 0.5, IMAGE_SET), train, of_two, 0)
+
+
+def of_any_class() -> SyntheticImages:
+    """Sixty images of each class, of which each begins from the next class, half of them at a strength of 0.25."""
+    images = image_set(60)
+    others = tuple((label + 1) % 3 for label in images.labels)
+    strengths = tuple(0.25 if row % 2 else 1.0 for row in range(len(images)))
+    return dataclasses.replace(images, begun=BegunFrom(others, strengths))
+
+
+@pytest.mark.parametrize("kind", [APPEND, "sample_global", SYNTHETIC_ONLY])
+def test_labels_are_soft_where_images_begin_from_other_classes(kind: str) -> None:
+    train, synthetic = part(TrainPart), of_any_class()
+    ratio = 0.0 if kind == SYNTHETIC_ONLY else 0.5
+    mixture = compose(MixtureSpec(kind, ratio, IMAGE_SET, soft_label_gamma=0.5), train, synthetic, 0)
+    assert mixture.soft is not None and mixture.soft.class_count == 3
+    for row, share, other in zip(mixture.synthetic_rows, mixture.soft.own_shares, mixture.soft.others, strict=True):
+        assert other == (synthetic.labels[row] + 1) % 3
+        assert share == pytest.approx(0.5 if row % 2 else 1.0)
+    hard = compose(MixtureSpec(kind, ratio, IMAGE_SET), train, synthetic, 0)
+    assert hard.soft is None and hard.synthetic_rows.tolist() == mixture.synthetic_rows.tolist()
+    same_class = compose(MixtureSpec(kind, ratio, IMAGE_SET, soft_label_gamma=0.5), train, image_set(60), 0)
+    assert same_class.soft is None, "there is nothing but their own class"
+
+
+def test_only_mixtures_with_synthetic_images_have_soft_labels() -> None:
+    settings = MixtureSettings(mode=APPEND, ratios=[0.5], synthetic_only=True, soft_label_gamma=0.5)
+    gammas = {trial.mixture.kind: trial.mixture.soft_label_gamma for trial in expand_grid(settings, [IMAGE_SET], 1)}
+    assert gammas == {REAL: None, APPEND: 0.5, SYNTHETIC_ONLY: 0.5}
+    with pytest.raises(ValueError, match="no mixture is"):
+        MixtureSpec(REAL, soft_label_gamma=0.5)
+
+
+def test_soft_labels_are_part_of_a_trials_address_if_there_are_any() -> None:
+    def request(gamma: float | None) -> dict[str, typing.Any]:
+        mixture = MixtureSpec(APPEND, 0.5, IMAGE_SET, soft_label_gamma=gamma)
+        parts = {"train": "1", "validation": "2", "test": "3"}
+        return trial_request(parts, with_defaults(ClassifierSettings()), TrialSpec(mixture, 0))
+
+    assert "soft_label_gamma" not in request(None)["mixture"]
+    assert len({trial_name(request(gamma)) for gamma in (None, 0.5, 0.8)}) == 3
+
+
+def test_what_a_drawing_mixture_needs_of_an_image_set() -> None:
+    assert MixtureSpec("sample_local", 0.1, IMAGE_SET).needed(COUNTS) == COUNTS
+    assert sum(MixtureSpec("sample_global", 0.1, IMAGE_SET).needed(COUNTS)) == 10
+    assert (
+        MixtureSpec(APPEND, 0.1, IMAGE_SET).needed(COUNTS)
+        == MixtureSpec(APPEND, 0.1, IMAGE_SET).taken(COUNTS).synthetic
     )
 
 

@@ -25,6 +25,7 @@ from synthmix.image_data.reconstruction_quality import ReconstructionQuality
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.image_synthesis import planning as image_sets
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
+from synthmix.latent_diffusion.schedulers import SCHEDULERS
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, list_artifacts, write_manifest
 from synthmix.service_kit.environment import ADAPTER_TRAINING
@@ -239,10 +240,16 @@ def trained(store: MemoryObjectStore, base_model: str) -> None:
 
 
 def image_set(
-    store: MemoryObjectStore, *, validate_only: bool = True, class_images: dict[str, int] | None = None, **fields: Any
+    store: MemoryObjectStore,
+    *,
+    validate_only: bool = True,
+    class_images: dict[str, int] | None = None,
+    base_model: str = "",
+    **fields: Any,
 ) -> Any:
     request = image_sets_pb2.ImageSet(
         adapter=str(ADAPTER),
+        base_model=base_model,
         settings=image_sets_pb2.SynthesisSettings(**fields),
         class_images=[
             image_sets_pb2.ClassImages(label=label, images=images) for label, images in (class_images or {}).items()
@@ -268,7 +275,7 @@ def test_an_image_set_s_prompts(validate_only: bool, store: MemoryObjectStore) -
 def test_an_image_set_s_further_and_negative_prompts(validate_only: bool, store: MemoryObjectStore) -> None:
     trained(store, "builtin")
     with pytest.raises(InvalidArgument, match="'alpha', 'beta'") as raised:
-        image_set(store, validate_only=validate_only, more_prompts=["a {label} cell", LONG + "{label}"])
+        image_set(store, validate_only=validate_only, more_prompts=["one {label}", LONG + "{label}"])
     assert [item.field for item in raised.value.violations] == ["image_set.settings.more_prompts[1]"]
     plan = image_set(store, validate_only=validate_only, negative_prompt="not a {label} " + LONG)
     [warning] = plan.warnings
@@ -297,6 +304,47 @@ def test_more_steps_than_the_base_model_has_noise_levels(store: MemoryObjectStor
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 1000}))
     with pytest.raises(FailedPrecondition, match="its files differ"):
         image_set(store)
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_sampler_has_to_fit_the_base_model(store: MemoryObjectStore, is_trained: bool) -> None:
+    """The built-in one's last noise level is noise alone. Of an adapter that is not trained a study names the model."""
+    if is_trained:
+        trained(store, "builtin")
+
+    def planned(**settings: Any) -> operations_pb2.Plan:
+        base_model = "" if is_trained else "builtin"
+        return image_set(store, base_model=base_model, prompt="a {label}", class_images={"alpha": 3}, **settings)
+
+    assert planned().target == planned(steps=25).target != planned(sampler="DDIMScheduler").target
+    for name, sampler in SCHEDULERS.items():
+        if sampler.zero_terminal_snr:
+            assert not planned(sampler=name, steps=20).warnings
+            continue
+        with pytest.raises(InvalidArgument, match="noise alone, which is the last noise level of this base") as raised:
+            planned(sampler=name, steps=20)
+        assert [item.field for item in raised.value.violations] == ["image_set.settings.sampler"]
+    [warning] = planned(sampler="EulerDiscreteScheduler", timestep_spacing="leading").warnings
+    assert "another brightness; trailing does not" in warning
+    with pytest.raises(InvalidArgument, match="endless at the last noise level") as raised:
+        planned(sampler="EulerDiscreteScheduler", sigma_spacing="karras")
+    assert [item.field for item in raised.value.violations] == ["image_set.settings.sigma_spacing"]
+
+
+def test_two_answers_a_step_take_twice_the_time(store: MemoryObjectStore, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(BUILTIN_FOLDER, tmp_path / "model"))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rescale_betas_zero_snr": False}))
+    trained(store, str(folder))
+    start = image_sets.START_SECONDS
+    plain = image_set(store).predicted_seconds - start
+    assert image_set(store, sampler="HeunDiscreteScheduler").predicted_seconds - start == pytest.approx(2 * plain)
+    assert image_set(store, sampler="LMSDiscreteScheduler").predicted_seconds - start == pytest.approx(plain)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "sample"}))
+    other = MemoryObjectStore.created()
+    trained(other, str(folder))
+    with pytest.raises(InvalidArgument, match="v_prediction, and the base model's UNet answers with sample"):
+        image_set(other, sampler="KDPM2DiscreteScheduler")
 
 
 def test_a_study_s_plan_has_the_warnings_of_its_steps_once() -> None:

@@ -448,6 +448,23 @@ def test_fidelity_stands_beside_its_floor() -> None:
     assert "Fidelity and near copies" not in render_html(report(fidelity=None))
 
 
+def test_children_stand_beside_what_they_begin_from() -> None:
+    plain = report()
+    assert "Near their own image" not in render_html(plain) and "child of" not in render_html(plain)
+    fidelity = Fidelity()
+    fidelity.CopyFrom(plain.fidelity)
+    fidelity.sources[1].near_source_share, fidelity.sources[1].source_distance = 0.31, 0.8214
+    example = SyntheticExample(png(10), png(20), 3.25, (png(77),))
+    galleries = tuple(dataclasses.replace(one, examples=(example,)) for one in plain.galleries)
+    html = render_html(report(fidelity=fidelity, galleries=galleries))
+    text = " ".join("".join(Page(html).text).split())
+    assert "real images 40 0.001 1.2 % – –" in text
+    assert "lora-r4 100 0.032 2.5 % 31.0 % 0.82" in text
+    assert "lora-r4: source above, then synthetic, nearest other real below" in text
+    assert "stands under these, and its neighbour is the nearest of the others" in text
+    assert html.count("A real train image that the synthetic one is a child of") == len(galleries)
+
+
 def test_what_the_base_model_cannot_show_is_a_banner_over_the_verdict() -> None:
     data = report(autoencoder_checks=(check(LOST, "the colour is lost; use another"),))
     html = render_html(data)

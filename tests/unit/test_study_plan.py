@@ -283,6 +283,11 @@ def test_adapters_of_images_make_enough_children_for_mixtures_that_leave_images_
         ),
         ("synthesis: {fusion_weight: 0.3}", "synthesis[0].fusion_weight", "and there is one; set fused_adapters: 2"),
         (
+            "mixtures: {mode: sample_local, ratios: [0.5]}",
+            "mixtures.mode",
+            "takes children of the very image, and those of synthesis[0] with adapters[0] begin as noise",
+        ),
+        (
             "synthesis: {fused_adapters: 2}\nadapters: {per: image}\nmixtures: {mode: replace, ratios: [0.5]}",
             "synthesis[0].fused_adapters",
             "mixtures of the mode replace leave real images out",
@@ -307,6 +312,81 @@ def test_two_adapters_of_images_are_fused_in_a_study(store: MemoryObjectStore) -
         "images fusion weight 0.5",
         "images fusion weight 0.7",
     ]
+
+
+def test_images_of_a_study_begin_from_its_train_part(store: MemoryObjectStore) -> None:
+    mixtures = "mixtures: {mode: replace, ratios: [0.25, 0.6]}"
+    laid_out = lay_out(store, f"synthesis: {{strength: [0.3, 0.7]}}\n{mixtures}")
+    of_strengths = steps(laid_out, IMAGE_SYNTHESIS)
+    assert [step.display_name for step in of_strengths] == ["images strength 0.3", "images strength 0.7"]
+    assert {step.request.train_split for step in of_strengths} == {f"{laid_out.split.name}/parts/train"}
+    counts = train_counts(laid_out)
+    # 60 % takes more images than it keeps: two of each that is kept, and any may be.
+    one = lay_out(store, f"synthesis: {{strength: 0.3}}\n{mixtures}")
+    assert images_of(one) == {label: 2 * count for label, count in counts.items()}
+    noise = lay_out(store, mixtures)
+    assert images_of(noise) == counts
+    assert steps(noise, IMAGE_SYNTHESIS)[0].request.train_split == ""
+    of_each = lay_out(store, "synthesis: {strength: 0.5, images_per_source: 3}")
+    assert images_of(of_each) == {label: 3 * count for label, count in counts.items()}
+    several = lay_out(store, "synthesis: {strength: 0.3, more_strengths: [[0.5, 0.7], [0.9]]}")
+    assert [list(step.request.settings.more_strengths) for step in steps(several, IMAGE_SYNTHESIS)] == [
+        [0.5, 0.7],
+        [0.9],
+    ]
+    drawn = lay_out(store, "synthesis: {strength: 0.3}\nmixtures: {mode: sample_local, ratios: [0.1, 0.9]}")
+    assert images_of(drawn) == counts, "one of each"
+    [fault] = faults(store, "synthesis: {strength: 0.3, per_class: 1}\nmixtures: {mode: sample_local, ratios: [0.1]}")
+    assert fault == "synthesis[0].per_class"
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "said"),
+    [
+        (
+            "synthesis: {strength: 0.5, images_per_source: 1}\nmixtures: {ratios: [1.5]}",
+            "synthesis[0].images_per_source",
+            "1 is too small for the largest mixture; use at least 2",
+        ),
+        (
+            "synthesis: {strength: 0.5}\nmixtures: {mode: replace, ratios: [0.5, 0.98]}",
+            "mixtures.ratios[1]",
+            "keeps no real image of the class 'beta', and synthetic images begin from train images",
+        ),
+        ("synthesis: {strength: 0.01}", "synthesis[0].strength", "0.01 of 25 steps is less than one step"),
+        ("synthesis: {images_per_source: 3}", "synthesis[0].images_per_source", "set strength, such as 0.5"),
+        ("synthesis: {source: any_class}", "synthesis[0].source", "set strength, such as 0.5"),
+        (
+            "synthesis: {strength: 0.5, source: any_class}\nmixtures: {mode: replace, ratios: [0.5]}",
+            "synthesis[0].source",
+            "leave real images out, so that they may hold few of them; use same_class, or another mode",
+        ),
+        (
+            "synthesis: {strength: 0.5, source: any_class}\nmixtures: {mode: sample_local, ratios: [0.5]}",
+            "synthesis[0].source",
+            "puts a child in its source's place; use same_class, or another mode, such as sample_global",
+        ),
+        (
+            "synthesis: {strength: 0.5, source: any_class}\nadapters: {per: image}",
+            "synthesis[0].source",
+            "adapters[0] has one for each image",
+        ),
+        (
+            "synthesis: {strength: 0.5}\nmixtures: {soft_label_gamma: 0.5}",
+            "mixtures.soft_label_gamma",
+            "0.5 is of images that begin from images of another class, and there are none",
+        ),
+        (
+            "synthesis: {strength: 0.5, more_strengths: [0.6, 0.001]}",
+            "synthesis[0].more_strengths[1]",
+            "is less than one step",
+        ),
+    ],
+)
+def test_what_cannot_begin_from_images(store: MemoryObjectStore, text: str, field: str, said: str) -> None:
+    found = faults(store, text)
+    assert list(found) == [field]
+    assert said in found[field]
 
 
 def test_a_ratio_more_keeps_the_image_set(store: MemoryObjectStore) -> None:

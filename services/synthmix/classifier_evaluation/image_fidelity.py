@@ -20,6 +20,7 @@ from synthmix.image_features.distances import (
     kernel_inception_distance,
     near_copy_distance,
     nearest_distances,
+    own_distances,
 )
 from synthmix.image_features.features import NETWORK, stored_features
 from synthmix.service_kit import message_json
@@ -74,27 +75,44 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
     train_rows = balanced_rows(train.labels, classes)
     reference = features(test, balanced_rows(test.labels, classes))
     validation_features = features(validation, balanced_rows(validation.labels, classes))
-    near = near_copy_distance(train_features, reference, NEAR_COPY_PERCENTILE)
+    unseen = nearest_distances(reference, train_features)
+    near = near_copy_distance(unseen, NEAR_COPY_PERCENTILE)
+    train_rows_of = {sha256: row for row, sha256 in enumerate(train.sha256s)}
 
-    def compared(label: str, sample: np.ndarray, queries: np.ndarray, **names: str) -> evaluations_pb2.SourceFidelity:
-        return evaluations_pb2.SourceFidelity(
+    def compared(
+        sample: np.ndarray,
+        queries: np.ndarray,
+        *,
+        label: str = "",
+        image_set: str = "",
+        own: Sequence[Sequence[int]] | None = None,
+    ) -> evaluations_pb2.SourceFidelity:
+        compared = evaluations_pb2.SourceFidelity(
             label=label,
+            image_set=image_set,
             images=len(sample),
             kernel_inception_distance=kernel_inception_distance(sample, reference),
-            near_copy_share=float(np.mean(nearest_distances(queries, train_features) < near)),
-            **names,
+            near_copy_share=float(np.mean(nearest_distances(queries, train_features, without=own) < near)),
         )
+        if own is not None:
+            from_own = own_distances(queries, train_features, own)
+            compared.near_source_share = float(np.mean(from_own < near))
+            compared.source_distance = float(np.median(from_own) / np.median(unseen))
+        return compared
 
     sources = [
         # Validation's images are as new to the train part as test's are, and the threshold is not theirs.
-        compared("real images", train_features[train_rows], validation_features),
+        compared(train_features[train_rows], validation_features, label="real images"),
     ]
     for label, restored in reconstructed:
         through = features(restored, np.arange(len(train)))[train_rows]
-        sources.append(compared(label, through, through))
+        sources.append(compared(through, through, label=label))
     for images in opened:
-        sample = features(images, balanced_rows(images.labels, classes))
-        sources.append(compared("", sample, sample, image_set=str(images.manifest.name)))
+        rows = balanced_rows(images.labels, classes)
+        sample, own = features(images, rows), None
+        if images.sources is not None:
+            own = [[train_rows_of[sha256] for sha256 in images.sources[row]] for row in rows]
+        sources.append(compared(sample, sample, image_set=str(images.manifest.name), own=own))
     return evaluations_pb2.Fidelity(
         feature_network=NETWORK,
         image_size=size_px,

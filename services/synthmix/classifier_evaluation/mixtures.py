@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import MixtureSettings
+from synthmix.image_data.image_to_image import own_share
 from synthmix.image_data.mixture_kinds import (
     CONTROLS,
     KINDS,
+    OWN_CHILD,
     REAL,
     SYNTHETIC_ONLY,
     Taken,
     classes_in_turn,
+    least_synthetic,
     leaves_some_out,
     taken_by,
 )
@@ -44,15 +47,19 @@ class MixtureSpec:
         ratio: What it means is the kind's; 0 for the kinds that have none.
         image_set: Id of the image set that the synthetic images come from, or the autoencoder; None for other kinds.
         mode: Of a control that goes with a mode's mixtures: that mode; None for other kinds.
+        soft_label_gamma: Of one that holds synthetic images, MixtureSettings.soft_label_gamma; None for hard labels.
     """
 
     kind: str
     ratio: float = 0.0
     image_set: str | None = None
     mode: str | None = None
+    soft_label_gamma: float | None = None
 
     def __post_init__(self) -> None:
         kind = KINDS[self.kind]
+        if self.soft_label_gamma is not None and not kind.holds_synthetic:
+            raise ValueError(f"no mixture is {self}")
         given = (self.ratio > 0, self.image_set is not None, self.mode is not None)
         if given != (kind.has_ratio, kind.needs_image_set, kind.take_instead is not None):
             raise ValueError(f"no mixture is {self}")
@@ -74,6 +81,10 @@ class MixtureSpec:
             return kind.take_instead(taken_by(KINDS[self.mode], self.ratio, class_counts))
         return taken_by(kind, self.ratio, class_counts)
 
+    def needed(self, class_counts: Sequence[int]) -> tuple[int, ...]:
+        """Images of each class that its image set has to have, at least."""
+        return least_synthetic(KINDS[self.kind], self.taken(class_counts), class_counts)
+
 
 @dataclass(frozen=True)
 class TrialSpec:
@@ -84,20 +95,55 @@ class TrialSpec:
 
 
 @dataclass(frozen=True, eq=False)
+class Drawn:
+    """Of a mixture that draws images anew: what may stand in the place of each real one.
+
+    Attributes:
+        probability: That one does, each time that the real image comes.
+        first: Of each real image, where its candidates begin in the mixture's synthetic_rows, (R,) int64.
+        count: How many follow there, (R,) int64, at least one.
+    """
+
+    probability: float
+    first: np.ndarray = field(repr=False)
+    count: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """Of a mixture's synthetic images: how much of its label each one's own class is, and what the rest is.
+
+    Attributes:
+        own_shares: Of each of the mixture's synthetic_rows, (S,) float64, 0 to 1.
+        others: The class that the rest of its label is, (S,) int64.
+        class_count: Classes.
+    """
+
+    own_shares: np.ndarray = field(repr=False)
+    others: np.ndarray = field(repr=False)
+    class_count: int
+
+
+@dataclass(frozen=True, eq=False)
 class Mixture:
     """The images that one classifier trains on: rows of the train part, then rows of the image set.
 
     Attributes:
         real_rows: Positions in the train part, (R,) int64; a row that stands twice is seen twice as often.
         synthetic_rows: Positions in the image set, (S,) int64.
-        labels: Class of each image in that order, (R + S,) int64.
+        labels: Class of each image in that order, (R + S,) int64; (R,) if images are drawn anew.
+        drawn: How they are; None if each image comes in each pass.
+        soft: What labels of synthetic images are besides their classes; None if they are these alone.
     """
 
     real_rows: np.ndarray = field(repr=False)
     synthetic_rows: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
+    drawn: Drawn | None = field(default=None, repr=False)
+    soft: SoftLabels | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
+        """Images of a pass."""
         return len(self.labels)
 
 
@@ -117,6 +163,7 @@ def expand_grid(settings: MixtureSettings, image_sets: Sequence[str], seeds: int
     """
     _check_grid(settings, image_sets)
     mode, added = settings.mode, sorted(ratio for ratio in settings.ratios if ratio)
+    gamma = settings.soft_label_gamma if settings.HasField("soft_label_gamma") else None
     mixtures = [MixtureSpec(REAL)]
     for control in (KINDS[name] for name in CONTROLS if name in settings.controls):
         if control.has_ratio:
@@ -124,9 +171,9 @@ def expand_grid(settings: MixtureSettings, image_sets: Sequence[str], seeds: int
         else:
             mixtures.append(MixtureSpec(control.name, image_set=image_sets[0] if control.needs_image_set else None))
     for image_set in image_sets:
-        mixtures += [MixtureSpec(mode, ratio, image_set) for ratio in added]
+        mixtures += [MixtureSpec(mode, ratio, image_set, soft_label_gamma=gamma) for ratio in added]
         if settings.synthetic_only:
-            mixtures.append(MixtureSpec(SYNTHETIC_ONLY, image_set=image_set))
+            mixtures.append(MixtureSpec(SYNTHETIC_ONLY, image_set=image_set, soft_label_gamma=gamma))
     return [TrialSpec(mixture, seed) for mixture in mixtures for seed in range(seeds)]
 
 
@@ -145,6 +192,8 @@ def check_ratios(mode: str, ratios: Sequence[float], train_class_counts: Mapping
     Raises:
         InvalidArgument: Naming every ratio at fault, and the least that would do.
     """
+    if KINDS[mode].drawn_from:  # by its probability, each image
+        return []
     labels, counts = list(train_class_counts), list(train_class_counts.values())
     real = sum(counts)
     problems = Problems()
@@ -208,18 +257,21 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
             f"a mixture is made of a train part and an image set, not of {type(train).__name__} and "
             f"{type(synthetic).__name__}"
         )
-    wanted = mixture.image_set if KINDS[mixture.kind].holds_synthetic else None
+    kind = KINDS[mixture.kind]
+    wanted = mixture.image_set if kind.holds_synthetic else None
     if wanted != (synthetic.manifest.name.id if synthetic else None):
         raise ValueError(f"{mixture} is not made of {synthetic}")
     labels = np.asarray(train.labels, dtype=np.int64)
     class_counts = np.bincount(labels, minlength=len(train.classes)).tolist()
     taken = mixture.taken(class_counts)
+    if kind.drawn_from and synthetic is not None:
+        return _drawn_anew(mixture, train, synthetic)
     real_rows = _real_rows(labels, taken.real, class_counts, seed)
     if synthetic is None:
         return Mixture(real_rows, np.arange(0), labels[real_rows])
     synthetic_labels = np.asarray(synthetic.labels, dtype=np.int64)
     allowed, what = np.ones(len(synthetic), dtype=bool), "images"
-    if synthetic.sources is not None and leaves_some_out(taken, class_counts):
+    if synthetic.sources is not None and leaves_some_out(kind, taken, class_counts):
         allowed = _has_all_parents(synthetic.sources, {train.sha256s[row] for row in real_rows})
         what = f"children of the real images that {mixture.label} keeps"
     made = np.bincount(synthetic_labels[allowed], minlength=len(train.classes)).tolist()
@@ -231,7 +283,58 @@ def compose(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages |
         what=what,
     )
     synthetic_rows = _draw(synthetic_labels, taken.synthetic, derived_seed(seed, "synthetic images"), allowed)
-    return Mixture(real_rows, synthetic_rows, np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]]))
+    return Mixture(
+        real_rows,
+        synthetic_rows,
+        np.concatenate([labels[real_rows], synthetic_labels[synthetic_rows]]),
+        soft=_soft_labels(mixture, synthetic, synthetic_rows),
+    )
+
+
+def _soft_labels(mixture: MixtureSpec, synthetic: SyntheticImages, rows: np.ndarray) -> SoftLabels | None:
+    if mixture.soft_label_gamma is None or synthetic.begun is None:
+        return None
+    shares = [own_share(synthetic.begun.strengths[row], mixture.soft_label_gamma) for row in rows]
+    others = np.asarray(synthetic.begun.labels, np.int64)[rows]
+    return SoftLabels(np.array(shares, np.float64), others, len(synthetic.classes))
+
+
+def _drawn_anew(mixture: MixtureSpec, train: TrainPart, synthetic: SyntheticImages) -> Mixture:
+    """All real images, each with the synthetic ones that may stand in its place: its children, or its class's."""
+    own = KINDS[mixture.kind].drawn_from == OWN_CHILD
+    # What a row may stand for: any image of its class, or those alone that it is a child of.
+    of_rows: Sequence[Sequence[str]] = [[""]] * len(synthetic)
+    if own:
+        of_rows = synthetic.sources or [()] * len(synthetic)
+    by_key: dict[tuple[int, str], list[int]] = {}
+    for row, (label, sha256s) in enumerate(zip(synthetic.labels, of_rows, strict=True)):
+        for sha256 in sha256s:
+            by_key.setdefault((label, sha256), []).append(row)
+    keys = [(label, sha256 if own else "") for label, sha256 in zip(train.labels, train.sha256s, strict=True)]
+    without = sum(key not in by_key for key in keys)
+    if without:
+        raise unmet_precondition(
+            "evaluation.image_sets",
+            f"{synthetic.manifest.name} has no {'child' if own else 'image of the class'} of {without:,} of the "
+            f"{len(train):,} train images, and {mixture.label} has one for each; make a larger image set"
+            + (" whose images begin from train images (strength), or use the mode sample_global" if own else ""),
+            reason="TOO_FEW_SYNTHETIC_IMAGES",
+            metadata={"artifact": str(synthetic.manifest.name)},
+        )
+    rows = np.fromiter(itertools.chain.from_iterable(by_key.values()), np.int64)
+    ends = itertools.accumulate((len(candidates) for candidates in by_key.values()), initial=0)
+    firsts = dict(zip(by_key, ends, strict=False))
+    return Mixture(
+        np.arange(len(train)),
+        rows,
+        np.asarray(train.labels, dtype=np.int64),
+        Drawn(
+            mixture.ratio,
+            np.array([firsts[key] for key in keys], np.int64),
+            np.array([len(by_key[key]) for key in keys], np.int64),
+        ),
+        _soft_labels(mixture, synthetic, rows),
+    )
 
 
 def _has_all_parents(sources: Sequence[Sequence[str]], kept: set[str]) -> np.ndarray:

@@ -36,9 +36,9 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, PARTS, SPLITS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical, check, from_canonical, set_default, with_defaults
 
-# Raised whenever the comparison changes, or a declared default of mixtures or claim: an evaluation of another version
-# is another evaluation of the same trials.
-COMPARISON_VERSION = 3
+# Raised whenever the comparison or the images' fidelity changes, or a declared default of mixtures or claim: an
+# evaluation of another version is another evaluation of the same trials.
+COMPARISON_VERSION = 4
 
 # Measured with tf_efficientnet_lite0 on one core of a server CPU: seconds for a training image of 64 x 64 pixels.
 SECONDS_PER_IMAGE = 0.006
@@ -130,9 +130,9 @@ def check_image_set(
     mixtures = [trial.mixture for trial in trials if trial.mixture.image_set == image_set.name.id]
     needed = needed_images(train_counts, mixtures)
     check_enough(image_set.name, image_set.request["class_images"], needed, field=field)
-    if not image_set.summary.get(SOURCES):
+    if not (image_set.summary.get(SOURCES) or any(KINDS[mixture.kind].drawn_from for mixture in mixtures)):
         return
-    # Whether there are enough children of the real images that a mixture keeps, only the mixture itself can tell.
+    # Whether there are children of the real images that a mixture keeps, only the mixture itself can tell.
     train = open_train_part(store, f"{split}/parts/train", field="evaluation.split")
     synthetic = open_image_set(store, str(image_set.name), classes=train.classes, field=field)
     for trial in trials:
@@ -208,9 +208,9 @@ def train_class_counts(split: Manifest) -> dict[str, int]:
 
 def needed_images(train_counts: Mapping[str, int], mixtures: Sequence[MixtureSpec]) -> dict[str, int]:
     """Synthetic images of each class, enough for every one of the mixtures."""
-    taken = [mixture.taken(list(train_counts.values())).synthetic for mixture in mixtures]
+    needed = [mixture.needed(list(train_counts.values())) for mixture in mixtures]
     return {
-        label: max((of_classes[index] for of_classes in taken), default=0) for index, label in enumerate(train_counts)
+        label: max((of_classes[index] for of_classes in needed), default=0) for index, label in enumerate(train_counts)
     }
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings, Epoch
 from synthmix.classifier_evaluation.kept_classifiers import untrained_classifier
 from synthmix.classifier_evaluation.metrics import balanced_accuracy, negative_log_likelihood
-from synthmix.classifier_evaluation.mixtures import Mixture
+from synthmix.classifier_evaluation.mixtures import Drawn, Mixture, SoftLabels
 from synthmix.classifier_evaluation.trial_requests import steps_per_epoch
 from synthmix.image_features.preprocessing import Preprocessing
 from synthmix.service_kit.errors import FailedPrecondition
@@ -159,18 +159,45 @@ def train_and_evaluate(
 def training_batch(
     train: TrainingImages, settings: ClassifierSettings, seed: int, step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch of one step: (B, 3, S, S) uint8, and (B,) int64 labels. It depends on seed and step alone."""
-    positions = batch_positions(len(train.mixture), settings.batch_size, seed, step)
+    """The batch of one step: (B, 3, S, S) uint8, and labels. It depends on seed and step alone.
+
+    Labels are (B,) int64, or (B, classes) float32 of soft ones, which add up to 1.
+    """
+    mixture = train.mixture
+    positions = batch_positions(len(mixture), settings.batch_size, seed, step)
+    # Of each image its place among the synthetic ones, negative if it is real.
+    places = positions - len(mixture.real_rows)
+    if mixture.drawn is not None:
+        first = step * settings.batch_size
+        passes = np.arange(first, first + settings.batch_size) // len(mixture)
+        places = drawn_places(mixture.drawn, positions, passes, seed)
     pixels = np.empty((len(positions), *train.real.shape[1:]), np.uint8)
-    is_real = positions < len(train.mixture.real_rows)
-    pixels[is_real] = train.real[train.mixture.real_rows[positions[is_real]]]
+    is_real = places < 0
+    pixels[is_real] = train.real[mixture.real_rows[positions[is_real]]]
     if train.synthetic is not None:
-        pixels[~is_real] = train.synthetic[
-            train.mixture.synthetic_rows[positions[~is_real] - len(train.mixture.real_rows)]
-        ]
+        pixels[~is_real] = train.synthetic[mixture.synthetic_rows[places[~is_real]]]
     if settings.augmentation:
         pixels = augment(pixels, torch.Generator().manual_seed(derived_seed(seed, "augmentation", step)))
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(train.mixture.labels[positions])
+    labels = torch.from_numpy(mixture.labels[positions])
+    if mixture.soft is not None:
+        labels = soft_targets(mixture.soft, labels.numpy(), places)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
+
+
+def soft_targets(soft: SoftLabels, labels: np.ndarray, places: np.ndarray) -> torch.Tensor:
+    """What each image of a batch is to be taken for, (B, classes) float32.
+
+    Args:
+        labels: Their own classes, (B,).
+        places: Their places among the mixture's synthetic images, (B,), negative for real ones.
+    """
+    targets = np.zeros((len(labels), soft.class_count))
+    shares = np.where(places < 0, 1.0, soft.own_shares[np.maximum(places, 0)])
+    others = np.where(places < 0, labels, soft.others[np.maximum(places, 0)])
+    rows = np.arange(len(labels))
+    targets[rows, labels] += shares
+    targets[rows, others] += 1.0 - shares
+    return torch.from_numpy(targets.astype(np.float32))
 
 
 def batch_positions(image_count: int, batch_size: int, seed: int, step: int) -> np.ndarray:
@@ -186,6 +213,26 @@ def batch_positions(image_count: int, batch_size: int, seed: int, step: int) -> 
     )
     start = first - passes[0] * image_count
     return order[start : start + batch_size]
+
+
+def drawn_places(drawn: Drawn, positions: np.ndarray, passes: np.ndarray, seed: int) -> np.ndarray:
+    """Which synthetic image stands in the place of each real one this time, (B,); -1 where none does.
+
+    An image that is drawn with one probability is drawn with every larger one as well, so that neighbouring ratios
+    differ by what is drawn more and by nothing else.
+
+    Args:
+        positions: Of the real images, (B,).
+        passes: In which pass through them each of these is, (B,).
+    """
+    places = np.full(len(positions), -1)
+    for number in np.unique(passes):
+        chance, choice = np.random.default_rng(derived_seed(seed, "drawn", int(number))).random((2, len(drawn.first)))
+        at = np.flatnonzero(passes == number)
+        at = at[chance[positions[at]] < drawn.probability]
+        rows = positions[at]
+        places[at] = drawn.first[rows] + (choice[rows] * drawn.count[rows]).astype(np.int64)
+    return places
 
 
 def augment(pixels: np.ndarray, generator: torch.Generator) -> np.ndarray:

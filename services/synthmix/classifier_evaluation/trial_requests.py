@@ -33,7 +33,10 @@ def trial_request(part_digests: Mapping[str, str], settings: ClassifierSettings,
     return {
         "parts": {part: part_digests[part] for part in PARTS},
         "classifier": canonical(settings),
-        "mixture": asdict(trial.mixture),
+        # An option that came later, and that has no value, leaves addresses as they are.
+        "mixture": {
+            name: value for name, value in asdict(trial.mixture).items() if (name, value) != ("soft_label_gamma", None)
+        },
         "seed": trial.seed,
         "recipe_version": RECIPE_VERSION,
     }

@@ -16,15 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synthmix.image_data.image_payloads import INDEX, shard_name
 from synthmix.image_data.pixel_rules import PixelRule
 from synthmix.service_kit.artifacts import Manifest, Payload, open_payload, write_payload
 from synthmix.service_kit.errors import DataLoss
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName
 
-INDEX = "index.parquet"
 # The column of an image set's index with the sha256s of the real images that each image is a child of.
 SOURCES = "sources"
+# How far the first of these was taken to noise, where images begin from others.
+STRENGTH = "strength"
+# The class of the image that each begins from, where that may be another than its own.
+SOURCE_LABEL = "source_label"
 # That of a dataset's index with each image's text in each caption column.
 CAPTIONS = "captions"
 SHARD_ROWS = 2048
@@ -40,6 +44,9 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     "seed": pa.int64(),
     "index": pa.int64(),
     SOURCES: pa.list_(pa.string()),
+    STRENGTH: pa.float64(),
+    SOURCE_LABEL: pa.string(),
+    "steps": pa.int32(),
     "width_px": pa.int32(),
     "height_px": pa.int32(),
     "perceptual_hash": pa.uint64(),
@@ -221,7 +228,3 @@ def _read_shard(
                         )
                     yield row, data
             start = end
-
-
-def shard_name(number: int) -> str:
-    return f"images-{number:05d}.parquet"

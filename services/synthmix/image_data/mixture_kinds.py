@@ -18,6 +18,8 @@ APPEND = "append"
 SYNTHETIC_ONLY = "synthetic_only"
 DUPLICATED_REAL = "duplicated_real"
 RECONSTRUCTED_REAL = "reconstructed_real"
+# What a mode that draws images anew puts in a real one's place.
+OWN_CHILD, OF_CLASS = "own child", "of class"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class MixtureKind:
             what that mixture takes.
         largest_ratio: Of a mode; 0 for the other kinds.
         axis_title: What the ratio counts, of a mode.
+        drawn_from: Of a mode that draws, each time an image comes, whether a synthetic one stands in its place:
+            OWN_CHILD or OF_CLASS. What it takes is then what comes in the mean. "" for other kinds.
         control: Whether it is asked for as one of `mixtures.controls`.
         reconstructed: Whether its real images are taken as the base model's autoencoder restores them.
     """
@@ -63,6 +67,7 @@ class MixtureKind:
     take_instead: Callable[[Taken], Taken] | None = None
     largest_ratio: float = 0.0
     axis_title: str = ""
+    drawn_from: str = ""
     control: bool = False
     reconstructed: bool = False
 
@@ -180,6 +185,26 @@ KINDS = {
             axis_title="real replaced by synthetic, %",
         ),
         MixtureKind(
+            "sample_local",
+            "sampled {percent} %, own children",
+            "sampled, own children",
+            "keeps N images; each time that one comes, it is with probability r a synthetic one that began from it.",
+            take=_replace,
+            largest_ratio=1.0,
+            axis_title="real images that come as their own children, %",
+            drawn_from=OWN_CHILD,
+        ),
+        MixtureKind(
+            "sample_global",
+            "sampled {percent} %, of the class",
+            "sampled, of the class",
+            "keeps N images; each time that one comes, it is with probability r any synthetic one of its class.",
+            take=_replace,
+            largest_ratio=1.0,
+            axis_title="real images that come as synthetic ones, %",
+            drawn_from=OF_CLASS,
+        ),
+        MixtureKind(
             SYNTHETIC_ONLY,
             "synthetic only",
             "synthetic only",
@@ -213,12 +238,18 @@ MODES = tuple(kind.name for kind in KINDS.values() if kind.is_mode)
 CONTROLS = tuple(kind.name for kind in KINDS.values() if kind.control)
 
 
-def leaves_some_out(taken: Taken, class_counts: Sequence[int]) -> bool:
+def leaves_some_out(kind: MixtureKind, taken: Taken, class_counts: Sequence[int]) -> bool:
     """Whether a mixture takes some of the real images and not others, so that synthetic ones may be a left-out one's.
 
-    One without any real image is of the whole train part.
+    One without any real image is of the whole train part, and so is one that draws images anew.
     """
-    return any(taken.real) and any(real < count for real, count in zip(taken.real, class_counts, strict=True))
+    left_out = any(real < count for real, count in zip(taken.real, class_counts, strict=True))
+    return any(taken.real) and left_out and not kind.drawn_from
+
+
+def least_synthetic(kind: MixtureKind, taken: Taken, class_counts: Sequence[int]) -> tuple[int, ...]:
+    """Of each class the images that a mixture needs at least of an image set: a child of each real one, if it draws."""
+    return tuple(class_counts) if kind.drawn_from == OWN_CHILD else taken.synthetic
 
 
 def kind_message(kind: MixtureKind) -> evaluations_pb2.MixtureKind:

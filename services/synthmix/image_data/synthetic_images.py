@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
-from synthmix.image_data.image_table import SOURCES, StoredImages, read_index
+from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES, STRENGTH, StoredImages, read_index
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition
@@ -36,17 +36,32 @@ class _MadeImages(StoredImages):
 
 
 @dataclass(frozen=True)
+class BegunFrom:
+    """Of each image of an image set the class of the one that it begins from, and how far it went from there.
+
+    Attributes:
+        labels: Position in classes.
+        strengths: 0 to 1.
+    """
+
+    labels: tuple[int, ...] = field(repr=False)
+    strengths: tuple[float, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class SyntheticImages(_MadeImages):
     """The images of an image set.
 
     Attributes:
         sources: Of each image, the sha256s of the train images that it is a child of: its adapter, or each of those
             that were fused, was trained on one alone. None for children of no image in particular.
+        begun: The classes of the images that they begin from, if these may be others than their own.
     """
 
     collection = IMAGE_SETS
 
     sources: tuple[tuple[str, ...], ...] | None = field(default=None, repr=False)
+    begun: BegunFrom | None = field(default=None, repr=False)
 
 
 class ReconstructedImages(_MadeImages):
@@ -76,7 +91,8 @@ def open_image_set(store: ObjectStore, name: str, *, classes: Sequence[str], fie
             reason="CLASSES_DIFFER",
             metadata={"artifact": name},
         )
-    return replace(open_images(SyntheticImages, store, manifest, classes), sources=_sources(store, manifest))
+    images = open_images(SyntheticImages, store, manifest, classes)
+    return replace(images, sources=_sources(store, manifest), begun=_begun_from(store, manifest, classes))
 
 
 def _sources(store: ObjectStore, manifest: Manifest) -> tuple[tuple[str, ...], ...] | None:
@@ -85,6 +101,15 @@ def _sources(store: ObjectStore, manifest: Manifest) -> tuple[tuple[str, ...], .
         return None
     index = read_index(store, manifest, [SOURCES])
     return tuple(tuple(sources) for sources in index[SOURCES].to_pylist())
+
+
+def _begun_from(store: ObjectStore, manifest: Manifest, classes: Sequence[str]) -> BegunFrom | None:
+    if not manifest.summary.get(SOURCE_LABEL):
+        return None
+    index = read_index(store, manifest, [SOURCE_LABEL, STRENGTH])
+    positions = {label: position for position, label in enumerate(classes)}
+    labels = tuple(positions[label] for label in index[SOURCE_LABEL].to_pylist())
+    return BegunFrom(labels, tuple(index[STRENGTH].to_pylist()))
 
 
 def open_images(kind: type[AnyImages], store: ObjectStore, manifest: Manifest, classes: Sequence[str]) -> AnyImages:

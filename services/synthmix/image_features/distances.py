@@ -100,32 +100,54 @@ def paired_distance(first: np.ndarray, second: np.ndarray) -> PairedDistance:
     return PairedDistance(value, value - reach, value + reach, float(np.quantile(exchanged, 0.95)))
 
 
-def nearest_distances(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Euclidean distance of each query (M, d) to the nearest of the references (N, d), float64 (M,)."""
+def nearest_distances(
+    queries: np.ndarray, references: np.ndarray, *, without: Sequence[Sequence[int]] | None = None
+) -> np.ndarray:
+    """Euclidean distance of each query (M, d) to the nearest of the references (N, d), float64 (M,).
+
+    Args:
+        without: For each query the rows of references that do not count; infinity where none is left.
+    """
     references = references.astype(np.float64)
     squares = (references**2).sum(axis=1)
-    nearest = [
-        ((block**2).sum(axis=1, keepdims=True) + squares - 2.0 * block @ references.T).min(axis=1)
-        for block in (
-            queries[start : start + _BLOCK_ROWS].astype(np.float64) for start in range(0, len(queries), _BLOCK_ROWS)
-        )
-    ]
+    nearest = []
+    for start in range(0, len(queries), _BLOCK_ROWS):
+        block = queries[start : start + _BLOCK_ROWS].astype(np.float64)
+        to_all = (block**2).sum(axis=1, keepdims=True) + squares - 2.0 * block @ references.T
+        for row, left_out in enumerate(without[start : start + _BLOCK_ROWS] if without is not None else ()):
+            to_all[row, list(left_out)] = np.inf
+        nearest.append(to_all.min(axis=1))
     distances: np.ndarray = np.sqrt(np.clip(np.concatenate(nearest), 0.0, None))
     return distances
 
 
-def near_copy_distance(train: np.ndarray, test: np.ndarray, percentile: float) -> float:
-    """The distance to the nearest train image below which an image counts as a near copy of it.
-
-    Test images were never seen, so their distances to the train images show how near independent images come: only
-    `percentile` of them are nearer. A generator that does not copy has about as many within it.
+def own_distances(queries: np.ndarray, references: np.ndarray, own: Sequence[Sequence[int]]) -> np.ndarray:
+    """Euclidean distance of each query (M, d) to the nearest of its own references, float64 (M,).
 
     Args:
-        train: Features (N, d) of what the generator was trained on.
-        test: Features (T, d) of real images that it was not.
+        references: (N, d).
+        own: For each query the rows of its references, at least one.
+    """
+    references = references.astype(np.float64)
+    return np.array(
+        [
+            np.linalg.norm(references[list(rows)] - query, axis=1).min()
+            for query, rows in zip(queries.astype(np.float64), own, strict=True)
+        ]
+    )
+
+
+def near_copy_distance(unseen: np.ndarray, percentile: float) -> float:
+    """The distance to the nearest train image below which an image counts as a near copy of it.
+
+    How near independent images come, real images show that the generator was not trained on: only `percentile` of them
+    are nearer. A generator that does not copy has about as many within it.
+
+    Args:
+        unseen: Distances (T,) of such images to the nearest train image.
         percentile: 0 to 100.
     """
-    return float(np.percentile(nearest_distances(test, train), percentile))
+    return float(np.percentile(unseen, percentile))
 
 
 def balanced_rows(labels: Sequence[int], classes: np.ndarray) -> np.ndarray:

@@ -57,6 +57,7 @@ def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.
         settings=synthesis_settings(manifest),
         image_count=manifest.summary["image_count"],
         imported_adapter=manifest.summary.get("imported_adapter", False),
+        train_split=manifest.summary.get("train_split", ""),
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
         payloads=payload_messages(store, manifest),

@@ -11,9 +11,14 @@ _OF_GUIDANCE = ("guidance_least_noise", "guidance_most_noise", "guidance_rescale
 UNGUIDED_COST = 0.5
 
 
-def guided_cost(settings: SynthesisSettings) -> float:
-    """What a step takes in the mean, of what one with guidance takes. `settings` are filled."""
-    guided = settings.guidance_most_noise - settings.guidance_least_noise if settings.guidance_scale > 1 else 0.0
+def guided_cost(settings: SynthesisSettings, most_noise: float = 1.0) -> float:
+    """What a step takes in the mean, of what one with guidance takes. `settings` are filled.
+
+    Args:
+        most_noise: The noise level at which images begin, more than 0: their strength, if they begin from others.
+    """
+    reached = min(settings.guidance_most_noise, most_noise) - settings.guidance_least_noise
+    guided = max(reached, 0.0) / most_noise if settings.guidance_scale > 1 else 0.0
     return UNGUIDED_COST + (1 - UNGUIDED_COST) * guided
 
 
@@ -37,13 +42,13 @@ def check_guidance(settings: SynthesisSettings, problems: Problems, *, field: st
                     "set a guidance_scale above 1, such as 2, or leave it out",
                 )
             )
-    if settings.guidance_least_noise > settings.guidance_most_noise:
+    if settings.guidance_least_noise >= settings.guidance_most_noise:
         problems.found.append(
             invalid_field(
                 f"{field}.guidance_least_noise",
                 settings.guidance_least_noise,
-                f"is more than guidance_most_noise, which is {settings.guidance_most_noise:g}",
-                "set the smaller of the two as guidance_least_noise",
+                f"is not below guidance_most_noise, which is {settings.guidance_most_noise:g}: no step is guided",
+                "set the smaller of two as guidance_least_noise, or guidance_scale: 1 for no guidance",
             )
         )
     if "{caption}" in settings.negative_prompt:

@@ -1,5 +1,6 @@
 """What a CreateImageSet request means: its defaults, its checks, its canonical form and its predicted time."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,15 +10,33 @@ from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.fused_adapters import check_fusion, is_fused
 from synthmix.image_data.generators import AdapterPart, adapter_parts, adapter_settings, classes_made, is_imported
-from synthmix.image_synthesis.guidance_options import check_guidance, guided_cost
+from synthmix.image_data.image_to_image import SAME_CLASS, images_of_sources, is_of_any_class
+from synthmix.image_data.split_parts import TrainPart, open_train_part
+from synthmix.image_synthesis.guidance_options import check_guidance
+from synthmix.image_synthesis.sampler_options import check_sampler, check_schedule, named_sampler
 from synthmix.image_synthesis.shard_ranges import SHARD_IMAGES, shard_count
-from synthmix.latent_diffusion.base_model import resolve_again
+from synthmix.image_synthesis.source_images import (
+    begins_from_images,
+    check_counts,
+    check_strength,
+    check_train_split,
+    mean_steps,
+    relative_cost,
+)
+from synthmix.latent_diffusion.base_model import resolve, resolve_again
 from synthmix.latent_diffusion.prompts import check_captioned, check_negative, check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import PromptTokenizer
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import NotFound, Problems, check_choice, check_range, invalid_field
+from synthmix.service_kit.errors import (
+    NotFound,
+    Problems,
+    check_choice,
+    check_range,
+    invalid_field,
+    unmet_precondition,
+)
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical, check, default_of, set_default, with_defaults
@@ -51,31 +70,54 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     settings = filled(image_set.settings, adapter)
     problems = Problems()
     check(settings, "image_set.settings", problems)
+    check_strength(settings, problems, field="image_set.settings")
+    check_counts(image_set.settings, problems, field="image_set.settings", counted=bool(image_set.class_images))
+    check_train_split(settings, image_set.train_split, problems, field="image_set.train_split")
+    train = None
+    if begins_from_images(settings) and image_set.train_split:
+        with problems:
+            train = open_train_part(store, image_set.train_split, field="image_set.train_split")
+            if adapter is not None:
+                _check_train_part(train, adapter)
     # Whether an adapter that isn't trained yet will have captions, its own request says.
     has_captions = adapter is None or bool(adapter_settings(adapter).caption_column)
-    for field, prompt in _prompts(settings):
-        with problems:
-            check_prompt(field, prompt, captions=has_captions)
+    _check_prompts(settings, problems, captions=has_captions)
     check_guidance(settings, problems, field="image_set.settings")
+    check_sampler(settings, problems, field="image_set.settings")
     if adapter is not None:
         check_scale(settings, adapter_settings(adapter), problems, field="image_set.settings")
+    warnings: list[str] = []
+    if adapter is None and image_set.base_model:
+        with problems:
+            model = resolve(image_set.base_model, field="adapter.settings.base_model", weights=False, store=store)
+            warnings += check_schedule(settings, model.schedule, problems, field="image_set.settings")
     check_classes(image_set.class_images, classes_made(adapter) if adapter else None, problems)
     images = {item.label: item.images for item in image_set.class_images}
+    if settings.HasField("images_per_source") and train is not None:
+        images = images_of_sources(settings, Counter(train.class_names))
     if not images and adapter is not None:
         images = dict.fromkeys(classes_made(adapter), settings.per_class)
     parts = adapter_parts(adapter) if adapter is not None else []
+    if train is not None:
+        with problems:
+            _check_sources(settings, train, images, parts)
     _check_fusion(settings, adapter, parts, images, problems)
     problems.raise_if_any()
-    request = canonical_request(settings, adapter_id=name.id, class_images=images)
+    request = canonical_request(
+        settings, adapter_id=name.id, class_images=images, train_digest="" if train is None else train.digest
+    )
     target = ArtifactName(IMAGE_SETS, digest_of(request))
     total = sum(images.values())
     done = total if find_manifest(store, target) is not None else 0
-    warnings = _check_base_model(store, adapter, settings) if adapter is not None and not done else []
-    seconds = START_SECONDS + total * settings.steps * guided_cost(settings) * SECONDS_PER_IMAGE_STEP
+    if adapter is not None and not done:
+        warnings += _check_base_model(store, adapter, settings)
+    sampler = named_sampler(settings)
+    answers = total * relative_cost(settings) * (1 if sampler is None else sampler.answers)
+    seconds = START_SECONDS + answers * SECONDS_PER_IMAGE_STEP
     seconds += SECONDS_PER_ADAPTER * adapter_changes(settings, parts, images)
     return Planned(
         request,
-        {},
+        {} if train is None else {"train_split": str(train.name)},
         operations_pb2.Plan(
             target=str(target),
             total=total,
@@ -84,8 +126,77 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else shard_count(total),
             warnings=warnings,
+            quantities=_quantities(settings),
         ),
     )
+
+
+def _quantities(settings: image_sets_pb2.SynthesisSettings) -> list[operations_pb2.Quantity]:
+    """What a strength comes to."""
+    if not begins_from_images(settings):
+        return []
+    return [operations_pb2.Quantity(name="steps that an image goes through", value=mean_steps(settings))]
+
+
+def _check_train_part(train: TrainPart, adapter: Manifest) -> None:
+    """Raises FailedPrecondition for images that the adapter was not trained on: they may be any split's test images."""
+    if adapter.inputs.get("train_split") != train.digest:
+        raise unmet_precondition(
+            "image_set.train_split",
+            f"{train.name} is not what {adapter.name} was trained on, and its images may be test images of that split; "
+            "use the adapter's own train part",
+            reason="TRAIN_SPLITS_DIFFER",
+            metadata={"artifact": str(adapter.name)},
+        )
+
+
+def _check_sources(
+    settings: image_sets_pb2.SynthesisSettings,
+    train: TrainPart,
+    images: Mapping[str, int],
+    parts: Sequence[AdapterPart],
+) -> None:
+    """Raises InvalidArgument for a class whose images cannot begin from any, or not from those that are asked for."""
+    if is_of_any_class(settings):
+        if any(part.image for part in parts):
+            raise invalid_field(
+                "image_set.settings.source",
+                settings.source,
+                "may be another image than that of the adapter, and an adapter of one image goes on from this one",
+                f"use {SAME_CLASS}, or an adapter with per: class",
+            )
+        return
+    there = Counter(train.class_names)
+    without = [label for label, count in images.items() if count and not there[label]]
+    if without:
+        raise invalid_field(
+            "image_set.class_images",
+            without[0],
+            "is a class without train images, and images with a strength begin from train images of their class",
+            "leave the class out, or leave strength out",
+        )
+
+
+def _check_prompts(settings: image_sets_pb2.SynthesisSettings, problems: Problems, *, captions: bool) -> None:
+    """Collects prompts that are there twice, and those with other places than the class's name.
+
+    Args:
+        captions: Whether {caption} may be one.
+    """
+    if settings.prompt in settings.more_prompts:
+        place = list(settings.more_prompts).index(settings.prompt)
+        problems.found.append(
+            invalid_field(
+                f"image_set.settings.more_prompts[{place}]",
+                settings.prompt,
+                "is the prompt too",
+                "leave one of them out",
+                reason="DUPLICATE_VALUE",
+            )
+        )
+    for field, prompt in _prompts(settings):
+        with problems:
+            check_prompt(field, prompt, captions=captions)
 
 
 def _prompts(settings: image_sets_pb2.SynthesisSettings) -> list[tuple[str, str]]:
@@ -164,23 +275,28 @@ def check_classes(
 
 
 def canonical_request(
-    settings: image_sets_pb2.SynthesisSettings, *, adapter_id: str, class_images: Mapping[str, int]
+    settings: image_sets_pb2.SynthesisSettings,
+    *,
+    adapter_id: str,
+    class_images: Mapping[str, int],
+    train_digest: str = "",
 ) -> dict[str, Any]:
     """What an image set's digest is of. `settings` are filled.
 
     Args:
         class_images: Images of each class.
+        train_digest: Of the train part whose images others begin from; "" if none do.
     """
     return {
-        "settings": canonical(settings, without=["per_class"]),
+        "settings": canonical(settings, without=["per_class", "images_per_source"]),
         "adapter": adapter_id,
         "class_images": dict(sorted(class_images.items())),
         "recipe_version": RECIPE_VERSION,
-    }
+    } | ({"train_split": train_digest} if train_digest else {})
 
 
 def _check_base_model(store: ObjectStore, adapter: Manifest, settings: image_sets_pb2.SynthesisSettings) -> list[str]:
-    """What the adapter's base model makes of the prompts and steps. Returns warnings, raises InvalidArgument."""
+    """What the adapter's base model makes of prompts, steps and sampler. Returns warnings, raises InvalidArgument."""
     model = resolve_again(
         adapter.summary["base_model"],
         adapter.inputs["base_model"],
@@ -188,15 +304,14 @@ def _check_base_model(store: ObjectStore, adapter: Manifest, settings: image_set
         weights=False,
         store=store,
     )
-    check_range("image_set.settings.steps", settings.steps, 1, model.train_timesteps)
+    problems = Problems()
+    warnings = check_schedule(settings, model.schedule, problems, field="image_set.settings")
+    problems.raise_if_any()
     # All of the adapter's classes, also those that the set leaves out: an image of one might be any other's.
     classes = adapter.summary["classes"]
     tokenizers = model.tokenizers()
-    warnings = [
-        warning
-        for field, prompt in _prompts(settings)
-        for warning in _check_prompt_tokens(store, adapter, field, prompt, classes, tokenizers)
-    ]
+    for field, prompt in _prompts(settings):
+        warnings += _check_prompt_tokens(store, adapter, field, prompt, classes, tokenizers)
     warnings += check_negative(settings.negative_prompt, classes, tokenizers)
     if is_imported(adapter):
         warnings.append(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,9 +21,13 @@ from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.fused_adapters import is_fused
 from synthmix.image_data.generators import ORIGINAL_PX, adapter_parts, adapter_settings
 from synthmix.image_data.image_table import write_shard
+from synthmix.image_data.pixel_cache import some_pixels
+from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis.batch_size import images_at_once
+from synthmix.image_synthesis.sampler_options import sampler_options
 from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
+from synthmix.image_synthesis.source_images import executed_steps, source_images
 from synthmix.image_synthesis.unet_rewrites import (
     keep_keys_and_values,
     multiplies_in_bfloat16,
@@ -41,9 +45,18 @@ from synthmix.latent_diffusion.adapters import (
     scale_weights,
     weights,
 )
+from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.class_tokens import class_tokens, model_prompt
 from synthmix.latent_diffusion.conditions import Conditions
-from synthmix.latent_diffusion.denoising import Guidance, decode, denoise, encoded
+from synthmix.latent_diffusion.denoising import (
+    Guidance,
+    Sampler,
+    Start,
+    decode,
+    denoise,
+    encoded,
+    named_sampler,
+)
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion, answers
 from synthmix.latent_diffusion.part_layers import UNET
@@ -54,10 +67,13 @@ from synthmix.service_kit.errors import DataLoss, FailedPrecondition, invalid_fi
 from synthmix.service_kit.kept_values import KeptValues
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
+from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.safetensors_header import read_header
 from synthmix.service_kit.settings_messages import from_canonical
+
+Key = TypeVar("Key")
 
 # What SynthesisSettings.precision may say: see its comment in the proto.
 BFLOAT16 = "bfloat16"
@@ -67,24 +83,39 @@ ADAPTED: KeptValues[LatentDiffusion] = KeptValues(lambda model: 1, lambda kept: 
 
 
 def synthesise_shard(
-    operation: str, target: str, request: dict[str, Any], number: int, report: Callable[[int], None], threads: int
+    operation: str,
+    target: str,
+    request: dict[str, Any],
+    number: int,
+    report: Callable[[int], None],
+    threads: int,
+    train_split: str = "",
 ) -> int:
-    """Makes the images of one shard, writes and records it, and returns how many they are."""
+    """Makes the images of one shard, writes and records it, and returns how many they are.
+
+    Args:
+        train_split: splits/{id}/parts/train, where images begin from others.
+    """
     torch.set_num_threads(threads)
     store = open_object_store()
     adapter = read_manifest(store, ArtifactName(ADAPTERS, request["adapter"]))
     settings = from_canonical(request["settings"], SynthesisSettings)
     captions = adapter_captions(store, adapter)
+    train = open_train_part(store, train_split, field="image_set.train_split") if train_split else None
     indices = shard_range(image_count(request), number)
-    planned = planned_images(request, indices, adapter_parts(adapter), captions)
+    planned = planned_images(
+        request, indices, adapter_parts(adapter), captions, {} if train is None else source_images(train)
+    )
     shares = (settings.fusion_weight, 1 - settings.fusion_weight) if is_fused(settings) else (1.0,)
     made: dict[int, bytes] = {}
-    for folders, of_folders in _by_adapter(planned).items():
+    for folders, of_folders in _alike(planned, lambda image: tuple(part.folder for part in image.adapters)).items():
         model = adapted_model(adapter.name, settings.precision, folders, shares, settings.adapter_scale)
-        in_order = iter(image.index for image in of_folders)
-        for batch in synthesise(model, adapter, settings, of_folders):
-            made |= {next(in_order): data for data in batch}
-            report(len(made))
+        for alike in _alike(of_folders, lambda image: executed_steps(settings.steps, image.strength)).values():
+            start = None if train is None else _start(store, train, model, adapter, settings, alike)
+            in_order = iter(image.index for image in alike)
+            for batch in synthesise(model, adapter, settings, alike, start):
+                made |= {next(in_order): data for data in batch}
+                report(len(made))
         del model  # or it stays beside the next one
     images = [made[image.index] for image in planned]
     shard = write_shard(store, ArtifactName.parse(target, field="target"), number, images)
@@ -93,31 +124,58 @@ def synthesise_shard(
     return len(images)
 
 
-def _by_adapter(planned: Sequence[PlannedImage]) -> dict[tuple[str, ...], list[PlannedImage]]:
-    """Images by the folders of what they are made with, so that each adapter is put into the base model once."""
-    found: dict[tuple[str, ...], list[PlannedImage]] = {}
+def _alike(planned: Sequence[PlannedImage], what: Callable[[PlannedImage], Key]) -> dict[Key, list[PlannedImage]]:
+    """Images by what they have in common: each adapter is put into the base model once, and a batch takes one way."""
+    found: dict[Key, list[PlannedImage]] = {}
     for image in planned:
-        found.setdefault(tuple(part.folder for part in image.adapters), []).append(image)
+        found.setdefault(what(image), []).append(image)
     return found
 
 
+def _start(
+    store: ObjectStore,
+    train: TrainPart,
+    model: LatentDiffusion,
+    adapter: Manifest,
+    settings: SynthesisSettings,
+    planned: Sequence[PlannedImage],
+) -> Start:
+    """What images that take as many steps begin from: the latents of their sources, as adapters are trained on them."""
+    rows = [image.source.row for image in planned if image.source]
+    different = sorted(set(rows))
+    size_px = adapter_settings(adapter).image_size
+    latents = encode_images(model.vae, some_pixels(store, train, different, size_px), images_at_once(model, size_px))
+    places = [different.index(row) for row in rows]
+    return Start(latents[places], executed_steps(settings.steps, planned[0].strength))
+
+
 def synthesise(
-    model: LatentDiffusion, adapter: Manifest, settings: SynthesisSettings, planned: Sequence[PlannedImage]
+    model: LatentDiffusion,
+    adapter: Manifest,
+    settings: SynthesisSettings,
+    planned: Sequence[PlannedImage],
+    start: Start | None = None,
 ) -> Iterator[list[bytes]]:
-    """PNGs of the planned images, in batches, each while the next one is made."""
+    """PNGs of the planned images, in batches, each while the next one is made.
+
+    Args:
+        start: What each of them begins from; noise if None.
+    """
     size_px, grey = adapter_settings(adapter).image_size, adapter.summary["grey"]
     texts = [_text(model, adapter, image.template, image) for image in planned]
     others = [_text(model, adapter, settings.negative_prompt, image) for image in planned]
     embeddings = encoded(model, [*texts, *others])
-    at_once = images_at_once(model, size_px)
+    at_once, sampler = images_at_once(model, size_px), sampler_of(model, settings)
     with ThreadPoolExecutor(1, thread_name_prefix="png") as encoder:
         before = None
-        for start in range(0, len(planned), at_once):
-            batch = planned[start : start + at_once]
+        for begin in range(0, len(planned), at_once):
+            batch = planned[begin : begin + at_once]
             prompts, negative = (
-                [embeddings[text] for text in of_all[start : start + at_once]] for of_all in (texts, others)
+                [embeddings[text] for text in of_all[begin : begin + at_once]] for of_all in (texts, others)
             )
-            pixels = _pixels(model, settings, batch, prompts, negative, size_px, adapter.summary.get(ORIGINAL_PX))
+            of_batch = start and Start(start.latents[begin : begin + at_once], start.steps)
+            original_px = adapter.summary.get(ORIGINAL_PX)
+            pixels = _pixels(model, settings, batch, prompts, negative, size_px, original_px, of_batch, sampler)
             if before is not None:
                 yield before.result()
             before = encoder.submit(_pngs, pixels, adapter.name, grey=grey)
@@ -144,6 +202,8 @@ def _pixels(
     others: Sequence[Conditions],
     size_px: int,
     original_px: int | None,
+    start: Start | None,
+    sampler: Sampler,
 ) -> torch.Tensor:
     """The planned images as `decode` returns them."""
     with memory_told_at(
@@ -161,16 +221,25 @@ def _pixels(
                 steps=settings.steps,
                 guidance=guidance_of(settings),
                 original_px=original_px,
+                start=start,
+                sampler=sampler,
             )
         except ValueError as error:  # some schedulers can't take few steps, or as many as they like
             raise invalid_field(
                 "image_set.settings.steps",
                 settings.steps,
-                f"cannot be taken with the base model's {type(model.pipeline.scheduler).__name__} ({error})",
+                f"cannot be taken with {type(sampler.scheduler).__name__} ({error})",
                 "use another number of steps, such as 25",
                 reason="STEPS_UNSUPPORTED",
             ) from error
         return decode(model, latents)
+
+
+def sampler_of(model: LatentDiffusion, settings: SynthesisSettings) -> Sampler:
+    """What takes the steps: the base model's own scheduler if none is named."""
+    if not settings.HasField("sampler"):
+        return Sampler(model.pipeline.scheduler)
+    return named_sampler(model, settings.sampler, sampler_options(settings), settings.eta)
 
 
 def guidance_of(settings: SynthesisSettings) -> Guidance:

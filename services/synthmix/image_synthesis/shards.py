@@ -5,7 +5,7 @@ checkpoints/operations/image-synthesis/{id}/{number, 5 digits}.json   a shard th
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,9 +13,17 @@ from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data import image_table
 from synthmix.image_data.captions import drawn_caption
 from synthmix.image_data.generators import AdapterPart
-from synthmix.image_data.image_table import SOURCES, Shard
+from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES, STRENGTH, Shard
+from synthmix.image_data.image_to_image import is_of_any_class
 from synthmix.image_synthesis.drawn_adapters import drawn, in_drawing_order, own_captions
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
+from synthmix.image_synthesis.source_images import (
+    SourceImage,
+    begins_from_images,
+    drawn_strength,
+    executed_steps,
+    sources_of,
+)
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.artifacts import Payload, payload_key
 from synthmix.service_kit.object_store import ObjectStore
@@ -34,6 +42,8 @@ class PlannedImage:
         adapters: What it is made with: one, or several that are fused.
         template: The prompt before its class was named; of several, the one that was drawn.
         caption: What the prompt has in the place of {caption}; "" where it has none.
+        source: The train image that it begins from; None if it begins as noise.
+        strength: How far that is taken to noise.
     """
 
     index: int
@@ -42,6 +52,8 @@ class PlannedImage:
     seed: int
     adapters: tuple[AdapterPart, ...] = (AdapterPart(),)
     caption: str = ""
+    source: SourceImage | None = None
+    strength: float = 0.0
 
     @property
     def prompt(self) -> str:
@@ -49,8 +61,9 @@ class PlannedImage:
 
     @property
     def sources(self) -> list[str]:
-        """The sha256s of the train images that it is a child of, if its adapters are of one image each."""
-        return [part.image for part in self.adapters if part.image]
+        """The sha256s of the train images that it is a child of: that it begins from, or that its adapters are of."""
+        begun = [self.source.sha256] if self.source else []
+        return list(dict.fromkeys([*begun, *(part.image for part in self.adapters if part.image)]))
 
 
 def planned_images(
@@ -58,6 +71,7 @@ def planned_images(
     indices: range,
     parts: Sequence[AdapterPart] = (AdapterPart(),),
     captions: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    sources: Mapping[str, Sequence[SourceImage]] = MappingProxyType({}),
 ) -> list[PlannedImage]:
     """The images at these indices of a canonical request.
 
@@ -67,6 +81,7 @@ def planned_images(
     Args:
         parts: The adapters of the request's artifact.
         captions: Those that it was trained with, of each class.
+        sources: The train images of each class, where images begin from them.
     """
     settings = from_canonical(request["settings"], SynthesisSettings)
     counts = dict(sorted(request["class_images"].items()))
@@ -86,8 +101,20 @@ def planned_images(
         of_label = [own[adapters[0].image]] if own else captions.get(label, ())
         template = drawn_prompt((settings.prompt, *settings.more_prompts), label, settings.seed, within)
         caption = drawn_caption(of_label, template, label, settings.seed, within)
-        images.append(PlannedImage(index, label, template, seed, adapters, caption))
+        image = PlannedImage(index, label, template, seed, adapters, caption)
+        if begins_from_images(settings):
+            source = _source(sources_of(settings, sources, label), adapters[0], within)
+            image = replace(image, source=source, strength=drawn_strength(settings, label, within))
+        images.append(image)
     return images
+
+
+def _source(sources: Sequence[SourceImage], adapter: AdapterPart, number: int) -> SourceImage:
+    """What a class's n-th image begins from: the image that its adapter is of, if it is of one."""
+    if adapter.image:
+        [own, *_] = [source for source in sources if source.sha256 == adapter.image]
+        return own
+    return sources[number % len(sources)]
 
 
 def drawn_prompt(prompts: Sequence[str], label: str, seed: int, number: int) -> str:
@@ -123,25 +150,35 @@ def write_index(
     shards: Mapping[int, Shard],
     parts: Sequence[AdapterPart] = (AdapterPart(),),
     captions: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    sources: Mapping[str, Sequence[SourceImage]] = MappingProxyType({}),
 ) -> list[Payload]:
     """Writes the index over all shards, by number, and returns every payload.
 
     Args:
-        parts: The adapters of the request's artifact. Where each is of one image, the index says which images each
-            synthetic one is a child of.
+        parts: The adapters of the request's artifact. Where each is of one image, or images begin from others, the
+            index says which images each synthetic one is a child of.
         captions: Those that it was trained with, of each class.
+        sources: The train images of each class, where images begin from them.
     """
     payloads: list[Payload] = []
     columns: dict[str, list[Any]] = {}
+    settings = from_canonical(request["settings"], SynthesisSettings)
     total = image_count(request)
     for number in range(shard_count(total)):
         payloads.append(shards[number].payload)
-        images = planned_images(request, shard_range(total, number), parts, captions)
-        _append(columns, number, shards[number].sha256s, images)
+        images = planned_images(request, shard_range(total, number), parts, captions, sources)
+        _append(columns, number, shards[number].sha256s, images, settings)
     return [*payloads, image_table.write_index(store, target, columns)]
 
 
-def _append(columns: dict[str, list[Any]], shard: int, sha256s: Sequence[str], images: Sequence[PlannedImage]) -> None:
+def _append(
+    columns: dict[str, list[Any]],
+    shard: int,
+    sha256s: Sequence[str],
+    images: Sequence[PlannedImage],
+    settings: SynthesisSettings,
+) -> None:
+    """Adds a shard's rows to the index."""
     for row, (sha256, image) in enumerate(zip(sha256s, images, strict=True)):
         for name, value in {
             "sha256": sha256,
@@ -152,5 +189,16 @@ def _append(columns: dict[str, list[Any]], shard: int, sha256s: Sequence[str], i
             "prompt": image.prompt,
             "seed": image.seed,
             **({SOURCES: image.sources} if image.sources else {}),
+            **(_begun(image, image.source, settings) if image.source else {}),
         }.items():
             columns.setdefault(name, []).append(value)
+
+
+def _begun(image: PlannedImage, source: SourceImage, settings: SynthesisSettings) -> dict[str, Any]:
+    """What the index says of an image that begins from another."""
+    return {
+        "group": source.group,
+        STRENGTH: image.strength,
+        "steps": executed_steps(settings.steps, image.strength),
+        **({SOURCE_LABEL: source.label} if is_of_any_class(settings) else {}),
+    }

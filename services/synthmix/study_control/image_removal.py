@@ -13,14 +13,8 @@ import pyarrow as pa
 
 from synthmix.api.datasets.v1.datasets_pb2 import DeleteDatasetRequest
 from synthmix.image_data.captions import caption_columns, digest_of_captions
-from synthmix.image_data.image_table import (
-    CAPTIONS,
-    read_images,
-    read_index,
-    shard_name,
-    write_index,
-    write_shard,
-)
+from synthmix.image_data.image_payloads import shard_name
+from synthmix.image_data.image_table import CAPTIONS, read_images, read_index, write_index, write_shard
 from synthmix.service_kit import audit
 from synthmix.service_kit.artifacts import (
     Manifest,

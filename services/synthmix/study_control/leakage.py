@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import fmean
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.image_data.image_table import SOURCES, read_index
+from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES, read_index
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
 from synthmix.image_data.trial_files import StoredTrial, read_trial
 from synthmix.service_kit.artifacts import Manifest, read_manifest
@@ -138,13 +138,15 @@ def children(store: ObjectStore, parts: Parts, image_sets: Sequence[Manifest]) -
     right = []
     for image_set in image_sets:
         if image_set.summary.get(SOURCES):
-            index = read_index(store, image_set, ["label", SOURCES])
+            said = SOURCE_LABEL if image_set.summary.get(SOURCE_LABEL) else "label"
+            index = read_index(store, image_set, [said, SOURCES])
             right += [
                 bool(sources) and {classes.get(sha256) for sha256 in sources} == {label}
-                for label, sources in zip(index["label"].to_pylist(), index[SOURCES].to_pylist(), strict=True)
+                for label, sources in zip(index[said].to_pylist(), index[SOURCES].to_pylist(), strict=True)
             ]
     statement = (
-        "Synthetic images that are made with an adapter of one image are children of train images of their class"
+        "Synthetic images that begin from an image, or are made with an adapter of one, are children of train images "
+        "of the class that is said"
     )
     return [_all(statement, right, "image", "have such parents alone")] if right else []
 

@@ -182,6 +182,7 @@ def _generator_steps(
                         "image_set.settings": f"synthesis[{number}]",
                         "image_set.class_images": "dataset",
                         "image_set.adapter": f"adapters[{index}]",
+                        "image_set.train_split": "split",
                         "adapter.settings": f"adapters[{index}]",
                     },
                 )

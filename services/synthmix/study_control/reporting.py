@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -45,6 +45,8 @@ GALLERY_SIZE_PX = 96
 # Of what an adapter made on its way: at how many times, and how many pictures of a class at each.
 PREVIEW_TIMES, PREVIEWS_SHOWN = 8, 2
 COMPARED_SIZE_PX = 64
+# The share of an image set's images from which on it is said that they are near copies of what they begin from.
+NEAR_SOURCE_WARNING = 0.5
 NEAREST_DISTANCE = (
     f"root mean square difference of grey values (0 to 255) at {COMPARED_SIZE_PX} x {COMPARED_SIZE_PX} pixels"
 )
@@ -106,6 +108,7 @@ def collect(
     evaluation_manifest = read_manifest(store, ArtifactName.parse(evaluation, field="evaluation"))
     comparison = message_json.from_value(evaluation_manifest.summary["comparison"], evaluations_pb2.Comparison)
     fidelity = evaluation_manifest.summary["fidelity"]
+    measured = message_json.from_value(fidelity, evaluations_pb2.Fidelity) if fidelity else None
     results = message_json.from_bytes(
         read_payload(store, evaluation_manifest, TRIAL_RESULTS), evaluations_pb2.TrialResults
     )
@@ -133,7 +136,7 @@ def collect(
             _image_set(set_names[str(item.name)], adapter_names[item.inputs["adapter"]], item)
             for item in image_set_manifests
         ),
-        fidelity=message_json.from_value(fidelity, evaluations_pb2.Fidelity) if fidelity else None,
+        fidelity=measured,
         galleries=galleries,
         real_examples=real_examples,
         nearest_distance=NEAREST_DISTANCE,
@@ -149,9 +152,24 @@ def collect(
             *_costs(costs, [*adapter_manifests, *image_set_manifests, evaluation_manifest]),
         ),
         provenance=_provenance(dataset, split_manifest, adapter_manifests, image_set_manifests, evaluation_manifest),
-        warnings=(),
+        warnings=tuple(near_source_warnings(measured, set_names)) if measured else (),
         search=search_of(message.search, search, searched) if search is not None else None,
     )
+
+
+def near_source_warnings(fidelity: evaluations_pb2.Fidelity, set_names: Mapping[str, str]) -> list[str]:
+    """Image sets that are little else than the train images that they begin from.
+
+    Args:
+        set_names: Resource name -> short name.
+    """
+    return [
+        f"{100 * source.near_source_share:.0f} % of the images of {set_names[source.image_set]} are near copies of the "
+        "train image that they begin from, or whose adapter made them: they add little that duplicates would not; a "
+        "greater strength leads away from it"
+        for source in fidelity.sources
+        if source.near_source_share > NEAR_SOURCE_WARNING
+    ]
 
 
 def gallery(
@@ -174,11 +192,16 @@ def gallery(
         images = open_image_set(store, name, classes=train.classes, field="image_set")
         rows = [row for label in range(len(train.classes)) for row in _first_of(label, images.labels)]
         for row, png in read_images(store, images.manifest, rows):
+            sources = [train.sha256s.index(sha256) for sha256 in images.sources[row]] if images.sources else []
             values = np.asarray(_fitted(png, COMPARED_SIZE_PX).convert("L"), dtype=np.float32).reshape(-1)
             distances = np.sqrt(np.mean((grey - values) ** 2, axis=1))
+            distances[sources] = np.inf
             nearest = int(np.argmin(distances))
             shown = page.SyntheticExample(
-                _png(_fitted(png, GALLERY_SIZE_PX)), real_png(nearest), float(distances[nearest])
+                _png(_fitted(png, GALLERY_SIZE_PX)),
+                real_png(nearest),
+                float(distances[nearest]),
+                tuple(real_png(source) for source in sources),
             )
             examples.setdefault((short, train.classes[images.labels[row]]), []).append(shown)
     return (

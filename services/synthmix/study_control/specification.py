@@ -1,5 +1,6 @@
 """A study's specification: its defaults, its checks, and the requests that its steps are."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,7 +14,17 @@ from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.captions import CAPTION_ALONE
 from synthmix.image_data.fused_adapters import check_fusion, is_fused
 from synthmix.image_data.generators import IMAGE
-from synthmix.image_data.mixture_kinds import KINDS, MODES, Taken, leaves_some_out, taken_by
+from synthmix.image_data.image_to_image import SAME_CLASS, images_of_sources, is_of_any_class
+from synthmix.image_data.mixture_kinds import (
+    KINDS,
+    MODES,
+    OWN_CHILD,
+    MixtureKind,
+    Taken,
+    least_synthetic,
+    leaves_some_out,
+    taken_by,
+)
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (
     FieldViolation,
@@ -170,11 +181,22 @@ def check_captions(spec: studies_pb2.StudySpec, given: studies_pb2.StudySpec, pr
 
 
 def check_enough_images(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, problems: Problems) -> None:
-    """Collects a per_class that the largest mixture needs more than."""
-    per_image = any(adapter.per == IMAGE for adapter in spec.adapters)
-    needed = max(needed_images(spec, part_counts(split, "train"), per_image=per_image).values())
+    """Collects a per_class or images_per_source that the largest mixture needs more than."""
+    counts = part_counts(split, "train")
     for index, synthesis in enumerate(spec.synthesis):
+        of_kept_only = any(makes_children(adapter, synthesis) for adapter in spec.adapters)
+        of_classes = needed_images(spec, counts, of_kept_only=of_kept_only)
+        needed = max(of_classes.values())
         with problems:
+            of_each = _least_of_each_source(synthesis, of_classes, counts)
+            if 0 < synthesis.images_per_source < of_each:
+                raise invalid_field(
+                    f"synthesis[{index}].images_per_source",
+                    synthesis.images_per_source,
+                    "is too small for the largest mixture",
+                    f"use at least {of_each}, leave it out, or ask for smaller ratios",
+                    reason="TOO_FEW_SYNTHETIC_IMAGES",
+                )
             if synthesis.HasField("per_class") and 0 < synthesis.per_class < needed:
                 raise invalid_field(
                     f"synthesis[{index}].per_class",
@@ -185,15 +207,40 @@ def check_enough_images(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, 
                 )
 
 
+def _least_of_each_source(
+    synthesis: image_sets_pb2.SynthesisSettings, needed: Mapping[str, int], train_counts: Mapping[str, int]
+) -> int:
+    """Images that have to begin from each train image, so that each class has as many as are needed."""
+    if is_of_any_class(synthesis):
+        there = [count for count in train_counts.values() if count]
+        return math.ceil(max(needed.values()) * len(there) / sum(there))
+    return max((math.ceil(images / train_counts[label]) for label, images in needed.items() if images), default=0)
+
+
 def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, problems: Problems) -> None:
-    """Collects what cannot be done with adapters of images: to fuse some, and mixtures that may hold no children."""
+    """Collects adapters that cannot be fused or scaled, and mixtures without the children of train images they need."""
     counts = part_counts(split, "train")
-    leaving_out = [ratio for ratio, taken in _taken(spec, counts) if leaves_some_out(taken, list(counts.values()))]
+    kind = KINDS.get(spec.mixtures.mode)
+    draws_children = kind is not None and kind.drawn_from == OWN_CHILD and any(spec.mixtures.ratios)
+    leaving_out = [
+        ratio for ratio, taken in _taken(spec, counts) if kind and leaves_some_out(kind, taken, list(counts.values()))
+    ]
     for index, synthesis in enumerate(spec.synthesis):
         for number, adapter in enumerate(spec.adapters):
             what = f"adapters[{number}]"
             check_fusion(synthesis, adapter, counts, problems, field=f"synthesis[{index}]", what=what)
             check_scale(synthesis, adapter, problems, field=f"synthesis[{index}]", what=what)
+            if draws_children and not makes_children(adapter, synthesis):
+                problems.found.append(
+                    invalid_field(
+                        "mixtures.mode",
+                        spec.mixtures.mode,
+                        f"takes children of the very image, and those of synthesis[{index}] with {what} begin as noise",
+                        f"set synthesis[{index}].strength, use adapters with per: image, or the mode sample_global",
+                    )
+                )
+        if is_of_any_class(synthesis):
+            _check_any_class(spec, index, problems, kind=kind, leaves_out=bool(leaving_out))
         if is_fused(synthesis) and leaving_out:
             problems.found.append(
                 invalid_field(
@@ -204,17 +251,49 @@ def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, probl
                     "leave it out, or use the mode append",
                 )
             )
+    if spec.mixtures.HasField("soft_label_gamma") and not any(map(is_of_any_class, spec.synthesis)):
+        problems.found.append(
+            invalid_field(
+                "mixtures.soft_label_gamma",
+                spec.mixtures.soft_label_gamma,
+                "is of images that begin from images of another class, and there are none",
+                "set a strength and source: any_class under synthesis, or leave it out",
+            )
+        )
     for ratio, taken in _taken(spec, counts):
         without = [label for label, real in zip(counts, taken.real, strict=True) if counts[label] and not real]
-        if ratio in leaving_out and without and any(adapter.per == IMAGE for adapter in spec.adapters):
+        children = any(makes_children(adapter, synthesis) for adapter in spec.adapters for synthesis in spec.synthesis)
+        if ratio in leaving_out and without and children:
             problems.found.append(
                 invalid_field(
                     f"mixtures.ratios[{list(spec.mixtures.ratios).index(ratio)}]",
                     ratio,
-                    f"keeps no real image of the class {without[0]!r}, and synthetic images are made with an adapter "
-                    "for each image: of those that are left out none is taken",
-                    "use a smaller ratio, or adapters with per: class",
+                    f"keeps no real image of the class {without[0]!r}, and synthetic images begin from train images, "
+                    "or are made with an adapter for each: of those that are left out none is taken",
+                    "use a smaller ratio, or adapters with per: class and no strength",
                 )
+            )
+
+
+def _check_any_class(
+    spec: studies_pb2.StudySpec, index: int, problems: Problems, *, kind: MixtureKind | None, leaves_out: bool
+) -> None:
+    """Collects what images cannot be used for that begin from images of any class."""
+    source = spec.synthesis[index].source
+    field, remedy = f"synthesis[{index}].source", f"use {SAME_CLASS}, or another mode"
+    if leaves_out:
+        problem = f"makes children of all images, and mixtures of the mode {spec.mixtures.mode} leave real images out"
+        problems.found.append(invalid_field(field, source, f"{problem}, so that they may hold few of them", remedy))
+    if kind is not None and kind.drawn_from == OWN_CHILD:
+        problem = (
+            f"makes children of other classes, and the mode {spec.mixtures.mode} puts a child in its source's place"
+        )
+        problems.found.append(invalid_field(field, source, problem, f"{remedy}, such as sample_global"))
+    for number, adapter in enumerate(spec.adapters):
+        if adapter.per == IMAGE:
+            problem = f"may be another image than that of an adapter, and adapters[{number}] has one for each image"
+            problems.found.append(
+                invalid_field(field, source, problem, f"use {SAME_CLASS}, or adapters with per: class")
             )
 
 
@@ -237,8 +316,7 @@ def needs_images(spec: studies_pb2.StudySpec) -> bool:
 
 def adapter(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, index: int) -> adapters_pb2.Adapter:
     """The request for the adapter of these settings."""
-    train = PartName(ArtifactName.parse(split.name, field="split"), "train")
-    return adapters_pb2.Adapter(train_split=str(train), settings=spec.adapters[index])
+    return adapters_pb2.Adapter(train_split=str(_train_part(split)), settings=spec.adapters[index])
 
 
 def image_set(
@@ -249,15 +327,29 @@ def image_set(
     settings.CopyFrom(spec.synthesis[synthesis_index])
     settings_messages.set_default(settings, "prompt", spec.adapters[adapter_index].prompt)
     train = part_counts(split, "train")
-    per_image = spec.adapters[adapter_index].per == IMAGE
-    images = default_images(spec, train, per_image=per_image)
+    images = default_images(spec, train, of_kept_only=makes_children(spec.adapters[adapter_index], settings))
     if settings.HasField("per_class"):
         images = dict.fromkeys(train, settings.per_class)
+    begun = settings.HasField("strength")
+    if begun and settings.HasField("images_per_source") and not settings.HasField("per_class"):  # both are refused
+        images = images_of_sources(settings, train)
+        settings.ClearField("images_per_source")
     return image_sets_pb2.ImageSet(
         adapter=adapter_name,
         settings=settings,
         class_images=[image_sets_pb2.ClassImages(label=label, images=count) for label, count in sorted(images.items())],
+        train_split=str(_train_part(split)) if begun else "",
+        base_model=spec.adapters[adapter_index].base_model,
     )
+
+
+def makes_children(adapter: adapters_pb2.AdapterSettings, synthesis: image_sets_pb2.SynthesisSettings) -> bool:
+    """Whether each synthetic image is a child of one train image or more: made with its adapter, or begun from it."""
+    return adapter.per == IMAGE or synthesis.HasField("strength")
+
+
+def _train_part(split: datasets_pb2.Split) -> PartName:
+    return PartName(ArtifactName.parse(split.name, field="split"), "train")
 
 
 def _taken(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> list[tuple[float, Taken]]:
@@ -268,20 +360,22 @@ def _taken(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> list
 
 
 def needed_images(
-    spec: studies_pb2.StudySpec, train_counts: Mapping[str, int], *, per_image: bool = False
+    spec: studies_pb2.StudySpec, train_counts: Mapping[str, int], *, of_kept_only: bool = False
 ) -> dict[str, int]:
     """Synthetic images that are enough of each class for every mixture.
 
     Args:
-        per_image: Whether each train image has an adapter. A mixture that leaves real images out then takes children
+        of_kept_only: Whether each is a child of train images. A mixture that leaves real images out then takes children
             of those alone that it keeps, and each has as many of all as any other.
     """
     counts = list(train_counts.values())
     needed = dict.fromkeys(train_counts, 0)
     for _, taken in _taken(spec, train_counts):
-        of_kept_only = per_image and leaves_some_out(taken, counts)
-        for label, count, real, synthetic in zip(train_counts, counts, taken.real, taken.synthetic, strict=True):
-            of_each = -(-synthetic // real) if of_kept_only and real else 0
+        kind = KINDS[spec.mixtures.mode]
+        left_out = of_kept_only and leaves_some_out(kind, taken, counts)
+        least = least_synthetic(kind, taken, counts)
+        for label, count, real, synthetic in zip(train_counts, counts, taken.real, least, strict=True):
+            of_each = -(-synthetic // real) if left_out and real else 0
             needed[label] = max(needed[label], synthetic, of_each * count)
     if spec.mixtures.synthetic_only:
         needed = {label: max(count, train_counts[label]) for label, count in needed.items()}
@@ -289,13 +383,13 @@ def needed_images(
 
 
 def default_images(
-    spec: studies_pb2.StudySpec, train_counts: Mapping[str, int], *, per_image: bool = False
+    spec: studies_pb2.StudySpec, train_counts: Mapping[str, int], *, of_kept_only: bool = False
 ) -> dict[str, int]:
     """Images of each class if the user does not say: as many as real ones, or 2, 4, 8, ... times as many if needed.
 
     In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all trials that are done.
     """
-    needed, times = needed_images(spec, train_counts, per_image=per_image), 1
+    needed, times = needed_images(spec, train_counts, of_kept_only=of_kept_only), 1
     while any(needed[label] > times * count for label, count in train_counts.items()):
         times *= 2
     return {label: times * count for label, count in train_counts.items()}

@@ -134,11 +134,13 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class SyntheticExample:
-    """A synthetic image beside the real train image that is nearest to it."""
+    """A synthetic image beside the real train image that is nearest to it, of those that it is no child of."""
 
     png: bytes
     nearest_real_png: bytes
     nearest_real_distance: float
+    # The train images that it is a child of, of an image set that names them.
+    source_pngs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

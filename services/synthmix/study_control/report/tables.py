@@ -6,7 +6,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synthmix.api.evaluations.v1.evaluations_pb2 import Metric, MixtureResult, SourceFidelity, TrialResult
+from synthmix.api.evaluations.v1.evaluations_pb2 import (
+    Fidelity,
+    Metric,
+    MixtureResult,
+    SourceFidelity,
+    TrialResult,
+)
 from synthmix.study_control.report.data import ReportData
 
 
@@ -141,3 +147,13 @@ def source_name(data: ReportData, source: SourceFidelity) -> str:
     """What a row of the table of fidelity is of."""
     labels = {result.mixture.image_set: result.mixture.image_set_label for result in data.comparison.mixtures}
     return labels[source.image_set] if source.image_set else str(source.label)
+
+
+def has_sources(source: SourceFidelity) -> bool:
+    """Whether its images are children of train images."""
+    return bool(source.HasField("near_source_share"))
+
+
+def any_has_sources(fidelity: Fidelity | None) -> bool:
+    """Whether an image set's images are."""
+    return fidelity is not None and any(has_sources(source) for source in fidelity.sources)

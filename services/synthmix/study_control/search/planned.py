@@ -214,6 +214,7 @@ def plan_search(
                 "image_set.settings.seed": "search.seed",
                 "image_set.settings": "synthesis[0]",
                 "image_set.class_images": "search.images_per_class",
+                "image_set.train_split": "split",
                 "image_set.adapter": f"adapters[{index}]",
             },
         )

@@ -60,16 +60,18 @@ class Evaluation(_message.Message):
     def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[ClaimSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...
 
 class MixtureSettings(_message.Message):
-    __slots__ = ("mode", "ratios", "synthetic_only", "controls")
+    __slots__ = ("mode", "ratios", "synthetic_only", "controls", "soft_label_gamma")
     MODE_FIELD_NUMBER: _ClassVar[int]
     RATIOS_FIELD_NUMBER: _ClassVar[int]
     SYNTHETIC_ONLY_FIELD_NUMBER: _ClassVar[int]
     CONTROLS_FIELD_NUMBER: _ClassVar[int]
+    SOFT_LABEL_GAMMA_FIELD_NUMBER: _ClassVar[int]
     mode: str
     ratios: _containers.RepeatedScalarFieldContainer[float]
     synthetic_only: bool
     controls: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, mode: _Optional[str] = ..., ratios: _Optional[_Iterable[float]] = ..., synthetic_only: _Optional[bool] = ..., controls: _Optional[_Iterable[str]] = ...) -> None: ...
+    soft_label_gamma: float
+    def __init__(self, mode: _Optional[str] = ..., ratios: _Optional[_Iterable[float]] = ..., synthetic_only: _Optional[bool] = ..., controls: _Optional[_Iterable[str]] = ..., soft_label_gamma: _Optional[float] = ...) -> None: ...
 
 class ClassifierSettings(_message.Message):
     __slots__ = ("architecture", "pretrained", "image_size", "match", "epochs", "batch_size", "learning_rate", "augmentation")
@@ -308,18 +310,22 @@ class Fidelity(_message.Message):
     def __init__(self, feature_network: _Optional[str] = ..., image_size: _Optional[int] = ..., near_copy_percentile: _Optional[float] = ..., sources: _Optional[_Iterable[_Union[SourceFidelity, _Mapping]]] = ...) -> None: ...
 
 class SourceFidelity(_message.Message):
-    __slots__ = ("label", "image_set", "images", "kernel_inception_distance", "near_copy_share")
+    __slots__ = ("label", "image_set", "images", "kernel_inception_distance", "near_copy_share", "near_source_share", "source_distance")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SET_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     KERNEL_INCEPTION_DISTANCE_FIELD_NUMBER: _ClassVar[int]
     NEAR_COPY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    NEAR_SOURCE_SHARE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_DISTANCE_FIELD_NUMBER: _ClassVar[int]
     label: str
     image_set: str
     images: int
     kernel_inception_distance: float
     near_copy_share: float
-    def __init__(self, label: _Optional[str] = ..., image_set: _Optional[str] = ..., images: _Optional[int] = ..., kernel_inception_distance: _Optional[float] = ..., near_copy_share: _Optional[float] = ...) -> None: ...
+    near_source_share: float
+    source_distance: float
+    def __init__(self, label: _Optional[str] = ..., image_set: _Optional[str] = ..., images: _Optional[int] = ..., kernel_inception_distance: _Optional[float] = ..., near_copy_share: _Optional[float] = ..., near_source_share: _Optional[float] = ..., source_distance: _Optional[float] = ...) -> None: ...
 
 class GetEvaluationRequest(_message.Message):
     __slots__ = ("name",)

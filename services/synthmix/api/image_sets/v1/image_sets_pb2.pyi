@@ -22,7 +22,7 @@ class CreateImageSetRequest(_message.Message):
     def __init__(self, image_set: _Optional[_Union[ImageSet, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class SynthesisSettings(_message.Message):
-    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight", "adapter_scale", "more_prompts", "negative_prompt", "guidance_least_noise", "guidance_most_noise", "guidance_rescale")
+    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight", "adapter_scale", "more_prompts", "negative_prompt", "guidance_least_noise", "guidance_most_noise", "guidance_rescale", "strength", "more_strengths", "largest_strength", "images_per_source", "source", "sampler", "timestep_spacing", "sigma_spacing", "solver_order", "solver_algorithm", "eta")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,17 @@ class SynthesisSettings(_message.Message):
     GUIDANCE_LEAST_NOISE_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_MOST_NOISE_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_RESCALE_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    MORE_STRENGTHS_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLER_FIELD_NUMBER: _ClassVar[int]
+    TIMESTEP_SPACING_FIELD_NUMBER: _ClassVar[int]
+    SIGMA_SPACING_FIELD_NUMBER: _ClassVar[int]
+    SOLVER_ORDER_FIELD_NUMBER: _ClassVar[int]
+    SOLVER_ALGORITHM_FIELD_NUMBER: _ClassVar[int]
+    ETA_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     steps: int
     guidance_scale: float
@@ -51,7 +62,18 @@ class SynthesisSettings(_message.Message):
     guidance_least_noise: float
     guidance_most_noise: float
     guidance_rescale: float
-    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ..., adapter_scale: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[str] = ..., guidance_least_noise: _Optional[float] = ..., guidance_most_noise: _Optional[float] = ..., guidance_rescale: _Optional[float] = ...) -> None: ...
+    strength: float
+    more_strengths: _containers.RepeatedScalarFieldContainer[float]
+    largest_strength: float
+    images_per_source: int
+    source: str
+    sampler: str
+    timestep_spacing: str
+    sigma_spacing: str
+    solver_order: int
+    solver_algorithm: str
+    eta: float
+    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ..., adapter_scale: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[str] = ..., guidance_least_noise: _Optional[float] = ..., guidance_most_noise: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., strength: _Optional[float] = ..., more_strengths: _Optional[_Iterable[float]] = ..., largest_strength: _Optional[float] = ..., images_per_source: _Optional[int] = ..., source: _Optional[str] = ..., sampler: _Optional[str] = ..., timestep_spacing: _Optional[str] = ..., sigma_spacing: _Optional[str] = ..., solver_order: _Optional[int] = ..., solver_algorithm: _Optional[str] = ..., eta: _Optional[float] = ...) -> None: ...
 
 class SelectionSettings(_message.Message):
     __slots__ = ("class_consistency",)
@@ -60,7 +82,7 @@ class SelectionSettings(_message.Message):
     def __init__(self, class_consistency: _Optional[float] = ...) -> None: ...
 
 class ImageSet(_message.Message):
-    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "imported_adapter")
+    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "imported_adapter", "train_split", "base_model")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +95,8 @@ class ImageSet(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_BY_ME_FIELD_NUMBER: _ClassVar[int]
     IMPORTED_ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_SPLIT_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     name: str
     adapter: str
     settings: SynthesisSettings
@@ -85,7 +109,9 @@ class ImageSet(_message.Message):
     requested_by: _containers.RepeatedScalarFieldContainer[str]
     requested_by_me: bool
     imported_adapter: bool
-    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., imported_adapter: _Optional[bool] = ...) -> None: ...
+    train_split: str
+    base_model: str
+    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., imported_adapter: _Optional[bool] = ..., train_split: _Optional[str] = ..., base_model: _Optional[str] = ...) -> None: ...
 
 class ClassImages(_message.Message):
     __slots__ = ("label", "images")

@@ -1,0 +1,205 @@
+"""Image to image: from which train image each synthetic one begins, and how far that is taken to noise. Without torch.
+
+Of a class's train images each is begun from as often as any other, but for one time: an order that the seed gives is
+gone through again and again. So a class's n-th image has the same source and strength whatever the number of images,
+of shards and of workers. SDEdit: Meng et al. 2022 (arXiv:2108.01073).
+"""
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.image_data.image_to_image import SAME_CLASS, is_of_any_class
+from synthmix.image_data.split_parts import TrainPart
+from synthmix.image_synthesis.guidance_options import guided_cost
+from synthmix.service_kit.errors import Problems, invalid_field, missing_field
+from synthmix.service_kit.seeds import derived_seed
+
+_DRAWS = 1_000_000
+# Strengths that stand for a range of them where a mean is predicted.
+_RANGE_PARTS = 1000
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """A train image that synthetic ones begin from.
+
+    Attributes:
+        row: Its position in the train part.
+        group: That of the split, which its children belong to as well.
+        label: Its class.
+    """
+
+    sha256: str
+    row: int
+    group: str
+    label: str
+
+
+def begins_from_images(settings: SynthesisSettings) -> bool:
+    """Whether images begin from train images, and not as noise alone."""
+    return settings.HasField("strength")
+
+
+def source_images(part: TrainPart) -> dict[str, list[SourceImage]]:
+    """Those of each class."""
+    found: dict[str, list[SourceImage]] = {}
+    for row, (label, sha256, group) in enumerate(zip(part.class_names, part.sha256s, part.groups, strict=True)):
+        found.setdefault(label, []).append(SourceImage(sha256, row, group, label))
+    return found
+
+
+def sources_of(
+    settings: SynthesisSettings, sources: Mapping[str, Sequence[SourceImage]], label: str
+) -> tuple[SourceImage, ...]:
+    """What images of a class begin from, in the order in which they come.
+
+    Args:
+        sources: The train images of each class.
+    """
+    if not is_of_any_class(settings):
+        return _in_order(tuple(sources[label]), settings.seed, "")
+    return _in_order(tuple(itertools.chain.from_iterable(sources.values())), settings.seed, label)
+
+
+@lru_cache(maxsize=64)  # every shard of a set asks for that of its classes
+def _in_order(sources: tuple[SourceImage, ...], seed: int, label: str) -> tuple[SourceImage, ...]:
+    """As the seed gives it; of any class each class has another one."""
+    of = (label,) if label else ()
+    return tuple(
+        sorted(sources, key=lambda source: (derived_seed(seed, "source image", *of, source.sha256), source.row))
+    )
+
+
+def drawn_strength(settings: SynthesisSettings, label: str, number: int) -> float:
+    """That of a class's n-th image: of one number, of several, or from a range."""
+    draw = derived_seed(settings.seed, "strength", label, number)
+    if settings.HasField("largest_strength"):
+        share = draw % _DRAWS / _DRAWS
+        return settings.strength + share * (settings.largest_strength - settings.strength)
+    strengths = (settings.strength, *settings.more_strengths)
+    return strengths[draw % len(strengths)]
+
+
+def executed_steps(steps: int, strength: float) -> int:
+    """Of so many denoising steps those that an image of this strength goes through, as diffusers counts them."""
+    return min(int(steps * strength), steps)
+
+
+def usual_strengths(settings: SynthesisSettings) -> tuple[float, ...]:
+    """Strengths as images have them, each as often as any other; 1, which is all steps, if they begin as noise."""
+    if not begins_from_images(settings):
+        return (1.0,)
+    if settings.HasField("largest_strength"):
+        width = settings.largest_strength - settings.strength
+        return tuple(settings.strength + (part + 0.5) / _RANGE_PARTS * width for part in range(_RANGE_PARTS))
+    return (settings.strength, *settings.more_strengths)
+
+
+def mean_steps(settings: SynthesisSettings) -> float:
+    """Steps that an image goes through in the mean."""
+    return statistics.fmean(executed_steps(settings.steps, strength) for strength in usual_strengths(settings))
+
+
+def relative_cost(settings: SynthesisSettings) -> float:
+    """What an image takes in the mean, in steps with guidance. `settings` are filled."""
+    return statistics.fmean(
+        executed_steps(settings.steps, strength) * guided_cost(settings, strength)
+        for strength in usual_strengths(settings)
+    )
+
+
+def check_strength(settings: SynthesisSettings, problems: Problems, *, field: str) -> None:
+    """Collects strengths with which no step is taken, and options of image to image without a strength.
+
+    Args:
+        settings: Filled.
+        field: Their path.
+    """
+    if not begins_from_images(settings):
+        for name in ("more_strengths", "largest_strength", "images_per_source", "source"):
+            given = getattr(settings, name)
+            if given and given != SAME_CLASS:
+                shown = list(given) if name == "more_strengths" else given
+                problems.found.append(
+                    invalid_field(
+                        f"{field}.{name}",
+                        shown,
+                        "is of images that begin from train images, and without a strength they begin as noise",
+                        "set strength, such as 0.5, or leave it out",
+                    )
+                )
+        return
+    named = [("strength", settings.strength)]
+    named += [(f"more_strengths[{index}]", strength) for index, strength in enumerate(settings.more_strengths)]
+    for name, strength in named:
+        if 0 < strength <= 1 and executed_steps(settings.steps, strength) < 1:
+            least = math.ceil(1000 / settings.steps) / 1000
+            problems.found.append(
+                invalid_field(
+                    f"{field}.{name}",
+                    strength,
+                    f"of {settings.steps} steps is less than one step",
+                    f"use at least {least:g}, or more steps",
+                    reason="NO_STEPS",
+                )
+            )
+    if not settings.HasField("largest_strength"):
+        return
+    if settings.largest_strength <= settings.strength:
+        problems.found.append(
+            invalid_field(
+                f"{field}.largest_strength",
+                settings.largest_strength,
+                f"is not above strength, which is {settings.strength:g}",
+                "set the smallest one as strength, or leave it out",
+            )
+        )
+    if settings.more_strengths:
+        problems.found.append(
+            invalid_field(
+                f"{field}.more_strengths",
+                list(settings.more_strengths),
+                "are strengths to draw from, and largest_strength makes a range of them",
+                "leave one of the two out",
+            )
+        )
+
+
+def check_counts(settings: SynthesisSettings, problems: Problems, *, field: str, counted: bool) -> None:
+    """Collects a number of images that is said twice.
+
+    Args:
+        settings: As the user gave them.
+        counted: Whether there is a number of each class besides.
+    """
+    if not begins_from_images(settings) or not settings.HasField("images_per_source"):
+        return
+    other = "per_class" if settings.HasField("per_class") else "class_images" if counted else ""
+    if other:
+        problems.found.append(
+            invalid_field(
+                f"{field}.images_per_source",
+                settings.images_per_source,
+                f"says how many images there are, and so does {other}",
+                "leave one of the two out",
+            )
+        )
+
+
+def check_train_split(settings: SynthesisSettings, train_split: str, problems: Problems, *, field: str) -> None:
+    """Collects a train part that is missing, or that nothing begins from."""
+    with problems:
+        if begins_from_images(settings) and not train_split:
+            raise missing_field(field, "images with a strength begin from train images: use splits/{id}/parts/train")
+        if train_split and not begins_from_images(settings):
+            raise invalid_field(
+                field,
+                train_split,
+                "is what images begin from, and without a strength they begin as noise",
+                "set settings.strength, such as 0.5, or leave it out",
+            )
