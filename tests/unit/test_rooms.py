@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "image_features": {"service_kit"},
     "latent_diffusion": COMMON,
     "adapter_training": COMMON | {"image_data", "image_features", "latent_diffusion", "training"},
-    "image_synthesis": COMMON | {"image_data", "latent_diffusion"},
+    "image_synthesis": COMMON | {"image_data", "image_features", "latent_diffusion"},
     "classifier_evaluation": COMMON | {"image_data", "image_features", "latent_diffusion", "training"},
     "study_control": COMMON | {"image_data"},
     "examples": {"service_kit"},
