@@ -20,7 +20,7 @@ from synthmix.adapter_training import adapter_operation, autoencoder_check, task
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.classifier_evaluation import evaluation_operation, image_fidelity, image_set_score, trials
-from synthmix.image_synthesis import image_set_operation, sampling
+from synthmix.image_synthesis import image_set_operation, sampling, selected_images
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, STUDY_CONTROL
@@ -34,7 +34,7 @@ OPERATIONS = {
     IMAGE_SYNTHESIS: image_set_operation.run,
     CLASSIFIER_EVALUATION: evaluation_operation.run,
 }
-WORKERS = (autoencoder_check, task, sampling, trials, image_fidelity, image_set_score, reporting)
+WORKERS = (autoencoder_check, task, sampling, selected_images, trials, image_fidelity, image_set_score, reporting)
 
 
 def workers_open(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

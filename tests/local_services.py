@@ -9,14 +9,14 @@ from google.protobuf.message import Message
 from synthmix.adapter_training import planning as adapters
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.classifier_evaluation import planning as evaluations
-from synthmix.image_synthesis import planning as image_sets
+from synthmix.image_synthesis.front_end import plan_image_set
 from synthmix.service_kit.artifact_collection import Planned
-from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest
+from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest
 from synthmix.service_kit.environment import ADAPTER_TRAINING, IMAGE_SYNTHESIS
 from synthmix.service_kit.errors import NotFound
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_records import finished_operation
-from synthmix.service_kit.resource_names import ArtifactName
+from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 
 
 class LocalServices:
@@ -46,7 +46,7 @@ class LocalServices:
             inputs = {key: planned.request[key] for key in ("train_split", "base_model")}
             summary = {**planned.names, "classes": ["alpha", "beta"]}
         if service == IMAGE_SYNTHESIS:
-            inputs = {"adapter": planned.request["adapter"]}
+            inputs = self._made_with(planned.request)
         target = ArtifactName.parse(planned.plan.target, field="target")
         if find_manifest(self.store, target) is None:
             self.created.append(str(target))
@@ -54,6 +54,13 @@ class LocalServices:
             seconds = self.seconds.get(service, 0.0)
             write_manifest(self.store, Manifest(target, inputs, planned.request, version, (), summary, seconds))
         return finished_operation(progress_pb2.Plan(), f"operations/{service}/{target.id}", str(target))
+
+    def _made_with(self, request: dict[str, Any]) -> dict[str, str]:
+        """The inputs of an image set, or of those that it was chosen from."""
+        if "candidates" not in request:
+            return {"adapter": request["adapter"]}
+        candidates = read_manifest(self.store, ArtifactName(IMAGE_SETS, request["candidates"]))
+        return {**candidates.inputs, "candidates": request["candidates"]}
 
     def cancel(self, name: str) -> None:
         raise NotFound(f"{name} does not exist; it has ended", reason="OPERATION_NOT_FOUND")
@@ -63,5 +70,5 @@ class LocalServices:
         if service == ADAPTER_TRAINING:
             return adapters.plan(self.store, read)
         if service == IMAGE_SYNTHESIS:
-            return image_sets.plan(self.store, read, validate_only=validate_only)
+            return plan_image_set(self.store, read, validate_only=validate_only)
         return evaluations.plan(self.store, read, validate_only=validate_only, await_image_sets=True)

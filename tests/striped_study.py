@@ -104,7 +104,8 @@ def write_image_set(
     for index, (label, png) in enumerate(pictures):
         of_image = {} if sources is None else {SOURCES: list(sources[index])}
         table.add(png, label=label, prompt="", seed=0, index=index, **of_image)
-    request = {"settings": {}, "class_images": dict.fromkeys(CLASSES, len(pictures) // len(CLASSES))}
+    class_images = dict.fromkeys(CLASSES, len(pictures) // len(CLASSES))
+    request = {"settings": {}, "adapter": ADAPTER, "class_images": class_images}
     summary = {} if sources is None else {SOURCES: True}
     write_manifest(store, Manifest(name, {"adapter": ADAPTER}, request, 1, tuple(table.close()), summary))
 

@@ -272,3 +272,27 @@ def test_a_study_of_image_to_image(
         == (pytest.approx(real * count, abs=1), pytest.approx(synthetic * count, abs=1))
         for trial in of_half
     )
+
+
+@pytest.mark.usefixtures("any_base_model")
+def test_a_study_of_selections(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen is compared with what it was chosen from, and what was left out is shown."""
+    store = MemoryObjectStore.created()
+    claim_name(store, LOCAL, "cells", dataset(store, tmp_path, plates()).name, account=None, replace=False)
+    workers_open(store, monkeypatch)
+    text = STUDY.format(model=folder, synthesis="strength: 0.5", mixtures="mode: append")
+    text += "selection: [none, {drop_lowest: 0.4, near_duplicates: true}]\n"
+    spec = parse_document(text, studies_pb2.StudySpec, "study.yaml").message
+    study, _ = run_study(store, InProcessServices(store), spec, monkeypatch)
+    report = json.loads(read_payload(store, study, "report.json"))
+    assert [line for line in report["leakage"] if line["status"] == "broken"] == []
+    assert any("Selections judged by the train part" in line["statement"] for line in report["leakage"])
+    made, chosen = report["image_sets"]
+    assert made["selection"] is None and chosen["selection"]["candidates"] == sum(made["images"].values())
+    assert sum(chosen["selection"]["left_out"].values()) + sum(chosen["images"].values()) == sum(
+        made["images"].values()
+    )
+    assert left_out["drop lowest"] > 0
+    assert {made["name"], chosen["name"]} == {item["image_set"] for item in report["galleries"]}
+    assert {item["image_set"] for item in report["rejected"]} == {chosen["name"]}
+    assert b"Left out of" in read_payload(store, study, "report.html")

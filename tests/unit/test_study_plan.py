@@ -233,6 +233,48 @@ def test_what_a_grid_has_in_common_is_refused_once(store: MemoryObjectStore) -> 
 # Images of each class
 
 
+def test_a_selection_chooses_among_more_images(store: MemoryObjectStore) -> None:
+    selection = "selection: [none, {class_consistency: [0.3, 0.5]}, {memorised: true, oversample: 3}]\n"
+    laid_out = lay_out(store, selection + "synthesis: {per_class: 60}\nmixtures: {ratios: [0.5]}")
+    assert [step.display_name for step in laid_out.steps] == [
+        "adapter",
+        "images",
+        "selection, class consistency 0.3, oversample 2",
+        "selection, class consistency 0.5, oversample 2",
+        "selection, memorised true, oversample 3",
+        "grid",
+    ]
+    candidates, *chosen = steps(laid_out, IMAGE_SYNTHESIS)
+    assert {item.label: item.images for item in candidates.request.class_images} == {"alpha": 180, "beta": 180}
+    for step in chosen:
+        assert step.request.candidates == candidates.target
+        assert {item.label: item.images for item in step.request.class_images} == {"alpha": 60, "beta": 60}
+    [grid] = steps(laid_out, CLASSIFIER_EVALUATION)
+    assert list(grid.request.image_sets) == [candidates.target, *(step.target for step in chosen)]
+    services = LocalServices(store)
+    assert run(store, services, laid_out).made[IMAGE_SYNTHESIS] == [step.target for step in (candidates, *chosen)]
+
+
+def test_without_none_only_what_is_chosen_is_evaluated(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store, "selection: {top_k: 1}")
+    _, chosen = steps(laid_out, IMAGE_SYNTHESIS)
+    [grid] = steps(laid_out, CLASSIFIER_EVALUATION)
+    assert list(grid.request.image_sets) == [chosen.target]
+    assert lay_out(store, "selection: none").request["image_sets"] == lay_out(store).request["image_sets"]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "said"),
+    [
+        ("selection: [none, {top_k: 1}, none]", "selection", "is there twice"),
+        ("selection: [{top_k: 1}, {top_k: 1, keep: best}]", "selection[1]", "means the same as selection[0]"),
+        ("selection: {top_k: 1, keep: none}", "selection[0].keep", "use one of: best, random"),
+    ],
+)
+def test_selections_that_cannot_be(store: MemoryObjectStore, text: str, field: str, said: str) -> None:
+    assert said in faults(store, text)[field]
+
+
 def images_of(laid_out: StudySteps) -> dict[str, int]:
     [step] = steps(laid_out, IMAGE_SYNTHESIS)
     return {item.label: item.images for item in step.request.class_images}

@@ -398,20 +398,26 @@ def _draw(labels: np.ndarray, counts: Sequence[int], seed: int, allowed: np.ndar
 
 
 def check_enough(
-    image_set: ArtifactName, made: Mapping[str, int], needed: Mapping[str, int], *, field: str, what: str = "images"
+    image_set: ArtifactName,
+    made: Mapping[str, int],
+    needed: Mapping[str, int],
+    *,
+    field: str,
+    what: str = "images",
+    remedy: str = "make a larger image set",
 ) -> None:
     """Raises FailedPrecondition if an image set has fewer images of a class than are needed.
 
     Args:
         what: What those images are that count.
+        remedy: How there will be more.
     """
     short = {label: count for label, count in needed.items() if count > made.get(label, 0)}
     if short:
         classes = ", ".join(f"{label!r} (needs {count}, has {made.get(label, 0)})" for label, count in short.items())
         raise unmet_precondition(
             field,
-            f"{image_set} has too few {what} for the grid, of {classes}; make a larger image set, or ask for smaller "
-            "ratios",
+            f"{image_set} has too few {what} for the grid, of {classes}; {remedy}, or ask for smaller ratios",
             reason="TOO_FEW_SYNTHETIC_IMAGES",
             metadata={"artifact": str(image_set)},
         )

@@ -26,6 +26,7 @@ from synthmix.classifier_evaluation.trial_requests import (
 )
 from synthmix.image_data.image_table import SOURCES
 from synthmix.image_data.mixture_kinds import KINDS, MODES
+from synthmix.image_data.selection_rules import SELECTED, images_made
 from synthmix.image_data.split_parts import open_train_part, part_summary
 from synthmix.image_data.synthetic_images import open_image_set
 from synthmix.service_kit.artifact_collection import Planned
@@ -129,7 +130,10 @@ def check_image_set(
     check_generator(store, image_set, request["parts"]["train"], field=field)
     mixtures = [trial.mixture for trial in trials if trial.mixture.image_set == image_set.name.id]
     needed = needed_images(train_counts, mixtures)
-    check_enough(image_set.name, image_set.request["class_images"], needed, field=field)
+    remedy = "make a larger image set"
+    if SELECTED in image_set.summary:
+        remedy = "let its selection keep more, by a greater oversample or a weaker rule"
+    check_enough(image_set.name, images_made(image_set), needed, field=field, remedy=remedy)
     if not (image_set.summary.get(SOURCES) or any(KINDS[mixture.kind].drawn_from for mixture in mixtures)):
         return
     # Whether there are children of the real images that a mixture keeps, only the mixture itself can tell.

@@ -8,6 +8,7 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.classifier_evaluation.planning import START_SECONDS
 from synthmix.classifier_evaluation.trial_requests import check_generator
 from synthmix.image_data.generators import adapter_settings
+from synthmix.image_data.selection_rules import images_made
 from synthmix.image_data.split_parts import part_summary
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest
@@ -71,7 +72,7 @@ def check_image_set(store: ObjectStore, split: Manifest, image_set: Manifest) ->
             images of, or too few images that validation ones could be compared with.
     """
     check_generator(store, image_set, part_summary(split, "train")["digest"], field=FIELD)
-    made = {label: images for label, images in image_set.request["class_images"].items() if images}
+    made = {label: images for label, images in images_made(image_set).items() if images}
     known = _with_images(split, "train")
     unknown = sorted(set(made) - set(known))
     if unknown:
@@ -114,7 +115,7 @@ def predicted_seconds(store: ObjectStore, split: Manifest, image_set: Manifest |
     images = sum(sum(_with_images(split, part).values()) for part in PARTS)
     side_px = 64
     if image_set is not None:
-        images += sum(image_set.request["class_images"].values())
+        images += sum(images_made(image_set).values())
         adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
         side_px = adapter_settings(adapter).image_size or side_px
     return START_SECONDS + images * SECONDS_PER_IMAGE * (side_px / 64) ** 2

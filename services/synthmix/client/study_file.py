@@ -22,6 +22,7 @@ from google.api import field_behavior_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.user_files import LARGEST_FILE_BYTES, check_size, read_user_file
 from synthmix.service_kit.errors import MOST_LISTED, FieldViolation, InvalidArgument, SynthMixError, printable
@@ -33,6 +34,10 @@ MOST_ALIASES = 100
 LONGEST_NUMBER = 40  # Python refuses to read thousands of digits
 LONGEST_KEY = 80
 MOST_COMBINATIONS = 4096  # what a study may have of them is for the server to say
+
+# In place of settings, `none` says that there are none, to compare with; of those of which this means something.
+NONE = "none"
+_NONE_FOR = {image_sets_pb2.SelectionSettings.DESCRIPTOR.full_name}
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9]\d*(_\d+)*)", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -260,6 +265,12 @@ class _Reader:
 
     def fill_grid(self, message: Message, target: FieldDescriptor, node: yaml.Node, path: str) -> None:
         """A mapping into a list of settings: one for each combination of its lists, of which the last turns fastest."""
+        settings, kind = getattr(message, target.name), cast(Descriptor, target.message_type)
+        if kind.full_name in _NONE_FOR and isinstance(node, yaml.ScalarNode) and node.value == NONE:
+            place = f"{target.name}[{len(settings)}]"
+            self.lines[place], self.written[place] = _line(node), path
+            settings.add()
+            return
         axes: list[list[_Choice]] = []
         for key, value, key_path in self.keys(cast(Descriptor, target.message_type), node, path):
             axes.append(self.choices(key, value, key_path))
@@ -267,7 +278,6 @@ class _Reader:
         if count > MOST_COMBINATIONS:
             self.problem(path, node, f"makes {count:,} combinations; shorten its lists to at most {MOST_COMBINATIONS}")
             return
-        settings = getattr(message, target.name)
         for combination in itertools.product(*axes):
             place = f"{target.name}[{len(settings)}]"
             self.lines[place], self.written[place] = _line(node), path

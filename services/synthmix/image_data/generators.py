@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.api.image_sets.v1.image_sets_pb2 import SelectionSettings, SynthesisSettings
 from synthmix.service_kit.adapter_payloads import WITHOUT_ADAPTER
 from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.object_store import ObjectStore
@@ -78,18 +78,25 @@ def synthesis_settings(image_set: Manifest) -> SynthesisSettings:
     return from_canonical(image_set.request["settings"], SynthesisSettings)
 
 
+def selection_settings(image_set: Manifest) -> SelectionSettings:
+    """What an image set was chosen by; empty if it was not chosen."""
+    selection = image_set.request.get("selection")
+    return from_canonical(selection, SelectionSettings) if selection else SelectionSettings()
+
+
 def adapter_names(adapters: Sequence[Manifest]) -> list[str]:
     """Such as "rank 4" beside "rank 16"."""
     return distinguishing_names([(adapter_settings(adapter),) for adapter in adapters], alone="adapter")
 
 
 def image_set_names(store: ObjectStore, image_sets: Sequence[Manifest]) -> list[str]:
-    """Such as "rank 4, steps 25": what differs of the adapters, and of how images are made with them."""
+    """Such as "rank 4, steps 25": what differs of the adapters, of how images are made with them, and are chosen."""
     adapters = [read_manifest(store, ArtifactName(ADAPTERS, item.inputs["adapter"])) for item in image_sets]
+    selections = [selection_settings(item) for item in image_sets]
     return distinguishing_names(
         [
-            (adapter_settings(adapter), synthesis_settings(item))
-            for adapter, item in zip(adapters, image_sets, strict=True)
+            (adapter_settings(adapter), synthesis_settings(item), selection)
+            for adapter, item, selection in zip(adapters, image_sets, selections, strict=True)
         ],
-        alone="synthetic images",
+        alone="unselected" if any(item.ListFields() for item in selections) else "synthetic images",
     )

@@ -8,13 +8,22 @@ from google.longrunning import operations_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
 from synthmix.image_data.generators import synthesis_settings
+from synthmix.image_data.selection_rules import SELECTED, selected_message
 from synthmix.image_synthesis import planning
-from synthmix.service_kit.artifact_collection import ArtifactCollection, Kind, payload_messages, serve_artifacts
+from synthmix.image_synthesis.selection_planning import plan_selection
+from synthmix.service_kit.artifact_collection import (
+    ArtifactCollection,
+    Kind,
+    Planned,
+    payload_messages,
+    serve_artifacts,
+)
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.environment import IMAGE_SYNTHESIS
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.server import Servicer, run
+from synthmix.service_kit.settings_messages import from_canonical
 
 
 class ImageSetService(image_sets_pb2_grpc.ImageSetServiceServicer):
@@ -26,7 +35,7 @@ class ImageSetService(image_sets_pb2_grpc.ImageSetServiceServicer):
         self, request: image_sets_pb2.CreateImageSetRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         planned = await asyncio.to_thread(
-            planning.plan, self._store, request.image_set, validate_only=request.validate_only
+            plan_image_set, self._store, request.image_set, validate_only=request.validate_only
         )
         return await self._collection.create(planned, validate_only=request.validate_only)
 
@@ -48,6 +57,12 @@ class ImageSetService(image_sets_pb2_grpc.ImageSetServiceServicer):
         return await self._collection.delete(request.name, force=request.force, validate_only=request.validate_only)
 
 
+def plan_image_set(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_only: bool) -> Planned:
+    """Checks a request for images that are made, or chosen among others. Raises as either does."""
+    plan = plan_selection if image_set.HasField("selection") else planning.plan
+    return plan(store, image_set, validate_only=validate_only)
+
+
 def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.ImageSet:
     """The resource that a manifest describes."""
     request = manifest.request
@@ -65,6 +80,10 @@ def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.
             image_sets_pb2.ClassImages(label=label, images=images) for label, images in request["class_images"].items()
         ],
     )
+    if SELECTED in manifest.summary:
+        message.selection.CopyFrom(from_canonical(request["selection"], image_sets_pb2.SelectionSettings))
+        message.candidates = str(ArtifactName(IMAGE_SETS, request["candidates"]))
+        message.selected.CopyFrom(selected_message(manifest.summary[SELECTED]))
     message.create_time.FromJsonString(manifest.create_time)
     return message
 

@@ -6,6 +6,7 @@ from synthmix.image_data.generators import adapter_parts, is_imported
 from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES
 from synthmix.image_data.image_to_image import is_of_any_class
 from synthmix.image_data.split_parts import open_train_part
+from synthmix.image_synthesis.selection_operation import select
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.image_synthesis.shards import finished_shards, image_count, write_index
 from synthmix.image_synthesis.source_images import source_images
@@ -18,6 +19,8 @@ from synthmix.service_kit.settings_messages import from_canonical
 
 def run(context: OperationContext) -> ArtifactName:
     """Returns the image set's name."""
+    if "selection" in context.record.request["request"]:
+        return select(context)
     request, names = context.record.request["request"], context.record.request["names"]
     target = ArtifactName.parse(context.record.target, field="target", collection=IMAGE_SETS)
     total = image_count(request)

@@ -70,6 +70,9 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     settings = filled(image_set.settings, adapter)
     problems = Problems()
     check(settings, "image_set.settings", problems)
+    if image_set.candidates:
+        problem, remedy = "are images to choose among, and there is no selection", "set selection, or leave it out"
+        problems.found.append(invalid_field("image_set.candidates", image_set.candidates, problem, remedy))
     check_strength(settings, problems, field="image_set.settings")
     check_counts(image_set.settings, problems, field="image_set.settings", counted=bool(image_set.class_images))
     check_train_split(settings, image_set.train_split, problems, field="image_set.train_split")

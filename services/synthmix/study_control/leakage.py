@@ -9,6 +9,7 @@ from statistics import fmean
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES, read_index
+from synthmix.image_data.selection_rules import SELECTED
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
 from synthmix.image_data.trial_files import StoredTrial, read_trial
 from synthmix.service_kit.artifacts import Manifest, read_manifest
@@ -50,6 +51,7 @@ def leakage_checks(
         _trials(parts, trials),
         _real_only(store, parts, image_sets, trials),
         *children(store, parts, image_sets),
+        *selections(parts, image_sets),
         _test_reads(trials),
         _epochs(results),
         _choice(comparison, results),
@@ -149,6 +151,17 @@ def children(store: ObjectStore, parts: Parts, image_sets: Sequence[Manifest]) -
         "of the class that is said"
     )
     return [_all(statement, right, "image", "have such parents alone")] if right else []
+
+
+def selections(parts: Parts, image_sets: Sequence[Manifest]) -> list[LeakageCheck]:
+    """Of image sets that were chosen from others; nothing if none was."""
+    train, validation, test = (part.digest for part in parts)
+    right = [
+        item.inputs.get("train_split") == train and not {validation, test} & set(item.inputs.values())
+        for item in image_sets
+        if SELECTED in item.summary
+    ]
+    return [_all("Selections judged by the train part alone", right, "selection", "with its digest")] if right else []
 
 
 def _test_reads(trials: Sequence[StoredTrial]) -> LeakageCheck:

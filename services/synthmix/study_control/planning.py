@@ -4,6 +4,7 @@ The plan is stored with the study's operation: what was planned is what runs.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from synthmix.study_control import datasets, specification
 from synthmix.study_control.search.planned import PlannedSearch, plan_search
 from synthmix.study_control.step_planner import StepPlanner
 from synthmix.study_control.step_services import StepServices
-from synthmix.study_control.steps import Step, of_service
+from synthmix.study_control.steps import Step, evaluated_sets, of_service
 
 NO_ID = "0" * ID_LENGTH
 
@@ -94,6 +95,7 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     full = specification.with_defaults(spec)
     problems = Problems()
     specification.check(full, problems)
+    specification.check_selections(spec, problems)
     specification.check_prompts(spec, problems)
     specification.check_captions(full, spec, problems)
     _name_models_exactly(store, full, owner, problems)
@@ -102,7 +104,8 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
             dataset = datasets.get_dataset(store, full.dataset, owner=owner)
             split = datasets.create_split(store, datasets_pb2.Split(dataset=dataset.name, settings=full.split), owner)
     faults = [violation.field for error in problems.found for violation in error.violations]
-    if any(field.startswith(("dataset", "split", "mixtures", "adapters", "synthesis")) for field in faults):
+    sections = ("dataset", "split", "mixtures", "adapters", "synthesis", "selection")
+    if any(field.startswith(sections) for field in faults):
         problems.raise_if_any()  # what follows builds on these
     specification.check_enough_images(full, split, problems)
     specification.check_children(full, split, problems)
@@ -110,13 +113,16 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     adapters, image_sets = _generator_steps(planner, spec, full, split)
     _check_distinct(adapters, "adapter.settings", problems)
     _check_distinct(image_sets, "image_set.settings", problems)
+    _check_distinct(image_sets, "image_set.selection", problems)
     searched = full.HasField("search")
     if searched:
         problems.raise_if_any()  # a search is among adapters that can all be trained
-    image_set_names = [step.target for step in image_sets]
+    unselected = specification.keeps_unselected(full)
+    image_set_names = [step.target for step in evaluated_sets(image_sets, unselected=unselected)]
     if problems.found and specification.needs_images(full) and not image_set_names:
         image_set_names = [str(ArtifactName(IMAGE_SETS, NO_ID))]
-    evaluated = image_set_names[: full.search.keep * len(full.synthesis)] if searched else image_set_names
+    of_each = len(image_set_names) // len(full.adapters)
+    evaluated = image_set_names[: full.search.keep * of_each] if searched else image_set_names
     evaluation = specification.evaluation(full, split, list(dict.fromkeys(evaluated)))
     grid = planner.step(CLASSIFIER_EVALUATION, "grid", evaluation, {"evaluation.split": "split", "evaluation": ""})
     problems.raise_if_any()
@@ -172,22 +178,57 @@ def _generator_steps(
         # If it cannot be planned, its images' own fields are checked still.
         target = adapter.target if adapter else str(ArtifactName(ADAPTERS, NO_ID))
         for number in range(len(spec.synthesis)):
-            image_sets.append(
-                planner.step(
-                    IMAGE_SYNTHESIS,
-                    f"images {next(set_names)}".rstrip(),
-                    specification.image_set(spec, split, index, number, target),
-                    {
-                        "image_set.settings.prompt": specification.synthesis_prompt_field(given, index, number),
-                        "image_set.settings": f"synthesis[{number}]",
-                        "image_set.class_images": "dataset",
-                        "image_set.adapter": f"adapters[{index}]",
-                        "image_set.train_split": "split",
-                        "adapter.settings": f"adapters[{index}]",
-                    },
-                )
-            )
+            image_sets += _image_steps(planner, given, spec, split, index, number, target, next(set_names))
     return [step for step in adapters if step], [step for step in image_sets if step]
+
+
+def _image_steps(
+    planner: StepPlanner,
+    given: studies_pb2.StudySpec,
+    spec: studies_pb2.StudySpec,
+    split: datasets_pb2.Split,
+    index: int,
+    number: int,
+    adapter: str,
+    name: str,
+) -> Iterator[Step | None]:
+    """The images of an adapter and settings of the synthesis, then what each selection keeps of them.
+
+    Args:
+        adapter: The resource's name.
+        name: What tells these images from others.
+    """
+    request = specification.image_set(spec, split, index, number, adapter)
+    images = planner.step(
+        IMAGE_SYNTHESIS,
+        f"images {name}".rstrip(),
+        request,
+        {
+            "image_set.settings.prompt": specification.synthesis_prompt_field(given, index, number),
+            "image_set.settings": f"synthesis[{number}]",
+            "image_set.class_images": "dataset",
+            "image_set.adapter": f"adapters[{index}]",
+            "image_set.train_split": "split",
+            "adapter.settings": f"adapters[{index}]",
+        },
+    )
+    yield images
+    chosen = specification.selections(spec)
+    names = distinguishing_names([(settings,) for _, settings in chosen], alone="")
+    for (place, _), selection_name in zip(chosen, names, strict=True):
+        # If they cannot be planned, the selection's own fields are checked still.
+        target = images.target if images else str(ArtifactName(IMAGE_SETS, NO_ID))
+        yield planner.step(
+            IMAGE_SYNTHESIS,
+            ", ".join(["selection", *filter(None, (name, selection_name))]),
+            specification.selection(spec, split, request, target, index, number, place),
+            {
+                "image_set.selection": f"selection[{place}]",
+                "image_set.class_images": "dataset",
+                "image_set.candidates": f"synthesis[{number}]",
+                "image_set.train_split": "split",
+            },
+        )
 
 
 def _check_distinct(steps: list[Step], settings: str, problems: Problems) -> None:
@@ -198,7 +239,9 @@ def _check_distinct(steps: list[Step], settings: str, problems: Problems) -> Non
     """
     seen: dict[str, str] = {}
     for step in steps:
-        place = step.fields[settings]
+        place = step.fields.get(settings)
+        if place is None:
+            continue
         with problems:
             if seen.setdefault(step.target, place) != place:
                 raise invalid_field(

@@ -16,6 +16,7 @@ from synthmix.image_data import generators
 from synthmix.image_data.autoencoder_checks import CheckRequest, check_of, check_warnings, find_check
 from synthmix.image_data.image_table import read_images
 from synthmix.image_data.pixel_cache import pixels
+from synthmix.image_data.selection_rules import images_made, is_selection
 from synthmix.image_data.sources.source_account import sentence
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_data.synthetic_images import open_image_set
@@ -37,6 +38,12 @@ from synthmix.study_control.report.render import (
     render_json,
     render_run_json,
     render_search_json,
+)
+from synthmix.study_control.report_selections import (
+    missing_warnings,
+    names_of_candidates,
+    rejected_galleries,
+    selection_of,
 )
 from synthmix.study_control.search.outcome import cost_of, made_by, scores_in, search_of
 
@@ -121,10 +128,16 @@ def collect(
         for result in comparison.mixtures
         if result.mixture.image_set
     }
+    evaluated = [name for name in image_sets if name in set_names]
+    of_image_sets = set_names | names_of_candidates(image_set_manifests, set_names)
     message = from_canonical(spec, studies_pb2.StudySpec)
+    for item in message.selection:
+        if not is_selection(item):
+            item.Clear()  # `none`, which has no defaults
     classifier = from_canonical(evaluation_manifest.request["settings"], evaluations_pb2.Evaluation).classifier
     searched = made_by(store, search) if search is not None else []
-    galleries, real_examples = gallery(store, train, {set_names[name]: name for name in image_sets})
+    shown = {set_names[name]: name for name in evaluated}
+    galleries, real_examples = gallery(store, train, shown)
     return page.ReportData(
         study=page.Study(message.name, target, datetime.fromisoformat(create_time), to_yaml(message)),
         dataset=_dataset(store, dataset, split_manifest, owner, message.dataset),
@@ -133,7 +146,7 @@ def collect(
         autoencoder_checks=autoencoder_checks(store, adapter_manifests),
         adapters=tuple(_adapter(store, adapter_names[item.name.id], item) for item in adapter_manifests),
         image_sets=tuple(
-            _image_set(set_names[str(item.name)], adapter_names[item.inputs["adapter"]], item)
+            _image_set(of_image_sets[str(item.name)], adapter_names[item.inputs["adapter"]], item)
             for item in image_set_manifests
         ),
         fidelity=measured,
@@ -152,8 +165,12 @@ def collect(
             *_costs(costs, [*adapter_manifests, *image_set_manifests, evaluation_manifest]),
         ),
         provenance=_provenance(dataset, split_manifest, adapter_manifests, image_set_manifests, evaluation_manifest),
-        warnings=tuple(near_source_warnings(measured, set_names)) if measured else (),
+        warnings=(
+            *(near_source_warnings(measured, set_names) if measured else ()),
+            *missing_warnings(image_set_manifests, set_names),
+        ),
         search=search_of(message.search, search, searched) if search is not None else None,
+        rejected=rejected_galleries(store, shown, lambda png: _png(_fitted(png, GALLERY_SIZE_PX))),
     )
 
 
@@ -337,10 +354,11 @@ def _image_set(name: str, adapter: str, manifest: Manifest) -> page.ImageSet:
     return page.ImageSet(
         name=name,
         adapter=adapter,
-        images=manifest.request["class_images"],
+        images=images_made(manifest),
         settings=in_words(settings),
         seconds=manifest.seconds,
         gpu_seconds=manifest.gpu_seconds,
+        selection=selection_of(manifest),
     )
 
 

@@ -25,13 +25,13 @@ from synthmix.image_data.mixture_kinds import (
     leaves_some_out,
     taken_by,
 )
+from synthmix.image_data.selection_rules import OVERSAMPLE, check_selection, is_selection, oversampled
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (
     FieldViolation,
     InvalidArgument,
     Problems,
     SynthMixError,
-    Unimplemented,
     invalid_field,
     missing_field,
 )
@@ -66,6 +66,8 @@ def with_defaults(spec: studies_pb2.StudySpec) -> studies_pb2.StudySpec:
     settings_messages.set_default(
         full, "seeds", settings_messages.default_of(evaluations_pb2.Evaluation.DESCRIPTOR.fields_by_name["seeds"])
     )
+    for _, settings in selections(full):
+        settings_messages.set_default(settings, "oversample", OVERSAMPLE)
     return settings_messages.with_defaults(full)
 
 
@@ -78,18 +80,11 @@ def _share_prompt(spec: studies_pb2.StudySpec) -> None:
 
 
 def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
-    """Collects faults of what no other service checks. Raises Unimplemented for what this version cannot do.
+    """Collects faults of what no other service checks.
 
     Args:
         spec: With its defaults.
     """
-    if spec.selection:
-        description = "is not available in this version; leave `selection` out"
-        raise Unimplemented(
-            f"selection {description}",
-            reason="SELECTION_UNAVAILABLE",
-            violations=[FieldViolation("selection", description)],
-        )
     with problems:
         if not spec.name:
             raise missing_field("name", "name the study with lower-case letters, digits and hyphens")
@@ -102,7 +97,7 @@ def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
         _check_search(spec, problems)
     for field, count, most in (
         ("adapters", len(spec.adapters), MOST_ADAPTERS),
-        ("synthesis", len(spec.adapters) * len(spec.synthesis), MOST_IMAGE_SETS),
+        ("synthesis", len(spec.adapters) * len(spec.synthesis) * (1 + len(selections(spec))), MOST_IMAGE_SETS),
     ):
         with problems:
             if count > most:
@@ -327,9 +322,7 @@ def image_set(
     settings.CopyFrom(spec.synthesis[synthesis_index])
     settings_messages.set_default(settings, "prompt", spec.adapters[adapter_index].prompt)
     train = part_counts(split, "train")
-    images = default_images(spec, train, of_kept_only=makes_children(spec.adapters[adapter_index], settings))
-    if settings.HasField("per_class"):
-        images = dict.fromkeys(train, settings.per_class)
+    images = oversampled(_wanted(spec, train, adapter_index, settings), largest_oversample(spec))
     begun = settings.HasField("strength")
     if begun and settings.HasField("images_per_source") and not settings.HasField("per_class"):  # both are refused
         images = images_of_sources(settings, train)
@@ -341,6 +334,103 @@ def image_set(
         train_split=str(_train_part(split)) if begun else "",
         base_model=spec.adapters[adapter_index].base_model,
     )
+
+
+def _wanted(
+    spec: studies_pb2.StudySpec,
+    train_counts: Mapping[str, int],
+    adapter_index: int,
+    settings: image_sets_pb2.SynthesisSettings,
+) -> dict[str, int]:
+    """Images of each class that mixtures are to take from: as many as the user says, or as is usual."""
+    if settings.HasField("per_class"):
+        return dict.fromkeys(train_counts, settings.per_class)
+    children = makes_children(spec.adapters[adapter_index], settings)
+    return default_images(spec, train_counts, of_kept_only=children)
+
+
+def selections(spec: studies_pb2.StudySpec) -> list[tuple[int, image_sets_pb2.SelectionSettings]]:
+    """What chooses among images, each with its position in the specification."""
+    return [(index, settings) for index, settings in enumerate(spec.selection) if is_selection(settings)]
+
+
+def keeps_unselected(spec: studies_pb2.StudySpec) -> bool:
+    """Whether images are evaluated as they are made: without a selection, or to compare with."""
+    return not spec.selection or not all(map(is_selection, spec.selection))
+
+
+def largest_oversample(spec: studies_pb2.StudySpec) -> float:
+    """How many times as many images are made as are wanted. All selections choose among the same."""
+    return max((settings.oversample for _, settings in selections(spec)), default=1.0)
+
+
+def selection(
+    spec: studies_pb2.StudySpec,
+    split: datasets_pb2.Split,
+    candidates: image_sets_pb2.ImageSet,
+    candidates_name: str,
+    adapter_index: int,
+    synthesis_index: int,
+    selection_index: int,
+) -> image_sets_pb2.ImageSet:
+    """The request for the images that a selection keeps of those that an adapter makes.
+
+    Args:
+        candidates: The request for those.
+    """
+    wanted = _wanted(spec, part_counts(split, "train"), adapter_index, spec.synthesis[synthesis_index])
+    there = {item.label: item.images for item in candidates.class_images}
+    settings = image_sets_pb2.SelectionSettings()
+    settings.CopyFrom(spec.selection[selection_index])
+    if spec.synthesis[synthesis_index].HasField("images_per_source"):
+        settings.ClearField("oversample")  # all of them are chosen among, however many they are
+    return image_sets_pb2.ImageSet(
+        selection=settings,
+        candidates=candidates_name,
+        class_images=[
+            image_sets_pb2.ClassImages(label=label, images=min(images, there.get(label, images)))
+            for label, images in sorted(wanted.items())
+        ],
+        train_split=str(_train_part(split)),
+    )
+
+
+def check_selections(given: studies_pb2.StudySpec, problems: Problems) -> None:
+    """Collects selections that no image passes, or none is left out by, as far as the specification shows it.
+
+    Args:
+        given: As the user wrote it.
+    """
+    of_sources = any(item.HasField("images_per_source") for item in given.synthesis)
+    for index, settings in enumerate(given.selection):
+        field = f"selection[{index}]"
+        if not settings.ListFields():
+            continue
+        settings_messages.check(settings, field, problems)
+        factor = settings.oversample if settings.HasField("oversample") else OVERSAMPLE
+        check_selection(settings, problems, field=field, oversample=None if of_sources else factor)
+        if of_sources and settings.HasField("oversample"):
+            problems.found.append(
+                invalid_field(
+                    f"{field}.oversample",
+                    settings.oversample,
+                    "says how many images are made, and so does images_per_source",
+                    "leave one of the two out",
+                )
+            )
+    if [bool(settings.ListFields()) for settings in given.selection].count(False) > 1:
+        problems.found.append(
+            invalid_field("selection", "none", "is there twice", "leave one out", reason="DUPLICATE_VALUE")
+        )
+    if any(map(is_selection, given.selection)) and not needs_images(with_defaults(given)):
+        description = "chooses among synthetic images, and the mixtures take none; leave it out, or give ratios above 0"
+        problems.found.append(
+            InvalidArgument(
+                f"selection: {description}",
+                reason="SELECTION_WITHOUT_IMAGES",
+                violations=[FieldViolation("selection", description)],
+            )
+        )
 
 
 def makes_children(adapter: adapters_pb2.AdapterSettings, synthesis: image_sets_pb2.SynthesisSettings) -> bool:

@@ -106,3 +106,13 @@ def operation_of(step: Step, target: str) -> OperationName:
 
 def of_service(steps: Sequence[Step], service: str) -> tuple[Step, ...]:
     return tuple(step for step in steps if step.service == service)
+
+
+def evaluated_sets(image_sets: Sequence[Step], *, unselected: bool) -> list[Step]:
+    """Of a study's image sets those that classifiers are trained with.
+
+    Args:
+        unselected: Whether images are, too, that others were chosen among.
+    """
+    candidates = {step.request.candidates for step in image_sets}
+    return [step for step in image_sets if unselected or step.target not in candidates]

@@ -118,6 +118,20 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """By what images were chosen, and what became of those that they were chosen from."""
+
+    # Every setting in words.
+    settings: Mapping[str, str]
+    # Images that were chosen among.
+    candidates: int
+    # How many each rule left out; those that passed and were not needed are "not needed".
+    left_out: Mapping[str, int]
+    # Images of each class that are missing to what was wanted; classes of which enough passed are absent.
+    missing: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """One set of synthetic images."""
 
@@ -130,6 +144,8 @@ class ImageSet:
     settings: Mapping[str, str]
     seconds: float
     gpu_seconds: float
+    # None if the images are as they were made.
+    selection: Selection | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +167,27 @@ class Gallery:
     image_set: str
     class_name: str
     examples: tuple[SyntheticExample, ...]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A synthetic image that a selection left out."""
+
+    png: bytes
+    # The rule in words, such as "class consistency".
+    rule: str
+    # What the rule went by; None where there is no number.
+    score: float | None
+
+
+@dataclass(frozen=True)
+class RejectedGallery:
+    """Examples of one class that a selection left out."""
+
+    # The name of the image set that was kept.
+    image_set: str
+    class_name: str
+    examples: tuple[Rejected, ...]
 
 
 LeakageStatus = Literal["broken", "unknown", "held", "by construction"]
@@ -269,6 +306,8 @@ class ReportData:
     warnings: tuple[str, ...]
     # None if all adapters were trained.
     search: Search | None = None
+    # Empty without selections.
+    rejected: tuple[RejectedGallery, ...] = ()
 
     @property
     def broken_rules(self) -> tuple[LeakageCheck, ...]:

@@ -55,8 +55,8 @@ class RecallRow:
 
 
 def synthetic_images(data: ReportData) -> int:
-    """How many images all image sets hold."""
-    return sum(sum(image_set.images.values()) for image_set in data.image_sets)
+    """How many images were made. What a selection keeps is not made anew."""
+    return sum(sum(image_set.images.values()) for image_set in data.image_sets if image_set.selection is None)
 
 
 def mixture_rows(data: ReportData) -> list[MixtureRow]:

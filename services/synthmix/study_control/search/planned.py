@@ -187,7 +187,7 @@ def plan_search(
     Args:
         spec: With its defaults.
         adapters: Of each candidate.
-        image_sets: Of each candidate and each synthesis.
+        image_sets: Of each candidate and each synthesis, with what selections keep of them.
 
     Raises:
         InvalidArgument: A candidate cannot stop at a rung, or the budget does not suffice.
@@ -233,7 +233,7 @@ def plan_search(
         seconds = [
             (share - before) * worker_seconds(store, adapter) + scoring_seconds for before, share in pairwise(shares)
         ]
-        of_each = len(spec.synthesis)
+        of_each = len(image_sets) // len(adapters)
         planned.append(
             PlannedCandidate(
                 name,

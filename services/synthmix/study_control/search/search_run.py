@@ -36,7 +36,7 @@ from synthmix.study_control.search.planned import PlannedSearch
 from synthmix.study_control.search.rungs import plan_rung, read_scores
 from synthmix.study_control.step_operations import cancel_steps
 from synthmix.study_control.step_services import StepServices
-from synthmix.study_control.steps import Step
+from synthmix.study_control.steps import Step, evaluated_sets
 from synthmix.study_control.study_progress import StudyProgress
 from synthmix.study_control.study_run import StudyRun
 
@@ -296,7 +296,10 @@ def steps_of_kept(services: StepServices, planned: PlannedSearch, state: State) 
     grid = planned.grid
     request = type(grid.request)()
     request.CopyFrom(grid.request)
-    request.image_sets[:] = dict.fromkeys(step.target for step in image_sets)
+    of_first = {step.target for step in planned.candidates[0].image_sets}
+    unselected = {step.request.candidates for step in planned.candidates[0].image_sets} & of_first
+    evaluated = evaluated_sets(image_sets, unselected=unselected <= set(grid.request.image_sets))
+    request.image_sets[:] = dict.fromkeys(step.target for step in evaluated)
     with specification.study_terms(grid.fields):
         plan = services.plan(CLASSIFIER_EVALUATION, request)
     last = Step(grid.service, grid.display_name, request, plan, grid.fields)

@@ -76,13 +76,53 @@ class SynthesisSettings(_message.Message):
     def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ..., adapter_scale: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[str] = ..., guidance_least_noise: _Optional[float] = ..., guidance_most_noise: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., strength: _Optional[float] = ..., more_strengths: _Optional[_Iterable[float]] = ..., largest_strength: _Optional[float] = ..., images_per_source: _Optional[int] = ..., source: _Optional[str] = ..., sampler: _Optional[str] = ..., timestep_spacing: _Optional[str] = ..., sigma_spacing: _Optional[str] = ..., solver_order: _Optional[int] = ..., solver_algorithm: _Optional[str] = ..., eta: _Optional[float] = ...) -> None: ...
 
 class SelectionSettings(_message.Message):
-    __slots__ = ("class_consistency",)
+    __slots__ = ("class_consistency", "top_k", "above_chance", "centroid", "drop_lowest", "near_duplicates", "memorised", "keep", "oversample")
     CLASS_CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    ABOVE_CHANCE_FIELD_NUMBER: _ClassVar[int]
+    CENTROID_FIELD_NUMBER: _ClassVar[int]
+    DROP_LOWEST_FIELD_NUMBER: _ClassVar[int]
+    NEAR_DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    MEMORISED_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    OVERSAMPLE_FIELD_NUMBER: _ClassVar[int]
     class_consistency: float
-    def __init__(self, class_consistency: _Optional[float] = ...) -> None: ...
+    top_k: int
+    above_chance: bool
+    centroid: bool
+    drop_lowest: float
+    near_duplicates: bool
+    memorised: bool
+    keep: str
+    oversample: float
+    def __init__(self, class_consistency: _Optional[float] = ..., top_k: _Optional[int] = ..., above_chance: _Optional[bool] = ..., centroid: _Optional[bool] = ..., drop_lowest: _Optional[float] = ..., near_duplicates: _Optional[bool] = ..., memorised: _Optional[bool] = ..., keep: _Optional[str] = ..., oversample: _Optional[float] = ...) -> None: ...
+
+class Rejections(_message.Message):
+    __slots__ = ("label", "rule", "images")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    rule: str
+    images: int
+    def __init__(self, label: _Optional[str] = ..., rule: _Optional[str] = ..., images: _Optional[int] = ...) -> None: ...
+
+class Selected(_message.Message):
+    __slots__ = ("candidates", "kept", "missing", "rejections", "feature_network")
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    REJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_NETWORK_FIELD_NUMBER: _ClassVar[int]
+    candidates: int
+    kept: _containers.RepeatedCompositeFieldContainer[ClassImages]
+    missing: _containers.RepeatedCompositeFieldContainer[ClassImages]
+    rejections: _containers.RepeatedCompositeFieldContainer[Rejections]
+    feature_network: str
+    def __init__(self, candidates: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., missing: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., rejections: _Optional[_Iterable[_Union[Rejections, _Mapping]]] = ..., feature_network: _Optional[str] = ...) -> None: ...
 
 class ImageSet(_message.Message):
-    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "imported_adapter", "train_split", "base_model")
+    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "imported_adapter", "train_split", "base_model", "selection", "candidates", "selected")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +137,9 @@ class ImageSet(_message.Message):
     IMPORTED_ADAPTER_FIELD_NUMBER: _ClassVar[int]
     TRAIN_SPLIT_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    SELECTED_FIELD_NUMBER: _ClassVar[int]
     name: str
     adapter: str
     settings: SynthesisSettings
@@ -111,7 +154,10 @@ class ImageSet(_message.Message):
     imported_adapter: bool
     train_split: str
     base_model: str
-    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., imported_adapter: _Optional[bool] = ..., train_split: _Optional[str] = ..., base_model: _Optional[str] = ...) -> None: ...
+    selection: SelectionSettings
+    candidates: str
+    selected: Selected
+    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., imported_adapter: _Optional[bool] = ..., train_split: _Optional[str] = ..., base_model: _Optional[str] = ..., selection: _Optional[_Union[SelectionSettings, _Mapping]] = ..., candidates: _Optional[str] = ..., selected: _Optional[_Union[Selected, _Mapping]] = ...) -> None: ...
 
 class ClassImages(_message.Message):
     __slots__ = ("label", "images")
