@@ -281,7 +281,7 @@ def test_a_study_of_selections(tmp_path: Path, folder: Path, monkeypatch: pytest
     claim_name(store, LOCAL, "cells", dataset(store, tmp_path, plates()).name, account=None, replace=False)
     workers_open(store, monkeypatch)
     text = STUDY.format(model=folder, synthesis="strength: 0.5", mixtures="mode: append")
-    text += "selection: [none, {drop_lowest: 0.4, near_duplicates: true}]\n"
+    text += "selection: [none, {drop_lowest: 0.4}]\n"
     spec = parse_document(text, studies_pb2.StudySpec, "study.yaml").message
     study, _ = run_study(store, InProcessServices(store), spec, monkeypatch)
     report = json.loads(read_payload(store, study, "report.json"))
@@ -289,9 +289,8 @@ def test_a_study_of_selections(tmp_path: Path, folder: Path, monkeypatch: pytest
     assert any("Selections judged by the train part" in line["statement"] for line in report["leakage"])
     made, chosen = report["image_sets"]
     assert made["selection"] is None and chosen["selection"]["candidates"] == sum(made["images"].values())
-    assert sum(chosen["selection"]["left_out"].values()) + sum(chosen["images"].values()) == sum(
-        made["images"].values()
-    )
+    left_out = chosen["selection"]["left_out"]
+    assert sum(left_out.values()) + sum(chosen["images"].values()) == sum(made["images"].values())
     assert left_out["drop lowest"] > 0
     assert {made["name"], chosen["name"]} == {item["image_set"] for item in report["galleries"]}
     assert {item["image_set"] for item in report["rejected"]} == {chosen["name"]}

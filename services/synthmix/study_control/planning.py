@@ -124,7 +124,10 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     of_each = len(image_set_names) // len(full.adapters)
     evaluated = image_set_names[: full.search.keep * of_each] if searched else image_set_names
     evaluation = specification.evaluation(full, split, list(dict.fromkeys(evaluated)))
-    grid = planner.step(CLASSIFIER_EVALUATION, "grid", evaluation, {"evaluation.split": "split", "evaluation": ""})
+    written = {step.target: step.fields.get("image_set.selection", "synthesis") for step in image_sets}
+    fields = {f"evaluation.image_sets[{at}]": written.get(name, "") for at, name in enumerate(evaluation.image_sets)}
+    fields |= {"evaluation.split": "split", "evaluation": ""}
+    grid = planner.step(CLASSIFIER_EVALUATION, "grid", evaluation, fields)
     problems.raise_if_any()
     assert grid is not None  # or there was a problem
     request = {
