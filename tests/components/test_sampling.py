@@ -31,7 +31,7 @@ from synthmix.latent_diffusion import autoencoder, kept_models
 from synthmix.latent_diffusion.adapters import adapter_layers, add_up, scale_layers, weights
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER, resolve
 from synthmix.latent_diffusion.class_tokens import add_class_tokens
-from synthmix.latent_diffusion.denoising import Guidance, Sampler, decode, denoise, encoded
+from synthmix.latent_diffusion.denoising import Guidance, LaterPrompts, Sampler, decode, denoise, encoded
 from synthmix.latent_diffusion.kept_models import lend, shared_copy
 from synthmix.latent_diffusion.loading import FIELD, LatentDiffusion, load, probe
 from synthmix.latent_diffusion.schedulers import SCHEDULERS
@@ -282,6 +282,28 @@ def test_rescaled_guidance_by_hand(rescale: float) -> None:
         guided = other + 4 * (prompt - other)
         deviation = rescale * prompt.std(ddof=1) + (1 - rescale) * guided.std(ddof=1)
         np.testing.assert_allclose(image, guided * deviation / guided.std(ddof=1), rtol=1e-12)
+
+
+def test_a_later_prompt_takes_over_below_its_noise_level(tiny: LatentDiffusion) -> None:
+    model = ready(tiny)
+    embeddings = encoded(model, PROMPTS)
+    first, second = ([embeddings[prompt]] for prompt in PROMPTS[:2])
+    told: list[bool] = []
+    model.unet.register_forward_pre_hook(
+        lambda module, given: told.append(torch.equal(given[2][-1], first[0].embeddings[0]))
+    )
+
+    def made(prompts: Any, later: LaterPrompts | None) -> torch.Tensor:
+        told.clear()
+        arguments: dict[str, Any] = {"size_px": SIZE_PX, "steps": 10, "guidance": Guidance(2.0)}
+        return denoise(model, prompts, [embeddings[""]], generators(1), later=later, **arguments)
+
+    switched = made(first, LaterPrompts(second, 0.3))
+    assert told == [float(timestep) >= 700 for timestep in model.pipeline.scheduler.timesteps]
+    assert 0 < sum(told) < 10
+    assert torch.equal(made(first, LaterPrompts(second, 1.0)), made(first, None))
+    assert torch.equal(made(first, LaterPrompts(second, 1e-4)), made(second, None))
+    assert not torch.equal(switched, made(first, None)) and not torch.equal(switched, made(second, None))
 
 
 def test_guidance_is_at_the_noise_levels_that_are_asked_for(tiny: LatentDiffusion) -> None:

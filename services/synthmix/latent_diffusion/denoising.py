@@ -61,6 +61,34 @@ class Start:
 
 
 @dataclass(frozen=True)
+class StartNoise:
+    """The noise that images begin from, in the place of noise that is drawn: what an inversion found, or is made of it.
+
+    Attributes:
+        latents: (images, channels, height, width), float32.
+    """
+
+    latents: torch.Tensor
+
+
+@dataclass(frozen=True)
+class LaterPrompts:
+    """Prompts that take over from the first ones where there is less noise.
+
+    Attributes:
+        prompts: Of each image.
+        first_share: Of the base model's noise levels, from the one with the most noise on, those of the first prompts.
+    """
+
+    prompts: Sequence[Conditions]
+    first_share: float
+
+    def are_at(self, timestep: Any, levels: int) -> bool:
+        """Whether they are used at a noise level of a base model that was trained on so many."""
+        return float(timestep) < levels * (1 - self.first_share)
+
+
+@dataclass(frozen=True)
 class Sampler:
     """What takes the steps.
 
@@ -109,8 +137,9 @@ def denoise(
     steps: int,
     guidance: Guidance,
     original_px: int | None = None,
-    start: Start | None = None,
+    start: Start | StartNoise | None = None,
     sampler: Sampler | None = None,
+    later: LaterPrompts | None = None,
 ) -> torch.Tensor:
     """Latents (images, channels, size, size) in float32.
 
@@ -121,8 +150,9 @@ def denoise(
         others: What guidance leads each image away from: the empty prompt, or a negative one.
         generators: On the CPU, one for each image, whose noise is the same in any batch and on any device.
         original_px: The side from which a UNet that is told of sizes is to take images to be resized; size_px if None.
-        start: What each image begins from; noise if None.
+        start: What each image begins from; noise that its generator draws if None.
         sampler: The base model's own if None.
+        later: Prompts for less noise; the same at all levels if None.
 
     Raises:
         ValueError: The scheduler cannot take so many steps.
@@ -134,22 +164,25 @@ def denoise(
     shape = (1, unet.config.in_channels, side, side)
     noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     latents, timesteps = _begun(scheduler, noise.to(model.device), steps, start)
-    # A UNet that was distilled to know the scale has no empty prompt beside it (Meng et al. 2023, arXiv:2210.03142).
-    knows_scale = unet.config.time_cond_proj_dim is not None
-    scale = None
-    if knows_scale:
-        scale = pipeline.get_guidance_scale_embedding(
-            torch.full((len(prompts),), guidance.scale - 1.0), unet.config.time_cond_proj_dim, dtype=unet.dtype
-        ).to(model.device)
+    scale = known_scale(model, guidance.scale, len(prompts))
     # One tensor each for all steps: attention knows it again.
     sides = original_px or size_px, size_px
-    alone = joined(prompts).to(model.device, unet.dtype).of_size(*sides)
-    both = joined([*others, *prompts]).to(model.device, unet.dtype).of_size(*sides)
+
+    def contexts(wanted: Sequence[Conditions]) -> list[Conditions]:
+        """Of the prompts alone, and of the others before them."""
+        of_both = (wanted, [*others, *wanted])
+        return [joined(of_one).to(model.device, unet.dtype).of_size(*sides) for of_one in of_both]
+
+    alone, both = contexts(prompts)
+    later_alone, later_both = contexts(later.prompts) if later else (alone, both)
     taken = inspect.signature(scheduler.step).parameters
     arguments = {name: value for name, value in {"generator": generators, "eta": sampler.eta}.items() if name in taken}
     for timestep in timesteps:
-        guided = not knows_scale and guidance.is_at(timestep, scheduler.config.num_train_timesteps)
+        levels = scheduler.config.num_train_timesteps
+        guided = scale is None and guidance.is_at(timestep, levels)
         context = both if guided else alone
+        if later is not None and later.are_at(timestep, levels):
+            context = later_both if guided else later_alone
         scaled = scheduler.scale_model_input(latents, timestep).to(unet.dtype)
         predicted = unet(
             torch.cat([scaled, scaled]) if guided else scaled,
@@ -165,10 +198,36 @@ def denoise(
     return latents
 
 
+def known_scale(model: LatentDiffusion, scale: float, count: int) -> torch.Tensor | None:
+    """What a UNet that was distilled to know guidance's scale is told of it for so many images; None for any other.
+
+    Such a one has no empty prompt beside the images' own (Meng et al. 2023, arXiv:2210.03142).
+    """
+    width = model.unet.config.time_cond_proj_dim
+    if width is None:
+        return None
+    told: torch.Tensor = model.pipeline.get_guidance_scale_embedding(
+        torch.full((count,), scale - 1.0), width, dtype=model.unet.dtype
+    )
+    return told.to(model.device)
+
+
+def first_level(model: LatentDiffusion, sampler: Sampler, steps: int) -> int:
+    """The noise level at which a sampler begins, counted from 0 as the base model's timesteps are.
+
+    Raises:
+        ValueError: The scheduler cannot take so many steps.
+    """
+    sampler.scheduler.set_timesteps(steps, device=model.device)
+    return round(float(sampler.scheduler.timesteps[0]))
+
+
 def _begun(
-    scheduler: Any, noise: torch.Tensor, steps: int, start: Start | None
+    scheduler: Any, noise: torch.Tensor, steps: int, start: Start | StartNoise | None
 ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
     """Latents at the first noise level, and the timesteps from there, as diffusers' image-to-image pipelines count."""
+    if isinstance(start, StartNoise):
+        noise, start = start.latents.to(noise.device), None
     first = 0 if start is None else (steps - start.steps) * scheduler.order
     if hasattr(scheduler, "set_begin_index"):  # or it looks for the timestep, of which there may be two that are equal
         scheduler.set_begin_index(first)
