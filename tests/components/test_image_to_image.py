@@ -24,10 +24,10 @@ from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.study_file import parse_document
-from synthmix.image_data.image_table import SOURCES, STRENGTH, read_images, read_index
+from synthmix.image_data.image_table import ANGLE, SOURCES, STRENGTH, read_images, read_index
 from synthmix.image_data.pixel_cache import some_pixels
 from synthmix.image_data.split_parts import TrainPart, open_train_part
-from synthmix.image_synthesis import image_set_operation, planning, sampling, shard_ranges
+from synthmix.image_synthesis import image_set_operation, inverted_sources, planning, sampling, shard_ranges
 from synthmix.image_synthesis.shards import image_count
 from synthmix.latent_diffusion.autoencoder import encode_images, reconstruct
 from synthmix.latent_diffusion.base_model import BaseModel
@@ -165,7 +165,7 @@ def image_set(store: MemoryObjectStore, **fields: Any) -> tuple[Manifest, np.nda
     asked = image_sets_pb2.ImageSet(
         adapter=str(ADAPTER),
         train_split=str(train_part(store).name),
-        settings=SynthesisSettings(prompt="a {label} cell", steps=4, **fields),
+        settings=SynthesisSettings(**{"prompt": "a {label} cell", "steps": 4} | fields),
         class_images=[image_sets_pb2.ClassImages(label=label, images=5) for label in LABELS],
     )
     planned = planning.plan(store, asked, validate_only=False)
@@ -225,6 +225,61 @@ def test_what_is_taken_a_quarter_of_the_way_is_like_its_source(store: MemoryObje
     assert (own < others).all()
 
 
+def test_inverted_images_do_not_depend_on_shards_and_batches(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = set(store.keys)
+    all_made = []
+    for shard_images, at_once in ((64, 16), (4, 3), (1, 1)):
+        monkeypatch.setattr(shard_ranges, "SHARD_IMAGES", shard_images)
+        for module in (sampling, inverted_sources):
+            monkeypatch.setattr(module, "images_at_once", lambda model, size_px, at_once=at_once: at_once)
+        for key in set(store.keys) - given:
+            store.delete(key)
+        manifest, images, rows = image_set(store, inversion_steps=6)
+        all_made.append((images, [{name: row[name] for name in ("index", SOURCES, ANGLE)} for row in rows]))
+    assert manifest.summary["sources"] is True and manifest.summary["train_split"] == str(train_part(store).name)
+    for images, rows in all_made[1:]:
+        assert rows == all_made[0][1]
+        assert np.abs(images - all_made[0][0]).max() <= 1
+
+
+def test_each_source_is_inverted_once_a_worker(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    inverted: list[int] = []
+
+    def counted(model: Any, latents: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        inverted.append(len(latents))
+        return latents
+
+    monkeypatch.setattr(inverted_sources, "inverted", counted)
+    monkeypatch.setattr(shard_ranges, "SHARD_IMAGES", 2)
+    image_set(store, inversion_steps=6)
+    assert sum(inverted) == len(train_part(store))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_images_begin_from_the_noise_of_their_own_sources(
+    store: MemoryObjectStore, base: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """A worker that mixed up which noise is whose would be found out."""
+    begun: dict[str, torch.Tensor] = {}
+    synthesise = sampling.synthesise
+
+    def noted(model: Any, adapter: Any, settings: Any, planned: Any, start: Any) -> Any:
+        begun.update((image.sources[place], latents) for image, latents in zip(planned, start.latents, strict=True))
+        return synthesise(model, adapter, settings, planned, start)
+
+    monkeypatch.setattr(sampling, "synthesise", noted)
+    monkeypatch.setattr(sampling, "on_circle", lambda *pair: pair[place])
+    monkeypatch.setattr(inverted_sources, "inverted", lambda model, latents, *given, **named: latents)
+    image_set(store, inversion_steps=6)
+    part = train_part(store)
+    latents = encode_images(base.vae, some_pixels(store, part, range(len(part)), SIZE_PX), 16)
+    assert len(begun) > 4
+    for sha256, found in begun.items():
+        torch.testing.assert_close(found, latents[part.sha256s.index(sha256)])
+
+
 STUDY = """\
 name: from-images
 dataset: cells
@@ -244,6 +299,7 @@ seeds: 2
         ("strength: [0.5, 1]", "mode: replace", 0.5, 0.5),
         ("strength: 0.5, sampler: DPMSolverMultistepScheduler", "mode: sample_local", 1.0, 1.0),
         ("strength: 0.5, source: any_class", "mode: sample_global, soft_label_gamma: 0.5", 1.0, 1.0),
+        ("inversion_steps: 4, more_prompts: [['one {{label}}']], prompt_switch: 0.5", "mode: sample_global", 1.0, 1.0),
     ],
 )
 def test_a_study_of_image_to_image(

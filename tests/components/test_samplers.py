@@ -2,68 +2,26 @@
 
 import inspect
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 
+from known_noise import DEVIATION, MEAN, OF_BUILTIN, OF_STABLE_DIFFUSION, model_of
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_synthesis.sampler_options import check_sampler, check_schedule, sampler_options
 from synthmix.latent_diffusion.conditions import Conditions
-from synthmix.latent_diffusion.denoising import Guidance, Start, denoise, named_sampler
-from synthmix.latent_diffusion.schedulers import EPSILON, NOT_OFFERED, SCHEDULERS, VELOCITY, NoiseSchedule
+from synthmix.latent_diffusion.denoising import Guidance, Start, StartNoise, denoise, named_sampler
+from synthmix.latent_diffusion.schedulers import EPSILON, NOT_OFFERED, SCHEDULERS, NoiseSchedule
 from synthmix.service_kit.errors import Problems
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Latents that are all of one normal distribution: the UNet's right answer to any of them is known.
-MEAN, DEVIATION = 0.6, 0.5
 IMAGES = 1500
-OF_STABLE_DIFFUSION: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "steps_offset": 1,
-    "timestep_spacing": "trailing",
-}
-OF_BUILTIN: dict[str, Any] = OF_STABLE_DIFFUSION | {"prediction_type": VELOCITY, "rescale_betas_zero_snr": True}
 # Fewer steps than the deterministic ones of second order need, for those that add noise or are of first order.
 STEPS = 40
 DISTILLED = ("LCMScheduler", "TCDScheduler")
-
-
-class Oracle:
-    """A UNet that knows the distribution of what it is shown: it answers with the mean of what there may have been."""
-
-    dtype = torch.float32
-
-    def __init__(self, scheduler: Any):
-        self.config = SimpleNamespace(in_channels=1, time_cond_proj_dim=None)
-        self._kind = scheduler.config.prediction_type
-        signal = scheduler.alphas_cumprod.double()
-        # Of noise levels between two, as diffusers has them: even in the logarithm of the noise's deviation.
-        self._log_sigmas = (((1 - signal) / signal.clamp(min=1e-12)).sqrt()).log().numpy()
-
-    def __call__(self, latents: torch.Tensor, timestep: Any, *_: Any, **__: Any) -> tuple[torch.Tensor]:
-        level = np.interp(float(timestep), np.arange(len(self._log_sigmas)), self._log_sigmas)
-        signal = 1 / np.sqrt(1 + np.exp(2 * level))
-        noise = np.sqrt(1 - signal**2)
-        values = latents.double()
-        gain = signal * DEVIATION**2 / (signal**2 * DEVIATION**2 + noise**2)
-        clean = MEAN + gain * (values - signal * MEAN)
-        of_noise = (values - signal * clean) / noise
-        return ((of_noise if self._kind == EPSILON else signal * of_noise - noise * clean).float(),)
-
-
-def model_of(config: dict[str, Any]) -> Any:
-    """As much of a base model as `denoise` asks for: its scheduler, and the oracle."""
-    scheduler = diffusers.DDIMScheduler(**config)
-    pipeline = SimpleNamespace(scheduler=scheduler, vae_scale_factor=1)
-    return SimpleNamespace(pipeline=pipeline, unet=Oracle(scheduler), device=torch.device("cpu"))
 
 
 def sampled(
@@ -174,6 +132,29 @@ def test_options_change_the_way_and_not_where_it_ends(name: str, options: dict[s
     assert mean == pytest.approx(MEAN, abs=0.06)
     least = 0.25 if name in DISTILLED else DEVIATION - 0.1
     assert least < deviation < DEVIATION + 0.06
+
+
+def from_given_noise(name: str, seed: int) -> torch.Tensor:
+    """What is made of the same noise, with other noise of the images' own."""
+    model = model_of(OF_STABLE_DIFFUSION)
+    conditions = [Conditions(torch.zeros(1, 1, 1))] * 4
+    return denoise(
+        model,
+        conditions,
+        conditions,
+        [torch.Generator().manual_seed(seed + image) for image in range(4)],
+        size_px=1,
+        steps=10,
+        guidance=Guidance(1.0),
+        start=StartNoise(torch.linspace(-1, 1, 4).reshape(4, 1, 1, 1)),
+        sampler=named_sampler(model, name, {}, 0.0),
+    )
+
+
+@pytest.mark.parametrize("name", cases(lambda one: True))
+def test_the_table_says_which_draw_noise_on_their_way(name: str) -> None:
+    one, other = (from_given_noise(name, seed) for seed in (0, 50))
+    assert torch.equal(one, other) != SCHEDULERS[name].draws_noise
 
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])

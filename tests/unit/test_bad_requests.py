@@ -490,6 +490,22 @@ STUDIES = [
         ("synthesis[0].images_per_source",),
     ),
     Case(
+        "two ways to begin from images",
+        study(synthesis__strength=0.5, synthesis__inversion_steps=9),
+        InvalidArgument,
+        "INVALID_FIELD",
+        ("9 says how images begin from train images, and so does strength", "leave one of the two out"),
+        ("synthesis[0].inversion_steps",),
+    ),
+    Case(
+        "a switch between one prompt",
+        study(synthesis__prompt_switch=0.3),
+        InvalidArgument,
+        "INVALID_FIELD",
+        (r"0\.3 is how long one of more_prompts is used before prompt", "set more_prompts, or leave it out"),
+        ("synthesis[0].prompt_switch",),
+    ),
+    Case(
         "two numbers of images",
         study(synthesis__strength=0.5, synthesis__images_per_source=5, synthesis__per_class=40),
         InvalidArgument,

@@ -11,7 +11,7 @@ README = Path(__file__).resolve().parents[2] / "services" / "README.md"
 def test_the_documentation_lists_every_sampler_with_what_it_can_do() -> None:
     yes = {True: "yes", False: "no"}
     rows = [
-        f"| `{name}` | {yes[one.zero_terminal_snr]} | {yes[one.image_to_image]} | "
+        f"| `{name}` | {yes[one.zero_terminal_snr]} | {yes[one.image_to_image]} | {yes[one.draws_noise]} | "
         f"{['once', 'twice'][one.answers - 1]} | "
         f"{', '.join(f'`{option}`' for option in OPTIONS if has_option(one, option)) or 'none'} |"
         for name, one in SCHEDULERS.items()

@@ -1,5 +1,6 @@
-"""Image to image: which train image each synthetic one begins from, how far it goes, and what is refused before."""
+"""Images that begin from train images: which each begins from, how far it goes, and what is refused before."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.generators import AdapterPart
-from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES, STRENGTH, Shard, read_index
+from synthmix.image_data.image_table import ANGLE, SOURCE_LABEL, SOURCES, STRENGTH, Shard, read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis import planning as image_sets
 from synthmix.image_synthesis.shards import PlannedImage, planned_images, write_index
@@ -42,7 +43,8 @@ def image_set(store: MemoryObjectStore, train: TrainPart, *, split: str | None =
     """The plan of an image set of an adapter that was trained on this part."""
     inputs = {"base_model": resolve(BUILTIN, field="x").digest, "train_split": train.digest}
     summary = {"base_model": BUILTIN, "classes": list(train.classes), "grey": False}
-    request = {"settings": {"prompt": "a {label} cell"}, "train_split": train.digest}
+    per = {"per": fields.pop("per")} if "per" in fields else {}
+    request = {"settings": {"prompt": "a {label} cell"} | per, "train_split": train.digest}
     write_manifest(store, Manifest(ADAPTER, inputs, request, 3, (), summary))
     classes = fields.pop("class_images", {})
     asked = image_sets_pb2.ImageSet(
@@ -148,6 +150,64 @@ def test_the_index_says_sources_and_strengths(store: MemoryObjectStore, train: T
     assert {(row[STRENGTH], row["steps"]) for row in rows} <= {(0.25, 6), (0.5, 12)}
 
 
+def test_two_are_inverted_for_each_image(store: MemoryObjectStore, train: TrainPart) -> None:
+    [label, other] = train.classes
+    own = {sha256 for sha256, name in zip(train.sha256s, train.class_names, strict=True) if name == label}
+    pairs = len(own) * (len(own) - 1)
+    settings: dict[str, Any] = {"inversion_steps": 10, "class_images": {label: pairs, other: 5}}
+    images = planned(store, train, range(pairs), **settings)
+    assert {tuple(image.sources) for image in images} == {(a, b) for a in own for b in own if a != b}, "every pair once"
+    angles = sorted(image.angle for image in images)
+    assert 0 <= angles[0] < 1 and math.tau - 1 < angles[-1] < math.tau and len(set(angles)) == pairs
+    assert planned(store, train, range(7, 9), **settings) == images[7:9], "whatever the shard"
+    fewer = planned(store, train, range(9), inversion_steps=10, class_images={label: 9, other: 5})
+    assert [(image.sources, image.angle) for image in fewer] == [(image.sources, image.angle) for image in images[:9]]
+
+
+def test_the_index_says_both_that_were_inverted(store: MemoryObjectStore, train: TrainPart) -> None:
+    request = image_set(store, train, inversion_steps=10, per_class=2).request
+    shards = {0: Shard(Payload("s0", "0" * 64, 1), [str(number) * 64 for number in range(4)])}
+    payloads = write_index(store, TARGET, request, shards, sources=source_images(train))
+    rows = read_index(store, Manifest(TARGET, {}, request, 3, tuple(payloads), {})).to_pylist()
+    classes = dict(zip(train.sha256s, train.class_names, strict=True))
+    assert all([classes[sha256] for sha256 in row[SOURCES]] == 2 * [row["label"]] for row in rows)
+    assert all(0 <= row[ANGLE] < math.tau and row["steps"] == 25 for row in rows)
+    assert not {STRENGTH, "group"} & set(rows[0]), "two may be of two groups"
+
+
+def test_prompts_that_are_switched(store: MemoryObjectStore, train: TrainPart) -> None:
+    """The first ones are those of more_prompts, and prompt takes over from each."""
+    more = ["a {label} cell, stained", "a {label} cell, in focus"]
+    images = planned(store, train, range(20), split="", more_prompts=more, prompt_switch=0.3, per_class=10)
+    assert {image.template for image in images} == set(more)
+    assert {image.later_template for image in images} == {"a {label} cell"}
+    images = planned(store, train, range(20), split="", more_prompts=more, per_class=10)
+    assert {image.template for image in images} == {"a {label} cell", *more}
+    assert {image.later_template for image in images} == {None}
+
+
+def test_a_plan_of_inversions(store: MemoryObjectStore, train: TrainPart) -> None:
+    plain = image_set(store, train, split="", per_class=4).plan
+    inverted = image_set(store, train, inversion_steps=100, per_class=4).plan
+    start = image_sets.START_SECONDS
+    of_a_step = (plain.predicted_seconds - start) / (8 * 25)
+    # Four images of each class begin from five of its train images. There is no guidance on their way back.
+    assert inverted.predicted_seconds - start == pytest.approx(of_a_step * (8 * 25 + 10 * 100 / 2))
+    assert [(item.name, item.value) for item in inverted.quantities] == [
+        ("steps that an image goes through", 25.0),
+        ("train images that are inverted", 10.0),
+        ("steps of an inversion", 100.0),
+    ]
+    many = image_set(store, train, inversion_steps=100, images_per_source=5).plan
+    assert many.total == 5 * len(train) and many.quantities[1].value == len(train)
+
+
+def test_an_adapter_of_one_image_inverts_no_other(store: MemoryObjectStore, train: TrainPart) -> None:
+    with pytest.raises(InvalidArgument, match="this adapter is one for each image, which knows no other") as raised:
+        image_set(store, train, inversion_steps=10, per="image")
+    assert [item.field for item in raised.value.violations] == ["image_set.settings.inversion_steps"]
+
+
 def test_plans(store: MemoryObjectStore, train: TrainPart) -> None:
     counts = Counter(train.class_names)
     plain = image_set(store, train, split="", per_class=4)
@@ -200,6 +260,43 @@ def test_plans(store: MemoryObjectStore, train: TrainPart) -> None:
             "and so does class_images",
         ),
         ({"split": "", "strength": 0.5}, "train_split", "is required; images with a strength begin from train images"),
+        (
+            {"inversion_steps": 10, "strength": 0.5},
+            "settings.inversion_steps",
+            "10 says how images begin from train images, and so does strength; leave one of the two out",
+        ),
+        ({"inversion_steps": 0}, "settings.inversion_steps", "0 is out of range"),
+        (
+            {"inversion_steps": 10, "more_strengths": [0.5]},
+            "settings.more_strengths",
+            "is of images with a strength, and with inversion_steps there is none",
+        ),
+        ({"inversion_steps": 10, "source": "any_class"}, "settings.source", "with inversion_steps there is none"),
+        (
+            {"inversion_steps": 10, "sampler": "DDPMScheduler"},
+            "settings.inversion_steps",
+            "begins from noise of two images, and DDPMScheduler adds other noise in each step; use a sampler without",
+        ),
+        (
+            {"inversion_steps": 10, "sampler": "DDIMScheduler", "eta": 0.5},
+            "settings.eta",
+            "0.5 adds noise in each step, and with inversion_steps images begin from noise of two images",
+        ),
+        (
+            {
+                "inversion_steps": 10,
+                "sampler": "DPMSolverMultistepScheduler",
+                "solver_algorithm": "sde-dpmsolver++",
+            },
+            "settings.solver_algorithm",
+            "adds noise in each step",
+        ),
+        ({"split": "", "inversion_steps": 10}, "train_split", "images with inversion_steps begin from train images"),
+        (
+            {"split": "", "prompt_switch": 0.3},
+            "settings.prompt_switch",
+            "0.3 is how long one of more_prompts is used before prompt, and there are none; set more_prompts",
+        ),
         ({}, "train_split", "is what images begin from, and without a strength they begin as noise"),
     ],
 )

@@ -376,6 +376,9 @@ def test_images_of_a_study_begin_from_its_train_part(store: MemoryObjectStore) -
         [0.5, 0.7],
         [0.9],
     ]
+    inverted = lay_out(store, "synthesis: {inversion_steps: 50, images_per_source: 5}")
+    assert images_of(inverted) == {label: 5 * count for label, count in counts.items()}
+    assert steps(inverted, IMAGE_SYNTHESIS)[0].request.train_split == f"{inverted.split.name}/parts/train"
     drawn = lay_out(store, "synthesis: {strength: 0.3}\nmixtures: {mode: sample_local, ratios: [0.1, 0.9]}")
     assert images_of(drawn) == counts, "one of each"
     [fault] = faults(store, "synthesis: {strength: 0.3, per_class: 1}\nmixtures: {mode: sample_local, ratios: [0.1]}")
@@ -394,6 +397,16 @@ def test_images_of_a_study_begin_from_its_train_part(store: MemoryObjectStore) -
             "synthesis: {strength: 0.5}\nmixtures: {mode: replace, ratios: [0.5, 0.98]}",
             "mixtures.ratios[1]",
             "keeps no real image of the class 'beta', and synthetic images begin from train images",
+        ),
+        (
+            "synthesis: {inversion_steps: 50}\nmixtures: {mode: replace, ratios: [0.5]}",
+            "synthesis[0].inversion_steps",
+            "makes children of two images, and mixtures of the mode replace leave real images out",
+        ),
+        (
+            "synthesis: {inversion_steps: 50}\nadapters: {per: image}",
+            "synthesis[0].inversion_steps",
+            "50 begins from two images of a class, and adapters[0] is one for each image",
         ),
         ("synthesis: {strength: 0.01}", "synthesis[0].strength", "0.01 of 25 steps is less than one step"),
         ("synthesis: {images_per_source: 3}", "synthesis[0].images_per_source", "set strength, such as 0.5"),

@@ -27,6 +27,8 @@ from synthmix.service_kit.resource_names import ArtifactName
 SOURCES = "sources"
 # How far the first of these was taken to noise, where images begin from others.
 STRENGTH = "strength"
+# Where on the circle through two of them it begins as noise, in radians from the first.
+ANGLE = "angle"
 # The class of the image that each begins from, where that may be another than its own.
 SOURCE_LABEL = "source_label"
 # That of a dataset's index with each image's text in each caption column.
@@ -45,6 +47,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     "index": pa.int64(),
     SOURCES: pa.list_(pa.string()),
     STRENGTH: pa.float64(),
+    ANGLE: pa.float64(),
     SOURCE_LABEL: pa.string(),
     "steps": pa.int32(),
     "width_px": pa.int32(),

@@ -6,9 +6,15 @@ What a study, image synthesis and the evaluation agree on. Without numpy and tor
 from collections.abc import Mapping
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.image_data.inverted_images import is_inverted
 
 # SynthesisSettings.source.
 SAME_CLASS, ANY_CLASS = "same_class", "any_class"
+
+
+def begins_from_images(settings: SynthesisSettings) -> bool:
+    """Whether images begin from train images, and not as noise alone."""
+    return settings.HasField("strength") or is_inverted(settings)
 
 
 def is_of_any_class(settings: SynthesisSettings) -> bool:

@@ -6,9 +6,12 @@ again. So a class's n-th image is made with the same whatever the number of imag
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 from synthmix.image_data.generators import AdapterPart
 from synthmix.service_kit.seeds import derived_seed
+
+Item = TypeVar("Item")
 
 
 @lru_cache(maxsize=64)  # every shard of a set asks for that of its classes
@@ -18,8 +21,8 @@ def in_drawing_order(parts: tuple[AdapterPart, ...], label: str, seed: int) -> t
     return tuple(sorted(own, key=lambda part: (derived_seed(seed, "image adapter", part.image), part.folder)))
 
 
-def drawn(ordered: Sequence[AdapterPart], number: int, fused: int) -> tuple[AdapterPart, ...]:
-    """What a class's image is made with.
+def drawn(ordered: Sequence[Item], number: int, fused: int) -> tuple[Item, ...]:
+    """What a class's image is made with: adapters, or train images that it begins from.
 
     Of two, the second is that which stands some places behind the first: one place in the first round, and one more
     in each round after it. So each adapter is the first of as many pairs as any other, but for one, and the second

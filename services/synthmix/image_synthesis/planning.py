@@ -10,13 +10,14 @@ from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.fused_adapters import check_fusion, is_fused
 from synthmix.image_data.generators import AdapterPart, adapter_parts, adapter_settings, classes_made, is_imported
-from synthmix.image_data.image_to_image import SAME_CLASS, images_of_sources, is_of_any_class
+from synthmix.image_data.image_to_image import SAME_CLASS, begins_from_images, images_of_sources, is_of_any_class
+from synthmix.image_data.inverted_images import check_inverted, is_inverted
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis.guidance_options import check_guidance
+from synthmix.image_synthesis.inverted_pairs import check_inversion, inversion_cost, sources_inverted
 from synthmix.image_synthesis.sampler_options import check_sampler, check_schedule, named_sampler
 from synthmix.image_synthesis.shard_ranges import SHARD_IMAGES, shard_count
 from synthmix.image_synthesis.source_images import (
-    begins_from_images,
     check_counts,
     check_strength,
     check_train_split,
@@ -74,6 +75,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
         problem, remedy = "are images to choose among, and there is no selection", "set selection, or leave it out"
         problems.found.append(invalid_field("image_set.candidates", image_set.candidates, problem, remedy))
     check_strength(settings, problems, field="image_set.settings")
+    check_inversion(settings, problems, field="image_set.settings")
     check_counts(image_set.settings, problems, field="image_set.settings", counted=bool(image_set.class_images))
     check_train_split(settings, image_set.train_split, problems, field="image_set.train_split")
     train = None
@@ -104,6 +106,10 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     if train is not None:
         with problems:
             _check_sources(settings, train, images, parts)
+        per = adapter_settings(adapter).per if adapter is not None else ""
+        counts = Counter(train.class_names)
+        of_made = {label: counts[label] for label, count in images.items() if count}
+        check_inverted(settings, per, of_made, problems, field="image_set.settings")
     _check_fusion(settings, adapter, parts, images, problems)
     problems.raise_if_any()
     request = canonical_request(
@@ -116,6 +122,8 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
         warnings += _check_base_model(store, adapter, settings)
     sampler = named_sampler(settings)
     answers = total * relative_cost(settings) * (1 if sampler is None else sampler.answers)
+    inverted = sources_inverted(settings, images, {} if train is None else Counter(train.class_names))
+    answers += inversion_cost(settings, inverted)
     seconds = START_SECONDS + answers * SECONDS_PER_IMAGE_STEP
     seconds += SECONDS_PER_ADAPTER * adapter_changes(settings, parts, images)
     return Planned(
@@ -129,16 +137,19 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else shard_count(total),
             warnings=warnings,
-            quantities=_quantities(settings),
+            quantities=_quantities(settings, inverted),
         ),
     )
 
 
-def _quantities(settings: image_sets_pb2.SynthesisSettings) -> list[operations_pb2.Quantity]:
-    """What a strength comes to."""
+def _quantities(settings: image_sets_pb2.SynthesisSettings, inverted: int) -> list[operations_pb2.Quantity]:
+    """What a strength, or an inversion of so many train images, comes to."""
     if not begins_from_images(settings):
         return []
-    return [operations_pb2.Quantity(name="steps that an image goes through", value=mean_steps(settings))]
+    named = {"steps that an image goes through": mean_steps(settings)}
+    if is_inverted(settings):
+        named |= {"train images that are inverted": inverted, "steps of an inversion": settings.inversion_steps}
+    return [operations_pb2.Quantity(name=name, value=value) for name, value in named.items()]
 
 
 def _check_train_part(train: TrainPart, adapter: Manifest) -> None:
@@ -168,6 +179,8 @@ def _check_sources(
                 "may be another image than that of the adapter, and an adapter of one image goes on from this one",
                 f"use {SAME_CLASS}, or an adapter with per: class",
             )
+        return
+    if is_inverted(settings):
         return
     there = Counter(train.class_names)
     without = [label for label, count in images.items() if count and not there[label]]

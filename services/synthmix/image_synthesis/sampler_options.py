@@ -3,7 +3,8 @@
 from typing import Any
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_synthesis.source_images import begins_from_images
+from synthmix.image_data.image_to_image import begins_from_images
+from synthmix.image_data.inverted_images import is_inverted
 from synthmix.latent_diffusion.schedulers import (
     LEADING,
     NOT_OFFERED,
@@ -106,8 +107,10 @@ def has_option(sampler: Scheduler, option: str) -> bool:
 
 
 def _check_begin(settings: SynthesisSettings, sampler: str, problems: Problems, field: str) -> None:
-    """Collects a strength for a sampler that has to begin at noise."""
-    if begins_from_images(settings) and not SCHEDULERS[sampler].image_to_image:
+    """Collects a strength for a sampler that has to begin at noise, and an inversion for one that draws its own."""
+    if is_inverted(settings):
+        _check_draws_none(settings, sampler, problems, field)
+    if settings.HasField("strength") and not SCHEDULERS[sampler].image_to_image:
         problems.found.append(
             invalid_field(
                 f"{field}.strength",
@@ -117,6 +120,30 @@ def _check_begin(settings: SynthesisSettings, sampler: str, problems: Problems, 
                 reason="SAMPLER_UNSUPPORTED",
             )
         )
+
+
+def _check_draws_none(settings: SynthesisSettings, sampler: str, problems: Problems, field: str) -> None:
+    """Collects what adds noise in each step: little would be left of two images that an image is to begin from."""
+    if SCHEDULERS[sampler].draws_noise:
+        problems.found.append(
+            invalid_field(
+                f"{field}.inversion_steps",
+                settings.inversion_steps,
+                f"begins from noise of two images, and {sampler} adds other noise in each step",
+                "use a sampler without, such as DDIMScheduler, or leave it out",
+                reason="SAMPLER_UNSUPPORTED",
+            )
+        )
+    for name, adds in (("eta", settings.eta > 0), ("solver_algorithm", settings.solver_algorithm == STOCHASTIC)):
+        if adds:
+            problems.found.append(
+                invalid_field(
+                    f"{field}.{name}",
+                    getattr(settings, name),
+                    "adds noise in each step, and with inversion_steps images begin from noise of two images",
+                    "leave one of the two out",
+                )
+            )
 
 
 def check_schedule(
@@ -131,6 +158,9 @@ def check_schedule(
     """
     with problems:
         check_range(f"{field}.steps", settings.steps, 1, schedule.train_timesteps)
+    if is_inverted(settings):
+        with problems:
+            check_range(f"{field}.inversion_steps", settings.inversion_steps, 1, schedule.train_timesteps)
     sampler = named_sampler(settings)
     if sampler is None:
         if not settings.HasField("sampler"):

@@ -6,8 +6,10 @@ The image at index i starts from the noise of (seed, i): which worker makes it, 
 import io
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -21,13 +23,16 @@ from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.fused_adapters import is_fused
 from synthmix.image_data.generators import ORIGINAL_PX, adapter_parts, adapter_settings
 from synthmix.image_data.image_table import write_shard
+from synthmix.image_data.inverted_images import is_inverted
 from synthmix.image_data.pixel_cache import some_pixels
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis.batch_size import images_at_once
+from synthmix.image_synthesis.inverted_pairs import switches_prompts
+from synthmix.image_synthesis.inverted_sources import source_noise
 from synthmix.image_synthesis.sampler_options import sampler_options
 from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
-from synthmix.image_synthesis.source_images import executed_steps, source_images
+from synthmix.image_synthesis.source_images import SourceImage, executed_steps, source_images, sources_of
 from synthmix.image_synthesis.unet_rewrites import (
     keep_keys_and_values,
     multiplies_in_bfloat16,
@@ -50,13 +55,17 @@ from synthmix.latent_diffusion.class_tokens import class_tokens, model_prompt
 from synthmix.latent_diffusion.conditions import Conditions
 from synthmix.latent_diffusion.denoising import (
     Guidance,
+    LaterPrompts,
     Sampler,
     Start,
+    StartNoise,
     decode,
     denoise,
     encoded,
+    first_level,
     named_sampler,
 )
+from synthmix.latent_diffusion.inversion import on_circle
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion, answers
 from synthmix.latent_diffusion.part_layers import UNET
@@ -103,15 +112,19 @@ def synthesise_shard(
     captions = adapter_captions(store, adapter)
     train = open_train_part(store, train_split, field="image_set.train_split") if train_split else None
     indices = shard_range(image_count(request), number)
-    planned = planned_images(
-        request, indices, adapter_parts(adapter), captions, {} if train is None else source_images(train)
-    )
+    sources = {} if train is None else source_images(train)
+    planned = planned_images(request, indices, adapter_parts(adapter), captions, sources)
     shares = (settings.fusion_weight, 1 - settings.fusion_weight) if is_fused(settings) else (1.0,)
     made: dict[int, bytes] = {}
     for folders, of_folders in _alike(planned, lambda image: tuple(part.folder for part in image.adapters)).items():
         model = adapted_model(adapter.name, settings.precision, folders, shares, settings.adapter_scale)
         for alike in _alike(of_folders, lambda image: executed_steps(settings.steps, image.strength)).values():
-            start = None if train is None else _start(store, train, model, adapter, settings, alike)
+            start: Start | StartNoise | None = None
+            if train is not None and is_inverted(settings):
+                noise = _noise(store, train, model, adapter, settings, folders, alike, sources, captions)
+                start = _on_circles(noise, alike)
+            elif train is not None:
+                start = _start(store, train, model, adapter, settings, alike)
             in_order = iter(image.index for image in alike)
             for batch in synthesise(model, adapter, settings, alike, start):
                 made |= {next(in_order): data for data in batch}
@@ -149,12 +162,63 @@ def _start(
     return Start(latents[places], executed_steps(settings.steps, planned[0].strength))
 
 
+def _noise(
+    store: ObjectStore,
+    train: TrainPart,
+    model: LatentDiffusion,
+    adapter: Manifest,
+    settings: SynthesisSettings,
+    folders: Hashable,
+    planned: Sequence[PlannedImage],
+    sources: Mapping[str, Sequence[SourceImage]],
+    captions: Mapping[str, Sequence[str]],
+) -> dict[int, torch.Tensor]:
+    """What each train image that one of these begins from would be made of, by its row.
+
+    Each is inverted by the prompt of all images, and by its own caption where the prompt asks for one.
+    """
+    size_px, sampler = adapter_settings(adapter).image_size, sampler_of(model, settings)
+    wanted = {source.row for image in planned for source in (image.source, image.partner) if source}
+    found: dict[int, torch.Tensor] = {}
+    with _steps_told(settings, sampler):
+        last = first_level(model, sampler, settings.steps)
+    with _memory_told(images_at_once(model, size_px), size_px):
+        for label in dict.fromkeys(image.label for image in planned):
+            own = captions.get(label) or [""] * len(sources[label])
+            found |= source_noise(
+                store,
+                train,
+                model,
+                sources_of(settings, sources, label),
+                {
+                    source.row: _text(model, adapter, settings.prompt, label, caption)
+                    for source, caption in zip(sources[label], own, strict=True)
+                },
+                wanted,
+                size_px=size_px,
+                original_px=adapter.summary.get(ORIGINAL_PX),
+                steps=settings.inversion_steps,
+                last=last,
+                of_model=(adapter.name, settings.precision, folders, settings.adapter_scale),
+            )
+    return found
+
+
+def _on_circles(noise: Mapping[int, torch.Tensor], planned: Sequence[PlannedImage]) -> StartNoise:
+    """What images begin from that have two sources each."""
+    first, second = (
+        torch.stack([noise[source.row] for source in of_all if source])
+        for of_all in zip(*((image.source, image.partner) for image in planned), strict=True)
+    )
+    return StartNoise(on_circle(first, second, torch.tensor([image.angle for image in planned], dtype=torch.float64)))
+
+
 def synthesise(
     model: LatentDiffusion,
     adapter: Manifest,
     settings: SynthesisSettings,
     planned: Sequence[PlannedImage],
-    start: Start | None = None,
+    start: Start | StartNoise | None = None,
 ) -> Iterator[list[bytes]]:
     """PNGs of the planned images, in batches, each while the next one is made.
 
@@ -162,20 +226,33 @@ def synthesise(
         start: What each of them begins from; noise if None.
     """
     size_px, grey = adapter_settings(adapter).image_size, adapter.summary["grey"]
-    texts = [_text(model, adapter, image.template, image) for image in planned]
-    others = [_text(model, adapter, settings.negative_prompt, image) for image in planned]
-    embeddings = encoded(model, [*texts, *others])
+    templates = [image.template for image in planned]
+    texts, later, others = (
+        [
+            _text(model, adapter, template, image.label, image.caption)
+            for template, image in zip(of_all, planned, strict=True)
+        ]
+        for of_all in (
+            templates,
+            [image.later_template or image.template for image in planned],
+            [settings.negative_prompt] * len(planned),
+        )
+    )
+    embeddings = encoded(model, [*texts, *later, *others])
     at_once, sampler = images_at_once(model, size_px), sampler_of(model, settings)
     with ThreadPoolExecutor(1, thread_name_prefix="png") as encoder:
         before = None
         for begin in range(0, len(planned), at_once):
             batch = planned[begin : begin + at_once]
-            prompts, negative = (
-                [embeddings[text] for text in of_all[begin : begin + at_once]] for of_all in (texts, others)
+            prompts, later_prompts, negative = (
+                [embeddings[text] for text in of_all[begin : begin + at_once]] for of_all in (texts, later, others)
             )
-            of_batch = start and Start(start.latents[begin : begin + at_once], start.steps)
+            of_batch = start and replace(start, latents=start.latents[begin : begin + at_once])
             original_px = adapter.summary.get(ORIGINAL_PX)
-            pixels = _pixels(model, settings, batch, prompts, negative, size_px, original_px, of_batch, sampler)
+            taking_over = LaterPrompts(later_prompts, settings.prompt_switch) if switches_prompts(settings) else None
+            pixels = _pixels(
+                model, settings, batch, prompts, negative, size_px, original_px, of_batch, sampler, taking_over
+            )
             if before is not None:
                 yield before.result()
             before = encoder.submit(_pngs, pixels, adapter.name, grey=grey)
@@ -183,15 +260,15 @@ def synthesise(
             yield before.result()
 
 
-def _text(model: LatentDiffusion, adapter: Manifest, template: str, image: PlannedImage) -> str:
+def _text(model: LatentDiffusion, adapter: Manifest, template: str, label: str, caption: str) -> str:
     """A prompt for an image, with learned tokens in the place of its class's name if the adapter has them."""
     learned = class_tokens(model)
-    if learned is not None and image.label not in learned.classes:
+    if learned is not None and label not in learned.classes:
         raise DataLoss(
-            f"{adapter.name} has learned tokens of classes, and none of {image.label!r}; delete it and train it again",
+            f"{adapter.name} has learned tokens of classes, and none of {label!r}; delete it and train it again",
             reason="ADAPTER_UNREADABLE",
         )
-    return model_prompt(model, template, image.label, image.caption)
+    return model_prompt(model, template, label, caption)
 
 
 def _pixels(
@@ -202,16 +279,13 @@ def _pixels(
     others: Sequence[Conditions],
     size_px: int,
     original_px: int | None,
-    start: Start | None,
+    start: Start | StartNoise | None,
     sampler: Sampler,
+    later: LaterPrompts | None,
 ) -> torch.Tensor:
     """The planned images as `decode` returns them."""
-    with memory_told_at(
-        "image_set.adapter",
-        f"{len(planned)} images of {size_px} pixels at once",
-        "use an adapter of a smaller image_size",
-    ):
-        try:
+    with _memory_told(len(planned), size_px):
+        with _steps_told(settings, sampler):
             latents = denoise(
                 model,
                 prompts,
@@ -223,16 +297,31 @@ def _pixels(
                 original_px=original_px,
                 start=start,
                 sampler=sampler,
+                later=later,
             )
-        except ValueError as error:  # some schedulers can't take few steps, or as many as they like
-            raise invalid_field(
-                "image_set.settings.steps",
-                settings.steps,
-                f"cannot be taken with {type(sampler.scheduler).__name__} ({error})",
-                "use another number of steps, such as 25",
-                reason="STEPS_UNSUPPORTED",
-            ) from error
         return decode(model, latents)
+
+
+def _memory_told(count: int, size_px: int) -> AbstractContextManager[None]:
+    """Raises FailedPrecondition if the memory is not enough for what is done with so many images."""
+    return memory_told_at(
+        "image_set.adapter", f"{count} images of {size_px} pixels at once", "use an adapter of a smaller image_size"
+    )
+
+
+@contextmanager
+def _steps_told(settings: SynthesisSettings, sampler: Sampler) -> Iterator[None]:
+    """Raises InvalidArgument for steps that the scheduler does not take: few, or not as many as one likes."""
+    try:
+        yield
+    except ValueError as error:
+        raise invalid_field(
+            "image_set.settings.steps",
+            settings.steps,
+            f"cannot be taken with {type(sampler.scheduler).__name__} ({error})",
+            "use another number of steps, such as 25",
+            reason="STEPS_UNSUPPORTED",
+        ) from error
 
 
 def sampler_of(model: LatentDiffusion, settings: SynthesisSettings) -> Sampler:

@@ -13,17 +13,13 @@ from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data import image_table
 from synthmix.image_data.captions import drawn_caption
 from synthmix.image_data.generators import AdapterPart
-from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES, STRENGTH, Shard
-from synthmix.image_data.image_to_image import is_of_any_class
+from synthmix.image_data.image_table import ANGLE, SOURCE_LABEL, SOURCES, STRENGTH, Shard
+from synthmix.image_data.image_to_image import begins_from_images, is_of_any_class
+from synthmix.image_data.inverted_images import SOURCES_OF_EACH, is_inverted
 from synthmix.image_synthesis.drawn_adapters import drawn, in_drawing_order, own_captions
+from synthmix.image_synthesis.inverted_pairs import drawn_angle, switches_prompts
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
-from synthmix.image_synthesis.source_images import (
-    SourceImage,
-    begins_from_images,
-    drawn_strength,
-    executed_steps,
-    sources_of,
-)
+from synthmix.image_synthesis.source_images import SourceImage, drawn_strength, executed_steps, sources_of
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.artifacts import Payload, payload_key
 from synthmix.service_kit.object_store import ObjectStore
@@ -41,9 +37,12 @@ class PlannedImage:
         seed: Of its own generator.
         adapters: What it is made with: one, or several that are fused.
         template: The prompt before its class was named; of several, the one that was drawn.
+        later_template: The one that takes over from it at less noise; None if it is used to the end.
         caption: What the prompt has in the place of {caption}; "" where it has none.
-        source: The train image that it begins from; None if it begins as noise.
+        source: The train image that it begins from; None if it begins as noise of its own.
         strength: How far that is taken to noise.
+        partner: The other one, of two that are inverted.
+        angle: Where it begins on the circle through the noise of the two, in radians.
     """
 
     index: int
@@ -54,6 +53,9 @@ class PlannedImage:
     caption: str = ""
     source: SourceImage | None = None
     strength: float = 0.0
+    partner: SourceImage | None = None
+    angle: float = 0.0
+    later_template: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -62,7 +64,7 @@ class PlannedImage:
     @property
     def sources(self) -> list[str]:
         """The sha256s of the train images that it is a child of: that it begins from, or that its adapters are of."""
-        begun = [self.source.sha256] if self.source else []
+        begun = [source.sha256 for source in (self.source, self.partner) if source]
         return list(dict.fromkeys([*begun, *(part.image for part in self.adapters if part.image)]))
 
 
@@ -99,10 +101,15 @@ def planned_images(
         adapters = drawn(ordered[label], within, settings.fused_adapters)
         # An adapter of one image has seen that image's caption alone.
         of_label = [own[adapters[0].image]] if own else captions.get(label, ())
-        template = drawn_prompt((settings.prompt, *settings.more_prompts), label, settings.seed, within)
-        caption = drawn_caption(of_label, template, label, settings.seed, within)
-        image = PlannedImage(index, label, template, seed, adapters, caption)
-        if begins_from_images(settings):
+        later = settings.prompt if switches_prompts(settings) else None
+        first = settings.more_prompts if later else (settings.prompt, *settings.more_prompts)
+        template = drawn_prompt(first, label, settings.seed, within)
+        caption = drawn_caption(of_label, template + (later or ""), label, settings.seed, within)
+        image = PlannedImage(index, label, template, seed, adapters, caption, later_template=later)
+        if is_inverted(settings):
+            source, partner = drawn(sources_of(settings, sources, label), within, SOURCES_OF_EACH)
+            image = replace(image, source=source, partner=partner, angle=drawn_angle(settings, label, within))
+        elif begins_from_images(settings):
             source = _source(sources_of(settings, sources, label), adapters[0], within)
             image = replace(image, source=source, strength=drawn_strength(settings, label, within))
         images.append(image)
@@ -196,6 +203,8 @@ def _append(
 
 def _begun(image: PlannedImage, source: SourceImage, settings: SynthesisSettings) -> dict[str, Any]:
     """What the index says of an image that begins from another."""
+    if image.partner:  # which may be of another group
+        return {ANGLE: image.angle, "steps": settings.steps}
     return {
         "group": source.group,
         STRENGTH: image.strength,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_data.image_to_image import SAME_CLASS, is_of_any_class
+from synthmix.image_data.image_to_image import SAME_CLASS, begins_from_images, is_of_any_class
+from synthmix.image_data.inverted_images import is_inverted
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.image_synthesis.guidance_options import guided_cost
 from synthmix.service_kit.errors import Problems, invalid_field, missing_field
@@ -38,11 +39,6 @@ class SourceImage:
     row: int
     group: str
     label: str
-
-
-def begins_from_images(settings: SynthesisSettings) -> bool:
-    """Whether images begin from train images, and not as noise alone."""
-    return settings.HasField("strength")
 
 
 def source_images(part: TrainPart) -> dict[str, list[SourceImage]]:
@@ -92,7 +88,7 @@ def executed_steps(steps: int, strength: float) -> int:
 
 def usual_strengths(settings: SynthesisSettings) -> tuple[float, ...]:
     """Strengths as images have them, each as often as any other; 1, which is all steps, if they begin as noise."""
-    if not begins_from_images(settings):
+    if not settings.HasField("strength"):
         return (1.0,)
     if settings.HasField("largest_strength"):
         width = settings.largest_strength - settings.strength
@@ -120,19 +116,8 @@ def check_strength(settings: SynthesisSettings, problems: Problems, *, field: st
         settings: Filled.
         field: Their path.
     """
-    if not begins_from_images(settings):
-        for name in ("more_strengths", "largest_strength", "images_per_source", "source"):
-            given = getattr(settings, name)
-            if given and given != SAME_CLASS:
-                shown = list(given) if name == "more_strengths" else given
-                problems.found.append(
-                    invalid_field(
-                        f"{field}.{name}",
-                        shown,
-                        "is of images that begin from train images, and without a strength they begin as noise",
-                        "set strength, such as 0.5, or leave it out",
-                    )
-                )
+    if not settings.HasField("strength"):
+        _check_without(settings, problems, field)
         return
     named = [("strength", settings.strength)]
     named += [(f"more_strengths[{index}]", strength) for index, strength in enumerate(settings.more_strengths)]
@@ -170,6 +155,22 @@ def check_strength(settings: SynthesisSettings, problems: Problems, *, field: st
         )
 
 
+def _check_without(settings: SynthesisSettings, problems: Problems, field: str) -> None:
+    """Collects what is of images with a strength, where there is none."""
+    problem = "is of images that begin from train images, and without a strength they begin as noise"
+    of_strength = ["more_strengths", "largest_strength", "source"]
+    if is_inverted(settings):
+        problem = "is of images with a strength, and with inversion_steps there is none"
+    else:
+        of_strength.append("images_per_source")
+    for name in of_strength:
+        given = getattr(settings, name)
+        if given and given != SAME_CLASS:
+            shown = list(given) if name == "more_strengths" else given
+            remedy = "set strength, such as 0.5, or leave it out"
+            problems.found.append(invalid_field(f"{field}.{name}", shown, problem, remedy))
+
+
 def check_counts(settings: SynthesisSettings, problems: Problems, *, field: str, counted: bool) -> None:
     """Collects a number of images that is said twice.
 
@@ -195,7 +196,8 @@ def check_train_split(settings: SynthesisSettings, train_split: str, problems: P
     """Collects a train part that is missing, or that nothing begins from."""
     with problems:
         if begins_from_images(settings) and not train_split:
-            raise missing_field(field, "images with a strength begin from train images: use splits/{id}/parts/train")
+            what = "inversion_steps" if is_inverted(settings) else "a strength"
+            raise missing_field(field, f"images with {what} begin from train images: use splits/{{id}}/parts/train")
         if train_split and not begins_from_images(settings):
             raise invalid_field(
                 field,

@@ -4,7 +4,7 @@ Tried one by one with diffusers 0.42, on noise whose right answer is known (test
 sample on noise levels of their own (EDM, flow matching, consistency models), need more than latents, or run backwards.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EPSILON, VELOCITY, SAMPLE = "epsilon", "v_prediction", "sample"
 ANY = (EPSILON, VELOCITY, SAMPLE)
@@ -29,6 +29,8 @@ class Scheduler:
         orders: Which may be chosen; () if it has one.
         algorithms: Likewise.
         has_eta: Whether a share of new noise may be chosen.
+        draws_noise: Whether steps add new noise in any case, so that the noise that an image begins from says little
+            of it.
     """
 
     prediction_types: tuple[str, ...] = ANY
@@ -41,10 +43,11 @@ class Scheduler:
     orders: tuple[int, ...] = ()
     algorithms: tuple[str, ...] = ()
     has_eta: bool = False
+    draws_noise: bool = False
 
 
 _DDIM = Scheduler(zero_terminal_snr=True, has_eta=True)
-_DDPM = Scheduler(zero_terminal_snr=True)
+_DDPM = Scheduler(zero_terminal_snr=True, draws_noise=True)
 _TWO_ANSWERS = Scheduler(answers=2, sigma_spacings=True)
 _KDPM2 = Scheduler((EPSILON, VELOCITY), answers=2, sigma_spacings=True)
 SCHEDULERS = {
@@ -58,16 +61,16 @@ SCHEDULERS = {
     ),
     "DPMSolverSinglestepScheduler": Scheduler(spacings=(), sigma_spacings=True, orders=(1, 2, 3)),
     "EulerDiscreteScheduler": Scheduler(zero_terminal_snr=True, sigma_spacings=True),
-    "EulerAncestralDiscreteScheduler": Scheduler((EPSILON, VELOCITY), zero_terminal_snr=True),
+    "EulerAncestralDiscreteScheduler": Scheduler((EPSILON, VELOCITY), zero_terminal_snr=True, draws_noise=True),
     "HeunDiscreteScheduler": _TWO_ANSWERS,
     "KDPM2DiscreteScheduler": _KDPM2,
-    "KDPM2AncestralDiscreteScheduler": _KDPM2,
+    "KDPM2AncestralDiscreteScheduler": replace(_KDPM2, draws_noise=True),
     # Of models that were distilled for few steps: fifty of the noise levels are all that they know.
-    "LCMScheduler": Scheduler(zero_terminal_snr=True, most_steps=50, spacings=()),
+    "LCMScheduler": Scheduler(zero_terminal_snr=True, most_steps=50, spacings=(), draws_noise=True),
     # It weights as many answers as there have been steps from noise, whether it saw them or not.
     "LMSDiscreteScheduler": Scheduler(image_to_image=False, sigma_spacings=True),
     "PNDMScheduler": Scheduler((EPSILON, VELOCITY)),
-    "SASolverScheduler": Scheduler(),
+    "SASolverScheduler": Scheduler(draws_noise=True),
     "TCDScheduler": Scheduler(zero_terminal_snr=True, most_steps=50, spacings=(), has_eta=True),
     "UniPCMultistepScheduler": Scheduler(zero_terminal_snr=True, sigma_spacings=True, orders=(1, 2, 3)),
 }

@@ -14,7 +14,8 @@ from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.captions import CAPTION_ALONE
 from synthmix.image_data.fused_adapters import check_fusion, is_fused
 from synthmix.image_data.generators import IMAGE
-from synthmix.image_data.image_to_image import SAME_CLASS, images_of_sources, is_of_any_class
+from synthmix.image_data.image_to_image import SAME_CLASS, begins_from_images, images_of_sources, is_of_any_class
+from synthmix.image_data.inverted_images import check_inverted, is_inverted
 from synthmix.image_data.mixture_kinds import (
     KINDS,
     MODES,
@@ -225,6 +226,7 @@ def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, probl
             what = f"adapters[{number}]"
             check_fusion(synthesis, adapter, counts, problems, field=f"synthesis[{index}]", what=what)
             check_scale(synthesis, adapter, problems, field=f"synthesis[{index}]", what=what)
+            check_inverted(synthesis, adapter.per, counts, problems, field=f"synthesis[{index}]", what=what)
             if draws_children and not makes_children(adapter, synthesis):
                 problems.found.append(
                     invalid_field(
@@ -236,11 +238,12 @@ def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, probl
                 )
         if is_of_any_class(synthesis):
             _check_any_class(spec, index, problems, kind=kind, leaves_out=bool(leaving_out))
-        if is_fused(synthesis) and leaving_out:
+        of_two = [("fused_adapters", is_fused(synthesis)), ("inversion_steps", is_inverted(synthesis))]
+        for name in (name for name, makes in of_two if makes and leaving_out):
             problems.found.append(
                 invalid_field(
-                    f"synthesis[{index}].fused_adapters",
-                    synthesis.fused_adapters,
+                    f"synthesis[{index}].{name}",
+                    getattr(synthesis, name),
                     f"makes children of two images, and mixtures of the mode {spec.mixtures.mode} leave real images "
                     "out, so that they may hold few of them",
                     "leave it out, or use the mode append",
@@ -323,7 +326,7 @@ def image_set(
     settings_messages.set_default(settings, "prompt", spec.adapters[adapter_index].prompt)
     train = part_counts(split, "train")
     images = oversampled(_wanted(spec, train, adapter_index, settings), largest_oversample(spec))
-    begun = settings.HasField("strength")
+    begun = begins_from_images(settings)
     if begun and settings.HasField("images_per_source") and not settings.HasField("per_class"):  # both are refused
         images = images_of_sources(settings, train)
         settings.ClearField("images_per_source")
@@ -435,7 +438,7 @@ def check_selections(given: studies_pb2.StudySpec, problems: Problems) -> None:
 
 def makes_children(adapter: adapters_pb2.AdapterSettings, synthesis: image_sets_pb2.SynthesisSettings) -> bool:
     """Whether each synthetic image is a child of one train image or more: made with its adapter, or begun from it."""
-    return adapter.per == IMAGE or synthesis.HasField("strength")
+    return adapter.per == IMAGE or begins_from_images(synthesis)
 
 
 def _train_part(split: datasets_pb2.Split) -> PartName:
