@@ -38,7 +38,7 @@ from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.operation_records import OperationRecord, now
 from synthmix.service_kit.requesters import LOCAL
-from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName, OperationName
+from synthmix.service_kit.resource_names import ADAPTERS, FEATURES, IMAGE_SETS, ArtifactName, OperationName
 from synthmix.study_control.datasets import claim_name
 from synthmix.study_control.split import create_split
 from tiny_adapters import settings_of, trained
@@ -190,7 +190,10 @@ def image_set(store: MemoryObjectStore, **fields: Any) -> tuple[Manifest, np.nda
     return manifest, np.stack(images).astype(int), read_index(store, manifest).to_pylist()
 
 
-def test_images_do_not_depend_on_shards_and_batches(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moved", [{}, {"latent_guidance_radius": 0.5}])
+def test_images_do_not_depend_on_shards_and_batches(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch, moved: dict[str, float]
+) -> None:
     given = set(store.keys)
     all_made = []
     for shard_images, at_once in ((64, 16), (4, 3), (1, 1)):
@@ -198,7 +201,7 @@ def test_images_do_not_depend_on_shards_and_batches(store: MemoryObjectStore, mo
         monkeypatch.setattr(sampling, "images_at_once", lambda model, size_px, at_once=at_once: at_once)
         for key in set(store.keys) - given:
             store.delete(key)
-        manifest, images, rows = image_set(store, strength=0.25, more_strengths=[0.5, 1.0])
+        manifest, images, rows = image_set(store, strength=0.25, more_strengths=[0.5, 1.0], **moved)
         columns = ("index", "label", "seed", SOURCES, STRENGTH)
         all_made.append((images, [{name: row[name] for name in columns} for row in rows]))
     part = train_part(store)
@@ -210,6 +213,18 @@ def test_images_do_not_depend_on_shards_and_batches(store: MemoryObjectStore, mo
     classes = dict(zip(part.sha256s, part.class_names, strict=True))
     assert all([classes[sha256] for sha256 in row[SOURCES]] == [row["label"]] for row in rows)
     assert len(Counter(row[STRENGTH] for row in rows)) > 1
+
+
+def test_a_classifier_of_train_images_moves_each_image(store: MemoryObjectStore) -> None:
+    """And of train images alone: no features of others are made."""
+    _, plain, _ = image_set(store, strength=0.5)
+    for key in [key for key in store.keys if key.startswith(f"{IMAGE_SET}/")]:
+        store.delete(key)
+    _, images, _ = image_set(store, strength=0.5, latent_guidance_radius=0.5)
+    assert (np.abs(images - plain).max(axis=(1, 2, 3)) > 0).all()
+    [features] = {key.split("/")[1] for key in store.keys if key.startswith("features/")}
+    found = read_manifest(store, ArtifactName(FEATURES, features))
+    assert found.request["images"] == {"digest": train_part(store).digest, "rows": None}
 
 
 def test_what_is_taken_a_quarter_of_the_way_is_like_its_source(store: MemoryObjectStore, base: LatentDiffusion) -> None:
@@ -265,9 +280,9 @@ def test_images_begin_from_the_noise_of_their_own_sources(
     begun: dict[str, torch.Tensor] = {}
     synthesise = sampling.synthesise
 
-    def noted(model: Any, adapter: Any, settings: Any, planned: Any, start: Any) -> Any:
+    def noted(model: Any, adapter: Any, settings: Any, planned: Any, start: Any, *more: Any) -> Any:
         begun.update((image.sources[place], latents) for image, latents in zip(planned, start.latents, strict=True))
-        return synthesise(model, adapter, settings, planned, start)
+        return synthesise(model, adapter, settings, planned, start, *more)
 
     monkeypatch.setattr(sampling, "synthesise", noted)
     monkeypatch.setattr(sampling, "on_circle", lambda *pair: pair[place])

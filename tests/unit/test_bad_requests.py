@@ -506,6 +506,14 @@ STUDIES = [
         ("synthesis[0].prompt_switch",),
     ),
     Case(
+        "latents of noise that a classifier is to move",
+        study(synthesis__latent_guidance_radius=0.1),
+        InvalidArgument,
+        "INVALID_FIELD",
+        (r"0\.1 is of images that begin from train images, by a classifier of these", r"set strength, such as 0\.3"),
+        ("synthesis[0].latent_guidance_radius",),
+    ),
+    Case(
         "two numbers of images",
         study(synthesis__strength=0.5, synthesis__images_per_source=5, synthesis__per_class=40),
         InvalidArgument,

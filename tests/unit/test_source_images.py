@@ -16,11 +16,12 @@ from synthmix.image_data.generators import AdapterPart
 from synthmix.image_data.image_table import ANGLE, SOURCE_LABEL, SOURCES, STRENGTH, Shard, read_index
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis import planning as image_sets
+from synthmix.image_synthesis.latent_guidance_options import GUIDANCE_COST, check_classes_to_tell
 from synthmix.image_synthesis.shards import PlannedImage, planned_images, write_index
 from synthmix.image_synthesis.source_images import executed_steps, mean_steps, source_images
 from synthmix.latent_diffusion.base_model import BUILTIN, resolve
 from synthmix.service_kit.artifacts import Manifest, Payload, write_manifest
-from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, Problems
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 from synthmix.study_control.split import create_split
 
@@ -202,6 +203,25 @@ def test_a_plan_of_inversions(store: MemoryObjectStore, train: TrainPart) -> Non
     assert many.total == 5 * len(train) and many.quantities[1].value == len(train)
 
 
+def test_a_plan_of_moved_latents(store: MemoryObjectStore, train: TrainPart) -> None:
+    plain = image_set(store, train, strength=0.5, per_class=4).plan
+    moved = image_set(store, train, strength=0.5, per_class=4, latent_guidance_radius=0.1).plan
+    assert moved.target != plain.target
+    assert moved.predicted_seconds - plain.predicted_seconds == pytest.approx(
+        8 * GUIDANCE_COST * image_sets.SECONDS_PER_IMAGE_STEP
+    )
+
+
+def test_a_classifier_tells_two_classes_apart() -> None:
+    settings = SynthesisSettings(latent_guidance_radius=0.1)
+    for made, there, said in ((["a"], {"a": 3}, "which are of one class"), (["b"], {"a": 3, "c": 2}, "know no 'b'")):
+        problems = Problems()
+        check_classes_to_tell(settings, made, there, problems, field="settings")
+        [problem] = problems.found
+        assert said in problem.message
+        assert [item.field for item in problem.violations] == ["settings.latent_guidance_radius"]
+
+
 def test_an_adapter_of_one_image_inverts_no_other(store: MemoryObjectStore, train: TrainPart) -> None:
     with pytest.raises(InvalidArgument, match="this adapter is one for each image, which knows no other") as raised:
         image_set(store, train, inversion_steps=10, per="image")
@@ -297,6 +317,17 @@ def test_plans(store: MemoryObjectStore, train: TrainPart) -> None:
             "settings.prompt_switch",
             "0.3 is how long one of more_prompts is used before prompt, and there are none; set more_prompts",
         ),
+        (
+            {"split": "", "latent_guidance_radius": 0.1},
+            "settings.latent_guidance_radius",
+            "0.1 is of images that begin from train images, by a classifier of these, and these begin as noise",
+        ),
+        (
+            {"strength": 0.5, "latent_guidance_step": 0.2},
+            "settings.latent_guidance_step",
+            "and without latent_guidance_radius none are; set latent_guidance_radius, such as 0.1",
+        ),
+        ({"strength": 0.5, "latent_guidance_radius": 0.0}, "settings.latent_guidance_radius", "0.0 is out of range"),
         ({}, "train_split", "is what images begin from, and without a strength they begin as noise"),
     ],
 )

@@ -72,17 +72,30 @@ def compute_features(pixels: np.ndarray, *, at_once: int = BATCH_IMAGES) -> np.n
         FailedPrecondition: The network's weights are not there.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network, preprocessing = _network().to(device), Preprocessing(LITE0_MEAN, LITE0_STD)
-    features = []
+    network, features = feature_network().to(device), []
     for start in range(0, len(pixels), at_once):
         images = torch.from_numpy(np.array(pixels[start : start + at_once])).permute(0, 3, 1, 2).to(device)
-        maps = network.forward_features(preprocessing.normalise(images))
-        features.append(network.forward_head(maps, pre_logits=True).float().cpu())
+        features.append(features_of(network, images).cpu())
     return torch.cat(features).numpy()
 
 
-def _network() -> Any:
-    """On the CPU, in evaluation mode."""
+def features_of(network: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Features, (images, 1280) float32, of pixels (images, 3, S, S) of 0 to 255, through which gradients go.
+
+    Args:
+        network: As `feature_network` returns it.
+    """
+    maps = network.forward_features(Preprocessing(LITE0_MEAN, LITE0_STD).normalise(pixels))
+    features: torch.Tensor = network.forward_head(maps, pre_logits=True).float()
+    return features
+
+
+def feature_network() -> Any:
+    """The network, on the CPU, in evaluation mode.
+
+    Raises:
+        FailedPrecondition: Its weights are not there.
+    """
     with torch.random.fork_rng(devices=[]):  # timm draws weights first, which are then replaced
         network: Any = timm.create_model(LITE0)
     try:

@@ -15,6 +15,11 @@ from synthmix.image_data.inverted_images import check_inverted, is_inverted
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis.guidance_options import check_guidance
 from synthmix.image_synthesis.inverted_pairs import check_inversion, inversion_cost, sources_inverted
+from synthmix.image_synthesis.latent_guidance_options import (
+    check_classes_to_tell,
+    check_latent_guidance,
+    latent_guidance_cost,
+)
 from synthmix.image_synthesis.sampler_options import check_sampler, check_schedule, named_sampler
 from synthmix.image_synthesis.shard_ranges import SHARD_IMAGES, shard_count
 from synthmix.image_synthesis.source_images import (
@@ -76,6 +81,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
         problems.found.append(invalid_field("image_set.candidates", image_set.candidates, problem, remedy))
     check_strength(settings, problems, field="image_set.settings")
     check_inversion(settings, problems, field="image_set.settings")
+    check_latent_guidance(settings, problems, field="image_set.settings")
     check_counts(image_set.settings, problems, field="image_set.settings", counted=bool(image_set.class_images))
     check_train_split(settings, image_set.train_split, problems, field="image_set.train_split")
     train = None
@@ -110,6 +116,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
         counts = Counter(train.class_names)
         of_made = {label: counts[label] for label, count in images.items() if count}
         check_inverted(settings, per, of_made, problems, field="image_set.settings")
+        check_classes_to_tell(settings, of_made, counts, problems, field="image_set.settings")
     _check_fusion(settings, adapter, parts, images, problems)
     problems.raise_if_any()
     request = canonical_request(
@@ -123,7 +130,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     sampler = named_sampler(settings)
     answers = total * relative_cost(settings) * (1 if sampler is None else sampler.answers)
     inverted = sources_inverted(settings, images, {} if train is None else Counter(train.class_names))
-    answers += inversion_cost(settings, inverted)
+    answers += inversion_cost(settings, inverted) + latent_guidance_cost(settings, total)
     seconds = START_SECONDS + answers * SECONDS_PER_IMAGE_STEP
     seconds += SECONDS_PER_ADAPTER * adapter_changes(settings, parts, images)
     return Planned(

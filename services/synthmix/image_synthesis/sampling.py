@@ -29,6 +29,8 @@ from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis.batch_size import images_at_once
 from synthmix.image_synthesis.inverted_pairs import switches_prompts
 from synthmix.image_synthesis.inverted_sources import source_noise
+from synthmix.image_synthesis.latent_guidance import judge_of, moved
+from synthmix.image_synthesis.latent_guidance_options import moves_latents
 from synthmix.image_synthesis.sampler_options import sampler_options
 from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
@@ -83,6 +85,8 @@ from synthmix.service_kit.safetensors_header import read_header
 from synthmix.service_kit.settings_messages import from_canonical
 
 Key = TypeVar("Key")
+Move = Callable[[torch.Tensor, Sequence[PlannedImage]], torch.Tensor]
+"""What is done to the latents of planned images before they are decoded."""
 
 # What SynthesisSettings.precision may say: see its comment in the proto.
 BFLOAT16 = "bfloat16"
@@ -118,6 +122,7 @@ def synthesise_shard(
     made: dict[int, bytes] = {}
     for folders, of_folders in _alike(planned, lambda image: tuple(part.folder for part in image.adapters)).items():
         model = adapted_model(adapter.name, settings.precision, folders, shares, settings.adapter_scale)
+        move = _mover(store, train, model, adapter, settings) if train and moves_latents(settings) else None
         for alike in _alike(of_folders, lambda image: executed_steps(settings.steps, image.strength)).values():
             start: Start | StartNoise | None = None
             if train is not None and is_inverted(settings):
@@ -126,7 +131,7 @@ def synthesise_shard(
             elif train is not None:
                 start = _start(store, train, model, adapter, settings, alike)
             in_order = iter(image.index for image in alike)
-            for batch in synthesise(model, adapter, settings, alike, start):
+            for batch in synthesise(model, adapter, settings, alike, start, move):
                 made |= {next(in_order): data for data in batch}
                 report(len(made))
         del model  # or it stays beside the next one
@@ -213,17 +218,40 @@ def _on_circles(noise: Mapping[int, torch.Tensor], planned: Sequence[PlannedImag
     return StartNoise(on_circle(first, second, torch.tensor([image.angle for image in planned], dtype=torch.float64)))
 
 
+def _mover(
+    store: ObjectStore, train: TrainPart, model: LatentDiffusion, adapter: Manifest, settings: SynthesisSettings
+) -> Move:
+    """Moves images' latents by a classifier of the train part."""
+    judge = judge_of(store, train, adapter_settings(adapter).image_size, model.device)
+
+    def move(latents: torch.Tensor, planned: Sequence[PlannedImage]) -> torch.Tensor:
+        return moved(
+            model,
+            latents,
+            judge,
+            [train.classes.index(image.label) for image in planned],
+            [image.seed for image in planned],
+            step=settings.latent_guidance_step,
+            radius=settings.latent_guidance_radius,
+            grey=adapter.summary["grey"],
+        )
+
+    return move
+
+
 def synthesise(
     model: LatentDiffusion,
     adapter: Manifest,
     settings: SynthesisSettings,
     planned: Sequence[PlannedImage],
     start: Start | StartNoise | None = None,
+    move: Move | None = None,
 ) -> Iterator[list[bytes]]:
     """PNGs of the planned images, in batches, each while the next one is made.
 
     Args:
         start: What each of them begins from; noise if None.
+        move: What their latents go through before they are decoded; nothing if None.
     """
     size_px, grey = adapter_settings(adapter).image_size, adapter.summary["grey"]
     templates = [image.template for image in planned]
@@ -251,7 +279,7 @@ def synthesise(
             original_px = adapter.summary.get(ORIGINAL_PX)
             taking_over = LaterPrompts(later_prompts, settings.prompt_switch) if switches_prompts(settings) else None
             pixels = _pixels(
-                model, settings, batch, prompts, negative, size_px, original_px, of_batch, sampler, taking_over
+                model, settings, batch, prompts, negative, size_px, original_px, of_batch, sampler, taking_over, move
             )
             if before is not None:
                 yield before.result()
@@ -282,6 +310,7 @@ def _pixels(
     start: Start | StartNoise | None,
     sampler: Sampler,
     later: LaterPrompts | None,
+    move: Move | None,
 ) -> torch.Tensor:
     """The planned images as `decode` returns them."""
     with _memory_told(len(planned), size_px):
@@ -299,7 +328,7 @@ def _pixels(
                 sampler=sampler,
                 later=later,
             )
-        return decode(model, latents)
+        return decode(model, move(latents, planned) if move else latents)
 
 
 def _memory_told(count: int, size_px: int) -> AbstractContextManager[None]:

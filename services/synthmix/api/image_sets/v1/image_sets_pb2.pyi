@@ -22,7 +22,7 @@ class CreateImageSetRequest(_message.Message):
     def __init__(self, image_set: _Optional[_Union[ImageSet, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class SynthesisSettings(_message.Message):
-    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight", "adapter_scale", "more_prompts", "negative_prompt", "guidance_least_noise", "guidance_most_noise", "guidance_rescale", "strength", "more_strengths", "largest_strength", "inversion_steps", "prompt_switch", "images_per_source", "source", "sampler", "timestep_spacing", "sigma_spacing", "solver_order", "solver_algorithm", "eta")
+    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight", "adapter_scale", "more_prompts", "negative_prompt", "guidance_least_noise", "guidance_most_noise", "guidance_rescale", "strength", "more_strengths", "largest_strength", "inversion_steps", "prompt_switch", "latent_guidance_radius", "latent_guidance_step", "images_per_source", "source", "sampler", "timestep_spacing", "sigma_spacing", "solver_order", "solver_algorithm", "eta")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,8 @@ class SynthesisSettings(_message.Message):
     LARGEST_STRENGTH_FIELD_NUMBER: _ClassVar[int]
     INVERSION_STEPS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_SWITCH_FIELD_NUMBER: _ClassVar[int]
+    LATENT_GUIDANCE_RADIUS_FIELD_NUMBER: _ClassVar[int]
+    LATENT_GUIDANCE_STEP_FIELD_NUMBER: _ClassVar[int]
     IMAGES_PER_SOURCE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SAMPLER_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +71,8 @@ class SynthesisSettings(_message.Message):
     largest_strength: float
     inversion_steps: int
     prompt_switch: float
+    latent_guidance_radius: float
+    latent_guidance_step: float
     images_per_source: int
     source: str
     sampler: str
@@ -77,7 +81,7 @@ class SynthesisSettings(_message.Message):
     solver_order: int
     solver_algorithm: str
     eta: float
-    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ..., adapter_scale: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[str] = ..., guidance_least_noise: _Optional[float] = ..., guidance_most_noise: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., strength: _Optional[float] = ..., more_strengths: _Optional[_Iterable[float]] = ..., largest_strength: _Optional[float] = ..., inversion_steps: _Optional[int] = ..., prompt_switch: _Optional[float] = ..., images_per_source: _Optional[int] = ..., source: _Optional[str] = ..., sampler: _Optional[str] = ..., timestep_spacing: _Optional[str] = ..., sigma_spacing: _Optional[str] = ..., solver_order: _Optional[int] = ..., solver_algorithm: _Optional[str] = ..., eta: _Optional[float] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ..., adapter_scale: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[str] = ..., guidance_least_noise: _Optional[float] = ..., guidance_most_noise: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., strength: _Optional[float] = ..., more_strengths: _Optional[_Iterable[float]] = ..., largest_strength: _Optional[float] = ..., inversion_steps: _Optional[int] = ..., prompt_switch: _Optional[float] = ..., latent_guidance_radius: _Optional[float] = ..., latent_guidance_step: _Optional[float] = ..., images_per_source: _Optional[int] = ..., source: _Optional[str] = ..., sampler: _Optional[str] = ..., timestep_spacing: _Optional[str] = ..., sigma_spacing: _Optional[str] = ..., solver_order: _Optional[int] = ..., solver_algorithm: _Optional[str] = ..., eta: _Optional[float] = ...) -> None: ...
 
 class SelectionSettings(_message.Message):
     __slots__ = ("class_consistency", "top_k", "above_chance", "centroid", "drop_lowest", "near_duplicates", "memorised", "keep", "oversample")
