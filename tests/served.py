@@ -23,6 +23,8 @@ import synthmix.classifier_evaluation.front_end as classifier_evaluation
 import synthmix.image_synthesis.front_end as image_synthesis
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import model_operation
+from synthmix.image_data.decoder import DecoderHere
+from synthmix.image_data.import_bounds import import_bounds
 from synthmix.image_data.sources.archive import open_archive
 from synthmix.local.ports import LOOPBACK, free_port
 from synthmix.service_kit import open_operations
@@ -52,8 +54,6 @@ from synthmix.service_kit.tokens import StaticTokens
 from synthmix.study_control import front_end as study_control
 from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.image_import import import_operation
-from synthmix.study_control.image_import.decoder import DecoderHere
-from synthmix.study_control.import_bounds import import_bounds
 from synthmix.study_control.step_services import StepServices
 from synthmix.study_control.study_service import StudyService
 

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from synthmix.image_data.import_bounds import import_bounds
 from synthmix.service_kit import blocking_calls
 from synthmix.service_kit.blocking_calls import THREADS, CallThreads, Purpose, begin_call, remaining_seconds
 from synthmix.service_kit.environment import ObjectStoreSettings
@@ -27,7 +28,6 @@ from synthmix.service_kit.tokens import StaticTokens
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService
-from synthmix.study_control.import_bounds import import_bounds
 
 TOKEN = "a-token"
 AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)

@@ -19,9 +19,9 @@ from memory_object_store import MemoryObjectStore
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.image_data.pixel_rules import ANY_PIXELS
 from synthmix.service_kit.errors import InvalidArgument
-from synthmix.study_control.image_import import decoder_process
-from synthmix.study_control.image_import.decoder import Inspected, ListingOptions
-from synthmix.study_control.image_import.decoder_process import DecoderProcess
+from synthmix.image_data import decoder_process
+from synthmix.image_data.decoder import Inspected, ListingOptions
+from synthmix.image_data.decoder_process import DecoderProcess
 from synthmix.study_control.image_import.importer import Imported, import_archive
 
 PATTERN = r"(?P<group>plate-\d+)"
@@ -32,7 +32,7 @@ VICTIM = "alpha/plate-1_0.png"
 # Stands for an image that takes the decoder over: what it decodes as a certain number of bytes does something else.
 FAULTY = """
 import os, sys, time
-from synthmix.study_control.image_import import decoder, decoder_process
+from synthmix.image_data import decoder, decoder_process
 inspect = decoder.inspect_image
 def faulty(data, **options):
     if len(data) == {size}:
@@ -49,8 +49,8 @@ from pathlib import Path
 import pyarrow.parquet
 from synthmix.image_data.sources.archive import ArchiveLimits, open_archive
 from synthmix.service_kit.errors import InvalidArgument
-from synthmix.study_control.image_import import decoder_process
-from synthmix.study_control.image_import.decoder import ListingOptions
+from synthmix.image_data import decoder_process
+from synthmix.image_data.decoder import ListingOptions
 decoder_process._limit()
 for path in sys.argv[1:]:
     said = {{}}

@@ -19,6 +19,7 @@ from synthmix import Client, cli
 from synthmix.api.artifacts.v1 import artifacts_pb2_grpc
 from synthmix.client.endpoints import Endpoints
 from synthmix.client.transport import Channels
+from synthmix.image_data.import_bounds import import_bounds
 from synthmix.local import object_storage
 from synthmix.local.home import object_storage_keys, prepare
 from synthmix.service_kit import storage_space
@@ -30,7 +31,6 @@ from synthmix.service_kit.s3_object_store import S3ObjectStore
 from synthmix.service_kit.server import SERVER_OPTIONS
 from synthmix.service_kit.tokens import StaticTokens
 from synthmix.study_control.artifact_service import ArtifactService
-from synthmix.study_control.import_bounds import import_bounds
 
 TOKEN = "correct horse"
 MB = 1_000_000

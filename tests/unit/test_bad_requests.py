@@ -45,7 +45,7 @@ from synthmix.service_kit.tokens import StaticTokens
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService
-from synthmix.study_control.import_bounds import import_bounds
+from synthmix.image_data.import_bounds import import_bounds
 
 # Studies
 

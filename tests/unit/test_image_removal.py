@@ -42,7 +42,7 @@ from synthmix.study_control import datasets, image_removal
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService
 from synthmix.study_control.image_import import import_operation
-from synthmix.study_control.import_bounds import import_bounds
+from synthmix.image_data.import_bounds import import_bounds
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

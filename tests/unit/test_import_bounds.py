@@ -14,6 +14,7 @@ from image_archives import BY_PLATE, plates, zipped
 from memory_object_store import MemoryObjectStore
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.import_bounds import VARIABLES, ImportBounds, import_bounds
 from synthmix.service_kit.errors import FailedPrecondition, ResourceExhausted
 from synthmix.service_kit.interceptors import interceptors
 from synthmix.service_kit.tokens import StaticTokens
@@ -21,7 +22,6 @@ from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService
 from synthmix.study_control.image_import.importer import import_archive
-from synthmix.study_control.import_bounds import VARIABLES, ImportBounds, import_bounds
 
 TOKEN = "a-token"
 AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)

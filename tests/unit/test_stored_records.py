@@ -16,6 +16,7 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.client.client import Client, metadata_of
 from synthmix.client.endpoints import Endpoints
 from synthmix.client.transport import Channels
+from synthmix.image_data.import_bounds import import_bounds
 from synthmix.service_kit import metrics
 from synthmix.service_kit.artifacts import (
     MANIFEST,
@@ -42,7 +43,6 @@ from synthmix.service_kit.stored_records import UNREADABLE
 from synthmix.study_control import datasets
 from synthmix.study_control.dataset_service import DatasetService
 from synthmix.study_control.image_import.importer import import_archive
-from synthmix.study_control.import_bounds import import_bounds
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 
 from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
+from synthmix.image_data.import_bounds import ImportBounds
 from synthmix.service_kit.artifacts import read_manifest, stream_payload
 from synthmix.service_kit.environment import sweep_settings
 from synthmix.service_kit.errors import missing_field
@@ -16,7 +17,6 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ArtifactName, UploadName
 from synthmix.service_kit.storage_space import writing_to
 from synthmix.service_kit.sweep import sweep
-from synthmix.study_control.import_bounds import ImportBounds
 
 CHUNK = "chunk"
 SIZE = "size_bytes"

@@ -23,7 +23,7 @@ from synthmix.service_kit.resource_names import DATASETS, ArtifactName, Operatio
 from synthmix.service_kit.stored_records import read_each
 from synthmix.study_control import datasets
 from synthmix.study_control.image_removal import Removal, check_alone, plan_removal
-from synthmix.study_control.import_bounds import ImportBounds
+from synthmix.image_data.import_bounds import ImportBounds
 
 
 class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):

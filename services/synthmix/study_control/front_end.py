@@ -6,6 +6,7 @@ from synthmix.api.artifacts.v1 import artifacts_pb2, artifacts_pb2_grpc
 from synthmix.api.clusters.v1 import clusters_pb2, clusters_pb2_grpc
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
+from synthmix.image_data.import_bounds import ImportBounds, import_bounds
 from synthmix.service_kit.environment import (
     STUDY_CONTROL,
     WORKER_SERVICES,
@@ -25,7 +26,6 @@ from synthmix.study_control.all_operations import AllOperations
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.clusters import ClusterService, KubernetesCluster, open_cluster
 from synthmix.study_control.dataset_service import DatasetService
-from synthmix.study_control.import_bounds import ImportBounds, import_bounds
 from synthmix.study_control.study_operation import open_step_services
 from synthmix.study_control.study_service import StudyService
 

@@ -8,6 +8,8 @@ from typing import Any
 from google.protobuf import json_format
 
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data.decoder_process import DecoderProcess
+from synthmix.image_data.import_bounds import import_bounds
 from synthmix.image_data.pixel_rules import PixelRule
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN
 from synthmix.service_kit.artifacts import find_manifest
@@ -19,9 +21,7 @@ from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.storage_space import writing_to
 from synthmix.study_control import image_removal
 from synthmix.study_control.datasets import claim_name, find_left_out, with_left_out, write_account
-from synthmix.study_control.image_import.decoder_process import DecoderProcess
 from synthmix.study_control.image_import.importer import import_archive
-from synthmix.study_control.import_bounds import import_bounds
 
 
 def run(context: OperationContext) -> ArtifactName:

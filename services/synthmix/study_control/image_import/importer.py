@@ -12,6 +12,7 @@ from google.protobuf import json_format
 
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.image_data.captions import COLUMNS, digest_of_captions, without_caption
+from synthmix.image_data.decoder import Decoder, DecoderHere, ListingOptions
 from synthmix.image_data.decoding import DECODER_VERSION, ImageFacts
 from synthmix.image_data.image_table import CAPTIONS, ImageTableWriter
 from synthmix.image_data.pixel_rules import ANY_PIXELS, PixelRule
@@ -26,7 +27,6 @@ from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import DataLoss, InvalidArgument, check_choice, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName
-from synthmix.study_control.image_import.decoder import Decoder, DecoderHere, ListingOptions
 from synthmix.study_control.image_import.groups import NO_GROUPS_WARNING, check_rule, groups_of
 from synthmix.study_control.image_import.white_levels import WhiteLevels, choose_white_levels
 

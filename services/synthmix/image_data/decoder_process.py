@@ -29,7 +29,7 @@ from synthmix.image_data.sources.source_account import from_json, to_json
 from synthmix.image_data.sources.source_listing import ListedImage, Listing
 from synthmix.service_kit.errors import Internal, InvalidArgument, SynthMixError, from_status, invalid_field, to_status
 from synthmix.service_kit.quantities import byte_size, duration
-from synthmix.study_control.image_import.decoder import DecoderHere, Inspected, ListingOptions
+from synthmix.image_data.decoder import DecoderHere, Inspected, ListingOptions
 
 FILE_SECONDS = 120.0
 """For one file, or for the list of all."""
@@ -45,7 +45,7 @@ _COMMAND = (sys.executable, "-P", "-m", __name__)
 
 
 class DecoderProcess:
-    """A decoder (image_import.decoder.Decoder) that is a process of its own. Use it as a context.
+    """A decoder (image_data.decoder.Decoder) that is a process of its own. Use it as a context.
 
     Args:
         path: The archive, which open_archive has found whole and within its limits.
@@ -182,7 +182,7 @@ def _has_closed(child: "subprocess.Popen[bytes]") -> bool:
 
 
 def _started(path: Path) -> "subprocess.Popen[bytes]":
-    packages = [str(Path(__file__).resolve().parents[3]), *(entry for entry in sys.path if entry)]
+    packages = [str(Path(__file__).resolve().parents[2]), *(entry for entry in sys.path if entry)]
     return subprocess.Popen(
         [*_COMMAND, str(path)],
         stdin=subprocess.PIPE,
