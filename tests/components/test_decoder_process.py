@@ -17,11 +17,11 @@ from hostile_files import hostile_archives, hostile_images, hostile_tables
 from image_archives import encoded, plates, zipped
 from memory_object_store import MemoryObjectStore
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.image_data import decoder_process
+from synthmix.image_data.decoder import Inspected, ListingOptions, Squared
+from synthmix.image_data.decoder_process import DecoderProcess
 from synthmix.image_data.pixel_rules import ANY_PIXELS
 from synthmix.service_kit.errors import InvalidArgument
-from synthmix.image_data import decoder_process
-from synthmix.image_data.decoder import Inspected, ListingOptions
-from synthmix.image_data.decoder_process import DecoderProcess
 from synthmix.study_control.image_import.importer import Imported, import_archive
 
 PATTERN = r"(?P<group>plate-\d+)"
@@ -39,6 +39,8 @@ def faulty(data, **options):
         {fault}
     return inspect(data, **options)
 decoder.inspect_image = faulty
+square = decoder.square_image
+decoder.square_image = lambda data, side_px: faulty(data) if len(data) == {size} else square(data, side_px)
 decoder_process.MEMORY_BYTES = 2**28  # to get there sooner
 decoder_process.main()
 """
@@ -220,6 +222,52 @@ def test_hostile_images_are_refused_or_decoded(tmp_path: Path, temporary: Path) 
             assert "; " in item.message, f"{name}: {item.message}"
             assert item.reason not in ("", "INTERNAL"), name
     assert sum(isinstance(item, InvalidArgument) for item in found) > 100
+
+
+def test_hostile_images_that_were_made_are_refused_or_decoded(tmp_path: Path, temporary: Path) -> None:
+    """What comes of them are pixels, which are written anew: nothing of the files themselves is kept."""
+    files = hostile_images()
+    archive = zipped(tmp_path / "images.zip", {f"alpha/{name}": data for name, data in files.items()})
+    with DecoderProcess(archive) as decoder:
+        found = list(decoder.squares([f"alpha/{name}" for name in files], 32))
+        assert decoder._ends == 0, "no library crashed"
+    assert len(found) == len(files)
+    for name, item in zip(files, found, strict=True):
+        if isinstance(item, InvalidArgument):
+            assert "; " in item.message and item.reason not in ("", "INTERNAL"), f"{name}: {item.message}"
+        else:
+            assert item.image.pixels.shape in ((32, 32), (32, 32, 3)) and item.image.pixels.dtype == np.uint8, name
+    assert sum(isinstance(item, InvalidArgument) for item in found) > 100
+
+
+def test_images_that_were_made_are_decoded_as_here(tmp_path: Path) -> None:
+    """And so is what their metadata says."""
+    said = {"label": "G1/S", "prompt": "a cell", "seed": -3, "sources": ["a" * 64, "b" * 64], "strength": 0.5}
+    files = {"x/1.png": encoded(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)), "x/2.png": b"no image"}
+    rows = [json.dumps({"file_name": name, **said}) for name in files]
+    archive = zipped(tmp_path / "images.zip", files | {"metadata.jsonl": "\n".join(rows).encode()})
+    options = ListingOptions("path", "label", None, "", False, made=True)
+    with decoder_process.open_archive(archive) as opened, DecoderProcess(archive) as apart:
+        here = decoder_process.DecoderHere(opened)
+        listed = apart.listing(options).images
+        assert [(image.label, image.path) for image in listed] == [("G1/S", "x/1.png"), ("G1/S", "x/2.png")]
+        for image, other in zip(listed, here.listing(options).images, strict=True):
+            assert dict(image.known) | {"sources": tuple(image.known["sources"])} == dict(other.known)
+        (one, refused), (other, _) = apart.squares(list(files), 0), here.squares(list(files), 0)
+    assert isinstance(one, Squared) and isinstance(other, Squared) and isinstance(refused, InvalidArgument)
+    assert one.sha256 == other.sha256 and one.image.fingerprint == other.image.fingerprint
+    assert np.array_equal(one.image.pixels, other.image.pixels)
+
+
+def test_an_image_that_was_made_and_ends_it_is_said(faulty: Any, tmp_path: Path) -> None:
+    faulty("os.abort()", 12345)
+    archive = zipped(
+        tmp_path / "images.zip", {"x/1.png": b"x" * 12345, "x/2.png": encoded(np.zeros((16, 16), np.uint8))}
+    )
+    with DecoderProcess(archive) as decoder:
+        ended, whole = decoder.squares(["x/1.png", "x/2.png"], 0)
+    assert isinstance(ended, InvalidArgument) and "ends the process that decodes it (signal 6)" in ended.message
+    assert isinstance(whole, Squared)
 
 
 def test_hostile_manifests_are_refused_or_read(tmp_path: Path, temporary: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from synthmix.image_data.decoding import ImageFacts, inspect_image
+from synthmix.image_data.decoding import ImageFacts, SquareImage, inspect_image, square_image
 from synthmix.image_data.pixel_rules import PixelRule
 from synthmix.image_data.sources.archive import FIELD, Archive
 from synthmix.image_data.sources.group_patterns import pattern_span
@@ -30,6 +30,8 @@ class ListingOptions:
         pattern: The group pattern; "" if groups do not come from one.
         accept_layout: The top folders are the classes, whatever they look like.
         caption_columns: The columns of captions.
+        made: The images were made, so that metadata.jsonl says what is known of each.
+        field: The request's field that the archive is, for errors.
     """
 
     path_column: str
@@ -38,13 +40,16 @@ class ListingOptions:
     pattern: str
     accept_layout: bool
     caption_columns: Sequence[str] = ()
+    made: bool = False
+    field: str = FIELD
 
     def request(self) -> ListingRequest:
         return ListingRequest(
-            field=FIELD,
+            field=self.field,
             columns=Columns(self.path_column, self.label_column, self.group_column, tuple(self.caption_columns)),
             group_span=pattern_span(self.pattern) if self.pattern else None,
             accept_layout=self.accept_layout,
+            made=self.made,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +64,14 @@ class Inspected:
     facts: ImageFacts
 
 
+@dataclass(frozen=True)
+class Squared:
+    """An image that was decoded and cut to a square: the sha256 of its file, and its pixels."""
+
+    sha256: str
+    image: SquareImage
+
+
 class Decoder(Protocol):
     def listing(self, options: ListingOptions) -> Listing:
         """The images of the archive. Raises InvalidArgument as list_images."""
@@ -66,6 +79,13 @@ class Decoder(Protocol):
 
     def inspect(self, entries: Sequence[str], rule: PixelRule) -> Iterator[Inspected | InvalidArgument]:
         """Decodes files, in their order. For one that cannot be used it gives the error, which does not name it."""
+        ...
+
+    def squares(self, entries: Sequence[str], side_px: int) -> Iterator[Squared | InvalidArgument]:
+        """Decodes images that were made, in the order of their files, as decoding.square_image does.
+
+        For one that cannot be used it gives the error, which does not name it.
+        """
         ...
 
     def histograms(self) -> list[np.ndarray]:
@@ -88,6 +108,14 @@ class DecoderHere:
             try:
                 data = self._archive.read(entry)
                 yield Inspected(sha256_of([data]), inspect_image(data, rule=rule, histograms=self._histograms))
+            except InvalidArgument as error:
+                yield error
+
+    def squares(self, entries: Sequence[str], side_px: int) -> Iterator[Squared | InvalidArgument]:
+        for entry in entries:
+            try:
+                data = self._archive.read(entry)
+                yield Squared(sha256_of([data]), square_image(data, side_px))
             except InvalidArgument as error:
                 yield error
 

@@ -14,22 +14,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from google.rpc import status_pb2
 
-from synthmix.image_data.decoding import Brightness, ImageFacts
+from synthmix.image_data.decoder import DecoderHere, Inspected, ListingOptions, Squared
+from synthmix.image_data.decoding import Brightness, ImageFacts, SquareImage
+from synthmix.image_data.fingerprints import Fingerprint
 from synthmix.image_data.pixel_rules import PixelRule
-from synthmix.image_data.sources.archive import FIELD, ArchiveLimits, open_archive
+from synthmix.image_data.sources.archive import ArchiveLimits, open_archive
 from synthmix.image_data.sources.source_account import from_json, to_json
 from synthmix.image_data.sources.source_listing import ListedImage, Listing
 from synthmix.service_kit.errors import Internal, InvalidArgument, SynthMixError, from_status, invalid_field, to_status
 from synthmix.service_kit.quantities import byte_size, duration
-from synthmix.image_data.decoder import DecoderHere, Inspected, ListingOptions
+
+Found = TypeVar("Found")
 
 FILE_SECONDS = 120.0
 """For one file, or for the list of all."""
@@ -70,7 +73,7 @@ class DecoderProcess:
             answer = self._ask({"listing": options.to_json()})
         except _EndedError as ended:
             raise invalid_field(
-                FIELD,
+                options.field,
                 "the list of the archive's files, or its manifest,",
                 str(ended),
                 "pack it again with fewer files, or with the manifest as CSV",
@@ -78,8 +81,8 @@ class DecoderProcess:
             ) from None
         return Listing(
             images=tuple(
-                ListedImage(entry, path, label, group, tuple(captions))
-                for entry, path, label, group, captions in answer["images"]
+                ListedImage(entry, path, label, group, tuple(captions), known)
+                for entry, path, label, group, captions, known in answer["images"]
             ),
             left_out=from_json(answer["left_out"]),
             manifest=answer["manifest"],
@@ -87,16 +90,29 @@ class DecoderProcess:
         )
 
     def inspect(self, entries: Sequence[str], rule: PixelRule) -> Iterator[Inspected | InvalidArgument]:
+        return self._each("inspect", entries, {"rule": rule.to_json()}, _inspected)
+
+    def squares(self, entries: Sequence[str], side_px: int) -> Iterator[Squared | InvalidArgument]:
+        return self._each("squares", entries, {"side_px": side_px}, _squared)
+
+    def _each(
+        self,
+        request: str,
+        entries: Sequence[str],
+        options: dict[str, Any],
+        read: Callable[[dict[str, Any]], Found],
+    ) -> Iterator[Found | InvalidArgument]:
+        """What `read` makes of the answer about each file; where the child ends, that is said of the file."""
         waiting = list(entries)
         while waiting:
             asked, waiting = waiting[:_FILES_AT_ONCE], waiting[_FILES_AT_ONCE:]
             answered = 0
             try:
-                self._send({"inspect": asked, "rule": rule.to_json()})
+                self._send({request: asked} | options)
                 for _ in asked:
                     found = self._receive()
                     answered += 1
-                    yield _inspected(found)
+                    yield _file_error(found) or read(found)
             except _EndedError as ended:
                 self._ends += 1
                 yield InvalidArgument(f"{ended}; save it again with another program", reason="IMAGE_UNREADABLE")
@@ -201,12 +217,25 @@ def _started(path: Path) -> "subprocess.Popen[bytes]":
     )
 
 
-def _inspected(answer: dict[str, Any]) -> Inspected | InvalidArgument:
-    if "error" in answer:
-        error = _error(answer["error"])
-        if not isinstance(error, InvalidArgument):
-            raise error
-        return error
+def _file_error(answer: dict[str, Any]) -> InvalidArgument | None:
+    """What is wrong with a file, if anything is."""
+    if "error" not in answer:
+        return None
+    error = _error(answer["error"])
+    if not isinstance(error, InvalidArgument):
+        raise error
+    return error
+
+
+def _squared(answer: dict[str, Any]) -> Squared:
+    """Pixels are the only bytes that are taken over: as many as the shape says, of which any is an image."""
+    side_px, grey, data = int(answer["side_px"]), bool(answer["grey"]), base64.b64decode(answer["pixels"])
+    pixels = np.frombuffer(data, np.uint8).reshape((side_px, side_px) if grey else (side_px, side_px, 3))
+    found = Fingerprint(int(answer["perceptual_hash"]), base64.b64decode(answer["thumbnail"]))
+    return Squared(str(answer["sha256"]), SquareImage(pixels, found))
+
+
+def _inspected(answer: dict[str, Any]) -> Inspected:
     facts = answer["facts"]
     return Inspected(
         str(answer["sha256"]),
@@ -280,13 +309,18 @@ def _serve(decoder: DecoderHere, request: dict[str, Any], limit: _TimeLimit) -> 
             _answer(
                 {
                     "images": [
-                        [item.entry, item.path, item.label, item.group, item.captions] for item in listing.images
+                        [item.entry, item.path, item.label, item.group, item.captions, dict(item.known)]
+                        for item in listing.images
                     ],
                     "left_out": to_json(listing.left_out),
                     "manifest": listing.manifest,
                     "layout_doubt": listing.layout_doubt,
                 }
             )
+        elif "squares" in request:
+            for squared in decoder.squares(request["squares"], request["side_px"]):
+                _answer(_said(squared) if isinstance(squared, InvalidArgument) else _pixels(squared))
+                limit.renew()
         elif "inspect" in request:
             for found in decoder.inspect(request["inspect"], PixelRule.from_json(request["rule"])):
                 _answer(_said(found) if isinstance(found, InvalidArgument) else _facts(found))
@@ -295,6 +329,18 @@ def _serve(decoder: DecoderHere, request: dict[str, Any], limit: _TimeLimit) -> 
             _answer({"histograms": [base64.b64encode(item.tobytes()).decode() for item in decoder.histograms()]})
     except SynthMixError as error:
         _answer(_said(error))
+
+
+def _pixels(found: Squared) -> dict[str, Any]:
+    pixels, fingerprint = found.image.pixels, found.image.fingerprint
+    return {
+        "sha256": found.sha256,
+        "side_px": pixels.shape[0],
+        "grey": pixels.ndim == 2,
+        "pixels": base64.b64encode(np.ascontiguousarray(pixels).tobytes()).decode(),
+        "perceptual_hash": fingerprint.perceptual_hash,
+        "thumbnail": base64.b64encode(fingerprint.thumbnail).decode(),
+    }
 
 
 def _facts(found: Inspected) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from synthmix.image_data.fingerprints import fingerprint
+from synthmix.image_data.fingerprints import Fingerprint, fingerprint
 from synthmix.image_data.formats.pixel_kinds import damaged, refused
 from synthmix.image_data.formats.raster_files import MAX_PIXELS as MAX_PIXELS
 from synthmix.image_data.formats.raster_files import read_raster
@@ -18,6 +18,9 @@ from synthmix.image_data.sources.file_kinds import DECODED, decoded_format
 from synthmix.service_kit.errors import InvalidArgument
 
 DECODER_VERSION = 1  # raise it when the same bytes decode to other pixels: cached pixels and recipes depend on it
+
+# Sides of images that a generator makes: what adapters may have as image_size.
+LEAST_SIDE_PX, MOST_SIDE_PX = 16, 2048
 
 _SINGLE_PIXELS = 8
 
@@ -135,15 +138,58 @@ def decode_image(data: bytes, *, white_level: int | Sequence[int], rule: PixelRu
     return colour
 
 
+@dataclass(frozen=True)
+class SquareImage:
+    """An image that was made elsewhere, as image sets have them.
+
+    Attributes:
+        pixels: (side, side) if it is grey, else (side, side, 3), uint8.
+        fingerprint: Of these.
+    """
+
+    pixels: np.ndarray
+    fingerprint: Fingerprint
+
+
+def square_image(data: bytes, side_px: int) -> SquareImage:
+    """Decodes an image that was made elsewhere.
+
+    Args:
+        data: A whole file.
+        side_px: The side to which its centre square is resized, as `to_square` does; 0 to take it as it is.
+
+    Raises:
+        InvalidArgument: As decode_image; or it has 16 bits a channel; or it is to be taken as it is and is no square
+            of a side that image sets may have.
+    """
+    _, pixels = _read(data, ANY_PIXELS)
+    if pixels.dtype != np.uint8:
+        raise refused(
+            "has 16 bits a channel, of which none is said to be white, and image sets have 8",
+            "save it with 8 bits a channel",
+            "IMAGE_NOT_8_BIT",
+        )
+    height, width = pixels.shape[:2]
+    if side_px:
+        pixels = to_square(pixels, side_px)
+    elif height != width or not LEAST_SIDE_PX <= width <= MOST_SIDE_PX:
+        raise refused(
+            f"has {width} x {height} pixels, and images of a set are squares of {LEAST_SIDE_PX} to {MOST_SIDE_PX}",
+            "say a side with --image-size (image_size), to which each image's centre square is resized",
+            "IMAGE_NOT_SQUARE",
+        )
+    return SquareImage(pixels, fingerprint(pixels))
+
+
 def to_square(image: np.ndarray, size_px: int) -> np.ndarray:
     """The centre square of an image, resized with antialiasing: its short side becomes size_px.
 
     Args:
-        image: (height, width, 3) uint8.
+        image: (height, width, 3) or (height, width), uint8.
         size_px: Width and height of the result.
 
     Returns:
-        (size_px, size_px, 3) uint8.
+        (size_px, size_px, 3) or (size_px, size_px), uint8.
     """
     height, width = image.shape[:2]
     if height == width == size_px:

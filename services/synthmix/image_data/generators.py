@@ -1,5 +1,6 @@
 """What synthetic images were made with: the settings that manifests record, and short names by what differs."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import distinguishing_names, fill_left_out, from_canonical
 
-# What the canonical request of an imported adapter has, in place of a train split.
+# What the canonical request of an imported adapter has in place of a train split, and that of an imported image set in
+# place of an adapter.
 IMPORTED = "imported"
 # What the summary of an adapter of SDXL has besides: its base model's kind, and the side that its train images had
 # before they were resized.
@@ -57,9 +59,9 @@ def recorded_adapter_settings(request: Mapping[str, Any]) -> AdapterSettings:
     return settings
 
 
-def is_imported(adapter: Manifest) -> bool:
-    """Whether another program trained it: on what, nobody here knows."""
-    return IMPORTED in adapter.request
+def is_imported(made: Manifest) -> bool:
+    """Whether another program trained an adapter, or made an image set."""
+    return IMPORTED in made.request
 
 
 def adapter_settings(adapter: Manifest) -> AdapterSettings:
@@ -90,13 +92,32 @@ def adapter_names(adapters: Sequence[Manifest]) -> list[str]:
 
 
 def image_set_names(store: ObjectStore, image_sets: Sequence[Manifest]) -> list[str]:
-    """Such as "rank 4, steps 25": what differs of the adapters, of how images are made with them, and are chosen."""
-    adapters = [read_manifest(store, ArtifactName(ADAPTERS, item.inputs["adapter"])) for item in image_sets]
-    selections = [selection_settings(item) for item in image_sets]
-    return distinguishing_names(
-        [
-            (adapter_settings(adapter), synthesis_settings(item), selection)
-            for adapter, item, selection in zip(adapters, image_sets, selections, strict=True)
-        ],
-        alone="unselected" if any(item.ListFields() for item in selections) else "synthetic images",
+    """Such as "rank 4, steps 25": what differs of the adapters, of how images are made with them, and are chosen.
+
+    Imported ones are named by where they are from, and by their digest too if several are from there.
+    """
+    made = [item for item in image_sets if not is_imported(item)]
+    adapters = [read_manifest(store, ArtifactName(ADAPTERS, item.inputs["adapter"])) for item in made]
+    selections = [selection_settings(item) for item in made]
+    names = iter(
+        distinguishing_names(
+            [
+                (adapter_settings(adapter), synthesis_settings(item), selection)
+                for adapter, item, selection in zip(adapters, made, selections, strict=True)
+            ],
+            alone="unselected" if any(item.ListFields() for item in selections) else "synthetic images",
+        )
     )
+    origins = Counter(origin_of(item) for item in image_sets if is_imported(item))
+    return [_imported_name(item, origins) if is_imported(item) else next(names) for item in image_sets]
+
+
+def origin_of(image_set: Manifest) -> str:
+    """Where an imported image set is from."""
+    origin: str = image_set.summary["origin"]
+    return origin
+
+
+def _imported_name(image_set: Manifest, origins: Counter[str]) -> str:
+    origin = origin_of(image_set)
+    return origin if origins[origin] == 1 else f"{origin} ({image_set.name.id[:8]})"

@@ -31,6 +31,8 @@ STRENGTH = "strength"
 ANGLE = "angle"
 # The class of the image that each begins from, where that may be another than its own.
 SOURCE_LABEL = "source_label"
+# Of an image set that was imported: the sha256 of the file that each image was read from.
+FILE_SHA256 = "file_sha256"
 # That of a dataset's index with each image's text in each caption column.
 CAPTIONS = "captions"
 SHARD_ROWS = 2048
@@ -49,6 +51,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     STRENGTH: pa.float64(),
     ANGLE: pa.float64(),
     SOURCE_LABEL: pa.string(),
+    FILE_SHA256: pa.string(),
     "steps": pa.int32(),
     "width_px": pa.int32(),
     "height_px": pa.int32(),

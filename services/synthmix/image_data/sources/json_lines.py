@@ -32,13 +32,7 @@ def read_json_lines(
         InvalidArgument: It is empty, not UTF-8, or a line is no object, or has a name twice; or a column asked for
             holds lists or objects.
     """
-    try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise unreadable_manifest(field, name, f"is not in UTF-8 (byte {error.start})", _REMEDY) from error
-    objects = [(number, _object(line, number, name, field)) for number, line in enumerate(lines, 1) if line.strip()]
-    if not objects:
-        raise unreadable_manifest(field, name, "is empty", "write a JSON object for each image")
+    objects = read_json_objects(data, name, field=field)
     header = list(dict.fromkeys(column for _, value in objects for column in value))
 
     def rows(positions: Sequence[int]) -> Iterator[tuple[int, list[str | None]]]:
@@ -56,6 +50,27 @@ def read_json_lines(
             yield number, [cell_text(value.get(column)) for column in chosen]
 
     return header, rows
+
+
+def read_json_objects(data: bytes, name: str, *, field: str) -> list[tuple[int, dict[str, Any]]]:
+    """Each line's number and object; at least one.
+
+    Args:
+        data: The file.
+        name: Its name, for errors.
+        field: The request's field, for errors.
+
+    Raises:
+        InvalidArgument: It is empty, not UTF-8, or a line is no object, or has a name twice.
+    """
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise unreadable_manifest(field, name, f"is not in UTF-8 (byte {error.start})", _REMEDY) from error
+    objects = [(number, _object(line, number, name, field)) for number, line in enumerate(lines, 1) if line.strip()]
+    if not objects:
+        raise unreadable_manifest(field, name, "is empty", "write a JSON object for each image")
+    return objects
 
 
 def _object(line: str, number: int, name: str, field: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as of
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 from synthmix.api.datasets.v1.datasets_pb2 import LeftOut
 from synthmix.image_data.sources import manifests
@@ -23,6 +23,7 @@ from synthmix.image_data.sources.file_kinds import (
     undecoded_format,
 )
 from synthmix.image_data.sources.folder_layout import doubtful_layout, layout_doubt
+from synthmix.image_data.sources.image_metadata import SOURCE_LABEL, read_metadata
 from synthmix.image_data.sources.manifest_paths import find_files
 from synthmix.image_data.sources.manifests import Columns
 from synthmix.image_data.sources.problems import refused_files
@@ -67,6 +68,7 @@ class ListingRequest:
         manifest: The manifest's path; None looks for a file of MANIFEST_NAMES at the top.
         group_span: Where the group pattern's group lies in a path; None if groups do not come from a pattern.
         accept_layout: The user says that the top folders are the classes, whatever they look like.
+        made: The images were made, so that metadata.jsonl beside class folders says what is known of each.
     """
 
     field: str
@@ -74,6 +76,7 @@ class ListingRequest:
     manifest: str | None = None
     group_span: Callable[[str], tuple[int, int] | None] | None = None
     accept_layout: bool = False
+    made: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class ListedImage:
         label: Its class.
         group: The value of the group column, if groups come from one.
         captions: Of each caption column that was asked for; "" where there is none.
+        known: Of one that was made: what metadata says of it (image_metadata.KNOWN).
     """
 
     entry: str
@@ -94,6 +98,7 @@ class ListedImage:
     label: str
     group: str | None
     captions: tuple[str, ...] = ()
+    known: Mapping[str, Any] = of(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class Listing:
         left_out: The account of all that is not among the images.
         manifest: The manifest's path in the source; None for class folders.
         layout_doubt: What speaks against class folders, though the user accepted them; "" for nothing.
-        metadata: The path of what says captions beside class folders; None if that is not asked for.
+        metadata: The path of what says captions beside class folders, or what is known of images that were made; None
+            if that is not asked for, or not there.
     """
 
     images: tuple[ListedImage, ...]
@@ -130,7 +136,7 @@ def list_images(source: Source, request: ListingRequest) -> Listing:
         images, left_out = _from_manifest(source, top, manifest, request)
         doubt = ""
     else:
-        if request.columns.captions:
+        if request.columns.captions or request.made:
             below, metadata = _at_top(source, METADATA_NAMES, request)
         if metadata is None:
             manifests.check_no_columns(request.columns)
@@ -140,7 +146,8 @@ def list_images(source: Source, request: ListingRequest) -> Listing:
         top = _common_top(kinds)
         images, left_out = _from_folders(source, kinds, top, request.field)
         if metadata is not None:
-            images = _with_captions(source, images, below, metadata, request)
+            with_metadata = _with_known if request.made else _with_captions
+            images = with_metadata(source, images, below, metadata, request)
         doubt = layout_doubt([image.path for image in images], request.group_span)
         if doubt and not request.accept_layout:
             raise doubtful_layout(request.field, doubt)
@@ -331,6 +338,49 @@ def _with_captions(
         )
     none = ("",) * len(columns.captions)
     return [replace(image, captions=captions.get(image.entry, none)) for image in images]
+
+
+def _with_known(
+    source: Source, images: Sequence[ListedImage], top: str, metadata: str, request: ListingRequest
+) -> list[ListedImage]:
+    """The images of class folders with what is known of each, and of the class that it is said to be.
+
+    Args:
+        top: The metadata's folder, with a slash, or "".
+        metadata: Its path.
+    """
+    name, field = metadata.removeprefix(top), request.field
+    if not name.endswith(".jsonl"):
+        raise invalid_field(
+            field,
+            name,
+            "is not how metadata of images that were made is read",
+            "write metadata.jsonl, a JSON object for each image, or remove it: then the folders alone say the classes",
+            reason="METADATA_FORMAT",
+        )
+    found = read_metadata(
+        _manifest_bytes(source, metadata, field),
+        name,
+        top=top,
+        images={image.entry for image in images},
+        files={*source.paths, *source.unusable},
+        field=field,
+    )
+    listed = [
+        replace(image, label=found[image.entry].label or image.label, known=found[image.entry].known)
+        for image in images
+    ]
+    labels = {image.label for image in listed}
+    others = sorted({image.known[SOURCE_LABEL] for image in listed if SOURCE_LABEL in image.known} - labels)
+    if others:
+        raise invalid_field(
+            field,
+            others[0],
+            f"is a {SOURCE_LABEL} in {name}, and no image is of this class",
+            f"use one of {', '.join(sorted(labels))}",
+            reason="METADATA_INVALID",
+        )
+    return listed
 
 
 def _folder(path: str) -> str:
