@@ -193,7 +193,7 @@ def test_caches_and_uploads_stay_within_their_volumes(rendered: Rendered) -> Non
         upload_bytes = int(settings["SYNTHMIX_UPLOAD_MOST_BYTES"])
         if name == f"{PREFIX}-study-control":
             assert upload_bytes <= int(settings["SYNTHMIX_RECEIVING_MOST_BYTES"]) < size_bytes(limits["tmp"])
-        if name in ("study-control", f"{PREFIX}-ray-study-control"):
+        if name.removeprefix(f"{PREFIX}-ray-") in ("study-control", "image-synthesis"):
             assert upload_bytes < size_bytes(limits["tmp"])
 
 

@@ -7,9 +7,9 @@ from google.longrunning import operations_pb2
 
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
-from synthmix.image_data.generators import synthesis_settings
+from synthmix.image_data.generators import is_imported, synthesis_settings
 from synthmix.image_data.selection_rules import SELECTED, selected_message
-from synthmix.image_synthesis import planning
+from synthmix.image_synthesis import importing, planning
 from synthmix.image_synthesis.selection_planning import plan_selection
 from synthmix.service_kit.artifact_collection import (
     ArtifactCollection,
@@ -58,7 +58,9 @@ class ImageSetService(image_sets_pb2_grpc.ImageSetServiceServicer):
 
 
 def plan_image_set(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_only: bool) -> Planned:
-    """Checks a request for images that are made, or chosen among others. Raises as either does."""
+    """Checks a request for images that are made, chosen among others, or imported. Raises as each does."""
+    if image_set.HasField("imported"):
+        return importing.plan(store, image_set)
     plan = plan_selection if image_set.HasField("selection") else planning.plan
     return plan(store, image_set, validate_only=validate_only)
 
@@ -66,10 +68,12 @@ def plan_image_set(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, va
 def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.ImageSet:
     """The resource that a manifest describes."""
     request = manifest.request
+    imported = is_imported(manifest)
     message = image_sets_pb2.ImageSet(
         name=str(manifest.name),
-        adapter=str(ArtifactName(ADAPTERS, request["adapter"])),
-        settings=synthesis_settings(manifest),
+        adapter="" if imported else str(ArtifactName(ADAPTERS, request["adapter"])),
+        settings=None if imported else synthesis_settings(manifest),
+        imported=importing.imported_message(manifest) if imported else None,
         image_count=manifest.summary["image_count"],
         imported_adapter=manifest.summary.get("imported_adapter", False),
         train_split=manifest.summary.get("train_split", ""),

@@ -2,10 +2,11 @@
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.captions import adapter_captions
-from synthmix.image_data.generators import adapter_parts, is_imported
+from synthmix.image_data.generators import IMPORTED, adapter_parts, is_imported
 from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES
 from synthmix.image_data.image_to_image import is_of_any_class
 from synthmix.image_data.split_parts import open_train_part
+from synthmix.image_synthesis import import_operation
 from synthmix.image_synthesis.selection_operation import select
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.image_synthesis.shards import finished_shards, image_count, write_index
@@ -22,6 +23,8 @@ def run(context: OperationContext) -> ArtifactName:
     if "selection" in context.record.request["request"]:
         return select(context)
     request, names = context.record.request["request"], context.record.request["names"]
+    if IMPORTED in request:
+        return import_operation.run(context)
     target = ArtifactName.parse(context.record.target, field="target", collection=IMAGE_SETS)
     total = image_count(request)
     if find_manifest(context.store, target) is None:

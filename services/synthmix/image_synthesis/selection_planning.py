@@ -4,6 +4,7 @@ from collections import Counter
 
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
+from synthmix.image_data.generators import is_imported
 from synthmix.image_data.image_table import SOURCES
 from synthmix.image_data.selection_rules import check_selection, oversampled
 from synthmix.image_data.split_parts import TrainPart, open_train_part
@@ -108,6 +109,18 @@ def _check_candidates(store: ObjectStore, candidates: Manifest, train: TrainPart
             raise invalid_field(
                 field, str(candidates.name), "is a selection itself", "choose among the images that it was chosen from"
             )
+    if is_imported(candidates):
+        # A selection says nothing of what another program's generator saw, and evaluations have to know.
+        problems.found.append(
+            invalid_field(
+                field,
+                str(candidates.name),
+                "was imported, and a selection is of images that were made here",
+                "choose among them before they are imported",
+                reason="IMPORTED_CANDIDATES",
+            )
+        )
+        return
     adapter = find_manifest(store, ArtifactName(ADAPTERS, candidates.inputs["adapter"]))
     if adapter is not None and adapter.inputs.get("train_split") != train.digest:
         raise unmet_precondition(

@@ -130,7 +130,7 @@ class Selected(_message.Message):
     def __init__(self, candidates: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., missing: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., rejections: _Optional[_Iterable[_Union[Rejections, _Mapping]]] = ..., feature_network: _Optional[str] = ...) -> None: ...
 
 class ImageSet(_message.Message):
-    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "imported_adapter", "train_split", "base_model", "selection", "candidates", "selected")
+    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "imported_adapter", "train_split", "base_model", "selection", "candidates", "selected", "imported")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +148,7 @@ class ImageSet(_message.Message):
     SELECTION_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     SELECTED_FIELD_NUMBER: _ClassVar[int]
+    IMPORTED_FIELD_NUMBER: _ClassVar[int]
     name: str
     adapter: str
     settings: SynthesisSettings
@@ -165,7 +166,34 @@ class ImageSet(_message.Message):
     selection: SelectionSettings
     candidates: str
     selected: Selected
-    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., imported_adapter: _Optional[bool] = ..., train_split: _Optional[str] = ..., base_model: _Optional[str] = ..., selection: _Optional[_Union[SelectionSettings, _Mapping]] = ..., candidates: _Optional[str] = ..., selected: _Optional[_Union[Selected, _Mapping]] = ...) -> None: ...
+    imported: ImportedImages
+    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., imported_adapter: _Optional[bool] = ..., train_split: _Optional[str] = ..., base_model: _Optional[str] = ..., selection: _Optional[_Union[SelectionSettings, _Mapping]] = ..., candidates: _Optional[str] = ..., selected: _Optional[_Union[Selected, _Mapping]] = ..., imported: _Optional[_Union[ImportedImages, _Mapping]] = ...) -> None: ...
+
+class ImportedImages(_message.Message):
+    __slots__ = ("upload", "origin", "seen", "image_size", "accept_layout")
+    UPLOAD_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    upload: str
+    origin: str
+    seen: SeenImages
+    image_size: int
+    accept_layout: bool
+    def __init__(self, upload: _Optional[str] = ..., origin: _Optional[str] = ..., seen: _Optional[_Union[SeenImages, _Mapping]] = ..., image_size: _Optional[int] = ..., accept_layout: _Optional[bool] = ...) -> None: ...
+
+class SeenImages(_message.Message):
+    __slots__ = ("none", "all_of", "list_upload", "image_count")
+    NONE_FIELD_NUMBER: _ClassVar[int]
+    ALL_OF_FIELD_NUMBER: _ClassVar[int]
+    LIST_UPLOAD_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    none: bool
+    all_of: _containers.RepeatedScalarFieldContainer[str]
+    list_upload: str
+    image_count: int
+    def __init__(self, none: _Optional[bool] = ..., all_of: _Optional[_Iterable[str]] = ..., list_upload: _Optional[str] = ..., image_count: _Optional[int] = ...) -> None: ...
 
 class ClassImages(_message.Message):
     __slots__ = ("label", "images")
