@@ -158,11 +158,13 @@ class InProcessContext:
         return TASKS[function](self.store, **keywords)
 
 
-def evaluate(store: MemoryObjectStore, **mixtures: Any) -> tuple[Manifest, InProcessContext]:
+def evaluate(
+    store: MemoryObjectStore, *, image_sets: Sequence[str] = (IMAGE_SET,), **mixtures: Any
+) -> tuple[Manifest, InProcessContext]:
     """Evaluates a grid of two seeds on the store's split, and returns the evaluation and what it ran."""
     request = evaluations_pb2.Evaluation(
         split=split_of(store),
-        image_sets=[f"image-sets/{IMAGE_SET}"],
+        image_sets=[f"image-sets/{image_set}" for image_set in image_sets],
         mixtures=evaluations_pb2.MixtureSettings(**mixtures),
         classifier=evaluations_pb2.ClassifierSettings(
             architecture=TINY.architecture, pretrained=False, image_size=32, epochs=3, batch_size=8

@@ -245,7 +245,7 @@ def test_an_imported_adapter_makes_images_as_one_that_was_trained_here(
     assert (shown.image_count, shown.imported_adapter) == (2, True)
 
     with pytest.raises(FailedPrecondition, match="it is not known on which images it was trained") as caught:
-        check_generator(store, made, "0" * 32, field="evaluation.image_sets[0]")
+        check_generator(store, made, f"splits/{32 * '0'}", "0" * 32, field="evaluation.image_sets[0]")
     assert caught.value.reason == "TRAINING_DATA_UNKNOWN"
 
 

@@ -42,6 +42,7 @@ SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
 CLASSES = ("alpha", "beta", "gamma")
 COUNTS = (53, 31, 16)
 IMAGE_SET, OTHER_IMAGE_SET = "a" * 32, "b" * 32
+SPLIT = f"splits/{32 * '0'}"
 RATIOS = (0.1, 0.25, 0.5, 0.75)
 STORE = MemoryObjectStore.created()
 
@@ -602,9 +603,9 @@ def test_an_image_set_of_another_split_is_refused() -> None:
     store = MemoryObjectStore.created()
     write_manifest(store, manifest(ArtifactName("adapters", "e" * 32), {"train_split": "1" * 32}))
     images = manifest(ArtifactName("image-sets", IMAGE_SET), {"adapter": "e" * 32})
-    check_generator(store, images, "1" * 32, field="evaluation.image_sets[0]")
+    check_generator(store, images, SPLIT, "1" * 32, field="evaluation.image_sets[0]")
     with pytest.raises(FailedPrecondition, match="may have seen this one's test images") as caught:
-        check_generator(store, images, "2" * 32, field="evaluation.image_sets[0]")
+        check_generator(store, images, SPLIT, "2" * 32, field="evaluation.image_sets[0]")
     assert caught.value.violations[0].field == "evaluation.image_sets[0]"
 
 

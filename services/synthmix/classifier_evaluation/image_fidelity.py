@@ -12,6 +12,7 @@ import torch
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation.reconstructions import make_reconstruction
+from synthmix.image_data.generators import is_imported
 from synthmix.image_data.pixel_cache import Source, pixels
 from synthmix.image_data.split_parts import TrainPart, open_split
 from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages, open_image_set
@@ -63,7 +64,8 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
         for image_set in image_sets
     ]
     reconstructed = _reconstructions(store, opened, train)
-    size_px = int(reconstructed[0][1].manifest.request["size_px"])
+    # Imported images have no autoencoder, and are taken at the size of those that have, if there are any.
+    size_px = int(reconstructed[0][1].manifest.request["size_px"]) if reconstructed else _side_px(opened)
     classes = np.unique(test.labels)
 
     def features(source: Source, rows: np.ndarray) -> np.ndarray:
@@ -110,7 +112,8 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
     for images in opened:
         rows = balanced_rows(images.labels, classes)
         sample, own = features(images, rows), None
-        if images.sources is not None:
+        # What imported images name as their sources may be images of no data set here.
+        if images.sources is not None and all(train_rows_of.keys() >= set(images.sources[row]) for row in rows):
             own = [[train_rows_of[sha256] for sha256 in images.sources[row]] for row in rows]
         sources.append(compared(sample, sample, image_set=str(images.manifest.name), own=own))
     return evaluations_pb2.Fidelity(
@@ -121,12 +124,22 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
     )
 
 
+def _side_px(image_sets: Sequence[SyntheticImages]) -> int:
+    """Of the first image set, which was imported."""
+    return int(image_sets[0].manifest.summary["image_size"])
+
+
 def _reconstructions(
     store: ObjectStore, image_sets: Sequence[SyntheticImages], train: TrainPart
 ) -> list[tuple[str, ReconstructedImages]]:
-    """The train part through each autoencoder that an image set comes from, at the size of its images, with a label."""
+    """The train part through each autoencoder that an image set comes from, at the size of its images, with a label.
+
+    An image set that was imported comes from none that is known.
+    """
     found: dict[ArtifactName, tuple[str, ReconstructedImages]] = {}
     for images in image_sets:
+        if is_imported(images.manifest):
+            continue
         adapter = read_manifest(store, ArtifactName(ADAPTERS, images.manifest.inputs["adapter"]))
         reconstructed = make_reconstruction(store, images.manifest, train)
         of = f" of {adapter.summary['base_model']}, {reconstructed.manifest.request['size_px']} pixels"

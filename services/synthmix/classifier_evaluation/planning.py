@@ -7,6 +7,7 @@ from typing import Any
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.classifier_evaluation.architectures import check_architecture
+from synthmix.classifier_evaluation.held_out_images import near_duplicate_warnings
 from synthmix.classifier_evaluation.metrics import metrics_version
 from synthmix.classifier_evaluation.mixtures import (
     MixtureSpec,
@@ -24,6 +25,7 @@ from synthmix.classifier_evaluation.trial_requests import (
     trial_name,
     trial_request,
 )
+from synthmix.image_data.generators import is_imported
 from synthmix.image_data.image_table import SOURCES
 from synthmix.image_data.mixture_kinds import KINDS, MODES
 from synthmix.image_data.selection_rules import SELECTED, images_made
@@ -32,7 +34,7 @@ from synthmix.image_data.synthetic_images import open_image_set
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
-from synthmix.service_kit.errors import Problems, check_choice, missing_field
+from synthmix.service_kit.errors import Problems, check_choice, missing_field, unmet_precondition
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, PARTS, SPLITS, ArtifactName
 from synthmix.service_kit.settings_messages import canonical, check, from_canonical, set_default, with_defaults
@@ -88,6 +90,8 @@ def plan(
         manifest = find_manifest(store, name) if optional else read_manifest(store, name)
         if manifest is not None:
             check_image_set(store, str(split.name), request, trials, manifest, train_counts)
+            if is_imported(manifest):
+                warnings += near_duplicate_warnings(store, manifest, str(split.name))
     missing = missing_trials(store, request, trials)
     if missing and full.classifier.pretrained:
         warnings += check_weights(full.classifier.architecture)
@@ -124,11 +128,14 @@ def check_image_set(
         train_counts: Real train images of each class.
 
     Raises:
-        FailedPrecondition: It has too few images, or its generator was trained on another split.
+        FailedPrecondition: It has too few images, or its generator was trained on another split or saw validation or
+            test images; or a mixture is of what its base model's autoencoder restores, and it has none.
     """
     field = f"evaluation.image_sets[{request['image_sets'].index(image_set.name.id)}]"
-    check_generator(store, image_set, request["parts"]["train"], field=field)
+    check_generator(store, image_set, split, request["parts"]["train"], field=field)
     mixtures = [trial.mixture for trial in trials if trial.mixture.image_set == image_set.name.id]
+    if is_imported(image_set):
+        _check_without_autoencoder(image_set, mixtures, field=field)
     needed = needed_images(train_counts, mixtures)
     remedy = "make a larger image set"
     if SELECTED in image_set.summary:
@@ -142,6 +149,19 @@ def check_image_set(
     for trial in trials:
         if trial.mixture.image_set == image_set.name.id and KINDS[trial.mixture.kind].holds_synthetic:
             compose(trial.mixture, train, synthetic, trial.seed)
+
+
+def _check_without_autoencoder(image_set: Manifest, mixtures: Sequence[MixtureSpec], *, field: str) -> None:
+    """Raises FailedPrecondition for a mixture that only a base model's autoencoder can make."""
+    controls = [mixture.label for mixture in mixtures if KINDS[mixture.kind].reconstructed]
+    if controls:
+        raise unmet_precondition(
+            field,
+            f"{image_set.name} was imported, so that no base model is known of it whose autoencoder could restore real "
+            f"images ({controls[0]}); leave that control out, or use image sets that were made here",
+            reason="NO_BASE_MODEL",
+            metadata={"artifact": str(image_set.name)},
+        )
 
 
 def filled(evaluation: evaluations_pb2.Evaluation) -> evaluations_pb2.Evaluation:

@@ -7,7 +7,7 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.classifier_evaluation.planning import START_SECONDS
 from synthmix.classifier_evaluation.trial_requests import check_generator
-from synthmix.image_data.generators import adapter_settings
+from synthmix.image_data.generators import adapter_settings, is_imported
 from synthmix.image_data.selection_rules import images_made
 from synthmix.image_data.split_parts import part_summary
 from synthmix.service_kit.artifact_collection import Planned
@@ -68,10 +68,10 @@ def check_image_set(store: ObjectStore, split: Manifest, image_set: Manifest) ->
     """Checks that an image set can be judged by a split's train and validation images.
 
     Raises:
-        FailedPrecondition: Its generator was trained on another split; it holds classes that the train part has no
-            images of, or too few images that validation ones could be compared with.
+        FailedPrecondition: Its generator was trained on another split, or saw validation or test images; it holds
+            classes that the train part has no images of, or too few images that validation ones could be compared with.
     """
-    check_generator(store, image_set, part_summary(split, "train")["digest"], field=FIELD)
+    check_generator(store, image_set, str(split.name), part_summary(split, "train")["digest"], field=FIELD)
     made = {label: images for label, images in images_made(image_set).items() if images}
     known = _with_images(split, "train")
     unknown = sorted(set(made) - set(known))
@@ -116,9 +116,15 @@ def predicted_seconds(store: ObjectStore, split: Manifest, image_set: Manifest |
     side_px = 64
     if image_set is not None:
         images += sum(images_made(image_set).values())
-        adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
-        side_px = adapter_settings(adapter).image_size or side_px
+        side_px = _side_px(store, image_set) or side_px
     return START_SECONDS + images * SECONDS_PER_IMAGE * (side_px / 64) ** 2
+
+
+def _side_px(store: ObjectStore, image_set: Manifest) -> int:
+    """The side of an image set's images; 0 if that is not known yet."""
+    if is_imported(image_set):
+        return int(image_set.summary["image_size"])
+    return adapter_settings(read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))).image_size
 
 
 def _with_images(split: Manifest, part: str) -> Mapping[str, int]:

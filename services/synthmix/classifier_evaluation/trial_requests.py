@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
+from synthmix.classifier_evaluation.held_out_images import check_held_out
 from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.image_data.generators import is_imported
 from synthmix.service_kit.artifacts import Manifest, read_manifest
@@ -52,12 +53,20 @@ def steps_per_epoch(settings: ClassifierSettings, real_images: int, mixture_imag
     return -(-images // settings.batch_size)
 
 
-def check_generator(store: ObjectStore, image_set: Manifest, train_digest: str, *, field: str) -> None:
+def check_generator(store: ObjectStore, image_set: Manifest, split: str, train_digest: str, *, field: str) -> None:
     """Raises FailedPrecondition if an image set's adapter was trained on anything but this train part.
 
     Another split of the same dataset has some of this one's test images in its train part: what a generator
-    made of them would carry the test into training. So may an imported adapter.
+    made of them would carry the test into training. So may an imported adapter. Of imported images it is stated which
+    real ones their generator saw, and none of the split's validation and test images may be among them.
+
+    Args:
+        split: splits/{id}.
+        train_digest: Of its train part.
     """
+    if is_imported(image_set):
+        check_held_out(store, image_set, split, field=field)
+        return
     adapter = read_manifest(store, ArtifactName(ADAPTERS, image_set.inputs["adapter"]))
     if is_imported(adapter):
         raise unmet_precondition(

@@ -87,8 +87,8 @@ def evaluate_trial(
         The trial's name.
 
     Raises:
-        FailedPrecondition: The image set has too few images, or its generator was trained on another split;
-            or the training cannot be done.
+        FailedPrecondition: The image set has too few images, or its generator was trained on another split or saw its
+            validation or test images; or the training cannot be done.
         NotFound: There is no such split or image set.
     """
     start_s = time.perf_counter()
@@ -100,7 +100,7 @@ def evaluate_trial(
     if find_manifest(store, name) is not None:
         return name
 
-    real, synthetic = _open_images(store, trial.mixture, train)
+    real, synthetic = _open_images(store, trial.mixture, split, train)
     mixture = compose(trial.mixture, train, synthetic, trial.seed)
     size_px = settings.image_size
     test_reads = 0
@@ -166,14 +166,14 @@ def evaluate_trial(
 
 
 def _open_images(
-    store: ObjectStore, mixture: MixtureSpec, train: TrainPart
+    store: ObjectStore, mixture: MixtureSpec, split: str, train: TrainPart
 ) -> tuple[TrainPart | ReconstructedImages, SyntheticImages | None]:
     """A mixture's real images, as they are or as the base model's autoencoder restores them; its synthetic ones."""
     if mixture.image_set is None:
         return train, None
     name, field = ArtifactName(IMAGE_SETS, mixture.image_set), "evaluation.image_sets"
     manifest = read_manifest(store, name)
-    check_generator(store, manifest, train.digest, field=field)
+    check_generator(store, manifest, split, train.digest, field=field)
     if KINDS[mixture.kind].reconstructed:
         return open_reconstruction(store, manifest, train), None
     return train, open_image_set(store, str(name), classes=train.classes, field=field)
