@@ -14,11 +14,13 @@ import pytest
 from google.longrunning.operations_pb2 import CancelOperationRequest
 
 from image_archives import dataset, plates
+from imported_image_sets import import_here, imported, saw
 from memory_object_store import MemoryObjectStore
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.image_data import image_table
 from synthmix.image_data.image_table import read_images, read_index
+from synthmix.image_data.import_bounds import import_bounds
 from synthmix.service_kit import open_operations, owners
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest, write_payload
@@ -42,7 +44,6 @@ from synthmix.study_control import datasets, image_removal
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService
 from synthmix.study_control.image_import import import_operation
-from synthmix.image_data.import_bounds import import_bounds
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -192,6 +193,38 @@ def test_shards_that_lose_nothing_are_copied(store: MemoryObjectStore, started: 
     for number, name in copied.items():
         assert left.payloads[number].sha256 == sha256s[name]
     assert len(contents(store, left)) == 18
+
+
+def test_imported_images_whose_generator_saw_one_go_with_it(
+    store: MemoryObjectStore, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though they refer to no data set, but to the sha256 of the image's file."""
+    import_here(store, monkeypatch)
+    old = named(store, tmp_path)
+    of = {row["path"]: row["sha256"] for row in read_index(store, old).to_pylist()}
+    image_set = imported(store, seen=saw(store, of[WITHDRAWN]))
+    other = imported(store, seen=saw(store, of["beta/plate-1_0.png"]))
+    with pytest.raises(FailedPrecondition, match="were seen by the generators of imported image sets") as caught:
+        ask(started, images=[WITHDRAWN])
+    assert caught.value.reason == "STILL_REFERENCED" and str(image_set.name) in caught.value.message
+    assert not started.records
+    removed(started, images=[WITHDRAWN], force=True)
+    assert find_manifest(store, image_set.name) is None
+    assert find_manifest(store, other.name) is not None
+    assert find_manifest(store, old.name) is None
+
+
+def test_images_that_are_imported_while_one_is_removed_are_not_passed_over(
+    store: MemoryObjectStore, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_here(store, monkeypatch)
+    old = named(store, tmp_path)
+    [sha256] = [row["sha256"] for row in read_index(store, old).to_pylist() if row["path"] == WITHDRAWN]
+    ask(started, images=[WITHDRAWN])
+    image_set = imported(store, seen=saw(store, sha256))
+    with pytest.raises(FailedPrecondition, match="was imported since the removal was asked for"):
+        started.do()
+    assert find_manifest(store, old.name) is not None and find_manifest(store, image_set.name) is not None
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from google.longrunning import operations_pb2
 
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
+from synthmix.image_data.import_bounds import ImportBounds
 from synthmix.service_kit import deletion as deletions
 from synthmix.service_kit import owners, pages
 from synthmix.service_kit.artifacts import read_manifest, times_of_artifacts
@@ -22,8 +23,7 @@ from synthmix.service_kit.requesters import current_requester
 from synthmix.service_kit.resource_names import DATASETS, ArtifactName, OperationName
 from synthmix.service_kit.stored_records import read_each
 from synthmix.study_control import datasets
-from synthmix.study_control.image_removal import Removal, check_alone, plan_removal
-from synthmix.image_data.import_bounds import ImportBounds
+from synthmix.study_control.image_removal import Removal, check_alone, check_seen, plan_removal
 
 
 class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
@@ -150,6 +150,7 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
             by = OperationName(STUDY_CONTROL, digest_of(asked))
             caller = owners.EVERYONE if caller.administers else caller
             deletions.delete(self._store, dataset.name, caller=caller, force=request.force, validate_only=True, by=by)
+            check_seen(self._store, removal, caller=caller, force=request.force, by=by)
             return removal, asked, caller.administers
 
         removal, asked, for_all = await owners.as_owner(plan)

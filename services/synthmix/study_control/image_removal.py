@@ -15,6 +15,7 @@ from synthmix.api.datasets.v1.datasets_pb2 import DeleteDatasetRequest
 from synthmix.image_data.captions import caption_columns, digest_of_captions
 from synthmix.image_data.image_payloads import shard_name
 from synthmix.image_data.image_table import CAPTIONS, read_images, read_index, write_index, write_shard
+from synthmix.image_data.seen_images import sets_that_saw
 from synthmix.service_kit import audit
 from synthmix.service_kit.artifacts import (
     Manifest,
@@ -32,6 +33,7 @@ from synthmix.service_kit.errors import (
     InvalidArgument,
     Unavailable,
     invalid_field,
+    listing,
     missing_field,
     printable,
 )
@@ -39,7 +41,7 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.owners import EVERYONE, Caller, claim, owners_of, said_of
 from synthmix.service_kit.quantities import listed, plural
-from synthmix.service_kit.resource_names import DATASETS, ArtifactName
+from synthmix.service_kit.resource_names import DATASETS, ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.sweep import sweep
 from synthmix.study_control import datasets
@@ -180,6 +182,7 @@ def _replace(context: OperationContext, old: ArtifactName, left: ArtifactName) -
             claim(store, left, owner)
         if find_manifest(store, left) is None:  # another's, who deleted it before these claimed it
             raise Unavailable(f"{left} was deleted while it was made; it is made again", reason="ARTIFACT_GONE")
+        seen = _delete_what_saw(store, asked, caller, context.record.name)
         deletion = delete(
             store,
             old,
@@ -189,9 +192,66 @@ def _replace(context: OperationContext, old: ArtifactName, left: ArtifactName) -
             by=context.record.name,
             skip_grace_period=asked["skip_grace_period"],
         )
-        change.response = deletion.message()
+        change.response = replace(deletion, deleted=(*seen, *deletion.deleted)).message()
     if old not in deletion.names:
         raise Unavailable(f"{old} was asked for while it was deleted; that is tried again", reason="ARTIFACT_WANTED")
+
+
+def _delete_what_saw(
+    store: ObjectStore, asked: dict[str, Any], caller: Caller, by: OperationName
+) -> list[tuple[ArtifactName, int]]:
+    """Deletes imported image sets whose generators saw the images, with what used them, and returns what was deleted.
+
+    Raises:
+        FailedPrecondition: One was imported since the removal was asked for, without `force`.
+    """
+    deleted: list[tuple[ArtifactName, int]] = []
+    names = sets_that_saw(store, asked["sha256s"])
+    if names and not asked["force"]:
+        raise FailedPrecondition(
+            f"{names[0]} was imported since the removal was asked for, and its generator saw images that are to be "
+            "removed; delete it and ask again, or delete it all with --cascade (`force` in a request)",
+            reason="STILL_REFERENCED",
+            metadata={"artifact": str(names[0])},
+        )
+    for name in names:
+        if find_manifest(store, name) is not None:
+            deletion = delete(
+                store,
+                name,
+                caller=caller,
+                force=True,
+                validate_only=False,
+                by=by,
+                skip_grace_period=asked["skip_grace_period"],
+            )
+            deleted += deletion.deleted
+    return deleted
+
+
+def check_seen(
+    store: ObjectStore, removal: Removal, *, caller: Caller, force: bool, by: OperationName | None = None
+) -> None:
+    """Checks that imported image sets whose generators saw the images, or that hold their files, may go with them.
+
+    Those that were said to have seen a part of the dataset's splits, or all of it, refer to it, as any other artifact
+    that was made from it does. These were said to have seen single images.
+
+    Raises:
+        FailedPrecondition: There are some, and `force` does not say to delete them; or an operation uses one of them.
+        PermissionDenied: Others asked for one of them as well.
+    """
+    names = sets_that_saw(store, removal.removed_sha256s)
+    if names and not force:
+        raise FailedPrecondition(
+            f"images that are to be removed from {removal.dataset.name} were seen by the generators of imported image "
+            "sets; delete these first, or delete it all with --cascade (`force` in a request)"
+            f"{listing([str(name) for name in names])}",
+            reason="STILL_REFERENCED",
+            metadata={"artifact": str(removal.dataset.name), "references": str(len(names))},
+        )
+    for name in names:
+        delete(store, name, caller=caller, force=True, validate_only=True, by=by)
 
 
 def check_alone(caller: Caller, dataset: ArtifactName, owners: Collection[str]) -> None:
