@@ -3,6 +3,7 @@
 Whatever isn't Python's own, SynthMix's or a package of `dependencies` in pyproject.toml can't be imported here.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ import fake_services as fake
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.base_models.v1 import base_models_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
+from synthmix.api.image_sets.v1 import image_sets_pb2
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # The modules of each distribution that the client depends on, with those of what it depends on in turn.
@@ -32,6 +34,7 @@ MODULES = {
     "pyyaml": ["yaml", "_yaml"],
     "rich": ["rich", "pygments", "markdown_it", "mdurl"],
 }
+IMAGES_OPERATION = f"operations/image-synthesis/{fake.ID}"
 ONLY_LIGHT = """
 import importlib.abc, sys
 
@@ -190,6 +193,40 @@ def test_an_adapter_is_imported(tmp_path: Path) -> None:
     assert (list(request.adapter.imported.classes), request.adapter.imported.grey) == (["round"], True)
     assert request.adapter.settings.base_model == "builtin"
     assert not request.adapter.settings.HasField("prompt")
+
+
+def test_images_are_imported(tmp_path: Path) -> None:
+    folder = source_of("folder", tmp_path / "images")
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
+    rows = [json.dumps({"file_name": str(path), "prompt": "a cell", "seed": 1}) for path in paths]
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    (tmp_path / "seen.txt").write_text(f"{'a' * 64}  a.png\n")
+    made = image_sets_pb2.ImageSet(name=f"image-sets/{fake.ID}", image_count=4)
+    made.imported.origin, made.imported.image_size, made.imported.seen.image_count = "images", 64, 1
+    part = f"splits/{fake.ID}/parts/train"
+    with fake.serving() as services:
+        services.answers |= {
+            "UploadFile": fake.upload,
+            "CreateImageSet": lambda request, context: fake.operation(IMAGES_OPERATION, response=made),
+        }
+        result = command(
+            *("--address", services.address, "--token", fake.TOKEN),
+            *("images", "import", str(folder), "--saw", part, "--saw-list", str(tmp_path / "seen.txt")),
+            home=tmp_path / "home",
+        )
+        silent = command(
+            *("--address", services.address, "--token", fake.TOKEN, "images", "import", str(folder)), home=tmp_path
+        )
+    assert result.returncode == 0, result.stderr
+    assert f"image-sets/{fake.ID}: 4 images of 64 x 64 pixels, from images" in result.stdout
+    assert "said to have seen 1 real image, and evaluations whose validation or test part holds" in result.stdout
+    [request] = services.requests["CreateImageSet"]
+    imported = request.image_set.imported
+    assert (imported.origin, list(imported.seen.all_of), imported.HasField("image_size")) == ("images", [part], False)
+    assert (
+        imported.seen.list_upload == f"uploads/{hashlib.sha256(f'{64 * chr(97)}'.encode() + bytes([10])).hexdigest()}"
+    )
+    assert silent.returncode == 2 and "--saw-none if it saw no image of your data sets" in silent.stderr
 
 
 def test_a_base_model_is_imported(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from synthmix.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.client.study_file import read_study
+from synthmix.image_data.import_bounds import import_bounds
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.service_kit.environment import ADAPTER_TRAINING, STUDY_CONTROL, ObjectStoreSettings
 from synthmix.service_kit.errors import (
@@ -45,7 +46,6 @@ from synthmix.service_kit.tokens import StaticTokens
 from synthmix.service_kit.transport import error_of
 from synthmix.study_control.artifact_service import ArtifactService
 from synthmix.study_control.dataset_service import DatasetService
-from synthmix.image_data.import_bounds import import_bounds
 
 # Studies
 
@@ -744,6 +744,17 @@ def adapter(**fields: Any) -> Act:
     return create
 
 
+def imported_images(**seen: Any) -> Act:
+    """Asks for an import past the client's own checks."""
+    return lambda world: world.client.image_sets.create(
+        image_sets_pb2.ImageSet(
+            imported=image_sets_pb2.ImportedImages(
+                upload=f"uploads/{2 * NO_ID}", seen=image_sets_pb2.SeenImages(**seen) if seen else None
+            )
+        )
+    )
+
+
 def evaluation_with_another_split(world: World) -> Any:
     split = world.client.create_split(world.study.dataset, test=0.25, validation=0.15, seed=8)
     return world.client.evaluations.create(
@@ -828,6 +839,45 @@ CALLS = [
         "UNKNOWN_CHOICE",
         ("'nobody'", "use one of: "),
         ("image_set.class_images[0].label",),
+    ),
+    Case(
+        "images of another program without a word of what it saw",
+        imported_images(),
+        InvalidArgument,
+        "FIELD_MISSING",
+        ("is required", r"--saw\)", r"--saw-list\)", r"--saw-none\)"),
+        ("image_set.imported.seen",),
+    ),
+    Case(
+        "images of another program that saw some and none",
+        imported_images(none=True, all_of=[f"datasets/{NO_ID}"]),
+        InvalidArgument,
+        "SEEN_CONTRADICTED",
+        ("True says that the generator saw no real image", "leave one of them out"),
+        ("image_set.imported.seen.none",),
+    ),
+    Case(
+        "images of another program that saw a model",
+        imported_images(all_of=[f"models/{NO_ID}"]),
+        InvalidArgument,
+        "INVALID_RESOURCE_NAME",
+        (f"'models/{NO_ID}' has no images", r"use splits/\{digest\}/parts/train"),
+        ("image_set.imported.seen.all_of[0]",),
+    ),
+    Case(
+        "an image set of an adapter and of another program",
+        lambda world: world.client.image_sets.create(
+            image_sets_pb2.ImageSet(
+                adapter=world.study.adapters[0],
+                imported=image_sets_pb2.ImportedImages(
+                    upload=f"uploads/{2 * NO_ID}", seen=image_sets_pb2.SeenImages(none=True)
+                ),
+            )
+        ),
+        InvalidArgument,
+        "IMPORTED_ALREADY",
+        ("is given beside imported", "leave it out"),
+        ("image_set.adapter",),
     ),
     Case(
         "an evaluation with images of another split's adapter",

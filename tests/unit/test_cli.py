@@ -1029,6 +1029,62 @@ def test_an_image_set_is_scored(services: fake.FakeServices, run: Run) -> None:
     assert "CreateImageSetScore" not in services.requests
 
 
+def imported_set(**seen: Any) -> image_sets_pb2.ImageSet:
+    made = image_sets_pb2.ImageSet(name=f"image-sets/{fake.ID}", image_count=3)
+    made.class_images.add(label="flat", images=3)
+    made.imported.origin, made.imported.image_size = "stylegan", 64
+    made.imported.seen.CopyFrom(image_sets_pb2.SeenImages(**seen))
+    return made
+
+
+def test_images_of_another_program_are_imported(services: fake.FakeServices, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "stylegan"
+    (folder / "flat").mkdir(parents=True)
+    (folder / "flat" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    services.answers["UploadFile"] = fake.upload
+    services.answers["GetDataset"] = lambda request, context: datasets_pb2.Dataset(name=f"datasets/{fake.ID}")
+    made = imported_set(all_of=[f"datasets/{fake.ID}"], image_count=24)
+    name = f"operations/image-synthesis/{fake.ID}"
+    services.answers["CreateImageSet"] = lambda request, context: fake.operation(name, response=made)
+    code, out, err = run("images", "import", str(folder), "--saw", "cells", "--image-size", "64", "--yes")
+    assert code == 0, err
+    assert out.splitlines()[0] == f"image-sets/{fake.ID}: 3 images of 64 x 64 pixels, from stylegan"
+    assert "its generator is said to have seen 24 real images, and evaluations whose" in out
+    [asked] = services.requests["CreateImageSet"]
+    imported = asked.image_set.imported
+    assert list(imported.seen.all_of) == [f"datasets/{fake.ID}"], "by its name"
+    assert (imported.image_size, imported.accept_layout, imported.origin) == (64, True, "stylegan")
+
+    services.requests.clear()
+    code, _, err = run("images", "import", str(folder))
+    assert code == 2 and "saw is required; say which real images the generator saw" in err
+    assert "UploadFile" not in services.requests
+    made.imported.seen.CopyFrom(image_sets_pb2.SeenImages(none=True))
+    assert "said to have seen no real image" in run("images", "import", str(folder), "--saw-none")[1]
+
+
+def test_imported_images_are_listed_and_scored(services: fake.FakeServices, run: Run) -> None:
+    split = f"splits/{fake.ID}"
+    shown = imported_set(all_of=[f"{split}/parts/train"])
+    services.answers["ListImageSets"] = lambda request, context: image_sets_pb2.ListImageSetsResponse(
+        image_sets=[shown]
+    )
+    services.answers["GetImageSet"] = lambda request, context: shown
+    [row] = run("images", "list")[1].splitlines()[1:]
+    assert "imported from stylegan" in row and row.split()[:5] == [f"image-sets/{fake.ID}", "3", "1", "-", "-"]
+    score = evaluations_pb2.ImageSetScore(split=split, image_set=shown.name)
+    name = f"operations/classifier-evaluation/{fake.ID}"
+    services.answers["CreateImageSetScore"] = lambda request, context: fake.operation(name, response=score)
+    other = f"splits/{'b' * 32}"
+    for arguments in ([], ["--split", other], ["--split", "b" * 32]):
+        assert run("images", "score", fake.ID, *arguments)[0] == 0
+    asked = [request.image_set_score.split for request in services.requests["CreateImageSetScore"]]
+    assert asked == [split, other, other]
+    shown.imported.seen.CopyFrom(image_sets_pb2.SeenImages(none=True))
+    code, _, err = run("images", "score", fake.ID)
+    assert code == 2 and "say by which split it is to be judged" in err
+
+
 def test_operations(services: fake.FakeServices, run: Run) -> None:
     failed = fake.operation(
         fake.ADAPTER_OPERATION,

@@ -69,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     images = _add_resource(groups, "images", "synthesise image sets and get their images", "image set")
     _add_score(images)
     _add_image_export(images)
+    _add_image_import(images)
     _add_resource(groups, "evaluations", "train and evaluate grids of classifiers", "evaluation")
     _add_operations(groups)
     _add_sweep(groups)
@@ -382,7 +383,7 @@ def _add_resource(groups: Any, group: str, summary: str, noun: str) -> Any:
 
 
 def _add_score(commands: Any) -> None:
-    _command(
+    score = _command(
         commands,
         "score",
         "images:score",
@@ -391,6 +392,12 @@ def _add_score(commands: Any) -> None:
         "kernel inception distance from real validation images. The test part is not read, so that a choice by these "
         "figures leaves it for the study.",
         named="the image set's name",
+    )
+    score.add_argument(
+        "--split",
+        default="",
+        metavar="SPLIT",
+        help="splits/{digest} by whose images it is judged (default: that whose train part its generator saw)",
     )
 
 
@@ -418,6 +425,53 @@ def _add_image_export(commands: Any) -> None:
         type=_path,
         metavar="PATH",
         help="where to write; nothing may be there yet, and a ZIP file's name ends in .zip",
+    )
+
+
+def _add_image_import(commands: Any) -> None:
+    add = _command(
+        commands,
+        "import",
+        "images:import_",
+        "make an image set of images that another program made",
+        "PATH is a folder with a folder for each class, a ZIP of one, or a manifest (.csv, .tsv, .jsonl, .parquet) of "
+        "paths and labels. A metadata.jsonl beside the folders, as `synthmix images export` writes it, says of each "
+        "image its label, prompt, seed and sources. Evaluations refuse the image set if its generator saw an image of "
+        "their validation or test part; so say what it saw, by at least one of --saw, --saw-list and --saw-none.",
+    )
+    add.add_argument("path", type=_path, metavar="PATH")
+    add.add_argument(
+        "--saw",
+        action="append",
+        default=[],
+        metavar="IMAGES",
+        help="real images that the generator saw: splits/{digest}/parts/train, or all of a dataset by its name or "
+        "datasets/{digest}; may be repeated",
+    )
+    add.add_argument(
+        "--saw-list",
+        type=_path,
+        metavar="FILE",
+        help="real images that it saw: a file with the sha256 of an image's file in each line, as sha256sum writes it",
+    )
+    add.add_argument(
+        "--saw-none", action="store_true", help="state that it saw no image of any dataset that is used here"
+    )
+    add.add_argument(
+        "--origin",
+        default="",
+        metavar="TEXT",
+        help="where the images are from, for lists and results (default: PATH's name)",
+    )
+    add.add_argument(
+        "--image-size",
+        type=_count(16, 2048),
+        default=0,
+        metavar="PIXELS",
+        help="side to which each image's centre square is resized (default: all have to be squares of one side)",
+    )
+    add.add_argument(
+        "--yes", action="store_true", help="state that the top folders are the classes, though they do not look so"
     )
 
 

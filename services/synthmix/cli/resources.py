@@ -56,9 +56,9 @@ RESOURCES = {
         lambda item: (
             item.image_count,
             len(item.class_images),
-            item.settings.steps,
-            f"{item.settings.guidance_scale:g}",
-            item.adapter,
+            item.settings.steps or "-",  # of imported ones nobody knows
+            "-" if item.HasField("imported") else f"{item.settings.guidance_scale:g}",
+            f"imported from {item.imported.origin}" if item.HasField("imported") else item.adapter,
         ),
     ),
     "evaluations": Resource(

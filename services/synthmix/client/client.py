@@ -31,7 +31,7 @@ from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
-from synthmix.client import adapter_formats, image_exports
+from synthmix.client import adapter_formats, image_exports, image_set_imports
 from synthmix.client.adapter_formats import Export as Export
 from synthmix.client.adapter_imports import read_adapter, write_upload
 from synthmix.client.adapter_merges import Merge as Merge
@@ -554,7 +554,7 @@ class Client:
         )
 
     def score_images(
-        self, name: str, *, progress: Callable[[OperationMetadata], None] | None = None
+        self, name: str, *, split: str = "", progress: Callable[[OperationMetadata], None] | None = None
     ) -> evaluations_pb2.ImageSetScore:
         """Whether an image set shows its classes, and how near it comes to real images. Waits until it is known.
 
@@ -562,14 +562,30 @@ class Client:
 
         Args:
             name: image-sets/{digest}, or the digest alone.
+            split: splits/{digest} by whose train and validation images it is judged; that of the image set's adapter,
+                or whose part the generator of imported images saw, if it is not given.
             progress: Called with the operation's metadata about once a second.
 
         Raises:
+            InvalidArgument: The images were imported, no split says what their generator saw, and none is given.
             NotFound: There is no such image set.
             FailedPrecondition: It was made by an adapter that was imported: no split has the images that it was trained
-                on (TRAINING_DATA_UNKNOWN).
+                on (TRAINING_DATA_UNKNOWN). Or its generator saw validation or test images (HELD_OUT_IMAGES_SEEN).
         """
         image_set = self.image_sets.get(name)
+        split = split or self._split_of(image_set)
+        request = evaluations_pb2.CreateImageSetScoreRequest(
+            image_set_score=evaluations_pb2.ImageSetScore(
+                split=names.qualified(names.SPLITS, split), image_set=image_set.name
+            )
+        )
+        operation = self._evaluation.call(self._evaluations.CreateImageSetScore, request, Operation)
+        return result_of(self.wait(operation, progress=progress), evaluations_pb2.ImageSetScore)
+
+    def _split_of(self, image_set: image_sets_pb2.ImageSet) -> str:
+        """The split whose train part its generator saw. Raises as score_images does."""
+        if image_set.HasField("imported"):
+            return image_set_imports.split_of(image_set)
         train_part = self.adapters.get(image_set.adapter).train_split
         if not train_part:
             raise errors.FailedPrecondition(
@@ -577,12 +593,68 @@ class Client:
                 "is not known, and so not which would be new to it; score images of an adapter that was trained here",
                 reason="TRAINING_DATA_UNKNOWN",
             )
-        split = names.PartName.parse_train(train_part, field="adapter.train_split").split
-        request = evaluations_pb2.CreateImageSetScoreRequest(
-            image_set_score=evaluations_pb2.ImageSetScore(split=str(split), image_set=image_set.name)
+        return str(names.PartName.parse_train(train_part, field="adapter.train_split").split)
+
+    def import_images(
+        self,
+        path: Path,
+        *,
+        saw: Sequence[str] = (),
+        saw_list: Path | None = None,
+        saw_none: bool = False,
+        origin: str = "",
+        image_size: int = 0,
+        accept_layout: bool = False,
+        progress: Callable[[Transfer], None] | None = None,
+    ) -> image_sets_pb2.ImageSet:
+        """Uploads images that another program made, with what it learnt from, and waits until they are an image set.
+
+        Evaluations refuse it if the generator saw an image of their validation or test part, so that what it saw is to
+        be said in one way or another.
+
+        Args:
+            path: A folder of class folders, a ZIP of one, or a manifest of paths and labels. A metadata.jsonl beside
+                the folders, as `export_images` writes it, says of each image its label, prompt, seed and sources.
+            saw: What has images that the generator saw, all of each: splits/{digest}/parts/train, datasets/{digest} or
+                a dataset's name.
+            saw_list: A file with the sha256 of an image's file in each line, as sha256sum writes it, of images that
+                it saw.
+            saw_none: States that it saw no image of any data set that is used here.
+            origin: Where the images are from, for lists and results; the path's name if not given.
+            image_size: The side to which each image's centre square is resized; if it is not given, all have to be
+                squares of one side.
+            accept_layout: States that the top folders are the classes, though they look like something else.
+            progress: Called as packing, uploading and importing go on.
+
+        Raises:
+            InvalidArgument: It is not said what the generator saw, or said in ways that contradict each other; or the
+                images, their metadata or the list cannot be used.
+            NotFound: What it saw does not exist.
+        """
+        named = [text if "/" in text else self.get_dataset(text).name for text in saw]
+        seen = image_set_imports.statement(named, saw_list, saw_none)
+        listing = ListingRequest(SOURCE_FIELD, accept_layout=accept_layout, made=True)
+        with tempfile.TemporaryDirectory(prefix="synthmix-import-") as scratch:
+            packing = reporter(progress, "packing", "files")
+            packed = pack(path, Path(scratch) / "images.zip", progress=packing, request=listing)
+            if saw_list is not None:
+                listed = Path(scratch) / "seen.txt"
+                image_set_imports.write_list(saw_list, listed)
+                seen.list_upload = self.upload(listed).name
+            upload = self.upload(packed.path, progress=progress)
+        imported = image_sets_pb2.ImportedImages(
+            upload=upload.name,
+            origin=origin or image_set_imports.origin_of(path),
+            seen=seen,
+            accept_layout=accept_layout,
         )
-        operation = self._evaluation.call(self._evaluations.CreateImageSetScore, request, Operation)
-        return result_of(self.wait(operation, progress=progress), evaluations_pb2.ImageSetScore)
+        if image_size:
+            imported.image_size = image_size
+        done = self.wait(
+            self.image_sets.create(image_sets_pb2.ImageSet(imported=imported)),
+            progress=lambda metadata: reporter(progress, "importing", metadata.unit)(metadata.done, metadata.total),
+        )
+        return result_of(done, image_sets_pb2.ImageSet)
 
     def export_images(
         self, name: str, format_name: str, out: Path, *, progress: Callable[[Transfer], None] | None = None
