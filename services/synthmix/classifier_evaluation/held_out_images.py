@@ -1,7 +1,8 @@
 """Whether a split's validation and test images were seen by the generator of an imported image set, or are in it.
 
 Of an adapter that was trained here the train part is known, so that digests are compared. What another program learnt
-from is the importer's statement, image by image (image_data.seen_images).
+from is the importer's statement, image by image (image_data.seen_images). What of a split's dataset was seen and is not
+held out is in the train part, of whose groups none is held out.
 """
 
 from collections.abc import Sequence
