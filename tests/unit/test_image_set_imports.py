@@ -16,7 +16,13 @@ from imported_image_sets import done, import_here, imported, made_files, request
 from memory_object_store import MemoryObjectStore
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.evaluations.v1.evaluations_pb2 import Evaluation
-from synthmix.api.image_sets.v1.image_sets_pb2 import ClassImages, ImageSet, ImportedImages, SeenImages
+from synthmix.api.image_sets.v1.image_sets_pb2 import (
+    ClassImages,
+    ImageSet,
+    ImportedImages,
+    SeenImages,
+    SelectionSettings,
+)
 from synthmix.classifier_evaluation import planning
 from synthmix.client import image_exports, image_set_imports
 from synthmix.client.packing import pack
@@ -29,6 +35,7 @@ from synthmix.image_data.split_parts import TestPart, TrainPart, open_split
 from synthmix.image_data.synthetic_images import open_image_set
 from synthmix.image_synthesis import importing
 from synthmix.image_synthesis.front_end import image_set_message
+from synthmix.image_synthesis.selection_planning import plan_selection
 from synthmix.service_kit.artifacts import Manifest, find_manifest, payload_key
 from synthmix.service_kit.deletion import delete
 from synthmix.service_kit.errors import (
@@ -473,6 +480,19 @@ def test_a_control_of_the_base_model_is_refused(store: MemoryObjectStore, tmp_pa
     with pytest.raises(FailedPrecondition, match="leave that control out") as caught:
         planning.plan(store, request, validate_only=True)
     assert caught.value.reason == "NO_BASE_MODEL"
+
+
+def test_a_selection_does_not_choose_among_imported_images(store: MemoryObjectStore, tmp_path: Path) -> None:
+    """What it kept would say nothing of what was seen."""
+    train, _, _ = real(store, tmp_path)
+    request = ImageSet(
+        candidates=str(imported(store).name),
+        train_split=str(train.name),
+        selection=SelectionSettings(class_consistency=0.5, oversample=2),
+    )
+    with pytest.raises(InvalidArgument, match="was imported, and a selection is of images that were made") as caught:
+        plan_selection(store, request, validate_only=True)
+    assert caught.value.reason == "IMPORTED_CANDIDATES"
 
 
 # What goes with it, and with what it goes
