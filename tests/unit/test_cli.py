@@ -1057,7 +1057,7 @@ def test_images_of_another_program_are_imported(services: fake.FakeServices, run
 
     services.requests.clear()
     code, _, err = run("images", "import", str(folder))
-    assert code == 2 and "saw is required; say which real images the generator saw" in err
+    assert code == 2 and "is required; say which real images the generator saw" in err
     assert "UploadFile" not in services.requests
     made.imported.seen.CopyFrom(image_sets_pb2.SeenImages(none=True))
     assert "said to have seen no real image" in run("images", "import", str(folder), "--saw-none")[1]
