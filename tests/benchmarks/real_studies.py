@@ -1,7 +1,7 @@
 """The paper's six mixtures on real images: hek_ht1080 by field of view, and six phenotypes of mitocheck by plate.
 
-Usage: ``python tests/benchmarks/real_studies.py --home FOLDER [--study hek_ht1080]``. What choosing among synthetic images
-is worth, on the latter, is asked with ``--study mitocheck_six_selection``.
+Usage: ``python tests/benchmarks/real_studies.py --home FOLDER [--study hek_ht1080]``. What choosing among synthetic
+images is worth, on the latter, is asked with ``--study mitocheck_six_selection``.
 
 Runs the studies beside this file on a local stack in HOME, where they stay: run again, nothing is done twice. The
 reports are written to HOME/reports.
