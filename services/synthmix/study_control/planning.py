@@ -18,7 +18,7 @@ from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from synthmix.service_kit.settings_messages import distinguishing_names
-from synthmix.study_control import datasets, specification
+from synthmix.study_control import children, datasets, specification
 from synthmix.study_control.search.planned import PlannedSearch, plan_search
 from synthmix.study_control.step_planner import StepPlanner
 from synthmix.study_control.step_services import StepServices
@@ -108,7 +108,7 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     if any(field.startswith(sections) for field in faults):
         problems.raise_if_any()  # what follows builds on these
     specification.check_enough_images(full, split, problems)
-    specification.check_children(full, split, problems)
+    children.check_children(full, split, problems)
     planner = StepPlanner(services, problems)
     adapters, image_sets = _generator_steps(planner, spec, full, split)
     _check_distinct(adapters, "adapter.settings", problems)

@@ -10,17 +10,12 @@ from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
-from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.captions import CAPTION_ALONE
-from synthmix.image_data.fused_adapters import check_fusion, is_fused
 from synthmix.image_data.generators import IMAGE
-from synthmix.image_data.image_to_image import SAME_CLASS, begins_from_images, images_of_sources, is_of_any_class
-from synthmix.image_data.inverted_images import check_inverted, is_inverted
+from synthmix.image_data.image_to_image import begins_from_images, images_of_sources, is_of_any_class
 from synthmix.image_data.mixture_kinds import (
     KINDS,
     MODES,
-    OWN_CHILD,
-    MixtureKind,
     Taken,
     least_synthetic,
     leaves_some_out,
@@ -213,88 +208,6 @@ def _least_of_each_source(
     return max((math.ceil(images / train_counts[label]) for label, images in needed.items() if images), default=0)
 
 
-def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, problems: Problems) -> None:
-    """Collects adapters that cannot be fused or scaled, and mixtures without the children of train images they need."""
-    counts = part_counts(split, "train")
-    kind = KINDS.get(spec.mixtures.mode)
-    draws_children = kind is not None and kind.drawn_from == OWN_CHILD and any(spec.mixtures.ratios)
-    leaving_out = [
-        ratio for ratio, taken in _taken(spec, counts) if kind and leaves_some_out(kind, taken, list(counts.values()))
-    ]
-    for index, synthesis in enumerate(spec.synthesis):
-        for number, adapter in enumerate(spec.adapters):
-            what = f"adapters[{number}]"
-            check_fusion(synthesis, adapter, counts, problems, field=f"synthesis[{index}]", what=what)
-            check_scale(synthesis, adapter, problems, field=f"synthesis[{index}]", what=what)
-            check_inverted(synthesis, adapter.per, counts, problems, field=f"synthesis[{index}]", what=what)
-            if draws_children and not makes_children(adapter, synthesis):
-                problems.found.append(
-                    invalid_field(
-                        "mixtures.mode",
-                        spec.mixtures.mode,
-                        f"takes children of the very image, and those of synthesis[{index}] with {what} begin as noise",
-                        f"set synthesis[{index}].strength, use adapters with per: image, or the mode sample_global",
-                    )
-                )
-        if is_of_any_class(synthesis):
-            _check_any_class(spec, index, problems, kind=kind, leaves_out=bool(leaving_out))
-        of_two = [("fused_adapters", is_fused(synthesis)), ("inversion_steps", is_inverted(synthesis))]
-        for name in (name for name, makes in of_two if makes and leaving_out):
-            problems.found.append(
-                invalid_field(
-                    f"synthesis[{index}].{name}",
-                    getattr(synthesis, name),
-                    f"makes children of two images, and mixtures of the mode {spec.mixtures.mode} leave real images "
-                    "out, so that they may hold few of them",
-                    "leave it out, or use the mode append",
-                )
-            )
-    if spec.mixtures.HasField("soft_label_gamma") and not any(map(is_of_any_class, spec.synthesis)):
-        problems.found.append(
-            invalid_field(
-                "mixtures.soft_label_gamma",
-                spec.mixtures.soft_label_gamma,
-                "is of images that begin from images of another class, and there are none",
-                "set a strength and source: any_class under synthesis, or leave it out",
-            )
-        )
-    for ratio, taken in _taken(spec, counts):
-        without = [label for label, real in zip(counts, taken.real, strict=True) if counts[label] and not real]
-        children = any(makes_children(adapter, synthesis) for adapter in spec.adapters for synthesis in spec.synthesis)
-        if ratio in leaving_out and without and children:
-            problems.found.append(
-                invalid_field(
-                    f"mixtures.ratios[{list(spec.mixtures.ratios).index(ratio)}]",
-                    ratio,
-                    f"keeps no real image of the class {without[0]!r}, and synthetic images begin from train images, "
-                    "or are made with an adapter for each: of those that are left out none is taken",
-                    "use a smaller ratio, or adapters with per: class and no strength",
-                )
-            )
-
-
-def _check_any_class(
-    spec: studies_pb2.StudySpec, index: int, problems: Problems, *, kind: MixtureKind | None, leaves_out: bool
-) -> None:
-    """Collects what images cannot be used for that begin from images of any class."""
-    source = spec.synthesis[index].source
-    field, remedy = f"synthesis[{index}].source", f"use {SAME_CLASS}, or another mode"
-    if leaves_out:
-        problem = f"makes children of all images, and mixtures of the mode {spec.mixtures.mode} leave real images out"
-        problems.found.append(invalid_field(field, source, f"{problem}, so that they may hold few of them", remedy))
-    if kind is not None and kind.drawn_from == OWN_CHILD:
-        problem = (
-            f"makes children of other classes, and the mode {spec.mixtures.mode} puts a child in its source's place"
-        )
-        problems.found.append(invalid_field(field, source, problem, f"{remedy}, such as sample_global"))
-    for number, adapter in enumerate(spec.adapters):
-        if adapter.per == IMAGE:
-            problem = f"may be another image than that of an adapter, and adapters[{number}] has one for each image"
-            problems.found.append(
-                invalid_field(field, source, problem, f"use {SAME_CLASS}, or adapters with per: class")
-            )
-
-
 def adapter_prompt_field(given: studies_pb2.StudySpec, index: int) -> str:
     """Where the user wrote the prompt that an adapter trains with."""
     own = index < len(given.adapters) and given.adapters[index].HasField("prompt")
@@ -445,7 +358,7 @@ def _train_part(split: datasets_pb2.Split) -> PartName:
     return PartName(ArtifactName.parse(split.name, field="split"), "train")
 
 
-def _taken(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> list[tuple[float, Taken]]:
+def taken_by_ratios(spec: studies_pb2.StudySpec, train_counts: Mapping[str, int]) -> list[tuple[float, Taken]]:
     """What each ratio takes; the evaluation refuses ratios beyond the mode."""
     mode, counts = spec.mixtures.mode, list(train_counts.values())
     largest = KINDS[mode].largest_ratio if mode in MODES else 0.0
@@ -463,7 +376,7 @@ def needed_images(
     """
     counts = list(train_counts.values())
     needed = dict.fromkeys(train_counts, 0)
-    for _, taken in _taken(spec, train_counts):
+    for _, taken in taken_by_ratios(spec, train_counts):
         kind = KINDS[spec.mixtures.mode]
         left_out = of_kept_only and leaves_some_out(kind, taken, counts)
         least = least_synthetic(kind, taken, counts)
