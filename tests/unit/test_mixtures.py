@@ -1,6 +1,7 @@
 """Mixtures and the grid: what a classifier trains on, and what a trial is addressed by."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import typing
@@ -22,6 +23,7 @@ from synthmix.classifier_evaluation.mixtures import (
 from synthmix.classifier_evaluation.trial_requests import check_generator, steps_per_epoch, trial_name, trial_request
 from synthmix.image_data.mixture_kinds import (
     APPEND,
+    BALANCE,
     DUPLICATED_REAL,
     KINDS,
     MODES,
@@ -29,6 +31,7 @@ from synthmix.image_data.mixture_kinds import (
     RECONSTRUCTED_REAL,
     SYNTHETIC_ONLY,
     MixtureKind,
+    fill_left_out,
     taken_by,
 )
 from synthmix.image_data.split_parts import AnyPart, TestPart, TrainPart, ValidationPart
@@ -336,7 +339,7 @@ def test_what_replace_keeps_is_among_what_a_smaller_ratio_keeps() -> None:
     assert kept[0] > kept[1] > kept[2] > kept[3] == set()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if not KINDS[mode].fills_up])
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
 def test_every_mode_adds_more_by_a_larger_ratio_and_keeps_to_the_class_shares(mode: str, share: float) -> None:
     kind = KINDS[mode]
@@ -346,6 +349,50 @@ def test_every_mode_adds_more_by_a_larger_ratio_and_keeps_to_the_class_shares(mo
     total = sum(taken.synthetic)
     assert taken.synthetic == pytest.approx([count * total / 100 for count in COUNTS], abs=1)
     assert min(taken.real) >= 0 and taken.images == sum(taken.real) + total
+
+
+def test_balance_fills_the_smaller_classes_up() -> None:
+    train, synthetic = part(TrainPart), image_set(40)
+    whole = compose(MixtureSpec(BALANCE, 1.0, IMAGE_SET), train, synthetic, seed=0)
+    assert np.bincount(whole.labels).tolist() == [53, 53, 53]
+    half = compose(MixtureSpec(BALANCE, 0.5, IMAGE_SET), train, synthetic, seed=0)
+    assert np.bincount(half.labels).tolist() == [53, 31 + 11, 16 + 18]
+    assert set(half.synthetic_rows) < set(whole.synthetic_rows)
+    repeated = compose(MixtureSpec(DUPLICATED_REAL, 1.0, mode=BALANCE), train, None, seed=0)
+    assert np.bincount(repeated.labels).tolist() == [53, 53, 53]
+    labels = [trial.mixture.label for trial in grid_of(BALANCE, [0, 1.0], False, [DUPLICATED_REAL], [IMAGE_SET], 1)]
+    assert labels == ["real only", "real duplicated 100 %", "balanced 100 %"]
+
+
+def test_ratios_of_balance() -> None:
+    train = dict(zip(CLASSES, COUNTS, strict=True))
+    assert check_ratios(BALANCE, [0, 0.5, 1.0], train, field="mixtures.ratios") == []
+    [warning] = check_ratios(BALANCE, [0.02], train, field="mixtures.ratios")  # of 37 it is 0.74 of one, of 22 0.44
+    assert "and none of 'beta'; 0.0228 is the least ratio that adds one of each class" in warning
+    for ratios, field, said in (
+        ([0.01], "mixtures.ratios[0]", "use at least 0.0136, which adds one"),
+        ([0.6, 0.601], "mixtures.ratios[1]", "adds the same 35 of 100 images as ratio 0.6"),
+    ):
+        with pytest.raises(InvalidArgument, match=re.escape(said)) as caught:
+            check_ratios(BALANCE, ratios, train, field="mixtures.ratios")
+        assert [item.field for item in caught.value.violations] == [field]
+    with pytest.raises(
+        InvalidArgument, match="and all have 9 train images; use another mode, such as append"
+    ) as caught:
+        check_ratios(BALANCE, [1.0], dict.fromkeys(CLASSES, 9), field="mixtures.ratios")
+    assert caught.value.violations[0].field == "mixtures.mode"
+
+
+@pytest.mark.parametrize(
+    ("mode", "ratios", "filled", "synthetic_only"),
+    [("", [], [], True), ("append", [0.5], [0.5], False), (BALANCE, [], [0, 1], False), (BALANCE, [0.5], [0.5], False)],
+)
+def test_a_mode_may_have_ratios_of_its_own(
+    mode: str, ratios: list[float], filled: list[float], synthetic_only: bool
+) -> None:
+    mixtures = MixtureSettings(mode=mode or None, ratios=ratios)
+    fill_left_out(mixtures)
+    assert (list(mixtures.ratios), mixtures.synthetic_only) == (filled, synthetic_only)
 
 
 def test_a_control_of_the_same_size_says_nothing_where_the_size_stays() -> None:

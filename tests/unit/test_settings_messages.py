@@ -230,3 +230,18 @@ def test_settings_in_words_are_those_that_are_set_in_order_with_their_units() ->
 def test_an_option_more_is_in_the_words() -> None:
     later = upgraded({AdapterSettings.DESCRIPTOR.full_name: with_option("invented", "0.05")})(AdapterSettings())
     assert in_words(with_defaults(later))["Invented"] == "0.05"
+
+
+def test_values_by_keys_are_checked_named_and_addressed() -> None:
+    settings = SynthesisSettings(class_images={"round": 0, "flat": 3}, strengths_by_images={16: 0.15, 1: 2.0})
+    assert list(faults(settings)) == ["x.class_images[round]", "x.strengths_by_images[1]"]
+    assert canonical(SynthesisSettings(strengths_by_images={16: 0.25, 1: 0.5})) == {
+        "strengths_by_images": {"1": 0.5, "16": 0.25}
+    }
+    assert from_canonical({"strengths_by_images": {"16": 0.25}}, SynthesisSettings).strengths_by_images[16] == 0.25
+    assert in_words(settings) == {
+        "Class images": "flat: 3 images; round: 0 images",
+        "Strengths by images": "1: 2; 16: 0.15",
+    }
+    named = [(SynthesisSettings(class_images={"round": count, "flat": 3}),) for count in (5, 7)]
+    assert distinguishing_names(named, alone="") == ["class images flat: 3; round: 5", "class images flat: 3; round: 7"]

@@ -14,6 +14,7 @@ from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.generators import AdapterPart
 from synthmix.image_data.image_table import ANGLE, SOURCE_LABEL, SOURCES, STRENGTH, Shard, read_index
+from synthmix.image_data.image_to_image import strength_by_images
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis import planning as image_sets
 from synthmix.image_synthesis.latent_guidance_options import GUIDANCE_COST, check_classes_to_tell
@@ -40,6 +41,14 @@ def train(store: MemoryObjectStore, tmp_path: Path) -> TrainPart:
     return open_train_part(store, f"{split}/parts/train", field="x")
 
 
+@pytest.fixture
+def uneven(store: MemoryObjectStore, tmp_path: Path) -> TrainPart:
+    """Of the second class one image a plate, and of the first two."""
+    files = {name: data for name, data in plates().items() if not (name.startswith("beta") and name.endswith("_1.png"))}
+    split = create_split(store, dataset(store, tmp_path, files), SplitSettings(test=0.3, validation=0.2, seed=1))
+    return open_train_part(store, f"{split}/parts/train", field="x")
+
+
 def image_set(store: MemoryObjectStore, train: TrainPart, *, split: str | None = None, **fields: Any) -> Any:
     """The plan of an image set of an adapter that was trained on this part."""
     inputs = {"base_model": resolve(BUILTIN, field="x").digest, "train_split": train.digest}
@@ -48,6 +57,8 @@ def image_set(store: MemoryObjectStore, train: TrainPart, *, split: str | None =
     request = {"settings": {"prompt": "a {label} cell"} | per, "train_split": train.digest}
     write_manifest(store, Manifest(ADAPTER, inputs, request, 3, (), summary))
     classes = fields.pop("class_images", {})
+    if "class_images_of_settings" in fields:
+        fields["class_images"] = fields.pop("class_images_of_settings")
     asked = image_sets_pb2.ImageSet(
         adapter=str(ADAPTER),
         train_split=str(train.name) if split is None else split,
@@ -128,6 +139,44 @@ def test_strengths_are_drawn(store: MemoryObjectStore, train: TrainPart) -> None
     assert 0.2 <= strengths[0] < 0.24 and 0.56 < strengths[-1] <= 0.6 and len(set(strengths)) > 70
     assert mean_steps(SynthesisSettings(steps=20, strength=0.2, largest_strength=0.6)) == pytest.approx(7.5)
     assert mean_steps(SynthesisSettings(steps=20, strength=0.25, more_strengths=[0.5, 1.0])) == pytest.approx(35 / 3)
+
+
+def test_a_class_s_strength_by_its_train_images(store: MemoryObjectStore, uneven: TrainPart) -> None:
+    counts = Counter(uneven.class_names)
+    [(more, most), (fewer, least)] = counts.most_common()
+    assert most > least
+    strengths = {least: 0.4, most: 0.2, most + 1: 0.1}
+    plan = image_set(store, uneven, strengths_by_images=strengths, class_images={more: 30, fewer: 10})
+    sources = source_images(uneven)
+    images = planned_images(plan.request, range(40), sources=sources)
+    assert {(image.label, image.strength) for image in images} == {(more, 0.2), (fewer, 0.4)}
+    assert all(image.source and image.source.label == image.label for image in images)
+    assert {item.name: item.value for item in plan.plan.quantities} == {
+        "steps that an image goes through": (30 * 5 + 10 * 10) / 40,
+        f"strength of {more}": 0.2,
+        f"strength of {fewer}": 0.4,
+    }
+    plain = image_set(store, uneven, split="", class_images={more: 30, fewer: 10}).plan
+    start = image_sets.START_SECONDS
+    assert plan.plan.predicted_seconds - start == pytest.approx((plain.predicted_seconds - start) * 6.25 / 25)
+    assert strength_by_images({4: 0.35, 16: 0.15}, 3) == 0.35, "of fewer than any, that of the fewest"
+    assert strength_by_images({4: 0.35, 16: 0.15}, 15) == 0.35
+    assert strength_by_images({4: 0.35, 16: 0.15}, 16) == 0.15
+
+
+def test_an_image_set_by_itself_fills_classes_up(store: MemoryObjectStore, uneven: TrainPart) -> None:
+    [(more, most), (fewer, least)] = Counter(uneven.class_names).most_common()
+    assert most > least
+    images = {more: min(16, most), fewer: max(most - least, min(16, least))}
+    plan = image_set(store, uneven, balance=True)
+    assert plan.request["class_images"] == images
+    assert plan.names == {}, "no image begins from the train part"
+    assert plan.plan.target == image_set(store, uneven, split="", class_images=images).plan.target
+    begun = image_set(store, uneven, balance=True, strength=0.5)
+    assert begun.request["class_images"] == images and begun.names == {"train_split": str(uneven.name)}
+    assert image_set(store, uneven, split="", class_images_of_settings={fewer: 3}).request["class_images"] == {
+        label: 3 if label == fewer else image_sets.PER_CLASS for label in sorted(uneven.classes)
+    }
 
 
 @pytest.mark.parametrize(
@@ -329,6 +378,40 @@ def test_plans(store: MemoryObjectStore, train: TrainPart) -> None:
         ),
         ({"strength": 0.5, "latent_guidance_radius": 0.0}, "settings.latent_guidance_radius", "0.0 is out of range"),
         ({}, "train_split", "is what images begin from, and without a strength they begin as noise"),
+        ({"balance": True}, "settings.balance", "has nothing to fill up: every class has 6 train images; leave it out"),
+        ({"split": "", "balance": True}, "train_split", "is required; balance goes by the train images of each class"),
+        ({"strengths_by_images": {1: 0.5}, "split": ""}, "train_split", "is required; images with a strength begin"),
+        (
+            {"strengths_by_images": {1: 0.5, 4: 0.03}},
+            "settings.strengths_by_images[4]",
+            "0.03 of 25 steps is less than one step; use at least 0.04",
+        ),
+        (
+            {"strengths_by_images": {1: 1.5}},
+            "settings.strengths_by_images[1]",
+            "1.5 is out of range; use a value above",
+        ),
+        ({"strengths_by_images": {0: 0.5}}, "settings.strengths_by_images[0]", "use numbers of at least 1"),
+        (
+            {"strengths_by_images": {1: 0.5}, "strength": 0.3},
+            "settings.strength",
+            "0.3 says how far images are taken to noise, and so does strengths_by_images; leave one of the two out",
+        ),
+        (
+            {"strengths_by_images": {1: 0.5}, "more_strengths": [0.3]},
+            "settings.more_strengths",
+            "and so does strengths_by_images",
+        ),
+        (
+            {"strengths_by_images": {1: 0.5}, "inversion_steps": 10},
+            "settings.inversion_steps",
+            "10 says how images begin from train images, and so does strengths_by_images; leave one of the two out",
+        ),
+        (
+            {"split": "", "class_images_of_settings": {"rond": 5}},
+            "settings.class_images[rond]",
+            "'rond' is not one of the choices",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(

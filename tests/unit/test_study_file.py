@@ -133,6 +133,41 @@ def test_a_field_that_holds_a_list_is_a_grid_by_lists_within_it(value: str, expe
     assert found == [(rank, prompts) for rank in (2, 4) for prompts in expected]
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("{round: 100, '7': 20}", [{"round": 100, "7": 20}]),
+        ("[{round: 100}, {round: 200, flat: 1}]", [{"round": 100}, {"round": 200, "flat": 1}]),
+        ("{}", [{}]),
+    ],
+)
+def test_values_by_keys_are_mappings(value: str, expected: list[dict[str, int]]) -> None:
+    spec = parse(f"synthesis: {{steps: [10, 20], class_images: {value}}}")
+    assert [dict(item.class_images) for item in spec.synthesis] == expected * 2
+    assert parse(to_yaml(spec)) == spec
+    assert dict(parse("synthesis: {strengths_by_images: {16: 0.15, 1: 0.5}}").synthesis[0].strengths_by_images) == {
+        1: 0.5,
+        16: 0.15,
+    }
+
+
+def test_faults_of_values_by_keys_are_where_they_are_written() -> None:
+    assert problems("synthesis:\n  class_images:\n    round: many\n    flat: 2\n    flat: 3\n") == [
+        "study.yaml:3: synthesis.class_images.round: expects a whole number (at most 2147483647), but has 'many'",
+        "study.yaml:5: synthesis.class_images.flat: is given twice; keep one of the two",
+    ]
+    [fault] = problems("synthesis: {class_images: 100}")
+    assert "expects keys below it, each text, and of each a whole number (at most 2147483647), but has '100'" in fault
+    [fault] = problems("synthesis: {strengths_by_images: {few: 0.5}}")
+    assert "expects a whole number" in fault
+    text = "synthesis:\n  steps: [10, 20]\n  class_images:\n    flat: 2\n    round: 1\n"
+    document = parse_document(text, studies_pb2.StudySpec, "study.yaml")
+    error = document.locate(
+        InvalidArgument("x", violations=[FieldViolation("synthesis[1].class_images[round]", "is too small")])
+    )
+    assert [(item.place, item.field) for item in error.violations] == [("study.yaml:5", "synthesis.class_images.round")]
+
+
 def test_a_fault_in_a_list_of_a_grid_is_where_it_was_written() -> None:
     text = "adapters:\n  rank: [2, 4]\n  more_prompts: ['{label} x', 'y']\n"
     document = parse_document(text, studies_pb2.StudySpec, "study.yaml")

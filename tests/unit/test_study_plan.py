@@ -293,6 +293,67 @@ def test_each_class_gets_as_many_images_as_its_share_takes(store: MemoryObjectSt
     assert set(images_of(lay_out(store, "synthesis: {per_class: 40}")).values()) == {40}
 
 
+def test_counts_of_single_classes(store: MemoryObjectStore) -> None:
+    counts = train_counts(lay_out(store))
+    assert images_of(lay_out(store, "synthesis: {class_images: {beta: 90}}")) == counts | {"beta": 90}
+    assert images_of(lay_out(store, "synthesis: {per_class: 40, class_images: {beta: 90}}")) == {
+        "alpha": 40,
+        "beta": 90,
+    }
+    several = lay_out(store, "synthesis: {class_images: [{beta: 90}, {alpha: 70, beta: 90}]}")
+    assert [step.display_name for step in steps(several, IMAGE_SYNTHESIS)] == [
+        "images class images beta: 90",
+        "images class images alpha: 70; beta: 90",
+    ]
+    same = lay_out(store, f"synthesis: {{class_images: {{alpha: {counts['alpha']}}}}}")
+    assert steps(same, IMAGE_SYNTHESIS)[0].target == steps(lay_out(store), IMAGE_SYNTHESIS)[0].target
+
+
+def test_a_study_fills_its_smaller_classes_up(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store, "mixtures: {mode: balance}")
+    counts = train_counts(laid_out)
+    assert images_of(laid_out) == {"alpha": min(16, counts["alpha"]), "beta": counts["alpha"] - counts["beta"]}
+    assert list(laid_out.spec.mixtures.ratios) == [0, 1] and not laid_out.spec.mixtures.synthetic_only
+    said = lay_out(store, "mixtures: {mode: balance}\nsynthesis: {balance: true}")
+    assert steps(said, IMAGE_SYNTHESIS)[0].target == steps(laid_out, IMAGE_SYNTHESIS)[0].target
+    both = lay_out(store, "mixtures: {mode: balance, ratios: [1], synthetic_only: true}")
+    assert images_of(both) == {"alpha": counts["alpha"], "beta": counts["alpha"] - counts["beta"]}
+
+
+def test_strengths_of_a_study_go_by_its_train_images(store: MemoryObjectStore) -> None:
+    laid_out = lay_out(store, "synthesis: {strengths_by_images: {1: 0.5, 20: 0.3}}")
+    [step] = steps(laid_out, IMAGE_SYNTHESIS)
+    assert step.request.train_split == f"{laid_out.split.name}/parts/train"
+    strengths = {item.name: item.value for item in step.plan.quantities if item.name.startswith("strength of")}
+    assert strengths == {
+        f"strength of {label}": 0.3 if count >= 20 else 0.5 for label, count in train_counts(laid_out).items()
+    }
+    assert set(strengths.values()) == {0.3, 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "said"),
+    [
+        (
+            "synthesis: {class_images: {alpha: 400, beta: 1}}",
+            "synthesis[0].class_images[beta]",
+            "1 is too small for the largest mixture; use at least ",
+        ),
+        ("synthesis: {class_images: {bta: 9}}", "synthesis[0].class_images[bta]", "did you mean 'beta'?"),
+        ("synthesis: {class_images: {beta: 0}}", "synthesis[0].class_images[beta]", "0 is out of range; use a value b"),
+        ("synthesis: {balance: true}", "synthesis[0].balance", "makes too few images for the largest mixture, of 'alp"),
+        (
+            "synthesis: {balance: true, per_class: 9}\nmixtures: {mode: balance}",
+            "synthesis[0].balance",
+            "True says how many images there are, and so does per_class; leave one of the two out",
+        ),
+    ],
+)
+def test_counts_that_cannot_be(store: MemoryObjectStore, text: str, field: str, said: str) -> None:
+    found = faults(store, text)
+    assert said in found[field]
+
+
 def test_adapters_of_images_make_enough_children_for_mixtures_that_leave_images_out(store: MemoryObjectStore) -> None:
     text = "mixtures: {mode: replace, ratios: [0.25]}\nadapters: {per: [class, image], images_seen: 320}"
     laid_out = lay_out(store, text)

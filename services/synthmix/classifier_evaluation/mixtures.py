@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import MixtureSettings
+from synthmix.image_data.image_counts import lacking_images
 from synthmix.image_data.image_to_image import own_share
 from synthmix.image_data.mixture_kinds import (
     CONTROLS,
@@ -19,6 +20,7 @@ from synthmix.image_data.mixture_kinds import (
     REAL,
     SYNTHETIC_ONLY,
     Taken,
+    check_grows,
     classes_in_turn,
     least_synthetic,
     leaves_some_out,
@@ -196,6 +198,10 @@ def check_ratios(mode: str, ratios: Sequence[float], train_class_counts: Mapping
         return []
     labels, counts = list(train_class_counts), list(train_class_counts.values())
     real = sum(counts)
+    if any(ratios):
+        check_grows(KINDS[mode], counts, field=f"{field.removesuffix('ratios')}mode")
+    # Whether the mode adds images of a class at all.
+    grows = [not KINDS[mode].fills_up or lacking > 0 for lacking in lacking_images(counts)]
     problems = Problems()
     warnings = []
     seen: dict[tuple[int, ...], float] = {}
@@ -209,11 +215,11 @@ def check_ratios(mode: str, ratios: Sequence[float], train_class_counts: Mapping
                     f"{field}[{index}]",
                     ratio,
                     f"adds no image to the {real:,} real ones of the train part",
-                    f"use at least {_least_ratio(mode, 1, real)}, which adds one, or leave it out",
+                    f"use at least {_least_ratio(mode, 1, counts)}, which adds one, or leave it out",
                     reason="RATIO_ADDS_NOTHING",
                 )
             if added in seen:
-                more = _least_ratio(mode, sum(added) + 1, real)
+                more = _least_ratio(mode, sum(added) + 1, counts)
                 raise invalid_field(
                     f"{field}[{index}]",
                     ratio,
@@ -222,9 +228,11 @@ def check_ratios(mode: str, ratios: Sequence[float], train_class_counts: Mapping
                     reason="RATIO_ADDS_THE_SAME",
                 )
             seen[added] = ratio
-            without = [repr(label) for label, count in zip(labels, added, strict=True) if not count]
+            without = [
+                repr(label) for label, count, more in zip(labels, added, grows, strict=True) if more and not count
+            ]
             if without:
-                least = _least_ratio(mode, _total_of_every_class(counts), real)
+                least = _least_ratio_of_every_class(mode, counts)
                 warnings.append(
                     f"ratio {ratio:g} adds {sum(added):,} synthetic images, and none of {', '.join(without)}; "
                     f"{least} is the least ratio that adds one of each class"
@@ -362,15 +370,26 @@ def _total_of_every_class(class_counts: Sequence[int]) -> int:
     return 0
 
 
-def _least_ratio(mode: str, total: int, real: int) -> str | None:
-    """The least ratio, of three digits or of more if it takes them, by which a mode adds `total` images to `real`.
+def _least_ratio_of_every_class(mode: str, class_counts: Sequence[int]) -> str | None:
+    """The least ratio by which a mode adds an image of each class that it adds any of."""
+    if not KINDS[mode].fills_up:
+        return _least_ratio(mode, _total_of_every_class(class_counts), class_counts)
+    largest = max(class_counts)
+    nearest = max(count for count in class_counts if count < largest)  # which lacks the fewest
+    return _least_ratio(mode, 1, (largest, nearest))
 
-    None if the mode's largest ratio adds fewer.
+
+def _least_ratio(mode: str, total: int, class_counts: Sequence[int]) -> str | None:
+    """The least ratio, of three digits or of more if it takes them, by which a mode adds `total` images to real ones.
+
+    None if the mode's largest ratio adds fewer. A mode that fills classes up may add to several at once, and then more.
     """
     kind = KINDS[mode]
+    # A mode that keeps the classes' shares adds as many to one class of all images, which is counted at once.
+    counts = class_counts if kind.fills_up else (sum(class_counts),)
 
     def added(ratio: float) -> int:
-        return sum(taken_by(kind, ratio, (real,)).synthetic)
+        return sum(taken_by(kind, ratio, counts).synthetic)
 
     if added(kind.largest_ratio) < total:
         return None
@@ -378,7 +397,7 @@ def _least_ratio(mode: str, total: int, real: int) -> str | None:
         scale = 10**digits
         candidates = range(int(scale * kind.largest_ratio) + 1)
         step = bisect.bisect_left(candidates, total, key=lambda step: added(step / scale))
-        if step >= 100 and step in candidates and added(step / scale) == total:
+        if step >= 100 and step in candidates and (kind.fills_up or added(step / scale) == total):
             return f"{step / scale:.{digits}f}".rstrip("0").rstrip(".")
     raise AssertionError  # never: the steps become as fine as is needed
 
@@ -447,7 +466,7 @@ def _check_grid(settings: MixtureSettings, image_sets: Sequence[str]) -> None:
 
 def _check_control(field: str, control: str, mode: str) -> None:
     """Refuses a control whose mixtures would be real only."""
-    instead, real = KINDS[control].take_instead, (1000,)
+    instead, real = KINDS[control].take_instead, (1000, 500)
     if instead is not None and instead(taken_by(KINDS[mode], 0.5, real)).real == real:
         raise invalid_field(
             field,

@@ -27,7 +27,7 @@ from synthmix.classifier_evaluation.trial_requests import (
 )
 from synthmix.image_data.generators import is_imported
 from synthmix.image_data.image_table import SOURCES
-from synthmix.image_data.mixture_kinds import KINDS, MODES
+from synthmix.image_data.mixture_kinds import KINDS, MODES, fill_left_out
 from synthmix.image_data.selection_rules import SELECTED, images_made
 from synthmix.image_data.split_parts import open_train_part, part_summary
 from synthmix.image_data.synthetic_images import open_image_set
@@ -37,7 +37,7 @@ from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import Problems, check_choice, missing_field, unmet_precondition
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, PARTS, SPLITS, ArtifactName
-from synthmix.service_kit.settings_messages import canonical, check, from_canonical, set_default, with_defaults
+from synthmix.service_kit.settings_messages import canonical, check, from_canonical, with_defaults
 
 # Raised whenever the comparison or the images' fidelity changes, or a declared default of mixtures or claim: an
 # evaluation of another version is another evaluation of the same trials.
@@ -168,7 +168,7 @@ def filled(evaluation: evaluations_pb2.Evaluation) -> evaluations_pb2.Evaluation
     """A copy in which every field that a user may leave out has its value, and real only stands among the ratios."""
     full = type(evaluation)()
     full.CopyFrom(evaluation)
-    set_default(full.mixtures, "synthetic_only", not evaluation.mixtures.ratios)
+    fill_left_out(full.mixtures)
     return with_defaults(full)
 
 

@@ -26,7 +26,7 @@ from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.user_files import LARGEST_FILE_BYTES, check_size, read_user_file
 from synthmix.service_kit.errors import MOST_LISTED, FieldViolation, InvalidArgument, SynthMixError, printable
-from synthmix.service_kit.settings_messages import has_rules
+from synthmix.service_kit.settings_messages import has_rules, is_map, path_of_key
 
 STANDARD_INPUT = Path("-")
 LARGEST_DEPTH = 32
@@ -235,12 +235,17 @@ def _advice(error: yaml.MarkedYAMLError) -> str:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A value that a file gives to a field of a grid, and where."""
+    """A value that a file gives to a field of a grid, and where.
+
+    Attributes:
+        inner: Of a value that holds others: of each the end of its path in the message and in the file, and its line.
+    """
 
     target: FieldDescriptor
     value: Any
     path: str
     line: int
+    inner: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass
@@ -285,22 +290,25 @@ class _Reader:
             for choice in combination:
                 one_path = f"{place}.{choice.target.name}"
                 self.lines[one_path], self.written[one_path] = choice.line, choice.path
-                if not choice.target.is_repeated:
+                if is_map(choice.target):
+                    getattr(one, choice.target.name).update(choice.value)
+                elif choice.target.is_repeated:
+                    getattr(one, choice.target.name).extend(choice.value)
+                else:
                     setattr(one, choice.target.name, choice.value)
-                    continue
-                getattr(one, choice.target.name).extend(choice.value)
-                for index in range(len(choice.value)):
-                    item_path = f"[{index}]"
-                    self.lines[one_path + item_path] = choice.line
-                    self.written[one_path + item_path] = choice.path + item_path
+                for in_message, in_file, line in choice.inner:
+                    self.lines[one_path + in_message] = line
+                    self.written[one_path + in_message] = choice.path + in_file
 
     def choices(self, target: FieldDescriptor, node: yaml.Node, path: str) -> list["_Choice"]:
         """The values that a list of a grid has, or the one that stands for a list of one.
 
-        A field that holds a list itself has lists for values: of several, each is a list within the list.
+        A field that holds a list itself has lists for values: of several, each is a list within the list. One that
+        holds values by keys has mappings for values.
         """
+        holds_list = target.is_repeated and not is_map(target)
         if not isinstance(node, yaml.SequenceNode) or (
-            target.is_repeated and not any(isinstance(item, yaml.SequenceNode) for item in node.value)
+            holds_list and not any(isinstance(item, yaml.SequenceNode) for item in node.value)
         ):
             items = {path: node}
         else:
@@ -309,16 +317,46 @@ class _Reader:
                 self.problem(path, node, f"is an empty list; give {_expected(target)}, or remove the line")
         found: list[_Choice] = []
         for item_path, item in items.items():
-            value = (
-                self.several(target, item, item_path) if target.is_repeated else self.scalar(target, item, item_path)
-            )
+            inner: tuple[tuple[str, str, int], ...] = ()
+            value: Any
+            if is_map(target):
+                value, inner = self.by_keys(target, item, item_path)
+            elif target.is_repeated:
+                value = self.several(target, item, item_path)
+                inner = tuple((f"[{index}]", f"[{index}]", _line(item)) for index in range(len(value or ())))
+            else:
+                value = self.scalar(target, item, item_path)
             if value is None:
                 continue
             if any(choice.value == value for choice in found):
                 self.problem(item_path, item, f"{value!r} stands twice in the list; remove one of them")
                 continue
-            found.append(_Choice(target, value, item_path, _line(item)))
+            found.append(_Choice(target, value, item_path, _line(item), inner))
         return found
+
+    def by_keys(
+        self, target: FieldDescriptor, node: yaml.Node, path: str
+    ) -> tuple[dict[Any, Any] | None, tuple[tuple[str, str, int], ...]]:
+        """The values of a mapping by its keys, None if one of them is wrong, and where each of them is."""
+        entry = cast(Descriptor, target.message_type).fields_by_name
+        if not isinstance(node, yaml.MappingNode) or node.tag not in _PLAIN_TAGS:
+            self.problem(path, node, f"expects {_expected(target)}, but has {_kind(node)}")
+            return None, ()
+        values: dict[Any, Any] = {}
+        places, sound = [], True
+        for key_node, value_node in node.value:
+            key = self.scalar(entry["key"], key_node, path)
+            if key is None:
+                sound = False
+                continue
+            value_path = _join(path, printable(str(key), longest=LONGEST_KEY))
+            if key in values:
+                self.problem(value_path, key_node, "is given twice; keep one of the two")
+                sound = False
+                continue
+            values[key] = self.scalar(entry["value"], value_node, value_path)
+            places.append((path_of_key("", key), value_path.removeprefix(path), _line(key_node)))
+        return values if sound and None not in values.values() else None, tuple(places)
 
     def several(self, target: FieldDescriptor, node: yaml.Node, path: str) -> tuple[Any, ...] | None:
         """The items of a list, or the one that stands for a list of one; None if one of them is wrong."""
@@ -364,7 +402,12 @@ class _Reader:
 
     def assign(self, message: Message, target: FieldDescriptor, node: yaml.Node, path: str) -> None:
         """A node into a field; one value stands for a list of one."""
-        if target.is_repeated:
+        if is_map(target):
+            entries, places = self.by_keys(target, node, path)
+            getattr(message, target.name).update(entries or {})
+            for in_message, in_file, line in places:
+                self.lines[path + in_message], self.written[path + in_message] = line, path + in_file
+        elif target.is_repeated:
             if target.message_type is not None and _is_null(node):
                 return  # a section whose lines are all commented out is a section left out
             items = node.value if isinstance(node, yaml.SequenceNode) else [node]
@@ -446,6 +489,9 @@ def _remedy(target: FieldDescriptor, node: yaml.ScalarNode) -> str:
 
 
 def _expected(target: FieldDescriptor) -> str:
+    if is_map(target):
+        entry = cast(Descriptor, target.message_type).fields_by_name
+        return f"keys below it, each {_expected(entry['key'])}, and of each {_expected(entry['value'])}"
     kind = target.cpp_type
     if kind == FieldDescriptor.CPPTYPE_STRING:
         return "text"

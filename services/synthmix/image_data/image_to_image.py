@@ -14,12 +14,34 @@ SAME_CLASS, ANY_CLASS = "same_class", "any_class"
 
 def begins_from_images(settings: SynthesisSettings) -> bool:
     """Whether images begin from train images, and not as noise alone."""
-    return settings.HasField("strength") or is_inverted(settings)
+    return has_strength(settings) or is_inverted(settings)
+
+
+def has_strength(settings: SynthesisSettings) -> bool:
+    """Whether they begin from train images that are taken so far to noise."""
+    return settings.HasField("strength") or bool(settings.strengths_by_images)
 
 
 def is_of_any_class(settings: SynthesisSettings) -> bool:
     """Whether an image may begin from a train image of another class than its own."""
-    return settings.HasField("strength") and settings.source == ANY_CLASS
+    return begins_from_images(settings) and settings.source == ANY_CLASS
+
+
+def of_class(settings: SynthesisSettings, train_images: int) -> SynthesisSettings:
+    """The settings of a class's images: with the strength of its number of train images, if they say one by that."""
+    if not settings.strengths_by_images:
+        return settings
+    own = SynthesisSettings()
+    own.CopyFrom(settings)
+    own.strength = strength_by_images(settings.strengths_by_images, train_images)
+    own.ClearField("strengths_by_images")
+    return own
+
+
+def strength_by_images(strengths: Mapping[int, float], train_images: int) -> float:
+    """That of the largest number which is not above the train images; of fewer than any, that of the smallest."""
+    reached = [number for number in strengths if number <= train_images]
+    return strengths[max(reached) if reached else min(strengths)]
 
 
 def images_of_sources(settings: SynthesisSettings, train_counts: Mapping[str, int]) -> dict[str, int]:
@@ -31,7 +53,7 @@ def images_of_sources(settings: SynthesisSettings, train_counts: Mapping[str, in
         train_counts: Train images of each class.
     """
     there = {label: count for label, count in train_counts.items() if count}
-    if not is_of_any_class(settings):
+    if not is_of_any_class(settings) or not there:
         return {label: settings.images_per_source * count for label, count in there.items()}
     of_each, more = divmod(settings.images_per_source * sum(there.values()), len(there))
     return {label: of_each + (number < more) for number, label in enumerate(sorted(there))}

@@ -12,9 +12,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.image_data.image_counts import images_to_compare, lacking_images
+from synthmix.service_kit.errors import invalid_field
+from synthmix.service_kit.settings_messages import set_default
 
 REAL = "real"
 APPEND = "append"
+BALANCE = "balance"
 SYNTHETIC_ONLY = "synthetic_only"
 DUPLICATED_REAL = "duplicated_real"
 RECONSTRUCTED_REAL = "reconstructed_real"
@@ -52,9 +56,11 @@ class MixtureKind:
         take_instead: Of a control that goes with every mixture of the mode, in place of `take`: what it takes, from
             what that mixture takes.
         largest_ratio: Of a mode; 0 for the other kinds.
+        usual_ratios: Of a mode, those of a grid that is asked for without; () for those that are usual of modes.
         axis_title: What the ratio counts, of a mode.
         drawn_from: Of a mode that draws, each time an image comes, whether a synthetic one stands in its place:
             OWN_CHILD or OF_CLASS. What it takes is then what comes in the mean. "" for other kinds.
+        fills_up: Of a mode, whether it adds images of the smaller classes alone. Other modes keep the classes' shares.
         control: Whether it is asked for as one of `mixtures.controls`.
         reconstructed: Whether its real images are taken as the base model's autoencoder restores them.
     """
@@ -66,8 +72,10 @@ class MixtureKind:
     take: Callable[[float, tuple[int, ...]], Taken] | None = None
     take_instead: Callable[[Taken], Taken] | None = None
     largest_ratio: float = 0.0
+    usual_ratios: tuple[float, ...] = ()
     axis_title: str = ""
     drawn_from: str = ""
+    fills_up: bool = False
     control: bool = False
     reconstructed: bool = False
 
@@ -133,6 +141,10 @@ def _share(ratio: float, class_counts: tuple[int, ...]) -> Taken:
 def _replace(ratio: float, class_counts: tuple[int, ...]) -> Taken:
     synthetic = stratified(_written(ratio), class_counts)
     return Taken(tuple(count - swapped for count, swapped in zip(class_counts, synthetic, strict=True)), synthetic)
+
+
+def _balance(ratio: float, class_counts: tuple[int, ...]) -> Taken:
+    return Taken(class_counts, tuple(round(_written(ratio) * lacking) for lacking in lacking_images(class_counts)))
 
 
 def _real(ratio: float, class_counts: tuple[int, ...]) -> Taken:
@@ -205,6 +217,17 @@ KINDS = {
             drawn_from=OF_CLASS,
         ),
         MixtureKind(
+            BALANCE,
+            "balanced {percent} %",
+            "balanced",
+            "adds to each class the share r of what it has fewer than the largest; with r = 1 all have as many images.",
+            take=_balance,
+            largest_ratio=1.0,
+            usual_ratios=(0.0, 1.0),
+            axis_title="made up of what classes have fewer than the largest, %",
+            fills_up=True,
+        ),
+        MixtureKind(
             SYNTHETIC_ONLY,
             "synthetic only",
             "synthetic only",
@@ -248,8 +271,35 @@ def leaves_some_out(kind: MixtureKind, taken: Taken, class_counts: Sequence[int]
 
 
 def least_synthetic(kind: MixtureKind, taken: Taken, class_counts: Sequence[int]) -> tuple[int, ...]:
-    """Of each class the images that a mixture needs at least of an image set: a child of each real one, if it draws."""
+    """Of each class the images that a mixture needs at least of an image set.
+
+    That is a child of each real one, if it draws them, and besides what it takes some to compare, if it takes none of a
+    class.
+    """
+    if kind.fills_up:
+        return tuple(map(max, taken.synthetic, images_to_compare(class_counts)))
     return tuple(class_counts) if kind.drawn_from == OWN_CHILD else taken.synthetic
+
+
+def fill_left_out(mixtures: evaluations_pb2.MixtureSettings) -> None:
+    """Sets what is left out and depends on another field: ratios of a mode with its own, and synthetic only."""
+    kind = KINDS.get(mixtures.mode)
+    own_ratios = kind.usual_ratios if kind else ()
+    set_default(mixtures, "synthetic_only", not mixtures.ratios and not own_ratios)
+    if not mixtures.ratios:
+        mixtures.ratios.extend(own_ratios)
+
+
+def check_grows(kind: MixtureKind, class_counts: Sequence[int], *, field: str) -> None:
+    """Raises InvalidArgument for a mode that adds no image to these, whatever the ratio."""
+    if kind.fills_up and not any(lacking_images(class_counts)):
+        raise invalid_field(
+            field,
+            kind.name,
+            f"adds images of classes that have fewer than the largest, and all have {max(class_counts):,} train images",
+            f"use another mode, such as {APPEND}",
+            reason="CLASSES_BALANCED",
+        )
 
 
 def kind_message(kind: MixtureKind) -> evaluations_pb2.MixtureKind:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
+from synthmix.image_data.image_to_image import has_strength
 from synthmix.image_data.inverted_images import is_inverted
 from synthmix.image_synthesis.guidance_options import UNGUIDED_COST
 from synthmix.service_kit.errors import Problems, invalid_field
@@ -49,12 +50,13 @@ def check_inversion(settings: SynthesisSettings, problems: Problems, *, field: s
     Args:
         field: Their path.
     """
-    if is_inverted(settings) and settings.HasField("strength"):
+    if is_inverted(settings) and has_strength(settings):
+        name = "strength" if settings.HasField("strength") else "strengths_by_images"
         problems.found.append(
             invalid_field(
                 f"{field}.inversion_steps",
                 settings.inversion_steps,
-                "says how images begin from train images, and so does strength",
+                f"says how images begin from train images, and so does {name}",
                 "leave one of the two out",
             )
         )

@@ -10,7 +10,8 @@ from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.fused_adapters import check_fusion, is_fused
 from synthmix.image_data.generators import AdapterPart, adapter_parts, adapter_settings, classes_made, is_imported
-from synthmix.image_data.image_to_image import SAME_CLASS, begins_from_images, images_of_sources, is_of_any_class
+from synthmix.image_data.image_counts import COUNT_FIELDS, asked_images, check_balance, check_counts, check_labels
+from synthmix.image_data.image_to_image import SAME_CLASS, begins_from_images, is_of_any_class, of_class
 from synthmix.image_data.inverted_images import check_inverted, is_inverted
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis.guidance_options import check_guidance
@@ -23,9 +24,9 @@ from synthmix.image_synthesis.latent_guidance_options import (
 from synthmix.image_synthesis.sampler_options import check_sampler, check_schedule, named_sampler
 from synthmix.image_synthesis.shard_ranges import SHARD_IMAGES, shard_count
 from synthmix.image_synthesis.source_images import (
-    check_counts,
     check_strength,
     check_train_split,
+    mean_of_classes,
     mean_steps,
     relative_cost,
 )
@@ -84,12 +85,16 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     check_latent_guidance(settings, problems, field="image_set.settings")
     check_counts(image_set.settings, problems, field="image_set.settings", counted=bool(image_set.class_images))
     check_train_split(settings, image_set.train_split, problems, field="image_set.train_split")
-    train = None
-    if begins_from_images(settings) and image_set.train_split:
+    train, train_counts = None, Counter[str]()
+    if (begins_from_images(settings) or settings.balance) and image_set.train_split:
         with problems:
             train = open_train_part(store, image_set.train_split, field="image_set.train_split")
+            train_counts = Counter(train.class_names)
             if adapter is not None:
                 _check_train_part(train, adapter)
+            check_balance(settings, train_counts, problems, field="image_set.settings")
+            if not begins_from_images(settings):  # it was there to be counted
+                train = None
     # Whether an adapter that isn't trained yet will have captions, its own request says.
     has_captions = adapter is None or bool(adapter_settings(adapter).caption_column)
     _check_prompts(settings, problems, captions=has_captions)
@@ -104,19 +109,19 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
             warnings += check_schedule(settings, model.schedule, problems, field="image_set.settings")
     check_classes(image_set.class_images, classes_made(adapter) if adapter else None, problems)
     images = {item.label: item.images for item in image_set.class_images}
-    if settings.HasField("images_per_source") and train is not None:
-        images = images_of_sources(settings, Counter(train.class_names))
     if not images and adapter is not None:
-        images = dict.fromkeys(classes_made(adapter), settings.per_class)
+        check_labels(settings, classes_made(adapter), problems, field="image_set.settings")
+        images = asked_images(
+            image_set.settings, train_counts, dict.fromkeys(classes_made(adapter), settings.per_class)
+        )
     parts = adapter_parts(adapter) if adapter is not None else []
     if train is not None:
         with problems:
             _check_sources(settings, train, images, parts)
         per = adapter_settings(adapter).per if adapter is not None else ""
-        counts = Counter(train.class_names)
-        of_made = {label: counts[label] for label, count in images.items() if count}
+        of_made = {label: train_counts[label] for label, count in images.items() if count}
         check_inverted(settings, per, of_made, problems, field="image_set.settings")
-        check_classes_to_tell(settings, of_made, counts, problems, field="image_set.settings")
+        check_classes_to_tell(settings, of_made, train_counts, problems, field="image_set.settings")
     _check_fusion(settings, adapter, parts, images, problems)
     problems.raise_if_any()
     request = canonical_request(
@@ -128,8 +133,9 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     if adapter is not None and not done:
         warnings += _check_base_model(store, adapter, settings)
     sampler = named_sampler(settings)
-    answers = total * relative_cost(settings) * (1 if sampler is None else sampler.answers)
-    inverted = sources_inverted(settings, images, {} if train is None else Counter(train.class_names))
+    cost = mean_of_classes(relative_cost, settings, images, train_counts)
+    answers = total * cost * (1 if sampler is None else sampler.answers)
+    inverted = sources_inverted(settings, images, train_counts)
     answers += inversion_cost(settings, inverted) + latent_guidance_cost(settings, total)
     seconds = START_SECONDS + answers * SECONDS_PER_IMAGE_STEP
     seconds += SECONDS_PER_ADAPTER * adapter_changes(settings, parts, images)
@@ -144,16 +150,24 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
             predicted_seconds=0.0 if done else seconds,
             tasks=0 if done else shard_count(total),
             warnings=warnings,
-            quantities=_quantities(settings, inverted),
+            quantities=_quantities(settings, images, train_counts, inverted),
         ),
     )
 
 
-def _quantities(settings: image_sets_pb2.SynthesisSettings, inverted: int) -> list[operations_pb2.Quantity]:
-    """What a strength, or an inversion of so many train images, comes to."""
+def _quantities(
+    settings: image_sets_pb2.SynthesisSettings,
+    images: Mapping[str, int],
+    train_counts: Mapping[str, int],
+    inverted: int,
+) -> list[operations_pb2.Quantity]:
+    """What a strength, by class if it goes by train images, or an inversion of so many of them comes to."""
     if not begins_from_images(settings):
         return []
-    named = {"steps that an image goes through": mean_steps(settings)}
+    named = {"steps that an image goes through": mean_of_classes(mean_steps, settings, images, train_counts)}
+    if settings.strengths_by_images:
+        of_classes = {label: of_class(settings, train_counts[label]) for label in sorted(images)}
+        named |= {f"strength of {label}": own.strength for label, own in of_classes.items()}
     if is_inverted(settings):
         named |= {"train images that are inverted": inverted, "steps of an inversion": settings.inversion_steps}
     return [operations_pb2.Quantity(name=name, value=value) for name, value in named.items()]
@@ -311,7 +325,7 @@ def canonical_request(
         train_digest: Of the train part whose images others begin from; "" if none do.
     """
     return {
-        "settings": canonical(settings, without=["per_class", "images_per_source"]),
+        "settings": canonical(settings, without=COUNT_FIELDS),
         "adapter": adapter_id,
         "class_images": dict(sorted(class_images.items())),
         "recipe_version": RECIPE_VERSION,

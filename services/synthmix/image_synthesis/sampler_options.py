@@ -3,7 +3,7 @@
 from typing import Any
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_data.image_to_image import begins_from_images
+from synthmix.image_data.image_to_image import begins_from_images, has_strength
 from synthmix.image_data.inverted_images import is_inverted
 from synthmix.latent_diffusion.schedulers import (
     LEADING,
@@ -110,11 +110,12 @@ def _check_begin(settings: SynthesisSettings, sampler: str, problems: Problems, 
     """Collects a strength for a sampler that has to begin at noise, and an inversion for one that draws its own."""
     if is_inverted(settings):
         _check_draws_none(settings, sampler, problems, field)
-    if settings.HasField("strength") and not SCHEDULERS[sampler].image_to_image:
+    if has_strength(settings) and not SCHEDULERS[sampler].image_to_image:
+        name = "strength" if settings.HasField("strength") else "strengths_by_images"
         problems.found.append(
             invalid_field(
-                f"{field}.strength",
-                settings.strength,
+                f"{field}.{name}",
+                settings.strength or dict(sorted(settings.strengths_by_images.items())),
                 f"begins in the midst of the steps, and {sampler} has to begin at noise",
                 "use another sampler, such as EulerDiscreteScheduler, or leave it out",
                 reason="SAMPLER_UNSUPPORTED",

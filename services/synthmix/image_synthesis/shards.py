@@ -14,7 +14,7 @@ from synthmix.image_data import image_table
 from synthmix.image_data.captions import drawn_caption
 from synthmix.image_data.generators import AdapterPart
 from synthmix.image_data.image_table import ANGLE, SOURCE_LABEL, SOURCES, STRENGTH, Shard
-from synthmix.image_data.image_to_image import begins_from_images, is_of_any_class
+from synthmix.image_data.image_to_image import begins_from_images, is_of_any_class, of_class
 from synthmix.image_data.inverted_images import SOURCES_OF_EACH, is_inverted
 from synthmix.image_synthesis.drawn_adapters import drawn, in_drawing_order, own_captions
 from synthmix.image_synthesis.inverted_pairs import drawn_angle, switches_prompts
@@ -111,7 +111,8 @@ def planned_images(
             image = replace(image, source=source, partner=partner, angle=drawn_angle(settings, label, within))
         elif begins_from_images(settings):
             source = _source(sources_of(settings, sources, label), adapters[0], within)
-            image = replace(image, source=source, strength=drawn_strength(settings, label, within))
+            own_settings = of_class(settings, len(sources.get(label, ())))
+            image = replace(image, source=source, strength=drawn_strength(own_settings, label, within))
         images.append(image)
     return images
 

@@ -8,12 +8,18 @@ of shards and of workers. SDEdit: Meng et al. 2022 (arXiv:2108.01073).
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_data.image_to_image import SAME_CLASS, begins_from_images, is_of_any_class
+from synthmix.image_data.image_to_image import (
+    SAME_CLASS,
+    begins_from_images,
+    has_strength,
+    is_of_any_class,
+    of_class,
+)
 from synthmix.image_data.inverted_images import is_inverted
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.image_synthesis.guidance_options import guided_cost
@@ -72,7 +78,11 @@ def _in_order(sources: tuple[SourceImage, ...], seed: int, label: str) -> tuple[
 
 
 def drawn_strength(settings: SynthesisSettings, label: str, number: int) -> float:
-    """That of a class's n-th image: of one number, of several, or from a range."""
+    """That of a class's n-th image: of one number, of several, or from a range.
+
+    Args:
+        settings: The class's.
+    """
     draw = derived_seed(settings.seed, "strength", label, number)
     if settings.HasField("largest_strength"):
         share = draw % _DRAWS / _DRAWS
@@ -87,7 +97,11 @@ def executed_steps(steps: int, strength: float) -> int:
 
 
 def usual_strengths(settings: SynthesisSettings) -> tuple[float, ...]:
-    """Strengths as images have them, each as often as any other; 1, which is all steps, if they begin as noise."""
+    """Strengths as images have them, each as often as any other; 1, which is all steps, if they begin as noise.
+
+    Args:
+        settings: Their class's.
+    """
     if not settings.HasField("strength"):
         return (1.0,)
     if settings.HasField("largest_strength"):
@@ -97,16 +111,35 @@ def usual_strengths(settings: SynthesisSettings) -> tuple[float, ...]:
 
 
 def mean_steps(settings: SynthesisSettings) -> float:
-    """Steps that an image goes through in the mean."""
+    """Steps that a class's image goes through in the mean. `settings` are the class's, filled."""
     return statistics.fmean(executed_steps(settings.steps, strength) for strength in usual_strengths(settings))
 
 
 def relative_cost(settings: SynthesisSettings) -> float:
-    """What an image takes in the mean, in steps with guidance. `settings` are filled."""
+    """What a class's image takes in the mean, in steps with guidance. `settings` are the class's, filled."""
     return statistics.fmean(
         executed_steps(settings.steps, strength) * guided_cost(settings, strength)
         for strength in usual_strengths(settings)
     )
+
+
+def mean_of_classes(
+    of_settings: Callable[[SynthesisSettings], float],
+    settings: SynthesisSettings,
+    images: Mapping[str, int],
+    train_counts: Mapping[str, int],
+) -> float:
+    """The mean over all images of what each class's have in the mean.
+
+    Args:
+        of_settings: What that is, such as `mean_steps`, by the class's settings.
+        images: Of each class.
+        train_counts: Train images of each class.
+    """
+    if not settings.strengths_by_images or not any(images.values()):
+        return of_settings(of_class(settings, 0))
+    means = [count * of_settings(of_class(settings, train_counts.get(label, 0))) for label, count in images.items()]
+    return sum(means) / sum(images.values())
 
 
 def check_strength(settings: SynthesisSettings, problems: Problems, *, field: str) -> None:
@@ -116,10 +149,16 @@ def check_strength(settings: SynthesisSettings, problems: Problems, *, field: st
         settings: Filled.
         field: Their path.
     """
-    if not settings.HasField("strength"):
+    if not has_strength(settings):
         _check_without(settings, problems, field)
         return
-    named = [("strength", settings.strength)]
+    if settings.strengths_by_images:
+        _check_strengths_by_images(settings, problems, field=field)
+    named = [("strength", settings.strength)] if settings.HasField("strength") else []
+    named += [
+        (f"strengths_by_images[{number}]", settings.strengths_by_images[number])
+        for number in sorted(settings.strengths_by_images)
+    ]
     named += [(f"more_strengths[{index}]", strength) for index, strength in enumerate(settings.more_strengths)]
     for name, strength in named:
         if 0 < strength <= 1 and executed_steps(settings.steps, strength) < 1:
@@ -171,25 +210,29 @@ def _check_without(settings: SynthesisSettings, problems: Problems, field: str) 
             problems.found.append(invalid_field(f"{field}.{name}", shown, problem, remedy))
 
 
-def check_counts(settings: SynthesisSettings, problems: Problems, *, field: str, counted: bool) -> None:
-    """Collects a number of images that is said twice.
-
-    Args:
-        settings: As the user gave them.
-        counted: Whether there is a number of each class besides.
-    """
-    if not begins_from_images(settings) or not settings.HasField("images_per_source"):
-        return
-    other = "per_class" if settings.HasField("per_class") else "class_images" if counted else ""
-    if other:
-        problems.found.append(
-            invalid_field(
-                f"{field}.images_per_source",
-                settings.images_per_source,
-                f"says how many images there are, and so does {other}",
-                "leave one of the two out",
+def _check_strengths_by_images(settings: SynthesisSettings, problems: Problems, *, field: str) -> None:
+    """Collects numbers of train images that no class has, and strengths that are said in another way as well."""
+    for number in sorted(settings.strengths_by_images):
+        with problems:
+            if number < 1:
+                raise invalid_field(
+                    f"{field}.strengths_by_images[{number}]",
+                    number,
+                    "is no number of train images that a class may have",
+                    "use numbers of at least 1",
+                    reason="OUT_OF_RANGE",
+                )
+    for name in ("strength", "more_strengths", "largest_strength"):
+        given = getattr(settings, name)
+        if given:
+            problems.found.append(
+                invalid_field(
+                    f"{field}.{name}",
+                    list(given) if name == "more_strengths" else given,
+                    "says how far images are taken to noise, and so does strengths_by_images",
+                    "leave one of the two out",
+                )
             )
-        )
 
 
 def check_train_split(settings: SynthesisSettings, train_split: str, problems: Problems, *, field: str) -> None:
@@ -198,7 +241,9 @@ def check_train_split(settings: SynthesisSettings, train_split: str, problems: P
         if begins_from_images(settings) and not train_split:
             what = "inversion_steps" if is_inverted(settings) else "a strength"
             raise missing_field(field, f"images with {what} begin from train images: use splits/{{id}}/parts/train")
-        if train_split and not begins_from_images(settings):
+        if settings.balance and not train_split:
+            raise missing_field(field, "balance goes by the train images of each class: use splits/{id}/parts/train")
+        if train_split and not begins_from_images(settings) and not settings.balance:
             raise invalid_field(
                 field,
                 train_split,

@@ -42,6 +42,16 @@ def rules_of(field: FieldDescriptor) -> field_rules_pb2.FieldRules:
     return rules
 
 
+def is_map(field: FieldDescriptor) -> bool:
+    """Whether it holds values by keys. Its rules are those of each value."""
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def path_of_key(path: str, key: str | int) -> str:
+    """The path of one of a map's values. A key may be any text of a user's."""
+    return f"{path}[{printable(str(key))}]"
+
+
 @cache
 def has_rules(descriptor: Descriptor) -> bool:
     """Whether it is a settings message: whether any of its own fields has rules."""
@@ -98,7 +108,7 @@ def check(message: Message, path: str, problems: Problems) -> None:
     """
     for field, value in message.ListFields():
         name = f"{path}.{field.name}" if path else field.name
-        if field.message_type is not None:
+        if field.message_type is not None and not is_map(field):
             if has_rules(field.message_type):
                 for one_name, one in _each(field, value, name):
                     check(one, one_name, problems)
@@ -141,12 +151,14 @@ def in_words(settings: Message) -> dict[str, str]:
     """
     return {
         field.name.replace("_", " ").capitalize(): (
-            "; ".join(_value_in_words(field, item) for item in value)
+            "; ".join(f"{key}: {_value_in_words(field, item)}" for key, item in sorted(value.items()))
+            if is_map(field)
+            else "; ".join(_value_in_words(field, item) for item in value)
             if field.is_repeated
             else _value_in_words(field, value)
         )
         for field, value in settings.ListFields()
-        if field.message_type is None
+        if field.message_type is None or is_map(field)
     }
 
 
@@ -169,7 +181,7 @@ def distinguishing_names(settings: Sequence[Sequence[Message]], alone: str) -> l
 def differing_fields(messages: Sequence[Message]) -> Iterator[tuple[FieldDescriptor, list[Any]]]:
     """The fields in which messages of one kind differ, in their order, each with its value in every message.
 
-    A value that is not set is None, and that of a repeated field a tuple.
+    A value that is not set is None, that of a repeated field a tuple, and that of a map one of its keys and values.
     """
     for field in cast(Descriptor, messages[0].DESCRIPTOR).fields:
         values = [_value_if_set(message, field) for message in messages]
@@ -188,6 +200,8 @@ def _value_in_words(field: FieldDescriptor, value: Any) -> str:
 
 def _value_if_set(message: Message, field: FieldDescriptor) -> Any:
     value = getattr(message, field.name)
+    if is_map(field):
+        return tuple(sorted(value.items()))
     if field.is_repeated:
         return tuple(value)
     return value if message.HasField(field.name) else None
@@ -195,6 +209,8 @@ def _value_if_set(message: Message, field: FieldDescriptor) -> Any:
 
 def _named_value(field: FieldDescriptor, value: Any) -> str:
     words = field.name.replace("_", " ")
+    if is_map(field):
+        value = "; ".join(f"{key}: {repr(one).removesuffix('.0')}" for key, one in value)
     if isinstance(value, tuple):
         value = "; ".join(map(str, value))
     if isinstance(value, bool):
@@ -239,6 +255,10 @@ def _strip(message: Message) -> None:
 
 def _each(field: FieldDescriptor, value: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Each value of a field with its path."""
+    if is_map(field):
+        for key in sorted(value):
+            yield path_of_key(name, key), value[key]
+        return
     if not field.is_repeated:
         yield name, value
         return
@@ -251,7 +271,7 @@ def _check_value(field: FieldDescriptor, value: Any, path: str) -> None:
     choices = list(getattr(rules, "in"))
     if choices:
         check_choice(path, value, choices)
-    if field.cpp_type in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_BOOL):
+    if isinstance(value, str | bool):
         return
     low, above = (rules.gt, True) if rules.HasField("gt") else (rules.gte if rules.HasField("gte") else None, False)
     high, below = (rules.lt, True) if rules.HasField("lt") else (rules.lte if rules.HasField("lte") else None, False)

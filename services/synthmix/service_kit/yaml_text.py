@@ -6,6 +6,8 @@ import yaml
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from synthmix.service_kit.settings_messages import is_map
+
 
 def to_yaml(message: Message) -> str:
     """A message as YAML. Reading a specification's text gives it back."""
@@ -14,10 +16,15 @@ def to_yaml(message: Message) -> str:
 
 def _plain(message: Message) -> dict[str, Any]:
     """A message as dicts, lists and scalars. Unlike protobuf's JSON, it does not quote int64."""
-    return {
-        item.name: [_plain_value(item, one) for one in value] if item.is_repeated else _plain_value(item, value)
-        for item, value in message.ListFields()
-    }
+    plain: dict[str, Any] = {}
+    for item, value in message.ListFields():
+        if is_map(item):
+            plain[item.name] = dict(sorted(value.items()))
+        elif item.is_repeated:
+            plain[item.name] = [_plain_value(item, one) for one in value]
+        else:
+            plain[item.name] = _plain_value(item, value)
+    return plain
 
 
 def _plain_value(item: FieldDescriptor, value: Any) -> Any:

@@ -19,6 +19,7 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from synthmix.service_kit.settings_messages import distinguishing_names
 from synthmix.study_control import children, datasets, specification
+from synthmix.study_control.image_counts import check_image_counts
 from synthmix.study_control.search.planned import PlannedSearch, plan_search
 from synthmix.study_control.step_planner import StepPlanner
 from synthmix.study_control.step_services import StepServices
@@ -107,6 +108,10 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     sections = ("dataset", "split", "mixtures", "adapters", "synthesis", "selection")
     if any(field.startswith(sections) for field in faults):
         problems.raise_if_any()  # what follows builds on these
+    others = len(problems.found)
+    check_image_counts(full, split, problems)
+    if len(problems.found) > others:
+        problems.raise_if_any()  # the requests for images have these numbers
     specification.check_enough_images(full, split, problems)
     children.check_children(full, split, problems)
     planner = StepPlanner(services, problems)

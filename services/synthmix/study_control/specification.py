@@ -12,11 +12,13 @@ from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.image_data.captions import CAPTION_ALONE
 from synthmix.image_data.generators import IMAGE
+from synthmix.image_data.image_counts import asked_images, images_to_balance
 from synthmix.image_data.image_to_image import begins_from_images, images_of_sources, is_of_any_class
 from synthmix.image_data.mixture_kinds import (
     KINDS,
     MODES,
     Taken,
+    fill_left_out,
     least_synthetic,
     leaves_some_out,
     taken_by,
@@ -58,7 +60,7 @@ def with_defaults(spec: studies_pb2.StudySpec) -> studies_pb2.StudySpec:
     for item in full.adapters:
         if item.caption_column:
             settings_messages.set_default(item, "prompt", CAPTION_ALONE)
-    settings_messages.set_default(full.mixtures, "synthetic_only", not spec.mixtures.ratios)
+    fill_left_out(full.mixtures)
     settings_messages.set_default(
         full, "seeds", settings_messages.default_of(evaluations_pb2.Evaluation.DESCRIPTOR.fields_by_name["seeds"])
     )
@@ -177,7 +179,7 @@ def check_enough_images(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, 
     for index, synthesis in enumerate(spec.synthesis):
         of_kept_only = any(makes_children(adapter, synthesis) for adapter in spec.adapters)
         of_classes = needed_images(spec, counts, of_kept_only=of_kept_only)
-        needed = max(of_classes.values())
+        needed = max((images for label, images in of_classes.items() if label not in synthesis.class_images), default=0)
         with problems:
             of_each = _least_of_each_source(synthesis, of_classes, counts)
             if 0 < synthesis.images_per_source < of_each:
@@ -240,9 +242,10 @@ def image_set(
     train = part_counts(split, "train")
     images = oversampled(_wanted(spec, train, adapter_index, settings), largest_oversample(spec))
     begun = begins_from_images(settings)
-    if begun and settings.HasField("images_per_source") and not settings.HasField("per_class"):  # both are refused
+    if begun and settings.HasField("images_per_source"):
         images = images_of_sources(settings, train)
-        settings.ClearField("images_per_source")
+    for name in ("class_images", "balance", *(["images_per_source"] if begun else [])):  # which else is refused
+        settings.ClearField(name)
     return image_sets_pb2.ImageSet(
         adapter=adapter_name,
         settings=settings,
@@ -259,10 +262,12 @@ def _wanted(
     settings: image_sets_pb2.SynthesisSettings,
 ) -> dict[str, int]:
     """Images of each class that mixtures are to take from: as many as the user says, or as is usual."""
-    if settings.HasField("per_class"):
-        return dict.fromkeys(train_counts, settings.per_class)
+    asked = image_sets_pb2.SynthesisSettings()
+    asked.CopyFrom(settings)
+    asked.ClearField("images_per_source")  # which says among how many they are chosen
     children = makes_children(spec.adapters[adapter_index], settings)
-    return default_images(spec, train_counts, of_kept_only=children)
+    images = asked_images(asked, train_counts, default_images(spec, train_counts, of_kept_only=children))
+    return {label: count for label, count in images.items() if count}
 
 
 def selections(spec: studies_pb2.StudySpec) -> list[tuple[int, image_sets_pb2.SelectionSettings]]:
@@ -393,9 +398,14 @@ def default_images(
 ) -> dict[str, int]:
     """Images of each class if the user does not say: as many as real ones, or 2, 4, 8, ... times as many if needed.
 
-    In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all trials that are done.
+    In coarse steps, so that a study enlarged by a ratio keeps its image set, and with it all trials that are done. To
+    fill up the smaller classes it is what they need to be as large as the largest, whatever the ratio.
     """
     needed, times = needed_images(spec, train_counts, of_kept_only=of_kept_only), 1
+    kind = KINDS.get(spec.mixtures.mode)
+    if kind is not None and kind.fills_up:
+        lacking = images_to_balance(train_counts)
+        return {label: max(images, lacking.get(label, 0)) for label, images in needed.items()}
     while any(needed[label] > times * count for label, count in train_counts.items()):
         times *= 2
     return {label: times * count for label, count in train_counts.items()}

@@ -20,7 +20,7 @@ from synthmix.service_kit.errors import FailedPrecondition
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.owners import key_of_owner, owner_of_key
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName, OperationName
-from synthmix.service_kit.settings_messages import from_canonical
+from synthmix.service_kit.settings_messages import from_canonical, is_map
 from synthmix.service_kit.stored_records import find_readable
 
 MOST_DIFFERENCES = 8
@@ -132,7 +132,7 @@ def _differing(old: Message, new: Message, path: str = "") -> Iterator[tuple[str
     for field in cast(Descriptor, old.DESCRIPTOR).fields:
         name = f"{path}.{field.name}" if path else field.name
         before, after = _value(old, field), _value(new, field)
-        if field.message_type is None or None in (before, after):
+        if field.message_type is None or is_map(field) or None in (before, after):
             if before != after:
                 yield name, before, after
         elif not field.is_repeated:
@@ -145,6 +145,8 @@ def _differing(old: Message, new: Message, path: str = "") -> Iterator[tuple[str
 
 
 def _value(message: Message, field: FieldDescriptor) -> Any:
+    if is_map(field):
+        return dict(sorted(getattr(message, field.name).items()))
     if field.is_repeated:
         return list(getattr(message, field.name))
     return getattr(message, field.name) if not field.has_presence or message.HasField(field.name) else None

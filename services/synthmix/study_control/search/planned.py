@@ -287,8 +287,10 @@ def scored_images(
     request = specification.image_set(spec, split, index, 0, adapter)
     request.settings.ClearField("per_class")
     request.settings.seed = spec.search.seed
-    for item in request.class_images:
-        item.images = spec.search.images_per_class
+    del request.class_images[:]  # which leave classes out that no mixture needs images of
+    for label, count in sorted(specification.part_counts(split, "train").items()):
+        if count:
+            request.class_images.add(label=label, images=spec.search.images_per_class)
     return request
 
 
