@@ -14,7 +14,8 @@ from striped_study import IMAGE_SET, InProcessContext, evaluate, split_of, strip
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import front_end, metrics, planning, recipe
 from synthmix.classifier_evaluation.evaluation_operation import TRIAL
-from synthmix.classifier_evaluation.image_fidelity import measure_fidelity
+from synthmix.classifier_evaluation.fidelity_measures import MEASURES
+from synthmix.classifier_evaluation.image_fidelity import NEAREST_PAIRS, measure_fidelity
 from synthmix.classifier_evaluation.metrics import METRICS, Metric
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.split_parts import open_split
@@ -152,6 +153,50 @@ def test_fidelity_tells_copies_and_strange_images_from_real_ones(evaluated: Eval
     assert strange.kernel_inception_distance > 10 * abs(copies.kernel_inception_distance)
 
 
+def of_all(source: evaluations_pb2.SourceFidelity) -> dict[str, float]:
+    """A source's measures, of all its images."""
+    assert source.measured[0].class_name == ""
+    return {value.name: value.value for value in source.measured[0].values}
+
+
+def test_measures_tell_copies_and_strange_images_from_real_ones(evaluated: Evaluated) -> None:
+    store, evaluation, _ = evaluated
+    fidelity = front_end.evaluation_message(store, evaluation).fidelity
+    assert [measure.name for measure in fidelity.measures] == [measure.name for measure in MEASURES]
+    for source in fidelity.sources:
+        assert of_all(source).keys() == {measure.name for measure in MEASURES}
+        assert of_all(source)["kernel_inception_distance"] == pytest.approx(source.kernel_inception_distance)
+        assert of_all(source)["near_copies"] == pytest.approx(source.near_copy_share)
+        counts = {value.name: value.images for value in source.measured[0].values}
+        assert counts["coverage"] == counts["frechet_distance"] == 24, "as many as there are train images"
+        for of_class in source.measured[1:]:
+            assert {value.name for value in of_class.values} <= {"class_consistency", "near_copies", "diversity"}, (
+                "there are six test images of each class"
+            )
+    real, reconstructed, image_set = map(of_all, fidelity.sources)
+    assert real["class_consistency"] > 0.8 and image_set["class_consistency"] > 0.8
+    assert reconstructed["frechet_distance"] > real["frechet_distance"], "the autoencoder smooths noise"
+
+    train, _, _ = open_split(store, split_of(store), field="split")
+    labels = [train.classes[label] for label in train.labels]
+    write_image_set(store, list(zip(labels, train.images(), strict=True)))
+    [floor, _, copies] = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources
+    for name in ("frechet_distance", "precision", "recall", "density", "coverage", "diversity"):
+        assert of_all(copies)[name] == pytest.approx(of_all(floor)[name], rel=1e-3), "they are the train images"
+    for pair in copies.nearest_pairs:
+        assert pair.image == pair.train_image in train.sha256s and pair.distance == pytest.approx(0.0, abs=1e-2)
+    assert not floor.nearest_pairs
+
+    noisy = [(label, encoded(noise(number, 32, 32))) for label in train.classes for number in range(12)]
+    write_image_set(store, noisy)
+    strange = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
+    assert of_all(strange)["precision"] == of_all(strange)["coverage"] == 0.0
+    assert of_all(strange)["class_consistency"] == pytest.approx(0.5), "each picture is of both classes"
+    assert of_all(strange)["frechet_distance"] > 2 * of_all(floor)["frechet_distance"]
+    distances = [pair.distance for pair in strange.nearest_pairs]
+    assert distances == sorted(distances) and len(distances) == NEAREST_PAIRS
+
+
 def test_children_are_compared_with_others_than_their_sources(store: MemoryObjectStore) -> None:
     """Copies of their own source are no near copies, and copies of another image are."""
     train, _, _ = open_split(store, split_of(store), field="split")
@@ -162,6 +207,7 @@ def test_children_are_compared_with_others_than_their_sources(store: MemoryObjec
     found = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
     assert (found.near_source_share, found.source_distance) == (1.0, pytest.approx(0.0))
     assert found.near_copy_share < 0.25, "some real images are near each other"
+    assert found.nearest_pairs and all(pair.image != pair.train_image for pair in found.nearest_pairs)
     # Each is said to be of the next one of its class, and is a copy of another then.
     of_class = {
         label: [sha256 for sha256, one in zip(train.sha256s, labels, strict=True) if one == label] for label in labels

@@ -9,7 +9,7 @@ from PIL import Image
 from image_archives import encoded
 from memory_object_store import MemoryObjectStore
 from striped_study import CLASSES, split_of, striped_store, stripes, write_image_set
-from synthmix.api.evaluations.v1.evaluations_pb2 import Fidelity, SourceFidelity
+from synthmix.api.evaluations.v1.evaluations_pb2 import Fidelity, NearPair, SourceFidelity
 from synthmix.image_data.split_parts import open_split
 from synthmix.service_kit.adapter_payloads import in_folder, preview_file
 from synthmix.service_kit.artifacts import Manifest, write_payload
@@ -19,6 +19,7 @@ from synthmix.study_control.reporting import (
     PREVIEW_TIMES,
     PREVIEWS_SHOWN,
     gallery,
+    near_pairs,
     near_source_warnings,
     previews,
 )
@@ -53,6 +54,28 @@ def test_a_child_in_the_gallery_stands_under_its_source_and_over_another(tmp_pat
         [source] = example.source_pngs
         assert grey(source) == grey(example.png) != grey(example.nearest_real_png)
         assert example.nearest_real_distance > 0
+
+
+def test_the_nearest_images_stand_beside_the_train_images_that_they_come_near(tmp_path: Path, own_cache: None) -> None:
+    store = striped_store(tmp_path)
+    train, _, _ = open_split(store, split_of(store), field="split")
+    copies = list(zip([train.classes[label] for label in train.labels], train.images(), strict=True))
+    write_image_set(store, copies, "b" * 32)
+    rows = [5, 2, 5]
+    source = SourceFidelity(
+        image_set=f"image-sets/{'b' * 32}",
+        nearest_pairs=[
+            NearPair(image=train.sha256s[row], train_image=train.sha256s[row], class_name=copies[row][0], distance=row)
+            for row in rows
+        ],
+    )
+    real = SourceFidelity(label="real images")
+    shown = near_pairs(store, train, Fidelity(sources=[real, source]), {source.image_set: "copied"})
+    assert [(pair.image_set, pair.class_name, pair.distance) for pair in shown] == [
+        ("copied", copies[row][0], row) for row in rows
+    ]
+    assert all(grey(pair.png) == grey(pair.real_png) for pair in shown)
+    assert grey(shown[0].png) == grey(shown[2].png) != grey(shown[1].png)
 
 
 def test_images_that_are_little_else_than_their_sources_are_warned_of() -> None:

@@ -26,6 +26,8 @@ from synthmix.api.evaluations.v1.evaluations_pb2 import (
     Comparison,
     Estimate,
     Fidelity,
+    MeasuredImages,
+    MeasuredValue,
     Metric,
     Mixture,
     MixtureKind,
@@ -35,6 +37,7 @@ from synthmix.api.evaluations.v1.evaluations_pb2 import (
     TrialResult,
     Verdict,
 )
+from synthmix.classifier_evaluation.fidelity_measures import MEASURES
 from synthmix.classifier_evaluation.metrics import metric_messages
 from synthmix.image_data.mixture_kinds import KINDS, kind_message
 from synthmix.image_data.reconstruction_quality import ReconstructionQuality
@@ -56,6 +59,7 @@ from synthmix.study_control.report.data import (
     ImageSet,
     LeakageCheck,
     LossPoint,
+    NearPair,
     Previews,
     Provenance,
     ReportData,
@@ -446,6 +450,57 @@ def test_fidelity_stands_beside_its_floor() -> None:
     assert "real images 40 0.001 1.2 %" in text
     assert "lora-r4 100 0.032 2.5 %" in text
     assert "Fidelity and near copies" not in render_html(report(fidelity=None))
+
+
+def measured(plain: Fidelity) -> Fidelity:
+    """With a value of every measure of all images, and without precision of the only class that is measured."""
+    fidelity = Fidelity()
+    fidelity.CopyFrom(plain)
+    fidelity.measures.extend(MEASURES)
+    fidelity.near_copy_distance, fidelity.confidence, fidelity.least_images = 4.5, 0.95, 10
+    for number, source in enumerate(fidelity.sources):
+        values = [
+            MeasuredValue(name=of.name, value=0.5 + number / 10, low=0.25, high=0.75, images=90) for of in MEASURES
+        ]
+        of_class = [value for value in values if value.name != "precision"]
+        source.measured.extend([MeasuredImages(values=values), MeasuredImages(class_name="flat", values=of_class)])
+    return fidelity
+
+
+def test_a_few_measures_stand_beside_the_distance_and_all_are_folded_by_class() -> None:
+    plain = report()
+    assert "All measures" not in render_html(plain), "as of earlier versions"
+    class_names = ("flat", *plain.class_names[1:])
+    html = render_html(dataclasses.replace(plain, fidelity=measured(plain.fidelity), class_names=class_names))
+    text = " ".join("".join(Page(html).text).split())
+    assert "Images Compared Distance Precision Recall Right class Near copies real images 40" in text
+    assert "real images 40 0.001 50.0 % 50.0 % 50.0 % 1.2 %" in text
+    assert "lora-r4 100 0.032 60.0 % 60.0 % 60.0 % 2.5 %" in text
+    folded = text[text.index("All measures, of all images and by class, with intervals") :]
+    assert "In brackets stand 95 % intervals" in folded and "fewer than 10 images" in folded
+    assert all(measure.label in folded and measure.sentence in folded for measure in MEASURES)
+    interval, share = "0.500 (0.250 to 0.750)", "50.0 % (25.0 % to 75.0 %)"
+    assert f"real images all {interval} {interval} {share} {share} {interval}" in folded
+    assert f"real images flat {interval} {interval} – {share} {interval}" in folded
+    assert folded.index("lora-r4 all") < folded.index("real images flat"), "what compares stands together"
+
+
+def test_the_images_nearest_to_a_train_image_are_shown_beside_it() -> None:
+    plain = report()
+    pairs = (NearPair("lora-r4", "flat", png(10), png(20), 1.5), NearPair("lora-r4", "flat", png(30), png(40), 12.25))
+    html = render_html(dataclasses.replace(plain, fidelity=measured(plain.fidelity), near_pairs=pairs))
+    text = " ".join("".join(Page(html).text).split())
+    assert "below 4.50 it counts as a near copy. lora-r4 1.50 12.2" in text
+    assert html.count("The train image nearest to it by its features") == 2
+    assert "nearest to a train image" not in render_html(plain)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.03214, "0.0321"), (57.96, "58.0"), (1234.5, "1,234"), (-0.00123, "−0.0012"), (0.0, "0.0000")]
+)
+def test_measures_are_told_to_three_digits(value: float, text: str) -> None:
+    assert formatting.measured(value, is_share=False) == text
+    assert formatting.measured(0.5, is_share=True) == "50.0 %"
 
 
 def test_children_stand_beside_what_they_begin_from() -> None:

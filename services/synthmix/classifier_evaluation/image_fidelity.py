@@ -11,6 +11,14 @@ import numpy as np
 import torch
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.classifier_evaluation.fidelity_measures import (
+    LEAST_IMAGES,
+    MEASURES,
+    Images,
+    Reference,
+    Sample,
+    measured_images,
+)
 from synthmix.classifier_evaluation.reconstructions import make_reconstruction
 from synthmix.image_data.generators import is_imported
 from synthmix.image_data.pixel_cache import Source, pixels
@@ -20,10 +28,13 @@ from synthmix.image_features.distances import (
     balanced_rows,
     kernel_inception_distance,
     near_copy_distance,
+    nearest,
     nearest_distances,
     own_distances,
 )
+from synthmix.image_features.estimates import CONFIDENCE
 from synthmix.image_features.features import NETWORK, stored_features
+from synthmix.image_features.judges import FoldJudges
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import read_manifest
 from synthmix.service_kit.object_store import ObjectStore
@@ -31,6 +42,8 @@ from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactNa
 from synthmix.service_kit.s3_object_store import open_object_store
 
 NEAR_COPY_PERCENTILE = 1.0
+# Of each image set so many images are named that come the nearest to a train image.
+NEAREST_PAIRS = 8
 
 
 def measure(split: str, image_sets: Sequence[str], report: Callable[[int], None], threads: int) -> dict[str, Any]:
@@ -73,54 +86,110 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
         of = source.manifest.name.id if isinstance(source, SyntheticImages | ReconstructedImages) else source.digest
         return stored_features(store, images, size_px, lambda: pixels(store, source, size_px)[rows], source=of)
 
-    train_features = features(train, np.arange(len(train)))
+    train_features, train_labels = features(train, np.arange(len(train))), np.asarray(train.labels)
     train_rows = balanced_rows(train.labels, classes)
-    reference = features(test, balanced_rows(test.labels, classes))
-    validation_features = features(validation, balanced_rows(validation.labels, classes))
-    unseen = nearest_distances(reference, train_features)
+    set_rows = [balanced_rows(images.labels, classes) for images in opened]
+    each = min(
+        np.unique(np.asarray(labels)[rows], return_counts=True)[1].min()
+        for labels, rows in (
+            (train.labels, train_rows),
+            *zip((images.labels for images in opened), set_rows, strict=True),
+        )
+    )
+    test_rows, validation_rows = (balanced_rows(part.labels, classes) for part in (test, validation))
+    reference = Reference(features(test, test_rows), np.asarray(test.labels)[test_rows])
+    unseen = nearest_distances(reference.features, train_features)
     near = near_copy_distance(unseen, NEAR_COPY_PERCENTILE)
-    train_rows_of = {sha256: row for row, sha256 in enumerate(train.sha256s)}
+    judges = FoldJudges(train_features, train_labels, train.groups, len(train.classes))
+    can_judge = len(np.unique(train_labels)) > 1
+
+    def classes_seen(queries: np.ndarray, made_from: Sequence[Sequence[int]] | None) -> np.ndarray:
+        seen: np.ndarray = judges.probabilities(queries, made_from).argmax(axis=1)
+        return seen
 
     def compared(
-        sample: np.ndarray,
-        queries: np.ndarray,
+        sample: Images,
+        rows: np.ndarray,
+        of: Sequence[int],
         *,
+        judged: Images | None = None,
+        made_from: Sequence[Sequence[int]] | None = None,
+        own: Sequence[Sequence[int]] | None = None,
         label: str = "",
         image_set: str = "",
-        own: Sequence[Sequence[int]] | None = None,
-    ) -> evaluations_pb2.SourceFidelity:
-        compared = evaluations_pb2.SourceFidelity(
+    ) -> tuple[evaluations_pb2.SourceFidelity, np.ndarray, np.ndarray]:
+        """A source's fidelity, and of each image that is judged the distance and row of the nearest train image.
+
+        Args:
+            sample, rows, of: The images that are compared, their rows among those of the source, and the labels of all
+                these.
+            judged: Those that are looked for near copies and wrong classes; the same unless given.
+            made_from: The train images that each of them is made from, which its judges must not know.
+            own: Those that it is meant to be near to, which do not count among the nearest.
+        """
+        judged = judged or sample
+        distances, nearest_rows = nearest(judged.features, train_features, without=own)
+        is_near = distances < near
+        measured = Sample(
+            sample.features,
+            sample.labels,
+            as_many=np.flatnonzero(np.isin(rows, balanced_rows(of, classes, most_each=each))),
+            judged=judged.labels,
+            near=is_near,
+            right=classes_seen(judged.features, made_from) == judged.labels if can_judge else None,
+        )
+        found = evaluations_pb2.SourceFidelity(
             label=label,
             image_set=image_set,
-            images=len(sample),
-            kernel_inception_distance=kernel_inception_distance(sample, reference),
-            near_copy_share=float(np.mean(nearest_distances(queries, train_features, without=own) < near)),
+            images=len(rows),
+            kernel_inception_distance=kernel_inception_distance(sample.features, reference.features),
+            near_copy_share=float(np.mean(is_near)),
+            measured=measured_images(measured, reference, train.classes),
         )
         if own is not None:
-            from_own = own_distances(queries, train_features, own)
-            compared.near_source_share = float(np.mean(from_own < near))
-            compared.source_distance = float(np.median(from_own) / np.median(unseen))
-        return compared
+            from_own = own_distances(judged.features, train_features, own)
+            found.near_source_share = float(np.mean(from_own < near))
+            found.source_distance = float(np.median(from_own) / np.median(unseen))
+        return found, distances, nearest_rows
 
-    sources = [
-        # Validation's images are as new to the train part as test's are, and the threshold is not theirs.
-        compared(train_features[train_rows], validation_features, label="real images"),
-    ]
+    of_train = Images(train_features[train_rows], train_labels[train_rows])
+    # Validation's images are as new to the train part as test's are, and the threshold is not theirs.
+    of_validation = Images(features(validation, validation_rows), np.asarray(validation.labels)[validation_rows])
+    sources = [compared(of_train, train_rows, train.labels, judged=of_validation, label="real images")[0]]
     for label, restored in reconstructed:
-        through = features(restored, np.arange(len(train)))[train_rows]
-        sources.append(compared(through, through, label=label))
-    for images in opened:
-        rows = balanced_rows(images.labels, classes)
-        sample, own = features(images, rows), None
+        through = Images(features(restored, np.arange(len(train)))[train_rows], train_labels[train_rows])
+        itself = [[row] for row in train_rows]
+        sources.append(compared(through, train_rows, train.labels, made_from=itself, label=label)[0])
+    train_rows_of = {sha256: row for row, sha256 in enumerate(train.sha256s)}
+    for images, rows in zip(opened, set_rows, strict=True):
+        own = None
         # What imported images name as their sources may be images of no data set here.
         if images.sources is not None and all(train_rows_of.keys() >= set(images.sources[row]) for row in rows):
             own = [[train_rows_of[sha256] for sha256 in images.sources[row]] for row in rows]
-        sources.append(compared(sample, sample, image_set=str(images.manifest.name), own=own))
+        sample = Images(features(images, rows), np.asarray(images.labels)[rows])
+        found, distances, nearest_rows = compared(
+            sample, rows, images.labels, made_from=own, own=own, image_set=str(images.manifest.name)
+        )
+        found.nearest_pairs.extend(
+            evaluations_pb2.NearPair(
+                image=images.sha256s[rows[place]],
+                train_image=train.sha256s[nearest_rows[place]],
+                class_name=train.classes[sample.labels[place]],
+                distance=distances[place],
+            )
+            for place in np.argsort(distances, kind="stable")[:NEAREST_PAIRS]
+            if np.isfinite(distances[place])  # an image may be a child of every train image
+        )
+        sources.append(found)
     return evaluations_pb2.Fidelity(
         feature_network=NETWORK,
         image_size=size_px,
         near_copy_percentile=NEAR_COPY_PERCENTILE,
         sources=sources,
+        near_copy_distance=near,
+        measures=MEASURES,
+        confidence=CONFIDENCE,
+        least_images=LEAST_IMAGES,
     )
 
 

@@ -41,7 +41,7 @@ from synthmix.service_kit.settings_messages import canonical, check, from_canoni
 
 # Raised whenever the comparison or the images' fidelity changes, or a declared default of mixtures or claim: an
 # evaluation of another version is another evaluation of the same trials.
-COMPARISON_VERSION = 4
+COMPARISON_VERSION = 5
 
 # Measured with tf_efficientnet_lite0 on one core of a server CPU: seconds for a training image of 64 x 64 pixels.
 SECONDS_PER_IMAGE = 0.006

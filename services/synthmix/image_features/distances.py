@@ -40,15 +40,24 @@ def kernel_inception_distance(first: np.ndarray, second: np.ndarray) -> float:
     first, second = first.astype(np.float64), second.astype(np.float64)
 
     def mean_of_others(sample: np.ndarray) -> float:
-        values = _kernel(sample, sample)
+        values = polynomial_kernel(sample @ sample.T, sample.shape[1])
         return float((values.sum() - np.trace(values)) / (len(sample) * (len(sample) - 1)))
 
-    return mean_of_others(first) + mean_of_others(second) - 2.0 * float(_kernel(first, second).mean())
+    return (
+        mean_of_others(first)
+        + mean_of_others(second)
+        - 2.0 * float(polynomial_kernel(first @ second.T, first.shape[1]).mean())
+    )
 
 
-def _kernel(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The values between two samples in float64, (M, d) and (N, d), as (M, N)."""
-    values: np.ndarray = (left @ right.T / left.shape[1] + 1.0) ** 3
+def polynomial_kernel(products: np.ndarray, width: int) -> np.ndarray:
+    """The kernel inception distance's kernel of features whose products are given, in their shape.
+
+    Args:
+        width: Of the features.
+    """
+    base = products / width + 1.0
+    values: np.ndarray = base * base * base  # a tenth of the time of a power
     return values
 
 
@@ -88,8 +97,10 @@ def paired_distance(first: np.ndarray, second: np.ndarray) -> PairedDistance:
     if first.ndim != 2 or first.shape != second.shape or count < 3:
         raise ValueError(f"at least three pairs of one width are needed, not {first.shape} and {second.shape}")
     first, second = first.astype(np.float64), second.astype(np.float64)
-    between = _kernel(first, second)
-    terms = _kernel(first, first) + _kernel(second, second) - between - between.T
+    width = first.shape[1]
+    between = polynomial_kernel(first @ second.T, width)
+    terms = polynomial_kernel(first @ first.T, width) + polynomial_kernel(second @ second.T, width)
+    terms -= between + between.T
     np.fill_diagonal(terms, 0.0)
     value = float(terms.sum() / (count * (count - 1)))
     without_each = (terms.sum() - 2 * terms.sum(axis=1)) / ((count - 1) * (count - 2))
@@ -103,22 +114,29 @@ def paired_distance(first: np.ndarray, second: np.ndarray) -> PairedDistance:
 def nearest_distances(
     queries: np.ndarray, references: np.ndarray, *, without: Sequence[Sequence[int]] | None = None
 ) -> np.ndarray:
-    """Euclidean distance of each query (M, d) to the nearest of the references (N, d), float64 (M,).
+    """The distances of `nearest`."""
+    return nearest(queries, references, without=without)[0]
+
+
+def nearest(
+    queries: np.ndarray, references: np.ndarray, *, without: Sequence[Sequence[int]] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Euclidean distance of each query (M, d) to the nearest of the references (N, d), float64 (M,), and its row (M,).
 
     Args:
         without: For each query the rows of references that do not count; infinity where none is left.
     """
     references = references.astype(np.float64)
     squares = (references**2).sum(axis=1)
-    nearest = []
+    distances, rows = [], []
     for start in range(0, len(queries), _BLOCK_ROWS):
         block = queries[start : start + _BLOCK_ROWS].astype(np.float64)
         to_all = (block**2).sum(axis=1, keepdims=True) + squares - 2.0 * block @ references.T
         for row, left_out in enumerate(without[start : start + _BLOCK_ROWS] if without is not None else ()):
             to_all[row, list(left_out)] = np.inf
-        nearest.append(to_all.min(axis=1))
-    distances: np.ndarray = np.sqrt(np.clip(np.concatenate(nearest), 0.0, None))
-    return distances
+        distances.append(to_all.min(axis=1))
+        rows.append(to_all.argmin(axis=1))
+    return np.sqrt(np.clip(np.concatenate(distances), 0.0, None)), np.concatenate(rows)
 
 
 def own_distances(queries: np.ndarray, references: np.ndarray, own: Sequence[Sequence[int]]) -> np.ndarray:
@@ -150,11 +168,15 @@ def near_copy_distance(unseen: np.ndarray, percentile: float) -> float:
     return float(np.percentile(unseen, percentile))
 
 
-def balanced_rows(labels: Sequence[int], classes: np.ndarray) -> np.ndarray:
-    """Rows of which each of the classes has as many as the rarest, at most MOST_IMAGES in all, in ascending order."""
+def balanced_rows(labels: Sequence[int], classes: np.ndarray, *, most_each: int = MOST_IMAGES) -> np.ndarray:
+    """Rows of which each of the classes has as many as the rarest, at most MOST_IMAGES in all, in ascending order.
+
+    Args:
+        most_each: How many of a class at most: those of fewer are among those of more.
+    """
     own = np.asarray(labels)
     members = [rows for rows in (np.flatnonzero(own == label) for label in classes) if len(rows)]
-    count = min(*(len(rows) for rows in members), max(1, MOST_IMAGES // len(classes)))
+    count = min(most_each, *(len(rows) for rows in members), max(1, MOST_IMAGES // len(classes)))
     chosen = [
         np.random.default_rng(derived_seed(0, "fidelity sample", index)).permutation(rows)[:count]
         for index, rows in enumerate(members)

@@ -41,7 +41,8 @@ class FoldJudges:
     """Judges of images that are children of train images: none has seen a parent of what it judges, or its group.
 
     The train images are divided into folds of whole groups, in which each class is spread as evenly as groups allow. An
-    image is judged by the judge of all folds without those of its parents; one without parents by that of all images.
+    image is judged by the judge of all folds without those of its parents; one without parents by that of all images,
+    and so is one that has parents in every fold, as each judge has seen one.
 
     Args:
         features: Of the train images, (N, d).
@@ -65,6 +66,8 @@ class FoldJudges:
             parents: For each query the rows of the train images that it is a child of; None if there are no parents.
         """
         left_out = [frozenset(self._folds[list(rows)].tolist()) for rows in parents or [()] * len(queries)]
+        everything = frozenset(self._folds.tolist())
+        left_out = [frozenset() if folds == everything else folds for folds in left_out]
         found = np.zeros((len(queries), self._classes))
         for folds in dict.fromkeys(left_out):
             rows = np.array([index for index, own in enumerate(left_out) if own == folds])

@@ -171,6 +171,7 @@ def collect(
         ),
         search=search_of(message.search, search, searched) if search is not None else None,
         rejected=rejected_galleries(store, shown, lambda png: _png(_fitted(png, GALLERY_SIZE_PX))),
+        near_pairs=near_pairs(store, train, measured, set_names) if measured else (),
     )
 
 
@@ -187,6 +188,29 @@ def near_source_warnings(fidelity: evaluations_pb2.Fidelity, set_names: Mapping[
         for source in fidelity.sources
         if source.near_source_share > NEAR_SOURCE_WARNING
     ]
+
+
+def near_pairs(
+    store: ObjectStore, train: TrainPart, fidelity: evaluations_pb2.Fidelity, set_names: Mapping[str, str]
+) -> tuple[page.NearPair, ...]:
+    """The images of each image set that come the nearest to a train image, beside it, the nearest first.
+
+    Args:
+        set_names: Resource name -> short name.
+    """
+    display = pixels(store, train, GALLERY_SIZE_PX)
+    found = []
+    for source in fidelity.sources:
+        if not source.nearest_pairs:
+            continue
+        images = open_image_set(store, source.image_set, classes=train.classes, field="image_set")
+        rows = [images.sha256s.index(pair.image) for pair in source.nearest_pairs]
+        pngs = dict(read_images(store, images.manifest, rows))
+        for row, pair in zip(rows, source.nearest_pairs, strict=True):
+            real = Image.fromarray(np.asarray(display[train.sha256s.index(pair.train_image)]))
+            shown = _png(_fitted(pngs[row], GALLERY_SIZE_PX))
+            found.append(page.NearPair(set_names[source.image_set], pair.class_name, shown, _png(real), pair.distance))
+    return tuple(found)
 
 
 def gallery(

@@ -190,6 +190,19 @@ class RejectedGallery:
     examples: tuple[Rejected, ...]
 
 
+@dataclass(frozen=True)
+class NearPair:
+    """A synthetic image and the train image that it is nearest to, of those that it is no child of."""
+
+    # The image set's name.
+    image_set: str
+    class_name: str
+    png: bytes
+    real_png: bytes
+    # Of their features.
+    distance: float
+
+
 LeakageStatus = Literal["broken", "unknown", "held", "by construction"]
 """In the order in which a report lists them."""
 
@@ -308,6 +321,8 @@ class ReportData:
     search: Search | None = None
     # Empty without selections.
     rejected: tuple[RejectedGallery, ...] = ()
+    # Of each image set the images that come the nearest to a train image; none in results of earlier versions.
+    near_pairs: tuple[NearPair, ...] = ()
 
     @property
     def broken_rules(self) -> tuple[LeakageCheck, ...]:

@@ -47,6 +47,15 @@ def decimal(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3f}".replace("-", _MINUS)
 
 
+def measured(value: float, *, is_share: bool) -> str:
+    """A measure's value to three digits, such as "0.0321" or "57.9", at most four places; a share in percent."""
+    if is_share:
+        return percent(value)
+    size = abs(value)
+    text = f"{value:.4f}" if size < 0.01 else f"{value:#.3g}" if size < 100 else f"{value:,.0f}"
+    return text.replace("-", _MINUS)
+
+
 def count(value: int) -> str:
     """A whole number with separators, such as "12,400"."""
     return f"{value:,}"

@@ -40,7 +40,7 @@ def render_html(data: ReportData) -> str:
     )
     names = ("percent", "interval_percent", "points", "interval_points", "decimal", "count", "duration", "moment")
     environment.filters.update({name: getattr(formatting, name) for name in names})
-    environment.filters.update(plural=quantities.plural, png=_data_uri)
+    environment.filters.update(plural=quantities.plural, png=_data_uri, measured=formatting.measured)
     mixtures = {result.mixture.key: result for result in data.comparison.mixtures}
     chosen = mixtures[data.verdict.key] if data.verdict else None
     return environment.get_template("template.html.j2").render(

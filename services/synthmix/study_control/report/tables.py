@@ -8,12 +8,17 @@ from dataclasses import dataclass
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import (
     Fidelity,
+    FidelityMeasure,
+    MeasuredValue,
     Metric,
     MixtureResult,
     SourceFidelity,
     TrialResult,
 )
 from synthmix.study_control.report.data import ReportData
+
+# Of the measures of fidelity, those that stand beside the kernel distance and the near copies. The others are folded.
+SHOWN_MEASURES = ("precision", "recall", "class_consistency")
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,16 @@ class RecallRow:
     images: int
     real: float | None
     chosen: float | None
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """A source's values, of all images or of a class, in the order of the measures; None of too few images."""
+
+    source: str
+    # Empty for all.
+    class_name: str
+    values: tuple[MeasuredValue | None, ...]
 
 
 def synthetic_images(data: ReportData) -> int:
@@ -157,3 +172,31 @@ def has_sources(source: SourceFidelity) -> bool:
 def any_has_sources(fidelity: Fidelity | None) -> bool:
     """Whether an image set's images are."""
     return fidelity is not None and any(has_sources(source) for source in fidelity.sources)
+
+
+def shown_measures(fidelity: Fidelity) -> list[FidelityMeasure]:
+    """Those of SHOWN_MEASURES that some source has a value of."""
+    measured = {value.name for source in fidelity.sources for of in source.measured for value in of.values}
+    return [of for of in fidelity.measures if of.name in SHOWN_MEASURES and of.name in measured]
+
+
+def value_of(source: SourceFidelity, measure: FidelityMeasure, class_name: str = "") -> MeasuredValue | None:
+    """A source's value of a measure, of all images or of a class; None of too few images."""
+    values = (value for of in source.measured if of.class_name == class_name for value in of.values)
+    return next((value for value in values if value.name == measure.name), None)
+
+
+def measured_rows(data: ReportData) -> list[MeasuredRow]:
+    """Every source that was measured, first of all images, then class by class, so that the like stand together."""
+    if data.fidelity is None:
+        return []
+    return [
+        MeasuredRow(
+            source_name(data, source),
+            class_name,
+            tuple(value_of(source, measure, class_name) for measure in data.fidelity.measures),
+        )
+        for class_name in ("", *data.class_names)
+        for source in data.fidelity.sources
+        if any(of.class_name == class_name for of in source.measured)
+    ]

@@ -298,19 +298,39 @@ class TrialResults(_message.Message):
     def __init__(self, metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., trials: _Optional[_Iterable[_Union[TrialResult, _Mapping]]] = ...) -> None: ...
 
 class Fidelity(_message.Message):
-    __slots__ = ("feature_network", "image_size", "near_copy_percentile", "sources")
+    __slots__ = ("feature_network", "image_size", "near_copy_percentile", "sources", "near_copy_distance", "measures", "confidence", "least_images")
     FEATURE_NETWORK_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     NEAR_COPY_PERCENTILE_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
+    NEAR_COPY_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    MEASURES_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    LEAST_IMAGES_FIELD_NUMBER: _ClassVar[int]
     feature_network: str
     image_size: int
     near_copy_percentile: float
     sources: _containers.RepeatedCompositeFieldContainer[SourceFidelity]
-    def __init__(self, feature_network: _Optional[str] = ..., image_size: _Optional[int] = ..., near_copy_percentile: _Optional[float] = ..., sources: _Optional[_Iterable[_Union[SourceFidelity, _Mapping]]] = ...) -> None: ...
+    near_copy_distance: float
+    measures: _containers.RepeatedCompositeFieldContainer[FidelityMeasure]
+    confidence: float
+    least_images: int
+    def __init__(self, feature_network: _Optional[str] = ..., image_size: _Optional[int] = ..., near_copy_percentile: _Optional[float] = ..., sources: _Optional[_Iterable[_Union[SourceFidelity, _Mapping]]] = ..., near_copy_distance: _Optional[float] = ..., measures: _Optional[_Iterable[_Union[FidelityMeasure, _Mapping]]] = ..., confidence: _Optional[float] = ..., least_images: _Optional[int] = ...) -> None: ...
+
+class FidelityMeasure(_message.Message):
+    __slots__ = ("name", "label", "sentence", "is_share")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    IS_SHARE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    label: str
+    sentence: str
+    is_share: bool
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., sentence: _Optional[str] = ..., is_share: _Optional[bool] = ...) -> None: ...
 
 class SourceFidelity(_message.Message):
-    __slots__ = ("label", "image_set", "images", "kernel_inception_distance", "near_copy_share", "near_source_share", "source_distance")
+    __slots__ = ("label", "image_set", "images", "kernel_inception_distance", "near_copy_share", "near_source_share", "source_distance", "measured", "nearest_pairs")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SET_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
@@ -318,6 +338,8 @@ class SourceFidelity(_message.Message):
     NEAR_COPY_SHARE_FIELD_NUMBER: _ClassVar[int]
     NEAR_SOURCE_SHARE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    NEAREST_PAIRS_FIELD_NUMBER: _ClassVar[int]
     label: str
     image_set: str
     images: int
@@ -325,7 +347,43 @@ class SourceFidelity(_message.Message):
     near_copy_share: float
     near_source_share: float
     source_distance: float
-    def __init__(self, label: _Optional[str] = ..., image_set: _Optional[str] = ..., images: _Optional[int] = ..., kernel_inception_distance: _Optional[float] = ..., near_copy_share: _Optional[float] = ..., near_source_share: _Optional[float] = ..., source_distance: _Optional[float] = ...) -> None: ...
+    measured: _containers.RepeatedCompositeFieldContainer[MeasuredImages]
+    nearest_pairs: _containers.RepeatedCompositeFieldContainer[NearPair]
+    def __init__(self, label: _Optional[str] = ..., image_set: _Optional[str] = ..., images: _Optional[int] = ..., kernel_inception_distance: _Optional[float] = ..., near_copy_share: _Optional[float] = ..., near_source_share: _Optional[float] = ..., source_distance: _Optional[float] = ..., measured: _Optional[_Iterable[_Union[MeasuredImages, _Mapping]]] = ..., nearest_pairs: _Optional[_Iterable[_Union[NearPair, _Mapping]]] = ...) -> None: ...
+
+class MeasuredImages(_message.Message):
+    __slots__ = ("class_name", "values")
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    class_name: str
+    values: _containers.RepeatedCompositeFieldContainer[MeasuredValue]
+    def __init__(self, class_name: _Optional[str] = ..., values: _Optional[_Iterable[_Union[MeasuredValue, _Mapping]]] = ...) -> None: ...
+
+class MeasuredValue(_message.Message):
+    __slots__ = ("name", "value", "low", "high", "images")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    low: float
+    high: float
+    images: int
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., images: _Optional[int] = ...) -> None: ...
+
+class NearPair(_message.Message):
+    __slots__ = ("image", "train_image", "class_name", "distance")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    image: str
+    train_image: str
+    class_name: str
+    distance: float
+    def __init__(self, image: _Optional[str] = ..., train_image: _Optional[str] = ..., class_name: _Optional[str] = ..., distance: _Optional[float] = ...) -> None: ...
 
 class GetEvaluationRequest(_message.Message):
     __slots__ = ("name",)
