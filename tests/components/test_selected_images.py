@@ -170,6 +170,17 @@ def test_no_judge_has_seen_a_parent_or_its_group() -> None:
     assert judges.probabilities(queries, None)[0] == pytest.approx(of_all)
 
 
+def test_an_image_with_parents_in_every_fold_is_judged_all_the_same() -> None:
+    """And one whose judge has seen a single class."""
+    labels = np.repeat([0, 1], 20)
+    features = np.random.default_rng(0).normal(size=(40, 8)) + 3 * labels[:, None]
+    judges = FoldJudges(features, labels, [f"plate {row // 4}" for row in range(40)], 2)
+    of_all = judges.probabilities(features[:1], None)
+    assert judges.probabilities(features[:1], [list(range(40))]) == pytest.approx(of_all)
+    of_one = FoldJudges(features[:20], labels[:20], ["plate"] * 20, 2)
+    assert of_one.probabilities(features[:1], [[0]]).tolist() == [[1.0, 0.0]]
+
+
 def test_a_class_of_one_group_is_judged_without_the_parent() -> None:
     labels = np.array([0] * 6 + [1] * 6)
     features = np.arange(12.0)[:, None] * np.ones(3)

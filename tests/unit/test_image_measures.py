@@ -110,6 +110,8 @@ def test_a_share_of_none_may_be_more() -> None:
     assert (none.value, none.low) == (0.0, 0.0) and none.high == pytest.approx(0.0370, abs=1e-4)
     half = share(np.array([True, False] * 50))
     assert (half.low, half.high) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    everything = share(np.ones(100, dtype=bool))
+    assert (everything.value, everything.high) == (1.0, 1.0) and everything.low == pytest.approx(1 - none.high)
 
 
 @pytest.mark.parametrize(

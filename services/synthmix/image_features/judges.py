@@ -71,6 +71,10 @@ class FoldJudges:
         found = np.zeros((len(queries), self._classes))
         for folds in dict.fromkeys(left_out):
             rows = np.array([index for index, own in enumerate(left_out) if own == folds])
+            seen = ~np.isin(self._folds, list(folds))
+            if len(np.unique(self._labels[seen])) == 1:  # there is nothing to tell it from
+                found[rows, self._labels[seen][0]] = 1.0
+                continue
             judge = self._judge(folds)
             found[np.ix_(rows, judge.classes_)] = judge.predict_proba(queries[rows].astype(np.float64))
         return found

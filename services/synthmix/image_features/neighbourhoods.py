@@ -9,6 +9,8 @@ from synthmix.image_features.sample_distances import Products
 PRECISION_NEIGHBOURS = 3
 DENSITY_NEIGHBOURS = 5
 
+Radii = tuple[np.ndarray, np.ndarray]
+
 
 def neighbourhood_measures(products: Products) -> dict[str, Measured]:
     """Precision, recall, density and coverage of a first sample, such as synthetic images, beside real ones.
@@ -28,10 +30,15 @@ def neighbourhood_measures(products: Products) -> dict[str, Measured]:
     np.fill_diagonal(within, 0.0)
     np.fill_diagonal(reference, 0.0)
 
+    of_first, of_reference = _squared_radii(within), _squared_radii(reference)
+
+    def radii_of(squares: np.ndarray, of_all: Radii, kept: np.ndarray) -> Radii:
+        return of_all if len(kept) == len(squares) else _squared_radii(squares[np.ix_(kept, kept)])
+
     def of_each(rows: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What each image adds to the mean that is a measure."""
-        near, wide = _squared_radii(reference[np.ix_(references, references)])
-        own, _ = _squared_radii(within[np.ix_(rows, rows)])
+        near, wide = radii_of(reference, of_reference, references)
+        own, _ = radii_of(within, of_first, rows)
         across = between[np.ix_(rows, references)]
         return (
             (across <= near).any(axis=1),
@@ -53,7 +60,7 @@ def neighbourhood_measures(products: Products) -> dict[str, Measured]:
     return found | {"density": found["density"].within(0.0, np.inf)}
 
 
-def _squared_radii(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _squared_radii(squares: np.ndarray) -> Radii:
     """From squared distances within a sample, (N, N), to the neighbours that precision's and density's balls reach to.
 
     An image is the nearest to itself, at place 0.
