@@ -365,4 +365,4 @@ def test_a_study_of_selections(tmp_path: Path, folder: Path, monkeypatch: pytest
     assert left_out["drop lowest"] > 0
     assert {made["name"], chosen["name"]} == {item["image_set"] for item in report["galleries"]}
     assert {item["image_set"] for item in report["rejected"]} == {chosen["name"]}
-    assert b"Left out of" in read_payload(store, study, "report.html")
+    assert b"not kept, below them the rule" in read_payload(store, study, "report.html")

@@ -19,6 +19,8 @@ IMPORTED = "imported"
 # What the summary of an adapter of SDXL has besides: its base model's kind, and the side that its train images had
 # before they were resized.
 BASE_MODEL_KIND, ORIGINAL_PX = "base_model_kind", "original_px"
+# What the canonical request of an image set has that was chosen from another one.
+_CHOSEN = "selection"
 # What has an adapter of its own, as `per` of an adapter's settings says it.
 DATASET, CLASS, IMAGE = "dataset", "class", "image"
 
@@ -80,10 +82,19 @@ def synthesis_settings(image_set: Manifest) -> SynthesisSettings:
     return from_canonical(image_set.request["settings"], SynthesisSettings)
 
 
-def selection_settings(image_set: Manifest) -> SelectionSettings:
-    """What an image set was chosen by; empty if it was not chosen."""
-    selection = image_set.request.get("selection")
-    return from_canonical(selection, SelectionSettings) if selection else SelectionSettings()
+def _distinguishing_selections(image_sets: Sequence[Manifest]) -> list[SelectionSettings]:
+    """What each image set was chosen by, without what all that were chosen have in common; empty if it was not."""
+    selections = [SelectionSettings() for _ in image_sets]
+    chosen = [
+        (item, settings) for item, settings in zip(image_sets, selections, strict=True) if _CHOSEN in item.request
+    ]
+    for item, settings in chosen:
+        settings.CopyFrom(from_canonical(item.request[_CHOSEN], SelectionSettings))
+    for field in ("keep", "oversample"):
+        if len({getattr(settings, field) for _, settings in chosen}) == 1:
+            for _, settings in chosen:
+                settings.ClearField(field)
+    return selections
 
 
 def adapter_names(adapters: Sequence[Manifest]) -> list[str]:
@@ -98,14 +109,14 @@ def image_set_names(store: ObjectStore, image_sets: Sequence[Manifest]) -> list[
     """
     made = [item for item in image_sets if not is_imported(item)]
     adapters = [read_manifest(store, ArtifactName(ADAPTERS, item.inputs["adapter"])) for item in made]
-    selections = [selection_settings(item) for item in made]
+    selections = _distinguishing_selections(made)
     names = iter(
         distinguishing_names(
             [
                 (adapter_settings(adapter), synthesis_settings(item), selection)
                 for adapter, item, selection in zip(adapters, made, selections, strict=True)
             ],
-            alone="unselected" if any(item.ListFields() for item in selections) else "synthetic images",
+            alone="no selection" if any(item.ListFields() for item in selections) else "synthetic images",
         )
     )
     origins = Counter(origin_of(item) for item in image_sets if is_imported(item))
