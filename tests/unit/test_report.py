@@ -60,6 +60,7 @@ from synthmix.study_control.report.data import (
     LeakageCheck,
     LossPoint,
     NearPair,
+    Preset,
     Previews,
     Provenance,
     ReportData,
@@ -518,6 +519,26 @@ def test_children_stand_beside_what_they_begin_from() -> None:
     assert "lora-r4: source above, then synthetic, nearest other real below" in text
     assert "stands under these, and its neighbour is the nearest of the others" in text
     assert html.count("A real train image that the synthetic one is a child of") == len(galleries)
+
+
+def test_a_preset_is_named_with_what_differs_from_its_paper() -> None:
+    preset = Preset(
+        name="da-fusion",
+        variant="paper",
+        title="DA-Fusion",
+        citation="Trabucco et al. 2023",
+        sections=("adapters[0]", "mixtures"),
+        image_sets=("lora-r4",),
+        changes=(f"mixtures.mode is {NASTY}.",),
+        deviations=("The base model is the study's.",),
+        assumptions=("There are 50 steps.",),
+    )
+    data = report(presets=(preset,))
+    text = " ".join("".join(Page(render_html(data)).text).split())
+    assert "da-fusion, variant paper, in adapters[0], mixtures (image sets: lora-r4)." in text
+    assert "Set by the study: mixtures.mode is" in text and "Assumed: There are 50 steps." in text
+    assert json.loads(render_json(data))["presets"][0]["deviations"] == ["The base model is the study's."]
+    assert "Presets" not in render_html(report()) and NASTY not in render_html(data)
 
 
 def test_what_the_base_model_cannot_show_is_a_banner_over_the_verdict() -> None:

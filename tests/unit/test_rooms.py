@@ -17,17 +17,18 @@ MAY_IMPORT = {
     "api": set(),
     "service_kit": {"api"},
     "training": set(),
+    "presets": COMMON,
     "image_data": COMMON,
     "image_features": {"service_kit"},
     "latent_diffusion": COMMON,
-    "adapter_training": COMMON | {"image_data", "image_features", "latent_diffusion", "training"},
-    "image_synthesis": COMMON | {"image_data", "image_features", "latent_diffusion"},
-    "classifier_evaluation": COMMON | {"image_data", "image_features", "latent_diffusion", "training"},
-    "study_control": COMMON | {"image_data"},
+    "adapter_training": COMMON | {"image_data", "image_features", "latent_diffusion", "presets", "training"},
+    "image_synthesis": COMMON | {"image_data", "image_features", "latent_diffusion", "presets"},
+    "classifier_evaluation": COMMON | {"image_data", "image_features", "latent_diffusion", "presets", "training"},
+    "study_control": COMMON | {"image_data", "presets"},
     "examples": {"service_kit"},
     "local": COMMON,
     "client": COMMON | {"image_data", "latent_diffusion", "local"},
-    "cli": COMMON | {"image_data", "local", "client", "examples"},
+    "cli": COMMON | {"image_data", "local", "client", "examples", "presets"},
 }
 LEARNING = {"torch", "torchvision", "diffusers", "transformers", "timm", "peft", "scipy", "sklearn", "safetensors"}
 WORK_BY_NAME = re.compile(r"\bsynthmix(?:\.\w+)+:\w+")

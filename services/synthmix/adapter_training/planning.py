@@ -28,6 +28,7 @@ from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.model_kinds import STABLE_DIFFUSION
 from synthmix.latent_diffusion.part_layers import EMBEDDING, TEXT_ENCODER, UNET, Layer, part_layers
 from synthmix.latent_diffusion.prompts import check_captioned, check_class_words, check_prompt, check_tokens
+from synthmix.presets.preset_files import refuse as refuse_preset
 from synthmix.service_kit.adapter_payloads import FULL, NONE
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import find_manifest
@@ -127,6 +128,7 @@ def check_settings(settings: adapters_pb2.AdapterSettings, base_model: BaseModel
     problems = Problems()
     check(settings, "adapter.settings", problems)
     sound = not problems.found
+    refuse_preset(settings, problems, field="adapter.settings")
     with problems:
         layers = layers_of(settings, base_model)
         if sound:  # what a method can't do is told of a rank that there can be

@@ -31,6 +31,7 @@ from synthmix.image_data.mixture_kinds import KINDS, MODES, fill_left_out
 from synthmix.image_data.selection_rules import SELECTED, images_made
 from synthmix.image_data.split_parts import open_train_part, part_summary
 from synthmix.image_data.synthetic_images import open_image_set
+from synthmix.presets.preset_files import refuse as refuse_preset
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import MANIFEST, Manifest, find_manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
@@ -72,6 +73,7 @@ def plan(
     full = filled(evaluation)
     problems = Problems()
     check(full, "evaluation", problems)
+    refuse_preset(evaluation.mixtures, problems, field="evaluation.mixtures")
     with problems:
         check_architecture(full.classifier.architecture, pretrained=full.classifier.pretrained)
     with problems:

@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_datasets(groups)
     _add_models(groups)
     _add_studies(groups)
+    _add_presets(groups)
     adapters = _add_resource(groups, "adapters", "train low-rank adapters and get their weights", "adapter")
     _add_export(adapters)
     _add_import(adapters)
@@ -350,6 +351,23 @@ def _add_studies(groups: Any) -> None:
         "again.",
         "delete what it made as well (adapters, image sets, evaluation, trials, split), as far as nothing else refers "
         "to it; its dataset stays",
+    )
+
+
+def _add_presets(groups: Any) -> None:
+    commands = _group(groups, "presets", "show the strategies of the field, which a study may follow")
+    _command(commands, "list", "presets:list_", "list presets, and say which cannot be had and why")
+    show = _command(
+        commands,
+        "show",
+        "presets:show",
+        "print a preset as the sections of a study's file, with what differs from its paper",
+        named="such as da-fusion; `synthmix presets list` shows them",
+    )
+    show.add_argument(
+        "--variant",
+        default="unidiffda",
+        help="paper, its authors' own values, or unidiffda, those of the benchmark of this name (default: %(default)s)",
     )
 
 

@@ -33,6 +33,7 @@ from synthmix.image_synthesis.source_images import (
 from synthmix.latent_diffusion.base_model import resolve, resolve_again
 from synthmix.latent_diffusion.prompts import check_captioned, check_negative, check_prompt, check_tokens
 from synthmix.latent_diffusion.tokens import PromptTokenizer
+from synthmix.presets.preset_files import refuse as refuse_preset
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest
 from synthmix.service_kit.digests import digest_of
@@ -77,6 +78,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     settings = filled(image_set.settings, adapter)
     problems = Problems()
     check(settings, "image_set.settings", problems)
+    refuse_preset(image_set.settings, problems, field="image_set.settings")
     if image_set.candidates:
         problem, remedy = "are images to choose among, and there is no selection", "set selection, or leave it out"
         problems.found.append(invalid_field("image_set.candidates", image_set.candidates, problem, remedy))

@@ -9,6 +9,7 @@ from synthmix.image_data.image_table import SOURCES
 from synthmix.image_data.selection_rules import check_selection, oversampled
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis.planning import check_classes
+from synthmix.presets.preset_files import refuse as refuse_preset
 from synthmix.service_kit.artifact_collection import Planned
 from synthmix.service_kit.artifacts import Manifest, find_manifest
 from synthmix.service_kit.digests import digest_of
@@ -47,6 +48,7 @@ def plan_selection(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, va
             )
     _check_left_out(image_set, problems)
     check(image_set.selection, "image_set.selection", problems)
+    refuse_preset(image_set.selection, problems, field="image_set.selection")
     check_selection(image_set.selection, problems, field="image_set.selection")
     problems.raise_if_any()
     name = ArtifactName.parse(image_set.candidates, field="image_set.candidates", collection=IMAGE_SETS)

@@ -4,7 +4,7 @@ The plan is stored with the study's operation: what was planned is what runs.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from synthmix.service_kit.settings_messages import distinguishing_names
-from synthmix.study_control import children, datasets, specification
+from synthmix.study_control import children, datasets, presets_applied, specification
 from synthmix.study_control.image_counts import check_image_counts
 from synthmix.study_control.search.planned import PlannedSearch, plan_search
 from synthmix.study_control.step_planner import StepPlanner
@@ -37,6 +37,7 @@ class StudySteps:
         steps: Adapters, then image sets, then the grid over all image sets; none before a search has chosen adapters.
         request: The study's canonical request.
         search: Which adapters may be trained; None if all are.
+        presets: What is to be said of those that the specification names.
     """
 
     spec: studies_pb2.StudySpec
@@ -45,6 +46,7 @@ class StudySteps:
     steps: tuple[Step, ...]
     request: dict[str, Any]
     search: PlannedSearch | None = None
+    presets: Sequence[Mapping[str, Any]] = ()
 
     @property
     def name(self) -> ArtifactName:
@@ -82,6 +84,7 @@ class StudySteps:
             "dataset": self.dataset.name,
             "steps": [step.to_json() for step in self.steps],
             **({} if self.search is None else {"search": self.search.to_json()}),
+            **({"presets": self.presets} if self.presets else {}),
         }
 
 
@@ -93,8 +96,9 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     Raises:
         SynthMixError: With fields named as the specification names them.
     """
-    full = specification.with_defaults(spec)
     problems = Problems()
+    spec = presets_applied.with_presets(spec, problems)
+    full = specification.with_defaults(spec)
     specification.check(full, problems)
     specification.check_selections(spec, problems)
     specification.check_prompts(spec, problems)
@@ -105,7 +109,7 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
             dataset = datasets.get_dataset(store, full.dataset, owner=owner)
             split = datasets.create_split(store, datasets_pb2.Split(dataset=dataset.name, settings=full.split), owner)
     faults = [violation.field for error in problems.found for violation in error.violations]
-    sections = ("dataset", "split", "mixtures", "adapters", "synthesis", "selection")
+    sections = ("dataset", "split", "mixtures", "adapters", "synthesis", "selection", "preset", "variant")
     if any(field.startswith(sections) for field in faults):
         problems.raise_if_any()  # what follows builds on these
     others = len(problems.found)
@@ -143,11 +147,12 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
         "evaluation": grid.target,
         "recipe_version": specification.RECIPE_VERSION,
     }
+    presets = presets_applied.presets_of(spec)
     if not searched:
-        return StudySteps(full, dataset, split, (*adapters, *image_sets, grid), request)
+        return StudySteps(full, dataset, split, (*adapters, *image_sets, grid), request, presets=presets)
     search = plan_search(planner, problems, store, full, split, adapters=adapters, image_sets=image_sets, grid=grid)
     request["scores"] = [item.score.target for item in search.candidates]
-    return StudySteps(full, dataset, split, (), request, search)
+    return StudySteps(full, dataset, split, (), request, search, presets)
 
 
 def _name_models_exactly(store: ObjectStore, spec: studies_pb2.StudySpec, owner: str, problems: Problems) -> None:

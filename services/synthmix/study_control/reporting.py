@@ -93,6 +93,7 @@ def collect(
     image_sets: Sequence[str],
     evaluation: str,
     costs: Sequence[dict[str, Any]],
+    presets: Sequence[Mapping[str, Any]] = (),
     search: dict[str, Any] | None = None,
 ) -> page.ReportData:
     """Everything that the report says.
@@ -103,6 +104,7 @@ def collect(
         spec: The study's specification in its canonical form.
         owner: Whose study it is, and whose names of the dataset are shown.
         costs: For each step its display name, tasks, reused tasks and predicted seconds.
+        presets: What presets_applied.with_image_sets says.
         search: What the study's search did, as search.outcome takes it.
 
     Raises:
@@ -170,6 +172,7 @@ def collect(
             *missing_warnings(image_set_manifests, set_names),
         ),
         search=search_of(message.search, search, searched) if search is not None else None,
+        presets=tuple(_preset(item, set_names) for item in presets),
         rejected=rejected_galleries(store, shown, lambda png: _png(_fitted(png, GALLERY_SIZE_PX))),
         near_pairs=near_pairs(store, train, measured, set_names) if measured else (),
     )
@@ -371,6 +374,21 @@ def _mean_course(courses: list[list[tuple[int, float]]]) -> list[tuple[int, floa
         losses = [loss for loss in at_step if loss is not None]
         mean.append((len(courses) * step, sum(losses) / len(losses)))
     return mean
+
+
+def _preset(value: Mapping[str, Any], set_names: Mapping[str, str]) -> page.Preset:
+    """A preset with the short names of its image sets that classifiers were trained with."""
+    return page.Preset(
+        name=value["name"],
+        variant=value["variant"],
+        title=value["title"],
+        citation=value["citation"],
+        sections=tuple(value["sections"]),
+        image_sets=tuple(set_names[name] for name in value["image_sets"] if name in set_names),
+        changes=tuple(value["changes"]),
+        deviations=tuple(value["deviations"]),
+        assumptions=tuple(value["assumptions"]),
+    )
 
 
 def _image_set(name: str, adapter: str, manifest: Manifest) -> page.ImageSet:

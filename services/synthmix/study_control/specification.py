@@ -24,6 +24,7 @@ from synthmix.image_data.mixture_kinds import (
     taken_by,
 )
 from synthmix.image_data.selection_rules import OVERSAMPLE, check_selection, is_selection, oversampled
+from synthmix.presets.preset_files import without_preset
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (
     FieldViolation,
@@ -229,15 +230,14 @@ def needs_images(spec: studies_pb2.StudySpec) -> bool:
 
 def adapter(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, index: int) -> adapters_pb2.Adapter:
     """The request for the adapter of these settings."""
-    return adapters_pb2.Adapter(train_split=str(_train_part(split)), settings=spec.adapters[index])
+    return adapters_pb2.Adapter(train_split=str(_train_part(split)), settings=without_preset(spec.adapters[index]))
 
 
 def image_set(
     spec: studies_pb2.StudySpec, split: datasets_pb2.Split, adapter_index: int, synthesis_index: int, adapter_name: str
 ) -> image_sets_pb2.ImageSet:
     """The request for the images that an adapter makes with these settings."""
-    settings = image_sets_pb2.SynthesisSettings()
-    settings.CopyFrom(spec.synthesis[synthesis_index])
+    settings = without_preset(spec.synthesis[synthesis_index])
     settings_messages.set_default(settings, "prompt", spec.adapters[adapter_index].prompt)
     train = part_counts(split, "train")
     images = oversampled(_wanted(spec, train, adapter_index, settings), largest_oversample(spec))
@@ -301,8 +301,7 @@ def selection(
     """
     wanted = _wanted(spec, part_counts(split, "train"), adapter_index, spec.synthesis[synthesis_index])
     there = {item.label: item.images for item in candidates.class_images}
-    settings = image_sets_pb2.SelectionSettings()
-    settings.CopyFrom(spec.selection[selection_index])
+    settings = without_preset(spec.selection[selection_index])
     if spec.synthesis[synthesis_index].HasField("images_per_source"):
         settings.ClearField("oversample")  # all of them are chosen among, however many they are
     return image_sets_pb2.ImageSet(
@@ -417,7 +416,7 @@ def evaluation(
     return evaluations_pb2.Evaluation(
         split=split.name,
         image_sets=image_sets,
-        mixtures=spec.mixtures,
+        mixtures=without_preset(spec.mixtures),
         classifier=spec.classifier,
         seeds=spec.seeds,
         claim=spec.claim,

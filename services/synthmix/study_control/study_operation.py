@@ -11,6 +11,7 @@ from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.requesters import Requester
 from synthmix.service_kit.resource_names import STUDIES, ArtifactName
 from synthmix.service_kit.tokens import token_for_services
+from synthmix.study_control.presets_applied import with_image_sets
 from synthmix.study_control.search.decisions import State
 from synthmix.study_control.search.history import to_json
 from synthmix.study_control.search.planned import PlannedSearch
@@ -58,6 +59,7 @@ def run(context: OperationContext) -> ArtifactName:
                 "image_sets": image_sets,
                 "evaluation": evaluation,
                 "costs": progress.costs(steps, counted=found.made),
+                "presets": with_image_sets(request.get("presets", ()), steps, image_sets),
                 **({} if planned is None else {"search": _searched(planned, found)}),
             }
         ],

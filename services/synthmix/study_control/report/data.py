@@ -277,6 +277,26 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """A strategy of the field that the study follows."""
+
+    name: str
+    # paper or unidiffda.
+    variant: str
+    title: str
+    # Its paper in a line.
+    citation: str
+    # Those of the specification that it filled, such as synthesis[0].
+    sections: tuple[str, ...]
+    # Names of the image sets that its synthesis made.
+    image_sets: tuple[str, ...]
+    # In sentences: what the study sets otherwise, what differs from what it follows, and what is not said there.
+    changes: tuple[str, ...]
+    deviations: tuple[str, ...]
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What the numbers were made from and with."""
 
@@ -323,6 +343,8 @@ class ReportData:
     rejected: tuple[RejectedGallery, ...] = ()
     # Of each image set the images that come the nearest to a train image; none in results of earlier versions.
     near_pairs: tuple[NearPair, ...] = ()
+    # Those that the study names.
+    presets: tuple[Preset, ...] = ()
 
     @property
     def broken_rules(self) -> tuple[LeakageCheck, ...]:

@@ -60,18 +60,22 @@ class Evaluation(_message.Message):
     def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[ClaimSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...
 
 class MixtureSettings(_message.Message):
-    __slots__ = ("mode", "ratios", "synthetic_only", "controls", "soft_label_gamma")
+    __slots__ = ("preset", "variant", "mode", "ratios", "synthetic_only", "controls", "soft_label_gamma")
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     RATIOS_FIELD_NUMBER: _ClassVar[int]
     SYNTHETIC_ONLY_FIELD_NUMBER: _ClassVar[int]
     CONTROLS_FIELD_NUMBER: _ClassVar[int]
     SOFT_LABEL_GAMMA_FIELD_NUMBER: _ClassVar[int]
+    preset: str
+    variant: str
     mode: str
     ratios: _containers.RepeatedScalarFieldContainer[float]
     synthetic_only: bool
     controls: _containers.RepeatedScalarFieldContainer[str]
     soft_label_gamma: float
-    def __init__(self, mode: _Optional[str] = ..., ratios: _Optional[_Iterable[float]] = ..., synthetic_only: _Optional[bool] = ..., controls: _Optional[_Iterable[str]] = ..., soft_label_gamma: _Optional[float] = ...) -> None: ...
+    def __init__(self, preset: _Optional[str] = ..., variant: _Optional[str] = ..., mode: _Optional[str] = ..., ratios: _Optional[_Iterable[float]] = ..., synthetic_only: _Optional[bool] = ..., controls: _Optional[_Iterable[str]] = ..., soft_label_gamma: _Optional[float] = ...) -> None: ...
 
 class ClassifierSettings(_message.Message):
     __slots__ = ("architecture", "pretrained", "image_size", "match", "epochs", "batch_size", "learning_rate", "augmentation")

@@ -22,7 +22,7 @@ class CreateImageSetRequest(_message.Message):
     def __init__(self, image_set: _Optional[_Union[ImageSet, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class SynthesisSettings(_message.Message):
-    __slots__ = ("prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight", "adapter_scale", "more_prompts", "negative_prompt", "guidance_least_noise", "guidance_most_noise", "guidance_rescale", "strength", "more_strengths", "largest_strength", "inversion_steps", "prompt_switch", "latent_guidance_radius", "latent_guidance_step", "images_per_source", "source", "sampler", "timestep_spacing", "sigma_spacing", "solver_order", "solver_algorithm", "eta", "class_images", "balance", "strengths_by_images")
+    __slots__ = ("preset", "variant", "prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight", "adapter_scale", "more_prompts", "negative_prompt", "guidance_least_noise", "guidance_most_noise", "guidance_rescale", "strength", "more_strengths", "largest_strength", "inversion_steps", "prompt_switch", "latent_guidance_radius", "latent_guidance_step", "images_per_source", "source", "sampler", "timestep_spacing", "sigma_spacing", "solver_order", "solver_algorithm", "eta", "class_images", "balance", "strengths_by_images")
     class ClassImagesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,8 @@ class SynthesisSettings(_message.Message):
         key: int
         value: float
         def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +71,8 @@ class SynthesisSettings(_message.Message):
     CLASS_IMAGES_FIELD_NUMBER: _ClassVar[int]
     BALANCE_FIELD_NUMBER: _ClassVar[int]
     STRENGTHS_BY_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    preset: str
+    variant: str
     prompt: str
     steps: int
     guidance_scale: float
@@ -101,10 +105,12 @@ class SynthesisSettings(_message.Message):
     class_images: _containers.ScalarMap[str, int]
     balance: bool
     strengths_by_images: _containers.ScalarMap[int, float]
-    def __init__(self, prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ..., adapter_scale: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[str] = ..., guidance_least_noise: _Optional[float] = ..., guidance_most_noise: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., strength: _Optional[float] = ..., more_strengths: _Optional[_Iterable[float]] = ..., largest_strength: _Optional[float] = ..., inversion_steps: _Optional[int] = ..., prompt_switch: _Optional[float] = ..., latent_guidance_radius: _Optional[float] = ..., latent_guidance_step: _Optional[float] = ..., images_per_source: _Optional[int] = ..., source: _Optional[str] = ..., sampler: _Optional[str] = ..., timestep_spacing: _Optional[str] = ..., sigma_spacing: _Optional[str] = ..., solver_order: _Optional[int] = ..., solver_algorithm: _Optional[str] = ..., eta: _Optional[float] = ..., class_images: _Optional[_Mapping[str, int]] = ..., balance: _Optional[bool] = ..., strengths_by_images: _Optional[_Mapping[int, float]] = ...) -> None: ...
+    def __init__(self, preset: _Optional[str] = ..., variant: _Optional[str] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ..., adapter_scale: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[str] = ..., guidance_least_noise: _Optional[float] = ..., guidance_most_noise: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., strength: _Optional[float] = ..., more_strengths: _Optional[_Iterable[float]] = ..., largest_strength: _Optional[float] = ..., inversion_steps: _Optional[int] = ..., prompt_switch: _Optional[float] = ..., latent_guidance_radius: _Optional[float] = ..., latent_guidance_step: _Optional[float] = ..., images_per_source: _Optional[int] = ..., source: _Optional[str] = ..., sampler: _Optional[str] = ..., timestep_spacing: _Optional[str] = ..., sigma_spacing: _Optional[str] = ..., solver_order: _Optional[int] = ..., solver_algorithm: _Optional[str] = ..., eta: _Optional[float] = ..., class_images: _Optional[_Mapping[str, int]] = ..., balance: _Optional[bool] = ..., strengths_by_images: _Optional[_Mapping[int, float]] = ...) -> None: ...
 
 class SelectionSettings(_message.Message):
-    __slots__ = ("class_consistency", "top_k", "above_chance", "centroid", "drop_lowest", "near_duplicates", "memorised", "keep", "oversample")
+    __slots__ = ("preset", "variant", "class_consistency", "top_k", "above_chance", "centroid", "drop_lowest", "near_duplicates", "memorised", "keep", "oversample")
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     CLASS_CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     ABOVE_CHANCE_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +120,8 @@ class SelectionSettings(_message.Message):
     MEMORISED_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
     OVERSAMPLE_FIELD_NUMBER: _ClassVar[int]
+    preset: str
+    variant: str
     class_consistency: float
     top_k: int
     above_chance: bool
@@ -123,7 +131,7 @@ class SelectionSettings(_message.Message):
     memorised: bool
     keep: str
     oversample: float
-    def __init__(self, class_consistency: _Optional[float] = ..., top_k: _Optional[int] = ..., above_chance: _Optional[bool] = ..., centroid: _Optional[bool] = ..., drop_lowest: _Optional[float] = ..., near_duplicates: _Optional[bool] = ..., memorised: _Optional[bool] = ..., keep: _Optional[str] = ..., oversample: _Optional[float] = ...) -> None: ...
+    def __init__(self, preset: _Optional[str] = ..., variant: _Optional[str] = ..., class_consistency: _Optional[float] = ..., top_k: _Optional[int] = ..., above_chance: _Optional[bool] = ..., centroid: _Optional[bool] = ..., drop_lowest: _Optional[float] = ..., near_duplicates: _Optional[bool] = ..., memorised: _Optional[bool] = ..., keep: _Optional[str] = ..., oversample: _Optional[float] = ...) -> None: ...
 
 class Rejections(_message.Message):
     __slots__ = ("label", "rule", "images")
