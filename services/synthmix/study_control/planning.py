@@ -98,6 +98,7 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     """
     problems = Problems()
     spec = presets_applied.with_presets(spec, problems)
+    problems.raise_if_any()  # what a preset would have filled is no fault of its own
     full = specification.with_defaults(spec)
     specification.check(full, problems)
     specification.check_selections(spec, problems)
@@ -109,7 +110,7 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
             dataset = datasets.get_dataset(store, full.dataset, owner=owner)
             split = datasets.create_split(store, datasets_pb2.Split(dataset=dataset.name, settings=full.split), owner)
     faults = [violation.field for error in problems.found for violation in error.violations]
-    sections = ("dataset", "split", "mixtures", "adapters", "synthesis", "selection", "preset", "variant")
+    sections = ("dataset", "split", "mixtures", "adapters", "synthesis", "selection")
     if any(field.startswith(sections) for field in faults):
         problems.raise_if_any()  # what follows builds on these
     others = len(problems.found)
