@@ -11,7 +11,6 @@ from in_process_study import InProcessServices, run_study, workers_open
 from memory_object_store import MemoryObjectStore
 from real_images import FIELD, real_images
 from synthmix.api.datasets.v1 import datasets_pb2
-from synthmix.api.image_sets.v1.image_sets_pb2 import SelectionSettings
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.study_file import parse_document
 from synthmix.presets import preset_files
@@ -23,15 +22,14 @@ pytestmark = pytest.mark.usefixtures("one_thread", "own_cache", "nothing_kept", 
 
 CLASSES = ("293A", "HT1080")
 IMAGES_OF_A_CLASS = 12
-# Of what a base model of random weights makes, a judge finds hardly any image to be of its class.
-FEW_PASS = SelectionSettings(above_chance=True, keep="random")
 STUDY = """\
 name: reduced
 dataset: cells
 preset: {preset}
 variant: {variant}
 adapters: {{base_model: {model}, images_seen: 8, batch_size: 4, image_size: 32}}
-synthesis: {{prompt: "a {{label}} cell", steps: 8}}
+synthesis: {{prompt: "a {{label}} cell", steps: 8{synthesis}}}
+mixtures: {{{mixtures}}}
 classifier: {{architecture: mobilenetv3_small_050, pretrained: false, image_size: 32, epochs: 1, batch_size: 8}}
 seeds: 1
 """
@@ -58,9 +56,14 @@ def test_a_reduced_study(
     cells = dataset(store, tmp_path, few_cells(), group_rule=datasets_pb2.GroupRule(pattern=FIELD))
     claim_name(store, LOCAL, "cells", cells.name, account=None, replace=False)
     workers_open(store, monkeypatch)
-    text = STUDY.format(preset=name, variant=variant, model=folder)
-    if preset_files.find(name, variant).sections.get("selection") == FEW_PASS:
-        text += "mixtures: {ratios: [0.2]}\n"
+    text = STUDY.format(
+        preset=name,
+        variant=variant,
+        model=folder,
+        synthesis=", inversion_steps: 8" if name == "diff-ii" else "",
+        # Of what a base model of random weights makes, a judge finds hardly any image to be of its class.
+        mixtures="ratios: [0.2]" if (name, variant) == ("real-guidance", "paper") else "",
+    )
     spec = parse_document(text, studies_pb2.StudySpec, "study.yaml").message
     study, _ = run_study(store, InProcessServices(store), spec, monkeypatch)
     report = json.loads(read_payload(store, study, "report.json"))

@@ -19,7 +19,7 @@ from test_study_plan import faults, lay_out
 from test_study_plan import store as store
 
 SEVEN = ["da-fusion", "diff-aug", "diff-ii", "diff-mix", "diffusemix", "gif", "real-guidance"]
-UNAVAILABLE = ["diff-ii", "diffusemix", "gif"]
+UNAVAILABLE = ["diffusemix"]
 VARIANTS = [(name, variant) for name in SEVEN for variant in preset_files.read(name).variants]
 
 
@@ -140,7 +140,7 @@ def test_a_preset_is_told_with_the_image_sets_that_it_made(store: MemoryObjectSt
         ("synthesis: {preset: da-fusoin}", "synthesis[0].preset", "did you mean 'da-fusion'"),
         ("mixtures: {preset: diff-mix, variant: papre}", "mixtures.variant", "did you mean 'paper'"),
         ("preset: diff-mix\nvariant: papre", "variant", "did you mean 'paper'"),
-        ("preset: gif", "preset", "use diff-aug"),
+        ("preset: diffusemix", "preset", "use diff-aug or real-guidance"),
         ("adapters: {preset: diffusemix}", "adapters[0].preset", "8 channels"),
         ("selection: {preset: da-fusion}", "selection[0].preset", "use one of: diff-mix, real-guidance"),
         ("selection: {preset: diff-mix}", "selection[0].preset", "no selection in the variant unidiffda"),
@@ -180,7 +180,7 @@ def test_presets_are_of_studies_alone(store: MemoryObjectStore) -> None:
 def test_presets_are_listed_and_printed_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert synthmix.cli.main(["presets", "list"]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in SEVEN) and "gif cannot be had: it moves" in listed
+    assert all(name in listed for name in SEVEN) and "diffusemix cannot be had: it edits" in listed
     assert synthmix.cli.main(["presets", "show", "da-fusion", "--variant", "paper"]) == 0
     printed = capsys.readouterr().out
     assert "# Deviations:\n# - The base model" in printed and "  more_strengths: [0.5, 0.75, 1.0]\n" in printed

@@ -56,7 +56,8 @@ SAID_TOGETHER = (
     {"method", "rank", "alpha", "block_size", "factor"},
     {"images_seen", "class_token_images_seen"},
     {"prompt", "more_prompts"},
-    {"strength", "more_strengths", "largest_strength"},
+    {"strength", "more_strengths", "largest_strength", "inversion_steps"},
+    {"latent_guidance_radius", "latent_guidance_step"},
     {"per_class", "images_per_source"},
     {"sampler", "timestep_spacing", "sigma_spacing", "solver_order", "solver_algorithm", "eta"},
 )
