@@ -126,6 +126,22 @@ STUDIES = [
         ("mixtures.ratios[1]",),
     ),
     Case(
+        "a preset that there is not",
+        study(synthesis__preset="da-fusoin"),
+        InvalidArgument,
+        "UNKNOWN_CHOICE",
+        ("da-fusoin", "did you mean 'da-fusion'", "use one of"),
+        ("synthesis[0].preset",),
+    ),
+    Case(
+        "a preset that cannot be had",
+        study(preset="diffusemix"),
+        InvalidArgument,
+        "PRESET_UNAVAILABLE",
+        ("diffusemix", "8 channels", "use diff-aug"),
+        ("preset",),
+    ),
+    Case(
         "a percentage",
         study_text("name: bad\ndataset: sim-few\nmixtures:\n  ratios: [0, 25%]\n"),
         InvalidArgument,

@@ -9,6 +9,7 @@ from google.protobuf.descriptor import Descriptor
 import synthmix.cli
 from local_services import LocalServices
 from memory_object_store import MemoryObjectStore
+from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.presets import preset_files
 from synthmix.service_kit.errors import InvalidArgument
@@ -119,6 +120,15 @@ def test_a_study_keeps_its_values_when_a_preset_changes(store: MemoryObjectStore
     assert said["changes"] == ["synthesis[0].steps is 10; the preset has 50."]
     assert said["deviations"] == list(preset_files.find("da-fusion", "paper").deviations)
     assert "presets" not in lay_out(store).record()
+
+
+def test_what_a_study_sets_otherwise_is_said_in_its_words() -> None:
+    preset = preset_files.find("real-guidance", "paper").sections["synthesis"]
+    settings = SynthesisSettings(strength=0.3)
+    preset_files.fill(settings, preset)
+    assert list(preset_files.differences(settings, preset, "synthesis[0]")) == [
+        "synthesis[0].strengths_by_images is left out; the preset has 1: 0.5, 2: 0.4, 4: 0.35, 8: 0.2, 16: 0.15."
+    ]
 
 
 def test_a_preset_is_told_with_the_image_sets_that_it_made(store: MemoryObjectStore) -> None:

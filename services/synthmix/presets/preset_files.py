@@ -56,9 +56,9 @@ SAID_TOGETHER = (
     {"method", "rank", "alpha", "block_size", "factor"},
     {"images_seen", "class_token_images_seen"},
     {"prompt", "more_prompts"},
-    {"strength", "more_strengths", "largest_strength", "inversion_steps"},
+    {"strength", "more_strengths", "largest_strength", "strengths_by_images", "inversion_steps"},
     {"latent_guidance_radius", "latent_guidance_step"},
-    {"per_class", "images_per_source"},
+    {"per_class", "images_per_source", "balance"},
     {"sampler", "timestep_spacing", "sigma_spacing", "solver_order", "solver_algorithm", "eta"},
 )
 
@@ -185,7 +185,7 @@ def differences(settings: Message, preset: Message, path: str) -> Iterator[str]:
         own = there.get(field.name)
         if own == value:
             continue
-        said = "is left to its default" if own is None else f"is {_in_words(own)}"
+        said = "is left out" if own is None else f"is {_in_words(own)}"
         yield f"{path}.{field.name} {said}; the preset has {_in_words(value)}."
 
 
@@ -220,6 +220,8 @@ def as_yaml(preset: Preset, variant: Variant) -> str:
 def _in_words(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_in_words(value[key])}" for key in sorted(value))
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(_in_words, value))
     return f"{value:.10g}" if isinstance(value, float) else str(value)
