@@ -161,8 +161,8 @@ def test_no_judge_has_seen_a_parent_or_its_group() -> None:
     queries, parents = features[[0, 0, 25]] + 0.01, [[0], [0, 25], [25]]
     found = judges.probabilities(queries, parents)
     for row, own in enumerate(parents):
-        left_out = {judges.fold_of(parent) for parent in own}
-        seen = [other for other in range(40) if judges.fold_of(other) not in left_out]
+        seen = judges.seen_by_judge_of(own)
+        assert len(seen) >= 20
         assert not {groups[parent] for parent in own} & {groups[other] for other in seen}
         judge = train_judge(features[seen], labels[seen])
         assert found[row] == pytest.approx(judge.predict_proba(queries[row : row + 1])[0])
@@ -181,11 +181,29 @@ def test_an_image_with_parents_in_every_fold_is_judged_all_the_same() -> None:
     assert of_one.probabilities(features[:1], [[0]]).tolist() == [[1.0, 0.0]]
 
 
-def test_a_class_of_one_group_is_judged_without_the_parent() -> None:
+@pytest.mark.parametrize(
+    ("groups", "parents"),
+    [
+        (["plate 1"] * 12, [0]),
+        # A class of two plates, whose folds are both left out for parents on both.
+        ([f"plate {row // 3}" for row in range(12)], [0, 3]),
+        # Folds of groups that hold all of a class together.
+        (["plate 1"] * 3 + ["plate 2"] * 3 + ["plate 3"] * 6, [0]),
+    ],
+)
+def test_where_groups_are_few_no_judge_has_seen_a_parent(groups: list[str], parents: list[int]) -> None:
     labels = np.array([0] * 6 + [1] * 6)
     features = np.arange(12.0)[:, None] * np.ones(3)
-    judges = FoldJudges(features, labels, ["plate 1"] * 12, 2)
-    assert len({judges.fold_of(row) for row in range(12)}) == 5
+    judges = FoldJudges(features, labels, groups, 2)
+    seen = judges.seen_by_judge_of(parents)
+    assert not set(parents) & set(seen) and set(labels[seen]) == {0, 1}
+    assert judges.probabilities(features[:1], [parents])[0].min() > 0
+
+
+def test_classes_of_one_image_are_judged_by_all() -> None:
+    features = np.arange(3.0)[:, None] * np.ones(3)
+    judges = FoldJudges(features, np.arange(3), ["a", "b", "c"], 3)
+    assert judges.seen_by_judge_of([0]) == [0, 1, 2]
     assert judges.probabilities(features[:1], [[0]])[0].sum() == pytest.approx(1)
 
 

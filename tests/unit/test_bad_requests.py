@@ -638,7 +638,7 @@ STUDIES = [
         study(selection__drop_lowest=0.6),
         InvalidArgument,
         "OUT_OF_RANGE",
-        (r"0\.6 leaves too few of 2 times as many", r"oversample of at least 2\.5"),
+        (r"0\.6 leaves too few of 2 times as many", r"make at least 2\.5 times as many"),
         ("selection[0].drop_lowest",),
     ),
     Case(

@@ -269,6 +269,12 @@ def test_without_none_only_what_is_chosen_is_evaluated(store: MemoryObjectStore)
         ("selection: [none, {top_k: 1}, none]", "selection", "is there twice"),
         ("selection: [{top_k: 1}, {top_k: 1, keep: best}]", "selection[1]", "means the same as selection[0]"),
         ("selection: {top_k: 1, keep: none}", "selection[0].keep", "use one of: best, random"),
+        (
+            "selection: {drop_lowest: 0.1}\nsynthesis: {strength: 0.5, images_per_source: 5}\n"
+            "mixtures: {mode: append, ratios: [5], synthetic_only: false}",
+            "selection[0].drop_lowest",
+            "0.1 leaves too few of 1 times as many images as are wanted; use a smaller share, or make at least 1.12",
+        ),
     ],
 )
 def test_selections_that_cannot_be(store: MemoryObjectStore, text: str, field: str, said: str) -> None:

@@ -141,7 +141,7 @@ def check_image_set(
     needed = needed_images(train_counts, mixtures)
     remedy = "make a larger image set"
     if SELECTED in image_set.summary:
-        remedy = "let its selection keep more, by a greater oversample or a weaker rule"
+        remedy = "let its selection keep more, by more candidates (oversample) or a weaker rule"
     check_enough(image_set.name, images_made(image_set), needed, field=field, remedy=remedy)
     if not (image_set.summary.get(SOURCES) or any(KINDS[mixture.kind].drawn_from for mixture in mixtures)):
         return
@@ -160,7 +160,7 @@ def _check_without_autoencoder(image_set: Manifest, mixtures: Sequence[MixtureSp
         raise unmet_precondition(
             field,
             f"{image_set.name} was imported, so that no base model is known of it whose autoencoder could restore real "
-            f"images ({controls[0]}); leave that control out, or use image sets that were made here",
+            f"images ({controls[0]}); leave that control out, or name an image set first that was made here",
             reason="NO_BASE_MODEL",
             metadata={"artifact": str(image_set.name)},
         )

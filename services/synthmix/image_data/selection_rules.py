@@ -57,7 +57,7 @@ def check_selection(
                 f"{field}.drop_lowest",
                 settings.drop_lowest,
                 f"leaves too few of {oversample:g} times as many images as are wanted",
-                f"use a smaller share, or an oversample of at least {least:g}",
+                f"use a smaller share, or make at least {least:g} times as many",
                 reason="OUT_OF_RANGE",
             )
 

@@ -256,12 +256,15 @@ def _or_null(values: np.ndarray) -> list[float | None]:
 
 def _summary(images: SyntheticImages, rows: Sequence[int], choice: Choice, wanted: Mapping[str, int]) -> dict[str, Any]:
     names = [images.classes[images.labels[row]] for row in rows]
-    kept = Counter(name for name, rule in zip(names, choice.rules, strict=True) if not rule)
+    there, kept = Counter(names), Counter(name for name, rule in zip(names, choice.rules, strict=True) if not rule)
     left_out = Counter((name, rule) for name, rule in zip(names, choice.rules, strict=True) if rule)
     return {
         "candidates": len(rows),
         "kept": {label: kept[label] for label in wanted},
-        "missing": {label: images - kept[label] for label, images in wanted.items() if kept[label] < images},
+        # Of a class of which all candidates are wanted, those that pass are all that can be had.
+        "missing": {
+            label: count - kept[label] for label, count in wanted.items() if kept[label] < count < there[label]
+        },
         "rejections": [
             {"label": label, "rule": rule, "images": count} for (label, rule), count in sorted(left_out.items())
         ],

@@ -90,18 +90,22 @@ def choose(images: JudgedImages, wanted: Mapping[int, int], settings: SelectionS
 
 def _keep(images: JudgedImages, rows: list[int], wanted: int, settings: SelectionSettings, choice: Choice) -> None:
     """Of a class's images that pass, the first that are no near-duplicates of one another, as many as are wanted."""
-    kept = np.empty((wanted, images.features.shape[1]))
+    kept = np.empty((min(wanted, len(rows)), images.features.shape[1]))
+    squares = np.empty(len(kept))
     count = 0
     for row in rows:
         if count == wanted:
             choice.rules[row], choice.scores[row] = NOT_NEEDED, images.own_probabilities[row]
             continue
         if settings.near_duplicates and count:
-            nearest = float(np.linalg.norm(kept[:count] - images.features[row], axis=1).min())
+            # By products: differences would be as large as all that is kept, for each image anew.
+            own = images.features[row]
+            nearest = float((squares[:count] + own @ own - 2.0 * kept[:count] @ own).min())
             if nearest < 1:
-                choice.rules[row], choice.scores[row] = "near_duplicates", nearest
+                choice.rules[row], choice.scores[row] = "near_duplicates", np.sqrt(max(nearest, 0.0))
                 continue
         kept[count] = images.features[row]
+        squares[count] = kept[count] @ kept[count]
         count += 1
 
 

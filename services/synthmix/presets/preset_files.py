@@ -61,6 +61,8 @@ SAID_TOGETHER = (
     {"per_class", "images_per_source", "balance"},
     {"sampler", "timestep_spacing", "sigma_spacing", "solver_order", "solver_algorithm", "eta"},
 )
+# Fields of a preset that mean something with its own value of others alone: ratios are of a mode.
+SAID_WITH = {"ratios": {"mode"}}
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def without_preset(settings: M) -> M:
 
 def together(field: str) -> set[str]:
     """A field with all that say one thing together with it."""
-    return {field}.union(*(group for group in SAID_TOGETHER if field in group))
+    return {field, *SAID_WITH.get(field, ())}.union(*(group for group in SAID_TOGETHER if field in group))
 
 
 def differences(settings: Message, preset: Message, path: str) -> Iterator[str]:

@@ -3,6 +3,8 @@
 Faults that lie between `adapters`, `synthesis` and `mixtures`, so that no other service sees them.
 """
 
+from collections.abc import Mapping
+
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.image_data.adapter_scale import check_scale
@@ -11,8 +13,9 @@ from synthmix.image_data.generators import IMAGE
 from synthmix.image_data.image_to_image import SAME_CLASS, is_of_any_class
 from synthmix.image_data.inverted_images import check_inverted, is_inverted
 from synthmix.image_data.mixture_kinds import KINDS, OWN_CHILD, MixtureKind, leaves_some_out
+from synthmix.image_data.selection_rules import rules_given
 from synthmix.service_kit.errors import Problems, invalid_field
-from synthmix.study_control.specification import makes_children, part_counts, taken_by_ratios
+from synthmix.study_control.specification import makes_children, part_counts, selections, taken_by_ratios
 
 
 def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, problems: Problems) -> None:
@@ -30,6 +33,7 @@ def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, probl
             what = f"adapters[{number}]"
             check_fusion(synthesis, adapter, counts, problems, field=f"synthesis[{index}]", what=what)
             check_scale(synthesis, adapter, problems, field=f"synthesis[{index}]", what=what)
+            _check_judged(spec, counts, index, number, problems)
             check_inverted(synthesis, adapter.per, counts, problems, field=f"synthesis[{index}]", what=what)
             if draws_children and not makes_children(adapter, synthesis):
                 problems.found.append(
@@ -75,6 +79,24 @@ def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, probl
                     "use a smaller ratio, or adapters with per: class and no strength",
                 )
             )
+
+
+def _check_judged(
+    spec: studies_pb2.StudySpec, counts: Mapping[str, int], index: int, number: int, problems: Problems
+) -> None:
+    """Collects children of a class's only train image, which no selection can judge without it."""
+    alone = [label for label, count in counts.items() if count == 1]
+    chosen = selections(spec)
+    if alone and chosen and makes_children(spec.adapters[number], spec.synthesis[index]):
+        problems.found.append(
+            invalid_field(
+                f"selection[{chosen[0][0]}]",
+                ", ".join(rules_given(chosen[0][1])),
+                f"judges children of train images, and the class {alone[0]!r} has one alone: without it, no classifier "
+                "can judge them",
+                "leave it out, or use a split that gives each class two train images",
+            )
+        )
 
 
 def _check_any_class(

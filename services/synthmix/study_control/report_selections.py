@@ -66,8 +66,8 @@ def missing_warnings(image_sets: Sequence[Manifest], set_names: Mapping[str, str
             kept = item.summary[SELECTED]["kept"][label]
             warnings.append(
                 f"{set_names[str(item.name)]} holds {plural(kept, 'image')} of the class {label!r} of "
-                f"{kept + missing:,} that were wanted: no more passed the selection; a greater oversample, or a weaker "
-                "rule, gives more"
+                f"{kept + missing:,} that were wanted: no more passed the selection; more candidates, or a weaker "
+                "rule, give more"
             )
     return warnings
 

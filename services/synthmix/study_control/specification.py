@@ -191,6 +191,9 @@ def check_enough_images(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, 
                     f"use at least {of_each}, leave it out, or ask for smaller ratios",
                     reason="TOO_FEW_SYNTHETIC_IMAGES",
                 )
+        if synthesis.images_per_source:
+            _check_enough_pass(spec, synthesis, of_classes, counts, problems)
+        with problems:
             if synthesis.HasField("per_class") and 0 < synthesis.per_class < needed:
                 raise invalid_field(
                     f"synthesis[{index}].per_class",
@@ -199,6 +202,21 @@ def check_enough_images(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, 
                     f"use at least {needed}, leave it out, or ask for smaller ratios",
                     reason="TOO_FEW_SYNTHETIC_IMAGES",
                 )
+
+
+def _check_enough_pass(
+    spec: studies_pb2.StudySpec,
+    synthesis: image_sets_pb2.SynthesisSettings,
+    needed: Mapping[str, int],
+    train_counts: Mapping[str, int],
+    problems: Problems,
+) -> None:
+    """Collects selections that leave fewer of the images that begin from each source than the largest mixture needs."""
+    made = images_of_sources(synthesis, train_counts)
+    factors = [made[label] / images for label, images in needed.items() if images and label in made]
+    for place, settings in selections(spec):
+        if factors and min(factors) >= 1:  # or there are too few with any selection
+            check_selection(settings, problems, field=f"selection[{place}]", oversample=min(factors))
 
 
 def _least_of_each_source(
@@ -303,7 +321,8 @@ def selection(
     there = {item.label: item.images for item in candidates.class_images}
     settings = without_preset(spec.selection[selection_index])
     if spec.synthesis[synthesis_index].HasField("images_per_source"):
-        settings.ClearField("oversample")  # all of them are chosen among, however many they are
+        settings.ClearField("oversample")  # all of them are chosen among, and all that pass are kept
+        wanted = there
     return image_sets_pb2.ImageSet(
         selection=settings,
         candidates=candidates_name,
