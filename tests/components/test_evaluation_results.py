@@ -208,6 +208,10 @@ def test_children_are_compared_with_others_than_their_sources(store: MemoryObjec
     assert (found.near_source_share, found.source_distance) == (1.0, pytest.approx(0.0))
     assert found.near_copy_share < 0.25, "some real images are near each other"
     assert found.nearest_pairs and all(pair.image != pair.train_image for pair in found.nearest_pairs)
+    # A source that is no train image, as imported images may have, takes nothing from those of the others.
+    write_image_set(store, copies, sources=[["0" * 64], *own[1:]])
+    found = measure_fidelity(store, split_of(store), [IMAGE_SET]).sources[2]
+    assert found.near_source_share == 1.0 and found.near_copy_share < 0.25
     # Each is said to be of the next one of its class, and is a copy of another then.
     of_class = {
         label: [sha256 for sha256, one in zip(train.sha256s, labels, strict=True) if one == label] for label in labels

@@ -146,8 +146,9 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
             near_copy_share=float(np.mean(is_near)),
             measured=measured_images(measured, reference, train.classes),
         )
-        if own is not None:
-            from_own = own_distances(judged.features, train_features, own)
+        children = [row for row, of_row in enumerate(own or ()) if of_row]
+        if own is not None and children:
+            from_own = own_distances(judged.features[children], train_features, [own[row] for row in children])
             found.near_source_share = float(np.mean(from_own < near))
             found.source_distance = float(np.median(from_own) / np.median(unseen))
         return found, distances, nearest_rows
@@ -164,8 +165,8 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
     for images, rows in zip(opened, set_rows, strict=True):
         own = None
         # What imported images name as their sources may be images of no data set here.
-        if images.sources is not None and all(train_rows_of.keys() >= set(images.sources[row]) for row in rows):
-            own = [[train_rows_of[sha256] for sha256 in images.sources[row]] for row in rows]
+        if images.sources is not None:
+            own = [[train_rows_of[sha256] for sha256 in images.sources[row] if sha256 in train_rows_of] for row in rows]
         sample = Images(features(images, rows), np.asarray(images.labels)[rows])
         found, distances, nearest_rows = compared(
             sample, rows, images.labels, made_from=own, own=own, image_set=str(images.manifest.name)
