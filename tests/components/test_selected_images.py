@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_archives import encoded
+from in_process_study import context_of
 from memory_object_store import MemoryObjectStore
 from striped_study import ADAPTER, CLASSES, IMAGE_SET, split_of, striped_store, stripes, write_image_set
 from synthmix.api.image_sets.v1 import image_sets_pb2
@@ -23,8 +24,6 @@ from synthmix.image_synthesis.front_end import image_set_message
 from synthmix.image_synthesis.selection_planning import plan_selection
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
-from synthmix.service_kit.operation_context import OperationContext
-from synthmix.service_kit.operation_records import OperationRecord, now
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName, OperationName
 
 WANTED = [ClassImages(label=label, images=6) for label in CLASSES]
@@ -51,23 +50,12 @@ def asked(store: MemoryObjectStore, **selection: Any) -> image_sets_pb2.ImageSet
     )
 
 
-def select(store: MemoryObjectStore, request: image_sets_pb2.ImageSet) -> tuple[Manifest, list[dict[str, Any]]]:
+def select(store: MemoryObjectStore, image_set: image_sets_pb2.ImageSet) -> tuple[Manifest, list[dict[str, Any]]]:
     """Makes a selection as its operation does, and returns it with what it says of each candidate."""
-    planned = plan_selection(store, request, validate_only=False)
-    record = OperationRecord(
-        OperationName("image-synthesis", planned.id),
-        IMAGE_SETS,
-        str(ArtifactName(IMAGE_SETS, planned.id)),
-        {"request": planned.request, "names": planned.names},
-        now(),
-    )
-    context = OperationContext(store, record)
-
-    def run_tasks(function: str, arguments: list[dict[str, Any]], makes: list[str]) -> list[Any]:
-        [keywords] = arguments
-        return [selected_images.select(**keywords, report=lambda judged: None, threads=1)]
-
-    context.run_tasks = run_tasks  # type: ignore[assignment, method-assign]
+    planned = plan_selection(store, image_set, validate_only=False)
+    request = {"request": planned.request, "names": planned.names}
+    target = str(ArtifactName(IMAGE_SETS, planned.id))
+    context = context_of(store, OperationName("image-synthesis", planned.id), target, request)
     manifest = read_manifest(store, image_set_operation.run(context))
     return manifest, pq.read_table(io.BytesIO(read_payload(store, manifest, CANDIDATES))).to_pylist()
 

@@ -25,6 +25,7 @@ from synthmix.image_data.pixel_cache import Source, pixels
 from synthmix.image_data.split_parts import TrainPart, open_split
 from synthmix.image_data.synthetic_images import ReconstructedImages, SyntheticImages, open_image_set
 from synthmix.image_features.distances import (
+    NEAR_COPY_PERCENTILE,
     balanced_rows,
     kernel_inception_distance,
     near_copy_distance,
@@ -41,7 +42,6 @@ from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
 
-NEAR_COPY_PERCENTILE = 1.0
 # Of each image set so many images are named that come the nearest to a train image.
 NEAREST_PAIRS = 8
 

@@ -16,6 +16,8 @@ from synthmix.service_kit.seeds import derived_rng, derived_seed
 MOST_IMAGES = 2000
 # Distances are computed in blocks of so many queries: a block times all references is held at once.
 _BLOCK_ROWS = 1024
+# A near copy is as near to a train image as so many of 100 independent images are.
+NEAR_COPY_PERCENTILE = 1.0
 # Random exchanges by which chance is measured.
 EXCHANGES = 2000
 

@@ -21,7 +21,12 @@ from synthmix.image_data.pixel_cache import image_side_px, pixels
 from synthmix.image_data.selection_rules import CANDIDATES, oversampled
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_data.synthetic_images import SyntheticImages, open_image_set
-from synthmix.image_features.distances import near_copy_distance, nearest_distances, own_distances
+from synthmix.image_features.distances import (
+    NEAR_COPY_PERCENTILE,
+    near_copy_distance,
+    nearest_distances,
+    own_distances,
+)
 from synthmix.image_features.features import NETWORK, stored_features
 from synthmix.image_features.judges import FoldJudges
 from synthmix.image_synthesis.selection import Choice, JudgedImages, choose
@@ -32,8 +37,6 @@ from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.settings_messages import from_canonical
 
-# So many of 100 train images are nearer to an image of another group than images may be that pass.
-NEAR_COPY_PERCENTILE = 1.0
 _SCHEMA = pa.schema(
     [
         ("index", pa.int64()),

@@ -3,6 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -88,18 +89,18 @@ def rejected_galleries(
             continue
         table = pq.read_table(io.BytesIO(read_payload(store, manifest, CANDIDATES))).to_pylist()
         candidates = read_manifest(store, ArtifactName(IMAGE_SETS, manifest.inputs["candidates"]))
-        of_class: dict[str, list[dict[str, object]]] = {}
+        of_class: dict[str, list[dict[str, Any]]] = {}
         for row in table:
             if row["rule"] and row["rule"] != NOT_NEEDED:
                 of_class.setdefault(row["label"], []).append(row)
         for label, rows in of_class.items():
             shown = _in_turn(rows)[:PICTURES]
-            pictures = dict(read_images(store, candidates, [int(str(row["index"])) for row in shown]))
+            pictures = dict(read_images(store, candidates, [row["index"] for row in shown]))
             examples = tuple(
                 page.Rejected(
-                    picture(pictures[int(str(row["index"]))]),
-                    rule_in_words(str(row["rule"])),
-                    float(str(row["score"])) if row["score"] is not None else None,
+                    picture(pictures[row["index"]]),
+                    rule_in_words(row["rule"]),
+                    row["score"],
                 )
                 for row in shown
             )
@@ -107,9 +108,9 @@ def rejected_galleries(
     return tuple(galleries)
 
 
-def _in_turn(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+def _in_turn(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The first of each rule, then the second of each, and so on."""
-    seen: Counter[object] = Counter()
+    seen: Counter[str] = Counter()
     placed = []
     for row in rows:
         placed.append((seen[row["rule"]], row))

@@ -318,17 +318,15 @@ def selection(
         candidates: The request for those.
     """
     wanted = _wanted(spec, part_counts(split, "train"), adapter_index, spec.synthesis[synthesis_index])
-    there = {item.label: item.images for item in candidates.class_images}
     settings = without_preset(spec.selection[selection_index])
     if spec.synthesis[synthesis_index].HasField("images_per_source"):
         settings.ClearField("oversample")  # all of them are chosen among, and all that pass are kept
-        wanted = there
+        wanted = {item.label: item.images for item in candidates.class_images}
     return image_sets_pb2.ImageSet(
         selection=settings,
         candidates=candidates_name,
         class_images=[
-            image_sets_pb2.ClassImages(label=label, images=min(images, there.get(label, images)))
-            for label, images in sorted(wanted.items())
+            image_sets_pb2.ClassImages(label=label, images=images) for label, images in sorted(wanted.items())
         ],
         train_split=str(_train_part(split)),
     )
