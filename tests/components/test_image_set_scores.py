@@ -14,12 +14,11 @@ from memory_object_store import MemoryObjectStore
 from striped_study import CLASSES, IMAGE_SET, split_of, striped_store, stripes, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.classifier_evaluation import front_end, score_operation, score_planning
-from synthmix.image_data.generators import IMPORTED
 from synthmix.image_data.split_parts import TestPart
 from synthmix.image_features.judges import class_consistency, train_judge
 from synthmix.service_kit import operation_records as records
 from synthmix.service_kit.artifact_collection import Planned
-from synthmix.service_kit.artifacts import list_artifacts, read_manifest
+from synthmix.service_kit.artifacts import IMPORTED, list_artifacts, read_manifest
 from synthmix.service_kit.deletion import delete
 from synthmix.service_kit.environment import CLASSIFIER_EVALUATION
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, NotFound

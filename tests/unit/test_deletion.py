@@ -250,6 +250,20 @@ def test_a_study_with_cascade_leaves_base_models(world: World) -> None:
     assert {name.collection for name in world.there()} == {DATASETS, MODELS}
 
 
+def test_a_study_with_cascade_leaves_image_sets_that_were_imported(world: World) -> None:
+    """With what they are said to have seen. Their trials go."""
+    imported = world.write(IMAGE_SETS, 3, {"seen": world[SPLITS, 1].id}, imported={"upload": "c" * 64})
+    world.trial(4, 1, 3)
+    world.evaluation(3, 1, [3], [1, 4])
+    world.study(3, 1, [], [3], 3)
+    deletion = world.delete(STUDIES, 3, force=True)
+    assert set(deletion.names) == {world[STUDIES, 3], world[EVALUATIONS, 3], world[TRIALS, 4]}
+    for number in (1, 2):
+        world.delete(STUDIES, number, force=True)
+    left = {name for name in world.there() if name.collection in (STUDIES, ADAPTERS, IMAGE_SETS, SPLITS, DATASETS)}
+    assert left == {imported, world[SPLITS, 1], world[DATASETS, 1]}
+
+
 def test_a_base_model_is_needed_by_whatever_says_its_digest(world: World) -> None:
     model = ArtifactName(MODELS, BASE_MODEL)
     write_manifest(world.store, Manifest(model, {}, {}, 1, (), software={}))

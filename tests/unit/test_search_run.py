@@ -9,6 +9,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from image_archives import dataset, picture
+from imported_image_sets import import_here, imported, made_files
 from memory_object_store import MemoryObjectStore
 from search_services import SCORE_SECONDS, ScoredServices, WorkingServices, Worth
 from synthmix.api.adapters.v1 import adapters_pb2
@@ -152,6 +153,19 @@ def test_the_study_goes_on_with_what_was_found(store: MemoryObjectStore) -> None
     finished = {event.candidate for event in state.of_rung(3)}
     trained = [name for name in services.created if name.startswith("adapters/")]
     assert len(trained) == 2 - len(finished & set(kept(searching.planned.rules, state)))
+
+
+def test_what_was_imported_is_evaluated_whatever_is_found(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_here(store, monkeypatch)
+    image_set = imported(store, made_files(80))
+    services = timed(ScoredServices(store))
+    laid_out = lay_out(store, more=f"image_sets: [{image_set.name}]")
+    searching = Searching(store, laid_out, services)
+    state = searching.run.run()
+    *_, images, grid = steps_of_kept(services, searching.planned, state)  # type: ignore[arg-type]
+    assert list(grid.request.image_sets) == [images.target, str(image_set.name)]
 
 
 def test_the_budget_ends_a_search_and_what_is_found_costs_as_much_as_it_did(store: MemoryObjectStore) -> None:

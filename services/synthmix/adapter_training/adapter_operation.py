@@ -9,8 +9,8 @@ from dataclasses import asdict
 from synthmix.adapter_training.checkpoints import delete_checkpoints
 from synthmix.adapter_training.stopped import end_of
 from synthmix.image_data.autoencoder_checks import CheckRequest, check_warnings, find_check
-from synthmix.image_data.generators import IMPORTED, recorded_adapter_settings
-from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
+from synthmix.image_data.generators import recorded_adapter_settings
+from synthmix.service_kit.artifacts import IMPORTED, Manifest, Payload, find_manifest, write_manifest
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 

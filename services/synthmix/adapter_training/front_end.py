@@ -10,9 +10,9 @@ from google.longrunning import operations_pb2
 from synthmix.adapter_training import importing, model_service, planning
 from synthmix.api.adapters.v1 import adapters_pb2, adapters_pb2_grpc
 from synthmix.api.artifacts.v1 import artifacts_pb2
-from synthmix.image_data.generators import BASE_MODEL_KIND, IMAGE, IMPORTED, ORIGINAL_PX, adapter_settings, is_imported
+from synthmix.image_data.generators import BASE_MODEL_KIND, IMAGE, ORIGINAL_PX, adapter_settings, is_imported
 from synthmix.service_kit.artifact_collection import ArtifactCollection, Kind, payload_messages, serve_artifacts
-from synthmix.service_kit.artifacts import Manifest
+from synthmix.service_kit.artifacts import IMPORTED, Manifest
 from synthmix.service_kit.environment import ADAPTER_TRAINING
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, MODELS

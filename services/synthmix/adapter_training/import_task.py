@@ -9,7 +9,7 @@ import torch
 
 from synthmix.adapter_training.imported_files import ImportedFile, read_imported
 from synthmix.adapter_training.importing import FIELD
-from synthmix.image_data.generators import BASE_MODEL_KIND, IMPORTED
+from synthmix.image_data.generators import BASE_MODEL_KIND
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter
 from synthmix.latent_diffusion.kept_models import lend
@@ -17,7 +17,7 @@ from synthmix.latent_diffusion.loading import LatentDiffusion, probe
 from synthmix.latent_diffusion.model_kinds import SDXL
 from synthmix.latent_diffusion.part_layers import UNET, part_layers
 from synthmix.service_kit.adapter_payloads import PEFT_CONFIG
-from synthmix.service_kit.artifacts import write_payload
+from synthmix.service_kit.artifacts import IMPORTED, write_payload
 from synthmix.service_kit.digests import sha256_of_file
 from synthmix.service_kit.errors import DataLoss, InvalidArgument, NotFound, invalid_field
 from synthmix.service_kit.resource_names import ArtifactName, UploadName

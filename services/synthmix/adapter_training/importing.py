@@ -6,11 +6,10 @@ from typing import Any
 from synthmix.adapter_training.planning import check_image_size
 from synthmix.api.adapters.v1 import adapters_pb2
 from synthmix.api.operations.v1 import operations_pb2
-from synthmix.image_data.generators import IMPORTED
 from synthmix.latent_diffusion.base_model import resolve
 from synthmix.latent_diffusion.prompts import check_prompt, check_tokens
 from synthmix.service_kit.artifact_collection import Planned
-from synthmix.service_kit.artifacts import find_manifest
+from synthmix.service_kit.artifacts import IMPORTED, find_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import NotFound, Problems, invalid_field, missing_field
 from synthmix.service_kit.object_store import ObjectStore

@@ -8,14 +8,11 @@ from typing import Any
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.image_sets.v1.image_sets_pb2 import SelectionSettings, SynthesisSettings
 from synthmix.service_kit.adapter_payloads import WITHOUT_ADAPTER
-from synthmix.service_kit.artifacts import Manifest, read_manifest
+from synthmix.service_kit.artifacts import IMPORTED, Manifest, read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
 from synthmix.service_kit.settings_messages import distinguishing_names, fill_left_out, from_canonical
 
-# What the canonical request of an imported adapter has in place of a train split, and that of an imported image set in
-# place of an adapter.
-IMPORTED = "imported"
 # What the summary of an adapter of SDXL has besides: its base model's kind, and the side that its train images had
 # before they were resized.
 BASE_MODEL_KIND, ORIGINAL_PX = "base_model_kind", "original_px"

@@ -2,7 +2,7 @@
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.captions import adapter_captions
-from synthmix.image_data.generators import IMPORTED, adapter_parts, is_imported
+from synthmix.image_data.generators import adapter_parts, is_imported
 from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES
 from synthmix.image_data.image_to_image import is_of_any_class
 from synthmix.image_data.split_parts import open_train_part
@@ -11,7 +11,7 @@ from synthmix.image_synthesis.selection_operation import select
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
 from synthmix.image_synthesis.shards import finished_shards, image_count, write_index
 from synthmix.image_synthesis.source_images import source_images
-from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest, write_manifest
+from synthmix.service_kit.artifacts import IMPORTED, Manifest, find_manifest, read_manifest, write_manifest
 from synthmix.service_kit.errors import Unavailable
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName

@@ -1,7 +1,6 @@
 """One import of images that another program made: a single task, and then the manifest."""
 
-from synthmix.image_data.generators import IMPORTED
-from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, write_manifest
+from synthmix.service_kit.artifacts import IMPORTED, Manifest, Payload, find_manifest, write_manifest
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
 

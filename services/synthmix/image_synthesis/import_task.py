@@ -8,14 +8,13 @@ from typing import Any
 
 from synthmix.image_data.decoder_process import DecoderProcess
 from synthmix.image_data.fingerprints import Fingerprint
-from synthmix.image_data.generators import IMPORTED
 from synthmix.image_data.image_table import read_index
 from synthmix.image_data.import_bounds import import_bounds
 from synthmix.image_data.sources.seen_list import read_seen_list, seen_name
 from synthmix.image_data.split_parts import open_split
 from synthmix.image_synthesis.imported_images import read_images
 from synthmix.image_synthesis.importing import FIELD, LIST, SEEN
-from synthmix.service_kit.artifacts import Manifest, read_manifest
+from synthmix.service_kit.artifacts import IMPORTED, Manifest, read_manifest
 from synthmix.service_kit.digests import sha256_of_file
 from synthmix.service_kit.errors import DataLoss, NotFound
 from synthmix.service_kit.object_store import ObjectStore

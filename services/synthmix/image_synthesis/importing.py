@@ -6,13 +6,12 @@ from typing import Any
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.image_data.decoding import LEAST_SIDE_PX, MOST_SIDE_PX
-from synthmix.image_data.generators import IMPORTED
 from synthmix.image_data.import_bounds import import_bounds
 from synthmix.image_data.sources import seen_list
 from synthmix.image_data.sources.seen_list import seen_name
 from synthmix.image_data.split_parts import part_summary
 from synthmix.service_kit.artifact_collection import Planned
-from synthmix.service_kit.artifacts import Manifest, find_manifest, read_manifest
+from synthmix.service_kit.artifacts import IMPORTED, Manifest, find_manifest, read_manifest
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import NotFound, Problems, check_range, invalid_field, missing_field
 from synthmix.service_kit.object_store import ObjectStore

@@ -28,6 +28,8 @@ Described = TypeVar("Described")
 MANIFEST = "manifest.json"
 LAID_ASIDE = "laid-aside/"
 """Where the sweep keeps a payload for a while that it took away."""
+IMPORTED = "imported"
+"""What the canonical request of an adapter or image set has that was made elsewhere: how it came here."""
 _CACHED = "payloads"
 SCHEMA = 1
 """Of the manifest: raise it when a version that does not know of the change would read it wrongly."""

@@ -47,8 +47,8 @@ from synthmix.service_kit.resource_names import (
 # They have no user of their own: what they were made from takes them with it, and they keep nothing from being deleted.
 INTERNAL = (SPLITS, AUTOENCODER_CHECKS, TRIALS, RECONSTRUCTIONS, FEATURES, IMAGE_SET_SCORES)
 
-# Their users brought them, so that nothing else that goes takes them with it.
-IMPORTED = (DATASETS, MODELS)
+# Their users brought them, so that nothing else that goes takes them with it, as nothing that was imported.
+ALWAYS_IMPORTED = (DATASETS, MODELS)
 
 DELETIONS = "deletions/"
 WITHOUT_GRACE = ".now"
@@ -289,7 +289,7 @@ def _unneeded(
         frontier = {target}
         while frontier:
             found = set().union(*(references.mentioned_by(name) for name in frontier))
-            frontier = {name for name in found if name.collection not in IMPORTED} - candidates - gone
+            frontier = {name for name in found if not _is_imported(references, name)} - candidates - gone
             candidates |= frontier
         candidates |= _trials_for(references, references.resources[target].mentions)
     for name in gone:
@@ -309,6 +309,10 @@ def _unneeded(
         name for name in references.refer_to(gone | candidates) if name.collection in INTERNAL and name not in gone
     }
     return unneeded, {name for name in kept if not references.owners_of(name).isdisjoint(owners)}
+
+
+def _is_imported(references: References, name: ArtifactName) -> bool:
+    return name.collection in ALWAYS_IMPORTED or references.resources[name].is_imported
 
 
 def _needed(references: References, candidates: set[ArtifactName], stays: Sequence[Resource]) -> set[ArtifactName]:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from synthmix.service_kit.artifacts import MANIFEST, list_artifacts
+from synthmix.service_kit.artifacts import IMPORTED, MANIFEST, list_artifacts
 from synthmix.service_kit.environment import STUDY_CONTROL
 from synthmix.service_kit.errors import NotFound
 from synthmix.service_kit.object_store import ObjectStore
@@ -37,6 +37,7 @@ class Resource:
         size_bytes: Of its payloads.
         parts: Of a split, the digests of its parts.
         is_finished: Whether it has a manifest.
+        is_imported: Whether its user brought it, where others of its collection are made here.
     """
 
     name: ArtifactName
@@ -44,6 +45,7 @@ class Resource:
     size_bytes: int = 0
     parts: frozenset[str] = frozenset()
     is_finished: bool = True
+    is_imported: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,9 @@ def _resource(store: ObjectStore, name: ArtifactName) -> Resource | None:
     if name.collection == SPLITS:
         summary = manifest.get("summary")
         parts = mentions_in(json.dumps(summary.get("parts", {}))) if isinstance(summary, dict) else parts
-    return Resource(name, mentions - parts, size_bytes, parts)
+    request = manifest.get("request")
+    imported = isinstance(request, dict) and IMPORTED in request
+    return Resource(name, mentions - parts, size_bytes, parts, is_imported=imported)
 
 
 def _operations(store: ObjectStore) -> list[OperationName]:

@@ -3,23 +3,32 @@
 Faults that lie between `adapters`, `synthesis` and `mixtures`, so that no other service sees them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.fused_adapters import check_fusion, is_fused
 from synthmix.image_data.generators import IMAGE
+from synthmix.image_data.image_table import SOURCE_LABEL
 from synthmix.image_data.image_to_image import SAME_CLASS, is_of_any_class
 from synthmix.image_data.inverted_images import check_inverted, is_inverted
 from synthmix.image_data.mixture_kinds import KINDS, OWN_CHILD, MixtureKind, leaves_some_out
 from synthmix.image_data.selection_rules import rules_given
+from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.study_control.specification import makes_children, part_counts, selections, taken_by_ratios
 
 
-def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, problems: Problems) -> None:
-    """Collects adapters that cannot be fused or scaled, and mixtures without the children of train images they need."""
+def check_children(
+    spec: studies_pb2.StudySpec, split: datasets_pb2.Split, imported: Sequence[Manifest], problems: Problems
+) -> None:
+    """Collects adapters that cannot be fused or scaled, and mixtures without the children of train images they need.
+
+    Args:
+        spec: With its defaults.
+        imported: The image sets that the study takes as they are.
+    """
     counts = part_counts(split, "train")
     kind = KINDS.get(spec.mixtures.mode)
     draws_children = kind is not None and kind.drawn_from == OWN_CHILD and any(spec.mixtures.ratios)
@@ -57,13 +66,17 @@ def check_children(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, probl
                     "leave it out, or use the mode append",
                 )
             )
-    if spec.mixtures.HasField("soft_label_gamma") and not any(map(is_of_any_class, spec.synthesis)):
+    of_any_class = any(map(is_of_any_class, spec.synthesis)) or any(SOURCE_LABEL in item.summary for item in imported)
+    if spec.mixtures.HasField("soft_label_gamma") and not of_any_class:
         problems.found.append(
             invalid_field(
                 "mixtures.soft_label_gamma",
                 spec.mixtures.soft_label_gamma,
                 "is of images that begin from images of another class, and there are none",
-                "set a strength and source: any_class under synthesis, or leave it out",
+                "set a strength and source: any_class under synthesis, or leave it out"
+                if not spec.mixtures.preset
+                else f"which the preset {spec.mixtures.preset} wants: leave source to it under synthesis as well, or "
+                "give mixtures without a preset",
             )
         )
     for ratio, taken in taken_by_ratios(spec, counts):

@@ -8,7 +8,9 @@ from itertools import combinations
 from statistics import fmean
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.image_data.generators import is_imported
 from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES, read_index
+from synthmix.image_data.seen_images import own_files, read_seen
 from synthmix.image_data.selection_rules import SELECTED
 from synthmix.image_data.split_parts import TestPart, TrainPart, ValidationPart, open_split
 from synthmix.image_data.trial_files import StoredTrial, read_trial
@@ -50,6 +52,7 @@ def leakage_checks(
         _image_sets(adapters, image_sets, trials),
         _trials(parts, trials),
         _real_only(store, parts, image_sets, trials),
+        *imported(store, parts, image_sets),
         *children(store, parts, image_sets),
         *selections(parts, image_sets),
         _test_reads(trials),
@@ -92,12 +95,13 @@ def _image_sets(
     adapters: Sequence[Manifest], image_sets: Sequence[Manifest], trials: Sequence[StoredTrial]
 ) -> LeakageCheck:
     known = {adapter.name.id for adapter in adapters}
-    right = sum(image_set.inputs.get("adapter") in known for image_set in image_sets)
+    right = sum(is_imported(image_set) or image_set.inputs.get("adapter") in known for image_set in image_sets)
     using = [trial for trial in trials if "image_set" in trial.manifest.inputs]
     of_study = {image_set.name.id for image_set in image_sets}
     right_trials = sum(trial.manifest.inputs["image_set"] in of_study for trial in using)
     return _line(
-        "Synthetic images come from these adapters",
+        "Synthetic images come from these adapters"
+        + (", or were imported" if any(map(is_imported, image_sets)) else ""),
         right == len(image_sets) and right_trials == len(using),
         f"{right:,} of {plural(len(image_sets), 'image set')}, and those of {right_trials:,} of "
         f"{plural(len(using), 'trial')} that use one",
@@ -134,12 +138,38 @@ def _real_only(
     )
 
 
+def imported(store: ObjectStore, parts: Parts, image_sets: Sequence[Manifest]) -> list[LeakageCheck]:
+    """Of imported image sets: nothing held out was seen, as far as it was stated; nothing if none was imported."""
+    _, validation, test = parts
+    held_out = {*validation.sha256s, *test.sha256s}
+    seen: set[str] = set()
+    files: list[str] = []
+    for image_set in image_sets:
+        if is_imported(image_set):
+            seen.update(read_seen(store, image_set)["sha256"].to_pylist())
+            files += own_files(store, image_set)
+    if not files:
+        return []
+    return [
+        _line(
+            "Imported images are none of the validation and test images, and their generators saw none, as was stated "
+            "when they were imported",
+            held_out.isdisjoint(seen) and held_out.isdisjoint(files),
+            f"{len(held_out & seen):,} of {plural(len(seen), 'image')} that were seen, and "
+            f"{len(held_out.intersection(files)):,} of {plural(len(files), 'imported file')}, are among them",
+        )
+    ]
+
+
 def children(store: ObjectStore, parts: Parts, image_sets: Sequence[Manifest]) -> list[LeakageCheck]:
-    """Of image sets that say which images each synthetic one is a child of; nothing if none does."""
+    """Of image sets made here that say which images each synthetic one is a child of; nothing if none does.
+
+    The sources of imported images may be images of no dataset here; they count as seen.
+    """
     classes = dict(zip(parts[0].sha256s, parts[0].class_names, strict=True))
     right = []
     for image_set in image_sets:
-        if image_set.summary.get(SOURCES):
+        if image_set.summary.get(SOURCES) and not is_imported(image_set):
             said = SOURCE_LABEL if image_set.summary.get(SOURCE_LABEL) else "label"
             index = read_index(store, image_set, [said, SOURCES])
             right += [

@@ -18,7 +18,7 @@ from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, STUDIES, ArtifactName
 from synthmix.service_kit.settings_messages import distinguishing_names
-from synthmix.study_control import children, datasets, presets_applied, specification
+from synthmix.study_control import children, datasets, imported_sets, presets_applied, specification
 from synthmix.study_control.image_counts import check_image_counts
 from synthmix.study_control.search.planned import PlannedSearch, plan_search
 from synthmix.study_control.step_planner import StepPlanner
@@ -109,8 +109,9 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
         if full.dataset:
             dataset = datasets.get_dataset(store, full.dataset, owner=owner)
             split = datasets.create_split(store, datasets_pb2.Split(dataset=dataset.name, settings=full.split), owner)
+    imported = imported_sets.find_imported_sets(store, full, problems)
     faults = [violation.field for error in problems.found for violation in error.violations]
-    sections = ("dataset", "split", "mixtures", "adapters", "synthesis", "selection")
+    sections = ("dataset", "split", "mixtures", "adapters", "synthesis", "selection", "image_sets")
     if any(field.startswith(sections) for field in faults):
         problems.raise_if_any()  # what follows builds on these
     others = len(problems.found)
@@ -118,7 +119,7 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     if len(problems.found) > others:
         problems.raise_if_any()  # the requests for images have these numbers
     specification.check_enough_images(full, split, problems)
-    children.check_children(full, split, problems)
+    children.check_children(full, split, imported, problems)
     planner = StepPlanner(services, problems)
     adapters, image_sets = _generator_steps(planner, spec, full, split)
     _check_distinct(adapters, "adapter.settings", problems)
@@ -131,10 +132,13 @@ def lay_out(store: ObjectStore, services: StepServices, spec: studies_pb2.StudyS
     image_set_names = [step.target for step in evaluated_sets(image_sets, unselected=unselected)]
     if problems.found and specification.needs_images(full) and not image_set_names:
         image_set_names = [str(ArtifactName(IMAGE_SETS, NO_ID))]
-    of_each = len(image_set_names) // len(full.adapters)
-    evaluated = image_set_names[: full.search.keep * of_each] if searched else image_set_names
+    if searched:
+        image_set_names = image_set_names[: full.search.keep * (len(image_set_names) // len(full.adapters))]
+    # Those that are made come first: a control may want the base model of the first one.
+    evaluated = [*image_set_names, *(str(item.name) for item in imported)]
     evaluation = specification.evaluation(full, split, list(dict.fromkeys(evaluated)))
     written = {step.target: step.fields.get("image_set.selection", "synthesis") for step in image_sets}
+    written |= {name: f"image_sets[{index}]" for index, name in enumerate(full.image_sets)}
     fields = {f"evaluation.image_sets[{at}]": written.get(name, "") for at, name in enumerate(evaluation.image_sets)}
     fields |= {"evaluation.split": "split", "evaluation": ""}
     grid = planner.step(CLASSIFIER_EVALUATION, "grid", evaluation, fields)

@@ -16,6 +16,7 @@ from synthmix.image_data import generators
 from synthmix.image_data.autoencoder_checks import CheckRequest, check_of, check_warnings, find_check
 from synthmix.image_data.image_table import read_images
 from synthmix.image_data.pixel_cache import pixels
+from synthmix.image_data.seen_images import SEEN_COUNT
 from synthmix.image_data.selection_rules import images_made, is_selection
 from synthmix.image_data.sources.source_account import sentence
 from synthmix.image_data.split_parts import TrainPart, open_train_part
@@ -25,6 +26,7 @@ from synthmix.service_kit import message_json
 from synthmix.service_kit.adapter_payloads import LOSSES, PREVIEWS, images_seen_of, in_folder
 from synthmix.service_kit.artifacts import Manifest, read_manifest, read_payload, write_payload
 from synthmix.service_kit.object_store import ObjectStore
+from synthmix.service_kit.quantities import plural
 from synthmix.service_kit.resource_names import DATASETS, PARTS, STUDIES, ArtifactName, PartName
 from synthmix.service_kit.s3_object_store import open_object_store
 from synthmix.service_kit.settings_messages import from_canonical, in_words
@@ -93,6 +95,7 @@ def collect(
     image_sets: Sequence[str],
     evaluation: str,
     costs: Sequence[dict[str, Any]],
+    imported_sets: Sequence[str] = (),
     presets: Sequence[Mapping[str, Any]] = (),
     search: dict[str, Any] | None = None,
 ) -> page.ReportData:
@@ -103,7 +106,9 @@ def collect(
         create_time: When it was submitted, RFC 3339.
         spec: The study's specification in its canonical form.
         owner: Whose study it is, and whose names of the dataset are shown.
+        image_sets: Those that the study made.
         costs: For each step its display name, tasks, reused tasks and predicted seconds.
+        imported_sets: Those that it took as they were.
         presets: What presets_applied.with_image_sets says.
         search: What the study's search did, as search.outcome takes it.
 
@@ -113,7 +118,9 @@ def collect(
     split_manifest = read_manifest(store, ArtifactName.parse(split, field="split"))
     dataset = read_manifest(store, ArtifactName(DATASETS, split_manifest.inputs["dataset"]))
     adapter_manifests = [read_manifest(store, ArtifactName.parse(name, field="adapter")) for name in adapters]
-    image_set_manifests = [read_manifest(store, ArtifactName.parse(name, field="image_set")) for name in image_sets]
+    made = [read_manifest(store, ArtifactName.parse(name, field="image_set")) for name in image_sets]
+    imported = [read_manifest(store, ArtifactName.parse(name, field="image_set")) for name in imported_sets]
+    image_set_manifests = [*made, *imported]
     evaluation_manifest = read_manifest(store, ArtifactName.parse(evaluation, field="evaluation"))
     comparison = message_json.from_value(evaluation_manifest.summary["comparison"], evaluations_pb2.Comparison)
     fidelity = evaluation_manifest.summary["fidelity"]
@@ -130,7 +137,7 @@ def collect(
         for result in comparison.mixtures
         if result.mixture.image_set
     }
-    evaluated = [name for name in image_sets if name in set_names]
+    evaluated = [name for name in (*image_sets, *imported_sets) if name in set_names]
     of_image_sets = set_names | names_of_candidates(image_set_manifests, set_names)
     message = from_canonical(spec, studies_pb2.StudySpec)
     for item in message.selection:
@@ -147,9 +154,9 @@ def collect(
         base_model=", ".join(dict.fromkeys(item.summary["base_model"] for item in adapter_manifests)) or "none",
         autoencoder_checks=autoencoder_checks(store, adapter_manifests),
         adapters=tuple(_adapter(store, adapter_names[item.name.id], item) for item in adapter_manifests),
-        image_sets=tuple(
-            _image_set(of_image_sets[str(item.name)], adapter_names[item.inputs["adapter"]], item)
-            for item in image_set_manifests
+        image_sets=(
+            *(_image_set(of_image_sets[str(item.name)], adapter_names[item.inputs["adapter"]], item) for item in made),
+            *(_imported_set(of_image_sets[str(item.name)], item) for item in imported),
         ),
         fidelity=measured,
         galleries=galleries,
@@ -164,9 +171,9 @@ def collect(
         ),
         costs=(
             *([cost_of(search, searched, message.search.budget_seconds)] if search is not None else ()),
-            *_costs(costs, [*adapter_manifests, *image_set_manifests, evaluation_manifest]),
+            *_costs(costs, [*adapter_manifests, *made, evaluation_manifest]),
         ),
-        provenance=_provenance(dataset, split_manifest, adapter_manifests, image_set_manifests, evaluation_manifest),
+        provenance=_provenance(dataset, split_manifest, adapter_manifests, made, imported, evaluation_manifest),
         warnings=(
             *(near_source_warnings(measured, set_names) if measured else ()),
             *missing_warnings(image_set_manifests, set_names),
@@ -236,7 +243,7 @@ def gallery(
         images = open_image_set(store, name, classes=train.classes, field="image_set")
         rows = [row for label in range(len(train.classes)) for row in _first_of(label, images.labels)]
         for row, png in read_images(store, images.manifest, rows):
-            sources = [train.sha256s.index(sha256) for sha256 in images.sources[row]] if images.sources else []
+            sources = _rows_of(images.sources[row], train) if images.sources else []
             values = np.asarray(_fitted(png, COMPARED_SIZE_PX).convert("L"), dtype=np.float32).reshape(-1)
             distances = np.sqrt(np.mean((grey - values) ** 2, axis=1))
             distances[sources] = np.inf
@@ -255,6 +262,11 @@ def gallery(
             for index, label in enumerate(train.classes)
         },
     )
+
+
+def _rows_of(sources: Sequence[str], train: TrainPart) -> list[int]:
+    """The train rows of what an image is a child of. What imported images name may be images of no dataset here."""
+    return [train.sha256s.index(sha256) for sha256 in sources if sha256 in train.sha256s]
 
 
 def _first_of(label: int, labels: Sequence[int]) -> list[int]:
@@ -404,6 +416,22 @@ def _image_set(name: str, adapter: str, manifest: Manifest) -> page.ImageSet:
     )
 
 
+def _imported_set(name: str, manifest: Manifest) -> page.ImageSet:
+    summary = manifest.summary
+    return page.ImageSet(
+        name=name,
+        adapter="",
+        images=images_made(manifest),
+        settings={
+            "Imported from": generators.origin_of(manifest),
+            "Image size": f"{summary['image_size']} pixels",
+            "Seen by its generator": f"{plural(summary[SEEN_COUNT], 'real image')}, as was stated",
+        },
+        seconds=0.0,
+        gpu_seconds=0.0,
+    )
+
+
 def _costs(costs: Sequence[dict[str, Any]], manifests: Sequence[Manifest]) -> tuple[page.StepCost, ...]:
     """What this study spent: nothing for a step whose work had all been done for another."""
     return tuple(
@@ -424,11 +452,13 @@ def _provenance(
     split: Manifest,
     adapters: Sequence[Manifest],
     image_sets: Sequence[Manifest],
+    imported: Sequence[Manifest],
     evaluation: Manifest,
 ) -> page.Provenance:
     made_by = {
         "adapter": ("adapter training", adapters),
         "image set": ("image synthesis", image_sets),
+        "imported image set": ("import of images", imported),
         "evaluation": ("classifier evaluation", [evaluation]),
     }
     of_kind = {"dataset": [dataset], "split": [split]} | {kind: manifests for kind, (_, manifests) in made_by.items()}

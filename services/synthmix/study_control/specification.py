@@ -53,10 +53,11 @@ def with_defaults(spec: studies_pb2.StudySpec) -> studies_pb2.StudySpec:
     """
     full = studies_pb2.StudySpec()
     full.CopyFrom(spec)
-    if not full.adapters:
-        full.adapters.add()
-    if not full.synthesis:
-        full.synthesis.add()
+    if makes_its_own(full):
+        if not full.adapters:
+            full.adapters.add()
+        if not full.synthesis:
+            full.synthesis.add()
     _share_prompt(full)
     for item in full.adapters:
         if item.caption_column:
@@ -97,13 +98,14 @@ def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
     for field, count, most in (
         ("adapters", len(spec.adapters), MOST_ADAPTERS),
         ("synthesis", len(spec.adapters) * len(spec.synthesis) * (1 + len(selections(spec))), MOST_IMAGE_SETS),
+        ("image_sets", len(spec.image_sets), MOST_IMAGE_SETS),
     ):
         with problems:
             if count > most:
                 raise invalid_field(
                     field,
                     count,
-                    "are too many combinations",
+                    "are too many",
                     f"shorten the lists to at most {most}",
                     reason="OUT_OF_RANGE",
                 )
@@ -244,6 +246,11 @@ def synthesis_prompt_field(given: studies_pb2.StudySpec, adapter_index: int, ind
 
 def needs_images(spec: studies_pb2.StudySpec) -> bool:
     return spec.mixtures.synthetic_only or any(ratio > 0 for ratio in spec.mixtures.ratios)
+
+
+def makes_its_own(spec: studies_pb2.StudySpec) -> bool:
+    """Whether it has images made, and does not only take those that it names."""
+    return not spec.image_sets or bool(spec.adapters or spec.synthesis) or spec.HasField("search")
 
 
 def adapter(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, index: int) -> adapters_pb2.Adapter:

@@ -57,6 +57,7 @@ def run(context: OperationContext) -> ArtifactName:
                 "owner": context.record.requested_by.owner,
                 "adapters": adapters,
                 "image_sets": image_sets,
+                "imported_sets": request["spec"].get("image_sets", []),
                 "evaluation": evaluation,
                 "costs": progress.costs(steps, counted=found.made),
                 "presets": with_image_sets(request.get("presets", ()), steps, image_sets),

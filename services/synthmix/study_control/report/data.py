@@ -136,12 +136,13 @@ class ImageSet:
     """One set of synthetic images."""
 
     name: str
-    # The adapter's name.
+    # The adapter's name; empty of images that were imported.
     adapter: str
     # Images of each class.
     images: Mapping[str, int]
-    # Every setting in words.
+    # Every setting in words; of images that were imported, what is known of them.
     settings: Mapping[str, str]
+    # What making them took; 0 of images that were imported.
     seconds: float
     gpu_seconds: float
     # None if the images are as they were made.

@@ -70,7 +70,7 @@ class MeasuredRow:
 
 
 def synthetic_images(data: ReportData) -> int:
-    """How many images were made. What a selection keeps is not made anew."""
+    """How many images there are, made or imported. What a selection keeps is not made anew."""
     return sum(sum(image_set.images.values()) for image_set in data.image_sets if image_set.selection is None)
 
 

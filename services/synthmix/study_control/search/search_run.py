@@ -299,7 +299,9 @@ def steps_of_kept(services: StepServices, planned: PlannedSearch, state: State) 
     of_first = {step.target for step in planned.candidates[0].image_sets}
     unselected = {step.request.candidates for step in planned.candidates[0].image_sets} & of_first
     evaluated = evaluated_sets(image_sets, unselected=unselected <= set(grid.request.image_sets))
-    request.image_sets[:] = dict.fromkeys(step.target for step in evaluated)
+    possible = {step.target for item in planned.candidates for step in item.image_sets}
+    imported = [name for name in grid.request.image_sets if name not in possible]
+    request.image_sets[:] = [*dict.fromkeys(step.target for step in evaluated), *imported]
     with specification.study_terms(grid.fields):
         plan = services.plan(CLASSIFIER_EVALUATION, request)
     last = Step(grid.service, grid.display_name, request, plan, grid.fields)
