@@ -1,7 +1,8 @@
 """The paper's six mixtures on real images: hek_ht1080 by field of view, and six phenotypes of mitocheck by plate.
 
-Usage: ``python tests/benchmarks/real_studies.py --home FOLDER [--study hek_ht1080]``. What choosing among synthetic
-images is worth, on the latter, is asked with ``--study mitocheck_six_selection``.
+Usage: ``python tests/benchmarks/real_studies.py --home FOLDER [--study hek_ht1080]``. On the latter, what choosing among
+synthetic images is worth is asked with ``--study mitocheck_six_selection``, and what strength, guidance and the adapter's
+scale do with ``--study mitocheck_six_strengths``.
 
 Runs the studies beside this file on a local stack in HOME, where they stay: run again, nothing is done twice. The
 reports are written to HOME/reports.
@@ -23,6 +24,7 @@ STUDIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "hek_ht1080": ("hek_ht1080", FIELD, ()),
     "mitocheck_six": ("mitocheck", PLATE, MITOCHECK_SIX),
     "mitocheck_six_selection": ("mitocheck", PLATE, MITOCHECK_SIX),
+    "mitocheck_six_strengths": ("mitocheck", PLATE, MITOCHECK_SIX),
 }
 # Those of the paper's question, which are run if none are named.
 PAPERS = ["hek_ht1080", "mitocheck_six"]
