@@ -67,6 +67,7 @@ format: setup ## Rewrite the code in the project's style
 ##@ Longer evidence
 CALLS ?= 20000
 MINUTES ?= 120
+TESTS ?= tests/e2e
 base-model: setup ## Retrain the built-in base model, or go on with it, in ~/.cache/synthmix/base-model (about 30 hours of one core; needs ../shared/data)
 	nice -n 19 $(BIN)/python -m pretraining --mitocheck ../shared/data/mitocheck --out $(HOME)/.cache/synthmix/base-model
 base-model-figures: setup ## Adapt the built-in base model and measure what it makes (about 70 minutes on 2 cores; needs ../shared/data)
@@ -95,10 +96,10 @@ e2e-cluster: setup ## Start the cluster that `make e2e` makes, and leave it runn
 	$(PROGRAMS) --built $(NODE_PROGRAMS)
 	$(PROGRAMS) helm
 	CONTAINER_TOOL=$(CONTAINER_TOOL) PYTHONPATH=tests $(BIN)/python -m cluster
-e2e: setup ## The chart in a cluster that runs it: $$KUBECONFIG's, or one made here (needs what README says)
+e2e: setup ## The chart in a cluster that runs it: $$KUBECONFIG's, or one made here; or some of it, TESTS="tests/e2e/test_tls.py" (needs what README says)
 	$(PROGRAMS) helm kubectl kwok
 	$(if $(KUBECONFIG),,$(PROGRAMS) --built $(NODE_PROGRAMS))
-	CONTAINER_TOOL=$(CONTAINER_TOOL) $(BIN)/python -m pytest tests/e2e -sv --timeout=3600
+	CONTAINER_TOOL=$(CONTAINER_TOOL) $(BIN)/python -m pytest $(TESTS) -sv --timeout=3600
 
 ##@ Generated files
 protos: setup ## Generate services/synthmix/api from protos/

@@ -1,8 +1,8 @@
 """The paper's six mixtures on real images: hek_ht1080 by field of view, and six phenotypes of mitocheck by plate.
 
-Usage: ``python tests/benchmarks/real_studies.py --home FOLDER [--study hek_ht1080]``. On the latter, what choosing among
-synthetic images is worth is asked with ``--study mitocheck_six_selection``, and what strength, guidance and the adapter's
-scale do with ``--study mitocheck_six_strengths``.
+Usage: ``python tests/benchmarks/real_studies.py --home FOLDER [--study hek_ht1080]``. On the six phenotypes,
+``--study mitocheck_six_selection`` asks what choosing among synthetic images is worth, and
+``--study mitocheck_six_strengths`` what strength, guidance and the adapter's scale do.
 
 Runs the studies beside this file on a local stack in HOME, where they stay: run again, nothing is done twice. The
 reports are written to HOME/reports.

@@ -85,8 +85,11 @@ def test_images_that_are_little_else_than_their_sources_are_warned_of() -> None:
         SourceFidelity(image_set="image-sets/2", near_source_share=0.62, source_distance=0.4),
     ]
     names = {"image-sets/1": "strength 0.5", "image-sets/2": "strength 0.2"}
-    [warning] = near_source_warnings(Fidelity(sources=sources), names)
+    [warning] = near_source_warnings(Fidelity(sources=sources), names, {"image-sets/2"})
     assert warning.startswith("62 % of the images of strength 0.2 are near copies of the train image")
+    assert warning.endswith("a greater strength leads away from it")
+    [without] = near_source_warnings(Fidelity(sources=sources), names, set())
+    assert warning.startswith(without) and "strength leads" not in without
 
 
 def adapter_with_previews(store: MemoryObjectStore, labels: dict[str, list[str]], times: int) -> Manifest:

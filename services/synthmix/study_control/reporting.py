@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -15,6 +15,7 @@ from synthmix.api.studies.v1 import studies_pb2
 from synthmix.image_data import generators
 from synthmix.image_data.autoencoder_checks import CheckRequest, check_of, check_warnings, find_check
 from synthmix.image_data.image_table import read_images
+from synthmix.image_data.image_to_image import has_strength
 from synthmix.image_data.pixel_cache import pixels
 from synthmix.image_data.seen_images import SEEN_COUNT
 from synthmix.image_data.selection_rules import images_made, is_selection
@@ -147,6 +148,7 @@ def collect(
     searched = made_by(store, search) if search is not None else []
     shown = {set_names[name]: name for name in evaluated}
     galleries, real_examples = gallery(store, train, shown)
+    with_strength = {str(item.name) for item in made if has_strength(generators.synthesis_settings(item))}
     return page.ReportData(
         study=page.Study(message.name, target, datetime.fromisoformat(create_time), to_yaml(message)),
         dataset=_dataset(store, dataset, split_manifest, owner, message.dataset),
@@ -175,7 +177,7 @@ def collect(
         ),
         provenance=_provenance(dataset, split_manifest, adapter_manifests, made, imported, evaluation_manifest),
         warnings=(
-            *(near_source_warnings(measured, set_names) if measured else ()),
+            *(near_source_warnings(measured, set_names, with_strength) if measured else ()),
             *missing_warnings(image_set_manifests, set_names),
         ),
         search=search_of(message.search, search, searched) if search is not None else None,
@@ -185,16 +187,19 @@ def collect(
     )
 
 
-def near_source_warnings(fidelity: evaluations_pb2.Fidelity, set_names: Mapping[str, str]) -> list[str]:
+def near_source_warnings(
+    fidelity: evaluations_pb2.Fidelity, set_names: Mapping[str, str], with_strength: Collection[str]
+) -> list[str]:
     """Image sets that are little else than the train images that they begin from.
 
     Args:
         set_names: Resource name -> short name.
+        with_strength: Resource names of those whose images begin from train images by a strength.
     """
     return [
         f"{100 * source.near_source_share:.0f} % of the images of {set_names[source.image_set]} are near copies of the "
-        "train image that they begin from, or whose adapter made them: they add little that duplicates would not; a "
-        "greater strength leads away from it"
+        "train image that they begin from, or whose adapter made them: they add little that duplicates would not"
+        + ("; a greater strength leads away from it" if source.image_set in with_strength else "")
         for source in fidelity.sources
         if source.near_source_share > NEAR_SOURCE_WARNING
     ]
