@@ -18,8 +18,8 @@ from synthmix.adapter_training import methods, planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.fresh_adapters import add_fresh_adapter
 from synthmix.adapter_training.methods import METHODS
-from synthmix.image_synthesis import sampling
-from synthmix.image_synthesis.sampling import make_ready
+from synthmix.image_synthesis import adapted_models
+from synthmix.image_synthesis.adapted_models import make_ready
 from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter, weights
 from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.kept_models import shared_copy
@@ -79,7 +79,7 @@ def test_a_scale_goes_along_the_line_between_the_weights(
     for scale in (0.0, 0.5, 1.0):
         copied = shared_copy(base)
         load_adapter(copied, folder)
-        sampling._put_in(copied, weights(base), scale)
+        adapted_models._put_in(copied, weights(base), scale)
         put_in[scale] = dict(copied.unet.named_parameters())
     assert put_in[0.0].keys() == put_in[1.0].keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in put_in[0.0].items())

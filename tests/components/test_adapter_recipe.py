@@ -20,7 +20,7 @@ from synthmix.adapter_training.checkpoints import (
 )
 from synthmix.adapter_training.training_prompts import TrainingPrompts, encoded_once, prompt_embeddings
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.image_synthesis.sampling import check_adapter_has_effect
+from synthmix.image_synthesis.adapted_models import check_adapter_has_effect
 from synthmix.latent_diffusion.loading import LatentDiffusion, answers, load, probe
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import DataLoss

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from synthmix.adapter_training import planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.portions import Portion
-from synthmix.image_synthesis.sampling import check_adapter_has_effect, make_ready
+from synthmix.image_synthesis.adapted_models import check_adapter_has_effect, make_ready
 from synthmix.latent_diffusion.adapters import load_adapter
 from synthmix.latent_diffusion.base_model import BaseModel
 from synthmix.latent_diffusion.class_tokens import add_class_tokens, class_tokens, first_vectors, model_prompt

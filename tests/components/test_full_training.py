@@ -13,7 +13,7 @@ from synthmix.adapter_training import planning, recipe
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.adapter_training.portions import Portion
 from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
-from synthmix.image_synthesis.sampling import check_adapter_has_effect, make_ready
+from synthmix.image_synthesis.adapted_models import check_adapter_has_effect, make_ready
 from synthmix.latent_diffusion.adapters import load_adapter
 from synthmix.latent_diffusion.base_model import BUILTIN, BaseModel, resolve
 from synthmix.latent_diffusion.kept_models import shared_copy

@@ -14,8 +14,8 @@ from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training import planning
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.image_data.image_table import read_images, read_index
-from synthmix.image_synthesis import image_set_operation, sampling, shard_ranges
-from synthmix.image_synthesis.sampling import make_ready
+from synthmix.image_synthesis import adapted_models, image_set_operation, sampling, shard_ranges
+from synthmix.image_synthesis.adapted_models import make_ready
 from synthmix.image_synthesis.shards import finished_shards, image_count
 from synthmix.latent_diffusion import kept_models
 from synthmix.latent_diffusion.adapters import PARTS, adapter_layers, load_adapter, load_sum
@@ -24,6 +24,7 @@ from synthmix.latent_diffusion.class_tokens import class_tokens
 from synthmix.latent_diffusion.kept_models import shared_copy
 from synthmix.latent_diffusion.loading import LatentDiffusion, answers, probe
 from synthmix.service_kit.artifacts import Manifest, Payload, read_manifest, write_manifest, write_payload
+from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.operation_context import OperationContext
 from synthmix.service_kit.operation_records import OperationRecord, now
 from synthmix.service_kit.resource_names import ADAPTERS, IMAGE_SETS, ArtifactName, OperationName
@@ -170,16 +171,21 @@ def test_images_do_not_depend_on_shards_and_batches_and_say_their_sources(
     given = set(store.keys)
     made: list[tuple[np.ndarray, list[dict[str, Any]]]] = []
     changes: list[tuple[str, ...]] = []
-    original = sampling._adapted_model
+    original = adapted_models._adapted_model
 
     def noted(
-        name: ArtifactName, precision: str, folders: tuple[str, ...], shares: tuple[float, ...], scale: float
+        store: ObjectStore,
+        name: ArtifactName,
+        precision: str,
+        folders: tuple[str, ...],
+        shares: tuple[float, ...],
+        scale: float,
     ) -> Any:
         changes.append(folders)
         assert (shares, scale) == ((1.0,) if fused == 1 else (0.25, 0.75), 1.0)
-        return original(name, precision, folders, shares, scale)
+        return original(store, name, precision, folders, shares, scale)
 
-    monkeypatch.setattr(sampling, "_adapted_model", noted)
+    monkeypatch.setattr(adapted_models, "_adapted_model", noted)
     for shard_images, at_once in ((64, 16), (4, 3), (1, 1)):
         monkeypatch.setattr(shard_ranges, "SHARD_IMAGES", shard_images)
         monkeypatch.setattr(sampling, "images_at_once", lambda model, size_px, at_once=at_once: at_once)
@@ -206,7 +212,7 @@ def test_changing_adapters_loads_the_base_model_once(
     kept_models.lend(found)
     monkeypatch.setattr(kept_models, "load", None)
     seen = [
-        probe(sampling.adapted_model(ADAPTER, "automatic", folders, weights))
+        probe(adapted_models.adapted_model(store, ADAPTER, "automatic", folders, weights))
         for folders, weights in (
             (("image-000000",), (1.0,)),
             (("image-000001",), (1.0,)),

@@ -23,7 +23,7 @@ from synthmix.classifier_evaluation.trial_requests import check_generator
 from synthmix.client.adapter_formats import ADAPTER_FORMATS, FORMATS, Stored, write_adapter
 from synthmix.client.adapter_imports import layer_of, read_adapter, write_upload
 from synthmix.client.adapter_merges import merge_adapters
-from synthmix.image_synthesis import image_set_operation, planning, sampling
+from synthmix.image_synthesis import adapted_models, image_set_operation, planning, sampling
 from synthmix.image_synthesis.front_end import image_set_message
 from synthmix.latent_diffusion.adapters import load_adapter
 from synthmix.latent_diffusion.base_model import BaseModel, resolve
@@ -234,7 +234,9 @@ def test_an_imported_adapter_makes_images_as_one_that_was_trained_here(
         tensor.numel() for name, tensor in load_file(path).items() if ".lora_" in name
     )
 
-    torch.testing.assert_close(probe(sampling.adapted_model(manifest.name, "automatic")), answer, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        probe(adapted_models.adapted_model(store, manifest.name, "automatic")), answer, rtol=0, atol=1e-5
+    )
     image_set = ImageSet(adapter=str(manifest.name), settings=SynthesisSettings(steps=2, per_class=1))
     planned = planning.plan(store, image_set, validate_only=False)
     assert isinstance(planned.plan, Plan)
@@ -265,7 +267,7 @@ def test_kohyas_file_of_sdxl_becomes_an_adapter_of_sdxl_alone(
     changed = load(sdxl, CPU)
     weight = changed.unet.get_submodule("up_blocks.0.attentions.2.transformer_blocks.1.attn2.to_k").weight
     weight.data += up @ down
-    answer = probe(sampling.adapted_model(manifest.name, "automatic"))
+    answer = probe(adapted_models.adapted_model(store, manifest.name, "automatic"))
     torch.testing.assert_close(answer, probe(changed), rtol=0, atol=1e-5)
     with pytest.raises(InvalidArgument, match="layers that this base model has not"):
         made_by_the_operation(store, request_of(upload, folder))

@@ -16,9 +16,10 @@ from PIL import Image
 from memory_object_store import MemoryObjectStore
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_synthesis import batch_size, sampling
+from synthmix.image_synthesis import adapted_models, batch_size, sampling
+from synthmix.image_synthesis.adapted_models import adapted_model, make_ready
 from synthmix.image_synthesis.batch_size import images_at_once
-from synthmix.image_synthesis.sampling import adapted_model, make_ready, sampler_of, synthesise
+from synthmix.image_synthesis.sampling import sampler_of, synthesise
 from synthmix.image_synthesis.shards import PlannedImage
 from synthmix.image_synthesis.unet_rewrites import (
     FoldedUpsampling,
@@ -228,7 +229,7 @@ def test_images_in_bfloat16_are_near(tiny: LatentDiffusion) -> None:
 
 
 def test_a_processor_without_products_in_bfloat16_has_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "multiplies_in_bfloat16", lambda: False)
+    monkeypatch.setattr(adapted_models, "multiplies_in_bfloat16", lambda: False)
     half = ready(load(BUILTIN_FOLDER, CPU), "bfloat16")
     assert half.unet.dtype == torch.bfloat16
     assert not any(isinstance(module, OneDnnLinear | GatedLinear) for module in half.unet.modules())
@@ -406,7 +407,6 @@ def test_memory_decides_how_many_are_restored_at_once(tiny: LatentDiffusion, mon
 def test_an_adapters_tokens_stand_for_the_names_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give_back()
     store = MemoryObjectStore.created()
-    monkeypatch.setattr(sampling, "open_object_store", lambda: store)
     folder = write_tiny_base_model(tmp_path)
     found = resolve(str(folder), field=FIELD)
     base = load(folder, CPU)
@@ -419,7 +419,7 @@ def test_an_adapters_tokens_stand_for_the_names_of_classes(tmp_path: Path, monke
     request = {"settings": {"image_size": SIZE_PX, "method": "none", "class_tokens": 2}}
     manifest = Manifest(name, {"base_model": found.digest}, request, 3, (payload,), summary)
     write_manifest(store, manifest)
-    model = adapted_model(name, "automatic")
+    model = adapted_model(store, name, "automatic")
     settings = with_defaults(SynthesisSettings(steps=2, prompt="a {label} cell"))
 
     def made(model: LatentDiffusion, label: str) -> bytes:
@@ -454,7 +454,6 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
 ) -> None:
     give_back()
     store = MemoryObjectStore.created()
-    monkeypatch.setattr(sampling, "open_object_store", lambda: store)
     folder = write_tiny_base_model(tmp_path)
     found = resolve(str(folder), field=FIELD)
     base = load(folder, CPU)
@@ -467,7 +466,9 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
     # Nothing is loaded any more.
     monkeypatch.setattr(kept_models, "load", None)
     for seed, manifest in ((1, manifests[0]), (2, manifests[1]), (1, manifests[0])):
-        torch.testing.assert_close(probe(adapted_model(manifest.name, "automatic")), probe(with_adapter(base, seed)))
+        torch.testing.assert_close(
+            probe(adapted_model(store, manifest.name, "automatic")), probe(with_adapter(base, seed))
+        )
     after = dict(lend(found).unet.named_parameters())
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -482,7 +483,7 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
     summary = {"grey": False, "base_model": str(folder), "classes": ["flat", "round"]}
     write_manifest(store, Manifest(name, inputs, {"settings": {"image_size": SIZE_PX}}, 1, payloads, summary))
     for seed in (1, 2, 1):
-        of_class = adapted_model(name, "automatic", (f"class-000{seed}",))
+        of_class = adapted_model(store, name, "automatic", (f"class-000{seed}",))
         torch.testing.assert_close(probe(of_class), probe(with_adapter(base, seed)))
 
     for number, value, said in ((3, 0.0, "changes nothing"), (4, float("nan"), "no numbers")):
@@ -492,5 +493,5 @@ def test_adapters_are_swapped_on_a_base_model_that_stays_what_it_is(
                 weight.fill_(value)
         manifest = stored_adapter(store, number, adapter_files(useless)[LORA_WEIGHTS], inputs, str(folder))
         with pytest.raises(DataLoss, match=said):
-            adapted_model(manifest.name, "automatic")
+            adapted_model(store, manifest.name, "automatic")
     give_back()

@@ -27,7 +27,8 @@ from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.split_parts import open_train_part
 from synthmix.image_synthesis import sampling
-from synthmix.image_synthesis.sampling import make_ready, synthesise
+from synthmix.image_synthesis.adapted_models import make_ready
+from synthmix.image_synthesis.sampling import synthesise
 from synthmix.image_synthesis.shards import PlannedImage
 from synthmix.latent_diffusion import autoencoder, loading
 from synthmix.latent_diffusion.adapters import adapter_layers, load_adapter

@@ -58,7 +58,9 @@ RESOURCES = {
             len(item.class_images),
             item.settings.steps or "-",  # of imported ones nobody knows
             "-" if item.HasField("imported") else f"{item.settings.guidance_scale:g}",
-            f"imported from {item.imported.origin}" if item.HasField("imported") else item.adapter,
+            f"imported from {item.imported.origin}"
+            if item.HasField("imported")
+            else " + ".join((item.adapter, *item.more_adapters)),
         ),
     ),
     "evaluations": Resource(

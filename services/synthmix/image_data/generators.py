@@ -11,13 +11,20 @@ from synthmix.service_kit.adapter_payloads import WITHOUT_ADAPTER
 from synthmix.service_kit.artifacts import IMPORTED, Manifest, read_manifest
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName
-from synthmix.service_kit.settings_messages import distinguishing_names, fill_left_out, from_canonical
+from synthmix.service_kit.settings_messages import (
+    differing_fields,
+    distinguishing_names,
+    fill_left_out,
+    from_canonical,
+)
 
 # What the summary of an adapter of SDXL has besides: its base model's kind, and the side that its train images had
 # before they were resized.
 BASE_MODEL_KIND, ORIGINAL_PX = "base_model_kind", "original_px"
 # What the canonical request of an image set has that was chosen from another one.
 _CHOSEN = "selection"
+# What that of one has which was made with several adapters: the ids of all but the first.
+MORE_ADAPTERS = "more_adapters"
 # What has an adapter of its own, as `per` of an adapter's settings says it.
 DATASET, CLASS, IMAGE = "dataset", "class", "image"
 
@@ -75,6 +82,28 @@ def adapter_settings(adapter: Manifest) -> AdapterSettings:
     return settings
 
 
+def adapters_of(image_set: Manifest) -> list[ArtifactName]:
+    """The adapters that an image set was made with; none if it was imported."""
+    if is_imported(image_set):
+        return []
+    ids = [image_set.inputs["adapter"], *image_set.request.get(MORE_ADAPTERS, ())]
+    return [ArtifactName(ADAPTERS, item) for item in ids]
+
+
+def _adapters_in_common(store: ObjectStore, image_set: Manifest) -> AdapterSettings:
+    """The settings of an image set's adapter, or what those of several have in common."""
+    return in_common([adapter_settings(read_manifest(store, name)) for name in adapters_of(image_set)])
+
+
+def in_common(settings: Sequence[AdapterSettings]) -> AdapterSettings:
+    """What several have in common: the other fields are not set."""
+    common = AdapterSettings()
+    common.CopyFrom(settings[0])
+    for field, _ in differing_fields(settings):
+        common.ClearField(field.name)
+    return common
+
+
 def synthesis_settings(image_set: Manifest) -> SynthesisSettings:
     return from_canonical(image_set.request["settings"], SynthesisSettings)
 
@@ -105,13 +134,12 @@ def image_set_names(store: ObjectStore, image_sets: Sequence[Manifest]) -> list[
     Imported ones are named by where they are from, and by their digest too if several are from there.
     """
     made = [item for item in image_sets if not is_imported(item)]
-    adapters = [read_manifest(store, ArtifactName(ADAPTERS, item.inputs["adapter"])) for item in made]
     selections = _distinguishing_selections(made)
     names = iter(
         distinguishing_names(
             [
-                (adapter_settings(adapter), synthesis_settings(item), selection)
-                for adapter, item, selection in zip(adapters, made, selections, strict=True)
+                (_adapters_in_common(store, item), synthesis_settings(item), selection)
+                for item, selection in zip(made, selections, strict=True)
             ],
             alone="no selection" if any(item.ListFields() for item in selections) else "synthetic images",
         )

@@ -7,7 +7,7 @@ from google.longrunning import operations_pb2
 
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
-from synthmix.image_data.generators import is_imported, synthesis_settings
+from synthmix.image_data.generators import adapters_of, is_imported, synthesis_settings
 from synthmix.image_data.selection_rules import SELECTED, selected_message
 from synthmix.image_synthesis import importing, planning
 from synthmix.image_synthesis.selection_planning import plan_selection
@@ -72,6 +72,7 @@ def image_set_message(store: ObjectStore, manifest: Manifest) -> image_sets_pb2.
     message = image_sets_pb2.ImageSet(
         name=str(manifest.name),
         adapter="" if imported else str(ArtifactName(ADAPTERS, request["adapter"])),
+        more_adapters=[str(name) for name in adapters_of(manifest)[1:]],
         settings=None if imported else synthesis_settings(manifest),
         imported=importing.imported_message(manifest) if imported else None,
         image_count=manifest.summary["image_count"],

@@ -2,7 +2,7 @@
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.captions import adapter_captions
-from synthmix.image_data.generators import adapter_parts, is_imported
+from synthmix.image_data.generators import MORE_ADAPTERS, adapter_parts, is_imported
 from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES
 from synthmix.image_data.image_to_image import is_of_any_class
 from synthmix.image_data.split_parts import open_train_part
@@ -62,7 +62,10 @@ def run(context: OperationContext) -> ArtifactName:
             context.store,
             Manifest(
                 name=target,
-                inputs={key: request[key] for key in ("adapter", "train_split") if key in request},
+                inputs={
+                    **{key: request[key] for key in ("adapter", "train_split") if key in request},
+                    **{f"adapter-{place}": id_ for place, id_ in enumerate(request.get(MORE_ADAPTERS, ()), 1)},
+                },
                 request={key: value for key, value in request.items() if key != "recipe_version"},
                 recipe_version=request["recipe_version"],
                 payloads=tuple(payloads),

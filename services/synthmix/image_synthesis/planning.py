@@ -9,11 +9,19 @@ from synthmix.api.operations.v1 import operations_pb2
 from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.fused_adapters import check_fusion, is_fused
-from synthmix.image_data.generators import AdapterPart, adapter_parts, adapter_settings, classes_made, is_imported
+from synthmix.image_data.generators import (
+    MORE_ADAPTERS,
+    AdapterPart,
+    adapter_parts,
+    adapter_settings,
+    classes_made,
+    is_imported,
+)
 from synthmix.image_data.image_counts import COUNT_FIELDS, asked_images, check_balance, check_counts, check_labels
 from synthmix.image_data.image_to_image import SAME_CLASS, begins_from_images, is_of_any_class, of_class
 from synthmix.image_data.inverted_images import check_inverted, is_inverted
 from synthmix.image_data.split_parts import TrainPart, open_train_part
+from synthmix.image_data.summed_adapters import check_number, check_summed
 from synthmix.image_synthesis.guidance_options import check_guidance
 from synthmix.image_synthesis.inverted_pairs import check_inversion, inversion_cost, sources_inverted
 from synthmix.image_synthesis.latent_guidance_options import (
@@ -77,6 +85,10 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
         )
     settings = filled(image_set.settings, adapter)
     problems = Problems()
+    more = _more_adapters(store, image_set, problems, validate_only=validate_only)
+    check_number(image_set.settings, 1 + len(more), problems, field="image_set.settings")
+    if adapter is not None and all(more.values()):
+        _check_summed(settings, [adapter, *filter(None, more.values())], problems)
     check(settings, "image_set.settings", problems)
     refuse_preset(image_set.settings, problems, field="image_set.settings")
     if image_set.candidates:
@@ -127,7 +139,11 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     _check_fusion(settings, adapter, parts, images, problems)
     problems.raise_if_any()
     request = canonical_request(
-        settings, adapter_id=name.id, class_images=images, train_digest="" if train is None else train.digest
+        settings,
+        adapter_id=name.id,
+        more_adapters=[item.id for item in more],
+        class_images=images,
+        train_digest="" if train is None else train.digest,
     )
     target = ArtifactName(IMAGE_SETS, digest_of(request))
     total = sum(images.values())
@@ -155,6 +171,48 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
             quantities=_quantities(settings, images, train_counts, inverted),
         ),
     )
+
+
+def _more_adapters(
+    store: ObjectStore, image_set: image_sets_pb2.ImageSet, problems: Problems, *, validate_only: bool
+) -> dict[ArtifactName, Manifest | None]:
+    """The adapters whose changes are added to those of the first. Raises NotFound, and collects what is no adapter."""
+    found: dict[ArtifactName, Manifest | None] = {}
+    for index, text in enumerate(image_set.more_adapters):
+        field = f"image_set.more_adapters[{index}]"
+        with problems:
+            name = ArtifactName.parse(text, field=field, collection=ADAPTERS)
+            if name in found or text == image_set.adapter:
+                raise invalid_field(
+                    field, text, "is there twice", "leave one out, and add its weights up", reason="DUPLICATE_VALUE"
+                )
+            found[name] = find_manifest(store, name)
+            if found[name] is None and not validate_only:
+                raise NotFound(
+                    f"{field}: {name} does not exist; create it first",
+                    reason="ARTIFACT_NOT_FOUND",
+                    metadata={"artifact": str(name)},
+                )
+    return found
+
+
+def _check_summed(settings: image_sets_pb2.SynthesisSettings, adapters: Sequence[Manifest], problems: Problems) -> None:
+    """Collects adapters that cannot be added up. Raises FailedPrecondition for those of different train parts."""
+    first, *others = adapters
+    for other in others:
+        if other.inputs.get("train_split") != first.inputs.get("train_split"):
+            raise unmet_precondition(
+                "image_set.more_adapters",
+                f"{other.name} was not trained on the train part of {first.name}, so that no split may use what both "
+                "make; use adapters of one train part",
+                reason="TRAIN_SPLITS_DIFFER",
+                metadata={"artifact": str(other.name)},
+            )
+    of_each = [adapter_settings(item) for item in adapters]
+    for own, item in zip(of_each, adapters, strict=True):
+        own.base_model = item.inputs["base_model"]  # by its digest: it may have two names
+    whats = [str(item.name) for item in adapters]
+    check_summed(settings, of_each, problems, field="image_set.settings", whats=whats)
 
 
 def _quantities(
@@ -318,11 +376,13 @@ def canonical_request(
     *,
     adapter_id: str,
     class_images: Mapping[str, int],
+    more_adapters: Sequence[str] = (),
     train_digest: str = "",
 ) -> dict[str, Any]:
     """What an image set's digest is of. `settings` are filled.
 
     Args:
+        more_adapters: The ids of those whose changes are added.
         class_images: Images of each class.
         train_digest: Of the train part whose images others begin from; "" if none do.
     """
@@ -331,7 +391,10 @@ def canonical_request(
         "adapter": adapter_id,
         "class_images": dict(sorted(class_images.items())),
         "recipe_version": RECIPE_VERSION,
-    } | ({"train_split": train_digest} if train_digest else {})
+        # What came later, and is not there, leaves addresses as they are.
+        **({MORE_ADAPTERS: list(more_adapters)} if more_adapters else {}),
+        **({"train_split": train_digest} if train_digest else {}),
+    }
 
 
 def _check_base_model(store: ObjectStore, adapter: Manifest, settings: image_sets_pb2.SynthesisSettings) -> list[str]:

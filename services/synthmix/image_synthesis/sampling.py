@@ -4,14 +4,10 @@ The image at index i starts from the noise of (seed, i): which worker makes it, 
 """
 
 import io
-import shutil
-import tempfile
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,11 +17,13 @@ from PIL import Image
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.fused_adapters import is_fused
-from synthmix.image_data.generators import ORIGINAL_PX, adapter_parts, adapter_settings
+from synthmix.image_data.generators import MORE_ADAPTERS, ORIGINAL_PX, adapter_parts, adapter_settings
 from synthmix.image_data.image_table import write_shard
 from synthmix.image_data.inverted_images import is_inverted
 from synthmix.image_data.pixel_cache import some_pixels
 from synthmix.image_data.split_parts import TrainPart, open_train_part
+from synthmix.image_data.summed_adapters import is_summed
+from synthmix.image_synthesis.adapted_models import adapted_model, summed_model
 from synthmix.image_synthesis.batch_size import images_at_once
 from synthmix.image_synthesis.inverted_pairs import switches_prompts
 from synthmix.image_synthesis.inverted_sources import source_noise
@@ -35,23 +33,6 @@ from synthmix.image_synthesis.sampler_options import sampler_options
 from synthmix.image_synthesis.shard_ranges import shard_range
 from synthmix.image_synthesis.shards import PlannedImage, image_count, planned_images, record_shard
 from synthmix.image_synthesis.source_images import SourceImage, executed_steps, source_images, sources_of
-from synthmix.image_synthesis.unet_rewrites import (
-    keep_keys_and_values,
-    multiplies_in_bfloat16,
-    rewrite_for_sampling,
-)
-from synthmix.latent_diffusion import base_model
-from synthmix.latent_diffusion.adapters import (
-    PARTS,
-    adapted_parts,
-    adapter_layers,
-    add_up,
-    load_adapter,
-    load_sum,
-    scale_layers,
-    scale_weights,
-    weights,
-)
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.class_tokens import class_tokens, model_prompt
 from synthmix.latent_diffusion.conditions import Conditions
@@ -68,31 +49,20 @@ from synthmix.latent_diffusion.denoising import (
     named_sampler,
 )
 from synthmix.latent_diffusion.inversion import on_circle
-from synthmix.latent_diffusion.kept_models import lend
-from synthmix.latent_diffusion.loading import LatentDiffusion, answers
-from synthmix.latent_diffusion.part_layers import UNET
-from synthmix.service_kit.adapter_payloads import ADAPTER_FILES, in_folder
-from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
+from synthmix.latent_diffusion.loading import LatentDiffusion
+from synthmix.service_kit.artifacts import Manifest, read_manifest
 from synthmix.service_kit.environment import IMAGE_SYNTHESIS
 from synthmix.service_kit.errors import DataLoss, FailedPrecondition, invalid_field
-from synthmix.service_kit.kept_values import KeptValues
 from synthmix.service_kit.memory_errors import memory_told_at
 from synthmix.service_kit.metrics import count_on_worker
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import ADAPTERS, ArtifactName, OperationName
 from synthmix.service_kit.s3_object_store import open_object_store
-from synthmix.service_kit.safetensors_header import read_header
 from synthmix.service_kit.settings_messages import from_canonical
 
 Key = TypeVar("Key")
 Move = Callable[[torch.Tensor, Sequence[PlannedImage]], torch.Tensor]
 """What is done to the latents of planned images before they are decoded."""
-
-# What SynthesisSettings.precision may say: see its comment in the proto.
-BFLOAT16 = "bfloat16"
-
-# The one in use: a worker makes many shards of one image set.
-ADAPTED: KeptValues[LatentDiffusion] = KeptValues(lambda model: 1, lambda kept: 0, newest_always=True)
 
 
 def synthesise_shard(
@@ -121,7 +91,12 @@ def synthesise_shard(
     shares = (settings.fusion_weight, 1 - settings.fusion_weight) if is_fused(settings) else (1.0,)
     made: dict[int, bytes] = {}
     for folders, of_folders in _alike(planned, lambda image: tuple(part.folder for part in image.adapters)).items():
-        model = adapted_model(adapter.name, settings.precision, folders, shares, settings.adapter_scale)
+        if is_summed(settings):
+            names = (adapter.name, *(ArtifactName(ADAPTERS, item) for item in request[MORE_ADAPTERS]))
+            factors = tuple(settings.adapter_weights)
+            model = summed_model(store, names, settings.precision, factors, settings.adapter_scale)
+        else:
+            model = adapted_model(store, adapter.name, settings.precision, folders, shares, settings.adapter_scale)
         move = _mover(store, train, model, adapter, settings) if train and moves_latents(settings) else None
         for alike in _alike(of_folders, lambda image: executed_steps(settings.steps, image.strength)).values():
             start: Start | StartNoise | None = None
@@ -368,136 +343,6 @@ def guidance_of(settings: SynthesisSettings) -> Guidance:
         settings.guidance_most_noise,
         settings.guidance_rescale,
     )
-
-
-def adapted_model(
-    adapter_name: ArtifactName,
-    precision: str,
-    folders: tuple[str, ...] = ("",),
-    shares: tuple[float, ...] = (1.0,),
-    scale: float = 1.0,
-) -> LatentDiffusion:
-    """The adapter's base model with the adapter in it, made ready for sampling.
-
-    Args:
-        folders: Of the one that is meant, of an artifact of several adapters; or of those that are fused.
-        shares: What each one's update is multiplied with, where several are fused.
-        scale: What their sum, or the only one's update, is multiplied with.
-
-    Raises:
-        DataLoss: The adapter changes nothing, cannot be read, or has weights that are no numbers.
-    """
-    key = (adapter_name, precision, folders, shares, scale)
-    return ADAPTED.get(key, lambda: _adapted_model(adapter_name, precision, folders, shares, scale))
-
-
-def _adapted_model(
-    adapter_name: ArtifactName, precision: str, folders: tuple[str, ...], shares: tuple[float, ...], scale: float
-) -> LatentDiffusion:
-    store = open_object_store()
-    adapter = read_manifest(store, adapter_name)
-    found = base_model.resolve_again(
-        adapter.summary["base_model"], adapter.inputs["base_model"], field="adapter.settings.base_model", store=store
-    )
-    model = lend(found)
-    unadapted, before = weights(model), answers(model)
-    with tempfile.TemporaryDirectory() as temporary:
-        places: list[Path] = []
-        names = {payload.name for payload in adapter.payloads}
-        for part in folders:
-            places.append(Path(temporary) / f"adapter-{len(places)}")
-            for file in ADAPTER_FILES:
-                name = in_folder(part, file)
-                if name in names:
-                    (places[-1] / file).parent.mkdir(parents=True, exist_ok=True)
-                    with open_payload(store, adapter, name) as stored, (places[-1] / file).open("wb") as copy:
-                        shutil.copyfileobj(stored, copy)
-        _load(model, places, shares, adapter)
-    check_adapter_has_effect(model, before, adapter)
-    try:
-        make_ready(model, precision, unadapted, scale)
-    except ValueError as error:  # PEFT's, of weights that are not finite
-        raise DataLoss(
-            f"{adapter.name} has weights that are no numbers (NaN or infinite); delete it and train it again with a "
-            "lower learning_rate",
-            reason="ADAPTER_UNREADABLE",
-        ) from error
-    return model
-
-
-def make_ready(
-    model: LatentDiffusion,
-    precision: str,
-    unadapted: Mapping[str, Mapping[str, torch.Tensor]] = MappingProxyType({}),
-    scale: float = 1.0,
-) -> None:
-    """Makes a copy of a base model, with an adapter or without one, as fast as it gets on its device.
-
-    Args:
-        unadapted: The weights without the adapter; of use for other scales than 1.
-        scale: What the adapter's update is multiplied with.
-    """
-    _put_in(model, unadapted, scale)
-    if model.device.type != "cpu":
-        keep_keys_and_values(model.unet)
-        return
-    if precision != BFLOAT16 or multiplies_in_bfloat16():
-        rewrite_for_sampling(model.unet)
-    else:
-        keep_keys_and_values(model.unet)
-    if precision == BFLOAT16:
-        model.unet.bfloat16()
-
-
-def _put_in(model: LatentDiffusion, unadapted: Mapping[str, Mapping[str, torch.Tensor]], scale: float) -> None:
-    """Puts an adapter that is beside the weights into them, where that is faster, and multiplies what it changes."""
-    layers = [layer for part in PARTS for layer in adapter_layers(getattr(model, part)).values()]
-    # Adding a small update to weights in bfloat16 would round it away: a GPU's adapter stays beside them.
-    if model.device.type != "cpu" and (scale == 1 or add_up(layers)):
-        if scale != 1:
-            scale_layers(model, scale)
-        return
-    adapted = adapted_parts(model)
-    if adapted:
-        # safe_fusing puts new weights in the place of old ones, which are the base model's, instead of adding to them.
-        model.pipeline.fuse_lora(components=adapted, safe_fusing=True)
-        model.pipeline.unload_lora_weights()
-    if scale != 1:
-        scale_weights(model, unadapted, scale)
-
-
-def _load(model: LatentDiffusion, folders: Sequence[Path], shares: Sequence[float], adapter: Manifest) -> None:
-    """Raises DataLoss for weights that no library shall read, or that don't fit."""
-    try:
-        for folder in folders:
-            for path in folder.rglob("*.safetensors"):
-                read_header(path)
-        if len(folders) > 1:
-            load_sum(model, folders, shares)
-        else:
-            load_adapter(model, folders[0])
-    except ValueError as error:
-        raise DataLoss(
-            f"{adapter.name} has weights that cannot be used ({error}); delete it and train it again",
-            reason="ADAPTER_UNREADABLE",
-        ) from error
-
-
-def check_adapter_has_effect(model: LatentDiffusion, before: Mapping[str, torch.Tensor], adapter: Manifest) -> None:
-    """Raises DataLoss if the loaded adapter changes nothing: weights under unknown names load without an error.
-
-    Args:
-        before: What `answers` was without it.
-    """
-    after, adapted = answers(model), adapted_parts(model)
-    if not adapted and class_tokens(model) is None:
-        adapted = [UNET]
-    for part in adapted:
-        if torch.equal(before[part], after[part]):
-            raise DataLoss(
-                f"{adapter.name} was loaded and changes nothing in the {part}; delete it and train it again",
-                reason="ADAPTER_WITHOUT_EFFECT",
-            )
 
 
 def _pngs(pixels: torch.Tensor, adapter_name: ArtifactName, *, grey: bool) -> list[bytes]:

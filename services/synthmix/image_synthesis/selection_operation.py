@@ -1,5 +1,6 @@
 """One selection's operation: one task that judges, chooses and stores, then the manifest."""
 
+from synthmix.image_data.generators import MORE_ADAPTERS
 from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES
 from synthmix.image_data.selection_rules import SELECTED
 from synthmix.service_kit.artifacts import Manifest, Payload, find_manifest, read_manifest, write_manifest
@@ -33,7 +34,11 @@ def select(context: OperationContext) -> ArtifactName:
                 },
                 # How the images were made, the candidates say.
                 request={
-                    **{key: candidates.request[key] for key in ("settings", "adapter")},
+                    **{
+                        key: candidates.request[key]
+                        for key in ("settings", "adapter", MORE_ADAPTERS)
+                        if key in candidates.request
+                    },
                     **{key: value for key, value in request.items() if key != "recipe_version"},
                 },
                 recipe_version=request["recipe_version"],

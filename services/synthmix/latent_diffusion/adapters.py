@@ -164,6 +164,45 @@ def scale_weights(model: LatentDiffusion, before: Mapping[str, Mapping[str, torc
                 value.data = torch.lerp(earlier.float(), value.data.float(), scale).to(value.dtype)
 
 
+def changes(
+    model: LatentDiffusion, before: Mapping[str, Mapping[str, torch.Tensor]]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """What adapters that are in the weights have changed in these: W' - W of each that differs, in float32.
+
+    Args:
+        before: As `weights` returned them.
+    """
+    return {
+        part: {
+            name: value.data.float() - earlier.float()
+            for name, value in getattr(model, part).named_parameters()
+            if (earlier := before[part].get(name)) is not None and earlier.data_ptr() != value.data_ptr()
+        }
+        for part in PARTS
+    }
+
+
+def add_changes(
+    model: LatentDiffusion, changed: Sequence[Mapping[str, Mapping[str, torch.Tensor]]], factors: Sequence[float]
+) -> None:
+    """Adds what several adapters change, each multiplied by its factor: W + f1 (W1 - W) + f2 (W2 - W) + ...
+
+    Of updates that are added it is their weighted sum, whatever their methods, layers and ranks (task arithmetic:
+    Ilharco et al. 2023, arXiv:2212.04089).
+
+    Args:
+        changed: As `changes` returned them, of each adapter.
+    """
+    for part in PARTS:
+        for name, value in getattr(model, part).named_parameters():
+            added = [
+                factor * item[part][name] for item, factor in zip(changed, factors, strict=True) if name in item[part]
+            ]
+            if added:
+                # Instead of writing into it: it may be another copy's.
+                value.data = (value.data.float() + torch.stack(added).sum(dim=0)).to(value.dtype)
+
+
 def _summed(stored: Sequence[_Stored], weights: Sequence[float]) -> _Stored:
     config = copy.copy(stored[0].config)
     if not isinstance(config, LoraConfig) or config.use_dora:

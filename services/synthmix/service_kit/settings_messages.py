@@ -212,7 +212,7 @@ def _named_value(field: FieldDescriptor, value: Any) -> str:
     if is_map(field):
         value = "; ".join(f"{key}: {repr(one).removesuffix('.0')}" for key, one in value)
     if isinstance(value, tuple):
-        value = "; ".join(map(str, value))
+        value = "; ".join(repr(one).removesuffix(".0") if isinstance(one, float) else str(one) for one in value)
     if isinstance(value, bool):
         return f"{words} {str(value).lower()}"
     if isinstance(value, (int, float)):

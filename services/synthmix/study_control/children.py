@@ -15,6 +15,7 @@ from synthmix.image_data.image_to_image import SAME_CLASS, is_of_any_class
 from synthmix.image_data.inverted_images import check_inverted, is_inverted
 from synthmix.image_data.mixture_kinds import KINDS, OWN_CHILD, MixtureKind, leaves_some_out
 from synthmix.image_data.selection_rules import rules_given
+from synthmix.image_data.summed_adapters import check_number, check_summed, is_summed
 from synthmix.service_kit.artifacts import Manifest
 from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.study_control.specification import makes_children, part_counts, selections, taken_by_ratios
@@ -38,6 +39,10 @@ def check_children(
         if kind and leaves_some_out(kind, taken, list(counts.values()))
     ]
     for index, synthesis in enumerate(spec.synthesis):
+        if is_summed(synthesis):
+            field, whats = f"synthesis[{index}]", [f"adapters[{number}]" for number in range(len(spec.adapters))]
+            check_number(synthesis, len(spec.adapters), problems, field=field)
+            check_summed(synthesis, spec.adapters, problems, field=field, whats=whats)
         for number, adapter in enumerate(spec.adapters):
             what = f"adapters[{number}]"
             check_fusion(synthesis, adapter, counts, problems, field=f"synthesis[{index}]", what=what)

@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import fmean
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
-from synthmix.image_data.generators import is_imported
+from synthmix.image_data.generators import adapters_of, is_imported
 from synthmix.image_data.image_table import SOURCE_LABEL, SOURCES, read_index
 from synthmix.image_data.seen_images import own_files, read_seen
 from synthmix.image_data.selection_rules import SELECTED
@@ -95,7 +95,8 @@ def _image_sets(
     adapters: Sequence[Manifest], image_sets: Sequence[Manifest], trials: Sequence[StoredTrial]
 ) -> LeakageCheck:
     known = {adapter.name.id for adapter in adapters}
-    right = sum(is_imported(image_set) or image_set.inputs.get("adapter") in known for image_set in image_sets)
+    # Of one that was imported there are none.
+    right = sum(known.issuperset(name.id for name in adapters_of(image_set)) for image_set in image_sets)
     using = [trial for trial in trials if "image_set" in trial.manifest.inputs]
     of_study = {image_set.name.id for image_set in image_sets}
     right_trials = sum(trial.manifest.inputs["image_set"] in of_study for trial in using)

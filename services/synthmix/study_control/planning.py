@@ -11,6 +11,7 @@ from typing import Any
 from synthmix.api.clusters.v1 import clusters_pb2
 from synthmix.api.datasets.v1 import datasets_pb2
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.image_data.generators import in_common
 from synthmix.service_kit import model_names
 from synthmix.service_kit.digests import ID_LENGTH, digest_of
 from synthmix.service_kit.environment import ADAPTER_TRAINING, CLASSIFIER_EVALUATION, IMAGE_SYNTHESIS, WORKER_SERVICES
@@ -182,8 +183,17 @@ def _generator_steps(
         return [], []
     adapters: list[Step | None] = []
     image_sets: list[Step | None] = []
-    grid = [(adapter, synthesis) for adapter in spec.adapters for synthesis in spec.synthesis]
-    set_names = iter(distinguishing_names(grid, alone=""))
+    grid = specification.makers(spec)
+    set_names = iter(
+        distinguishing_names(
+            [
+                (in_common([spec.adapters[index] for index in made_by]), spec.synthesis[place])
+                for made_by, place in grid
+            ],
+            alone="",
+        )
+    )
+    targets: list[str] = []
     for index, name in enumerate(distinguishing_names([(adapter,) for adapter in spec.adapters], alone="")):
         fields = {
             "adapter.settings.prompt": specification.adapter_prompt_field(given, index),
@@ -194,9 +204,10 @@ def _generator_steps(
         adapter = planner.step(ADAPTER_TRAINING, f"adapter {name}".rstrip(), request, fields)
         adapters.append(adapter)
         # If it cannot be planned, its images' own fields are checked still.
-        target = adapter.target if adapter else str(ArtifactName(ADAPTERS, NO_ID))
-        for number in range(len(spec.synthesis)):
-            image_sets += _image_steps(planner, given, spec, split, index, number, target, next(set_names))
+        targets.append(adapter.target if adapter else str(ArtifactName(ADAPTERS, f"{index:032x}")))
+    for made_by, place in grid:
+        names = [targets[index] for index in made_by]
+        image_sets += _image_steps(planner, given, spec, split, made_by, place, names, next(set_names))
     return [step for step in adapters if step], [step for step in image_sets if step]
 
 
@@ -205,18 +216,20 @@ def _image_steps(
     given: studies_pb2.StudySpec,
     spec: studies_pb2.StudySpec,
     split: datasets_pb2.Split,
-    index: int,
+    made_by: Sequence[int],
     number: int,
-    adapter: str,
+    adapters: Sequence[str],
     name: str,
 ) -> Iterator[Step | None]:
-    """The images of an adapter and settings of the synthesis, then what each selection keeps of them.
+    """The images of an adapter, or several at once, and settings of the synthesis, then what each selection keeps.
 
     Args:
-        adapter: The resource's name.
+        made_by: The adapters' positions in the specification.
+        adapters: The resources' names.
         name: What tells these images from others.
     """
-    request = specification.image_set(spec, split, index, number, adapter)
+    [index, *_], [adapter, *more] = made_by, adapters
+    request = specification.image_set(spec, split, index, number, adapter, more)
     images = planner.step(
         IMAGE_SYNTHESIS,
         f"images {name}".rstrip(),
@@ -226,6 +239,7 @@ def _image_steps(
             "image_set.settings": f"synthesis[{number}]",
             "image_set.class_images": "dataset",
             "image_set.adapter": f"adapters[{index}]",
+            **{f"image_set.more_adapters[{at}]": f"adapters[{other}]" for at, other in enumerate(made_by[1:])},
             "image_set.train_split": "split",
             "adapter.settings": f"adapters[{index}]",
         },

@@ -157,7 +157,14 @@ def collect(
         autoencoder_checks=autoencoder_checks(store, adapter_manifests),
         adapters=tuple(_adapter(store, adapter_names[item.name.id], item) for item in adapter_manifests),
         image_sets=(
-            *(_image_set(of_image_sets[str(item.name)], adapter_names[item.inputs["adapter"]], item) for item in made),
+            *(
+                _image_set(
+                    of_image_sets[str(item.name)],
+                    "; ".join(adapter_names[name.id] for name in generators.adapters_of(item)),
+                    item,
+                )
+                for item in made
+            ),
             *(_imported_set(of_image_sets[str(item.name)], item) for item in imported),
         ),
         fidelity=measured,

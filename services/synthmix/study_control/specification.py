@@ -24,6 +24,8 @@ from synthmix.image_data.mixture_kinds import (
     taken_by,
 )
 from synthmix.image_data.selection_rules import OVERSAMPLE, check_selection, is_selection, oversampled
+from synthmix.image_data.summed_adapters import FIELD as WEIGHTS
+from synthmix.image_data.summed_adapters import is_summed
 from synthmix.presets.preset_files import without_preset
 from synthmix.service_kit import settings_messages
 from synthmix.service_kit.errors import (
@@ -97,7 +99,7 @@ def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
         _check_search(spec, problems)
     for field, count, most in (
         ("adapters", len(spec.adapters), MOST_ADAPTERS),
-        ("synthesis", len(spec.adapters) * len(spec.synthesis) * (1 + len(selections(spec))), MOST_IMAGE_SETS),
+        ("synthesis", len(makers(spec)) * (1 + len(selections(spec))), MOST_IMAGE_SETS),
         ("image_sets", len(spec.image_sets), MOST_IMAGE_SETS),
     ):
         with problems:
@@ -128,6 +130,15 @@ def _check_search(spec: studies_pb2.StudySpec, problems: Problems) -> None:
                 "give lists with more values, keep fewer, or leave `search` out to train all of them",
                 reason="OUT_OF_RANGE",
             )
+    for place, item in enumerate(spec.synthesis):
+        with problems:
+            if is_summed(item):
+                raise invalid_field(
+                    f"synthesis[{place}].{WEIGHTS}",
+                    list(item.adapter_weights),
+                    "are of all adapters, and a search goes on with some of them",
+                    "leave it out, or leave `search` out",
+                )
     with problems:
         if not needs_images(spec):
             description = (
@@ -259,9 +270,14 @@ def adapter(spec: studies_pb2.StudySpec, split: datasets_pb2.Split, index: int) 
 
 
 def image_set(
-    spec: studies_pb2.StudySpec, split: datasets_pb2.Split, adapter_index: int, synthesis_index: int, adapter_name: str
+    spec: studies_pb2.StudySpec,
+    split: datasets_pb2.Split,
+    adapter_index: int,
+    synthesis_index: int,
+    adapter_name: str,
+    more_adapters: Sequence[str] = (),
 ) -> image_sets_pb2.ImageSet:
-    """The request for the images that an adapter makes with these settings."""
+    """The request for the images that an adapter makes with these settings, or several at once."""
     settings = without_preset(spec.synthesis[synthesis_index])
     settings_messages.set_default(settings, "prompt", spec.adapters[adapter_index].prompt)
     train = part_counts(split, "train")
@@ -273,6 +289,7 @@ def image_set(
         settings.ClearField(name)
     return image_sets_pb2.ImageSet(
         adapter=adapter_name,
+        more_adapters=more_adapters,
         settings=settings,
         class_images=[image_sets_pb2.ClassImages(label=label, images=count) for label, count in sorted(images.items())],
         train_split=str(_train_part(split)) if begun else "",
@@ -375,6 +392,17 @@ def check_selections(given: studies_pb2.StudySpec, problems: Problems) -> None:
                 violations=[FieldViolation("selection", description)],
             )
         )
+
+
+def makers(spec: studies_pb2.StudySpec) -> list[tuple[tuple[int, ...], int]]:
+    """The adapters that each image set is made with, and its settings of the synthesis, by their positions.
+
+    One adapter each, in the order of the adapters; then all of them at once, where the settings give weights for it.
+    """
+    alone = [place for place, item in enumerate(spec.synthesis) if not is_summed(item)]
+    summed = [place for place, item in enumerate(spec.synthesis) if is_summed(item)]
+    everyone = tuple(range(len(spec.adapters)))
+    return [((index,), place) for index in everyone for place in alone] + [(everyone, place) for place in summed]
 
 
 def makes_children(adapter: adapters_pb2.AdapterSettings, synthesis: image_sets_pb2.SynthesisSettings) -> bool:

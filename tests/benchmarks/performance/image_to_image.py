@@ -17,7 +17,8 @@ from PIL import Image
 from side_by_side import FEWEST_PAIRS, Row, compared, in_turns, run
 from synthesis import ADAPTER, BATCH, GUIDANCE_SCALE, SIZE_PX, difference, ours, planned, with_adapter, write_adapter
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_synthesis.sampling import make_ready, synthesise
+from synthmix.image_synthesis.adapted_models import make_ready
+from synthmix.image_synthesis.sampling import synthesise
 from synthmix.image_synthesis.source_images import executed_steps
 from synthmix.latent_diffusion.autoencoder import encode_images
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER

@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from side_by_side import FEWEST_PAIRS, Row, compared, in_turns, peak_flops, run
 from synthmix.adapter_training.adapter_files import adapter_files
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_synthesis.sampling import make_ready, synthesise
+from synthmix.image_synthesis.adapted_models import make_ready
+from synthmix.image_synthesis.sampling import synthesise
 from synthmix.image_synthesis.shards import PlannedImage
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
 from synthmix.latent_diffusion.kept_models import shared_copy

@@ -18,7 +18,8 @@ from memory_object_store import MemoryObjectStore
 from side_by_side import FEWEST_PAIRS, Row, Seconds, compared, environment, run, timed
 from synthesis import ADAPTER, GUIDANCE_SCALE, LABELS, PROMPT, with_adapter, write_adapter
 from synthmix.image_synthesis import sampling
-from synthmix.image_synthesis.sampling import make_ready, synthesise_shard
+from synthmix.image_synthesis.adapted_models import make_ready
+from synthmix.image_synthesis.sampling import synthesise_shard
 from synthmix.image_synthesis.shard_ranges import SHARD_IMAGES, shard_count
 from synthmix.image_synthesis.shards import finished_shards, write_index
 from synthmix.latent_diffusion.base_model import BUILTIN_FOLDER
@@ -57,7 +58,7 @@ def stored_adapter() -> MemoryObjectStore:
 
 def use(model: LatentDiffusion, store: MemoryObjectStore) -> None:
     sampling.open_object_store = lambda: store  # type: ignore[assignment]
-    sampling.adapted_model = lambda name, precision, *parts: model  # type: ignore[assignment]
+    sampling.adapted_model = lambda store, name, precision, *parts: model  # type: ignore[assignment]
 
 
 class GrowingSet:

@@ -22,7 +22,7 @@ class CreateImageSetRequest(_message.Message):
     def __init__(self, image_set: _Optional[_Union[ImageSet, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class SynthesisSettings(_message.Message):
-    __slots__ = ("preset", "variant", "prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight", "adapter_scale", "more_prompts", "negative_prompt", "guidance_least_noise", "guidance_most_noise", "guidance_rescale", "strength", "more_strengths", "largest_strength", "inversion_steps", "prompt_switch", "latent_guidance_radius", "latent_guidance_step", "images_per_source", "source", "sampler", "timestep_spacing", "sigma_spacing", "solver_order", "solver_algorithm", "eta", "class_images", "balance", "strengths_by_images")
+    __slots__ = ("preset", "variant", "prompt", "steps", "guidance_scale", "per_class", "seed", "precision", "fused_adapters", "fusion_weight", "adapter_scale", "more_prompts", "negative_prompt", "guidance_least_noise", "guidance_most_noise", "guidance_rescale", "strength", "more_strengths", "largest_strength", "inversion_steps", "prompt_switch", "latent_guidance_radius", "latent_guidance_step", "images_per_source", "source", "sampler", "timestep_spacing", "sigma_spacing", "solver_order", "solver_algorithm", "eta", "adapter_weights", "class_images", "balance", "strengths_by_images")
     class ClassImagesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class SynthesisSettings(_message.Message):
     SOLVER_ORDER_FIELD_NUMBER: _ClassVar[int]
     SOLVER_ALGORITHM_FIELD_NUMBER: _ClassVar[int]
     ETA_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     CLASS_IMAGES_FIELD_NUMBER: _ClassVar[int]
     BALANCE_FIELD_NUMBER: _ClassVar[int]
     STRENGTHS_BY_IMAGES_FIELD_NUMBER: _ClassVar[int]
@@ -102,10 +103,11 @@ class SynthesisSettings(_message.Message):
     solver_order: int
     solver_algorithm: str
     eta: float
+    adapter_weights: _containers.RepeatedScalarFieldContainer[float]
     class_images: _containers.ScalarMap[str, int]
     balance: bool
     strengths_by_images: _containers.ScalarMap[int, float]
-    def __init__(self, preset: _Optional[str] = ..., variant: _Optional[str] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ..., adapter_scale: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[str] = ..., guidance_least_noise: _Optional[float] = ..., guidance_most_noise: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., strength: _Optional[float] = ..., more_strengths: _Optional[_Iterable[float]] = ..., largest_strength: _Optional[float] = ..., inversion_steps: _Optional[int] = ..., prompt_switch: _Optional[float] = ..., latent_guidance_radius: _Optional[float] = ..., latent_guidance_step: _Optional[float] = ..., images_per_source: _Optional[int] = ..., source: _Optional[str] = ..., sampler: _Optional[str] = ..., timestep_spacing: _Optional[str] = ..., sigma_spacing: _Optional[str] = ..., solver_order: _Optional[int] = ..., solver_algorithm: _Optional[str] = ..., eta: _Optional[float] = ..., class_images: _Optional[_Mapping[str, int]] = ..., balance: _Optional[bool] = ..., strengths_by_images: _Optional[_Mapping[int, float]] = ...) -> None: ...
+    def __init__(self, preset: _Optional[str] = ..., variant: _Optional[str] = ..., prompt: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., per_class: _Optional[int] = ..., seed: _Optional[int] = ..., precision: _Optional[str] = ..., fused_adapters: _Optional[int] = ..., fusion_weight: _Optional[float] = ..., adapter_scale: _Optional[float] = ..., more_prompts: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[str] = ..., guidance_least_noise: _Optional[float] = ..., guidance_most_noise: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., strength: _Optional[float] = ..., more_strengths: _Optional[_Iterable[float]] = ..., largest_strength: _Optional[float] = ..., inversion_steps: _Optional[int] = ..., prompt_switch: _Optional[float] = ..., latent_guidance_radius: _Optional[float] = ..., latent_guidance_step: _Optional[float] = ..., images_per_source: _Optional[int] = ..., source: _Optional[str] = ..., sampler: _Optional[str] = ..., timestep_spacing: _Optional[str] = ..., sigma_spacing: _Optional[str] = ..., solver_order: _Optional[int] = ..., solver_algorithm: _Optional[str] = ..., eta: _Optional[float] = ..., adapter_weights: _Optional[_Iterable[float]] = ..., class_images: _Optional[_Mapping[str, int]] = ..., balance: _Optional[bool] = ..., strengths_by_images: _Optional[_Mapping[int, float]] = ...) -> None: ...
 
 class SelectionSettings(_message.Message):
     __slots__ = ("preset", "variant", "class_consistency", "top_k", "above_chance", "centroid", "drop_lowest", "near_duplicates", "memorised", "keep", "oversample")
@@ -158,7 +160,7 @@ class Selected(_message.Message):
     def __init__(self, candidates: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., missing: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., rejections: _Optional[_Iterable[_Union[Rejections, _Mapping]]] = ..., feature_network: _Optional[str] = ...) -> None: ...
 
 class ImageSet(_message.Message):
-    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "imported_adapter", "train_split", "base_model", "selection", "candidates", "selected", "imported")
+    __slots__ = ("name", "adapter", "settings", "class_images", "image_count", "create_time", "seconds", "gpu_seconds", "payloads", "requested_by", "requested_by_me", "imported_adapter", "train_split", "base_model", "selection", "candidates", "selected", "more_adapters", "imported")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +178,7 @@ class ImageSet(_message.Message):
     SELECTION_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     SELECTED_FIELD_NUMBER: _ClassVar[int]
+    MORE_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     IMPORTED_FIELD_NUMBER: _ClassVar[int]
     name: str
     adapter: str
@@ -194,8 +197,9 @@ class ImageSet(_message.Message):
     selection: SelectionSettings
     candidates: str
     selected: Selected
+    more_adapters: _containers.RepeatedScalarFieldContainer[str]
     imported: ImportedImages
-    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., imported_adapter: _Optional[bool] = ..., train_split: _Optional[str] = ..., base_model: _Optional[str] = ..., selection: _Optional[_Union[SelectionSettings, _Mapping]] = ..., candidates: _Optional[str] = ..., selected: _Optional[_Union[Selected, _Mapping]] = ..., imported: _Optional[_Union[ImportedImages, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., adapter: _Optional[str] = ..., settings: _Optional[_Union[SynthesisSettings, _Mapping]] = ..., class_images: _Optional[_Iterable[_Union[ClassImages, _Mapping]]] = ..., image_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., imported_adapter: _Optional[bool] = ..., train_split: _Optional[str] = ..., base_model: _Optional[str] = ..., selection: _Optional[_Union[SelectionSettings, _Mapping]] = ..., candidates: _Optional[str] = ..., selected: _Optional[_Union[Selected, _Mapping]] = ..., more_adapters: _Optional[_Iterable[str]] = ..., imported: _Optional[_Union[ImportedImages, _Mapping]] = ...) -> None: ...
 
 class ImportedImages(_message.Message):
     __slots__ = ("upload", "origin", "seen", "image_size", "accept_layout")
