@@ -13,7 +13,8 @@ from memory_object_store import MemoryObjectStore
 from striped_study import ADAPTER, IMAGE_SET, evaluate, split_of, striped_store, write_image_set
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.image_data import split_parts
-from synthmix.image_data.split_parts import dataset_rows, open_split, part_payload
+from synthmix.image_data.image_payloads import part_payload
+from synthmix.image_data.split_parts import dataset_rows, open_split
 from synthmix.image_data.trial_files import PREDICTIONS, TRAINING, VALIDATION_PREDICTIONS
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import Manifest, payload_key, read_manifest, read_payload, write_payload

@@ -7,6 +7,8 @@ from synthmix.cli.connection import connect
 from synthmix.cli.output import emit, human_time, note, table, with_owners, without_own
 from synthmix.cli.progress import progress, shown_transfer
 from synthmix.client.client import GroupRule, PixelRule
+from synthmix.client.outputs import check_free, made_whole
+from synthmix.client.split_images import table_text
 from synthmix.image_data.sources.source_account import sentence
 from synthmix.service_kit.errors import InvalidArgument
 from synthmix.service_kit.extras import extra
@@ -57,6 +59,29 @@ def show(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         dataset = client.get_dataset(arguments.name)
     emit(arguments, dataset, to_yaml(without_own(dataset)).rstrip())
+
+
+def split(arguments: argparse.Namespace) -> None:
+    if arguments.to is not None:
+        check_free(arguments.to)
+    with connect(arguments) as client:
+        made = client.create_split(
+            arguments.name, test=arguments.test, validation=arguments.validation, seed=arguments.seed
+        )
+        if arguments.to is not None:
+            text = table_text(client.split_images(made.name))
+            with made_whole(arguments.to) as path:
+                path.write_text(text, encoding="utf-8")
+    emit(arguments, made, split_text(made))
+
+
+def split_text(made: datasets_pb2.Split) -> str:
+    """The split's name, and what each part has of each class."""
+    rows = [
+        (part.part, item.label, item.images, item.groups) for part in made.part_counts for item in part.class_counts
+    ]
+    counts = table(("PART", "CLASS", "IMAGES", "GROUPS"), rows, right=("IMAGES", "GROUPS"))
+    return "\n".join([made.name, "", counts, *(f"warning: {warning}" for warning in made.warnings)])
 
 
 def simulate(arguments: argparse.Namespace) -> None:

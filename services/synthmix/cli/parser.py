@@ -232,6 +232,31 @@ def _add_datasets(groups: Any) -> None:
     add.add_argument("--replace", action="store_true", help="let the name move here from the dataset that holds it")
     _command(commands, "list", "datasets:list_", "list datasets by the time of their creation, the newest last")
     _command(commands, "show", "datasets:show", "show a dataset", named=DATASET)
+    split = _command(
+        commands,
+        "split",
+        "datasets:split",
+        "divide a dataset as a study's `split:` does, and say which images are in which part",
+        "Makes the split that a study with the same numbers uses, or finds it, and prints its name. With --to it "
+        "writes which images each part has, so that a generator can be trained elsewhere on the train images alone.",
+        named=DATASET,
+    )
+    split.add_argument(
+        "--test", type=float, default=None, metavar="SHARE", help="of the images, in the test part (default: 0.25)"
+    )
+    split.add_argument(
+        "--validation", type=float, default=None, metavar="SHARE", help="in the validation part (default: 0.15)"
+    )
+    split.add_argument(
+        "--seed", type=int, default=None, metavar="N", help="another seed gives another split (default: 0)"
+    )
+    split.add_argument(
+        "--to",
+        type=_path,
+        metavar="FILE",
+        help="write a CSV file with path, label, group, part and sha256 of each image; it needs pyarrow, which the "
+        "extra `parquet` brings",
+    )
     _add_delete(
         commands,
         "dataset",

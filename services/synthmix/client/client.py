@@ -31,7 +31,7 @@ from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix.api.image_sets.v1 import image_sets_pb2, image_sets_pb2_grpc
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2, studies_pb2_grpc
-from synthmix.client import adapter_formats, image_exports, image_set_imports
+from synthmix.client import adapter_formats, image_exports, image_set_imports, split_images
 from synthmix.client.adapter_formats import Export as Export
 from synthmix.client.adapter_imports import read_adapter, write_upload
 from synthmix.client.adapter_merges import Merge as Merge
@@ -44,7 +44,9 @@ from synthmix.client.outputs import made_whole
 from synthmix.client.packing import FIELD as SOURCE_FIELD
 from synthmix.client.packing import pack
 from synthmix.client.resource_collection import ResourceCollection
+from synthmix.client.split_images import SplitImage as SplitImage
 from synthmix.client.transport import Channels, Service
+from synthmix.image_data.image_payloads import INDEX
 from synthmix.image_data.sources.group_patterns import pattern_span
 from synthmix.image_data.sources.manifests import LABEL_COLUMN, PATH_COLUMN, Columns, check_caption_columns
 from synthmix.image_data.sources.source_listing import ListingRequest
@@ -319,8 +321,15 @@ class Client:
         )
         return list(answer.swept)
 
-    def create_split(self, dataset: str, *, test: float, validation: float, seed: int = 0) -> datasets_pb2.Split:
-        """Splits a dataset by group. The same request gives the same split."""
+    def create_split(
+        self, dataset: str, *, test: float | None = None, validation: float | None = None, seed: int | None = None
+    ) -> datasets_pb2.Split:
+        """Splits a dataset by group. The same request gives the same split: that of a study with the same numbers.
+
+        Args:
+            test: The share of images in the test part; as of a study if None, as are the others.
+            validation: That in the validation part.
+        """
         request = datasets_pb2.CreateSplitRequest(
             split=datasets_pb2.Split(
                 dataset=names.qualified(names.DATASETS, dataset),
@@ -332,6 +341,28 @@ class Client:
     def get_split(self, name: str) -> datasets_pb2.Split:
         request = datasets_pb2.GetSplitRequest(name=names.qualified(names.SPLITS, name))
         return self._control.call(self._datasets.GetSplit, request, datasets_pb2.Split)
+
+    def split_images(self, name: str) -> list[SplitImage]:
+        """The images of a split, each with its part, in the order of the dataset.
+
+        By it a generator can be trained elsewhere on the images of the train part alone.
+
+        Args:
+            name: splits/{digest}, or the digest alone.
+
+        Raises:
+            FailedPrecondition: pyarrow is not installed, which the extra `parquet` brings.
+            NotFound: There is no such split.
+            DataLoss: What arrived is not what the manifest says.
+        """
+        split_images.check_table()
+        split = self.get_split(name)
+        dataset = self.get_dataset(split.dataset)
+        with tempfile.TemporaryDirectory(prefix="synthmix-split-") as folder:
+            stored = Path(folder)
+            download_payloads(self._read_payload, split.name, split.payloads, stored)
+            download_payloads(self._read_payload, dataset.name, dataset.payloads, stored, only=[INDEX])
+            return split_images.read_table(stored)
 
     # Base models
 

@@ -5,3 +5,8 @@ INDEX = "index.parquet"
 
 def shard_name(number: int) -> str:
     return f"images-{number:05d}.parquet"
+
+
+def part_payload(part: str) -> str:
+    """Of a split: which rows of the dataset's index a part has."""
+    return f"{part}.parquet"

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synthmix.image_data.image_payloads import part_payload
 from synthmix.image_data.image_table import StoredImages, read_index
 from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
 from synthmix.service_kit.digests import digest_of
@@ -141,10 +142,6 @@ def part_summary(split: Manifest, part: str) -> dict[str, Any]:
     """What a split's manifest says of a part: digest, image_count, group_count, class_counts."""
     summary: dict[str, Any] = split.summary["parts"][part]
     return summary
-
-
-def part_payload(part: str) -> str:
-    return f"{part}.parquet"
 
 
 def _dataset(store: ObjectStore, split: Manifest) -> Manifest:

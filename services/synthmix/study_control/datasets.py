@@ -409,15 +409,15 @@ def create_split(store: ObjectStore, request: datasets_pb2.Split, owner: str) ->
         raise missing_field("split.dataset", "name a dataset; `synthmix datasets list` shows them")
     dataset = find_dataset(store, request.dataset, owner=owner, field="split.dataset")
     name = splitting.create_split(store, dataset, request.settings)
-    return described(read_manifest(store, name), split_message)
+    return described(read_manifest(store, name), lambda manifest: split_message(store, manifest))
 
 
 def get_split(store: ObjectStore, name: str) -> datasets_pb2.Split:
     manifest = read_manifest(store, ArtifactName.parse(name, field="name", collection=SPLITS))
-    return described(manifest, split_message)
+    return described(manifest, lambda manifest: split_message(store, manifest))
 
 
-def split_message(manifest: Manifest) -> datasets_pb2.Split:
+def split_message(store: ObjectStore, manifest: Manifest) -> datasets_pb2.Split:
     summary, request = manifest.summary, manifest.request
     return datasets_pb2.Split(
         name=str(manifest.name),
@@ -430,6 +430,7 @@ def split_message(manifest: Manifest) -> datasets_pb2.Split:
             )
             for part in PARTS
         ],
+        payloads=payload_messages(store, manifest),
     )
 
 

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.image_data.fingerprints import near_duplicates
+from synthmix.image_data.image_payloads import part_payload
 from synthmix.image_data.image_table import read_index
-from synthmix.image_data.split_parts import PART_SCHEMA, dataset_rows, part_payload
+from synthmix.image_data.split_parts import PART_SCHEMA, dataset_rows
 from synthmix.service_kit.artifacts import Manifest, find_manifest, write_manifest, write_payload
 from synthmix.service_kit.digests import digest_of
 from synthmix.service_kit.errors import FailedPrecondition, Problems, invalid_field

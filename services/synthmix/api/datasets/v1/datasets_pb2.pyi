@@ -156,18 +156,20 @@ class SplitSettings(_message.Message):
     def __init__(self, test: _Optional[float] = ..., validation: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Split(_message.Message):
-    __slots__ = ("name", "dataset", "settings", "part_counts", "warnings")
+    __slots__ = ("name", "dataset", "settings", "part_counts", "warnings", "payloads")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     PART_COUNTS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     name: str
     dataset: str
     settings: SplitSettings
     part_counts: _containers.RepeatedCompositeFieldContainer[PartCount]
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., settings: _Optional[_Union[SplitSettings, _Mapping]] = ..., part_counts: _Optional[_Iterable[_Union[PartCount, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    payloads: _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Payload]
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., settings: _Optional[_Union[SplitSettings, _Mapping]] = ..., part_counts: _Optional[_Iterable[_Union[PartCount, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ...) -> None: ...
 
 class PartCount(_message.Message):
     __slots__ = ("part", "digest", "class_counts")
