@@ -45,7 +45,7 @@ def zip_of(files: Files) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in files.items():
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data)  # of no time: the same files are the same upload
     return buffer.getvalue()
 
 

@@ -7,7 +7,7 @@ from synthmix.service_kit.artifacts import Manifest, find_manifest
 from synthmix.service_kit.errors import NotFound, Problems, invalid_field
 from synthmix.service_kit.object_store import ObjectStore
 from synthmix.service_kit.resource_names import IMAGE_SETS, ArtifactName
-from synthmix.study_control.specification import makes_its_own, needs_images, selections
+from synthmix.study_control.specification import MOST_IMAGE_SETS, makes_its_own, needs_images, selections
 
 FIELD = "image_sets"
 
@@ -38,6 +38,15 @@ def find_imported_sets(store: ObjectStore, spec: studies_pb2.StudySpec, problems
                 "chooses among images that the study makes, and beside image_sets it makes none",
                 "leave it out, or give adapters or synthesis; choose among imported images before they are imported",
                 reason="IMPORTED_CANDIDATES",
+            )
+    with problems:
+        if len(spec.image_sets) > MOST_IMAGE_SETS:
+            raise invalid_field(
+                FIELD,
+                len(spec.image_sets),
+                "are too many",
+                f"name at most {MOST_IMAGE_SETS}",
+                reason="OUT_OF_RANGE",
             )
     found: dict[ArtifactName, Manifest] = {}
     for index, text in enumerate(spec.image_sets):

@@ -100,14 +100,13 @@ def check(spec: studies_pb2.StudySpec, problems: Problems) -> None:
     for field, count, most in (
         ("adapters", len(spec.adapters), MOST_ADAPTERS),
         ("synthesis", len(makers(spec)) * (1 + len(selections(spec))), MOST_IMAGE_SETS),
-        ("image_sets", len(spec.image_sets), MOST_IMAGE_SETS),
     ):
         with problems:
             if count > most:
                 raise invalid_field(
                     field,
                     count,
-                    "are too many",
+                    "are too many combinations",
                     f"shorten the lists to at most {most}",
                     reason="OUT_OF_RANGE",
                 )
