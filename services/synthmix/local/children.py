@@ -32,6 +32,7 @@ class Child:
         log: Where its output goes. The log of an earlier stack is kept beside it.
         holds_pipe: Whether its standard input is a pipe that ends when this process does.
         prepare: Called before each start, when nothing of an earlier one runs any more.
+        fault: Says of a running one what only another start mends, such as "refuses writes"; "" if nothing is so.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Child:
         log: Path,
         holds_pipe: bool = False,
         prepare: Callable[[], None] | None = None,
+        fault: Callable[[], str] | None = None,
     ):
         self.name = name
         self.log = log
@@ -52,6 +54,7 @@ class Child:
         self._environment = {**environment, CHILD_VARIABLE: name}
         self._folder = folder
         self._prepare = prepare
+        self._fault = fault
         self._stdin = subprocess.PIPE if holds_pipe else subprocess.DEVNULL
         self._process: subprocess.Popen[bytes] | None = None
         if log.exists():
@@ -79,6 +82,12 @@ class Child:
 
     def has_ended(self) -> bool:
         return self._started().poll() is not None
+
+    def fault(self) -> str:
+        """What of a running one only another start mends; "" if nothing is so, or if it started a moment ago."""
+        if self._fault is None or time.monotonic() - self.started_s < QUICK_DEATH_S:
+            return ""
+        return self._fault()
 
     def request_stop(self) -> None:
         """Asks it to end: closes its pipe if it has one, else sends SIGTERM. Harmless if it never started."""
@@ -167,7 +176,7 @@ def wait_until_ready(
 
 
 class Supervisor:
-    """Starts children again that died, from a thread of its own, with growing pauses.
+    """Starts children again that died, or have a fault, from a thread of its own, with growing pauses.
 
     One that dies on and on is given up: `failure` then says so, and nothing is started any more.
 
@@ -224,6 +233,9 @@ class Supervisor:
     def _look_after(self, child: Child) -> None:
         if child not in self._restart_s:
             if not child.has_ended():
+                if fault := child.fault():
+                    self._say(f"{child.name} {fault}; it is killed, to be started again")
+                    child.kill()
                 return
             age_s = time.monotonic() - child.started_s
             deaths = self._quick_deaths[child] + 1 if age_s < QUICK_DEATH_S else 1

@@ -1,6 +1,7 @@
 """Object storage as a child: SeaweedFS's `weed mini`, one process that speaks S3 on loopback."""
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -15,7 +16,7 @@ from synthmix.local.home import Home, ObjectStorageKeys, write_private
 from synthmix.local.ports import LOOPBACK, accepts_connections, free_port
 from synthmix.service_kit.environment import ObjectStoreSettings
 from synthmix.service_kit.errors import FailedPrecondition, Unavailable
-from synthmix.service_kit.storage_space import reserve_bytes
+from synthmix.service_kit.storage_space import is_low, reserve_bytes
 
 NAME = "object-storage"
 BUCKET = "synthmix"
@@ -29,6 +30,10 @@ COMPONENTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
 # weed's own worker dials the admin server here, whatever -admin.port.grpc says.
 ADMIN_GRPC_OFFSET = 10_000
 HANDSHAKE_TIMEOUT_S = 5.0
+# Of its log, read at once.
+MOST_LOG_BYTES = 1024 * 1024
+# What it says of a write that its index could not take.
+_INDEX_REFUSED = re.compile(rb"/filerldb[^ ]*: (no space left on device|disk quota exceeded)")
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,40 @@ def forget_ports(storage: ObjectStorage) -> None:
     """Removes what the master wrote under an earlier port. The volumes tell it anew what there is."""
     for folder in storage.folder.glob("m[0-9]*"):
         shutil.rmtree(folder)
+
+
+class RefusedWrites:
+    """Notices by weed's log that it refuses writes for want of room which there is again.
+
+    The journal of weed's index (goleveldb) answers every write with the first error that it met, such as that of a full
+    disk, until it is opened anew. It is one of eight, so that most writes, and every read, go well.
+    """
+
+    def __init__(self, folder: Path, log: Path):
+        self._folder, self._log = folder, log
+        self._read_until = 0
+        self._rest = b""
+        self._refused = False
+
+    def begin(self) -> None:
+        """Forgets what an earlier process met."""
+        self._read_until = self._log.stat().st_size if self._log.exists() else 0
+        self._rest, self._refused = b"", False
+
+    def fault(self) -> str:
+        """What the supervisor says of it; "" if no write was refused, or there is no room yet."""
+        self._read()
+        if not self._refused or is_low(self._folder):
+            return ""
+        return "refuses writes since its disk was full, although there is room again"
+
+    def _read(self) -> None:
+        with self._log.open("rb") as log:
+            log.seek(self._read_until)
+            data = self._rest + log.read(MOST_LOG_BYTES)
+            self._read_until = log.tell()
+        *lines, self._rest = data.split(b"\n")
+        self._refused = self._refused or any(_INDEX_REFUSED.search(line) for line in lines)
 
 
 def is_ready(storage: ObjectStorage) -> bool:

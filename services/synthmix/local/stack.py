@@ -211,10 +211,15 @@ def _children(plan: _Plan) -> _Children:
 
     reaper = [sys.executable, "-P", "-m", "synthmix.local.reaper", str(plan.home.folder)]
     storage, ray = plan.storage, plan.ray
+    refused = object_storage.RefusedWrites(storage.folder, plan.home.logs / f"{object_storage.NAME}.log")
     return _Children(
         reaper=child("reaper", reaper, common, holds_pipe=True),
         storage=child(
-            object_storage.NAME, object_storage.command(storage), object_storage.environment(storage, common)
+            object_storage.NAME,
+            object_storage.command(storage),
+            object_storage.environment(storage, common),
+            prepare=refused.begin,
+            fault=refused.fault,
         ),
         ray=child(
             ray_node.NAME,
