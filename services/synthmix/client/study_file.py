@@ -519,8 +519,9 @@ def _unknown_key(key: str, descriptor: Descriptor, path: str) -> str:
     known = list(dict.fromkeys(item.name for item in _writable_fields(descriptor).values()))
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).replace("-", "_").lower()
     sections = [] if path else [section for section, keys in _sections(descriptor) if snake in keys]
-    nearest = difflib.get_close_matches(snake[:LONGEST_KEY], known, n=1, cutoff=0.6)
-    if nearest and (not sections or snake in known):  # a key of a section is meant more likely than one that is like it
+    # A key of a section is meant more likely than one that is like it, as image_size and image_sets, but for a letter.
+    nearest = difflib.get_close_matches(snake[:LONGEST_KEY], known, n=1, cutoff=0.85 if sections else 0.6)
+    if nearest:
         return f"is not a known key; did you mean `{nearest[0]}`?"
     if sections:
         places = "` or `".join(f"{item}:" for item in sections)
