@@ -156,6 +156,11 @@ def test_a_preset_is_told_with_the_image_sets_that_it_made(store: MemoryObjectSt
         ("selection: {preset: diff-mix}", "selection[0].preset", "no selection in the variant unidiffda"),
         ("variant: paper", "variant", "name a preset"),
         ("synthesis: {variant: paper}", "synthesis[0].variant", "name a preset"),
+        (
+            "preset: diff-mix\nsynthesis: {source: same_class}",
+            "mixtures.soft_label_gamma",
+            "leave source under synthesis to the preset diff-mix as well",
+        ),
     ],
 )
 def test_what_there_is_not_is_refused(store: MemoryObjectStore, text: str, field: str, said: str) -> None:

@@ -242,13 +242,13 @@ def _add_datasets(groups: Any) -> None:
         named=DATASET,
     )
     split.add_argument(
-        "--test", type=float, default=None, metavar="SHARE", help="of the images, in the test part (default: 0.25)"
+        "--test", type=float, metavar="SHARE", help="of the images, in the test part (default: as of a study)"
     )
     split.add_argument(
-        "--validation", type=float, default=None, metavar="SHARE", help="in the validation part (default: 0.15)"
+        "--validation", type=float, metavar="SHARE", help="in the validation part (default: as of a study)"
     )
     split.add_argument(
-        "--seed", type=int, default=None, metavar="N", help="another seed gives another split (default: 0)"
+        "--seed", type=int, metavar="N", help="another seed gives another split (default: as of a study)"
     )
     split.add_argument(
         "--to",

@@ -21,6 +21,7 @@ class SplitImage:
     Attributes:
         path: In the dataset.
         label: Its class.
+        group: What the split keeps together.
         part: train, validation or test.
         sha256: Of its file.
     """

@@ -76,13 +76,8 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
     A request that is only validated may name an adapter that isn't trained yet, if it gives prompt and classes.
     """
     name = ArtifactName.parse(image_set.adapter, field="image_set.adapter", collection=ADAPTERS)
-    adapter = find_manifest(store, name)
-    if adapter is None and not (validate_only and image_set.settings.prompt and image_set.class_images):
-        raise NotFound(
-            f"image_set.adapter: {name} does not exist; create it first",
-            reason="ARTIFACT_NOT_FOUND",
-            metadata={"artifact": str(name)},
-        )
+    may_be_missing = bool(validate_only and image_set.settings.prompt and image_set.class_images)
+    adapter = _find_adapter(store, name, field="image_set.adapter", may_be_missing=may_be_missing)
     settings = filled(image_set.settings, adapter)
     problems = Problems()
     more = _more_adapters(store, image_set, problems, validate_only=validate_only)
@@ -186,14 +181,20 @@ def _more_adapters(
                 raise invalid_field(
                     field, text, "is there twice", "leave one out, and add its weights up", reason="DUPLICATE_VALUE"
                 )
-            found[name] = find_manifest(store, name)
-            if found[name] is None and not validate_only:
-                raise NotFound(
-                    f"{field}: {name} does not exist; create it first",
-                    reason="ARTIFACT_NOT_FOUND",
-                    metadata={"artifact": str(name)},
-                )
+            found[name] = _find_adapter(store, name, field=field, may_be_missing=validate_only)
     return found
+
+
+def _find_adapter(store: ObjectStore, name: ArtifactName, *, field: str, may_be_missing: bool) -> Manifest | None:
+    """None if it is not there, and may be. Raises NotFound if it may not."""
+    adapter = find_manifest(store, name)
+    if adapter is None and not may_be_missing:
+        raise NotFound(
+            f"{field}: {name} does not exist; create it first",
+            reason="ARTIFACT_NOT_FOUND",
+            metadata={"artifact": str(name)},
+        )
+    return adapter
 
 
 def _check_summed(settings: image_sets_pb2.SynthesisSettings, adapters: Sequence[Manifest], problems: Problems) -> None:

@@ -73,15 +73,15 @@ def check_children(
             )
     of_any_class = any(map(is_of_any_class, spec.synthesis)) or any(SOURCE_LABEL in item.summary for item in imported)
     if spec.mixtures.HasField("soft_label_gamma") and not of_any_class:
+        remedy = "set a strength and source: any_class under synthesis, or leave it out"
+        if preset := spec.mixtures.preset:  # which gave it
+            remedy = f"leave source under synthesis to the preset {preset} as well, or give mixtures without it"
         problems.found.append(
             invalid_field(
                 "mixtures.soft_label_gamma",
                 spec.mixtures.soft_label_gamma,
                 "is of images that begin from images of another class, and there are none",
-                "set a strength and source: any_class under synthesis, or leave it out"
-                if not spec.mixtures.preset
-                else f"which the preset {spec.mixtures.preset} wants: leave source to it under synthesis as well, or "
-                "give mixtures without a preset",
+                remedy,
             )
         )
     for ratio, taken in taken_by_ratios(spec, counts):
