@@ -20,6 +20,7 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
 from synthmix.classifier_evaluation import planning
 from synthmix.classifier_evaluation.evaluation_operation import FIDELITY, TRIAL, run
+from synthmix.classifier_evaluation.feature_networks import FeatureNetwork
 from synthmix.classifier_evaluation.image_fidelity import measure_fidelity
 from synthmix.classifier_evaluation.mixtures import TrialSpec
 from synthmix.classifier_evaluation.trials import evaluate_trial
@@ -120,8 +121,8 @@ def run_trial(store: MemoryObjectStore, split: str, trial: TrialSpec, settings: 
     return str(evaluate_trial(store, split, trial, classifier, report=lambda steps: None, threads=1, gpus=gpus))
 
 
-def measure(store: MemoryObjectStore, split: str, image_sets: Sequence[str]) -> dict[str, Any]:
-    return message_json.to_value(measure_fidelity(store, split, image_sets))
+def measure(store: MemoryObjectStore, split: str, image_sets: Sequence[str], network: FeatureNetwork) -> dict[str, Any]:
+    return message_json.to_value(measure_fidelity(store, split, image_sets, network))
 
 
 TASKS: dict[str, Callable[..., Any]] = {TRIAL: run_trial, FIDELITY: measure}
@@ -159,7 +160,11 @@ class InProcessContext:
 
 
 def evaluate(
-    store: MemoryObjectStore, *, image_sets: Sequence[str] = (IMAGE_SET,), **mixtures: Any
+    store: MemoryObjectStore,
+    *,
+    image_sets: Sequence[str] = (IMAGE_SET,),
+    measures: Mapping[str, Any] | None = None,
+    **mixtures: Any,
 ) -> tuple[Manifest, InProcessContext]:
     """Evaluates a grid of two seeds on the store's split, and returns the evaluation and what it ran."""
     request = evaluations_pb2.Evaluation(
@@ -170,6 +175,7 @@ def evaluate(
             architecture=TINY.architecture, pretrained=False, image_size=32, epochs=3, batch_size=8
         ),
         seeds=2,
+        measures=evaluations_pb2.MeasureSettings(**(measures or {})),
     )
     planned = planning.plan(store, request, validate_only=False)
     record = SimpleNamespace(

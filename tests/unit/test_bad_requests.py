@@ -711,6 +711,38 @@ STUDIES = [
         ("claim.confidence",),
     ),
     Case(
+        "a feature network that is none",
+        study(measures__feature_network="dinov2"),
+        InvalidArgument,
+        "UNKNOWN_ARCHITECTURE",
+        ("'dinov2' is not an architecture of timm", "did you mean"),
+        ("measures.feature_network",),
+    ),
+    Case(
+        "a feature network in a folder that is none",
+        study(measures__feature_network="/no/such/folder"),
+        InvalidArgument,
+        "FEATURE_NETWORK_NOT_FOUND",
+        ("is no folder that this server offers", "give the absolute path"),
+        ("measures.feature_network",),
+    ),
+    Case(
+        "images that the feature network cannot cut",
+        study(measures__feature_network="vit_small_patch14_dinov2", measures__image_size=64),
+        InvalidArgument,
+        "IMAGE_SIZE_UNSUPPORTED",
+        ("64 cannot be cut into the patches of 14 pixels", "such as 56 or 70"),
+        ("measures.image_size",),
+    ),
+    Case(
+        "images too small for any feature network",
+        study(measures__image_size=8),
+        InvalidArgument,
+        "OUT_OF_RANGE",
+        ("8 is out of range", "between 16 and 1024"),
+        ("measures.image_size",),
+    ),
+    Case(
         "several faults",
         study(
             name="Bad",

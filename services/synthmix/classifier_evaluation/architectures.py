@@ -31,29 +31,35 @@ def _lines() -> list[list[str]]:
 
 def check_architecture(name: str, *, pretrained: bool) -> None:
     """Raises InvalidArgument, with the nearest name, if timm has no such architecture or no weights of it."""
-    known = architectures()
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["tf_efficientnet_lite0"]
+    if name not in architectures():
         raise invalid_field(
             "evaluation.classifier.architecture",
             name,
             "is not an architecture of timm",
-            f"did you mean {' or '.join(nearest)}?",
+            f"did you mean {nearest_names(name)}?",
             reason="UNKNOWN_ARCHITECTURE",
         )
-    if pretrained and not known[name]:
-        trained = [other for other in known if known[other]]
-        # timm puts the weights' origin first: efficientnet_b7 has none, tf_efficientnet_b7 has Google's.
-        similar = sorted((other for other in trained if name in other), key=len) or difflib.get_close_matches(
-            name, trained, n=1, cutoff=0
-        )
+    if pretrained and not architectures()[name]:
         raise invalid_field(
             "evaluation.classifier.pretrained",
             pretrained,
             f"cannot be: timm has no weights for {name}",
-            f"use {similar[0]}, or set it to false",
+            f"use {trained_one_like(name)}, or set it to false",
             reason="NO_PRETRAINED_WEIGHTS",
         )
+
+
+def nearest_names(name: str) -> str:
+    """The architectures that a name may be meant as."""
+    return " or ".join(difflib.get_close_matches(name, architectures(), n=3, cutoff=0.5) or ["tf_efficientnet_lite0"])
+
+
+def trained_one_like(name: str) -> str:
+    """An architecture that has trained weights, as near as can be to one that has none."""
+    trained = [other for other, has_weights in architectures().items() if has_weights]
+    # timm puts the weights' origin first: efficientnet_b7 has none, tf_efficientnet_b7 has Google's.
+    similar = sorted((other for other in trained if name in other), key=len)
+    return (similar or difflib.get_close_matches(name, trained, n=1, cutoff=0))[0]
 
 
 def timm_architectures() -> str:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from synthmix.classifier_evaluation import planning, results
+from synthmix.classifier_evaluation.feature_networks import DEFAULT, FeatureNetwork
 from synthmix.classifier_evaluation.mixtures import MixtureSpec, TrialSpec
 from synthmix.classifier_evaluation.trial_requests import trial_name
 from synthmix.image_data.mixture_kinds import KINDS
@@ -30,7 +31,10 @@ def run(context: OperationContext) -> ArtifactName:
     target = ArtifactName.parse(context.record.target, field="target", collection=EVALUATIONS)
     trials = planning.grid(request)
     if find_manifest(context.store, target) is None:
-        grid = Grid(context, request, names["split"], trials, awaits=names.get("await_image_sets", False))
+        network = FeatureNetwork(**names["feature_network"]) if "feature_network" in names else DEFAULT
+        grid = Grid(
+            context, request, names["split"], trials, awaits=names.get("await_image_sets", False), network=network
+        )
         fidelity = grid.run()
         context.update(message="comparing")
         _write_evaluation(context, target, request, names["split"], trials, fidelity)
@@ -45,16 +49,25 @@ class Grid:
 
     Args:
         awaits: Whether image sets may be missing, and are waited for.
+        network: What the fidelity goes by.
     """
 
     def __init__(
-        self, context: OperationContext, request: dict[str, Any], split: str, trials: list[TrialSpec], *, awaits: bool
+        self,
+        context: OperationContext,
+        request: dict[str, Any],
+        split: str,
+        trials: list[TrialSpec],
+        *,
+        awaits: bool,
+        network: FeatureNetwork,
     ):
         self._context = context
         self._request = request
         self._split = split
         self._trials = trials
         self._awaits = awaits
+        self._network = network
         self._settings = canonical(planning.settings_of(request).classifier)
         self._waiting = planning.missing_trials(context.store, request, trials)
         self._done = len(trials) - len(self._waiting)
@@ -103,7 +116,7 @@ class Grid:
             # split's images are the same whatever image sets they are beside.
             [self._fidelity_task] = tasks.add(
                 FIDELITY,
-                [{"split": self._split, "image_sets": self._request["image_sets"]}],
+                [{"split": self._split, "image_sets": self._request["image_sets"], "network": self._network}],
                 makes=[f"features of {self._split}"],
                 ranks=[-1],
             )

@@ -74,6 +74,10 @@ def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb
     """The resource that a manifest describes."""
     request, summary = manifest.request, manifest.summary
     message = planning.settings_of(request)
+    if "feature_network" in request:  # of a folder's, fidelity tells more
+        message.measures.feature_network = request["feature_network"]["name"]
+        if request["feature_network"]["size_px"]:
+            message.measures.image_size = request["feature_network"]["size_px"]
     message.MergeFrom(
         evaluations_pb2.Evaluation(
             name=str(manifest.name),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
+from synthmix.classifier_evaluation.feature_networks import DEFAULT, FeatureNetwork
 from synthmix.classifier_evaluation.fidelity_measures import (
     LEAST_IMAGES,
     MEASURES,
@@ -19,6 +20,7 @@ from synthmix.classifier_evaluation.fidelity_measures import (
     Sample,
     measured_images,
 )
+from synthmix.classifier_evaluation.network_features import NetworkFeatures
 from synthmix.classifier_evaluation.reconstructions import make_reconstruction
 from synthmix.image_data.generators import is_imported
 from synthmix.image_data.pixel_cache import Source, pixels
@@ -34,7 +36,7 @@ from synthmix.image_features.distances import (
     own_distances,
 )
 from synthmix.image_features.estimates import CONFIDENCE
-from synthmix.image_features.features import NETWORK, stored_features
+from synthmix.image_features.features import stored_features
 from synthmix.image_features.judges import FoldJudges
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifacts import read_manifest
@@ -46,27 +48,33 @@ from synthmix.service_kit.s3_object_store import open_object_store
 NEAREST_PAIRS = 8
 
 
-def measure(split: str, image_sets: Sequence[str], report: Callable[[int], None], threads: int) -> dict[str, Any]:
+def measure(
+    split: str, image_sets: Sequence[str], network: FeatureNetwork, report: Callable[[int], None], threads: int
+) -> dict[str, Any]:
     """The task that an evaluation runs on a worker.
 
     Args:
         split: splits/{id}.
         image_sets: Ids.
+        network: What the measures go by.
 
     Returns:
         An evaluations.v1.Fidelity, as plain values.
     """
     torch.set_num_threads(threads)
-    return message_json.to_value(measure_fidelity(open_object_store(), split, image_sets))
+    return message_json.to_value(measure_fidelity(open_object_store(), split, image_sets, network))
 
 
-def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) -> evaluations_pb2.Fidelity:
+def measure_fidelity(
+    store: ObjectStore, split: str, image_sets: Sequence[str], network: FeatureNetwork = DEFAULT
+) -> evaluations_pb2.Fidelity:
     """Compares image sets, and real images, with the test part.
 
     Every sample holds as many images of each class, since proportions of classes would pass for a distance.
 
     Raises:
-        FailedPrecondition: The base model is not to be had any more.
+        FailedPrecondition: The base model or the feature network is not to be had any more.
+        InvalidArgument: The feature network cannot be loaded, or cannot see images of this size.
         NotFound: There is no such split or image set.
     """
     train, validation, test = open_split(store, split, field="evaluation.split")
@@ -80,11 +88,20 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
     # Imported images have no autoencoder, and are taken at the size of those that have, if there are any.
     size_px = int(reconstructed[0][1].manifest.request["size_px"]) if reconstructed else _side_px(opened)
     classes = np.unique(test.labels)
+    by = NetworkFeatures(network)
 
     def features(source: Source, rows: np.ndarray) -> np.ndarray:
         images = {"digest": source.digest, "rows": None if len(rows) == len(source) else rows.tolist()}
         of = source.manifest.name.id if isinstance(source, SyntheticImages | ReconstructedImages) else source.digest
-        return stored_features(store, images, size_px, lambda: pixels(store, source, size_px)[rows], source=of)
+        return stored_features(
+            store,
+            images,
+            size_px,
+            lambda: pixels(store, source, size_px)[rows],
+            source=of,
+            network=by.identity,
+            compute=by,
+        )
 
     train_features, train_labels = features(train, np.arange(len(train))), np.asarray(train.labels)
     train_rows = balanced_rows(train.labels, classes)
@@ -183,8 +200,9 @@ def measure_fidelity(store: ObjectStore, split: str, image_sets: Sequence[str]) 
         )
         sources.append(found)
     return evaluations_pb2.Fidelity(
-        feature_network=NETWORK,
+        feature_network=by.description,
         image_size=size_px,
+        network_image_size=by.size_px or size_px,
         near_copy_percentile=NEAR_COPY_PERCENTILE,
         sources=sources,
         near_copy_distance=near,

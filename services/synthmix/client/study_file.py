@@ -110,18 +110,26 @@ class Document(Generic[M]):
 def read_study(path: Path) -> Document[studies_pb2.StudySpec]:
     """A study's specification. Raises InvalidArgument with a PlacedViolation for each problem.
 
-    A base model that begins with ./ or ../ is a folder relative to the file's own (to the working directory, if the
-    file is standard input), and ~/ is this user's home: services and workers stand elsewhere, so they get its absolute
-    path.
+    A base model or a feature network that begins with ./ or ../ is a folder relative to the file's own (to the working
+    directory, if the file is standard input), and ~/ is this user's home: services and workers stand elsewhere, so they
+    get its absolute path.
     """
     document = read_document(path, studies_pb2.StudySpec)
+    beside = Path() if path == STANDARD_INPUT else path.parent
     for adapter in document.message.adapters:
-        if adapter.base_model.startswith(("./", "../")):
-            beside = Path() if path == STANDARD_INPUT else path.parent
-            adapter.base_model = os.path.abspath(beside / adapter.base_model)
-        elif adapter.base_model.startswith("~/"):
-            adapter.base_model = os.path.expanduser(adapter.base_model)
+        if adapter.HasField("base_model"):
+            adapter.base_model = _absolute(adapter.base_model, beside)
+    measures = document.message.measures
+    if measures.HasField("feature_network"):
+        measures.feature_network = _absolute(measures.feature_network, beside)
     return document
+
+
+def _absolute(reference: str, beside: Path) -> str:
+    """A folder's absolute path, if a reference begins as a folder's relative one does."""
+    if reference.startswith(("./", "../")):
+        return os.path.abspath(beside / reference)
+    return os.path.expanduser(reference) if reference.startswith("~/") else reference
 
 
 def read_document(path: Path, kind: type[M]) -> Document[M]:

@@ -2,11 +2,11 @@
 
 A source's features are an artifact that is addressed by its content, so that they are computed once.
 
-features/{id}/features.npy  (images, 1280) float32
+features/{id}/features.npy  (images, d) float32
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,14 @@ BATCH_IMAGES = 64
 
 
 def stored_features(
-    store: ObjectStore, images: dict[str, Any], size_px: int, load: Callable[[], np.ndarray], *, source: str
+    store: ObjectStore,
+    images: dict[str, Any],
+    size_px: int,
+    load: Callable[[], np.ndarray],
+    *,
+    source: str,
+    network: Mapping[str, Any] | None = None,
+    compute: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Features of a source of images, from object storage or computed and stored.
 
@@ -40,20 +47,22 @@ def stored_features(
         size_px: Side of the square images.
         source: What the images are of, for when that is deleted: an artifact's id, or a part's digest.
         load: Returns their pixels, (images, size_px, size_px, 3) uint8; called if they are not stored.
+        network: What identifies another network than this module's.
+        compute: Its features of pixels.
 
     Returns:
-        (images, 1280) float32.
+        (images, d) float32; d is 1,280 of this module's network.
 
     Raises:
         DataLoss: Object storage does not hold what was written.
     """
-    request = {"images": images, "size_px": size_px, "network": NETWORK}
+    request = {"images": images, "size_px": size_px, **(network or {"network": NETWORK})}
     name = ArtifactName(FEATURES, digest_of({**request, "recipe_version": RECIPE_VERSION}))
     found = find_manifest(store, name)
     if found is not None:
         stored: np.ndarray = np.load(io.BytesIO(read_payload(store, found, PAYLOAD)), allow_pickle=False)
         return stored
-    features = compute_features(load())
+    features = (compute or compute_features)(load())
     buffer = io.BytesIO()
     np.save(buffer, features, allow_pickle=False)
     payload = write_payload(store, name, PAYLOAD, buffer.getvalue())

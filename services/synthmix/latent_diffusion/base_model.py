@@ -26,7 +26,7 @@ from synthmix.latent_diffusion.stored_models import StoredModel, open_model
 from synthmix.latent_diffusion.tokens import PromptTokenizer, prompt_tokenizer
 from synthmix.service_kit.artifacts import find_manifest
 from synthmix.service_kit.digests import digest_of, sha256_of_file
-from synthmix.service_kit.environment import base_model_folders
+from synthmix.service_kit.environment import base_model_folders, offered_folder
 from synthmix.service_kit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -114,7 +114,7 @@ def resolve(reference: str, *, field: str, weights: bool = True, store: ObjectSt
             "write the absolute path; a study's file may name a folder relative to its own, such as ./models/x",
             NOT_FOUND,
         )
-    folder = _allowed_folder(reference)
+    folder = offered_folder(reference)  # owner/name is the hub's, whatever lies in the working directory
     if folder is not None:
         return inspect(str(folder), folder, field)
     if not is_hub_model(reference):
@@ -147,22 +147,6 @@ def _not_found(named: ModelFolder) -> InvalidArgument:
         "SYNTHMIX_BASE_MODEL_FOLDERS or the chart's baseModels.folders",
         NOT_FOUND,
     )
-
-
-def _allowed_folder(reference: str) -> Path | None:
-    """The folder that a reference means, if it is there and below one that the operator names.
-
-    What lies elsewhere and what doesn't exist can't be told apart by the answer: a caller can't explore the server.
-    """
-    try:
-        path = Path(reference).expanduser()
-        if not path.is_absolute():
-            return None  # owner/name is the hub's, whatever lies in the server's working directory
-        folder = path.resolve()
-        allowed = any(folder.is_relative_to(place) for place in base_model_folders())
-        return folder if allowed and folder.is_dir() else None
-    except (OSError, RuntimeError, ValueError):  # too long; a home that isn't known, or links in a circle; a NUL
-        return None
 
 
 def inspect(

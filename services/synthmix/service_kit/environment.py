@@ -304,6 +304,22 @@ def base_model_folders(environment: Mapping[str, str] = os.environ) -> list[Path
     return [folder.resolve() for folder in folders]
 
 
+def offered_folder(reference: str) -> Path | None:
+    """The folder that a request means, if it is there and below one that the operator names; links are resolved.
+
+    What lies elsewhere and what does not exist cannot be told apart by the answer: a caller cannot explore the server.
+    """
+    try:
+        path = Path(reference).expanduser()
+        if not path.is_absolute():
+            return None  # whatever lies in the server's working directory
+        folder = path.resolve()
+        offered = any(folder.is_relative_to(place) for place in base_model_folders())
+        return folder if offered and folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long; a home that is not known, or links in a circle; a NUL
+        return None
+
+
 def hub_settings(environment: Mapping[str, str] = os.environ) -> HubSettings:
     """Raises FailedPrecondition for an entry that names no model, owner or commit."""
     variable = "SYNTHMIX_HUB_MODELS"

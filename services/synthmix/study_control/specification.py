@@ -471,6 +471,7 @@ def evaluation(
         classifier=spec.classifier,
         seeds=spec.seeds,
         claim=spec.claim,
+        measures=spec.measures,
     )
 
 

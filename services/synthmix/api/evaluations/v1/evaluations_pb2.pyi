@@ -24,7 +24,7 @@ class CreateEvaluationRequest(_message.Message):
     def __init__(self, evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., validate_only: _Optional[bool] = ..., await_image_sets: _Optional[bool] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("name", "split", "image_sets", "mixtures", "classifier", "seeds", "claim", "create_time", "trial_count", "comparison", "seconds", "gpu_seconds", "payloads", "fidelity", "requested_by", "requested_by_me")
+    __slots__ = ("name", "split", "image_sets", "mixtures", "classifier", "seeds", "claim", "create_time", "trial_count", "comparison", "seconds", "gpu_seconds", "payloads", "fidelity", "requested_by", "requested_by_me", "measures")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SETS_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class Evaluation(_message.Message):
     FIDELITY_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_BY_ME_FIELD_NUMBER: _ClassVar[int]
+    MEASURES_FIELD_NUMBER: _ClassVar[int]
     name: str
     split: str
     image_sets: _containers.RepeatedScalarFieldContainer[str]
@@ -57,7 +58,8 @@ class Evaluation(_message.Message):
     fidelity: Fidelity
     requested_by: _containers.RepeatedScalarFieldContainer[str]
     requested_by_me: bool
-    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[ClaimSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ...) -> None: ...
+    measures: MeasureSettings
+    def __init__(self, name: _Optional[str] = ..., split: _Optional[str] = ..., image_sets: _Optional[_Iterable[str]] = ..., mixtures: _Optional[_Union[MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[ClaimSettings, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_count: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., seconds: _Optional[float] = ..., gpu_seconds: _Optional[float] = ..., payloads: _Optional[_Iterable[_Union[_artifacts_pb2.Payload, _Mapping]]] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ..., requested_by: _Optional[_Iterable[str]] = ..., requested_by_me: _Optional[bool] = ..., measures: _Optional[_Union[MeasureSettings, _Mapping]] = ...) -> None: ...
 
 class MixtureSettings(_message.Message):
     __slots__ = ("preset", "variant", "mode", "ratios", "synthetic_only", "controls", "soft_label_gamma")
@@ -104,6 +106,14 @@ class ClaimSettings(_message.Message):
     margin: float
     confidence: float
     def __init__(self, margin: _Optional[float] = ..., confidence: _Optional[float] = ...) -> None: ...
+
+class MeasureSettings(_message.Message):
+    __slots__ = ("feature_network", "image_size")
+    FEATURE_NETWORK_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    feature_network: str
+    image_size: int
+    def __init__(self, feature_network: _Optional[str] = ..., image_size: _Optional[int] = ...) -> None: ...
 
 class Mixture(_message.Message):
     __slots__ = ("key", "label", "kind", "ratio", "image_set", "image_set_label")
@@ -302,7 +312,7 @@ class TrialResults(_message.Message):
     def __init__(self, metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., trials: _Optional[_Iterable[_Union[TrialResult, _Mapping]]] = ...) -> None: ...
 
 class Fidelity(_message.Message):
-    __slots__ = ("feature_network", "image_size", "near_copy_percentile", "sources", "near_copy_distance", "measures", "confidence", "least_images")
+    __slots__ = ("feature_network", "image_size", "near_copy_percentile", "sources", "near_copy_distance", "measures", "confidence", "least_images", "network_image_size")
     FEATURE_NETWORK_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     NEAR_COPY_PERCENTILE_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +321,7 @@ class Fidelity(_message.Message):
     MEASURES_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     LEAST_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     feature_network: str
     image_size: int
     near_copy_percentile: float
@@ -319,7 +330,8 @@ class Fidelity(_message.Message):
     measures: _containers.RepeatedCompositeFieldContainer[FidelityMeasure]
     confidence: float
     least_images: int
-    def __init__(self, feature_network: _Optional[str] = ..., image_size: _Optional[int] = ..., near_copy_percentile: _Optional[float] = ..., sources: _Optional[_Iterable[_Union[SourceFidelity, _Mapping]]] = ..., near_copy_distance: _Optional[float] = ..., measures: _Optional[_Iterable[_Union[FidelityMeasure, _Mapping]]] = ..., confidence: _Optional[float] = ..., least_images: _Optional[int] = ...) -> None: ...
+    network_image_size: int
+    def __init__(self, feature_network: _Optional[str] = ..., image_size: _Optional[int] = ..., near_copy_percentile: _Optional[float] = ..., sources: _Optional[_Iterable[_Union[SourceFidelity, _Mapping]]] = ..., near_copy_distance: _Optional[float] = ..., measures: _Optional[_Iterable[_Union[FidelityMeasure, _Mapping]]] = ..., confidence: _Optional[float] = ..., least_images: _Optional[int] = ..., network_image_size: _Optional[int] = ...) -> None: ...
 
 class FidelityMeasure(_message.Message):
     __slots__ = ("name", "label", "sentence", "is_share")

@@ -19,7 +19,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StudySpec(_message.Message):
-    __slots__ = ("name", "dataset", "split", "adapters", "synthesis", "selection", "mixtures", "classifier", "seeds", "claim", "search", "image_sets", "preset", "variant")
+    __slots__ = ("name", "dataset", "split", "adapters", "synthesis", "selection", "mixtures", "classifier", "seeds", "claim", "search", "image_sets", "measures", "preset", "variant")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class StudySpec(_message.Message):
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     SEARCH_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SETS_FIELD_NUMBER: _ClassVar[int]
+    MEASURES_FIELD_NUMBER: _ClassVar[int]
     PRESET_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     name: str
@@ -46,9 +47,10 @@ class StudySpec(_message.Message):
     claim: _evaluations_pb2.ClaimSettings
     search: SearchSettings
     image_sets: _containers.RepeatedScalarFieldContainer[str]
+    measures: _evaluations_pb2.MeasureSettings
     preset: str
     variant: str
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_datasets_pb2.SplitSettings, _Mapping]] = ..., adapters: _Optional[_Iterable[_Union[_adapters_pb2.AdapterSettings, _Mapping]]] = ..., synthesis: _Optional[_Iterable[_Union[_image_sets_pb2.SynthesisSettings, _Mapping]]] = ..., selection: _Optional[_Iterable[_Union[_image_sets_pb2.SelectionSettings, _Mapping]]] = ..., mixtures: _Optional[_Union[_evaluations_pb2.MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[_evaluations_pb2.ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[_evaluations_pb2.ClaimSettings, _Mapping]] = ..., search: _Optional[_Union[SearchSettings, _Mapping]] = ..., image_sets: _Optional[_Iterable[str]] = ..., preset: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_datasets_pb2.SplitSettings, _Mapping]] = ..., adapters: _Optional[_Iterable[_Union[_adapters_pb2.AdapterSettings, _Mapping]]] = ..., synthesis: _Optional[_Iterable[_Union[_image_sets_pb2.SynthesisSettings, _Mapping]]] = ..., selection: _Optional[_Iterable[_Union[_image_sets_pb2.SelectionSettings, _Mapping]]] = ..., mixtures: _Optional[_Union[_evaluations_pb2.MixtureSettings, _Mapping]] = ..., classifier: _Optional[_Union[_evaluations_pb2.ClassifierSettings, _Mapping]] = ..., seeds: _Optional[int] = ..., claim: _Optional[_Union[_evaluations_pb2.ClaimSettings, _Mapping]] = ..., search: _Optional[_Union[SearchSettings, _Mapping]] = ..., image_sets: _Optional[_Iterable[str]] = ..., measures: _Optional[_Union[_evaluations_pb2.MeasureSettings, _Mapping]] = ..., preset: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
 
 class SearchSettings(_message.Message):
     __slots__ = ("budget_seconds", "keep", "sampler", "score", "reduction_factor", "rungs", "images_per_class", "seed")

@@ -1,0 +1,233 @@
+"""Which network an evaluation's measures go by: found and checked by front ends, without torch and timm.
+
+A folder has config.json and model.safetensors, as timm's `save_for_hf` or transformers' `save_pretrained` write them.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from synthmix.api.evaluations.v1.evaluations_pb2 import MeasureSettings
+from synthmix.classifier_evaluation.architectures import architectures, nearest_names, trained_one_like
+from synthmix.classifier_evaluation.pretrained_weights import NetworkFields, check_weights
+from synthmix.image_features.lite0 import LITE0
+from synthmix.latent_diffusion.model_folder import ModelFolder, is_number, is_whole, shown
+from synthmix.service_kit.digests import digest_of, sha256_of_file
+from synthmix.service_kit.environment import base_model_folders, offered_folder
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, invalid_field
+from synthmix.service_kit.safetensors_header import read_header
+
+FIELD = "evaluation.measures.feature_network"
+IMAGE_SIZE = "evaluation.measures.image_size"
+FIELDS = NetworkFields(FIELD, IMAGE_SIZE, f"use {LITE0}")
+# Of a request that does not say it, but for Lite0's. What nearly all networks were trained on or can see.
+USUAL_SIZE_PX = 224
+
+CONFIG, WEIGHTS, PREPROCESSING = "config.json", "model.safetensors", "preprocessor_config.json"
+# Of transformers, those whose features are their class token's.
+DINOV2 = ("dinov2", "dinov2_with_registers")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Channels = tuple[float, float, float]
+# timm names its vision transformers so.
+_PATCH = re.compile(r"patch(\d+)")
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network whose features measures go by.
+
+    Attributes:
+        name: An architecture of timm, or one of DINOV2.
+        size_px: Side of the images that it sees; 0 for the side that they have.
+        folder: Where it is, if its weights are not those that timm knows.
+        digest: Of the folder's files.
+    """
+
+    name: str
+    size_px: int
+    folder: str = ""
+    digest: str = ""
+
+
+# Of images of any size.
+DEFAULT = FeatureNetwork(LITE0, 0)
+
+
+@dataclass(frozen=True)
+class NetworkFolder(ModelFolder):
+    """A folder that is to be a feature network."""
+
+    def fault(self, problem: str, remedy: str, reason: str = "") -> InvalidArgument:
+        return invalid_field(self.field, self.reference, problem, remedy, reason="FEATURE_NETWORK_UNUSABLE")
+
+
+def find_network(settings: MeasureSettings) -> FeatureNetwork:
+    """The network that settings, with their defaults, mean.
+
+    Raises:
+        InvalidArgument: There is no such network, it has no weights, or it cannot see images of this size.
+    """
+    reference = settings.feature_network
+    if "/" in reference:
+        return _in_folder(reference, settings.image_size or USUAL_SIZE_PX)
+    if reference not in architectures():
+        raise invalid_field(
+            FIELD,
+            reference,
+            "is not an architecture of timm",
+            f"did you mean {nearest_names(reference)}? A folder is named by its absolute path",
+            reason="UNKNOWN_ARCHITECTURE",
+        )
+    if not architectures()[reference]:
+        raise invalid_field(
+            FIELD,
+            reference,
+            "has no weights that timm knows, and features of an untrained network tell nothing",
+            f"use {trained_one_like(reference)}, or a folder with weights",
+            reason="NO_PRETRAINED_WEIGHTS",
+        )
+    if reference == LITE0:
+        return FeatureNetwork(LITE0, settings.image_size)
+    size_px = settings.image_size or USUAL_SIZE_PX
+    _check_patches(reference, size_px)
+    return FeatureNetwork(reference, size_px)
+
+
+def weight_warnings(network: FeatureNetwork) -> list[str]:
+    """Warnings of weights that workers may not find. Raises FailedPrecondition if they cannot be had."""
+    return [] if network.folder else check_weights(network.name, fields=FIELDS)
+
+
+def verified_folder(network: FeatureNetwork) -> Path:
+    """A network's folder on this worker.
+
+    Raises:
+        FailedPrecondition: It is not there, or not the one that the front end saw.
+    """
+    folder = offered_folder(network.folder)
+    if folder is None or _digest(folder, _stamps(folder)) != network.digest:
+        raise FailedPrecondition(
+            f"the feature network {network.folder!r} on this worker is not the one that the service saw "
+            f"({'its files differ' if folder else 'there is no such folder'}); give every node the same folder",
+            reason="FEATURE_NETWORK_DIFFERS",
+        )
+    return folder
+
+
+def channel_statistics(folder: NetworkFolder) -> tuple[Channels, Channels]:
+    """Mean and standard deviation of each channel's brightness, 0 to 1, that a folder's network expects."""
+    config = folder.json(CONFIG)
+    if "architecture" in config:
+        said, names = config.get("pretrained_cfg", config), ("mean", "std")
+    else:
+        said = folder.json(PREPROCESSING) if (folder.path / PREPROCESSING).exists() else {}
+        names = ("image_mean", "image_std")
+    mean, std = (
+        said.get(name, usual) if isinstance(said, dict) else usual
+        for name, usual in zip(names, (IMAGENET_MEAN, IMAGENET_STD), strict=True)
+    )
+    for name, values in zip(names, (mean, std), strict=True):
+        if not (isinstance(values, list | tuple) and len(values) == 3 and all(map(is_number, values))):
+            raise folder.unreadable(
+                CONFIG if "architecture" in config else PREPROCESSING,
+                f"has {name} {shown(values)}, which is not a number for each of three channels",
+            )
+    if min(std) <= 0:
+        raise folder.unreadable(CONFIG, f"has {names[1]} {shown(std)}, and images cannot be divided by that")
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def _in_folder(reference: str, size_px: int) -> FeatureNetwork:
+    path = offered_folder(reference)
+    if path is None:
+        places = " or ".join(map(str, base_model_folders()))
+        raise invalid_field(
+            FIELD,
+            reference,
+            "is no folder that this server offers",
+            f"give the absolute path of one below {places}"
+            if places
+            else "use an architecture of timm; the operator says where folders may lie, by SYNTHMIX_BASE_MODEL_FOLDERS "
+            "or the chart's baseModels.folders",
+            reason="FEATURE_NETWORK_NOT_FOUND",
+        )
+    folder = NetworkFolder(path, FIELD, reference)
+    try:
+        return FeatureNetwork(_kind(folder, size_px), size_px, str(path), _digest(path, _stamps(path)))
+    except OSError as error:
+        raise folder.fault(
+            f"cannot be read ({error.strerror})", "give a folder that the service and its workers can read"
+        ) from error
+
+
+def _kind(folder: NetworkFolder, size_px: int) -> str:
+    """The name of the network that is in a folder. Raises InvalidArgument if it cannot be used."""
+    for name in (CONFIG, WEIGHTS):
+        if not (folder.path / name).is_file():
+            raise folder.fault(
+                f"has no {name}",
+                "give a folder as timm's save_for_hf or transformers' save_pretrained write it; pickled weights are "
+                "never loaded",
+            )
+    config = folder.json(CONFIG)
+    try:
+        read_header(folder.path / WEIGHTS)
+    except ValueError as error:
+        raise folder.unreadable(WEIGHTS, f"is no safetensors file: {error}") from error
+    channel_statistics(folder)
+    if "architecture" in config:
+        return _timm_kind(folder, config, size_px)
+    kind = config.get("model_type")
+    if kind not in DINOV2:
+        raise folder.fault(
+            f"is {shown(kind)} by its {CONFIG}" if kind else f"does not say in {CONFIG} what it is",
+            f"give a network of timm, or one of transformers' {' and '.join(DINOV2)}",
+        )
+    patch_px = config.get("patch_size")
+    if not isinstance(patch_px, int) or not is_whole(patch_px):
+        raise folder.unreadable(CONFIG, f"has patch_size {shown(patch_px)}")
+    _check_multiple(folder.reference, patch_px, size_px)
+    return str(kind)
+
+
+def _timm_kind(folder: NetworkFolder, config: dict[str, Any], size_px: int) -> str:
+    name = config["architecture"]
+    if not isinstance(name, str) or name not in architectures():
+        raise folder.fault(
+            f"is {shown(name)} by its {CONFIG}, which the installed timm does not have",
+            f"did you mean {nearest_names(str(name))}?",
+        )
+    _check_patches(name, size_px)
+    return name
+
+
+def _check_patches(architecture: str, size_px: int) -> None:
+    found = _PATCH.search(architecture)
+    if found:
+        _check_multiple(architecture, int(found[1]), size_px)
+
+
+def _check_multiple(name: str, patch_px: int, size_px: int) -> None:
+    """Raises InvalidArgument unless images can be cut into a network's patches."""
+    if size_px % patch_px:
+        low, high = size_px // patch_px * patch_px, (size_px // patch_px + 1) * patch_px
+        raise invalid_field(
+            IMAGE_SIZE,
+            size_px,
+            f"cannot be cut into the patches of {patch_px} pixels that {name} sees",
+            f"use a multiple of {patch_px}, such as {' or '.join(str(size) for size in (low, high) if size)}",
+            reason="IMAGE_SIZE_UNSUPPORTED",
+        )
+
+
+def _stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of each file that makes a network."""
+    found = [folder / name for name in (CONFIG, PREPROCESSING, WEIGHTS) if (folder / name).is_file()]
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+
+
+@lru_cache(maxsize=16)  # sizes and times are part of the key only: gigabytes are read once, and again if they changed
+def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    return digest_of({name: sha256_of_file(folder / name) for name, _, _ in files})
