@@ -9,7 +9,7 @@ import pytest
 
 from synthmix.classifier_evaluation import pretrained_weights
 from synthmix.classifier_evaluation.architectures import architectures, weight_repositories
-from synthmix.classifier_evaluation.pretrained_weights import FIELD, check_weights
+from synthmix.classifier_evaluation.pretrained_weights import CLASSIFIER, check_weights
 from synthmix.service_kit.errors import FailedPrecondition
 
 HERE = {"SYNTHMIX_RAY_ADDRESS": "127.0.0.1:6379"}
@@ -61,7 +61,7 @@ def test_weights_that_cannot_be_had(answer: Exception, said: str, monkeypatch: p
     with pytest.raises(FailedPrecondition) as raised:
         check_weights("resnet18", HERE)
     assert said in raised.value.message and "or set classifier.pretrained to false" in raised.value.message
-    assert [item.field for item in raised.value.violations] == [FIELD]
+    assert [item.field for item in raised.value.violations] == [CLASSIFIER.weights]
     assert raised.value.reason == "PRETRAINED_WEIGHTS_MISSING"
     [warning] = check_weights("resnet18", CLUSTER)
     assert said in warning

@@ -204,7 +204,7 @@ def test_a_list_of_settings_holds_grids_of_its_own() -> None:
         (
             "image_size: 4",
             "study.yaml:1: image_size: is not a known key here; "
-            "it belongs below `adapters:` or `classifier:`, indented",
+            "it belongs below `adapters:`, `classifier:` or `measures:`, indented",
         ),
         (
             "split: {zebra: 1}",

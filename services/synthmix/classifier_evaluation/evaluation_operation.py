@@ -60,7 +60,7 @@ class Grid:
         trials: list[TrialSpec],
         *,
         awaits: bool,
-        network: FeatureNetwork,
+        network: FeatureNetwork = DEFAULT,
     ):
         self._context = context
         self._request = request

@@ -532,8 +532,9 @@ def _unknown_key(key: str, descriptor: Descriptor, path: str) -> str:
     if nearest:
         return f"is not a known key; did you mean `{nearest[0]}`?"
     if sections:
-        places = "` or `".join(f"{item}:" for item in sections)
-        return f"is not a known key here; it belongs below `{places}`, indented"
+        *others, last = (f"`{item}:`" for item in sections)
+        places = f"{', '.join(others)} or {last}" if others else last
+        return f"is not a known key here; it belongs below {places}, indented"
     return f"is not a known key; known are {', '.join(known)}"
 
 
