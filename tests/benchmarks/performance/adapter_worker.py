@@ -42,7 +42,7 @@ def main() -> None:
             str(ArtifactName(ADAPTERS, f"{number:032x}")),
             planning.canonical_request(settings, train_digest=digest, base_model_digest=found.digest),
             {"train_split": name, "base_model": BUILTIN},
-            lambda images: None,
+            lambda seen, total, message: None,
             threads=1,
         )
         print(json.dumps([time.process_time(), time.time()]), flush=True)
