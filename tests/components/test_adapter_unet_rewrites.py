@@ -1,6 +1,7 @@
 """A UNet that is rewritten for training predicts what it predicted, with the gradients that it had."""
 
 import copy
+import statistics
 from typing import Any
 
 import pytest
@@ -122,6 +123,73 @@ def test_a_prompt_is_projected_once_for_all_of_its_images(
     crossing = sum(name.endswith("attn2") for name, _ in unet.named_modules())
     assert batches.count(len(prompts)) >= crossing > 0
     assert set(batches) == {0, len(prompts)}
+
+
+def of_both(
+    unet: Any, side: int, monkeypatch: pytest.MonkeyPatch, *, bfloat16: bool = True
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """What a UNet predicts in bfloat16, where this processor multiplies in it or not, and the gradients."""
+    monkeypatch.setattr(unet_rewrites, "multiplies_in_bfloat16", lambda: True)
+    latents, timesteps, prompts, rows = inputs(unet, side)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+        predicted = denoiser(unet, bfloat16=bfloat16)(latents, timesteps, Conditions(prompts), rows).float()
+    return predicted, gradients(unet, predicted)
+
+
+def near(ours: torch.Tensor, others: torch.Tensor) -> float:
+    """The cosine between two of a shape."""
+    return torch.nn.functional.cosine_similarity(ours.flatten(), others.flatten(), dim=0).item()
+
+
+@pytest.mark.parametrize("most_keys", [unet_rewrites.MOST_KEYS, 0])
+@pytest.mark.parametrize("targets", TARGETS)
+def test_in_bfloat16_predictions_and_gradients_stay_near(
+    builtin: LatentDiffusion, targets: str, most_keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way attention goes: by products of matrices, or by torch's own in float32."""
+    monkeypatch.setattr(unet_rewrites, "MOST_KEYS", most_keys)
+    unet = adapted(builtin.unet, targets)
+    predicted, ours = of_both(unet, 16, monkeypatch)
+    expected, others = of_both(unet, 16, monkeypatch, bfloat16=False)
+    assert (predicted - expected).norm() < 0.02 * expected.norm() and not torch.equal(predicted, expected)
+    assert ours.keys() == others.keys()
+    assert {value.dtype for value in ours.values()} == {torch.float32}
+    together = [torch.cat([value.flatten() for value in each.values()]) for each in (ours, others)]
+    # The smallest gradients are what is left of large ones in bfloat16: PEFT's own are as far from those in float32.
+    assert near(*together) > 0.99
+    assert statistics.median(near(ours[name], others[name]) for name in others) > 0.97
+
+
+def test_other_methods_attend_so_in_bfloat16_as_well(builtin: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_float32_alone(query: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        assert query.dtype == torch.float32
+        return fused(query, *given, **named)
+
+    fused = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", in_float32_alone)
+    torch.manual_seed(1)
+    unet = copy.deepcopy(builtin.unet)
+    unet.add_adapter(LoraConfig(r=4, use_dora=True, target_modules=list(TARGETS["attention"])))
+    modules = {name: type(module) for name, module in unet.named_modules()}
+    predicted, ours = of_both(unet, 16, monkeypatch)
+    assert {name: type(module) for name, module in unet.named_modules()} == modules
+    expected, others = of_both(unet, 16, monkeypatch, bfloat16=False)
+    assert (predicted - expected).norm() < 0.02 * expected.norm()
+    assert near(*(torch.cat([value.flatten() for value in each.values()]) for each in (ours, others))) > 0.999
+
+
+def test_a_processor_without_bfloat16_has_the_unet_as_it_is(
+    builtin: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its oneDNN has no products in it."""
+    monkeypatch.setattr(unet_rewrites, "multiplies_in_bfloat16", lambda: False)
+    monkeypatch.setattr(unet_rewrites, "_rewritten", None)
+    unet = adapted(builtin.unet)
+    latents, timesteps, prompts, rows = inputs(unet, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        predicted = denoiser(unet, bfloat16=True)(latents, timesteps, Conditions(prompts), rows)
+    expected = unet(latents, timesteps, prompts[rows]).sample
+    assert (predicted - expected).norm() < 0.02 * expected.norm()
 
 
 def test_upsampling_is_folded_with_its_gradient(builtin: LatentDiffusion) -> None:

@@ -33,5 +33,4 @@ def prepared_denoiser(model: LatentDiffusion, settings: AdapterSettings) -> Deno
         model.unet.float()
     if settings.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
-    # The rewritten UNet's products are oneDNN's in float32, which autocast knows nothing of.
-    return denoiser(model.unet, rewritten=not bfloat16)
+    return denoiser(model.unet, bfloat16=bfloat16)

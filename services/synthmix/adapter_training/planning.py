@@ -40,6 +40,8 @@ from synthmix.service_kit.settings_messages import canonical, check, default_of,
 
 # Raised whenever the recipe's bytes change, or a declared default: an adapter of another version is another adapter.
 RECIPE_VERSION = 3
+# Raised where trainings in bfloat16 alone change. Those of a GPU that are so by themselves are not among them.
+BFLOAT16_VERSION = 2
 
 # Measured on two cores of a server CPU for the built-in model; Stable Diffusion takes about 400 times the work.
 SECONDS_PER_IMAGE_SEEN = {True: 0.028, False: 12.0}
@@ -360,12 +362,17 @@ def canonical_request(
     Args:
         captions: Of each train image, of an adapter with captions.
     """
-    return {
+    request = {
         "settings": canonical(settings, without=["base_model"]),
         "train_split": train_digest,
         "base_model": base_model_digest,
         "recipe_version": RECIPE_VERSION,
-    } | ({} if captions is None else {"captions": digest_of(captions)})
+    }
+    if captions is not None:
+        request["captions"] = digest_of(captions)
+    if settings.precision == "bfloat16":
+        request["bfloat16_version"] = BFLOAT16_VERSION
+    return request
 
 
 def quantities(

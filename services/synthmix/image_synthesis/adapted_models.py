@@ -9,11 +9,7 @@ from types import MappingProxyType
 
 import torch
 
-from synthmix.image_synthesis.unet_rewrites import (
-    keep_keys_and_values,
-    multiplies_in_bfloat16,
-    rewrite_for_sampling,
-)
+from synthmix.image_synthesis.unet_rewrites import keep_keys_and_values, rewrite_for_sampling
 from synthmix.latent_diffusion import base_model
 from synthmix.latent_diffusion.adapters import (
     PARTS,
@@ -32,6 +28,7 @@ from synthmix.latent_diffusion.class_tokens import class_tokens
 from synthmix.latent_diffusion.kept_models import lend
 from synthmix.latent_diffusion.loading import LatentDiffusion, answers
 from synthmix.latent_diffusion.part_layers import UNET
+from synthmix.latent_diffusion.unet_modules import multiplies_in_bfloat16
 from synthmix.service_kit.adapter_payloads import ADAPTER_FILES, in_folder
 from synthmix.service_kit.artifacts import Manifest, open_payload, read_manifest
 from synthmix.service_kit.errors import DataLoss

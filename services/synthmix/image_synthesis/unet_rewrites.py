@@ -30,14 +30,6 @@ def rewrite_for_sampling(unet: Any) -> None:
                 setattr(parent, name, replacement)
 
 
-def multiplies_in_bfloat16() -> bool:
-    """Whether oneDNN has products in bfloat16 on this processor; torch has them on any, if slowly.
-
-    It has none where there is AVX2 alone, as on AMD's processors before 2022.
-    """
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def keep_keys_and_values(unet: Any) -> None:
     """Lets each cross-attention compute the keys and values of a batch's prompts once and not in every step."""
     unet.set_attn_processor(

@@ -11,6 +11,14 @@ from diffusers.models.upsampling import Upsample2D
 from torch.nn import functional as F
 
 
+def multiplies_in_bfloat16() -> bool:
+    """Whether oneDNN has products in bfloat16 on this processor; torch has them on any, if slowly.
+
+    It has none where there is AVX2 alone, as on AMD's processors before 2022.
+    """
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def is_plain(attention: Attention) -> bool:
     """Whether it is Stable Diffusion's, of all the kinds that the class stands for."""
     return (

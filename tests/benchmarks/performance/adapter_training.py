@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,18 +55,27 @@ def write_images(folder: Path, images: np.ndarray) -> Path:
     return folder
 
 
-def row(size_px: int, steps: int, at_least: float, scratch: Path) -> Row:
+def rows(size_px: int, steps: int, at_least: dict[str, float], scratch: Path) -> list[Row]:
+    """Of each precision, with the ratio that is asked of it. The script is in float32."""
     images = pixels(size_px)
-    settings = AdapterSettings(
-        base_model=BUILTIN,
-        rank=RANK,
-        batch_size=BATCH,
-        images_seen=10**6,
-        image_size=size_px,
-        learning_rate=LEARNING_RATE,
-        prompt=PROMPT,
-    )
-    ours = ReadyTraining(settings, images, LABELS, 8)
+    ours = {
+        precision: ReadyTraining(
+            AdapterSettings(
+                base_model=BUILTIN,
+                rank=RANK,
+                batch_size=BATCH,
+                images_seen=10**6,
+                image_size=size_px,
+                learning_rate=LEARNING_RATE,
+                prompt=PROMPT,
+                precision=precision,
+            ),
+            images,
+            LABELS,
+            8,
+        )
+        for precision in at_least
+    }
     peer = TextToImageLora(
         BUILTIN_FOLDER,
         write_images(scratch / str(size_px), images),
@@ -76,16 +86,22 @@ def row(size_px: int, steps: int, at_least: float, scratch: Path) -> Row:
     )
     with FlopCounterMode(display=False) as counter:
         peer.train(1)
-    found = in_turns({"peer": partial(peer.train, steps), "ours": partial(ours.train, steps)}, FEWEST_PAIRS)
-    return compared(
-        f"adapter training, {size_px} px, batches of {BATCH}, without the start",
-        PEER,
-        "image",
-        at_least,
-        ours=found["ours"],
-        others=found["peer"],
-        flops=counter.get_total_flops() / BATCH,
-    )
+    loops = {"peer": peer, **ours}
+    found = in_turns({name: partial(loop.train, steps) for name, loop in loops.items()}, FEWEST_PAIRS)
+    what = f"adapter training, {size_px} px, batches of {BATCH}, without the start"
+    return [
+        compared(
+            what if precision == "float32" else f"{what}, in {precision}",
+            PEER,
+            "image",
+            ratio,
+            ours=found[precision],
+            others=found["peer"],
+            flops=counter.get_total_flops() / BATCH,
+            dtype=getattr(torch, precision),
+        )
+        for precision, ratio in at_least.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -163,8 +179,8 @@ def measure(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         return [
-            row(64, 2 if quick else 8, 1.6, scratch),
-            row(128, 1 if quick else 3, 1.5, scratch),
+            *rows(64, 2 if quick else 8, {"float32": 1.6, "bfloat16": 2.5}, scratch),
+            *rows(128, 1 if quick else 3, {"float32": 1.5, "bfloat16": 2.5}, scratch),
             many_adapters_row(scratch, quick),
         ]
 
