@@ -24,7 +24,7 @@ from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.api.studies.v1 import studies_pb2
 from synthmix.client.study_file import parse_document
-from synthmix.image_data.image_table import ANGLE, SOURCES, STRENGTH, read_images, read_index
+from synthmix.image_data.image_table import ANGLE, SHARE, SOURCES, STRENGTH, read_images, read_index
 from synthmix.image_data.pixel_cache import some_pixels
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis import image_set_operation, inverted_sources, planning, sampling, shard_ranges
@@ -272,6 +272,43 @@ def test_each_source_is_inverted_once_a_worker(store: MemoryObjectStore, monkeyp
     assert sum(inverted) == len(train_part(store))
 
 
+def test_images_begin_from_the_mixed_latents_of_their_own_sources(
+    store: MemoryObjectStore, base: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[Any, torch.Tensor]] = []
+    synthesise = sampling.synthesise
+
+    def noted(model: Any, adapter: Any, settings: Any, planned: Any, start: Any, *more: Any) -> Any:
+        begun.extend(zip(planned, start.latents, strict=True))
+        return synthesise(model, adapter, settings, planned, start, *more)
+
+    monkeypatch.setattr(sampling, "synthesise", noted)
+    image_set(store, strength=0.5, source="pairs")
+    part = train_part(store)
+    latents = encode_images(base.vae, some_pixels(store, part, range(len(part)), SIZE_PX), 16)
+    assert len({image.share for image, _ in begun}) == len(begun) > 4
+    for image, found in begun:
+        first, second = (latents[part.sha256s.index(sha256)] for sha256 in image.sources)
+        torch.testing.assert_close(found, image.share * first + (1 - image.share) * second)
+
+
+def test_mixed_images_do_not_depend_on_shards_and_batches(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = set(store.keys)
+    all_made = []
+    for shard_images, at_once in ((64, 16), (4, 3)):
+        monkeypatch.setattr(shard_ranges, "SHARD_IMAGES", shard_images)
+        monkeypatch.setattr(sampling, "images_at_once", lambda model, size_px, at_once=at_once: at_once)
+        for key in set(store.keys) - given:
+            store.delete(key)
+        _, images, rows = image_set(store, strength=0.5, source="pairs")
+        all_made.append((images, [{name: row[name] for name in ("index", SOURCES, SHARE)} for row in rows]))
+    (first, first_rows), (second, second_rows) = all_made
+    assert first_rows == second_rows
+    assert np.abs(first - second).max() <= 1
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_images_begin_from_the_noise_of_their_own_sources(
     store: MemoryObjectStore, base: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, place: int
@@ -313,6 +350,8 @@ seeds: 2
         # Mixtures leave half of the real images out, and with them the children of these (leakage rule 5).
         ("strength: [0.5, 1]", "mode: replace", 0.5, 0.5),
         ("strength: 0.5, sampler: DPMSolverMultistepScheduler", "mode: sample_local", 1.0, 1.0),
+        # A child of two may stand in the place of either, and counts as one of each.
+        ("strength: 0.75, source: pairs", "mode: sample_local", 1.0, 2.0),
         ("strength: 0.5, source: any_class", "mode: sample_global, soft_label_gamma: 0.5", 1.0, 1.0),
         ("inversion_steps: 4, more_prompts: [['one {{label}}']], prompt_switch: 0.5", "mode: sample_global", 1.0, 1.0),
     ],

@@ -13,8 +13,9 @@ from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.generators import AdapterPart
-from synthmix.image_data.image_table import ANGLE, SOURCE_LABEL, SOURCES, STRENGTH, Shard, read_index
+from synthmix.image_data.image_table import ANGLE, SHARE, SOURCE_LABEL, SOURCES, STRENGTH, Shard, read_index
 from synthmix.image_data.image_to_image import strength_by_images
+from synthmix.image_data.paired_sources import check_pairs
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_synthesis import planning as image_sets
 from synthmix.image_synthesis.latent_guidance_options import GUIDANCE_COST, check_classes_to_tell
@@ -225,6 +226,44 @@ def test_the_index_says_both_that_were_inverted(store: MemoryObjectStore, train:
     assert not {STRENGTH, "group"} & set(rows[0]), "two may be of two groups"
 
 
+def test_two_are_mixed_for_each_image(store: MemoryObjectStore, train: TrainPart) -> None:
+    [label, other] = train.classes
+    own = {sha256 for sha256, name in zip(train.sha256s, train.class_names, strict=True) if name == label}
+    pairs = len(own) * (len(own) - 1)
+    settings: dict[str, Any] = {"strength": 0.5, "largest_strength": 0.9, "source": "pairs"}
+    counts = {label: pairs, other: 5}
+    images = planned(store, train, range(pairs), class_images=counts, **settings)
+    assert {tuple(image.sources) for image in images} == {(a, b) for a in own for b in own if a != b}, "every pair once"
+    assert len({image.share for image in images}) == pairs and all(0 <= image.share < 1 for image in images)
+    assert 0.3 < sum(image.share for image in images) / pairs < 0.7
+    assert all(0.5 <= image.strength < 0.9 for image in images)
+    assert planned(store, train, range(7, 9), class_images=counts, **settings) == images[7:9], "whatever the shard"
+    alone = planned(store, train, range(9), class_images=counts, **(settings | {"source": "same_class"}))
+    assert [image.strength for image in alone] == [image.strength for image in images[:9]], "to compare with"
+    assert all(image.share == 1 and image.partner is None for image in alone)
+    each = image_set(store, train, images_per_source=3, **settings).plan
+    assert each.total == 3 * len(train), "each is the first of three pairs"
+
+
+def test_the_index_says_both_that_were_mixed(store: MemoryObjectStore, train: TrainPart) -> None:
+    request = image_set(store, train, strength=0.5, source="pairs", per_class=2).request
+    shards = {0: Shard(Payload("s0", "0" * 64, 1), [str(number) * 64 for number in range(4)])}
+    payloads = write_index(store, TARGET, request, shards, sources=source_images(train))
+    rows = read_index(store, Manifest(TARGET, {}, request, 3, tuple(payloads), {})).to_pylist()
+    classes = dict(zip(train.sha256s, train.class_names, strict=True))
+    assert all([classes[sha256] for sha256 in row[SOURCES]] == 2 * [row["label"]] for row in rows)
+    images = planned(store, train, range(4), strength=0.5, source="pairs", per_class=2)
+    assert [(row[SHARE], row[STRENGTH], row["steps"]) for row in rows] == [(image.share, 0.5, 12) for image in images]
+    assert "group" not in rows[0], "two may be of two groups"
+
+
+def test_inversions_are_of_pairs_whether_that_is_said_or_not(store: MemoryObjectStore, train: TrainPart) -> None:
+    said, unsaid = (
+        planned(store, train, range(8), inversion_steps=10, per_class=4, **more) for more in ({"source": "pairs"}, {})
+    )
+    assert said == unsaid
+
+
 def test_prompts_that_are_switched(store: MemoryObjectStore, train: TrainPart) -> None:
     """The first ones are those of more_prompts, and prompt takes over from each."""
     more = ["a {label} cell, stained", "a {label} cell, in focus"]
@@ -277,6 +316,19 @@ def test_an_adapter_of_one_image_inverts_no_other(store: MemoryObjectStore, trai
     assert [item.field for item in raised.value.violations] == ["image_set.settings.inversion_steps"]
 
 
+def test_what_cannot_begin_from_pairs() -> None:
+    settings = SynthesisSettings(strength=0.5, source="pairs")
+    for per, counts, said in (
+        ("image", {"a": 3}, "the adapter is one for each image, which knows no other; leave it out"),
+        ("class", {"a": 3, "b": 1}, "begins from two images of a class, and the class 'b' has 1; leave it out"),
+    ):
+        problems = Problems()
+        check_pairs(settings, per, counts, problems, field="settings", what="the adapter")
+        [problem] = problems.found
+        assert said in problem.message and problem.reason == "PAIRS_CANNOT"
+        assert [item.field for item in problem.violations] == ["settings.source"]
+
+
 def test_plans(store: MemoryObjectStore, train: TrainPart) -> None:
     counts = Counter(train.class_names)
     plain = image_set(store, train, split="", per_class=4)
@@ -317,7 +369,8 @@ def test_plans(store: MemoryObjectStore, train: TrainPart) -> None:
         ({"split": "", "more_strengths": [0.5]}, "settings.more_strengths", "without a strength they begin as noise"),
         ({"split": "", "images_per_source": 5}, "settings.images_per_source", "set strength, such as 0.5"),
         ({"split": "", "source": "any_class"}, "settings.source", "set strength, such as 0.5"),
-        ({"strength": 0.5, "source": "pairs"}, "settings.source", "'pairs' is not one of the choices"),
+        ({"split": "", "source": "pairs"}, "settings.source", "without a strength they begin as noise"),
+        ({"strength": 0.5, "source": "pair"}, "settings.source", "did you mean 'pairs'"),
         (
             {"strength": 0.5, "images_per_source": 5, "per_class": 9},
             "settings.images_per_source",

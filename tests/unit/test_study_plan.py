@@ -494,6 +494,16 @@ def test_images_of_a_study_begin_from_its_train_part(store: MemoryObjectStore) -
             "adapters[0] has one for each image",
         ),
         (
+            "synthesis: {strength: 0.5, source: pairs}\nmixtures: {mode: replace, ratios: [0.5]}",
+            "synthesis[0].source",
+            "makes children of two images, and mixtures of the mode replace leave real images out",
+        ),
+        (
+            "synthesis: {strength: 0.5, source: pairs}\nadapters: {per: image}",
+            "synthesis[0].source",
+            "adapters[0] is one for each image, which knows no other",
+        ),
+        (
             "synthesis: {strength: 0.5}\nmixtures: {soft_label_gamma: 0.5}",
             "mixtures.soft_label_gamma",
             "0.5 is of images that begin from images of another class, and there are none",

@@ -29,6 +29,7 @@ SOURCES = "sources"
 STRENGTH = "strength"
 # Where on the circle through two of them it begins as noise, in radians from the first.
 ANGLE = "angle"
+SHARE = "source_share"
 # The class of the image that each begins from, where that may be another than its own.
 SOURCE_LABEL = "source_label"
 # Of an image set that was imported: the sha256 of the file that each image was read from.
@@ -50,6 +51,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     SOURCES: pa.list_(pa.string()),
     STRENGTH: pa.float64(),
     ANGLE: pa.float64(),
+    SHARE: pa.float64(),
     SOURCE_LABEL: pa.string(),
     FILE_SHA256: pa.string(),
     "steps": pa.int32(),

@@ -6,10 +6,9 @@ What a study, image synthesis and the evaluation agree on. Without numpy and tor
 from collections.abc import Mapping
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_data.inverted_images import is_inverted
 
 # SynthesisSettings.source.
-SAME_CLASS, ANY_CLASS = "same_class", "any_class"
+SAME_CLASS, ANY_CLASS, PAIRS = "same_class", "any_class", "pairs"
 
 
 def begins_from_images(settings: SynthesisSettings) -> bool:
@@ -20,6 +19,21 @@ def begins_from_images(settings: SynthesisSettings) -> bool:
 def has_strength(settings: SynthesisSettings) -> bool:
     """Whether they begin from train images that are taken so far to noise."""
     return settings.HasField("strength") or bool(settings.strengths_by_images)
+
+
+def is_inverted(settings: SynthesisSettings) -> bool:
+    """Whether images begin from two train images each, as noise that is made of them."""
+    return settings.HasField("inversion_steps")
+
+
+def is_mixed(settings: SynthesisSettings) -> bool:
+    """Whether images begin from two train images each, whose latents are mixed."""
+    return has_strength(settings) and settings.source == PAIRS
+
+
+def is_of_pairs(settings: SynthesisSettings) -> bool:
+    """Whether images begin from two train images each, of their own class."""
+    return is_mixed(settings) or is_inverted(settings)
 
 
 def is_of_any_class(settings: SynthesisSettings) -> bool:

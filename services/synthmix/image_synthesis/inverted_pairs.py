@@ -8,8 +8,7 @@ import math
 from collections.abc import Mapping
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_data.image_to_image import has_strength
-from synthmix.image_data.inverted_images import is_inverted
+from synthmix.image_data.image_to_image import has_strength, is_inverted
 from synthmix.image_synthesis.guidance_options import UNGUIDED_COST
 from synthmix.service_kit.errors import Problems, invalid_field
 from synthmix.service_kit.seeds import derived_seed

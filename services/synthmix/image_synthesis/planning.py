@@ -18,8 +18,15 @@ from synthmix.image_data.generators import (
     is_imported,
 )
 from synthmix.image_data.image_counts import COUNT_FIELDS, asked_images, check_balance, check_counts, check_labels
-from synthmix.image_data.image_to_image import SAME_CLASS, begins_from_images, is_of_any_class, of_class
-from synthmix.image_data.inverted_images import check_inverted, is_inverted
+from synthmix.image_data.image_to_image import (
+    SAME_CLASS,
+    begins_from_images,
+    is_inverted,
+    is_of_any_class,
+    is_of_pairs,
+    of_class,
+)
+from synthmix.image_data.paired_sources import check_pairs
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_data.summed_adapters import check_number, check_summed
 from synthmix.image_synthesis.guidance_options import check_guidance
@@ -129,7 +136,7 @@ def plan(store: ObjectStore, image_set: image_sets_pb2.ImageSet, *, validate_onl
             _check_sources(settings, train, images, parts)
         per = adapter_settings(adapter).per if adapter is not None else ""
         of_made = {label: train_counts[label] for label, count in images.items() if count}
-        check_inverted(settings, per, of_made, problems, field="image_set.settings")
+        check_pairs(settings, per, of_made, problems, field="image_set.settings")
         check_classes_to_tell(settings, of_made, train_counts, problems, field="image_set.settings")
     _check_fusion(settings, adapter, parts, images, problems)
     problems.raise_if_any()
@@ -262,7 +269,7 @@ def _check_sources(
                 f"use {SAME_CLASS}, or an adapter with per: class",
             )
         return
-    if is_inverted(settings):
+    if is_of_pairs(settings):
         return
     there = Counter(train.class_names)
     without = [label for label, count in images.items() if count and not there[label]]

@@ -3,8 +3,7 @@
 from typing import Any
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
-from synthmix.image_data.image_to_image import begins_from_images, has_strength
-from synthmix.image_data.inverted_images import is_inverted
+from synthmix.image_data.image_to_image import begins_from_images, has_strength, is_inverted
 from synthmix.latent_diffusion.schedulers import (
     LEADING,
     NOT_OFFERED,

@@ -19,7 +19,7 @@ from synthmix.image_data.captions import adapter_captions
 from synthmix.image_data.fused_adapters import is_fused
 from synthmix.image_data.generators import MORE_ADAPTERS, ORIGINAL_PX, adapter_parts, adapter_settings
 from synthmix.image_data.image_table import write_shard
-from synthmix.image_data.inverted_images import is_inverted
+from synthmix.image_data.image_to_image import is_inverted
 from synthmix.image_data.pixel_cache import some_pixels
 from synthmix.image_data.split_parts import TrainPart, open_train_part
 from synthmix.image_data.summed_adapters import is_summed
@@ -133,13 +133,22 @@ def _start(
     settings: SynthesisSettings,
     planned: Sequence[PlannedImage],
 ) -> Start:
-    """What images that take as many steps begin from: the latents of their sources, as adapters are trained on them."""
-    rows = [image.source.row for image in planned if image.source]
-    different = sorted(set(rows))
+    """What images that take as many steps begin from: the latents of their sources, as adapters are trained on them.
+
+    Those of two are mixed before noise is added: of mixed noise there would be less.
+    """
+    first, second = (
+        [source.row for source in of_all if source]
+        for of_all in zip(*((image.source, image.partner) for image in planned), strict=True)
+    )
+    different = sorted({*first, *second})
     size_px = adapter_settings(adapter).image_size
     latents = encode_images(model.vae, some_pixels(store, train, different, size_px), images_at_once(model, size_px))
-    places = [different.index(row) for row in rows]
-    return Start(latents[places], executed_steps(settings.steps, planned[0].strength))
+    begun, partners = (latents[[different.index(row) for row in rows]] for rows in (first, second))
+    if second:
+        shares = torch.tensor([image.share for image in planned], dtype=begun.dtype)
+        begun = torch.lerp(partners, begun, shares.view(-1, 1, 1, 1))
+    return Start(begun, executed_steps(settings.steps, planned[0].strength))
 
 
 def _noise(

@@ -13,13 +13,13 @@ from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data import image_table
 from synthmix.image_data.captions import drawn_caption
 from synthmix.image_data.generators import AdapterPart
-from synthmix.image_data.image_table import ANGLE, SOURCE_LABEL, SOURCES, STRENGTH, Shard
-from synthmix.image_data.image_to_image import begins_from_images, is_of_any_class, of_class
-from synthmix.image_data.inverted_images import SOURCES_OF_EACH, is_inverted
+from synthmix.image_data.image_table import ANGLE, SHARE, SOURCE_LABEL, SOURCES, STRENGTH, Shard
+from synthmix.image_data.image_to_image import begins_from_images, is_inverted, is_mixed, is_of_any_class, of_class
+from synthmix.image_data.paired_sources import SOURCES_OF_EACH
 from synthmix.image_synthesis.drawn_adapters import drawn, in_drawing_order, own_captions
 from synthmix.image_synthesis.inverted_pairs import drawn_angle, switches_prompts
 from synthmix.image_synthesis.shard_ranges import shard_count, shard_range
-from synthmix.image_synthesis.source_images import SourceImage, drawn_strength, executed_steps, sources_of
+from synthmix.image_synthesis.source_images import SourceImage, drawn_share, drawn_strength, executed_steps, sources_of
 from synthmix.latent_diffusion.prompts import prompt_for
 from synthmix.service_kit.artifacts import Payload, payload_key
 from synthmix.service_kit.object_store import ObjectStore
@@ -41,8 +41,9 @@ class PlannedImage:
         caption: What the prompt has in the place of {caption}; "" where it has none.
         source: The train image that it begins from; None if it begins as noise of its own.
         strength: How far that is taken to noise.
-        partner: The other one, of two that are inverted.
-        angle: Where it begins on the circle through the noise of the two, in radians.
+        partner: The other one, of two that are mixed or inverted.
+        angle: Where it begins on the circle through the noise of two, in radians.
+        share: How much of two that are mixed is the first.
     """
 
     index: int
@@ -55,6 +56,7 @@ class PlannedImage:
     strength: float = 0.0
     partner: SourceImage | None = None
     angle: float = 0.0
+    share: float = 1.0
     later_template: str | None = None
 
     @property
@@ -110,9 +112,14 @@ def planned_images(
             source, partner = drawn(sources_of(settings, sources, label), within, SOURCES_OF_EACH)
             image = replace(image, source=source, partner=partner, angle=drawn_angle(settings, label, within))
         elif begins_from_images(settings):
-            source = _source(sources_of(settings, sources, label), adapters[0], within)
+            ordered_sources = sources_of(settings, sources, label)
             own_settings = of_class(settings, len(sources.get(label, ())))
-            image = replace(image, source=source, strength=drawn_strength(own_settings, label, within))
+            image = replace(image, strength=drawn_strength(own_settings, label, within))
+            if is_mixed(settings):
+                source, partner = drawn(ordered_sources, within, SOURCES_OF_EACH)
+                image = replace(image, source=source, partner=partner, share=drawn_share(settings, label, within))
+            else:
+                image = replace(image, source=_source(ordered_sources, adapters[0], within))
         images.append(image)
     return images
 
@@ -204,11 +211,13 @@ def _append(
 
 def _begun(image: PlannedImage, source: SourceImage, settings: SynthesisSettings) -> dict[str, Any]:
     """What the index says of an image that begins from another."""
-    if image.partner:  # which may be of another group
+    if is_inverted(settings):  # from two, which may be of different groups
         return {ANGLE: image.angle, "steps": settings.steps}
+    begun = {STRENGTH: image.strength, "steps": executed_steps(settings.steps, image.strength)}
+    if is_mixed(settings):
+        return {SHARE: image.share, **begun}
     return {
         "group": source.group,
-        STRENGTH: image.strength,
-        "steps": executed_steps(settings.steps, image.strength),
+        **begun,
         **({SOURCE_LABEL: source.label} if is_of_any_class(settings) else {}),
     }

@@ -14,13 +14,14 @@ from functools import lru_cache
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.image_to_image import (
+    PAIRS,
     SAME_CLASS,
     begins_from_images,
     has_strength,
+    is_inverted,
     is_of_any_class,
     of_class,
 )
-from synthmix.image_data.inverted_images import is_inverted
 from synthmix.image_data.split_parts import TrainPart
 from synthmix.image_synthesis.guidance_options import guided_cost
 from synthmix.service_kit.errors import Problems, invalid_field, missing_field
@@ -89,6 +90,11 @@ def drawn_strength(settings: SynthesisSettings, label: str, number: int) -> floa
         return settings.strength + share * (settings.largest_strength - settings.strength)
     strengths = (settings.strength, *settings.more_strengths)
     return strengths[draw % len(strengths)]
+
+
+def drawn_share(settings: SynthesisSettings, label: str, number: int) -> float:
+    """How much of a class's n-th image, of two that are mixed, is the first one's latents, 0 to 1."""
+    return derived_seed(settings.seed, "share", label, number) % _DRAWS / _DRAWS
 
 
 def executed_steps(steps: int, strength: float) -> int:
@@ -204,7 +210,8 @@ def _check_without(settings: SynthesisSettings, problems: Problems, field: str) 
         of_strength.append("images_per_source")
     for name in of_strength:
         given = getattr(settings, name)
-        if given and given != SAME_CLASS:
+        usual = (SAME_CLASS, PAIRS) if is_inverted(settings) else (SAME_CLASS,)
+        if given and given not in usual:
             shown = list(given) if name == "more_strengths" else given
             remedy = "set strength, such as 0.5, or leave it out"
             problems.found.append(invalid_field(f"{field}.{name}", shown, problem, remedy))

@@ -11,9 +11,9 @@ from synthmix.image_data.adapter_scale import check_scale
 from synthmix.image_data.fused_adapters import check_fusion, is_fused
 from synthmix.image_data.generators import IMAGE
 from synthmix.image_data.image_table import SOURCE_LABEL
-from synthmix.image_data.image_to_image import SAME_CLASS, is_of_any_class
-from synthmix.image_data.inverted_images import check_inverted, is_inverted
+from synthmix.image_data.image_to_image import SAME_CLASS, is_of_any_class, is_of_pairs
 from synthmix.image_data.mixture_kinds import KINDS, OWN_CHILD, MixtureKind, leaves_some_out
+from synthmix.image_data.paired_sources import check_pairs, pairing_field
 from synthmix.image_data.selection_rules import rules_given
 from synthmix.image_data.summed_adapters import check_number, check_summed, is_summed
 from synthmix.service_kit.artifacts import Manifest
@@ -48,7 +48,7 @@ def check_children(
             check_fusion(synthesis, adapter, counts, problems, field=f"synthesis[{index}]", what=what)
             check_scale(synthesis, adapter, problems, field=f"synthesis[{index}]", what=what)
             _check_judged(spec, counts, index, number, problems)
-            check_inverted(synthesis, adapter.per, counts, problems, field=f"synthesis[{index}]", what=what)
+            check_pairs(synthesis, adapter.per, counts, problems, field=f"synthesis[{index}]", what=what)
             if draws_children and not makes_children(adapter, synthesis):
                 problems.found.append(
                     invalid_field(
@@ -60,7 +60,7 @@ def check_children(
                 )
         if is_of_any_class(synthesis):
             _check_any_class(spec, index, problems, kind=kind, leaves_out=bool(leaving_out))
-        of_two = [("fused_adapters", is_fused(synthesis)), ("inversion_steps", is_inverted(synthesis))]
+        of_two = [("fused_adapters", is_fused(synthesis)), (pairing_field(synthesis), is_of_pairs(synthesis))]
         for name in (name for name, makes in of_two if makes and leaving_out):
             problems.found.append(
                 invalid_field(

@@ -1,25 +1,27 @@
-"""Images that begin from two train images of a class, which are taken back to the noise that they would be made of.
+"""Images that begin from two train images of a class: what may begin so. Front ends check it with this, without torch.
 
-What may begin so: front ends check it with this, without torch. Diff-II: Wang and Chen 2024, arXiv:2408.16266.
+The latents of the two are mixed (as Zhang et al. 2018, arXiv:1710.09412, mix images), or both are taken back to the
+noise that they would be made of (Diff-II: Wang and Chen 2024, arXiv:2408.16266).
 """
 
 from collections.abc import Mapping
 
 from synthmix.api.image_sets.v1.image_sets_pb2 import SynthesisSettings
 from synthmix.image_data.generators import IMAGE
+from synthmix.image_data.image_to_image import is_inverted, is_of_pairs
 from synthmix.service_kit.errors import Problems, invalid_field
 
 # Train images that each begins from.
 SOURCES_OF_EACH = 2
-REASON = "INVERSION_CANNOT"
+REASON = "PAIRS_CANNOT"
 
 
-def is_inverted(settings: SynthesisSettings) -> bool:
-    """Whether images begin from two train images each, as noise that is made of them."""
-    return settings.HasField("inversion_steps")
+def pairing_field(settings: SynthesisSettings) -> str:
+    """Which of the settings says that images begin from two."""
+    return "inversion_steps" if is_inverted(settings) else "source"
 
 
-def check_inverted(
+def check_pairs(
     settings: SynthesisSettings,
     per: str,
     images: Mapping[str, int],
@@ -36,12 +38,13 @@ def check_inverted(
         field: The path of `settings`.
         what: What the adapter is called.
     """
-    if not is_inverted(settings):
+    if not is_of_pairs(settings):
         return
+    name = pairing_field(settings)
 
     def refuse(problem: str, remedy: str) -> None:
-        path = f"{field}.inversion_steps"
-        problems.found.append(invalid_field(path, settings.inversion_steps, problem, remedy, reason=REASON))
+        path, value = f"{field}.{name}", getattr(settings, name)
+        problems.found.append(invalid_field(path, value, problem, remedy, reason=REASON))
 
     if per == IMAGE:
         refuse(
