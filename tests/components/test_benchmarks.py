@@ -40,7 +40,7 @@ def test_a_timed_worker_makes_adapters(
     )
     images = np.random.default_rng(0).integers(0, 256, (32, 64, 64, 3), dtype=np.uint8)
     store = timed.stored_split(tmp_path / "store.zip", tmp_path, images)
-    monkeypatch.setattr("sys.argv", ["adapter_worker.py", str(store), "2", "4"])
+    monkeypatch.setattr("sys.argv", ["adapter_worker.py", str(store), "2", "4", "bfloat16"])
     worker.main()
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert 0 < first[0] < second[0]

@@ -39,6 +39,11 @@ LEARNING_RATE = 1e-3
 ADAPTERS = 40
 ADAPTER_IMAGES = 64
 PEER = "diffusers' train_text_to_image_lora.py"
+NOTE_OF_MANY = (
+    "A round is one process of ours for each precision, which makes {made} adapters, and one of the script, which "
+    f"makes one. The others of the {ADAPTERS} count as the script's one does, and as those of ours after its first. "
+    "Ours is a worker's process without Ray and object storage, which take milliseconds of an adapter."
+)
 
 
 def pixels(size_px: int, images: int = IMAGES) -> np.ndarray:
@@ -138,16 +143,19 @@ def stored_split(path: Path, folder: Path, images: np.ndarray) -> Path:
     return zipped(path, {key: store.get_bytes(key) for key in store.keys})
 
 
-def many_adapters_row(scratch: Path, quick: bool) -> Row:
-    """Of our process, the first few adapters are timed; the others cost what those after the first one cost."""
+def many_adapters_rows(scratch: Path, quick: bool) -> list[Row]:
+    """Of each precision; the script is in float32.
+
+    Of our process the first few adapters are timed; the others cost what those after the first one cost.
+    """
     made, steps = 3 if quick else 6, ADAPTER_IMAGES // BATCH
     images = pixels(64)
     store = stored_split(scratch / "store.zip", scratch, images)
     folder = write_images(scratch / "many", images)
 
-    def ours() -> Seconds:
+    def ours(precision: str) -> Seconds:
         begun_s = time.time()
-        ended = process("adapter_worker.py", store, made, ADAPTER_IMAGES)
+        ended = process("adapter_worker.py", store, made, ADAPTER_IMAGES, precision)
         processor_s, clock_s = zip(*map(json.loads, ended.lines), strict=True)
         further = (ADAPTERS - made) / (made - 1)
         return Seconds(
@@ -160,19 +168,22 @@ def many_adapters_row(scratch: Path, quick: bool) -> Row:
         arguments = ("--resolution", 64, "--batch-size", BATCH, "--rank", RANK, "--steps", steps)
         return process("text_to_image_lora.py", BUILTIN_FOLDER, folder, out, *arguments).seconds
 
-    pairs = [(ours(), peers(number)) for number in range(2 if quick else FEWEST_PAIRS)]
-    own, other = zip(*pairs, strict=True)
-    return compared(
-        f"{ADAPTERS} adapters of {ADAPTER_IMAGES} images, 64 px, starts included",
-        f"{PEER}, {ADAPTERS} times",
-        "adapter",
-        10.0,
-        ours=own,
-        others=other,
-        note=f"A pair is one process of ours, which makes {made} adapters, and one of the script, which makes one: the "
-        f"others of the {ADAPTERS} are counted as the script's one, and as those of ours after its first. Ours is a "
-        "worker's process without Ray and object storage, which take milliseconds of an adapter.",
-    )
+    precisions = ("float32", "bfloat16")
+    rounds = [(peers(number), *map(ours, precisions)) for number in range(2 if quick else FEWEST_PAIRS)]
+    other, *own = zip(*rounds, strict=True)
+    what = f"{ADAPTERS} adapters of {ADAPTER_IMAGES} images, 64 px, starts included"
+    return [
+        compared(
+            what if precision == "float32" else f"{what}, in {precision}",
+            f"{PEER}, {ADAPTERS} times",
+            "adapter",
+            10.0,
+            ours=of_precision,
+            others=other,
+            note="" if precision != "float32" else NOTE_OF_MANY.format(made=made),
+        )
+        for precision, of_precision in zip(precisions, own, strict=True)
+    ]
 
 
 def measure(quick: bool) -> list[Row]:
@@ -181,7 +192,7 @@ def measure(quick: bool) -> list[Row]:
         return [
             *rows(64, 2 if quick else 8, {"float32": 1.6, "bfloat16": 2.5}, scratch),
             *rows(128, 1 if quick else 3, {"float32": 1.5, "bfloat16": 2.5}, scratch),
-            many_adapters_row(scratch, quick),
+            *many_adapters_rows(scratch, quick),
         ]
 
 

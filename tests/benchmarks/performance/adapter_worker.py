@@ -1,4 +1,6 @@
-"""A worker's process that trains adapters one after the other: ``python adapter_worker.py STORE ADAPTERS IMAGES_SEEN``.
+"""A worker's process that trains adapters one after the other.
+
+Usage: ``python adapter_worker.py STORE ADAPTERS IMAGES_SEEN PRECISION``.
 
 STORE is a ZIP archive of the objects of a store that has one split. Standard output gets a line of JSON when an adapter
 is stored: seconds of this process's processor time, and of the clock since 1970. Ray and object storage are left out: a
@@ -28,14 +30,16 @@ def opened(path: str) -> MemoryObjectStore:
 
 
 def main() -> None:
-    _, path, adapters, images_seen = sys.argv
+    _, path, adapters, images_seen, precision = sys.argv
     store = opened(path)
     task.open_object_store = lambda: store  # type: ignore[assignment]
     [split] = list_artifacts(store, SPLITS)
     name = f"{split}/parts/train"
     for number in range(int(adapters)):
         found = resolve(BUILTIN, field="base_model")
-        settings = planning.filled(AdapterSettings(images_seen=int(images_seen), seed=number), found)
+        settings = planning.filled(
+            AdapterSettings(images_seen=int(images_seen), seed=number, precision=precision), found
+        )
         digest = open_train_part(store, name, field="train_split").digest
         task.train(
             str(OperationName("adapter-training", f"{number:032x}")),
