@@ -19,10 +19,11 @@ from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.evaluations.v1.evaluations_pb2 import ClassifierSettings
 from synthmix.classifier_evaluation import planning
-from synthmix.classifier_evaluation.evaluation_operation import FIDELITY, TRIAL, run
+from synthmix.classifier_evaluation.evaluation_operation import FIDELITY, TRIAL, TRY_NETWORK, run
 from synthmix.classifier_evaluation.feature_networks import FeatureNetwork
 from synthmix.classifier_evaluation.image_fidelity import measure_fidelity
 from synthmix.classifier_evaluation.mixtures import TrialSpec
+from synthmix.classifier_evaluation.network_features import try_network
 from synthmix.classifier_evaluation.trials import evaluate_trial
 from synthmix.image_data.image_table import SOURCES, ImageTableWriter
 from synthmix.image_data.split_parts import open_split
@@ -125,7 +126,11 @@ def measure(store: MemoryObjectStore, split: str, image_sets: Sequence[str], net
     return message_json.to_value(measure_fidelity(store, split, image_sets, network))
 
 
-TASKS: dict[str, Callable[..., Any]] = {TRIAL: run_trial, FIDELITY: measure}
+def trial_of_network(store: MemoryObjectStore, network: FeatureNetwork) -> None:
+    try_network(network, lambda seen: None, 1)
+
+
+TASKS: dict[str, Callable[..., Any]] = {TRIAL: run_trial, FIDELITY: measure, TRY_NETWORK: trial_of_network}
 
 
 @dataclass

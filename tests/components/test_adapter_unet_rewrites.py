@@ -183,13 +183,51 @@ def test_a_processor_without_bfloat16_has_the_unet_as_it_is(
 ) -> None:
     """Its oneDNN has no products in it."""
     monkeypatch.setattr(unet_rewrites, "multiplies_in_bfloat16", lambda: False)
-    monkeypatch.setattr(unet_rewrites, "_rewritten", None)
+    for name in ("_rewritten", "_copied", "Bfloat16Attention"):
+        monkeypatch.setattr(unet_rewrites, name, None)
     unet = adapted(builtin.unet)
     latents, timesteps, prompts, rows = inputs(unet, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         predicted = denoiser(unet, bfloat16=True)(latents, timesteps, Conditions(prompts), rows)
     expected = unet(latents, timesteps, prompts[rows]).sample
     assert (predicted - expected).norm() < 0.02 * expected.norm()
+
+
+def test_in_bfloat16_factors_are_added_before_weights_are_rounded(builtin: LatentDiffusion) -> None:
+    """Of a small step, rounded factors would have nothing left."""
+    unet = adapted(builtin.unet)
+    layer = next(module for name, module in unet.named_modules() if name.endswith("attn1.to_q"))
+    up, down = layer.lora_B["default"].weight, layer.lora_A["default"].weight
+    rewritten = unet_rewrites.AdaptedLinear(layer, torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weight = rewritten.weight
+    added = layer.scaling["default"] * up @ down
+    assert weight.dtype == torch.bfloat16
+    torch.testing.assert_close(weight.float(), layer.base_layer.weight + added, rtol=2**-8, atol=0.0)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_what_is_left_out_is_left_out_in_training_alone(
+    builtin: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, bfloat16: bool
+) -> None:
+    monkeypatch.setattr(unet_rewrites, "multiplies_in_bfloat16", lambda: True)
+    unet = copy.deepcopy(builtin.unet).train()
+    unet.add_adapter(
+        LoraConfig(r=4, lora_dropout=0.5, init_lora_weights=False, target_modules=list(TARGETS["attention"]))
+    )
+    unet.train()
+    predict = denoiser(unet, bfloat16=bfloat16)
+    latents, timesteps, prompts, rows = inputs(unet, 4)
+
+    def twice() -> list[torch.Tensor]:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            return [predict(latents, timesteps, Conditions(prompts), rows) for _ in range(2)]
+
+    assert not torch.equal(*twice())
+    unet.eval()
+    assert torch.equal(*twice())
+    unet.train()
+    assert not torch.equal(*twice())
 
 
 def test_upsampling_is_folded_with_its_gradient(builtin: LatentDiffusion) -> None:

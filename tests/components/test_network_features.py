@@ -1,5 +1,6 @@
 """Features by another network than Lite0: those of timm's and of transformers' own code, and measures by them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.numpy import load_file, save_file
+from timm.models import save_for_hf
 from transformers import AutoModel
 
 from feature_network_folders import dinov2_folder, timm_folder
@@ -15,8 +17,9 @@ from memory_object_store import MemoryObjectStore
 from striped_study import evaluate, striped_store, stripes
 from synthmix.api.evaluations.v1.evaluations_pb2 import MeasureSettings
 from synthmix.classifier_evaluation import front_end
+from synthmix.classifier_evaluation.evaluation_operation import TRY_NETWORK
 from synthmix.classifier_evaluation.feature_networks import FeatureNetwork, find_network
-from synthmix.classifier_evaluation.network_features import NetworkFeatures
+from synthmix.classifier_evaluation.network_features import NetworkFeatures, try_network
 from synthmix.image_features.features import compute_features
 from synthmix.service_kit.artifacts import list_artifacts
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument
@@ -86,6 +89,46 @@ def test_weights_that_lack_a_tensor_are_not_drawn(tmp_path: Path) -> None:
             NetworkFeatures(network(folder, 28 if make is dinov2_folder else 32))(pictures())
 
 
+@pytest.mark.parametrize("image_size", [224, 384])
+def test_a_network_that_was_fine_tuned_at_another_size(tmp_path: Path, image_size: int) -> None:
+    """Its folder says 384, and the architecture's own size is 224."""
+    with torch.random.fork_rng(devices=[]):
+        own = timm.create_model("vit_tiny_patch16_224", num_classes=2, img_size=384, depth=1, embed_dim=48, num_heads=3)
+    own.pretrained_cfg["input_size"] = (3, 384, 384)
+    folder = tmp_path / "net"
+    arguments = {"depth": 1, "embed_dim": 48, "num_heads": 3, "img_size": 384}
+    save_for_hf(own, str(folder), safe_serialization=True, model_args=arguments)
+    assert NetworkFeatures(network(folder, image_size))(pictures(2)).shape == (2, 48)
+
+
+def test_features_that_are_not_pooled(tmp_path: Path) -> None:
+    folder = timm_folder(tmp_path / "net", "test_resnet")
+    config = json.loads((folder / "config.json").read_text()) | {"model_args": {"global_pool": ""}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        InvalidArgument, match=r"gives features of the shape \(5, \d+, \d+, \d+\) for 5 images"
+    ) as caught:
+        NetworkFeatures(network(folder, 64))(pictures())
+    assert caught.value.reason == "FEATURE_NETWORK_UNUSABLE"
+
+
+def test_features_that_are_no_numbers(tmp_path: Path) -> None:
+    folder = dinov2_folder(tmp_path / "dino")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["layernorm.weight"][:] = np.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InvalidArgument, match="gives features that are not finite"):
+        try_network(network(folder, 28), lambda seen: None, 1)
+
+
+def test_what_a_configuration_says_of_types_and_answers_changes_nothing(tmp_path: Path) -> None:
+    plain, odd = dinov2_folder(tmp_path / "plain"), dinov2_folder(tmp_path / "odd")
+    config = json.loads((odd / "config.json").read_text()) | {"dtype": "float16", "return_dict": False}
+    (odd / "config.json").write_text(json.dumps(config))
+    ours, others = (NetworkFeatures(network(folder, 28))(pictures()) for folder in (odd, plain))
+    np.testing.assert_array_equal(ours, others)
+
+
 def test_weights_of_another_shape(tmp_path: Path) -> None:
     folder = timm_folder(tmp_path / "net", "test_resnet")
     tensors = load_file(folder / "model.safetensors")
@@ -111,7 +154,8 @@ def test_an_evaluation_by_another_network(store: MemoryObjectStore, tmp_path: Pa
     assert manifest.name != usual.name
     assert ran.reused == first.tasks_run.count("synthmix.classifier_evaluation.trials:run_trial"), "trials are the same"
     message = front_end.evaluation_message(store, manifest)
-    assert (message.measures.feature_network, message.measures.image_size) == ("test_vit", 48)
+    assert (message.measures.feature_network, message.measures.image_size) == (str(folder), 48), "as it was asked for"
+    assert ran.tasks_run[0] == TRY_NETWORK and TRY_NETWORK not in first.tasks_run
     assert message.fidelity.feature_network.startswith("test_vit of a folder (digest ")
     assert message.fidelity.network_image_size == 48
     before = front_end.evaluation_message(store, usual).fidelity

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import Evaluation, MeasureSettings
-from synthmix.classifier_evaluation import planning
+from synthmix.classifier_evaluation import feature_networks, planning
 from synthmix.classifier_evaluation.feature_networks import (
     DEFAULT,
     FeatureNetwork,
@@ -63,6 +63,28 @@ def test_a_folder_is_known_by_what_is_in_it(tmp_path: Path) -> None:
         verified_folder(other)
     with pytest.raises(FailedPrecondition, match="there is no such folder"):
         verified_folder(FeatureNetwork("dinov2", 224, str(tmp_path / "third"), network.digest))
+    (first / "adapter_config.json").write_text("{}")
+    with pytest.raises(FailedPrecondition, match="its files differ"):
+        verified_folder(network)
+
+
+def test_a_folder_that_a_worker_may_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = found(str(folder(tmp_path / "x")))
+
+    def refused(folder: Path) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(feature_networks, "_stamps", refused)
+    with pytest.raises(FailedPrecondition, match="it cannot be read: Permission denied"):
+        verified_folder(network)
+    with pytest.raises(InvalidArgument, match=r"cannot be read \(Permission denied\); give a folder"):
+        found(network.folder)
+
+
+def test_another_repository_of_timm_s_weights_makes_another_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = FeatureNetwork("resnet50", 224).identity
+    monkeypatch.setattr(feature_networks, "weight_repositories", lambda: {"resnet50": "timm/resnet50.newer"})
+    assert FeatureNetwork("resnet50", 224).identity != before
 
 
 REFUSALS: dict[str, tuple[Callable[[Path], tuple[str, int | None]], str, str, str]] = {
@@ -148,13 +170,58 @@ REFUSALS: dict[str, tuple[Callable[[Path], tuple[str, int | None]], str, str, st
         lambda tmp: (str(folder(tmp / "x", DINO | {"patch_size": 0})), None),
         NETWORK,
         "FEATURE_NETWORK_UNUSABLE",
-        r"its config\.json has patch_size 0",
+        r"its config\.json has patch_size 0, which is not from 1 to 1024",
+    ),
+    "patches larger than any image": (
+        lambda tmp: (str(folder(tmp / "x", DINO | {"patch_size": 2048})), None),
+        NETWORK,
+        "FEATURE_NETWORK_UNUSABLE",
+        r"its config\.json has patch_size 2048",
+    ),
+    "a size of which one patch is too small": (
+        lambda tmp: (str(folder(tmp / "x")), 20),
+        SIZE,
+        "IMAGE_SIZE_UNSUPPORTED",
+        "20 cannot be cut.*use a multiple of 14, such as 28$",
+    ),
+    "a size above which there is none": (
+        lambda tmp: (str(folder(tmp / "x")), 1023),
+        SIZE,
+        "IMAGE_SIZE_UNSUPPORTED",
+        "such as 1022$",
+    ),
+    "an adapter beside it": (
+        lambda tmp: (str(folder(tmp / "x", adapter_config__json=b"{}")), None),
+        NETWORK,
+        "FEATURE_NETWORK_UNUSABLE",
+        r"has adapter_config\.json, and transformers would load that adapter into it; .*merged",
+    ),
+    "a description that is a list": (
+        lambda tmp: (str(folder(tmp / "x", {"architecture": "resnet18", "pretrained_cfg": []})), None),
+        NETWORK,
+        "FEATURE_NETWORK_UNUSABLE",
+        r"its config\.json has pretrained_cfg \[\], which is not a JSON object",
+    ),
+    "a mean of 400 digits": (
+        lambda tmp: (
+            str(folder(tmp / "x", preprocessor_config__json=b'{"image_mean": [%d, 0, 0]}' % 10**400)),
+            None,
+        ),
+        NETWORK,
+        "FEATURE_NETWORK_UNUSABLE",
+        r"its preprocessor_config\.json has image_mean .* is not a number from -10 to 10 for each of three",
+    ),
+    "a deviation that is next to none": (
+        lambda tmp: (str(folder(tmp / "x", preprocessor_config__json=b'{"image_std": [1e-300, 1, 1]}')), None),
+        NETWORK,
+        "FEATURE_NETWORK_UNUSABLE",
+        r"its preprocessor_config\.json has image_std .* is not a number from 0\.001 to 10",
     ),
     "statistics of one channel": (
         lambda tmp: (str(folder(tmp / "x", preprocessor_config__json=b'{"image_mean": [0.5]}')), None),
         NETWORK,
         "FEATURE_NETWORK_UNUSABLE",
-        r"its preprocessor_config\.json has image_mean \[0\.5\], which is not a number for each of three",
+        r"its preprocessor_config\.json has image_mean \[0\.5\], which is not a number from",
     ),
     "a deviation of 0": (
         lambda tmp: (
@@ -163,7 +230,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], tuple[str, int | None]], str, str, st
         ),
         NETWORK,
         "FEATURE_NETWORK_UNUSABLE",
-        r"has std \[0, 1, 1\], and images cannot be divided by that",
+        r"its config\.json has std \[0, 1, 1\], which is not a number from 0\.001 to 10 for each",
     ),
 }
 

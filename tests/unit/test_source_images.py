@@ -262,6 +262,11 @@ def test_inversions_are_of_pairs_whether_that_is_said_or_not(store: MemoryObject
         planned(store, train, range(8), inversion_steps=10, per_class=4, **more) for more in ({"source": "pairs"}, {})
     )
     assert said == unsaid
+    [target, other] = [
+        image_set(store, train, inversion_steps=10, per_class=4, **more).plan.target
+        for more in ({"source": "pairs"}, {})
+    ]
+    assert target == other, "and one image set is made"
 
 
 def test_prompts_that_are_switched(store: MemoryObjectStore, train: TrainPart) -> None:

@@ -40,7 +40,8 @@ from synthmix.service_kit.settings_messages import canonical, check, default_of,
 
 # Raised whenever the recipe's bytes change, or a declared default: an adapter of another version is another adapter.
 RECIPE_VERSION = 3
-# Raised where trainings in bfloat16 alone change. Those of a GPU that are so by themselves are not among them.
+# Raised where the bytes of trainings in bfloat16 on CPUs change. Which device a request will meet is not known: all
+# that ask for bfloat16 get new addresses, on GPUs too.
 BFLOAT16_VERSION = 2
 
 # Measured on two cores of a server CPU for the built-in model; Stable Diffusion takes about 400 times the work.

@@ -47,22 +47,21 @@ def denoiser(unet: Any, *, bfloat16: bool = False) -> Denoiser:
     plain = all(is_plain(module) for module in unet.modules() if isinstance(module, Attention))
     # Other methods have no weights of their own that could be added up.
     of_lora = not is_trained_itself(unet) and all(map(_is_lora, adapter_layers(unet).values()))
-    computing = unet
-    if unet.device.type != "cpu" or not of_lora or (bfloat16 and not multiplies_in_bfloat16()):
-        if unet.device.type == "cpu" and bfloat16 and plain:
-            computing = _copied(unet)
-            computing.set_attn_processor(Bfloat16Attention())
-        # On other devices nothing of this is measured.
-        return lambda latents, timesteps, prompts, rows: _answer(computing, latents, timesteps, prompts.rows(rows))
-    computing = _rewritten(unet, torch.bfloat16 if bfloat16 else torch.float32)
+    # On other devices nothing of this is measured.
+    may_be = unet.device.type == "cpu" and (not bfloat16 or multiplies_in_bfloat16())
+    if not may_be or not (of_lora or (bfloat16 and plain)):
+        return lambda latents, timesteps, prompts, rows: _answer(unet, latents, timesteps, prompts.rows(rows))
+    computing = _rewritten(unet, torch.bfloat16 if bfloat16 else torch.float32) if of_lora else _copied(unet)
     if plain:
-        computing.set_attn_processor(AdaptedAttention())
+        computing.set_attn_processor(AdaptedAttention() if of_lora else Bfloat16Attention())
 
     def denoise(
         latents: torch.Tensor, timesteps: torch.Tensor, prompts: Conditions, rows: torch.Tensor
     ) -> torch.Tensor:
+        if computing.training != unet.training:  # a loss that is measured leaves nothing out
+            computing.train(unet.training)
         of_images = prompts.rows(rows)
-        if not plain:
+        if not (plain and of_lora):
             return _answer(computing, latents, timesteps, of_images)
         # Attention alone makes something of each prompt once; what else a UNet reads is of each image.
         once = Conditions(prompts.embeddings, of_images.pooled, of_images.time_ids)
@@ -142,7 +141,8 @@ class AdaptedLinear(torch.nn.Module):
         """W + alpha / r x B A."""
         if self.down is None or self.up is None:
             return self.base_weight
-        return torch.addmm(self.base_weight, self.up, self.down, alpha=self.scale).to(self.dtype)
+        with torch.autocast("cpu", enabled=False):  # which would round what is added
+            return torch.addmm(self.base_weight, self.up, self.down, alpha=self.scale).to(self.dtype)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return product(values.to(self.dtype), self.weight, self.bias)

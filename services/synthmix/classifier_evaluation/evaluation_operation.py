@@ -3,10 +3,11 @@
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 from synthmix.classifier_evaluation import planning, results
-from synthmix.classifier_evaluation.feature_networks import DEFAULT, FeatureNetwork
+from synthmix.classifier_evaluation.feature_networks import DEFAULT, FEATURE_NETWORK, FeatureNetwork
 from synthmix.classifier_evaluation.mixtures import MixtureSpec, TrialSpec
 from synthmix.classifier_evaluation.trial_requests import trial_name
 from synthmix.image_data.mixture_kinds import KINDS
@@ -20,6 +21,7 @@ from synthmix.service_kit.resource_names import EVALUATIONS, IMAGE_SETS, SPLITS,
 from synthmix.service_kit.settings_messages import canonical
 
 FIDELITY = "synthmix.classifier_evaluation.image_fidelity:measure"
+TRY_NETWORK = "synthmix.classifier_evaluation.network_features:try_network"
 TRIAL = "synthmix.classifier_evaluation.trials:run_trial"
 # Between two looks for image sets that are to come.
 LOOK_SECONDS = 1.0
@@ -31,13 +33,13 @@ def run(context: OperationContext) -> ArtifactName:
     target = ArtifactName.parse(context.record.target, field="target", collection=EVALUATIONS)
     trials = planning.grid(request)
     if find_manifest(context.store, target) is None:
-        network = FeatureNetwork(**names["feature_network"]) if "feature_network" in names else DEFAULT
+        network = FeatureNetwork(**names[FEATURE_NETWORK]) if FEATURE_NETWORK in names else DEFAULT
         grid = Grid(
             context, request, names["split"], trials, awaits=names.get("await_image_sets", False), network=network
         )
         fidelity = grid.run()
         context.update(message="comparing")
-        _write_evaluation(context, target, request, names["split"], trials, fidelity)
+        _write_evaluation(context, target, request, names["split"], trials, fidelity, network)
     context.update(total=len(trials), done=len(trials), unit="trials")
     return target
 
@@ -72,6 +74,7 @@ class Grid:
         self._waiting = planning.missing_trials(context.store, request, trials)
         self._done = len(trials) - len(self._waiting)
         self._missing_sets: list[str] = list(request["image_sets"])
+        self._network_task: int | None = None
         self._fidelity_task: int | None = None
         self._fidelity: dict[str, Any] | None = None
 
@@ -82,6 +85,10 @@ class Grid:
         context.update(total=len(self._trials), done=self._done, unit="trials", message="training classifiers")
         looked_s = -math.inf
         with context.tasks() as tasks:
+            if self._request["image_sets"] and self._network != DEFAULT:
+                # What a front end cannot tell of it is told before images are waited for.
+                made = f"a trial of the feature network {self._network}"
+                [self._network_task] = tasks.add(TRY_NETWORK, [{"network": self._network}], makes=[made], ranks=[-2])
             while True:
                 if self._missing_sets and time.monotonic() - looked_s > LOOK_SECONDS:
                     self._look_for_image_sets()
@@ -94,7 +101,7 @@ class Grid:
                 for number, value in tasks.ended():
                     if number == self._fidelity_task:
                         self._fidelity = value
-                    else:
+                    elif number != self._network_task:
                         self._done += 1
                         context.update(done=self._done)
 
@@ -151,6 +158,7 @@ def _write_evaluation(
     split: str,
     trials: list[TrialSpec],
     fidelity: dict[str, Any] | None,
+    network: FeatureNetwork,
 ) -> None:
     store = context.store
 
@@ -178,6 +186,7 @@ def _write_evaluation(
                 "trials": [trial.trial for trial in trial_results.trials],
                 "comparison": message_json.to_value(comparison),
                 "fidelity": fidelity,
+                **({FEATURE_NETWORK: asdict(network)} if FEATURE_NETWORK in request else {}),
             },
             seconds=context.worker_seconds,
             gpu_seconds=context.gpu_seconds,

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import MeasureSettings
-from synthmix.classifier_evaluation.architectures import architectures, nearest_names, trained_one_like
+from synthmix.classifier_evaluation.architectures import (
+    architectures,
+    nearest_names,
+    trained_one_like,
+    weight_repositories,
+)
 from synthmix.classifier_evaluation.pretrained_weights import NetworkFields, check_weights
 from synthmix.image_features.lite0 import LITE0
 from synthmix.latent_diffusion.model_folder import ModelFolder, is_number, is_whole, shown
@@ -22,10 +27,17 @@ from synthmix.service_kit.safetensors_header import read_header
 FIELD = "evaluation.measures.feature_network"
 IMAGE_SIZE = "evaluation.measures.image_size"
 FIELDS = NetworkFields(FIELD, IMAGE_SIZE, f"use {LITE0}")
-# Of a request that does not say it, but for Lite0's. What nearly all networks were trained on or can see.
+# The key of a network in an evaluation's request and summary.
+FEATURE_NETWORK = "feature_network"
+# The side if a request gives none: what nearly all networks were trained on or can see. Lite0 sees images as they are.
 USUAL_SIZE_PX = 224
+LEAST_SIZE_PX, MOST_SIZE_PX = 16, 1024
 
 CONFIG, WEIGHTS, PREPROCESSING = "config.json", "model.safetensors", "preprocessor_config.json"
+# transformers loads an adapter that lies beside a network.
+ADAPTER = "adapter_config.json"
+# Of statistics of brightness, 0 to 1: far beyond any that are used, and what is divided by them stays finite.
+LARGEST_MEAN, LEAST_STD, LARGEST_STD = 10, 1e-3, 10
 # Of transformers, those whose features are their class token's.
 DINOV2 = ("dinov2", "dinov2_with_registers")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -49,6 +61,12 @@ class FeatureNetwork:
     size_px: int
     folder: str = ""
     digest: str = ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an evaluation is addressed by. A folder goes by what is in it, not by where it is."""
+        repository = "" if self.folder else weight_repositories().get(self.name, "")
+        return {"name": self.name, "size_px": self.size_px, "digest": self.digest, "repository": repository}
 
 
 # Of images of any size.
@@ -106,37 +124,47 @@ def verified_folder(network: FeatureNetwork) -> Path:
     Raises:
         FailedPrecondition: It is not there, or not the one that the front end saw.
     """
-    folder = offered_folder(network.folder)
-    if folder is None or _digest(folder, _stamps(folder)) != network.digest:
-        raise FailedPrecondition(
-            f"the feature network {network.folder!r} on this worker is not the one that the service saw "
-            f"({'its files differ' if folder else 'there is no such folder'}); give every node the same folder",
-            reason="FEATURE_NETWORK_DIFFERS",
-        )
-    return folder
+    folder, problem = offered_folder(network.folder), "there is no such folder"
+    if folder is not None:
+        try:
+            if _digest(folder, _stamps(folder)) == network.digest:
+                return folder
+            problem = "its files differ"
+        except OSError as error:
+            problem = f"it cannot be read: {error.strerror}"
+    raise FailedPrecondition(
+        f"the feature network {network.folder!r} on this worker is not the one that the service saw ({problem}); give "
+        "every node the same folder",
+        reason="FEATURE_NETWORK_DIFFERS",
+    )
 
 
 def channel_statistics(folder: NetworkFolder) -> tuple[Channels, Channels]:
     """Mean and standard deviation of each channel's brightness, 0 to 1, that a folder's network expects."""
     config = folder.json(CONFIG)
+    file, said, names = CONFIG, config, ("mean", "std")
     if "architecture" in config:
-        said, names = config.get("pretrained_cfg", config), ("mean", "std")
+        said = config.get("pretrained_cfg", config)
+        if not isinstance(said, dict):
+            raise folder.unreadable(CONFIG, f"has pretrained_cfg {shown(said)}, which is not a JSON object")
     else:
+        file, names = PREPROCESSING, ("image_mean", "image_std")
         said = folder.json(PREPROCESSING) if (folder.path / PREPROCESSING).exists() else {}
-        names = ("image_mean", "image_std")
-    mean, std = (
-        said.get(name, usual) if isinstance(said, dict) else usual
-        for name, usual in zip(names, (IMAGENET_MEAN, IMAGENET_STD), strict=True)
+    mean = _of_channels(folder, file, names[0], said.get(names[0], IMAGENET_MEAN), -LARGEST_MEAN, LARGEST_MEAN)
+    std = _of_channels(folder, file, names[1], said.get(names[1], IMAGENET_STD), LEAST_STD, LARGEST_STD)
+    return mean, std
+
+
+def _of_channels(folder: NetworkFolder, file: str, name: str, values: object, low: float, high: float) -> Channels:
+    if (
+        isinstance(values, list | tuple)
+        and len(values) == 3
+        and all(is_number(value) and low <= value <= high for value in values)
+    ):
+        return float(values[0]), float(values[1]), float(values[2])
+    raise folder.unreadable(
+        file, f"has {name} {shown(values)}, which is not a number from {low:g} to {high:g} for each of three channels"
     )
-    for name, values in zip(names, (mean, std), strict=True):
-        if not (isinstance(values, list | tuple) and len(values) == 3 and all(map(is_number, values))):
-            raise folder.unreadable(
-                CONFIG if "architecture" in config else PREPROCESSING,
-                f"has {name} {shown(values)}, which is not a number for each of three channels",
-            )
-    if min(std) <= 0:
-        raise folder.unreadable(CONFIG, f"has {names[1]} {shown(std)}, and images cannot be divided by that")
-    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
 def _in_folder(reference: str, size_px: int) -> FeatureNetwork:
@@ -171,6 +199,11 @@ def _kind(folder: NetworkFolder, size_px: int) -> str:
                 "give a folder as timm's save_for_hf or transformers' save_pretrained write it; pickled weights are "
                 "never loaded",
             )
+    if (folder.path / ADAPTER).exists():
+        raise folder.fault(
+            f"has {ADAPTER}, and transformers would load that adapter into it",
+            "give a folder with the network alone, with the adapter merged into its weights if it is wanted",
+        )
     config = folder.json(CONFIG)
     try:
         read_header(folder.path / WEIGHTS)
@@ -186,8 +219,8 @@ def _kind(folder: NetworkFolder, size_px: int) -> str:
             f"give a network of timm, or one of transformers' {' and '.join(DINOV2)}",
         )
     patch_px = config.get("patch_size")
-    if not isinstance(patch_px, int) or not is_whole(patch_px):
-        raise folder.unreadable(CONFIG, f"has patch_size {shown(patch_px)}")
+    if not isinstance(patch_px, int) or not is_whole(patch_px, 1, MOST_SIZE_PX):
+        raise folder.unreadable(CONFIG, f"has patch_size {shown(patch_px)}, which is not from 1 to {MOST_SIZE_PX}")
     _check_multiple(folder.reference, patch_px, size_px)
     return str(kind)
 
@@ -211,20 +244,21 @@ def _check_patches(architecture: str, size_px: int) -> None:
 
 def _check_multiple(name: str, patch_px: int, size_px: int) -> None:
     """Raises InvalidArgument unless images can be cut into a network's patches."""
-    if size_px % patch_px:
-        low, high = size_px // patch_px * patch_px, (size_px // patch_px + 1) * patch_px
+    if size_px % patch_px and LEAST_SIZE_PX <= size_px <= MOST_SIZE_PX:
+        below = size_px // patch_px * patch_px
+        near = [size for size in (below, below + patch_px) if LEAST_SIZE_PX <= size <= MOST_SIZE_PX]
         raise invalid_field(
             IMAGE_SIZE,
             size_px,
             f"cannot be cut into the patches of {patch_px} pixels that {name} sees",
-            f"use a multiple of {patch_px}, such as {' or '.join(str(size) for size in (low, high) if size)}",
+            f"use a multiple of {patch_px}, such as {' or '.join(map(str, near or [patch_px]))}",
             reason="IMAGE_SIZE_UNSUPPORTED",
         )
 
 
 def _stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of each file that makes a network."""
-    found = [folder / name for name in (CONFIG, PREPROCESSING, WEIGHTS) if (folder / name).is_file()]
+    found = [folder / name for name in (CONFIG, PREPROCESSING, WEIGHTS, ADAPTER) if (folder / name).is_file()]
     return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
 
 

@@ -9,6 +9,7 @@ from google.longrunning import operations_pb2
 from synthmix.api.artifacts.v1 import artifacts_pb2
 from synthmix.api.evaluations.v1 import evaluations_pb2, evaluations_pb2_grpc
 from synthmix.classifier_evaluation import planning, score_planning
+from synthmix.classifier_evaluation.feature_networks import FEATURE_NETWORK, FeatureNetwork
 from synthmix.service_kit import message_json
 from synthmix.service_kit.artifact_collection import ArtifactCollection, Kind, payload_messages, serve_artifacts
 from synthmix.service_kit.artifacts import Manifest
@@ -74,10 +75,11 @@ def evaluation_message(store: ObjectStore, manifest: Manifest) -> evaluations_pb
     """The resource that a manifest describes."""
     request, summary = manifest.request, manifest.summary
     message = planning.settings_of(request)
-    if "feature_network" in request:  # of a folder's, fidelity tells more
-        message.measures.feature_network = request["feature_network"]["name"]
-        if request["feature_network"]["size_px"]:
-            message.measures.image_size = request["feature_network"]["size_px"]
+    if FEATURE_NETWORK in summary:
+        network = FeatureNetwork(**summary[FEATURE_NETWORK])
+        message.measures.feature_network = network.folder or network.name
+        if network.size_px:
+            message.measures.image_size = network.size_px
     message.MergeFrom(
         evaluations_pb2.Evaluation(
             name=str(manifest.name),

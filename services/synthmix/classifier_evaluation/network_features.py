@@ -1,8 +1,7 @@
 """Features of images by the network that an evaluation names. Imported by workers only."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch.nn import functional
 
 from synthmix.classifier_evaluation.architectures import weight_repositories
 from synthmix.classifier_evaluation.feature_networks import (
+    CONFIG,
     DEFAULT,
     DINOV2,
     FIELD,
@@ -25,11 +25,26 @@ from synthmix.classifier_evaluation.feature_networks import (
     verified_folder,
 )
 from synthmix.classifier_evaluation.timm_networks import create_network, size_options, try_forward
-from synthmix.image_features.features import BATCH_IMAGES, NETWORK, compute_features, feature_network
-from synthmix.image_features.lite0 import LITE0, LITE0_MEAN, LITE0_STD
+from synthmix.image_features.features import BATCH_IMAGES, NETWORK, compute_features, feature_network, features_of
+from synthmix.image_features.lite0 import LITE0
 from synthmix.image_features.preprocessing import Preprocessing
+from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, invalid_field
 from synthmix.service_kit.memory_errors import is_out_of_memory
 from synthmix.service_kit.quantities import plural
+
+Loaded = tuple[Any, Callable[[torch.Tensor], torch.Tensor]]
+"""A network on the CPU, in evaluation mode, and its features (B, d) of pixels (B, 3, S, S) of 0 to 255."""
+
+
+def try_network(network: FeatureNetwork, report: Callable[[int], None], threads: int) -> None:
+    """The task by which an evaluation finds out, before it needs it, whether a network can be used.
+
+    Raises:
+        FailedPrecondition: The weights are not to be had.
+        InvalidArgument: It cannot be loaded from its folder, or cannot see images of this size.
+    """
+    torch.set_num_threads(threads)
+    NetworkFeatures(network)(np.zeros((1, USUAL_SIZE_PX, USUAL_SIZE_PX, 3), np.uint8))
 
 
 class NetworkFeatures:
@@ -58,11 +73,12 @@ class NetworkFeatures:
 
         Raises:
             FailedPrecondition: The weights are not to be had.
-            InvalidArgument: The network cannot be loaded from its folder, or cannot see images of this size.
+            InvalidArgument: The network cannot be loaded from its folder, cannot see images of this size, or has no
+                finite features of one vector each.
         """
         if self._of == DEFAULT:
             return compute_features(pixels)
-        network, preprocessing = self._loaded
+        network, features = self._loaded
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network.to(device)
         side_px = self.size_px or pixels.shape[1]
@@ -71,31 +87,43 @@ class NetworkFeatures:
         for start in range(0, len(pixels), at_once):
             images = torch.from_numpy(np.array(pixels[start : start + at_once])).permute(0, 3, 1, 2).to(device).float()
             if images.shape[-1] != side_px:
-                images = functional.interpolate(images, size=(side_px, side_px), mode="bicubic", antialias=True).clamp(
-                    0, 255
-                )
-            found.append(self._pooled(network, preprocessing.normalise(images)).float().flatten(1).cpu())
+                images = functional.interpolate(images, size=(side_px, side_px), mode="bicubic", antialias=True)
+                images = images.clamp(0, 255)
+            found.append(features(images).float().cpu())
+            self._check(found[-1], len(images))
         return torch.cat(found).numpy()
 
-    def _pooled(self, network: Any, images: torch.Tensor) -> torch.Tensor:
-        if self._of.name == LITE0 and not self._of.folder:
-            pooled: torch.Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
-            return pooled
-        out = network(images)
-        return out if isinstance(out, torch.Tensor) else out.pooler_output
+    def _check(self, features: torch.Tensor, images: int) -> None:
+        """Raises InvalidArgument for features that measures cannot be computed with."""
+        problem = ""
+        if features.dim() != 2 or len(features) != images:
+            problem = f"gives features of the shape {tuple(features.shape)} for {plural(images, 'image')}"
+        elif not features.isfinite().all():
+            problem = "gives features that are not finite"
+        if problem:
+            raise invalid_field(
+                FIELD,
+                self._of.folder or self._of.name,
+                f"{problem}, and measures take a vector of numbers for each image",
+                "use another network, or one whose features are pooled",
+                reason="FEATURE_NETWORK_UNUSABLE",
+            )
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Preprocessing]:
-        """The network on the CPU, in evaluation mode."""
+    def _loaded(self) -> Loaded:
         of = self._of
         if of.folder:
             return _from_folder(of)
         if of.name == LITE0:
-            return feature_network(), Preprocessing(LITE0_MEAN, LITE0_STD)
-        network = create_network(of.name, 0, pretrained=True, image_size_px=of.size_px, fields=FIELDS)
+            lite0 = feature_network()
+            return lite0, lambda images: features_of(lite0, images)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what a file lacks, timm draws without an error
+            network = create_network(of.name, 0, pretrained=True, image_size_px=of.size_px, fields=FIELDS)
         try_forward(network, of.name, of.size_px, fields=FIELDS)
         config = network.pretrained_cfg
-        return network.eval(), Preprocessing(tuple(config["mean"]), tuple(config["std"]))
+        preprocessing = Preprocessing(tuple(config["mean"]), tuple(config["std"]))
+        return network.eval(), lambda images: network(preprocessing.normalise(images))
 
 
 def _description(network: FeatureNetwork) -> str:
@@ -106,12 +134,15 @@ def _description(network: FeatureNetwork) -> str:
     return f"{network.name} (pooled features, weights {weight_repositories().get(network.name, 'of timm')})"
 
 
-def _from_folder(network: FeatureNetwork) -> tuple[Any, Preprocessing]:
+def _from_folder(network: FeatureNetwork) -> Loaded:
     folder = NetworkFolder(verified_folder(network), FIELD, network.folder)
-    mean, std = channel_statistics(folder)
+    preprocessing = Preprocessing(*channel_statistics(folder))
     load = _load_dinov2 if network.name in DINOV2 else _load_timm
     try:
-        model, missing = load(network, folder.path)
+        with torch.random.fork_rng(devices=[]):
+            model, features, missing = load(network, folder)
+    except (FailedPrecondition, InvalidArgument):
+        raise
     except Exception as error:  # timm, transformers and safetensors raise kinds of their own
         if is_out_of_memory(error):
             raise
@@ -123,23 +154,47 @@ def _from_folder(network: FeatureNetwork) -> tuple[Any, Preprocessing]:
             "give a folder that has all weights of the network that its config.json names",
         )
     try_forward(model, network.name, network.size_px, fields=FIELDS)
-    return model.eval(), Preprocessing(mean, std)
+    return model.eval(), lambda images: features(preprocessing.normalise(images))
 
 
-def _load_dinov2(network: FeatureNetwork, path: Path) -> tuple[Any, Collection[str]]:
-    """A network of transformers, and the names of tensors that its folder lacks."""
+def _load_dinov2(
+    network: FeatureNetwork, folder: NetworkFolder
+) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor], Collection[str]]:
+    """A network of transformers, its features of normalised images, and the names of tensors that its folder lacks."""
     from transformers import AutoModel
 
     model, report = AutoModel.from_pretrained(
-        path, local_files_only=True, use_safetensors=True, output_loading_info=True
+        folder.path,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        output_loading_info=True,
     )
-    return model, report["missing_keys"]
+    model.config.return_dict = True
+    return model, lambda images: model(images).pooler_output, report["missing_keys"]
 
 
-def _load_timm(network: FeatureNetwork, path: Path) -> tuple[Any, Collection[str]]:
-    """A network of timm, and the names of tensors that its folder lacks: these timm draws without an error."""
+def _load_timm(
+    network: FeatureNetwork, folder: NetworkFolder
+) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor], Collection[str]]:
+    """A network of timm, likewise: what the folder lacks, timm draws without an error."""
     model = timm.create_model(
-        f"local-dir:{path}", pretrained=True, num_classes=0, **size_options(network.name, network.size_px)
+        f"local-dir:{folder.path}", pretrained=True, num_classes=0, **_size_options(network, folder)
     )
-    with safe_open(path / WEIGHTS, "numpy") as tensors:
-        return model, model.state_dict().keys() - set(tensors.keys())
+    with safe_open(folder.path / WEIGHTS, "numpy") as tensors:
+        return model, model, model.state_dict().keys() - set(tensors.keys())
+
+
+def _size_options(network: FeatureNetwork, folder: NetworkFolder) -> dict[str, int]:
+    """For networks that are built for a size: the wanted one, where the folder's is another."""
+    config = folder.json(CONFIG)
+    said, arguments = config.get("pretrained_cfg", config), config.get("model_args", {})
+    own = said.get("input_size") if isinstance(said, dict) else None
+    own_px = arguments.get("img_size") if isinstance(arguments, dict) else None
+    if own_px is None and isinstance(own, list) and own:
+        own_px = own[-1]
+    if own_px is None or not (isinstance(said, dict) and said.get("fixed_input_size")):
+        return size_options(network.name, network.size_px)
+    return {} if own_px == network.size_px else {"img_size": network.size_px}

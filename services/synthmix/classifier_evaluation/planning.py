@@ -8,7 +8,13 @@ from typing import Any
 from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.operations.v1 import operations_pb2
 from synthmix.classifier_evaluation.architectures import check_architecture
-from synthmix.classifier_evaluation.feature_networks import DEFAULT, FeatureNetwork, find_network, weight_warnings
+from synthmix.classifier_evaluation.feature_networks import (
+    DEFAULT,
+    FEATURE_NETWORK,
+    FeatureNetwork,
+    find_network,
+    weight_warnings,
+)
 from synthmix.classifier_evaluation.held_out_images import near_duplicate_warnings
 from synthmix.classifier_evaluation.metrics import metrics_version
 from synthmix.classifier_evaluation.mixtures import (
@@ -108,7 +114,7 @@ def plan(
     seconds = sum(predicted_seconds(full.classifier, trial.mixture, list(train_counts.values())) for trial in missing)
     return Planned(
         request,
-        {"split": str(split.name), "await_image_sets": await_image_sets, "feature_network": asdict(network)},
+        {"split": str(split.name), "await_image_sets": await_image_sets, FEATURE_NETWORK: asdict(network)},
         operations_pb2.Plan(
             target=str(target),
             total=len(trials),
@@ -210,8 +216,7 @@ def canonical_request(
         "recipe_version": f"{RECIPE_VERSION}.{COMPARISON_VERSION}.{metrics_version()}",
     }
     if image_sets and network != DEFAULT:  # there are measures of image sets alone
-        # A folder goes by what is in it, not by where it is.
-        request["feature_network"] = {"name": network.name, "digest": network.digest, "size_px": network.size_px}
+        request[FEATURE_NETWORK] = network.identity
     return request
 
 

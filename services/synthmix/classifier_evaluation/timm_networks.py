@@ -82,7 +82,7 @@ def _wrong_size(architecture: str, image_size_px: int, error: Exception, fields:
     return invalid_field(
         fields.image_size,
         image_size_px,
-        f"is not a size that {architecture} can see ({error})",
+        f"is not a size that {architecture} can see ({str(error) or type(error).__name__})",
         "use another, such as the one it was made for",
         reason="IMAGE_SIZE_UNSUPPORTED",
     )

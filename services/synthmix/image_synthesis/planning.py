@@ -394,8 +394,10 @@ def canonical_request(
         class_images: Images of each class.
         train_digest: Of the train part whose images others begin from; "" if none do.
     """
+    # Inversions are of pairs, whether that is said or not.
+    implied = ["source"] if is_inverted(settings) else []
     return {
-        "settings": canonical(settings, without=COUNT_FIELDS),
+        "settings": canonical(settings, without=[*COUNT_FIELDS, *implied]),
         "adapter": adapter_id,
         "class_images": dict(sorted(class_images.items())),
         "recipe_version": RECIPE_VERSION,

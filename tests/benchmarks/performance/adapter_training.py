@@ -29,6 +29,7 @@ from synthmix.api.adapters.v1.adapters_pb2 import AdapterSettings
 from synthmix.api.datasets.v1.datasets_pb2 import SplitSettings
 from synthmix.latent_diffusion.base_model import BUILTIN, BUILTIN_FOLDER
 from synthmix.latent_diffusion.prompts import prompt_for
+from synthmix.latent_diffusion.unet_modules import multiplies_in_bfloat16
 from synthmix.study_control.split import create_split
 from text_to_image_lora import TextToImageLora
 
@@ -168,7 +169,7 @@ def many_adapters_rows(scratch: Path, quick: bool) -> list[Row]:
         arguments = ("--resolution", 64, "--batch-size", BATCH, "--rank", RANK, "--steps", steps)
         return process("text_to_image_lora.py", BUILTIN_FOLDER, folder, out, *arguments).seconds
 
-    precisions = ("float32", "bfloat16")
+    precisions = ("float32", "bfloat16") if multiplies_in_bfloat16() else ("float32",)
     rounds = [(peers(number), *map(ours, precisions)) for number in range(2 if quick else FEWEST_PAIRS)]
     other, *own = zip(*rounds, strict=True)
     what = f"{ADAPTERS} adapters of {ADAPTER_IMAGES} images, 64 px, starts included"
@@ -189,9 +190,11 @@ def many_adapters_rows(scratch: Path, quick: bool) -> list[Row]:
 def measure(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
+        # Where there are no products in it, it is slower, and nobody would ask for it.
+        bfloat16 = {"bfloat16": 2.5} if multiplies_in_bfloat16() else {}
         return [
-            *rows(64, 2 if quick else 8, {"float32": 1.6, "bfloat16": 2.5}, scratch),
-            *rows(128, 1 if quick else 3, {"float32": 1.5, "bfloat16": 2.5}, scratch),
+            *rows(64, 2 if quick else 8, {"float32": 1.6, **bfloat16}, scratch),
+            *rows(128, 1 if quick else 3, {"float32": 1.5, **bfloat16}, scratch),
             *many_adapters_rows(scratch, quick),
         ]
 
