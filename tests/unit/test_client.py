@@ -29,7 +29,7 @@ from synthmix.client.safetensors_files import numbers
 from synthmix.client.transport import Service
 from synthmix.service_kit import errors, operation_calls
 from synthmix.service_kit.environment import SERVICES
-from synthmix.service_kit.transport import service_config
+from synthmix.service_kit.transport import retry_waits_s, service_config
 
 UNUSED_ADDRESS = "127.0.0.1:1"
 
@@ -215,14 +215,64 @@ def test_an_upload_is_not_sent_again_by_grpc(services: fake.FakeServices, client
     assert len(services.requests["UploadFile"]) == 1
 
 
-def test_every_method_is_asked_again_but_uploads() -> None:
+def test_grpc_asks_every_method_again_but_streams() -> None:
+    """One that is asked again while a server starts may wait for ever, and an upload would have to be kept."""
     [every, exception] = json.loads(service_config())["methodConfig"]
     assert every["name"] == [{}]  # gRPC's default entry
     assert every["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-    [name] = exception["name"]
-    service = artifacts_pb2.DESCRIPTOR.services_by_name[name["service"].rpartition(".")[2]]
-    assert (service.full_name, service.methods_by_name[name["method"]].client_streaming) == (name["service"], True)
     assert "retryPolicy" not in exception
+    files = (
+        adapters_pb2,
+        artifacts_pb2,
+        base_models_pb2,
+        clusters_pb2,
+        datasets_pb2,
+        evaluations_pb2,
+        image_sets_pb2,
+        studies_pb2,
+    )
+    streams = [
+        {"service": service.full_name, "method": method.name}
+        for file in files
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
+    ]
+    assert sorted(exception["name"], key=str) == sorted(streams, key=str)
+
+
+def test_a_download_is_asked_for_again_until_its_first_chunk(services: fake.FakeServices, client: Client) -> None:
+    down = errors.Unavailable("starting", reason="NOT_SERVING")
+
+    def third_time(request: Any, context: Any) -> Iterator[Any]:
+        if len(services.requests["DownloadPayload"]) < 3:
+            raise down
+        yield artifacts_pb2.DownloadPayloadResponse(chunk=b"abc")
+
+    services.answers["DownloadPayload"] = third_time
+    assert list(client._read_payload(fake.STUDY, "report.html")) == [b"abc"]
+    assert len(services.requests["DownloadPayload"]) == 3
+
+
+def test_a_download_is_given_up_after_as_many_attempts_as_grpc_has(services: fake.FakeServices, client: Client) -> None:
+    services.answers["DownloadPayload"] = fails(errors.Unavailable("down", reason="STORE_DOWN"))
+    with pytest.raises(errors.Unavailable, match="down"):
+        list(client._read_payload(fake.STUDY, "report.html"))
+    policy = json.loads(service_config())["methodConfig"][0]["retryPolicy"]
+    assert len(services.requests["DownloadPayload"]) == policy["maxAttempts"] == len(retry_waits_s()) + 1
+
+
+def test_a_download_that_breaks_off_is_not_begun_again(services: fake.FakeServices, client: Client) -> None:
+    """Its bytes would be written twice."""
+
+    def broken(request: Any, context: Any) -> Iterator[Any]:
+        yield artifacts_pb2.DownloadPayloadResponse(chunk=b"abc")
+        raise errors.Unavailable("stopping", reason="NOT_SERVING")
+
+    services.answers["DownloadPayload"] = broken
+    with pytest.raises(errors.Unavailable, match="stopping"):
+        list(client._read_payload(fake.STUDY, "report.html"))
+    assert len(services.requests["DownloadPayload"]) == 1
 
 
 def test_health(services: fake.FakeServices, client: Client) -> None:

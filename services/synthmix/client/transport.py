@@ -1,5 +1,6 @@
 """How the client calls a stack's services, with its TLS and token. Failures are SynthMixErrors."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from synthmix.service_kit.transport import (
     UNARY_DEADLINE_S,
     error_of,
     open_channel,
+    retry_waits_s,
     status_of,
     tls_failure,
     tls_wanted,
@@ -59,14 +61,25 @@ class Service:
         return answer
 
     def stream(self, method: Callable[..., Any], request: Any) -> Iterator[Any]:
-        """Yields the responses. No deadline: keepalive finds a dead server. Raises SynthMixError."""
-        call = method(request)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise self._failure(error) from None
-        finally:
-            call.cancel()
+        """Yields the responses. No deadline: keepalive finds a dead server. Raises SynthMixError.
+
+        Until the first response has come, a server that cannot be reached is tried again for some seconds.
+        """
+        waits_s, begun = iter(retry_waits_s()), False
+        while True:
+            call = method(request)
+            try:
+                for response in call:
+                    begun = True
+                    yield response
+                return
+            except grpc.RpcError as error:
+                wait_s = None if begun or error.code() is not grpc.StatusCode.UNAVAILABLE else next(waits_s, None)
+                if wait_s is None:
+                    raise self._failure(error) from None
+            finally:
+                call.cancel()
+            time.sleep(wait_s)
 
     def pages(
         self, method: Callable[..., Any], request: Callable[..., Any], field: str, **filters: Any

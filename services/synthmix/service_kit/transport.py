@@ -1,12 +1,16 @@
 """Channels to the services and what their failed calls mean: for the client, and for services that call others.
 
 Retries are gRPC's own, by service_config.json beside this file: only UNAVAILABLE, and every method, since each may
-run twice: content addressing makes every Create such a method. UploadFile is the exception: gRPC would have to keep
-the whole upload to send it again; the caller repeats it instead, and the same bytes become the same upload.
+run twice: content addressing makes every Create such a method. Streams are the exception. Of an upload gRPC would have
+to keep all of it to send it again; the caller repeats it instead, and the same bytes become the same upload. A call
+whose responses are a stream may wait for ever where gRPC tries it again and the server has just come back (grpcio
+1.85.1; grpc/grpc#41036 is alike): whoever reads the stream tries it again, by the same policy.
 """
 
 import importlib.resources
 import ipaddress
+import json
+import random
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -33,6 +37,16 @@ LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024  # a resource lists its payloads, and a
 def service_config() -> str:
     """The gRPC service config that every client of SynthMix uses, as JSON."""
     return importlib.resources.files("synthmix.service_kit").joinpath("service_config.json").read_text(encoding="utf-8")
+
+
+def retry_waits_s() -> list[float]:
+    """How long to wait before each further attempt of a call, by the policy that gRPC has for other calls."""
+    policy = json.loads(service_config())["methodConfig"][0]["retryPolicy"]
+    first_s, most_s = (float(policy[name].removesuffix("s")) for name in ("initialBackoff", "maxBackoff"))
+    waits = [
+        min(first_s * policy["backoffMultiplier"] ** number, most_s) for number in range(policy["maxAttempts"] - 1)
+    ]
+    return [wait_s * random.uniform(0.8, 1.2) for wait_s in waits]
 
 
 def open_channel(
