@@ -22,6 +22,7 @@ from synthmix.api.evaluations.v1 import evaluations_pb2
 from synthmix.api.image_sets.v1 import image_sets_pb2
 from synthmix.api.operations.v1 import operations_pb2 as progress_pb2
 from synthmix.api.studies.v1 import studies_pb2
+from synthmix.client import client as client_module
 from synthmix.client.adapter_imports import read_adapter
 from synthmix.client.client import Client, GroupRule, PixelRule, Transfer, metadata_of, result_of
 from synthmix.client.endpoints import default_home, find_endpoints
@@ -260,6 +261,31 @@ def test_a_download_is_given_up_after_as_many_attempts_as_grpc_has(services: fak
         list(client._read_payload(fake.STUDY, "report.html"))
     policy = json.loads(service_config())["methodConfig"][0]["retryPolicy"]
     assert len(services.requests["DownloadPayload"]) == policy["maxAttempts"] == len(retry_waits_s()) + 1
+
+
+def test_a_download_that_nothing_comes_of_ends(
+    services: fake.FakeServices, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not one whose reader takes its time."""
+    monkeypatch.setattr(client_module, "LONGEST_SILENCE_S", 0.3)
+    goes_on = threading.Event()
+
+    def stalled(request: Any, context: Any) -> Iterator[Any]:
+        yield artifacts_pb2.DownloadPayloadResponse(chunk=b"abc")
+        yield artifacts_pb2.DownloadPayloadResponse(chunk=b"def")
+        goes_on.wait(30)
+
+    services.answers["DownloadPayload"] = stalled
+    chunks = client._read_payload(fake.STUDY, "report.html")
+    try:
+        assert next(chunks) == b"abc"
+        time.sleep(0.6)
+        assert next(chunks) == b"def"
+        with pytest.raises(errors.Unavailable, match="did not answer in time") as caught:
+            next(chunks)
+    finally:
+        goes_on.set()
+    assert caught.value.reason == "DEADLINE_EXCEEDED"
 
 
 def test_a_download_that_breaks_off_is_not_begun_again(services: fake.FakeServices, client: Client) -> None:

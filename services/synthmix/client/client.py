@@ -75,6 +75,8 @@ REPORT_PAYLOADS = ("report.html", "report.json", "results.csv")
 CHUNK_BYTES = 1024 * 1024
 # It reads every record, and lists every object.
 SWEEP_DEADLINE_S = 600.0
+# Of a download, before its next chunk: longer than object storage is waited for behind it.
+LONGEST_SILENCE_S = 180.0
 
 
 class Client:
@@ -891,7 +893,7 @@ class Client:
 
     def _read_payload(self, artifact: str, payload: str) -> Iterator[bytes]:
         request = artifacts_pb2.DownloadPayloadRequest(artifact=artifact, payload=payload)
-        for response in self._control.stream(self._artifacts.DownloadPayload, request):
+        for response in self._control.stream(self._artifacts.DownloadPayload, request, silence_s=LONGEST_SILENCE_S):
             yield response.chunk
 
     # Operations

@@ -1,5 +1,6 @@
 """How the client calls a stack's services, with its TLS and token. Failures are SynthMixErrors."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from synthmix.service_kit.transport import (
     open_channel,
     retry_waits_s,
     status_of,
+    timed_out,
     tls_failure,
     tls_wanted,
 )
@@ -60,19 +62,24 @@ class Service:
         assert isinstance(answer, response)
         return answer
 
-    def stream(self, method: Callable[..., Any], request: Any) -> Iterator[Any]:
+    def stream(self, method: Callable[..., Any], request: Any, *, silence_s: float | None = None) -> Iterator[Any]:
         """Yields the responses. No deadline: keepalive finds a dead server. Raises SynthMixError.
 
         Until the first response has come, a server that cannot be reached is tried again for some seconds.
+
+        Args:
+            silence_s: How long a response may take; None where there may be nothing to say for hours.
         """
         waits_s, begun = iter(retry_waits_s()), False
         while True:
             call = method(request)
             try:
-                for response in call:
+                while (response := _next_within(call, silence_s)) is not None:
                     begun = True
                     yield response
                 return
+            except TimeoutError:
+                raise timed_out(self.name, self.endpoints.place_of(self.name)) from None
             except grpc.RpcError as error:
                 wait_s = None if begun or error.code() is not grpc.StatusCode.UNAVAILABLE else next(waits_s, None)
                 if wait_s is None:
@@ -108,6 +115,29 @@ class Service:
             return tls_wanted(error, self.name, address) or failure
         options = _known_as(self.endpoints, self.name)
         return tls_failure(error, self.name, address, self.credentials, options) or failure
+
+
+def _next_within(call: Any, silence_s: float | None) -> Any:
+    """A stream's next response; None at its end. Raises TimeoutError where none comes, and grpc.RpcError."""
+    if silence_s is None:
+        return next(call, None)
+    silent = threading.Event()
+
+    def give_up() -> None:
+        silent.set()
+        call.cancel()
+
+    timer = threading.Timer(silence_s, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        return next(call, None)
+    except grpc.RpcError:
+        if silent.is_set():
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
 
 
 class Channels:

@@ -100,8 +100,7 @@ def error_of(error: Any, service: str, address: str) -> SynthMixError:
         message = f"{where} stopped in the middle of the call; try again, or look at it with `synthmix doctor`"
         return Unavailable(message, reason="SERVICE_STOPPED", metadata=place)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        message = f"{where} did not answer in time; try again, or look at it with `synthmix doctor`"
-        return Unavailable(message, reason="DEADLINE_EXCEEDED", metadata=place)
+        return timed_out(service, address)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return Unauthenticated(
             f"{where} refuses the token ({_reason(details)}); check --token or SYNTHMIX_TOKEN",
@@ -114,6 +113,15 @@ def error_of(error: Any, service: str, address: str) -> SynthMixError:
             code=code.value[0],
             message=f"{where} answers {name}{said}; is it SynthMix, of this version? `synthmix doctor` checks it",
         )
+    )
+
+
+def timed_out(service: str, address: str) -> Unavailable:
+    """The error for a call that got no answer in time."""
+    return Unavailable(
+        f"{service} at {address} did not answer in time; try again, or look at it with `synthmix doctor`",
+        reason="DEADLINE_EXCEEDED",
+        metadata={"service": service, "address": address},
     )
 
 
