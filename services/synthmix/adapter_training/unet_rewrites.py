@@ -131,9 +131,9 @@ class AdaptedLinear(torch.nn.Module):
             [name] = layer.active_adapters
             base = layer.base_layer
             self.down, self.up, self.scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-        self.base_weight, self.bias = base.weight, None if base.bias is None else frozen(base.bias.to(dtype))
-        if self.down is None:
-            self.base_weight = frozen(base.weight.to(dtype))
+        # Where factors are added to it, it is in float32 until they are; a base model may be in bfloat16.
+        self.base_weight = frozen(base.weight.to(dtype if self.down is None else torch.float32))
+        self.bias = None if base.bias is None else frozen(base.bias.to(dtype))
         self.dtype = dtype
 
     @property
