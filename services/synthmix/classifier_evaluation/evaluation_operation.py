@@ -85,7 +85,7 @@ class Grid:
         context.update(total=len(self._trials), done=self._done, unit="trials", message="training classifiers")
         looked_s = -math.inf
         with context.tasks() as tasks:
-            if self._request["image_sets"] and self._network != DEFAULT:
+            if FEATURE_NETWORK in self._request:
                 # What a front end cannot tell of it is told before images are waited for.
                 made = f"a trial of the feature network {self._network}"
                 [self._network_task] = tasks.add(TRY_NETWORK, [{"network": self._network}], makes=[made], ranks=[-2])

@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from google.protobuf.descriptor import Descriptor
 
 from synthmix.api.evaluations.v1.evaluations_pb2 import MeasureSettings
 from synthmix.classifier_evaluation.architectures import (
@@ -23,6 +25,7 @@ from synthmix.service_kit.digests import digest_of, sha256_of_file
 from synthmix.service_kit.environment import base_model_folders, offered_folder
 from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, invalid_field
 from synthmix.service_kit.safetensors_header import read_header
+from synthmix.service_kit.settings_messages import rules_of
 
 FIELD = "evaluation.measures.feature_network"
 IMAGE_SIZE = "evaluation.measures.image_size"
@@ -31,7 +34,8 @@ FIELDS = NetworkFields(FIELD, IMAGE_SIZE, f"use {LITE0}")
 FEATURE_NETWORK = "feature_network"
 # The side if a request gives none: what nearly all networks were trained on or can see. Lite0 sees images as they are.
 USUAL_SIZE_PX = 224
-LEAST_SIZE_PX, MOST_SIZE_PX = 16, 1024
+_SIZE_RULES = rules_of(cast(Descriptor, MeasureSettings.DESCRIPTOR).fields_by_name["image_size"])
+LEAST_SIZE_PX, MOST_SIZE_PX = int(_SIZE_RULES.gte), int(_SIZE_RULES.lte)
 
 CONFIG, WEIGHTS, PREPROCESSING = "config.json", "model.safetensors", "preprocessor_config.json"
 # transformers loads an adapter that lies beside a network.
@@ -69,7 +73,7 @@ class FeatureNetwork:
         return {"name": self.name, "size_px": self.size_px, "digest": self.digest, "repository": repository}
 
 
-# Of images of any size.
+# It sees images at the side that they have.
 DEFAULT = FeatureNetwork(LITE0, 0)
 
 

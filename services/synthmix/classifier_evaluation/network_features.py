@@ -28,7 +28,7 @@ from synthmix.classifier_evaluation.timm_networks import create_network, size_op
 from synthmix.image_features.features import BATCH_IMAGES, NETWORK, compute_features, feature_network, features_of
 from synthmix.image_features.lite0 import LITE0
 from synthmix.image_features.preprocessing import Preprocessing
-from synthmix.service_kit.errors import FailedPrecondition, InvalidArgument, invalid_field
+from synthmix.service_kit.errors import SynthMixError, invalid_field
 from synthmix.service_kit.memory_errors import is_out_of_memory
 from synthmix.service_kit.quantities import plural
 
@@ -141,7 +141,7 @@ def _from_folder(network: FeatureNetwork) -> Loaded:
     try:
         with torch.random.fork_rng(devices=[]):
             model, features, missing = load(network, folder)
-    except (FailedPrecondition, InvalidArgument):
+    except SynthMixError:
         raise
     except Exception as error:  # timm, transformers and safetensors raise kinds of their own
         if is_out_of_memory(error):
@@ -190,11 +190,8 @@ def _load_timm(
 def _size_options(network: FeatureNetwork, folder: NetworkFolder) -> dict[str, int]:
     """For networks that are built for a size: the wanted one, where the folder's is another."""
     config = folder.json(CONFIG)
-    said, arguments = config.get("pretrained_cfg", config), config.get("model_args", {})
-    own = said.get("input_size") if isinstance(said, dict) else None
-    own_px = arguments.get("img_size") if isinstance(arguments, dict) else None
-    if own_px is None and isinstance(own, list) and own:
-        own_px = own[-1]
-    if own_px is None or not (isinstance(said, dict) and said.get("fixed_input_size")):
+    said = config.get("pretrained_cfg", config)
+    own_px = config.get("model_args", {}).get("img_size") or said.get("input_size", [0])[-1]
+    if not (own_px and said.get("fixed_input_size")):
         return size_options(network.name, network.size_px)
     return {} if own_px == network.size_px else {"img_size": network.size_px}

@@ -109,7 +109,7 @@ def plan(
     if missing and full.classifier.pretrained:
         warnings += check_weights(full.classifier.architecture)
     target = ArtifactName(EVALUATIONS, digest_of(request))
-    if image_sets and network != DEFAULT and find_manifest(store, target) is None:
+    if FEATURE_NETWORK in request and find_manifest(store, target) is None:
         warnings += weight_warnings(network)
     seconds = sum(predicted_seconds(full.classifier, trial.mixture, list(train_counts.values())) for trial in missing)
     return Planned(
